@@ -1,0 +1,205 @@
+"""The contract of a run: the constants that every score depends on, and the profiles that name them.
+
+Standard library only, so that every package can use it. Two fingerprints separate what scores depend on from what models
+learn from: farms whose `score_fingerprint` is equal can compare their scores, however many training shards each has.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+CONTRACT_VARIABLE = "AUTORESEARCH_CONTRACT"
+"""The judge hands the contract to the run's processes in this environment variable."""
+
+CACHE_VARIABLE = "AUTORESEARCH_CACHE"
+"""Overrides where prepared data lies."""
+
+Literal = int | float | str | bool | tuple[float, ...]
+"""What a hyperparameter of train.py can be."""
+
+JUDGE_FILES = ("contract.py", "run.py", "score.py", "session.py")
+"""The judge's own code: an edit of any of these changes the score fingerprint."""
+
+
+class UserError(Exception):
+    """A mistake that the user can mend. The text is one line that says what to do; commands print it without a traceback."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contract:
+    """The fixed constants of a run. The upper-case names are the original's."""
+
+    profile: str
+    """The profile that these constants come from."""
+    MAX_SEQ_LEN: int
+    """Tokens of context: a row holds one more."""
+    TIME_BUDGET: float
+    """Seconds of training."""
+    EVAL_TOKENS: int
+    """Tokens that a run is scored on: a multiple of MAX_SEQ_LEN."""
+    VOCAB_SIZE: int
+    """Tokens in the vocabulary, special tokens included."""
+    source: str
+    """Where text comes from: `climbmix`, `tinystories`, `stdlib` or `files:PATH`."""
+
+    def __post_init__(self) -> None:
+        if self.EVAL_TOKENS % self.MAX_SEQ_LEN:
+            raise UserError(f"EVAL_TOKENS ({self.EVAL_TOKENS}) must be a multiple of MAX_SEQ_LEN ({self.MAX_SEQ_LEN}).")
+        if self.TIME_BUDGET <= 0:
+            raise UserError(f"The time budget must be positive, not {self.TIME_BUDGET:g} s.")
+
+    @property
+    def eval_rows(self) -> int:
+        """Validation rows that a run is scored on."""
+        return self.EVAL_TOKENS // self.MAX_SEQ_LEN
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @staticmethod
+    def from_json(text: str) -> "Contract":
+        return Contract(**json.loads(text))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A named contract with the starting hyperparameters that fit it."""
+
+    contract: Contract
+    hyperparameters: Mapping[str, Literal] = field(default_factory=dict)
+    """Overlaid on train.py as literal constants in a branch's first commit."""
+    sigma: float
+    """Prior standard deviation of val_bpb between seeds."""
+    device_bytes_per_token: int
+    """GPU memory that a token of the device batch takes; fits DEVICE_BATCH_SIZE to what is free."""
+    what_for: str
+    """One line for people who choose."""
+
+
+PROFILES: dict[str, Profile] = {
+    "standard": Profile(
+        contract=Contract(
+            profile="standard",
+            MAX_SEQ_LEN=2048,
+            TIME_BUDGET=300.0,
+            EVAL_TOKENS=40 * 524_288,
+            VOCAB_SIZE=8192,
+            source="climbmix",
+        ),
+        sigma=0.0007,
+        device_bytes_per_token=180_000,
+        what_for="a GPU with 20 GB or more: the original's constants",
+    ),
+    "small": Profile(
+        contract=Contract(
+            profile="small",
+            MAX_SEQ_LEN=512,
+            TIME_BUDGET=300.0,
+            EVAL_TOKENS=4 * 524_288,
+            VOCAB_SIZE=8192,
+            source="tinystories",
+        ),
+        hyperparameters={
+            "DEPTH": 4,
+            "WINDOW_PATTERN": "L",
+            "TOTAL_BATCH_SIZE": 2**15,
+            "DEVICE_BATCH_SIZE": 32,
+        },
+        sigma=0.002,
+        device_bytes_per_token=90_000,
+        what_for="a smaller GPU, or a Mac",
+    ),
+    "cpu": Profile(
+        contract=Contract(
+            profile="cpu",
+            MAX_SEQ_LEN=256,
+            TIME_BUDGET=15.0,
+            EVAL_TOKENS=2**16,
+            VOCAB_SIZE=2048,
+            source="stdlib",
+        ),
+        hyperparameters={
+            "DEPTH": 2,
+            "ASPECT_RATIO": 64,
+            "HEAD_DIM": 64,
+            "WINDOW_PATTERN": "L",
+            "TOTAL_BATCH_SIZE": 2**11,
+            "DEVICE_BATCH_SIZE": 8,
+        },
+        sigma=0.010,
+        device_bytes_per_token=60_000,
+        what_for="no GPU: a tiny model on the Python library's own sources",
+    ),
+}
+
+
+def profile_named(name: str) -> Profile:
+    """The profile called `name`; a UserError lists the others."""
+    try:
+        return PROFILES[name]
+    except KeyError:
+        raise UserError(f"No profile is called {name!r}: choose one of {', '.join(PROFILES)}.") from None
+
+
+def choose_profile(device: str, memory_bytes: int) -> str:
+    """The profile for a device (`cuda`, `mps` or `cpu`, an index is ignored) with `memory_bytes` of its own memory."""
+    kind = device.partition(":")[0]
+    if kind == "cuda" and memory_bytes >= 19 * 10**9:
+        return "standard"
+    return "small" if kind in ("cuda", "mps") else "cpu"
+
+
+def contract_for(profile: str, *, budget: float | None = None, source: str | None = None) -> Contract:
+    """A profile's contract, with the time budget (seconds) and the data source overridden where they are given."""
+    contract = profile_named(profile).contract
+    if budget is not None:
+        contract = replace(contract, TIME_BUDGET=float(budget))
+    if source is not None:
+        contract = replace(contract, source=source)
+    return contract
+
+
+def starting_hyperparameters(profile: str, *, free_bytes: int | None) -> dict[str, Literal]:
+    """A profile's overlay, with DEVICE_BATCH_SIZE halved until it fits `free_bytes` of device memory (None: unknown)."""
+    chosen = profile_named(profile)
+    values = {"PROFILE": profile, **chosen.hyperparameters}
+    device_batch = int(values.get("DEVICE_BATCH_SIZE", 128))  # type: ignore[arg-type]
+    if free_bytes is not None:
+        row_bytes = chosen.device_bytes_per_token * chosen.contract.MAX_SEQ_LEN
+        while device_batch > 1 and device_batch * row_bytes > 0.9 * free_bytes:
+            device_batch //= 2
+        values["DEVICE_BATCH_SIZE"] = device_batch
+    return values
+
+
+def active_contract() -> Contract:
+    """The contract that the judge handed to this process; the `standard` one where there is no judge."""
+    text = os.environ.get(CONTRACT_VARIABLE)
+    return Contract.from_json(text) if text else PROFILES["standard"].contract
+
+
+def cache_folder(override: str | Path | None = None) -> Path:
+    """Where prepared data lies: `override`, else $AUTORESEARCH_CACHE, else ~/.cache/autoresearch-farm."""
+    chosen = override or os.environ.get(CACHE_VARIABLE)
+    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "autoresearch-farm"
+
+
+def judge_sha256() -> str:
+    """SHA-256 over the judge's own code."""
+    digest = hashlib.sha256()
+    for name in JUDGE_FILES:
+        digest.update(name.encode() + b"\0" + (Path(__file__).parent / name).read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def score_fingerprint(contract: Contract, *, tokenizer_sha256: str, val_sha256: str, audit_sha256: str) -> str:
+    """Sixteen hex digits over all that a score depends on: constants, tokenizer, evaluation rows and the judge's code.
+
+    The source's name is left out, since a folder can lie anywhere; the rows made of it are in.
+    """
+    constants = {name: value for name, value in asdict(contract).items() if name not in ("profile", "source")}
+    parts = [json.dumps(constants, sort_keys=True), tokenizer_sha256, val_sha256, audit_sha256, judge_sha256()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

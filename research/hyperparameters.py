@@ -1,0 +1,99 @@
+"""Reading and writing the literal constants of train.py. Standard library only; nothing of train.py is executed."""
+
+import ast
+from collections.abc import Mapping
+
+from research.contract import Literal, UserError
+
+
+def read_constants(train_py: str) -> dict[str, Literal]:
+    """Module-level `NAME = literal` assignments of `train_py`, in order; arithmetic on numbers (`2**19`) is evaluated.
+
+    Raises SyntaxError where `train_py` is no Python.
+    """
+    constants = {}
+    for node in ast.parse(train_py).body:
+        name = _assigned_name(node)
+        if name is not None and isinstance(node, ast.Assign):
+            try:
+                constants[name] = _evaluate(node.value)
+            except ValueError:
+                continue
+    return constants
+
+
+def write_constants(train_py: str, values: Mapping[str, Literal]) -> str:
+    """`train_py` with the named module-level constants set to `values`; comments and all else stay as they are.
+
+    A UserError names a constant that isn't there.
+    """
+    lines = train_py.splitlines(keepends=True)
+    missing = dict(values)
+    replacements = []
+    for node in ast.parse(train_py).body:
+        name = _assigned_name(node)
+        if name in missing and isinstance(node, ast.Assign):
+            replacements.append((node.value, literal_text(missing.pop(name))))
+    if missing:
+        raise UserError(f"train.py has no constant {', '.join(missing)} to set: put it back, or choose another profile.")
+    for value, text in sorted(replacements, key=lambda item: -item[0].lineno):
+        _replace_span(lines, value, text)
+    return "".join(lines)
+
+
+def literal_text(value: Literal) -> str:
+    """How a constant is written: powers of two from 2**10 on as such, all else as Python prints it."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1024 and value & (value - 1) == 0:
+        return f"2**{value.bit_length() - 1}"
+    if isinstance(value, str):
+        return f'"{value}"'
+    return repr(value)
+
+
+def _assigned_name(node: ast.stmt) -> str | None:
+    if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name):
+        name = node.targets[0].id
+        return name if name.isupper() else None
+    return None
+
+
+def _evaluate(node: ast.expr) -> Literal:
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float, str, bool)):
+        return node.value
+    if isinstance(node, ast.Tuple):
+        return tuple(float(_number(item)) for item in node.elts)
+    return _number(node)
+
+
+def _number(node: ast.expr) -> int | float:
+    if isinstance(node, ast.Constant) and isinstance(node.value, (int, float)) and not isinstance(node.value, bool):
+        return node.value
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_number(node.operand)
+    if isinstance(node, ast.BinOp):
+        left, right = _number(node.left), _number(node.right)
+        if isinstance(node.op, ast.Pow) and abs(right) <= 64 and abs(left) <= 2**32:
+            return left**right  # type: ignore[no-any-return]
+        if isinstance(node.op, ast.Mult):
+            return left * right
+        if isinstance(node.op, ast.Div) and right:
+            return left / right
+        if isinstance(node.op, ast.FloorDiv) and right:
+            return left // right
+        if isinstance(node.op, ast.Add):
+            return left + right
+        if isinstance(node.op, ast.Sub):
+            return left - right
+    raise ValueError("not a literal")
+
+
+def _replace_span(lines: list[str], node: ast.expr, text: str) -> None:
+    first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+    # AST columns count UTF-8 bytes
+    head = lines[first].encode()[: node.col_offset].decode()
+    tail = lines[last].encode()[node.end_col_offset :].decode()
+    old_width = len(lines[first]) - len(head) - len(tail)
+    stripped = tail.lstrip(" ")
+    if first == last and stripped.startswith("#"):  # keep the comment's column where there is room
+        tail = " " * max(2, len(tail) - len(stripped) + old_width - len(text)) + stripped
+    lines[first : last + 1] = [head + text + tail]

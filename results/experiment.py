@@ -1,0 +1,147 @@
+"""The records of research: what was proposed, what was tried, and what was decided. Frozen, and plain data throughout."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from research.contract import Literal as Constant
+from research.result import RunResult
+
+Decision = Literal["keep", "discard", "crash", "invalid", "lost"]
+"""`crash` covers oom, diverged and timeout; `lost` is the infrastructure's fault."""
+
+DECISIONS: tuple[Decision, ...] = get_args(Decision)
+
+ExperimentKind = Literal["baseline", "explore", "confirm", "manual"]
+"""`baseline` runs the head as it is with one more seed at a branch's start; `manual` comes from `farm try`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Usage:
+    """What asking a researcher cost."""
+
+    model: str | None = None
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    cost_usd: float | None = None
+    """None where the price is unknown."""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """An idea: an edit of train.py and why it should help."""
+
+    title: str
+    """One short line: it becomes the commit's subject and the description in results.tsv."""
+    hypothesis: str
+    train_py: str
+    """The whole new text of train.py."""
+    researcher: str
+    """`search`, `claude`, `command`, `scripted` or `you`."""
+    parents: tuple[str, ...] = ()
+    """Ids of the experiments that it builds on or combines."""
+    changes: Mapping[str, tuple[Constant | None, Constant | None]] = field(default_factory=dict)
+    """Constants that it changes: name -> (old, new)."""
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """One loop's line of research: its scores are comparable with each other."""
+
+    name: str
+    """The git branch, `autoresearch/<tag>` or `autoresearch/<tag>-gpu0`."""
+    tag: str
+    loop: int
+    """The loop's number, from 0."""
+    profile: str
+    contract_json: str
+    """`Contract.to_json()`."""
+    score_fingerprint: str
+    data_fingerprint: str
+    platform: str
+    """Platform identity: what makes a wall-clock score comparable, as one line (`NVIDIA H100 80GB HBM3, 80 GB, 700 W`)."""
+    baseline_commit: str
+    """The branch's first commit: train.py with the profile's starting hyperparameters."""
+    created: str
+    """ISO 8601, UTC."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A committed proposal."""
+
+    id: str
+    """Unique, sortable by time."""
+    branch: str
+    number: int
+    """Counts from 0 (the baseline) on its branch."""
+    kind: ExperimentKind
+    commit: str
+    parent_commit: str
+    """The head that it was tried on."""
+    title: str
+    hypothesis: str
+    researcher: str
+    parents: tuple[str, ...] = ()
+    changes: Mapping[str, tuple[Constant | None, Constant | None]] = field(default_factory=dict)
+    diff: str = ""
+    """Unified diff of train.py against the head."""
+    lines_added: int = 0
+    lines_removed: int = 0
+    usage: Usage = field(default_factory=Usage)
+    created: str
+    """ISO 8601, UTC."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What was decided on an experiment, and why."""
+
+    decision: Decision
+    reason: str
+    """In words, one line; always there."""
+    gain: float | None = None
+    """The head's mean val_bpb less the experiment's: positive is better. None without a score or a head."""
+    needed: float | None = None
+    """The gain that a keep took: sigma plus the price of complexity."""
+    sigma: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """The best verified commit of a branch."""
+
+    commit: str
+    experiment_id: str
+    scores: tuple[float, ...]
+    """val_bpb of every run of that commit; their mean is the head's score."""
+    peak_memory_mb: float | None = None
+    """Mean over its runs."""
+
+    @property
+    def mean(self) -> float:
+        return sum(self.scores) / len(self.scores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExperimentRecord:
+    """An experiment with its runs and its verdict (None while it is running)."""
+
+    experiment: Experiment
+    runs: tuple[RunResult, ...] = ()
+    verdict: Verdict | None = None
+
+    @property
+    def val_bpb(self) -> float | None:
+        """Mean over the runs that have a score."""
+        scores = [run.val_bpb for run in self.runs if run.val_bpb is not None]
+        return sum(scores) / len(scores) if scores else None
+
+    @property
+    def peak_memory_mb(self) -> float | None:
+        peaks = [run.peak_memory_mb for run in self.runs if run.peak_memory_mb is not None]
+        return max(peaks) if peaks else None
