@@ -20,7 +20,7 @@ CACHE_VARIABLE = "AUTORESEARCH_CACHE"
 Literal = int | float | str | bool | tuple[float, ...]
 """What a hyperparameter of train.py can be."""
 
-JUDGE_FILES = ("contract.py", "run.py", "score.py", "session.py")
+JUDGE_FILES = ("judge.py", "score.py", "scorer.py", "session.py")
 """The judge's own code: an edit of any of these changes the score fingerprint."""
 
 

@@ -1,0 +1,453 @@
+"""The judge of one run: processes, clock, hand-over, scoring, kill.
+
+The trainer and the scorers execute the researchers' code and are believed in nothing. docs/architecture.md tells the
+protocol; in short: the clock starts when the data is handed over, the model comes back as raw tensors, the trainer dies, and
+two fresh processes answer rows whose cross-entropy is computed here.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import secrets
+import shutil
+import struct
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from research.buffer import SharedIds, create_logits_buffer
+from research.channel import (
+    ChannelClosed,
+    Kind,
+    Message,
+    is_sealable_memory,
+    map_shared,
+    monotonic,
+    seal,
+    shared_memory,
+)
+from research.contract import Contract, judge_sha256
+from research.prepare import PreparedData
+from research.processes import Child, Log, MemoryMonitor, child_environment, end_children
+from research.result import RunResult, RunSpec, RunStatus
+from research.score import (
+    CONSISTENCY_SHARE,
+    MIN_CONSISTENCY_ROWS,
+    Consistency,
+    bits_per_byte,
+    compare_prefixes,
+    cross_entropy,
+    splice_rows,
+    tolerance_for,
+)
+
+MAX_TRAIN_PY_BYTES = 200_000
+MAX_REPORT_BYTES = 2**20
+MAX_HEADER_BYTES = 2**24
+AUDIT_SHARE = 0.1
+"""Share of the audit rows that every run is scored on; a run that would be kept is scored on all."""
+
+Emit = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caps:
+    """Seconds that the phases of a run may take, beside the time budget itself."""
+
+    startup: float
+    grace: float
+    """After the budget: a model that comes later makes the run invalid."""
+    late: float
+    """After the grace: a trainer that handed nothing over by then has hung."""
+    scoring: float
+
+    @staticmethod
+    def for_budget(budget: float, device: str) -> "Caps":
+        patience = 180.0 if device.startswith("cuda") else 60.0
+        return Caps(startup=patience + budget, grace=max(2.0, 0.01 * budget), late=5.0, scoring=2 * patience + budget)
+
+
+class RunEnded(Exception):
+    """The run is over without a score."""
+
+    def __init__(self, status: RunStatus, reason: str) -> None:
+        super().__init__(reason)
+        self.status: RunStatus = status
+        self.reason = reason
+
+
+class Judge:
+    """Executes and scores one run. `emit` gets progress events; `cancelled` ends the run as lost."""
+
+    def __init__(self, spec: RunSpec, train_py: str, *, emit: Emit, cancelled: threading.Event,
+                 echo: Callable[[str], None] | None = None, caps: Caps | None = None) -> None:  # fmt: skip
+        self.spec, self.train_py = spec, train_py
+        self.contract: Contract = spec.contract
+        self.device = torch.device(spec.device)
+        self.caps = caps or Caps.for_budget(self.contract.TIME_BUDGET, spec.device)
+        self.data = PreparedData.load(Path(spec.data_folder))
+        self.folder = Path(spec.run_folder)
+        self._emit, self._cancelled, self._echo = emit, cancelled, echo
+        self._found: dict[str, Any] = {}
+        self._children: list[Child] = []
+        self._scratch = Path(tempfile.mkdtemp(prefix="autoresearch-run-"))
+
+    def execute(self) -> RunResult:
+        """The whole run. Everything that it started is ended when this returns."""
+        began = monotonic()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "train.py").write_text(self.train_py)
+        status: RunStatus = "ok"
+        self.log = Log(self.folder / "run.log", echo=self._echo)
+        try:
+            self._check_train_py()
+            self._start()
+            tensors = self._train()
+            self._score(tensors)
+            reason = f"val_bpb {self._found['val_bpb']:.6f} on {self.contract.eval_rows} rows"
+        except RunEnded as end:
+            status, reason = end.status, end.reason
+        finally:
+            self._end(self._children)
+            shutil.rmtree(self._scratch, ignore_errors=True)
+        result = self._result(status, reason, total_seconds=monotonic() - began)
+        self._write_files(result)
+        return result
+
+    # --- start-up ---------------------------------------------------------------------------------------------------
+
+    def _check_train_py(self) -> None:
+        size = len(self.train_py.encode())
+        if size > MAX_TRAIN_PY_BYTES:
+            raise RunEnded("invalid", f"train.py has {size:,} bytes: {MAX_TRAIN_PY_BYTES:,} is the limit")
+        try:
+            compile(self.train_py, "train.py", "exec")
+        except (SyntaxError, ValueError) as error:
+            raise RunEnded("crash", f"train.py does not parse: {error}") from None
+
+    def _start(self) -> None:
+        """Starts trainer and scorers, and waits until all are ready; the rows are copied meanwhile."""
+        began = monotonic()
+        self.trainer = self._child("research.session", "trainer", self.log)
+        self.scorers = [self._child("research.scorer", name, Log(None)) for name in ("scorer-a", "scorer-b")]
+        self._rows = rows_in_memory(self.data)
+        for child in (self.trainer, *self.scorers):
+            self._await(child, Kind.READY, phase="startup", began=began, cap=self.caps.startup)
+        self._found["startup_seconds"] = monotonic() - began
+
+    def _child(self, module: str, name: str, log: Log) -> Child:
+        folder = self._scratch / name
+        folder.mkdir()
+        (folder / "train.py").write_text(self.train_py)
+        environment = child_environment(
+            self.contract, threads=self.spec.threads, device=self.spec.device, seed=self.spec.seed
+        )
+        child = Child(module, folder=folder, environment={**environment, "TMPDIR": str(folder)}, log=log)
+        self._children.append(child)
+        return child
+
+    # --- training under the clock -----------------------------------------------------------------------------------
+
+    def _train(self) -> int:
+        """Hands the rows over, keeps the clock, and returns the descriptor of the model's tensors, sealed."""
+        monitor = MemoryMonitor(self.trainer.pid, gpu=self.device.type == "cuda")
+        count, width = self.data.load_rows("train").shape
+        start = monotonic()
+        deadline = start + self.contract.TIME_BUDGET
+        self._send(self.trainer, Kind.DATA, count, width, deadline, [self._rows])
+        try:
+            message = self._await_model(start, deadline)
+            self._found["training_seconds"] = monotonic() - start
+        finally:
+            self._found["peak_memory_mb"] = monitor.stop()
+        self._emit({"event": "progress", "phase": "handover", "seconds": monotonic() - start, "step": None, "loss": None,
+                    "fraction": 1.0})  # fmt: skip
+        self._end([self.trainer])
+        self.log.close()
+        os.close(self._rows)
+        if monotonic() > deadline and self._found["training_seconds"] > self.contract.TIME_BUDGET + self.caps.grace:
+            late = self._found["training_seconds"] - self.contract.TIME_BUDGET
+            raise RunEnded("invalid", f"over the clock: the model came {late:.1f} s after the budget "
+                                      f"(allowed: {self.caps.grace:.1f} s)")  # fmt: skip
+        return self._accept(message)
+
+    def _await_model(self, start: float, deadline: float) -> Message:
+        self._last_progress = 0.0
+        while True:
+            message = self._receive(self.trainer)
+            now = monotonic()
+            if message is not None and message.kind == Kind.FINISH:
+                return message
+            if message is not None and message.kind == Kind.PROGRESS and now - self._last_progress > 0.25:
+                self._last_progress = now
+                fraction = min((now - start) / self.contract.TIME_BUDGET, 1.0)
+                self._emit({"event": "progress", "phase": "training", "seconds": now - start, "step": message.a,
+                            "loss": message.x, "fraction": fraction})  # fmt: skip
+            if now > deadline + self.caps.grace + self.caps.late:
+                raise RunEnded("timeout", f"no model within {now - deadline:.0f} s after the budget: training hung or never "
+                                          "called session.finish(model)")  # fmt: skip
+
+    def _accept(self, message: Message) -> int:
+        """Checks what the trainer handed over, seals it, and notes what it reported."""
+        if len(message.descriptors) != 2:
+            raise RunEnded("invalid", "the model was not handed over by session.finish(model)")
+        tensors, words = message.descriptors
+        for descriptor, size in ((tensors, message.a), (words, message.b)):
+            if not is_sealable_memory(descriptor) or not 0 < size <= os.fstat(descriptor).st_size:
+                raise RunEnded("invalid", "the model was not handed over as tensors in memory")
+            try:
+                seal(descriptor)
+            except OSError:
+                raise RunEnded("invalid", "the handed-over tensors can still be written to") from None
+        self._tensor_bytes = message.a
+        self._found["num_params"] = count_parameters(tensors, message.a)
+        if message.b <= MAX_REPORT_BYTES:
+            self._found |= reported_fields(bytes(map_shared(words, message.b, writable=False)[:]))
+        os.close(words)
+        return tensors
+
+    # --- scoring ----------------------------------------------------------------------------------------------------
+
+    def _score(self, tensors: int) -> None:
+        """Validation and audit rows by process A, spliced rows by process B."""
+        began = monotonic()
+        self._scoring_ends = began + self.caps.scoring
+        rng = np.random.default_rng(secrets.randbits(128))
+        rows = np.asarray(self.data.load_rows("val")[: self.contract.eval_rows])
+        first, second = self.scorers
+        answers = Answers(self, first, tensors)
+        nats = answers.cross_entropies(rows, rng)
+        self._found["val_bpb"] = self._bits_per_byte(nats, rows)
+        would_keep = self.spec.keep_below is None or self._found["val_bpb"] < self.spec.keep_below
+        self._audit(answers, rng, share=1.0 if would_keep else AUDIT_SHARE)
+        answers.close()
+        self._end([first])
+        share = 1.0 if would_keep else CONSISTENCY_SHARE
+        count = min(len(rows), max(MIN_CONSISTENCY_ROWS, round(share * len(rows))))
+        self._check_consistency(Answers(self, second, tensors), rows, nats, count, rng)
+        self._end([second])
+        if self.spec.save_model:
+            payload = map_shared(tensors, self._tensor_bytes, writable=False)
+            (self.folder / "model.safetensors").write_bytes(payload)
+        self._found["scoring_seconds"] = monotonic() - began
+
+    def _audit(self, answers: "Answers", rng: np.random.Generator, *, share: float) -> None:
+        rows = np.asarray(self.data.load_rows("audit"))
+        rows = rows[: max(1, round(share * len(rows)))]
+        self._found["audit_bpb"] = self._bits_per_byte(answers.cross_entropies(rows, rng), rows)
+        self._found["audit_rows"] = len(rows)
+
+    def _check_consistency(self, answers: "Answers", rows: np.ndarray, nats: np.ndarray, count: int,
+                           rng: np.random.Generator) -> None:  # fmt: skip
+        splices = splice_rows(rows, count, rng)
+        targets = rows[splices.rows][:, 1:]
+        other = answers.cross_entropies(splices.ids, rng, targets=targets)
+        answers.close()
+        found: Consistency = compare_prefixes(nats, other, splices)
+        self._found |= {
+            "consistency_rows": found.rows,
+            "consistency_mean": found.mean,
+            "consistency_max": found.largest,
+        }
+        broken = found.broken_rule(tolerance_for(self.device))
+        if broken:
+            raise RunEnded("invalid", broken)
+
+    def _bits_per_byte(self, nats: np.ndarray, rows: np.ndarray) -> float:
+        if not np.isfinite(nats).all():
+            raise RunEnded("diverged", f"the model's logits are not finite on {np.isnan(nats).any(axis=1).sum()} of {len(rows)} rows")
+        return bits_per_byte(nats, rows[:, 1:], self.data.token_bytes())
+
+    # --- talking to children ----------------------------------------------------------------------------------------
+
+    def _await(self, child: Child, kind: Kind, *, phase: str, began: float, cap: float) -> Message:
+        """The next message of `child`, which must be of `kind`, within `cap` seconds from `began`."""
+        while True:
+            message = self._receive(child)
+            if message is not None and message.kind == kind:
+                return message
+            if message is not None and message.kind == Kind.UNFIT:
+                wanted = f"(rows, {self.contract.MAX_SEQ_LEN}, {self.contract.VOCAB_SIZE})"
+                raise RunEnded("invalid", f"forward(ids) must give logits of shape {wanted}, not "
+                                          f"({message.a}, {message.b}, {message.x:.0f})")  # fmt: skip
+            seconds = monotonic() - began
+            if seconds > cap:
+                raise RunEnded("timeout", f"{phase} took more than {cap:.0f} s")
+            self._emit({"event": "progress", "phase": phase, "seconds": seconds, "step": None, "loss": None, "fraction": 0.0})
+
+    def _receive(self, child: Child, timeout: float = 0.1) -> Message | None:
+        """A message of `child`, or None. Raises RunEnded where the child has ended or the run is cancelled."""
+        if self._cancelled.is_set():
+            raise RunEnded("lost", "stopped before the run had ended")
+        try:
+            message = child.channel.receive(timeout)
+        except ChannelClosed:
+            child.process.wait()
+            message = None
+        if message is None and child.exit_code() is not None:
+            raise ended_by_itself(child)
+        return message
+
+    def _send(self, child: Child, kind: Kind, a: int = 0, b: int = 0, x: float = 0.0, descriptors: list[int] | None = None) -> None:
+        try:
+            child.channel.send(kind, a, b, x, descriptors or [])
+        except ChannelClosed:
+            child.process.wait()
+            raise ended_by_itself(child) from None
+
+    def _end(self, children: list[Child]) -> None:
+        """Ends children and whatever they started."""
+        ending = [child for child in children if child in self._children]
+        self._children = [child for child in self._children if child not in ending]
+        left = end_children(ending, spare=self._children)
+        if left:
+            raise RuntimeError(f"processes {left} could not be ended")
+
+    # --- the result -------------------------------------------------------------------------------------------------
+
+    def _result(self, status: RunStatus, reason: str, *, total_seconds: float) -> RunResult:
+        if status != "ok":
+            self._found.pop("val_bpb", None)
+            self._found.pop("audit_bpb", None)
+        return RunResult(
+            run_id=self.spec.run_id,
+            status=status,
+            reason=reason,
+            seed=self.spec.seed,
+            device=self.spec.device,
+            total_seconds=total_seconds,
+            score_fingerprint=self.data.score_fingerprint(self.contract),
+            data_fingerprint=self.data.data_fingerprint,
+            train_sha256=hashlib.sha256(self.train_py.encode()).hexdigest(),
+            judge_sha256=judge_sha256(),
+            software=software_versions(),
+            log_tail=self.log.tail(),
+            **self._found,
+        )
+
+    def _write_files(self, result: RunResult) -> None:
+        ending = result.summary() or f"{result.status}: {result.reason}\n"
+        with (self.folder / "run.log").open("a") as log:
+            log.write(ending)
+        if self._echo:
+            self._echo(ending)
+        temporary = self.folder / "result.json.tmp"
+        temporary.write_text(result.to_json())
+        temporary.replace(self.folder / "result.json")
+
+
+class Answers:
+    """Process A or B, answering rows through buffers that no other process shares."""
+
+    def __init__(self, judge: Judge, child: Child, tensors: int) -> None:
+        self._judge, self._child = judge, child
+        contract = judge.contract
+        self._batch = rows_per_batch(contract, judge.device)
+        self._ids = SharedIds(self._batch, contract.MAX_SEQ_LEN)
+        self._logits = create_logits_buffer(self._batch, contract.MAX_SEQ_LEN, contract.VOCAB_SIZE, judge.device)
+        self._logits.tensor.zero_()
+        descriptors = [tensors, self._ids.descriptor, self._logits.descriptor]
+        judge._send(child, Kind.MODEL, judge._tensor_bytes, self._batch, 0.0, descriptors)
+        self._await(Kind.READY)
+
+    def cross_entropies(self, rows: np.ndarray, rng: np.random.Generator, *, targets: np.ndarray | None = None) -> np.ndarray:
+        """Nats of each token of `rows` (n, T + 1), asked for in random order: (n, T) float32.
+
+        `targets` (n, T) replaces the rows' own next tokens.
+        """
+        wanted = rows[:, 1:] if targets is None else targets
+        nats = np.empty(wanted.shape, dtype=np.float32)
+        order = rng.permutation(len(rows))
+        for start in range(0, len(rows), self._batch):
+            chosen = order[start : start + self._batch]
+            self._ids.tensor[: len(chosen)] = torch.from_numpy(rows[chosen, :-1].astype(np.int32))
+            self._judge._send(self._child, Kind.SCORE, len(chosen))
+            self._await(Kind.ANSWERED)
+            logits = self._logits.tensor[: len(chosen)].clone()  # read once: the child could change them between two reads
+            nats[chosen] = cross_entropy(logits, torch.from_numpy(wanted[chosen].astype(np.int64))).numpy()
+        return nats
+
+    def close(self) -> None:
+        """Gives the buffers back."""
+        os.close(self._ids.descriptor)
+        os.close(self._logits.descriptor)
+        del self._ids, self._logits
+
+    def _await(self, kind: Kind) -> None:
+        began = monotonic()
+        self._judge._await(self._child, kind, phase="scoring", began=began, cap=self._judge._scoring_ends - began)
+
+
+def rows_per_batch(contract: Contract, device: torch.device) -> int:
+    """Rows that are scored at once: as many as fit a buffer of 1 GiB on a GPU and 128 MiB on a CPU, 64 at most."""
+    budget = 2**30 if device.type == "cuda" else 2**27
+    return max(1, min(64, budget // (contract.MAX_SEQ_LEN * contract.VOCAB_SIZE * 4)))
+
+
+def rows_in_memory(data: PreparedData) -> int:
+    """The training rows as a sealed descriptor."""
+    rows = data.load_rows("train")
+    descriptor = shared_memory(rows.nbytes)
+    with os.fdopen(os.dup(descriptor), "wb") as memory:
+        memory.write(memoryview(rows).cast("B"))
+    seal(descriptor)
+    return descriptor
+
+
+def count_parameters(descriptor: int, size: int) -> int:
+    """Numbers in a safetensors payload, by its header. Raises RunEnded where it has none."""
+    try:
+        (length,) = struct.unpack("<Q", os.pread(descriptor, 8, 0))
+        if length > min(size, MAX_HEADER_BYTES):
+            raise ValueError("header too long")
+        header = json.loads(os.pread(descriptor, length, 8))
+        return sum(int(np.prod(entry["shape"])) for name, entry in header.items() if name != "__metadata__")
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error):
+        raise RunEnded("invalid", "the handed-over tensors are no safetensors") from None
+
+
+def reported_fields(encoded: bytes) -> dict[str, Any]:
+    """The child's own words as `reported_*` fields; what has the wrong type is left out."""
+    try:
+        report = json.loads(encoded)
+    except ValueError:
+        return {}
+    if not isinstance(report, Mapping):
+        return {}
+    fields: dict[str, Any] = {}
+    for name, kind in (("steps", int), ("tokens", int), ("depth", int), ("recompiles", int), ("mfu_percent", float),
+                       ("peak_memory_mb", float), ("kernel", str)):  # fmt: skip
+        value = report.get(name)
+        if isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool):
+            fields[f"reported_{name}"] = value[:80] if isinstance(value, str) else value
+    curve = report.get("curve")
+    if isinstance(curve, list) and all(isinstance(p, list) and len(p) == 3 and all(isinstance(v, (int, float)) for v in p) for p in curve):
+        fields["reported_curve"] = tuple((float(s), int(n), float(loss)) for s, n, loss in curve[:1024])
+    return fields
+
+
+def ended_by_itself(child: Child) -> RunEnded:
+    """What a child's early end means: diverged, oom or crash."""
+    tail = child.log.tail(30)
+    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    last = lines[-1] if lines else "no output"
+    failed = next((line for line in lines[-5:] if line.startswith("FAIL")), None)
+    if failed:
+        return RunEnded("diverged", failed)
+    if any(sign in tail for sign in ("OutOfMemoryError", "out of memory", "can't allocate memory", "MemoryError")):
+        return RunEnded("oom", last)
+    if child.exit_code() == -9:
+        return RunEnded("oom", "killed by the system, which does that when memory runs out")
+    return RunEnded("crash", last)
+
+
+def software_versions() -> dict[str, str]:
+    """What a control run would be asked for when it changes."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda or "none"}

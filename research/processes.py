@@ -1,0 +1,247 @@
+"""Children of the judge: started with a clean environment, measured from outside, and ended with everything they started."""
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+import psutil
+
+from research.channel import Channel
+from research.contract import CONTRACT_VARIABLE, Contract
+
+PASSED_ON = (
+    "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "XDG_CACHE_HOME",
+    "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "CUDA_PATH", "NVIDIA_VISIBLE_DEVICES", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
+    "OMP_NUM_THREADS",
+)  # fmt: skip
+"""Environment variables that reach a run; keys and all else do not."""
+
+MAX_LOG_BYTES = 8 * 2**20
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|\x1b\[[0-9;?]*[A-Za-z]")
+_LOOKS_LIKE_SUMMARY = re.compile(
+    r"^(---|(val_bpb|training_seconds|total_seconds|peak_vram_mb|mfu_percent|total_tokens_M|num_steps|num_params_M|depth)\s*:)"
+)
+
+
+def child_environment(contract: Contract, *, threads: int | None, **settings: str | int) -> dict[str, str]:
+    """The environment of a run: PASSED_ON, where the farm's code lies, the contract, and `settings` for this child."""
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    code = str(Path(__file__).resolve().parent.parent)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [code, environment.get("PYTHONPATH")]))
+    environment["PYTHONUNBUFFERED"] = "1"
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
+    if threads is not None:
+        environment["OMP_NUM_THREADS"] = str(threads)
+    environment[CONTRACT_VARIABLE] = contract.to_json()
+    return environment | {f"AUTORESEARCH_{name.upper()}": str(value) for name, value in settings.items()}
+
+
+class Child:
+    """One child process with a channel to it and its output going to a log."""
+
+    def __init__(self, module: str, *, folder: Path, environment: Mapping[str, str], log: "Log") -> None:
+        self.channel, theirs = Channel.pair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", module],
+                cwd=folder,
+                env={**environment, "AUTORESEARCH_CHANNEL": str(theirs.fileno())},
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.log = log
+        self._pump = threading.Thread(target=log.copy_from, args=(self.process.stdout,), daemon=True)
+        self._pump.start()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def exit_code(self) -> int | None:
+        """The exit code, once the process has ended and its output is in the log."""
+        code = self.process.poll()
+        if code is not None:
+            self._pump.join(timeout=1.0)
+        return code
+
+    def kill(self) -> None:
+        """Ends the process and its session."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def close(self) -> None:
+        """Closes the log and the channel of an ended process."""
+        self._pump.join(timeout=1.0)
+        self.log.close()
+        self.channel.close()
+
+
+def end_children(children: Iterable[Child], *, spare: Iterable[Child] = ()) -> list[int]:
+    """Ends children and every process that any of them started, whatever session it hides in.
+
+    The children `spare` live on. Returns the ids of processes that could not be ended, normally none.
+    """
+    ending = list(children)
+    for child in ending:
+        child.kill()
+    left = kill_descendants(spare=[child.pid for child in spare])
+    for child in ending:
+        child.close()
+    return left
+
+
+class Log:
+    """A bounded text log of a child. Control characters are dropped, and no line can pass for the judge's summary."""
+
+    def __init__(self, path: Path | None, *, echo: Callable[[str], None] | None = None) -> None:
+        self._file = path.open("w", encoding="utf-8") if path else None
+        self._echo = echo
+        self._tail: list[str] = []
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def copy_from(self, pipe: Iterable[bytes] | None) -> None:
+        """Copies a pipe line by line until it ends or the log is closed."""
+        for raw in pipe or ():
+            for line in re.split(r"\r\n|\r|\n", raw[: 2**16].decode("utf-8", "replace").rstrip("\r\n")):
+                self.write(_harmless(line) + "\n")
+
+    def write(self, text: str) -> None:
+        with self._lock:
+            if self._bytes > MAX_LOG_BYTES:
+                return
+            self._bytes += len(text)
+            if self._bytes > MAX_LOG_BYTES:
+                text = "[the log is cut here: it passed its limit]\n"
+            self._tail = [*self._tail[-79:], text]
+            if self._file is not None and not self._file.closed:
+                self._file.write(text)
+                self._file.flush()
+                if self._echo:
+                    self._echo(text)
+
+    def tail(self, lines: int = 50) -> str:
+        """The last lines."""
+        with self._lock:
+            return "".join(self._tail[-lines:])
+
+    def close(self) -> None:
+        """After this, nothing that the child prints is kept."""
+        with self._lock:
+            if self._file is not None:
+                self._file.close()
+            self._bytes = MAX_LOG_BYTES + 1
+
+
+def _harmless(line: str) -> str:
+    clean = _CONTROL.sub("", line)
+    return f"| {clean}" if _LOOKS_LIKE_SUMMARY.match(clean) else clean
+
+
+def become_subreaper() -> None:
+    """Makes orphans of this process's children its own children (Linux), so that a double fork cannot hide one."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+
+
+def kill_descendants(*, spare: Iterable[int] = (), within: float = 2.0) -> list[int]:
+    """Kills every descendant of this process but the processes `spare` (which started none); returns what is left.
+
+    A fork bomb is stopped first and killed then, in rounds, until none is left or `within` seconds have passed.
+    """
+    me, spared = psutil.Process(), set(spare)
+    deadline = time.monotonic() + within
+    while True:
+        living = [child for child in me.children(recursive=True) if child.pid not in spared]
+        for signal_number in (signal.SIGSTOP, signal.SIGKILL):
+            for child in living:
+                with contextlib.suppress(psutil.Error):
+                    child.send_signal(signal_number)
+        reap(living)
+        living = [child for child in living if _is_alive(child)]
+        if not living and not [child for child in me.children(recursive=True) if child.pid not in spared]:
+            return []
+        if time.monotonic() > deadline:
+            return [child.pid for child in living]
+        time.sleep(0.01)
+
+
+def reap(children: Iterable[psutil.Process]) -> None:
+    """Collects ended orphans; direct children are collected by subprocess."""
+    for child in children:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(child.pid, os.WNOHANG)
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+class MemoryMonitor:
+    """Peak memory of a process tree, polled from outside: resident memory, or GPU memory as NVML sees it."""
+
+    def __init__(self, pid: int, *, gpu: bool, interval: float = 0.25) -> None:
+        self._pid, self._gpu, self._interval = pid, gpu, interval
+        self._peak_bytes = 0
+        self._stopped = threading.Event()
+        self._device_before = _gpu_used_bytes() if gpu else 0
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> float | None:
+        """Peak MiB; None where nothing was seen."""
+        self._stopped.set()
+        self._thread.join()
+        return self._peak_bytes / 2**20 if self._peak_bytes else None
+
+    def _poll(self) -> None:
+        while not self._stopped.wait(self._interval):
+            with contextlib.suppress(psutil.Error):
+                self._peak_bytes = max(self._peak_bytes, self._now())
+
+    def _now(self) -> int:
+        tree = [psutil.Process(self._pid), *psutil.Process(self._pid).children(recursive=True)]
+        if self._gpu:
+            return _gpu_bytes_of({process.pid for process in tree}) or _gpu_used_bytes() - self._device_before
+        return sum(process.memory_info().rss for process in tree)
+
+
+def _nvml_handle() -> object:
+    """The GPU that this process sees, for NVML (which knows nothing of CUDA_VISIBLE_DEVICES)."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    if visible.isdigit():
+        return pynvml.nvmlDeviceGetHandleByIndex(int(visible))
+    return pynvml.nvmlDeviceGetHandleByUUID(visible)
+
+
+def _gpu_used_bytes() -> int:
+    import pynvml
+
+    return int(pynvml.nvmlDeviceGetMemoryInfo(_nvml_handle()).used)
+
+
+def _gpu_bytes_of(pids: set[int]) -> int:
+    """GPU memory of processes; 0 where NVML can't tell them apart (in containers and virtual machines)."""
+    import pynvml
+
+    processes = pynvml.nvmlDeviceGetComputeRunningProcesses(_nvml_handle())
+    return sum(int(process.usedGpuMemory or 0) for process in processes if process.pid in pids)
