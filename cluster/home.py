@@ -1,0 +1,152 @@
+"""Where the farm's state lies, who holds it, and the log of its events."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import research
+from research.contract import UserError
+
+HOME_VARIABLE = "FARM_HOME"
+
+
+@dataclass(frozen=True)
+class Home:
+    """One folder with all of a farm's state. The path is absolute: runs are started in other folders."""
+
+    folder: Path
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal.jsonl"
+
+    @property
+    def duckdb(self) -> Path:
+        return self.folder / "farm.duckdb"
+
+    @property
+    def parquet(self) -> Path:
+        return self.folder / "history.parquet"
+
+    @property
+    def runs(self) -> Path:
+        return self.folder / "runs"
+
+    @property
+    def worktrees(self) -> Path:
+        return self.folder / "worktrees"
+
+    @property
+    def logs(self) -> Path:
+        return self.folder / "logs"
+
+    @property
+    def server_json(self) -> Path:
+        """How commands reach the farm that is running: pid, port and token."""
+        return self.folder / "server.json"
+
+    @property
+    def log_file(self) -> Path:
+        return self.logs / "farm.log.jsonl"
+
+    @property
+    def lock_file(self) -> Path:
+        return self.folder / "farm.lock"
+
+    def create(self) -> "Home":
+        """Makes the folders. A UserError says why they can't be written."""
+        try:
+            for folder in (self.folder, self.runs, self.worktrees, self.logs):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"The home {self.folder} can't be made ({error.strerror}): choose another --home."
+            ) from None
+        return self
+
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Holds the home for this process: one farm at a time owns it. The lock ends with the process, however it ends.
+
+        A UserError names the process that has it.
+        """
+        self.create()
+        descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(_held_by(self)) from None
+            os.ftruncate(descriptor, 0)
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+            os.pwrite(descriptor, json.dumps(holder).encode(), 0)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def log_event(self, kind: str, **fields: Any) -> None:
+        """Appends one JSON line to the log. One write, so that lines of several threads don't mix."""
+        line = json.dumps({"time": _now(), "event": kind, **fields}, default=str) + "\n"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line.encode())
+        finally:
+            os.close(descriptor)
+
+
+def find_home(override: str | Path | None = None, *, start: Path | None = None) -> Home:
+    """The farm's home: `override`, else $FARM_HOME, else `results/data` of the checkout around `start`, else the user's
+    data folder. Nothing is created."""
+    chosen = override or os.environ.get(HOME_VARIABLE)
+    if chosen:
+        return Home(Path(chosen).expanduser().resolve())
+    checkout = find_checkout(start)
+    if checkout is not None:
+        return Home(checkout / "results" / "data")
+    import platformdirs
+
+    return Home(Path(platformdirs.user_data_dir("autoresearch-farm", appauthor=False)).resolve())
+
+
+def find_checkout(start: Path | None = None) -> Path | None:
+    """The nearest folder from `start` (default: where we are) upwards that holds research/train.py and program.md."""
+    folder = (start or Path.cwd()).resolve()
+    for candidate in (folder, *folder.parents):
+        if (candidate / "research" / "train.py").is_file() and (candidate / "program.md").is_file():
+            return candidate
+    return None
+
+
+def package_folder() -> Path:
+    """The folder that holds the farm's own packages: the checkout, or where it was installed."""
+    return Path(research.__file__ or ".").resolve().parent.parent
+
+
+def write_private(path: Path, text: str) -> None:
+    """Writes a file that only this user can read, at once or not at all."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mkstemp gives mode 0600
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    Path(temporary).replace(path)
+
+
+def _held_by(home: Home) -> str:
+    try:
+        holder = json.loads(home.lock_file.read_text())
+        who = f"process {holder['pid']} on {holder['host']}"
+    except (OSError, ValueError, KeyError):
+        who = "another process"
+    return f"A farm is already running on {home.folder} ({who}): stop it (farm stop), or choose another --home."
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,0 +1,260 @@
+"""One device and the judges that run on it. A plain class, so that any engine can wrap it.
+
+A judge is a process that takes one run and ends. The next one stands by with torch imported, so that a run starts at
+once. A judge ends by itself, with all that it started, when the pipe to its standard input closes: whatever happens to
+the farm's process, no training outlives it.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import psutil
+
+from cluster.hardware import Device
+from cluster.home import package_folder
+from research.result import RunResult, RunSpec
+
+JUDGE_COMMAND = (sys.executable, "-m", "research.run", "--serve")
+
+PASSED_NAMES = (
+    *("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV"),
+    *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR", "XDG_CACHE_HOME"),
+)
+PASSED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "AUTORESEARCH_")
+SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
+"""A variable with one of these in its name stays behind even where its prefix would pass."""
+
+END_SECONDS = 3.0
+"""How long a judge has to end its own processes (it promises 2 s) before the worker kills them."""
+
+SILENCE_SECONDS = 1800.0
+"""A judge that says nothing for so long hangs; the longest silence of a healthy one is a cold compilation."""
+
+POLL_SECONDS = 0.2
+
+WATCH_SECONDS = 2.0
+"""How often the worker notes a judge's processes, so that it can end them when the judge itself was killed."""
+
+Progress = dict[str, Any]
+
+
+class Worker:
+    """Runs train.py on one device, one run at a time."""
+
+    def __init__(
+        self,
+        device: Device,
+        *,
+        judge_command: Sequence[str] = JUDGE_COMMAND,
+        silence_seconds: float = SILENCE_SECONDS,
+    ) -> None:
+        self.device = device
+        self._command = tuple(judge_command)
+        self._silence_seconds = silence_seconds
+        self._cancelled: set[str] = set()
+        self._closed = False
+        self._lock = threading.Lock()
+        self._spare: Judge | None = None
+        self.stand_by()
+
+    def stand_by(self) -> None:
+        """Starts the spare judge, if none is standing by."""
+        with self._lock:
+            if not self._closed and (self._spare is None or not self._spare.alive):
+                self._spare = Judge(self._command, judge_environment(self.device))
+
+    def run(self, train_py: str, spec: RunSpec, on_progress: Callable[[Progress], None]) -> RunResult:
+        """Executes one run and waits for its result; `on_progress` gets the judge's progress messages in this thread.
+
+        Always returns a result: `lost` where the judge failed or the run was cancelled, never an exception for either.
+        """
+        started = time.monotonic()
+        judge = self._take()
+        try:
+            judge.send({"spec": asdict(spec), "train_py": train_py})
+            outcome = self._follow(judge, spec, on_progress)
+        finally:
+            judge.end()
+            self._cancelled.discard(spec.run_id)
+            self.stand_by()
+        if isinstance(outcome, RunResult):
+            return outcome
+        return RunResult(
+            run_id=spec.run_id,
+            status="lost",
+            reason=outcome,
+            seed=spec.seed,
+            device=spec.device,
+            total_seconds=time.monotonic() - started,
+        )
+
+    def cancel(self, run_id: str) -> None:
+        """Ends that run from another thread, whether it has begun or not: all its processes are gone in 5 s."""
+        self._cancelled.add(run_id)
+
+    def close(self) -> None:
+        """Ends the spare judge and whatever runs."""
+        with self._lock:
+            self._closed = True
+            spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.end()
+
+    def _take(self) -> "Judge":
+        self.stand_by()
+        with self._lock:
+            judge, self._spare = self._spare, None
+        return judge or Judge(self._command, judge_environment(self.device))
+
+    def _follow(self, judge: "Judge", spec: RunSpec, on_progress: Callable[[Progress], None]) -> RunResult | str:
+        """Reads the judge's messages until the result, or until it is clear why there will be none."""
+        last_heard = time.monotonic()
+        while True:
+            if spec.run_id in self._cancelled or self._closed:
+                return "cancelled"
+            judge.watch()
+            try:
+                message = judge.messages.get(timeout=POLL_SECONDS)
+            except queue.Empty:
+                if not judge.alive:  # what it started holds its output open
+                    return judge.epitaph()
+                if time.monotonic() - last_heard > self._silence_seconds:
+                    return f"the judge said nothing for {self._silence_seconds:.0f} s"
+                continue
+            last_heard = time.monotonic()
+            if message is None:
+                return judge.epitaph()
+            if message["event"] == "result":
+                return _result(message, spec)
+            if message["event"] == "progress":
+                on_progress(message)
+                # under the clock a second import of torch would take time from the run: wait until it is over
+                if message.get("phase") in ("handover", "scoring"):
+                    self.stand_by()
+
+
+class Judge:
+    """One judge process, from standing by to its end."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self.messages: queue.Queue[Progress | None] = queue.Queue()
+        """What it says; None when it can say no more."""
+        self._tree: set[psutil.Process] = set()
+        self._watched = 0.0
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in end()
+        # a session of its own: Ctrl-C in the terminal is for the farm, which ends its judges in order
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=dict(environment),
+            cwd=package_folder(),
+            start_new_session=True,
+        )
+        threading.Thread(target=self._read, name=f"judge-{self._process.pid}", daemon=True).start()
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Hands over the run. A judge that is gone is noticed by its silence, not here."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            self.messages.put(None)
+
+    def watch(self) -> None:
+        """Notes the processes that it has started, from time to time."""
+        if time.monotonic() - self._watched > WATCH_SECONDS:
+            self._tree.update(_descendants(self._process.pid))
+            self._watched = time.monotonic()
+
+    def epitaph(self) -> str:
+        """Why a judge ended that gave no result: its exit status and its last words."""
+        try:
+            code = self._process.wait(timeout=END_SECONDS)
+        except subprocess.TimeoutExpired:
+            return "the judge closed its output without a result"
+        how = f"signal {-code}" if code < 0 else f"exit status {code}"
+        last = self._last_words()
+        return f"the judge died without a result ({how}{': ' + last if last else ''})"
+
+    def end(self) -> None:
+        """Ends the judge and all that it started: at once if it is gone already, else within about END_SECONDS."""
+        assert self._process.stdin is not None
+        self._tree.update(_descendants(self._process.pid))
+        with contextlib.suppress(OSError):  # it was gone before it read what was sent
+            self._process.stdin.close()
+        try:
+            self._process.wait(timeout=END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._tree.update(_descendants(self._process.pid))
+            self._process.kill()
+            self._process.wait()
+        for process in self._tree:
+            with contextlib.suppress(psutil.Error):
+                process.kill()  # psutil checks the start time: a pid that was given anew is left alone
+        self._stderr.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                try:
+                    message = json.loads(line)
+                except ValueError:
+                    continue  # some library wrote to standard output
+                if isinstance(message, dict) and "event" in message:
+                    self.messages.put(message)
+        self.messages.put(None)
+
+    def _last_words(self) -> str:
+        self._stderr.seek(0, os.SEEK_END)
+        self._stderr.seek(max(0, self._stderr.tell() - 4096))
+        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].strip()[:300] if lines else ""
+
+
+def judge_environment(device: Device, base: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """What of the environment `base` a judge on `device` gets: no keys, that one GPU and its share of the threads."""
+    environment = {name: value for name, value in base.items() if _passes(name)}
+    environment["CUDA_VISIBLE_DEVICES"] = (device.uuid or str(device.index)) if device.kind == "cuda" else ""
+    environment["OMP_NUM_THREADS"] = str(device.threads)
+    return environment
+
+
+def _passes(name: str) -> bool:
+    if any(word in name.upper() for word in SECRET_WORDS):
+        return False
+    return name in PASSED_NAMES or name.startswith(PASSED_PREFIXES)
+
+
+def _result(message: Progress, spec: RunSpec) -> RunResult | str:
+    try:
+        result = RunResult.from_json(json.dumps(message["result"]))
+    except (KeyError, TypeError, ValueError) as error:
+        return f"the judge's result can't be read ({error})"
+    if result.run_id != spec.run_id:
+        return f"the judge answered for run {result.run_id}, not for {spec.run_id}"
+    return result
+
+
+def _descendants(pid: int) -> list[psutil.Process]:
+    try:
+        return list(psutil.Process(pid).children(recursive=True))
+    except psutil.Error:
+        return []

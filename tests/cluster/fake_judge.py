@@ -1,0 +1,63 @@
+"""A judge that speaks the real one's protocol without torch. What it does is told by the text of train.py:
+
+`ok`, `slow` (goes on until it is ended), `stubborn` (ignores SIGTERM and the closed pipe), `die` (exit status 3 with
+last words), `garbage` (a result that can't be read), `silent` (says nothing), `environment` (its environment as the
+reason). `slow` and `stubborn` start a grandchild and write its pid into the run folder.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+
+def say(**message):
+    print(json.dumps(message), flush=True)
+
+
+def end_with_the_farm(child):
+    """The real judge's promise: at the end of standard input it ends its tree."""
+    sys.stdin.read()
+    child.kill()
+    os._exit(0)
+
+
+def main():
+    say(event="ready")
+    line = sys.stdin.readline()
+    if not line:
+        return
+    order = json.loads(line)
+    spec, what = order["spec"], order["train_py"]
+    result = {"run_id": spec["run_id"], "status": "ok", "reason": "ran", "seed": spec["seed"], "device": spec["device"]}
+    say(event="progress", phase="startup", seconds=0.0, step=None, loss=None, fraction=0.0)
+    if what in ("slow", "stubborn"):
+        if what == "stubborn":
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+        Path(spec["run_folder"], "pids").write_text(f"{os.getpid()} {child.pid}")
+        if what == "slow":
+            threading.Thread(target=end_with_the_farm, args=(child,), daemon=True).start()
+        while True:
+            say(event="progress", phase="training", seconds=1.0, step=1, loss=2.0, fraction=0.1)
+            time.sleep(0.1)
+    if what == "die":
+        print("something broke\nlast words", file=sys.stderr)
+        sys.exit(3)
+    if what == "garbage":
+        say(event="result", result={"status": "ok"})
+        return
+    if what == "silent":
+        time.sleep(600)
+    if what == "environment":
+        result["reason"] = json.dumps(dict(os.environ))
+    print("some library's chatter", flush=True)
+    say(event="progress", phase="scoring", seconds=2.0, step=9, loss=1.5, fraction=1.0)
+    say(event="result", result=result | {"val_bpb": 1.25})
+
+
+main()

@@ -1,0 +1,51 @@
+import pytest
+from conftest import CPU, gpu
+
+from cluster.hardware import _visible, choose_devices, detect_devices, platform_identity
+from research.contract import UserError
+
+
+def keys(devices):
+    return [device.key for device in devices]
+
+
+def test_the_machine_has_a_cpu():
+    cpu = detect_devices()[-1]
+    assert (cpu.kind, cpu.torch_device) == ("cpu", "cpu")
+    assert cpu.threads >= 1
+    assert cpu.memory_bytes >= cpu.free_bytes > 0
+
+
+def test_all_gpus_are_the_default_and_the_cpu_where_there_is_none():
+    assert keys(choose_devices(None, [gpu(0), gpu(1), CPU])) == ["cuda:0", "cuda:1"]
+    assert keys(choose_devices(None, [CPU])) == ["cpu"]
+
+
+def test_devices_are_named_by_number_or_kind_and_share_the_threads():
+    found = [gpu(0), gpu(1), gpu(2), CPU]
+    chosen = choose_devices("0, 2", found)
+    assert keys(chosen) == ["cuda:0", "cuda:2"]
+    assert {device.threads for device in chosen} == {1}
+    assert {device.torch_device for device in chosen} == {"cuda:0"}
+    assert keys(choose_devices("cpu", found)) == ["cpu"]
+
+
+@pytest.mark.parametrize("text", ["7", "mps", "gpu", "", "0,0", "0,,1"])
+def test_a_wrong_name_says_what_there_is(text):
+    with pytest.raises(UserError) as error:
+        choose_devices(text, [gpu(0), gpu(1), CPU])
+    assert "twice" in str(error.value) or "H100" in str(error.value)
+
+
+def test_a_platform_is_one_readable_line():
+    assert platform_identity(gpu()) == "NVIDIA H100 80GB HBM3, 80 GB, 700 W"
+    assert platform_identity(gpu(power_limit_watts=None)) == "NVIDIA H100 80GB HBM3, 80 GB"
+    assert platform_identity(CPU) == "Some CPU, 2 threads"
+
+
+def test_visible_devices_are_respected():
+    gpus = [gpu(0), gpu(1), gpu(2)]
+    assert keys(_visible(gpus, "2,0")) == ["cuda:2", "cuda:0"]
+    assert keys(_visible(gpus, "GPU-1a")) == ["cuda:1"]
+    assert _visible(gpus, "") == []
+    assert keys(_visible(gpus, "0,-1,1")) == ["cuda:0"]

@@ -1,0 +1,62 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.home import Home, find_home
+from research.contract import UserError
+
+
+def checkout(folder: Path) -> Path:
+    (folder / "research").mkdir(parents=True)
+    (folder / "research" / "train.py").touch()
+    (folder / "program.md").touch()
+    return folder
+
+
+def test_where_the_home_is(tmp_path, monkeypatch):
+    monkeypatch.delenv("FARM_HOME", raising=False)
+    repo = checkout(tmp_path / "repo")
+    assert find_home(start=repo / "research").folder == repo / "results" / "data"
+    assert "autoresearch-farm" in str(find_home(start=tmp_path).folder)
+    monkeypatch.setenv("FARM_HOME", str(tmp_path / "elsewhere"))
+    assert find_home(start=repo).folder == tmp_path / "elsewhere"
+    assert find_home(tmp_path / "override", start=repo).folder == tmp_path / "override"
+
+
+def test_a_second_farm_on_a_home_is_refused_by_name(tmp_path):
+    home = Home(tmp_path)
+    program = f"""
+import sys
+from pathlib import Path
+from cluster.home import Home
+with Home(Path({str(tmp_path)!r})).lock():
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    other = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "held\n"
+    with pytest.raises(UserError, match=f"process {other.pid}"), home.lock():
+        pass
+    other.kill()
+    other.communicate()
+    with home.lock():
+        assert json.loads(home.lock_file.read_text())["pid"] == os.getpid()
+
+
+def test_an_event_is_one_line(tmp_path):
+    home = Home(tmp_path)
+    home.log_event("verdict", decision="keep", gain=0.01)
+    home.log_event("stop", path=tmp_path)
+    lines = [json.loads(line) for line in home.log_file.read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["verdict", "stop"]
+    assert lines[0]["gain"] == 0.01
+
+
+def test_a_home_that_cannot_be_made_is_the_users_to_mend(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="choose another --home"):
+        Home(tmp_path / "file" / "home").create()

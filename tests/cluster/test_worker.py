@@ -1,0 +1,198 @@
+"""A run always ends in a result, and never outlives whoever asked for it."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import CPU, FAKE_JUDGE, gpu
+
+from cluster.engine import LocalEngine
+from cluster.worker import Worker, judge_environment
+
+
+def quiet(progress):
+    pass
+
+
+def wait_for(condition, seconds=10.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+
+
+def alive(pid):
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+def started_pids(spec):
+    path = Path(spec.run_folder, "pids")
+    wait_for(lambda: path.exists() and path.read_text().count(" ") == 1)
+    return [int(pid) for pid in path.read_text().split()]
+
+
+@pytest.fixture
+def worker():
+    worker = Worker(CPU, judge_command=FAKE_JUDGE, silence_seconds=1.0)
+    yield worker
+    worker.close()
+
+
+def test_a_run_gives_its_progress_and_its_result(worker, spec):
+    seen = []
+    result = worker.run("ok", spec(), seen.append)
+    assert (result.status, result.val_bpb, result.seed) == ("ok", 1.25, 7)
+    assert [message["phase"] for message in seen] == ["startup", "scoring"]
+
+
+def test_runs_follow_each_other(worker, spec):
+    assert [worker.run("ok", spec(name), quiet).run_id for name in ("a", "b", "c")] == ["a", "b", "c"]
+
+
+def test_a_spare_that_died_is_replaced(worker, spec):
+    [child] = psutil.Process().children()
+    child.kill()
+    wait_for(lambda: not alive(child.pid))
+    assert worker.run("ok", spec(), quiet).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("train_py", "reason"),
+    [
+        ("die", "exit status 3: last words"),
+        ("garbage", "can't be read"),
+        ("silent", "said nothing for 1 s"),
+    ],
+)
+def test_a_judge_without_a_result_is_lost_not_a_crash(worker, spec, train_py, reason):
+    result = worker.run(train_py, spec(), quiet)
+    assert result.status == "lost"
+    assert reason in result.reason
+
+
+def test_a_killed_judge_is_lost_and_leaves_nothing_behind(worker, spec):
+    a_spec = spec()
+    threading.Timer(3.0, lambda: os.kill(started_pids(a_spec)[0], signal.SIGKILL)).start()
+    result = worker.run("slow", a_spec, quiet)
+    assert (result.status, "signal 9" in result.reason) == ("lost", True)
+    assert not any(alive(pid) for pid in started_pids(a_spec))
+    assert worker.run("ok", spec("next"), quiet).status == "ok"
+
+
+@pytest.mark.parametrize("train_py", ["slow", "stubborn"])
+def test_cancel_ends_the_tree_within_five_seconds(worker, spec, train_py):
+    a_spec = spec()
+    results = []
+    thread = threading.Thread(target=lambda: results.append(worker.run(train_py, a_spec, quiet)))
+    thread.start()
+    pids = started_pids(a_spec)
+    started = time.monotonic()
+    worker.cancel(a_spec.run_id)
+    thread.join(timeout=6)
+    assert time.monotonic() - started < 5
+    assert (results[0].status, results[0].reason) == ("lost", "cancelled")
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_closing_leaves_no_process(spec):
+    worker = Worker(CPU, judge_command=FAKE_JUDGE)
+    worker.run("ok", spec(), quiet)
+    worker.close()
+    assert psutil.Process().children() == []
+
+
+def test_kill_9_of_the_farm_leaves_no_judge(spec):
+    """Another process stands for the farm: one run and one spare are under way when it is killed."""
+    a_spec = spec()
+    program = f"""
+import sys
+from cluster.hardware import Device
+from cluster.worker import Worker
+from research.result import RunSpec
+device = Device(kind="cpu", index=0, name="", memory_bytes=1, free_bytes=1, threads=1)
+worker = Worker(device, judge_command={FAKE_JUDGE!r})
+worker.run("slow", RunSpec.from_json({a_spec.to_json()!r}), lambda progress: worker.stand_by())
+"""
+    farm = subprocess.Popen([sys.executable, "-c", program])
+    pids = started_pids(a_spec)
+    wait_for(lambda: len(psutil.Process(farm.pid).children()) == 2)
+    pids += [child.pid for child in psutil.Process(farm.pid).children()]
+    farm.kill()
+    farm.wait()
+    wait_for(lambda: not any(alive(pid) for pid in pids), seconds=2)
+
+
+def test_the_judge_gets_no_keys():
+    base = {
+        "PATH": "/bin",
+        "LC_ALL": "C",
+        "ANTHROPIC_API_KEY": "k",
+        "HF_TOKEN": "t",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "AUTORESEARCH_CACHE": "/c",
+        "AUTORESEARCH_API_KEY": "k",
+        "CUDA_VISIBLE_DEVICES": "0,1",
+        "SSH_AUTH_SOCK": "/s",
+    }
+    environment = judge_environment(gpu(1), base)
+    assert environment == {
+        "PATH": "/bin",
+        "LC_ALL": "C",
+        "AUTORESEARCH_CACHE": "/c",
+        "CUDA_VISIBLE_DEVICES": "GPU-1abc",
+        "OMP_NUM_THREADS": "16",
+    }
+    assert judge_environment(CPU, base)["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_the_environment_that_really_arrives(worker, spec, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "secret")
+    worker.run("ok", spec("spare from before"), quiet)
+    arrived = json.loads(worker.run("environment", spec(), quiet).reason)
+    assert "OPENAI_API_KEY" not in arrived
+    assert arrived["OMP_NUM_THREADS"] == "2"
+
+
+def test_loops_on_one_device_take_turns_in_order(spec):
+    async def three():
+        engine = LocalEngine([CPU], judge_command=FAKE_JUDGE)
+        order = []
+
+        async def one(name):
+            order.append((await engine.execute(CPU, "ok", spec(name), quiet)).run_id)
+
+        try:
+            await asyncio.gather(*(one(name) for name in "abc"))
+        finally:
+            await engine.close()
+        return order
+
+    assert asyncio.run(three()) == ["a", "b", "c"]
+
+
+def test_cancelling_the_task_ends_the_run_and_frees_the_device(spec):
+    async def scenario():
+        engine = LocalEngine([CPU], judge_command=FAKE_JUDGE)
+        a_spec = spec()
+        task = asyncio.create_task(engine.execute(CPU, "slow", a_spec, quiet))
+        pids = await asyncio.to_thread(started_pids, a_spec)
+        started = time.monotonic()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        seconds = time.monotonic() - started
+        gone = not any(alive(pid) for pid in pids)
+        after = await engine.execute(CPU, "ok", spec("after"), quiet)
+        await engine.close()
+        return seconds, gone, after.status
+
+    seconds, gone, status = asyncio.run(scenario())
+    assert (seconds < 5, gone, status) == (True, True, "ok")
