@@ -1,0 +1,170 @@
+"""Documents inside files: parquet, JSON lines, and plain text of any kind."""
+
+import codecs
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from research.contract import UserError
+
+if TYPE_CHECKING:
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+LARGE_TEXT_BYTES = 2**16
+"""Plain text from this size on is cut into documents of its own, so that one big file can be dealt to three splits."""
+
+CUT_CHARACTERS = 2**13
+"""The size of such a document, about: it ends at a separator, an empty line, or else a line."""
+
+DOCUMENT_END = "<|endoftext|>"
+"""The separator that many text dumps have between documents."""
+
+PROBE_BYTES = 2**16
+"""What is looked at to tell text from other files."""
+
+
+def text_key(text: str) -> int:
+    """64 bits that stand for a document's text. White space doesn't count."""
+    words = b" ".join(text.encode("utf-8", "replace").split())
+    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little")
+
+
+def list_files(root: Path, *, suffix: str = "", skip_folders: frozenset[str] = frozenset()) -> list[Path]:
+    """The files below `root` in an order that mixes folders and is the same on every machine: by a hash of their path.
+
+    Hidden files and folders, symbolic links and empty files are left out; `skip_folders` are names.
+    """
+    found: list[Path] = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in skip_folders]
+        paths = (Path(folder, name) for name in names if name.endswith(suffix) and not name.startswith("."))
+        found += (path for path in paths if path.is_file() and not path.is_symlink() and path.stat().st_size)
+    return sorted(found, key=lambda path: hashlib.sha256(path.relative_to(root).as_posix().encode()).digest())
+
+
+def file_documents(path: Path) -> Iterator[str]:
+    """The documents of one file; none if it is neither text nor parquet."""
+    if path.suffix == ".parquet":
+        yield from parquet_texts(path)
+    elif path.suffix == ".jsonl" and _has_text_field(path):
+        yield from _json_lines(path)
+    elif _is_text(path):
+        with path.open(encoding="utf-8", errors="replace", newline="") as file:
+            yield from _cut(file) if path.stat().st_size >= LARGE_TEXT_BYTES else iter([file.read()])
+
+
+def parquet_texts(
+    path: Path, *, start: int = 0, stop: int | None = None, delete_if_corrupt: bool = False
+) -> Iterator[str]:
+    """Rows `start` to `stop` of the column `text`, a few at a time. A UserError names a file that can't be read."""
+    try:
+        with _open_parquet(path) as file:
+            first = 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                if first + rows > start and (stop is None or first < stop):
+                    yield from _row_group_texts(file, group, start - first, rows if stop is None else stop - first)
+                first += rows
+    except (OSError, ValueError) as error:  # pyarrow's own errors are among these
+        raise _corrupt(path, delete_if_corrupt) from error
+
+
+def parquet_rows(path: Path, *, delete_if_corrupt: bool = False) -> int:
+    """How many rows a parquet file has. A UserError names a file that can't be read."""
+    try:
+        with _open_parquet(path) as file:
+            return int(file.metadata.num_rows)
+    except (OSError, ValueError) as error:
+        raise _corrupt(path, delete_if_corrupt) from error
+
+
+def _open_parquet(path: Path) -> "pyarrow.parquet.ParquetFile":
+    import pyarrow.parquet
+
+    file = pyarrow.parquet.ParquetFile(path)
+    if "text" not in file.schema_arrow.names:
+        raise UserError(f"{path} has no column `text`: rename the column, or leave the file out.")
+    return file
+
+
+def _row_group_texts(file: "pyarrow.parquet.ParquetFile", group: int, start: int, stop: int) -> Iterator[str]:
+    """Texts of one row group whose place in it is in start .. stop - 1."""
+    place = 0
+    for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=["text"]):
+        wanted = batch.column(0)[max(start - place, 0) : max(stop - place, 0)]
+        yield from (text for text in wanted.to_pylist() if text)
+        place += batch.num_rows
+
+
+def _corrupt(path: Path, delete: bool) -> UserError:
+    if delete:
+        path.unlink(missing_ok=True)
+        return UserError(f"{path} is corrupt and was deleted: run the same command again to fetch it anew.")
+    return UserError(f"{path} is corrupt: delete it, and run the same command again.")
+
+
+def _has_text_field(path: Path) -> bool:
+    """Whether the first line is a JSON object with a text: other .jsonl files are read as they are."""
+    with path.open("rb") as file:
+        return _text_of_line(file.readline()) is not None
+
+
+def _json_lines(path: Path) -> Iterator[str]:
+    with path.open("rb") as file:
+        for line in file:
+            text = _text_of_line(line)
+            if text:
+                yield text
+
+
+def _text_of_line(line: bytes) -> str | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    text = record.get("text") if isinstance(record, dict) else None
+    if not isinstance(text, str):
+        return None
+    # JSON can hold half a surrogate pair, which no UTF-8 text can.
+    return text.encode("utf-8", "replace").decode()
+
+
+def _is_text(path: Path) -> bool:
+    """Whether the start of a file is UTF-8 without NUL bytes."""
+    with path.open("rb") as file:
+        probe = file.read(PROBE_BYTES)
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(probe)  # incremental: the last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return b"\0" not in probe
+
+
+def _cut(file: IO[str]) -> Iterator[str]:
+    """A large text as documents, read a part at a time."""
+    rest = ""
+    while part := file.read(2**20):
+        rest += part
+        start = 0
+        while len(rest) - start > 2 * CUT_CHARACTERS:
+            end = _good_end(rest, start + CUT_CHARACTERS, start + 2 * CUT_CHARACTERS)
+            yield from _separated(rest[start:end])
+            start = end
+        rest = rest[start:]
+    yield from _separated(rest)
+
+
+def _good_end(text: str, least: int, most: int) -> int:
+    """Where to cut between `least` and `most`: the strongest mark there is, its first place."""
+    for mark in (DOCUMENT_END, "\n\n", "\n"):
+        place = text.find(mark, least, most)
+        if place >= 0:
+            return place + len(mark)
+    return most
+
+
+def _separated(text: str) -> Iterator[str]:
+    return (document for document in text.split(DOCUMENT_END) if document.strip())
