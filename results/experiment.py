@@ -1,8 +1,8 @@
-"""The records of research: what was proposed, what was tried, and what was decided. Frozen, and plain data throughout."""
+"""The records of research: what was proposed, what was tried and what was decided. Frozen, plain data throughout."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args
 
 from research.contract import Literal as Constant
 from research.result import RunResult
@@ -63,7 +63,7 @@ class Branch:
     score_fingerprint: str
     data_fingerprint: str
     platform: str
-    """Platform identity: what makes a wall-clock score comparable, as one line (`NVIDIA H100 80GB HBM3, 80 GB, 700 W`)."""
+    """What makes a wall-clock score comparable, as one line (`NVIDIA H100 80GB HBM3, 80 GB, 700 W`)."""
     baseline_commit: str
     """The branch's first commit: train.py with the profile's starting hyperparameters."""
     created: str
@@ -137,11 +137,44 @@ class ExperimentRecord:
 
     @property
     def val_bpb(self) -> float | None:
-        """Mean over the runs that have a score."""
-        scores = [run.val_bpb for run in self.runs if run.val_bpb is not None]
+        """Mean over the runs that ended well and have a score."""
+        scores = [run.val_bpb for run in self.runs if run.status == "ok" and run.val_bpb is not None]
         return sum(scores) / len(scores) if scores else None
 
     @property
     def peak_memory_mb(self) -> float | None:
         peaks = [run.peak_memory_mb for run in self.runs if run.peak_memory_mb is not None]
         return max(peaks) if peaks else None
+
+
+def to_body(record: Branch | Experiment | RunResult | Verdict) -> dict[str, Any]:
+    """The record as plain data for JSON."""
+    return asdict(record)
+
+
+def branch_from(body: Mapping[str, Any]) -> Branch:
+    """The branch that `to_body` made plain. Fields that this version doesn't know are left out, here and below."""
+    return Branch(**_known(Branch, body))
+
+
+def experiment_from(body: Mapping[str, Any]) -> Experiment:
+    values = _known(Experiment, body)
+    values["usage"] = Usage(**_known(Usage, values.get("usage", {})))
+    values["parents"] = tuple(values.get("parents", ()))
+    changes: Mapping[str, list[Any]] = values.get("changes", {})
+    values["changes"] = {name: (_constant(old), _constant(new)) for name, (old, new) in changes.items()}
+    return Experiment(**values)
+
+
+def verdict_from(body: Mapping[str, Any]) -> Verdict:
+    return Verdict(**_known(Verdict, body))
+
+
+def _known(record: type[Branch | Experiment | Usage | Verdict], body: Mapping[str, Any]) -> dict[str, Any]:
+    names = {f.name for f in fields(record)}
+    return {name: value for name, value in body.items() if name in names}
+
+
+def _constant(value: Any) -> Constant | None:
+    """JSON has no tuples: a list in a constant was one."""
+    return tuple(value) if isinstance(value, list) else value

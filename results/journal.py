@@ -1,0 +1,200 @@
+"""The journal: append-only JSON lines, one for each change of state. It is the truth; every table is made from it.
+
+What is guaranteed: a record whose `append` returned is on disk and survives a kill -9 or a power cut; an id is written
+at most once; one process writes at a time; a line that was damaged later is named and never used.
+What is not: a record whose `append` didn't return may be there or not.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from research.contract import UserError
+
+RecordKind = Literal["branch", "experiment", "run", "verdict", "event"]
+
+RECORD_KINDS: tuple[RecordKind, ...] = get_args(RecordKind)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalRecord:
+    """One change of state."""
+
+    id: str
+    """Unique over the whole journal."""
+    kind: RecordKind
+    time: str
+    """ISO 8601, UTC."""
+    body: Mapping[str, Any]
+    """Plain JSON data."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DamagedLine:
+    """A whole line that is not what was written."""
+
+    number: int
+    """Counts from 1, as editors do."""
+    problem: str
+
+
+def utc_now() -> str:
+    """The present time as ISO 8601, UTC, to the millisecond."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def read_journal(path: Path, *, on_damage: Callable[[DamagedLine], None] | None = None) -> Iterator[JournalRecord]:
+    """The records in order; safe while a farm writes.
+
+    A torn last line (no newline yet) is left out. Damaged lines are left out too and told to `on_damage`; without it
+    the first one raises UserError with its line number.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                record = _decode(line)
+            except ValueError as problem:
+                if on_damage is None:
+                    raise UserError(f"{path}, line {number}: {problem}.") from None
+                on_damage(DamagedLine(number=number, problem=str(problem)))
+            else:
+                yield record
+
+
+class Journal:
+    """The one writer of a journal file."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens or creates `path` and cuts off a torn last line. Raises UserError when another process holds it."""
+        self.path = path
+        self.damaged: list[DamagedLine] = []
+        """Whole lines that can't be used; they stay in the file."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            self._lock()
+            self._size = self._cut_torn_tail()
+            _sync_folder(path.parent)
+            self._positions: dict[str, int] = {}
+            for record in read_journal(path, on_damage=self.damaged.append):
+                self._positions.setdefault(record.id, len(self._positions) + 1)
+        except BaseException:
+            os.close(self._file)
+            raise
+
+    def __len__(self) -> int:
+        """Records that can be used."""
+        return len(self._positions)
+
+    def position(self, id: str) -> int | None:
+        """The record's place among the usable records, from 1; None when there is no such record."""
+        return self._positions.get(id)
+
+    def append(self, record: JournalRecord) -> bool:
+        """Writes a record and waits until it is on disk. False, and nothing is written, when its id is already there.
+
+        Raises UserError when the disk takes no more; the journal is then as it was before.
+        """
+        if record.id in self._positions:
+            return False
+        line = _encode(record)
+        try:
+            _write_all(self._file, line)
+            os.fsync(self._file)
+        except OSError as problem:
+            os.ftruncate(self._file, self._size)
+            raise UserError(f"Cannot write {self.path}: {problem.strerror}.") from problem
+        self._size += len(line)
+        self._positions[record.id] = len(self._positions) + 1
+        return True
+
+    def records(self, *, after: int = 0) -> Iterator[tuple[int, JournalRecord]]:
+        """Positions and records, in order, from the one behind position `after` on."""
+        count = 0
+        for record in read_journal(self.path, on_damage=lambda _: None):
+            position = self._positions.get(record.id)
+            if position != count + 1:  # a line that somebody pasted twice
+                continue
+            count = position
+            if position > after:
+                yield position, record
+
+    def close(self) -> None:
+        """Lets go of the lock. A second call does nothing."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            home = self.path.parent
+            raise UserError(f"A farm is already running in {home}: stop it, or choose another --home.") from None
+
+    def _cut_torn_tail(self) -> int:
+        """Cuts what follows the last newline: it was never acknowledged. Returns the file's size in bytes."""
+        size = os.fstat(self._file).st_size
+        end = size
+        while end > 0:
+            start = max(0, end - 65_536)
+            newline = os.pread(self._file, end - start, start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            os.ftruncate(self._file, end)
+            os.fsync(self._file)
+        return end
+
+
+def _encode(record: JournalRecord) -> bytes:
+    text = json.dumps({"id": record.id, "kind": record.kind, "time": record.time, "body": record.body}).encode()
+    return text[:-1] + _checksum_field(text) + b"\n"
+
+
+def _decode(line: bytes) -> JournalRecord:
+    """Raises ValueError, in words, for a line that is not what was written."""
+    text = line[: -_CHECKSUM_FIELD_LENGTH - 1] + b"}"
+    if line[-_CHECKSUM_FIELD_LENGTH - 1 : -1] != _checksum_field(text):
+        raise ValueError("the checksum does not match")
+    try:
+        record = JournalRecord(**json.loads(text))
+    except (ValueError, TypeError) as problem:
+        raise ValueError("not a journal record") from problem
+    if record.kind not in RECORD_KINDS:
+        raise ValueError(f"unknown kind {record.kind!r}")
+    return record
+
+
+def _checksum_field(text: bytes) -> bytes:
+    """The line's last field: a checksum over the bytes of all the others, which needs no parsing to be verified."""
+    return b', "checksum": "%s"}' % hashlib.blake2b(text, digest_size=8).hexdigest().encode()
+
+
+_CHECKSUM_FIELD_LENGTH = len(_checksum_field(b""))
+
+
+def _write_all(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a new file's name survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,165 @@
+"""The database's schema as numbered steps: each runs once, in order, and is never edited once a release has it.
+
+Agents read this schema through SQL, so every table and the columns that need it carry a comment. Nothing here holds an
+audit score: those stay in the journal, out of reach of any query by an agent.
+"""
+
+from collections.abc import Callable, Mapping
+
+import duckdb
+
+
+class UnknownSchema(Exception):
+    """The file was written by a newer version, or is no store at all."""
+
+
+def migrate(connection: duckdb.DuckDBPyConnection) -> None:
+    """Brings the database up to the newest schema. Raises UnknownSchema for one that this code doesn't know."""
+    connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
+    (version,) = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchall()[0]
+    if version > len(MIGRATIONS):
+        raise UnknownSchema(f"schema version {version}; this code knows {len(MIGRATIONS)}")
+    for number, step in enumerate(MIGRATIONS[version:], start=version + 1):
+        connection.execute("BEGIN")
+        step(connection)
+        connection.execute("INSERT INTO schema_version VALUES (?)", [number])
+        connection.execute("COMMIT")
+
+
+def _m001_tables(connection: duckdb.DuckDBPyConnection) -> None:
+    """One table for each kind of journal record. `seq` is the record's place in the journal, from 1."""
+    connection.execute("""
+        CREATE TABLE branches (
+            seq BIGINT NOT NULL, id VARCHAR PRIMARY KEY, tag VARCHAR NOT NULL, loop INTEGER NOT NULL,
+            profile VARCHAR NOT NULL, platform VARCHAR NOT NULL, score_fingerprint VARCHAR NOT NULL,
+            data_fingerprint VARCHAR NOT NULL, baseline_commit VARCHAR NOT NULL, created TIMESTAMP, record VARCHAR
+        );
+        CREATE TABLE experiments (
+            seq BIGINT NOT NULL, id VARCHAR PRIMARY KEY, branch VARCHAR NOT NULL, number INTEGER NOT NULL,
+            kind VARCHAR NOT NULL, commit VARCHAR NOT NULL, parent_commit VARCHAR NOT NULL, title VARCHAR NOT NULL,
+            hypothesis VARCHAR NOT NULL, researcher VARCHAR NOT NULL, parents VARCHAR[], changes JSON, diff VARCHAR,
+            lines_added INTEGER, lines_removed INTEGER, model VARCHAR, cost_usd DOUBLE, tokens BIGINT,
+            proposal_seconds DOUBLE, created TIMESTAMP, record VARCHAR
+        );
+        CREATE TABLE runs (
+            seq BIGINT NOT NULL, id VARCHAR PRIMARY KEY, experiment_id VARCHAR NOT NULL, status VARCHAR NOT NULL,
+            reason VARCHAR, seed BIGINT, device VARCHAR, val_bpb DOUBLE, training_seconds DOUBLE,
+            startup_seconds DOUBLE, scoring_seconds DOUBLE, total_seconds DOUBLE, peak_memory_mb DOUBLE,
+            num_params BIGINT, consistency_mean DOUBLE, consistency_max DOUBLE, reported_steps BIGINT,
+            reported_tokens BIGINT, reported_mfu_percent DOUBLE, reported_depth BIGINT,
+            reported_peak_memory_mb DOUBLE, reported_recompiles BIGINT, reported_kernel VARCHAR, log_tail VARCHAR,
+            created TIMESTAMP, record VARCHAR
+        );
+        CREATE TABLE verdicts (
+            seq BIGINT NOT NULL, id VARCHAR PRIMARY KEY, experiment_id VARCHAR NOT NULL, decision VARCHAR NOT NULL,
+            reason VARCHAR NOT NULL, gain DOUBLE, needed DOUBLE, sigma DOUBLE, created TIMESTAMP, record VARCHAR
+        );
+        CREATE TABLE events (
+            seq BIGINT NOT NULL, id VARCHAR PRIMARY KEY, kind VARCHAR NOT NULL, created TIMESTAMP, record VARCHAR
+        );
+    """)
+
+
+def _m002_views(connection: duckdb.DuckDBPyConnection) -> None:
+    """What people and agents ask for. A lost run or experiment is no evidence on an idea: it is only in `lost`."""
+    connection.execute("""
+        CREATE VIEW latest_verdicts AS
+        SELECT * FROM verdicts QUALIFY row_number() OVER (PARTITION BY experiment_id ORDER BY seq DESC) = 1;
+
+        CREATE VIEW history AS
+        WITH measured AS (
+            SELECT
+                experiment_id, count(*) AS runs, arg_max(status, seq) AS status,
+                avg(val_bpb) FILTER (status = 'ok') AS val_bpb, max(peak_memory_mb) AS peak_memory_mb,
+                max(num_params) AS num_params, avg(reported_steps) AS reported_steps,
+                avg(reported_tokens) AS reported_tokens, avg(reported_mfu_percent) AS reported_mfu_percent,
+                max(reported_depth) AS reported_depth, max(reported_peak_memory_mb) AS reported_peak_memory_mb,
+                max(reported_recompiles) AS reported_recompiles, arg_max(reported_kernel, seq) AS reported_kernel,
+                avg(training_seconds) AS training_seconds, avg(startup_seconds) AS startup_seconds,
+                avg(scoring_seconds) AS scoring_seconds, avg(total_seconds) AS total_seconds
+            FROM runs WHERE status <> 'lost' GROUP BY experiment_id
+        )
+        SELECT
+            e.id, e.branch, b.tag, e.number, e.kind, e.commit, e.title, e.hypothesis, e.researcher, v.decision,
+            m.status, m.val_bpb, coalesce(m.runs, 0) AS runs, v.gain, v.needed, v.sigma, m.peak_memory_mb,
+            m.num_params, m.reported_steps, m.reported_tokens, m.reported_mfu_percent, m.reported_depth,
+            m.reported_peak_memory_mb, m.reported_recompiles, m.reported_kernel, m.training_seconds,
+            m.startup_seconds, m.scoring_seconds, m.total_seconds, e.lines_added, e.lines_removed, e.cost_usd,
+            e.tokens, b.platform, b.profile, b.score_fingerprint, e.created, v.reason,
+            min(CASE WHEN v.decision = 'keep' THEN m.val_bpb END)
+                OVER (PARTITION BY e.branch ORDER BY e.number) AS best_so_far
+        FROM experiments e
+        JOIN branches b ON b.id = e.branch
+        LEFT JOIN measured m ON m.experiment_id = e.id
+        LEFT JOIN latest_verdicts v ON v.experiment_id = e.id
+        WHERE v.decision IS DISTINCT FROM 'lost'
+        ORDER BY e.seq;
+
+        CREATE VIEW leaderboard AS
+        SELECT
+            rank() OVER (PARTITION BY platform, score_fingerprint ORDER BY val_bpb) AS rank,
+            id, branch, number, commit, title, val_bpb, runs, gain, peak_memory_mb, platform, score_fingerprint
+        FROM history WHERE decision = 'keep' ORDER BY val_bpb;
+
+        CREATE VIEW near_misses AS
+        SELECT id, branch, number, commit, title, hypothesis, val_bpb, runs, gain, needed, sigma, platform,
+               score_fingerprint
+        FROM history WHERE decision = 'discard' AND gain > -sigma AND gain < needed ORDER BY gain / sigma DESC;
+
+        CREATE VIEW changes AS
+        SELECT e.id AS experiment_id, e.branch, c.key AS name, c.value ->> 0 AS old, c.value ->> 1 AS new
+        FROM experiments e, json_each(e.changes) c;
+
+        CREATE VIEW lost AS
+        SELECT r.experiment_id, r.id AS run_id, e.branch, e.title, r.reason, r.created
+        FROM runs r JOIN experiments e ON e.id = r.experiment_id WHERE r.status = 'lost' ORDER BY r.seq;
+    """)
+
+
+TABLE_COMMENTS: Mapping[str, str] = {
+    "branches": "a line of research; id is the git branch; scores compare within a platform and score_fingerprint",
+    "experiments": "committed proposals; every branch's number 0 is its baseline",
+    "runs": "one execution of one commit with one seed; status ok, crash, oom, diverged, timeout, invalid or lost",
+    "verdicts": "what was decided and why; the latest of an experiment counts (latest_verdicts)",
+    "events": "what else happened",
+    "history": "start here: one row per experiment, oldest first, means over its runs; lost ones are left out",
+    "leaderboard": "keeps, best val_bpb first; ranks count within a platform and score_fingerprint",
+    "near_misses": "discards that were at most one sigma worse than the head, best first: worth combining",
+    "changes": "one row per constant of train.py that an experiment changed",
+    "latest_verdicts": "the verdict that counts, for each experiment",
+    "lost": "runs that the infrastructure lost; they say nothing about the idea",
+}
+
+HISTORY_COMMENTS: Mapping[str, str] = {
+    "number": "counts from 0, the baseline, on its branch",
+    "kind": "baseline, explore, confirm or manual",
+    "decision": "keep, discard, crash or invalid; NULL while it is running",
+    "status": "of the latest run: ok, crash, oom, diverged, timeout or invalid",
+    "val_bpb": "validation bits per byte, mean over its ok runs; lower is better; NULL when not measured",
+    "runs": "how many runs, lost ones left out",
+    "gain": "the head's mean val_bpb less this one's: positive is better",
+    "needed": "the gain that a keep took: sigma plus the price of added lines",
+    "sigma": "standard deviation of val_bpb between seeds",
+    "peak_memory_mb": "MiB, measured from outside, largest of its runs; reported_peak_memory_mb is train.py's own word",
+    "training_seconds": "seconds of training, mean over its runs",
+    "total_seconds": "seconds from start to score, mean over its runs",
+    "cost_usd": "what the proposal cost in US dollars; NULL when unknown",
+    "created": "UTC",
+    "best_so_far": "lowest val_bpb of the branch's keeps up to this experiment",
+}
+
+
+def _m003_comments(connection: duckdb.DuckDBPyConnection) -> None:
+    """So that an agent finds its way by SQL alone (duckdb_tables, duckdb_views, duckdb_columns)."""
+    tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    for name, text in TABLE_COMMENTS.items():
+        connection.execute(f"COMMENT ON {'TABLE' if name in tables else 'VIEW'} {name} IS '{_quoted(text)}'")
+    for column, text in HISTORY_COMMENTS.items():
+        connection.execute(f"COMMENT ON COLUMN history.{column} IS '{_quoted(text)}'")
+
+
+def _quoted(text: str) -> str:
+    return text.replace("'", "''")
+
+
+MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (_m001_tables, _m002_views, _m003_comments)

@@ -1,0 +1,153 @@
+"""Read-only SQL for people and agents: one SELECT, no files, no settings, a time limit and a cap on rows."""
+
+import json
+import math
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+
+from research.contract import UserError
+
+READ_ONLY_SETTINGS = (
+    "SET temp_directory = ''",  # a hungry query fails instead of filling the disk
+    "SET python_enable_replacements = false",  # no reading of Python's own variables
+    "SET enable_external_access = false",  # no files, network, extensions or other databases
+    "SET memory_limit = '2GB'",
+    "SET threads = 2",  # runs on this machine are scored by the clock: a query must not slow them
+    "SET lock_configuration = true",
+)
+"""For the whole database, once it is open: they hold for every query and can't be undone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A query's result."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+    truncated: bool = False
+    """Whether more rows were there than was asked for."""
+
+    def to_text(self, *, cell_width: int = 200) -> str:
+        """Aligned columns for a terminal or a prompt. A result of one cell is printed whole, for diffs and logs."""
+        if len(self.rows) == 1 and len(self.columns) == 1:
+            return f"{_cell(self.rows[0][0])}\n"
+        cells = [[_one_line(_cell(value), cell_width) for value in row] for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(self.columns, *cells, strict=True)]
+        numeric = [all(_is_number(row[i]) for row in self.rows) and bool(self.rows) for i in range(len(widths))]
+        lines = [_aligned(self.columns, widths, numeric), "  ".join("-" * width for width in widths)]
+        lines += [_aligned(row, widths, numeric) for row in cells]
+        lines.append(self._footer())
+        return "\n".join(lines) + "\n"
+
+    def to_json(self) -> str:
+        """`{"columns": [...], "rows": [[...]], "truncated": false}`; times as text, no NaN."""
+        rows = [[_plain(value) for value in row] for row in self.rows]
+        return json.dumps({"columns": self.columns, "rows": rows, "truncated": self.truncated}, default=str)
+
+    def _footer(self) -> str:
+        if self.truncated:
+            return f"(the first {len(self.rows)} rows; there are more: narrow the query or use LIMIT and OFFSET)"
+        return "(1 row)" if len(self.rows) == 1 else f"({len(self.rows)} rows)"
+
+
+def run_query(cursor: duckdb.DuckDBPyConnection, sql: str, *, max_rows: int, timeout_s: float) -> Table:
+    """Runs one SELECT on a cursor of its own, which is closed afterwards.
+
+    Safe only on a database with READ_ONLY_SETTINGS. Raises UserError, one line, for anything but one SELECT, for what
+    DuckDB refuses and past `timeout_s` seconds (one function call over one row, such as a giant repeat(), ends first).
+    """
+    try:
+        with _interrupted_after(cursor, timeout_s):
+            statement = _only_select(cursor, sql)
+            cursor.execute("BEGIN TRANSACTION READ ONLY")
+            cursor.execute(statement)
+            columns = tuple(column[0] for column in cursor.description or ())
+            rows = cursor.fetchmany(max_rows + 1)
+    except duckdb.InterruptException:
+        raise UserError(f"The query was stopped after {timeout_s:g} s: ask for less.") from None
+    except duckdb.Error as problem:
+        raise UserError(_in_one_line(problem, cursor)) from None
+    finally:
+        cursor.close()
+    return Table(columns=columns, rows=tuple(rows[:max_rows]), truncated=len(rows) > max_rows)
+
+
+def _only_select(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+    statements = cursor.extract_statements(sql)
+    if len(statements) != 1:
+        raise UserError(f"Exactly one SELECT is allowed; this text holds {len(statements)} statements.")
+    if statements[0].type != duckdb.StatementType.SELECT:
+        kind = statements[0].type.name
+        raise UserError(f"Only reading is allowed (SELECT, WITH, DESCRIBE, SHOW, SUMMARIZE), not {kind}.")
+    return statements[0]
+
+
+@contextmanager
+def _interrupted_after(cursor: duckdb.DuckDBPyConnection, timeout_s: float) -> Iterator[None]:
+    """Interrupts what the cursor does past the time. Again and again: a single interrupt between two calls is lost."""
+    done = threading.Event()
+
+    def watch() -> None:
+        if not done.wait(timeout_s):
+            while not done.wait(0.05):
+                cursor.interrupt()
+
+    watcher = threading.Thread(target=watch, name="query-timeout", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+def _in_one_line(problem: duckdb.Error, cursor: duckdb.DuckDBPyConnection) -> str:
+    """DuckDB's message without the quoted query; for an unknown table with the tables that there are."""
+    message, _, _ = str(problem).partition("\n\nLINE ")
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    if isinstance(problem, duckdb.CatalogException) and lines[0].startswith("Catalog Error: Table with name"):
+        return f"{lines[0]} There are: {', '.join(table_names(cursor))}."
+    return " ".join(lines) or "the query failed"
+
+
+def table_names(cursor: duckdb.DuckDBPyConnection) -> list[str]:
+    """Names of the tables and views that a query can use, sorted."""
+    with cursor.cursor() as other:  # the cursor's own transaction has failed
+        rows = other.execute("SELECT table_name FROM information_schema.tables ORDER BY 1").fetchall()
+    return [name for (name,) in rows if name != "schema_version"]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "NULL"
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
+
+
+def _one_line(text: str, width: int) -> str:
+    text = text.replace("\n", "\\n").replace("\t", " ").replace("\r", "")
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _aligned(cells: tuple[str, ...] | list[str], widths: list[int], numeric: list[bool]) -> str:
+    aligned = [c.rjust(w) if n else c.ljust(w) for c, w, n in zip(cells, widths, numeric, strict=True)]
+    return "  ".join(aligned).rstrip()
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or isinstance(value, int | float)
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON can hold: NaN and infinities become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,146 @@
+"""How a journal record becomes a table's row. Audit scores are taken out here, on the way into the database."""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import duckdb
+import pyarrow as pa  # type: ignore[import-untyped]
+
+from results.journal import JournalRecord, RecordKind
+
+Row = dict[str, Any]
+
+TABLES: Mapping[RecordKind, str] = {
+    "branch": "branches",
+    "experiment": "experiments",
+    "run": "runs",
+    "verdict": "verdicts",
+    "event": "events",
+}
+
+AUDIT_FIELDS = ("audit_bpb", "audit_rows")
+"""Of a RunResult: kept from researchers, so they never reach a table."""
+
+# Taken from a record as they are.
+# fmt: off
+_BRANCH_COLUMNS = (
+    "tag", "loop", "profile", "platform", "score_fingerprint", "data_fingerprint", "baseline_commit", "created",
+)
+_EXPERIMENT_COLUMNS = (
+    "id", "branch", "number", "kind", "commit", "parent_commit", "title", "hypothesis", "researcher", "parents",
+    "diff", "lines_added", "lines_removed", "created",
+)
+_RUN_COLUMNS = (
+    "experiment_id", "status", "reason", "seed", "device", "val_bpb", "training_seconds", "startup_seconds",
+    "scoring_seconds", "total_seconds", "peak_memory_mb", "num_params", "consistency_mean", "consistency_max",
+    "reported_steps", "reported_tokens", "reported_mfu_percent", "reported_depth", "reported_peak_memory_mb",
+    "reported_recompiles", "reported_kernel", "log_tail",
+)
+_VERDICT_COLUMNS = (
+    "experiment_id", "decision", "reason", "gain", "needed", "sigma",
+)
+# fmt: on
+
+
+def row_of(position: int, record: JournalRecord) -> Row:
+    """The row that stands for a record; its table is TABLES[record.kind]."""
+    return {"seq": position, **_BUILDERS[record.kind](record)}
+
+
+def insert_one(connection: duckdb.DuckDBPyConnection, kind: RecordKind, row: Row) -> None:
+    """Inserts a row; one that is already there stays as it is."""
+    columns = ", ".join(row)
+    places = ", ".join("?" * len(row))
+    sql = f"INSERT OR IGNORE INTO {TABLES[kind]} ({columns}) VALUES ({places})"
+    connection.execute(sql, list(row.values()))
+
+
+def insert_many(connection: duckdb.DuckDBPyConnection, records: Iterable[tuple[int, JournalRecord]]) -> None:
+    """Inserts records through Arrow in one transaction: all or none."""
+    rows: dict[RecordKind, list[Row]] = {kind: [] for kind in TABLES}
+    for position, record in records:
+        rows[record.kind].append(row_of(position, record))
+    connection.execute("BEGIN")
+    for kind, batch in rows.items():
+        if batch:
+            connection.register("batch", pa.Table.from_pylist(batch))
+            connection.execute(f"INSERT INTO {TABLES[kind]} BY NAME SELECT * FROM batch")
+            connection.unregister("batch")
+    connection.execute("COMMIT")
+
+
+def without_audit(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name not in AUDIT_FIELDS}
+
+
+def _branch_row(record: JournalRecord) -> Row:
+    return {"id": record.body["name"], **_picked(record, _BRANCH_COLUMNS), "record": json.dumps(record.body)}
+
+
+def _experiment_row(record: JournalRecord) -> Row:
+    usage = record.body["usage"]
+    tokens = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
+    return {
+        **_picked(record, _EXPERIMENT_COLUMNS),
+        "changes": json.dumps({name: _finite(pair) for name, pair in record.body["changes"].items()}),
+        "model": usage["model"],
+        "cost_usd": usage["cost_usd"],
+        "tokens": sum(usage[name] for name in tokens) or None,
+        "proposal_seconds": usage["seconds"] or None,
+        "record": json.dumps(record.body),
+    }
+
+
+def _run_row(record: JournalRecord) -> Row:
+    return {
+        "id": record.body["run_id"],
+        **_picked(record, _RUN_COLUMNS),
+        "created": record.time,
+        "record": json.dumps(without_audit(record.body)),
+    }
+
+
+def _verdict_row(record: JournalRecord) -> Row:
+    columns = _picked(record, _VERDICT_COLUMNS)
+    return {"id": _key(record), **columns, "created": record.time, "record": json.dumps(record.body)}
+
+
+def _event_row(record: JournalRecord) -> Row:
+    details = record.body["details"]
+    return {"id": _key(record), "kind": record.body["kind"], "created": record.time, "record": json.dumps(details)}
+
+
+def _key(record: JournalRecord) -> str:
+    """The id without its kind, which goes before it in the journal."""
+    return record.id.partition(":")[2]
+
+
+def _picked(record: JournalRecord, columns: tuple[str, ...]) -> Row:
+    return {name: _storable(record.body.get(name)) for name in columns}
+
+
+def _storable(value: Any) -> Any:
+    """A value that any column takes: text can hold half a surrogate pair, and what a run reports can be anything."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return None
+    return value
+
+
+def _finite(value: Any) -> Any:
+    """JSON columns take neither NaN nor infinities: they become text."""
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+_BUILDERS: Mapping[RecordKind, Callable[[JournalRecord], Row]] = {
+    "branch": _branch_row,
+    "experiment": _experiment_row,
+    "run": _run_row,
+    "verdict": _verdict_row,
+    "event": _event_row,
+}

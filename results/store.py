@@ -1,0 +1,306 @@
+"""The store: what is known, in one place. The journal is the truth; DuckDB is a view of it that can be rebuilt.
+
+One process at a time owns a home. Within it any thread may read and write.
+"""
+
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import duckdb
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from research.contract import UserError
+from research.result import RunResult
+from results.database import open_database
+from results.experiment import (
+    Branch,
+    Experiment,
+    ExperimentRecord,
+    Head,
+    Verdict,
+    branch_from,
+    experiment_from,
+    to_body,
+    verdict_from,
+)
+from results.journal import Journal, JournalRecord, RecordKind, utc_now
+from results.query import Table, run_query
+from results.rows import AUDIT_FIELDS, insert_one, row_of
+
+Audience = Literal["agent", "person"]
+"""A person's queries also see the table `audit`."""
+
+
+class Store:
+    """What is known in a home folder.
+
+    Whatever an `add_...` method returned from survives a kill -9. Adding the same thing again changes nothing and
+    returns False. Records that are read back hold no audit scores, since researchers see them: `with_audit` adds them.
+    """
+
+    def __init__(self, home: Path) -> None:
+        """Raises UserError when another process has the home open."""
+        self.home = home
+        self._lock = threading.RLock()
+        self._audit: list[dict[str, Any]] | None = None
+        self.journal = Journal(home / "journal.jsonl")
+        try:
+            self._database = open_database(home / "farm.duckdb", self.journal)
+        except BaseException:
+            self.journal.close()
+            raise
+        self._writer = self._database.cursor()
+
+    @classmethod
+    def open(cls, home: Path, *, wait_s: float = 0.0) -> "Store":
+        """Opens or creates a home, waiting up to `wait_s` seconds for another process to let go of it."""
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                return cls(home)
+            except UserError:
+                if time.monotonic() >= deadline:
+                    raise
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        """Lets go of the home. A second call does nothing."""
+        with self._lock:
+            self._writer.close()
+            self._database.close()
+            self.journal.close()
+
+    def __enter__(self) -> "Store":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Writing
+
+    def add_branch(self, branch: Branch) -> bool:
+        """Adds a line of research, once for each name."""
+        return self._add("branch", branch.name, to_body(branch), time=branch.created)
+
+    def add_experiment(self, experiment: Experiment) -> bool:
+        """Adds a committed proposal, once for each id. Raises KeyError for an unknown branch."""
+        self._expect("branch", experiment.branch)
+        return self._add("experiment", experiment.id, to_body(experiment), time=experiment.created)
+
+    def add_run(self, experiment_id: str, run: RunResult) -> bool:
+        """Adds an experiment's run, once for each run id. Raises KeyError for an unknown experiment."""
+        self._expect("experiment", experiment_id)
+        with self._lock:
+            body = {"experiment_id": experiment_id, **to_body(run)}
+            added = self._add("run", run.run_id, body)
+            if added and self._audit is not None and run.audit_bpb is not None:
+                self._audit.append(_audit_row(body))
+            return added
+
+    def add_verdict(self, experiment_id: str, verdict: Verdict) -> bool:
+        """Adds the decision on an experiment's runs so far. After one more run it can be decided anew.
+
+        Raises KeyError for an unknown experiment.
+        """
+        self._expect("experiment", experiment_id)
+        with self._lock:
+            ((runs,),) = self._rows("SELECT count(*) FROM runs WHERE experiment_id = ?", experiment_id)
+            body = {"experiment_id": experiment_id, "runs": runs, **to_body(verdict)}
+            return self._add("verdict", f"{experiment_id}/{runs}", body)
+
+    def add_event(self, kind: str, body: Mapping[str, Any], *, id: str | None = None) -> bool:
+        """Adds anything else that is worth keeping; with an `id` only once."""
+        return self._add("event", id or uuid.uuid4().hex, {"kind": kind, "details": dict(body)})
+
+    def _add(self, kind: RecordKind, key: str, body: Mapping[str, Any], *, time: str | None = None) -> bool:
+        """Journal first, table second; the row is tried before, so that the journal holds only what a table takes."""
+        record = JournalRecord(id=f"{kind}:{key}", kind=kind, time=time or utc_now(), body=body)
+        with self._lock:
+            if self.journal.position(record.id) is not None:
+                return False
+            self._writer.execute("BEGIN")
+            try:
+                insert_one(self._writer, kind, row_of(len(self.journal) + 1, record))
+                self.journal.append(record)
+            except BaseException:
+                self._writer.execute("ROLLBACK")
+                raise
+            self._writer.execute("COMMIT")
+            return True
+
+    def _expect(self, kind: RecordKind, key: str) -> None:
+        if self.journal.position(f"{kind}:{key}") is None:
+            raise KeyError(f"no {kind} {key!r} in {self.home}")
+
+    # Reading
+
+    def branches(self, tag: str | None = None) -> list[Branch]:
+        """All branches, or a tag's, oldest first."""
+        rows = self._rows("SELECT record FROM branches WHERE $1 IS NULL OR tag = $1 ORDER BY seq", tag)
+        return [branch_from(json.loads(body)) for (body,) in rows]
+
+    def branch(self, name: str) -> Branch | None:
+        rows = self._rows("SELECT record FROM branches WHERE id = ?", name)
+        return branch_from(json.loads(rows[0][0])) if rows else None
+
+    def records(self, branch: str) -> list[ExperimentRecord]:
+        """A branch's experiments in order, lost ones included."""
+        return self._records("e.branch = ?", branch)
+
+    def record(self, name: str) -> ExperimentRecord:
+        """The experiment with this id, or whose id or commit begins like this. Raises UserError for none or several."""
+        found = self._rows(
+            "SELECT id, commit FROM experiments WHERE starts_with(id, $1) OR starts_with(commit, $1) ORDER BY seq", name
+        )
+        exact = [id for id, _ in found if id == name]
+        if not found or not name:
+            raise UserError(
+                f"No experiment is called {name!r}: `farm sql 'SELECT id, commit, title FROM history'` lists them."
+            )
+        if not exact and len({commit for _, commit in found}) > 1:
+            some = ", ".join(id for id, _ in found[:5])
+            raise UserError(f"{name!r} could be any of {len(found)} experiments ({some}): give more of the id.")
+        return self._records("e.id = ?", exact[0] if exact else found[0][0])[0]
+
+    def with_audit(self, record: ExperimentRecord) -> ExperimentRecord:
+        """The same record with its audit scores, for people."""
+        with self._lock:
+            scores = {row["run_id"]: row for row in self._audit_rows() if row["experiment_id"] == record.experiment.id}
+        runs = [
+            replace(run, audit_bpb=scores[run.run_id]["audit_bpb"], audit_rows=scores[run.run_id]["audit_rows"])
+            if run.run_id in scores
+            else run
+            for run in record.runs
+        ]
+        return replace(record, runs=tuple(runs))
+
+    def head(self, branch: str) -> Head | None:
+        """The branch's latest keep, with the scores of all runs of its commit there; None before the baseline."""
+        latest = self._rows(
+            """SELECT e.id, e.commit FROM experiments e JOIN verdicts v ON v.experiment_id = e.id WHERE e.branch = ?
+               GROUP BY e.id, e.commit, e.number HAVING arg_max(v.decision, v.seq) = 'keep'
+               ORDER BY e.number DESC LIMIT 1""",
+            branch,
+        )
+        if not latest:
+            return None
+        experiment_id, commit = latest[0]
+        runs = self._rows(
+            """SELECT r.val_bpb, r.peak_memory_mb FROM runs r JOIN experiments e ON e.id = r.experiment_id
+               WHERE e.branch = ? AND e.commit = ? AND r.status = 'ok' AND r.val_bpb IS NOT NULL ORDER BY r.seq""",
+            branch,
+            commit,
+        )
+        peaks = [peak for _, peak in runs if peak is not None]
+        return Head(
+            commit=commit,
+            experiment_id=experiment_id,
+            scores=tuple(score for score, _ in runs),
+            peak_memory_mb=sum(peaks) / len(peaks) if peaks else None,
+        )
+
+    def unfinished(self, branch: str) -> list[ExperimentRecord]:
+        """Experiments without a verdict, in order."""
+        return self._records("e.branch = ? AND e.id NOT IN (SELECT experiment_id FROM verdicts)", branch)
+
+    def next_number(self, branch: str) -> int:
+        """The number that the branch's next experiment gets; 0 is the baseline."""
+        ((number,),) = self._rows("SELECT coalesce(max(number) + 1, 0) FROM experiments WHERE branch = ?", branch)
+        return int(number)
+
+    def query(self, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent") -> Table:
+        """Runs one SELECT, read-only. Raises UserError, one line, for what is refused or wrong and past `timeout_s`."""
+        cursor = self._database.cursor()
+        if audience == "person":
+            self._show_audit(cursor)
+        return run_query(cursor, sql, max_rows=max_rows, timeout_s=timeout_s)
+
+    def export_parquet(self) -> Path:
+        """Replaces history.parquet, one row per experiment, at once: readers see the old file or the new one."""
+        path = self.home / "history.parquet"
+        temporary = path.with_name(f".history-{os.getpid()}-{threading.get_ident()}.parquet")
+        with self._database.cursor() as cursor:
+            table = cursor.sql("SELECT * FROM history").to_arrow_table()
+        try:
+            pq.write_table(table, temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+    def _rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        with self._database.cursor() as cursor:
+            return cursor.execute(sql, list(parameters)).fetchall()
+
+    def _records(self, condition: str, *parameters: Any) -> list[ExperimentRecord]:
+        chosen = f"SELECT e.id FROM experiments e WHERE {condition}"
+        experiments = self._rows(
+            f"SELECT e.id, e.record FROM experiments e WHERE {condition} ORDER BY e.number, e.seq", *parameters
+        )
+        runs = self._rows(
+            f"SELECT experiment_id, record FROM runs WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters
+        )
+        verdicts = self._rows(
+            f"SELECT experiment_id, record FROM verdicts WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters
+        )
+        return _assembled(experiments, runs, verdicts)
+
+    def _show_audit(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        """A temporary table lives in this cursor alone: no other connection can reach it."""
+        with self._lock:
+            table = pa.Table.from_pylist(self._audit_rows(), schema=_AUDIT_SCHEMA)
+        cursor.register("audit_batch", table)
+        cursor.execute("CREATE TEMP TABLE audit AS SELECT * FROM audit_batch")
+        cursor.unregister("audit_batch")
+
+    def _audit_rows(self) -> list[dict[str, Any]]:
+        """Audit scores, read from the journal when a person first asks for them."""
+        if self._audit is None:
+            runs = (record.body for _, record in self.journal.records() if record.kind == "run")
+            self._audit = [_audit_row(body) for body in runs if body["audit_bpb"] is not None]
+        return self._audit
+
+
+def query_home(home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0) -> Table:
+    """One SELECT by a person over a home that no farm uses now. Raises UserError where none is or one runs."""
+    if not (home / "journal.jsonl").exists():
+        raise UserError(f"Nothing is recorded in {home} yet: `farm run` or `farm demo` starts a history.")
+    with Store.open(home, wait_s=3.0) as store:
+        return store.query(sql, max_rows=max_rows, timeout_s=timeout_s, audience="person")
+
+
+_AUDIT_SCHEMA = pa.schema(
+    [("experiment_id", pa.string()), ("run_id", pa.string()), ("audit_bpb", pa.float64()), ("audit_rows", pa.int64())]
+)
+
+
+def _audit_row(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: body[name] for name in ("experiment_id", "run_id", *AUDIT_FIELDS)}
+
+
+def _assembled(
+    experiments: Sequence[tuple[Any, ...]], runs: Sequence[tuple[Any, ...]], verdicts: Sequence[tuple[Any, ...]]
+) -> list[ExperimentRecord]:
+    runs_of: dict[str, list[RunResult]] = {}
+    for experiment_id, body in runs:
+        runs_of.setdefault(experiment_id, []).append(RunResult.from_json(body))
+    verdict_of = {experiment_id: verdict_from(json.loads(body)) for experiment_id, body in verdicts}
+    return [
+        ExperimentRecord(
+            experiment=experiment_from(json.loads(body)),
+            runs=tuple(runs_of.get(experiment_id, ())),
+            verdict=verdict_of.get(experiment_id),
+        )
+        for experiment_id, body in experiments
+    ]

@@ -1,0 +1,156 @@
+"""Decisions on results. Pure: what goes in decides what comes out, and the reason is always said in words.
+
+Scores are validation bits per byte (bpb), lower is better. A gain is the head's mean score less the experiment's.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from research.result import RunResult, RunStatus
+from results.experiment import Decision, Head, Verdict
+
+Rule = Literal["noise", "greedy"]
+"""`noise` asks for more than chance gives, and charges for complexity; `greedy` keeps whatever scores lower."""
+
+LINE_PRICE = 0.00005
+"""bpb that a net added line has to earn: 0.001 for 20 hacky lines isn't worth it. A removed line earns as much."""
+
+MEMORY_CAP = 1.5
+"""Times the head's peak memory that a keep may take."""
+
+SLACK_SIGMAS = 0.5
+"""However much simpler the code, a keep may score at most this much worse than the head."""
+
+PRIOR_RUNS = 10
+"""How many degrees of freedom the profile's prior sigma is worth against measured replicates."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Noise:
+    """What chance does to a score."""
+
+    sigma: float
+    """Standard deviation of val_bpb between seeds of one commit."""
+    replicates: int = 0
+    """Degrees of freedom measured so far; 0: the profile's prior alone."""
+
+
+def estimate_noise(prior_sigma: float, replicates: Sequence[Sequence[float]]) -> Noise:
+    """Pools the prior with groups of scores, each of one commit under several seeds.
+
+    The variance is the mean of both, each weighted by its degrees of freedom (a scaled inverse chi-squared prior worth
+    PRIOR_RUNS): with few replicates it stays near the prior, with many it follows them. Raises ValueError for a prior
+    that is not positive.
+    """
+    if not prior_sigma > 0:
+        raise ValueError(f"the prior sigma must be positive, not {prior_sigma}")
+    freedom = sum(len(scores) - 1 for scores in replicates if scores)
+    squares = sum((score - _mean(scores)) ** 2 for scores in replicates for score in scores)
+    variance = (PRIOR_RUNS * prior_sigma**2 + squares) / (PRIOR_RUNS + freedom)
+    return Noise(sigma=math.sqrt(variance), replicates=freedom)
+
+
+def needed_gain(noise: Noise, net_lines: int, *, rule: Rule = "noise") -> float:
+    """The gain in bpb that a keep has to exceed; below 0 for code that is enough simpler."""
+    if rule == "greedy":
+        return 0.0
+    return max(noise.sigma + LINE_PRICE * net_lines, -SLACK_SIGMAS * noise.sigma)
+
+
+def keep_threshold(head: Head, noise: Noise, net_lines: int, *, rule: Rule = "noise") -> float:
+    """The val_bpb below which an experiment is kept."""
+    return head.mean - needed_gain(noise, net_lines, rule=rule)
+
+
+def decide(
+    runs: Sequence[RunResult],
+    head: Head,
+    noise: Noise,
+    *,
+    net_lines: int = 0,
+    memory_cap: float | None = MEMORY_CAP,
+    rule: Rule = "noise",
+) -> Verdict:
+    """The verdict on an experiment's runs against the head that it was tried on.
+
+    Lost runs say nothing and are left out. Of the others one that broke the rules decides, else the latest one if it
+    failed. `net_lines` is lines added less lines removed; `memory_cap` is in times the head's peak memory (None: no
+    cap). Raises ValueError without a run.
+    """
+    failed = _failure(runs)
+    if failed is not None:
+        return failed
+    score = _mean(_scores(runs))
+    gain = head.mean - score
+    needed = needed_gain(noise, net_lines, rule=rule)
+    decision: Decision = "keep" if gain > needed else "discard"
+    reason = _reason(score, head.mean, gain, needed, noise, net_lines, rule)
+    too_much = _memory_excess(runs, head, memory_cap)
+    if decision == "keep" and too_much:
+        decision, reason = "discard", f"{reason}; but {too_much}"
+    return Verdict(decision=decision, reason=reason, gain=gain, needed=needed, sigma=noise.sigma)
+
+
+def baseline_verdict(runs: Sequence[RunResult]) -> Verdict:
+    """The verdict on a branch's first commit: kept when it runs at all. Raises ValueError without a run."""
+    failed = _failure(runs)
+    if failed is not None:
+        return failed
+    scores = _scores(runs)
+    words = f"baseline: val_bpb {_mean(scores):.4f}"
+    return Verdict(decision="keep", reason=words if len(scores) == 1 else f"{words}, the mean of {len(scores)} runs")
+
+
+def _failure(runs: Sequence[RunResult]) -> Verdict | None:
+    """The verdict where the runs give no score to judge."""
+    if not runs:
+        raise ValueError("no run to decide on")
+    charged = [run for run in runs if run.status != "lost"]
+    deciding = next((run for run in charged if run.status == "invalid"), (charged or runs)[-1])
+    if deciding.status == "ok" and deciding.val_bpb is not None:
+        return None
+    reason = " ".join(deciding.reason.split()) or "no reason was given"
+    return Verdict(decision=_DECISIONS.get(deciding.status, "crash"), reason=f"{deciding.status}: {reason}")
+
+
+_DECISIONS: Mapping[RunStatus, Decision] = {"invalid": "invalid", "lost": "lost"}
+"""Every other status without a score is a crash."""
+
+
+def _memory_excess(runs: Sequence[RunResult], head: Head, cap: float | None) -> str:
+    """Says how far over the cap the runs' memory is; empty within it or where it wasn't measured."""
+    peaks = [run.peak_memory_mb for run in runs if run.status == "ok" and run.peak_memory_mb is not None]
+    if cap is None or not peaks or not head.peak_memory_mb or max(peaks) <= cap * head.peak_memory_mb:
+        return ""
+    times = max(peaks) / head.peak_memory_mb
+    return f"its {max(peaks):.0f} MiB are {times:.2f} times the head's {head.peak_memory_mb:.0f}: the cap is {cap:g}"
+
+
+def _reason(score: float, head: float, gain: float, needed: float, noise: Noise, net_lines: int, rule: Rule) -> str:
+    distance = "equal to" if gain == 0 else f"{_figure(abs(gain))} {'below' if gain > 0 else 'above'}"
+    result = f"val_bpb {score:.4f}, {distance} the head's {head:.4f}"
+    if rule == "greedy":
+        return f"{result}: {'lower' if gain > 0 else 'not lower'}, and the rule is greedy"
+    lines = f", {net_lines:+d} line{'' if abs(net_lines) == 1 else 's'}" if net_lines else ""
+    why = f"(noise {_figure(noise.sigma)}{lines})"
+    if needed < 0:
+        within = "within" if gain > needed else "not within"
+        return f"{result}: {within} the {_figure(-needed)} that simpler code may lose {why}"
+    if gain <= 0:
+        return f"{result}: it had to gain {_figure(needed)} {why}"
+    return f"{result}: {'more' if gain > needed else 'not more'} than the {_figure(needed)} that it had to gain {why}"
+
+
+def _figure(value: float) -> str:
+    """Four decimals; five for what four would blur."""
+    return f"{value:.4f}" if value >= 0.00095 else f"{value:.5f}".removesuffix("0")
+
+
+def _scores(runs: Sequence[RunResult]) -> list[float]:
+    return [run.val_bpb for run in runs if run.status == "ok" and run.val_bpb is not None]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
