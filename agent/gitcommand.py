@@ -1,0 +1,57 @@
+"""Runs git for the farm: no hooks, no file-system monitor, no signing, no shell."""
+
+import tempfile
+import time
+from pathlib import Path
+
+from git.cmd import Git
+from git.exc import GitCommandNotFound
+
+from research.contract import UserError
+
+_SETTINGS = ("core.hooksPath=/dev/null", "core.fsmonitor=false", "gc.auto=0", "commit.gpgsign=false")
+_LOCK_TRIES = 20
+_LOCK_PAUSE_S = 0.1
+
+
+class GitFailed(Exception):
+    """A git command failed; the text is what git said."""
+
+
+def run_git(folder: Path, *arguments: str, stdin: str = "") -> str:
+    """What `git ARGUMENTS` prints when it is run in `folder`. Raises GitFailed.
+
+    A lock that another git holds for a moment (an editor's `git status`, say) is waited for.
+    """
+    for _ in range(_LOCK_TRIES):
+        try:
+            return _run_once(folder, arguments, stdin)
+        except GitFailed as error:
+            if ".lock': File exists" not in str(error):
+                raise
+            time.sleep(_LOCK_PAUSE_S)
+    return _run_once(folder, arguments, stdin)
+
+
+def _run_once(folder: Path, arguments: tuple[str, ...], stdin: str) -> str:
+    if not folder.is_dir():  # GitPython would run in the current folder instead
+        raise GitFailed(f"no folder {folder}")
+    command = ["git", *(part for setting in _SETTINGS for part in ("-c", setting)), *arguments]
+    with tempfile.TemporaryFile() as source:
+        source.write(stdin.encode("utf-8", "surrogateescape"))
+        source.seek(0)
+        try:
+            status, output, said = Git(str(folder)).execute(
+                command,
+                istream=source,
+                with_extended_output=True,
+                with_exceptions=False,
+                stdout_as_string=False,
+                strip_newline_in_stdout=False,
+                start_new_session=True,  # Ctrl-C in the terminal must not stop git half-way
+            )
+        except GitCommandNotFound:
+            raise UserError("git can't be run: install it.") from None
+    if status:
+        raise GitFailed(said.strip() or f"git {arguments[0]} ended with {status}")
+    return output.decode("utf-8", "surrogateescape")

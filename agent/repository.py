@@ -1,0 +1,92 @@
+"""Which git repository the farm works in, and the train.py that lies there."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import research
+from agent.gitcommand import GitFailed, run_git
+from research.contract import UserError
+
+TRAIN_FILE = "research/train.py"
+"""The only file that the farm ever commits."""
+
+
+def repository_for(start: Path, home: Path) -> Path:
+    """The checkout that `start` lies in, if it holds research/train.py; else a repository under the farm's home,
+    made of the installed files when it isn't there yet.
+    """
+    checkout = _checkout_around(start)
+    if checkout is not None and (checkout / TRAIN_FILE).is_file():
+        return checkout
+    repository = home / "repository"
+    if not repository.exists():
+        make_repository(repository, _installed_files())
+    return repository
+
+
+def make_repository(folder: Path, files: dict[str, str]) -> None:
+    """A git repository with one commit of `files` (path -> text): whole or not there, also when two make it at once."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".repository-"))
+    try:
+        run_git(unfinished, "-c", "init.defaultBranch=main", "init", "--quiet", "--template=")
+        for name, text in files.items():
+            (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
+            (unfinished / name).write_text(text, encoding="utf-8")
+        identity = ("-c", "user.name=autoresearch farm", "-c", "user.email=farm@localhost")
+        run_git(unfinished, "add", "--all")
+        run_git(unfinished, *identity, "commit", "--quiet", "--message", "Start from the installed train.py")
+        unfinished.chmod(0o755)
+        unfinished.rename(folder)
+    except OSError:
+        if not (folder / ".git").exists():  # otherwise another process was faster
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def head_train_py(repo: Path, revision: str = "HEAD") -> str | None:
+    """The text of train.py at a revision; None where it isn't in it."""
+    try:
+        return run_git(repo, "cat-file", "blob", f"{revision}:{TRAIN_FILE}")
+    except GitFailed:
+        return None
+
+
+def working_train_py(checkout: Path) -> str | None:
+    """The text of train.py as it lies in a checkout, with \\n as line end; None where there is none."""
+    try:
+        return (checkout / TRAIN_FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        raise UserError(f"{checkout / TRAIN_FILE} is not UTF-8 text.") from None
+
+
+def uncommitted_train_py(repo: Path) -> str | None:
+    """The checkout's train.py where it differs from HEAD's by more than line ends; None where it doesn't."""
+    working, committed = working_train_py(repo), head_train_py(repo)
+    same = committed is not None and working == committed.replace("\r\n", "\n")
+    return None if same else working
+
+
+def _checkout_around(start: Path) -> Path | None:
+    try:
+        return Path(run_git(start, "rev-parse", "--show-toplevel").rstrip("\n"))
+    except GitFailed as error:
+        if "dubious ownership" in str(error):
+            raise UserError(f"git doesn't trust {start}: it belongs to another user (see safe.directory).") from None
+        return None
+
+
+def _installed_files() -> dict[str, str]:
+    """What a repository of one's own starts with, taken from beside the installed package."""
+    package = Path(research.__file__).parent
+    files = {TRAIN_FILE: package / "train.py"}
+    for program in (package / "program.md", package.parent / "program.md"):  # in a wheel, in a checkout
+        if program.is_file():
+            files["program.md"] = program
+            break
+    texts = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+    return {**texts, ".gitignore": "results.tsv\nprogress.png\nrun.log\n"}
