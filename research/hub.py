@@ -1,11 +1,14 @@
 """Files of datasets on the Hugging Face hub: one commit for good, parallel and resumable, checksums verified.
 
 A dataset's folder has `pins.json` (which commit a branch was resolved to) and a folder for each commit. In that,
-`incoming` belongs to the hub's client, which goes on with partial files; a file beside it was verified.
+`incoming` belongs to the hub's client; a file beside it was verified. The client goes on in the middle of a file after
+a broken connection, and with the files that are missing after a killed process.
 """
 
+import errno
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ REVISION = "main"
 """The branch whose commit of the first day is used from then on, unless a commit is asked for."""
 
 DOWNLOADS_AT_ONCE = 8
+NAMES_AT_ONCE = 500
 
 INCOMING = "incoming"
 
@@ -35,7 +39,7 @@ class Dataset:
         pins = self.folder / "pins.json"
         known: dict[str, str] = json.loads(pins.read_text()) if pins.exists() else {}
         if revision not in known:
-            known[revision] = str(self._ask("dataset_info", revision=revision).sha)
+            known[revision] = str(self._ask("repo_info", revision=revision).sha)
             write_atomically(pins, json.dumps(known, indent=1) + "\n")
         return known[revision]
 
@@ -51,7 +55,11 @@ class Dataset:
         return [kept / name for name in names]
 
     def _download(self, names: list[str], *, commit: str, kept: Path, say: Callable[[str], None]) -> None:
-        listed = {file.path: file for file in self._ask("get_paths_info", paths=names, revision=commit)}
+        listed = {
+            file.path: file
+            for start in range(0, len(names), NAMES_AT_ONCE)
+            for file in self._ask("get_paths_info", paths=names[start : start + NAMES_AT_ONCE], revision=commit)
+        }
         absent = [name for name in names if name not in listed]
         if absent:
             raise UserError(f"{self.name} has no file {absent[0]} at revision {commit}.")
@@ -59,8 +67,12 @@ class Dataset:
         check_space(kept, size)
         say(f"{self.name}: fetching {len(names)} files, {size / 1e6:,.0f} MB")
         incoming = kept / INCOMING
+        for partial in incoming.rglob("*.incomplete"):
+            partial.unlink()  # of a killed process: the client never takes up another's
         for attempt in ("first", "last"):
             self._snapshot(names, commit=commit, into=incoming)
+            if any(not (incoming / name).is_file() for name in names):  # the client takes a lost network lightly
+                raise self._unreachable("the network was lost")
             names = [name for name in names if not self._accept(incoming / name, kept / name, listed[name])]
             if not names:
                 return
@@ -91,11 +103,11 @@ class Dataset:
     @staticmethod
     def _accept(arrived: Path, kept: Path, listed: Any) -> bool:
         """Keep a file that is byte for byte the hub's, delete it otherwise."""
-        if arrived.is_file() and _is_the_hubs(arrived, listed):
+        if _is_the_hubs(arrived, listed):
             kept.parent.mkdir(parents=True, exist_ok=True)
             arrived.replace(kept)
             return True
-        arrived.unlink(missing_ok=True)
+        arrived.unlink()
         return False
 
     def _ask(self, method: str, **arguments: Any) -> Any:
@@ -111,19 +123,20 @@ class Dataset:
         try:
             return call()
         except Exception as error:
-            if isinstance(error, OSError) and error.errno == 28:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise UserError(f"The disk of {self.folder} is full: free some space and run again.") from error
             lines = str(error).strip().splitlines() or [""]
-            raise UserError(
-                f"{self.name} can't be fetched ({type(error).__name__}: {lines[0][:160]}). Run again when there is a"
-                " network (what has arrived is kept), or use text that is here: --source files:PATH or --source stdlib."
-            ) from error
+            raise self._unreachable(f"{type(error).__name__}: {lines[0][:160]}") from error
+
+    def _unreachable(self, why: str) -> UserError:
+        return UserError(
+            f"{self.name} can't be fetched ({why}). Run again when there is a network (what has arrived is kept), or"
+            " use text that is here: --source files:PATH or --source stdlib."
+        )
 
 
 def check_space(folder: Path, needed: int) -> None:
     """A UserError unless the disk of `folder` (which need not exist yet) has `needed` bytes free."""
-    import shutil
-
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
