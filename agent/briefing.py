@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from agent.researcher import Context
 from research.contract import Contract
 from results.experiment import ExperimentRecord
+from results.report import near_misses
 
 RECENT = 30
 BEST = 10
@@ -29,29 +30,18 @@ def situation(context: Context) -> str:
     return "\n".join(lines)
 
 
-def history_table(records: Sequence[ExperimentRecord], *, sigma: float) -> str:
+def history_table(records: Sequence[ExperimentRecord]) -> str:
     """The history as a table: all keeps, the latest experiments, the best near-misses; oldest first."""
     finished = [record for record in records if record.verdict is not None]
     if not finished:
         return "No experiment has ended yet."
     chosen = {record.experiment.id for record in finished[-RECENT:]}
     chosen |= {record.experiment.id for record in finished if record.verdict and record.verdict.decision == "keep"}
-    chosen |= {record.experiment.id for record in near_misses(finished, sigma=sigma)[:BEST]}
+    chosen |= {record.experiment.id for record in near_misses(finished)[:BEST]}
     rows = [_row(record) for record in finished if record.experiment.id in chosen]
     left_out = len(finished) - len(rows)
     note = [f"({left_out} older ones are left out.)"] if left_out else []
     return "\n".join(["number | verdict | val_bpb | gain | title | reason", *rows, *note])
-
-
-def near_misses(records: Sequence[ExperimentRecord], *, sigma: float) -> list[ExperimentRecord]:
-    """Discards that were at most one sigma worse than the head, best first."""
-    gains = [
-        (record.verdict.gain, record)
-        for record in records
-        if record.verdict and record.verdict.decision == "discard" and record.verdict.gain is not None
-    ]
-    close = [(gain, record) for gain, record in gains if gain > -sigma]
-    return [record for _, record in sorted(close, key=lambda item: -item[0])]
 
 
 def one_line(text: str, limit: int) -> str:

@@ -255,7 +255,7 @@ def _opening(context: Context) -> MessageParam:
         "text": f"train.py at the head:\n\n```python\n{context.train_py}\n```",
         "cache_control": _FOR_AN_HOUR,
     }
-    table = history_table(context.records, sigma=context.sigma)
+    table = history_table(context.records)
     task = "Edit train.py for your next idea, then submit it."
     now: TextBlockParam = {
         "type": "text",

@@ -52,7 +52,7 @@ def make_record(
     run = RunResult(
         run_id=f"r{number}", status=status, reason=reason, seed=1, device="cpu", val_bpb=val_bpb, peak_memory_mb=2048.0
     )
-    verdict = Verdict(decision=decision, reason=reason, gain=gain)  # type: ignore[arg-type]
+    verdict = Verdict(decision=decision, reason=reason, gain=gain, needed=0.01, sigma=0.01)  # type: ignore[arg-type]
     return ExperimentRecord(experiment=experiment, runs=(run,), verdict=verdict)
 
 

@@ -382,18 +382,14 @@ def research_loop(repo: Path, home: Path, loop: int, count: int) -> None:
     worktree = Worktree.create(repo, worktree_folder(home, branch), branch)
     for number in range(count):
         text = TRAIN_PY + f"# {loop} {number}\n"
-        commit = worktree.commit(
-            text, message=f"{loop}.{number}", parent=worktree.head(), experiment_id=f"{loop}-{number}"
-        )
+        commit = worktree.commit(text, message=f"{loop}.{number}", parent=worktree.head(), experiment_id=f"{loop}-{number}")
         if number % 4 == 0:
             worktree.advance(commit)
 
 
 def test_eight_loops_commit_at_once(repo: Path, tmp_path: Path) -> None:
     started = time.monotonic()
-    loops = [
-        multiprocessing.Process(target=research_loop, args=(repo, tmp_path / "home", loop, 20)) for loop in range(8)
-    ]
+    loops = [multiprocessing.Process(target=research_loop, args=(repo, tmp_path / "home", loop, 20)) for loop in range(8)]
     for loop in loops:
         loop.start()
     for loop in loops:
