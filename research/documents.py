@@ -28,8 +28,8 @@ PROBE_BYTES = 2**16
 
 def text_key(text: str) -> int:
     """64 bits that stand for a document's text. White space doesn't count."""
-    words = b" ".join(text.encode("utf-8", "replace").split())
-    return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little")
+    letters = text.encode("utf-8", "replace").translate(None, b" \t\r\n\f\v")
+    return int.from_bytes(hashlib.blake2b(letters, digest_size=8).digest(), "little")
 
 
 def list_files(root: Path, *, suffix: str = "", skip_folders: frozenset[str] = frozenset()) -> list[Path]:
@@ -56,9 +56,7 @@ def file_documents(path: Path) -> Iterator[str]:
             yield from _cut(file) if path.stat().st_size >= LARGE_TEXT_BYTES else iter([file.read()])
 
 
-def parquet_texts(
-    path: Path, *, start: int = 0, stop: int | None = None, delete_if_corrupt: bool = False
-) -> Iterator[str]:
+def parquet_texts(path: Path, *, start: int = 0, stop: int | None = None, delete_if_corrupt: bool = False) -> Iterator[str]:
     """Rows `start` to `stop` of the column `text`, a few at a time. A UserError names a file that can't be read."""
     try:
         with _open_parquet(path) as file:

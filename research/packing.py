@@ -61,9 +61,7 @@ def split_document(tokens: Tokens, room: int) -> Iterator[Tokens]:
         yield piece.copy() if start and len(piece) < room else piece
 
 
-def pack(
-    documents: Iterable[Tokens], *, row_tokens: int, bos: int, buffer_pieces: int = BUFFER_PIECES
-) -> Iterator[Tokens]:
+def pack(documents: Iterable[Tokens], *, row_tokens: int, bos: int, buffer_pieces: int = BUFFER_PIECES) -> Iterator[Tokens]:
     """Rows of `row_tokens` tokens, uint16, made of `documents` (uint16, without BOS), which are read as needed."""
     pieces = (piece for document in documents for piece in split_document(document, row_tokens - 1))
     buffer = PieceBuffer()

@@ -45,9 +45,7 @@ ROUNDTRIP_DOCUMENTS = 20
 SECONDS_BETWEEN_REPORTS = 10.0
 
 
-def prepare(
-    contract: Contract, *, cache: Path, num_shards: int = 10, revision: str | None = None, say: Say
-) -> PreparedData:
+def prepare(contract: Contract, *, cache: Path, num_shards: int = 10, revision: str | None = None, say: Say) -> PreparedData:
     """The data for `contract` in `cache`, made if it isn't there. `say` gets a line for each thing done.
 
     `num_shards` counts training shards of a source that has them. `revision` is a commit, tag or branch of the source's
@@ -59,7 +57,7 @@ def prepare(
     found = wanted.newest(cache)
     if found is None:
         with _only_one(cache / "prepared" / f".{wanted.slug}.lock", say):
-            found = wanted.newest(cache) or _prepare(contract, wanted, cache=cache, say=say)
+            found = wanted.newest(cache) or _prepare(contract, wanted, cache=cache, num_shards=num_shards, say=say)
     say(f"prepared: {found.train_rows:,} training rows of {found.seq_len + 1:,} tokens in {found.folder}")
     return found
 
@@ -137,9 +135,9 @@ def _load_if_sound(folder: Path) -> PreparedData | None:
         return None
 
 
-def _prepare(contract: Contract, wanted: _Wanted, *, cache: Path, say: Say) -> PreparedData:
+def _prepare(contract: Contract, wanted: _Wanted, *, cache: Path, num_shards: int, say: Say) -> PreparedData:
     """Build in a temporary folder, which gets its name when it is whole."""
-    source = open_source(contract, cache=cache, num_shards=wanted.num_shards or 1, revision=wanted.revision, say=say)
+    source = open_source(contract, cache=cache, num_shards=num_shards, revision=wanted.revision, say=say)
     check_space(cache, source.text_bytes)  # uint16 rows are about half as large as their text
     folder = cache / "prepared" / wanted.folder_name(source.revision)
     for stale in folder.parent.glob(f".{folder.name}.*"):
@@ -174,7 +172,7 @@ def _build(contract: Contract, wanted: _Wanted, source: Source, *, folder: Path,
         folder=folder,
         source=wanted.source,
         revision=source.revision,
-        requested_revision=wanted.revision or REVISION,
+        requested_revision=wanted.revision or (REVISION if has_shards(wanted.source) else ""),
         num_shards=wanted.num_shards,
         vocab_size=contract.VOCAB_SIZE,
         seq_len=contract.MAX_SEQ_LEN,
@@ -249,6 +247,7 @@ class _Packed:
 
 def _train_tokenizer(contract: Contract, splits: _Splits, *, folder: Path, say: Say) -> Tokenizer:
     started = time.monotonic()
+    say(f"{splits.name}: training the tokenizer")
     tokenizer = train_tokenizer(splits.tokenizer_documents(), vocab_size=contract.VOCAB_SIZE)
     for text in islice(splits.evaluation_documents("val"), ROUNDTRIP_DOCUMENTS):
         check_roundtrip(tokenizer, text)
@@ -258,9 +257,7 @@ def _train_tokenizer(contract: Contract, splits: _Splits, *, folder: Path, say: 
     return tokenizer
 
 
-def _evaluation_rows(
-    split: Split, contract: Contract, splits: _Splits, tokenizer: Tokenizer, *, folder: Path
-) -> _Packed:
+def _evaluation_rows(split: Split, contract: Contract, splits: _Splits, tokenizer: Tokenizer, *, folder: Path) -> _Packed:
     """The contract's number of rows, or fewer if the text ends. No more documents are taken than that needs: out of a
     longer supply best-fit would choose the long ones.
     """

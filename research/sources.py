@@ -115,9 +115,7 @@ def climbmix(
     paths: dict[Split, list[Path]] = {"train": train, "val": [validation], "audit": [audit]}
 
     def texts(shards: Iterable[Path]) -> Iterator[str]:
-        return chain.from_iterable(
-            parquet_texts(shard, delete_if_corrupt=dataset.folder in shard.parents) for shard in shards
-        )
+        return chain.from_iterable(parquet_texts(shard, delete_if_corrupt=dataset.folder in shard.parents) for shard in shards)
 
     return Source(
         name="climbmix",
@@ -227,7 +225,11 @@ def _dealt(name: str, root: Path, files: list[Path], *, revision: str, evaluatio
 
 
 def _texts(files: Iterable[Path]) -> Iterator[str]:
-    return chain.from_iterable(file_documents(path) for path in files)
+    for path in files:
+        try:
+            yield from file_documents(path)
+        except OSError as error:
+            raise UserError(f"{path} can't be read ({error.strerror}): make it readable, or leave it out.") from error
 
 
 def _total_size(files: Iterable[Path]) -> int:
