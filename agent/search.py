@@ -1,0 +1,207 @@
+"""Search: a researcher that needs no key and no network.
+
+It turns one constant at a time by a line search, and mixes in ablations and crossovers of near-misses. All that it knows is
+in the history. How it chooses:
+
+- Every constant is a knob (`agent/knobs.py`), and the experiments that turned it alone give a curve of how good its values
+  were (`agent/curves.py`). Where neither side of the head is known, it probes; after a gain it goes on, more boldly after a
+  large one; after a loss it turns round; between two losses it takes the top of the parabola.
+- Every such step has a score, the gain to hope for in sigmas: from the curve where there is one, else from a prior order of
+  knobs, lowered for knobs that only failed. The best step that was never tried is proposed. This is a greedy bandit.
+- Every fifth idea combines discarded experiments that came close, every eighth removes something.
+- When all lines are searched, it turns two or three knobs at once, at random.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from agent.configurations import Tried
+from agent.curves import Curve, Step, next_steps, outcome, read_curves
+from agent.edits import ABLATIONS, ablated
+from agent.knobs import Knob, knobs_of, settle
+from agent.patch import changed_constants, problem_with
+from agent.researcher import Context, OutOfIdeas, ProposalFailed
+from research.contract import Contract, Literal
+from research.hyperparameters import literal_text, write_constants
+from results.experiment import ExperimentRecord, Proposal
+
+SETTLING_IN = 8
+"""Ideas before the first crossover or ablation: at first single constants pay most."""
+CROSSOVER_EVERY = 5
+ABLATION_EVERY = 8
+NEAR_MISS = -1.0
+"""A discarded experiment with a gain above this, in sigmas, came close."""
+NEAR_MISSES = 10
+"""How many of the best are combined."""
+RANDOM_TRIES = 300
+
+
+@dataclass(frozen=True, kw_only=True)
+class Idea:
+    """An edit of the head, not yet a proposal."""
+
+    hypothesis: str
+    changes: Mapping[str, Literal]
+    parents: tuple[str, ...] = ()
+
+
+class SearchResearcher:
+    """Proposes by rules from the history alone: deterministic for a seed and a history."""
+
+    name = "search"
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    async def propose(self, context: Context) -> Proposal:
+        """The most promising edit that was never tried on this branch."""
+        if problem := problem_with(context.train_py):
+            raise ProposalFailed(f"the head can't be edited: {problem}")
+        view = _View(context, self.seed)
+        turn = sum(record.experiment.researcher == self.name for record in context.records)
+        proposal = None
+        if turn >= SETTLING_IN and turn % ABLATION_EVERY == ABLATION_EVERY - 2:
+            proposal = view.ablation()
+        elif turn >= SETTLING_IN and turn % CROSSOVER_EVERY == CROSSOVER_EVERY - 1:
+            proposal = view.first_new(view.crossovers())
+        proposal = (
+            proposal
+            or view.first_new(view.steps())
+            or view.first_new(view.crossovers())
+            or view.ablation()
+            or view.first_new(view.random_changes())
+        )
+        if proposal is None:
+            raise OutOfIdeas("Every step, combination and ablation that search knows has been tried.")
+        return proposal
+
+    async def close(self) -> None:
+        """Nothing to end."""
+
+
+class _View:
+    """One look at the history, and the ideas that follow from it."""
+
+    def __init__(self, context: Context, seed: int) -> None:
+        self.context = context
+        self.records = context.records
+        self.max_seq_len = Contract.from_json(context.branch.contract_json).MAX_SEQ_LEN
+        self.tried = Tried(context.train_py, context.head.commit, context.records)
+        self.constants = self.tried.constants
+        self.knobs = knobs_of(self.constants)
+        self.curves = read_curves(self.knobs, context.records, context.sigma)
+        self.keeps = sum(record.verdict is not None and record.verdict.decision == "keep" for record in self.records)
+        self.random = random.Random(f"{seed} {context.head.commit} {len(context.records)}")
+        self.taste = random.Random(seed)
+
+    def first_new(self, ideas: Iterator[Idea]) -> Proposal | None:
+        """The first idea that was never tried, as a proposal."""
+        for idea in ideas:
+            changes = settle(self.constants, idea.changes, max_seq_len=self.max_seq_len)
+            if changes is not None and not self.tried.holds_constants(changes):
+                train_py = write_constants(self.context.train_py, changes)
+                return self._proposal(_title(self.constants, changes), idea.hypothesis, train_py, idea.parents)
+        return None
+
+    def steps(self) -> Iterator[Idea]:
+        """Steps of single knobs, the most promising first."""
+        ranked = []
+        for knob in self.knobs:
+            liking = self.taste.uniform(0.9, 1.1)  # loops with other seeds take another order
+            curve, head = self.curves[knob.label], knob.read(self.constants[knob.name])
+            if head is None or curve.busy:
+                continue
+            seen = curve.seen_from(head, keeps=self.keeps)
+            for step in next_steps(knob, head, curve, keeps=self.keeps):
+                changes = self._turned(knob, step.position)
+                if changes and not _is_known(knob, changes, head, seen):
+                    ranked.append((step.score * liking, knob, step, changes))
+        for _, knob, step, changes in sorted(ranked, key=lambda item: -item[0]):
+            yield Idea(hypothesis=_reason(knob, step, self.curves[knob.label]), changes=changes)
+
+    def crossovers(self) -> Iterator[Idea]:
+        """Pairs and triples of near-misses that turned different constants, those with the largest sum of gains first."""
+        near = sorted(self._near_misses(), key=lambda item: -item[0])[:NEAR_MISSES]
+        groups = [group for size in (2, 3) for group in combinations(near, size)]
+        for group in sorted(groups, key=lambda group: -sum(gain for gain, _ in group)):
+            changes = [_new_values(record) for _, record in group]
+            merged = {name: value for change in changes for name, value in change.items()}
+            if sum(gain for gain, _ in group) > NEAR_MISS and len(merged) == sum(map(len, changes)):
+                names = " and ".join(f"`{record.experiment.title}` ({gain:+.1f} sigma)" for gain, record in group)
+                yield Idea(
+                    hypothesis=f"{names} came close to being kept one by one; together they may be worth it.",
+                    changes=merged,
+                    parents=tuple(record.experiment.id for _, record in group),
+                )
+
+    def ablation(self) -> Proposal | None:
+        """The first ablation that fits the head and was never tried on this branch."""
+        titles = {record.experiment.title for record in self.records}
+        for ablation in ABLATIONS:
+            train_py = ablated(self.context.train_py, ablation) if ablation.title not in titles else None
+            if train_py is not None and problem_with(train_py) is None and not self.tried.holds(train_py):
+                return self._proposal(ablation.title, ablation.hypothesis, train_py)
+        return None
+
+    def random_changes(self) -> Iterator[Idea]:
+        """Small steps of two or three knobs at once."""
+        for _ in range(RANDOM_TRIES if self.knobs else 0):
+            chosen = self.random.sample(self.knobs, min(len(self.knobs), self.random.choice((1, 2, 2, 3))))
+            changes: dict[str, Literal] = {}
+            for knob in chosen:
+                head = knob.read(self.constants[knob.name])
+                if head is not None and knob.name not in changes:
+                    size = self.random.uniform(knob.finest, max(knob.finest, knob.probe))
+                    changes |= self._turned(knob, head + size * self.random.choice((-1, 1)))
+            if changes:
+                yield Idea(hypothesis="Single steps are exhausted here: several small ones at once.", changes=changes)
+
+    def _turned(self, knob: Knob, position: float) -> dict[str, Literal]:
+        """The change that turns a knob; empty where that leaves its range."""
+        old = self.constants[knob.name]
+        new = knob.write(old, position)
+        return {} if new is None or new == old else {knob.name: new}
+
+    def _near_misses(self) -> Iterator[tuple[float, ExperimentRecord]]:
+        """Discarded changes of constants that came close, with their gains, where the head still has the old values."""
+        for record in self.records:
+            changes = record.experiment.changes
+            if not changes or record.verdict is None or record.verdict.decision != "discard":
+                continue
+            gain = outcome(record, self.context.sigma)
+            same = all(self.constants.get(name) == old and new is not None for name, (old, new) in changes.items())
+            if gain is not None and gain > NEAR_MISS and same:
+                yield gain, record
+
+    def _proposal(self, title: str, hypothesis: str, train_py: str, parents: Sequence[str] = ()) -> Proposal:
+        return Proposal(
+            title=title,
+            hypothesis=hypothesis,
+            train_py=train_py,
+            researcher=SearchResearcher.name,
+            parents=tuple(parents),
+            changes=changed_constants(self.context.train_py, train_py),
+        )
+
+
+def _is_known(knob: Knob, changes: Mapping[str, Literal], head: float, seen: Mapping[float, float]) -> bool:
+    """Whether a step is too small to matter, or ends where the knob was lately."""
+    new = knob.read(changes[knob.name])
+    if new is None or abs(new - head) < 0.5 * knob.finest:
+        return True
+    return any(abs(new - head - distance) < 0.5 * knob.finest for distance in seen)
+
+
+def _new_values(record: ExperimentRecord) -> dict[str, Literal]:
+    return {name: new for name, (_, new) in record.experiment.changes.items() if new is not None}
+
+
+def _title(constants: Mapping[str, Literal], changes: Mapping[str, Literal]) -> str:
+    return ", ".join(f"{name} {literal_text(constants[name])} -> {literal_text(new)}" for name, new in changes.items())
+
+
+def _reason(knob: Knob, step: Step, curve: Curve) -> str:
+    so_far = f" Of {curve.trials} experiments with it {curve.keeps} were kept." if curve.trials else ""
+    return f"{knob.label}: {step.why}.{so_far}"
