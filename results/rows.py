@@ -50,10 +50,10 @@ def row_of(position: int, record: JournalRecord) -> Row:
 
 
 def insert_one(connection: duckdb.DuckDBPyConnection, kind: RecordKind, row: Row) -> None:
-    """Inserts a row; one that is already there stays as it is."""
+    """Inserts a row."""
     columns = ", ".join(row)
     places = ", ".join("?" * len(row))
-    sql = f"INSERT OR IGNORE INTO {TABLES[kind]} ({columns}) VALUES ({places})"
+    sql = f"INSERT INTO {TABLES[kind]} ({columns}) VALUES ({places})"
     connection.execute(sql, list(row.values()))
 
 

@@ -82,9 +82,7 @@ class Store:
     def __enter__(self) -> "Store":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     # Writing
@@ -165,9 +163,7 @@ class Store:
         )
         exact = [id for id, _ in found if id == name]
         if not found or not name:
-            raise UserError(
-                f"No experiment is called {name!r}: `farm sql 'SELECT id, commit, title FROM history'` lists them."
-            )
+            raise UserError(f"No experiment is called {name!r}: `farm sql 'SELECT id, commit, title FROM history'` lists them.")
         if not exact and len({commit for _, commit in found}) > 1:
             some = ", ".join(id for id, _ in found[:5])
             raise UserError(f"{name!r} could be any of {len(found)} experiments ({some}): give more of the id.")
@@ -248,9 +244,7 @@ class Store:
         experiments = self._rows(
             f"SELECT e.id, e.record FROM experiments e WHERE {condition} ORDER BY e.number, e.seq", *parameters
         )
-        runs = self._rows(
-            f"SELECT experiment_id, record FROM runs WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters
-        )
+        runs = self._rows(f"SELECT experiment_id, record FROM runs WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters)
         verdicts = self._rows(
             f"SELECT experiment_id, record FROM verdicts WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters
         )

@@ -1,0 +1,204 @@
+"""What people read: the leaderboard, the report in the morning, and everything on one experiment."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from research.result import RunResult
+from results.experiment import Branch, Decision, ExperimentRecord
+
+TITLE_WIDTH = 48
+
+
+def leaderboard_text(records: Iterable[ExperimentRecord], *, limit: int = 20) -> str:
+    """The keeps, best first, as a table; scores of other platforms or contracts must not be among them."""
+    keeps = sorted(_with(records, "keep"), key=_score)
+    if not keeps:
+        return "no keep yet\n"
+    lines = [f"{'':>3}  {'val_bpb':>8}  {'gain':>8}  {'MiB':>7}  {'runs':>4}  {'commit':<7}  idea"]
+    for rank, record in enumerate(keeps[:limit], start=1):
+        gain = _number(record.verdict.gain if record.verdict else None, "+.6f")
+        memory = _number(record.peak_memory_mb, ".0f")
+        lines.append(
+            f"{rank:>3}  {_score(record):>8.6f}  {gain:>8}  {memory:>7}  {len(_charged(record)):>4}  "
+            f"{record.experiment.commit[:7]}  {_title(record)}"
+        )
+    if len(keeps) > limit:
+        lines.append(f"     and {len(keeps) - limit} more keeps")
+    return "\n".join(lines) + "\n"
+
+
+def morning_report(branches: Sequence[tuple[Branch, Sequence[ExperimentRecord]]], *, home: Path | None = None) -> str:
+    """Ten lines a branch: what was gained, how sure it is, what failed, what it cost, and what to look at."""
+    if not branches:
+        return "Nothing is recorded yet.\n"
+    parts = [_branch_report(branch, records) for branch, records in branches]
+    if home is not None:
+        parts.append(f"All of it: {home / 'journal.jsonl'}; ask with `farm sql`, or read {home / 'history.parquet'}.\n")
+    return "\n".join(parts)
+
+
+def show_text(record: ExperimentRecord) -> str:
+    """Everything on one experiment: what, why, every run, the verdict and the diff."""
+    experiment, verdict = record.experiment, record.verdict
+    lines = [
+        f"{experiment.title}",
+        f"  experiment  {experiment.id}: number {experiment.number} of {experiment.branch}, {experiment.kind}",
+        f"  commit      {experiment.commit} on {experiment.parent_commit[:7]}",
+        f"  created     {experiment.created} by {experiment.researcher}{_usage(record)}",
+        f"  verdict     {f'{verdict.decision}: {verdict.reason}' if verdict else 'none yet'}",
+        f"  val_bpb     {_number(record.val_bpb, '.6f')}{_over_runs(record)}",
+        f"  lines       +{experiment.lines_added} -{experiment.lines_removed}",
+    ]
+    if experiment.hypothesis:
+        lines.append(f"  hypothesis  {' '.join(experiment.hypothesis.split())}")
+    if experiment.parents:
+        lines.append(f"  builds on   {', '.join(experiment.parents)}")
+    lines += [f"  {name}: {old} -> {new}" for name, (old, new) in experiment.changes.items()]
+    for run in record.runs:
+        lines += ["", *_run_lines(run)]
+    if experiment.diff:
+        lines += ["", experiment.diff.rstrip("\n")]
+    return "\n".join(lines) + "\n"
+
+
+def _branch_report(branch: Branch, records: Sequence[ExperimentRecord]) -> str:
+    counts = {decision: len(_with(records, decision)) for decision in ("keep", "discard", "crash", "invalid", "lost")}
+    experiments = sum(counts.values()) - counts["lost"]
+    keeps = _with(records, "keep")
+    lines = [
+        f"{branch.name} on {branch.platform}, profile {branch.profile}",
+        *_gain_lines(keeps),
+        f"{experiments} experiments: {counts['keep']} kept, {counts['discard']} discarded, {counts['crash']} crashed, "
+        f"{counts['invalid']} invalid; {counts['lost']} lost to the infrastructure and not counted",
+        _cost_line(records),
+        *_best_lines(keeps),
+        _near_miss_line(records),
+        f"Code: git diff {branch.baseline_commit[:7]} {keeps[-1].experiment.commit[:7] if keeps else branch.name} -- "
+        f"research/train.py",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _gain_lines(keeps: Sequence[ExperimentRecord]) -> list[str]:
+    """What the branch gained from its baseline to its head, and how sure that is."""
+    if not keeps:
+        return ["No score yet: the baseline has not run through."]
+    baseline, head = keeps[0], keeps[-1]
+    improvements = [record for record in keeps if record.experiment.kind != "baseline"]
+    if not improvements:
+        return [f"The baseline stands at val_bpb {_score(head):.6f}; nothing has beaten it yet."]
+    gain = _score(baseline) - _score(head)
+    line = f"val_bpb {_score(baseline):.6f} -> {_score(head):.6f}: {gain:+.6f} bpb gained ({gain / _score(baseline):.2%})"
+    sigma = next((r.verdict.sigma for r in reversed(keeps) if r.verdict and r.verdict.sigma), None)
+    single = sum(len(_charged(record)) == 1 for record in improvements)
+    sure = "How sure: "
+    if sigma is not None:
+        error = sigma * (1 / len(_charged(baseline)) + 1 / len(_charged(head))) ** 0.5
+        sure += f"{gain / error:.1f} standard errors of that difference (sigma {sigma:.5f} a run); "
+    return [line, f"{sure}{single} of {len(improvements)} gains come from a single run: unconfirmed"]
+
+
+def _cost_line(records: Sequence[ExperimentRecord]) -> str:
+    seconds = sum(run.total_seconds or 0.0 for record in records for run in record.runs)
+    costs = [record.experiment.usage.cost_usd for record in records if record.experiment.usage.cost_usd is not None]
+    usages = [record.experiment.usage for record in records]
+    tokens = sum(u.input_tokens + u.output_tokens + u.cache_read_tokens + u.cache_write_tokens for u in usages)
+    money = f"${sum(costs):.2f}" if costs else "unknown" if tokens else "nothing"
+    return f"Cost: {seconds / 3600:.1f} device hours; proposals {money} for {tokens:,} tokens"
+
+
+def _best_lines(keeps: Sequence[ExperimentRecord]) -> list[str]:
+    gains = [(record.verdict.gain, record) for record in keeps if record.verdict and record.verdict.gain is not None]
+    best = sorted(gains, key=lambda pair: -pair[0])[:3]
+    return [
+        f"{'Best ideas:' if rank == 0 else '           '} {gain:+.6f} {_title(record)} [{record.experiment.id}]"
+        f"{' (unconfirmed)' if len(_charged(record)) == 1 else ''}"
+        for rank, (gain, record) in enumerate(best)
+    ]
+
+
+def _near_miss_line(records: Sequence[ExperimentRecord]) -> str:
+    misses = near_misses(records)
+    if not misses:
+        return "Near-misses: none"
+    named = "; ".join(f"{_title(record)} [{record.experiment.id}]" for record in misses[:3])
+    return f"Near-misses worth combining ({len(misses)}): {named}"
+
+
+def near_misses(records: Iterable[ExperimentRecord]) -> list[ExperimentRecord]:
+    """Discards that gained less than they had to, but lost no more than a sigma; best first."""
+    found = []
+    for record in _with(records, "discard"):
+        verdict = record.verdict
+        if verdict is None or verdict.gain is None or verdict.needed is None or verdict.sigma is None:
+            continue
+        if -verdict.sigma < verdict.gain < verdict.needed:
+            found.append((verdict.gain / verdict.sigma, record))
+    return [record for _, record in sorted(found, key=lambda pair: -pair[0])]
+
+
+def _run_lines(run: RunResult) -> list[str]:
+    figures: Mapping[str, str | None] = {
+        "val_bpb": _given(run.val_bpb, ".6f"),
+        "audit_bpb": _given(run.audit_bpb, ".6f"),
+        "training": _given(run.training_seconds, ".1f", " s"),
+        "start-up": _given(run.startup_seconds, ".1f", " s"),
+        "scoring": _given(run.scoring_seconds, ".1f", " s"),
+        "total": _given(run.total_seconds, ".1f", " s"),
+        "peak memory": _given(run.peak_memory_mb, ".0f", " MiB"),
+        "parameters": _given(run.num_params, ",d"),
+        "consistency": _given(run.consistency_mean, ".2e", " nats"),
+        "reported steps": _given(run.reported_steps, "d"),
+        "reported tokens": _given(run.reported_tokens, ",d"),
+        "reported mfu": _given(run.reported_mfu_percent, ".1f", "%"),
+        "reported recompiles": _given(run.reported_recompiles, "d"),
+        "reported kernel": run.reported_kernel,
+        "sandbox": ", ".join(run.sandbox) or None,
+    }
+    reason = f": {run.reason}" if run.reason else ""
+    lines = [f"run {run.run_id}: {run.status}{reason} (seed {run.seed}, {run.device})"]
+    lines += [f"  {name:<20}{figure}" for name, figure in figures.items() if figure is not None]
+    if run.status != "ok" and run.log_tail:
+        lines += ["  the log's end:", *(f"    {line}" for line in run.log_tail.splitlines()[-20:])]
+    return lines
+
+
+def _with(records: Iterable[ExperimentRecord], decision: Decision) -> list[ExperimentRecord]:
+    """The records with this decision; keeps only with their score."""
+    chosen = [record for record in records if record.verdict is not None and record.verdict.decision == decision]
+    return [record for record in chosen if decision != "keep" or record.val_bpb is not None]
+
+
+def _charged(record: ExperimentRecord) -> list[RunResult]:
+    """The runs that say something about the idea."""
+    return [run for run in record.runs if run.status != "lost"]
+
+
+def _score(record: ExperimentRecord) -> float:
+    assert record.val_bpb is not None, "only for records with a score"
+    return record.val_bpb
+
+
+def _title(record: ExperimentRecord) -> str:
+    title = " ".join(record.experiment.title.split())
+    return title if len(title) <= TITLE_WIDTH else title[: TITLE_WIDTH - 1].rstrip() + "…"
+
+
+def _usage(record: ExperimentRecord) -> str:
+    usage = record.experiment.usage
+    parts = [usage.model, _given(usage.cost_usd, ".4f", " USD")]
+    known = [part for part in parts if part]
+    return f" ({', '.join(known)})" if known else ""
+
+
+def _over_runs(record: ExperimentRecord) -> str:
+    runs = len(_charged(record))
+    return f" (mean of {runs} runs)" if runs > 1 else " (one run: unconfirmed)" if record.val_bpb is not None else ""
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
+
+
+def _given(value: float | None, form: str, unit: str = "") -> str | None:
+    return None if value is None else f"{format(value, form)}{unit}"

@@ -1,0 +1,175 @@
+"""The journal's promises: nothing acknowledged is lost, nothing is doubled, nothing damaged is used."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from research.contract import UserError
+from results.journal import DamagedLine, Journal, JournalRecord, read_journal
+
+APPENDER = """
+import sys
+from pathlib import Path
+from results.journal import Journal, JournalRecord
+journal = Journal(Path(sys.argv[1]))
+for i in range(len(journal), 1_000_000):
+    journal.append(JournalRecord(id=f"event:{i}", kind="event", time="t", body={"i": i, "filler": "x" * (i % 700)}))
+    print(i, flush=True)
+"""
+
+
+def make_record(i: int, **body: object) -> JournalRecord:
+    return JournalRecord(id=f"event:{i}", kind="event", time="2026-03-08T20:00:00Z", body={"i": i, **body})
+
+
+def fill(path: Path, count: int) -> None:
+    journal = Journal(path)
+    for i in range(count):
+        journal.append(make_record(i))
+    journal.close()
+
+
+def ids(path: Path) -> list[str]:
+    return [record.id for record in read_journal(path, on_damage=lambda _: None)]
+
+
+def test_what_was_appended_is_read_back_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "home" / "journal.jsonl"
+    record = make_record(0, text='a "b"\nc \ud800 é', nan=[1.5, None, True], nested={"checksum": "no"})
+    journal = Journal(path)
+    assert journal.append(record)
+    assert journal.append(make_record(1))
+    assert list(read_journal(path)) == [record, make_record(1)]
+    assert list(journal.records(after=1)) == [(2, make_record(1))]
+    assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["event:0", "event:1"]
+
+
+def test_an_id_is_written_once(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    assert journal.append(make_record(0)) is True
+    assert journal.append(make_record(0, other="body")) is False
+    journal.close()
+    journal = Journal(path)
+    assert journal.append(make_record(0)) is False
+    assert len(journal) == 1 and journal.position("event:0") == 1 and journal.position("event:9") is None
+    assert path.read_bytes().count(b"\n") == 1
+
+
+@pytest.mark.parametrize("left", [1, 20, -3, -1])
+def test_a_torn_last_line_is_cut_off(tmp_path: Path, left: int) -> None:
+    """However much of the last line got to the disk, the lines before it and the next append are whole."""
+    path = tmp_path / "journal.jsonl"
+    fill(path, 3)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2]) + lines[2][:left])
+    assert ids(path) == ["event:0", "event:1"]
+    journal = Journal(path)
+    assert not journal.damaged
+    assert journal.append(make_record(2))
+    assert list(read_journal(path)) == [make_record(0), make_record(1), make_record(2)]
+
+
+def test_a_file_that_is_one_torn_line_is_emptied(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b"x" * 200_000)
+    journal = Journal(path)
+    assert len(journal) == 0 and path.stat().st_size == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [(b'"i": 1', b'"i": 7'), (b'"event"', b'"evenT"'), (b'{"id"', b'{"iD"'), (b'"checksum": "', b'"checksum": "0')],
+)
+def test_a_damaged_line_is_named_and_not_used(tmp_path: Path, old: bytes, new: bytes) -> None:
+    path = tmp_path / "journal.jsonl"
+    fill(path, 3)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(lines[0] + lines[1].replace(old, new) + lines[2])
+    with pytest.raises(UserError, match="line 2: the checksum does not match"):
+        list(read_journal(path))
+    journal = Journal(path)
+    assert journal.damaged == [DamagedLine(number=2, problem="the checksum does not match")]
+    assert ids(path) == ["event:0", "event:2"]
+    assert [position for position, _ in journal.records()] == [1, 2]
+    journal.append(make_record(3))
+    assert ids(path) == ["event:0", "event:2", "event:3"]
+
+
+def test_a_line_that_was_pasted_twice_counts_once(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    fill(path, 2)
+    path.write_bytes(path.read_bytes() * 2)
+    assert [position for position, _ in Journal(path).records()] == [1, 2]
+
+
+def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
+    """A real limit on the file's size stands in for the disk."""
+    code = f"""
+import resource, signal
+from pathlib import Path
+from research.contract import UserError
+from results.journal import Journal, JournalRecord
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+journal = Journal(Path({str(tmp_path / "journal.jsonl")!r}))
+record = lambda i, size: JournalRecord(id=str(i), kind="event", time="t", body={{"x": "x" * size}})
+assert journal.append(record(0, 2000))
+try:
+    journal.append(record(1, 3000))
+except UserError as problem:
+    print(problem)
+assert journal.append(record(2, 100))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Cannot write ") and done.stdout.count("\n") == 1
+    assert ids(tmp_path / "journal.jsonl") == ["0", "2"]
+
+
+def test_a_second_process_is_told_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    code = f"from pathlib import Path; from results.journal import Journal; Journal(Path({str(path)!r}))"
+    refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    message = refused.stderr.splitlines()[-1]
+    assert refused.returncode == 1
+    assert (
+        message == f"research.contract.UserError: A farm is already running in {tmp_path}: stop it, or choose another --home."
+    )
+    journal.close()
+    journal.close()
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    """A process is killed again and again while it appends; every id that it printed is in the journal, once."""
+    path = tmp_path / "journal.jsonl"
+    for delay in (0.05, 0.11, 0.17):
+        process = subprocess.Popen([sys.executable, "-c", APPENDER, str(path)], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        acknowledged = [process.stdout.readline()]
+        threading.Timer(delay, process.send_signal, [signal.SIGKILL]).start()
+        acknowledged += process.stdout.readlines()
+        process.wait()
+        last = int([line for line in acknowledged if line.endswith("\n")][-1])
+        found = ids(path)
+        assert found[: last + 1] == [f"event:{i}" for i in range(last + 1)]
+        assert len(found) in (last + 1, last + 2)
+    assert not Journal(path).damaged
+
+
+def test_readers_see_whole_records_while_a_writer_appends(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    writer = threading.Thread(target=lambda: [journal.append(make_record(i, filler="x" * 9000)) for i in range(200)])
+    writer.start()
+    counts = [0]
+    while writer.is_alive():
+        counts.append(len(list(read_journal(path))))
+    writer.join()
+    assert counts == sorted(counts) and len(list(read_journal(path))) == 200

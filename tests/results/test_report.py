@@ -1,0 +1,186 @@
+"""What people read: results.tsv, the picture and the texts."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+from result_samples import make_branch, make_experiment, make_run
+
+from results.experiment import ExperimentRecord, Usage, Verdict
+from results.plot import Point, running_best, write_progress_png
+from results.report import leaderboard_text, morning_report, near_misses, show_text
+from results.tsv import write_results_tsv
+
+SIGMA = 0.0007
+
+
+def record(number: int, decision: str, val_bpb: float | None = None, **changes: object) -> ExperimentRecord:
+    gain = changes.pop("gain", None)
+    status = decision if decision in ("lost", "invalid") else "crash" if val_bpb is None else "ok"
+    measured = gain is not None
+    return ExperimentRecord(
+        experiment=make_experiment(number, **changes),
+        runs=(make_run(f"r{number}", val_bpb, status=status, reason="it fell over" if val_bpb is None else ""),),
+        verdict=Verdict(
+            decision=decision,  # type: ignore[arg-type]
+            reason="so it is",
+            gain=gain,  # type: ignore[arg-type]
+            needed=SIGMA if measured else None,
+            sigma=SIGMA if measured else None,
+        ),
+    )
+
+
+@pytest.fixture
+def night() -> list[ExperimentRecord]:
+    return [
+        record(0, "keep", 0.9979),
+        record(1, "keep", 0.986041, gain=0.011859, title='halve the "batch"\tto 262K\n(more steps)'),
+        record(2, "discard", 0.986100, gain=-0.00006, title="add warm-up"),
+        record(3, "crash"),
+        record(4, "invalid"),
+        record(5, "lost"),
+        record(6, "keep", 0.981773, gain=0.004268, title="depth 9"),
+        record(7, "discard", 0.999, gain=-0.0172),
+        replace(record(8, "keep"), runs=(), verdict=None),
+    ]
+
+
+def test_results_tsv_is_what_people_know(tmp_path: Path, night: list[ExperimentRecord]) -> None:
+    path = tmp_path / "results.tsv"
+    write_results_tsv(path, night)
+    assert path.read_text().splitlines() == [
+        "commit\tval_bpb\tmemory_gb\tstatus\tdescription",
+        "0000ccc\t0.997900\t43.9\tkeep\tbaseline",
+        "0001ccc\t0.986041\t43.9\tkeep\thalve the 'batch' to 262K (more steps)",
+        "0002ccc\t0.986100\t43.9\tdiscard\tadd warm-up",
+        "0003ccc\t0.000000\t0.0\tcrash\tidea 3",
+        "0004ccc\t0.000000\t0.0\tcrash\tidea 4",
+        "0006ccc\t0.981773\t43.9\tkeep\tdepth 9",
+        "0007ccc\t0.999000\t43.9\tdiscard\tidea 7",
+    ]
+    assert [file.name for file in tmp_path.iterdir()] == ["results.tsv"]
+
+
+def test_the_well_known_analysis_works_on_results_tsv(tmp_path: Path, night: list[ExperimentRecord]) -> None:
+    path = tmp_path / "results.tsv"
+    write_results_tsv(path, night)
+    frame = pd.read_csv(path, sep="\t")
+    assert frame.shape == (7, 5)
+    frame["val_bpb"] = pd.to_numeric(frame["val_bpb"], errors="coerce")
+    frame["status"] = frame["status"].str.strip().str.upper()
+    assert frame["status"].value_counts().to_dict() == {"KEEP": 3, "DISCARD": 2, "CRASH": 2}
+    kept = frame[frame["status"] == "KEEP"].copy()
+    assert list(kept["val_bpb"].cummin()) == [0.997900, 0.986041, 0.981773]
+    kept["delta"] = kept["val_bpb"].shift(1) - kept["val_bpb"]
+    assert list(kept["delta"].iloc[1:].round(6)) == [0.011859, 0.004268]
+    assert kept.loc[kept["delta"].idxmax(), "description"].startswith("halve")
+
+
+def test_what_was_not_measured_is_empty_in_results_tsv(tmp_path: Path) -> None:
+    one = record(0, "keep", 0.9)
+    unmeasured = replace(one, runs=(make_run("r", 0.9, peak_memory_mb=None),))
+    write_results_tsv(tmp_path / "results.tsv", [unmeasured])
+    assert pd.read_csv(tmp_path / "results.tsv", sep="\t")["memory_gb"].isna().all()
+
+
+def test_an_empty_results_tsv_has_its_header(tmp_path: Path) -> None:
+    write_results_tsv(tmp_path / "results.tsv", [])
+    frame = pd.read_csv(tmp_path / "results.tsv", sep="\t")
+    assert list(frame.columns) == ["commit", "val_bpb", "memory_gb", "status", "description"]
+
+
+def test_the_picture_is_written_whole(tmp_path: Path, night: list[ExperimentRecord]) -> None:
+    path = tmp_path / "progress.png"
+    write_progress_png(path, night, "autoresearch/mar8")
+    height, width, _ = imread(path).shape
+    assert width > 1500 and height > 800
+    assert [file.name for file in tmp_path.iterdir()] == ["progress.png"]
+
+
+def test_the_picture_takes_whatever_a_branch_holds(tmp_path: Path) -> None:
+    path = tmp_path / "progress.png"
+    write_progress_png(path, [], "nothing")
+    write_progress_png(path, [record(0, "crash")], "a crash")
+    write_progress_png(path, [record(0, "keep", 1.0)], "one keep")
+    odd = [record(n, "keep", 1.0, title="costs $5 and $x^ {\\n") for n in range(3)]
+    write_progress_png(path, odd, "three equal keeps with odd titles")
+    many = [record(n, "keep" if n % 2 else "discard", 1 - n / 1e4, title="t" * 200) for n in range(300)]
+    write_progress_png(path, many, "many keeps with long titles")
+    assert path.stat().st_size > 10_000
+
+
+def test_plotting_leaves_no_global_state() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, results.plot, results.report, results.tsv; print('matplotlib' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
+
+
+def test_the_running_best_never_rises() -> None:
+    points = [Point(number=n, val_bpb=score, title="") for n, score in enumerate((3.0, 1.0, 2.0, 0.5))]
+    assert running_best(points) == [3.0, 1.0, 1.0, 0.5]
+
+
+def test_the_leaderboard_is_sorted(night: list[ExperimentRecord]) -> None:
+    lines = leaderboard_text(night).splitlines()
+    assert lines[1].split()[:3] == ["1", "0.981773", "+0.004268"]
+    assert [line.split()[1] for line in lines[1:]] == ["0.981773", "0.986041", "0.997900"]
+    assert "and 2 more keeps" in leaderboard_text(night, limit=1)
+    assert leaderboard_text([]) == "no keep yet\n"
+
+
+def test_the_morning_report_says_all_of_it_in_ten_lines(night: list[ExperimentRecord]) -> None:
+    text = morning_report([(make_branch(), night)])
+    assert len(text.splitlines()) <= 10
+    assert "val_bpb 0.997900 -> 0.981773: +0.016127 bpb gained (1.62%)" in text
+    assert "16.3 standard errors of that difference (sigma 0.00070 a run)" in text
+    assert "2 of 2 gains come from a single run: unconfirmed" in text
+    assert "7 experiments: 3 kept, 2 discarded, 1 crashed, 1 invalid; 1 lost to the infrastructure and not counted" in text
+    assert "proposals $2.00 for 120 tokens" in text and "0.5 device hours" in text
+    assert "Best ideas: +0.011859 halve the" in text and "(unconfirmed)" in text
+    assert "Near-misses worth combining (1): add warm-up [mar8-0002]" in text
+
+
+def test_a_confirmed_gain_is_not_called_unconfirmed(night: list[ExperimentRecord]) -> None:
+    confirmed = replace(night[1], runs=(*night[1].runs, make_run("again", 0.9861)))
+    text = morning_report([(make_branch(), [night[0], confirmed])])
+    assert "0 of 1 gains" in text and "(unconfirmed)" not in text
+
+
+def test_the_morning_report_before_anything_happened() -> None:
+    assert morning_report([]) == "Nothing is recorded yet.\n"
+    assert "No score yet" in morning_report([(make_branch(), [])])
+    assert "nothing has beaten it yet" in morning_report([(make_branch(), [record(0, "keep", 0.99)])])
+
+
+def test_an_unknown_price_is_not_called_nothing() -> None:
+    paid = record(1, "keep", 0.9, usage=Usage(model="m", input_tokens=1000))
+    assert "proposals unknown for 1,000 tokens" in morning_report([(make_branch(), [paid])])
+    free = record(1, "keep", 0.9, usage=Usage())
+    assert "proposals nothing for 0 tokens" in morning_report([(make_branch(), [free])])
+
+
+def test_near_misses_are_sorted_and_in_their_bounds(night: list[ExperimentRecord]) -> None:
+    better = record(9, "discard", 0.98, gain=0.0004)
+    assert [r.experiment.number for r in near_misses([*night, better])] == [9, 2]
+
+
+def test_show_tells_everything_on_one_experiment(night: list[ExperimentRecord]) -> None:
+    text = show_text(night[1])
+    for part in ("keep: so it is", "0.986041 (one run: unconfirmed)", "DEPTH: 8 -> 9", "+DEPTH = 9", "45000 MiB", "landlock"):
+        assert part in text
+    assert "(m, 0.2500 USD)" in text and "it should learn faster" in text
+
+
+def test_show_ends_a_crash_with_its_log() -> None:
+    crashed = replace(
+        record(3, "crash"), runs=(make_run("r", None, reason="RuntimeError", log_tail="line 1\nRuntimeError: x"),)
+    )
+    text = show_text(crashed)
+    assert "run r: crash: RuntimeError (seed 1, cuda:0)" in text and "    RuntimeError: x" in text
+    assert "val_bpb     -\n" in text
+    assert "none yet" in show_text(replace(crashed, verdict=None))

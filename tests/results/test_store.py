@@ -1,0 +1,398 @@
+"""The store's promises: the journal first, the database as a view of it, and one owner."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pytest
+from result_samples import NAME, add, make_branch, make_experiment, make_run
+
+from research.contract import UserError
+from results.experiment import Verdict, to_body
+from results.journal import JournalRecord, _encode
+from results.migrations import MIGRATIONS
+from results.rows import TABLES
+from results.store import Store, query_home
+
+WRITER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from result_samples import add, make_branch, NAME
+from results.store import Store
+with Store.open(Path(sys.argv[1])) as store:
+    store.add_branch(make_branch())
+    for number in range(store.next_number(NAME), 10_000):
+        decision = "keep" if number % 3 == 0 else "discard"
+        add(store, number, decision, 0.99 - number / 1e5, gain=0.0, needed=0.1, sigma=0.1)
+        print(number, flush=True)
+"""
+
+
+def night(store: Store) -> None:
+    """A little of everything."""
+    add(store, 0, "keep", 0.9979)
+    add(store, 1, "keep", 0.9860, gain=0.0119, needed=0.0007, sigma=0.0007)
+    add(store, 2, "discard", 0.9861, gain=-0.0001, needed=0.0007, sigma=0.0007)
+    add(store, 3, "crash", None)
+    add(store, 4, "lost", None)
+    add(store, 5, "invalid", None)
+    add(store, 6, "discard", 0.9990, gain=-0.0130, needed=0.0007, sigma=0.0007)
+    store.add_experiment(make_experiment(7))
+    store.add_event("stopped", {"why": "ctrl-c"})
+
+
+def tables(store: Store) -> dict[str, list[Any]]:
+    names = [*TABLES.values(), "history", "leaderboard", "near_misses", "changes", "lost"]
+    return {name: list(store.query(f"FROM {name} ORDER BY ALL").rows) for name in names}
+
+
+def test_records_come_back_as_they_went_in(store: Store) -> None:
+    experiment = make_experiment(1, parents=("a", "b"), title="half a pair \ud800")
+    store.add_experiment(experiment)
+    run = make_run("r0", 0.99, software={"torch": "2.11"}, reported_curve=((1.0, 1, float("inf")),), reported_depth=10**30)
+    store.add_run(experiment.id, run)
+    verdict = Verdict(decision="keep", reason="better", gain=0.1, needed=0.01, sigma=0.01)
+    store.add_verdict(experiment.id, verdict)
+    assert store.branches() == [make_branch()] == store.branches("mar8") and store.branches("other") == []
+    assert store.branch(NAME) == make_branch() and store.branch("other") is None
+    (record,) = store.records(NAME)
+    assert record.experiment == experiment and record.verdict == verdict
+    assert record.runs == (replace(run, audit_bpb=None, audit_rows=None),)
+    assert store.with_audit(record).runs == (run,)
+
+
+def test_adding_again_changes_nothing(store: Store) -> None:
+    add(store, 0, "keep", 0.99)
+    before, size = tables(store), store.journal.path.stat().st_size
+    assert not store.add_branch(make_branch())
+    assert not store.add_experiment(make_experiment(0))
+    assert not store.add_run("mar8-0000", make_run("mar8-0000-r0", 0.5))
+    assert not store.add_verdict("mar8-0000", Verdict(decision="discard", reason="no"))
+    assert store.add_event("e", {}, id="once") and not store.add_event("e", {}, id="once")
+    assert store.add_event("e", {}) and store.add_event("e", {})
+    assert {**tables(store), "events": []} == before
+    assert store.journal.path.stat().st_size > size
+
+
+def test_a_further_run_allows_a_further_verdict_and_the_latest_counts(store: Store) -> None:
+    add(store, 0, "keep", 0.99)
+    add(store, 1, "keep", 0.98)
+    store.add_run("mar8-0001", make_run("again", 0.995))
+    assert store.add_verdict("mar8-0001", Verdict(decision="discard", reason="the second run was no better"))
+    record = store.record("mar8-0001")
+    assert record.verdict is not None and record.verdict.decision == "discard"
+    assert store.query("SELECT decision, val_bpb, runs FROM history WHERE number = 1").rows == (("discard", 0.9875, 2),)
+    assert store.head(NAME) is not None and store.head(NAME).experiment_id == "mar8-0000"  # type: ignore[union-attr]
+
+
+def test_what_belongs_to_nothing_is_refused(store: Store) -> None:
+    with pytest.raises(KeyError, match="no branch"):
+        store.add_experiment(make_experiment(0, branch="autoresearch/none"))
+    with pytest.raises(KeyError, match="no experiment"):
+        store.add_run("none", make_run("r", 0.9))
+    with pytest.raises(KeyError, match="no experiment"):
+        store.add_verdict("none", Verdict(decision="lost", reason="x"))
+
+
+def test_a_record_that_no_table_takes_stays_out_of_the_journal(store: Store) -> None:
+    with pytest.raises(duckdb.Error):
+        store.add_experiment(make_experiment(0, created="yesterday"))
+    assert len(store.journal) == 1
+    add(store, 0, "keep", 0.99)
+
+
+def test_the_head_pools_all_runs_of_its_commit(store: Store) -> None:
+    assert store.head(NAME) is None
+    add(store, 0, "keep", 0.990)
+    second = make_experiment(1, kind="baseline", commit=make_experiment(0).commit)
+    store.add_experiment(second)
+    store.add_run(second.id, make_run("b1", 0.992, peak_memory_mb=47_000.0))
+    store.add_run(second.id, make_run("b2", None, status="lost"))
+    store.add_verdict(second.id, Verdict(decision="keep", reason="baseline"))
+    head = store.head(NAME)
+    assert head is not None
+    assert head.scores == (0.990, 0.992) and head.mean == pytest.approx(0.991)
+    assert head.peak_memory_mb == 46_000.0 and head.commit == second.commit
+    add(store, 2, "discard", 0.995)
+    assert store.head(NAME) == head
+    add(store, 3, "keep", 0.95)
+    assert store.head(NAME).scores == (0.95,)  # type: ignore[union-attr]
+
+
+def test_what_is_unfinished_and_what_comes_next(store: Store) -> None:
+    assert store.next_number(NAME) == 0
+    night(store)
+    assert [record.experiment.number for record in store.unfinished(NAME)] == [7]
+    assert store.next_number(NAME) == 8 and store.next_number("autoresearch/other") == 0
+
+
+def test_experiments_are_found_by_id_prefix_or_commit(store: Store) -> None:
+    night(store)
+    assert store.record("mar8-0003").experiment.number == 3
+    assert store.record(make_experiment(2).commit[:8]).experiment.number == 2
+    for name, words in (("mar8-00", "could be any of 8"), ("nosuch", "No experiment"), ("", "No experiment")):
+        with pytest.raises(UserError, match=words):
+            store.record(name)
+
+
+def test_history_never_counts_what_the_infrastructure_lost(store: Store) -> None:
+    night(store)
+    counts = dict(store.query("SELECT coalesce(decision, 'running'), count(*) FROM history GROUP BY ALL").rows)
+    assert counts == {"keep": 2, "discard": 2, "crash": 1, "invalid": 1, "running": 1}
+    assert store.query("SELECT experiment_id FROM lost").rows == (("mar8-0004",),)
+
+
+def test_what_was_not_measured_is_null(store: Store) -> None:
+    night(store)
+    row = store.query("SELECT val_bpb, peak_memory_mb, total_seconds, gain FROM history WHERE decision = 'crash'").rows
+    assert row == ((None, None, None, None),)
+    assert store.query("SELECT count(*) FROM history WHERE val_bpb = 0 OR cost_usd = 0 OR tokens = 0").rows == ((0,),)
+
+
+def test_the_views_say_what_their_names_say(store: Store) -> None:
+    night(store)
+    best = [value for (value,) in store.query("SELECT best_so_far FROM history ORDER BY number").rows]
+    assert best == [0.9979] + [0.9860] * 6
+    assert store.query("SELECT rank, number FROM leaderboard").rows == ((1, 1), (2, 0))
+    assert store.query("SELECT number FROM near_misses").rows == ((2,),)
+    changes = store.query("SELECT name, old, new FROM changes WHERE experiment_id = 'mar8-0001' ORDER BY name").rows
+    assert changes == (("ADAM_BETAS", "[0.8,0.95]", "[0.9,0.95]"), ("DEPTH", "8", "9"))
+    comments = dict(store.query("SELECT view_name, comment FROM duckdb_views() WHERE NOT internal").rows)
+    assert comments["history"].startswith("start here") and all(comments.values())
+
+
+def spoil_missing(file: Path) -> None:
+    file.unlink()
+
+
+def spoil_garbage(file: Path) -> None:
+    file.write_bytes(b"garbage" * 1000)
+
+
+def spoil_half(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+def spoil_ahead(file: Path) -> None:
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("INSERT INTO events SELECT max(seq) + 1, 'x', 'x', NULL, NULL FROM experiments")
+
+
+def spoil_other_ids(file: Path) -> None:
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("UPDATE events SET id = 'other'")
+
+
+def spoil_holes(file: Path) -> None:
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("DELETE FROM runs")
+
+
+def spoil_schema(file: Path) -> None:
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("INSERT INTO schema_version VALUES (99)")
+
+
+def spoil_other_database(file: Path) -> None:
+    file.unlink()
+    with duckdb.connect(str(file)) as connection:
+        connection.execute("CREATE TABLE branches (x INTEGER)")
+
+
+def spoil_behind(file: Path) -> None:
+    """The end of the journal never reached the tables, as after a kill between the two."""
+    with duckdb.connect(str(file)) as connection:
+        for table in TABLES.values():
+            connection.execute(f"DELETE FROM {table} WHERE seq > 9")
+
+
+@pytest.mark.parametrize("spoil", [f for name, f in sorted(globals().items()) if name.startswith("spoil_")])
+def test_the_database_made_from_the_journal_equals_the_one_that_grew(tmp_path: Path, spoil: Any) -> None:
+    with Store.open(tmp_path) as store:
+        store.add_branch(make_branch())
+        night(store)
+        grown, records, head = tables(store), store.records(NAME), store.head(NAME)
+    spoil(tmp_path / "farm.duckdb")
+    with Store.open(tmp_path) as store:
+        assert tables(store) == grown
+        assert store.records(NAME) == records and store.head(NAME) == head
+        add(store, 8, "keep", 0.95)
+
+
+def test_a_journal_that_was_put_back_from_a_copy_wins(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        store.add_branch(make_branch())
+        shutil.copy(store.journal.path, tmp_path / "copy")
+        night(store)
+    shutil.move(tmp_path / "copy", tmp_path / "journal.jsonl")
+    with Store.open(tmp_path) as store:
+        assert store.records(NAME) == [] and store.branch(NAME) == make_branch()
+
+
+def test_migrations_run_once_each(tmp_path: Path) -> None:
+    for _ in range(2):
+        with Store.open(tmp_path) as store:
+            versions = store.query("SELECT version FROM schema_version ORDER BY version").rows
+            assert versions == tuple((number + 1,) for number in range(len(MIGRATIONS)))
+
+
+def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
+    """A writer is killed three times at no particular line; each time the next one goes on where it was."""
+    samples = str(Path(__file__).parent)
+    for delay in (0.1, 0.25, 0.33):
+        command = [sys.executable, "-c", WRITER, str(tmp_path), samples]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        lines = [process.stdout.readline()]
+        threading.Timer(delay, process.send_signal, [signal.SIGKILL]).start()
+        lines += process.stdout.readlines()
+        process.wait()
+        last = int([line for line in lines if line.endswith("\n")][-1])
+        with Store.open(tmp_path) as store:
+            finished = [record.experiment.number for record in store.records(NAME) if record.verdict]
+            assert finished[: last + 1] == list(range(last + 1))
+            for record in store.unfinished(NAME):  # what a driver does after a kill
+                store.add_run(record.experiment.id, make_run(f"{record.experiment.id}-again", 0.99))
+                store.add_verdict(record.experiment.id, Verdict(decision="discard", reason="went on"))
+            grown = tables(store)
+        (tmp_path / "farm.duckdb").unlink()
+        with Store.open(tmp_path) as store:
+            assert tables(store) == grown
+
+
+def test_one_process_owns_a_home(store: Store) -> None:
+    code = "import sys; from pathlib import Path; from results.store import Store; Store.open(Path(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, str(store.home)], capture_output=True, text=True)
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("research.contract.UserError: A farm is already running in ")
+
+
+def test_a_database_that_another_program_holds_is_left_alone(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        store.add_branch(make_branch())
+    code = "import sys, duckdb; c = duckdb.connect(sys.argv[1], read_only=True); print(1, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path / "farm.duckdb")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(UserError, match="open in another program"):
+            Store.open(tmp_path)
+        holder.communicate()
+    with Store.open(tmp_path) as store:  # the failed attempt let go of the journal
+        assert store.branch(NAME) is not None
+
+
+def test_opening_can_wait_for_the_owner(tmp_path: Path) -> None:
+    first = Store.open(tmp_path)
+    threading.Timer(0.3, first.close).start()
+    Store.open(tmp_path, wait_s=5.0).close()
+
+
+def test_a_home_can_be_asked_when_no_farm_runs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="Nothing is recorded"):
+        query_home(tmp_path / "none", "SELECT 1")
+    assert not (tmp_path / "none").exists()
+    with Store.open(tmp_path) as store:
+        store.add_branch(make_branch())
+        night(store)
+    (tmp_path / "farm.duckdb").unlink()
+    assert query_home(tmp_path, "SELECT count(*) FROM history").rows == ((7,),)
+    assert query_home(tmp_path, "SELECT count(*) FROM audit").rows == ((4,),)
+
+
+def test_history_parquet_is_read_by_pandas_and_duckdb_while_the_farm_runs(store: Store) -> None:
+    night(store)
+    path = store.export_parquet()
+    frame = pd.read_parquet(path)
+    assert list(frame["decision"].dropna()) == ["keep", "keep", "discard", "crash", "invalid", "discard"]
+    assert pd.isna(frame["val_bpb"][3]) and frame["created"].dtype.kind == "M"
+    assert not [column for column in frame.columns if "audit" in column]
+    code = "import sys, duckdb; print(duckdb.sql(f\"SELECT min(val_bpb) FROM '{sys.argv[1]}'\").fetchall()[0][0])"
+    assert float(subprocess.check_output([sys.executable, "-c", code, str(path)])) == 0.9860
+    names = sorted(file.name for file in store.home.iterdir())
+    assert names == ["farm.duckdb", "farm.duckdb.wal", "history.parquet", "journal.jsonl"]
+
+
+def test_readers_of_parquet_never_see_a_half_written_file(store: Store) -> None:
+    night(store)
+    path = store.export_parquet()
+    exporter = threading.Thread(target=lambda: [store.export_parquet() for _ in range(15)])
+    exporter.start()
+    reads = 0
+    while exporter.is_alive() or not reads:
+        assert len(pd.read_parquet(path)) == 7
+        reads += 1
+    exporter.join()
+
+
+def test_threads_read_while_the_driver_writes(store: Store) -> None:
+    """Four readers, agents and people, see whole experiments in growing numbers."""
+    failures: list[BaseException] = []
+    stop = threading.Event()
+
+    def read(audience: Any) -> None:
+        seen = 0
+        try:
+            while not stop.is_set():
+                ((count,),) = store.query("SELECT count(*) FROM history", audience=audience).rows
+                assert count >= seen
+                seen = count
+        except BaseException as failure:
+            failures.append(failure)
+
+    readers = [threading.Thread(target=read, args=(who,)) for who in ("agent", "person", "agent", "person")]
+    for reader in readers:
+        reader.start()
+    for number in range(12):
+        add(store, number, "keep", 0.99)
+    stop.set()
+    for reader in readers:
+        reader.join()
+    assert not failures
+    assert len(store.records(NAME)) == 12
+
+
+def test_two_threads_may_write(store: Store) -> None:
+    add(store, 0, "keep", 0.99)
+    workers = [
+        threading.Thread(target=lambda k=k: [store.add_event("e", {"k": k, "i": i}) for i in range(20)]) for k in range(2)
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert store.query("SELECT count(*) FROM events").rows == ((40,),)
+    seqs = [position for position, _ in store.journal.records()]
+    assert seqs == list(range(1, len(store.journal) + 1))
+
+
+def test_five_thousand_experiments_are_rebuilt_and_asked_in_seconds(tmp_path: Path) -> None:
+    """Linear, not quadratic: the journal is written here without a sync for each line."""
+    count, branch = 5_000, make_branch()
+    with (tmp_path / "journal.jsonl").open("wb") as file:
+
+        def put(kind: Any, key: str, body: dict[str, Any]) -> None:
+            file.write(_encode(JournalRecord(id=f"{kind}:{key}", kind=kind, time=branch.created, body=body)))
+
+        put("branch", branch.name, to_body(branch))
+        for number in range(count):
+            id = f"{number:06d}"
+            verdict = Verdict(decision="keep" if number % 100 == 0 else "discard", reason="so")
+            put("experiment", id, to_body(make_experiment(number, id=id)))
+            put("run", f"r{id}", {"experiment_id": id, **to_body(make_run(f"r{id}", 1 - number / 1e6))})
+            put("verdict", f"{id}/1", {"experiment_id": id, "runs": 1, **to_body(verdict)})
+    started = time.monotonic()
+    with Store.open(tmp_path) as store:
+        assert store.query("SELECT count(*) FROM history").rows == ((count,),)
+        head = store.head(NAME)
+        assert head is not None and head.experiment_id == "004900"
+    assert time.monotonic() - started < 20

@@ -1,0 +1,155 @@
+"""decide() is pure: every rule of design section 5 that holds for now, with its words."""
+
+import random
+import statistics
+
+import pytest
+from result_samples import make_run
+
+from research.result import RunStatus
+from results.experiment import Head
+from results.verdict import (
+    PRIOR_RUNS,
+    Noise,
+    baseline_verdict,
+    decide,
+    estimate_noise,
+    keep_threshold,
+    needed_gain,
+)
+
+HEAD = Head(commit="a", experiment_id="b", scores=(0.9979,), peak_memory_mb=45_000.0)
+NOISE = Noise(sigma=0.0007)
+
+
+@pytest.mark.parametrize(
+    ("val_bpb", "net_lines", "decision"),
+    [
+        (0.9860, 0, "keep"),
+        (0.9971, 0, "keep"),  # gains 0.0008
+        (0.9973, 0, "discard"),  # gains 0.0006: chance does that
+        (0.9979, 0, "discard"),
+        (0.9990, 0, "discard"),
+        (0.9969, 20, "discard"),  # 0.001 for 20 hacky lines isn't worth it
+        (0.9961, 20, "keep"),  # 0.0018 is
+        (0.9977, -12, "keep"),  # 0.0002 and twelve lines fewer
+        (0.9979, -20, "keep"),  # the same and simpler: keep
+        (0.9982, -500, "keep"),  # half a sigma worse at most, however many lines go
+        (0.9983, -500, "discard"),
+    ],
+)
+def test_a_keep_beats_noise_and_the_price_of_its_lines(val_bpb: float, net_lines: int, decision: str) -> None:
+    verdict = decide([make_run("r", val_bpb)], HEAD, NOISE, net_lines=net_lines)
+    assert verdict.decision == decision
+    assert verdict.gain == pytest.approx(0.9979 - val_bpb)
+    assert verdict.sigma == 0.0007
+
+
+def test_the_reason_is_in_words_with_figures() -> None:
+    def reason(val_bpb: float, net_lines: int = 0) -> str:
+        return decide([make_run("r", val_bpb)], HEAD, NOISE, net_lines=net_lines).reason
+
+    assert reason(0.986, 2) == (
+        "val_bpb 0.9860, 0.0119 below the head's 0.9979: more than the 0.0008 that it had to gain (noise 0.0007, +2 lines)"
+    )
+    assert reason(0.9975, 1) == (
+        "val_bpb 0.9975, 0.0004 below the head's 0.9979: not more than the 0.00075 that it had to gain (noise 0.0007, +1 line)"
+    )
+    assert reason(0.9979) == "val_bpb 0.9979, equal to the head's 0.9979: it had to gain 0.0007 (noise 0.0007)"
+    assert reason(0.9981, -30) == (
+        "val_bpb 0.9981, 0.0002 above the head's 0.9979: within the 0.00035 that simpler code may lose "
+        "(noise 0.0007, -30 lines)"
+    )
+
+
+@pytest.mark.parametrize("net_lines", [-500, -3, 0, 4])
+def test_the_threshold_is_where_the_decision_turns(net_lines: int) -> None:
+    threshold = keep_threshold(HEAD, NOISE, net_lines)
+    assert threshold == pytest.approx(0.9979 - needed_gain(NOISE, net_lines))
+    just_below, just_above = make_run("r", threshold - 1e-9), make_run("r", threshold + 1e-9)
+    assert decide([just_below], HEAD, NOISE, net_lines=net_lines).decision == "keep"
+    assert decide([just_above], HEAD, NOISE, net_lines=net_lines).decision == "discard"
+
+
+def test_scores_are_pooled_on_both_sides() -> None:
+    head = Head(commit="a", experiment_id="b", scores=(0.990, 0.992))
+    lucky_then_not = [make_run("r0", 0.985), make_run("r1", 0.991)]
+    verdict = decide(lucky_then_not, head, NOISE)
+    assert verdict.gain == pytest.approx(0.991 - 0.988)
+
+
+def test_memory_has_a_cap() -> None:
+    heavy = make_run("r", 0.98, peak_memory_mb=80_000.0)
+    verdict = decide([heavy], HEAD, NOISE)
+    assert verdict.decision == "discard"
+    assert verdict.reason.endswith("; but its 80000 MiB are 1.78 times the head's 45000: the cap is 1.5")
+    assert decide([heavy], HEAD, NOISE, memory_cap=None).decision == "keep"
+    assert decide([heavy], HEAD, NOISE, memory_cap=1.8).decision == "keep"
+    unmeasured = make_run("r", 0.98, peak_memory_mb=None)
+    assert decide([unmeasured], HEAD, NOISE).decision == "keep"
+
+
+@pytest.mark.parametrize(
+    ("status", "decision"),
+    [
+        ("crash", "crash"),
+        ("oom", "crash"),
+        ("diverged", "crash"),
+        ("timeout", "crash"),
+        ("invalid", "invalid"),
+        ("lost", "lost"),
+    ],
+)
+def test_a_run_without_a_score_is_no_number(status: RunStatus, decision: str) -> None:
+    verdict = decide([make_run("r", None, status=status, reason="said\nso")], HEAD, NOISE)
+    assert (verdict.decision, verdict.reason, verdict.gain) == (decision, f"{status}: said so", None)
+    assert baseline_verdict([make_run("r", None, status=status)]).decision == decision
+
+
+def test_lost_runs_are_not_charged_to_the_idea() -> None:
+    lost = make_run("r0", None, status="lost")
+    assert decide([lost, make_run("r1", 0.98)], HEAD, NOISE).decision == "keep"
+    assert decide([make_run("r0", 0.98), lost], HEAD, NOISE).decision == "keep"
+
+
+def test_one_run_that_broke_the_rules_decides() -> None:
+    cheat = make_run("r0", 0.5, status="invalid", reason="looked ahead")
+    assert decide([cheat, make_run("r1", 0.98)], HEAD, NOISE).decision == "invalid"
+
+
+def test_the_greedy_rule_keeps_whatever_is_lower() -> None:
+    assert decide([make_run("r", 0.99789)], HEAD, NOISE, net_lines=100, rule="greedy").decision == "keep"
+    assert decide([make_run("r", 0.9979)], HEAD, NOISE, net_lines=-100, rule="greedy").decision == "discard"
+    assert keep_threshold(HEAD, NOISE, 100, rule="greedy") == HEAD.mean
+
+
+def test_a_baseline_is_kept_when_it_runs() -> None:
+    assert baseline_verdict([make_run("r", 0.9979)]).reason == "baseline: val_bpb 0.9979"
+    two = baseline_verdict([make_run("r0", 0.9979), make_run("r1", 0.9981)])
+    assert (two.decision, two.reason) == ("keep", "baseline: val_bpb 0.9980, the mean of 2 runs")
+
+
+def test_nothing_to_decide_on_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no run"):
+        decide([], HEAD, NOISE)
+
+
+def test_noise_starts_at_the_prior_and_follows_the_replicates() -> None:
+    assert estimate_noise(0.0007, []) == Noise(sigma=pytest.approx(0.0007), replicates=0)  # type: ignore[arg-type]
+    assert estimate_noise(0.0007, [[0.99]]).sigma == pytest.approx(0.0007)  # one run says nothing of its spread
+    generator = random.Random(0)
+    pairs = [[generator.gauss(0.99, 0.003), generator.gauss(0.99, 0.003)] for _ in range(2000)]
+    assert estimate_noise(0.0007, pairs).sigma == pytest.approx(0.003, rel=0.05)
+    assert 0.0007 < estimate_noise(0.0007, pairs[:3]).sigma < 0.003
+
+
+def test_pooling_is_the_weighted_mean_of_variances() -> None:
+    scores = [0.990, 0.992, 0.995]
+    expected = (PRIOR_RUNS * 0.0007**2 + 2 * statistics.variance(scores)) / (PRIOR_RUNS + 2)
+    estimate = estimate_noise(0.0007, [scores])
+    assert estimate.sigma == pytest.approx(expected**0.5) and estimate.replicates == 2
+
+
+def test_a_prior_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="positive"):
+        estimate_noise(0.0, [])
