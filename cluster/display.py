@@ -1,0 +1,218 @@
+"""What the terminal shows while the farm runs: a live view, or plain lines where the output isn't a terminal."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypedDict, Unpack
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from results.experiment import Decision, ExperimentRecord
+
+SHOWN_VERDICTS = 6
+
+COLORS: dict[Decision, str] = {
+    "keep": "green",
+    "discard": "dim",
+    "crash": "red",
+    "invalid": "magenta",
+    "lost": "yellow",
+}
+
+
+class LoopFields(TypedDict, total=False):
+    """What is known of one loop; what isn't said again stays as it was."""
+
+    device: str
+    state: str
+    """What the loop does, in a word or two: `training`, `proposing`, `waiting`, `ended`."""
+    phase: str
+    """Of the run: `startup`, `training`, `handover` or `scoring`."""
+    number: int
+    """The experiment's number on its branch."""
+    title: str
+    fraction: float | None
+    """Of the time budget, 0 to 1."""
+    seconds_left: float | None
+    """Until the time budget ends."""
+    loss: float | None
+    """Training loss, nats per token."""
+    best: float | None
+    """The head's val_bpb."""
+    baseline: float | None
+
+
+class Display(Protocol):
+    """Shows what happens. May be called from any thread."""
+
+    def loop_state(self, branch: str, **fields: Unpack[LoopFields]) -> None:
+        """Something about a loop has changed."""
+
+    def say(self, text: str) -> None:
+        """One line for the user."""
+
+    def verdict(self, record: ExperimentRecord) -> None:
+        """An experiment has ended."""
+
+    def close(self) -> None:
+        """Leaves the terminal as it was."""
+
+
+def make_display(*, debug: bool = False) -> Display:
+    """The live view on a terminal, plain lines elsewhere."""
+    console = Console()
+    return TerminalDisplay(console) if console.is_terminal else PlainDisplay(debug=debug)
+
+
+class PlainDisplay:
+    """One line per event."""
+
+    def __init__(self, write: Callable[[str], None] | None = None, *, debug: bool = False) -> None:
+        """`write` takes each line (default: standard output); `debug` also tells when a loop waits or proposes."""
+        self._write = write or _print_now
+        self._debug = debug
+        self._told: dict[str, tuple[object, ...]] = {}
+        self._fields: dict[str, LoopFields] = {}
+        self._lock = threading.Lock()
+
+    def loop_state(self, branch: str, **fields: Unpack[LoopFields]) -> None:
+        with self._lock:
+            known = self._fields.setdefault(branch, {})
+            known.update(fields)
+            state = known.get("state", "")
+            news = (state, known.get("number"), known.get("title"))
+            if news == self._told.get(branch):
+                return
+            self._told[branch] = news
+        if state == "training" or self._debug:
+            self._write(f"{_short(branch)}  {state:<9} {_what(known)}".rstrip())
+
+    def say(self, text: str) -> None:
+        self._write(text)
+
+    def verdict(self, record: ExperimentRecord) -> None:
+        self._write(verdict_line(record))
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class _Totals:
+    started: float = field(default_factory=time.monotonic)
+    decisions: dict[Decision, int] = field(default_factory=dict)
+
+    def line(self) -> str:
+        counts = ", ".join(f"{count} {decision}" for decision, count in self.decisions.items()) or "no verdict yet"
+        return f"{duration(time.monotonic() - self.started)}: {counts}   (Ctrl-C ends cleanly)"
+
+
+class TerminalDisplay:
+    """Loops with their progress, the last verdicts and totals, redrawn in place; what is said scrolls above it."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._lock = threading.Lock()
+        self._loops: dict[str, LoopFields] = {}
+        self._verdicts: deque[ExperimentRecord] = deque(maxlen=SHOWN_VERDICTS)
+        self._totals = _Totals()
+        self._closed = False
+        self._live = Live(console=console, refresh_per_second=4, get_renderable=self.render)
+
+    def loop_state(self, branch: str, **fields: Unpack[LoopFields]) -> None:
+        with self._lock:
+            self._loops.setdefault(branch, {}).update(fields)
+        if not self._closed:
+            self._live.start()  # once there is something to show; again does nothing. Without the lock: it draws at once
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False)
+
+    def verdict(self, record: ExperimentRecord) -> None:
+        with self._lock:
+            self._verdicts.append(record)
+            if record.verdict is not None:
+                counts = self._totals.decisions
+                counts[record.verdict.decision] = counts.get(record.verdict.decision, 0) + 1
+
+    def close(self) -> None:
+        self._closed = True
+        self._live.stop()
+
+    def render(self) -> RenderableType:
+        """The whole view as it is now."""
+        with self._lock:
+            parts: list[RenderableType] = [self._loop_table()]
+            for record in self._verdicts:
+                decision = record.verdict.decision if record.verdict else "lost"
+                parts.append(Text(verdict_line(record), style=COLORS[decision], no_wrap=True, overflow="ellipsis"))
+            parts.append(Text(self._totals.line(), style="bold"))
+        return Group(*parts)
+
+    def _loop_table(self) -> Table:
+        table = Table(box=None, expand=True, pad_edge=False)
+        for header in ("branch", "state", "", "left", "loss", "best", "gained"):
+            table.add_column(header, no_wrap=True)
+        table.add_column("experiment", ratio=1, no_wrap=True, overflow="ellipsis")
+        for branch, known in self._loops.items():
+            fraction, left = known.get("fraction"), known.get("seconds_left")
+            training = known.get("state") == "training"
+            table.add_row(
+                _short(branch),
+                known.get("phase", "training") if training else known.get("state", ""),
+                ProgressBar(total=1.0, completed=fraction or 0.0, width=16) if training else "",
+                "" if left is None or not training else duration(left),
+                _number(known.get("loss") if training else None, "{:.3f}"),
+                _number(known.get("best"), "{:.4f}"),
+                _number(_difference(known.get("baseline"), known.get("best")), "{:.4f}"),
+                Text(_what(known)),
+            )
+        return table
+
+
+def verdict_line(record: ExperimentRecord) -> str:
+    """An experiment's end in one line: branch, number, decision, score, title and reason."""
+    experiment, verdict = record.experiment, record.verdict
+    decision = verdict.decision if verdict else "no verdict"
+    score = _number(record.val_bpb, "{:.6f}") or "-"
+    gain = "" if verdict is None or verdict.gain is None else f" ({verdict.gain:+.4f})"
+    reason = f": {verdict.reason}" if verdict else ""
+    where = f"{_short(experiment.branch)}  #{experiment.number}"
+    return f"{where:<14}{decision:<9}{score}{gain}  {experiment.title}{reason}"
+
+
+def duration(seconds: float) -> str:
+    """`45s`, `12m 05s`, `3h 07m`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02}m"
+
+
+def _short(branch: str) -> str:
+    return branch.removeprefix("autoresearch/")
+
+
+def _what(known: LoopFields) -> str:
+    number, title = known.get("number"), known.get("title", "")
+    return title if number is None else f"#{number} {title}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else form.format(value)
+
+
+def _difference(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first - second
+
+
+def _print_now(line: str) -> None:
+    print(line, flush=True)

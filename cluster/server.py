@@ -1,0 +1,120 @@
+"""The running farm's end for commands: HTTP on loopback, for whoever can read the token in the home.
+
+While the farm runs it alone can open the history, so `farm sql` and `farm status` ask here.
+"""
+
+import hmac
+import json
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+
+from cluster.home import Home, write_private
+from research.contract import UserError
+
+if TYPE_CHECKING:
+    from results.query import Table
+    from results.store import Audience
+
+MAX_BODY_BYTES = 2**20
+
+
+class FarmServer:
+    """Answers `GET /status`, `POST /sql` {"sql": ..., "audience": ...} and `POST /stop`, in threads of its own.
+
+    Every request needs the header `Authorization: Bearer <token>`. What a caller can mend comes back as status 400
+    with {"error": one line}.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        *,
+        status: Callable[[], dict[str, Any]],
+        query: Callable[[str, "Audience"], "Table"],
+        stop: Callable[[], None],
+    ) -> None:
+        """`status`, `query(sql, audience)` and `stop` are called in the server's threads."""
+        self._home = home
+        self._token = secrets.token_urlsafe(32)
+
+        def stopping(body: dict[str, Any]) -> str:
+            stop()
+            return json.dumps({"stopping": True})
+
+        answers: dict[str, Callable[[dict[str, Any]], str]] = {
+            "GET /status": lambda body: json.dumps(status(), default=str),
+            "POST /sql": lambda body: query(str(body["sql"]), _audience(body)).to_json(),
+            "POST /stop": stopping,
+        }
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self._token, answers))
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.1,), name="http", daemon=True)
+
+    @property
+    def port(self) -> int:
+        return int(self._http.server_address[1])
+
+    def start(self) -> None:
+        """Begins to answer and writes server.json, which only this user can read."""
+        self._thread.start()
+        address = {"pid": os.getpid(), "port": self.port, "token": self._token}
+        write_private(self._home.server_json, json.dumps(address))
+
+    def close(self) -> None:
+        """Takes server.json away and stops answering."""
+        self._home.server_json.unlink(missing_ok=True)
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+def _parsed(sent: bytes) -> dict[str, Any]:
+    body = json.loads(sent or b"{}")
+    if not isinstance(body, dict):
+        raise ValueError("not an object")
+    return body
+
+
+def _audience(body: dict[str, Any]) -> "Audience":
+    """Who asks: an agent, which sees no audit scores, unless the request says that it is a person."""
+    return "person" if body.get("audience") == "person" else "agent"
+
+
+def _handler(token: str, answers: dict[str, Callable[[dict[str, Any]], str]]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self._answer()
+
+        def do_POST(self) -> None:
+            self._answer()
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Nothing: the terminal belongs to the display."""
+
+        def _answer(self) -> None:
+            length = int(self.headers.get("Content-Length", "0"))
+            sent = self.rfile.read(min(length, MAX_BODY_BYTES))  # closing with it unread could cut the answer off
+            if not hmac.compare_digest(self.headers.get("Authorization", "").encode(), f"Bearer {token}".encode()):
+                return self._send(401, json.dumps({"error": "wrong token"}))
+            answer = answers.get(f"{self.command} {self.path}")
+            if answer is None:
+                return self._send(404, json.dumps({"error": f"no {self.command} {self.path} here"}))
+            try:
+                self._send(200, answer(_parsed(sent)))
+            except UserError as error:
+                self._send(400, json.dumps({"error": str(error)}))
+            except (ValueError, KeyError, TypeError) as error:
+                self._send(400, json.dumps({"error": f"the request can't be read: {error!r}"}))
+
+        def _send(self, code: int, text: str) -> None:
+            data = text.encode()
+            self.send_response(code)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+    return Handler

@@ -1,0 +1,70 @@
+import io
+
+from rich.console import Console
+
+from cluster.display import PlainDisplay, TerminalDisplay, duration
+from research.result import RunResult
+from results.experiment import Experiment, ExperimentRecord, Verdict
+
+BRANCH = "autoresearch/nov22"
+
+
+def record(decision="keep", val_bpb=1.2345):
+    experiment = Experiment(
+        id="e1",
+        branch=BRANCH,
+        number=4,
+        kind="explore",
+        commit="c" * 40,
+        parent_commit="d" * 40,
+        title="[bold]deeper",
+        hypothesis="",
+        researcher="search",
+        created="2026-11-22T00:00:00Z",
+    )
+    run = RunResult(run_id="r", status="ok", reason="", seed=1, device="cpu", val_bpb=val_bpb)
+    return ExperimentRecord(
+        experiment=experiment, runs=(run,), verdict=Verdict(decision=decision, reason="better by 2 sigma", gain=0.02)
+    )
+
+
+def test_plain_lines_tell_each_start_once_and_each_verdict_with_its_reason():
+    lines = []
+    display = PlainDisplay(lines.append)
+    display.loop_state(BRANCH, state="proposing")
+    for step in range(3):
+        display.loop_state(BRANCH, state="training", number=4, title="deeper", fraction=step / 3)
+    display.verdict(record())
+    assert lines == [
+        "nov22  training  #4 deeper",
+        "nov22  #4     keep     1.234500 (+0.0200)  [bold]deeper: better by 2 sigma",
+    ]
+
+
+def test_the_live_view_shows_loops_verdicts_and_totals():
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
+    display = TerminalDisplay(console)
+    display.loop_state(
+        BRANCH,
+        state="training",
+        phase="startup",
+        number=5,
+        title="[red]wider",
+        fraction=0.5,
+        seconds_left=7.4,
+        best=1.2,
+    )
+    display.loop_state(BRANCH, baseline=1.25)
+    display.verdict(record("discard", None))
+    display.say("a [line] above")
+    with console.capture() as capture:
+        console.print(display.render())
+    shown = capture.get()
+    for part in ("startup", "7s", "1.2000", "0.0500", "#5 [red]wider", "#4     discard", "1 discard", "[bold]deeper"):
+        assert part in shown
+    display.close()
+    assert "a [line] above" in console.file.getvalue()
+
+
+def test_durations_are_short():
+    assert [duration(s) for s in (0, 59.6, 725, 11_220)] == ["0s", "1m 00s", "12m 05s", "3h 07m"]
