@@ -14,9 +14,7 @@ class Price:
     input: float
     output: float
 
-    def cost(
-        self, *, input: int, output: int, cache_read: int = 0, cache_write_5m: int = 0, cache_write_1h: int = 0
-    ) -> float:
+    def cost(self, *, input: int, output: int, cache_read: int = 0, cache_write_5m: int = 0, cache_write_1h: int = 0) -> float:
         """US dollars for these numbers of tokens; `input` counts those that no cache had a part in."""
         input_units = input + 0.1 * cache_read + 1.25 * cache_write_5m + 2.0 * cache_write_1h
         return (input_units * self.input + output * self.output) / 1e6

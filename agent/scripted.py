@@ -39,9 +39,7 @@ class Step:
         if self.replace is not None:
             old, new = self.replace
             if train_py.count(old) != 1:
-                raise UserError(
-                    f"the text to replace occurs {train_py.count(old)} times in train.py, not once: {old!r}"
-                )
+                raise UserError(f"the text to replace occurs {train_py.count(old)} times in train.py, not once: {old!r}")
             return train_py.replace(old, new)
         return self.train_py or ""
 

@@ -70,9 +70,7 @@ class Worktree:
     """`Name <email>` of the commits."""
 
     @classmethod
-    def create(
-        cls, repo: Path, folder: Path, branch: str, *, base: str = "HEAD", train_py: str | None = None
-    ) -> "Worktree":
+    def create(cls, repo: Path, folder: Path, branch: str, *, base: str = "HEAD", train_py: str | None = None) -> "Worktree":
         """Starts a branch at `base` with a first commit of `train_py`; right after this, `head()` is the baseline.
 
         Where `train_py` is None or the same as in `base`, the baseline is `base` itself. A start that was cut off is
