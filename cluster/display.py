@@ -29,23 +29,26 @@ COLORS: dict[Decision, str] = {
 class LoopFields(TypedDict, total=False):
     """What is known of one loop; what isn't said again stays as it was."""
 
-    device: str
-    state: str
-    """What the loop does, in a word or two: `training`, `proposing`, `waiting`, `ended`."""
     phase: str
-    """Of the run: `startup`, `training`, `handover` or `scoring`."""
-    number: int
-    """The experiment's number on its branch."""
+    """`proposing`, `starting`; of a run `startup`, `training`, `handover`, `scoring`; or `ended`."""
+    experiment: str
+    """Its id."""
     title: str
-    fraction: float | None
-    """Of the time budget, 0 to 1."""
-    seconds_left: float | None
-    """Until the time budget ends."""
+    run: int
+    """Of the experiment, from 1."""
+    seconds: float
+    """Since the phase began."""
+    step: int | None
     loss: float | None
     """Training loss, nats per token."""
+    fraction: float
+    """Of the time budget, 0 to 1."""
     best: float | None
     """The head's val_bpb."""
     baseline: float | None
+
+
+RUNNING = ("starting", "startup", "training", "handover", "scoring")
 
 
 class Display(Protocol):
@@ -77,21 +80,17 @@ class PlainDisplay:
         """`write` takes each line (default: standard output); `debug` also tells when a loop waits or proposes."""
         self._write = write or _print_now
         self._debug = debug
-        self._told: dict[str, tuple[object, ...]] = {}
-        self._fields: dict[str, LoopFields] = {}
+        self._known: dict[str, LoopFields] = {}
         self._lock = threading.Lock()
 
     def loop_state(self, branch: str, **fields: Unpack[LoopFields]) -> None:
         with self._lock:
-            known = self._fields.setdefault(branch, {})
+            known = self._known.setdefault(branch, {})
+            before = _news(known)
             known.update(fields)
-            state = known.get("state", "")
-            news = (state, known.get("number"), known.get("title"))
-            if news == self._told.get(branch):
-                return
-            self._told[branch] = news
-        if state == "training" or self._debug:
-            self._write(f"{_short(branch)}  {state:<9} {_what(known)}".rstrip())
+            phase, after = known.get("phase", ""), _news(known)
+        if after != before and (phase in RUNNING or self._debug):
+            self._write(f"{_short(branch)}  {'run ' + str(known.get('run', 1)) if phase in RUNNING else phase}: {_what(known)}")
 
     def say(self, text: str) -> None:
         self._write(text)
@@ -137,6 +136,7 @@ class TerminalDisplay:
     def verdict(self, record: ExperimentRecord) -> None:
         with self._lock:
             self._verdicts.append(record)
+            self._note_scores(record)
             if record.verdict is not None:
                 counts = self._totals.decisions
                 counts[record.verdict.decision] = counts.get(record.verdict.decision, 0) + 1
@@ -157,23 +157,31 @@ class TerminalDisplay:
 
     def _loop_table(self) -> Table:
         table = Table(box=None, expand=True, pad_edge=False)
-        for header in ("branch", "state", "", "left", "loss", "best", "gained"):
+        for header in ("branch", "doing", "", "left", "loss", "best", "gained"):
             table.add_column(header, no_wrap=True)
         table.add_column("experiment", ratio=1, no_wrap=True, overflow="ellipsis")
         for branch, known in self._loops.items():
-            fraction, left = known.get("fraction"), known.get("seconds_left")
-            training = known.get("state") == "training"
+            training = known.get("phase") == "training"
             table.add_row(
                 _short(branch),
-                known.get("phase", "training") if training else known.get("state", ""),
-                ProgressBar(total=1.0, completed=fraction or 0.0, width=16) if training else "",
-                "" if left is None or not training else duration(left),
+                known.get("phase", ""),
+                ProgressBar(total=1.0, completed=known.get("fraction", 0.0), width=16) if training else "",
+                _time_left(known) if training else "",
                 _number(known.get("loss") if training else None, "{:.3f}"),
                 _number(known.get("best"), "{:.4f}"),
                 _number(_difference(known.get("baseline"), known.get("best")), "{:.4f}"),
                 Text(_what(known)),
             )
         return table
+
+    def _note_scores(self, record: ExperimentRecord) -> None:
+        """A keep is the new head, and the first one the baseline."""
+        if record.val_bpb is None or record.verdict is None or record.verdict.decision != "keep":
+            return
+        known = self._loops.setdefault(record.experiment.branch, {})
+        known["best"] = record.val_bpb
+        if record.experiment.kind == "baseline":
+            known["baseline"] = record.val_bpb
 
 
 def verdict_line(record: ExperimentRecord) -> str:
@@ -202,8 +210,19 @@ def _short(branch: str) -> str:
 
 
 def _what(known: LoopFields) -> str:
-    number, title = known.get("number"), known.get("title", "")
-    return title if number is None else f"#{number} {title}"
+    return f"{known.get('experiment', '')} {known.get('title', '')}".strip()
+
+
+def _news(known: LoopFields) -> tuple[object, ...]:
+    """What a plain line tells once."""
+    phase = known.get("phase")
+    return ("running" if phase in RUNNING else phase, known.get("experiment"), known.get("run"))
+
+
+def _time_left(known: LoopFields) -> str:
+    """Until the time budget ends, by how far the run has come."""
+    seconds, fraction = known.get("seconds", 0.0), known.get("fraction", 0.0)
+    return duration(seconds * (1 - fraction) / fraction) if fraction > 0 else ""
 
 
 def _number(value: float | None, form: str) -> str:

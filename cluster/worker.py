@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from cluster.hardware import Device
 from cluster.home import package_folder

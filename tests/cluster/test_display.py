@@ -31,12 +31,13 @@ def record(decision="keep", val_bpb=1.2345):
 def test_plain_lines_tell_each_start_once_and_each_verdict_with_its_reason():
     lines = []
     display = PlainDisplay(lines.append)
-    display.loop_state(BRANCH, state="proposing")
+    display.loop_state(BRANCH, phase="proposing")
+    display.loop_state(BRANCH, phase="starting", experiment="nov22-0004", title="deeper", run=1)
     for step in range(3):
-        display.loop_state(BRANCH, state="training", number=4, title="deeper", fraction=step / 3)
+        display.loop_state(BRANCH, phase="training", fraction=step / 3)
     display.verdict(record())
     assert lines == [
-        "nov22  training  #4 deeper",
+        "nov22  run 1: nov22-0004 deeper",
         "nov22  #4     keep     1.234500 (+0.0200)  [bold]deeper: better by 2 sigma",
     ]
 
@@ -44,23 +45,15 @@ def test_plain_lines_tell_each_start_once_and_each_verdict_with_its_reason():
 def test_the_live_view_shows_loops_verdicts_and_totals():
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
     display = TerminalDisplay(console)
-    display.loop_state(
-        BRANCH,
-        state="training",
-        phase="startup",
-        number=5,
-        title="[red]wider",
-        fraction=0.5,
-        seconds_left=7.4,
-        best=1.2,
-    )
-    display.loop_state(BRANCH, baseline=1.25)
+    display.loop_state(BRANCH, phase="training", experiment="nov22-0005", title="[red]wider", baseline=1.25, best=1.24)
+    display.loop_state(BRANCH, fraction=0.25, seconds=2.5, loss=3.21)
+    display.verdict(record("keep", 1.2))
     display.verdict(record("discard", None))
     display.say("a [line] above")
     with console.capture() as capture:
         console.print(display.render())
     shown = capture.get()
-    for part in ("startup", "7s", "1.2000", "0.0500", "#5 [red]wider", "#4     discard", "1 discard", "[bold]deeper"):
+    for part in ("training", "8s", "3.210", "1.2000", "0.0500", "nov22-0005 [red]wider", "#4     discard", "1 keep, 1 discard"):
         assert part in shown
     display.close()
     assert "a [line] above" in console.file.getvalue()
