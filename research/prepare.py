@@ -52,7 +52,7 @@ def prepare(contract: Contract, *, cache: Path, num_shards: int = 10, revision: 
     dataset; None is the one in use here, at first the head of `main`. Two processes may call this at once: one waits.
     A UserError says in one line what is missing: network, disk space, text.
     """
-    cache = Path(cache).expanduser()
+    cache = Path(cache).expanduser().absolute()
     wanted = _Wanted.of(contract, num_shards=num_shards, revision=revision)
     found = wanted.newest(cache)
     if found is None:
@@ -67,7 +67,7 @@ def find_prepared(contract: Contract, *, cache: Path, num_shards: int | None = N
 
     A UserError says which command to run when there is none.
     """
-    cache = Path(cache).expanduser()
+    cache = Path(cache).expanduser().absolute()
     found = _Wanted.of(contract, num_shards=num_shards, revision=None).newest(cache)
     if found is None:
         command = _command(contract, cache=cache, num_shards=num_shards)
@@ -320,7 +320,7 @@ def _command(contract: Contract, *, cache: Path, num_shards: int | None) -> str:
         words += ["--source", source_name(contract.source)]
     if num_shards is not None and has_shards(contract.source):
         words += ["--num-shards", str(num_shards)]
-    if cache != cache_folder():
+    if cache != cache_folder().absolute():
         words += ["--cache", str(cache)]
     return shlex.join(words)
 
