@@ -4,6 +4,7 @@ One process at a time owns a home. Within it any thread may read and write.
 """
 
 import json
+import logging
 import os
 import threading
 import time
@@ -36,6 +37,8 @@ from results.journal import Journal, JournalRecord, RecordKind, utc_now
 from results.query import Table, run_query
 from results.rows import AUDIT_FIELDS, insert_one, row_of
 
+log = logging.getLogger(__name__)
+
 Audience = Literal["agent", "person"]
 """A person's queries also see the table `audit`."""
 
@@ -53,6 +56,8 @@ class Store:
         self._lock = threading.RLock()
         self._audit: list[dict[str, Any]] | None = None
         self.journal = Journal(home / "journal.jsonl")
+        for damage in self.journal.damaged:
+            log.warning("%s, line %d: %s; it is left out", self.journal.path, damage.number, damage.problem)
         try:
             self._database = open_database(home / "farm.duckdb", self.journal)
         except BaseException:
