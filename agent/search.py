@@ -13,11 +13,13 @@ in the history. How it chooses:
 """
 
 import random
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from statistics import fmean
 
-from agent.configurations import Tried
+from agent.configurations import Tried, only_constants
 from agent.curves import Curve, Step, next_steps, outcome, read_curves
 from agent.edits import ABLATIONS, ablated
 from agent.knobs import Knob, knobs_of, settle
@@ -35,6 +37,7 @@ NEAR_MISS = -1.0
 """A discarded experiment with a gain above this, in sigmas, came close."""
 NEAR_MISSES = 10
 """How many of the best are combined."""
+LARGEST_GROUP = 5
 RANDOM_TRIES = 300
 
 
@@ -114,17 +117,19 @@ class _View:
             if head is None or curve.busy:
                 continue
             seen = curve.seen_from(head, keeps=self.keeps)
-            for step in next_steps(knob, head, curve, keeps=self.keeps):
-                changes = self._turned(knob, step.position)
-                if changes and not _is_known(knob, changes, head, seen):
-                    ranked.append((step.score * liking, knob, step, changes))
+            turned = [(step, self._turned(knob, step.position)) for step in next_steps(knob, head, curve, keeps=self.keeps)]
+            possible = [(step, changes) for step, changes in turned if changes]
+            for step, changes in possible:
+                if not _is_known(knob, changes, head, seen):
+                    score = step.score if len(possible) > 1 else max(step.score, turned[0][0].score)
+                    ranked.append((score * liking, knob, step, changes))
         for _, knob, step, changes in sorted(ranked, key=lambda item: -item[0]):
             yield Idea(hypothesis=_reason(knob, step, self.curves[knob.label]), changes=changes)
 
     def crossovers(self) -> Iterator[Idea]:
-        """Pairs and triples of near-misses that turned different constants, those with the largest sum of gains first."""
+        """Groups of near-misses that turned different constants, those with the largest sum of gains first."""
         near = sorted(self._near_misses(), key=lambda item: -item[0])[:NEAR_MISSES]
-        groups = [group for size in (2, 3) for group in combinations(near, size)]
+        groups = [group for size in range(2, LARGEST_GROUP + 1) for group in combinations(near, size)]
         for group in sorted(groups, key=lambda group: -sum(gain for gain, _ in group)):
             changes = [_new_values(record) for _, record in group]
             merged = {name: value for change in changes for name, value in change.items()}
@@ -165,14 +170,24 @@ class _View:
         return {} if new is None or new == old else {knob.name: new}
 
     def _near_misses(self) -> Iterator[tuple[float, ExperimentRecord]]:
-        """Discarded changes of constants that came close, with their gains, where the head still has the old values."""
+        """Discarded changes of constants that came close, with their gains, where the head still has the old values.
+
+        A gain is the mean of the experiment's own and of its share in the crossovers that it was part of.
+        """
+        shares = defaultdict(list)
+        for record in self.records:
+            gain = outcome(record, self.context.sigma)
+            parents = record.experiment.parents
+            for member in parents or (record.experiment.id,):
+                if gain is not None:
+                    shares[member].append(gain / max(1, len(parents)))
         for record in self.records:
             changes = record.experiment.changes
-            if not changes or record.verdict is None or record.verdict.decision != "discard":
+            if record.verdict is None or record.verdict.decision != "discard" or record.experiment.parents:
                 continue
-            gain = outcome(record, self.context.sigma)
             same = all(self.constants.get(name) == old and new is not None for name, (old, new) in changes.items())
-            if gain is not None and gain > NEAR_MISS and same:
+            gain = fmean(shares[record.experiment.id])
+            if changes and same and gain > NEAR_MISS and only_constants(record):
                 yield gain, record
 
     def _proposal(self, title: str, hypothesis: str, train_py: str, parents: Sequence[str] = ()) -> Proposal:

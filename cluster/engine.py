@@ -16,9 +16,7 @@ class Engine(Protocol):
     @property
     def devices(self) -> tuple[Device, ...]: ...
 
-    async def execute(
-        self, device: Device, train_py: str, spec: RunSpec, on_progress: Callable[[Progress], None]
-    ) -> RunResult:
+    async def execute(self, device: Device, train_py: str, spec: RunSpec, on_progress: Callable[[Progress], None]) -> RunResult:
         """One run on `device`, after those that were asked for earlier. `on_progress` is called in the event loop.
 
         Failures of the infrastructure are results with the status `lost`. When the awaiting task is cancelled the run's
@@ -38,9 +36,7 @@ class LocalEngine:
         self._turns = {device.key: asyncio.Lock() for device in self.devices}  # first come, first served
         self._threads = ThreadPoolExecutor(max_workers=len(self.devices), thread_name_prefix="worker")
 
-    async def execute(
-        self, device: Device, train_py: str, spec: RunSpec, on_progress: Callable[[Progress], None]
-    ) -> RunResult:
+    async def execute(self, device: Device, train_py: str, spec: RunSpec, on_progress: Callable[[Progress], None]) -> RunResult:
         worker = self._workers[device.key]
         loop = asyncio.get_running_loop()
 

@@ -67,9 +67,7 @@ class Home:
             for folder in (self.folder, self.runs, self.worktrees, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(
-                f"The home {self.folder} can't be made ({error.strerror}): choose another --home."
-            ) from None
+            raise UserError(f"The home {self.folder} can't be made ({error.strerror}): choose another --home.") from None
         return self
 
     @contextlib.contextmanager

@@ -24,7 +24,6 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, *, window: int) -> Tensor:
     return _sdpa(q, k, v, window)
 
 
-@lru_cache
 def kernel_name(device: torch.device, dtype: torch.dtype) -> str:
     """Which kernel serves `device` and `dtype`: `varlen` (torch's own FlashAttention 2, Ampere and newer) or `sdpa`."""
     half = dtype in (torch.bfloat16, torch.float16)
@@ -39,8 +38,10 @@ def _varlen(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     B, T, H, D = q.shape
     starts = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=q.device)
     left = -1 if window >= T else window - 1
-    flat = (tensor.reshape(B * T, H, D) for tensor in (q, k, v))
-    return varlen_attn(*flat, starts, starts, T, T, window_size=(left, 0)).view(B, T, H, D)
+    q, k, v = (tensor.reshape(B * T, H, D) for tensor in (q, k, v))
+    y = varlen_attn(q, k, v, starts, starts, T, T, window_size=(left, 0))
+    assert isinstance(y, Tensor)
+    return y.view(B, T, H, D)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:

@@ -162,17 +162,21 @@ def contract_for(profile: str, *, budget: float | None = None, source: str | Non
     return contract
 
 
-def starting_hyperparameters(profile: str, *, free_bytes: int | None) -> dict[str, Literal]:
-    """A profile's overlay, with DEVICE_BATCH_SIZE halved until it fits `free_bytes` of device memory (None: unknown)."""
-    chosen = profile_named(profile)
-    values = {"PROFILE": profile, **chosen.hyperparameters}
-    device_batch = int(values.get("DEVICE_BATCH_SIZE", 128))  # type: ignore[arg-type]
-    if free_bytes is not None:
-        row_bytes = chosen.device_bytes_per_token * chosen.contract.MAX_SEQ_LEN
-        while device_batch > 1 and device_batch * row_bytes > 0.9 * free_bytes:
-            device_batch //= 2
-        values["DEVICE_BATCH_SIZE"] = device_batch
+def starting_hyperparameters(profile: str, *, free_bytes: int | None = None) -> dict[str, Literal]:
+    """A profile's overlay; DEVICE_BATCH_SIZE, where it has one, fits `free_bytes` of device memory (None: unknown)."""
+    values = {"PROFILE": profile, **profile_named(profile).hyperparameters}
+    if "DEVICE_BATCH_SIZE" in values:
+        values["DEVICE_BATCH_SIZE"] = fitted_device_batch(profile, int(values["DEVICE_BATCH_SIZE"]), free_bytes)  # type: ignore[arg-type]
     return values
+
+
+def fitted_device_batch(profile: str, wanted: int, free_bytes: int | None) -> int:
+    """`wanted` rows, halved until they fit nine tenths of `free_bytes` of device memory (None: unknown)."""
+    chosen = profile_named(profile)
+    row_bytes = chosen.device_bytes_per_token * chosen.contract.MAX_SEQ_LEN
+    while free_bytes is not None and wanted > 1 and wanted * row_bytes > 0.9 * free_bytes:
+        wanted //= 2
+    return wanted
 
 
 def active_contract() -> Contract:

@@ -3,7 +3,7 @@
 import ast
 from collections.abc import Mapping
 
-from research.contract import Literal, UserError
+from research.contract import Literal, UserError, fitted_device_batch, starting_hyperparameters
 
 
 def read_constants(train_py: str) -> dict[str, Literal]:
@@ -39,6 +39,27 @@ def write_constants(train_py: str, values: Mapping[str, Literal]) -> str:
     for value, text in sorted(replacements, key=lambda item: -item[0].lineno):
         _replace_span(lines, value, text)
     return "".join(lines)
+
+
+def fit_to_profile(train_py: str, profile: str, free_bytes: int | None) -> tuple[str, dict[str, Literal]]:
+    """`train_py` with a profile's starting hyperparameters, and the constants that changed.
+
+    A train.py that was made for this profile already (by its PROFILE) keeps its own, but for a device batch too large for
+    `free_bytes` of device memory; one without PROFILE, or that doesn't parse, stays as it is.
+    """
+    try:
+        present = read_constants(train_py)
+    except SyntaxError:
+        return train_py, {}
+    if "PROFILE" not in present:
+        return train_py, {}
+    if present["PROFILE"] != profile:
+        wanted = starting_hyperparameters(profile, free_bytes=free_bytes)
+    else:
+        batch = present.get("DEVICE_BATCH_SIZE")
+        wanted = {"DEVICE_BATCH_SIZE": fitted_device_batch(profile, batch, free_bytes)} if isinstance(batch, int) else {}
+    changes = {name: value for name, value in wanted.items() if present.get(name) != value}
+    return write_constants(train_py, changes), changes
 
 
 def literal_text(value: Literal) -> str:

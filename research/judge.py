@@ -5,6 +5,7 @@ protocol; in short: the clock starts when the data is handed over, the model com
 two fresh processes answer rows whose cross-entropy is computed here.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,8 +14,7 @@ import secrets
 import shutil
 import struct
 import tempfile
-import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from research import scorer, session
 from research.buffer import SharedIds, create_logits_buffer
 from research.channel import (
     ChannelClosed,
@@ -34,9 +35,9 @@ from research.channel import (
     shared_memory,
 )
 from research.contract import Contract, judge_sha256
-from research.prepare import PreparedData
 from research.processes import Child, Log, MemoryMonitor, child_environment, end_children
 from research.result import RunResult, RunSpec, RunStatus
+from research.rows import PreparedData
 from research.score import (
     CONSISTENCY_SHARE,
     MIN_CONSISTENCY_ROWS,
@@ -84,9 +85,9 @@ class RunEnded(Exception):
 
 
 class Judge:
-    """Executes and scores one run. `emit` gets progress events; `cancelled` ends the run as lost."""
+    """Executes and scores one run. `emit` gets progress events; once `cancelled()` is true the run ends as lost."""
 
-    def __init__(self, spec: RunSpec, train_py: str, *, emit: Emit, cancelled: threading.Event,
+    def __init__(self, spec: RunSpec, train_py: str, *, emit: Emit, cancelled: Callable[[], bool],
                  echo: Callable[[str], None] | None = None, caps: Caps | None = None) -> None:  # fmt: skip
         self.spec, self.train_py = spec, train_py
         self.contract: Contract = spec.contract
@@ -135,21 +136,23 @@ class Judge:
     def _start(self) -> None:
         """Starts trainer and scorers, and waits until all are ready; the rows are copied meanwhile."""
         began = monotonic()
-        self.trainer = self._child("research.session", "trainer", self.log)
-        self.scorers = [self._child("research.scorer", name, Log(None)) for name in ("scorer-a", "scorer-b")]
+        self.trainer = self._child(session.main, "trainer", self.log)
+        self.scorers = [self._child(scorer.main, name, Log(None)) for name in ("scorer-a", "scorer-b")]
+        for child in self._children:
+            child.follow_output()
         self._rows = rows_in_memory(self.data)
         for child in (self.trainer, *self.scorers):
             self._await(child, Kind.READY, phase="startup", began=began, cap=self.caps.startup)
         self._found["startup_seconds"] = monotonic() - began
 
-    def _child(self, module: str, name: str, log: Log) -> Child:
+    def _child(self, main: Callable[[], None], name: str, log: Log) -> Child:
         folder = self._scratch / name
         folder.mkdir()
         (folder / "train.py").write_text(self.train_py)
         environment = child_environment(
             self.contract, threads=self.spec.threads, device=self.spec.device, seed=self.spec.seed
         )
-        child = Child(module, folder=folder, environment={**environment, "TMPDIR": str(folder)}, log=log)
+        child = Child(main, folder=folder, environment={**environment, "TMPDIR": str(folder)}, log=log)
         self._children.append(child)
         return child
 
@@ -167,8 +170,7 @@ class Judge:
             self._found["training_seconds"] = monotonic() - start
         finally:
             self._found["peak_memory_mb"] = monitor.stop()
-        self._emit({"event": "progress", "phase": "handover", "seconds": monotonic() - start, "step": None, "loss": None,
-                    "fraction": 1.0})  # fmt: skip
+        self._report("handover", monotonic() - start, fraction=1.0)
         self._end([self.trainer])
         self.log.close()
         os.close(self._rows)
@@ -188,8 +190,7 @@ class Judge:
             if message is not None and message.kind == Kind.PROGRESS and now - self._last_progress > 0.25:
                 self._last_progress = now
                 fraction = min((now - start) / self.contract.TIME_BUDGET, 1.0)
-                self._emit({"event": "progress", "phase": "training", "seconds": now - start, "step": message.a,
-                            "loss": message.x, "fraction": fraction})  # fmt: skip
+                self._report("training", now - start, step=message.a, loss=message.x, fraction=fraction)
             if now > deadline + self.caps.grace + self.caps.late:
                 raise RunEnded("timeout", f"no model within {now - deadline:.0f} s after the budget: training hung or never "
                                           "called session.finish(model)")  # fmt: skip
@@ -233,7 +234,7 @@ class Judge:
         count = min(len(rows), max(MIN_CONSISTENCY_ROWS, round(share * len(rows))))
         self._check_consistency(Answers(self, second, tensors), rows, nats, count, rng)
         self._end([second])
-        if self.spec.save_model:
+        if self.spec.save_model and would_keep:
             payload = map_shared(tensors, self._tensor_bytes, writable=False)
             (self.folder / "model.safetensors").write_bytes(payload)
         self._found["scoring_seconds"] = monotonic() - began
@@ -262,7 +263,8 @@ class Judge:
 
     def _bits_per_byte(self, nats: np.ndarray, rows: np.ndarray) -> float:
         if not np.isfinite(nats).all():
-            raise RunEnded("diverged", f"the model's logits are not finite on {np.isnan(nats).any(axis=1).sum()} of {len(rows)} rows")
+            broken = (~np.isfinite(nats)).any(axis=1).sum()
+            raise RunEnded("diverged", f"the model's logits are not finite on {broken} of {len(rows)} rows")
         return bits_per_byte(nats, rows[:, 1:], self.data.token_bytes())
 
     # --- talking to children ----------------------------------------------------------------------------------------
@@ -280,11 +282,11 @@ class Judge:
             seconds = monotonic() - began
             if seconds > cap:
                 raise RunEnded("timeout", f"{phase} took more than {cap:.0f} s")
-            self._emit({"event": "progress", "phase": phase, "seconds": seconds, "step": None, "loss": None, "fraction": 0.0})
+            self._report(phase, seconds)
 
     def _receive(self, child: Child, timeout: float = 0.1) -> Message | None:
         """A message of `child`, or None. Raises RunEnded where the child has ended or the run is cancelled."""
-        if self._cancelled.is_set():
+        if self._cancelled():
             raise RunEnded("lost", "stopped before the run had ended")
         try:
             message = child.channel.receive(timeout)
@@ -295,9 +297,9 @@ class Judge:
             raise ended_by_itself(child)
         return message
 
-    def _send(self, child: Child, kind: Kind, a: int = 0, b: int = 0, x: float = 0.0, descriptors: list[int] | None = None) -> None:
+    def _send(self, child: Child, kind: Kind, a: int, b: int = 0, x: float = 0.0, descriptors: Sequence[int] = ()) -> None:
         try:
-            child.channel.send(kind, a, b, x, descriptors or [])
+            child.channel.send(kind, a, b, x, descriptors)
         except ChannelClosed:
             child.process.wait()
             raise ended_by_itself(child) from None
@@ -309,6 +311,10 @@ class Judge:
         left = end_children(ending, spare=self._children)
         if left:
             raise RuntimeError(f"processes {left} could not be ended")
+
+    def _report(self, phase: str, seconds: float, *, step: int | None = None, loss: float | None = None,
+                fraction: float = 0.0) -> None:  # fmt: skip
+        self._emit({"event": "progress", "phase": phase, "seconds": seconds, "step": step, "loss": loss, "fraction": fraction})
 
     # --- the result -------------------------------------------------------------------------------------------------
 
@@ -328,7 +334,7 @@ class Judge:
             train_sha256=hashlib.sha256(self.train_py.encode()).hexdigest(),
             judge_sha256=judge_sha256(),
             software=software_versions(),
-            log_tail=self.log.tail(),
+            log_tail=self.log.tail(1 if status == "ok" else 50),
             **self._found,
         )
 
@@ -396,7 +402,7 @@ def rows_in_memory(data: PreparedData) -> int:
     rows = data.load_rows("train")
     descriptor = shared_memory(rows.nbytes)
     with os.fdopen(os.dup(descriptor), "wb") as memory:
-        memory.write(memoryview(rows).cast("B"))
+        memory.write(rows.data.cast("B"))
     seal(descriptor)
     return descriptor
 
@@ -427,9 +433,9 @@ def reported_fields(encoded: bytes) -> dict[str, Any]:
         value = report.get(name)
         if isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool):
             fields[f"reported_{name}"] = value[:80] if isinstance(value, str) else value
-    curve = report.get("curve")
-    if isinstance(curve, list) and all(isinstance(p, list) and len(p) == 3 and all(isinstance(v, (int, float)) for v in p) for p in curve):
-        fields["reported_curve"] = tuple((float(s), int(n), float(loss)) for s, n, loss in curve[:1024])
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        points = report.get("curve") or ()
+        fields["reported_curve"] = tuple((float(s), int(step), float(loss)) for s, step, loss in points[:1024])
     return fields
 
 

@@ -7,10 +7,13 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import psutil
 
@@ -40,40 +43,42 @@ def child_environment(contract: Contract, *, threads: int | None, **settings: st
     environment["PYTHONUNBUFFERED"] = "1"
     environment["PYTHONDONTWRITEBYTECODE"] = "1"
     if threads is not None:
-        environment["OMP_NUM_THREADS"] = str(threads)
+        environment["AUTORESEARCH_THREADS"] = environment["OMP_NUM_THREADS"] = str(threads)
     environment[CONTRACT_VARIABLE] = contract.to_json()
     return environment | {f"AUTORESEARCH_{name.upper()}": str(value) for name, value in settings.items()}
 
 
 class Child:
-    """One child process with a channel to it and its output going to a log."""
+    """One child process with a channel to it and its output going to a log.
 
-    def __init__(self, module: str, *, folder: Path, environment: Mapping[str, str], log: "Log") -> None:
+    On Linux it is forked off this process, which has torch imported and has used neither a device nor threads: importing torch
+    anew takes seconds. `main` finds its settings in the environment and its folder as the working directory.
+    """
+
+    def __init__(self, main: Callable[[], None], *, folder: Path, environment: Mapping[str, str], log: "Log") -> None:
         self.channel, theirs = Channel.pair()
+        self._output, output = os.pipe()
+        settings = {**environment, "AUTORESEARCH_CHANNEL": str(theirs.fileno())}
+        start = _fork if sys.platform == "linux" else _spawn
         with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module],
-                cwd=folder,
-                env={**environment, "AUTORESEARCH_CHANNEL": str(theirs.fileno())},
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self.process: _Process = start(main, folder, settings, channel=theirs.fileno(), output=output)
+        os.close(output)
         self.log = log
-        self._pump = threading.Thread(target=log.copy_from, args=(self.process.stdout,), daemon=True)
-        self._pump.start()
+        self._pump = threading.Thread(target=self._copy_output, daemon=True)
 
     @property
     def pid(self) -> int:
         return self.process.pid
 
+    def follow_output(self) -> None:
+        """Begins to copy the child's output to its log. Fork no child after this: it starts a thread."""
+        self._pump.start()
+
     def exit_code(self) -> int | None:
         """The exit code, once the process has ended and its output is in the log."""
         code = self.process.poll()
         if code is not None:
-            self._pump.join(timeout=1.0)
+            self._join_pump()
         return code
 
     def kill(self) -> None:
@@ -84,9 +89,105 @@ class Child:
 
     def close(self) -> None:
         """Closes the log and the channel of an ended process."""
-        self._pump.join(timeout=1.0)
+        self._join_pump()
         self.log.close()
         self.channel.close()
+
+    def _join_pump(self) -> None:
+        if self._pump.is_alive():
+            self._pump.join(timeout=1.0)
+
+    def _copy_output(self) -> None:
+        with os.fdopen(self._output, "rb") as pipe:
+            self.log.copy_from(pipe)
+
+
+class _Process(Protocol):
+    pid: int
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int: ...
+
+
+class _Forked:
+    """What subprocess.Popen is for a process that was executed, for one that was forked."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        return self._collect(os.WNOHANG)
+
+    def wait(self) -> int:
+        code = self._collect(0)
+        assert code is not None
+        return code
+
+    def _collect(self, options: int) -> int | None:
+        if self._code is None:
+            pid, status = os.waitpid(self.pid, options)
+            if pid:
+                self._code = os.waitstatus_to_exitcode(status)
+        return self._code
+
+
+def _fork(main: Callable[[], None], folder: Path, settings: Mapping[str, str], *, channel: int, output: int) -> _Process:
+    pid = os.fork()
+    if pid:
+        return _Forked(pid)
+    code = 1
+    try:
+        _become_child(folder, settings, channel=channel, output=output)
+        main()
+        code = 0
+    except SystemExit as end:
+        if isinstance(end.code, int) or end.code is None:
+            code = end.code or 0
+        else:
+            print(end.code, file=sys.stderr)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        with contextlib.suppress(Exception):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    raise AssertionError("unreachable")
+
+
+def _become_child(folder: Path, settings: Mapping[str, str], *, channel: int, output: int) -> None:
+    """Leaves behind what belongs to the judge: session, descriptors, signal handlers, environment, working directory."""
+    os.setsid()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (output, 1), (output, 2)):
+        os.dup2(source, target)
+    os.closerange(3, channel)
+    os.closerange(channel + 1, 65536)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
+    os.environ.clear()
+    os.environ.update(settings)
+    os.chdir(folder)
+    tempfile.tempdir = None
+    sys.argv = ["train.py"]
+    sys.stdin = open(0)  # noqa: SIM115
+    sys.stdout = open(1, "w", buffering=1)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1)  # noqa: SIM115
+
+
+def _spawn(main: Callable[[], None], folder: Path, settings: Mapping[str, str], *, channel: int, output: int) -> _Process:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", main.__module__],
+        cwd=folder,
+        env=dict(settings),
+        pass_fds=[channel],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
 
 
 def end_children(children: Iterable[Child], *, spare: Iterable[Child] = ()) -> list[int]:
@@ -113,9 +214,9 @@ class Log:
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def copy_from(self, pipe: Iterable[bytes] | None) -> None:
-        """Copies a pipe line by line until it ends or the log is closed."""
-        for raw in pipe or ():
+    def copy_from(self, pipe: Iterable[bytes]) -> None:
+        """Copies a pipe line by line until it ends."""
+        for raw in pipe:
             for line in re.split(r"\r\n|\r|\n", raw[: 2**16].decode("utf-8", "replace").rstrip("\r\n")):
                 self.write(_harmless(line) + "\n")
 
@@ -222,8 +323,8 @@ class MemoryMonitor:
         return sum(process.memory_info().rss for process in tree)
 
 
-def _nvml_handle() -> object:
-    """The GPU that this process sees, for NVML (which knows nothing of CUDA_VISIBLE_DEVICES)."""
+def gpu_handle() -> object:
+    """The first GPU that this process sees, for NVML (which knows nothing of CUDA_VISIBLE_DEVICES). Raises NVMLError."""
     import pynvml
 
     pynvml.nvmlInit()
@@ -236,12 +337,12 @@ def _nvml_handle() -> object:
 def _gpu_used_bytes() -> int:
     import pynvml
 
-    return int(pynvml.nvmlDeviceGetMemoryInfo(_nvml_handle()).used)
+    return int(pynvml.nvmlDeviceGetMemoryInfo(gpu_handle()).used)
 
 
 def _gpu_bytes_of(pids: set[int]) -> int:
     """GPU memory of processes; 0 where NVML can't tell them apart (in containers and virtual machines)."""
     import pynvml
 
-    processes = pynvml.nvmlDeviceGetComputeRunningProcesses(_nvml_handle())
+    processes = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu_handle())
     return sum(int(process.usedGpuMemory or 0) for process in processes if process.pid in pids)

@@ -33,7 +33,7 @@ class RunSpec:
     keep_below: float | None = None
     """A val_bpb below this would be kept: such a run has every row checked for consistency and the whole audit shard scored."""
     save_model: bool = False
-    """Whether to leave model.safetensors in the run folder."""
+    """Whether a run that would be kept leaves model.safetensors in the run folder."""
     threads: int | None = None
     """CPU threads; None leaves the choice to torch."""
 

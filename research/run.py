@@ -3,30 +3,29 @@
 import argparse
 import json
 import os
-import queue
 import secrets
+import select
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+import torch._dynamo  # what every optimizer imports: children are forked off with it, or each would spend seconds on it
 
 from research.contract import (
     UserError,
     cache_folder,
     choose_profile,
     contract_for,
-    starting_hyperparameters,
 )
-from research.hyperparameters import read_constants, write_constants
+from research.hyperparameters import fit_to_profile
 from research.judge import Judge
 from research.prepare import find_prepared
-from research.processes import become_subreaper
+from research.processes import become_subreaper, gpu_handle
 from research.result import RunResult, RunSpec
 
 SHIPPED_TRAIN_PY = Path(__file__).with_name("train.py")
@@ -36,13 +35,13 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status 0 for a run with a score, 1 for one without, 2 for a mistake of the caller."""
     options = parse_arguments(arguments)
     become_subreaper()
-    cancelled = threading.Event()
+    signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: cancelled.set())
+        signal.signal(number, lambda number, _: signals.append(number))
     if options.serve:
-        return serve(cancelled)
+        return serve(lambda: bool(signals))
     try:
-        result = run_by_hand(options, cancelled)
+        result = run_by_hand(options, lambda: bool(signals))
     except UserError as error:
         print(f"research.run: {error}", file=sys.stderr)
         return 2
@@ -73,16 +72,19 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def run_by_hand(options: argparse.Namespace, cancelled: threading.Event) -> RunResult:
+def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> RunResult:
     """Runs `options.train` with the starting hyperparameters of the profile where it was made for another one."""
     if not options.train.is_file():
         raise UserError(f"There is no file {options.train}: name a train.py with --train.")
-    device = options.device or best_device()
-    total, free = device_memory(device)
+    device, total, free = best_device()
+    device = options.device or device
     profile = options.profile or choose_profile(device, total)
     contract = contract_for(profile, budget=options.budget, source=options.source)
     data = find_prepared(contract, cache=cache_folder(options.cache))
-    train_py = fit_to_profile(options.train.read_text(), profile, free)
+    train_py, changes = fit_to_profile(options.train.read_text(), profile, free)
+    if changes:
+        listed = ", ".join(f"{name} = {value}" for name, value in changes.items() if name != "PROFILE")
+        print(f"profile {profile}: {listed} (`farm profile {profile} --write` makes this permanent)", flush=True)
     with tempfile.TemporaryDirectory(prefix="autoresearch-") as scratch:
         spec = RunSpec(
             run_id=f"hand-{secrets.token_hex(4)}",
@@ -95,34 +97,21 @@ def run_by_hand(options: argparse.Namespace, cancelled: threading.Event) -> RunR
         return Judge(spec, train_py, emit=lambda _: None, cancelled=cancelled, echo=print_now).execute()
 
 
-def fit_to_profile(train_py: str, profile: str, free_bytes: int | None) -> str:
-    """`train_py` as it is where its PROFILE is `profile`; else with that profile's starting hyperparameters, and says so."""
+def best_device() -> tuple[str, int, int | None]:
+    """The first GPU, else a Mac's, else the CPU; with total and free bytes of its memory (free is None where nobody knows).
+
+    By NVML: asking torch would start CUDA in this process, and children that are forked off it could not use it then.
+    """
     try:
-        present = read_constants(train_py)
-    except SyntaxError:
-        return train_py
-    if present.get("PROFILE", profile) == profile:
-        return train_py
-    values = {k: v for k, v in starting_hyperparameters(profile, free_bytes=free_bytes).items() if present.get(k) != v}
-    changes = ", ".join(f"{name} {present.get(name)} -> {value}" for name, value in values.items() if name != "PROFILE")
-    print(f"profile {profile}: {changes} (`farm profile {profile} --write` makes this permanent)", flush=True)
-    return write_constants(train_py, values)
+        import pynvml
 
-
-def best_device() -> str:
-    """`cuda:0`, else `mps`, else `cpu`."""
-    if torch.cuda.is_available():
-        return "cuda:0"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def device_memory(device: str) -> tuple[int, int | None]:
-    """Total and free bytes of the device's memory; free is None where it can't be told."""
-    if device.startswith("cuda"):
-        free, total = torch.cuda.mem_get_info(device)
-        return total, free
-    memory = psutil.virtual_memory()
-    return memory.total, None
+        pynvml.nvmlInit()
+        memory = pynvml.nvmlDeviceGetMemoryInfo(gpu_handle())
+        pynvml.nvmlShutdown()
+        return "cuda:0", int(memory.total), int(memory.free)
+    except Exception:  # no driver, no GPU, none visible: NVML has an error of its own for each
+        total = psutil.virtual_memory().total
+        return ("mps" if torch.backends.mps.is_available() else "cpu"), total, None
 
 
 def print_now(text: str) -> None:
@@ -130,38 +119,44 @@ def print_now(text: str) -> None:
     sys.stdout.flush()
 
 
-def serve(cancelled: threading.Event) -> int:
+def serve(stopped: Callable[[], bool]) -> int:
     """One run for a worker: waits with torch imported, reads {spec, train_py} as a JSON line, prints events as JSON lines.
 
     The end of standard input means that the worker is gone: the run is ended at once.
     """
-    requests: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_watch_stdin, args=(requests, cancelled), daemon=True).start()
     emit = _event_printer()
     emit({"event": "ready"})
-    line = _wait_for(requests, cancelled)
-    if line is None:
+    worker = _Worker()
+    line = worker.read_line(stopped)
+    if not line:
         return 0
     request = json.loads(line)
     spec = RunSpec.from_json(json.dumps(request["spec"]))
-    result = Judge(spec, request["train_py"], emit=emit, cancelled=cancelled).execute()
+    judge = Judge(spec, request["train_py"], emit=emit, cancelled=lambda: stopped() or worker.is_gone())
+    result = judge.execute()
     emit({"event": "result", "result": json.loads(result.to_json())})
     return 0
 
 
-def _watch_stdin(requests: "queue.Queue[str]", cancelled: threading.Event) -> None:
-    for line in sys.stdin:
-        requests.put(line)
-    cancelled.set()
+class _Worker:
+    """Standard input, read without a thread: the judge forks, and a process that forks should have one thread only."""
 
+    def read_line(self, stopped: Callable[[], bool]) -> bytes:
+        """The first line; empty where the worker hangs up, or this process is told to stop, before it is whole."""
+        line = b""
+        while not line.endswith(b"\n"):
+            if stopped():
+                return b""
+            if select.select([0], [], [], 0.1)[0]:
+                part = os.read(0, 2**16)
+                if not part:
+                    return b""
+                line += part
+        return line
 
-def _wait_for(requests: "queue.Queue[str]", cancelled: threading.Event) -> str | None:
-    while True:
-        try:
-            return requests.get(timeout=0.2)
-        except queue.Empty:
-            if cancelled.is_set():
-                return None
+    def is_gone(self) -> bool:
+        """Whether the worker has hung up; it sends nothing after its one line."""
+        return bool(select.select([0], [], [], 0)[0]) and not os.read(0, 2**16)
 
 
 def _event_printer() -> Callable[[dict[str, Any]], None]:

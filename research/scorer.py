@@ -1,6 +1,6 @@
 """`python -m research.scorer`: a fresh process that answers rows with the model that a run handed over.
 
-It executes train.py's `build_model()`, so the judge believes nothing of it but the logits that it writes into the judge's buffer.
+It executes train.py's `build_model()`, so the judge takes nothing from it but the logits in the judge's buffer.
 """
 
 import os
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from research.buffer import LogitsBuffer, SharedIds, open_logits_buffer
 from research.channel import Channel, ChannelClosed, Kind, Message, map_shared
 from research.contract import Contract, active_contract
-from research.session import child_setting, die_with_parent, load_train_py
+from research.session import child_setting, die_with_parent, load_train_py, set_threads
 
 
 def main() -> None:
     """Builds the model, reports READY, waits for the tensors, then answers until the judge hangs up."""
     die_with_parent()
+    set_threads()
     channel = Channel(socket.socket(fileno=int(child_setting("CHANNEL"))))
     contract, device = active_contract(), torch.device(child_setting("DEVICE"))
     torch.manual_seed(int(child_setting("SEED")))

@@ -288,6 +288,12 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
+def set_threads() -> None:
+    """Gives torch as many CPU threads as the judge said (OMP_NUM_THREADS is read at import, which was before the fork)."""
+    if threads := os.environ.get("AUTORESEARCH_THREADS"):
+        torch.set_num_threads(int(threads))
+
+
 def load_train_py(path: Path) -> ModuleType:
     """Executes a train.py as the module `train`; tracebacks show its lines."""
     module = ModuleType("train")
@@ -305,6 +311,7 @@ def child_setting(name: str) -> str:
 def main() -> None:
     """The trainer process: loads train.py and lets it train."""
     die_with_parent()
+    set_threads()
     channel = Channel(socket.socket(fileno=int(child_setting("CHANNEL"))))
     device = torch.device(child_setting("DEVICE"))
     session = Session(channel=channel, contract=active_contract(), device=device, seed=int(child_setting("SEED")))

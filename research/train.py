@@ -234,8 +234,8 @@ def muon_update(weights: Tensor, grads: Tensor, velocity: Tensor, variance: Tens
                 decay: Tensor) -> None:  # fmt: skip
     """One step of Muon for matrices of one shape, all (n, rows, columns); changes weights, velocity and variance.
 
-    Nesterov momentum, orthogonalised; each neuron's update scaled by its own running variance with the norm kept (NorMuon, Li et
-    al., 2025, arXiv:2510.05491); weight decay only where it pulls the way the update goes (cautious, arXiv:2510.12402).
+    Nesterov momentum, orthogonalised; each neuron's update scaled by its own running variance with the norm kept (NorMuon,
+    Li et al., 2025, arXiv:2510.05491); weight decay only where it pulls the way the update goes (cautious, arXiv:2510.12402).
     """
     velocity.lerp_(grads, 1 - momentum)
     update = orthogonalised(grads.lerp(velocity, momentum)).float()
@@ -335,6 +335,7 @@ def train(session: Session) -> None:
     if TOTAL_BATCH_SIZE % tokens_per_pass:
         raise SystemExit(f"TOTAL_BATCH_SIZE must be a multiple of DEVICE_BATCH_SIZE * MAX_SEQ_LEN = {tokens_per_pass}")
     passes = TOTAL_BATCH_SIZE // tokens_per_pass
+    flops = model.flops_per_token()
 
     def run(batches: Iterator[tuple[Tensor, Tensor]]) -> None:
         for step, group in enumerate(micro_batches(batches, passes)):
@@ -343,7 +344,7 @@ def train(session: Session) -> None:
                 (loss / passes).backward()
             lrm = optimizer.step(step, session.progress)
             model.zero_grad(set_to_none=True)
-            session.log(step=step, loss=loss, lrm=lrm, tokens_per_step=TOTAL_BATCH_SIZE, flops_per_token=model.flops_per_token())
+            session.log(step=step, loss=loss, lrm=lrm, tokens_per_step=TOTAL_BATCH_SIZE, flops_per_token=flops)
 
     run(session.warmup(DEVICE_BATCH_SIZE, batches=2 * passes))  # compiles, and measures what memory it takes
     session.reseed()

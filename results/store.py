@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Any, Literal
 
 import duckdb
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from research.contract import UserError
 from research.result import RunResult

@@ -1,0 +1,44 @@
+"""Moving a proposal onto a head that changed after it was asked for."""
+
+import subprocess
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from agent.patch import changed_constants, problem_with, same_code
+from research.hyperparameters import write_constants
+from results.experiment import Proposal
+
+
+def rebased(proposal: Proposal, base: str, head: str) -> Proposal | None:
+    """`proposal`, an edit of `base`, as the same edit of `head`; None where the two changed the same thing.
+
+    Constants are moved one by one, since textual merges of neighbouring lines conflict; all else is a three-way merge.
+    """
+    if base == head:
+        return proposal
+    if problem_with(proposal.train_py) or problem_with(head) or problem_with(base):
+        return None
+    theirs, ours = changed_constants(base, head), changed_constants(base, proposal.train_py)
+    if set(theirs) & set(ours):
+        return None
+    scalars = {name: new for name, (old, new) in ours.items() if old is not None and new is not None}
+    before = {name: old for name, (old, _) in ours.items() if name in scalars and old is not None}
+    undone = write_constants(proposal.train_py, before)
+    merged = head if same_code(undone, base) else merge_texts(base, undone, head)
+    if merged is None:
+        return None
+    train_py = write_constants(merged, scalars)
+    if problem_with(train_py) or same_code(train_py, head):
+        return None
+    return replace(proposal, train_py=train_py)
+
+
+def merge_texts(base: str, ours: str, theirs: str) -> str | None:
+    """The three-way merge that git makes of three texts; None where they conflict."""
+    with tempfile.TemporaryDirectory(prefix="autoresearch-merge-") as scratch:
+        paths = [Path(scratch) / name for name in ("ours", "base", "theirs")]
+        for path, text in zip(paths, (ours, base, theirs), strict=True):
+            path.write_text(text)
+        merge = subprocess.run(["git", "merge-file", "-p", "--quiet", *map(str, paths)], capture_output=True, text=True)
+    return merge.stdout if merge.returncode == 0 else None

@@ -1,0 +1,250 @@
+"""`farm`: the command line. Each command's work is in cluster/commands/, imported only when it is asked for."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from datetime import date
+from typing import TypeVar
+
+from research.contract import PROFILES, UserError
+
+FIRST_STEPS = """\
+The autoresearch farm: a loop per GPU that edits research/train.py, trains it for a fixed time, and keeps what scores better.
+
+What to do first:
+  farm demo      all of it in five minutes, on whatever is there
+  farm doctor    what works on this machine, and the cure for what doesn't
+  farm run       research until you stop it (Ctrl-C)
+
+All commands: farm --help
+"""
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "start": ("demo", "doctor", "prepare", "profile"),
+    "research": ("run", "try", "stop"),
+    "look": ("status", "report", "show", "sql"),
+    "use what was found": ("diff", "apply", "sample"),
+}
+"""The commands in the order of the help text."""
+
+HANDLERS: dict[str, str] = {
+    "demo": "demo:demo",
+    "doctor": "machine:doctor",
+    "prepare": "machine:prepare",
+    "profile": "machine:profile",
+    "run": "running:run",
+    "try": "running:try_idea",
+    "stop": "running:stop",
+    "status": "looking:status",
+    "report": "looking:report",
+    "show": "looking:show",
+    "sql": "looking:sql",
+    "diff": "winning:diff",
+    "apply": "winning:apply",
+    "sample": "winning:sample",
+}
+"""Where a command's function is: `module:function` in cluster.commands. It gets the options and returns the exit status."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command. Exit status: 0 done, 1 done with a bad outcome, 2 the user can mend it (one line says how)."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    if not given:
+        print(FIRST_STEPS, end="")
+        return 0
+    options = make_parser().parse_args(given)
+    try:
+        return handler(options.command)(options)
+    except UserError as error:
+        print(f"farm: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("farm: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `farm sql ... | head`
+        sys.stderr.close()
+        return 1
+
+
+def handler(command: str) -> Callable[[argparse.Namespace], int]:
+    """The function of a command."""
+    module, _, name = HANDLERS[command].partition(":")
+    function: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(f"cluster.commands.{module}"), name)
+    return function
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="farm",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="farm COMMAND [options]      (farm COMMAND --help tells more)",
+        description="A farm of autonomous pretraining researchers.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    helps: dict[str, str] = {}
+
+    def command(name: str, help: str) -> argparse.ArgumentParser:
+        helps[name] = help
+        return commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+
+    _add_start(command)
+    _add_research(command)
+    _add_look(command)
+    _add_use(command)
+    parser.epilog = "\n\n".join(
+        "\n".join([f"{group}:", *(f"  {name:<10}{helps[name]}" for name in names)]) for group, names in GROUPS.items()
+    )
+    return parser
+
+
+_Number = TypeVar("_Number", int, float)
+
+AddCommand = Callable[[str, str], argparse.ArgumentParser]
+
+
+def _add_start(command: AddCommand) -> None:
+    demo = command("demo", "everything in five minutes: data, baseline, a few experiments, what came of it")
+    demo.add_argument("--experiments", type=_positive(int), default=6, metavar="N", help="how many (default: 6)")
+    demo.add_argument("--budget", type=_positive(float), metavar="S", help="seconds of training in a run")
+    _add_devices(demo)
+    _add_places(demo)
+
+    doctor = command("doctor", "what works on this machine, and the cure for what doesn't")
+    _add_devices(doctor)
+    _add_places(doctor)
+
+    prepare = command("prepare", "fetch text, train the tokenizer, pack rows; once per machine")
+    _add_data(prepare)
+    _add_devices(prepare)
+    _add_places(prepare)
+
+    profile = command("profile", "which profile this machine gets, and why")
+    profile.add_argument("name", nargs="?", choices=list(PROFILES), help="another than that")
+    profile.add_argument("--write", action="store_true", help="put its starting hyperparameters into research/train.py")
+    _add_devices(profile)
+
+
+def _add_research(command: AddCommand) -> None:
+    run = command("run", "research until you stop it; the same command goes on where it was")
+    _add_tag(run)
+    run.add_argument(
+        "--researcher",
+        default="search",
+        metavar="R",
+        help="search (default, no key), claude, command:'COMMAND' or scripted:FILE",
+    )
+    run.add_argument("--model", metavar="M", help="the model that claude is")
+    limits = run.add_argument_group("limits (without any it never stops)")
+    limits.add_argument("--experiments", type=_positive(int), metavar="N", help="per loop, on its branch")
+    limits.add_argument("--hours", type=_positive(float), metavar="H", help="no experiment starts later")
+    limits.add_argument("--max-cost", type=_positive(float), metavar="USD", help="for the researcher, per branch")
+    run.add_argument("--loops", type=_positive(int), metavar="N", help="in all (default: one per device)")
+    run.add_argument("--dirty", action="store_true", help="start from uncommitted edits of research/train.py too")
+    run.add_argument("--samples", action="store_true", help="keep the model of each keep, for farm sample")
+    _add_judging(run)
+    _add_data(run)
+    _add_devices(run)
+    _add_places(run)
+
+    attempt = command("try", "one experiment by hand: commit the working train.py, run it, keep or undo")
+    attempt.add_argument("-m", "--message", metavar="IDEA", help="the idea in a line")
+    _add_tag(attempt)
+    _add_judging(attempt)
+    _add_data(attempt)
+    _add_devices(attempt)
+    _add_places(attempt)
+
+    _add_places(command("stop", "end the running farm cleanly"), cache=False)
+
+
+def _add_look(command: AddCommand) -> None:
+    status = command("status", "what the farm is doing, and where each branch stands")
+    _add_places(status, cache=False)
+    _add_json(status)
+
+    report = command("report", "ten lines in the morning: gains, how sure, failures, cost")
+    report.add_argument("tag", nargs="?", help="only this tag's branches (default: all)")
+    _add_places(report, cache=False)
+
+    show = command("show", "everything on one experiment: idea, diff, runs, verdict")
+    show.add_argument("id", help="id or commit (or how it begins), or its number on the newest branch")
+    _add_places(show, cache=False)
+
+    sql = command("sql", "one SELECT over the history, while the farm runs too")
+    sql.add_argument("query", help="start with: SELECT * FROM history; - reads it from standard input")
+    _add_places(sql, cache=False)
+    _add_json(sql)
+
+
+def _add_use(command: AddCommand) -> None:
+    diff = command("diff", "how the best train.py differs from its baseline")
+    _add_branch(diff)
+    _add_places(diff, cache=False)
+
+    apply = command("apply", "put the best train.py into this checkout's research/train.py")
+    _add_branch(apply)
+    apply.add_argument("--force", action="store_true", help="even over uncommitted edits")
+    _add_places(apply, cache=False)
+
+    sample = command("sample", "text from a saved model (farm run --samples)")
+    sample.add_argument("id", nargs="?", help="experiment (default: the newest keep that has a model)")
+    sample.add_argument("--prompt", default="", metavar="TEXT", help="how it begins")
+    sample.add_argument("--tokens", type=_positive(int), default=128, metavar="N", help="how many (default: 128)")
+    _add_devices(sample)
+    _add_places(sample)
+
+
+def _add_branch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("branch", nargs="?", help="a branch or tag (default: the newest; of its loops the best)")
+
+
+def _add_tag(parser: argparse.ArgumentParser) -> None:
+    today = date.today().strftime("%b%d").lower()
+    parser.add_argument("--tag", default=today, help=f"names the branches autoresearch/<tag> (default: today, {today})")
+
+
+def _add_judging(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--rule", choices=("noise", "greedy"), default="noise", help="noise: a keep beats chance (default); greedy: any gain"
+    )
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--profile", choices=list(PROFILES), help="constants and starting point (default: by the hardware)")
+    parser.add_argument("--budget", type=_positive(float), metavar="S", help="seconds of training in a run")
+    parser.add_argument("--source", metavar="S", help="climbmix, tinystories, stdlib or files:PATH")
+    parser.add_argument("--num-shards", type=_positive(int), metavar="N", help="training shards (default: 10)")
+
+
+def _add_devices(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--devices", metavar="D", help="0,2 or cpu or mps (default: all GPUs, else what there is)")
+
+
+def _add_places(parser: argparse.ArgumentParser, *, cache: bool = True) -> None:
+    places = parser.add_argument_group("places")
+    places.add_argument("--home", metavar="FOLDER", help="the farm's state (default: $FARM_HOME, else results/data)")
+    if cache:
+        places.add_argument("--cache", metavar="FOLDER", help="prepared data (default: ~/.cache/autoresearch-farm)")
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _positive(kind: Callable[[str], _Number]) -> Callable[[str], _Number]:
+    """A type for argparse: `kind`, above 0."""
+
+    def parse(text: str) -> _Number:
+        value = kind(text)
+        if not value > 0:
+            raise ValueError
+        return value
+
+    parse.__name__ = "number above 0"  # argparse says: invalid number above 0 value
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())
