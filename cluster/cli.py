@@ -139,7 +139,7 @@ def _add_research(command: AddCommand) -> None:
     limits = run.add_argument_group("limits (without any it never stops)")
     limits.add_argument("--experiments", type=_positive(int), metavar="N", help="per loop, on its branch")
     limits.add_argument("--hours", type=_positive(float), metavar="H", help="no experiment starts later")
-    limits.add_argument("--max-cost", type=_positive(float), metavar="USD", help="for the researcher, per branch")
+    limits.add_argument("--max-cost", type=_positive(float), metavar="USD", help="for the researcher, per loop")
     run.add_argument("--loops", type=_positive(int), metavar="N", help="in all (default: one per device)")
     run.add_argument("--dirty", action="store_true", help="start from uncommitted edits of research/train.py too")
     run.add_argument("--samples", action="store_true", help="keep the model of each keep, for farm sample")

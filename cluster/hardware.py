@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from research.contract import UserError
 
@@ -226,7 +226,7 @@ def _process_name(pid: int) -> str:
 @contextmanager
 def _nvml() -> Iterator[Any]:
     """The NVML bindings, initialised; None where there is no NVIDIA driver."""
-    import pynvml  # type: ignore[import-untyped]
+    import pynvml
 
     try:
         pynvml.nvmlInit()

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from cluster.hardware import Device
 from cluster.home import package_folder

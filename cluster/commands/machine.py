@@ -1,0 +1,64 @@
+"""`farm doctor`, `farm prepare`, `farm profile`: getting a machine ready."""
+
+import argparse
+
+from cluster.hardware import choose_devices, platform_identity
+from cluster.home import find_checkout, find_home
+from research.contract import UserError, cache_folder, choose_profile, contract_for, profile_named
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Says what works. Exit status 1 where something is missing."""
+    from cluster.doctor import check_lines, examine
+
+    checks = examine(find_home(options.home), cache_folder(options.cache), choose_devices(options.devices))
+    for line in check_lines(checks):
+        print(line)
+    return 1 if any(check.state == "missing" for check in checks) else 0
+
+
+def prepare(options: argparse.Namespace) -> int:
+    """Prepares the data of one profile; done before, it ends at once."""
+    from research.prepare import prepare as prepare_data
+
+    device = choose_devices(options.devices)[0]
+    profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
+    contract = contract_for(profile, budget=options.budget, source=options.source)
+    shards = {} if options.num_shards is None else {"num_shards": options.num_shards}
+    prepare_data(contract, cache=cache_folder(options.cache), say=_say, **shards)
+    return 0
+
+
+def profile(options: argparse.Namespace) -> int:
+    """Which profile and why; with --write its starting hyperparameters go into train.py."""
+    device = choose_devices(options.devices)[0]
+    suggested = choose_profile(device.torch_device, device.memory_bytes)
+    name = options.name or suggested
+    contract = profile_named(name).contract
+    print(f"{device.key}: {platform_identity(device)}")
+    print(f"{'suggested' if name == suggested else 'chosen'}: {name}, for {profile_named(name).what_for}")
+    print(
+        f"a run: {contract.TIME_BUDGET:g} s, sequence {contract.MAX_SEQ_LEN}, vocabulary {contract.VOCAB_SIZE}, "
+        f"scored on {contract.EVAL_TOKENS:,} tokens of {contract.source}"
+    )
+    if options.write:
+        _write_profile(name, device.free_bytes if device.kind == "cuda" else None)
+    return 0
+
+
+def _write_profile(name: str, free_bytes: int | None) -> None:
+    """Puts a profile's starting hyperparameters into the checkout's train.py."""
+    from research.hyperparameters import fit_to_profile
+
+    checkout = find_checkout()
+    if checkout is None:
+        raise UserError("There is no checkout here whose train.py could be written: change to one.")
+    path = checkout / "research" / "train.py"
+    text, changes = fit_to_profile(path.read_text(encoding="utf-8"), name, free_bytes)
+    path.write_text(text, encoding="utf-8")
+    listed = ", ".join(f"{constant} = {value}" for constant, value in changes.items())
+    print(f"{path}: {listed or 'nothing to change'}")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)

@@ -1,0 +1,165 @@
+"""`farm run`, `farm try`, `farm stop`."""
+
+import argparse
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.commands.history import BranchHistory, read_history
+from cluster.cost import data_line, estimate
+from cluster.hardware import Device, busy_processes, choose_devices, platform_identity
+from cluster.home import Home, find_home
+from research.contract import UserError, cache_folder, choose_profile, contract_for
+
+if TYPE_CHECKING:
+    from cluster.display import Display
+    from cluster.driver import FarmOptions, FarmSummary
+    from results.experiment import ExperimentRecord
+
+
+def run(options: argparse.Namespace) -> int:
+    """Says what it will cost, then runs the farm until its limits or Ctrl-C."""
+    from cluster.display import make_display
+
+    farm_options = make_options(options, researcher=options.researcher)
+    for line in before_start(farm_options):
+        print(line, flush=True)
+    summary = run_to_end(farm_options, make_display())
+    for line in summary_lines(summary, farm_options.home):
+        print(line)
+    return 0
+
+
+def try_idea(options: argparse.Namespace) -> int:
+    """One experiment with the working train.py. Exit status 1 where it didn't score."""
+    from cluster.display import duration, make_display
+    from cluster.driver import try_once
+
+    farm_options = make_options(options, researcher="search")
+    display = make_display()
+    try:
+        record = asyncio.run(try_once(farm_options, options.message, display))
+    finally:
+        display.close()
+    seconds = sum(result.total_seconds or 0.0 for result in record.runs)
+    print(f"{outcome(record)}\n  {record.experiment.id}, {duration(seconds)}; all of it: farm show {record.experiment.id}")
+    return 0 if record.verdict is not None and record.verdict.decision in ("keep", "discard") else 1
+
+
+def stop(options: argparse.Namespace) -> int:
+    """Asks the running farm to end."""
+    from cluster.client import connect
+
+    client = connect(find_home(options.home))
+    if client is None:
+        raise UserError(f"No farm is running on {find_home(options.home).folder}.")
+    client.stop()
+    print(f"The farm (process {client.pid}) is ending.")
+    return 0
+
+
+def make_options(options: argparse.Namespace, *, researcher: str) -> "FarmOptions":
+    """The command line as the driver's options."""
+    from agent.repository import repository_for
+    from cluster.driver import FarmOptions
+
+    home = find_home(options.home)
+    return FarmOptions(
+        repo=repository_for(Path.cwd(), home.folder),
+        home=home,
+        cache=cache_folder(options.cache),
+        tag=options.tag,
+        researcher=researcher,
+        profile=options.profile,
+        budget=options.budget,
+        source=options.source,
+        num_shards=options.num_shards,
+        devices=choose_devices(options.devices),
+        rule=options.rule,
+        # what only `farm run` has
+        loops=getattr(options, "loops", None),
+        experiments=getattr(options, "experiments", None),
+        hours=getattr(options, "hours", None),
+        max_cost=getattr(options, "max_cost", None),
+        model=getattr(options, "model", None),
+        dirty=getattr(options, "dirty", False),
+        samples=getattr(options, "samples", False),
+    )
+
+
+def run_to_end(options: "FarmOptions", display: "Display") -> "FarmSummary":
+    """Runs the farm; the terminal is left as it was, however that ends."""
+    from cluster.driver import run_farm
+
+    try:
+        return asyncio.run(run_farm(options, display))
+    finally:
+        display.close()
+
+
+def before_start(options: "FarmOptions") -> list[str]:
+    """What will run where, what it will cost, and what stands in the way."""
+    from research.prepare import find_prepared
+
+    first = options.devices[0]
+    profile = options.profile or choose_profile(first.torch_device, first.memory_bytes)
+    contract = contract_for(profile, budget=options.budget, source=options.source)
+    records = [record for history in _known(options.home) if history.branch.profile == profile for record in history.records]
+    costs = estimate(
+        contract=contract,
+        devices=options.devices,
+        loops=options.loops or len(options.devices),
+        researcher=options.researcher,
+        model=options.model,
+        samples=options.samples,
+        records=records,
+        home=options.home.folder,
+    )
+    lines = [
+        f"tag {options.tag}, profile {profile}, on {device.key}: {platform_identity(device)}" for device in options.devices
+    ]
+    lines += [line for device in options.devices for line in _busy_lines(device)]
+    lines += costs.lines()
+    try:
+        find_prepared(contract, cache=options.cache, num_shards=options.num_shards)
+    except UserError:
+        lines.append(data_line(contract, options.num_shards))
+    if options.experiments is None and options.hours is None and options.max_cost is None:
+        lines.append("no limit is given: it goes on until Ctrl-C")
+    return lines
+
+
+def summary_lines(summary: "FarmSummary", home: Home) -> list[str]:
+    """What a farm did, and where to look."""
+    from cluster.display import duration
+
+    lines = [f"ended: {summary.ended}, after {duration(summary.seconds)}"]
+    lines.append(f"{summary.experiments} experiments, {summary.keeps} kept, on {', '.join(summary.branches)}")
+    if summary.best is not None and summary.baseline is not None:
+        gained = summary.baseline - summary.best
+        lines.append(f"val_bpb {summary.baseline:.6f} at the start, {summary.best:.6f} now: {gained:.6f} gained")
+    lines.append(f"home: {home.folder}; look at it with farm report, farm diff, farm sql 'SELECT * FROM leaderboard'")
+    return lines
+
+
+def outcome(record: "ExperimentRecord") -> str:
+    """An experiment's verdict in a line."""
+    if record.verdict is None:
+        return f"no verdict: {record.experiment.title}"
+    score = "" if record.val_bpb is None else f" val_bpb {record.val_bpb:.6f}"
+    return f"{record.verdict.decision}:{score} {record.experiment.title}: {record.verdict.reason}"
+
+
+def _known(home: Home) -> list[BranchHistory]:
+    try:
+        return read_history(home)
+    except UserError:
+        return []
+
+
+def _busy_lines(device: Device) -> list[str]:
+    processes = busy_processes(device)
+    if not processes:
+        return []
+    named = ", ".join(f"{process.name} ({process.pid})" for process in processes[:3])
+    return [f"warning: {device.key} is used by {len(processes)} other processes: {named}; scores will suffer"]

@@ -1,0 +1,153 @@
+"""What a run, a night and the disk will cost: said before the farm starts. Measured where the history knows, else guessed."""
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from cluster.hardware import Device
+from research.contract import Contract
+from results.experiment import ExperimentRecord
+
+NIGHT_HOURS = 8.0
+
+RECENT = 50
+"""How many of the newest experiments are averaged."""
+
+OVERHEAD_SECONDS = {"cuda": 60.0, "mps": 60.0, "cpu": 15.0}
+"""Around a run's time budget, by the kind of device: start-up, hand-over and scoring."""
+
+RUN_BYTES = 200_000.0
+"""train.py, run.log, result.json, the commit and the journal's lines."""
+
+MODEL_BYTES = {"standard": 250e6, "small": 70e6, "cpu": 8e6}
+"""A saved model, by profile."""
+
+DATA_BYTES = {"climbmix": 250e6, "tinystories": 330e6, "stdlib": 30e6}
+"""Prepared data with what it is made from: a training shard, or all of a source without shards."""
+
+IDEA_TOKENS = {"input": 4_000, "output": 8_000, "cache_read": 80_000, "cache_write_1h": 20_000}
+"""What one idea of a model takes, over all its turns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """Costs of a farm that is about to start."""
+
+    budget_seconds: float
+    overhead_seconds: float
+    """Around each run's budget."""
+    devices: int
+    watts: float | None
+    """Power limits of all devices; None where one isn't known."""
+    idea_usd: float | None
+    """None where nobody knows."""
+    researcher: str
+    run_bytes: float
+    free_bytes: int
+
+    @property
+    def runs_a_night(self) -> float:
+        return self.devices * NIGHT_HOURS * 3600 / (self.budget_seconds + self.overhead_seconds)
+
+    def lines(self) -> list[str]:
+        """What people read."""
+        night = f"{NIGHT_HOURS:g} hours"
+        count = f"{self.devices} device{'s' if self.devices > 1 else ''}"
+        lines = [
+            f"a run: {self.budget_seconds:g} s of training and about {self.overhead_seconds:.0f} s around it; "
+            f"{night} on {count}: about {self.runs_a_night:,.0f} runs"
+        ]
+        if self.watts is not None:
+            lines.append(f"power: at most {self.watts / 1000 * NIGHT_HOURS:.1f} kWh in {night}")
+        lines.append(f"researcher: {self.researcher}{self._money(night)}")
+        disk = f"disk: about {size(self.run_bytes)} a run, {size(self.run_bytes * self.runs_a_night)} in {night}"
+        lines.append(f"{disk}; {size(self.free_bytes)} are free")
+        if self.run_bytes * self.runs_a_night > self.free_bytes:
+            lines.append("warning: the disk will be full before that: choose another --home")
+        return lines
+
+    def _money(self, night: str) -> str:
+        if self.idea_usd is None:
+            return ", at a price that the farm doesn't know"
+        if self.idea_usd == 0:
+            return ", which costs nothing"
+        return f", about ${self.idea_usd:.2f} an idea, ${self.idea_usd * self.runs_a_night:,.0f} in {night}"
+
+
+def estimate(
+    *,
+    contract: Contract,
+    devices: Sequence[Device],
+    loops: int,
+    researcher: str,
+    model: str | None,
+    samples: bool,
+    records: Iterable[ExperimentRecord],
+    home: Path,
+) -> Estimate:
+    """The costs of a farm with these options; `records` are earlier experiments with the same profile."""
+    recent = list(records)[-RECENT:]
+    power = [device.power_limit_watts for device in devices]
+    return Estimate(
+        budget_seconds=contract.TIME_BUDGET,
+        overhead_seconds=_measured_overhead(recent) or OVERHEAD_SECONDS[devices[0].kind],
+        devices=min(loops, len(devices)),
+        watts=sum(watts for watts in power if watts) if all(power) else None,
+        idea_usd=_idea_usd(researcher, model, recent),
+        researcher=researcher.partition(":")[0],
+        run_bytes=RUN_BYTES + (MODEL_BYTES[contract.profile] if samples else 0),
+        free_bytes=free_disk(home),
+    )
+
+
+def data_line(contract: Contract, num_shards: int | None) -> str:
+    """What preparing the data takes, where it isn't prepared yet."""
+    source = contract.source.partition(":")[0]
+    if source not in DATA_BYTES:
+        return "data: made from your own text first, about as large again on disk"
+    shards = 1 if source == "stdlib" else (num_shards or 10) + 2
+    return f"data: {source} is prepared first, about {size(shards * DATA_BYTES[source])} on disk"
+
+
+def free_disk(folder: Path) -> int:
+    """Free bytes on the disk of a folder that need not exist yet."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def size(count: float) -> str:
+    """`200 kB`, `1.4 GB`."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"
+
+
+def _measured_overhead(records: Sequence[ExperimentRecord]) -> float | None:
+    around = [
+        run.total_seconds - run.training_seconds
+        for record in records
+        for run in record.runs
+        if run.status == "ok" and run.total_seconds is not None and run.training_seconds is not None
+    ]
+    return fmean(around) if around else None
+
+
+def _idea_usd(researcher: str, model: str | None, records: Sequence[ExperimentRecord]) -> float | None:
+    if researcher.partition(":")[0] in ("search", "scripted"):
+        return 0.0
+    if researcher != "claude":
+        return None
+    from agent.claude import DEFAULT_MODEL
+    from agent.prices import price_of
+
+    name = model or DEFAULT_MODEL
+    usages = [record.experiment.usage for record in records]
+    paid = [usage.cost_usd for usage in usages if usage.model == name and usage.cost_usd is not None]
+    if paid:
+        return fmean(paid)
+    price = price_of(name)
+    return None if price is None else price.cost(**IDEA_TOKENS)
