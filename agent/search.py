@@ -14,7 +14,7 @@ in the history. How it chooses:
 
 import random
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from statistics import fmean
@@ -105,7 +105,14 @@ class _View:
             changes = settle(self.constants, idea.changes, max_seq_len=self.max_seq_len)
             if changes is not None and not self.tried.holds_constants(changes):
                 train_py = write_constants(self.context.train_py, changes)
-                return self._proposal(_title(self.constants, changes), idea.hypothesis, train_py, idea.parents)
+                return Proposal(
+                    title=_title(self.constants, changes),
+                    hypothesis=idea.hypothesis,
+                    train_py=train_py,
+                    researcher=SearchResearcher.name,
+                    parents=idea.parents,
+                    changes={name: (self.constants[name], new) for name, new in changes.items()},
+                )
         return None
 
     def steps(self) -> Iterator[Idea]:
@@ -147,21 +154,29 @@ class _View:
         for ablation in ABLATIONS:
             train_py = ablated(self.context.train_py, ablation) if ablation.title not in titles else None
             if train_py is not None and problem_with(train_py) is None and not self.tried.holds(train_py):
-                return self._proposal(ablation.title, ablation.hypothesis, train_py)
+                return Proposal(
+                    title=ablation.title,
+                    hypothesis=ablation.hypothesis,
+                    train_py=train_py,
+                    researcher=SearchResearcher.name,
+                    changes=changed_constants(self.context.train_py, train_py),
+                )
         return None
 
     def random_changes(self) -> Iterator[Idea]:
-        """Small steps of two or three knobs at once."""
+        """Steps of one to three knobs at once, of any size up to two probes."""
         for _ in range(RANDOM_TRIES if self.knobs else 0):
             chosen = self.random.sample(self.knobs, min(len(self.knobs), self.random.choice((1, 2, 2, 3))))
             changes: dict[str, Literal] = {}
             for knob in chosen:
                 head = knob.read(self.constants[knob.name])
                 if head is not None and knob.name not in changes:
-                    size = self.random.uniform(knob.finest, max(knob.finest, knob.probe))
+                    size = self.random.uniform(knob.finest, 2 * max(knob.finest, knob.probe))
                     changes |= self._turned(knob, head + size * self.random.choice((-1, 1)))
             if changes:
-                yield Idea(hypothesis="Single steps are exhausted here: several small ones at once.", changes=changes)
+                yield Idea(
+                    hypothesis="The lines of single knobs are searched: a random step may find what they miss.", changes=changes
+                )
 
     def _turned(self, knob: Knob, position: float) -> dict[str, Literal]:
         """The change that turns a knob; empty where that leaves its range."""
@@ -189,16 +204,6 @@ class _View:
             gain = fmean(shares[record.experiment.id])
             if changes and same and gain > NEAR_MISS and only_constants(record):
                 yield gain, record
-
-    def _proposal(self, title: str, hypothesis: str, train_py: str, parents: Sequence[str] = ()) -> Proposal:
-        return Proposal(
-            title=title,
-            hypothesis=hypothesis,
-            train_py=train_py,
-            researcher=SearchResearcher.name,
-            parents=tuple(parents),
-            changes=changed_constants(self.context.train_py, train_py),
-        )
 
 
 def _is_known(knob: Knob, changes: Mapping[str, Literal], head: float, seen: Mapping[float, float]) -> bool:

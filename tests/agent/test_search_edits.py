@@ -1,6 +1,6 @@
-"""Every ablation, and every step that search can take from the start, gives a train.py that builds and trains."""
+"""Every ablation, and every first step of a constant that shapes the model, gives a train.py that builds and trains."""
 
-import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -16,11 +16,11 @@ from research.hyperparameters import read_constants, write_constants
 
 CONTRACT = PROFILES["cpu"].contract
 TRAIN_PY = write_constants(Path(research.train.__file__).read_text(), starting_hyperparameters("cpu", free_bytes=None))
+SHAPES = ("DEPTH", "ASPECT_RATIO", "HEAD_DIM", "MLP_RATIO", "WINDOW_PATTERN", "VALUE_GATE_CHANNELS", "TOTAL_BATCH_SIZE")
 
 
 def train_one_step(train_py: str) -> float:
     """The loss after a step on random tokens."""
-    os.environ[CONTRACT_VARIABLE] = CONTRACT.to_json()
     module = ModuleType("candidate")
     exec(compile(train_py, "candidate.py", "exec"), module.__dict__)
     model = module.build_model()
@@ -28,14 +28,19 @@ def train_one_step(train_py: str) -> float:
     optimizer = module.Optimizer(model)
     model(ids[:, :-1], ids[:, 1:]).backward()
     optimizer.step(0, 0.0)
-    logits = model(ids[:, :-1])
+    with torch.no_grad():
+        logits = model(ids[:, :-1])
     assert logits.shape == (1, 64, CONTRACT.VOCAB_SIZE)
     return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()))
 
 
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def cpu_contract(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv(CONTRACT_VARIABLE, CONTRACT.to_json())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # tiny models: threads only get in each other's way
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize("ablation", ABLATIONS, ids=lambda ablation: ablation.title)
@@ -61,10 +66,10 @@ def test_ablations_leave_other_code_alone(text: str) -> None:
 
 
 @pytest.mark.parametrize("direction", [-1, 1])
-def test_every_first_step_trains(direction: int) -> None:
+def test_first_steps_that_change_shapes_train(direction: int) -> None:
     constants: Constants = read_constants(TRAIN_PY)
     stepped = []
-    for knob in knobs_of(constants):
+    for knob in (knob for knob in knobs_of(constants) if knob.name in SHAPES):
         position = knob.read(constants[knob.name])
         assert position is not None
         new = knob.write(constants[knob.name], position + direction * knob.probe)
@@ -72,4 +77,4 @@ def test_every_first_step_trains(direction: int) -> None:
         if changes:
             assert train_one_step(write_constants(TRAIN_PY, changes)) < 20, changes
             stepped.append(knob.name)
-    assert len(stepped) > 15
+    assert len(stepped) >= 4
