@@ -68,13 +68,11 @@ def start_in_place(repo: Path, branch: str, profile: str, free_bytes: int | None
     worktree = Worktree.in_place(repo, branch)
     baseline, changes = fit_to_profile(committed, profile, free_bytes)
     if changes:
-        commit = worktree.commit(baseline, message=f"Start {branch}: train.py with the {profile} profile's starting hyperparameters",
-                                 parent=worktree.head(), experiment_id=f"{branch.removeprefix(PREFIX)}-start")  # fmt: skip
-        edits = (
-            {}
-            if problem_with(working)
-            else {k: new for k, (_, new) in changed_constants(committed, working).items() if new is not None}
-        )
+        message = f"Start {branch}: train.py with the {profile} profile's starting hyperparameters"
+        start_id = f"{branch.removeprefix(PREFIX)}-start"
+        commit = worktree.commit(baseline, message=message, parent=worktree.head(), experiment_id=start_id)
+        edited = {} if problem_with(working) else changed_constants(committed, working)
+        edits = {name: new for name, (_, new) in edited.items() if new is not None}
         fitted, _ = fit_to_profile(working, profile, free_bytes)
         worktree.advance(commit)
         (repo / "research" / "train.py").write_text(write_constants(fitted, edits) if edits else fitted)

@@ -332,8 +332,13 @@ class Farm:
 
     def status(self) -> dict[str, Any]:
         """The answer to `farm status`; called in the server's threads."""
-        return {"tag": self.options.tag, "researcher": self.options.researcher, "home": str(self.home.folder),
-                "seconds": time.monotonic() - self.began, "loops": {name: dict(state) for name, state in self.states.items()}}  # fmt: skip
+        return {
+            "tag": self.options.tag,
+            "researcher": self.options.researcher,
+            "home": str(self.home.folder),
+            "seconds": time.monotonic() - self.began,
+            "loops": {name: dict(state) for name, state in list(self.states.items())},
+        }
 
     def _query(self, sql: str, audience: str) -> Any:
         return self.store.query(sql, audience="person" if audience == "person" else "agent")

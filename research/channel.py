@@ -33,7 +33,7 @@ class Kind(IntEnum):
     FINISH = 4
     """Trainer: a bytes of safetensors in descriptor 0, b bytes of JSON report in descriptor 1."""
     MODEL = 5
-    """Judge to scorer: a bytes of safetensors in descriptor 0; batches of at most b rows; descriptors 1 and 2 are the buffers."""
+    """Judge to scorer: a bytes of safetensors in descriptor 0; at most b rows a batch; descriptors 1 and 2 are the buffers."""
     SCORE = 6
     """Judge to scorer: a rows of ids lie in the buffer."""
     ANSWERED = 7

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING
 from research.contract import UserError
 
 if TYPE_CHECKING:
-    import pyarrow.parquet  # type: ignore[import-untyped]
+    import pyarrow.parquet
 
 LARGE_TEXT_BYTES = 2**16
 """Plain text from this size on is cut into documents of its own, so that one big file can be dealt to three splits."""

@@ -94,7 +94,7 @@ def _number(node: ast.expr) -> int | float:
     if isinstance(node, ast.BinOp):
         left, right = _number(node.left), _number(node.right)
         if isinstance(node.op, ast.Pow) and abs(right) <= 64 and abs(left) <= 2**32:
-            return left**right  # type: ignore[no-any-return]
+            return left**right
         if isinstance(node.op, ast.Mult):
             return left * right
         if isinstance(node.op, ast.Div) and right:

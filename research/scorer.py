@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from research.buffer import LogitsBuffer, SharedIds, open_logits_buffer
@@ -37,8 +38,6 @@ def main() -> None:
 
 def load_tensors(model: nn.Module, descriptor: int, size: int) -> None:
     """Gives `model` the tensors that training ended with; names and shapes must be those that it was built with."""
-    from safetensors.torch import load
-
     payload = bytes(map_shared(descriptor, size, writable=False))
     model.load_state_dict(load(payload), strict=True)
     os.close(descriptor)

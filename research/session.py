@@ -17,6 +17,7 @@ from types import ModuleType
 
 import numpy as np
 import torch
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from research.channel import Channel, Kind, map_shared, monotonic, shared_memory
@@ -225,7 +226,7 @@ class _StepLog:
         event, value = None, loss.detach()
         if value.is_cuda:
             value = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
         waiting, self._waiting = self._waiting, (step, value, event)
         if waiting is None:
@@ -269,8 +270,6 @@ class _StepLog:
 
 def _tensors_as_bytes(model: nn.Module) -> bytes:
     """The model's persistent tensors as safetensors; tied ones are written out under each name."""
-    from safetensors.torch import save
-
     tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in model.state_dict().items()}
     return save({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()})
 

@@ -127,7 +127,7 @@ def train_tokenizer(documents: Iterable[str], *, vocab_size: int) -> Tokenizer:
 
     The same documents give the same tokenizer. A UserError says when there is too little text for that many merges.
     """
-    import rustbpe  # type: ignore[import-untyped]
+    import rustbpe
 
     if not 256 + len(SPECIAL_TOKENS) <= vocab_size <= 2**16:
         raise UserError(f"A vocabulary has from {256 + len(SPECIAL_TOKENS)} to {2**16} tokens, not {vocab_size}.")
