@@ -1,7 +1,7 @@
 """`python -m research.sample`: text from a model that a run left behind (--samples keeps them).
 
-It executes the run's train.py to build the model, so it belongs into a process of its own; the contract comes by the environment,
-as in every run.
+It executes the run's train.py to build the model, so it belongs into a process of its own; the contract comes by the
+environment, as in every run.
 """
 
 import argparse
