@@ -82,7 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
         usage="farm COMMAND [options]      (farm COMMAND --help tells more)",
         description="A farm of autonomous pretraining researchers.",
     )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    commands = parser.add_subparsers(prog="farm", dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
     helps: dict[str, str] = {}
 
     def command(name: str, help: str) -> argparse.ArgumentParser:
@@ -106,7 +106,7 @@ AddCommand = Callable[[str, str], argparse.ArgumentParser]
 
 def _add_start(command: AddCommand) -> None:
     demo = command("demo", "everything in five minutes: data, baseline, a few experiments, what came of it")
-    demo.add_argument("--experiments", type=_positive(int), default=6, metavar="N", help="how many (default: 6)")
+    demo.add_argument("--experiments", type=_positive(int), default=5, metavar="N", help="how many (default: 5)")
     demo.add_argument("--budget", type=_positive(float), metavar="S", help="seconds of training in a run")
     _add_devices(demo)
     _add_places(demo)
@@ -237,12 +237,14 @@ def _positive(kind: Callable[[str], _Number]) -> Callable[[str], _Number]:
     """A type for argparse: `kind`, above 0."""
 
     def parse(text: str) -> _Number:
-        value = kind(text)
+        try:
+            value = kind(text)
+        except ValueError:
+            value = kind("0")
         if not value > 0:
-            raise ValueError
+            raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
         return value
 
-    parse.__name__ = "number above 0"  # argparse says: invalid number above 0 value
     return parse
 
 

@@ -11,6 +11,9 @@ from results.journal import read_journal
 
 PREFIX = "autoresearch/"
 
+SHORTEST_COMMIT = 5
+"""Fewer digits than this are an experiment's number."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class BranchHistory:
@@ -40,12 +43,12 @@ def read_history(home: Home) -> list[BranchHistory]:
 
 
 def branch_named(histories: list[BranchHistory], name: str | None) -> BranchHistory:
-    """The branch with this name or tag; None is the newest. Of a tag's comparable loops it is the one that scores best.
+    """The branch with this name or tag; None is the newest with a score. Of a tag's comparable loops it is the best one.
 
     A UserError lists what there is.
     """
     if name is None:
-        tag = histories[-1].branch.tag
+        tag = next((history for history in reversed(histories) if history.keeps), histories[-1]).branch.tag
     else:
         full = name if name.startswith(PREFIX) else PREFIX + name
         exact = [history for history in histories if history.branch.name == full]
@@ -60,16 +63,19 @@ def branch_named(histories: list[BranchHistory], name: str | None) -> BranchHist
 
 
 def record_named(histories: list[BranchHistory], name: str) -> ExperimentRecord:
-    """The experiment whose id or commit is `name` or begins so, or with that number on the newest branch. Raises UserError."""
+    """The experiment whose id or commit is, or begins with, `name`; a short number counts on the newest branch.
+
+    Raises UserError.
+    """
     records = [record for history in histories for record in history.records]
     for record in records:
         if record.experiment.id == name:
             return record
-    if name.isdigit() and len(name) < 7:
-        for record in histories[-1].records:
-            if record.experiment.number == int(name):
-                return record
-    found = [r for r in records if name and (r.experiment.id.startswith(name) or r.experiment.commit.startswith(name))]
+    if name.isdigit() and len(name) < SHORTEST_COMMIT:
+        newest = next((history.records for history in reversed(histories) if history.records), ())
+        found = [record for record in newest if record.experiment.number == int(name)]
+    else:
+        found = [r for r in records if name and (r.experiment.id.startswith(name) or r.experiment.commit.startswith(name))]
     if not found:
         raise UserError(f"No experiment is called {name!r}: farm sql 'SELECT id, commit, title FROM history' lists them.")
     if len({record.experiment.commit for record in found}) > 1:

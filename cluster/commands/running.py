@@ -63,6 +63,7 @@ def make_options(options: argparse.Namespace, *, researcher: str) -> "FarmOption
     from agent.repository import repository_for
     from cluster.driver import FarmOptions
 
+    check_researcher(researcher)
     home = find_home(options.home)
     return FarmOptions(
         repo=repository_for(Path.cwd(), home.folder),
@@ -85,6 +86,13 @@ def make_options(options: argparse.Namespace, *, researcher: str) -> "FarmOption
         dirty=getattr(options, "dirty", False),
         samples=getattr(options, "samples", False),
     )
+
+
+def check_researcher(name: str) -> None:
+    """Raises UserError for a researcher that there isn't, before any work is done for it."""
+    kind, _, rest = name.partition(":")
+    if not (name in ("search", "claude") or (kind in ("command", "scripted") and rest)):
+        raise UserError(f"No researcher is called {name!r}: search, claude, command:'COMMAND' or scripted:FILE.")
 
 
 def run_to_end(options: "FarmOptions", display: "Display") -> "FarmSummary":
