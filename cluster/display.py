@@ -17,6 +17,10 @@ from results.experiment import Decision, ExperimentRecord
 
 SHOWN_VERDICTS = 6
 
+BAR_WIDTH = 16
+COLUMNS = {"branch": 6, "doing": 9, "progress": BAR_WIDTH, "left": 7, "loss": 6, "best": 6, "gained": 6}
+"""Least widths, so that columns don't jump when a phase ends."""
+
 COLORS: dict[Decision, str] = {
     "keep": "green",
     "discard": "dim",
@@ -157,15 +161,15 @@ class TerminalDisplay:
 
     def _loop_table(self) -> Table:
         table = Table(box=None, expand=True, pad_edge=False)
-        for header in ("branch", "doing", "", "left", "loss", "best", "gained"):
-            table.add_column(header, no_wrap=True)
+        for header, width in COLUMNS.items():
+            table.add_column(header, no_wrap=True, min_width=width)
         table.add_column("experiment", ratio=1, no_wrap=True, overflow="ellipsis")
         for branch, known in self._loops.items():
             training = known.get("phase") == "training"
             table.add_row(
                 _short(branch),
                 known.get("phase", ""),
-                ProgressBar(total=1.0, completed=known.get("fraction", 0.0), width=16) if training else "",
+                ProgressBar(total=1.0, completed=known.get("fraction", 0.0), width=BAR_WIDTH) if training else "",
                 _time_left(known) if training else "",
                 _number(known.get("loss") if training else None, "{:.3f}"),
                 _number(known.get("best"), "{:.4f}"),

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import research
-from research.contract import UserError
+from research.contract import UserError, cache_folder
 
 HOME_VARIABLE = "FARM_HOME"
 
@@ -113,6 +113,11 @@ def find_home(override: str | Path | None = None, *, start: Path | None = None) 
     import platformdirs
 
     return Home(Path(platformdirs.user_data_dir("autoresearch-farm", appauthor=False)).resolve())
+
+
+def find_cache(override: str | Path | None = None) -> Path:
+    """Where prepared data lies, as an absolute path: runs are started in other folders."""
+    return cache_folder(override).resolve()
 
 
 def find_checkout(start: Path | None = None) -> Path | None:

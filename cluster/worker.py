@@ -137,12 +137,9 @@ class Worker:
             if message["event"] == "result":
                 return _result(message, spec)
             if message["event"] == "progress":
-                if message.get("phase") == "scoring":
-                    self.stand_by()  # now, since the next judge's start would disturb what trains under the clock
                 on_progress(message)
-                # under the clock a second import of torch would take time from the run: wait until it is over
                 if message.get("phase") in ("handover", "scoring"):
-                    self.stand_by()
+                    self.stand_by()  # not earlier: the next judge's start would disturb what trains under the clock
 
 
 class Judge:

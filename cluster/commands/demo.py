@@ -8,8 +8,8 @@ from cluster.commands.history import BranchHistory, branch_named, read_history
 from cluster.commands.running import run_to_end, summary_lines
 from cluster.commands.winning import print_sample, saved_model
 from cluster.hardware import Device, choose_devices, platform_identity
-from cluster.home import Home, find_home
-from research.contract import UserError, cache_folder
+from cluster.home import Home, find_cache, find_home
+from research.contract import UserError
 
 if TYPE_CHECKING:
     from cluster.driver import FarmOptions
@@ -52,7 +52,7 @@ def demo_options(options: argparse.Namespace) -> "FarmOptions":
     return FarmOptions(
         repo=repo,
         home=home,
-        cache=cache_folder(options.cache),
+        cache=find_cache(options.cache),
         tag=unused_tag(repo, home),
         researcher="search",
         profile=PROFILE,

@@ -3,15 +3,15 @@
 import argparse
 
 from cluster.hardware import choose_devices, platform_identity
-from cluster.home import find_checkout, find_home
-from research.contract import UserError, cache_folder, choose_profile, contract_for, profile_named
+from cluster.home import find_cache, find_checkout, find_home
+from research.contract import UserError, choose_profile, contract_for, profile_named
 
 
 def doctor(options: argparse.Namespace) -> int:
     """Says what works. Exit status 1 where something is missing."""
     from cluster.doctor import check_lines, examine
 
-    checks = examine(find_home(options.home), cache_folder(options.cache), choose_devices(options.devices))
+    checks = examine(find_home(options.home), find_cache(options.cache), choose_devices(options.devices))
     for line in check_lines(checks):
         print(line)
     return 1 if any(check.state == "missing" for check in checks) else 0
@@ -25,7 +25,7 @@ def prepare(options: argparse.Namespace) -> int:
     profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
     contract = contract_for(profile, budget=options.budget, source=options.source)
     shards = {} if options.num_shards is None else {"num_shards": options.num_shards}
-    prepare_data(contract, cache=cache_folder(options.cache), say=_say, **shards)
+    prepare_data(contract, cache=find_cache(options.cache), say=_say, **shards)
     return 0
 
 

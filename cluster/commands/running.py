@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from cluster.commands.history import BranchHistory, read_history
 from cluster.cost import data_line, estimate
 from cluster.hardware import Device, busy_processes, choose_devices, platform_identity
-from cluster.home import Home, find_home
-from research.contract import UserError, cache_folder, choose_profile, contract_for
+from cluster.home import Home, find_cache, find_home
+from research.contract import UserError, choose_profile, contract_for
 
 if TYPE_CHECKING:
     from cluster.display import Display
@@ -68,7 +68,7 @@ def make_options(options: argparse.Namespace, *, researcher: str) -> "FarmOption
     return FarmOptions(
         repo=repository_for(Path.cwd(), home.folder),
         home=home,
-        cache=cache_folder(options.cache),
+        cache=find_cache(options.cache),
         tag=options.tag,
         researcher=researcher,
         profile=options.profile,

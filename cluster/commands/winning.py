@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cluster.commands.history import BranchHistory, branch_named, read_history, record_named
 from cluster.hardware import Device, choose_devices
-from cluster.home import Home, find_checkout, find_home, package_folder
+from cluster.home import Home, find_cache, find_checkout, find_home, package_folder
 from cluster.worker import judge_environment
-from research.contract import CONTRACT_VARIABLE, Contract, UserError, cache_folder
+from research.contract import CONTRACT_VARIABLE, Contract, UserError
 from results.experiment import ExperimentRecord
 
 MODEL = "model.safetensors"
@@ -52,13 +52,13 @@ def sample(options: argparse.Namespace) -> int:
     histories = read_history(home)
     if options.id is None:
         history, record = _newest_with_model(home, histories)
+        print(f"{record.experiment.id} {record.experiment.title}", file=sys.stderr)
     else:
         record = record_named(histories, options.id)
         history = next(h for h in histories if h.branch.name == record.experiment.branch)
-    print(f"{record.experiment.id} {record.experiment.title}", file=sys.stderr)
     device = choose_devices(options.devices)[0]
     return print_sample(
-        home, history, record, device, cache=cache_folder(options.cache), prompt=options.prompt, tokens=options.tokens
+        home, history, record, device, cache=find_cache(options.cache), prompt=options.prompt, tokens=options.tokens
     )
 
 

@@ -1,5 +1,5 @@
 import pytest
-from conftest import CPU, gpu
+from farm_samples import CPU, gpu
 
 from cluster.hardware import _visible, choose_devices, detect_devices, platform_identity
 from research.contract import UserError

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import CPU, FAKE_JUDGE, gpu
+from farm_samples import CPU, FAKE_JUDGE, gpu
 
 from cluster.engine import LocalEngine
 from cluster.worker import Worker, judge_environment

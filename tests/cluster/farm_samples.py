@@ -1,0 +1,92 @@
+"""Devices, runs and a judge for tests."""
+
+import sys
+from pathlib import Path
+
+from cluster.hardware import Device
+from research.contract import contract_for
+from research.result import RunResult, RunSpec
+from results.experiment import Branch, Decision, Experiment, ExperimentKind, Usage, Verdict
+from results.store import Store
+
+FAKE_JUDGE = (sys.executable, str(Path(__file__).with_name("fake_judge.py")))
+
+CPU = Device(kind="cpu", index=0, name="Some CPU", memory_bytes=8 * 2**30, free_bytes=4 * 2**30, threads=2)
+
+
+def gpu(index: int = 0, **changes: object) -> Device:
+    values = {
+        "kind": "cuda",
+        "index": index,
+        "name": "NVIDIA H100 80GB HBM3",
+        "memory_bytes": 81559 * 2**20,
+        "free_bytes": 80 * 10**9,
+        "power_limit_watts": 700.0,
+        "threads": 16,
+        "uuid": f"GPU-{index}abc",
+    }
+    return Device(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def make_spec(folder: Path, run_id: str = "run1") -> RunSpec:
+    """A run on the CPU whose folder is made in `folder`."""
+    run_folder = folder / run_id
+    run_folder.mkdir(exist_ok=True)
+    return RunSpec(
+        run_id=run_id,
+        contract=contract_for("cpu"),
+        seed=7,
+        device="cpu",
+        data_folder=str(folder),
+        run_folder=str(run_folder),
+    )
+
+
+def make_history(home: Path, *, commits: tuple[str, str, str] = ("a" * 40, "b" * 40, "c" * 40)) -> None:
+    """A home with one branch: a baseline, a keep and a discard, of these commits."""
+    branch = Branch(
+        name="autoresearch/mar8",
+        tag="mar8",
+        loop=0,
+        profile="cpu",
+        contract_json=contract_for("cpu").to_json(),
+        score_fingerprint="5c0e",
+        data_fingerprint="da7a",
+        platform="Some CPU, 2 threads",
+        baseline_commit=commits[0],
+        created="2026-03-08T20:00:00Z",
+    )
+    outcomes: list[tuple[ExperimentKind, Decision, float]] = [
+        ("baseline", "keep", 3.0),
+        ("explore", "keep", 2.5),
+        ("explore", "discard", 2.75),
+    ]
+    with Store.open(home) as store:
+        store.add_branch(branch)
+        for number, (kind, decision, val_bpb) in enumerate(outcomes):
+            experiment = Experiment(
+                id=f"mar8-{number:04d}",
+                branch=branch.name,
+                number=number,
+                kind=kind,
+                commit=commits[number],
+                parent_commit=commits[0],
+                title=f"idea {number}",
+                hypothesis="it should learn faster",
+                researcher="search",
+                usage=Usage(model="m", cost_usd=0.25),
+                created=f"2026-03-08T20:{number:02d}:00Z",
+            )
+            store.add_experiment(experiment)
+            run = RunResult(
+                run_id=f"mar8-{number:04d}-1",
+                status="ok",
+                reason="ran",
+                seed=1,
+                device="cpu",
+                val_bpb=val_bpb,
+                training_seconds=15.0,
+                total_seconds=25.0,
+            )
+            store.add_run(experiment.id, run)
+            store.add_verdict(experiment.id, Verdict(decision=decision, reason=f"it was a {decision}"))

@@ -1,0 +1,189 @@
+"""The command line as people use it: help, one line for what they can mend, and the history while nothing runs."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from farm_samples import make_history
+
+from cluster.cli import GROUPS, HANDLERS, handler, main, make_parser
+from cluster.home import Home
+
+TRAIN = "research/train.py"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home with a short history, and a current folder that is no checkout."""
+    monkeypatch.chdir(tmp_path)
+    make_history(tmp_path / "home")
+    return tmp_path / "home"
+
+
+def git(folder, *arguments):
+    identity = ["-c", "user.name=T", "-c", "user.email=t@localhost"]
+    command = ["git", "-C", str(folder), *identity, *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A checkout with two versions of train.py, the older one checked out, and a history that kept the newer."""
+    folder = tmp_path / "checkout"
+    (folder / "research").mkdir(parents=True)
+    (folder / "program.md").write_text("policy\n")
+    (folder / ".gitignore").write_text("results/\n")
+    commits = []
+    git(tmp_path, "init", "--quiet", str(folder))
+    for text in ("DEPTH = 4\n", "DEPTH = 5\n"):
+        (folder / TRAIN).write_text(text)
+        git(folder, "add", "-A")
+        git(folder, "commit", "--quiet", "-m", text.strip())
+        commits.append(git(folder, "rev-parse", "HEAD"))
+    git(folder, "checkout", "--quiet", commits[0])
+    make_history(folder / "results" / "data", commits=(commits[0], commits[1], "c" * 40))
+    monkeypatch.delenv("FARM_HOME", raising=False)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_help_is_there_at_once():
+    started = time.monotonic()
+    shown = subprocess.run([sys.executable, "-m", "cluster.cli", "--help"], capture_output=True, text=True, check=True)
+    assert time.monotonic() - started < 1.0  # 0.1 s where nothing else runs
+    assert all(f"  {command} " in shown.stdout for command in HANDLERS)
+
+
+def test_farm_alone_says_what_to_do_first(capsys):
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"farm {command}" in shown for command in ("demo", "doctor", "run"))
+
+
+@pytest.mark.parametrize("command", HANDLERS)
+def test_every_command_has_a_function_and_a_place_in_the_help(command):
+    assert callable(handler(command))
+    assert command in [name for names in GROUPS.values() for name in names]
+    with pytest.raises(SystemExit) as end:
+        make_parser().parse_args([command, "--help"])
+    assert end.value.code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--devices", "7"], "there is no '7' here"),
+        (["run", "--researcher", "oracle"], "No researcher is called 'oracle'"),
+        (["run", "--researcher", "command:"], "No researcher is called"),
+        (["show", "zz"], "No experiment is called 'zz'"),
+        (["show", "9"], "No experiment is called '9'"),
+        (["show", "mar8"], "could be any of 3"),
+        (["report", "apr1"], "No tag is called 'apr1'"),
+        (["diff", "apr1"], "No branch or tag is called 'apr1'"),
+        (["sql", "DROP TABLE runs"], "SELECT"),
+        (["stop"], "No farm is running"),
+        (["sample"], "No model is saved yet"),
+        (["sample", "1"], "No model of mar8-0001 was saved"),
+        (["apply"], "no checkout here"),
+        (["profile", "--write"], "no checkout here"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(home, capsys, arguments, says):
+    needs_no_home = arguments[0] == "profile"
+    assert main([*arguments, *([] if needs_no_home else ["--home", str(home)])]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("farm: ")
+    assert error.count("\n") == 1
+    assert says in error
+
+
+@pytest.mark.parametrize("arguments", [["run", "--experiments", "0"], ["run", "--hours", "soon"], ["run", "--budget", "-1"]])
+def test_numbers_are_above_0(arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == 2
+    assert "is no number above 0" in capsys.readouterr().err
+
+
+def test_an_empty_home_says_how_to_begin(tmp_path, capsys):
+    for command in (["status"], ["report"], ["show", "1"], ["sql", "SELECT 1"]):
+        assert main([*command, "--home", str(tmp_path / "none")]) == 2
+        assert "farm demo" in capsys.readouterr().err
+
+
+def test_status_says_where_each_branch_stands(home, capsys):
+    assert main(["status", "--home", str(home)]) == 0
+    assert "autoresearch/mar8: 2 experiments, 1 kept; val_bpb 3.000000 -> 2.500000" in capsys.readouterr().out
+    assert main(["status", "--json", "--home", str(home)]) == 0
+    status = json.loads(capsys.readouterr().out)
+    assert status["running"] is None
+    assert status["branches"]["autoresearch/mar8"]["best"] == 2.5
+
+
+@pytest.mark.parametrize("name", ["1", "mar8-0001", "bbbbb"])
+def test_an_experiment_by_number_id_or_commit(home, capsys, name):
+    assert main(["show", name, "--home", str(home)]) == 0
+    assert "idea 1" in capsys.readouterr().out
+
+
+def test_the_report_counts_experiments(home, capsys):
+    assert main(["report", "--home", str(home)]) == 0
+    assert "2 kept, 1 discarded" in capsys.readouterr().out
+
+
+def test_sql_as_a_table_as_json_and_from_standard_input(home, capsys, monkeypatch):
+    assert main(["sql", "--json", "SELECT count(*) AS n FROM history", "--home", str(home)]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == [[3]]
+    monkeypatch.setattr("sys.stdin", io.StringIO("SELECT title FROM history WHERE number = 2"))
+    assert main(["sql", "-", "--home", str(home)]) == 0
+    assert "idea 2" in capsys.readouterr().out
+
+
+def test_diff_shows_what_was_gained(checkout, capsys):
+    assert main(["diff"]) == 0
+    shown = capsys.readouterr().out
+    assert "-DEPTH = 4" in shown
+    assert "+DEPTH = 5" in shown
+
+
+def test_apply_takes_the_best_and_never_the_users_edits(checkout, capsys):
+    (checkout / TRAIN).write_text("DEPTH = 4  # mine\n")
+    assert main(["apply"]) == 2
+    assert "uncommitted edits" in capsys.readouterr().err
+    assert (checkout / TRAIN).read_text() == "DEPTH = 4  # mine\n"
+    assert main(["apply", "mar8", "--force"]) == 0
+    assert (checkout / TRAIN).read_text() == "DEPTH = 5\n"
+    assert main(["apply"]) == 0  # it is there already
+
+
+def test_profile_is_written_into_train_py(checkout, capsys):
+    (checkout / TRAIN).write_text('PROFILE = "standard"\nDEPTH = 8\nDEVICE_BATCH_SIZE = 128\n' + OTHERS)
+    assert main(["profile", "cpu", "--write", "--devices", "cpu"]) == 0
+    text = (checkout / TRAIN).read_text()
+    assert 'PROFILE = "cpu"' in text
+    assert "DEPTH = 2" in text
+
+
+OTHERS = 'ASPECT_RATIO = 64\nHEAD_DIM = 128\nWINDOW_PATTERN = "SSSL"\nTOTAL_BATCH_SIZE = 2**19\n'
+
+
+def test_a_reader_that_goes_away_is_no_bug(home):
+    program = [sys.executable, "-m", "cluster.cli", "sql", "SELECT range FROM range(1000)", "--home", str(home)]
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(program, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_history_can_be_read_while_a_farm_holds_the_home(home, capsys):
+    from results.store import Store
+
+    with Home(home).lock(), Store.open(home):
+        assert main(["report", "--home", str(home)]) == 0
+        assert main(["show", "1", "--home", str(home)]) == 0
+    assert "idea 1" in capsys.readouterr().out

@@ -1,0 +1,83 @@
+"""The engine with the judge that ships, on a little text of its own."""
+
+import asyncio
+import sysconfig
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster.engine import LocalEngine
+from cluster.hardware import choose_devices
+from research.contract import contract_for
+from research.hyperparameters import fit_to_profile
+from research.prepare import prepare
+from research.result import RunSpec
+
+BUDGET = 3.0
+
+
+@pytest.fixture(scope="module")
+def make_run(tmp_path_factory):
+    """Makes a spec by its id; a short contract on some modules of the standard library."""
+    folder = tmp_path_factory.mktemp("real")
+    text = Path(sysconfig.get_path("stdlib"), "asyncio")
+    contract = replace(contract_for("cpu", budget=BUDGET, source=f"files:{text}"), EVAL_TOKENS=256 * 8)
+    data = prepare(contract, cache=folder / "cache", say=lambda line: None)
+
+    def make(run_id):
+        return RunSpec(
+            run_id=run_id,
+            contract=contract,
+            seed=1,
+            device="cpu",
+            data_folder=str(data.folder),
+            run_folder=str(folder / run_id),
+            threads=2,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def train_py():
+    import research
+
+    text = Path(research.__file__).with_name("train.py").read_text()
+    return fit_to_profile(text, "cpu", None)[0]
+
+
+def test_a_run_and_a_cancelled_one(make_run, train_py):
+    """One engine for both, since starting a judge takes seconds here."""
+    device = choose_devices("cpu")[0]
+    phases = []
+    seen = asyncio.Event()
+
+    def note(progress):
+        phases.append(progress["phase"])
+        if progress["phase"] == "training":
+            seen.set()
+
+    async def both():
+        engine = LocalEngine([device])
+        try:
+            result = await engine.execute(device, train_py, make_run("whole"), note)
+            seen.clear()
+            task = asyncio.create_task(engine.execute(device, train_py, make_run("cut"), note))
+            await seen.wait()
+            started = time.monotonic()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            return result, time.monotonic() - started
+        finally:
+            await engine.close()
+
+    result, seconds = asyncio.run(both())
+    assert (result.status, result.run_id) == ("ok", "whole"), result.reason
+    assert 0 < result.val_bpb < 8
+    assert list(dict.fromkeys(phases)) == ["startup", "training", "handover", "scoring"]
+    assert seconds < 5
+    assert [child for child in psutil.Process().children(recursive=True) if "research" in " ".join(child.cmdline())] == []
