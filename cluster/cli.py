@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -55,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     options = make_parser().parse_args(given)
     try:
-        return handler(options.command)(options)
+        status = handler(options.command)(options)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"farm: {error}", file=sys.stderr)
         return 2
@@ -63,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("farm: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `farm sql ... | head`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit would try once more
         return 1
 
 
