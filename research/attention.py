@@ -57,5 +57,6 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 @lru_cache(maxsize=8)
 def _window_mask(T: int, window: int, device: torch.device) -> Tensor:
     """(T, T) bool, true where the query (row) sees the key (column)."""
-    distance = torch.arange(T, device=device)[:, None] - torch.arange(T, device=device)[None, :]
-    return (distance >= 0) & (distance < window)
+    with torch.inference_mode(False):  # it may be made while a model is scored, and then be used to train
+        distance = torch.arange(T, device=device)[:, None] - torch.arange(T, device=device)[None, :]
+        return (distance >= 0) & (distance < window)

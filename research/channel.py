@@ -50,6 +50,11 @@ class Message:
     x: float
     descriptors: tuple[int, ...] = ()
 
+    def drop(self) -> None:
+        """Closes the descriptors of a message that nobody wants."""
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+
 
 class ChannelClosed(Exception):
     """The other end is gone."""
@@ -60,15 +65,18 @@ class Channel:
 
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
+        self._data = b""
+        self._descriptors: list[int] = []
 
     @staticmethod
     def pair() -> "tuple[Channel, socket.socket]":
-        """The judge's channel, and the end that the child inherits."""
+        """The judge's channel, which never waits for a child that doesn't read, and the end that the child inherits."""
         ours, theirs = socket.socketpair()
+        ours.setblocking(False)
         return Channel(ours), theirs
 
     def send(self, kind: Kind, a: int = 0, b: int = 0, x: float = 0.0, descriptors: Sequence[int] = ()) -> None:
-        """Raises ChannelClosed where nobody listens."""
+        """Raises ChannelClosed where nobody listens, or has not for long."""
         packed = _LAYOUT.pack(int(kind), a, b, x)
         try:
             if descriptors:
@@ -79,21 +87,24 @@ class Channel:
             raise ChannelClosed(str(error)) from error
 
     def receive(self, timeout: float | None = None) -> Message | None:
-        """The next message; None where none came within `timeout` seconds (None: wait for ever)."""
-        if not select.select([self._socket], [], [], timeout)[0]:
-            return None
-        data, descriptors = b"", []
-        while len(data) < _LAYOUT.size:
+        """The next message; None where it is not there, or not whole, within `timeout` seconds (None: wait for ever)."""
+        deadline = None if timeout is None else monotonic() + timeout
+        while len(self._data) < _LAYOUT.size:
+            left = None if deadline is None else max(0.0, deadline - monotonic())
+            if not select.select([self._socket], [], [], left)[0]:
+                return None
             try:
-                part, fds, _, _ = socket.recv_fds(self._socket, _LAYOUT.size - len(data), _MAX_DESCRIPTORS)
+                part, descriptors, _, _ = socket.recv_fds(self._socket, _LAYOUT.size - len(self._data), _MAX_DESCRIPTORS)
             except OSError as error:
                 raise ChannelClosed(str(error)) from error
             if not part:
                 raise ChannelClosed("closed")
-            data += part
-            descriptors += fds
-        kind, a, b, x = _LAYOUT.unpack(data)
-        return Message(kind=kind, a=a, b=b, x=x, descriptors=tuple(descriptors))
+            self._data += part
+            self._descriptors += descriptors
+        kind, a, b, x = _LAYOUT.unpack(self._data)
+        message = Message(kind=kind, a=a, b=b, x=x, descriptors=tuple(self._descriptors))
+        self._data, self._descriptors = b"", []
+        return message
 
     def close(self) -> None:
         with contextlib.suppress(OSError):

@@ -6,6 +6,7 @@ learn from: farms whose `score_fingerprint` is equal can compare their scores, h
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -48,7 +49,7 @@ class Contract:
     def __post_init__(self) -> None:
         if self.EVAL_TOKENS % self.MAX_SEQ_LEN:
             raise UserError(f"EVAL_TOKENS ({self.EVAL_TOKENS}) must be a multiple of MAX_SEQ_LEN ({self.MAX_SEQ_LEN}).")
-        if self.TIME_BUDGET <= 0:
+        if not 0 < self.TIME_BUDGET < math.inf:
             raise UserError(f"The time budget must be positive, not {self.TIME_BUDGET:g} s.")
 
     @property

@@ -1,6 +1,8 @@
 """Reading and writing the literal constants of train.py. Standard library only; nothing of train.py is executed."""
 
 import ast
+import io
+import json
 from collections.abc import Mapping
 
 from research.contract import Literal, UserError, fitted_device_batch, starting_hyperparameters
@@ -12,12 +14,12 @@ def read_constants(train_py: str) -> dict[str, Literal]:
     Raises SyntaxError where `train_py` is no Python.
     """
     constants = {}
-    for node in ast.parse(train_py).body:
+    for node in _statements(train_py):
         name = _assigned_name(node)
         if name is not None and isinstance(node, ast.Assign):
             try:
                 constants[name] = _evaluate(node.value)
-            except ValueError:
+            except (ValueError, ArithmeticError):
                 continue
     return constants
 
@@ -27,16 +29,14 @@ def write_constants(train_py: str, values: Mapping[str, Literal]) -> str:
 
     A UserError names a constant that isn't there.
     """
-    lines = train_py.splitlines(keepends=True)
-    missing = dict(values)
-    replacements = []
-    for node in ast.parse(train_py).body:
-        name = _assigned_name(node)
-        if name in missing and isinstance(node, ast.Assign):
-            replacements.append((node.value, literal_text(missing.pop(name))))
+    lines = list(io.StringIO(train_py, newline=""))  # lines as Python counts them: a form feed doesn't end one
+    places = [(name, node.value) for node in _statements(train_py)
+              if isinstance(node, ast.Assign) and (name := _assigned_name(node)) in values]  # fmt: skip
+    missing = [name for name in values if name not in dict(places)]
     if missing:
         raise UserError(f"train.py has no constant {', '.join(missing)} to set: put it back, or choose another profile.")
-    for value, text in sorted(replacements, key=lambda item: -item[0].lineno):
+    replacements = [(value, literal_text(values[name])) for name, value in places if name is not None]
+    for value, text in sorted(replacements, key=lambda item: (-item[0].lineno, -item[0].col_offset)):
         _replace_span(lines, value, text)
     return "".join(lines)
 
@@ -67,8 +67,15 @@ def literal_text(value: Literal) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1024 and value & (value - 1) == 0:
         return f"2**{value.bit_length() - 1}"
     if isinstance(value, str):
-        return f'"{value}"'
+        return json.dumps(value, ensure_ascii=False)
     return repr(value)
+
+
+def _statements(train_py: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(train_py).body
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise SyntaxError(str(error)) from None
 
 
 def _assigned_name(node: ast.stmt) -> str | None:
@@ -93,8 +100,9 @@ def _number(node: ast.expr) -> int | float:
         return -_number(node.operand)
     if isinstance(node, ast.BinOp):
         left, right = _number(node.left), _number(node.right)
-        if isinstance(node.op, ast.Pow) and abs(right) <= 64 and abs(left) <= 2**32:
-            return left**right
+        if isinstance(node.op, ast.Pow) and abs(right) <= 64 and 0 <= left <= 2**32:
+            power: int | float = left**right
+            return power
         if isinstance(node.op, ast.Mult):
             return left * right
         if isinstance(node.op, ast.Div) and right:

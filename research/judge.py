@@ -5,15 +5,16 @@ protocol; in short: the clock starts when the data is handed over, the model com
 two fresh processes answer rows whose cross-entropy is computed here.
 """
 
-import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import secrets
 import shutil
 import struct
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,11 @@ from research.score import (
 
 MAX_TRAIN_PY_BYTES = 200_000
 MAX_REPORT_BYTES = 2**20
+MAX_REASON = 300
 MAX_HEADER_BYTES = 2**24
+HANG_UP_SECONDS = 10.0
+"""How long a process may take to end after its connection has: giving back a GPU's memory takes a while."""
+
 AUDIT_SHARE = 0.1
 """Share of the audit rows that every run is scored on; a run that would be kept is scored on all."""
 
@@ -78,10 +83,12 @@ class Caps:
 class RunEnded(Exception):
     """The run is over without a score."""
 
-    def __init__(self, status: RunStatus, reason: str) -> None:
+    def __init__(self, status: RunStatus, reason: str, *, log: Log | None = None) -> None:
         super().__init__(reason)
         self.status: RunStatus = status
         self.reason = reason
+        self.log = log
+        """Of the child that ended the run by its own end."""
 
 
 class Judge:
@@ -98,6 +105,7 @@ class Judge:
         self._emit, self._cancelled, self._echo = emit, cancelled, echo
         self._found: dict[str, Any] = {}
         self._children: list[Child] = []
+        self._scorer_words = ""
         self._scratch = Path(tempfile.mkdtemp(prefix="autoresearch-run-"))
 
     def execute(self) -> RunResult:
@@ -106,6 +114,7 @@ class Judge:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "train.py").write_text(self.train_py)
         status: RunStatus = "ok"
+        tail = ""
         self.log = Log(self.folder / "run.log", echo=self._echo)
         try:
             self._check_train_py()
@@ -115,12 +124,20 @@ class Judge:
             reason = f"val_bpb {self._found['val_bpb']:.6f} on {self.contract.eval_rows} rows"
         except RunEnded as end:
             status, reason = end.status, end.reason
+            tail = self._tail_of(end)
         finally:
             self._end(self._children)
             shutil.rmtree(self._scratch, ignore_errors=True)
-        result = self._result(status, reason, total_seconds=monotonic() - began)
+        result = self._result(status, reason, tail or self.log.tail(1), total_seconds=monotonic() - began)
         self._write_files(result)
         return result
+
+    def _tail_of(self, end: RunEnded) -> str:
+        """The last words of the child that ended the run; few of a scorer, for it sees what is scored."""
+        if end.log is None or end.log is self.log:
+            return self.log.tail(50)
+        self._scorer_words = end.log.tail(20)
+        return self._scorer_words
 
     # --- start-up ---------------------------------------------------------------------------------------------------
 
@@ -130,8 +147,8 @@ class Judge:
             raise RunEnded("invalid", f"train.py has {size:,} bytes: {MAX_TRAIN_PY_BYTES:,} is the limit")
         try:
             compile(self.train_py, "train.py", "exec")
-        except (SyntaxError, ValueError) as error:
-            raise RunEnded("crash", f"train.py does not parse: {error}") from None
+        except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
+            raise RunEnded("crash", f"train.py does not parse: {str(error) or type(error).__name__}") from None
 
     def _start(self) -> None:
         """Starts trainer and scorers, and waits until all are ready; the rows are copied meanwhile."""
@@ -149,9 +166,7 @@ class Judge:
         folder = self._scratch / name
         folder.mkdir()
         (folder / "train.py").write_text(self.train_py)
-        environment = child_environment(
-            self.contract, threads=self.spec.threads, device=self.spec.device, seed=self.spec.seed
-        )
+        environment = child_environment(self.contract, threads=self.spec.threads, device=self.spec.device, seed=self.spec.seed)
         child = Child(main, folder=folder, environment={**environment, "TMPDIR": str(folder)}, log=log)
         self._children.append(child)
         return child
@@ -187,6 +202,8 @@ class Judge:
             now = monotonic()
             if message is not None and message.kind == Kind.FINISH:
                 return message
+            if message is not None:
+                message.drop()
             if message is not None and message.kind == Kind.PROGRESS and now - self._last_progress > 0.25:
                 self._last_progress = now
                 fraction = min((now - start) / self.contract.TIME_BUDGET, 1.0)
@@ -251,6 +268,7 @@ class Judge:
         targets = rows[splices.rows][:, 1:]
         other = answers.cross_entropies(splices.ids, rng, targets=targets)
         answers.close()
+        require_finite(other)
         found: Consistency = compare_prefixes(nats, other, splices)
         self._found |= {
             "consistency_rows": found.rows,
@@ -262,9 +280,7 @@ class Judge:
             raise RunEnded("invalid", broken)
 
     def _bits_per_byte(self, nats: np.ndarray, rows: np.ndarray) -> float:
-        if not np.isfinite(nats).all():
-            broken = (~np.isfinite(nats)).any(axis=1).sum()
-            raise RunEnded("diverged", f"the model's logits are not finite on {broken} of {len(rows)} rows")
+        require_finite(nats)
         return bits_per_byte(nats, rows[:, 1:], self.data.token_bytes())
 
     # --- talking to children ----------------------------------------------------------------------------------------
@@ -275,6 +291,8 @@ class Judge:
             message = self._receive(child)
             if message is not None and message.kind == kind:
                 return message
+            if message is not None:
+                message.drop()
             if message is not None and message.kind == Kind.UNFIT:
                 wanted = f"(rows, {self.contract.MAX_SEQ_LEN}, {self.contract.VOCAB_SIZE})"
                 raise RunEnded("invalid", f"forward(ids) must give logits of shape {wanted}, not "
@@ -291,8 +309,7 @@ class Judge:
         try:
             message = child.channel.receive(timeout)
         except ChannelClosed:
-            child.process.wait()
-            message = None
+            raise self._hung_up(child) from None
         if message is None and child.exit_code() is not None:
             raise ended_by_itself(child)
         return message
@@ -301,8 +318,16 @@ class Judge:
         try:
             child.channel.send(kind, a, b, x, descriptors)
         except ChannelClosed:
-            child.process.wait()
-            raise ended_by_itself(child) from None
+            raise self._hung_up(child) from None
+
+    def _hung_up(self, child: Child) -> RunEnded:
+        """Why a child can't be talked to any more: it has ended, or will within moments, or it broke the rules."""
+        patience = monotonic() + HANG_UP_SECONDS
+        while child.exit_code() is None:
+            if monotonic() > patience or self._cancelled():
+                return RunEnded("invalid", "train.py broke off its connection to the judge")
+            time.sleep(0.01)
+        return ended_by_itself(child)
 
     def _end(self, children: list[Child]) -> None:
         """Ends children and whatever they started."""
@@ -318,14 +343,14 @@ class Judge:
 
     # --- the result -------------------------------------------------------------------------------------------------
 
-    def _result(self, status: RunStatus, reason: str, *, total_seconds: float) -> RunResult:
+    def _result(self, status: RunStatus, reason: str, tail: str, *, total_seconds: float) -> RunResult:
         if status != "ok":
             self._found.pop("val_bpb", None)
             self._found.pop("audit_bpb", None)
         return RunResult(
             run_id=self.spec.run_id,
             status=status,
-            reason=reason,
+            reason=reason[:MAX_REASON],
             seed=self.spec.seed,
             device=self.spec.device,
             total_seconds=total_seconds,
@@ -334,12 +359,12 @@ class Judge:
             train_sha256=hashlib.sha256(self.train_py.encode()).hexdigest(),
             judge_sha256=judge_sha256(),
             software=software_versions(),
-            log_tail=self.log.tail(1 if status == "ok" else 50),
+            log_tail=tail,
             **self._found,
         )
 
     def _write_files(self, result: RunResult) -> None:
-        ending = result.summary() or f"{result.status}: {result.reason}\n"
+        ending = result.summary() or f"{self._scorer_words}{result.status}: {result.reason}\n"
         with (self.folder / "run.log").open("a") as log:
             log.write(ending)
         if self._echo:
@@ -391,6 +416,13 @@ class Answers:
         self._judge._await(self._child, kind, phase="scoring", began=began, cap=self._judge._scoring_ends - began)
 
 
+def require_finite(nats: np.ndarray) -> None:
+    """Raises RunEnded where a token's cross-entropy is no number."""
+    broken = (~np.isfinite(nats)).any(axis=1).sum()
+    if broken:
+        raise RunEnded("diverged", f"the model's logits are not finite on {broken} of {len(nats)} rows")
+
+
 def rows_per_batch(contract: Contract, device: torch.device) -> int:
     """Rows that are scored at once: as many as fit a buffer of 1 GiB on a GPU and 128 MiB on a CPU, 64 at most."""
     budget = 2**30 if device.type == "cuda" else 2**27
@@ -414,8 +446,11 @@ def count_parameters(descriptor: int, size: int) -> int:
         if length > min(size, MAX_HEADER_BYTES):
             raise ValueError("header too long")
         header = json.loads(os.pread(descriptor, length, 8))
-        return sum(int(np.prod(entry["shape"])) for name, entry in header.items() if name != "__metadata__")
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error):
+        numbers = sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+        if not isinstance(numbers, int) or not 0 <= numbers <= 8 * size:
+            raise ValueError("more numbers than bits")
+        return numbers
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, struct.error):
         raise RunEnded("invalid", "the handed-over tensors are no safetensors") from None
 
 
@@ -423,7 +458,7 @@ def reported_fields(encoded: bytes) -> dict[str, Any]:
     """The child's own words as `reported_*` fields; what has the wrong type is left out."""
     try:
         report = json.loads(encoded)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     if not isinstance(report, Mapping):
         return {}
@@ -431,27 +466,38 @@ def reported_fields(encoded: bytes) -> dict[str, Any]:
     for name, kind in (("steps", int), ("tokens", int), ("depth", int), ("recompiles", int), ("mfu_percent", float),
                        ("peak_memory_mb", float), ("kernel", str)):  # fmt: skip
         value = report.get(name)
-        if isinstance(value, (int, float) if kind is float else kind) and not isinstance(value, bool):
-            fields[f"reported_{name}"] = value[:80] if isinstance(value, str) else value
-    with contextlib.suppress(TypeError, ValueError, OverflowError):
-        points = report.get("curve") or ()
-        fields["reported_curve"] = tuple((float(s), int(step), float(loss)) for s, step, loss in points[:1024])
+        if kind is str and isinstance(value, str):
+            fields[f"reported_{name}"] = "".join(filter(str.isprintable, value))[:80]
+        elif kind is not str and is_plain_number(value) and (kind is float or isinstance(value, int)):
+            fields[f"reported_{name}"] = value
+    curve = report.get("curve")
+    points = [point for point in curve[:1024] if is_curve_point(point)] if isinstance(curve, list) else []
+    fields["reported_curve"] = tuple((float(seconds), int(step), float(loss)) for seconds, step, loss in points)
     return fields
+
+
+def is_plain_number(value: object) -> bool:
+    """Whether a value of JSON is a number that a database and another JSON parser can take, too."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**53
+
+
+def is_curve_point(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(map(is_plain_number, value))
 
 
 def ended_by_itself(child: Child) -> RunEnded:
     """What a child's early end means: diverged, oom or crash."""
-    tail = child.log.tail(30)
+    log, tail = child.log, child.log.tail(30)
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
     last = lines[-1] if lines else "no output"
     failed = next((line for line in lines[-5:] if line.startswith("FAIL")), None)
     if failed:
-        return RunEnded("diverged", failed)
+        return RunEnded("diverged", failed, log=log)
     if any(sign in tail for sign in ("OutOfMemoryError", "out of memory", "can't allocate memory", "MemoryError")):
-        return RunEnded("oom", last)
+        return RunEnded("oom", last, log=log)
     if child.exit_code() == -9:
-        return RunEnded("oom", "killed by the system, which does that when memory runs out")
-    return RunEnded("crash", last)
+        return RunEnded("oom", "killed by the system, which does that when memory runs out", log=log)
+    return RunEnded("crash", last, log=log)
 
 
 def software_versions() -> dict[str, str]:

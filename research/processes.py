@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 import psutil
 
@@ -29,7 +29,12 @@ PASSED_ON = (
 
 MAX_LOG_BYTES = 8 * 2**20
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]|\x1b\[[0-9;?]*[A-Za-z]")
+MAX_LINE_BYTES = 2**16
+
+MAX_TAIL_LINE = 1000
+"""Characters of a line that the log's tail holds at most."""
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 _LOOKS_LIKE_SUMMARY = re.compile(
     r"^(---|(val_bpb|training_seconds|total_seconds|peak_vram_mb|mfu_percent|total_tokens_M|num_steps|num_params_M|depth)\s*:)"
 )
@@ -82,9 +87,11 @@ class Child:
         return code
 
     def kill(self) -> None:
-        """Ends the process and its session."""
+        """Ends the process and its session (which it may not have opened yet)."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+        if self.process.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
         self.process.wait()
 
     def close(self) -> None:
@@ -168,6 +175,7 @@ def _become_child(folder: Path, settings: Mapping[str, str], *, channel: int, ou
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     os.environ.clear()
+    _wipe_first_environment()
     os.environ.update(settings)
     os.chdir(folder)
     tempfile.tempdir = None
@@ -175,6 +183,13 @@ def _become_child(folder: Path, settings: Mapping[str, str], *, channel: int, ou
     sys.stdin = open(0)  # noqa: SIM115
     sys.stdout = open(1, "w", buffering=1)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1)  # noqa: SIM115
+
+
+def _wipe_first_environment() -> None:
+    """Overwrites what /proc/self/environ shows of the environment that the judge itself was started with."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    start, end = int(fields[47]), int(fields[48])  # env_start and env_end; 0 where they are kept from this process
+    ctypes.memset(start, 0, end - start)
 
 
 def _spawn(main: Callable[[], None], folder: Path, settings: Mapping[str, str], *, channel: int, output: int) -> _Process:
@@ -212,23 +227,26 @@ class Log:
         self._echo = echo
         self._tail: list[str] = []
         self._bytes = 0
+        self._closed = False
         self._lock = threading.Lock()
 
-    def copy_from(self, pipe: Iterable[bytes]) -> None:
-        """Copies a pipe line by line until it ends."""
-        for raw in pipe:
-            for line in re.split(r"\r\n|\r|\n", raw[: 2**16].decode("utf-8", "replace").rstrip("\r\n")):
+    def copy_from(self, pipe: IO[bytes]) -> None:
+        """Copies a pipe line by line until it ends; a line longer than MAX_LINE_BYTES becomes several."""
+        while raw := pipe.readline(MAX_LINE_BYTES):
+            for line in re.split(r"\r\n|\r|\n", raw.decode("utf-8", "replace").rstrip("\r\n")):
                 self.write(_harmless(line) + "\n")
 
     def write(self, text: str) -> None:
         with self._lock:
+            if self._closed:
+                return
+            self._tail = [*self._tail[-79:], text if len(text) <= MAX_TAIL_LINE else f"{text[:MAX_TAIL_LINE]}...\n"]
             if self._bytes > MAX_LOG_BYTES:
                 return
             self._bytes += len(text)
             if self._bytes > MAX_LOG_BYTES:
                 text = "[the log is cut here: it passed its limit]\n"
-            self._tail = [*self._tail[-79:], text]
-            if self._file is not None and not self._file.closed:
+            if self._file is not None:
                 self._file.write(text)
                 self._file.flush()
                 if self._echo:
@@ -242,9 +260,9 @@ class Log:
     def close(self) -> None:
         """After this, nothing that the child prints is kept."""
         with self._lock:
+            self._closed = True
             if self._file is not None:
                 self._file.close()
-            self._bytes = MAX_LOG_BYTES + 1
 
 
 def _harmless(line: str) -> str:
