@@ -194,9 +194,17 @@ def verdict_line(record: ExperimentRecord) -> str:
     decision = verdict.decision if verdict else "no verdict"
     score = _number(record.val_bpb, "{:.6f}") or "-"
     gain = "" if verdict is None or verdict.gain is None else f" ({verdict.gain:+.4f})"
-    reason = f": {verdict.reason}" if verdict else ""
     where = f"{_short(experiment.branch)}  #{experiment.number}"
-    return f"{where:<14}{decision:<9}{score}{gain}  {experiment.title}{reason}"
+    return f"{where:<14}{decision:<9}{score}{gain}  {title_and_reason(record)}"
+
+
+def title_and_reason(record: ExperimentRecord) -> str:
+    """What was tried, and why it ended as it did."""
+    title, verdict = record.experiment.title, record.verdict
+    if verdict is None:
+        return title
+    reason = verdict.reason.removeprefix(f"{verdict.decision}: ").removeprefix(f"{title}: ")  # both are said already
+    return f"{title}: {reason}"
 
 
 def duration(seconds: float) -> str:

@@ -152,10 +152,11 @@ def summary_lines(summary: "FarmSummary", home: Home) -> list[str]:
 
 def outcome(record: "ExperimentRecord") -> str:
     """An experiment's verdict in a line."""
+    from cluster.display import title_and_reason
+
     if record.verdict is None:
         return f"no verdict: {record.experiment.title}"
-    score = "" if record.val_bpb is None else f" val_bpb {record.val_bpb:.6f}"
-    return f"{record.verdict.decision}:{score} {record.experiment.title}: {record.verdict.reason}"
+    return f"{record.verdict.decision}: {title_and_reason(record)}"
 
 
 def _known(home: Home) -> list[BranchHistory]:
