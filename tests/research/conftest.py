@@ -1,0 +1,50 @@
+"""What the tests of the judge share: a little prepared data, and a runner of train.py files."""
+
+import random
+from pathlib import Path
+
+import pytest
+from judged import Runner
+
+from research.contract import Contract
+from research.prepare import prepare
+from research.rows import PreparedData
+
+
+def write_documents(folder: Path, *, documents: int, seed: int) -> None:
+    """Text in which a word says something about the next: documents of words, each followed by one of its four successors."""
+    chance = random.Random(seed)
+    words = ["".join(chance.choices("abcdefghijklmnoprstuvwyz", k=chance.randint(2, 8))) for _ in range(400)]
+    followers = {word: chance.sample(words, 4) for word in words}
+    for start in range(0, documents, 50):
+        texts = []
+        for _ in range(min(50, documents - start)):
+            word = chance.choice(words)
+            text = [word]
+            for _ in range(chance.randint(20, 300)):
+                word = chance.choice(followers[word])
+                text.append(word)
+            texts.append(" ".join(text))
+        lines = [f'{{"text": "{text}"}}\n' for text in texts]
+        (folder / f"{start}.jsonl").write_text("".join(lines))
+
+
+@pytest.fixture(scope="session")
+def judged_contract(tmp_path_factory: pytest.TempPathFactory) -> Contract:
+    """A contract of 400 evaluation rows of 64 tokens and 0.3 s of training."""
+    texts = tmp_path_factory.mktemp("judged-texts")
+    write_documents(texts, documents=1000, seed=1)
+    return Contract(
+        profile="cpu", MAX_SEQ_LEN=64, TIME_BUDGET=0.3, EVAL_TOKENS=64 * 400, VOCAB_SIZE=512, source=f"files:{texts}"
+    )
+
+
+@pytest.fixture(scope="session")
+def judged_data(judged_contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
+    return prepare(judged_contract, cache=tmp_path_factory.mktemp("judged-cache"), say=lambda line: None)
+
+
+@pytest.fixture(scope="session")
+def run(judged_contract: Contract, judged_data: PreparedData, tmp_path_factory: pytest.TempPathFactory) -> Runner:
+    """Runs train.py files through the real judge."""
+    return Runner(contract=judged_contract, data_folder=judged_data.folder, runs_folder=tmp_path_factory.mktemp("judged-runs"))

@@ -1,0 +1,198 @@
+"""Runs the real judge on small train.py files, without importing torch anew for each.
+
+A fork server imports the judge once; every run is a process forked off it, which is what a judge is in real use: alone in
+its process, with torch imported and no thread started.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from research.contract import Contract
+from research.result import RunResult, RunSpec
+
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["research.run"])
+
+TRAIN_PY = '''
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from research.contract import active_contract
+
+CONTRACT = active_contract()
+BATCH_SIZE = 8
+
+
+class Model(nn.Module):
+    """Predicts a token from the one before it."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(CONTRACT.VOCAB_SIZE, 16)
+        self.out = nn.Linear(16, CONTRACT.VOCAB_SIZE)
+
+    def forward(self, ids):
+        return self.out(self.embedding(ids))
+
+
+def build_model():
+    return Model()
+
+
+def train(session):
+    model = build_model()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
+    step = 0
+
+    def run(batches):
+        nonlocal step
+        for x, y in batches:
+            loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            session.log(step=step, loss=loss, tokens_per_step=x.numel())
+            step += 1
+
+    run(session.warmup(BATCH_SIZE, batches=2))
+    step = 0
+    run(session.batches(BATCH_SIZE))
+    session.finish(model, depth=1, kernel="none")
+'''
+"""The smallest honest train.py. Tests replace parts of it."""
+
+HELPERS = """
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+"""
+
+
+def variant(*changes: tuple[str, str], text: str = TRAIN_PY) -> str:
+    """TRAIN_PY with each (old, new) replaced. Every old text must be there."""
+    for old, new in changes:
+        assert old in text, f"{old!r} is not in the text"
+        text = text.replace(old, new)
+    return text
+
+
+def with_train(body: str) -> str:
+    """TRAIN_PY whose train(session) is `body` (lines without indentation)."""
+    kept = TRAIN_PY[: TRAIN_PY.index("def train(session)")]
+    return HELPERS + kept + "def train(session):\n" + "".join(f"    {line}\n" for line in body.strip().splitlines())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a run left."""
+
+    result: RunResult
+    folder: Path
+    left_alive: tuple[int, ...]
+    """Descendants of the judge that were alive when it returned."""
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "run.log").read_text()
+
+    def lines(self, start: str) -> list[str]:
+        """The rest of the log's lines that begin with `start`."""
+        return [line.removeprefix(start) for line in self.log.split("\n") if line.startswith(start)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runner:
+    """Makes specs on prepared data, and runs them."""
+
+    contract: Contract
+    data_folder: Path
+    runs_folder: Path
+
+    def spec(self, **changes: Any) -> RunSpec:
+        """A spec with a folder of its own."""
+        run_id = f"run-{len(list(self.runs_folder.iterdir()))}"
+        (self.runs_folder / run_id).mkdir()
+        values: dict[str, Any] = {
+            "run_id": run_id,
+            "contract": self.contract,
+            "seed": 1,
+            "device": "cpu",
+            "data_folder": str(self.data_folder),
+            "run_folder": str(self.runs_folder / run_id),
+            "threads": 1,
+        }
+        return RunSpec(**{**values, **changes})
+
+    def __call__(self, train_py: str, *, caps: dict[str, float] | None = None, **changes: Any) -> Run:
+        """Runs `train_py` to its end. `caps` are seconds that replace those of research.judge.Caps; `changes` the spec's."""
+        spec = self.spec(**changes)
+        ours, theirs = CONTEXT.Pipe(duplex=False)
+        process = CONTEXT.Process(target=_judge, args=(spec.to_json(), train_py, caps or {}, theirs))
+        process.start()
+        theirs.close()
+        try:
+            answer = ours.recv() if ours.poll(120) else None
+        except EOFError:
+            answer = None
+        finally:
+            process.join(5)
+            process.kill()
+        assert answer is not None, "the judge ended without a result"
+        return Run(
+            result=RunResult.from_json(answer["result"]), folder=Path(spec.run_folder), left_alive=tuple(answer["left_alive"])
+        )
+
+
+def _judge(spec: str, train_py: str, caps: dict[str, float], answer: Connection) -> None:
+    """Runs in a process of its own."""
+    import psutil
+
+    from research import judge as judging
+    from research.judge import Caps, Judge
+    from research.processes import become_subreaper
+
+    judging.HANG_UP_SECONDS = 1.0
+    become_subreaper()
+    patient: dict[str, float] = {"startup": 60.0, "grace": 10.0, "late": 10.0, "scoring": 60.0, **caps}
+    judge = Judge(RunSpec.from_json(spec), train_py, emit=lambda event: None, cancelled=lambda: False, caps=Caps(**patient))
+    result = judge.execute()
+    alive = [child.pid for child in psutil.Process().children(recursive=True)]
+    answer.send({"result": result.to_json(), "left_alive": alive})
+
+
+def start_main(arguments: Sequence[str], *, stdin: int, output: Path, environment: dict[str, str]) -> Any:
+    """`python -m research.run` with `arguments`, as a process of the fork server: its Process."""
+    from multiprocessing.reduction import DupFd
+
+    process = CONTEXT.Process(target=_main, args=(list(arguments), DupFd(stdin), str(output), environment))
+    process.start()
+    return process
+
+
+def _main(arguments: list[str], stdin: Any, output: str, environment: dict[str, str]) -> None:
+    os.environ.update(environment)
+    os.dup2(stdin.detach(), 0)
+    with open(output, "w") as file:  # noqa: PTH123
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    from research.run import main
+
+    code = main(arguments)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def events(output: Path) -> list[dict[str, Any]]:
+    """The whole lines of JSON that `--serve` has printed so far."""
+    text = output.read_text() if output.exists() else ""
+    return [json.loads(line) for line in text.split("\n")[:-1] if line.startswith("{")]

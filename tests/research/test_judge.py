@@ -1,0 +1,280 @@
+"""What an honest run gets: a score that an independent computation confirms, and a log that people can grep."""
+
+import json
+import os
+import re
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import torch
+from judged import TRAIN_PY, Run, Runner, variant
+from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_tensors
+
+from research.contract import CONTRACT_VARIABLE
+from research.judge import RunEnded, count_parameters, ended_by_itself, reported_fields, rows_per_batch
+from research.processes import Log
+from research.result import RunResult, read_result
+from research.rows import PreparedData, Split
+
+
+@pytest.fixture(scope="module")
+def honest(run: Runner) -> Run:
+    return run(TRAIN_PY, save_model=True)
+
+
+def float64_bpb(weights: dict[str, np.ndarray], rows: np.ndarray, token_bytes: np.ndarray) -> float:
+    """Bits per byte of the model in TRAIN_PY, in numpy alone."""
+    w = {name: array.astype(np.float64) for name, array in weights.items()}
+    x, y = rows[:, :-1], rows[:, 1:]
+    logits = w["embedding.weight"][x] @ w["out.weight"].T + w["out.bias"]
+    peak = logits.max(axis=-1)
+    normaliser = peak + np.log(np.exp(logits - peak[..., None]).sum(axis=-1))
+    nats = normaliser - np.take_along_axis(logits, y[..., None].astype(np.int64), axis=-1)[..., 0]
+    total_bytes = token_bytes[y].sum()
+    return float(nats[token_bytes[y] > 0].sum() / total_bytes / np.log(2))
+
+
+@pytest.mark.parametrize("split", ["val", "audit"])
+def test_the_score_equals_an_independent_float64_computation(split: Split, honest: Run, judged_data: PreparedData) -> None:
+    weights = load_file(honest.folder / "model.safetensors")
+    rows = np.asarray(judged_data.load_rows(split))
+    expected = float64_bpb(weights, rows, judged_data.token_bytes())
+    found = honest.result.val_bpb if split == "val" else honest.result.audit_bpb
+    assert found == pytest.approx(expected, abs=1e-4)
+    assert found is not None and 1.0 < found < 4.0
+    special = judged_data.token_bytes()[rows[:, 1:]] == 0
+    assert special.any(), "rows hold tokens without bytes, so that leaving them out is tested"
+
+
+def test_an_honest_run_is_told_in_full(honest: Run, run: Runner, judged_data: PreparedData) -> None:
+    result = honest.result
+    assert (result.status, result.seed, result.device) == ("ok", 1, "cpu")
+    assert result.reason == f"val_bpb {result.val_bpb:.6f} on 400 rows"
+    assert result.num_params == 512 * 16 + 16 * 512 + 512
+    assert result.reported_depth == 1 and result.reported_kernel == "none"
+    assert result.reported_recompiles == 0
+    assert result.reported_steps and result.reported_tokens == result.reported_steps * 8 * 64
+    assert result.reported_mfu_percent is None and result.reported_peak_memory_mb is None
+    assert len(result.reported_curve) >= 2
+    assert result.peak_memory_mb and result.peak_memory_mb > 50
+    assert result.score_fingerprint == judged_data.score_fingerprint(run.contract)
+    assert result.data_fingerprint == judged_data.data_fingerprint
+    assert set(result.software) >= {"python", "torch", "cuda"}
+    assert read_result(honest.folder) == result
+    assert (honest.folder / "train.py").read_text() == TRAIN_PY
+    assert honest.left_alive == ()
+
+
+def test_the_clock_is_the_budget(honest: Run) -> None:
+    assert honest.result.training_seconds is not None
+    assert 0.3 <= honest.result.training_seconds < 2.3
+
+
+def test_everything_is_checked_for_a_run_that_would_be_kept(run: Runner, honest: Run, judged_data: PreparedData) -> None:
+    result = run(TRAIN_PY, keep_below=100.0, save_model=True).result
+    assert (result.consistency_rows, result.audit_rows) == (400, judged_data.audit_rows)
+    assert (honest.result.consistency_rows, honest.result.audit_rows) == (400, judged_data.audit_rows), "no limit: the same"
+    assert result.consistency_max is not None and result.consistency_max < 1e-3
+    assert (Path(run.runs_folder) / result.run_id / "model.safetensors").exists()
+
+
+def test_a_sample_is_checked_for_a_run_that_would_not(run: Runner, judged_data: PreparedData) -> None:
+    short = run(TRAIN_PY, keep_below=0.1, save_model=True)
+    assert short.result.status == "ok"
+    assert (short.result.consistency_rows, short.result.audit_rows) == (20, round(judged_data.audit_rows / 10))
+    assert not (short.folder / "model.safetensors").exists()
+
+
+SUMMARY = """---
+val_bpb:          [0-9.]+
+training_seconds: [0-9.]+
+total_seconds:    [0-9.]+
+peak_vram_mb:     [0-9.]+
+mfu_percent:      n/a
+total_tokens_M:   [0-9.]+
+num_steps:        [0-9]+
+num_params_M:     [0-9.]+
+depth:            1
+"""
+
+
+def test_the_log_ends_with_the_known_summary(honest: Run) -> None:
+    ending = "\n".join(honest.log.split("\n")[-11:])
+    assert re.fullmatch(SUMMARY, ending)
+    grep = subprocess.run(
+        ["grep", r"^val_bpb:\|^peak_vram_mb:", "run.log"], cwd=honest.folder, capture_output=True, text=True, check=True
+    )
+    assert grep.stdout.split()[1] == f"{honest.result.val_bpb:.6f}"
+    assert len(grep.stdout.splitlines()) == 2
+
+
+STEP_LINE = (
+    r"step \d{5} \(\d+\.\d%\) \| loss: \d+\.\d+ \| lrm: \d\.\d\d \| dt: \d+ms \| tok/sec: [\d,]+ \| mfu: .*% \| "
+    r"epoch: \d+ \| remaining: \d+s"
+)
+
+
+def test_step_lines_have_the_known_format(honest: Run) -> None:
+    lines = [line for line in honest.log.split("\n") if line.startswith("step ")]
+    assert len(lines) >= 2
+    assert all(re.fullmatch(STEP_LINE, line) for line in lines), lines
+
+
+# --- other honest models --------------------------------------------------------------------------------------------
+
+OUT = "        self.out = nn.Linear(16, CONTRACT.VOCAB_SIZE)\n"
+TIED = variant((OUT, OUT + "        self.out.weight = self.embedding.weight\n"))
+
+WINDOWED = variant(
+    ("from torch import nn\n", "from torch import nn\nfrom research.attention import causal_attention\n"),
+    ("        self.out =", "        self.qkv = nn.Linear(16, 48)\n        self.out ="),
+    (
+        "return self.out(self.embedding(ids))",
+        "x = self.embedding(ids)\n"
+        "        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 8)).unbind(2)\n"
+        "        return self.out(x + causal_attention(q, k, v, window=5).flatten(2))",
+    ),
+)
+
+AVERAGED = variant(
+    ("    step = 0\n\n    def run", "    step = 0\n    average = torch.optim.swa_utils.AveragedModel(model)\n\n    def run"),
+    ("            optimizer.step()\n", "            optimizer.step()\n            average.update_parameters(model)\n"),
+    ("session.finish(model,", "session.finish(average.module,"),
+)
+
+BUFFERS = variant(
+    ("        self.out =", "        self.register_buffer('scale', torch.ones(()))\n        self.out ="),
+    ("return self.out(self.embedding(ids))", "return self.out(self.embedding(ids)) * self.scale"),
+    ("    session.finish(", "    model.scale.fill_(0.5)\n    session.finish("),
+)
+
+HONEST = {
+    "tied weights": TIED,
+    "a sliding window": WINDOWED,
+    "an odd batch size": variant(("BATCH_SIZE = 8", "BATCH_SIZE = 7")),
+    "averaged weights": AVERAGED,
+    "a persistent buffer": BUFFERS,
+}
+
+
+def built(text: str, contract: str, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+    """The model that a train.py builds."""
+    monkeypatch.setenv(CONTRACT_VARIABLE, contract)
+    module = ModuleType("variant")
+    exec(compile(text, "train.py", "exec"), module.__dict__)
+    model = module.build_model()
+    assert isinstance(model, torch.nn.Module)
+    return model
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_other_honest_models_pass(name: str, run: Runner, judged_data: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = run(HONEST[name], save_model=True)
+    assert done.result.status == "ok", done.result.reason
+    model = built(HONEST[name], run.contract.to_json(), monkeypatch)
+    model.load_state_dict(load_tensors(done.folder / "model.safetensors"))
+    rows = torch.from_numpy(np.asarray(judged_data.load_rows("val")).astype(np.int64))
+    with torch.no_grad():
+        logits = model.double()(rows[:, :-1])
+    nats = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten(), reduction="none")
+    lengths = torch.from_numpy(judged_data.token_bytes())[rows[:, 1:].flatten()]
+    expected = nats[lengths > 0].sum() / lengths.sum() / np.log(2)
+    assert done.result.val_bpb == pytest.approx(float(expected), abs=1e-4)
+
+
+# --- the judge's own parts ------------------------------------------------------------------------------------------
+
+
+def test_what_the_child_reports_is_kept_only_where_it_is_plain() -> None:
+    report = {"steps": 3, "tokens": 10**30, "depth": True, "recompiles": "0", "mfu_percent": 12, "kernel": "a\n\ud800b" * 80,
+              "curve": [[0.5, 1, 2.0], [0.5, 1], "abc", [0.5, 1, float("nan")], [1, 2, 3]]}  # fmt: skip
+    fields = reported_fields(json.dumps(report).encode())
+    assert fields == {
+        "reported_steps": 3,
+        "reported_mfu_percent": 12,
+        "reported_kernel": ("ab" * 80)[:80],
+        "reported_curve": ((0.5, 1, 2.0), (1.0, 2, 3.0)),
+    }
+
+
+@pytest.mark.parametrize("encoded", [b"", b"{", b"[1]", b"\xff", b"[" * 200_000, b'{"curve": {"a": 1}}'])
+def test_a_report_that_is_none_is_left_out(encoded: bytes) -> None:
+    assert not any(reported_fields(encoded).values())
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"{",
+        b"[" * 100_000,
+        b'{"w": {}}',
+        b'{"w": {"shape": [-1]}}',
+        b'{"w": {"shape": [1e400]}}',
+        b'{"w": {"shape": ["a"]}}',
+        b'{"w": {"shape": [1000000000000]}}',
+        b"[]",
+    ],
+)
+def test_a_header_that_is_no_safetensors_is_invalid(header: bytes) -> None:
+    payload = len(header).to_bytes(8, "little") + header
+    descriptor = os.memfd_create("tensors")
+    os.write(descriptor, payload)
+    with pytest.raises(RunEnded, match="no safetensors") as raised:
+        count_parameters(descriptor, len(payload))
+    assert raised.value.status == "invalid"
+    os.close(descriptor)
+
+
+class Ended:
+    """A child that has ended, after printing `text`."""
+
+    def __init__(self, text: str, code: int) -> None:
+        self.log = Log(None)
+        for line in text.splitlines():
+            self.log.write(line + "\n")
+        self._code = code
+
+    def exit_code(self) -> int:
+        return self._code
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "status", "reason"),
+    [
+        ("step 1\nFAIL: the training loss is nan at step 3", 1, "diverged", "FAIL: the training loss is nan at step 3"),
+        ("Traceback\ntorch.OutOfMemoryError: CUDA out of memory.", 1, "oom", "torch.OutOfMemoryError: CUDA out of memory."),
+        ("RuntimeError: DefaultCPUAllocator: can't allocate memory: 8 bytes", 1, "oom", "RuntimeError: Default"),
+        ("step 1", -9, "oom", "killed by the system"),
+        ("Traceback\nValueError: boom", 1, "crash", "ValueError: boom"),
+        ("", -11, "crash", "no output"),
+    ],
+)
+def test_what_an_early_end_means(text: str, code: int, status: str, reason: str) -> None:
+    end = ended_by_itself(Ended(text, code))  # type: ignore[arg-type]
+    assert end.status == status and end.reason.startswith(reason)
+
+
+def test_scoring_batches_fit_their_buffer(run: Runner) -> None:
+    cpu = torch.device("cpu")
+    assert rows_per_batch(run.contract, cpu) == 64
+    large = replace(run.contract, MAX_SEQ_LEN=2048, EVAL_TOKENS=2048, VOCAB_SIZE=8192)
+    assert rows_per_batch(large, cpu) == 2
+    assert rows_per_batch(large, torch.device("cuda")) == 16
+
+
+def test_a_result_survives_json(honest: Run) -> None:
+    text = honest.result.to_json()
+    assert RunResult.from_json(text) == honest.result
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_start_up_is_not_charged_to_the_budget(run: Runner) -> None:
+    """Start-up is outside the clock: what it takes is not charged to the budget."""
+    done = run(variant(("    step = 0\n\n    def run", "    step = 0\n    import time\n    time.sleep(0.7)\n\n    def run")))
+    assert done.result.startup_seconds is not None and done.result.startup_seconds >= 0.7
+    assert done.result.training_seconds is not None and 0.3 <= done.result.training_seconds < 2.3
