@@ -19,7 +19,7 @@ from research.tokenizer import Tokenizer
 Split = Literal["train", "val", "audit"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
-FORMAT = 1
+FORMAT = 2
 """Raised when prepared data of before would no longer be right."""
 
 ROW_DTYPE = np.dtype("<u2")
