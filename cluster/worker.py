@@ -85,8 +85,9 @@ class Worker:
             outcome = self._follow(judge, spec, on_progress)
         finally:
             judge.end()
+            if spec.run_id not in self._cancelled:  # after a cancelled run most often nothing comes
+                self.stand_by()
             self._cancelled.discard(spec.run_id)
-            self.stand_by()
         if isinstance(outcome, RunResult):
             return outcome
         return RunResult(
@@ -148,6 +149,7 @@ class Judge:
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self.messages: queue.Queue[Progress | None] = queue.Queue()
         """What it says; None when it can say no more."""
+        self._has_run = False
         self._tree: set[psutil.Process] = set()
         self._watched = 0.0
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in end()
@@ -170,6 +172,7 @@ class Judge:
     def send(self, message: Mapping[str, Any]) -> None:
         """Hands over the run. A judge that is gone is noticed by its silence, not here."""
         assert self._process.stdin is not None
+        self._has_run = True
         try:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
@@ -193,8 +196,10 @@ class Judge:
         return f"the judge died without a result ({how}{': ' + last if last else ''})"
 
     def end(self) -> None:
-        """Ends the judge and all that it started: at once if it is gone already, else within about END_SECONDS."""
+        """Ends the judge and all that it started: at once if it has no run or is gone, else within about END_SECONDS."""
         assert self._process.stdin is not None
+        if not self._has_run:  # it may be importing torch, and hear nothing meanwhile
+            self._process.kill()
         self._tree.update(_descendants(self._process.pid))
         with contextlib.suppress(OSError):  # it was gone before it read what was sent
             self._process.stdin.close()
@@ -207,6 +212,9 @@ class Judge:
         for process in self._tree:
             with contextlib.suppress(psutil.Error):
                 process.kill()  # psutil checks the start time: a pid that was given anew is left alone
+        deadline = time.monotonic() + 1.0
+        while any(map(_is_alive, self._tree)) and time.monotonic() < deadline:
+            time.sleep(0.01)
         self._stderr.close()
 
     def _read(self) -> None:
@@ -250,6 +258,13 @@ def _result(message: Progress, spec: RunSpec) -> RunResult | str:
     if result.run_id != spec.run_id:
         return f"the judge answered for run {result.run_id}, not for {spec.run_id}"
     return result
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def _descendants(pid: int) -> list[psutil.Process]:
