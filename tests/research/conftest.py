@@ -11,15 +11,15 @@ from research.prepare import prepare
 from research.rows import PreparedData
 
 
-def write_documents(folder: Path, *, documents: int, seed: int) -> None:
+def write_documents(folder: Path, *, documents: int, words: int = 400, seed: int) -> None:
     """Text in which a word says something about the next: documents of words, each followed by one of its four successors."""
     chance = random.Random(seed)
-    words = ["".join(chance.choices("abcdefghijklmnoprstuvwyz", k=chance.randint(2, 8))) for _ in range(400)]
-    followers = {word: chance.sample(words, 4) for word in words}
+    vocabulary = ["".join(chance.choices("abcdefghijklmnoprstuvwyz", k=chance.randint(2, 8))) for _ in range(words)]
+    followers = {word: chance.sample(vocabulary, 4) for word in vocabulary}
     for start in range(0, documents, 50):
         texts = []
         for _ in range(min(50, documents - start)):
-            word = chance.choice(words)
+            word = chance.choice(vocabulary)
             text = [word]
             for _ in range(chance.randint(20, 300)):
                 word = chance.choice(followers[word])

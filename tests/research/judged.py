@@ -7,10 +7,12 @@ its process, with torch imported and no thread started.
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
 
@@ -170,21 +172,28 @@ def _judge(spec: str, train_py: str, caps: dict[str, float], answer: Connection)
     answer.send({"result": result.to_json(), "left_alive": alive})
 
 
-def start_main(arguments: Sequence[str], *, stdin: int, output: Path, environment: dict[str, str]) -> Any:
-    """`python -m research.run` with `arguments`, as a process of the fork server: its Process."""
-    from multiprocessing.reduction import DupFd
-
-    process = CONTEXT.Process(target=_main, args=(list(arguments), DupFd(stdin), str(output), environment))
+def start_main(
+    arguments: Sequence[str], *, output: Path, stdin: int | None = None, environment: Mapping[str, str] | None = None
+) -> BaseProcess:
+    """`python -m research.run` with `arguments`, as a process of the fork server; `environment` is added to its own."""
+    read, write = os.pipe()
+    process = CONTEXT.Process(
+        target=_main, args=(list(arguments), DupFd(read if stdin is None else stdin), str(output), dict(environment or {}))
+    )
     process.start()
+    os.close(read)
+    os.close(write)
     return process
 
 
 def _main(arguments: list[str], stdin: Any, output: str, environment: dict[str, str]) -> None:
+    """Runs in a process of its own."""
     os.environ.update(environment)
     os.dup2(stdin.detach(), 0)
-    with open(output, "w") as file:  # noqa: PTH123
+    with Path(output).open("w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
     from research.run import main
 
     code = main(arguments)

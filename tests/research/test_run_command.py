@@ -1,0 +1,261 @@
+"""`python -m research.run` and `research/train.py`, by hand and for a worker."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import write_documents
+from judged import HELPERS, Runner, events, start_main, variant, with_train
+
+from research import run as run_module
+from research.contract import contract_for
+from research.prepare import prepare
+from research.result import RunResult, read_result
+
+GONE_SECONDS = 2.0
+STEP_LINE = (
+    r"step \d{5} \(\d+\.\d%\) \| loss: \d+\.\d+ \| lrm: \d\.\d\d \| dt: \d+ms \| tok/sec: [\d,]+ \| mfu: .*% \| "
+    r"epoch: \d+ \| remaining: \d+s"
+)
+SUMMARY_KEYS = ["val_bpb", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M", "num_steps",
+                "num_params_M", "depth"]  # fmt: skip
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """What `condition` gives once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+    return value
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+# --- by hand --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def by_hand(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Arguments that choose the `cpu` profile on a little text, which is prepared."""
+    folder = tmp_path_factory.mktemp("by-hand")
+    (folder / "texts").mkdir()
+    write_documents(folder / "texts", documents=1500, words=1500, seed=2)
+    source = f"files:{folder / 'texts'}"
+    prepare(contract_for("cpu", source=source), cache=folder / "cache", say=lambda line: None)
+    return ["--profile", "cpu", "--source", source, "--cache", str(folder / "cache"), "--device", "cpu"]
+
+
+def python(*arguments: str, environment: dict[str, str] | None = None) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, timeout=120, env={**os.environ, **(environment or {})}
+    )
+
+
+def test_the_shipped_file_runs_as_people_know_it(by_hand: list[str], tmp_path: Path) -> None:
+    train_py = str(run_module.SHIPPED_TRAIN_PY)
+    done = python(train_py, *by_hand, "--budget", "2", "--folder", str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert re.fullmatch(
+        r"profile cpu: DEPTH = 2, .*DEVICE_BATCH_SIZE = 8 \(`farm profile cpu --write` makes this permanent\)", lines[0]
+    )
+    steps = [line for line in lines if line.startswith("step ")]
+    assert steps and all(re.fullmatch(STEP_LINE, line) for line in steps), steps
+    assert lines[lines.index("---") + 1 :] == [line for line in lines[-9:] if line.split(":")[0] in SUMMARY_KEYS]
+    assert [line.split(":")[0] for line in lines[-9:]] == SUMMARY_KEYS
+    result = read_result(tmp_path)
+    assert (result.reported_depth, result.reported_kernel, result.reported_recompiles) == (2, "sdpa", 0)
+    assert result.val_bpb is not None and f"val_bpb:          {result.val_bpb:.6f}" in lines
+    losses = [loss for _, _, loss in result.reported_curve]
+    assert losses[-1] < losses[0] - 0.3, "it learns"
+
+
+SHOWS_KEYS = """
+print("has keys", "sk-hidden" in str(os.environ), "sk-hidden" in Path("/proc/self/environ").read_text())
+print("stdin", repr(sys.stdin.read()))
+for x, y in session.batches(8):
+    pass
+session.finish(build_model())
+"""
+
+
+def test_the_result_is_one_json_object_on_the_last_line(by_hand: list[str], tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text(with_train(SHOWS_KEYS))
+    keys = {"ANTHROPIC_API_KEY": "sk-hidden", "OPENAI_API_KEY": "sk-hidden", "HF_TOKEN": "sk-hidden"}
+    arguments = [
+        "-m",
+        "research.run",
+        "--train",
+        str(tmp_path / "train.py"),
+        *by_hand,
+        "--budget",
+        "0.5",
+        "--seed",
+        "7",
+        "--json",
+    ]
+    done = python(*arguments, environment=keys)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    result = RunResult.from_json(lines[-1])
+    assert (result.status, result.seed, result.device) == ("ok", 7, "cpu")
+    assert result.training_seconds is not None and 0.5 <= result.training_seconds < 2.5
+    assert {"status", "val_bpb", "reason", "audit_bpb", "reported_curve"} <= set(json.loads(lines[-1]))
+    assert lines[-10].split() == ["val_bpb:", f"{result.val_bpb:.6f}"]
+    assert "has keys False False" in lines and "stdin ''" in lines
+
+
+def test_a_run_without_a_score_exits_with_1(by_hand: list[str], tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("raise ValueError('boom')\n")
+    process = start_main(["--train", str(tmp_path / "train.py"), *by_hand, "--json"], output=tmp_path / "out")
+    process.join(60)
+    lines = (tmp_path / "out").read_text().splitlines()
+    assert process.exitcode == 1
+    assert lines[-2] == "crash: ValueError: boom" and json.loads(lines[-1])["status"] == "crash"
+    assert "Traceback (most recent call last):" in lines
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--train", "/nowhere/train.py"], "There is no file /nowhere/train.py: name a train.py with --train."),
+        (["--profile", "cpu", "--cache", "/nowhere"], "No data is prepared for profile cpu: run `farm prepare"),
+        (["--profile", "huge"], "No profile is called 'huge': choose one of standard, small, cpu."),
+        (["--profile", "cpu", "--budget", "-1"], "The time budget must be positive, not -1 s."),
+        (["--profile", "cpu", "--budget", "nan"], "The time budget must be positive, not nan s."),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_status_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_module, "become_subreaper", lambda: None)
+    monkeypatch.setattr(run_module.signal, "signal", lambda number, handler: None)
+    assert run_module.main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"research.run: {message}") and shown.err.count("\n") == 1 and shown.out == ""
+
+
+# --- for a worker ---------------------------------------------------------------------------------------------------
+
+HANGS = """
+def note():
+    with open({pids!r}, "a") as file:
+        file.write(f"{{os.getpid()}} ")
+
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        note()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(1000)
+    os._exit(0)
+note()
+for x, y in session.batches(8):
+    time.sleep(1000)
+"""
+
+
+class Serving:
+    """`python -m research.run --serve`, whose standard input is held by another process."""
+
+    def __init__(self, folder: Path, runner: Runner) -> None:
+        self._output = folder / "out"
+        self._pids = folder / "pids"
+        read, write = os.pipe()
+        self.holder = subprocess.Popen(["sleep", "1000"], pass_fds=[write])
+        self.judge = start_main(["--serve"], stdin=read, output=self._output)
+        self.spec = runner.spec(contract=replace(runner.contract, TIME_BUDGET=60.0))
+        text = with_train(HANGS.format(pids=str(self._pids)))
+        os.write(write, json.dumps({"spec": json.loads(self.spec.to_json()), "train_py": text}).encode() + b"\n")
+        os.close(read)
+        os.close(write)
+
+    def pids(self) -> list[int]:
+        """The judge and everything below it, once the run is under way."""
+        wait_for(lambda: self._pids.exists() and len(self._pids.read_text().split()) == 2)
+        started = [int(pid) for pid in self._pids.read_text().split()]
+        below = [child.pid for child in psutil.Process(self.judge.pid).children(recursive=True)]
+        assert set(started) <= set(below) and len(below) >= 4, "trainer, hidden grandchild, two scorers"
+        return [self.judge.pid, *below]
+
+    def events(self) -> list[dict[str, Any]]:
+        return events(self._output)
+
+    def end(self) -> None:
+        self.holder.kill()
+        self.holder.wait()
+        self.judge.join(10)
+        self.judge.kill()
+
+
+@pytest.fixture
+def serving(run: Runner, tmp_path: Path) -> Iterator[Serving]:
+    serving = Serving(tmp_path, run)
+    yield serving
+    serving.end()
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "kill -9 of who holds its input"])
+def test_a_run_is_gone_two_seconds_after_whoever_wanted_it(how: str, serving: Serving) -> None:
+    pids = serving.pids()
+    began = time.monotonic()
+    if how == "SIGTERM":
+        os.kill(serving.judge.pid, signal.SIGTERM)
+    else:
+        serving.holder.kill()
+    wait_for(lambda: not any(map(is_alive, pids)), GONE_SECONDS)
+    assert time.monotonic() - began < GONE_SECONDS
+    last = wait_for(serving.events)[-1]
+    assert (last["event"], last["result"]["status"]) == ("result", "lost")
+    assert last["result"]["reason"] == "stopped before the run had ended"
+    assert read_result(serving.spec.run_folder).status == "lost"
+
+
+def test_a_served_run_tells_its_progress_and_its_result(run: Runner, tmp_path: Path) -> None:
+    spec = run.spec(contract=replace(run.contract, TIME_BUDGET=1.0))
+    read, write = os.pipe()
+    process = start_main(["--serve"], stdin=read, output=tmp_path / "out")
+    os.close(read)
+    wait_for(lambda: {"event": "ready"} in events(tmp_path / "out"))
+    text = HELPERS + variant(("    step = 0\n\n    def run", '    step = 0\n    print(\'{"event": "result"}\')\n\n    def run'))
+    request = json.dumps({"spec": json.loads(spec.to_json()), "train_py": text}).encode()
+    os.write(write, request[:100])
+    os.write(write, request[100:] + b"\n")
+    process.join(60)
+    os.close(write)
+    told = events(tmp_path / "out")
+    assert process.exitcode == 0, (tmp_path / "out").read_text()
+    assert [event["event"] for event in told].count("result") == 1 and told[-1]["event"] == "result"
+    assert told[-1]["result"] == json.loads(read_result(spec.run_folder).to_json())
+    assert told[-1]["result"]["status"] == "ok"
+    phases = [event["phase"] for event in told[1:-1]]
+    assert list(dict.fromkeys(phases)) == ["startup", "training", "handover", "scoring"] or phases[0] == "training"
+    training = [event for event in told if event.get("phase") == "training"]
+    assert training and all(event["loss"] > 0 and 0 <= event["fraction"] <= 1 for event in training)
+    assert [event["step"] for event in training] == sorted(event["step"] for event in training)
+
+
+def test_a_spare_ends_with_its_worker(tmp_path: Path) -> None:
+    read, write = os.pipe()
+    process = start_main(["--serve"], stdin=read, output=tmp_path / "out")
+    os.close(read)
+    wait_for(lambda: events(tmp_path / "out") == [{"event": "ready"}])
+    os.close(write)
+    process.join(10)
+    assert process.exitcode == 0 and events(tmp_path / "out") == [{"event": "ready"}]
