@@ -1,0 +1,191 @@
+"""The farm as a whole, by its commands: real git, real judge, real DuckDB, on a train.py that learns in a second."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import duckdb
+import pandas
+import psutil
+import pytest
+from tiny_checkout import BAD_LR, GOOD_LR, Checkout, make_checkout
+
+from results.journal import read_journal
+
+TERMS = ("--devices", "cpu", "--budget", "1")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, cache: Path) -> Checkout:
+    return make_checkout(tmp_path / "checkout", cache)
+
+
+def wait_for(what: str, condition, seconds: float = 120.0) -> None:
+    """Polls until `condition()` is true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} within {seconds:.0f} s"
+        time.sleep(0.1)
+
+
+def processes_with(marker: str) -> list[int]:
+    """Processes that have `marker` in their command line or environment."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            words = [*process.cmdline(), *process.environ().values()]
+        except psutil.Error:
+            continue
+        if any(marker in word for word in words) and process.pid != os.getpid():
+            found.append(process.pid)
+    return found
+
+
+def test_killed_and_gone_on_with(checkout: Checkout) -> None:
+    """kill -9 in the middle of a run; the same command loses nothing and doubles nothing; then everything is on record."""
+    researcher = checkout.script(
+        {"title": "learn", "constants": {"LR": GOOD_LR}},
+        {"title": "learn less", "constants": {"LR": BAD_LR}},
+        {"title": "raise", "replace": ["def build_model():", "raise ValueError('as planned')\n\n\ndef build_model():"]},
+    )
+    command = ("run", "--tag", "night", *TERMS, "--researcher", researcher)
+    farm = checkout.start(*command)
+    runs = checkout.home / "runs"
+    wait_for("second experiment's training", lambda: "step" in text_of(runs / "night-0002-1" / "run.log"))
+
+    live = checkout.rows("SELECT id, decision FROM history ORDER BY number")
+    assert live[:2] == [["night-0000", "keep"], ["night-0001", "keep"]]
+    assert "autoresearch/night" in checkout.farm("status")
+    assert str(farm.pid) in checkout.farm(*command, status=2)  # one farm a home
+    if (checkout.home / "history.parquet").exists():
+        assert len(pandas.read_parquet(checkout.home / "history.parquet")) >= 1
+
+    os.kill(farm.pid, signal.SIGKILL)
+    farm.wait()
+    wait_for("end of what it started", lambda: not processes_with(str(checkout.home)), seconds=10)
+
+    output = checkout.farm(*command)
+    assert "3 experiments, 1 kept" in output
+    check_records(checkout)
+    check_files(checkout)
+    check_git(checkout)
+
+
+def text_of(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+def check_records(checkout: Checkout) -> None:
+    rows = checkout.rows("SELECT number, decision, title, runs FROM history ORDER BY number")
+    assert rows == [
+        [0, "keep", "baseline", 2],
+        [1, "keep", "learn", 1],
+        [2, "discard", "learn less", 1],
+        [3, "crash", "raise", 1],
+    ]
+    crash = checkout.rows("SELECT reason FROM history WHERE number = 3")[0][0]
+    assert "as planned" in crash
+    kinds = [record.kind for record in read_journal(checkout.home / "journal.jsonl")]
+    assert [kinds.count(kind) for kind in ("branch", "experiment", "run", "verdict")] == [1, 4, 5, 4]
+
+
+def check_files(checkout: Checkout) -> None:
+    """results.tsv as the original's analysis reads it, and the history for notebooks."""
+    folder = checkout.home / "worktrees" / "night"
+    table = pandas.read_csv(folder / "results.tsv", sep="\t")
+    assert list(table.columns) == ["commit", "val_bpb", "memory_gb", "status", "description"]
+    assert table["status"].value_counts().to_dict() == {"keep": 2, "discard": 1, "crash": 1}
+    kept = table[table["status"] == "keep"]
+    assert (kept["val_bpb"].diff().dropna() < 0).all()
+    assert kept["val_bpb"].cummin().iloc[-1] == kept["val_bpb"].min()
+    assert table["val_bpb"].iloc[3] == 0.0
+    assert table["memory_gb"].iloc[3] == 0.0
+    assert (folder / "progress.png").read_bytes().startswith(b"\x89PNG")
+    history = checkout.home / "history.parquet"
+    assert len(pandas.read_parquet(history)) == len(duckdb.sql(f"SELECT * FROM '{history}'").fetchall()) == 4
+
+
+def check_git(checkout: Checkout) -> None:
+    """The branch holds the keeps, nothing but train.py is ever committed, and discarded commits can be reached."""
+    assert checkout.git("log", "--format=%s", "main..autoresearch/night").splitlines() == ["learn"]
+    assert checkout.git("diff", "--name-only", "main", "autoresearch/night").split() == ["research/train.py"]
+    references = checkout.git("for-each-ref", "--format=%(refname)", "refs/experiments").split()
+    assert references == [f"refs/experiments/night-000{number}" for number in (1, 2, 3)]
+    assert checkout.git("status", "--porcelain") == ""
+    assert checkout.git("branch", "--show-current").strip() == "main"
+
+
+def test_control_c_ends_cleanly(checkout: Checkout) -> None:
+    farm = checkout.start(
+        "run", "--tag", "short", *TERMS, "--researcher", checkout.script({"title": "x", "constants": {"LR": 1}})
+    )
+    wait_for("training", lambda: "step" in text_of(checkout.home / "runs" / "short-0000-1" / "run.log"))
+    os.killpg(farm.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    pressed = time.monotonic()
+    output, _ = farm.communicate(timeout=30)
+    assert time.monotonic() - pressed < 8  # 5 s on a machine that does nothing else
+    assert farm.returncode == 0, output
+    assert "stopped" in output
+    wait_for("end of what it started", lambda: not processes_with(str(checkout.home)), seconds=5)
+    assert checkout.rows("SELECT count(*) FROM runs") == [[0]]
+
+
+def test_two_loops_on_two_branches(checkout: Checkout) -> None:
+    """Loops share device, store and data; each has its own branch, baseline and folder."""
+    researcher = checkout.script({"title": "learn", "constants": {"LR": GOOD_LR}})
+    checkout.farm("run", "--tag", "pair", *TERMS, "--researcher", researcher, "--loops", "2", "--experiments", "1")
+    rows = checkout.rows("SELECT branch, number, decision FROM history ORDER BY branch, number")
+    branches = ["autoresearch/pair-cpu0", "autoresearch/pair-cpu0-2"]
+    assert rows == [[branch, number, "keep"] for branch in branches for number in (0, 1)]
+    assert "autoresearch/pair-cpu0-2" in checkout.farm("report")
+
+
+def test_a_branch_goes_on_only_under_its_terms(checkout: Checkout) -> None:
+    researcher = checkout.script({"title": "learn", "constants": {"LR": GOOD_LR}})
+    command = ("run", "--tag", "terms", "--devices", "cpu", "--researcher", researcher, "--experiments", "1")
+    checkout.farm(*command, "--budget", "1")
+    refused = checkout.farm(*command, "--budget", "2", status=2)
+    assert "TIME_BUDGET" in refused
+    assert "--tag" in refused
+    assert "1 experiments are done" in checkout.farm(*command, "--budget", "1")
+
+
+def test_try_by_hand(checkout: Checkout) -> None:
+    """A keep, a discard, a crash and a timeout by hand make the same records as a loop."""
+    checkout.git("switch", "--quiet", "--create", "autoresearch/hand")
+    (checkout.folder / "other.txt").write_text("an edit of my own\n")
+    first = checkout.train_py.read_text()
+
+    def attempt(old: str, new: str, status: int) -> str:
+        checkout.edit(old, new)
+        return checkout.farm("try", "-m", new.strip(), *TERMS, status=status)
+
+    assert "keep" in attempt("LR = 0.000001", f"LR = {GOOD_LR}", 0)
+    kept = checkout.train_py.read_text()
+    assert kept != first
+    assert "discard" in attempt(f"LR = {GOOD_LR}", f"LR = {BAD_LR}", 0)
+    assert checkout.train_py.read_text() == kept
+    assert "crash" in attempt("def build_model():", "def build_modell():", 1)
+    assert "build_model" in text_of(checkout.folder / "run.log")
+    assert "crash" in attempt("SLEEP = 0.0", "SLEEP = 100.0", 1)
+    assert checkout.train_py.read_text() == kept
+    assert "edit it" in checkout.farm("try", *TERMS, status=2)
+
+    rows = checkout.rows("SELECT number, kind, decision, status, researcher FROM history ORDER BY number")
+    assert rows == [
+        [0, "baseline", "keep", "ok", "farm"],
+        [1, "manual", "keep", "ok", "you"],
+        [2, "manual", "discard", "ok", "you"],
+        [3, "manual", "crash", "crash", "you"],
+        [4, "manual", "crash", "timeout", "you"],
+    ]
+    table = pandas.read_csv(checkout.folder / "results.tsv", sep="\t")
+    assert list(table["status"]) == ["keep", "keep", "discard", "crash", "crash"]
+    assert checkout.git("log", "--format=%s", "main..HEAD").splitlines() == [f"LR = {GOOD_LR}"]
+    assert checkout.git("status", "--porcelain").strip() == "M other.txt"

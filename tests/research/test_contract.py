@@ -1,0 +1,123 @@
+"""The constants of a run, the profiles, and what a fingerprint depends on."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from research import contract as contracts
+from research.contract import (
+    CONTRACT_VARIABLE,
+    PROFILES,
+    Contract,
+    UserError,
+    active_contract,
+    cache_folder,
+    choose_profile,
+    contract_for,
+    fitted_device_batch,
+    profile_named,
+    score_fingerprint,
+    starting_hyperparameters,
+)
+
+CPU = contract_for("cpu")
+SHA = {"tokenizer_sha256": "a", "val_sha256": "b", "audit_sha256": "c"}
+
+
+@pytest.mark.parametrize("change", [{"MAX_SEQ_LEN": 128}, {"TIME_BUDGET": 30.0}, {"EVAL_TOKENS": 2**15}, {"VOCAB_SIZE": 4096}])
+def test_the_fingerprint_changes_with_the_constants(change: dict[str, float]) -> None:
+    assert score_fingerprint(replace(CPU, **change), **SHA) != score_fingerprint(CPU, **SHA)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", SHA)
+def test_the_fingerprint_changes_with_tokenizer_and_rows(name: str) -> None:
+    assert score_fingerprint(CPU, **{**SHA, name: "d"}) != score_fingerprint(CPU, **SHA)
+
+
+def test_the_fingerprint_changes_with_the_judges_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = score_fingerprint(CPU, **SHA)
+    monkeypatch.setattr(contracts, "judge_sha256", lambda: "another")
+    assert score_fingerprint(CPU, **SHA) != before
+
+
+@pytest.mark.parametrize("change", [{"source": "files:/elsewhere"}, {"profile": "mine"}])
+def test_the_fingerprint_does_not_change_with_names(change: dict[str, str]) -> None:
+    fingerprint = score_fingerprint(CPU, **SHA)
+    assert score_fingerprint(replace(CPU, **change), **SHA) == fingerprint  # type: ignore[arg-type]
+    assert len(fingerprint) == 16 and int(fingerprint, 16) >= 0
+
+
+def test_the_standard_profile_has_the_originals_constants() -> None:
+    contract = contract_for("standard")
+    assert (contract.MAX_SEQ_LEN, contract.TIME_BUDGET, contract.EVAL_TOKENS, contract.VOCAB_SIZE) == (
+        2048,
+        300.0,
+        20_971_520,
+        8192,
+    )
+    assert contract.eval_rows == 10_240
+
+
+def test_budget_and_source_can_be_overridden() -> None:
+    contract = contract_for("cpu", budget=30, source="files:/texts")
+    assert contract == replace(CPU, TIME_BUDGET=30.0, source="files:/texts")
+
+
+def test_an_unknown_profile_is_named() -> None:
+    with pytest.raises(UserError, match="'huge': choose one of standard, small, cpu"):
+        profile_named("huge")
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_budget_is_a_positive_time(budget: float) -> None:
+    with pytest.raises(UserError, match="must be positive"):
+        contract_for("cpu", budget=budget)
+
+
+def test_evaluation_is_whole_rows() -> None:
+    with pytest.raises(UserError, match="must be a multiple of MAX_SEQ_LEN"):
+        replace(CPU, EVAL_TOKENS=CPU.EVAL_TOKENS + 1)
+
+
+@pytest.mark.parametrize(
+    ("device", "memory", "profile"),
+    [
+        ("cuda", 80 * 10**9, "standard"), ("cuda:1", 24 * 10**9, "standard"), ("cuda:0", 12 * 10**9, "small"),
+        ("mps", 64 * 10**9, "small"), ("cpu", 256 * 10**9, "cpu"),
+    ],
+)  # fmt: skip
+def test_the_hardware_chooses_the_profile(device: str, memory: int, profile: str) -> None:
+    assert choose_profile(device, memory) == profile
+
+
+def test_the_device_batch_halves_until_it_fits() -> None:
+    assert fitted_device_batch("standard", 128, None) == 128
+    row = PROFILES["standard"].device_bytes_per_token * 2048
+    assert fitted_device_batch("standard", 128, int(row * 128 / 0.9) + 1) == 128
+    assert fitted_device_batch("standard", 128, int(row * 127 / 0.9)) == 64
+    assert fitted_device_batch("standard", 128, 1) == 1
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_profiles_hyperparameters_go_together(name: str) -> None:
+    values = starting_hyperparameters(name)
+    assert values["PROFILE"] == name and PROFILES[name].sigma > 0 and PROFILES[name].contract.profile == name
+    if name != "standard":
+        total, batch = values["TOTAL_BATCH_SIZE"], values["DEVICE_BATCH_SIZE"]
+        assert isinstance(total, int) and isinstance(batch, int)
+        assert total % (batch * PROFILES[name].contract.MAX_SEQ_LEN) == 0
+
+
+def test_a_run_gets_its_contract_from_the_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CONTRACT_VARIABLE, raising=False)
+    assert active_contract() == contract_for("standard")
+    monkeypatch.setenv(CONTRACT_VARIABLE, CPU.to_json())
+    assert active_contract() == CPU == Contract.from_json(CPU.to_json())
+
+
+def test_where_prepared_data_lies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AUTORESEARCH_CACHE", raising=False)
+    assert cache_folder() == Path.home() / ".cache" / "autoresearch-farm"
+    monkeypatch.setenv("AUTORESEARCH_CACHE", "~/cache")
+    assert cache_folder() == Path.home() / "cache" and cache_folder("/given") == Path("/given")

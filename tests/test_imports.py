@@ -1,0 +1,89 @@
+"""Each package imports only from those to its left, and each heavy dependency has one home."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("research", "results", "agent", "cluster")
+HOMES = {"torch": "research", "duckdb": "results", "anthropic": "agent", "git": "agent", "ray": "cluster"}
+LIGHT = {
+    "research/contract.py": set(),
+    "research/result.py": {"research.contract"},
+    "research/hyperparameters.py": {"research.contract"},
+}
+"""Files of the standard library and these modules alone, so that every package can use them."""
+
+
+def imported_modules(text: str) -> set[str]:
+    """Every module that a file imports, at its top or inside a function."""
+    modules = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports are not used here"
+            modules.add(node.module or "")
+            modules |= {f"{node.module}.{alias.name}" for alias in node.names if node.module in PACKAGES}
+    return modules - set(PACKAGES)
+
+
+def broken_rules(path: str, text: str) -> list[str]:
+    """What a file at `path`, relative to the project, imports and should not."""
+    package = path.split("/")[0]
+    allowed = PACKAGES[: PACKAGES.index(package) + 1]
+    broken = []
+    for module in sorted(imported_modules(text)):
+        top = module.split(".")[0]
+        if top in PACKAGES and top not in allowed:
+            broken.append(f"{path} imports {module}: {package} comes before {top}")
+        if HOMES.get(top, package) != package:
+            broken.append(f"{path} imports {module}: that belongs into {HOMES[top]}")
+        if path in LIGHT and top not in sys.stdlib_module_names and not any(module.startswith(m) for m in LIGHT[path]):
+            broken.append(f"{path} imports {module}: it should need the standard library alone")
+    return broken
+
+
+def source_files() -> list[str]:
+    return [str(path.relative_to(ROOT)) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+
+
+def test_there_is_something_to_check() -> None:
+    files = source_files()
+    assert {path.split("/")[0] for path in files} == set(PACKAGES) and set(LIGHT) <= set(files)
+
+
+@pytest.mark.parametrize("path", source_files())
+def test_imports_follow_the_rule(path: str) -> None:
+    assert broken_rules(path, (ROOT / path).read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("research/judge.py", "import results.store"),
+        ("research/judge.py", "from cluster import worker"),
+        ("results/store.py", "def f():\n    from agent.patch import merge"),
+        ("agent/search.py", "from cluster.home import Home"),
+        ("cluster/driver.py", "import torch.nn as nn"),
+        ("results/report.py", "import torch"),
+        ("research/rows.py", "import duckdb"),
+        ("cluster/server.py", "import duckdb"),
+        ("cluster/try_once.py", "from git import Repo"),
+        ("results/report.py", "import anthropic"),
+        ("agent/loop.py", "import ray"),
+        ("research/contract.py", "import numpy"),
+        ("research/contract.py", "from research.rows import PreparedData"),
+        ("research/result.py", "import torch"),
+        ("research/hyperparameters.py", "from research import session"),
+    ],
+)
+def test_a_wrong_import_is_found(path: str, line: str) -> None:
+    assert broken_rules(path, f"import os\n{line}\n")
+
+
+def test_a_right_import_is_not() -> None:
+    text = "import os\nimport duckdb\nfrom research import contract\nfrom results.journal import Journal\n"
+    assert broken_rules("results/store.py", text) == []
