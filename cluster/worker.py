@@ -1,8 +1,8 @@
-"""One device and the judges that run on it. A plain class, so that any engine can wrap it.
+"""One device and the judge that runs on it. A plain class, so that any engine can wrap it.
 
-A judge is a process that takes one run and ends. The next one stands by with torch imported, so that a run starts at
-once. A judge ends by itself, with all that it started, when the pipe to its standard input closes: whatever happens to
-the farm's process, no training outlives it.
+A judge is a process that stands by with torch imported, so that a run starts at once: it forks one of its own kind for
+each run, which shares nothing with the runs before. A judge ends by itself, with all that it started, when the pipe to
+its standard input closes: whatever happens to the farm's process, no training outlives it.
 """
 
 import contextlib
@@ -80,14 +80,15 @@ class Worker:
         """
         started = time.monotonic()
         judge = self._take()
-        try:
-            judge.send({"spec": asdict(spec), "train_py": train_py})
-            outcome = self._follow(judge, spec, on_progress)
-        finally:
+        judge.send({"spec": asdict(spec), "train_py": train_py})
+        outcome = self._follow(judge, spec, on_progress)
+        if isinstance(outcome, RunResult):
+            self._give_back(judge)
+        else:
             judge.end()
             if spec.run_id not in self._cancelled:  # after a cancelled run most often nothing comes
                 self.stand_by()
-            self._cancelled.discard(spec.run_id)
+        self._cancelled.discard(spec.run_id)
         if isinstance(outcome, RunResult):
             return outcome
         return RunResult(
@@ -117,6 +118,14 @@ class Worker:
             judge, self._spare = self._spare, None
         return judge or Judge(self._command, judge_environment(self.device))
 
+    def _give_back(self, judge: "Judge") -> None:
+        """Lets a judge that did its run stand by for the next."""
+        with self._lock:
+            if not self._closed and self._spare is None and judge.alive:
+                self._spare = judge
+                return
+        judge.end()
+
     def _follow(self, judge: "Judge", spec: RunSpec, on_progress: Callable[[Progress], None]) -> RunResult | str:
         """Reads the judge's messages until the result, or until it is clear why there will be none."""
         last_heard = time.monotonic()
@@ -139,8 +148,6 @@ class Worker:
                 return _result(message, spec)
             if message["event"] == "progress":
                 on_progress(message)
-                if message.get("phase") in ("handover", "scoring"):
-                    self.stand_by()  # not earlier: the next judge's start would disturb what trains under the clock
 
 
 class Judge:

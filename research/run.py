@@ -8,9 +8,14 @@ import select
 import signal
 import sys
 import tempfile
+import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+# Read when torch is imported: threads that spin while they wait make every step many times slower on a busy CPU.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import psutil
 import torch
@@ -25,8 +30,9 @@ from research.contract import (
 from research.hyperparameters import fit_to_profile
 from research.judge import Judge
 from research.prepare import find_prepared
-from research.processes import become_subreaper, gpu_handle
+from research.processes import become_subreaper, gpu_handle, kill_descendants
 from research.result import RunResult, RunSpec
+from research.session import die_with_parent
 
 SHIPPED_TRAIN_PY = Path(__file__).with_name("train.py")
 
@@ -39,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: signals.append(number))
     if options.serve:
-        return serve(lambda: bool(signals))
+        return serve(signals)
     try:
         result = run_by_hand(options, lambda: bool(signals))
     except UserError as error:
@@ -119,44 +125,69 @@ def print_now(text: str) -> None:
     sys.stdout.flush()
 
 
-def serve(stopped: Callable[[], bool]) -> int:
-    """One run for a worker: waits with torch imported, reads {spec, train_py} as a JSON line, prints events as JSON lines.
+def serve(signals: list[int]) -> int:
+    """Runs for a worker, one after another: reads {spec, train_py} as a JSON line, prints events as JSON lines.
 
-    The end of standard input means that the worker is gone: the run is ended at once.
+    Each run is judged in a process that is forked off this one, which has torch imported and does nothing else: so a run
+    starts at once, and no run finds traces of another. The end of standard input means that the worker is gone: the run is
+    ended at once. A judge that dies without a result ends this process too, with exit status 1.
     """
     emit = _event_printer()
     emit({"event": "ready"})
     worker = _Worker()
-    line = worker.read_line(stopped)
-    if not line:
-        return 0
-    request = json.loads(line)
-    spec = RunSpec.from_json(json.dumps(request["spec"]))
-    judge = Judge(spec, request["train_py"], emit=emit, cancelled=lambda: stopped() or worker.is_gone())
-    result = judge.execute()
-    emit({"event": "result", "result": json.loads(result.to_json())})
+    while line := worker.read_line(stopped=lambda: bool(signals)):
+        pid = os.fork()
+        if pid == 0:
+            _judge_and_exit(line, emit, signals)
+        while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+            if signals or worker.is_gone():
+                os.kill(pid, signal.SIGTERM)
+            time.sleep(0.02)
+        if ended[1]:
+            kill_descendants()
+            return 1
     return 0
 
 
-class _Worker:
-    """Standard input, read without a thread: the judge forks, and a process that forks should have one thread only."""
+def _judge_and_exit(line: bytes, emit: Callable[[dict[str, Any]], None], signals: list[int]) -> NoReturn:
+    """The forked judge's whole life."""
+    code = 1
+    try:
+        die_with_parent(signal.SIGTERM)
+        become_subreaper()
+        request = json.loads(line)
+        spec = RunSpec.from_json(json.dumps(request["spec"]))
+        result = Judge(spec, request["train_py"], emit=emit, cancelled=lambda: bool(signals)).execute()
+        emit({"event": "result", "result": json.loads(result.to_json())})
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
 
-    def read_line(self, stopped: Callable[[], bool]) -> bytes:
-        """The first line; empty where the worker hangs up, or this process is told to stop, before it is whole."""
-        line = b""
-        while not line.endswith(b"\n"):
-            if stopped():
+
+class _Worker:
+    """Standard input, read without a thread: a process that forks should have one thread only."""
+
+    def __init__(self) -> None:
+        self._unread = b""
+        self._gone = False
+
+    def read_line(self, *, stopped: Callable[[], bool]) -> bytes:
+        """The next line; empty where the worker hangs up, or this process is told to stop, before it is whole."""
+        while b"\n" not in self._unread:
+            if stopped() or self.is_gone(wait=0.1):
                 return b""
-            if select.select([0], [], [], 0.1)[0]:
-                part = os.read(0, 2**16)
-                if not part:
-                    return b""
-                line += part
+        line, _, self._unread = self._unread.partition(b"\n")
         return line
 
-    def is_gone(self) -> bool:
-        """Whether the worker has hung up; it sends nothing after its one line."""
-        return bool(select.select([0], [], [], 0)[0]) and not os.read(0, 2**16)
+    def is_gone(self, *, wait: float = 0.0) -> bool:
+        """Whether the worker has hung up; waits up to `wait` seconds for that, or for a part of its next line."""
+        if not self._gone and select.select([0], [], [], wait)[0]:
+            part = os.read(0, 2**16)
+            self._unread += part
+            self._gone = not part
+        return self._gone
 
 
 def _event_printer() -> Callable[[dict[str, Any]], None]:

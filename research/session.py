@@ -16,6 +16,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import numpy.ctypeslib  # which safetensors would import under the clock
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -281,10 +282,10 @@ def _memory_with(payload: bytes) -> int:
     return descriptor
 
 
-def die_with_parent() -> None:
-    """Asks Linux to kill this process when its parent ends."""
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Asks Linux to send this process a signal when its parent ends."""
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
 
 
 def set_threads() -> None:

@@ -28,10 +28,11 @@ def end_with_the_farm(child):
 
 def main():
     say(event="ready")
-    line = sys.stdin.readline()
-    if not line:
-        return
-    order = json.loads(line)
+    while line := sys.stdin.readline():
+        judge(json.loads(line))
+
+
+def judge(order):
     spec, what = order["spec"], order["train_py"]
     result = {"run_id": spec["run_id"], "status": "ok", "reason": "ran", "seed": spec["seed"], "device": spec["device"]}
     say(event="progress", phase="startup", seconds=0.0, step=None, loss=None, fraction=0.0)

@@ -237,8 +237,9 @@ def test_a_served_run_tells_its_progress_and_its_result(run: Runner, tmp_path: P
     request = json.dumps({"spec": json.loads(spec.to_json()), "train_py": text}).encode()
     os.write(write, request[:100])
     os.write(write, request[100:] + b"\n")
-    process.join(60)
+    wait_for(lambda: any(event["event"] == "result" for event in events(tmp_path / "out")))
     os.close(write)
+    process.join(10)
     told = events(tmp_path / "out")
     assert process.exitcode == 0, (tmp_path / "out").read_text()
     assert [event["event"] for event in told].count("result") == 1 and told[-1]["event"] == "result"
