@@ -237,6 +237,7 @@ class Judge:
         """Validation and audit rows by process A, spliced rows by process B."""
         began = monotonic()
         self._scoring_ends = began + self.caps.scoring
+        self._report("scoring", 0.0)
         rng = np.random.default_rng(secrets.randbits(128))
         rows = np.asarray(self.data.load_rows("val")[: self.contract.eval_rows])
         first, second = self.scorers
