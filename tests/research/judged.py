@@ -7,7 +7,8 @@ its process, with torch imported and no thread started.
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -15,6 +16,8 @@ from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import DupFd
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from research.contract import Contract
 from research.result import RunResult, RunSpec
@@ -157,8 +160,6 @@ class Runner:
 
 def _judge(spec: str, train_py: str, caps: dict[str, float], answer: Connection) -> None:
     """Runs in a process of its own."""
-    import psutil
-
     from research import judge as judging
     from research.judge import Caps, Judge
     from research.processes import become_subreaper
@@ -205,3 +206,19 @@ def events(output: Path) -> list[dict[str, Any]]:
     """The whole lines of JSON that `--serve` has printed so far."""
     text = output.read_text() if output.exists() else ""
     return [json.loads(line) for line in text.split("\n")[:-1] if line.startswith("{")]
+
+
+def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    """What `condition` gives once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
+    return value
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False

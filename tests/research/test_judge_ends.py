@@ -3,9 +3,8 @@
 import time
 from pathlib import Path
 
-import psutil
 import pytest
-from judged import HELPERS, TRAIN_PY, Run, Runner, variant, with_train
+from judged import HELPERS, TRAIN_PY, Run, Runner, is_alive, variant, with_train
 
 GONE_SECONDS = 2.0
 
@@ -14,13 +13,6 @@ model = build_model()
 for x, y in session.batches(8):
     pass
 """
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
 
 
 def assert_gone(pids: list[int]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from judged import Runner, start_main, with_train
+from judged import Runner, events, start_main, wait_for, with_train
 from safetensors.torch import load
 from torch import nn
 
@@ -277,8 +277,9 @@ def test_a_run_sees_no_keys_and_no_input(run: Runner, tmp_path_factory: pytest.T
     secrets = {name: "sk-hidden" for name in ("ANTHROPIC_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AUTORESEARCH_SECRET")}
     process = start_main(["--serve"], stdin=read, output=folder / "out", environment=secrets)
     os.write(write, request.encode())
-    process.join(60)
+    wait_for(lambda: any(event["event"] == "result" for event in events(folder / "out")), 60)
     os.close(write)
+    process.join(10)
     os.close(read)
     log = Path(spec.run_folder, "run.log").read_text()
     assert process.exitcode == 0 and "val_bpb:" in log, log

@@ -15,6 +15,7 @@ SHIPPED = run_module.SHIPPED_TRAIN_PY.read_text()
 
 def loaded(monkeypatch: pytest.MonkeyPatch, **constants: int | float | str) -> ModuleType:
     """train.py on the cpu profile, with constants of it replaced."""
+    torch.set_num_threads(1)
     monkeypatch.setenv(CONTRACT_VARIABLE, contract_for("cpu").to_json())
     text = write_constants(fit_to_profile(SHIPPED, "cpu", None)[0], constants)
     module = ModuleType("train")
