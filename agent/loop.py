@@ -72,8 +72,10 @@ class ResearchLoop:
             await self._train_and_conclude(record.experiment, record.runs)
         if self.store.head(self.branch.name) is None:
             await self._train_and_conclude(self._add_baseline(), ())
-        self.worktree.advance(self.head().commit)
+        head = self.head()
+        self.worktree.advance(head.commit)
         self._write_files()
+        self._state(baseline=self.store.records(self.branch.name)[0].val_bpb, best=head.mean)
 
     async def step(self) -> ExperimentRecord:
         """One experiment, from the idea to the verdict. Raises OutOfIdeas or BudgetSpent when there is no next idea."""

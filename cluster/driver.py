@@ -237,6 +237,7 @@ class Farm:
 
     def open_loop(self, plan: LoopPlan, *, in_place: bool = False) -> ResearchLoop:
         """A loop that starts its branch, or goes on with it."""
+        researcher = make_researcher(self.options, plan.number)  # first: without it nothing is worth starting
         branch = self.store.branch(plan.branch_name)
         folder = worktree_folder(self.home.folder, plan.branch_name)
         if branch is None:
@@ -266,7 +267,7 @@ class Farm:
         return ResearchLoop(
             branch=branch,
             worktree=worktree,
-            researcher=make_researcher(self.options, plan.number),
+            researcher=researcher,
             store=self.store,
             execute=lambda train_py, spec, report: self.engine.execute(plan.device, train_py, spec, report),
             observer=self,

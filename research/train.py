@@ -6,6 +6,11 @@ fresh processes call it to score what training handed over. `train(session)` tra
     uv run research/train.py > run.log 2>&1
 """
 
+if __name__ == "__main__":  # by hand: the judge takes over, and loads this file in processes of its own
+    from research.run import run_train_py
+
+    raise SystemExit(run_train_py(__file__))
+
 import gc
 import math
 from collections.abc import Iterator
@@ -357,9 +362,3 @@ def train(session: Session) -> None:
     run(session.batches(DEVICE_BATCH_SIZE))
     kernel = kernel_name(session.device, torch.bfloat16 if session.device.type == "cuda" else torch.float32)
     session.finish(model, depth=DEPTH, kernel=kernel)
-
-
-if __name__ == "__main__":
-    from research.run import run_train_py
-
-    raise SystemExit(run_train_py(__file__))
