@@ -55,7 +55,7 @@ def test_the_seed_makes_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("depth", "ratio", "width"), [(2, 64, 128), (4, 64, 256), (3, 50, 192)])
 def test_depth_rescales_the_model(depth: int, ratio: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    train = loaded(monkeypatch, DEPTH=depth, ASPECT_RATIO=ratio)
+    train = loaded(monkeypatch, DEPTH=depth, ASPECT_RATIO=ratio, HEAD_DIM=64)
     model = train.build_model()
     assert len(model.blocks) == depth and model.embedding.weight.shape == (2048, width)
     assert model.blocks[0].mlp.up.weight.shape == (4 * width, width)
