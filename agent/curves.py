@@ -9,6 +9,8 @@ from results.experiment import ExperimentRecord
 
 FAILURE = -15.0
 """What a crash, a divergence or a broken rule counts, in sigmas."""
+NOTHING_SHOWN = 1.4
+"""Sigmas that two scores of the same code differ by: a smaller loss says nothing about the direction."""
 LARGEST = 25.0
 """Gains beyond this many sigmas count as this much."""
 FORGET_AFTER = 6
@@ -131,6 +133,9 @@ def _away_from(knob: Knob, head: float, known: float, height: float, hope: float
     if height > 0:  # better, though not by enough to be kept
         why = f"a step this way gained {height:.1f} sigma, too little to be kept: go further"
         return [Step(position=head + 1.5 * known, score=0.5 * hope + height / 4, why=why)]
+    if came_from is None and height > -NOTHING_SHOWN:
+        why = f"a step this way lost {-height:.1f} sigma, which may be chance: take one that shows"
+        return [Step(position=head + 2 * known, score=0.8 * hope, why=why)]
     if came_from is not None and math.isclose(came_from, head + known):
         bold = 1.5 if height < -5 else 1.0
         stride = min(abs(known) * bold, max(2.0, knob.probe) if knob.scale in ("log", "to_one") else 2 * knob.probe)

@@ -177,6 +177,7 @@ def _add_look(command: AddCommand) -> None:
 
     sql = command("sql", "one SELECT over the history, while the farm runs too")
     sql.add_argument("query", help="start with: SELECT * FROM history; - reads it from standard input")
+    sql.add_argument("--audit", action="store_true", help="show the table audit too: for people, not for researchers")
     _add_places(sql, cache=False)
     _add_json(sql)
 

@@ -27,7 +27,7 @@ class FarmClient:
         """What each loop does, and the totals."""
         return self._ask("GET", "/status")
 
-    def sql(self, query: str, *, audience: "Audience" = "person") -> "Table":
+    def sql(self, query: str, *, audience: "Audience" = "agent") -> "Table":
         """One SELECT over the history; an `agent` sees no audit scores."""
         from results.query import Table
 

@@ -130,7 +130,7 @@ PROFILES: dict[str, Profile] = {
             "TOTAL_BATCH_SIZE": 2**10,
             "DEVICE_BATCH_SIZE": 4,
         },
-        sigma=0.010,
+        sigma=0.020,
         device_bytes_per_token=60_000,
         what_for="no GPU: a tiny model on the Python library's own sources",
     ),

@@ -140,7 +140,6 @@ def near_misses(records: Iterable[ExperimentRecord]) -> list[ExperimentRecord]:
 def _run_lines(run: RunResult) -> list[str]:
     figures: Mapping[str, str | None] = {
         "val_bpb": _given(run.val_bpb, ".6f"),
-        "audit_bpb": _given(run.audit_bpb, ".6f"),
         "training": _given(run.training_seconds, ".1f", " s"),
         "start-up": _given(run.startup_seconds, ".1f", " s"),
         "scoring": _given(run.scoring_seconds, ".1f", " s"),

@@ -271,12 +271,14 @@ class Store:
         return self._audit
 
 
-def query_home(home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0) -> Table:
-    """One SELECT by a person over a home that no farm uses now. Raises UserError where none is or one runs."""
+def query_home(
+    home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent"
+) -> Table:
+    """One SELECT over a home that no farm uses now. Raises UserError where none is or one runs."""
     if not (home / "journal.jsonl").exists():
         raise UserError(f"Nothing is recorded in {home} yet: `farm run` or `farm demo` starts a history.")
     with Store.open(home, wait_s=3.0) as store:
-        return store.query(sql, max_rows=max_rows, timeout_s=timeout_s, audience="person")
+        return store.query(sql, max_rows=max_rows, timeout_s=timeout_s, audience=audience)
 
 
 _AUDIT_SCHEMA = pa.schema(

@@ -3,13 +3,16 @@
 import argparse
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.client import connect
 from cluster.commands.history import BranchHistory, read_history, record_named
 from cluster.home import find_home
 from research.contract import UserError
 from results.report import morning_report, show_text
+
+if TYPE_CHECKING:
+    from results.store import Audience
 
 
 def status(options: argparse.Namespace) -> int:
@@ -60,13 +63,14 @@ def sql(options: argparse.Namespace) -> int:
     """One SELECT: asked of the running farm, else of the file."""
     home = find_home(options.home)
     query = sys.stdin.read() if options.query == "-" else options.query
+    audience: Audience = "person" if options.audit else "agent"
     client = connect(home)
     if client is not None:
-        table = client.sql(query)
+        table = client.sql(query, audience=audience)
     else:
         from results.store import query_home
 
-        table = query_home(home.folder, query)
+        table = query_home(home.folder, query, audience=audience)
     print(table.to_json() if options.json else table.to_text().rstrip("\n"))
     return 0
 

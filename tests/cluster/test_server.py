@@ -41,7 +41,7 @@ def test_commands_reach_the_farm(farm):
     home, stops = farm
     client = connect(home)
     assert client.status()["loops"] == []
-    assert client.sql("SELECT 1").rows == (("SELECT 1", "person"),)
+    assert client.sql("SELECT 1").rows == (("SELECT 1", "agent"),)
     assert client.sql("SELECT 1", audience="agent").rows == (("SELECT 1", "agent"),)
     client.stop()
     assert stops == [1]

@@ -321,7 +321,7 @@ def test_a_home_can_be_asked_when_no_farm_runs(tmp_path: Path) -> None:
         night(store)
     (tmp_path / "farm.duckdb").unlink()
     assert query_home(tmp_path, "SELECT count(*) FROM history").rows == ((7,),)
-    assert query_home(tmp_path, "SELECT count(*) FROM audit").rows == ((4,),)
+    assert query_home(tmp_path, "SELECT count(*) FROM audit", audience="person").rows == ((4,),)
 
 
 def test_history_parquet_is_read_by_pandas_and_duckdb_while_the_farm_runs(store: Store) -> None:
