@@ -18,20 +18,20 @@ from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRec
 from results.plot import write_progress_png
 from results.store import Store
 from results.tsv import write_results_tsv
-from results.verdict import Noise, Rule, baseline_verdict, decide, keep_threshold
+from results.verdict import Noise, Rule, baseline_verdict, control_verdict, decide, keep_threshold, software_changes
 
-Execute = Callable[[str, RunSpec, Callable[[dict[str, Any]], None]], Awaitable[RunResult]]
-"""Runs a train.py by a spec on the loop's device; is called with progress events meanwhile."""
+Execute = Callable[[Experiment, str, RunSpec, Callable[[dict[str, Any]], None]], Awaitable[RunResult]]
+"""Runs an experiment's train.py by a spec on a device of the branch's platform; is called with progress events meanwhile."""
 
-LOST_RETRIES = 3
-"""A run that the infrastructure lost is repeated this often before the loop gives up."""
+LOST_RETRIES = 5
+"""A run that the infrastructure lost is put in line this often before its experiment is given up."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0
 """Seconds between questions to a researcher that failed; doubled each time."""
 
 
 class InfrastructureFailed(Exception):
-    """A run was lost LOST_RETRIES times in a row: not the idea's fault, and not the loop's to mend."""
+    """A baseline was lost LOST_RETRIES times in a row: not its fault, and not the loop's to mend."""
 
 
 class Observer(Protocol):
@@ -71,14 +71,20 @@ class ResearchLoop:
         for record in self.store.unfinished(self.branch.name):
             await self._train_and_conclude(record.experiment, record.runs)
         if self.store.head(self.branch.name) is None:
-            await self._train_and_conclude(self._add_baseline(), ())
+            await self._train_and_conclude(self._add_unchanged("baseline", "baseline"), ())
         head = self.head()
         self.worktree.advance(head.commit)
         self._write_files()
         self._state(baseline=self.store.records(self.branch.name)[0].val_bpb, best=head.mean)
 
     async def step(self) -> ExperimentRecord:
-        """One experiment, from the idea to the verdict. Raises OutOfIdeas or BudgetSpent when there is no next idea."""
+        """One experiment, from the idea to the verdict. Raises OutOfIdeas or BudgetSpent when there is no next idea.
+
+        Where the software has changed since the baseline was measured, the experiment is the baseline once more.
+        """
+        changes = software_changes(self.store.records(self.branch.name))
+        if changes:
+            return await self._train_and_conclude(self._add_unchanged("control", f"baseline again: {changes}"), ())
         proposal = await self._next_proposal()
         experiment = self.commit(proposal, kind="explore")
         self._prepare_next()
@@ -186,16 +192,17 @@ class ResearchLoop:
         self.store.add_experiment(experiment)
         return experiment
 
-    def _add_baseline(self) -> Experiment:
+    def _add_unchanged(self, kind: ExperimentKind, title: str) -> Experiment:
+        """The branch's first commit as an experiment."""
         number = self.store.next_number(self.branch.name)  # 0, unless an earlier baseline failed
         experiment = Experiment(
             id=self._experiment_id(number),
             branch=self.branch.name,
             number=number,
-            kind="baseline",
+            kind=kind,
             commit=self.branch.baseline_commit,
             parent_commit=self.branch.baseline_commit,
-            title="baseline",
+            title=title,
             hypothesis="The score to beat.",
             researcher="farm",
             created=now(),
@@ -211,7 +218,8 @@ class ResearchLoop:
         runs = tuple(run for run in runs if run.status != "lost")
         due = self.settings.baseline_runs if experiment.kind == "baseline" else 1
         while len(runs) < due and all(run.status == "ok" for run in runs):
-            runs = (*runs, await self._run(experiment, len(runs)))
+            run = await self._run(experiment, len(runs))
+            runs = (*runs, run)
         record = self._decide(experiment, runs)
         if record.verdict is not None and record.verdict.decision == "keep":
             self.worktree.advance(experiment.commit)
@@ -232,12 +240,14 @@ class ResearchLoop:
                 keep_below=self._keep_below(experiment),
             )
             self._state(phase="starting", experiment=experiment.id, title=experiment.title, run=index + 1)
-            result = await self.execute(train_py, spec, lambda progress: self._state(**progress))
+            result = await self.execute(experiment, train_py, spec, lambda progress: self._state(**progress))
             self.store.add_run(experiment.id, result)
             if result.status != "lost":
                 return result
             self.observer.event("run_lost", branch=self.branch.name, run=run_id, reason=result.reason)
-        raise InfrastructureFailed(f"{experiment.id} was lost {LOST_RETRIES} times in a row: {result.reason}")
+        if experiment.kind == "baseline":
+            raise InfrastructureFailed(f"{experiment.id} was lost {LOST_RETRIES} times in a row: {result.reason}")
+        return result
 
     def _keep_below(self, experiment: Experiment) -> float | None:
         """The score that would be kept; None (check everything) for a baseline."""
@@ -250,6 +260,8 @@ class ResearchLoop:
     def _decide(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> ExperimentRecord:
         if experiment.kind == "baseline":
             verdict = baseline_verdict(runs)
+        elif experiment.kind == "control":
+            verdict = control_verdict(runs, self.store.records(self.branch.name)[0], self.settings.noise)
         else:
             verdict = decide(
                 runs,

@@ -54,6 +54,11 @@ def head_train_py(repo: Path, revision: str = "HEAD") -> str | None:
         return None
 
 
+def train_py_at(repo: Path, commit: str) -> str:
+    """The text of train.py in a commit that the farm made."""
+    return run_git(repo, "cat-file", "blob", f"{commit}:{TRAIN_FILE}")
+
+
 def working_train_py(checkout: Path) -> str | None:
     """The text of train.py as it lies in a checkout, with \\n as line end; None where there is none."""
     try:

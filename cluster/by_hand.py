@@ -13,7 +13,8 @@ from research.hyperparameters import fit_to_profile, write_constants
 from results.experiment import ExperimentRecord, Proposal
 
 if TYPE_CHECKING:
-    from cluster.driver import Farm, FarmOptions
+    from cluster.driver import Farm
+    from cluster.options import FarmOptions
 
 PREFIX = "autoresearch/"
 
@@ -27,8 +28,9 @@ def on_the_checkouts_branch(options: "FarmOptions") -> "FarmOptions":
 async def try_working_train_py(farm: "Farm", message: str | None) -> ExperimentRecord:
     """Commits the working train.py, runs it, and keeps it or puts the head's back. Measures the baseline first if need be."""
     repo = farm.options.repo
-    loop = farm.open_loop(farm.plans[0], in_place=True)
+    loop = farm.open_loop(farm.planner.plans[0], in_place=True)
     try:
+        await farm.first_devices()
         measured_before = farm.store.head(loop.branch.name) is not None
         await loop.start()
         head = loop.head()

@@ -139,6 +139,9 @@ def _add_research(command: AddCommand) -> None:
         help="search (default, no key), claude, command:'COMMAND' or scripted:FILE",
     )
     run.add_argument("--model", metavar="M", help="the model that claude is")
+    run.add_argument("--engine", choices=("auto", "local", "ray"), default="auto",
+                     help="where runs are executed (auto: local for one device and no cluster, else Ray)")  # fmt: skip
+    run.add_argument("--address", metavar="A", help="of a running Ray cluster (default: the one that this machine is part of)")
     limits = run.add_argument_group("limits (without any it never stops)")
     limits.add_argument("--experiments", type=_positive(int), metavar="N", help="per loop, on its branch")
     limits.add_argument("--hours", type=_positive(float), metavar="H", help="no experiment starts later")

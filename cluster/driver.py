@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import json
 import signal
 import time
 from collections.abc import Callable
@@ -11,62 +10,29 @@ from pathlib import Path
 from typing import Any
 
 from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop, now
-from agent.repository import head_train_py, uncommitted_train_py
-from agent.researcher import BudgetSpent, OutOfIdeas, Researcher
+from agent.repository import head_train_py, train_py_at, uncommitted_train_py
+from agent.researcher import BudgetSpent, OutOfIdeas
 from agent.worktree import Worktree, branch_exists, worktree_folder
 from cluster.by_hand import on_the_checkouts_branch, start_in_place, try_working_train_py
+from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.display import Display
 from cluster.engine import Engine, LocalEngine
-from cluster.hardware import Device, platform_identity
-from cluster.home import Home
+from cluster.hardware import platform_identity
+from cluster.metrics import FarmMetrics
+from cluster.options import FarmOptions
+from cluster.plans import LoopPlan, Planner, check_same_terms
+from cluster.researchers import make_researcher
 from cluster.server import FarmServer
-from research.contract import Contract, UserError, choose_profile, contract_for, profile_named
+from cluster.workqueue import WorkItem
+from research.contract import UserError, profile_named
 from research.hyperparameters import fit_to_profile
-from research.prepare import find_prepared, prepare
-from research.result import RunSpec
-from research.rows import PreparedData
-from results.experiment import Branch, ExperimentRecord
+from research.result import RunResult, RunSpec
+from results.experiment import Branch, Experiment, ExperimentRecord
 from results.store import Store
-from results.verdict import Noise, Rule
-
-DEFAULT_SHARDS = 10
+from results.verdict import Noise
 
 EXPORT_SECONDS = 120.0
 """history.parquet is written this often, and whenever a verdict falls and the last writing is a few seconds ago."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FarmOptions:
-    """What the command line asks for. None: the profile's or the hardware's own."""
-
-    repo: Path
-    """The git repository that gets the branches."""
-    home: Home
-    cache: Path
-    tag: str
-    researcher: str
-    """`search`, `claude`, `command:...` or `scripted:FILE`."""
-    profile: str | None = None
-    budget: float | None = None
-    """Seconds of training."""
-    source: str | None = None
-    num_shards: int | None = None
-    devices: tuple[Device, ...]
-    loops: int | None = None
-    """In all; None: one per device."""
-    experiments: int | None = None
-    """Per loop, on its branch; None: until stopped."""
-    hours: float | None = None
-    """After these no new experiment begins."""
-    max_cost: float | None = None
-    """US dollars for the researcher."""
-    model: str | None = None
-    dirty: bool = False
-    """Start from uncommitted edits of train.py too."""
-    samples: bool = False
-    """Keep the model of every kept run, for `farm sample`."""
-    rule: Rule = "noise"
-    baseline_runs: int = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,17 +48,6 @@ class FarmSummary:
     seconds: float
     ended: str
     """Why, in words."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopPlan:
-    """One loop before it starts."""
-
-    branch_name: str
-    number: int
-    device: Device
-    contract: Contract
-    data: PreparedData
 
 
 async def run_farm(options: FarmOptions, display: Display) -> FarmSummary:
@@ -128,49 +83,38 @@ class Farm:
         self._cleanup.enter_context(self.home.lock())
         try:
             self.store = self._cleanup.enter_context(Store.open(self.home.folder, wait_s=5.0))
-            self.plans = self._plan()
-            self.engine: Engine = LocalEngine(tuple({plan.device.key: plan.device for plan in self.plans}.values()))
+            self.planner = Planner(options, self.store, say=display.say)
+            local = self.planner.local() if options.engine == "local" else []
+            self.engine = make_engine(options, self.planner, local)
         except BaseException:
             self._cleanup.close()
             raise
+        self.metrics = FarmMetrics() if options.engine == "ray" else None
+        self.dispatcher = Dispatcher(self.engine, self)
+        self._loops: dict[str, asyncio.Task[str]] = {}
+        self._news = asyncio.Event()
+        self._starting = local
+        """Loops that begin with the first devices."""
 
     async def close(self) -> None:
         """Ends all processes, exports the history and lets go of the home."""
         with self._cleanup:
+            await self.dispatcher.close()
             await self.engine.close()
             self.export(always=True)
-
-    # --- planning ---------------------------------------------------------------------------------------------------
-
-    def _plan(self) -> list[LoopPlan]:
-        """Which loop works on which device, with its data prepared."""
-        options = self.options
-        count = options.loops or len(options.devices)
-        prepared: dict[str, PreparedData] = {}
-        plans = []
-        for number in range(count):
-            device = options.devices[number % len(options.devices)]
-            profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
-            contract = contract_for(profile, budget=options.budget, source=options.source)
-            key = contract.to_json()
-            if key not in prepared:
-                prepared[key] = prepared_data(contract, options, say=self.display.say)
-            name = branch_for(options.tag, number, count, options.devices)
-            plans.append(LoopPlan(branch_name=name, number=number, device=device, contract=contract, data=prepared[key]))
-        return plans
 
     # --- running ----------------------------------------------------------------------------------------------------
 
     async def run(self) -> FarmSummary:
         """All loops, until the last has ended or the farm is stopped."""
+        self._drop_old_work()
         server = FarmServer(self.home, status=self.status, query=self._query, stop=self._stop_from_thread())
         server.start()
-        self.event("farm_started", tag=self.options.tag, loops=len(self.plans), researcher=self.options.researcher)
-        tasks = [asyncio.create_task(self._run_loop(plan), name=plan.branch_name) for plan in self.plans]
+        self.event("farm_started", tag=self.options.tag, engine=self.options.engine, researcher=self.options.researcher)
         exporting = asyncio.create_task(self._export_now_and_then())
         try:
-            with self._stopped_by_signals(tasks):
-                outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            with self._stopped_by_signals():
+                outcomes = await self._until_all_loops_have_ended()
         finally:
             exporting.cancel()
             server.close()
@@ -182,6 +126,39 @@ class Farm:
         self.event("farm_ended", reason=ended)
         return self.summary(ended)
 
+    async def first_devices(self) -> None:
+        """Lets the devices that are there now take work: for one who runs no loops."""
+        async for _ in self.dispatcher.changes():
+            return
+
+    async def _until_all_loops_have_ended(self) -> list[str | BaseException]:
+        """What each loop ended with. Raises what following the devices raised."""
+        following = asyncio.create_task(self._start_loops_as_devices_join())
+        following.add_done_callback(lambda _: self._news.set())
+        try:
+            while not (self._loops or self.stopping) or not all(task.done() for task in self._loops.values()):
+                await self._news.wait()
+                self._news.clear()
+                if following.done() and following.exception() is not None:
+                    raise following.exception() or AssertionError
+        finally:
+            for task in (following, *self._loops.values()):
+                task.cancel()
+            await asyncio.wait([following, *self._loops.values()])
+        return [outcome for task in self._loops.values() if (outcome := _outcome_of(task)) is not None]
+
+    async def _start_loops_as_devices_join(self) -> None:
+        """Loops begin when there is a device for them, and go on whatever devices come and go."""
+        async for joined in self.dispatcher.changes():
+            active = {name for name, task in self._loops.items() if not task.done()}
+            if self.options.engine == "ray":
+                self._starting = await asyncio.to_thread(self.planner.joining, joined, self.dispatcher.devices, active)
+            for plan in self._starting:
+                task = asyncio.create_task(self._run_loop(plan), name=plan.branch_name)
+                task.add_done_callback(lambda _: self._news.set())
+                self._loops[plan.branch_name] = task
+            self._starting = []
+
     async def _run_loop(self, plan: LoopPlan) -> str:
         """One loop from start to end; returns why it ended. A loop that fails leaves the others alone."""
         loop = await asyncio.to_thread(self.open_loop, plan)
@@ -192,8 +169,10 @@ class Farm:
             return reason
         except (OutOfIdeas, BudgetSpent) as end:
             return str(end) or type(end).__name__
+        except NoWorkersLeft as failure:
+            raise UserError(f"No device is left to work with: {failure}") from failure
         except (BaselineFailed, InfrastructureFailed) as failure:
-            if len(self.plans) == 1:
+            if len(self._loops) == 1:
                 raise UserError(f"{plan.branch_name}: {failure}") from failure
             self.display.say(f"{plan.branch_name} ended: {failure}")
             self.event("loop_failed", branch=plan.branch_name, reason=str(failure))
@@ -211,14 +190,15 @@ class Farm:
         return self.stopping or None
 
     @contextlib.contextmanager
-    def _stopped_by_signals(self, tasks: "list[asyncio.Task[str]]"):  # type: ignore[no-untyped-def]
+    def _stopped_by_signals(self):  # type: ignore[no-untyped-def]
         """Ctrl-C and SIGTERM end all loops at once; what was training stays unfinished, for the next start."""
         running = asyncio.get_running_loop()
 
         def stop() -> None:
             self.stopping = self.stopping or "stopped"
-            for task in tasks:
+            for task in self._loops.values():
                 task.cancel()
+            self._news.set()
 
         self._stop = stop
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -269,14 +249,28 @@ class Farm:
             worktree=worktree,
             researcher=researcher,
             store=self.store,
-            execute=lambda train_py, spec, report: self.engine.execute(plan.device, train_py, spec, report),
+            execute=lambda experiment, train_py, spec, report: self._execute(plan, experiment, train_py, spec, report),
             observer=self,
             settings=settings,
         )
 
+    async def _execute(self, plan: LoopPlan, experiment: Experiment, train_py: str, spec: RunSpec,
+                       report: Callable[[dict[str, Any]], None]) -> RunResult:  # fmt: skip
+        """A loop's run, by whichever device of its platform is free first."""
+        lost = sum(run.status == "lost" for run in self.store.record(experiment.id).runs)
+        item = WorkItem(
+            id=spec.run_id,
+            kind=experiment.kind,
+            branch=experiment.branch,
+            experiment=experiment.id,
+            platform=platform_identity(plan.device),
+            repeats=lost,
+        )
+        return await self.dispatcher.execute(item, train_py, spec, report)
+
     def _start_branch(self, plan: LoopPlan, folder: Path, *, in_place: bool) -> Worktree:
         options = self.options
-        text = head_train_py(options.repo)
+        text = self._siblings_baseline(plan) or head_train_py(options.repo)
         if text is None:
             raise UserError(f"research/train.py isn't committed in {options.repo}: commit it first.")
         edited = uncommitted_train_py(options.repo)
@@ -291,6 +285,14 @@ class Farm:
         if branch_exists(options.repo, plan.branch_name) and not folder.exists():
             raise UserError(f"The branch {plan.branch_name} exists, but this home doesn't know it: use another --tag.")
         return Worktree.create(options.repo, folder, plan.branch_name, train_py=text)
+
+    def _siblings_baseline(self, plan: LoopPlan) -> str | None:
+        """Where a branch of this tag and platform began: devices of a kind start from one point, also those that join later."""
+        platform, contract_json = platform_identity(plan.device), plan.contract.to_json()
+        for branch in self.store.branches(self.options.tag):
+            if branch.platform == platform and branch.contract_json == contract_json:
+                return train_py_at(self.options.repo, branch.baseline_commit)
+        return None
 
     def _add_branch(self, plan: LoopPlan, baseline_commit: str) -> Branch:
         branch = Branch(
@@ -320,6 +322,8 @@ class Farm:
         """An experiment is decided."""
         self.display.verdict(record)
         assert record.verdict is not None
+        if self.metrics is not None:
+            self.metrics.verdict(record, self.store.head(record.experiment.branch))
         self.home.log_event("verdict", branch=record.experiment.branch, experiment=record.experiment.id,
                             title=record.experiment.title, decision=record.verdict.decision, val_bpb=record.val_bpb,
                             reason=record.verdict.reason)  # fmt: skip
@@ -331,6 +335,25 @@ class Farm:
         if kind in ("proposal_failed", "proposal_dropped", "run_lost"):
             self.display.say(f"{kind.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in fields.items()))
 
+    def work(self, item: WorkItem, state: str, **details: Any) -> None:
+        """A run that was put in line, begun, done or lost."""
+        told = {"run": item.id, "work": item.kind, "branch": item.branch, "experiment": item.experiment}
+        self.store.add_event("work", {**told, "platform": item.platform, "repeats": item.repeats, "state": state, **details})
+        if self.metrics is not None:
+            self.metrics.work(item, state, str(details.get("worker", "")), len(self.dispatcher.queue.waiting))
+
+    def worker(self, name: str, state: str, **details: Any) -> None:
+        """A device that came, went, was refused or is given no more work."""
+        self.store.add_event("worker", {"worker": name, "state": state, **details})
+        self.home.log_event("worker", worker=name, state=state, **details)
+        if state != "joined" or self.options.engine == "ray":
+            self.display.say(f"{name} {state}" + "".join(f": {value}" for value in details.values()))
+
+    def _drop_old_work(self) -> None:
+        """What was in line when the last farm on this home ended is in line no more: its loops ask anew."""
+        for run, *_ in self.store.query("SELECT run, state FROM work WHERE state IN ('waiting', 'running')").rows:
+            self.store.add_event("work", {"run": run, "state": "dropped", "reason": "the farm ended"})
+
     def status(self) -> dict[str, Any]:
         """The answer to `farm status`; called in the server's threads."""
         return {
@@ -339,6 +362,9 @@ class Farm:
             "home": str(self.home.folder),
             "seconds": time.monotonic() - self.began,
             "loops": {name: dict(state) for name, state in list(self.states.items())},
+            "devices": [device.key for device in self.dispatcher.devices],
+            "waiting": [item.id for item in self.dispatcher.queue.waiting],
+            "quarantined": dict(self.dispatcher.quarantined),
         }
 
     def _query(self, sql: str, audience: str) -> Any:
@@ -357,9 +383,9 @@ class Farm:
 
     def summary(self, ended: str) -> FarmSummary:
         """Over all branches of this call."""
-        names = tuple(plan.branch_name for plan in self.plans)
+        names = tuple(plan.branch_name for plan in self.planner.plans)
         records = [record for name in names for record in self.store.records(name) if record.verdict is not None]
-        ideas = [r for r in records if r.experiment.kind != "baseline" and r.verdict and r.verdict.decision != "lost"]
+        ideas = [r for r in records if r.is_idea and r.verdict and r.verdict.decision != "lost"]
         first = next((r for r in records if r.experiment.kind == "baseline"), None)
         heads = [head.mean for name in names if (head := self.store.head(name)) is not None]
         return FarmSummary(
@@ -373,65 +399,31 @@ class Farm:
         )
 
 
-def prepared_data(contract: Contract, options: FarmOptions, *, say: Callable[[str], None]) -> PreparedData:
-    """The data of a contract: what is there, else prepared now. Raises UserError."""
-    try:
-        return find_prepared(contract, cache=options.cache, num_shards=options.num_shards)
-    except UserError:
-        shards = DEFAULT_SHARDS if options.num_shards is None else options.num_shards
-        return prepare(contract, cache=options.cache, num_shards=shards, say=say)
-
-
-def branch_for(tag: str, number: int, count: int, devices: tuple[Device, ...]) -> str:
-    """`autoresearch/<tag>`; with several loops `-gpu0`, `-gpu1`, ... by device, and `-gpu0-2` for a second loop on one."""
-    if count == 1:
-        return f"autoresearch/{tag}"
-    device = devices[number % len(devices)]
-    kind = "gpu" if device.kind == "cuda" else device.kind
-    turn = number // len(devices) + 1
-    return f"autoresearch/{tag}-{kind}{device.index}" + (f"-{turn}" if turn > 1 else "")
-
-
-def check_same_terms(branch: Branch, plan: LoopPlan) -> None:
-    """A branch goes on only under the terms that it began with, or its scores would not compare. Raises UserError."""
-    fresh = "start afresh with another --tag"
-    began, asked = json.loads(branch.contract_json), json.loads(plan.contract.to_json())
-    for name, old in began.items():
-        if old != asked[name]:
-            raise UserError(f"{branch.name} began with {name} {old}, not {asked[name]}: ask for that again, or {fresh}.")
-    if branch.score_fingerprint != plan.data.score_fingerprint(plan.contract):
-        raise UserError(f"{branch.name} was scored with other evaluation rows or another judge: {fresh}.")
-    if branch.platform != platform_identity(plan.device):
-        raise UserError(f"{branch.name} was measured on {branch.platform}, this is {platform_identity(plan.device)}: {fresh}.")
-
-
 def experiments_done(store: Store, branch: str) -> int:
     """Experiments with a verdict, baseline and lost ones left out."""
     return sum(
-        record.verdict is not None and record.verdict.decision != "lost" and record.experiment.kind != "baseline"
-        for record in store.records(branch)
+        record.verdict is not None and record.verdict.decision != "lost" and record.is_idea for record in store.records(branch)
     )
 
 
-def make_researcher(options: FarmOptions, number: int) -> Researcher:
-    """The researcher of loop `number` by its name on the command line. Raises UserError."""
-    kind, _, rest = options.researcher.partition(":")
-    if kind == "search":
-        from agent.search import SearchResearcher
+def make_engine(options: FarmOptions, planner: Planner, local: list[LoopPlan]) -> Engine:
+    """The engine that was asked for. Raises UserError where no Ray cluster can be joined."""
+    if options.engine == "local":
+        return LocalEngine(tuple({plan.device.key: plan.device for plan in local}.values()))
+    from cluster.ray_engine import RayEngine
 
-        return SearchResearcher(seed=number)
-    if kind == "claude":
-        from agent.claude import ClaudeResearcher
+    return RayEngine(
+        terms=planner.terms,
+        kind=options.device_kind,
+        address=options.address,
+        gpus=options.gpu_indices,
+        cache=options.cache_asked_for,
+        num_shards=options.num_shards,
+    )
 
-        if options.model is None:
-            return ClaudeResearcher(max_cost_usd=options.max_cost)
-        return ClaudeResearcher(max_cost_usd=options.max_cost, model=options.model)
-    if kind == "command" and rest:
-        from agent.command import CommandResearcher
 
-        return CommandResearcher(rest)
-    if kind == "scripted" and rest:
-        from agent.scripted import ScriptedResearcher
-
-        return ScriptedResearcher.from_file(rest)
-    raise UserError(f"No researcher is called {options.researcher!r}: search, claude, command:COMMAND or scripted:FILE.")
+def _outcome_of(task: "asyncio.Task[str]") -> str | BaseException | None:
+    """A loop's word why it ended, or its error; None where it was stopped."""
+    if task.cancelled():
+        return None
+    return task.exception() or task.result()

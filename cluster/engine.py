@@ -1,26 +1,48 @@
 """Where runs are executed: a pool of workers behind one small interface."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol
 
 from cluster.hardware import Device
 from cluster.worker import JUDGE_COMMAND, Progress, Worker
 from research.result import RunResult, RunSpec
 
+ALIVE_SECONDS = 1.0
+"""How often an engine says that a run's worker lives."""
+
+ALIVE: Progress = {"event": "alive"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A device that came, went, or may not work here."""
+
+    kind: Literal["joined", "left", "refused"]
+    name: str
+    """The device's key; of a refused node its name."""
+    device: Device | None = None
+    """What joined."""
+    reason: str = ""
+    """Why it left or was refused, in words."""
+
 
 class Engine(Protocol):
     """Executes runs. What goes in and comes out is plain data, so that a worker can be on another machine."""
 
-    @property
-    def devices(self) -> tuple[Device, ...]: ...
+    def changes(self) -> AsyncIterator[tuple[Change, ...]]:
+        """What devices there are: first all that are there now, then whatever changes, until the engine is closed."""
 
     async def execute(self, device: Device, train_py: str, spec: RunSpec, on_progress: Callable[[Progress], None]) -> RunResult:
-        """One run on `device`, after those that were asked for earlier. `on_progress` is called in the event loop.
+        """One run on `device`, after those that were asked for earlier.
 
-        Failures of the infrastructure are results with the status `lost`. When the awaiting task is cancelled the run's
-        processes are ended before CancelledError goes on (within 5 s).
+        The spec's device, threads and data folder are replaced by the worker's own; what the judge leaves in the run folder
+        (log, result, model) is in the spec's run folder afterwards. `on_progress` is called in the event loop with the
+        judge's messages, and with ALIVE every second while the worker lives. Failures of the infrastructure are results with
+        the status `lost`. When the awaiting task is cancelled the run's processes are ended before CancelledError goes on
+        (within 5 s).
         """
 
     async def close(self) -> None:
@@ -36,8 +58,12 @@ class LocalEngine:
         self._turns = {device.key: asyncio.Lock() for device in self.devices}  # first come, first served
         self._threads = ThreadPoolExecutor(max_workers=len(self.devices), thread_name_prefix="worker")
 
+    async def changes(self) -> AsyncIterator[tuple[Change, ...]]:
+        yield tuple(Change(kind="joined", name=device.key, device=device) for device in self.devices)
+
     async def execute(self, device: Device, train_py: str, spec: RunSpec, on_progress: Callable[[Progress], None]) -> RunResult:
         worker = self._workers[device.key]
+        spec = replace(spec, device=device.torch_device, threads=device.threads)
         loop = asyncio.get_running_loop()
 
         def report(progress: Progress) -> None:
@@ -46,7 +72,9 @@ class LocalEngine:
         async with self._turns[device.key]:
             run = loop.run_in_executor(self._threads, worker.run, train_py, spec, report)
             try:
-                return await asyncio.shield(run)
+                while not (await asyncio.wait([run], timeout=ALIVE_SECONDS))[0]:
+                    on_progress(ALIVE)
+                return run.result()
             except asyncio.CancelledError:
                 worker.cancel(spec.run_id)
                 await asyncio.wait([run])

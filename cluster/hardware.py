@@ -39,11 +39,14 @@ class Device:
     """CPU threads that its runs may use."""
     uuid: str | None = None
     """How CUDA names the GPU whatever the order of its numbers."""
+    node: str = ""
+    """The cluster's node that has it; empty for this machine."""
 
     @property
     def key(self) -> str:
-        """How people and logs name it: `cuda:1`, `mps`, `cpu`. Unique on a machine."""
-        return f"cuda:{self.index}" if self.kind == "cuda" else self.kind
+        """How people and logs name it: `cuda:1`, `mps`, `cpu`, on a cluster behind its node's name. Unique in a farm."""
+        name = f"cuda:{self.index}" if self.kind == "cuda" else self.kind
+        return f"{self.node}/{name}" if self.node else name
 
     @property
     def torch_device(self) -> str:

@@ -9,7 +9,6 @@ import hashlib
 import json
 import math
 import os
-import platform
 import secrets
 import shutil
 import struct
@@ -37,6 +36,7 @@ from research.channel import (
 )
 from research.contract import Contract, judge_sha256
 from research.processes import Child, Log, MemoryMonitor, child_environment, end_children
+from research.provenance import software_versions
 from research.result import RunResult, RunSpec, RunStatus
 from research.rows import PreparedData
 from research.score import (
@@ -499,8 +499,3 @@ def ended_by_itself(child: Child) -> RunEnded:
     if child.exit_code() == -9:
         return RunEnded("oom", "killed by the system, which does that when memory runs out", log=log)
     return RunEnded("crash", last, log=log)
-
-
-def software_versions() -> dict[str, str]:
-    """What a control run would be asked for when it changes."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "cuda": torch.version.cuda or "none"}

@@ -12,8 +12,9 @@ Decision = Literal["keep", "discard", "crash", "invalid", "lost"]
 
 DECISIONS: tuple[Decision, ...] = get_args(Decision)
 
-ExperimentKind = Literal["baseline", "explore", "confirm", "manual"]
-"""`baseline` runs the head as it is with one more seed at a branch's start; `manual` comes from `farm try`."""
+ExperimentKind = Literal["baseline", "explore", "confirm", "manual", "control"]
+"""`baseline` runs the head as it is with one more seed at a branch's start; `manual` comes from `farm try`; `control` runs the
+baseline again after the software has changed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +135,11 @@ class ExperimentRecord:
     experiment: Experiment
     runs: tuple[RunResult, ...] = ()
     verdict: Verdict | None = None
+
+    @property
+    def is_idea(self) -> bool:
+        """Whether it tries something, rather than measure where a branch stands."""
+        return self.experiment.kind not in ("baseline", "control")
 
     @property
     def val_bpb(self) -> float | None:

@@ -116,6 +116,40 @@ def _m002_views(connection: duckdb.DuckDBPyConnection) -> None:
     """)
 
 
+def _m004_work(connection: duckdb.DuckDBPyConnection) -> None:
+    """The queue and the devices, as the latest event on each tells."""
+    connection.execute("""
+        CREATE VIEW work AS
+        WITH told AS (
+            SELECT record ->> '$.run' AS run, seq, created, record ->> '$.state' AS state, record ->> '$.work' AS kind,
+                   record ->> '$.branch' AS branch, record ->> '$.experiment' AS experiment,
+                   record ->> '$.platform' AS platform, record ->> '$.worker' AS worker, record ->> '$.reason' AS reason,
+                   CAST(record ->> '$.repeats' AS INTEGER) AS repeats
+            FROM events WHERE kind = 'work'
+        )
+        SELECT run, arg_max(state, seq) AS state, any_value(kind) AS kind, any_value(branch) AS branch,
+               any_value(experiment) AS experiment, any_value(platform) AS platform, max(repeats) AS repeats,
+               any_value(worker) AS worker, any_value(reason) AS reason,
+               min(created) FILTER (state = 'waiting') AS queued, min(created) FILTER (state = 'running') AS began,
+               min(created) FILTER (state IN ('done', 'lost', 'dropped')) AS ended
+        FROM told GROUP BY run ORDER BY min(seq);
+
+        CREATE VIEW workers AS
+        SELECT record ->> '$.worker' AS worker, arg_max(record ->> '$.state', seq) AS state,
+               any_value(record ->> '$.platform') AS platform, arg_max(record ->> '$.reason', seq) AS reason,
+               min(created) AS first_seen, max(created) AS changed
+        FROM events WHERE kind = 'worker' GROUP BY worker ORDER BY min(seq);
+    """)
+    for view, text in WORK_COMMENTS.items():
+        connection.execute(f"COMMENT ON VIEW {view} IS '{_quoted(text)}'")
+
+
+WORK_COMMENTS: Mapping[str, str] = {
+    "work": "one row per run that was put in line: waiting, running, done, lost or dropped; who took it, and when",
+    "workers": "devices: joined, left, refused or quarantined, and why",
+}
+
+
 TABLE_COMMENTS: Mapping[str, str] = {
     "branches": "a line of research; id is the git branch; scores compare within a platform and score_fingerprint",
     "experiments": "committed proposals; every branch's number 0 is its baseline",
@@ -132,7 +166,7 @@ TABLE_COMMENTS: Mapping[str, str] = {
 
 HISTORY_COMMENTS: Mapping[str, str] = {
     "number": "counts from 0, the baseline, on its branch",
-    "kind": "baseline, explore, confirm or manual",
+    "kind": "baseline, explore, confirm, manual or control (the baseline again, after the software has changed)",
     "decision": "keep, discard, crash or invalid; NULL while it is running",
     "status": "of the latest run: ok, crash, oom, diverged, timeout or invalid",
     "val_bpb": "validation bits per byte, mean over its ok runs; lower is better; NULL when not measured",
@@ -162,4 +196,9 @@ def _quoted(text: str) -> str:
     return text.replace("'", "''")
 
 
-MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (_m001_tables, _m002_views, _m003_comments)
+MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
+    _m001_tables,
+    _m002_views,
+    _m003_comments,
+    _m004_work,
+)

@@ -84,7 +84,7 @@ def _gain_lines(keeps: Sequence[ExperimentRecord]) -> list[str]:
     if not keeps:
         return ["No score yet: the baseline has not run through."]
     baseline, head = keeps[0], keeps[-1]
-    improvements = [record for record in keeps if record.experiment.kind != "baseline"]
+    improvements = [record for record in keeps if record.is_idea]
     if not improvements:
         return [f"The baseline stands at val_bpb {_score(head):.6f}; nothing has beaten it yet."]
     gain = _score(baseline) - _score(head)

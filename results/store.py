@@ -271,9 +271,7 @@ class Store:
         return self._audit
 
 
-def query_home(
-    home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent"
-) -> Table:
+def query_home(home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent") -> Table:
     """One SELECT over a home that no farm uses now. Raises UserError where none is or one runs."""
     if not (home / "journal.jsonl").exists():
         raise UserError(f"Nothing is recorded in {home} yet: `farm run` or `farm demo` starts a history.")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from research.result import RunResult, RunStatus
-from results.experiment import Decision, Head, Verdict
+from results.experiment import Decision, ExperimentRecord, Head, Verdict
 
 Rule = Literal["noise", "greedy"]
 """`noise` asks for more than chance gives, and charges for complexity; `greedy` keeps whatever scores lower."""
@@ -22,6 +22,9 @@ MEMORY_CAP = 1.5
 
 SLACK_SIGMAS = 0.5
 """However much simpler the code, a keep may score at most this much worse than the head."""
+
+CONTROL_SIGMAS = 3.0
+"""How far the baseline may score from before until scores on both sides of a change of software don't compare."""
 
 PRIOR_RUNS = 10
 """How many degrees of freedom the profile's prior sigma is worth against measured replicates."""
@@ -101,6 +104,46 @@ def baseline_verdict(runs: Sequence[RunResult]) -> Verdict:
     scores = _scores(runs)
     words = f"baseline: val_bpb {_mean(scores):.4f}"
     return Verdict(decision="keep", reason=words if len(scores) == 1 else f"{words}, the mean of {len(scores)} runs")
+
+
+def control_verdict(runs: Sequence[RunResult], baseline: ExperimentRecord, noise: Noise) -> Verdict:
+    """The verdict on the baseline run once more: never kept, but it says whether scores of before still compare.
+
+    Raises ValueError without a run.
+    """
+    failed = _failure(runs)
+    if failed is not None or baseline.val_bpb is None:
+        return failed or Verdict(decision="discard", reason="control: the baseline has no score to compare with")
+    score = _mean(_scores(runs))
+    moved = score - baseline.val_bpb
+    sigmas = abs(moved) / (noise.sigma * math.sqrt(1 / len(_scores(runs)) + 1 / len(_scores(baseline.runs))))
+    words = f"control: the baseline scores {score:.4f} now, {_figure(abs(moved))} {'above' if moved > 0 else 'below'} before"
+    if sigmas > CONTROL_SIGMAS:
+        words += f" ({sigmas:.1f} sigma): scores of before don't compare any more, go on with another --tag"
+    else:
+        words += f" ({sigmas:.1f} sigma): scores still compare"
+    return Verdict(decision="discard", reason=words, gain=-moved, sigma=noise.sigma)
+
+
+def software_changes(records: Sequence[ExperimentRecord]) -> str:
+    """How the software of the last run differs from the baseline's, as `torch 2.11 -> 2.12`.
+
+    Empty where the baseline was measured with the same, before or since.
+    """
+    measured = [
+        (record.experiment.kind in ("baseline", "control"), run.software)
+        for record in records
+        for run in record.runs
+        if run.status != "lost" and run.software
+    ]
+    if not measured:
+        return ""
+    baselines = [software for is_baseline, software in measured if is_baseline]
+    now = measured[-1][1]
+    if not baselines or now in baselines:
+        return ""
+    before = baselines[-1]
+    return ", ".join(f"{name} {before.get(name, 'none')} -> {now[name]}" for name in now if now[name] != before.get(name))
 
 
 def _failure(runs: Sequence[RunResult]) -> Verdict | None:

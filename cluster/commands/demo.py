@@ -12,7 +12,7 @@ from cluster.home import Home, find_cache, find_home
 from research.contract import UserError
 
 if TYPE_CHECKING:
-    from cluster.driver import FarmOptions
+    from cluster.options import FarmOptions
 
 PROFILE = "cpu"
 """Tiny and offline: five minutes are enough for it on any device."""
@@ -45,7 +45,7 @@ def demo(options: argparse.Namespace) -> int:
 def demo_options(options: argparse.Namespace) -> "FarmOptions":
     """A farm with one loop under a tag of its own."""
     from agent.repository import repository_for
-    from cluster.driver import FarmOptions
+    from cluster.options import FarmOptions
 
     home = find_home(options.home)
     repo = repository_for(Path.cwd(), home.folder)

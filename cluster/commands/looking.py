@@ -90,8 +90,8 @@ def _standing(history: BranchHistory) -> dict[str, Any]:
     return {
         "platform": history.branch.platform,
         "profile": history.branch.profile,
-        "experiments": sum(record.experiment.kind != "baseline" for record in decided),
-        "keeps": sum(record.experiment.kind != "baseline" for record in keeps),
+        "experiments": sum(record.is_idea for record in decided),
+        "keeps": sum(record.is_idea for record in keeps),
         "baseline": keeps[0].val_bpb if keeps else None,
         "best": head.val_bpb if head else None,
         "head": head.experiment.commit if head else None,

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from cluster.commands.history import BranchHistory, read_history
 from cluster.cost import data_line, estimate
-from cluster.hardware import Device, busy_processes, choose_devices, platform_identity
+from cluster.hardware import Device, DeviceKind, busy_processes, choose_devices, detect_devices, platform_identity
 from cluster.home import Home, find_cache, find_home
 from research.contract import UserError, choose_profile, contract_for
 
 if TYPE_CHECKING:
     from cluster.display import Display
-    from cluster.driver import FarmOptions, FarmSummary
+    from cluster.driver import FarmSummary
+    from cluster.options import EngineKind, FarmOptions
     from results.experiment import ExperimentRecord
 
 
@@ -61,10 +62,12 @@ def stop(options: argparse.Namespace) -> int:
 def make_options(options: argparse.Namespace, *, researcher: str) -> "FarmOptions":
     """The command line as the driver's options."""
     from agent.repository import repository_for
-    from cluster.driver import FarmOptions
+    from cluster.options import FarmOptions
 
     check_researcher(researcher)
     home = find_home(options.home)
+    address = getattr(options, "address", None)
+    engine = chosen_engine(getattr(options, "engine", "local"), options.devices, address)
     return FarmOptions(
         repo=repository_for(Path.cwd(), home.folder),
         home=home,
@@ -75,7 +78,12 @@ def make_options(options: argparse.Namespace, *, researcher: str) -> "FarmOption
         budget=options.budget,
         source=options.source,
         num_shards=options.num_shards,
-        devices=choose_devices(options.devices),
+        devices=local_devices(options.devices, engine),
+        engine=engine,
+        device_kind=device_kind(options.devices),
+        gpu_indices=gpu_indices(options.devices),
+        cache_asked_for=options.cache,
+        address=address,
         rule=options.rule,
         # what only `farm run` has
         loops=getattr(options, "loops", None),
@@ -86,6 +94,37 @@ def make_options(options: argparse.Namespace, *, researcher: str) -> "FarmOption
         dirty=getattr(options, "dirty", False),
         samples=getattr(options, "samples", False),
     )
+
+
+def chosen_engine(asked: str, devices: str | None, address: str | None) -> "EngineKind":
+    """`auto` is local for one device and no cluster, Ray otherwise. Raises UserError for choices that exclude each other."""
+    if asked == "local":
+        if address:
+            raise UserError("--engine local uses no cluster: leave --address out, or choose --engine ray.")
+        return "local"
+    if asked == "ray" or address or len(choose_devices(devices)) > 1:
+        return "ray"
+    from cluster.ray_engine import cluster_here
+
+    return "local" if cluster_here() is None else "ray"
+
+
+def local_devices(text: str | None, engine: "EngineKind") -> tuple[Device, ...]:
+    """The devices of this machine; on a cluster `cuda` may be meant for others than this one has."""
+    return choose_devices(text) if engine == "local" else tuple(detect_devices()[:1])
+
+
+def device_kind(text: str | None) -> DeviceKind | None:
+    """Which kind of device `--devices` asks for; None where it says nothing."""
+    if text is None:
+        return None
+    return "cpu" if text == "cpu" else "mps" if text == "mps" else "cuda"
+
+
+def gpu_indices(text: str | None) -> tuple[int, ...] | None:
+    """The GPUs that `--devices 0,2` names; None where it names none."""
+    words = [] if text is None else [word.strip() for word in text.split(",")]
+    return tuple(int(word) for word in words) if words and all(word.isdigit() for word in words) else None
 
 
 def check_researcher(name: str) -> None:
@@ -109,6 +148,8 @@ def before_start(options: "FarmOptions") -> list[str]:
     """What will run where, what it will cost, and what stands in the way."""
     from research.prepare import find_prepared
 
+    if options.engine == "ray":
+        return before_start_on_cluster(options)
     first = options.devices[0]
     profile = options.profile or choose_profile(first.torch_device, first.memory_bytes)
     contract = contract_for(profile, budget=options.budget, source=options.source)
@@ -135,6 +176,19 @@ def before_start(options: "FarmOptions") -> list[str]:
     if options.experiments is None and options.hours is None and options.max_cost is None:
         lines.append("no limit is given: it goes on until Ctrl-C")
     return lines
+
+
+def before_start_on_cluster(options: "FarmOptions") -> list[str]:
+    """Where a farm on Ray gets its devices, and where it keeps what it finds."""
+    from cluster.ray_engine import cluster_here
+
+    address = options.address or cluster_here()
+    where = f"the Ray cluster at {address}" if address else "a Ray cluster of its own on this machine"
+    loops = f"{options.loops} loops" if options.loops else "a loop for each device"
+    lines = [f"tag {options.tag}, {loops}, on {where}"]
+    if options.experiments is None and options.hours is None and options.max_cost is None:
+        lines.append("no limit is given: it goes on until it is stopped")
+    return [*lines, f"home: {options.home.folder}"]
 
 
 def summary_lines(summary: "FarmSummary", home: Home) -> list[str]:
