@@ -10,7 +10,9 @@ from pathlib import Path
 import psutil
 import pytest
 from ray_samples import kill, living, name_of, ray_cluster, raylets, text_of, wait_for
-from tiny_checkout import BAD_LR, GOOD_LR, Checkout, make_checkout
+from tiny_checkout import GOOD_LR, Checkout, make_checkout
+
+from results.journal import read_journal
 
 KILLS = int(os.environ.get("KILLS", "1"))
 
@@ -86,16 +88,14 @@ def test_kill_9_of_worker_driver_and_raylet(checkout: Checkout, tmp_path: Path) 
 
 def test_three_nodes_one_removed_and_one_added(checkout: Checkout) -> None:
     """Every experiment is accounted for once, wherever it ran and however often it was lost."""
-    researcher = checkout.script(
-        {"title": "learn", "constants": {"LR": GOOD_LR}}, {"title": "learn less", "constants": {"LR": BAD_LR}}
-    )
+    researcher = checkout.script({"title": "learn", "constants": {"LR": GOOD_LR}})
     with ray_cluster(nodes=3) as cluster:
         farm = checkout.start("run", "--tag", "three", "--devices", "cpu", "--budget", "2", "--researcher", researcher,
-                              "--engine", "ray", "--address", cluster.address, "--experiments", "2")  # fmt: skip
+                              "--engine", "ray", "--address", cluster.address, "--experiments", "1")  # fmt: skip
         logs = [checkout.home / "runs" / f"three-cpu{number}-0000-1" for number in range(3)]
-        wait_for("three baselines on their way", lambda: len(running(checkout)) == 3)
+        wait_for("three baselines on their way", lambda: len(work_told(checkout, "running")) == 3)
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
-        wait_for("loss of its run", lambda: checkout.rows("SELECT run_id FROM lost"), seconds=60)
+        wait_for("loss of its run", lambda: work_told(checkout, "lost"), seconds=60)
         cluster.add_node(num_cpus=1)
         output, _ = farm.communicate(timeout=240)
     assert farm.returncode == 0, output
@@ -105,20 +105,19 @@ def test_three_nodes_one_removed_and_one_added(checkout: Checkout) -> None:
     assert branches == [f"autoresearch/three-cpu{number}" for number in range(3)]
     for branch in branches:
         mine = [row[1:] for row in rows if row[0] == branch]
-        assert [(number, runs) for number, _, runs in mine] == [(0, 2), (1, 1), (2, 1)]
-        assert [decision for _, decision, _ in mine] == ["keep", "keep", "discard"]
+        assert [(number, runs) for number, _, runs in mine] == [(0, 2), (1, 1)]
+        assert [decision for _, decision, _ in mine] == ["keep", "keep"]
     lost = checkout.rows("SELECT run_id, reason FROM lost")
     assert 1 <= len(lost) <= 2, lost
-    assert len(checkout.rows("SELECT id FROM runs WHERE status = 'ok'")) == 3 * 4
+    assert len(checkout.rows("SELECT id FROM runs WHERE status = 'ok'")) == 3 * 3
     states = checkout.rows("SELECT state, count(*) FROM work GROUP BY state ORDER BY state")
-    assert states == [["done", 12], ["lost", len(lost)]]
+    assert states == [["done", 9], ["lost", len(lost)]]
     assert sorted(state for (state,) in checkout.rows("SELECT state FROM workers")) == ["joined", "joined", "joined", "left"]
     for log in logs:
         assert "step" in text_of(log / "run.log") or log.name in {run for run, _ in lost}
 
 
-def running(checkout: Checkout) -> list[str]:
-    """Runs that a device works on now, by the running farm."""
-    if not (checkout.home / "server.json").exists():
-        return []
-    return [run for (run,) in checkout.rows("SELECT run FROM work WHERE state = 'running'")]
+def work_told(checkout: Checkout, state: str) -> set[str]:
+    """Runs that have been in a state, by the journal: asking the farm itself would slow down what it runs here."""
+    events = [record.body for record in read_journal(checkout.home / "journal.jsonl") if record.kind == "event"]
+    return {event["details"]["run"] for event in events if event["kind"] == "work" and event["details"]["state"] == state}
