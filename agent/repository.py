@@ -12,9 +12,11 @@ TRAIN_FILE = "research/train.py"
 """The only file that the farm ever commits."""
 
 
-def repository_for(start: Path, home: Path) -> Path:
+def repository_for(start: Path, home: Path, *, renew: bool = False) -> Path:
     """The checkout that `start` lies in, if it holds research/train.py; else a repository under the farm's home,
     made of the installed files when it isn't there yet.
+
+    With `renew` files that have changed in the installation since are committed there too: new branches start from them.
     """
     checkout = _checkout_around(start)
     if checkout is not None and (checkout / TRAIN_FILE).is_file():
@@ -22,7 +24,12 @@ def repository_for(start: Path, home: Path) -> Path:
     repository = home / "repository"
     if not repository.exists():
         make_repository(repository, _installed_files())
+    elif renew:
+        _renew(repository, _installed_files())
     return repository
+
+
+_IDENTITY = ("-c", "user.name=autoresearch farm", "-c", "user.email=farm@localhost")
 
 
 def make_repository(folder: Path, files: dict[str, str]) -> None:
@@ -34,9 +41,8 @@ def make_repository(folder: Path, files: dict[str, str]) -> None:
         for name, text in files.items():
             (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
             (unfinished / name).write_text(text, encoding="utf-8")
-        identity = ("-c", "user.name=autoresearch farm", "-c", "user.email=farm@localhost")
         run_git(unfinished, "add", "--all")
-        run_git(unfinished, *identity, "commit", "--quiet", "--message", "Start from the installed train.py")
+        run_git(unfinished, *_IDENTITY, "commit", "--quiet", "--message", "Start from the installed train.py")
         unfinished.chmod(0o755)
         unfinished.rename(folder)
     except OSError:
@@ -48,10 +54,7 @@ def make_repository(folder: Path, files: dict[str, str]) -> None:
 
 def head_train_py(repo: Path, revision: str = "HEAD") -> str | None:
     """The text of train.py at a revision; None where it isn't in it."""
-    try:
-        return run_git(repo, "cat-file", "blob", f"{revision}:{TRAIN_FILE}")
-    except GitFailed:
-        return None
+    return _text_at(repo, revision, TRAIN_FILE)
 
 
 def train_py_at(repo: Path, commit: str) -> str:
@@ -74,6 +77,28 @@ def uncommitted_train_py(repo: Path) -> str | None:
     working, committed = working_train_py(repo), head_train_py(repo)
     same = committed is not None and working == committed.replace("\r\n", "\n")
     return None if same else working
+
+
+def _renew(repository: Path, files: dict[str, str]) -> None:
+    """Commits what has changed in `files`, but for those that somebody has edited in the repository."""
+    changed = []
+    for name, text in files.items():
+        committed = _text_at(repository, "HEAD", name)
+        path = repository / name
+        if text != committed and (not path.exists() or path.read_text(encoding="utf-8") == committed):
+            path.write_text(text, encoding="utf-8")
+            changed.append(name)
+    if changed:
+        message = "Go on from the installed " + " and ".join(changed)
+        run_git(repository, "add", "--", *changed)
+        run_git(repository, *_IDENTITY, "commit", "--quiet", "--message", message, "--only", "--", *changed)
+
+
+def _text_at(repo: Path, revision: str, name: str) -> str | None:
+    try:
+        return run_git(repo, "cat-file", "blob", f"{revision}:{name}")
+    except GitFailed:
+        return None
 
 
 def _checkout_around(start: Path) -> Path | None:

@@ -50,6 +50,11 @@ def checked_out_branch(repo: Path) -> str | None:
         return None
 
 
+def checked_out_branches(repo: Path) -> set[str]:
+    """The branches that any checkout or worktree of the repository is on."""
+    return {branch for _, branch in _checkouts(repo)}
+
+
 def experiment_refs(repo: Path) -> dict[str, str]:
     """Experiment id -> commit, for all experiments of a repository."""
     lines = run_git(repo, "for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/experiments").splitlines()
@@ -229,9 +234,14 @@ class Worktree:
             shutil.rmtree(aside)
 
     def _is_sound(self) -> bool:
-        """Whether the folder is a whole worktree; without .git it would pass for a part of what surrounds it."""
+        """Whether the folder is a whole worktree of this repository.
+
+        Without .git it would pass for a part of what surrounds it; in a copied home .git points to the original's repository.
+        """
         try:
             top = run_git(self.folder, "rev-parse", "--show-toplevel").rstrip("\n")
+            if _common_folder(self.folder).resolve() != _common_folder(self.repo).resolve():
+                return False
             run_git(self.folder, "ls-files", "--", TRAIN_FILE)  # reads the index
         except GitFailed:
             return False

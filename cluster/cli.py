@@ -24,6 +24,7 @@ All commands: farm --help
 GROUPS: dict[str, tuple[str, ...]] = {
     "start": ("demo", "doctor", "prepare", "profile"),
     "research": ("run", "try", "stop"),
+    "on a cluster": ("submit", "fetch"),
     "look": ("status", "report", "show", "sql"),
     "use what was found": ("diff", "apply", "sample"),
 }
@@ -37,6 +38,8 @@ HANDLERS: dict[str, str] = {
     "run": "running:run",
     "try": "running:try_idea",
     "stop": "running:stop",
+    "submit": "submitting:submit",
+    "fetch": "fetching:fetch",
     "status": "looking:status",
     "report": "looking:report",
     "show": "looking:show",
@@ -94,6 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
 
     _add_start(command)
     _add_research(command)
+    _add_cluster(command)
     _add_look(command)
     _add_use(command)
     parser.epilog = "\n\n".join(
@@ -132,23 +136,11 @@ def _add_start(command: AddCommand) -> None:
 def _add_research(command: AddCommand) -> None:
     run = command("run", "research until you stop it; the same command goes on where it was")
     _add_tag(run)
-    run.add_argument(
-        "--researcher",
-        default="search",
-        metavar="R",
-        help="search (default, no key), claude, command:'COMMAND' or scripted:FILE",
-    )
-    run.add_argument("--model", metavar="M", help="the model that claude is")
+    _add_researcher(run)
     run.add_argument("--engine", choices=("auto", "local", "ray"), default="auto",
                      help="where runs are executed (auto: local for one device and no cluster, else Ray)")  # fmt: skip
     run.add_argument("--address", metavar="A", help="of a running Ray cluster (default: the one that this machine is part of)")
-    limits = run.add_argument_group("limits (without any it never stops)")
-    limits.add_argument("--experiments", type=_positive(int), metavar="N", help="per loop, on its branch")
-    limits.add_argument("--hours", type=_positive(float), metavar="H", help="no experiment starts later")
-    limits.add_argument("--max-cost", type=_positive(float), metavar="USD", help="for the researcher, per loop")
-    run.add_argument("--loops", type=_positive(int), metavar="N", help="in all (default: one per device)")
-    run.add_argument("--dirty", action="store_true", help="start from uncommitted edits of research/train.py too")
-    run.add_argument("--samples", action="store_true", help="keep the model of each keep, for farm sample")
+    _add_extent(run)
     _add_judging(run)
     _add_data(run)
     _add_devices(run)
@@ -163,6 +155,53 @@ def _add_research(command: AddCommand) -> None:
     _add_places(attempt)
 
     _add_places(command("stop", "end the running farm cleanly"), cache=False)
+
+
+def _add_cluster(command: AddCommand) -> None:
+    submit = command("submit", "farm run as a job of a Ray cluster, with run's options; its home outlives the job")
+    _add_dashboard(submit)
+    submit.add_argument("--follow", action="store_true", help="print what the job prints, until it has ended")
+    _add_tag(submit)
+    _add_researcher(submit)
+    _add_extent(submit)
+    _add_judging(submit)
+    _add_data(submit)
+    submit.add_argument("--devices", metavar="D", help="of the cluster: cuda or cpu (default: GPUs where it has any)")
+    places = submit.add_argument_group("places on the cluster")
+    _add_job_home(places)
+    places.add_argument("--cache", metavar="FOLDER", help="prepared data, on each node")
+
+    fetch = command("fetch", "branches and history of a farm elsewhere, into this checkout")
+    _add_dashboard(fetch)
+    _add_job_home(fetch)
+
+
+def _add_dashboard(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--address", metavar="URL", help="of the cluster's dashboard (default: http://127.0.0.1:8265)")
+
+
+def _add_job_home(parser: "argparse._ActionsContainer") -> None:
+    parser.add_argument("--home", metavar="FOLDER", help="the farm's state, where the job runs (default: ~/autoresearch-farm)")
+
+
+def _add_researcher(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--researcher",
+        default="search",
+        metavar="R",
+        help="search (default, no key), claude, command:'COMMAND' or scripted:FILE",
+    )
+    parser.add_argument("--model", metavar="M", help="the model that claude is")
+
+
+def _add_extent(parser: argparse.ArgumentParser) -> None:
+    limits = parser.add_argument_group("limits (without any it never stops)")
+    limits.add_argument("--experiments", type=_positive(int), metavar="N", help="per loop, on its branch")
+    limits.add_argument("--hours", type=_positive(float), metavar="H", help="no experiment starts later")
+    limits.add_argument("--max-cost", type=_positive(float), metavar="USD", help="for the researcher, per loop")
+    parser.add_argument("--loops", type=_positive(int), metavar="N", help="in all (default: one per device)")
+    parser.add_argument("--dirty", action="store_true", help="start from uncommitted edits of research/train.py too")
+    parser.add_argument("--samples", action="store_true", help="keep the model of each keep, for farm sample")
 
 
 def _add_look(command: AddCommand) -> None:

@@ -16,6 +16,7 @@ from cluster.client import connect
 from cluster.cost import free_disk, size
 from cluster.hardware import GB, Device, busy_processes, driver_version, platform_identity
 from cluster.home import Home, find_checkout
+from cluster.ray_here import RayHere, look_at_ray
 from research.contract import Contract, UserError, choose_profile, profile_named
 
 State = Literal["ok", "warn", "missing"]
@@ -57,6 +58,7 @@ def examine(home: Home, cache: Path, devices: Sequence[Device]) -> list[Check]:
         *(_disk(name, folder) for name, folder in (("home", home.folder), ("cache", cache))),
         *_flash_attention(devices),
         _running(home),
+        *_ray(),
     ]
 
 
@@ -191,3 +193,31 @@ def _running(home: Home) -> Check:
     if client is None:
         return Check(name="farm", state="ok", found="none is running on this home")
     return Check(name="farm", state="ok", found=f"process {client.pid} is running on this home: farm status")
+
+
+def _ray() -> list[Check]:
+    """Whether a cluster is up, and who could run code on it: Ray runs what anybody sends to its ports."""
+    ray = look_at_ray()
+    if ray.address is None and not ray.processes:
+        return [Check(name="ray", state="ok", found="no cluster is up here: farm run starts its own where it needs one")]
+    where = f"a cluster is up at {ray.address}" if ray.address else "processes of Ray are up, of no cluster that answers"
+    return [Check(name="ray", state="ok", found=f"{where}; {ray.processes} processes here"), _ray_ports(ray), _ray_token(ray)]
+
+
+def _ray_ports(ray: RayHere) -> Check:
+    if not ray.open_ports:
+        return Check(name="ray ports", state="ok", found="none can be reached from other machines")
+    named = ", ".join(f"{port.port} ({port.process})" for port in ray.open_ports)
+    cure = (
+        "let only the cluster's nodes reach them (private network, firewall); on a single machine: "
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 ray start --head --node-ip-address=127.0.0.1"
+    )
+    return Check(name="ray ports", state="warn", found=f"other machines may reach {named}", cure=cure)
+
+
+def _ray_token(ray: RayHere) -> Check:
+    if ray.token:
+        return Check(name="ray token", state="ok", found="asked for (RAY_AUTH_MODE=token)")
+    cure = "ray get-auth-token --generate, then start Ray anew with RAY_AUTH_MODE=token on each node (docs/operations.md)"
+    found = "not asked for: who reaches a port can run any code" + ("" if ray.open_ports else ", each user of this machine too")
+    return Check(name="ray token", state="warn", found=found, cure=cure)

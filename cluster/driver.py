@@ -82,6 +82,7 @@ class Farm:
         self._last_export = 0.0
         self._cleanup.enter_context(self.home.lock())
         try:
+            self.home.record_repository(options.repo)
             self.store = self._cleanup.enter_context(Store.open(self.home.folder, wait_s=5.0))
             self.planner = Planner(options, self.store, say=display.say)
             local = self.planner.local() if options.engine == "local" else []

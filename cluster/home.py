@@ -17,6 +17,12 @@ from research.contract import UserError, cache_folder
 
 HOME_VARIABLE = "FARM_HOME"
 
+JOB_HOME = "~/autoresearch-farm"
+"""The default home of a farm that is a Ray job: it outlives the job's working folder. `~` is that of the driver's node."""
+
+JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for a job's entrypoint, and for nothing else."""
+
 
 @dataclass(frozen=True)
 class Home:
@@ -58,6 +64,11 @@ class Home:
         return self.logs / "farm.log.jsonl"
 
     @property
+    def repositories_json(self) -> Path:
+        """Which git repositories hold the branches of this home."""
+        return self.folder / "repositories.json"
+
+    @property
     def lock_file(self) -> Path:
         return self.folder / "farm.lock"
 
@@ -90,6 +101,24 @@ class Home:
         finally:
             os.close(descriptor)
 
+    def record_repository(self, repository: Path) -> None:
+        """Notes that a repository holds branches of this home; one under the home by a relative path, so that it may move."""
+        known = self._recorded()
+        inside = repository.resolve().is_relative_to(self.folder.resolve())
+        name = str(repository.resolve().relative_to(self.folder.resolve()) if inside else repository.resolve())
+        if name not in known:
+            write_private(self.repositories_json, json.dumps([*known, name]) + "\n")
+
+    def repositories(self) -> list[Path]:
+        """The recorded repositories that are still there."""
+        return [self.folder / name for name in self._recorded() if (self.folder / name).is_dir()]
+
+    def _recorded(self) -> list[str]:
+        try:
+            return [str(name) for name in json.loads(self.repositories_json.read_text())]
+        except (FileNotFoundError, ValueError, TypeError):
+            return []
+
     def log_event(self, kind: str, **fields: Any) -> None:
         """Appends one JSON line to the log. One write, so that lines of several threads don't mix."""
         line = json.dumps({"time": _now(), "event": kind, **fields}, default=str) + "\n"
@@ -102,9 +131,9 @@ class Home:
 
 
 def find_home(override: str | Path | None = None, *, start: Path | None = None) -> Home:
-    """The farm's home: `override`, else $FARM_HOME, else `results/data` of the checkout around `start`, else the user's
-    data folder. Nothing is created."""
-    chosen = override or os.environ.get(HOME_VARIABLE)
+    """The farm's home: `override`, else $FARM_HOME, else `~/autoresearch-farm` in a Ray job's working folder, else
+    `results/data` of the checkout around `start`, else the user's data folder. Nothing is created."""
+    chosen = override or os.environ.get(HOME_VARIABLE) or (JOB_HOME if in_job_working_folder() else None)
     if chosen:
         return Home(Path(chosen).expanduser().resolve())
     checkout = find_checkout(start)
@@ -113,6 +142,20 @@ def find_home(override: str | Path | None = None, *, start: Path | None = None) 
     import platformdirs
 
     return Home(Path(platformdirs.user_data_dir("autoresearch-farm", appauthor=False)).resolve())
+
+
+def inside_job() -> bool:
+    """Whether this process is the driver of a Ray job."""
+    return JOB_VARIABLE in os.environ
+
+
+def in_job_working_folder() -> bool:
+    """Whether this process is the driver of a Ray job that brought its working folder along, which ends with Ray's session."""
+    try:
+        job = json.loads(os.environ.get(JOB_VARIABLE, "{}"))
+        return bool(job.get("runtime_env", {}).get("working_dir"))
+    except (ValueError, AttributeError):  # another Ray writes something else there: its folder may end as well
+        return True
 
 
 def find_cache(override: str | Path | None = None) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 from cluster.engine import ALIVE, ALIVE_SECONDS, Change
 from cluster.hardware import Device, DeviceKind
-from cluster.home import package_folder
+from cluster.home import inside_job, package_folder
 from cluster.ray_worker import NodeData, NodeWorker, Outcome, data_on_node, packed
 from cluster.worker import JUDGE_COMMAND, Progress
 from research.contract import Contract, UserError
@@ -294,11 +294,6 @@ def cluster_here() -> str | None:
             return address
     except (OSError, ValueError):
         return None
-
-
-def inside_job() -> bool:
-    """Whether this process is the driver of a Ray job."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def alive_nodes() -> list[_Node]:

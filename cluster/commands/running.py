@@ -69,7 +69,7 @@ def make_options(options: argparse.Namespace, *, researcher: str) -> "FarmOption
     address = getattr(options, "address", None)
     engine = chosen_engine(getattr(options, "engine", "local"), options.devices, address)
     return FarmOptions(
-        repo=repository_for(Path.cwd(), home.folder),
+        repo=repository_for(Path.cwd(), home.folder, renew=True),
         home=home,
         cache=find_cache(options.cache),
         tag=options.tag,
@@ -175,7 +175,7 @@ def before_start(options: "FarmOptions") -> list[str]:
         lines.append(data_line(contract, options.num_shards))
     if options.experiments is None and options.hours is None and options.max_cost is None:
         lines.append("no limit is given: it goes on until Ctrl-C")
-    return lines
+    return [*lines, f"home: {options.home.folder}"]
 
 
 def before_start_on_cluster(options: "FarmOptions") -> list[str]:
