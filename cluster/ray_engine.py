@@ -23,8 +23,8 @@ from research.rows import PreparedData
 LOOK_SECONDS = 2.0
 """How often the cluster is looked at for nodes that came or went."""
 
-FIRST_LOOK_SECONDS = 60.0
-"""How long the first group waits for workers to start; those that take longer join later."""
+FIRST_SECONDS, SETTLE_SECONDS = 60.0, 10.0
+"""How long the first look waits for a worker, and then for the others; those that take longer join later."""
 
 ANSWER_SECONDS = 10.0
 """How long a worker may take to say how a run goes; three times without an answer, and it is given up."""
@@ -82,7 +82,8 @@ class RayEngine:
         self._terms, self._kind, self._cache, self._num_shards = terms, kind, cache, num_shards
         self._judge_command = tuple(judge_command)
         self._workers: dict[str, _Hired] = {}
-        self._hiring: dict[str, asyncio.Task[Change | None]] = {}
+        self._hiring: list[tuple[str, asyncio.Task[Change | None]]] = []
+        """Node ids, and what becomes of the workers that are starting there."""
         self._refused: dict[str, str] = {}
         """Nodes that may not work here, and why."""
         self._dead: dict[str, str] = {}
@@ -93,13 +94,12 @@ class RayEngine:
         join_cluster(address, gpus)
 
     async def changes(self) -> AsyncIterator[tuple[Change, ...]]:
-        group = await self._look(patience=FIRST_LOOK_SECONDS)
-        yield group
+        yield await self._look(first=True)
         while not self._closed:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), LOOK_SECONDS)
             self._wake.clear()
-            if group := await self._look(patience=0.0):
+            if group := await self._look():
                 yield group
 
     async def execute(self, device: Device, train_py: str, spec: RunSpec, on_progress: Callable[[Progress], None]) -> RunResult:
@@ -128,7 +128,7 @@ class RayEngine:
 
         self._closed = True
         self._wake.set()
-        for task in self._hiring.values():
+        for _, task in self._hiring:
             task.cancel()
         closing = [asyncio.wrap_future(worker.actor.close.remote().future()) for worker in self._workers.values()]
         if closing:
@@ -181,8 +181,8 @@ class RayEngine:
 
     # --- nodes and workers ------------------------------------------------------------------------------------------
 
-    async def _look(self, *, patience: float) -> tuple[Change, ...]:
-        """What changed since the last look. Waits up to `patience` seconds for workers that are starting."""
+    async def _look(self, *, first: bool = False) -> tuple[Change, ...]:
+        """What changed since the last look; the first one waits for workers that are starting."""
         nodes = {node.id: node for node in await asyncio.to_thread(alive_nodes)}
         kind = self._kind or ("cuda" if any(node.gpus for node in nodes.values()) else "cpu")
         changes = [Change(kind="left", name=name, reason=reason) for name, reason in self._dead.items()]
@@ -193,13 +193,12 @@ class RayEngine:
                 changes.append(Change(kind="left", name=key, reason="its node is gone"))
         for node in nodes.values():
             self._hire_on(node, kind)
-        if self._hiring and patience:
-            await asyncio.wait(self._hiring.values(), timeout=patience)
-        for slot, task in list(self._hiring.items()):
-            if task.done():
-                del self._hiring[slot]
-                if (change := task.result()) is not None:
-                    changes.append(change)
+        if self._hiring and first:
+            starting = [task for _, task in self._hiring]
+            await asyncio.wait(starting, timeout=FIRST_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(starting, timeout=SETTLE_SECONDS)
+        changes += [change for _, task in self._hiring if task.done() and (change := task.result()) is not None]
+        self._hiring = [(id, task) for id, task in self._hiring if not task.done()]
         if nodes and not self._workers and not self._hiring and set(nodes) <= set(self._refused):
             reasons = "; ".join(f"{nodes[id].name}: {self._refused[id]}" for id in nodes)
             raise UserError(f"No node of the cluster can work for this farm. {reasons}")
@@ -210,11 +209,10 @@ class RayEngine:
         if node.id in self._refused:
             return
         wanted = node.gpus if kind == "cuda" else 1
-        there = sum(worker.node_id == node.id for worker in self._workers.values())
-        there += sum(slot.startswith(f"{node.id}/") for slot in self._hiring)
-        for number in range(wanted - there):
-            slot = f"{node.id}/{there + number}"
-            self._hiring[slot] = asyncio.create_task(self._hire(node, kind, threads=max(1, node.cpus // max(1, wanted))))
+        there = [*(worker.node_id for worker in self._workers.values()), *(id for id, _ in self._hiring)].count(node.id)
+        for _ in range(wanted - there):
+            hiring = asyncio.create_task(self._hire(node, kind, threads=max(1, node.cpus // wanted)))
+            self._hiring.append((node.id, hiring))
 
     async def _hire(self, node: _Node, kind: DeviceKind, *, threads: int) -> Change | None:
         """A worker on a node, with its data; None where it could not be started now."""
