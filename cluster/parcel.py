@@ -112,6 +112,8 @@ def print_parcel(home: Home, out: TextIO) -> None:
 def printed_parcel(text: str) -> bytes:
     """The parcel in what a job printed. Raises UserError where there is none, or not all of it."""
     found = _PRINTED.search(text)
+    if found is None and "BEGIN AUTORESEARCH PARCEL" in text:
+        raise UserError("The home came only in part (its end is missing): fetch again.")
     if found is None:
         raise UserError("The job ended without printing the home: " + _last_words(text))
     try:
@@ -126,7 +128,7 @@ def printed_parcel(text: str) -> bytes:
 def _last_words(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     complaint = next((line for line in reversed(lines) if line.startswith("farm: ")), lines[-1] if lines else "it said nothing")
-    return complaint.removeprefix("farm: ")
+    return complaint.removeprefix("farm: ")[:300]
 
 
 def _carried(home: Home) -> Iterator[Path]:
