@@ -176,7 +176,7 @@ def test_what_was_damaged_on_the_way_is_refused(home: Home) -> None:
             printed_parcel("\n".join(damaged) + "\n")
     with pytest.raises(UserError, match="only in part"):
         printed_parcel("\n".join(lines[:-1]))
-    with pytest.raises(UserError, match="ended without printing the home: Nothing is recorded in /x"):
+    with pytest.raises(UserError, match="On the cluster: Nothing is recorded in /x"):
         printed_parcel("Running entrypoint\nfarm: Nothing is recorded in /x\n")
 
 
