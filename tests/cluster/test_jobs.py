@@ -66,7 +66,7 @@ def test_a_farm_as_a_job_outlives_its_working_folder(head: RayHead, checkout: Pa
     said = farm(head, checkout, "submit", *at, *terms, "--researcher", "scripted:script.json", "--follow")
     assert "1 experiments, 1 kept" in said
     assert said.rstrip().endswith("SUCCEEDED") or "SUCCEEDED\n" in said
-    assert f"farm fetch --home ~/autoresearch-farm {' '.join(at)}" in said
+    assert f"farm fetch {' '.join(at)}" in said
     assert f"home: {head.home / 'autoresearch-farm'}" in said
     assert list(read_journal(head.home / "autoresearch-farm" / "journal.jsonl"))
 
@@ -103,6 +103,7 @@ print(jobs.wait(job), jobs.log(job))
     assert "SUCCEEDED" in ended.stdout
     assert f"key {len(KEY)}" in ended.stdout
     assert f"home {head.home / 'autoresearch-farm'}" in ended.stdout
+    assert "farm fetch --home '~/x' --address" in ended.stdout
     assert "all who reach the cluster's dashboard can read it" in ended.stdout
     assert KEY not in ended.stdout + ended.stderr
 
