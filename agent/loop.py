@@ -149,7 +149,7 @@ class ResearchLoop:
             branch=self.branch,
             head=head,
             train_py=self.worktree.train_py(head.commit),
-            records=tuple(self.store.records(self.branch.name)),
+            records=tuple(r for r in self.store.records(self.branch.name) if r.experiment.kind != "control"),
             sigma=self.settings.noise.sigma,
             program=self.settings.program.read_text() if self.settings.program.is_file() else "",
             query=self._query,

@@ -159,6 +159,8 @@ class RayEngine:
     async def _cancel(self, worker: _Hired, run_id: str, run: "asyncio.Future[Outcome]") -> None:
         import ray
 
+        if self._closed:
+            return  # all workers have ended their runs
         worker.actor.cancel.remote(run_id)
         done, _ = await asyncio.wait([run], timeout=CANCEL_SECONDS)
         if not done:  # it can't be reached: its judge ends with the actor
@@ -265,6 +267,8 @@ def join_cluster(address: str | None, gpus: tuple[int, ...] | None) -> None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
     elif not inside_job() and (package_folder() / "pyproject.toml").is_file():
         settings["runtime_env"] = {"working_dir": str(package_folder()), "excludes": list(NOT_SENT)}
+    # started by `uv run`, Ray would start every worker by it too, which resolves the project anew on each node
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     import ray
 
     try:
@@ -283,7 +287,8 @@ def cluster_here() -> str | None:
     if inside_job():
         return "auto"
     try:
-        address = Path(tempfile.gettempdir(), "ray", "ray_current_cluster").read_text().strip()  # what `ray start` leaves
+        folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        address = Path(folder, "ray", "ray_current_cluster").read_text().strip()  # what `ray start` leaves
         host, _, port = address.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=1.0):
             return address

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
+
 from cluster.hardware import Device, DeviceKind, detect_devices
 from cluster.home import find_cache
 from cluster.plans import DEFAULT_SHARDS
@@ -22,8 +24,8 @@ from research.rows import PreparedData
 BROUGHT_BACK = ("run.log", "result.json", "model.safetensors")
 """What of a run folder goes to the farm's home; train.py came from there."""
 
-PARENT_SECONDS = 0.1
-"""How often a worker looks whether the raylet that started it lives."""
+RAYLET_SECONDS = 0.1
+"""How often a worker looks whether its node's raylet lives."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +49,14 @@ class NodeWorker:
 
     def __init__(self, kind: DeviceKind, node: str, threads: int, judge_command: Sequence[str] = JUDGE_COMMAND) -> None:
         """Ray has left this process the one GPU that it may use."""
-        end_with_parent()
+        end_with_raylet()
         found = [device for device in detect_devices() if device.kind == kind]
         if not found:
             raise RuntimeError(f"{node} has no {kind} device that a worker can see")
         self.device = replace(found[0], node=node, threads=threads)
         self._worker = Worker(self.device, judge_command=judge_command)
         self._progress: Progress = {}
+        self._busy = threading.Lock()
 
     def describe(self) -> Device:
         return self.device
@@ -63,8 +66,9 @@ class NodeWorker:
         folder = Path(tempfile.mkdtemp(prefix="autoresearch-node-"))
         self._progress = {}
         try:
-            here = replace(spec, run_folder=str(folder), device=self.device.torch_device, threads=self.device.threads)
-            result = self._worker.run(train_py, here, self._note)
+            with self._busy:
+                here = replace(spec, run_folder=str(folder), device=self.device.torch_device, threads=self.device.threads)
+                result = self._worker.run(train_py, here, self._note)
             files = {name: (folder / name).read_bytes() for name in BROUGHT_BACK if (folder / name).is_file()}
             return Outcome(result=result, files=files)
         finally:
@@ -78,22 +82,26 @@ class NodeWorker:
         self._worker.cancel(run_id)
 
     def close(self) -> None:
+        """Ends what runs, and returns when it is gone: this process is killed next."""
         self._worker.close()
+        with self._busy:
+            pass
 
     def _note(self, progress: Progress) -> None:
         self._progress = progress
 
 
-def end_with_parent() -> None:
-    """Ends this process soon after the one that started it; the judge then ends everything that trains."""
-    parent = os.getppid()
+def end_with_raylet() -> None:
+    """Ends this process soon after its raylet; the judge then ends everything that trains. (Ray alone takes minutes.)"""
+    raylet = psutil.Process(int(os.environ["RAY_RAYLET_PID"]))  # not always the parent: `uv run` may lie between
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(PARENT_SECONDS)
+        with contextlib.suppress(psutil.Error):  # it went between two questions
+            while raylet.is_running() and raylet.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(RAYLET_SECONDS)
         os._exit(1)
 
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+    threading.Thread(target=watch, name="raylet-watch", daemon=True).start()
 
 
 def data_on_node(

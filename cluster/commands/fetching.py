@@ -53,7 +53,7 @@ def ask_cluster(jobs: Jobs, home: str, checkout: Path) -> bytes:
     """A home's parcel, printed by a small job on the node where farms run as jobs. Raises UserError."""
     check_outlives_job(home, "--home")
     print(f"from {home} on the cluster at {jobs.address}", flush=True)
-    job = jobs.submit(shlex.join(["python", "-m", "cluster.parcel", f"--home={home}"]), checkout, {})
+    job = jobs.submit(shlex.join(["python3", "-m", "cluster.parcel", f"--home={home}"]), checkout, {})
     try:
         status = jobs.wait(job)
     except KeyboardInterrupt:

@@ -44,7 +44,7 @@ def check_outlives_job(folder: str, option: str) -> None:
 
 def entrypoint(options: argparse.Namespace, home: str) -> str:
     """The job's command line for a shell. `~` stays as it is: the driver's node expands it."""
-    command = ["python", "-m", "cluster.cli", "run", "--engine=ray", f"--home={home}"]
+    command = ["python3", "-m", "cluster.cli", "run", "--engine=ray", f"--home={home}"]
     for name, value in vars(options).items():
         if name in OWN_OPTIONS or value is None or value is False:
             continue

@@ -2,7 +2,8 @@
 
 `ok`, `slow` (goes on until it is ended), `stubborn` (ignores SIGTERM and the closed pipe), `die` (exit status 3 with
 last words), `garbage` (a result that can't be read), `silent` (says nothing), `environment` (its environment as the
-reason). `slow` and `stubborn` start a grandchild and write its pid into the run folder.
+reason), `files` (takes two seconds and leaves a log). `slow` and `stubborn` start a grandchild and write its pid into the run
+folder; `traced FILE` and `stubborn traced FILE` write it into that file.
 """
 
 import json
@@ -34,18 +35,27 @@ def main():
 
 def judge(order):
     spec, what = order["spec"], order["train_py"]
+    trace = Path(spec["run_folder"], "pids")
+    if "traced" in what:
+        what, _, path = what.rpartition(" ")
+        trace, what = Path(path), "stubborn" if "stubborn" in what else "slow"
     result = {"run_id": spec["run_id"], "status": "ok", "reason": "ran", "seed": spec["seed"], "device": spec["device"]}
     say(event="progress", phase="startup", seconds=0.0, step=None, loss=None, fraction=0.0)
     if what in ("slow", "stubborn"):
         if what == "stubborn":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
-        Path(spec["run_folder"], "pids").write_text(f"{os.getpid()} {child.pid}")
+        trace.write_text(f"{os.getpid()} {child.pid}")
         if what == "slow":
             threading.Thread(target=end_with_the_farm, args=(child,), daemon=True).start()
         while True:
             say(event="progress", phase="training", seconds=1.0, step=1, loss=2.0, fraction=0.1)
             time.sleep(0.1)
+    if what == "files":
+        for _ in range(20):
+            say(event="progress", phase="training", seconds=1.0, step=1, loss=2.0, fraction=0.1)
+            time.sleep(0.1)
+        Path(spec["run_folder"], "run.log").write_text("a log\n")
     if what == "die":
         print("something broke\nlast words", file=sys.stderr)
         sys.exit(3)

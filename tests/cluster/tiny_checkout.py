@@ -101,7 +101,8 @@ class Checkout:
 
     def _environment(self) -> dict[str, str]:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "FARM_"))}
-        return environment | {"AUTORESEARCH_CACHE": str(self.cache), "CUDA_VISIBLE_DEVICES": ""}
+        ours = {"AUTORESEARCH_CACHE": str(self.cache), "CUDA_VISIBLE_DEVICES": ""}
+        return environment | ours | {"RAY_TMPDIR": str(self.folder)}  # whatever Ray cluster this machine has is not ours
 
 
 def make_checkout(folder: Path, cache: Path) -> Checkout:

@@ -2,20 +2,23 @@
 
 import random
 import statistics
+from typing import Any
 
 import pytest
-from result_samples import make_run
+from result_samples import make_experiment, make_run
 
 from research.result import RunStatus
-from results.experiment import Head
+from results.experiment import ExperimentRecord, Head
 from results.verdict import (
     PRIOR_RUNS,
     Noise,
     baseline_verdict,
+    control_verdict,
     decide,
     estimate_noise,
     keep_threshold,
     needed_gain,
+    software_changes,
 )
 
 HEAD = Head(commit="a", experiment_id="b", scores=(0.9979,), peak_memory_mb=45_000.0)
@@ -127,6 +130,35 @@ def test_a_baseline_is_kept_when_it_runs() -> None:
     assert baseline_verdict([make_run("r", 0.9979)]).reason == "baseline: val_bpb 0.9979"
     two = baseline_verdict([make_run("r0", 0.9979), make_run("r1", 0.9981)])
     assert (two.decision, two.reason) == ("keep", "baseline: val_bpb 0.9980, the mean of 2 runs")
+
+
+def test_a_control_says_whether_scores_still_compare() -> None:
+    baseline = ExperimentRecord(experiment=make_experiment(0), runs=(make_run("r0", 0.9979), make_run("r1", 0.9981)))
+    same = control_verdict([make_run("c", 0.9985)], baseline, NOISE)
+    assert same.decision == "discard"
+    assert "still compare" in same.reason
+    moved = control_verdict([make_run("c", 1.0080)], baseline, NOISE)
+    assert moved.decision == "discard"
+    assert "don't compare any more" in moved.reason
+    assert "--tag" in moved.reason
+    assert control_verdict([make_run("c")], baseline, NOISE).decision == "crash"
+
+
+def test_only_software_that_no_baseline_was_run_with_asks_for_a_control() -> None:
+    old, new = {"torch": "2.11", "cuda": "13.0"}, {"torch": "2.12", "cuda": "13.0"}
+
+    def record(number: int, software: dict[str, str], **changes: Any) -> ExperimentRecord:
+        run = make_run(f"r{number}", 1.0, software=software)
+        return ExperimentRecord(experiment=make_experiment(number, **changes), runs=(run,))
+
+    begun = [record(0, old), record(1, old)]
+    assert software_changes([]) == ""
+    assert software_changes(begun) == ""
+    changed = [*begun, record(2, new)]
+    assert software_changes(changed) == "torch 2.11 -> 2.12"
+    controlled = [*changed, record(3, new, kind="control")]
+    assert software_changes(controlled) == ""
+    assert software_changes([*controlled, record(4, old)]) == ""  # two machines that differ, both known
 
 
 def test_nothing_to_decide_on_is_an_error() -> None:

@@ -1,0 +1,126 @@
+"""One loop with real git and a real store; its runs' results are told by the test."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.loop import LOST_RETRIES, InfrastructureFailed, LoopSettings, ResearchLoop
+from agent.repository import make_repository
+from agent.scripted import ScriptedResearcher, Step
+from agent.worktree import Worktree, worktree_folder
+from research.contract import PROFILES
+from research.result import RunResult, RunSpec
+from results.experiment import Branch, Experiment
+from results.store import Store
+from results.verdict import Noise
+from tests.agent.samples import TRAIN_PY
+
+BRANCH = "autoresearch/mar8"
+OLD, NEW = {"torch": "2.11"}, {"torch": "2.12"}
+
+Tell = Callable[[Experiment, RunSpec], RunResult]
+
+
+class Nobody:
+    def loop_state(self, branch: str, **fields: Any) -> None:
+        pass
+
+    def verdict(self, record: Any) -> None:
+        pass
+
+    def event(self, kind: str, **fields: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def make_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A loop whose runs end as `tell(experiment, spec)` says."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    repo, home = tmp_path / "repo", tmp_path / "home"
+    make_repository(repo, {"research/train.py": TRAIN_PY})
+    worktree = Worktree.create(repo, worktree_folder(home, BRANCH), BRANCH)
+    contract = PROFILES["cpu"].contract
+    store = Store.open(home)
+    branch = Branch(
+        name=BRANCH,
+        tag="mar8",
+        loop=0,
+        profile="cpu",
+        contract_json=contract.to_json(),
+        score_fingerprint="s",
+        data_fingerprint="d",
+        platform="a CPU",
+        baseline_commit=worktree.head(),
+        created="2026-03-08T20:00:00Z",
+    )
+    store.add_branch(branch)
+    spec = RunSpec(run_id="", contract=contract, seed=0, device="cpu", data_folder="", run_folder=str(home / "runs"))
+    steps = [Step(title=f"depth {depth}", constants={"DEPTH": depth}) for depth in range(3, 12)]
+
+    def make(tell: Tell) -> ResearchLoop:
+        async def execute(experiment: Experiment, train_py: str, spec: RunSpec, report: Any) -> RunResult:
+            return tell(experiment, spec)
+
+        settings = LoopSettings(spec=spec, noise=Noise(sigma=0.01), rule="noise", baseline_runs=2, program=tmp_path / "none")
+        return ResearchLoop(branch=branch, worktree=worktree, researcher=ScriptedResearcher(steps), store=store,
+                            execute=execute, observer=Nobody(), settings=settings)  # fmt: skip
+
+    yield make
+    store.close()
+
+
+def result(spec: RunSpec, val_bpb: float | None, **changes: Any) -> RunResult:
+    run = RunResult(run_id=spec.run_id, status="ok" if val_bpb else "lost", reason="told", seed=spec.seed, device="cpu",
+                    val_bpb=val_bpb, software=OLD)  # fmt: skip
+    return replace(run, **changes)
+
+
+def test_new_software_is_answered_with_the_baseline_once_more(make_loop) -> None:
+    software = OLD
+
+    def tell(experiment: Experiment, spec: RunSpec) -> RunResult:
+        return result(spec, 1.5, software=software)
+
+    async def steps() -> list[tuple[str, str]]:
+        nonlocal software
+        loop = make_loop(tell)
+        await loop.start()
+        records = [await loop.step()]
+        software = NEW
+        records += [await loop.step() for _ in range(4)]
+        await loop.close()
+        return [(record.experiment.kind, record.experiment.title) for record in records]
+
+    told = asyncio.run(steps())
+    control = ("control", "baseline again: torch 2.11 -> 2.12")
+    assert told == [("explore", "depth 3"), ("explore", "depth 4"), control, ("explore", "depth 5"), ("explore", "depth 6")]
+
+
+def test_a_lost_run_is_put_in_line_again_and_in_the_end_given_up(make_loop) -> None:
+    asked: list[str] = []
+
+    def tell(experiment: Experiment, spec: RunSpec) -> RunResult:
+        asked.append(spec.run_id)
+        never = experiment.number == 2
+        once = experiment.number == 1 and not spec.run_id.endswith("-2")
+        return result(spec, None if never or once else 1.5)
+
+    async def steps() -> list[tuple[int, str, int]]:
+        loop = make_loop(tell)
+        await loop.start()
+        records = [await loop.step() for _ in range(3)]
+        await loop.close()
+        return [(r.experiment.number, r.verdict.decision, len(r.runs)) for r in records if r.verdict]
+
+    assert asyncio.run(steps()) == [(1, "discard", 2), (2, "lost", LOST_RETRIES), (3, "discard", 1)]
+    assert len(asked) == len(set(asked))
+
+
+def test_a_baseline_that_is_always_lost_ends_the_loop(make_loop) -> None:
+    loop = make_loop(lambda experiment, spec: result(spec, None))
+    with pytest.raises(InfrastructureFailed, match="told"):
+        asyncio.run(loop.start())

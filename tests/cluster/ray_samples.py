@@ -1,0 +1,65 @@
+"""A Ray cluster of several nodes on this machine, and a farm on it whose runs leave traces."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+
+@contextlib.contextmanager
+def ray_cluster(nodes: int = 1) -> Iterator[Any]:
+    """Real nodes with one CPU each; they are ended here, whatever became of them."""
+    from ray.cluster_utils import Cluster
+
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        for _ in range(nodes - 1):
+            cluster.add_node(num_cpus=1)
+        yield cluster
+    finally:
+        cluster.shutdown()
+        for child in psutil.Process().children(recursive=True):
+            if child.pid not in before:
+                with contextlib.suppress(psutil.Error):
+                    child.kill()
+
+
+def raylets() -> list[psutil.Process]:
+    """The raylets that this process started."""
+    return [child for child in psutil.Process().children(recursive=True) if name_of(child) == "raylet"]
+
+
+def name_of(process: psutil.Process) -> str:
+    try:
+        return str(process.name()) if process.status() != psutil.STATUS_ZOMBIE else ""
+    except psutil.Error:
+        return ""
+
+
+def wait_for(what: str, condition: Callable[[], Any], seconds: float = 90.0) -> Any:
+    """Polls until `condition()` is true, and returns what it gave."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"no {what} within {seconds:.0f} s"
+        time.sleep(0.05)
+    return value
+
+
+def living(pids: list[int]) -> list[int]:
+    return [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+
+
+def kill(pid: int) -> float:
+    """kill -9, and when that was."""
+    os.kill(pid, signal.SIGKILL)
+    return time.monotonic()
+
+
+def text_of(path: Path) -> str:
+    return path.read_text() if path.exists() else ""

@@ -1,0 +1,265 @@
+"""One behavioural suite for every engine: what a loop may rely on, whatever executes its runs."""
+
+import asyncio
+import sysconfig
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from farm_samples import CPU, FAKE_JUDGE
+from ray_samples import living, ray_cluster
+
+from cluster.dispatch import Dispatcher, NoWorkersLeft
+from cluster.engine import ALIVE, Engine, LocalEngine
+from cluster.ray_engine import RayEngine
+from cluster.workqueue import WorkItem, WorkQueue
+from research.contract import contract_for
+from research.prepare import prepare
+from research.result import RunSpec
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A short contract on some modules of the standard library, with its prepared data."""
+    text = Path(sysconfig.get_path("stdlib"), "asyncio")
+    contract = replace(contract_for("cpu", source=f"files:{text}"), EVAL_TOKENS=256 * 8)
+    return contract, prepare(contract, cache=tmp_path_factory.mktemp("cache"), say=lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    with ray_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["local", "ray"])
+def make_engine(request, data, tmp_path):
+    """Makes an engine with one CPU and a judge that needs no torch."""
+    if request.param == "local":
+        return lambda: LocalEngine([CPU], judge_command=FAKE_JUDGE)
+    address = request.getfixturevalue("cluster").address
+    return lambda: RayEngine(terms=lambda device: data, kind="cpu", address=address, cache=str(tmp_path / "cache"),
+                             judge_command=FAKE_JUDGE)  # fmt: skip
+
+
+@pytest.fixture
+def spec(data, tmp_path):
+    contract, prepared = data
+
+    def make(run_id="run1"):
+        folder = tmp_path / run_id
+        folder.mkdir()
+        return RunSpec(run_id=run_id, contract=contract, seed=7, device="?", data_folder=str(prepared.folder),
+                       run_folder=str(folder))  # fmt: skip
+
+    return make
+
+
+def with_engine(make_engine, use):
+    """Runs `use(engine, device)` and closes the engine."""
+
+    async def whole():
+        engine: Engine = make_engine()
+        try:
+            async for group in engine.changes():
+                [change] = group
+                assert change.kind == "joined"
+                assert change.name == change.device.key
+                return await use(engine, change.device)
+        finally:
+            await engine.close()
+
+    return asyncio.run(whole())
+
+
+def quiet(progress):
+    pass
+
+
+def test_a_run_gives_its_result_its_progress_and_its_files(make_engine, spec):
+    said = []
+    written = spec("files")
+
+    async def use(engine, device):
+        assert device.kind == "cpu"
+        result = await engine.execute(device, "ok", spec(), quiet)
+        assert (result.status, result.val_bpb, result.seed, result.run_id) == ("ok", 1.25, 7, "run1")
+        result = await engine.execute(device, "files", written, said.append)
+        assert result.status == "ok"
+
+    with_engine(make_engine, use)
+    assert (Path(written.run_folder) / "run.log").read_text() == "a log\n"
+    assert any(message.get("phase") == "training" for message in said)
+    assert len(said) >= 2  # it took two seconds, and a worker shows every second that it lives
+
+
+def test_lost_runs_are_results_and_the_next_run_goes_on(make_engine, spec):
+    async def use(engine, device):
+        lost = await engine.execute(device, "die", spec("lost"), quiet)
+        assert lost.status == "lost"
+        assert "last words" in lost.reason
+        assert (await engine.execute(device, "ok", spec("next"), quiet)).status == "ok"
+
+    with_engine(make_engine, use)
+
+
+@pytest.mark.parametrize("train_py", ["traced", "stubborn traced"])
+def test_cancelling_ends_the_whole_tree(make_engine, spec, train_py, tmp_path):
+    async def use(engine, device):
+        trace = tmp_path / "trace"
+        run = asyncio.create_task(engine.execute(device, f"{train_py} {trace}", spec(), quiet))
+        while not trace.exists() or trace.read_text().count(" ") < 1:
+            await asyncio.sleep(0.05)
+        pids = [int(pid) for pid in trace.read_text().split()]
+        assert len(living(pids)) == 2
+        asked = time.monotonic()
+        run.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await run
+        assert time.monotonic() - asked < 6.0
+        assert living(pids) == []
+        return pids
+
+    with_engine(make_engine, use)
+
+
+def test_runs_on_one_device_take_turns(make_engine, spec):
+    async def use(engine, device):
+        specs = [spec(name) for name in ("a", "b", "c")]
+        results = await asyncio.gather(*(engine.execute(device, "ok", each, quiet) for each in specs))
+        assert [result.run_id for result in results] == ["a", "b", "c"]
+        assert {result.status for result in results} == {"ok"}
+
+    with_engine(make_engine, use)
+
+
+def test_closing_ends_what_runs(make_engine, spec, tmp_path):
+    trace = tmp_path / "trace"
+
+    async def use(engine, device):
+        run = asyncio.create_task(engine.execute(device, f"traced {trace}", spec(), quiet))
+        while not trace.exists() or trace.read_text().count(" ") < 1:
+            await asyncio.sleep(0.05)
+        return run
+
+    with_engine(make_engine, use)
+    assert living([int(pid) for pid in trace.read_text().split()]) == []
+
+
+# --- the dispatcher on an engine ----------------------------------------------------------------------------------------
+
+
+class Notes:
+    """Who is told, and of what."""
+
+    def __init__(self):
+        self.work_states, self.worker_states = [], []
+
+    def work(self, item, state, **details):
+        self.work_states.append((item.id, state))
+
+    def worker(self, name, state, **details):
+        self.worker_states.append((state, details.get("reason", "")))
+
+
+def item(spec, device, repeats=0):
+    from cluster.hardware import platform_identity
+
+    return WorkItem(id=spec.run_id, kind="explore", branch="b", experiment="e", platform=platform_identity(device),
+                    repeats=repeats)  # fmt: skip
+
+
+def with_dispatcher(make_engine, use, **options):
+    notes = Notes()
+
+    async def whole():
+        engine = make_engine()
+        dispatcher = Dispatcher(engine, notes, **options)
+        changes = dispatcher.changes()
+        try:
+            [device] = await anext(changes)
+            await use(dispatcher, device)
+        finally:
+            await dispatcher.close()
+            await changes.aclose()
+            await engine.close()
+
+    asyncio.run(whole())
+    return notes
+
+
+def local():
+    return LocalEngine([CPU], judge_command=FAKE_JUDGE)
+
+
+def test_work_is_seen_waiting_running_and_done(spec):
+    async def use(dispatcher, device):
+        run = spec()
+        assert (await dispatcher.execute(item(run, device), "ok", run, quiet)).status == "ok"
+
+    notes = with_dispatcher(local, use)
+    assert notes.work_states == [("run1", "waiting"), ("run1", "running"), ("run1", "done")]
+
+
+def test_a_worker_that_fails_three_times_in_a_row_gets_no_more_work(spec):
+    async def use(dispatcher, device):
+        for number in range(3):
+            run = spec(f"run{number}")
+            assert (await dispatcher.execute(item(run, device, number), "die", run, quiet)).status == "lost"
+        run = spec("after")
+        with pytest.raises(NoWorkersLeft, match=r"3 runs in a row.*last words"):
+            await dispatcher.execute(item(run, device), "ok", run, quiet)
+
+    notes = with_dispatcher(local, use)
+    assert [state for state, _ in notes.worker_states] == ["joined", "quarantined"]
+
+
+def test_a_success_in_between_clears_a_workers_name(spec):
+    async def use(dispatcher, device):
+        for number, train_py in enumerate(["die", "die", "ok", "die", "die", "ok"]):
+            run = spec(f"run{number}")
+            await dispatcher.execute(item(run, device), train_py, run, quiet)
+
+    notes = with_dispatcher(local, use)
+    assert [state for state, _ in notes.worker_states] == ["joined"]
+
+
+def test_cancelled_runs_are_nobodys_fault(spec):
+    async def use(dispatcher, device):
+        for number in range(4):
+            run = spec(f"run{number}")
+            asked = asyncio.create_task(dispatcher.execute(item(run, device), "slow", run, quiet))
+            while not (Path(run.run_folder) / "pids").exists():
+                await asyncio.sleep(0.05)
+            asked.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await asked
+        run = spec("after")
+        assert (await dispatcher.execute(item(run, device), "ok", run, quiet)).status == "ok"
+
+    notes = with_dispatcher(local, use)
+    assert [state for state, _ in notes.worker_states] == ["joined"]
+
+
+class Mute(LocalEngine):
+    """Its worker never shows that it lives."""
+
+    async def execute(self, device, train_py, spec, on_progress):
+        return await super().execute(device, train_py, spec, quiet)
+
+
+def test_a_run_whose_worker_falls_silent_is_lost(spec, monkeypatch):
+    monkeypatch.setattr("cluster.dispatch.EXPIRY_SECONDS", 0.1)
+
+    async def use(dispatcher, device):
+        run = spec()
+        result = await dispatcher.execute(item(run, device), "slow", run, quiet)
+        assert (result.status, "said nothing" in result.reason) == ("lost", True)
+
+    notes = with_dispatcher(lambda: Mute([CPU], judge_command=FAKE_JUDGE), use, queue=WorkQueue(lease_seconds=1.0))
+    assert notes.work_states[-1] == ("run1", "lost")
+
+
+def test_alive_is_no_news():
+    assert set(ALIVE) == {"event"}

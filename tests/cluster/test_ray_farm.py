@@ -1,0 +1,123 @@
+"""The farm on a Ray cluster of real nodes: what comes, goes, or is killed, nothing is lost, doubled or left running.
+
+KILLS=10 in the environment repeats each kill ten times instead of once.
+"""
+
+import os
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from ray_samples import kill, living, name_of, ray_cluster, raylets, text_of, wait_for
+from tiny_checkout import GOOD_LR, Checkout, make_checkout
+
+from results.journal import read_journal
+
+KILLS = int(os.environ.get("KILLS", "1"))
+
+TRACE = """\
+    import os, pathlib, subprocess
+    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    pathlib.Path({folder!r}, f"{{os.getpid()}}").write_text(f"{{os.getpid()}} {{child.pid}}")
+"""
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, cache: Path) -> Checkout:
+    return make_checkout(tmp_path / "checkout", cache)
+
+
+class Traces:
+    """What trainings left behind: their own process and a grandchild in a session of its own."""
+
+    def __init__(self, folder: Path, checkout: Checkout) -> None:
+        folder.mkdir()
+        self.folder = folder
+        checkout.edit("def train(session):\n", "def train(session):\n" + TRACE.format(folder=str(folder)))
+        checkout.git("commit", "--quiet", "--all", "--message", "leave traces")
+
+    def training(self) -> list[int]:
+        """The processes of the training that goes on now."""
+        pids = [[int(pid) for pid in path.read_text().split()] for path in self.folder.iterdir()]
+        return next((pair for pair in pids if len(pair) == 2 and len(living(pair)) == 2), [])
+
+    def check_gone(self, pids: list[int], killed: float) -> None:
+        wait_for("end of the training", lambda: not living(pids), seconds=30)
+        assert time.monotonic() - killed < 2.0
+
+
+def node_worker_of(pid: int) -> int:
+    """The Ray worker above a training process."""
+    return next(parent.pid for parent in psutil.Process(pid).parents() if parent.name().startswith("ray::"))
+
+
+def test_kill_9_of_worker_driver_and_raylet(checkout: Checkout, tmp_path: Path) -> None:
+    """Whoever dies, the training and what it started are gone in 2 s; the farm, or its next start, goes on."""
+    traces = Traces(tmp_path / "traces", checkout)
+    researcher = checkout.script({"title": "learn", "constants": {"LR": GOOD_LR}})
+    terms = ("--tag", "killed", "--devices", "cpu", "--researcher", researcher, "--experiments", "1", "--budget", "20")
+    for _ in range(KILLS):
+        with ray_cluster() as cluster:
+            command = ("run", *terms, "--engine", "ray", "--address", cluster.address)
+            farm = checkout.start(*command)
+            training = wait_for("training", traces.training)
+            traces.check_gone(training, kill(node_worker_of(training[0])))
+            training = wait_for("training by the next worker", traces.training)
+            assert farm.poll() is None
+            traces.check_gone(training, kill(farm.pid))
+            farm.communicate()
+
+            farm = checkout.start(*command)
+            training = wait_for("training after the farm's end", traces.training)
+            raylet = next(parent for parent in psutil.Process(training[0]).parents() if name_of(parent) == "raylet")
+            traces.check_gone(training, kill(raylet.pid))
+            farm.kill()
+            farm.communicate()
+
+    lost = checkout.rows("SELECT run_id, reason FROM lost")
+    assert len(lost) >= KILLS
+    assert {state for (state,) in checkout.rows("SELECT state FROM work")} <= {"lost", "waiting", "running", "dropped"}
+    assert checkout.rows("SELECT count(*) FROM experiments") == [[1]]  # the baseline is still due, and was asked for once
+
+
+def test_three_nodes_one_removed_and_one_added(checkout: Checkout) -> None:
+    """Every experiment is accounted for once, wherever it ran and however often it was lost."""
+    researcher = checkout.script({"title": "learn", "constants": {"LR": GOOD_LR}})
+    with ray_cluster(nodes=3) as cluster:
+        farm = checkout.start("run", "--tag", "three", "--devices", "cpu", "--budget", "2", "--researcher", researcher,
+                              "--engine", "ray", "--address", cluster.address, "--experiments", "1")  # fmt: skip
+        logs = [checkout.home / "runs" / f"three-cpu{number}-0000-1" for number in range(3)]
+        wait_for("three baselines on their way", lambda: len(work_told(checkout, "running")) == 3)
+        cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
+        wait_for("loss of its run", lambda: work_told(checkout, "lost"), seconds=60)
+        cluster.add_node(num_cpus=1)
+        output, _ = farm.communicate(timeout=240)
+    assert farm.returncode == 0, output
+    assert len(raylets()) == 0
+    rows = checkout.rows("SELECT branch, number, decision, runs FROM history ORDER BY branch, number")
+    branches = sorted({branch for branch, *_ in rows})
+    assert branches == [f"autoresearch/three-cpu{number}" for number in range(3)]
+    for branch in branches:
+        mine = [row[1:] for row in rows if row[0] == branch]
+        assert [(number, runs) for number, _, runs in mine] == [(0, 2), (1, 1)]
+        assert [decision for _, decision, _ in mine] == ["keep", "keep"]
+    lost = checkout.rows("SELECT run_id, reason FROM lost")
+    assert 1 <= len(lost) <= 2, lost
+    assert len(checkout.rows("SELECT id FROM runs WHERE status = 'ok'")) == 3 * 3
+    states = checkout.rows("SELECT state, count(*) FROM work GROUP BY state ORDER BY state")
+    assert states == [["done", 9], ["lost", len(lost)]]
+    assert sorted(state for (state,) in checkout.rows("SELECT state FROM workers")) == ["joined", "joined", "joined", "left"]
+    for log in logs:
+        assert "step" in text_of(log / "run.log") or log.name in {run for run, _ in lost}
+
+
+def work_told(checkout: Checkout, state: str) -> set[str]:
+    """Runs that have been in a state, by the journal: asking the farm itself would slow down what it runs here."""
+    events = [record.body for record in read_journal(checkout.home / "journal.jsonl") if record.kind == "event"]
+    return {event["details"]["run"] for event in events if event["kind"] == "work" and event["details"]["state"] == state}
