@@ -47,7 +47,7 @@ def test_the_jobs_command_line_is_that_of_farm_run() -> None:
     asked = ["--tag", "t", "--researcher", "command:claude -p 'a b' $HOME", "--max-cost", "2.5", "--samples", "--loops", "3"]
     line = entrypoint(make_parser().parse_args(["submit", *asked, "--follow"]), "~/autoresearch-farm")
     words = shlex.split(line)
-    assert words[:3] == ["python", "-m", "cluster.cli"]
+    assert words[:3] == ["python3", "-m", "cluster.cli"]
     assert "'--home=~/autoresearch-farm'" in line
     run = vars(make_parser().parse_args(words[3:]))
     assert run == vars(make_parser().parse_args(["run", "--engine", "ray", "--home", "~/autoresearch-farm", *asked]))
