@@ -213,7 +213,8 @@ class Worktree:
 
     def _refuse_a_checkout_elsewhere(self) -> None:
         for path, branch in _checkouts(self.repo):
-            if branch == self.branch and path.resolve() != self.folder.resolve() and path.exists():
+            elsewhere = path.resolve() != self.folder.resolve() and path.exists()
+            if branch == self.branch and elsewhere and _same_repository(path, self.repo):
                 raise UserError(f"The branch {self.branch} is checked out in {path}: leave it there, or use a new tag.")
 
     def _check_out(self) -> None:
@@ -240,7 +241,7 @@ class Worktree:
         """
         try:
             top = run_git(self.folder, "rev-parse", "--show-toplevel").rstrip("\n")
-            if _common_folder(self.folder).resolve() != _common_folder(self.repo).resolve():
+            if not _same_repository(self.folder, self.repo):
                 return False
             run_git(self.folder, "ls-files", "--", TRAIN_FILE)  # reads the index
         except GitFailed:
@@ -295,6 +296,15 @@ def _unix_lines(text: str) -> str:
 
 def _common_folder(repo: Path) -> Path:
     return Path(run_git(repo, "rev-parse", "--path-format=absolute", "--git-common-dir").rstrip("\n"))
+
+
+def _same_repository(folder: Path, repo: Path) -> bool:
+    """Whether a worktree is one of `repo`, as far as can be told. A copied repository still lists those of the original."""
+    try:
+        common = _common_folder(folder)
+    except GitFailed:
+        return True
+    return common.resolve() == _common_folder(repo).resolve()
 
 
 def _checkouts(repo: Path) -> list[tuple[Path, str]]:

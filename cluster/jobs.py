@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import os
 import socket
 import tempfile
@@ -62,6 +63,8 @@ class Jobs:
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
+        for quiet in ("dashboard_sdk", "job.sdk"):  # they tell of each package and socket
+            logging.getLogger(f"ray.dashboard.modules.{quiet}").setLevel(logging.WARNING)
         self.token_found = False
         """Whether the cluster asked for a token that Ray's own commands don't send as long as RAY_AUTH_MODE isn't set."""
         with _in_one_line(address):
@@ -110,7 +113,7 @@ class Jobs:
         """The first line of what Ray says of a job that failed before it printed anything."""
         with _in_one_line(self.address):
             lines = str(self._client.get_job_info(job).message or "").strip().splitlines()
-            return lines[0] if lines else "it didn't say why"
+            return lines[0].partition(", last available logs")[0] if lines else "it didn't say why"
 
     def stop(self, job: str) -> None:
         """Ends a job; one that has ended stays as it is."""

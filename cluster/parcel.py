@@ -112,8 +112,10 @@ def print_parcel(home: Home, out: TextIO) -> None:
 def printed_parcel(text: str) -> bytes:
     """The parcel in what a job printed. Raises UserError where there is none, or not all of it."""
     found = _PRINTED.search(text)
+    if found is None and "BEGIN AUTORESEARCH PARCEL" in text:
+        raise UserError("The home came only in part (its end is missing): fetch again.")
     if found is None:
-        raise UserError("The job ended without printing the home: " + _last_words(text))
+        raise UserError(_last_words(text))
     try:
         content = base64.b64decode(found[3].replace("\n", ""), validate=True)
     except binascii.Error:
@@ -124,9 +126,12 @@ def printed_parcel(text: str) -> bytes:
 
 
 def _last_words(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    complaint = next((line for line in reversed(lines) if line.startswith("farm: ")), lines[-1] if lines else "it said nothing")
-    return complaint.removeprefix("farm: ")
+    """Why a job printed no parcel: what the farm said there, or the last line."""
+    lines = [line.strip()[:300] for line in text.splitlines() if line.strip()]
+    for line in reversed(lines):
+        if line.startswith("farm: "):
+            return line.replace("farm:", "On the cluster:", 1)
+    return f"The job ended without printing the home: {lines[-1] if lines else 'it said nothing'}"
 
 
 def _carried(home: Home) -> Iterator[Path]:

@@ -75,12 +75,13 @@ def key_for(researcher: str) -> tuple[dict[str, str], list[str]]:
 def what_next(job: str, home: str, jobs: Jobs) -> list[str]:
     """The job's id, and the commands for it."""
     at = f"--address {jobs.address}"
+    named = "" if home == JOB_HOME else f"--home {shlex.quote(home)} "  # quoted: the shell here would expand ~ to its own
     ray = f"{MODE_VARIABLE}=token ray" if jobs.token_found else "ray"
     return [
         f"job {job} at {jobs.address}; its home is {home} on the node that it runs on",
         f"follow  {ray} job logs -f {job} {at}",
         f"stop    {ray} job stop {job} {at}",
-        f"fetch   farm fetch --home {shlex.quote(home) if ' ' in home else home} {at}",
+        f"fetch   farm fetch {named}{at}",
     ]
 
 

@@ -415,3 +415,39 @@ def test_git_is_quick_and_says_what_is_wrong(repo: Path, folder: Path, tmp_path:
         run_git(repo, "rev-parse", "nothing")
     with pytest.raises(GitFailed, match="no folder"):
         run_git(tmp_path / "none", "status")
+
+
+# a home that was copied, a repository that goes on
+
+
+def test_a_copied_home_leaves_the_original_alone(repo: Path, tmp_path: Path) -> None:
+    home, copy = tmp_path / "home", tmp_path / "copy"
+    make_repository(home / "repository", FILES)
+    worktree = Worktree.create(home / "repository", worktree_folder(home, BRANCH), BRANCH)
+    (worktree.folder / "results.tsv").write_text("rows\n")
+    before = worktree.head()
+    shutil.copytree(home, copy, symlinks=True)
+    there = Worktree.open(copy / "repository", worktree_folder(copy, BRANCH), BRANCH)
+    there.advance(propose(there))
+    assert (there.folder / "research/train.py").read_text() == BETTER
+    assert (there.folder / "results.tsv").read_text() == "rows\n"
+    assert worktree.head() == before != there.head()
+    assert git(worktree.folder, "status", "--porcelain", "--untracked-files=no") == ""
+
+
+def test_new_branches_start_from_what_is_installed_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    files = {"research/train.py": TRAIN_PY, "program.md": "policy\n"}
+    monkeypatch.setattr("agent.repository._installed_files", lambda: files)
+    repository = repository_for(tmp_path, tmp_path / "home", renew=True)
+    first = git(repository, "rev-parse", "HEAD")
+    (repository / "program.md").write_text("policy by hand\n")
+    files = {"research/train.py": BETTER, "program.md": "policy 2\n"}
+    assert repository_for(tmp_path, tmp_path / "home") == repository
+    assert head_train_py(repository) == TRAIN_PY
+    repository_for(tmp_path, tmp_path / "home", renew=True)
+    assert head_train_py(repository) == BETTER == (repository / "research/train.py").read_text()
+    assert (repository / "program.md").read_text() == "policy by hand\n"
+    assert git(repository, "rev-parse", "HEAD^") == first
+    repository_for(tmp_path, tmp_path / "home", renew=True)
+    assert git(repository, "rev-parse", "HEAD^") == first

@@ -60,3 +60,22 @@ def test_a_home_that_cannot_be_made_is_the_users_to_mend(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="choose another --home"):
         Home(tmp_path / "file" / "home").create()
+
+
+@pytest.mark.parametrize("job", [{"runtime_env": {"working_dir": "gcs://_ray_pkg_1.zip"}, "metadata": {}}, "not even JSON"])
+def test_a_jobs_home_is_not_in_its_working_folder(tmp_path, monkeypatch, job):
+    monkeypatch.delenv("FARM_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", job if isinstance(job, str) else json.dumps(job))
+    folder = checkout(tmp_path / "_ray_pkg_1")
+    assert find_home(start=folder).folder == tmp_path / "user" / "autoresearch-farm"
+    assert find_home("~/other", start=folder).folder == tmp_path / "user" / "other"
+    monkeypatch.setenv("FARM_HOME", str(tmp_path / "elsewhere"))
+    assert find_home(start=folder).folder == tmp_path / "elsewhere"
+
+
+def test_a_job_in_a_checkout_that_stays_keeps_its_home_there(tmp_path, monkeypatch):
+    monkeypatch.delenv("FARM_HOME", raising=False)
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"env_vars": {}}, "metadata": {}}))
+    folder = checkout(tmp_path / "repo")
+    assert find_home(start=folder).folder == folder / "results" / "data"

@@ -1,0 +1,45 @@
+"""Every command line of the farm in the documentation is one that the farm takes."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from cluster.cli import make_parser
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "program.md", *(ROOT / "docs").glob("*.md")])
+
+BLOCK = re.compile(r"^ *```[a-z]*\n(.*?)^ *```", re.M | re.S)
+INLINE = re.compile(r"`([^`]+)`")
+COMMAND = re.compile(r"(?:^|\s)(?:farm|python -m cluster\.cli) (?!COMMAND)([a-z].*)")
+
+
+def command_lines(page: Path) -> list[str]:
+    """What follows `farm` in the page's code, placeholders included."""
+    text = page.read_text(encoding="utf-8")
+    blocks = [line for block in BLOCK.findall(text) for line in block.replace("\\\n", " ").splitlines()]
+    inline = [" ".join(code.split()) for code in INLINE.findall(BLOCK.sub("", text))]
+    code = [line for line in blocks if re.match(r"\s*(uv run |srun |entrypoint: |python -m |farm )", line)] + [
+        line for line in inline if re.match(r"(uv run )?farm ", line)
+    ]
+    return [found[1] for line in code if (found := COMMAND.search(line))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_line_parses(page: Path) -> None:
+    for line in command_lines(page):
+        words = shlex.split(line, comments=True)
+        if words[0].endswith("--help"):
+            continue
+        try:
+            make_parser().parse_args(words)
+        except SystemExit as end:
+            assert end.code == 0, f"{page.name}: farm {line}"
+
+
+def test_command_lines_are_found() -> None:
+    found = {line.split()[0] for page in PAGES for line in command_lines(page)}
+    assert found >= {"demo", "run", "try", "sql", "submit", "fetch", "doctor", "stop", "report"}
+    assert any("--engine ray" in line for line in command_lines(ROOT / "docs" / "operations.md"))
