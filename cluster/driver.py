@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop, now
-from agent.repository import head_train_py, train_py_at, uncommitted_train_py
 from agent.researcher import BudgetSpent, OutOfIdeas
-from agent.worktree import Worktree, branch_exists, worktree_folder
-from cluster.by_hand import on_the_checkouts_branch, start_in_place, try_working_train_py
+from agent.worktree import Worktree, worktree_folder
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.display import Display
 from cluster.engine import Engine, LocalEngine
+from cluster.first_commit import start_branch, start_in_place
 from cluster.hardware import platform_identity
 from cluster.metrics import FarmMetrics
 from cluster.options import FarmOptions
@@ -25,7 +24,6 @@ from cluster.researchers import make_researcher
 from cluster.server import FarmServer
 from cluster.workqueue import WorkItem
 from research.contract import UserError, profile_named
-from research.hyperparameters import fit_to_profile
 from research.result import RunResult, RunSpec
 from results.experiment import Branch, Experiment, ExperimentRecord
 from results.store import Store
@@ -55,15 +53,6 @@ async def run_farm(options: FarmOptions, display: Display) -> FarmSummary:
     farm = await asyncio.to_thread(Farm, options, display)
     try:
         return await farm.run()
-    finally:
-        await farm.close()
-
-
-async def try_once(options: FarmOptions, message: str | None, display: Display) -> ExperimentRecord:
-    """`farm try`: the working train.py of the user's checkout as one experiment. Raises UserError."""
-    farm = await asyncio.to_thread(Farm, on_the_checkouts_branch(options), display)
-    try:
-        return await try_working_train_py(farm, message)
     finally:
         await farm.close()
 
@@ -222,7 +211,7 @@ class Farm:
         branch = self.store.branch(plan.branch_name)
         folder = worktree_folder(self.home.folder, plan.branch_name)
         if branch is None:
-            worktree = self._start_branch(plan, folder, in_place=in_place)
+            worktree = self._start_in_place(plan) if in_place else self._start_in(folder, plan)
             branch = self._add_branch(plan, worktree.head())
         else:
             check_same_terms(branch, plan)
@@ -269,31 +258,11 @@ class Farm:
         )
         return await self.dispatcher.execute(item, train_py, spec, report)
 
-    def _start_branch(self, plan: LoopPlan, folder: Path, *, in_place: bool) -> Worktree:
-        options = self.options
-        text = self._siblings_baseline(plan) or head_train_py(options.repo)
-        if text is None:
-            raise UserError(f"research/train.py isn't committed in {options.repo}: commit it first.")
-        edited = uncommitted_train_py(options.repo)
-        if edited is not None and options.dirty:
-            text = edited
-        elif edited is not None and not in_place:
-            self.display.say("research/train.py has uncommitted edits: they are left out (--dirty takes them).")
-        free_bytes = plan.device.free_bytes if plan.device.kind == "cuda" else None
-        if in_place:
-            return start_in_place(options.repo, plan.branch_name, plan.contract.profile, free_bytes)
-        text, _ = fit_to_profile(text, plan.contract.profile, free_bytes)
-        if branch_exists(options.repo, plan.branch_name) and not folder.exists():
-            raise UserError(f"The branch {plan.branch_name} exists, but this home doesn't know it: use another --tag.")
-        return Worktree.create(options.repo, folder, plan.branch_name, train_py=text)
+    def _start_in(self, folder: Path, plan: LoopPlan) -> Worktree:
+        return start_branch(self.options, plan, folder, siblings=self.store.branches(self.options.tag), say=self.display.say)
 
-    def _siblings_baseline(self, plan: LoopPlan) -> str | None:
-        """Where a branch of this tag and platform began: devices of a kind start from one point, also those that join later."""
-        platform, contract_json = platform_identity(plan.device), plan.contract.to_json()
-        for branch in self.store.branches(self.options.tag):
-            if branch.platform == platform and branch.contract_json == contract_json:
-                return train_py_at(self.options.repo, branch.baseline_commit)
-        return None
+    def _start_in_place(self, plan: LoopPlan) -> Worktree:
+        return start_in_place(self.options.repo, plan)
 
     def _add_branch(self, plan: LoopPlan, baseline_commit: str) -> Branch:
         branch = Branch(

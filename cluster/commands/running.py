@@ -33,8 +33,8 @@ def run(options: argparse.Namespace) -> int:
 
 def try_idea(options: argparse.Namespace) -> int:
     """One experiment with the working train.py. Exit status 1 where it didn't score."""
+    from cluster.by_hand import try_once
     from cluster.display import duration, make_display
-    from cluster.driver import try_once
 
     farm_options = make_options(options, researcher="search")
     display = make_display()

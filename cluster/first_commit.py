@@ -1,0 +1,74 @@
+"""How a branch begins: with train.py as it is committed, under its profile's starting hyperparameters."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from agent.gitcommand import run_git
+from agent.patch import changed_constants, problem_with
+from agent.repository import head_train_py, train_py_at, uncommitted_train_py, working_train_py
+from agent.worktree import Worktree, branch_exists, checked_out_branch
+from cluster.hardware import platform_identity
+from cluster.options import FarmOptions
+from cluster.plans import LoopPlan
+from research.contract import UserError
+from research.hyperparameters import fit_to_profile, write_constants
+from results.experiment import Branch
+
+PREFIX = "autoresearch/"
+
+
+def start_branch(
+    options: FarmOptions, plan: LoopPlan, folder: Path, *, siblings: Sequence[Branch], say: Callable[[str], None]
+) -> Worktree:
+    """Starts a loop's branch in a worktree of its own. Raises UserError."""
+    text = siblings_baseline(options.repo, plan, siblings) or head_train_py(options.repo)
+    if text is None:
+        raise UserError(f"research/train.py isn't committed in {options.repo}: commit it first.")
+    edited = uncommitted_train_py(options.repo)
+    if edited is not None and options.dirty:
+        text = edited
+    elif edited is not None:
+        say("research/train.py has uncommitted edits: they are left out (--dirty takes them).")
+    text, _ = fit_to_profile(text, plan.contract.profile, free_memory(plan))
+    if branch_exists(options.repo, plan.branch_name) and not folder.exists():
+        raise UserError(f"The branch {plan.branch_name} exists, but this home doesn't know it: use another --tag.")
+    return Worktree.create(options.repo, folder, plan.branch_name, train_py=text)
+
+
+def siblings_baseline(repo: Path, plan: LoopPlan, siblings: Sequence[Branch]) -> str | None:
+    """Where another branch of the tag began on the same platform: devices of a kind start from one point."""
+    platform, contract_json = platform_identity(plan.device), plan.contract.to_json()
+    for branch in siblings:
+        if branch.platform == platform and branch.contract_json == contract_json:
+            return train_py_at(repo, branch.baseline_commit)
+    return None
+
+
+def start_in_place(repo: Path, plan: LoopPlan) -> Worktree:
+    """Puts the checkout on `branch`, whose first commit has the profile's starting hyperparameters; edits of train.py stay.
+
+    An `autoresearch/` branch that the checkout is on already, made by hand, is taken over as it is.
+    """
+    branch, profile, free_bytes = plan.branch_name, plan.contract.profile, free_memory(plan)
+    committed, working = head_train_py(repo), working_train_py(repo)
+    if committed is None or working is None:
+        raise UserError(f"research/train.py isn't committed in {repo}: commit it first.")
+    if checked_out_branch(repo) != branch:
+        run_git(repo, "switch", "--quiet", "--create", branch)
+    worktree = Worktree.in_place(repo, branch)
+    baseline, changes = fit_to_profile(committed, profile, free_bytes)
+    if changes:
+        message = f"Start {branch}: train.py with the {profile} profile's starting hyperparameters"
+        start_id = f"{branch.removeprefix(PREFIX)}-start"
+        commit = worktree.commit(baseline, message=message, parent=worktree.head(), experiment_id=start_id)
+        edited = {} if problem_with(working) else changed_constants(committed, working)
+        edits = {name: new for name, (_, new) in edited.items() if new is not None}
+        fitted, _ = fit_to_profile(working, profile, free_bytes)
+        worktree.advance(commit)
+        (repo / "research" / "train.py").write_text(write_constants(fitted, edits) if edits else fitted)
+    return worktree
+
+
+def free_memory(plan: LoopPlan) -> int | None:
+    """Bytes that the device batch has to fit; None where it need not."""
+    return plan.device.free_bytes if plan.device.kind == "cuda" else None
