@@ -94,21 +94,21 @@ def test_a_run_gives_its_result_its_progress_and_its_files(make_engine, spec):
     assert len(said) >= 2  # it took two seconds, and a worker shows every second that it lives
 
 
-def test_lost_runs_are_results_and_the_next_run_goes_on(make_engine, spec):
+def test_runs_take_turns_and_a_lost_one_is_a_result(make_engine, spec):
     async def use(engine, device):
-        lost = await engine.execute(device, "die", spec("lost"), quiet)
-        assert lost.status == "lost"
-        assert "last words" in lost.reason
-        assert (await engine.execute(device, "ok", spec("next"), quiet)).status == "ok"
+        runs = [("a", "ok"), ("b", "die"), ("c", "ok")]
+        results = await asyncio.gather(*(engine.execute(device, judge, spec(name), quiet) for name, judge in runs))
+        assert [result.run_id for result in results] == ["a", "b", "c"]
+        assert [result.status for result in results] == ["ok", "lost", "ok"]
+        assert "last words" in results[1].reason
 
     with_engine(make_engine, use)
 
 
-@pytest.mark.parametrize("train_py", ["traced", "stubborn traced"])
-def test_cancelling_ends_the_whole_tree(make_engine, spec, train_py, tmp_path):
+def test_cancelling_ends_the_whole_tree(make_engine, spec, tmp_path):
     async def use(engine, device):
         trace = tmp_path / "trace"
-        run = asyncio.create_task(engine.execute(device, f"{train_py} {trace}", spec(), quiet))
+        run = asyncio.create_task(engine.execute(device, f"stubborn traced {trace}", spec(), quiet))
         while not trace.exists() or trace.read_text().count(" ") < 1:
             await asyncio.sleep(0.05)
         pids = [int(pid) for pid in trace.read_text().split()]
@@ -120,16 +120,6 @@ def test_cancelling_ends_the_whole_tree(make_engine, spec, train_py, tmp_path):
         assert time.monotonic() - asked < 6.0
         assert living(pids) == []
         return pids
-
-    with_engine(make_engine, use)
-
-
-def test_runs_on_one_device_take_turns(make_engine, spec):
-    async def use(engine, device):
-        specs = [spec(name) for name in ("a", "b", "c")]
-        results = await asyncio.gather(*(engine.execute(device, "ok", each, quiet) for each in specs))
-        assert [result.run_id for result in results] == ["a", "b", "c"]
-        assert {result.status for result in results} == {"ok"}
 
     with_engine(make_engine, use)
 

@@ -72,6 +72,7 @@ def test_killed_and_gone_on_with(checkout: Checkout) -> None:
 
     output = checkout.farm(*command)
     assert "3 experiments, 1 kept" in output
+    check_terms(checkout, researcher)
     check_records(checkout)
     check_files(checkout)
     check_git(checkout)
@@ -79,6 +80,15 @@ def test_killed_and_gone_on_with(checkout: Checkout) -> None:
 
 def text_of(path: Path) -> str:
     return path.read_text() if path.exists() else ""
+
+
+def check_terms(checkout: Checkout, researcher: str) -> None:
+    """A branch goes on only under the terms that it began with."""
+    command = ("run", "--tag", "night", "--devices", "cpu", "--researcher", researcher, "--experiments", "3")
+    refused = checkout.farm(*command, "--budget", "2", status=2)
+    assert "TIME_BUDGET" in refused
+    assert "--tag" in refused
+    assert "3 experiments are done" in checkout.farm(*command, "--budget", "1")
 
 
 def check_records(checkout: Checkout) -> None:
@@ -144,16 +154,6 @@ def test_two_loops_on_two_branches(checkout: Checkout) -> None:
     branches = ["autoresearch/pair-cpu0", "autoresearch/pair-cpu0-2"]
     assert rows == [[branch, number, "keep"] for branch in branches for number in (0, 1)]
     assert "autoresearch/pair-cpu0-2" in checkout.farm("report")
-
-
-def test_a_branch_goes_on_only_under_its_terms(checkout: Checkout) -> None:
-    researcher = checkout.script({"title": "learn", "constants": {"LR": GOOD_LR}})
-    command = ("run", "--tag", "terms", "--devices", "cpu", "--researcher", researcher, "--experiments", "1")
-    checkout.farm(*command, "--budget", "1")
-    refused = checkout.farm(*command, "--budget", "2", status=2)
-    assert "TIME_BUDGET" in refused
-    assert "--tag" in refused
-    assert "1 experiments are done" in checkout.farm(*command, "--budget", "1")
 
 
 def test_try_by_hand(checkout: Checkout) -> None:
