@@ -140,9 +140,8 @@ class Farm:
     async def _start_loops_as_devices_join(self) -> None:
         """Loops begin when there is a device for them, and go on whatever devices come and go."""
         async for joined in self.dispatcher.changes():
-            active = {name for name, task in self._loops.items() if not task.done()}
             if self.options.engine == "ray":
-                self._starting = await asyncio.to_thread(self.planner.joining, joined, self.dispatcher.devices, active)
+                self._starting = await asyncio.to_thread(self.planner.joining, joined, self.dispatcher.devices)
             for plan in self._starting:
                 task = asyncio.create_task(self._run_loop(plan), name=plan.branch_name)
                 task.add_done_callback(lambda _: self._news.set())

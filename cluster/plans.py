@@ -56,16 +56,16 @@ class Planner:
         return [self._add(branch_for(self._options.tag, number, count, devices), devices[number % len(devices)])
                 for number in range(count)]  # fmt: skip
 
-    def joining(self, joined: Sequence[Device], serving: Collection[Device], active: Collection[str]) -> list[LoopPlan]:
+    def joining(self, joined: Sequence[Device], serving: Collection[Device]) -> list[LoopPlan]:
         """The loops that begin when devices have joined a cluster: one for each that has none of its platform yet.
 
-        `serving` are all devices that work, `active` the branches of loops that go on. Where a number of loops was asked for,
-        there are no more, and the first devices get them all.
+        `serving` are all devices that work. A loop that has ended counts too: a node that comes back starts nothing anew. Where
+        a number of loops was asked for, there are no more, and the first devices get them all.
         """
         limit = self._options.loops
         room = len(serving) if limit is None else limit - len(self.plans)
         devices = Counter(platform_identity(device) for device in serving)
-        loops = Counter(platform_identity(plan.device) for plan in self.plans if plan.branch_name in active)
+        loops = Counter(platform_identity(plan.device) for plan in self.plans)
         plans: list[LoopPlan] = []
         for device in joined:
             platform = platform_identity(device)

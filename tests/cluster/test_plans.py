@@ -41,26 +41,23 @@ A10 = replace(gpu(0), node="b", name="NVIDIA A10", memory_bytes=24 * 10**9, powe
 
 def test_each_device_gets_a_loop(make_planner) -> None:
     planner = make_planner()
-    assert names(planner.joining(H100[:2], H100[:2], set())) == ["night-gpu0", "night-gpu1"]
-    active = {plan.branch_name for plan in planner.plans}
-    assert names(planner.joining([A10], [*H100[:2], A10], active)) == ["night-gpu2"]
+    assert names(planner.joining(H100[:2], H100[:2])) == ["night-gpu0", "night-gpu1"]
+    assert names(planner.joining([A10], [*H100[:2], A10])) == ["night-gpu2"]
 
 
 def test_a_device_that_takes_anothers_place_takes_its_loop_along(make_planner) -> None:
     """A loop belongs to a platform: where a GPU of the same kind is gone, the new one works for the loop that is there."""
     planner = make_planner()
-    planner.joining(H100[:2], H100[:2], set())
-    active = {plan.branch_name for plan in planner.plans}
-    assert planner.joining([H100[2]], [H100[0], H100[2]], active) == []
-    assert names(planner.joining([A10], [H100[0], H100[2], A10], active)) == ["night-gpu2"]
+    planner.joining(H100[:2], H100[:2])
+    assert planner.joining([H100[2]], [H100[0], H100[2]]) == []
+    assert names(planner.joining([A10], [H100[0], H100[2], A10])) == ["night-gpu2"]
 
 
 def test_a_number_of_loops_is_kept_to(make_planner) -> None:
     planner = make_planner(loops=3)
-    assert names(planner.joining(H100[:2], H100[:2], set())) == ["night-gpu0", "night-gpu1", "night-gpu2"]
-    active = {plan.branch_name for plan in planner.plans}
-    assert planner.joining([A10], [*H100[:2], A10], active) == []
-    assert names(make_planner(loops=1).joining(H100, H100, set())) == ["night"]
+    assert names(planner.joining(H100[:2], H100[:2])) == ["night-gpu0", "night-gpu1", "night-gpu2"]
+    assert planner.joining([A10], [*H100[:2], A10]) == []
+    assert names(make_planner(loops=1).joining(H100, H100)) == ["night"]
 
 
 def test_branches_are_gone_on_with_by_platform(make_planner) -> None:
@@ -81,7 +78,7 @@ def test_branches_are_gone_on_with_by_platform(make_planner) -> None:
             )
         )
     joined = [A10, H100[0], H100[1]]
-    assert names(make_planner().joining(joined, joined, set())) == ["night-gpu1", "night-gpu0", "night-gpu2"]
+    assert names(make_planner().joining(joined, joined)) == ["night-gpu1", "night-gpu0", "night-gpu2"]
 
 
 def test_local_loops_are_named_by_their_device(make_planner) -> None:
