@@ -16,6 +16,7 @@ from cluster.hardware import Device, DeviceKind
 from cluster.home import inside_job, package_folder
 from cluster.ray_worker import NodeData, NodeWorker, Outcome, data_on_node, packed
 from cluster.worker import JUDGE_COMMAND, Progress
+from cluster.working_folder import zip_checkout
 from research.contract import Contract, UserError
 from research.result import RunResult, RunSpec
 from research.rows import PreparedData
@@ -33,9 +34,6 @@ CANCEL_SECONDS = 5.0
 
 SHIP_BYTES = 64 * 2**20
 """Prepared data up to this size is sent to the nodes; more is prepared there."""
-
-NOT_SENT = (".git", ".venv", "results/data", "results/fetched", ".pytest_cache", ".mypy_cache", ".ruff_cache")
-"""Of the project's folder, what no node needs."""
 
 Terms = Callable[[Device], tuple[Contract, PreparedData]]
 """The contract that a device works under and the farm's own data for it. Raises UserError."""
@@ -263,14 +261,17 @@ def join_cluster(address: str | None, gpus: tuple[int, ...] | None) -> None:
         settings |= {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
         if gpus is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
-    elif not inside_job() and (package_folder() / "pyproject.toml").is_file():
-        settings["runtime_env"] = {"working_dir": str(package_folder()), "excludes": list(NOT_SENT)}
     # started by `uv run`, Ray would start every worker by it too, which resolves the project anew on each node
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     import ray
 
     try:
-        ray.init(address=address, **settings)
+        with tempfile.TemporaryDirectory() as folder:
+            if address is not None and not inside_job() and (package_folder() / "pyproject.toml").is_file():
+                code = Path(folder) / "checkout.zip"
+                zip_checkout(package_folder(), code)
+                settings["runtime_env"] = {"working_dir": str(code)}
+            ray.init(address=address, **settings)
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         where = f"at {address}" if address else "on this machine"

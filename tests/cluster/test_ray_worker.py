@@ -22,7 +22,7 @@ def make_contract(tmp_path_factory) -> Make:
     def make(name: str) -> Contract:
         folder = tmp_path_factory.mktemp(name)
         words = random.Random(name)
-        for number in range(200):
+        for number in range(600):
             text = " ".join("".join(words.choices("abcdefghij", k=words.randint(2, 7))) for _ in range(500))
             (folder / f"{number}.txt").write_text(f"{name} {number} {text}")
         return replace(contract_for("cpu", source=f"files:{folder}"), EVAL_TOKENS=256 * 4)
