@@ -1,5 +1,6 @@
 """What the tests of the cluster package share."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,9 @@ import pytest
 from farm_samples import make_spec
 
 from research.result import RunSpec
+
+# Ray reads it when it is imported, and a farm's process sets it before: or its workers start by `uv run` where the tests do
+os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 
 @pytest.fixture
