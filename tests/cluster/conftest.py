@@ -1,17 +1,26 @@
 """What the tests of the cluster package share."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from farm_samples import make_spec
+from ray_samples import ray_cluster
 
 from research.result import RunSpec
 
 # Ray reads it when it is imported, and a farm's process sets it before: or its workers start by `uv run` where the tests do
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """A Ray of one node for all tests that change nothing about it."""
+    with ray_cluster() as cluster:
+        yield cluster
 
 
 @pytest.fixture

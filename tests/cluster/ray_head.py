@@ -19,8 +19,9 @@ CAN_TAKE = 60.0
 class RayHead:
     """Started by the constructor; ended by `stop`, which leaves every other Ray on the machine alone."""
 
-    def __init__(self, folder: Path) -> None:
-        """`folder` gets the token and the user's home that the head believes in."""
+    def __init__(self, folder: Path, *, gpus: int = 0) -> None:
+        """`folder` gets the token and the user's home that the head believes in; `gpus` is how many it has to give."""
+        self._gpus = gpus
         self.home, self.token_file = folder / "user", folder / "token"
         self.home.mkdir(parents=True)
         self.token_file.write_text(secrets.token_hex(16))
@@ -29,7 +30,7 @@ class RayHead:
         self._log = (folder / "head.log").open("w")
         command = [
             *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"),
-            *("--node-ip-address=127.0.0.1", "--port=0", f"--temp-dir={self.session}", "--num-cpus=2"),
+            *("--node-ip-address=127.0.0.1", "--port=0", f"--temp-dir={self.session}", f"--num-gpus={gpus}"),
             *("--dashboard-host=127.0.0.1", f"--dashboard-port={self.address.rpartition(':')[2]}"),
             *("--dashboard-agent-listen-port=0", f"--ray-client-server-port={free_port()}", "--object-store-memory=80000000"),
         ]
@@ -51,7 +52,7 @@ class RayHead:
         """What a user of this head has in the shell: where the token lies, but no RAY_AUTH_MODE."""
         strange = ("RAY_", "FARM_", "GIT_", "ANTHROPIC_")
         own = {name: value for name, value in os.environ.items() if not name.startswith(strange)}
-        return own | {"RAY_AUTH_TOKEN_PATH": str(self.token_file), "CUDA_VISIBLE_DEVICES": ""}
+        return own | {"RAY_AUTH_TOKEN_PATH": str(self.token_file)} | ({} if self._gpus else {"CUDA_VISIBLE_DEVICES": ""})
 
     def processes(self) -> list[psutil.Process]:
         """All that this head has started and that is still there."""

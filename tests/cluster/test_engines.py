@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from farm_samples import CPU, FAKE_JUDGE
-from ray_samples import living, ray_cluster
+from ray_samples import living
 
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.engine import ALIVE, Engine, LocalEngine
@@ -25,12 +25,6 @@ def data(tmp_path_factory):
     text = Path(sysconfig.get_path("stdlib"), "asyncio")
     contract = replace(contract_for("cpu", source=f"files:{text}"), EVAL_TOKENS=256 * 8)
     return contract, prepare(contract, cache=tmp_path_factory.mktemp("cache"), say=lambda line: None)
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with ray_cluster() as cluster:
-        yield cluster
 
 
 @pytest.fixture(params=["local", "ray"])

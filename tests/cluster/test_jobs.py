@@ -1,7 +1,6 @@
 """farm submit and farm fetch against a real Ray head."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from project_copy import commit, copy_project, git
 from ray_head import RayHead
 from tiny_checkout import GOOD_LR, TRAIN_PY
 
-from cluster.home import package_folder
 from cluster.ray_here import _belongs_to_ray, _open_ports
 from results.journal import read_journal
 
@@ -29,23 +28,11 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayHead]:
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The project with a train.py that learns in a second, and one idea."""
-    folder = tmp_path_factory.mktemp("checkouts") / "checkout"
-    folder.mkdir()
-    for package in ("research", "results", "agent", "cluster"):
-        ignored = shutil.ignore_patterns("__pycache__", "data", "fetched")
-        shutil.copytree(package_folder() / package, folder / package, ignore=ignored)
-    for name in ("pyproject.toml", "program.md", ".gitignore"):
-        shutil.copy(package_folder() / name, folder / name)
+    folder = copy_project(tmp_path_factory.mktemp("checkouts") / "checkout")
     (folder / "research" / "train.py").write_text(TRAIN_PY)
     (folder / "script.json").write_text(json.dumps([{"title": "learn", "constants": {"LR": GOOD_LR}}]))
-    git(folder, "init", "--quiet", "--initial-branch=main")
-    git(folder, "add", ".")
-    git(folder, "-c", "user.name=T", "-c", "user.email=t@localhost", "commit", "--quiet", "-m", "start")
+    commit(folder)
     return folder
-
-
-def git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 def farm(head: RayHead, folder: Path, *arguments: str, status: int = 0, **variables: str) -> str:
