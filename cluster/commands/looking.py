@@ -36,6 +36,11 @@ def status(options: argparse.Namespace) -> int:
         print(f"A farm is running on {home.folder} (process {client.pid}), tag {running['tag']}.")
         for branch, known in running["loops"].items():
             print(f"  {branch}: {_doing(known)}")
+        print(f"  devices: {', '.join(running['devices']) or 'none yet'}")
+        if running["waiting"]:
+            print(f"  in line: {', '.join(running['waiting'])}")
+        for device, reason in running["quarantined"].items():
+            print(f"  {device} gets no more work: {reason}")
     for history in histories:
         print(_standing_line(history))
     return 0

@@ -61,7 +61,9 @@ def test_killed_and_gone_on_with(checkout: Checkout) -> None:
 
     live = checkout.rows("SELECT id, decision FROM history ORDER BY number")
     assert live[:2] == [["night-0000", "keep"], ["night-0001", "keep"]]
-    assert "autoresearch/night" in checkout.farm("status")
+    status = checkout.farm("status")
+    assert "autoresearch/night" in status
+    assert "devices: cpu" in status
     assert str(farm.pid) in checkout.farm(*command, status=2)  # one farm a home
     if (checkout.home / "history.parquet").exists():
         assert len(pandas.read_parquet(checkout.home / "history.parquet")) >= 1
