@@ -16,9 +16,9 @@ from research.result import RunSpec
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A Ray of one node for all tests that change nothing about it."""
+    """A Ray of one node for a module's tests."""
     with ray_cluster() as cluster:
         yield cluster
 

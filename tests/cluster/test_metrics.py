@@ -47,7 +47,7 @@ def test_experiments_scores_and_duty_are_exported(cluster: Any) -> None:
     finally:
         ray.shutdown()
     assert found["ray_farm_best_val_bpb"] == (f'branch="{BRANCH}"', 1.25)
-    assert found["ray_farm_experiments_total"] == (f'branch="{BRANCH}",decision="keep"', 1.0)
+    assert found["ray_farm_experiments"] == (f'branch="{BRANCH}",decision="keep"', 1.0)
     assert found["ray_farm_duty"] == ('worker="node/cuda:0"', 1.0)
     assert found["ray_farm_waiting_runs"] == ("", 0.0)
 
