@@ -136,7 +136,8 @@ def _m004_work(connection: duckdb.DuckDBPyConnection) -> None:
 
         CREATE VIEW workers AS
         SELECT record ->> '$.worker' AS worker, arg_max(record ->> '$.state', seq) AS state,
-               any_value(record ->> '$.platform') AS platform, nullif(arg_max(coalesce(record ->> '$.reason', ''), seq), '') AS reason,
+               any_value(record ->> '$.platform') AS platform,
+               nullif(arg_max(coalesce(record ->> '$.reason', ''), seq), '') AS reason,
                min(created) AS first_seen, max(created) AS changed
         FROM events WHERE kind = 'worker' GROUP BY worker ORDER BY min(seq);
     """)
