@@ -1,0 +1,295 @@
+"""The sandbox of a process that runs a researcher's train.py: layers that stack, each probed before it is relied on.
+
+docs/threat-model.md tells which attack each layer stops. Layers are named by `Layers.names()`; what a run was really under is
+recorded with it. `auto` uses what the host has, `strict` refuses a host that lacks namespaces or Landlock, `off` is for one's own edits.
+"""
+
+import contextlib
+import ctypes
+import os
+import resource
+import select
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn, get_args
+
+from research import landlock, seccomp
+from research.contract import UserError
+from research.linux import (
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUSER,
+    CLONE_NEWUTS,
+    PR_SET_DUMPABLE,
+    PR_SET_NO_NEW_PRIVS,
+    die_with_parent,
+    drop_capabilities,
+    prctl,
+    unshare,
+)
+from research.namespaces import SCRATCH_FOLDERS, enter_root
+from research.visible import View, split_around
+
+SandboxMode = Literal["auto", "strict", "off"]
+SANDBOX_MODES: tuple[SandboxMode, ...] = get_args(SandboxMode)
+
+FIRST_IDENTITY = 790_000_000
+"""User ids from here on are the runs' own: every child of a judge gets one that nobody else has (only where the farm is root)."""
+
+BROKEN = 97
+"""Exit status of a process that could not be put into its sandbox: not the idea's fault."""
+
+MAX_TASKS = 4096
+"""Processes and threads of a run. A limit of the kernel's, which binds every user but root."""
+
+_NAMESPACES = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """Which layers this host has, or a run is under."""
+
+    identity: bool
+    """A user id of its own. An ordinary user can't give one."""
+    namespaces: bool
+    """User (where the farm is not root), mount, pid, net, ipc and uts namespaces."""
+    landlock: int
+    """Its version; 0 for none."""
+    seccomp: bool
+    linux: bool = True
+    """Without Linux there is a clean environment, bounds and supervision only."""
+
+    def names(self) -> tuple[str, ...]:
+        """As they are recorded."""
+        if not self.linux:
+            return ("supervision",)
+        names = ["supervision", "limits", "no new privileges", "no capabilities"]
+        names += ["identity"] if self.identity else []
+        names += ["namespaces"] if self.namespaces else []
+        names += [f"landlock {self.landlock}"] if self.landlock else []
+        names += ["seccomp"] if self.seccomp else []
+        return tuple(names)
+
+
+NO_LAYERS = Layers(identity=False, namespaces=False, landlock=0, seccomp=False, linux=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sandbox:
+    """What one child of the judge is put into."""
+
+    layers: Layers
+    view: View
+    shared: Path | None = None
+    """A folder of the judge's that this child writes to: compiled code of a train.py that is trusted."""
+    identity: int
+    """User and group id, where `layers` has an identity."""
+    disk_bytes: int
+    """All that it may write."""
+
+
+def probe(view: View, *, platform: str = sys.platform) -> Layers:
+    """The layers that work here, each tried in a process of its own that sees what a run would. Never raises."""
+    if platform != "linux":
+        return NO_LAYERS
+    version = landlock.abi()
+    namespaces = _works(lambda: _try_namespaces(view))
+    return Layers(
+        identity=os.geteuid() == 0 and _works(lambda: _try_identity(view, namespaces=namespaces)),
+        namespaces=namespaces,
+        landlock=version,
+        seccomp=_works(lambda: seccomp.install(seccomp.run_program())),
+    )
+
+
+def check_strict(layers: Layers) -> None:
+    """Raises a UserError that names what `--sandbox strict` misses here."""
+    missing = [name for name, there in (("namespaces", layers.namespaces), ("Landlock", layers.landlock),
+                                        ("seccomp", layers.seccomp)) if not there]  # fmt: skip
+    if missing:
+        raise UserError(f"This host has no {' and no '.join(missing)}, which --sandbox strict asks for: `farm doctor` says how to "
+                        "get it; --sandbox auto uses what is there.")  # fmt: skip
+
+
+def enter(sandbox: Sandbox, folder: Path, *, channel: int) -> None:
+    """Puts this process into the sandbox, for good; it must have one thread only. `folder` is its working directory.
+
+    With namespaces, three processes come of it: this one, which stays outside and waits; the first one inside, with whose end the
+    kernel ends all others inside; and one that returns from here. Those that wait pass its exit status on.
+    """
+    layers = sandbox.layers
+    try:
+        _bound_resources(sandbox)
+        if layers.namespaces:
+            _enter_namespaces(sandbox, folder, channel)
+        else:
+            _give_up_rights(sandbox)
+        _hide_files(sandbox, folder)
+        if layers.seccomp:
+            seccomp.install(seccomp.run_program())
+        if layers.namespaces:
+            _become_init(channel)
+    except OSError as error:
+        print(f"the sandbox could not be set up: {error}", file=sys.stderr, flush=True)
+        os._exit(BROKEN)
+
+
+def _bound_resources(sandbox: Sandbox) -> None:
+    _lower_limit(resource.RLIMIT_CORE, 0)
+    _lower_limit(resource.RLIMIT_FSIZE, sandbox.disk_bytes)
+    if sandbox.layers.identity or sandbox.layers.namespaces and os.geteuid():
+        _lower_limit(resource.RLIMIT_NPROC, MAX_TASKS)  # counted per identity, or within the user namespace
+
+
+def _lower_limit(kind: int, value: int) -> None:
+    _, most = resource.getrlimit(kind)
+    value = value if most == resource.RLIM_INFINITY else min(value, most)
+    resource.setrlimit(kind, (value, value))
+
+
+# --- namespaces -----------------------------------------------------------------------------------------------------
+
+
+def _enter_namespaces(sandbox: Sandbox, folder: Path, channel: int) -> None:
+    """Returns in the first process of the new namespaces, without rights; this process waits for its end."""
+    _unshare_all()
+    watched, held = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(watched)
+        _wait_outside(pid, channel)
+    os.close(held)
+    owner = sandbox.identity if sandbox.layers.identity else os.geteuid()
+    enter_root(sandbox.view, folder, shared=sandbox.shared, owner=owner, memory_bytes=sandbox.disk_bytes)
+    _give_up_rights(sandbox)
+    die_with_parent(signal.SIGKILL)
+    if select.select([watched], [], [], 0)[0]:  # the parent was gone before it was asked for
+        os._exit(1)
+    os.close(watched)
+
+
+def _unshare_all() -> None:
+    """New namespaces; an ordinary user gets them by a user namespace, in which it is itself."""
+    user, group = os.geteuid(), os.getegid()
+    if user == 0:
+        unshare(_NAMESPACES)
+        return
+    unshare(CLONE_NEWUSER | _NAMESPACES)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
+
+
+def _become_init(channel: int) -> None:
+    """Returns in a child of this process, which waits for its end: the first process of a namespace can't get signals as others do."""
+    pid = os.fork()
+    if pid:
+        _wait_outside(pid, channel)
+    os.setsid()
+    die_with_parent(signal.SIGKILL)
+
+
+def _wait_outside(pid: int, channel: int) -> NoReturn:
+    """Waits for a child, collecting what else ends, and ends as it did. It holds nothing open that others wait for."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (channel, 0, 1, 2):
+        os.dup2(nothing, descriptor)
+    while True:
+        with contextlib.suppress(InterruptedError):
+            ended, status = os.wait()
+            if ended == pid:
+                break
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        code = 128 - code
+    os._exit(code)
+
+
+# --- rights ---------------------------------------------------------------------------------------------------------
+
+
+def _give_up_rights(sandbox: Sandbox) -> None:
+    """Another identity, where there is one; no capabilities; no way to new ones."""
+    if sandbox.layers.identity:
+        os.setgroups([])
+        os.setresgid(sandbox.identity, sandbox.identity, sandbox.identity)
+        _drop_bounding_then_user(sandbox.identity)
+    else:
+        drop_capabilities()
+    prctl(PR_SET_DUMPABLE, 1)  # or /proc/self would be root's, and unreadable
+    prctl(PR_SET_NO_NEW_PRIVS, 1)
+
+
+def _drop_bounding_then_user(identity: int) -> None:
+    os.setresuid(identity, identity, identity)
+    drop_capabilities()
+
+
+def _hide_files(sandbox: Sandbox, folder: Path) -> None:
+    if not sandbox.layers.landlock:
+        return
+    view = sandbox.view
+    if sandbox.layers.namespaces:
+        writable = [folder, *map(Path, SCRATCH_FOLDERS)]
+        readable, listable = [*view.readable, Path("/proc")], [Path("/")]
+    else:
+        writable, listable, readable = [folder], [], [Path("/proc")]
+        for path in view.readable:
+            granted, listed = split_around(path, view.hidden)
+            readable += granted
+            listable += listed
+    writable += [sandbox.shared] if sandbox.shared else []
+    landlock.restrict(readable=readable, listable=listable, writable=writable, devices=view.devices)
+
+
+# --- probing --------------------------------------------------------------------------------------------------------
+
+
+def _works(attempt: Callable[[], None]) -> bool:
+    """Whether `attempt` succeeds in a process of its own."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        with contextlib.suppress(BaseException):
+            nothing = os.open(os.devnull, os.O_RDWR)
+            os.dup2(nothing, 2)
+            attempt()
+            code = 0
+        os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def _try_namespaces(view: View) -> None:
+    """Raises where a root of its own can't be made."""
+    import tempfile
+
+    folder = Path(tempfile.mkdtemp(prefix="autoresearch-probe-"))
+    _unshare_all()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        with contextlib.suppress(BaseException):
+            enter_root(view, folder, shared=None, owner=os.geteuid(), memory_bytes=2**20)
+            os.listdir("/proc/self")
+            code = 0
+        os._exit(code)
+    status = os.waitpid(pid, 0)[1]
+    folder.rmdir()
+    if status:
+        raise OSError("no root of its own")
+
+
+def _try_identity(view: View, *, namespaces: bool) -> None:
+    """Raises where another user could not read what a run needs: most often because Python lies in root's home."""
+    os.setgroups([])
+    os.setresgid(FIRST_IDENTITY, FIRST_IDENTITY, FIRST_IDENTITY)
+    os.setresuid(FIRST_IDENTITY, FIRST_IDENTITY, FIRST_IDENTITY)
+    if namespaces:
+        return  # what lies in another's home is bound where everybody can reach it
+    for path in view.readable:
+        os.stat(path)
