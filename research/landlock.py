@@ -1,4 +1,7 @@
-"""Landlock: which files a process may open, and whom it may signal or connect to (Linux `Documentation/userspace-api/landlock`)."""
+"""Landlock: which files a process may open, and whom it may signal or connect to.
+
+Source: Linux `Documentation/userspace-api/landlock`.
+"""
 
 import ctypes
 import os
@@ -42,7 +45,9 @@ def restrict(*, readable: Iterable[Path], listable: Iterable[Path], writable: It
     network = _NET_BIND_AND_CONNECT if version >= 4 else 0
     scoped = _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS if version >= 6 else 0
     attributes = struct.pack("=QQQ", handled, network, scoped)[: {1: 8, 2: 8, 3: 8, 4: 16, 5: 16}.get(version, 24)]
-    ruleset = syscall("landlock_create_ruleset", ctypes.c_char_p(attributes), ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
+    ruleset = syscall(
+        "landlock_create_ruleset", ctypes.c_char_p(attributes), ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0)
+    )
     try:
         for paths, rights in (
             (readable, READ),

@@ -1,5 +1,6 @@
-"""The few calls of Linux that Python has no name for. Each raises OSError with the call's name; nothing here decides anything."""
+"""The few calls of Linux that Python has no name for. Each raises OSError with the call's name."""
 
+import contextlib
 import ctypes
 import os
 import platform
@@ -96,10 +97,8 @@ def drop_capabilities() -> None:
             prctl(PR_CAPBSET_DROP, number)
         except OSError:  # past the last one, or without the right to (then there is none to lose)
             break
-    try:
+    with contextlib.suppress(OSError):  # an ordinary user: no_new_privs does the same
         prctl(PR_SET_SECUREBITS, _SECUREBITS_NOROOT_LOCKED)
-    except OSError:
-        pass  # an ordinary user: no_new_privs does the same
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     nothing = (ctypes.c_uint32 * 6)()
     syscall("capset", ctypes.byref(header), ctypes.byref(nothing))
@@ -119,4 +118,3 @@ def _checked(name: str, answer: int) -> int:
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")
     return answer
-

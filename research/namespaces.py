@@ -1,4 +1,4 @@
-"""A root folder of its own for a run, on memory that vanishes with it: what its View names, bound read-only, and nothing else."""
+"""A root folder of its own for a run, on memory that vanishes with it: what its View names, read-only, and nothing else."""
 
 import contextlib
 import os
@@ -25,14 +25,14 @@ SCRATCH_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 def enter_root(view: View, folder: Path, *, shared: Path | None, owner: int, memory_bytes: int) -> None:
     """Makes what `view` names the whole file system of this process, which has a mount and a process namespace of its own.
 
-    `folder`, with the files that lie in it, is there under its name, but a copy: it belongs to `owner`, as do /tmp and /dev/shm,
-    and all of them hold at most `memory_bytes`. `shared` is a folder that stays the outside's own, writable.
+    `folder`, with the files that lie in it, is there under its name, but a copy, and belongs to `owner`; it, /tmp and /dev/shm
+    together hold at most `memory_bytes`. `shared` is a folder that stays the outside's own, writable.
     """
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     mount("tmpfs", folder, "tmpfs", MS_NOSUID, f"mode=755,size={memory_bytes}")
     root = folder
-    os.chmod(root, 0o755)
+    root.chmod(0o755)
     _make_devices(view, root)
     for path in view.readable:
         _show(path, root)
@@ -43,7 +43,7 @@ def enter_root(view: View, folder: Path, *, shared: Path | None, owner: int, mem
     for name in SCRATCH_FOLDERS:
         place = root / name.lstrip("/")
         _make_folder(place)
-        os.chmod(place, 0o1777)
+        place.chmod(0o1777)
     home = root / folder.relative_to("/")
     _make_folder(home)
     for name, content in files.items():
@@ -68,7 +68,7 @@ def _make_devices(view: View, root: Path) -> None:
         bind(path, place)
     for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         _make_folder(root / "dev")
-        os.symlink(f"/proc/self/{target}", root / "dev" / name)
+        (root / "dev" / name).symlink_to(f"/proc/self/{target}")
 
 
 def _show(path: Path, root: Path) -> None:
@@ -78,7 +78,7 @@ def _show(path: Path, root: Path) -> None:
         place = root / link.relative_to("/")
         _make_folder(place.parent)
         with contextlib.suppress(FileExistsError):
-            os.symlink(target, place)
+            place.symlink_to(target)
     place = root / real.relative_to("/")
     if _is_shown(place, real):
         return
@@ -116,4 +116,3 @@ def _make_folder(path: Path) -> None:
     for folder in reversed(missing):
         folder.mkdir()
         folder.chmod(0o755)
-

@@ -1,16 +1,17 @@
 """The sandbox of a process that runs a researcher's train.py: layers that stack, each probed before it is relied on.
 
 docs/threat-model.md tells which attack each layer stops. Layers are named by `Layers.names()`; what a run was really under is
-recorded with it. `auto` uses what the host has, `strict` refuses a host that lacks namespaces or Landlock, `off` is for one's own edits.
+recorded with it. `auto` uses what the host has, `strict` refuses a host that lacks namespaces or Landlock, `off` is for one's
+own edits.
 """
 
 import contextlib
-import ctypes
 import os
 import resource
 import select
 import signal
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ SandboxMode = Literal["auto", "strict", "off"]
 SANDBOX_MODES: tuple[SandboxMode, ...] = get_args(SandboxMode)
 
 FIRST_IDENTITY = 790_000_000
-"""User ids from here on are the runs' own: every child of a judge gets one that nobody else has (only where the farm is root)."""
+"""User ids from here on are the runs' own: where the farm is root, every child of a judge gets one that nobody else has."""
 
 BROKEN = 97
 """Exit status of a process that could not be put into its sandbox: not the idea's fault."""
@@ -112,15 +113,15 @@ def check_strict(layers: Layers) -> None:
     missing = [name for name, there in (("namespaces", layers.namespaces), ("Landlock", layers.landlock),
                                         ("seccomp", layers.seccomp)) if not there]  # fmt: skip
     if missing:
-        raise UserError(f"This host has no {' and no '.join(missing)}, which --sandbox strict asks for: `farm doctor` says how to "
-                        "get it; --sandbox auto uses what is there.")  # fmt: skip
+        raise UserError(f"This host has no {' and no '.join(missing)}, which --sandbox strict asks for: `farm doctor` says "
+                        "how to get it; --sandbox auto uses what is there.")  # fmt: skip
 
 
 def enter(sandbox: Sandbox, folder: Path, *, channel: int) -> None:
-    """Puts this process into the sandbox, for good; it must have one thread only. `folder` is its working directory.
+    """Puts this process, which has one thread only, into the sandbox for good. `folder` is its working directory.
 
-    With namespaces, three processes come of it: this one, which stays outside and waits; the first one inside, with whose end the
-    kernel ends all others inside; and one that returns from here. Those that wait pass its exit status on.
+    With namespaces, three processes come of it: this one, which stays outside and waits; the first one inside, with whose end
+    the kernel ends all others inside; and one that returns from here. Those that wait pass its exit status on.
     """
     layers = sandbox.layers
     try:
@@ -142,7 +143,7 @@ def enter(sandbox: Sandbox, folder: Path, *, channel: int) -> None:
 def _bound_resources(sandbox: Sandbox) -> None:
     _lower_limit(resource.RLIMIT_CORE, 0)
     _lower_limit(resource.RLIMIT_FSIZE, sandbox.disk_bytes)
-    if sandbox.layers.identity or sandbox.layers.namespaces and os.geteuid():
+    if sandbox.layers.identity or (sandbox.layers.namespaces and os.geteuid()):
         _lower_limit(resource.RLIMIT_NPROC, MAX_TASKS)  # counted per identity, or within the user namespace
 
 
@@ -186,7 +187,7 @@ def _unshare_all() -> None:
 
 
 def _become_init(channel: int) -> None:
-    """Returns in a child of this process, which waits for its end: the first process of a namespace can't get signals as others do."""
+    """Returns in a child of this process, which waits for its end: signals pass the first process of a namespace by."""
     pid = os.fork()
     if pid:
         _wait_outside(pid, channel)
@@ -266,8 +267,6 @@ def _works(attempt: Callable[[], None]) -> bool:
 
 def _try_namespaces(view: View) -> None:
     """Raises where a root of its own can't be made."""
-    import tempfile
-
     folder = Path(tempfile.mkdtemp(prefix="autoresearch-probe-"))
     _unshare_all()
     pid = os.fork()
@@ -275,7 +274,7 @@ def _try_namespaces(view: View) -> None:
         code = 1
         with contextlib.suppress(BaseException):
             enter_root(view, folder, shared=None, owner=os.geteuid(), memory_bytes=2**20)
-            os.listdir("/proc/self")
+            list(Path("/proc/self").iterdir())
             code = 0
         os._exit(code)
     status = os.waitpid(pid, 0)[1]
@@ -292,4 +291,4 @@ def _try_identity(view: View, *, namespaces: bool) -> None:
     if namespaces:
         return  # what lies in another's home is bound where everybody can reach it
     for path in view.readable:
-        os.stat(path)
+        path.stat()

@@ -1,4 +1,6 @@
-"""A seccomp filter, written out as the few instructions of BPF that it needs (Linux `Documentation/userspace-api/seccomp_filter`).
+"""A seccomp filter, written out as the few instructions of BPF that it needs.
+
+Source: Linux `Documentation/userspace-api/seccomp_filter`.
 
 It names what a run may not ask the kernel for; all else is allowed, since torch, CUDA and compilers ask for much. So it is one
 layer of several: what a run may see is not its matter.
@@ -10,8 +12,19 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from research.linux import CLONE_NEWCGROUP, CLONE_NEWIPC, CLONE_NEWNET, CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWUSER, CLONE_NEWUTS
-from research.linux import PR_SET_NO_NEW_PRIVS, machine, prctl, syscall
+from research.linux import (
+    CLONE_NEWCGROUP,
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUSER,
+    CLONE_NEWUTS,
+    PR_SET_NO_NEW_PRIVS,
+    machine,
+    prctl,
+    syscall,
+)
 
 NUMBERS: Mapping[str, tuple[int | None, int | None]] = {
     # sockets: those that the judge gave stay usable, and pairs connect a process with its own children only
@@ -44,9 +57,7 @@ NUMBERS: Mapping[str, tuple[int | None, int | None]] = {
 """What a run may not call, by its number on x86_64 and on aarch64."""
 
 _CLONE, _CLONE3, _PRCTL, _IOCTL = (56, 220), (435, 435), (157, 167), (16, 29)
-_NEW_NAMESPACES = (
-    CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
-)
+_NEW_NAMESPACES = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
 _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 
@@ -84,14 +95,14 @@ def _rules(column: int) -> list[ArgumentRule]:
 
 
 def denied_program(names: Sequence[str]) -> bytes:
-    """A filter that answers EPERM to the calls `names` and allows all else. Raises OSError on a machine that it doesn't know."""
+    """A filter that answers EPERM to the calls `names` alone. Raises OSError on a machine that it doesn't know."""
     column = _column()
     numbers = [number for name in names if (number := NUMBERS[name][column]) is not None]
     return _program(numbers, (), column)
 
 
 def run_program() -> bytes:
-    """The filter of a run: NUMBERS, and those calls whose arguments decide. Raises OSError on a machine that it doesn't know."""
+    """The filter of a run: NUMBERS, and calls whose arguments decide. Raises OSError on a machine that it doesn't know."""
     column = _column()
     numbers = [pair[column] for pair in NUMBERS.values()]
     return _program([number for number in numbers if number is not None], _rules(column), column)

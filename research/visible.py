@@ -68,7 +68,7 @@ def is_within(path: Path, other: Path) -> bool:
 
 
 def split_around(path: Path, hidden: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """What to grant of `path` so that nothing of `hidden` is in it: paths, and the folders whose names alone are to be listed."""
+    """What to grant of `path` so that nothing of `hidden` is in it: paths, and folders of which only names are listed."""
     inside = [other for other in hidden if is_within(other, path)]
     if not inside:
         return [path], []
@@ -95,10 +95,10 @@ def links_on_the_way(path: Path) -> tuple[list[tuple[Path, str]], Path]:
             continue
         here = here / step
         if here.is_symlink():
-            target = os.readlink(here)
+            target = str(here.readlink())
             if len(links) >= 40:
                 raise OSError(40, f"{path}: too many symbolic links")
             links.append((here, target))
             ahead = [part for part in Path(target).parts if part != "/"] + ahead
-            here = Path("/") if os.path.isabs(target) else here.parent
+            here = Path("/") if Path(target).is_absolute() else here.parent
     return links, here
