@@ -89,8 +89,8 @@ def pivot_root(new_root: Path) -> None:
     os.chdir("/")
 
 
-def drop_capabilities() -> None:
-    """Gives up every capability for good, also for programs that are executed later."""
+def forbid_capabilities() -> None:
+    """Programs that are executed later can't get a capability either. Call it while there are rights to give up."""
     prctl(PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     for number in range(64):
         try:
@@ -99,6 +99,10 @@ def drop_capabilities() -> None:
             break
     with contextlib.suppress(OSError):  # an ordinary user: no_new_privs does the same
         prctl(PR_SET_SECUREBITS, _SECUREBITS_NOROOT_LOCKED)
+
+
+def drop_capabilities() -> None:
+    """Gives up every capability."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     nothing = (ctypes.c_uint32 * 6)()
     syscall("capset", ctypes.byref(header), ctypes.byref(nothing))

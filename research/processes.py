@@ -19,6 +19,8 @@ import psutil
 
 from research.channel import Channel
 from research.contract import CONTRACT_VARIABLE, Contract
+from research.linux import die_with_parent
+from research.sandbox import Sandbox, enter
 
 PASSED_ON = (
     "PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "TZ", "LD_LIBRARY_PATH", "PYTHONPATH", "VIRTUAL_ENV", "XDG_CACHE_HOME",
@@ -60,13 +62,16 @@ class Child:
     anew takes seconds. `main` finds its settings in the environment and its folder as the working directory.
     """
 
-    def __init__(self, main: Callable[[], None], *, folder: Path, environment: Mapping[str, str], log: "Log") -> None:
+    def __init__(self, main: Callable[[], None], *, folder: Path, environment: Mapping[str, str], log: "Log",
+                 sandbox: Sandbox | None) -> None:  # fmt: skip
         self.channel, theirs = Channel.pair()
         self._output, output = os.pipe()
         settings = {**environment, "AUTORESEARCH_CHANNEL": str(theirs.fileno())}
-        start = _fork if sys.platform == "linux" else _spawn
         with theirs:
-            self.process: _Process = start(main, folder, settings, channel=theirs.fileno(), output=output)
+            if sys.platform == "linux":
+                self.process: _Process = _fork(main, folder, settings, sandbox, channel=theirs.fileno(), output=output)
+            else:
+                self.process = _spawn(main, folder, settings, channel=theirs.fileno(), output=output)
         os.close(output)
         self.log = log
         self._pump = threading.Thread(target=self._copy_output, daemon=True)
@@ -82,9 +87,10 @@ class Child:
     def exit_code(self) -> int | None:
         """The exit code, once the process has ended and its output is in the log."""
         code = self.process.poll()
-        if code is not None:
-            self._join_pump()
-        return code
+        if code is None:
+            return None
+        self._join_pump()
+        return 128 - code if code > 128 else code  # how a process that waits for another passes a signal on
 
     def kill(self) -> None:
         """Ends the process and its session (which it may not have opened yet)."""
@@ -140,13 +146,17 @@ class _Forked:
         return self._code
 
 
-def _fork(main: Callable[[], None], folder: Path, settings: Mapping[str, str], *, channel: int, output: int) -> _Process:
+def _fork(main: Callable[[], None], folder: Path, settings: Mapping[str, str], sandbox: Sandbox | None, *, channel: int,
+          output: int) -> _Process:  # fmt: skip
     pid = os.fork()
     if pid:
         return _Forked(pid)
     code = 1
     try:
         _become_child(folder, settings, channel=channel, output=output)
+        if sandbox is not None:
+            die_with_parent(signal.SIGKILL)
+            enter(sandbox, folder, channel=channel)
         main()
         code = 0
     except SystemExit as end:
@@ -310,57 +320,3 @@ def _is_alive(process: psutil.Process) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
-
-
-class MemoryMonitor:
-    """Peak memory of a process tree, polled from outside: resident memory, or GPU memory as NVML sees it."""
-
-    def __init__(self, pid: int, *, gpu: bool, interval: float = 0.25) -> None:
-        self._pid, self._gpu, self._interval = pid, gpu, interval
-        self._peak_bytes = 0
-        self._stopped = threading.Event()
-        self._device_before = _gpu_used_bytes() if gpu else 0
-        self._thread = threading.Thread(target=self._poll, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> float | None:
-        """Peak MiB; None where nothing was seen."""
-        self._stopped.set()
-        self._thread.join()
-        return self._peak_bytes / 2**20 if self._peak_bytes else None
-
-    def _poll(self) -> None:
-        while not self._stopped.wait(self._interval):
-            with contextlib.suppress(psutil.Error):
-                self._peak_bytes = max(self._peak_bytes, self._now())
-
-    def _now(self) -> int:
-        tree = [psutil.Process(self._pid), *psutil.Process(self._pid).children(recursive=True)]
-        if self._gpu:
-            return _gpu_bytes_of({process.pid for process in tree}) or _gpu_used_bytes() - self._device_before
-        return sum(process.memory_info().rss for process in tree)
-
-
-def gpu_handle() -> object:
-    """The first GPU that this process sees, for NVML (which knows nothing of CUDA_VISIBLE_DEVICES). Raises NVMLError."""
-    import pynvml
-
-    pynvml.nvmlInit()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    if visible.isdigit():
-        return pynvml.nvmlDeviceGetHandleByIndex(int(visible))
-    return pynvml.nvmlDeviceGetHandleByUUID(visible)
-
-
-def _gpu_used_bytes() -> int:
-    import pynvml
-
-    return int(pynvml.nvmlDeviceGetMemoryInfo(gpu_handle()).used)
-
-
-def _gpu_bytes_of(pids: set[int]) -> int:
-    """GPU memory of processes; 0 where NVML can't tell them apart (in containers and virtual machines)."""
-    import pynvml
-
-    processes = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu_handle())
-    return sum(int(process.usedGpuMemory or 0) for process in processes if process.pid in pids)

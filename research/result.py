@@ -13,6 +13,11 @@ from research.contract import Contract
 RunStatus = Literal["ok", "crash", "oom", "diverged", "timeout", "invalid", "lost"]
 """`invalid` broke the rules; `lost` is a failure of the infrastructure and is not charged to the idea."""
 
+SandboxMode = Literal["auto", "strict", "off"]
+"""What of a sandbox there must be: what the host has, no less than namespaces and Landlock, or none."""
+
+SANDBOX_MODES: tuple[SandboxMode, ...] = get_args(SandboxMode)
+
 RUN_STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
 
 
@@ -36,6 +41,9 @@ class RunSpec:
     """Whether a run that would be kept leaves model.safetensors in the run folder."""
     threads: int | None = None
     """CPU threads; None leaves the choice to torch."""
+    sandbox: SandboxMode = "auto"
+    memory_bytes: int | None = None
+    """Of the host, for the run's processes together; None: most of what the host has."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

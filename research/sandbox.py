@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NoReturn, get_args
+from typing import NoReturn
 
 from research import landlock, seccomp
 from research.contract import UserError
@@ -30,14 +30,12 @@ from research.linux import (
     PR_SET_NO_NEW_PRIVS,
     die_with_parent,
     drop_capabilities,
+    forbid_capabilities,
     prctl,
     unshare,
 )
 from research.namespaces import SCRATCH_FOLDERS, enter_root
 from research.visible import View, split_around
-
-SandboxMode = Literal["auto", "strict", "off"]
-SANDBOX_MODES: tuple[SandboxMode, ...] = get_args(SandboxMode)
 
 FIRST_IDENTITY = 790_000_000
 """User ids from here on are the runs' own: where the farm is root, every child of a judge gets one that nobody else has."""
@@ -91,7 +89,7 @@ class Sandbox:
     identity: int
     """User and group id, where `layers` has an identity."""
     disk_bytes: int
-    """All that it may write."""
+    """All files that it may write, where it has a root of its own."""
 
 
 def probe(view: View, *, platform: str = sys.platform) -> Layers:
@@ -142,7 +140,6 @@ def enter(sandbox: Sandbox, folder: Path, *, channel: int) -> None:
 
 def _bound_resources(sandbox: Sandbox) -> None:
     _lower_limit(resource.RLIMIT_CORE, 0)
-    _lower_limit(resource.RLIMIT_FSIZE, sandbox.disk_bytes)
     if sandbox.layers.identity or (sandbox.layers.namespaces and os.geteuid()):
         _lower_limit(resource.RLIMIT_NPROC, MAX_TASKS)  # counted per identity, or within the user namespace
 
@@ -219,16 +216,12 @@ def _give_up_rights(sandbox: Sandbox) -> None:
     if sandbox.layers.identity:
         os.setgroups([])
         os.setresgid(sandbox.identity, sandbox.identity, sandbox.identity)
-        _drop_bounding_then_user(sandbox.identity)
-    else:
-        drop_capabilities()
+    forbid_capabilities()
+    if sandbox.layers.identity:
+        os.setresuid(sandbox.identity, sandbox.identity, sandbox.identity)
+    drop_capabilities()
     prctl(PR_SET_DUMPABLE, 1)  # or /proc/self would be root's, and unreadable
     prctl(PR_SET_NO_NEW_PRIVS, 1)
-
-
-def _drop_bounding_then_user(identity: int) -> None:
-    os.setresuid(identity, identity, identity)
-    drop_capabilities()
 
 
 def _hide_files(sandbox: Sandbox, folder: Path) -> None:

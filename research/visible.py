@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +39,7 @@ def view_of_run(*, private: Iterable[Path], gpu_minor: int | None, also_readable
     code = Path(__file__).resolve().parent
     packages = [Path(entry) for entry in sys.path if entry]
     libraries = [Path(entry) for name in LIBRARY_VARIABLES for entry in os.environ.get(name, "").split(os.pathsep) if entry]
-    kept_back = (Path.home(), code.parent, Path.cwd(), *private)
+    kept_back = (Path.home(), code.parent, Path.cwd(), Path(tempfile.gettempdir()))
     wanted = [*map(Path, SYSTEM_PATHS), Path(sys.prefix), Path(sys.base_prefix), *packages, *libraries]
     readable = [path for path in wanted if path.exists() and not any(is_within(other, path) for other in kept_back)]
     readable += [code, *also_readable]
@@ -57,7 +58,7 @@ def outermost(paths: Iterable[Path]) -> tuple[Path, ...]:
     """The paths without those that lie within others, by name."""
     chosen: list[Path] = []
     for path in sorted(set(paths), key=lambda path: len(path.parts)):
-        if not any(is_within(path, other) for other in chosen):
+        if not any(path.is_relative_to(other) for other in chosen):
             chosen.append(path)
     return tuple(chosen)
 

@@ -1,0 +1,148 @@
+"""What a run takes of the machine, polled from outside: its peak memory, and bounds that end it."""
+
+import contextlib
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+POLL_SECONDS = 0.25
+
+LEAST_FREE_MEMORY = 0.03
+"""Share of the host's memory that must stay free, whoever takes it: memory without a process's name on it counts so, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What all processes of a run may take together."""
+
+    memory_bytes: int
+    processes: int = 512
+    disk_bytes: int = 4 * 2**30
+    """In its working folders."""
+
+    @staticmethod
+    def of_host(memory_bytes: int | None = None) -> "Bounds":
+        """`memory_bytes`, else most of what the host has."""
+        return Bounds(memory_bytes=memory_bytes or int(0.9 * psutil.virtual_memory().total))
+
+
+class Supervisor:
+    """Polls the trees of some processes, and notes the first bound that they break."""
+
+    def __init__(self, pids: Sequence[int], folders: Sequence[Path], bounds: Bounds) -> None:
+        self.broken: str | None = None
+        """Which bound was broken, in words. The tree is ended by whoever asks."""
+        self._pids, self._folders, self._bounds = tuple(pids), tuple(folders), bounds
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _poll(self) -> None:
+        while self.broken is None and not self._stopped.wait(POLL_SECONDS):
+            self.broken = self._look()
+
+    def _look(self) -> str | None:
+        tree = [process for pid in self._pids for process in _tree_of(pid)]
+        memory = sum(map(_resident_bytes, tree))
+        host = psutil.virtual_memory()
+        if len(tree) > self._bounds.processes:
+            return f"out of processes: {len(tree)} ({self._bounds.processes} is the limit)"
+        if memory > self._bounds.memory_bytes:
+            return f"out of memory: {memory / 2**30:.1f} GiB ({self._bounds.memory_bytes / 2**30:.1f} GiB is the limit)"
+        if host.available < LEAST_FREE_MEMORY * host.total:
+            return f"out of memory: the host has {host.available / 2**30:.1f} GiB left"
+        written = sum(map(_bytes_below, self._folders))
+        if written > self._bounds.disk_bytes:
+            return f"out of disk: wrote {written / 2**30:.1f} GiB ({self._bounds.disk_bytes / 2**30:.1f} GiB is the limit)"
+        return None
+
+
+class MemoryMonitor:
+    """Peak memory of a process tree: resident memory, or GPU memory as NVML sees it."""
+
+    def __init__(self, pid: int, *, gpu: bool) -> None:
+        self._pid, self._gpu = pid, gpu
+        self._peak_bytes = 0
+        self._stopped = threading.Event()
+        self._device_before = _gpu_used_bytes() if gpu else 0
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> float | None:
+        """Peak MiB; None where nothing was seen."""
+        self._stopped.set()
+        self._thread.join()
+        return self._peak_bytes / 2**20 if self._peak_bytes else None
+
+    def _poll(self) -> None:
+        while not self._stopped.wait(POLL_SECONDS):
+            with contextlib.suppress(psutil.Error):
+                self._peak_bytes = max(self._peak_bytes, self._now())
+
+    def _now(self) -> int:
+        tree = _tree_of(self._pid)
+        if self._gpu:
+            return _gpu_bytes_of({process.pid for process in tree}) or _gpu_used_bytes() - self._device_before
+        return max(map(_resident_bytes, tree), default=0)
+
+
+def _tree_of(pid: int) -> list[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        top = psutil.Process(pid)
+        return [top, *top.children(recursive=True)]
+    return []
+
+
+def _resident_bytes(process: psutil.Process) -> int:
+    with contextlib.suppress(psutil.Error):
+        return int(process.memory_info().rss)
+    return 0
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += (Path(where) / name).lstat().st_blocks * 512
+    return total
+
+
+def gpu_handle() -> object:
+    """The first GPU that this process sees, for NVML (which knows nothing of CUDA_VISIBLE_DEVICES). Raises NVMLError."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    if visible.isdigit():
+        return pynvml.nvmlDeviceGetHandleByIndex(int(visible))
+    return pynvml.nvmlDeviceGetHandleByUUID(visible)
+
+
+def gpu_minor() -> int:
+    """The number in the name of that GPU's device file. Raises NVMLError."""
+    import pynvml
+
+    return int(pynvml.nvmlDeviceGetMinorNumber(gpu_handle()))
+
+
+def _gpu_used_bytes() -> int:
+    import pynvml
+
+    return int(pynvml.nvmlDeviceGetMemoryInfo(gpu_handle()).used)
+
+
+def _gpu_bytes_of(pids: set[int]) -> int:
+    """GPU memory of processes; 0 where NVML can't tell them apart (in containers and virtual machines)."""
+    import pynvml
+
+    processes = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu_handle())
+    return sum(int(process.usedGpuMemory or 0) for process in processes if process.pid in pids)
