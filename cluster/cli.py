@@ -25,7 +25,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "start": ("demo", "doctor", "prepare", "profile"),
     "research": ("run", "try", "stop"),
     "on a cluster": ("submit", "fetch"),
-    "look": ("status", "report", "show", "sql"),
+    "look": ("status", "report", "show", "sql", "audit", "verify"),
     "use what was found": ("diff", "apply", "sample"),
 }
 """The commands in the order of the help text."""
@@ -44,6 +44,8 @@ HANDLERS: dict[str, str] = {
     "report": "looking:report",
     "show": "looking:show",
     "sql": "looking:sql",
+    "audit": "auditing:audit",
+    "verify": "verifying:verify",
     "diff": "winning:diff",
     "apply": "winning:apply",
     "sample": "winning:sample",
@@ -222,6 +224,16 @@ def _add_look(command: AddCommand) -> None:
     sql.add_argument("--audit", action="store_true", help="show the table audit too: for people, not for researchers")
     _add_places(sql, cache=False)
     _add_json(sql)
+
+    audit = command("audit", "whether gains on validation are there on the audit rows too; for people, not for researchers")
+    audit.add_argument("branch", nargs="?", help="a branch or tag (default: all)")
+    _add_places(audit, cache=False)
+
+    verify = command("verify", "run an experiment again from its record, and compare; records nothing")
+    verify.add_argument("id", help="id or commit (or how it begins), or its number on the newest branch")
+    verify.add_argument("--num-shards", type=_positive(int), metavar="N", help="training shards that it was run with")
+    _add_devices(verify)
+    _add_places(verify)
 
 
 def _add_use(command: AddCommand) -> None:

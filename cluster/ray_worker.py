@@ -21,7 +21,7 @@ from research.prepare import find_prepared, prepare
 from research.result import RunResult, RunSpec
 from research.rows import PreparedData
 
-BROUGHT_BACK = ("run.log", "result.json", "model.safetensors")
+BROUGHT_BACK = ("run.log", "result.json", "rows.npz", "model.safetensors")
 """What of a run folder goes to the farm's home; train.py came from there."""
 
 RAYLET_SECONDS = 0.1

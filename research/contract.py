@@ -21,7 +21,7 @@ CACHE_VARIABLE = "AUTORESEARCH_CACHE"
 Literal = int | float | str | bool | tuple[float, ...]
 """What a hyperparameter of train.py can be."""
 
-JUDGE_FILES = ("judge.py", "score.py", "scorer.py", "session.py")
+JUDGE_FILES = ("handover.py", "judge.py", "row_scores.py", "score.py", "scorer.py", "seeds.py", "session.py")
 """The judge's own code: an edit of any of these changes the score fingerprint."""
 
 

@@ -6,15 +6,12 @@ two fresh processes answer rows whose cross-entropy is computed here.
 """
 
 import hashlib
-import json
-import math
 import os
 import secrets
 import shutil
-import struct
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,25 +32,27 @@ from research.channel import (
     shared_memory,
 )
 from research.contract import Contract, judge_sha256
+from research.handover import count_parameters, printable_shapes, reported_fields, tensor_shapes
 from research.processes import Child, Log, MemoryMonitor, child_environment, end_children
 from research.provenance import software_versions
 from research.result import RunResult, RunSpec, RunStatus
-from research.rows import PreparedData
+from research.row_scores import RowScores, save_row_scores
+from research.rows import PreparedData, Split
 from research.score import (
     CONSISTENCY_SHARE,
     MIN_CONSISTENCY_ROWS,
     Consistency,
-    bits_per_byte,
     compare_prefixes,
     cross_entropy,
+    row_scores,
     splice_rows,
     tolerance_for,
 )
+from research.seeds import seed_set_by
 
 MAX_TRAIN_PY_BYTES = 200_000
 MAX_REPORT_BYTES = 2**20
 MAX_REASON = 300
-MAX_HEADER_BYTES = 2**24
 HANG_UP_SECONDS = 10.0
 """How long a process may take to end after its connection has: giving back a GPU's memory takes a while."""
 
@@ -105,6 +104,7 @@ class Judge:
         self._emit, self._cancelled, self._echo = emit, cancelled, echo
         self._found: dict[str, Any] = {}
         self._children: list[Child] = []
+        self._rows_of: dict[Split, RowScores] = {}
         self._scorer_words = ""
         self._scratch = Path(tempfile.mkdtemp(prefix="autoresearch-run-"))
 
@@ -149,6 +149,9 @@ class Judge:
             compile(self.train_py, "train.py", "exec")
         except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
             raise RunEnded("crash", f"train.py does not parse: {str(error) or type(error).__name__}") from None
+        own_seed = seed_set_by(self.train_py)
+        if own_seed:
+            raise RunEnded("invalid", own_seed)
 
     def _start(self) -> None:
         """Starts trainer and scorers, and waits until all are ready; the rows are copied meanwhile."""
@@ -225,7 +228,11 @@ class Judge:
             except OSError:
                 raise RunEnded("invalid", "the handed-over tensors can still be written to") from None
         self._tensor_bytes = message.a
-        self._found["num_params"] = count_parameters(tensors, message.a)
+        try:
+            shapes = tensor_shapes(tensors, message.a)
+        except ValueError:
+            raise RunEnded("invalid", "the handed-over tensors are no safetensors") from None
+        self._found |= {"num_params": count_parameters(shapes), "tensor_shapes": printable_shapes(shapes)}
         if message.b <= MAX_REPORT_BYTES:
             self._found |= reported_fields(bytes(map_shared(words, message.b, writable=False)[:]))
         os.close(words)
@@ -243,7 +250,7 @@ class Judge:
         first, second = self.scorers
         answers = Answers(self, first, tensors)
         nats = answers.cross_entropies(rows, rng)
-        self._found["val_bpb"] = self._bits_per_byte(nats, rows)
+        self._found["val_bpb"] = self._bits_per_byte("val", nats, rows)
         would_keep = self.spec.keep_below is None or self._found["val_bpb"] < self.spec.keep_below
         self._audit(answers, rng, share=1.0 if would_keep else AUDIT_SHARE)
         answers.close()
@@ -260,7 +267,7 @@ class Judge:
     def _audit(self, answers: "Answers", rng: np.random.Generator, *, share: float) -> None:
         rows = np.asarray(self.data.load_rows("audit"))
         rows = rows[: max(1, round(share * len(rows)))]
-        self._found["audit_bpb"] = self._bits_per_byte(answers.cross_entropies(rows, rng), rows)
+        self._found["audit_bpb"] = self._bits_per_byte("audit", answers.cross_entropies(rows, rng), rows)
         self._found["audit_rows"] = len(rows)
 
     def _check_consistency(self, answers: "Answers", rows: np.ndarray, nats: np.ndarray, count: int,
@@ -274,15 +281,18 @@ class Judge:
         self._found |= {
             "consistency_rows": found.rows,
             "consistency_mean": found.mean,
+            "consistency_row_rms": found.row_rms,
+            "consistency_boundary": found.boundary,
             "consistency_max": found.largest,
         }
         broken = found.broken_rule(tolerance_for(self.device))
         if broken:
             raise RunEnded("invalid", broken)
 
-    def _bits_per_byte(self, nats: np.ndarray, rows: np.ndarray) -> float:
+    def _bits_per_byte(self, split: Split, nats: np.ndarray, rows: np.ndarray) -> float:
         require_finite(nats)
-        return bits_per_byte(nats, rows[:, 1:], self.data.token_bytes())
+        self._rows_of[split] = row_scores(nats, rows[:, 1:], self.data.token_bytes())
+        return self._rows_of[split].bits_per_byte
 
     # --- talking to children ----------------------------------------------------------------------------------------
 
@@ -357,6 +367,9 @@ class Judge:
             total_seconds=total_seconds,
             score_fingerprint=self.data.score_fingerprint(self.contract),
             data_fingerprint=self.data.data_fingerprint,
+            tokenizer_sha256=self.data.tokenizer_sha256,
+            val_sha256=self.data.val_sha256,
+            audit_sha256=self.data.audit_sha256,
             train_sha256=hashlib.sha256(self.train_py.encode()).hexdigest(),
             judge_sha256=judge_sha256(),
             software=software_versions(),
@@ -370,6 +383,8 @@ class Judge:
             log.write(ending)
         if self._echo:
             self._echo(ending)
+        if result.status == "ok":
+            save_row_scores(self.folder, self._rows_of)
         temporary = self.folder / "result.json.tmp"
         temporary.write_text(result.to_json())
         temporary.replace(self.folder / "result.json")
@@ -438,52 +453,6 @@ def rows_in_memory(data: PreparedData) -> int:
         memory.write(rows.data.cast("B"))
     seal(descriptor)
     return descriptor
-
-
-def count_parameters(descriptor: int, size: int) -> int:
-    """Numbers in a safetensors payload, by its header. Raises RunEnded where it has none."""
-    try:
-        (length,) = struct.unpack("<Q", os.pread(descriptor, 8, 0))
-        if length > min(size, MAX_HEADER_BYTES):
-            raise ValueError("header too long")
-        header = json.loads(os.pread(descriptor, length, 8))
-        numbers = sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
-        if not isinstance(numbers, int) or not 0 <= numbers <= 8 * size:
-            raise ValueError("more numbers than bits")
-        return numbers
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError, struct.error):
-        raise RunEnded("invalid", "the handed-over tensors are no safetensors") from None
-
-
-def reported_fields(encoded: bytes) -> dict[str, Any]:
-    """The child's own words as `reported_*` fields; what has the wrong type is left out."""
-    try:
-        report = json.loads(encoded)
-    except (ValueError, RecursionError):
-        return {}
-    if not isinstance(report, Mapping):
-        return {}
-    fields: dict[str, Any] = {}
-    for name, kind in (("steps", int), ("tokens", int), ("depth", int), ("recompiles", int), ("mfu_percent", float),
-                       ("peak_memory_mb", float), ("kernel", str)):  # fmt: skip
-        value = report.get(name)
-        if kind is str and isinstance(value, str):
-            fields[f"reported_{name}"] = "".join(filter(str.isprintable, value))[:80]
-        elif kind is not str and is_plain_number(value) and (kind is float or isinstance(value, int)):
-            fields[f"reported_{name}"] = value
-    curve = report.get("curve")
-    points = [point for point in curve[:1024] if is_curve_point(point)] if isinstance(curve, list) else []
-    fields["reported_curve"] = tuple((float(seconds), int(step), float(loss)) for seconds, step, loss in points)
-    return fields
-
-
-def is_plain_number(value: object) -> bool:
-    """Whether a value of JSON is a number that a database and another JSON parser can take, too."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**53
-
-
-def is_curve_point(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(map(is_plain_number, value))
 
 
 def ended_by_itself(child: Child) -> RunEnded:

@@ -34,7 +34,7 @@ class RunSpec:
     data_folder: str
     """The folder that `farm prepare` wrote (it holds manifest.json)."""
     run_folder: str
-    """Gets train.py, run.log and result.json."""
+    """Gets train.py, run.log, result.json and, of a run with a score, rows.npz (research/row_scores.py)."""
     keep_below: float | None = None
     """A val_bpb below this would be kept: such a run has every row checked for consistency and the whole audit shard scored."""
     save_model: bool = False
@@ -78,13 +78,22 @@ class RunResult:
     """MiB, measured from outside: GPU memory on a GPU, resident memory of the trainer's tree on a CPU."""
     num_params: int | None = None
     """Counted by the judge in the tensors that were handed over."""
+    tensor_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of the tensors that were handed over, by name; of very many only the first."""
     consistency_rows: int | None = None
     consistency_mean: float | None = None
-    """Mean difference of cross-entropy on shared prefixes, process B less process A, nats."""
+    """Mean over rows of the difference of cross-entropy on shared prefixes, process B less process A, nats a token."""
+    consistency_row_rms: float | None = None
+    """Root mean square over rows of the same."""
+    consistency_boundary: float | None = None
+    """Mean difference at the last token before the splice, nats."""
     consistency_max: float | None = None
     """Largest absolute difference of cross-entropy on a prefix token, nats."""
     score_fingerprint: str | None = None
     data_fingerprint: str | None = None
+    tokenizer_sha256: str | None = None
+    val_sha256: str | None = None
+    audit_sha256: str | None = None
     train_sha256: str | None = None
     judge_sha256: str | None = None
     software: dict[str, str] = field(default_factory=dict)
@@ -113,6 +122,7 @@ class RunResult:
         values: dict[str, Any] = json.loads(text)
         known = {f.name for f in fields(RunResult)}
         values = {name: value for name, value in values.items() if name in known}
+        values["tensor_shapes"] = {name: tuple(shape) for name, shape in values.get("tensor_shapes", {}).items()}
         values["sandbox"] = tuple(values.get("sandbox", ()))
         values["reported_curve"] = tuple(tuple(point) for point in values.get("reported_curve", ()))
         return RunResult(**values)

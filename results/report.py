@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from research.result import RunResult
+from results.drift import measure_drift
 from results.experiment import Branch, Decision, ExperimentRecord
+from results.verdict import too_equal
 
 TITLE_WIDTH = 48
 
@@ -31,7 +33,7 @@ def morning_report(branches: Sequence[tuple[Branch, Sequence[ExperimentRecord]]]
     """Ten lines a branch: what was gained, how sure it is, what failed, what it cost, and what to look at."""
     if not branches:
         return "Nothing is recorded yet.\n"
-    parts = [_branch_report(branch, records) for branch, records in branches]
+    parts = [_branch_report(branch, records, home) for branch, records in branches]
     if home is not None:
         parts.append(f"All of it: {home / 'journal.jsonl'}; ask with `farm sql`, or read {home / 'history.parquet'}.\n")
     return "\n".join(parts)
@@ -61,13 +63,14 @@ def show_text(record: ExperimentRecord) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _branch_report(branch: Branch, records: Sequence[ExperimentRecord]) -> str:
+def _branch_report(branch: Branch, records: Sequence[ExperimentRecord], home: Path | None) -> str:
     counts = {decision: len(_with(records, decision)) for decision in ("keep", "discard", "crash", "invalid", "lost")}
     experiments = sum(counts.values()) - counts["lost"]
     keeps = _with(records, "keep")
     lines = [
         f"{branch.name} on {branch.platform}, profile {branch.profile}",
         *_gain_lines(keeps),
+        *_warning_lines(records, keeps, home),
         f"{experiments} experiments: {counts['keep']} kept, {counts['discard']} discarded, {counts['crash']} crashed, "
         f"{counts['invalid']} invalid; {counts['lost']} lost to the infrastructure and not counted",
         _cost_line(records),
@@ -96,6 +99,18 @@ def _gain_lines(keeps: Sequence[ExperimentRecord]) -> list[str]:
         error = sigma * (1 / len(_charged(baseline)) + 1 / len(_charged(head))) ** 0.5
         sure += f"{gain / error:.1f} standard errors of that difference (sigma {sigma:.5f} a run); "
     return [line, f"{sure}{single} of {len(improvements)} gains come from a single run: unconfirmed"]
+
+
+def _warning_lines(records: Sequence[ExperimentRecord], keeps: Sequence[ExperimentRecord], home: Path | None) -> list[str]:
+    """What makes the gain doubtful: it isn't there on the audit rows, or seeds make no difference."""
+    lines = []
+    found = measure_drift(keeps[0], keeps[-1], home / "runs") if keeps and home is not None else None
+    if found is not None and found.alarm:
+        lines.append(f"ALARM: {found.alarm}")
+    runs_of: dict[str, list[RunResult]] = {}
+    for record in records:
+        runs_of.setdefault(record.experiment.commit, []).extend(record.runs)
+    return lines + [remark[0].upper() + remark[1:] for runs in runs_of.values() if (remark := too_equal(runs))]
 
 
 def _cost_line(records: Sequence[ExperimentRecord]) -> str:

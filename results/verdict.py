@@ -6,6 +6,7 @@ Scores are validation bits per byte (bpb), lower is better. A gain is the head's
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 from research.result import RunResult, RunStatus
@@ -25,6 +26,10 @@ SLACK_SIGMAS = 0.5
 
 CONTROL_SIGMAS = 3.0
 """How far the baseline may score from before until scores on both sides of a change of software don't compare."""
+
+EQUAL_SHARE = 1e-7
+"""Two runs whose val_bpb differ by less than this share are too equal: float32 sums of the same model differ by as much. Seeds
+differ by some thousandths, so that chance does this once in ten thousand pairs."""
 
 PRIOR_RUNS = 10
 """How many degrees of freedom the profile's prior sigma is worth against measured replicates."""
@@ -93,6 +98,7 @@ def decide(
     too_much = _memory_excess(runs, head, memory_cap)
     if decision == "keep" and too_much:
         decision, reason = "discard", f"{reason}; but {too_much}"
+    reason += _and(too_equal(runs))
     return Verdict(decision=decision, reason=reason, gain=gain, needed=needed, sigma=noise.sigma)
 
 
@@ -102,8 +108,8 @@ def baseline_verdict(runs: Sequence[RunResult]) -> Verdict:
     if failed is not None:
         return failed
     scores = _scores(runs)
-    words = f"baseline: val_bpb {_mean(scores):.4f}"
-    return Verdict(decision="keep", reason=words if len(scores) == 1 else f"{words}, the mean of {len(scores)} runs")
+    words = f"baseline: val_bpb {_mean(scores):.4f}" + (f", the mean of {len(scores)} runs" if len(scores) > 1 else "")
+    return Verdict(decision="keep", reason=words + _and(too_equal(runs)))
 
 
 def control_verdict(runs: Sequence[RunResult], baseline: ExperimentRecord, noise: Noise) -> Verdict:
@@ -122,7 +128,20 @@ def control_verdict(runs: Sequence[RunResult], baseline: ExperimentRecord, noise
         words += f" ({sigmas:.1f} sigma): scores of before don't compare any more, go on with another --tag"
     else:
         words += f" ({sigmas:.1f} sigma): scores still compare"
+    words += _and(too_equal([*runs, *baseline.runs]))
     return Verdict(decision="discard", reason=words, gain=-moved, sigma=noise.sigma)
+
+
+def too_equal(runs: Sequence[RunResult]) -> str:
+    """Names two runs of one commit whose seeds differ and whose scores don't; empty where there are none.
+
+    It is no proof: a model that did not learn at all scores the same under every seed. So it is said, and decides nothing.
+    """
+    scored = [(run, run.val_bpb) for run in runs if run.status == "ok" and run.val_bpb is not None]
+    for (first, a), (second, b) in combinations(scored, 2):
+        if first.seed != second.seed and abs(a - b) <= EQUAL_SHARE * abs(a):
+            return f"suspicious: {first.run_id} and {second.run_id} score the same under seeds {first.seed} and {second.seed}"
+    return ""
 
 
 def software_changes(records: Sequence[ExperimentRecord]) -> str:
@@ -144,6 +163,10 @@ def software_changes(records: Sequence[ExperimentRecord]) -> str:
         return ""
     before = baselines[-1]
     return ", ".join(f"{name} {before.get(name, 'none')} -> {now[name]}" for name in now if now[name] != before.get(name))
+
+
+def _and(remark: str) -> str:
+    return f"; {remark}" if remark else ""
 
 
 def _failure(runs: Sequence[RunResult]) -> Verdict | None:

@@ -43,3 +43,9 @@ def test_command_lines_are_found() -> None:
     found = {line.split()[0] for page in PAGES for line in command_lines(page)}
     assert found >= {"demo", "run", "try", "sql", "submit", "fetch", "doctor", "stop", "report"}
     assert any("--engine ray" in line for line in command_lines(ROOT / "docs" / "operations.md"))
+
+
+def test_the_odds_are_those_that_the_benchmark_prints() -> None:
+    from benchmarks.catching_odds import table
+
+    assert table() in (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8")

@@ -21,8 +21,8 @@ def diff(options: argparse.Namespace) -> int:
 
     home = find_home(options.home)
     history, head = _winner(home, options.branch)
-    before = _train_py(home, history.branch.baseline_commit)
-    text = unified_diff(before, _train_py(home, head.experiment.commit))
+    before = recorded_train_py(home, history.branch.baseline_commit)
+    text = unified_diff(before, recorded_train_py(home, head.experiment.commit))
     print(text.rstrip("\n") if text else f"{history.branch.name}: the baseline still stands, there is no difference.")
     return 0
 
@@ -36,7 +36,7 @@ def apply(options: argparse.Namespace) -> int:
         raise UserError("There is no checkout here to put train.py into: change to one.")
     home = find_home(options.home)
     history, head = _winner(home, options.branch)
-    text = _train_py(home, head.experiment.commit)
+    text = recorded_train_py(home, head.experiment.commit)
     edited = uncommitted_train_py(checkout)
     if edited is not None and edited != text and not options.force:
         raise UserError(f"{TRAIN_FILE} has uncommitted edits: commit them, or --force to lose them.")
@@ -109,7 +109,7 @@ def _winner(home: Home, name: str | None) -> tuple[BranchHistory, ExperimentReco
     return history, history.head
 
 
-def _train_py(home: Home, commit: str) -> str:
+def recorded_train_py(home: Home, commit: str) -> str:
     """train.py at a commit, from the repository that the farm works in."""
     from agent.repository import head_train_py, repository_for
 

@@ -42,7 +42,8 @@ def make_spec(folder: Path, run_id: str = "run1") -> RunSpec:
     )
 
 
-def make_history(home: Path, *, commits: tuple[str, str, str] = ("a" * 40, "b" * 40, "c" * 40)) -> None:
+def make_history(home: Path, *, commits: tuple[str, str, str] = ("a" * 40, "b" * 40, "c" * 40),
+                 audit_bpb: float | None = None) -> None:  # fmt: skip
     """A home with one branch: a baseline, a keep and a discard, of these commits."""
     branch = Branch(
         name="autoresearch/mar8",
@@ -85,6 +86,7 @@ def make_history(home: Path, *, commits: tuple[str, str, str] = ("a" * 40, "b" *
                 seed=1,
                 device="cpu",
                 val_bpb=val_bpb,
+                audit_bpb=audit_bpb,
                 training_seconds=15.0,
                 total_seconds=25.0,
             )

@@ -78,6 +78,7 @@ def test_killed_and_gone_on_with(checkout: Checkout) -> None:
     check_records(checkout)
     check_files(checkout)
     check_git(checkout)
+    check_audit_and_verify(checkout)
 
 
 def text_of(path: Path) -> str:
@@ -121,6 +122,17 @@ def check_files(checkout: Checkout) -> None:
     assert (folder / "progress.png").read_bytes().startswith(b"\x89PNG")
     history = checkout.home / "history.parquet"
     assert len(pandas.read_parquet(history)) == len(duckdb.sql(f"SELECT * FROM '{history}'").fetchall()) == 4
+
+
+def check_audit_and_verify(checkout: Checkout) -> None:
+    """Gains hold on the audit rows, by rows that the runs left; and a record is enough to get the same score again."""
+    audit = checkout.farm("audit")
+    assert "night-0000 -> night-0001" in audit and "+-" in audit and "ALARM" not in audit
+    before = (checkout.home / "journal.jsonl").read_bytes()
+    verified = checkout.farm("verify", "night-0002", "--devices", "cpu")
+    assert "\nreproduced: " in verified and "software: the same" in verified
+    assert (checkout.home / "journal.jsonl").read_bytes() == before
+    assert "has no score to reproduce: it ended as crash" in checkout.farm("verify", "3", status=2)
 
 
 def check_git(checkout: Checkout) -> None:

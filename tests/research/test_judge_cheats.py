@@ -60,6 +60,23 @@ def test_a_model_that_answers_by_memory_is_invalid(run: Runner) -> None:
     assert result.status == "invalid", result
 
 
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ("logits + 1e30", "ok"),
+        ("logits.double() * 1e300", "diverged"),
+        ("logits.index_fill(-1, torch.tensor([7]), float('inf'))", "diverged"),
+        ("logits.index_fill(-1, torch.tensor([7]), float('-inf'))", "ok"),
+        ("logits.index_fill(-1, torch.arange(256, 512), float('-inf'))", "diverged"),
+    ],
+    ids=["a huge constant", "beyond float32", "+inf", "an unused token at -inf", "used tokens at -inf"],
+)
+def test_whatever_the_logits_are_the_judge_normalises_them(change: str, status: str, run: Runner) -> None:
+    text = f"logits = self.out(self.embedding(ids))\n        return logits if self.training else {change}"
+    result = run(variant((FORWARD, text)), keep_below=0.0).result
+    assert result.status == status and (status == "ok" or "not finite" in result.reason), result
+
+
 @pytest.mark.parametrize("shape", ["[:, :, :-1]", "[:, :-1]", "[:1]", ".flatten()"])
 def test_logits_of_another_shape_are_invalid(shape: str, run: Runner) -> None:
     cut = f"logits = self.out(self.embedding(ids))\n        return logits if self.training else logits{shape}"

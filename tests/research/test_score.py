@@ -1,12 +1,28 @@
 """The judge's own arithmetic."""
 
+from dataclasses import asdict, replace
+
 import numpy as np
 import pytest
 import torch
 
-from research.score import Consistency, Tolerance, bits_per_byte, compare_prefixes, cross_entropy, splice_rows, tolerance_for
+from research.score import (
+    Consistency,
+    Splices,
+    Tolerance,
+    compare_prefixes,
+    cross_entropy,
+    row_scores,
+    splice_rows,
+    tolerance_for,
+)
 
-ALLOWED = Tolerance(mean=1e-4, boundary=1e-3, largest=0.05)
+ALLOWED = Tolerance(mean=1e-4, bias=1e-5, row_rms=2e-4, boundary=1e-3, largest=0.05)
+
+
+def consistency(**changes: float) -> Consistency:
+    """Of 400 rows that agree, but for `changes`."""
+    return replace(Consistency(rows=400, mean=0.0, error=0.0, row_rms=0.0, boundary=0.0, largest=0.0), **changes)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 8192])
@@ -20,11 +36,35 @@ def test_cross_entropy_is_normalised_here(chunk: int) -> None:
     torch.testing.assert_close(cross_entropy(logits + 1000, targets), found, atol=1e-3, rtol=1e-3)
 
 
+def test_huge_logits_are_normalised_and_impossible_tokens_left_out() -> None:
+    """A constant on all tokens changes nothing; -inf takes a token out, as an honest model may do with one that is padding."""
+    logits, targets = torch.randn(2, 3, 8), torch.randint(4, (2, 3))
+    masked = logits.clone()
+    masked[..., 4:] = float("-inf")
+    torch.testing.assert_close(cross_entropy(masked, targets), cross_entropy(logits[..., :4], targets))
+    assert cross_entropy(torch.full((1, 1, 8), 3e38), torch.zeros(1, 1, dtype=torch.int64)).item() == pytest.approx(np.log(8))
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_logits_that_are_no_numbers_give_none(value: float) -> None:
+    logits = torch.zeros(1, 2, 8)
+    logits[0, 1, 5] = value
+    assert cross_entropy(logits, torch.tensor([[1, 5]])).isfinite().tolist() == [[True, False]]
+
+
+def test_a_target_that_is_impossible_costs_without_bound() -> None:
+    logits = torch.zeros(1, 1, 8)
+    logits[..., 3] = float("-inf")
+    assert cross_entropy(logits, torch.tensor([[3]])).item() == float("inf")
+
+
 def test_bits_per_byte_weighs_by_bytes_and_leaves_special_tokens_out() -> None:
     token_bytes = np.array([1, 3, 0])
     targets = np.array([[0, 1, 2], [1, 1, 2]])
     nats = np.log(2) * np.array([[1.0, 2.0, 100.0], [3.0, 4.0, 100.0]])
-    assert bits_per_byte(nats, targets, token_bytes) == pytest.approx((1 + 2 + 3 + 4) / (1 + 3 + 3 + 3))
+    scores = row_scores(nats, targets, token_bytes)
+    assert scores.bytes.tolist() == [4, 6]
+    assert scores.bits_per_byte == pytest.approx((1 + 2 + 3 + 4) / (1 + 3 + 3 + 3))
 
 
 def test_splices_are_prefixes_with_another_rows_suffix() -> None:
@@ -39,7 +79,7 @@ def test_splices_are_prefixes_with_another_rows_suffix() -> None:
 
 
 @pytest.fixture
-def spliced() -> tuple[np.ndarray, np.ndarray, object]:
+def spliced() -> tuple[np.ndarray, np.ndarray, Splices]:
     """A's nats, B's equal ones, and the splices."""
     rng = np.random.default_rng(1)
     splices = splice_rows(rng.integers(0, 9, size=(20, 33)), 12, rng)
@@ -47,15 +87,17 @@ def spliced() -> tuple[np.ndarray, np.ndarray, object]:
     return nats, nats[splices.rows].copy(), splices
 
 
-def test_equal_answers_are_consistent(spliced: tuple) -> None:  # type: ignore[type-arg]
+def test_equal_answers_are_consistent(spliced: tuple[np.ndarray, np.ndarray, Splices]) -> None:
     nats, other, splices = spliced
     for n, length in enumerate(splices.lengths):
         other[n, length:] = 50.0  # behind the splice answers may be anything
     found = compare_prefixes(nats, other, splices)
-    assert found == Consistency(rows=12, mean=0.0, boundary=0.0, largest=0.0) and found.broken_rule(ALLOWED) is None
+    assert found == consistency(rows=12) and found.broken_rule(ALLOWED) is None
 
 
-def test_a_look_one_token_ahead_shows_at_the_last_position_of_the_prefix(spliced: tuple) -> None:  # type: ignore[type-arg]
+def test_a_look_one_token_ahead_shows_at_the_last_position_of_the_prefix(
+    spliced: tuple[np.ndarray, np.ndarray, Splices],
+) -> None:
     nats, other, splices = spliced
     other[np.arange(12), splices.lengths - 1] += 1.0
     found = compare_prefixes(nats, other, splices)
@@ -63,16 +105,44 @@ def test_a_look_one_token_ahead_shows_at_the_last_position_of_the_prefix(spliced
     assert "looks ahead" in str(found.broken_rule(ALLOWED))
 
 
-@pytest.mark.parametrize(("mean", "boundary", "largest"), [(2e-4, 0.0, 0.0), (0.0, 0.0, 0.06), (float("nan"), 0.0, 0.0)])
-def test_other_differences_break_the_rule_too(mean: float, boundary: float, largest: float) -> None:
-    assert "fresh process" in str(Consistency(rows=1, mean=mean, boundary=boundary, largest=largest).broken_rule(ALLOWED))
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"mean": 2e-4, "error": 1.0}, "on average"),
+        ({"mean": -2e-4}, "on average"),
+        ({"mean": 6e-5, "error": 1e-5}, "one way"),
+        ({"mean": -6e-5, "error": 1e-5}, "one way"),
+        ({"row_rms": 3e-4}, "from row to row"),
+        ({"largest": 0.06}, "for a token"),
+        ({"mean": float("nan")}, "on average"),
+        ({"row_rms": float("inf")}, "from row to row"),
+    ],
+)
+def test_other_differences_break_the_rule_too(changes: dict[str, float], where: str) -> None:
+    broken = consistency(**changes).broken_rule(ALLOWED)
+    assert broken is not None and broken.startswith(f"the same prefix got other answers in a fresh process, {where}")
+    assert "on 400 rows" in broken and len(broken) < 300
+
+
+@pytest.mark.parametrize("changes", [{"mean": 4e-5, "error": 1e-5}, {"mean": 1e-5}, {"mean": -9e-5, "error": 3e-5}])
+def test_a_mean_within_its_errors_or_below_the_floor_is_honest(changes: dict[str, float]) -> None:
+    assert consistency(**changes).broken_rule(ALLOWED) is None
+
+
+def test_differences_of_both_signs_do_not_cancel(spliced: tuple[np.ndarray, np.ndarray, Splices]) -> None:
+    nats, other, splices = spliced
+    other += np.where(np.arange(12) % 2, 0.001, -0.001)[:, None].astype(np.float32)
+    found = compare_prefixes(nats, other, splices)
+    assert abs(found.mean) < 1e-6 and abs(found.boundary) < 1e-6 and found.largest < 0.0011
+    assert found.row_rms == pytest.approx(0.001, rel=1e-3) and found.error == pytest.approx(0.001 / 11**0.5, rel=1e-3)
+    assert "from row to row" in str(found.broken_rule(ALLOWED))
 
 
 @pytest.mark.parametrize("boundary", [2e-3, -2e-3, float("nan")])
 def test_a_difference_at_the_boundary_counts_in_both_directions(boundary: float) -> None:
-    assert "looks ahead" in str(Consistency(rows=1, mean=0.0, boundary=boundary, largest=0.0).broken_rule(ALLOWED))
+    assert "looks ahead" in str(consistency(boundary=boundary).broken_rule(ALLOWED))
 
 
 def test_a_cpu_is_held_to_more_than_a_gpu() -> None:
     cpu, gpu = tolerance_for(torch.device("cpu")), tolerance_for(torch.device("cuda"))
-    assert cpu.mean < gpu.mean and cpu.boundary < gpu.boundary and cpu.largest < gpu.largest
+    assert all(limit < asdict(gpu)[name] for name, limit in asdict(cpu).items())

@@ -19,6 +19,7 @@ from results.verdict import (
     keep_threshold,
     needed_gain,
     software_changes,
+    too_equal,
 )
 
 HEAD = Head(commit="a", experiment_id="b", scores=(0.9979,), peak_memory_mb=45_000.0)
@@ -185,3 +186,27 @@ def test_pooling_is_the_weighted_mean_of_variances() -> None:
 def test_a_prior_must_be_positive() -> None:
     with pytest.raises(ValueError, match="positive"):
         estimate_noise(0.0, [])
+
+
+@pytest.mark.parametrize(
+    ("second", "suspicious"),
+    [
+        ({"val_bpb": 0.9979, "seed": 2}, True),
+        ({"val_bpb": 0.9979 * (1 + 5e-8), "seed": 2}, True),
+        ({"val_bpb": 0.9979 * (1 - 5e-7), "seed": 2}, False),
+        ({"val_bpb": 0.9979, "seed": 1}, False),  # the same run again
+        ({"val_bpb": 0.9979, "seed": 2, "status": "invalid"}, False),
+    ],
+)
+def test_scores_that_are_too_equal_are_named(second: dict[str, Any], suspicious: bool) -> None:
+    runs = [make_run("r1", 0.9979, seed=1), make_run("r2", **second)]
+    expected = "suspicious: r1 and r2 score the same under seeds 1 and 2" if suspicious else ""
+    assert too_equal(runs) == expected
+
+
+def test_a_verdict_says_what_is_suspicious_and_stays() -> None:
+    runs = [make_run("r1", 0.9860, seed=1), make_run("r2", 0.9860, seed=2)]
+    for verdict in (decide(runs, HEAD, NOISE), baseline_verdict(runs)):
+        assert verdict.decision == "keep" and verdict.reason.endswith("score the same under seeds 1 and 2")
+    baseline = ExperimentRecord(experiment=make_experiment(0), runs=(runs[0],))
+    assert "suspicious" in control_verdict([runs[1]], baseline, NOISE).reason

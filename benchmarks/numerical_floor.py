@@ -1,0 +1,181 @@
+"""How far an honest model's answers on the same prefix differ: the floor under the tolerances of research/score.py.
+
+    uv run python benchmarks/numerical_floor.py [--device cpu] [--profile cpu] [--repeats 3]
+
+Trains small models of several kinds for a moment on random text, then does what the judge does: all rows in random order, and
+spliced rows in another, in the judge's batches. Nothing is looked up and nothing is learned, so what differs is rounding. A
+second line compares with the same weights in float64: that is all rounding there is, and machines whose kernels depend on the
+shape of a batch differ from themselves by about twice as much at most. Prints a table, then the same as JSON.
+
+All differences are in nats a token.
+"""
+
+import argparse
+import copy
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from research.contract import CONTRACT_VARIABLE, PROFILES, Contract, Literal, starting_hyperparameters
+from research.hyperparameters import write_constants
+from research.judge import rows_per_batch
+from research.score import Consistency, compare_prefixes, cross_entropy, splice_rows, tolerance_for
+from research.session import load_train_py
+
+ROOT = Path(__file__).parent.parent
+TRAIN_STEPS = 60
+MAX_ROWS = 512
+"""Rows that are answered at most: those of an ordinary run under the standard profile."""
+
+
+class Experts(nn.Module):
+    """In place of an MLP: every token goes to the expert that it likes best, as a researcher might write it."""
+
+    def __init__(self, width: int, experts: int = 4) -> None:
+        super().__init__()
+        self.router = nn.Linear(width, experts, bias=False)
+        self.up = nn.Parameter(torch.randn(experts, width, 2 * width) / width**0.5)
+        self.down = nn.Parameter(torch.randn(experts, 2 * width, width) / (2 * width) ** 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, chosen = self.router(x).softmax(-1).max(-1)
+        out: Tensor = torch.zeros_like(x)
+        for expert, (up, down) in enumerate(zip(self.up, self.down, strict=True)):
+            mine = chosen == expert
+            out[mine] = (F.relu(x[mine] @ up).square() @ down).to(out.dtype)
+        out *= weights[..., None]
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of honest model."""
+
+    name: str
+    constants: dict[str, Literal]
+    """Of train.py, beside the profile's own."""
+    change: Callable[[nn.Module], None] = lambda model: None
+    bfloat16: bool = False
+    """Whether all of it is bfloat16 when it is scored."""
+
+
+def mix_experts(model: nn.Module) -> None:
+    for block in model.blocks:  # type: ignore[union-attr]
+        block.mlp = Experts(block.mlp.up.in_features)
+
+
+DEEP: dict[str, Literal] = {"DEPTH": 4, "ASPECT_RATIO": 64}
+KINDS = (
+    Kind(name="as shipped", constants={}),
+    Kind(name="deep and wide", constants=DEEP),
+    Kind(name="sliding windows", constants={**DEEP, "WINDOW_PATTERN": "SSSL", "SHORT_WINDOW_RATIO": 0.25}),
+    Kind(name="mixture of experts", constants={"DEPTH": 4}, change=mix_experts),
+    Kind(name="as shipped, bfloat16", constants={}, bfloat16=True),
+    Kind(name="deep and wide, bfloat16", constants=DEEP, bfloat16=True),
+    Kind(name="mixture of experts, bfloat16", constants={"DEPTH": 4}, change=mix_experts, bfloat16=True),
+)
+
+
+def random_text(contract: Contract, rows: int, rng: np.random.Generator) -> np.ndarray:
+    """Rows in which a token says something about the next, (rows, MAX_SEQ_LEN + 1): there is something to learn."""
+    followers = rng.integers(contract.VOCAB_SIZE, size=(contract.VOCAB_SIZE, 4))
+    text = np.empty((rows, contract.MAX_SEQ_LEN + 1), dtype=np.int64)
+    text[:, 0] = rng.integers(contract.VOCAB_SIZE, size=rows)
+    for position in range(contract.MAX_SEQ_LEN):
+        text[:, position + 1] = followers[text[:, position], rng.integers(4, size=rows)]
+    return text
+
+
+def built(kind: Kind, contract: Contract, device: torch.device) -> nn.Module:
+    """The kind's model, from the shipped train.py."""
+    os.environ[CONTRACT_VARIABLE] = contract.to_json()
+    constants = {**starting_hyperparameters(contract.profile), **kind.constants}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train.py"
+        path.write_text(write_constants((ROOT / "research" / "train.py").read_text(), constants))
+        module: ModuleType = load_train_py(path)
+    model: nn.Module = module.build_model()
+    kind.change(model)
+    return model.to(device)
+
+
+def trained(kind: Kind, contract: Contract, text: np.ndarray, device: torch.device) -> nn.Module:
+    """Trained until its answers are sure of something: an untrained model's logits are all alike, and so is their rounding."""
+    model = built(kind, contract, device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    rng = np.random.default_rng(2)
+    for _ in range(TRAIN_STEPS):
+        ids = torch.from_numpy(text[rng.integers(len(text), size=8)]).to(device)
+        optimizer.zero_grad()
+        loss: Tensor = F.cross_entropy(model(ids[:, :-1]).flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    return (model.bfloat16() if kind.bfloat16 else model).eval()
+
+
+@torch.inference_mode()
+def answers(model: nn.Module, rows: np.ndarray, targets: np.ndarray, contract: Contract, device: torch.device,
+            rng: np.random.Generator) -> np.ndarray:  # fmt: skip
+    """Nats of each target, (n, T) float32: in random order and in the judge's batches."""
+    batch = rows_per_batch(contract, device)
+    nats = np.empty(targets.shape, dtype=np.float32)
+    order = rng.permutation(len(rows))
+    for start in range(0, len(rows), batch):
+        chosen = order[start : start + batch]
+        logits = model(torch.from_numpy(rows[chosen, :-1]).to(device)).float()
+        nats[chosen] = cross_entropy(logits, torch.from_numpy(targets[chosen])).numpy()
+    return nats
+
+
+def measured(kind: Kind, contract: Contract, device: torch.device, repeats: int) -> dict[str, list[Consistency]]:
+    """What the judge would find, several times over; and once where its second process computed in float64."""
+    torch.manual_seed(1)
+    rng = np.random.default_rng(1)
+    rows = random_text(contract, min(MAX_ROWS, contract.eval_rows), rng)
+    model = trained(kind, contract, rows, device)
+    exact = copy.deepcopy(model).double()
+    nats = answers(model, rows, rows[:, 1:], contract, device, rng)
+
+    def compared(second: nn.Module) -> Consistency:
+        splices = splice_rows(rows, len(rows) // 2 + 3, rng)  # so that the last batch has another shape
+        other = answers(second, splices.ids, rows[splices.rows][:, 1:], contract, device, rng)
+        return compare_prefixes(nats, other, splices)
+
+    return {"": [compared(model) for _ in range(repeats)], " (float64)": [compared(exact)]}
+
+
+def worst(found: Sequence[Consistency]) -> dict[str, float]:
+    """The largest of each figure over the repeats."""
+    return {name: max(abs(getattr(one, name)) for one in found) for name in ("mean", "row_rms", "boundary", "largest")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="How far an honest model's answers on the same prefix differ.")
+    parser.add_argument("--device", default="cpu", help="cpu, mps or cuda:0 (default: cpu)")
+    parser.add_argument("--profile", default="cpu", choices=list(PROFILES), help="whose shapes (default: cpu)")
+    parser.add_argument("--repeats", type=int, default=3, help="of the whole comparison, for each model (default: 3)")
+    options = parser.parse_args()
+    device, contract = torch.device(options.device), PROFILES[options.profile].contract
+    figures: dict[str, dict[str, float]] = {}
+    print(f"{'largest of ' + str(options.repeats) + ', nats':<44}{'mean':>10}{'row rms':>10}{'boundary':>10}{'largest':>10}")
+    for kind in KINDS:
+        for how, found in measured(kind, contract, device, options.repeats).items():
+            figures[kind.name + how] = row = worst(found)
+            print(f"{kind.name + how:<44}" + "".join(f"{value:>10.1e}" for value in row.values()), flush=True)
+    allowed = asdict(tolerance_for(device))
+    print(f"{'allowed':<44}" + "".join(f"{allowed[name]:>10.1e}" for name in row))
+    terms = {"device": options.device, "profile": options.profile, "torch": torch.__version__}
+    print(json.dumps({**terms, "floor": figures, "allowed": allowed}))
+
+
+if __name__ == "__main__":
+    main()

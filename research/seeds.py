@@ -1,0 +1,99 @@
+"""Whether a train.py sets seeds of its own, as its text tells. Standard library only.
+
+With a seed of its own, a file's runs would all be alike, so that chance could neither be seen nor averaged away. This finds the
+habit, not an attack: who hides a seed is found by scores that are too equal (results/verdict.py).
+"""
+
+import ast
+from collections.abc import Iterator
+
+SEEDING_CALLS = frozenset(
+    {
+        *("random.seed", "random.Random"),
+        *("numpy.random.seed", "numpy.random.default_rng", "numpy.random.RandomState", "numpy.random.SeedSequence"),
+    }
+)
+SEEDING_METHODS = frozenset({"manual_seed", "manual_seed_all"})
+"""Of torch, torch.cuda, and any generator."""
+
+SEED_KEYWORDS = ("seed", "a")
+
+MAX_DEPTH = 50
+"""An expression nested deeper is no literal that anyone wrote."""
+
+
+def seed_set_by(train_py: str) -> str:
+    """The first call that sets a literal seed, as a reason in one line; empty where there is none. `train_py` must parse."""
+    tree = ast.parse(train_py)
+    origins = _origins(tree)
+    constants = _constants(tree)
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and _seeds_something(node.func, origins))
+    for call in sorted(calls, key=lambda call: call.lineno):
+        if any(_is_literal(argument, constants) for argument in _seed_arguments(call)):
+            words = " ".join((ast.get_source_segment(train_py, call) or "").split())
+            shown = words if len(words) <= 60 else words[:59] + "…"
+            return (
+                f"train.py line {call.lineno} sets a seed of its own ({shown}): seeds come from the judge, use session.reseed()"
+            )
+    return ""
+
+
+def _origins(tree: ast.Module) -> dict[str, str]:
+    """What imported names stand for: `np` for `numpy`, `seed` for `random.seed`."""
+    origins: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            origins |= {alias.asname: alias.name for alias in node.names if alias.asname}
+        elif isinstance(node, ast.ImportFrom):
+            origins |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
+    return origins
+
+
+def _constants(tree: ast.Module) -> dict[str, ast.expr]:
+    """Names that are assigned once, anywhere, and what to."""
+    found: dict[str, ast.expr] = {}
+    twice = set()
+    for node in ast.walk(tree):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        for target in targets:
+            if isinstance(target, ast.Name) and isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
+                twice |= {target.id} & found.keys()
+                found[target.id] = node.value
+        if isinstance(node, ast.arg):  # a parameter of that name can be anything
+            twice.add(node.arg)
+    return {name: value for name, value in found.items() if name not in twice}
+
+
+def _seeds_something(function: ast.expr, origins: dict[str, str]) -> bool:
+    parts: list[str] = []
+    node = function
+    while isinstance(node, ast.Attribute):
+        parts.append(node.attr)
+        node = node.value
+    if isinstance(node, ast.Name):
+        parts.append(origins.get(node.id, node.id))
+    name = ".".join(reversed(parts))
+    return name in SEEDING_CALLS or name.rpartition(".")[2] in SEEDING_METHODS
+
+
+def _seed_arguments(call: ast.Call) -> Iterator[ast.expr]:
+    yield from call.args[:1]
+    yield from (keyword.value for keyword in call.keywords if keyword.arg in SEED_KEYWORDS)
+
+
+def _is_literal(node: ast.expr, constants: dict[str, ast.expr], depth: int = 0) -> bool:
+    """Whether an expression's value is in the text: numbers and strings, arithmetic on them, and constants that hold them."""
+    if depth > MAX_DEPTH:
+        return False
+    if isinstance(node, ast.Constant):
+        return node.value is not None
+    parts: list[ast.expr] = []
+    if isinstance(node, ast.UnaryOp):
+        parts = [node.operand]
+    elif isinstance(node, ast.BinOp):
+        parts = [node.left, node.right]
+    elif isinstance(node, ast.Tuple | ast.List):
+        parts = node.elts
+    elif isinstance(node, ast.Name) and node.id in constants:
+        parts = [constants[node.id]]
+    return bool(parts) and all(_is_literal(part, constants, depth + 1) for part in parts)
