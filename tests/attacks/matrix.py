@@ -48,7 +48,7 @@ def row(outcome: Outcome) -> str:
 def carry_out(harness: Harness, options: argparse.Namespace) -> Iterator[Outcome]:
     gpus = torch.cuda.device_count()
     for attack in ATTACKS:
-        wanted = options.only in (None, attack.number) and options.name in attack.name
+        wanted = (options.only is None or attack.number in options.only) and options.name in attack.name
         if wanted and attack.needs_gpus <= gpus:
             for repeat in range(options.repeats):
                 yield harness.execute(attack, seed=1 + repeat)
@@ -76,7 +76,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--without-namespaces", action="store_true", help="as on a machine that lends no user namespaces")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each attack, with a seed each")
-    parser.add_argument("--only", type=int, help="the attacks of one number")
+    parser.add_argument("--only", type=int, nargs="+", help="the attacks of these numbers")
     parser.add_argument("--name", default="", help="the attacks whose name holds this")
     parser.add_argument("--honest", action="store_true", help="the honest controls instead")
     parser.add_argument("--output", type=Path, help="write the table there, and each line to stderr meanwhile")
