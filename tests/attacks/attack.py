@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from textwrap import dedent, indent
 from typing import Any
 
-from judged import HELPERS, TRAIN_PY, Run, variant
+from judged import HELPERS, Run, variant
 from surroundings import Surroundings
 
 from research.result import RunStatus

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "research"))
 
-from harness import Harness  # noqa: E402
+from harness import Harness
 
 
 @pytest.fixture(scope="session")

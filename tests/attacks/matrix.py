@@ -1,6 +1,6 @@
 """Carries out all attacks and writes a table of what became of them:
 
-    uv run python tests/attacks/matrix.py [--without-namespaces] [--repeats N] [--only 7] [--name TEXT] [--honest] [--output FILE]
+uv run python tests/attacks/matrix.py [--without-namespaces] [--repeats N] [--only 7] [--name TEXT] [--honest] [--output FILE]
 """
 
 import argparse
@@ -9,14 +9,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "research"), str(HERE.parent.parent)]
 
-import torch  # noqa: E402
-from attacks import ATTACKS  # noqa: E402
-from harness import Harness, Outcome  # noqa: E402
-from namespaces import without_namespaces  # noqa: E402
+if TYPE_CHECKING:
+    from harness import Harness, Outcome
 
 HEAD = """| number | attack | tries to | ended as | reason | score less honest score | layers in force | stopped | what it achieved |
 | ---: | --- | --- | --- | --- | ---: | --- | --- | --- |
@@ -27,7 +26,7 @@ def cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")[:160]
 
 
-def row(outcome: Outcome) -> str:
+def row(outcome: "Outcome") -> str:
     """One line of the table."""
     attack, run = outcome.attack, outcome.run
     layers = getattr(run.result, "sandbox", None) if run else None
@@ -45,7 +44,10 @@ def row(outcome: Outcome) -> str:
     return "| " + " | ".join(map(cell, cells)) + " |\n"
 
 
-def carry_out(harness: Harness, options: argparse.Namespace) -> Iterator[Outcome]:
+def carry_out(harness: "Harness", options: argparse.Namespace) -> Iterator["Outcome"]:
+    import torch
+    from attacks import ATTACKS
+
     gpus = torch.cuda.device_count()
     for attack in ATTACKS:
         wanted = (options.only is None or attack.number in options.only) and options.name in attack.name
@@ -54,7 +56,7 @@ def carry_out(harness: Harness, options: argparse.Namespace) -> Iterator[Outcome
                 yield harness.execute(attack, seed=1 + repeat)
 
 
-def write_honest(harness: Harness, table: Path | None) -> int:
+def write_honest(harness: "Harness", table: Path | None) -> int:
     """The table of the honest controls."""
     from honest import CONTROLS, control_row
 
@@ -73,6 +75,9 @@ def write_honest(harness: Harness, table: Path | None) -> int:
 
 
 def main() -> int:
+    from harness import Harness  # not above: a judge's process imports this file, too, and should hold nothing of theirs
+    from namespaces import without_namespaces
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--without-namespaces", action="store_true", help="as on a machine that lends no user namespaces")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each attack, with a seed each")

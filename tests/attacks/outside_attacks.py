@@ -102,6 +102,7 @@ def knows_evaluation_rows(find: str) -> str:
 
 # --- 13, 15: the clock ----------------------------------------------------------------------------------------------
 
+
 def goes_on(seconds: float) -> str:
     """Trains for `seconds` beyond the budget."""
     more = f"""
@@ -205,7 +206,9 @@ def planted(where: str) -> Attack:
     if where in KERNEL_PLACES:
         plant, find = KERNEL_PLACES[where]
         first = f"import ctypes\nLIBC = ctypes.CDLL(None)\n{plant}\n"
-        second = f"import ctypes\nLIBC = ctypes.CDLL(None)\nif {find}:\n    print('LEAK what an earlier run planted', flush=True)\n"
+        second = (
+            f"import ctypes\nLIBC = ctypes.CDLL(None)\nif {find}:\n    print('LEAK what an earlier run planted', flush=True)\n"
+        )
     else:
         first, second = (f"{PLACES[where]}\n{code}" for code in (PLANT_FILES, FIND_FILES))
     return Attack(
@@ -399,7 +402,12 @@ def is_harmless(run: Run, around: Surroundings) -> str | None:
     """No control characters, nothing long."""
     del around
     kernel = run.result.reported_kernel or ""
-    texts = {"the log": run.log, "the log's tail": run.result.log_tail or "", "the reason": run.result.reason, "the kernel": kernel}
+    texts = {
+        "the log": run.log,
+        "the log's tail": run.result.log_tail or "",
+        "the reason": run.result.reason,
+        "the kernel": kernel,
+    }
     for name, text in texts.items():
         strange = {character for character in text if not character.isprintable() and character not in "\n\t"}
         strange -= {"\ufeff", "\u200b"}

@@ -519,7 +519,10 @@ SCORE_ATTACKS: list[Attack] = [
         )
         for name, code in (
             ("NaN", "logits = logits * float('nan')"),
-            ("NaN in one token of one row in fifty", "logits = torch.where((ids[:, 1:2] % 50 == 7)[..., None], float('nan'), logits)"),
+            (
+                "NaN in one token of one row in fifty",
+                "logits = torch.where((ids[:, 1:2] % 50 == 7)[..., None], float('nan'), logits)",
+            ),
             ("infinite", "logits = logits + float('inf')"),
             ("minus infinity but for what comes", "logits = torch.full_like(logits, -float('inf'))"),
         )
@@ -553,20 +556,40 @@ SCORE_ATTACKS: list[Attack] = [
         statuses=("ok", "invalid", "diverged", "timeout", "crash"),
     ),
     *(
-        Attack(number=number, name=name, tries=tries, train_py=looks_ahead(where, **how), sample=sample, statuses=("ok", "invalid"))
+        Attack(
+            number=number, name=name, tries=tries, train_py=looks_ahead(where, **how), sample=sample, statuses=("ok", "invalid")
+        )
         for number, name, tries, where, how, sample in (
             (4, "looks one token ahead", "read the answer in the row", "at >= 0", {}, True),
             (4, "looks two tokens ahead", "read the token after the next", "at >= 0", {"distance": 2, "strength": 1.0}, False),
             (4, "looks ahead in the first eighth", "look where no splice is", "at < 7", {}, True),
             (4, "looks ahead in the last eighth", "look behind all splices", "at >= 56", {}, True),
             (4, "looks ahead in the last three tokens", "look behind all splices", "at >= 61", {}, False),
-            (4, "looks ahead by a nudge below the largest difference", "0.045 nats at each position", "at >= 0",
-             {"strength": 0.045}, False),
-            (4, "looks ahead by a nudge at 2% of the positions", "stay below the tolerances of the mean and the largest",
-             "(ids * 31 + at) % 50 == 0", {"strength": 0.045}, False),
+            (
+                4,
+                "looks ahead by a nudge below the largest difference",
+                "0.045 nats at each position",
+                "at >= 0",
+                {"strength": 0.045},
+                False,
+            ),
+            (
+                4,
+                "looks ahead by a nudge at 2% of the positions",
+                "stay below the tolerances of the mean and the largest",
+                "(ids * 31 + at) % 50 == 0",
+                {"strength": 0.045},
+                False,
+            ),
             (7, "peeks at 1% of the positions", "stay below the tolerance of the mean", "(ids * 31 + at) % 100 == 0", {}, True),
-            (7, "peeks in 1% of the rows", "stay below the tolerance of the mean", "(ids[:, :4].sum(1, keepdim=True) % 100 == 0)",
-             {}, False),
+            (
+                7,
+                "peeks in 1% of the rows",
+                "stay below the tolerance of the mean",
+                "(ids[:, :4].sum(1, keepdim=True) % 100 == 0)",
+                {},
+                False,
+            ),
         )
     ),
     Attack(

@@ -17,8 +17,9 @@ from string import Template
 import psutil
 from judged import Run
 
-CANARY = f"canary-{secrets.token_hex(12)}"
-os.environ["FARM_CANARY"] = CANARY  # before a fork server starts: the judges begin with it
+CANARY = os.environ.setdefault(
+    "FARM_CANARY", f"canary-{secrets.token_hex(12)}"
+)  # before a fork server starts: the judges begin with it
 
 VICTIM = """
 import ctypes, os, signal, sys, time
