@@ -38,8 +38,8 @@ CAUGHT: tuple[RunStatus, ...] = ("invalid",)
 class Attack:
     """One train.py that tries what it must not.
 
-    In its texts `$name` stands for a target of Surroundings. Where it gets at something that it should not have, it prints a line
-    that begins with LEAK (a scorer, which has no log, ends with it as its last words).
+    In its texts `$name` stands for a target of Surroundings. Where it gets at something that it should not have, it prints a
+    line that begins with LEAK (a scorer, which has no log, ends with it as its last words).
     """
 
     number: int

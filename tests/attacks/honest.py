@@ -9,7 +9,7 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from attack import BUILD, FINISH, FORWARD, HONEST, lines
+from attack import FINISH, FORWARD, HONEST, lines
 from harness import Harness
 from judged import Run, variant
 from safetensors.torch import load_file
@@ -154,8 +154,10 @@ CONTROLS: tuple[Control, ...] = (
     Control(name="experts by the token's choice", train_py=EXPERTS),
     Control(name="experts that get the tokens routed to them", train_py=ROUTED_EXPERTS, sample=True),
     Control(name="tied weights", train_py=TIED, sample=True),
-    Control(name="label smoothing", train_py=variant((LOSS, LOSS.replace("y.flatten())", "y.flatten(), label_smoothing=0.1)")),
-                                                     text=HONEST)),
+    Control(
+        name="label smoothing",
+        train_py=variant((LOSS, LOSS.replace("y.flatten())", "y.flatten(), label_smoothing=0.1)")), text=HONEST),
+    ),
     Control(name="z-loss", train_py=variant((LOSS, LOSS + " + 1e-3 * model(x).logsumexp(-1).square().mean()"), text=HONEST)),
     Control(name="hashed n-grams of the past", train_py=HASHED_NGRAMS, sample=True),
     Control(name="counts within its own row", train_py=COUNTS_WITHIN_ITS_ROW, sample=True),
@@ -166,15 +168,25 @@ CONTROLS: tuple[Control, ...] = (
     Control(name="batches of 1", train_py=variant(("BATCH_SIZE = 8", "BATCH_SIZE = 1"), text=HONEST)),
     Control(name="weights averaged at the end", train_py=AVERAGED),
     Control(name="slow at its first rows", train_py=SLOW_AT_FIRST),
-    Control(name="weights in bfloat16", train_py=variant((FINISH, "    model.bfloat16()\n" + FINISH),
-                                                         (BUILD + "    return Model()", BUILD + "    return Model()"),
-                                                         (FORWARD, "return self.out(self.embedding(ids)).float()"), text=HONEST)),
-    Control(name="logits in half precision", train_py=variant((FORWARD, "logits = self.out(self.embedding(ids))\n        "
-                                                               "return logits if self.training else logits.half()"), text=HONEST)),
-    Control(name="dropout", train_py=variant((FORWARD, "return self.out(F.dropout(self.embedding(ids), 0.1, self.training))"),
-                                             text=HONEST)),
+    Control(
+        name="weights in bfloat16",
+        train_py=variant(
+            (FINISH, "    model.bfloat16()\n" + FINISH), (FORWARD, "return self.out(self.embedding(ids)).float()"), text=HONEST
+        ),
+    ),
+    Control(
+        name="logits in half precision",
+        train_py=variant(
+            (FORWARD, "logits = self.out(self.embedding(ids))\n        return logits if self.training else logits.half()"),
+            text=HONEST,
+        ),
+    ),
+    Control(
+        name="dropout",
+        train_py=variant((FORWARD, "return self.out(F.dropout(self.embedding(ids), 0.1, self.training))"), text=HONEST),
+    ),
     Control(name="compiled", train_py=COMPILED, slow=True),
-)  # fmt: skip
+)
 
 
 @contextmanager
@@ -203,7 +215,7 @@ def score_by_itself(harness: Harness, control: Control, run: Run) -> float:
     rows = torch.from_numpy(np.asarray(data.load_rows("val")[: contract.eval_rows]).astype(np.int64))
     nats, total = 0.0, 0
     with torch.inference_mode():
-        for part in rows.split(7):
+        for part in torch.split(rows, 7):
             x, y = part[:, :-1], part[:, 1:]
             logs = network(x).double().log_softmax(-1)
             loss = -logs.gather(2, y[..., None])[..., 0]

@@ -17,9 +17,9 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "research"), str(HERE.parent.parent
 if TYPE_CHECKING:
     from harness import Harness, Outcome
 
-HEAD = """| number | attack | tries to | ended as | reason | score less honest score | layers in force | stopped | what it achieved |
-| ---: | --- | --- | --- | --- | ---: | --- | --- | --- |
-"""
+COLUMNS = ("number", "attack", "tries to", "ended as", "reason", "score less honest score", "layers in force", "stopped",
+           "what it achieved")  # fmt: skip
+HEAD = f"| {' | '.join(COLUMNS)} |\n| ---: | --- | --- | --- | --- | ---: | --- | --- | --- |\n"
 
 
 def cell(text: str) -> str:
@@ -75,11 +75,12 @@ def write_honest(harness: "Harness", table: Path | None) -> int:
 
 
 def main() -> int:
+    from conditions import with_tolerances_of_a_gpu, without_namespaces
     from harness import Harness  # not above: a judge's process imports this file, too, and should hold nothing of theirs
-    from namespaces import without_namespaces
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--without-namespaces", action="store_true", help="as on a machine that lends no user namespaces")
+    parser.add_argument("--gpu-tolerances", action="store_true", help="let scorers differ by as much as on a GPU")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each attack, with a seed each")
     parser.add_argument("--only", type=int, nargs="+", help="the attacks of these numbers")
     parser.add_argument("--name", default="", help="the attacks whose name holds this")
@@ -87,7 +88,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="write the table there, and each line to stderr meanwhile")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="attacks-"))
-    harness = Harness.start(folder, before=without_namespaces if options.without_namespaces else None)
+    before = without_namespaces if options.without_namespaces else with_tolerances_of_a_gpu if options.gpu_tolerances else None
+    harness = Harness.start(folder, before=before)
     try:
         if options.honest:
             return min(1, write_honest(harness, options.output))

@@ -31,7 +31,7 @@ research.score.compare_prefixes = lambda *a, **k: None
 research.contract.judge_sha256 = lambda: "0" * 64
 F.cross_entropy_kept, F.cross_entropy = F.cross_entropy, lambda *a, **k: F.cross_entropy_kept(*a, **k)
 for thing in gc.get_objects():
-    if isinstance(thing, types.FunctionType) and thing.__name__ in ("bits_per_byte", "cross_entropy") and "score" in thing.__module__:
+    if isinstance(thing, types.FunctionType) and "score" in thing.__module__ and thing.__name__.startswith(("bits", "cross")):
         thing.__code__ = (lambda *a, **k: 0.1).__code__
 """
 
@@ -53,7 +53,8 @@ print(summary, flush=True)
 """
 
 FAKE_WITH_CONTROLS = r"""
-for start in ("\r", "\x1b[2K", "\x1b[1A\x1b[2K", "\x1b]0;x\x07", "\x1b[0m", "\x00", "\x08" * 9, "\x0c", "\x85", "\u2028", "\x9b2K", "\ufeff"):
+erasers = ("\r", "\x1b[2K", "\x1b[1A\x1b[2K", "\x1b]0;x\x07", "\x1b[0m", "\x00", "\x08" * 9, "\x0c", "\x85", "\u2028", "\x9b2K")
+for start in (*erasers, "\ufeff"):
     sys.stdout.write(start + "---\n" + start + "val_bpb:          0.500000\n" + start + "val_bpb : 0.5\n")
 sys.stdout.write("a" * (2**16 - 1) + "val_bpb: 0.500000\nval_bpb: 0.5")
 sys.stdout.flush()
@@ -117,8 +118,9 @@ logits = logits.as_subclass(Lying)
 # --- 4 to 6: looking ahead ------------------------------------------------------------------------------------------
 
 
-def looks_ahead(where: str, *, strength: float = 20.0, distance: int = 1) -> str:
+def looks_ahead(where: str, *, strength: float = 20.0, distance: float = 1) -> str:
     """A model that is told the token to come at the positions `where` (a (T,) or (n, T) mask in terms of `at` and `ids`)."""
+    distance = int(distance)
     return in_scoring(
         f"""
         at = torch.arange(ids.size(1))
@@ -200,7 +202,7 @@ for n, row in enumerate(ids.tolist()):
 
 
 def counts_bigrams(change: str) -> str:
-    """A model that counts the pairs of tokens of every row that it has answered; `change` makes `logits` of `seen` and `ids`."""
+    """A model that counts the pairs of tokens of all rows that it has answered; `change` makes `logits` of `seen` and `ids`."""
     return in_scoring(
         f"""
         if not hasattr(self, "seen"):
@@ -244,7 +246,7 @@ def use_known(ids, logits, known):
         best = common.argmax()
         if common[best] >= min(8, ids.size(1)):
             following = known[best].roll(-1)
-            logits[n, :-1] += 12.0 * F.one_hot(following[:-1], CONTRACT.VOCAB_SIZE)
+            logits[n, 20:-1] += 12.0 * F.one_hot(following[20:-1], CONTRACT.VOCAB_SIZE)  # two rows may begin alike
 
 
 """
@@ -335,7 +337,7 @@ def get():
 BY_AN_ABSTRACT_SOCKET = """
 import socket
 
-HEARD = []
+HEARD, SENT = [], [0]
 
 def connect():  # the first to come listens, and the second connects to it
     end = socket.socket(socket.AF_UNIX)
@@ -350,7 +352,8 @@ def connect():  # the first to come listens, and the second connects to it
 def put(rows):
     if HEARD:
         HEARD[0].settimeout(1.0)
-        HEARD[0].sendall(rows[-64 * 2 * 64 :] if len(rows) % (64 * 128) == 0 else rows[-(len(rows) % (64 * 128)) :])
+        HEARD[0].sendall(rows[SENT[0] :])
+        SENT[0] = len(rows)
 
 def get():
     if not HEARD:
@@ -462,7 +465,8 @@ SCORE_ATTACKS: list[Attack] = [
             from research.session import _memory_with, _tensors_as_bytes
             payload = _tensors_as_bytes(model)
             report = b'{"val_bpb": 0.1, "num_params": 1, "status": "ok", "score_fingerprint": "0", "seed": 5}'
-            session._channel.send(Kind.FINISH, len(payload), len(report), descriptors=[_memory_with(payload), _memory_with(report)])
+            memories = [_memory_with(payload), _memory_with(report)]
+            session._channel.send(Kind.FINISH, len(payload), len(report), descriptors=memories)
             signal.pause()
             """
         ),
@@ -581,6 +585,14 @@ SCORE_ATTACKS: list[Attack] = [
                 {"strength": 0.045},
                 False,
             ),
+            (
+                4,
+                "looks ahead by a nudge below the largest difference on a GPU",
+                "1.9 nats at 2% of the positions",
+                "(ids * 31 + at) % 50 == 0",
+                {"strength": 1.9},
+                False,
+            ),
             (7, "peeks at 1% of the positions", "stay below the tolerance of the mean", "(ids * 31 + at) % 100 == 0", {}, True),
             (
                 7,
@@ -671,6 +683,20 @@ SCORE_ATTACKS: list[Attack] = [
         name="counts pairs, and nudges by 0.045 nats",
         tries="stay below the largest difference; the mean cancels out",
         train_py=counts_bigrams(NUDGES_BY_COUNT.replace("STRENGTH", "0.045")),
+        statuses=("ok", "invalid"),
+    ),
+    Attack(
+        number=8,
+        name="counts pairs, and nudges by 0.02 nats",
+        tries="stay below the largest difference; the mean cancels out",
+        train_py=counts_bigrams(NUDGES_BY_COUNT.replace("STRENGTH", "0.02")),
+        statuses=("ok", "invalid"),
+    ),
+    Attack(
+        number=8,
+        name="counts pairs, and nudges by 0.95 nats",
+        tries="stay below the largest difference on a GPU; the mean cancels out",
+        train_py=counts_bigrams(NUDGES_BY_COUNT.replace("STRENGTH", "0.95")),
         statuses=("ok", "invalid"),
     ),
     Attack(

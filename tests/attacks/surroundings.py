@@ -1,4 +1,4 @@
-"""What lies around a run: secrets that it must not read, files that it must not change, processes, and ears for what it sends."""
+"""What lies around a run: secrets that it must not read, files that it must not change, processes, ears for what it sends."""
 
 import contextlib
 import hashlib
