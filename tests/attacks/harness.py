@@ -29,8 +29,8 @@ class Outcome:
     """None where the judge ended without a result."""
     gain: float | None
     """By how much its score is below that of the honest run with the same seed, in bits per byte."""
-    sigma: float
-    """Of the honest run's score over seeds."""
+    sigma: float = 0.0
+    """Of the honest run's score over seeds; measured where there is a gain to hold against it."""
     wrong: list[str] = field(default_factory=list)
     """What the attack achieved, in words; empty where it was stopped."""
 
@@ -86,9 +86,8 @@ class Harness:
 
     def execute(self, attack: Attack, *, seed: int = 1) -> Outcome:
         """Carries an attack out, and makes good what it has changed."""
-        honest, sigma = self.honest_score(attack.honest, seed), self.sigma(attack.honest)
+        outcome = Outcome(attack=attack, run=None, gain=None)
         try:
-            outcome = Outcome(attack=attack, run=None, gain=None, sigma=sigma)
             try:
                 if attack.first is not None:
                     self.run(attack.first, caps=attack.caps, seed=seed)
@@ -96,8 +95,10 @@ class Harness:
             except AssertionError:
                 wrong = ["the judge ended without a result", *self.surroundings.changes()]
                 return replace(outcome, wrong=wrong)
-            gain = None if run.result.val_bpb is None else honest - run.result.val_bpb
-            outcome = replace(outcome, run=run, gain=gain)
+            outcome = replace(outcome, run=run)
+            if run.result.val_bpb is not None:
+                gain = self.honest_score(attack.honest, seed) - run.result.val_bpb
+                outcome = replace(outcome, gain=gain, sigma=self.sigma(attack.honest) if gain > ALLOWED_GAIN else 0.0)
             return replace(outcome, wrong=list(self._what_is_wrong(outcome, run)))
         finally:
             self.surroundings.restore()

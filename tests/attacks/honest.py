@@ -120,7 +120,6 @@ CAUSAL_CONVOLUTION = model(
 )
 
 TIED = variant(
-    (LAYERS, LAYERS),
     ("self.out = nn.Linear(16, CONTRACT.VOCAB_SIZE)", "self.bias = nn.Parameter(torch.zeros(CONTRACT.VOCAB_SIZE))\n"
      "        self.mix = nn.Linear(16, 16)"),
     (FORWARD, "return self.mix(self.embedding(ids)) @ self.embedding.weight.T + self.bias"),
@@ -153,13 +152,13 @@ CONTROLS: tuple[Control, ...] = (
     Control(name="the smallest one", train_py=HONEST),
     Control(name="experts by the token's choice", train_py=EXPERTS),
     Control(name="experts that get the tokens routed to them", train_py=ROUTED_EXPERTS, sample=True),
-    Control(name="tied weights", train_py=TIED, sample=True),
+    Control(name="tied weights", train_py=TIED),
     Control(
         name="label smoothing",
         train_py=variant((LOSS, LOSS.replace("y.flatten())", "y.flatten(), label_smoothing=0.1)")), text=HONEST),
     ),
     Control(name="z-loss", train_py=variant((LOSS, LOSS + " + 1e-3 * model(x).logsumexp(-1).square().mean()"), text=HONEST)),
-    Control(name="hashed n-grams of the past", train_py=HASHED_NGRAMS, sample=True),
+    Control(name="hashed n-grams of the past", train_py=HASHED_NGRAMS),
     Control(name="counts within its own row", train_py=COUNTS_WITHIN_ITS_ROW, sample=True),
     Control(name="a recurrent network", train_py=RECURRENT),
     Control(name="a causal convolution", train_py=CAUSAL_CONVOLUTION),

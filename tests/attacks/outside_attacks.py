@@ -217,7 +217,7 @@ def planted(where: str) -> Attack:
         tries="start from what an earlier run has learned",
         first=before_training(first),
         train_py=before_training(second),
-        sample=where in ("the compile cache", "the kernel's keys"),
+        sample=where == "the compile cache",
     )
 
 

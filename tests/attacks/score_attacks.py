@@ -341,6 +341,7 @@ HEARD, SENT = [], [0]
 
 def connect():  # the first to come listens, and the second connects to it
     end = socket.socket(socket.AF_UNIX)
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**22)
     try:
         end.bind("\\0$marker")
         end.listen()
@@ -537,7 +538,6 @@ SCORE_ATTACKS: list[Attack] = [
         tries="be scored on logits whose probabilities sum to more than one",
         train_py=in_scoring("logits = logits + 100.0"),
         statuses=("ok",),
-        sample=True,
     ),
     Attack(
         number=3,
@@ -567,7 +567,7 @@ SCORE_ATTACKS: list[Attack] = [
             (4, "looks one token ahead", "read the answer in the row", "at >= 0", {}, True),
             (4, "looks two tokens ahead", "read the token after the next", "at >= 0", {"distance": 2, "strength": 1.0}, False),
             (4, "looks ahead in the first eighth", "look where no splice is", "at < 7", {}, True),
-            (4, "looks ahead in the last eighth", "look behind all splices", "at >= 56", {}, True),
+            (4, "looks ahead in the last eighth", "look behind all splices", "at >= 56", {}, False),
             (4, "looks ahead in the last three tokens", "look behind all splices", "at >= 61", {}, False),
             (
                 4,
