@@ -1,32 +1,11 @@
 """What the tests of the judge share: a little prepared data, and a runner of train.py files."""
 
-import random
-from pathlib import Path
-
 import pytest
-from judged import Runner
+from judged import Runner, write_documents
 
 from research.contract import Contract
 from research.prepare import prepare
 from research.rows import PreparedData
-
-
-def write_documents(folder: Path, *, documents: int, words: int = 400, seed: int) -> None:
-    """Text in which a word says something about the next: documents of words, each followed by one of its four successors."""
-    chance = random.Random(seed)
-    vocabulary = ["".join(chance.choices("abcdefghijklmnoprstuvwyz", k=chance.randint(2, 8))) for _ in range(words)]
-    followers = {word: chance.sample(vocabulary, 4) for word in vocabulary}
-    for start in range(0, documents, 50):
-        texts = []
-        for _ in range(min(50, documents - start)):
-            word = chance.choice(vocabulary)
-            text = [word]
-            for _ in range(chance.randint(20, 300)):
-                word = chance.choice(followers[word])
-                text.append(word)
-            texts.append(" ".join(text))
-        lines = [f'{{"text": "{text}"}}\n' for text in texts]
-        (folder / f"{start}.jsonl").write_text("".join(lines))
 
 
 @pytest.fixture(scope="session")

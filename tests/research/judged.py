@@ -6,6 +6,7 @@ its process, with torch imported and no thread started.
 
 import json
 import os
+import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -83,6 +84,24 @@ from pathlib import Path
 """
 
 
+def write_documents(folder: Path, *, documents: int, words: int = 400, seed: int) -> None:
+    """Text in which a word says something about the next: documents of words, each followed by one of its four successors."""
+    chance = random.Random(seed)
+    vocabulary = ["".join(chance.choices("abcdefghijklmnoprstuvwyz", k=chance.randint(2, 8))) for _ in range(words)]
+    followers = {word: chance.sample(vocabulary, 4) for word in vocabulary}
+    for start in range(0, documents, 50):
+        texts = []
+        for _ in range(min(50, documents - start)):
+            word = chance.choice(vocabulary)
+            text = [word]
+            for _ in range(chance.randint(20, 300)):
+                word = chance.choice(followers[word])
+                text.append(word)
+            texts.append(" ".join(text))
+        lines = [f'{{"text": "{text}"}}\n' for text in texts]
+        (folder / f"{start}.jsonl").write_text("".join(lines))
+
+
 def variant(*changes: tuple[str, str], text: str = TRAIN_PY) -> str:
     """TRAIN_PY with each (old, new) replaced. Every old text must be there."""
     for old, new in changes:
@@ -138,15 +157,19 @@ class Runner:
         }
         return RunSpec(**{**values, **changes})
 
-    def __call__(self, train_py: str, *, caps: dict[str, float] | None = None, **changes: Any) -> Run:
-        """Runs `train_py` to its end. `caps` are seconds that replace those of research.judge.Caps; `changes` the spec's."""
+    def __call__(self, train_py: str, *, caps: Mapping[str, float] | None = None, environment: Mapping[str, str] | None = None,
+                 before: Callable[[], None] | None = None, patience: float = 120.0, **changes: Any) -> Run:  # fmt: skip
+        """Runs `train_py` to its end. `caps` are seconds that replace those of research.judge.Caps; `changes` the spec's.
+
+        The judge's process adds `environment` to its own and calls `before` before anything else.
+        """
         spec = self.spec(**changes)
         ours, theirs = CONTEXT.Pipe(duplex=False)
-        process = CONTEXT.Process(target=_judge, args=(spec.to_json(), train_py, caps or {}, theirs))
+        process = CONTEXT.Process(target=_judge, args=(spec.to_json(), train_py, caps or {}, environment or {}, before, theirs))
         process.start()
         theirs.close()
         try:
-            answer = ours.recv() if ours.poll(120) else None
+            answer = ours.recv() if ours.poll(patience) else None
         except EOFError:
             answer = None
         finally:
@@ -158,8 +181,12 @@ class Runner:
         )
 
 
-def _judge(spec: str, train_py: str, caps: dict[str, float], answer: Connection) -> None:
+def _judge(spec: str, train_py: str, caps: Mapping[str, float], environment: Mapping[str, str],
+           before: Callable[[], None] | None, answer: Connection) -> None:  # fmt: skip
     """Runs in a process of its own."""
+    os.environ.update(environment)
+    if before is not None:
+        before()
     from research import judge as judging
     from research.judge import Caps, Judge
     from research.processes import become_subreaper

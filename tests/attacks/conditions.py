@@ -1,0 +1,16 @@
+"""What a judge's process can be made to do before it starts."""
+
+
+def without_namespaces() -> None:
+    """As on a machine that lends no namespaces: from now on this process can't make any."""
+    raise NotImplementedError("a filter of system calls that denies unshare comes here")
+
+
+def with_tolerances_of_a_gpu() -> None:
+    """Two processes' answers may differ by as much as they may on a GPU."""
+    import torch
+
+    from research import judge, score
+
+    tolerance = score.tolerance_for(torch.device("cuda"))
+    judge.tolerance_for = lambda device: tolerance  # type: ignore[attr-defined]

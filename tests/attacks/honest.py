@@ -1,0 +1,242 @@
+"""Honest train.py files of many kinds: the judge must let each of them through, with the score that it has by itself."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import ModuleType
+
+import numpy as np
+import torch
+from attack import FINISH, FORWARD, HONEST, lines
+from harness import Harness
+from judged import Run, variant
+from safetensors.torch import load_file
+
+from research.contract import CONTRACT_VARIABLE
+from research.hyperparameters import write_constants
+from research.rows import PreparedData
+from research.run import SHIPPED_TRAIN_PY
+
+LAYERS = "        self.out = nn"
+LOSS = "loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())"
+STEP = "optimizer.step()\n"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """An honest train.py."""
+
+    name: str
+    train_py: str
+    budget: float = 1.0
+    slow: bool = False
+    sample: bool = False
+
+
+def model(layers: str, forward: str, text: str = HONEST) -> str:
+    """`text` with `layers` added to its model, and another forward."""
+    if layers:
+        text = variant((LAYERS, lines(layers, 8) + LAYERS), text=text)
+    return variant((FORWARD, lines(forward, 8).strip()), text=text)
+
+
+BASELINE = write_constants(
+    SHIPPED_TRAIN_PY.read_text(),
+    {"PROFILE": "cpu", "DEPTH": 2, "ASPECT_RATIO": 16, "HEAD_DIM": 32, "WINDOW_PATTERN": "L", "TOTAL_BATCH_SIZE": 512,
+     "DEVICE_BATCH_SIZE": 4},
+)  # fmt: skip
+
+EXPERTS = model(
+    "self.gate = nn.Linear(16, 4)\nself.experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))",
+    """
+    x = self.embedding(ids)
+    weights, chosen = self.gate(x).softmax(-1).topk(2, dim=-1)
+    y = torch.zeros_like(x)
+    for n, expert in enumerate(self.experts):
+        y = y + expert(x) * (weights * (chosen == n)).sum(-1, keepdim=True)
+    return self.out(x + y)
+    """,
+)
+
+ROUTED_EXPERTS = model(
+    "self.gate = nn.Linear(16, 4)\nself.experts = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))",
+    """
+    x = self.embedding(ids)
+    flat = x.flatten(0, 1)
+    weight, chosen = self.gate(flat).softmax(-1).max(-1)
+    y = torch.zeros_like(flat)
+    for n, expert in enumerate(self.experts):
+        (here,) = (chosen == n).nonzero(as_tuple=True)
+        y = y.index_add(0, here, weight[here, None] * expert(flat[here]))
+    return self.out(x + y.view_as(x))
+    """,
+)
+
+ATTENTION_IN_CHUNKS = model(
+    "self.query, self.key, self.value = (nn.Linear(16, 16) for _ in range(3))",
+    """
+    x = self.embedding(ids)
+    q, k, v = self.query(x), self.key(x), self.value(x)
+    at = torch.arange(ids.size(1))
+    parts = []
+    for start in range(0, ids.size(1), 24):
+        scores = q[:, start : start + 24] @ k.mT / 4.0
+        future = at[None, :] > at[start : start + 24, None]
+        parts.append(scores.masked_fill(future, -float("inf")).softmax(-1) @ v)
+    return self.out(x + torch.cat(parts, dim=1))
+    """,
+)
+
+HASHED_NGRAMS = model(
+    "self.pairs, self.triples = nn.Embedding(997, 16), nn.Embedding(1009, 16)",
+    """
+    before = F.pad(ids, (1, 0))[:, :-1]
+    earlier = F.pad(ids, (2, 0))[:, :-2]
+    pairs = (ids * 31 + before * 17) % 997
+    triples = (ids * 31 + before * 17 + earlier * 7) % 1009
+    return self.out(self.embedding(ids) + self.pairs(pairs) + self.triples(triples))
+    """,
+)
+
+COUNTS_WITHIN_ITS_ROW = model(
+    "",
+    """
+    logits = self.out(self.embedding(ids))
+    if self.training:
+        return logits
+    same = (ids[:, :, None] == ids[:, None, :]).tril(-1)[:, :, :-1]  # where this token was before, and what came next
+    counts = same.float() @ F.one_hot(ids[:, 1:], CONTRACT.VOCAB_SIZE).float()
+    return logits + 0.5 * (1 + counts).log()
+    """,
+)
+
+RECURRENT = model("self.cell = nn.GRU(16, 16, batch_first=True)", "return self.out(self.cell(self.embedding(ids))[0])")
+
+CAUSAL_CONVOLUTION = model(
+    "self.mix = nn.Conv1d(16, 16, 4)",
+    "x = self.embedding(ids)\nreturn self.out(x + self.mix(F.pad(x.mT, (3, 0))).mT)",
+)
+
+TIED = variant(
+    ("self.out = nn.Linear(16, CONTRACT.VOCAB_SIZE)", "self.bias = nn.Parameter(torch.zeros(CONTRACT.VOCAB_SIZE))\n"
+     "        self.mix = nn.Linear(16, 16)"),
+    (FORWARD, "return self.mix(self.embedding(ids)) @ self.embedding.weight.T + self.bias"),
+    text=HONEST,
+)  # fmt: skip
+
+AVERAGED = variant(
+    ("    step = 0\n", "    step = 0\n    average = torch.optim.swa_utils.AveragedModel(model, "
+     "multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.95))\n"),
+    (STEP, STEP + "            average.update_parameters(model)\n"),
+    (FINISH, "    model = average.module\n" + FINISH),
+    text=HONEST,
+)  # fmt: skip
+
+SLOW_AT_FIRST = variant(
+    (
+        FORWARD,
+        "if not self.training and not hasattr(self, 'warm'):\n            self.warm = time.sleep(1.5) or True\n        "
+        + FORWARD,
+    ),
+    text=HONEST,
+)
+
+COMPILED = variant(("return Model()", "model = Model()\n    model.compile()\n    return model"), text=HONEST)
+
+CONTROLS: tuple[Control, ...] = (
+    Control(name="the baseline", train_py=BASELINE, sample=True),
+    Control(name="the baseline with sliding windows", train_py=write_constants(BASELINE, {"WINDOW_PATTERN": "SL"})),
+    Control(name="the baseline with one row a batch", train_py=write_constants(BASELINE, {"DEVICE_BATCH_SIZE": 1})),
+    Control(name="the smallest one", train_py=HONEST),
+    Control(name="experts by the token's choice", train_py=EXPERTS),
+    Control(name="experts that get the tokens routed to them", train_py=ROUTED_EXPERTS, sample=True),
+    Control(name="tied weights", train_py=TIED),
+    Control(
+        name="label smoothing",
+        train_py=variant((LOSS, LOSS.replace("y.flatten())", "y.flatten(), label_smoothing=0.1)")), text=HONEST),
+    ),
+    Control(name="z-loss", train_py=variant((LOSS, LOSS + " + 1e-3 * model(x).logsumexp(-1).square().mean()"), text=HONEST)),
+    Control(name="hashed n-grams of the past", train_py=HASHED_NGRAMS),
+    Control(name="counts within its own row", train_py=COUNTS_WITHIN_ITS_ROW, sample=True),
+    Control(name="a recurrent network", train_py=RECURRENT),
+    Control(name="a causal convolution", train_py=CAUSAL_CONVOLUTION),
+    Control(name="attention of its own, in chunks", train_py=ATTENTION_IN_CHUNKS, sample=True),
+    Control(name="batches of 7", train_py=variant(("BATCH_SIZE = 8", "BATCH_SIZE = 7"), text=HONEST)),
+    Control(name="batches of 1", train_py=variant(("BATCH_SIZE = 8", "BATCH_SIZE = 1"), text=HONEST)),
+    Control(name="weights averaged at the end", train_py=AVERAGED),
+    Control(name="slow at its first rows", train_py=SLOW_AT_FIRST),
+    Control(
+        name="weights in bfloat16",
+        train_py=variant(
+            (FINISH, "    model.bfloat16()\n" + FINISH), (FORWARD, "return self.out(self.embedding(ids)).float()"), text=HONEST
+        ),
+    ),
+    Control(
+        name="logits in half precision",
+        train_py=variant(
+            (FORWARD, "logits = self.out(self.embedding(ids))\n        return logits if self.training else logits.half()"),
+            text=HONEST,
+        ),
+    ),
+    Control(
+        name="dropout",
+        train_py=variant((FORWARD, "return self.out(F.dropout(self.embedding(ids), 0.1, self.training))"), text=HONEST),
+    ),
+    Control(name="compiled", train_py=COMPILED, slow=True),
+)
+
+
+@contextmanager
+def variables(**values: str) -> Iterator[None]:
+    kept = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(kept)
+
+
+def score_by_itself(harness: Harness, control: Control, run: Run) -> float:
+    """Bits per byte of the model that the run left, computed here in float64: in order, 7 rows at a time, in one process."""
+    contract = replace(harness.runner.contract, TIME_BUDGET=control.budget)
+    data = PreparedData.load(harness.runner.data_folder)
+    with variables(**{CONTRACT_VARIABLE: contract.to_json()}):
+        module = ModuleType("train")
+        sys.modules["train"] = module
+        exec(compile(control.train_py.replace("    model.compile()\n", ""), "train.py", "exec"), module.__dict__)
+        network = module.build_model()
+    network.load_state_dict(load_file(run.folder / "model.safetensors"))
+    network.eval()
+    lengths = torch.from_numpy(data.token_bytes().astype(np.int64))
+    rows = torch.from_numpy(np.asarray(data.load_rows("val")[: contract.eval_rows]).astype(np.int64))
+    nats, total = 0.0, 0
+    with torch.inference_mode():
+        for part in torch.split(rows, 7):
+            x, y = part[:, :-1], part[:, 1:]
+            logs = network(x).double().log_softmax(-1)
+            loss = -logs.gather(2, y[..., None])[..., 0]
+            nats += float(loss[lengths[y] > 0].sum())
+            total += int(lengths[y].sum())
+    return nats / total / float(np.log(2))
+
+
+def judge_honest(harness: Harness, control: Control) -> tuple[Run, float | None]:
+    """Runs an honest train.py with all rows checked: the run, and the score that its model has by itself."""
+    contract = replace(harness.runner.contract, TIME_BUDGET=control.budget)
+    run = harness.run(control.train_py, contract=contract, save_model=True, caps={"scoring": 120.0, "startup": 120.0})
+    harness.surroundings.restore()
+    return run, score_by_itself(harness, control, run) if run.result.status == "ok" else None
+
+
+def control_row(harness: Harness, control: Control) -> tuple[str, bool]:
+    """A line of the table of controls, and whether all is well."""
+    run, expected = judge_honest(harness, control)
+    found = run.result.val_bpb
+    fine = found is not None and expected is not None and abs(found - expected) <= 1e-4
+    cells = [control.name, run.result.status if fine else f"{run.result.status}: {run.result.reason}",
+             "" if found is None else f"{found:.6f}", "" if expected is None else f"{expected:.6f}",
+             "yes" if fine else "**no**"]  # fmt: skip
+    return "| " + " | ".join(cells) + " |\n", fine

@@ -1,0 +1,113 @@
+"""Carries out all attacks and writes a table of what became of them:
+
+uv run python tests/attacks/matrix.py [--without-namespaces] [--repeats N] [--only 7] [--name TEXT] [--honest] [--output FILE]
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "research"), str(HERE.parent.parent)]
+
+if TYPE_CHECKING:
+    from harness import Harness, Outcome
+
+COLUMNS = ("number", "attack", "tries to", "ended as", "reason", "score less honest score", "layers in force", "stopped",
+           "what it achieved")  # fmt: skip
+HEAD = f"| {' | '.join(COLUMNS)} |\n| ---: | --- | --- | --- | --- | ---: | --- | --- | --- |\n"
+
+
+def cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")[:160]
+
+
+def row(outcome: "Outcome") -> str:
+    """One line of the table."""
+    attack, run = outcome.attack, outcome.run
+    layers = getattr(run.result, "sandbox", None) if run else None
+    cells = [
+        str(attack.number),
+        attack.name,
+        attack.tries,
+        run.result.status if run else "no result",
+        run.result.reason if run else "",
+        "" if outcome.gain is None else f"{-outcome.gain:+.5f}",
+        str(layers) if layers else "none",
+        "yes" if outcome.stopped else "**no**",
+        "; ".join(outcome.wrong),
+    ]
+    return "| " + " | ".join(map(cell, cells)) + " |\n"
+
+
+def carry_out(harness: "Harness", options: argparse.Namespace) -> Iterator["Outcome"]:
+    import torch
+    from attacks import ATTACKS
+
+    gpus = torch.cuda.device_count()
+    for attack in ATTACKS:
+        wanted = (options.only is None or attack.number in options.only) and options.name in attack.name
+        if wanted and attack.needs_gpus <= gpus:
+            for repeat in range(options.repeats):
+                yield harness.execute(attack, seed=1 + repeat)
+
+
+def write_honest(harness: "Harness", table: Path | None) -> int:
+    """The table of the honest controls."""
+    from honest import CONTROLS, control_row
+
+    text = "| control | ended as | val_bpb | by itself | fine |\n| --- | --- | ---: | ---: | --- |\n"
+    failures = 0
+    for control in CONTROLS:
+        line, fine = control_row(harness, control)
+        text += line
+        failures += not fine
+        print(line, end="", file=sys.stderr, flush=True)
+    if table:
+        table.write_text(text)
+    else:
+        print(text, end="")
+    return failures
+
+
+def main() -> int:
+    from conditions import with_tolerances_of_a_gpu, without_namespaces
+    from harness import Harness  # not above: a judge's process imports this file, too, and should hold nothing of theirs
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--without-namespaces", action="store_true", help="as on a machine that lends no user namespaces")
+    parser.add_argument("--gpu-tolerances", action="store_true", help="let scorers differ by as much as on a GPU")
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each attack, with a seed each")
+    parser.add_argument("--only", type=int, nargs="+", help="the attacks of these numbers")
+    parser.add_argument("--name", default="", help="the attacks whose name holds this")
+    parser.add_argument("--honest", action="store_true", help="the honest controls instead")
+    parser.add_argument("--output", type=Path, help="write the table there, and each line to stderr meanwhile")
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="attacks-"))
+    before = without_namespaces if options.without_namespaces else with_tolerances_of_a_gpu if options.gpu_tolerances else None
+    harness = Harness.start(folder, before=before)
+    try:
+        if options.honest:
+            return min(1, write_honest(harness, options.output))
+        text, passed = HEAD, 0
+        for outcome in carry_out(harness, options):
+            text += row(outcome)
+            passed += not outcome.stopped
+            print(row(outcome), end="", file=sys.stderr, flush=True)
+        text += f"\n{passed} not stopped.\n"
+        if options.output:
+            options.output.write_text(text)
+        else:
+            print(text, end="")
+        return min(1, passed)
+    finally:
+        harness.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
