@@ -62,6 +62,14 @@ def fit_to_profile(train_py: str, profile: str, free_bytes: int | None) -> tuple
     return write_constants(train_py, changes), changes
 
 
+def same_but_for_constants(one: str, other: str) -> bool:
+    """Whether two texts of train.py are the same program, but for the values of its literal constants."""
+    try:
+        return _with_constants_blank(one) == _with_constants_blank(other)
+    except SyntaxError:
+        return False
+
+
 def literal_text(value: Literal) -> str:
     """How a constant is written: powers of two from 2**10 on as such, all else as Python prints it."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1024 and value & (value - 1) == 0:
@@ -69,6 +77,15 @@ def literal_text(value: Literal) -> str:
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
     return repr(value)
+
+
+def _with_constants_blank(train_py: str) -> str:
+    statements = _statements(train_py)
+    constants = read_constants(train_py)
+    for node in statements:
+        if isinstance(node, ast.Assign) and _assigned_name(node) in constants:
+            node.value = ast.Constant(value=None)
+    return ast.dump(ast.Module(body=statements, type_ignores=[]))
 
 
 def _statements(train_py: str) -> list[ast.stmt]:

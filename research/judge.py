@@ -31,13 +31,15 @@ from research.channel import (
     seal,
     shared_memory,
 )
-from research.contract import Contract, judge_sha256
+from research.confinement import CHILDREN, Confinement
+from research.contract import Contract, UserError, judge_sha256
 from research.handover import count_parameters, printable_shapes, reported_fields, tensor_shapes
-from research.processes import Child, Log, MemoryMonitor, child_environment, end_children
+from research.processes import Child, Log, child_environment, end_children
 from research.provenance import software_versions
 from research.result import RunResult, RunSpec, RunStatus
 from research.row_scores import RowScores, save_row_scores
 from research.rows import PreparedData, Split
+from research.sandbox import BROKEN
 from research.score import (
     CONSISTENCY_SHARE,
     MIN_CONSISTENCY_ROWS,
@@ -49,6 +51,7 @@ from research.score import (
     tolerance_for,
 )
 from research.seeds import seed_set_by
+from research.supervision import MemoryMonitor, Supervisor
 
 MAX_TRAIN_PY_BYTES = 200_000
 MAX_REPORT_BYTES = 2**20
@@ -102,6 +105,7 @@ class Judge:
         self.data = PreparedData.load(Path(spec.data_folder))
         self.folder = Path(spec.run_folder)
         self._emit, self._cancelled, self._echo = emit, cancelled, echo
+        self._supervisor: Supervisor | None = None
         self._found: dict[str, Any] = {}
         self._children: list[Child] = []
         self._rows_of: dict[Split, RowScores] = {}
@@ -121,12 +125,15 @@ class Judge:
             self._start()
             tensors = self._train()
             self._score(tensors)
+            self.confinement.keep_compiled()
             reason = f"val_bpb {self._found['val_bpb']:.6f} on {self.contract.eval_rows} rows"
         except RunEnded as end:
             status, reason = end.status, end.reason
             tail = self._tail_of(end)
         finally:
             self._end(self._children)
+            if self._supervisor is not None:
+                self._supervisor.stop()
             shutil.rmtree(self._scratch, ignore_errors=True)
         result = self._result(status, reason, tail or self.log.tail(1), total_seconds=monotonic() - began)
         self._write_files(result)
@@ -156,10 +163,17 @@ class Judge:
     def _start(self) -> None:
         """Starts trainer and scorers, and waits until all are ready; the rows are copied meanwhile."""
         began = monotonic()
-        self.trainer = self._child(session.main, "trainer", self.log)
-        self.scorers = [self._child(scorer.main, name, Log(None)) for name in ("scorer-a", "scorer-b")]
+        try:
+            self.confinement = Confinement(self.spec, self.data, self.train_py, self._scratch)
+        except UserError as error:
+            raise RunEnded("lost", str(error)) from None
+        self._found["sandbox"] = self.confinement.layer_names
+        self.trainer = self._child(session.main, CHILDREN[0], self.log)
+        self.scorers = [self._child(scorer.main, name, Log(None)) for name in CHILDREN[1:]]
         for child in self._children:
             child.follow_output()
+        folders = [self._scratch / name for name in CHILDREN]
+        self._supervisor = Supervisor([child.pid for child in self._children], folders, self.confinement.bounds)
         self._rows = rows_in_memory(self.data)
         for child in (self.trainer, *self.scorers):
             self._await(child, Kind.READY, phase="startup", began=began, cap=self.caps.startup)
@@ -170,7 +184,8 @@ class Judge:
         folder.mkdir()
         (folder / "train.py").write_text(self.train_py)
         environment = child_environment(self.contract, threads=self.spec.threads, device=self.spec.device, seed=self.spec.seed)
-        child = Child(main, folder=folder, environment={**environment, "TMPDIR": str(folder)}, log=log)
+        environment |= self.confinement.environment(name, folder)
+        child = Child(main, folder=folder, environment=environment, log=log, sandbox=self.confinement.sandbox(name, folder))
         self._children.append(child)
         return child
 
@@ -178,7 +193,8 @@ class Judge:
 
     def _train(self) -> int:
         """Hands the rows over, keeps the clock, and returns the descriptor of the model's tensors, sealed."""
-        monitor = MemoryMonitor(self.trainer.pid, gpu=self.device.type == "cuda")
+        waiting = self.confinement.waiting_processes
+        monitor = MemoryMonitor(self.trainer.pid, gpu=self.device.type == "cuda", waiting=waiting)
         count, width = self.data.load_rows("train").shape
         start = monotonic()
         deadline = start + self.contract.TIME_BUDGET
@@ -317,6 +333,9 @@ class Judge:
         """A message of `child`, or None. Raises RunEnded where the child has ended or the run is cancelled."""
         if self._cancelled():
             raise RunEnded("lost", "stopped before the run had ended")
+        if self._supervisor is not None and self._supervisor.broken:
+            status: RunStatus = "oom" if "memory" in self._supervisor.broken else "invalid"
+            raise RunEnded(status, self._supervisor.broken)
         try:
             message = child.channel.receive(timeout)
         except ChannelClosed:
@@ -461,6 +480,8 @@ def ended_by_itself(child: Child) -> RunEnded:
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
     last = lines[-1] if lines else "no output"
     failed = next((line for line in lines[-5:] if line.startswith("FAIL")), None)
+    if child.exit_code() == BROKEN:
+        return RunEnded("lost", last, log=log)
     if failed:
         return RunEnded("diverged", failed, log=log)
     if any(sign in tail for sign in ("OutOfMemoryError", "out of memory", "can't allocate memory", "MemoryError")):

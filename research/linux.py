@@ -4,6 +4,8 @@ import contextlib
 import ctypes
 import os
 import platform
+import signal
+import sys
 from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x20000, 0x2000000, 0x4000000
@@ -108,9 +110,16 @@ def drop_capabilities() -> None:
     syscall("capset", ctypes.byref(header), ctypes.byref(nothing))
 
 
-def die_with_parent(number: int) -> None:
-    """Asks for a signal when the parent ends."""
-    prctl(PR_SET_PDEATHSIG, number)
+def die_with_parent(number: int = signal.SIGKILL) -> None:
+    """Asks for a signal when the parent ends, on Linux."""
+    if sys.platform == "linux":
+        prctl(PR_SET_PDEATHSIG, number)
+
+
+def become_subreaper() -> None:
+    """Makes orphans of this process's children its own children, on Linux, so that a double fork cannot hide one."""
+    if sys.platform == "linux":
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def _libc() -> ctypes.CDLL:

@@ -18,6 +18,7 @@ from typing import IO, Protocol
 import psutil
 
 from research.channel import Channel
+from research.compile_cache import begin_with_shared
 from research.contract import CONTRACT_VARIABLE, Contract
 from research.linux import die_with_parent
 from research.sandbox import Sandbox, enter
@@ -155,8 +156,9 @@ def _fork(main: Callable[[], None], folder: Path, settings: Mapping[str, str], s
     try:
         _become_child(folder, settings, channel=channel, output=output)
         if sandbox is not None:
-            die_with_parent(signal.SIGKILL)
+            die_with_parent()
             enter(sandbox, folder, channel=channel)
+        begin_with_shared()
         main()
         code = 0
     except SystemExit as end:
@@ -278,12 +280,6 @@ class Log:
 def _harmless(line: str) -> str:
     clean = _CONTROL.sub("", line)
     return f"| {clean}" if _LOOKS_LIKE_SUMMARY.match(clean) else clean
-
-
-def become_subreaper() -> None:
-    """Makes orphans of this process's children its own children (Linux), so that a double fork cannot hide one."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
 
 
 def kill_descendants(*, spare: Iterable[int] = (), within: float = 2.0) -> list[int]:

@@ -29,10 +29,11 @@ from research.contract import (
 )
 from research.hyperparameters import fit_to_profile
 from research.judge import Judge
+from research.linux import become_subreaper, die_with_parent
 from research.prepare import find_prepared
-from research.processes import become_subreaper, gpu_handle, kill_descendants
+from research.processes import kill_descendants
 from research.result import RunResult, RunSpec
-from research.session import die_with_parent
+from research.supervision import gpu_handle
 
 SHIPPED_TRAIN_PY = Path(__file__).with_name("train.py")
 

@@ -9,7 +9,6 @@ import contextlib
 import os
 import resource
 import select
-import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -165,7 +164,7 @@ def _enter_namespaces(sandbox: Sandbox, folder: Path, channel: int) -> None:
     owner = sandbox.identity if sandbox.layers.identity else os.geteuid()
     enter_root(sandbox.view, folder, shared=sandbox.shared, owner=owner, memory_bytes=sandbox.disk_bytes)
     _give_up_rights(sandbox)
-    die_with_parent(signal.SIGKILL)
+    die_with_parent()
     if select.select([watched], [], [], 0)[0]:  # the parent was gone before it was asked for
         os._exit(1)
     os.close(watched)
@@ -189,7 +188,7 @@ def _become_init(channel: int) -> None:
     if pid:
         _wait_outside(pid, channel)
     os.setsid()
-    die_with_parent(signal.SIGKILL)
+    die_with_parent()
 
 
 def _wait_outside(pid: int, channel: int) -> NoReturn:

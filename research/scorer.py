@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from research.buffer import LogitsBuffer, SharedIds, open_logits_buffer
 from research.channel import Channel, ChannelClosed, Kind, Message, map_shared
 from research.contract import Contract, active_contract
-from research.session import child_setting, die_with_parent, load_train_py, set_threads
+from research.linux import die_with_parent
+from research.session import child_setting, load_train_py, set_threads
 
 
 def main() -> None:

@@ -4,7 +4,6 @@
 the judge (research/run.py) keeps the clock, the data until the clock starts, and the scoring.
 """
 
-import ctypes
 import json
 import math
 import os
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 
 from research.channel import Channel, Kind, map_shared, monotonic, shared_memory
 from research.contract import Contract, active_contract
+from research.linux import die_with_parent
 
 CURVE_POINTS = 256
 """Points of the loss curve that a report holds at most."""
@@ -280,12 +280,6 @@ def _memory_with(payload: bytes) -> int:
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(payload)
     return descriptor
-
-
-def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Asks Linux to send this process a signal when its parent ends."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, number)  # PR_SET_PDEATHSIG
 
 
 def set_threads() -> None:

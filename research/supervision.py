@@ -66,10 +66,13 @@ class Supervisor:
 
 
 class MemoryMonitor:
-    """Peak memory of a process tree: resident memory, or GPU memory as NVML sees it."""
+    """Peak memory of a process tree: resident memory, or GPU memory as NVML sees it.
 
-    def __init__(self, pid: int, *, gpu: bool) -> None:
-        self._pid, self._gpu = pid, gpu
+    The first `waiting` processes of the tree are not counted: they only wait, and share their memory with the one that works.
+    """
+
+    def __init__(self, pid: int, *, gpu: bool, waiting: int = 0) -> None:
+        self._pid, self._gpu, self._waiting = pid, gpu, waiting
         self._peak_bytes = 0
         self._stopped = threading.Event()
         self._device_before = _gpu_used_bytes() if gpu else 0
@@ -91,7 +94,7 @@ class MemoryMonitor:
         tree = _tree_of(self._pid)
         if self._gpu:
             return _gpu_bytes_of({process.pid for process in tree}) or _gpu_used_bytes() - self._device_before
-        return max(map(_resident_bytes, tree), default=0)
+        return sum(map(_resident_bytes, tree[self._waiting :]))
 
 
 def _tree_of(pid: int) -> list[psutil.Process]:

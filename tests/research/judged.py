@@ -189,7 +189,7 @@ def _judge(spec: str, train_py: str, caps: Mapping[str, float], environment: Map
         before()
     from research import judge as judging
     from research.judge import Caps, Judge
-    from research.processes import become_subreaper
+    from research.linux import become_subreaper
 
     judging.HANG_UP_SECONDS = 1.0
     become_subreaper()

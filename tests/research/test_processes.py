@@ -10,7 +10,8 @@ import psutil
 import pytest
 
 from research.contract import CONTRACT_VARIABLE, contract_for
-from research.processes import MAX_LINE_BYTES, Log, MemoryMonitor, child_environment
+from research.processes import MAX_LINE_BYTES, Log, child_environment
+from research.supervision import MemoryMonitor
 
 CONTRACT = contract_for("cpu")
 
@@ -72,7 +73,8 @@ def test_a_closed_log_takes_nothing_more(tmp_path: Path) -> None:
 
 KILL = """
 import os, signal, subprocess, sys, time
-from research.processes import become_subreaper, kill_descendants
+from research.linux import become_subreaper
+from research.processes import kill_descendants
 become_subreaper()
 spared = subprocess.Popen(["sleep", "1000"])
 read, write = os.pipe()

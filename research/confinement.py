@@ -1,0 +1,89 @@
+"""What the judge puts its children into: which sandbox each gets, with which view, identity and compiled code."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from research import compile_cache
+from research.result import RunSpec
+from research.rows import PreparedData
+from research.sandbox import FIRST_IDENTITY, Sandbox, check_strict, probe
+from research.supervision import Bounds, gpu_minor
+from research.visible import View, view_of_run
+
+CHILDREN = ("trainer", "scorer-a", "scorer-b")
+
+
+class Confinement:
+    """The sandboxes of one run. Raises UserError where `strict` asks for more than there is."""
+
+    def __init__(self, spec: RunSpec, data: PreparedData, train_py: str, scratch: Path) -> None:
+        self._scratch = scratch
+        self._trusted = compile_cache.is_trusted(train_py)
+        self._shared = compile_cache.shared_folder(data.folder.parent, spec.device)
+        self.bounds = Bounds.of_host(spec.memory_bytes)
+        self._view = run_view(spec, data, also_readable=self._shared)
+        self.layers = None if spec.sandbox == "off" else probe(self._view)
+        if self.layers is not None and spec.sandbox == "strict":
+            check_strict(self.layers)
+        scratch.chmod(0o711)
+
+    @property
+    def layer_names(self) -> tuple[str, ...]:
+        """As they are recorded."""
+        return self.layers.names() if self.layers is not None else ()
+
+    @property
+    def waiting_processes(self) -> int:
+        """How many of a child's processes only wait for the one that works."""
+        return 2 if self.layers is not None and self.layers.namespaces else 0
+
+    def sandbox(self, name: str, folder: Path) -> Sandbox | None:
+        """For the child `name`, whose working directory is `folder`; that becomes its own."""
+        if self.layers is None or not self.layers.linux:
+            return None
+        compiled = self._writes_compiled(name)
+        identity = FIRST_IDENTITY + len(CHILDREN) * os.getpid() + CHILDREN.index(name)
+        if compiled is not None:
+            compiled.mkdir(exist_ok=True)
+        if self.layers.identity:
+            for path in (folder, *folder.iterdir(), *([compiled] if compiled else [])):
+                os.chown(path, identity, identity)
+        return Sandbox(
+            layers=self.layers,
+            view=self._view,
+            shared=compiled,
+            identity=identity,
+            disk_bytes=self.bounds.disk_bytes,
+        )
+
+    def environment(self, name: str, folder: Path) -> Mapping[str, str]:
+        """What the sandbox of a child adds to its environment: everything that it writes goes to its own folder."""
+        if self.layers is None:
+            return {"TMPDIR": str(folder)}
+        private = self._writes_compiled(name) or folder / "compiled"
+        return {
+            "TMPDIR": str(folder),
+            "HOME": str(folder),
+            "XDG_CACHE_HOME": str(folder),
+            "TRITON_CACHE_DIR": str(private / "triton"),
+            compile_cache.PRIVATE_VARIABLE: str(private),
+            compile_cache.SHARED_VARIABLE: str(self._shared),
+        }
+
+    def keep_compiled(self) -> None:
+        """After a run with a score: what a trusted train.py compiled is for later runs too."""
+        compiled = self._writes_compiled("trainer")
+        if compiled is not None and compiled.is_dir():
+            compile_cache.add_to_shared(compiled, self._shared)
+
+    def _writes_compiled(self, name: str) -> Path | None:
+        """A folder outside the sandbox that a trusted trainer compiles into."""
+        return self._scratch / "compiled" if self._trusted and name == "trainer" and self.layers is not None else None
+
+
+def run_view(spec: RunSpec, data: PreparedData, *, also_readable: Path) -> View:
+    """What the run of `spec` sees of this machine."""
+    private = [data.folder, Path(spec.run_folder).parent, *map(Path, data.evaluation_paths)]
+    minor = gpu_minor() if spec.device.startswith("cuda") else None
+    return view_of_run(private=private, gpu_minor=minor, also_readable=[also_readable])
