@@ -580,7 +580,8 @@ OUTSIDE_ATTACKS: list[Attack] = [
             until = time.monotonic() + 0.5
             while time.monotonic() < until:
                 layer(torch.randn(64, 64)).square().mean().backward()
-            """
+            """,
+            variant((TRAIN, TRAIN + "    session.reseed()\n"), text=HONEST),
         ),
         statuses=("ok",),
     ),
