@@ -556,7 +556,6 @@ OUTSIDE_ATTACKS: list[Attack] = [
         statuses=("invalid",),
         caps={"grace": 0.5, "late": 3.0},
         reason="over the clock",
-        sample=True,
     ),
     Attack(
         number=13,
