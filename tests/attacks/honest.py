@@ -159,7 +159,7 @@ CONTROLS: tuple[Control, ...] = (
     ),
     Control(name="z-loss", train_py=variant((LOSS, LOSS + " + 1e-3 * model(x).logsumexp(-1).square().mean()"), text=HONEST)),
     Control(name="hashed n-grams of the past", train_py=HASHED_NGRAMS),
-    Control(name="counts within its own row", train_py=COUNTS_WITHIN_ITS_ROW, sample=True),
+    Control(name="counts within its own row", train_py=COUNTS_WITHIN_ITS_ROW),
     Control(name="a recurrent network", train_py=RECURRENT),
     Control(name="a causal convolution", train_py=CAUSAL_CONVOLUTION),
     Control(name="attention of its own, in chunks", train_py=ATTENTION_IN_CHUNKS, sample=True),

@@ -556,7 +556,6 @@ OUTSIDE_ATTACKS: list[Attack] = [
         statuses=("invalid",),
         caps={"grace": 0.5, "late": 3.0},
         reason="over the clock",
-        sample=True,
     ),
     Attack(
         number=13,
@@ -580,7 +579,8 @@ OUTSIDE_ATTACKS: list[Attack] = [
             until = time.monotonic() + 0.5
             while time.monotonic() < until:
                 layer(torch.randn(64, 64)).square().mean().backward()
-            """
+            """,
+            variant((TRAIN, TRAIN + "    session.reseed()\n"), text=HONEST),
         ),
         statuses=("ok",),
     ),

@@ -564,7 +564,7 @@ SCORE_ATTACKS: list[Attack] = [
             number=number, name=name, tries=tries, train_py=looks_ahead(where, **how), sample=sample, statuses=("ok", "invalid")
         )
         for number, name, tries, where, how, sample in (
-            (4, "looks one token ahead", "read the answer in the row", "at >= 0", {}, True),
+            (4, "looks one token ahead", "read the answer in the row", "at >= 0", {}, False),
             (4, "looks two tokens ahead", "read the token after the next", "at >= 0", {"distance": 2, "strength": 1.0}, False),
             (4, "looks ahead in the first eighth", "look where no splice is", "at < 7", {}, True),
             (4, "looks ahead in the last eighth", "look behind all splices", "at >= 56", {}, False),
@@ -593,7 +593,14 @@ SCORE_ATTACKS: list[Attack] = [
                 {"strength": 1.9},
                 False,
             ),
-            (7, "peeks at 1% of the positions", "stay below the tolerance of the mean", "(ids * 31 + at) % 100 == 0", {}, True),
+            (
+                7,
+                "peeks at 1% of the positions",
+                "stay below the tolerance of the mean",
+                "(ids * 31 + at) % 100 == 0",
+                {},
+                False,
+            ),
             (
                 7,
                 "peeks in 1% of the rows",
@@ -618,7 +625,6 @@ SCORE_ATTACKS: list[Attack] = [
         train_py=CENTRED_CONVOLUTION,
         statuses=CAUGHT,
         reason="looks ahead",
-        sample=True,
     ),
     Attack(number=5, name="a sum from the end", tries="see all later tokens", train_py=REVERSED_SUM, statuses=CAUGHT),
     Attack(number=6, name="mean over a block of 16", tries="see to the block's end", train_py=BLOCK_MEAN, statuses=CAUGHT),
@@ -650,7 +656,6 @@ SCORE_ATTACKS: list[Attack] = [
         tries="go on as a row with the same beginning went on",
         train_py=in_scoring(REMEMBERS_ROWS),
         statuses=("ok", "invalid"),
-        sample=True,
     ),
     *(
         Attack(

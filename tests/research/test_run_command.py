@@ -14,8 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import write_documents
-from judged import HELPERS, Runner, events, is_alive, start_main, variant, wait_for, with_train
+from judged import HELPERS, Runner, events, is_alive, start_main, variant, wait_for, with_train, write_documents
 
 from research import run as run_module
 from research.contract import contract_for
