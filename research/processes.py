@@ -283,25 +283,38 @@ def _harmless(line: str) -> str:
 
 
 def kill_descendants(*, spare: Iterable[int] = (), within: float = 2.0) -> list[int]:
-    """Kills every descendant of this process but the processes `spare` (which started none); returns what is left.
+    """Kills every descendant of this process but the processes `spare` and theirs; returns what is left.
 
     A fork bomb is stopped first and killed then, in rounds, until none is left or `within` seconds have passed.
     """
-    me, spared = psutil.Process(), set(spare)
+    spared = set(spare)
     deadline = time.monotonic() + within
     while True:
-        living = [child for child in me.children(recursive=True) if child.pid not in spared]
+        living = _descendants_but(spared)
         for signal_number in (signal.SIGSTOP, signal.SIGKILL):
             for child in living:
                 with contextlib.suppress(psutil.Error):
                     child.send_signal(signal_number)
         reap(living)
         living = [child for child in living if _is_alive(child)]
-        if not living and not [child for child in me.children(recursive=True) if child.pid not in spared]:
+        if not living and not _descendants_but(spared):
             return []
         if time.monotonic() > deadline:
             return [child.pid for child in living]
         time.sleep(0.01)
+
+
+def _descendants_but(spared: set[int]) -> list[psutil.Process]:
+    """The descendants of this process without the processes `spared` and their descendants."""
+    found, waiting = [], psutil.Process().children()
+    while waiting:
+        child = waiting.pop()
+        if child.pid in spared:
+            continue
+        found.append(child)
+        with contextlib.suppress(psutil.Error):
+            waiting += child.children()
+    return found
 
 
 def reap(children: Iterable[psutil.Process]) -> None:

@@ -11,8 +11,8 @@ import resource
 import select
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -61,6 +61,8 @@ class Layers:
     seccomp: bool
     linux: bool = True
     """Without Linux there is a clean environment, bounds and supervision only."""
+    problems: Mapping[str, str] = field(default_factory=dict)
+    """Why a layer is missing, by its name."""
 
     def names(self) -> tuple[str, ...]:
         """As they are recorded."""
@@ -96,12 +98,22 @@ def probe(view: View, *, platform: str = sys.platform) -> Layers:
     if platform != "linux":
         return NO_LAYERS
     version = landlock.abi()
-    namespaces = _works(lambda: _try_namespaces(view))
+    with tempfile.TemporaryDirectory(prefix="autoresearch-probe-") as folder:
+        without_namespaces = _failure(lambda: _try_namespaces(view, Path(folder)))
+    problems = {
+        "namespaces": without_namespaces,
+        "landlock": None if version else "the kernel has none, or has it turned off",
+        "seccomp": _failure(lambda: seccomp.install(seccomp.run_program())),
+    }
+    namespaces = problems["namespaces"] is None
+    if os.geteuid() == 0:
+        problems["identity"] = _failure(lambda: _try_identity(view, namespaces=namespaces))
     return Layers(
-        identity=os.geteuid() == 0 and _works(lambda: _try_identity(view, namespaces=namespaces)),
+        identity=problems.get("identity", "") is None,
         namespaces=namespaces,
         landlock=version,
-        seccomp=_works(lambda: seccomp.install(seccomp.run_program())),
+        seccomp=problems["seccomp"] is None,
+        problems={name: problem for name, problem in problems.items() if problem is not None},
     )
 
 
@@ -243,36 +255,29 @@ def _hide_files(sandbox: Sandbox, folder: Path) -> None:
 # --- probing --------------------------------------------------------------------------------------------------------
 
 
-def _works(attempt: Callable[[], None]) -> bool:
-    """Whether `attempt` succeeds in a process of its own."""
+def _failure(attempt: Callable[[], None]) -> str | None:
+    """Why `attempt` fails in a process of its own; None where it succeeds."""
+    answer, say = os.pipe()
     pid = os.fork()
     if pid == 0:
-        code = 1
-        with contextlib.suppress(BaseException):
-            nothing = os.open(os.devnull, os.O_RDWR)
-            os.dup2(nothing, 2)
+        try:
             attempt()
-            code = 0
-        os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
-def _try_namespaces(view: View) -> None:
-    """Raises where a root of its own can't be made."""
-    folder = Path(tempfile.mkdtemp(prefix="autoresearch-probe-"))
-    _unshare_all()
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        with contextlib.suppress(BaseException):
-            enter_root(view, folder, shared=None, owner=os.geteuid(), memory_bytes=2**20)
-            list(Path("/proc/self").iterdir())
-            code = 0
-        os._exit(code)
+        except BaseException as error:
+            os.write(say, (str(error) or type(error).__name__).encode()[:1000])
+        os._exit(0)
+    os.close(say)
+    with os.fdopen(answer, "rb") as words:
+        reason = words.read().decode(errors="replace")
     status = os.waitpid(pid, 0)[1]
-    folder.rmdir()
-    if status:
-        raise OSError("no root of its own")
+    return reason or ("its process was killed" if status else None)
+
+
+def _try_namespaces(view: View, folder: Path) -> None:
+    """Raises where a root of its own can't be made over `folder`."""
+    _unshare_all()
+    problem = _failure(lambda: enter_root(view, folder, shared=None, owner=os.geteuid(), memory_bytes=2**20))
+    if problem:
+        raise OSError(problem)
 
 
 def _try_identity(view: View, *, namespaces: bool) -> None:

@@ -42,8 +42,9 @@ def view_of_run(*, private: Iterable[Path], gpu_minor: int | None, also_readable
     kept_back = (Path.home(), code.parent, Path.cwd(), Path(tempfile.gettempdir()))
     wanted = [*map(Path, SYSTEM_PATHS), Path(sys.prefix), Path(sys.base_prefix), *packages, *libraries]
     readable = [path for path in wanted if path.exists() and not any(is_within(other, path) for other in kept_back)]
-    readable += [code, *also_readable]
+    readable += [code, *(path for path in also_readable if path.exists())]
     hidden = [path for path in private if path.exists() and any(is_within(path, other) for other in readable)]
+    hidden = [path for path in hidden if not any(is_within(other, path) for other in readable)]
     devices = [*PLAIN_DEVICES, *(GPU_DEVICES if gpu_minor is not None else ())]
     if gpu_minor is not None:
         devices.append(f"/dev/nvidia{gpu_minor}")
