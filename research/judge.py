@@ -50,6 +50,7 @@ from research.score import (
     splice_rows,
     tolerance_for,
 )
+from research.scorer import OUT_OF_MEMORY
 from research.seeds import seed_set_by
 from research.supervision import MemoryMonitor, Supervisor
 
@@ -110,7 +111,7 @@ class Judge:
         self._children: list[Child] = []
         self._rows_of: dict[Split, RowScores] = {}
         self._scorer_words = ""
-        self._scratch = Path(tempfile.mkdtemp(prefix="autoresearch-run-"))
+        self._scratch = Path(tempfile.mkdtemp(prefix=scratch_prefix(os.getpid())))
 
     def execute(self) -> RunResult:
         """The whole run. Everything that it started is ended when this returns."""
@@ -264,7 +265,7 @@ class Judge:
         rng = np.random.default_rng(secrets.randbits(128))
         rows = np.asarray(self.data.load_rows("val")[: self.contract.eval_rows])
         first, second = self.scorers
-        answers = Answers(self, first, tensors)
+        answers = Answers(self, first, self._copy_of(tensors))
         nats = answers.cross_entropies(rows, rng)
         self._found["val_bpb"] = self._bits_per_byte("val", nats, rows)
         would_keep = self.spec.keep_below is None or self._found["val_bpb"] < self.spec.keep_below
@@ -273,12 +274,19 @@ class Judge:
         self._end([first])
         share = 1.0 if would_keep else CONSISTENCY_SHARE
         count = min(len(rows), max(MIN_CONSISTENCY_ROWS, round(share * len(rows))))
-        self._check_consistency(Answers(self, second, tensors), rows, nats, count, rng)
+        self._check_consistency(Answers(self, second, self._copy_of(tensors)), rows, nats, count, rng)
         self._end([second])
         if self.spec.save_model and would_keep:
             payload = map_shared(tensors, self._tensor_bytes, writable=False)
             (self.folder / "model.safetensors").write_bytes(payload)
         self._found["scoring_seconds"] = monotonic() - began
+
+    def _copy_of(self, tensors: int) -> int:
+        """A descriptor of the tensors for one scorer alone: two could tell each other things by attributes of one."""
+        copy = shared_memory(self._tensor_bytes)
+        os.sendfile(copy, tensors, 0, self._tensor_bytes)
+        seal(copy)
+        return copy
 
     def _audit(self, answers: "Answers", rng: np.random.Generator, *, share: float) -> None:
         rows = np.asarray(self.data.load_rows("audit"))
@@ -421,7 +429,9 @@ class Answers:
         self._logits.tensor.zero_()
         descriptors = [tensors, self._ids.descriptor, self._logits.descriptor]
         judge._send(child, Kind.MODEL, judge._tensor_bytes, self._batch, 0.0, descriptors)
+        os.close(tensors)
         self._await(Kind.READY)
+        child.log.close()  # from now on it sees what it must not tell
 
     def cross_entropies(self, rows: np.ndarray, rng: np.random.Generator, *, targets: np.ndarray | None = None) -> np.ndarray:
         """Nats of each token of `rows` (n, T + 1), asked for in random order: (n, T) float32.
@@ -449,6 +459,11 @@ class Answers:
     def _await(self, kind: Kind) -> None:
         began = monotonic()
         self._judge._await(self._child, kind, phase="scoring", began=began, cap=self._judge._scoring_ends - began)
+
+
+def scratch_prefix(judge: int) -> str:
+    """How the names of a judge's working folders begin, by its process id."""
+    return f"autoresearch-run-{judge}-"
 
 
 def require_finite(nats: np.ndarray) -> None:
@@ -480,8 +495,14 @@ def ended_by_itself(child: Child) -> RunEnded:
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
     last = lines[-1] if lines else "no output"
     failed = next((line for line in lines[-5:] if line.startswith("FAIL")), None)
-    if child.exit_code() == BROKEN:
+    code = child.exit_code()
+    if code == BROKEN:
         return RunEnded("lost", last, log=log)
+    if code == OUT_OF_MEMORY:
+        return RunEnded("oom", "out of memory while it was scored", log=log)
+    if log.closed:
+        return RunEnded("crash", f"the model failed while it was scored (exit status {code}): what it said is not shown, since "
+                                 "it had seen evaluation rows; call forward(ids) in train() to see it", log=log)  # fmt: skip
     if failed:
         return RunEnded("diverged", failed, log=log)
     if any(sign in tail for sign in ("OutOfMemoryError", "out of memory", "can't allocate memory", "MemoryError")):

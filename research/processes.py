@@ -37,7 +37,10 @@ MAX_LINE_BYTES = 2**16
 MAX_TAIL_LINE = 1000
 """Characters of a line that the log's tail holds at most."""
 
-_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile(
+    r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]"
+    "|[\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"  # which nobody sees, or which turn text round
+)
 _LOOKS_LIKE_SUMMARY = re.compile(
     r"^(---|(val_bpb|training_seconds|total_seconds|peak_vram_mb|mfu_percent|total_tokens_M|num_steps|num_params_M|depth)\s*:)"
 )
@@ -263,6 +266,10 @@ class Log:
                 self._file.flush()
                 if self._echo:
                     self._echo(text)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
 
     def tail(self, lines: int = 50) -> str:
         """The last lines."""

@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import select
+import shutil
 import signal
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from research.contract import (
     contract_for,
 )
 from research.hyperparameters import fit_to_profile
-from research.judge import Judge
+from research.judge import Judge, scratch_prefix
 from research.linux import become_subreaper, die_with_parent
 from research.prepare import find_prepared
 from research.processes import kill_descendants
@@ -146,6 +147,8 @@ def serve(signals: list[int]) -> int:
             time.sleep(0.02)
         if ended[1]:
             kill_descendants()
+            for folder in Path(tempfile.gettempdir()).glob(f"{scratch_prefix(pid)}*"):
+                shutil.rmtree(folder, ignore_errors=True)
             return 1
     return 0
 

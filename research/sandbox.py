@@ -205,6 +205,7 @@ def _become_init(channel: int) -> None:
 
 def _wait_outside(pid: int, channel: int) -> NoReturn:
     """Waits for a child, collecting what else ends, and ends as it did. It holds nothing open that others wait for."""
+    prctl(PR_SET_DUMPABLE, 0)  # what it shows of itself under /proc is for root alone
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (channel, 0, 1, 2):
         os.dup2(nothing, descriptor)

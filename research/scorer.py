@@ -18,6 +18,9 @@ from research.contract import Contract, active_contract
 from research.linux import die_with_parent
 from research.session import child_setting, load_train_py, set_threads
 
+OUT_OF_MEMORY = 98
+"""Exit status: the one thing that a scorer can say once it has seen rows."""
+
 
 def main() -> None:
     """Builds the model, reports READY, waits for the tensors, then answers until the judge hangs up."""
@@ -35,6 +38,8 @@ def main() -> None:
         answer_rows(channel, model, message, contract, device)
     except ChannelClosed:
         sys.exit(0)
+    except (torch.OutOfMemoryError, MemoryError):
+        sys.exit(OUT_OF_MEMORY)
 
 
 def load_tensors(model: nn.Module, descriptor: int, size: int) -> None:

@@ -57,6 +57,8 @@ class Attack:
     spec: Mapping[str, Any] = field(default_factory=dict)
     proof: Callable[[Run, Surroundings], str | None] | None = None
     """What else went wrong, in words; None where all is well."""
+    residue: str = ""
+    """Why a better score is not stopped: docs/threat-model.md says what it is worth."""
     needs_gpus: int = 0
     sample: bool = False
     """Part of every run of the tests."""

@@ -110,7 +110,7 @@ class Harness:
             wrong.append(f"it ended as {result.status}, not as {' or '.join(attack.statuses)}")
         elif result.status != "ok" and not re.search(attack.reason, result.reason):
             wrong.append(f"the reason is {result.reason!r}, not {attack.reason!r}")
-        if outcome.gain is not None and outcome.gain > 3 * outcome.sigma + ALLOWED_GAIN:
+        if not attack.residue and outcome.gain is not None and outcome.gain > 3 * outcome.sigma + ALLOWED_GAIN:
             wrong.append(f"its score is {outcome.gain:.4f} better than an honest one (sigma {outcome.sigma:.4f})")
         if run.left_alive:
             wrong.append(f"{len(run.left_alive)} of its processes outlived the run")

@@ -38,8 +38,8 @@ def row(outcome: "Outcome") -> str:
         run.result.reason if run else "",
         "" if outcome.gain is None else f"{-outcome.gain:+.5f}",
         str(layers) if layers else "none",
-        "yes" if outcome.stopped else "**no**",
-        "; ".join(outcome.wrong),
+        "residue" if attack.residue else "yes" if outcome.stopped else "**no**",
+        "; ".join([attack.residue] if attack.residue and outcome.stopped else outcome.wrong),
     ]
     return "| " + " | ".join(map(cell, cells)) + " |\n"
 

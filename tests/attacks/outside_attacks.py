@@ -611,6 +611,7 @@ OUTSIDE_ATTACKS: list[Attack] = [
         honest=TIMED,
         statuses=("invalid", "ok"),
         caps={"grace": 2.0},
+        residue="the grace is the attacker's: 1% of a long budget",
     ),
     Attack(
         number=15,
@@ -730,7 +731,9 @@ OUTSIDE_ATTACKS: list[Attack] = [
         tries="have more time",
         train_py=before_the_end(
             "try:\n    os.kill(os.getppid(), signal.SIGSTOP)\n    time.sleep(0.2)\n"
-            "    print('LEAK could stop the judge', flush=True)\n    os.kill(os.getppid(), signal.SIGCONT)\n"
+            "    state = Path(f'/proc/{os.getppid()}/stat').read_text().rpartition(')')[2].split()[0]\n"
+            "    print('LEAK could stop the judge' if state == 'T' else 'it goes on', flush=True)\n"
+            "    os.kill(os.getppid(), signal.SIGCONT)\n"
             "except OSError:\n    pass"
         ),
     ),
@@ -772,7 +775,8 @@ OUTSIDE_ATTACKS: list[Attack] = [
         name="fixes the seed",
         tries="have each run be the same one",
         train_py=variant((BUILD, BUILD + "    torch.manual_seed(1337)\n"), text=HONEST),
-        statuses=("ok",),
+        statuses=("invalid",),
+        reason="sets a seed of its own",
     ),
     Attack(
         number=24,
