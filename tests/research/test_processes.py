@@ -105,7 +105,7 @@ def test_memory_is_measured_from_outside() -> None:
     with subprocess.Popen([sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        monitor = MemoryMonitor(process.pid, gpu=False, interval=0.01)
+        monitor = MemoryMonitor(process.pid, gpu=False)
         while not monitor._peak_bytes:
             assert process.poll() is None
         process.communicate()

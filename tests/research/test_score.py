@@ -17,12 +17,12 @@ from research.score import (
     tolerance_for,
 )
 
-ALLOWED = Tolerance(mean=1e-4, bias=1e-5, row_rms=2e-4, boundary=1e-3, largest=0.05)
+ALLOWED = Tolerance(mean=1e-4, bias=1e-5, row_rms=2e-4, boundary=1e-3, look=1e-4, largest=0.05)
 
 
 def consistency(**changes: float) -> Consistency:
     """Of 400 rows that agree, but for `changes`."""
-    return replace(Consistency(rows=400, mean=0.0, error=0.0, row_rms=0.0, boundary=0.0, largest=0.0), **changes)
+    return replace(Consistency(rows=400, mean=0.0, error=0.0, row_rms=0.0, boundary=0.0, boundary_error=0.0, largest=0.0), **changes)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 8192])
@@ -71,8 +71,10 @@ def test_splices_are_prefixes_with_another_rows_suffix() -> None:
     rows = np.arange(20)[:, None] * 100 + np.arange(33)
     splices = splice_rows(rows, 12, np.random.default_rng(1))
     assert len(set(splices.rows.tolist())) == 12
+    everywhere = splice_rows(np.tile(rows, (100, 1)), 2000, np.random.default_rng(1))
+    assert set(everywhere.lengths.tolist()) == set(range(1, 32)), "each place that can be looked ahead from is tried"
     for row, length, ids in zip(splices.rows, splices.lengths, splices.ids, strict=True):
-        assert 4 <= length <= 29
+        assert 1 <= length <= 31
         assert (ids[:length] == rows[row, :length]).all()
         donor = ids[-1] // 100
         assert donor != row and (ids[length:] == rows[donor, length:]).all()
@@ -141,6 +143,12 @@ def test_differences_of_both_signs_do_not_cancel(spliced: tuple[np.ndarray, np.n
 @pytest.mark.parametrize("boundary", [2e-3, -2e-3, float("nan")])
 def test_a_difference_at_the_boundary_counts_in_both_directions(boundary: float) -> None:
     assert "looks ahead" in str(consistency(boundary=boundary).broken_rule(ALLOWED))
+
+
+def test_a_look_ahead_below_the_fixed_limit_is_found_by_its_direction() -> None:
+    """Rounding has none: 5e-4 nats each row are too much where their mean is known to 5e-5, and not where it is to 5e-4."""
+    assert "looks ahead" in str(consistency(boundary=5e-4, boundary_error=5e-5).broken_rule(ALLOWED))
+    assert consistency(boundary=5e-4, boundary_error=5e-4).broken_rule(ALLOWED) is None
 
 
 def test_a_cpu_is_held_to_more_than_a_gpu() -> None:
