@@ -22,7 +22,8 @@ ALLOWED = Tolerance(mean=1e-4, bias=1e-5, row_rms=2e-4, boundary=1e-3, look=1e-4
 
 def consistency(**changes: float) -> Consistency:
     """Of 400 rows that agree, but for `changes`."""
-    return replace(Consistency(rows=400, mean=0.0, error=0.0, row_rms=0.0, boundary=0.0, boundary_error=0.0, largest=0.0), **changes)
+    equal = Consistency(rows=400, mean=0.0, error=0.0, row_rms=0.0, boundary=0.0, boundary_error=0.0, largest=0.0)
+    return replace(equal, **changes)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 8192])
