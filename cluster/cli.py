@@ -9,6 +9,7 @@ from datetime import date
 from typing import TypeVar
 
 from research.contract import PROFILES, UserError
+from research.result import SANDBOX_MODES
 
 FIRST_STEPS = """\
 The autoresearch farm: a loop per GPU that edits research/train.py, trains it for a fixed time, and keeps what scores better.
@@ -126,6 +127,7 @@ def _add_start(command: AddCommand) -> None:
 
     prepare = command("prepare", "fetch text, train the tokenizer, pack rows; once per machine")
     _add_data(prepare)
+    prepare.add_argument("--allow-visible", action="store_true", help="even where runs can read the text they are scored on")
     _add_devices(prepare)
     _add_places(prepare)
 
@@ -266,6 +268,12 @@ def _add_tag(parser: argparse.ArgumentParser) -> None:
 def _add_judging(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rule", choices=("noise", "greedy"), default="noise", help="noise: a keep beats chance (default); greedy: any gain"
+    )
+    parser.add_argument(
+        "--sandbox",
+        choices=SANDBOX_MODES,
+        default="auto",
+        help="around train.py: auto, what the host has (default); strict, or none of the runs begins; off, for your own edits",
     )
 
 

@@ -17,6 +17,7 @@ from cluster.cost import free_disk, size
 from cluster.hardware import GB, Device, busy_processes, driver_version, platform_identity
 from cluster.home import Home, find_checkout
 from cluster.ray_here import RayHere, look_at_ray
+from cluster.sandbox_checks import layers_here, sandbox_findings
 from research.contract import Contract, UserError, choose_profile, profile_named
 
 State = Literal["ok", "warn", "missing"]
@@ -58,6 +59,7 @@ def examine(home: Home, cache: Path, devices: Sequence[Device]) -> list[Check]:
         *(_disk(name, folder) for name, folder in (("home", home.folder), ("cache", cache))),
         *_flash_attention(devices),
         _running(home),
+        *_sandbox(),
         *_ray(),
     ]
 
@@ -193,6 +195,14 @@ def _running(home: Home) -> Check:
     if client is None:
         return Check(name="farm", state="ok", found="none is running on this home")
     return Check(name="farm", state="ok", found=f"process {client.pid} is running on this home: farm status")
+
+
+def _sandbox() -> list[Check]:
+    """What a run that fools the judge or harms the machine would have to get out of."""
+    return [
+        Check(name=name, state="warn" if cure else "ok", found=found, cure=cure)
+        for name, found, cure in sandbox_findings(layers_here())
+    ]
 
 
 def _ray() -> list[Check]:

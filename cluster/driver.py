@@ -225,6 +225,7 @@ class Farm:
             run_folder=str(self.home.runs),
             save_model=self.options.samples,
             threads=plan.device.threads,
+            sandbox=self.options.sandbox,
         )
         settings = LoopSettings(
             spec=spec,

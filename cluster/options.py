@@ -6,6 +6,7 @@ from typing import Literal
 
 from cluster.hardware import Device, DeviceKind
 from cluster.home import Home
+from research.result import SandboxMode
 from results.verdict import Rule
 
 EngineKind = Literal["local", "ray"]
@@ -52,4 +53,5 @@ class FarmOptions:
     samples: bool = False
     """Keep the model of every kept run, for `farm sample`."""
     rule: Rule = "noise"
+    sandbox: SandboxMode = "auto"
     baseline_runs: int = 2

@@ -20,7 +20,7 @@ class Confinement:
     def __init__(self, spec: RunSpec, data: PreparedData, train_py: str, scratch: Path) -> None:
         self._scratch = scratch
         self._trusted = compile_cache.is_trusted(train_py)
-        self._shared = compile_cache.shared_folder(data.folder.parent, spec.device)
+        self._shared = compile_cache.shared_folder(data.folder.parents[1], spec.device)
         self.bounds = Bounds.of_host(spec.memory_bytes)
         self._view = run_view(spec, data, also_readable=self._shared)
         self.layers = None if spec.sandbox == "off" else probe(self._view)

@@ -36,6 +36,7 @@ from research.rows import (
 )
 from research.sources import Source, has_shards, open_source, source_name
 from research.tokenizer import Tokenizer, check_roundtrip, encode_all, train_tokenizer
+from research.visible import is_needed
 
 __all__ = ["PreparedData", "find_prepared", "prepare"]
 
@@ -45,19 +46,23 @@ ROUNDTRIP_DOCUMENTS = 20
 SECONDS_BETWEEN_REPORTS = 10.0
 
 
-def prepare(contract: Contract, *, cache: Path, num_shards: int = 10, revision: str | None = None, say: Say) -> PreparedData:
+def prepare(contract: Contract, *, cache: Path, num_shards: int = 10, revision: str | None = None,
+            allow_visible: bool = False, say: Say) -> PreparedData:  # fmt: skip
     """The data for `contract` in `cache`, made if it isn't there. `say` gets a line for each thing done.
 
     `num_shards` counts training shards of a source that has them. `revision` is a commit, tag or branch of the source's
     dataset; None is the one in use here, at first the head of `main`. Two processes may call this at once: one waits.
-    A UserError says in one line what is missing: network, disk space, text.
+    A UserError says in one line what is missing: network, disk space, text. Evaluation text that a run could not be kept from
+    reading is refused, too, unless `allow_visible`.
     """
     cache = Path(cache).expanduser().absolute()
     wanted = _Wanted.of(contract, num_shards=num_shards, revision=revision)
     found = wanted.newest(cache)
     if found is None:
         with _only_one(cache / "prepared" / f".{wanted.slug}.lock", say):
-            found = wanted.newest(cache) or _prepare(contract, wanted, cache=cache, num_shards=num_shards, say=say)
+            found = wanted.newest(cache) or _prepare(
+                contract, wanted, cache=cache, num_shards=num_shards, allow_visible=allow_visible, say=say
+            )
     say(f"prepared: {found.train_rows:,} training rows of {found.seq_len + 1:,} tokens in {found.folder}")
     return found
 
@@ -128,6 +133,17 @@ class _Wanted:
         return max(fitting, key=lambda data: data.created, default=None)
 
 
+def _check_hidden(source: Source, *, allow_visible: bool, say: Say) -> None:
+    """Raises a UserError where a run must be able to read the text that it is scored on."""
+    visible = next(filter(is_needed, source.evaluation_paths), None)
+    if visible is None:
+        return
+    problem = f"{visible} holds the text that runs are scored on, and they must be able to read it"
+    if source.name != "stdlib" and not allow_visible:
+        raise UserError(f"{problem}: choose another --source, or insist with --allow-visible.")
+    say(f"careful: {problem}; scores on it can be faked")
+
+
 def _load_if_sound(folder: Path) -> PreparedData | None:
     try:
         return PreparedData.load(folder)
@@ -135,9 +151,11 @@ def _load_if_sound(folder: Path) -> PreparedData | None:
         return None
 
 
-def _prepare(contract: Contract, wanted: _Wanted, *, cache: Path, num_shards: int, say: Say) -> PreparedData:
+def _prepare(contract: Contract, wanted: _Wanted, *, cache: Path, num_shards: int, allow_visible: bool,
+             say: Say) -> PreparedData:  # fmt: skip
     """Build in a temporary folder, which gets its name when it is whole."""
     source = open_source(contract, cache=cache, num_shards=num_shards, revision=wanted.revision, say=say)
+    _check_hidden(source, allow_visible=allow_visible, say=say)
     check_space(cache, source.text_bytes)  # uint16 rows are about half as large as their text
     folder = cache / "prepared" / wanted.folder_name(source.revision)
     for stale in folder.parent.glob(f".{folder.name}.*"):

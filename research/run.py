@@ -33,7 +33,7 @@ from research.judge import Judge, scratch_prefix
 from research.linux import become_subreaper, die_with_parent
 from research.prepare import find_prepared
 from research.processes import kill_descendants
-from research.result import RunResult, RunSpec
+from research.result import SANDBOX_MODES, RunResult, RunSpec
 from research.supervision import gpu_handle
 
 SHIPPED_TRAIN_PY = Path(__file__).with_name("train.py")
@@ -73,6 +73,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--source", help="data source, instead of the profile's")
     parser.add_argument("--seed", type=int, default=42, metavar="N")
     parser.add_argument("--device", help="cuda:0, mps or cpu; default: the best that is there")
+    parser.add_argument("--sandbox", choices=SANDBOX_MODES, default="auto", help="auto: what the host has; strict; off")
     parser.add_argument("--cache", metavar="FOLDER", help="where prepared data lies")
     parser.add_argument("--folder", metavar="FOLDER", help="keep train.py, run.log and result.json here")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line")
@@ -101,6 +102,7 @@ def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> R
             device=device,
             data_folder=str(data.folder),
             run_folder=str(options.folder or scratch),
+            sandbox=options.sandbox,
         )
         return Judge(spec, train_py, emit=lambda _: None, cancelled=cancelled, echo=print_now).execute()
 

@@ -16,6 +16,7 @@ from research.contract import Contract, UserError
 from research.documents import file_documents, list_files, parquet_rows, parquet_texts, text_key
 from research.hub import REVISION, Dataset
 from research.rows import Split
+from research.visible import UNUSED_BY_RUNS
 
 CLIMBMIX = "karpathy/climbmix-400b-shuffle"
 CLIMBMIX_AUDIT, CLIMBMIX_VALIDATION = 6541, 6542
@@ -34,11 +35,16 @@ BYTES_PER_TOKEN = 5
 MOST_VALIDATION, MOST_AUDIT, LEAST_HELD_OUT = 0.25, 0.1, 0.01
 """Shares of the user's own text."""
 
+OTHER_PYTHONS = ("usr/lib/python3*", "usr/lib64/python3*", "usr/local/lib/python3*")
+
 EXCERPT_CHARACTERS = 4096
 """Of each test file of `stdlib`: the few rows of the `cpu` profile are to show many files, not one that is large and odd."""
 
 LEAST_TEST_PACKAGE = 2_000_000
 """Bytes. Some installations of Python come with a stub of the `test` package, and some with none."""
+
+LEAST_UNUSED = 1_000_000
+LONG_EXCERPT_CHARACTERS = 16_384
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,18 +173,21 @@ def tinystories(dataset: Dataset, *, num_shards: int, revision: str | None, say:
 
 
 def stdlib(root: Path, *, evaluation_bytes: int) -> Source:
-    """Python's own library below `root`. A sandbox masks one folder, the tests: so they are never trained on."""
+    """Python's own library below `root`. A sandbox masks its tests, or what stands in for them: they are never trained on."""
     skipped = frozenset({"site-packages", "dist-packages"})
-    library = list_files(root, suffix=".py", skip_folders=skipped | {"test"})
-    tests = list_files(root / "test", suffix=".py") if (root / "test").is_dir() else []
     revision = f"python {sysconfig.get_python_version()}"
-    if _total_size(tests) < LEAST_TEST_PACKAGE:
+    held_out, least, characters = [root / "test"], LEAST_TEST_PACKAGE, EXCERPT_CHARACTERS
+    if _total_size(_python_files(held_out)) < least:
+        held_out, least, characters = [root / name for name in UNUSED_BY_RUNS], LEAST_UNUSED, LONG_EXCERPT_CHARACTERS
+    tests = _python_files(held_out)
+    if _total_size(tests) < least:
         files = list_files(root, suffix=".py", skip_folders=skipped)
         return _dealt("stdlib", root, files, revision=revision, evaluation_bytes=evaluation_bytes)
+    library = list_files(root, suffix=".py", skip_folders=skipped | {"test"} | {folder.name for folder in held_out})
 
     def excerpts() -> Iterator[str]:
         mixed = sorted(tests, key=lambda path: text_key(str(path.relative_to(root))))
-        return (text[:EXCERPT_CHARACTERS] for text in _texts(mixed))
+        return (text[:characters] for text in _texts(mixed))
 
     def documents(split: Split) -> Iterator[str]:
         if split == "train":
@@ -193,8 +202,18 @@ def stdlib(root: Path, *, evaluation_bytes: int) -> Source:
         tokenizer_documents=lambda: documents("train"),
         repeats=True,
         disjoint=False,
-        evaluation_paths=(root / "test",),
+        evaluation_paths=(*held_out, *_copies_of(held_out, root)),
     )
+
+
+def _python_files(folders: Iterable[Path]) -> list[Path]:
+    return [path for folder in folders if folder.is_dir() for path in list_files(folder, suffix=".py")]
+
+
+def _copies_of(folders: Iterable[Path], root: Path) -> list[Path]:
+    """The folders of the same names in other Pythons of this machine, whose text is much the same."""
+    others = [path for place in OTHER_PYTHONS for path in Path("/").glob(place) if path.resolve() != root.resolve()]
+    return [other / folder.name for other in others for folder in folders if (other / folder.name).is_dir()]
 
 
 def own_files(root: Path, *, evaluation_bytes: int) -> Source:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import sysconfig
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/d
 
 LIBRARY_VARIABLES = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV")
 """Environment variables that name folders of libraries."""
+
+
+UNUSED_BY_RUNS = ("idlelib", "tkinter", "turtledemo", "lib2to3", "pydoc_data", "curses", "xmlrpc", "wsgiref")
+"""Packages of Python's library, beside its tests, that no train.py needs: a sandbox can mask them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +58,17 @@ def view_of_run(*, private: Iterable[Path], gpu_minor: int | None, also_readable
         hidden=outermost(hidden),
         devices=tuple(Path(path) for path in devices if Path(path).exists()),
     )
+
+
+def is_needed(path: Path) -> bool:
+    """Whether a run can't do without `path` or something in it, so that it can't be hidden: the system's, Python's and the
+    farm's own code. Python's tests, and what stands in for them, are not.
+    """
+    library = Path(sysconfig.get_paths()["stdlib"])
+    if any(is_within(path, library / name) for name in ("test", *UNUSED_BY_RUNS)):
+        return False
+    own = (Path(__file__).parent, Path(sys.prefix), Path(sys.base_prefix), library)
+    return any(is_within(needed, path) or is_within(path, needed) for needed in own if needed != Path("/usr"))
 
 
 def outermost(paths: Iterable[Path]) -> tuple[Path, ...]:

@@ -25,7 +25,7 @@ def prepare(options: argparse.Namespace) -> int:
     profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
     contract = contract_for(profile, budget=options.budget, source=options.source)
     shards = {} if options.num_shards is None else {"num_shards": options.num_shards}
-    prepare_data(contract, cache=find_cache(options.cache), say=_say, **shards)
+    prepare_data(contract, cache=find_cache(options.cache), allow_visible=options.allow_visible, say=_say, **shards)
     return 0
 
 

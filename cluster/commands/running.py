@@ -85,6 +85,7 @@ def make_options(options: argparse.Namespace, *, researcher: str) -> "FarmOption
         cache_asked_for=options.cache,
         address=address,
         rule=options.rule,
+        sandbox=options.sandbox,
         # what only `farm run` has
         loops=getattr(options, "loops", None),
         experiments=getattr(options, "experiments", None),

@@ -1,0 +1,32 @@
+"""What of the sandbox this host has, and the cure for what it lacks: for `farm doctor` and for `--sandbox strict`."""
+
+from collections.abc import Mapping
+
+from research.sandbox import Layers, probe
+from research.visible import view_of_run
+
+CURES: Mapping[str, str] = {
+    "namespaces": "let users make them: sysctl -w user.max_user_namespaces=15000 (Debian: kernel.unprivileged_userns_clone=1, "
+    "Ubuntu: kernel.apparmor_restrict_unprivileged_userns=0); in a container: --cap-add SYS_ADMIN "
+    "--security-opt seccomp=unconfined --security-opt systempaths=unconfined",
+    "landlock": "a kernel from 5.13 on, with landlock among the names of lsm= at boot; in a container, a runtime that lets it by",
+    "seccomp": "a kernel with CONFIG_SECCOMP_FILTER, on x86_64 or aarch64",
+    "identity": "runs stay root, without root's rights: start the farm as an ordinary user, or install Python and the checkout "
+    "where other users can read them",
+}
+
+NO_LINUX = "only Linux has these layers: elsewhere let nobody edit train.py whom you don't trust with your own rights"
+
+
+def layers_here() -> Layers:
+    """The layers that a run on this host would be under."""
+    return probe(view_of_run(private=(), gpu_minor=None))
+
+
+def sandbox_findings(layers: Layers) -> list[tuple[str, str, str]]:
+    """Layer, what was found, and the cure (empty where it is well)."""
+    if not layers.linux:
+        return [("sandbox", "a clean environment, bounds and supervision; no other layer", NO_LINUX)]
+    findings = [("sandbox", ", ".join(layers.names()), "")]
+    findings += [(f"no {name}", problem, CURES[name]) for name, problem in layers.problems.items()]
+    return findings
