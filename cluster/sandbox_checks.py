@@ -9,7 +9,7 @@ CURES: Mapping[str, str] = {
     "namespaces": "let users make them: sysctl -w user.max_user_namespaces=15000 (Debian: kernel.unprivileged_userns_clone=1, "
     "Ubuntu: kernel.apparmor_restrict_unprivileged_userns=0); in a container: --cap-add SYS_ADMIN "
     "--security-opt seccomp=unconfined --security-opt systempaths=unconfined",
-    "landlock": "a kernel from 5.13 on, with landlock among the names of lsm= at boot; in a container, a runtime that lets it by",
+    "landlock": "a kernel from 5.13 on, with landlock among lsm= at boot; in a container, a runtime that permits it",
     "seccomp": "a kernel with CONFIG_SECCOMP_FILTER, on x86_64 or aarch64",
     "identity": "runs stay root, without root's rights: start the farm as an ordinary user, or install Python and the checkout "
     "where other users can read them",

@@ -42,9 +42,9 @@ def view_of_run(*, private: Iterable[Path], gpu_minor: int | None, also_readable
     paths. `gpu_minor` is the number in the name of its GPU's device file.
     """
     code = Path(__file__).resolve().parent
-    packages = [Path(entry) for entry in sys.path if entry]
+    packages = [Path(entry) for entry in sys.path if Path(entry).is_absolute()]
     libraries = [Path(entry) for name in LIBRARY_VARIABLES for entry in os.environ.get(name, "").split(os.pathsep) if entry]
-    kept_back = (Path.home(), code.parent, Path.cwd(), Path(tempfile.gettempdir()))
+    kept_back = (Path.home(), code.parent, Path(tempfile.gettempdir()))
     wanted = [*map(Path, SYSTEM_PATHS), Path(sys.prefix), Path(sys.base_prefix), *packages, *libraries]
     readable = [path for path in wanted if path.exists() and not any(is_within(other, path) for other in kept_back)]
     readable += [code, *(path for path in also_readable if path.exists())]

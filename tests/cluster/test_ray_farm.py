@@ -4,6 +4,7 @@ KILLS=10 in the environment repeats each kill ten times instead of once.
 """
 
 import os
+import secrets
 import time
 from pathlib import Path
 
@@ -17,10 +18,14 @@ from results.journal import read_journal
 KILLS = int(os.environ.get("KILLS", "1"))
 
 TRACE = """\
-    import os, pathlib, subprocess
-    child = subprocess.Popen(["sleep", "600"], start_new_session=True)
-    pathlib.Path({folder!r}, f"{{os.getpid()}}").write_text(f"{{os.getpid()}} {{child.pid}}")
+    import ctypes, os, time
+    grandchild = os.fork() == 0
+    ctypes.CDLL(None).prctl(15, b"{name}-2" if grandchild else b"{name}-1")
+    if grandchild:
+        os.setsid()
+        time.sleep(600)
 """
+"""A training and its grandchild get names by which they can be seen from outside of a sandbox."""
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +41,15 @@ def checkout(tmp_path: Path, cache: Path) -> Checkout:
 class Traces:
     """What trainings left behind: their own process and a grandchild in a session of its own."""
 
-    def __init__(self, folder: Path, checkout: Checkout) -> None:
-        folder.mkdir()
-        self.folder = folder
-        checkout.edit("def train(session):\n", "def train(session):\n" + TRACE.format(folder=str(folder)))
+    def __init__(self, checkout: Checkout) -> None:
+        self.name = f"t{secrets.token_hex(4)}"
+        checkout.edit("def train(session):\n", "def train(session):\n" + TRACE.format(name=self.name))
         checkout.git("commit", "--quiet", "--all", "--message", "leave traces")
 
     def training(self) -> list[int]:
-        """The processes of the training that goes on now."""
-        pids = [[int(pid) for pid in path.read_text().split()] for path in self.folder.iterdir()]
-        return next((pair for pair in pids if len(pair) == 2 and len(living(pair)) == 2), [])
+        """The processes of the training that goes on now: the trainer and its grandchild."""
+        found = {process.info["name"]: process.pid for process in psutil.process_iter(["name"])}
+        return [found[f"{self.name}-{n}"] for n in (1, 2)] if {f"{self.name}-{n}" for n in (1, 2)} <= found.keys() else []
 
     def check_gone(self, pids: list[int], killed: float) -> None:
         wait_for("end of the training", lambda: not living(pids), seconds=30)
@@ -59,7 +63,7 @@ def node_worker_of(pid: int) -> int:
 
 def test_kill_9_of_worker_driver_and_raylet(checkout: Checkout, tmp_path: Path) -> None:
     """Whoever dies, the training and what it started are gone in 2 s; the farm, or its next start, goes on."""
-    traces = Traces(tmp_path / "traces", checkout)
+    traces = Traces(checkout)
     researcher = checkout.script({"title": "learn", "constants": {"LR": GOOD_LR}})
     terms = ("--tag", "killed", "--devices", "cpu", "--researcher", researcher, "--experiments", "1", "--budget", "20")
     for _ in range(KILLS):

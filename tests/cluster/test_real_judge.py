@@ -24,7 +24,7 @@ def make_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("real")
     text = Path(sysconfig.get_path("stdlib"), "asyncio")
     contract = replace(contract_for("cpu", source=f"files:{text}"), EVAL_TOKENS=256 * 8)
-    data = prepare(contract, cache=folder / "cache", say=lambda line: None)
+    data = prepare(contract, cache=folder / "cache", allow_visible=True, say=lambda line: None)
 
     def make(run_id, budget):
         return RunSpec(
@@ -80,4 +80,4 @@ def test_a_run_and_a_cancelled_one(make_run, train_py):
     assert 0 < whole.val_bpb < 9
     assert [phase for phase in dict.fromkeys(phases) if phase != "training"] == ["startup", "handover", "scoring"]
     assert seconds < 5
-    assert [child for child in psutil.Process().children(recursive=True) if "research" in " ".join(child.cmdline())] == []
+    assert [child for child in psutil.Process().children(recursive=True) if "--serve" in child.cmdline()] == []

@@ -33,6 +33,11 @@ def alive(pid):
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
+def judges():
+    """The judges that this process has started."""
+    return [child for child in psutil.Process().children() if "fake_judge" in " ".join(child.cmdline())]
+
+
 def started_pids(spec):
     path = Path(spec.run_folder, "pids")
     wait_for(lambda: path.exists() and path.read_text().count(" ") == 1)
@@ -58,7 +63,7 @@ def test_runs_follow_each_other(worker, spec):
 
 
 def test_a_spare_that_died_is_replaced(worker, spec):
-    [child] = psutil.Process().children()
+    [child] = judges()
     child.kill()
     wait_for(lambda: not alive(child.pid))
     assert worker.run("ok", spec(), quiet).status == "ok"
@@ -106,7 +111,7 @@ def test_closing_leaves_no_process(spec):
     worker = Worker(CPU, judge_command=FAKE_JUDGE)
     worker.run("ok", spec(), quiet)
     worker.close()
-    assert psutil.Process().children() == []
+    assert judges() == []
 
 
 def test_kill_9_of_the_farm_leaves_no_judge(spec):

