@@ -141,7 +141,7 @@ def enter(sandbox: Sandbox, folder: Path, *, channel: int) -> None:
             _give_up_rights(sandbox)
         _hide_files(sandbox, folder)
         if layers.seccomp:
-            seccomp.install(seccomp.run_program())
+            seccomp.install(seccomp.run_program(keep_attributes=not layers.namespaces))
         if layers.namespaces:
             _become_init(channel)
     except OSError as error:

@@ -9,7 +9,7 @@ layer of several: what a run may see is not its matter.
 import ctypes
 import errno
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from research.linux import (
@@ -56,10 +56,19 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
 }  # fmt: skip
 """What a run may not call, by its number on x86_64 and on aarch64."""
 
+CHANGES_OF_ATTRIBUTES: dict[str, tuple[int | None, int | None]] = {
+    "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None),
+    "fchown": (93, 55), "lchown": (94, None), "fchownat": (260, 54), "utime": (132, None), "utimes": (235, None),
+    "futimesat": (261, None), "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
+    "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
+}  # fmt: skip
+"""Landlock lets these by for every file whose owner a run is. Where it has no root folder of its own they do nothing, and say
+that they have: much of Python copies attributes and minds when it can't."""
+
 _ALSO_NAMED: dict[str, tuple[int | None, int | None]] = {"landlock_create_ruleset": (444, 444)}
 """What a host may lack that a run may call: tests take it away."""
 
-_CLONE, _CLONE3, _PRCTL, _IOCTL = (56, 220), (435, 435), (157, 167), (16, 29)
+_CLONE, _CLONE3, _PRCTL, _IOCTL, _PRLIMIT = (56, 220), (435, 435), (157, 167), (16, 29), (302, 261)
 _NEW_NAMESPACES = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
 _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
@@ -92,6 +101,8 @@ def _rules(column: int) -> list[ArgumentRule]:
         ArgumentRule(number=_CLONE[column], argument=0, any_bit=_NEW_NAMESPACES),
         # a process asks to be killed with its parent: it can't take that back
         ArgumentRule(number=_PRCTL[column], argument=0, equals=_PR_SET_PDEATHSIG, and_not=(1, _SIGKILL)),
+        # its own limits it may lower
+        ArgumentRule(number=_PRLIMIT[column], argument=0, any_bit=0xFFFFFFFF),
         ArgumentRule(number=_IOCTL[column], argument=1, equals=_TIOCSTI),
         ArgumentRule(number=_IOCTL[column], argument=1, equals=_TIOCLINUX),
     ]
@@ -104,11 +115,14 @@ def denied_program(names: Sequence[str]) -> bytes:
     return _program(numbers, (), column)
 
 
-def run_program() -> bytes:
-    """The filter of a run: NUMBERS, and calls whose arguments decide. Raises OSError on a machine that it doesn't know."""
+def run_program(*, keep_attributes: bool = False) -> bytes:
+    """The filter of a run: NUMBERS, and calls whose arguments decide; with `keep_attributes` CHANGES_OF_ATTRIBUTES do nothing.
+
+    Raises OSError on a machine that it doesn't know.
+    """
     column = _column()
-    numbers = [pair[column] for pair in NUMBERS.values()]
-    return _program([number for number in numbers if number is not None], _rules(column), column)
+    idle = _numbers(CHANGES_OF_ATTRIBUTES, column) if keep_attributes else []
+    return _program(_numbers(NUMBERS, column), _rules(column), column, idle=idle)
 
 
 def install(program: bytes) -> None:
@@ -120,13 +134,17 @@ def install(program: bytes) -> None:
     syscall("seccomp", ctypes.c_long(1), ctypes.c_long(0), ctypes.c_char_p(fprog))
 
 
+def _numbers(calls: Mapping[str, tuple[int | None, int | None]], column: int) -> list[int]:
+    return [number for pair in calls.values() if (number := pair[column]) is not None]
+
+
 def _column() -> int:
     if machine() not in _ARCHITECTURES:
         raise OSError(errno.ENOSYS, f"no list of system calls for {machine()}")
     return list(_ARCHITECTURES).index(machine())
 
 
-def _program(numbers: Sequence[int], rules: Sequence[ArgumentRule], column: int) -> bytes:
+def _program(numbers: Sequence[int], rules: Sequence[ArgumentRule], column: int, *, idle: Sequence[int] = ()) -> bytes:
     refuse = _instruction(_RETURN, value=_ERRNO | errno.EPERM)
     code = [
         _instruction(_LOAD, value=_ARCHITECTURE),
@@ -138,6 +156,8 @@ def _program(numbers: Sequence[int], rules: Sequence[ArgumentRule], column: int)
     ]
     for number in numbers:
         code += [_instruction(_JUMP_EQUAL, value=number, no=1), refuse]
+    for number in idle:
+        code += [_instruction(_JUMP_EQUAL, value=number, no=1), _instruction(_RETURN, value=_ERRNO)]
     if rules:  # glibc goes on with clone, whose flags can be read
         code += [_instruction(_JUMP_EQUAL, value=_CLONE3[column], no=1), _instruction(_RETURN, value=_ERRNO | errno.ENOSYS)]
     for rule in rules:

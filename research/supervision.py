@@ -52,6 +52,8 @@ class Supervisor:
     def _look(self) -> str | None:
         tree = [process for pid in self._pids for process in _tree_of(pid)]
         memory = sum(map(_resident_bytes, tree))
+        if memory > self._bounds.memory_bytes:  # as it seems: what forked processes share was counted for each
+            memory = sum(map(_proportional_bytes, tree))
         host = psutil.virtual_memory()
         if len(tree) > self._bounds.processes:
             return f"out of processes: {len(tree)} ({self._bounds.processes} is the limit)"
@@ -108,6 +110,13 @@ def _resident_bytes(process: psutil.Process) -> int:
     with contextlib.suppress(psutil.Error):
         return int(process.memory_info().rss)
     return 0
+
+
+def _proportional_bytes(process: psutil.Process) -> int:
+    """Resident memory, with what several processes share divided among them; all of it where a process doesn't show that."""
+    with contextlib.suppress(psutil.Error, AttributeError):
+        return int(process.memory_full_info().pss)
+    return _resident_bytes(process)
 
 
 def _bytes_below(folder: Path) -> int:

@@ -59,6 +59,8 @@ class Attack:
     """What else went wrong, in words; None where all is well."""
     residue: str = ""
     """Why a better score is not stopped: docs/threat-model.md says what it is worth."""
+    residue_without_namespaces: str = ""
+    """The same, where a host has no namespaces."""
     needs_gpus: int = 0
     sample: bool = False
     """Part of every run of the tests."""

@@ -30,6 +30,7 @@ def row(outcome: "Outcome") -> str:
     """One line of the table."""
     attack, run = outcome.attack, outcome.run
     layers = getattr(run.result, "sandbox", None) if run else None
+    residue = attack.residue or ("" if layers and "namespaces" in layers else attack.residue_without_namespaces)
     cells = [
         str(attack.number),
         attack.name,
@@ -38,8 +39,8 @@ def row(outcome: "Outcome") -> str:
         run.result.reason if run else "",
         "" if outcome.gain is None else f"{-outcome.gain:+.5f}",
         str(layers) if layers else "none",
-        "residue" if attack.residue else "yes" if outcome.stopped else "**no**",
-        "; ".join([attack.residue] if attack.residue and outcome.stopped else outcome.wrong),
+        "residue" if residue else "yes" if outcome.stopped else "**no**",
+        residue or "; ".join(outcome.wrong),
     ]
     return "| " + " | ".join(map(cell, cells)) + " |\n"
 

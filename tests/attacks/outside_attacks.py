@@ -684,6 +684,7 @@ OUTSIDE_ATTACKS: list[Attack] = [
             tries="learn what the judge knows",
             train_py=before_training(code),
             sample=what == "environments",
+            residue_without_namespaces="command lines can be read" if what == "names and command lines" else "",
         )
         for what, code in READS_PROCESSES.items()
     ),

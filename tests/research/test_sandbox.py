@@ -104,6 +104,20 @@ def test_what_lies_below_a_readable_folder_can_be_hidden(denied: list[str]) -> N
     assert got in ([GONE, True], [UNREADABLE, True])
 
 
+def test_attributes_of_files_outside_stay_as_they_are(tmp_path: Path) -> None:
+    """Landlock alone lets an owner change them."""
+    file = tmp_path / "file"
+    file.write_text("x")
+    file.chmod(0o600)
+    before = file.stat()
+    inside(
+        f"[attempt(lambda: os.chmod({str(file)!r}, 0o777)), attempt(lambda: os.utime({str(file)!r}, (1, 1)))]",
+        denied=["unshare"],
+    )
+    after = file.stat()
+    assert (before.st_mode, before.st_mtime, before.st_uid) == (after.st_mode, after.st_mtime, after.st_uid)
+
+
 def test_writing_ends_at_the_limit() -> None:
     found, got = inside('attempt(lambda: Path("x").write_bytes(bytes(2**25)))')
     if "namespaces" in found["layers"]:

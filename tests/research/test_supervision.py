@@ -16,9 +16,9 @@ time.sleep(1000)
 """
 
 FORKS = """
-for _ in range(700):
-    if os.fork() == 0:
-        time.sleep(1000)
+import subprocess
+for _ in range(600):
+    subprocess.Popen(["sleep", "1000"])
 time.sleep(1000)
 """
 
