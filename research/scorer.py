@@ -16,7 +16,7 @@ from research.buffer import LogitsBuffer, SharedIds, open_logits_buffer
 from research.channel import Channel, ChannelClosed, Kind, Message, map_shared
 from research.contract import Contract, active_contract
 from research.linux import die_with_parent
-from research.session import child_setting, load_train_py, set_threads
+from research.session import child_setting, load_train_py, require_device, set_threads
 
 OUT_OF_MEMORY = 98
 """Exit status: the one thing that a scorer can say once it has seen rows."""
@@ -28,6 +28,7 @@ def main() -> None:
     set_threads()
     channel = Channel(socket.socket(fileno=int(child_setting("CHANNEL"))))
     contract, device = active_contract(), torch.device(child_setting("DEVICE"))
+    require_device(device)
     torch.manual_seed(int(child_setting("SEED")))
     model = load_train_py(Path("train.py").resolve()).build_model().to(device)
     channel.send(Kind.READY)

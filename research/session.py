@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from research.channel import Channel, Kind, map_shared, monotonic, shared_memory
 from research.contract import Contract, active_contract
 from research.linux import die_with_parent
+from research.sandbox import BROKEN
 
 CURVE_POINTS = 256
 """Points of the loss curve that a report holds at most."""
@@ -282,6 +283,13 @@ def _memory_with(payload: bytes) -> int:
     return descriptor
 
 
+def require_device(device: torch.device) -> None:
+    """Ends the process where its device can't be used: a run on another would score otherwise. It is not the idea's fault."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("the GPU can't be used inside the sandbox: --sandbox off shows whether it can outside", file=sys.stderr)
+        sys.exit(BROKEN)
+
+
 def set_threads() -> None:
     """Gives torch as many CPU threads as the judge said (OMP_NUM_THREADS is read at import, which was before the fork)."""
     if threads := os.environ.get("AUTORESEARCH_THREADS"):
@@ -308,6 +316,7 @@ def main() -> None:
     set_threads()
     channel = Channel(socket.socket(fileno=int(child_setting("CHANNEL"))))
     device = torch.device(child_setting("DEVICE"))
+    require_device(device)
     session = Session(channel=channel, contract=active_contract(), device=device, seed=int(child_setting("SEED")))
     session.reseed()
     train = load_train_py(Path("train.py").resolve())

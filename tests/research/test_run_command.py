@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -206,6 +207,18 @@ def test_a_run_is_gone_two_seconds_after_whoever_wanted_it(how: str, serving: Se
     assert (last["event"], last["result"]["status"]) == ("result", "lost")
     assert last["result"]["reason"] == "stopped before the run had ended"
     assert read_result(serving.spec.run_folder).status == "lost"
+
+
+@pytest.mark.parametrize("killed", ["the judge", "who stands by"])
+def test_kill_9_leaves_nothing_of_the_training(killed: str, serving: Serving) -> None:
+    pids = serving.pids()
+    [judge] = psutil.Process(serving.judge.pid).children()
+    victim = judge.pid if killed == "the judge" else serving.judge.pid
+    began = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: not any(map(is_alive, pids)), GONE_SECONDS)
+    assert time.monotonic() - began < GONE_SECONDS
+    assert not list(Path(tempfile.gettempdir()).glob(f"autoresearch-run-{judge.pid}-*"))
 
 
 def test_a_served_run_tells_its_progress_and_its_result(run: Runner, tmp_path: Path) -> None:
