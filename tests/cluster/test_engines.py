@@ -1,6 +1,7 @@
 """One behavioural suite for every engine: what a loop may rely on, whatever executes its runs."""
 
 import asyncio
+import shutil
 import sysconfig
 import time
 from dataclasses import replace
@@ -22,7 +23,7 @@ from research.result import RunSpec
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     """A short contract on some modules of the standard library, with its prepared data."""
-    text = Path(sysconfig.get_path("stdlib"), "asyncio")
+    text = shutil.copytree(Path(sysconfig.get_path("stdlib"), "asyncio"), tmp_path_factory.mktemp("text") / "asyncio")
     contract = replace(contract_for("cpu", source=f"files:{text}"), EVAL_TOKENS=256 * 8)
     return contract, prepare(contract, cache=tmp_path_factory.mktemp("cache"), say=lambda line: None)
 

@@ -1,6 +1,7 @@
 """farm submit and farm fetch against a real Ray head."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -48,8 +49,9 @@ def farm(head: RayHead, folder: Path, *arguments: str, status: int = 0, **variab
 def test_a_farm_as_a_job_outlives_its_working_folder(head: RayHead, checkout: Path, tmp_path: Path) -> None:
     """Submitted, followed, fetched through the dashboard's port alone; fetched from the disk when Ray is gone: last in here."""
     at = ("--address", head.address)
+    text = shutil.copytree(Path(torch.__file__).parent / "_inductor", tmp_path / "text")
     terms = ("--tag", "night", "--devices", "cpu", "--budget", "1", "--experiments", "1", "--cache", str(tmp_path / "cache"),
-             "--source", f"files:{Path(torch.__file__).parent / '_inductor'}")  # fmt: skip
+             "--source", f"files:{text}")  # fmt: skip
     said = farm(head, checkout, "submit", *at, *terms, "--researcher", "scripted:script.json", "--follow")
     assert "1 experiments, 1 kept" in said
     assert said.rstrip().endswith("SUCCEEDED") or "SUCCEEDED\n" in said

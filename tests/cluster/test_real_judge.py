@@ -1,6 +1,7 @@
 """The engine with the judge that ships, on a little text of its own."""
 
 import asyncio
+import shutil
 import sysconfig
 import time
 from dataclasses import replace
@@ -22,9 +23,9 @@ from research.result import RunSpec
 def make_run(tmp_path_factory):
     """Makes a spec by its id; a short contract on some modules of the standard library."""
     folder = tmp_path_factory.mktemp("real")
-    text = Path(sysconfig.get_path("stdlib"), "asyncio")
+    text = shutil.copytree(Path(sysconfig.get_path("stdlib"), "asyncio"), folder / "asyncio")
     contract = replace(contract_for("cpu", source=f"files:{text}"), EVAL_TOKENS=256 * 8)
-    data = prepare(contract, cache=folder / "cache", allow_visible=True, say=lambda line: None)
+    data = prepare(contract, cache=folder / "cache", say=lambda line: None)
 
     def make(run_id, budget):
         return RunSpec(
