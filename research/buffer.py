@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from research.channel import map_shared, shared_memory
+from research.contract import Contract
 
 
 class SharedIds:
@@ -33,6 +34,12 @@ class LogitsBuffer:
     descriptor: int
     memory: Any
     """Keeps the memory alive."""
+
+
+def rows_per_batch(contract: Contract, device: torch.device) -> int:
+    """Rows that are scored at once: as many as fit a buffer of 1 GiB on a GPU and 128 MiB on a CPU, 64 at most."""
+    budget = 2**30 if device.type == "cuda" else 2**27
+    return max(1, min(64, budget // (contract.MAX_SEQ_LEN * contract.VOCAB_SIZE * 4)))
 
 
 def create_logits_buffer(rows: int, tokens: int, vocabulary: int, device: torch.device) -> LogitsBuffer:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from research import scorer, session
-from research.buffer import SharedIds, create_logits_buffer
+from research.buffer import SharedIds, create_logits_buffer, rows_per_batch
 from research.channel import (
     ChannelClosed,
     Kind,
@@ -33,13 +33,13 @@ from research.channel import (
 )
 from research.confinement import CHILDREN, Confinement
 from research.contract import Contract, UserError, judge_sha256
+from research.ending import RunEnded, ended_by_itself, require_finite
 from research.handover import count_parameters, printable_shapes, reported_fields, tensor_shapes
 from research.processes import Child, Log, child_environment, end_children
 from research.provenance import software_versions
 from research.result import RunResult, RunSpec, RunStatus
 from research.row_scores import RowScores, save_row_scores
 from research.rows import PreparedData, Split
-from research.sandbox import BROKEN
 from research.score import (
     CONSISTENCY_SHARE,
     MIN_CONSISTENCY_ROWS,
@@ -50,7 +50,6 @@ from research.score import (
     splice_rows,
     tolerance_for,
 )
-from research.scorer import OUT_OF_MEMORY
 from research.seeds import seed_set_by
 from research.supervision import MemoryMonitor, Supervisor
 
@@ -81,17 +80,6 @@ class Caps:
     def for_budget(budget: float, device: str) -> "Caps":
         patience = 180.0 if device.startswith("cuda") else 60.0
         return Caps(startup=patience + budget, grace=max(2.0, 0.01 * budget), late=5.0, scoring=2 * patience + budget)
-
-
-class RunEnded(Exception):
-    """The run is over without a score."""
-
-    def __init__(self, status: RunStatus, reason: str, *, log: Log | None = None) -> None:
-        super().__init__(reason)
-        self.status: RunStatus = status
-        self.reason = reason
-        self.log = log
-        """Of the child that ended the run by its own end."""
 
 
 class Judge:
@@ -444,6 +432,8 @@ class Answers:
         for start in range(0, len(rows), self._batch):
             chosen = order[start : start + self._batch]
             self._ids.tensor[: len(chosen)] = torch.from_numpy(rows[chosen, :-1].astype(np.int32))
+            if self._judge._receive(self._child, timeout=0.0) is not None:
+                raise RunEnded("invalid", "the model answered before it was asked")
             self._judge._send(self._child, Kind.SCORE, len(chosen))
             self._await(Kind.ANSWERED)
             logits = self._logits.tensor[: len(chosen)].clone()  # read once: the child could change them between two reads
@@ -466,19 +456,6 @@ def scratch_prefix(judge: int) -> str:
     return f"autoresearch-run-{judge}-"
 
 
-def require_finite(nats: np.ndarray) -> None:
-    """Raises RunEnded where a token's cross-entropy is no number."""
-    broken = (~np.isfinite(nats)).any(axis=1).sum()
-    if broken:
-        raise RunEnded("diverged", f"the model's logits are not finite on {broken} of {len(nats)} rows")
-
-
-def rows_per_batch(contract: Contract, device: torch.device) -> int:
-    """Rows that are scored at once: as many as fit a buffer of 1 GiB on a GPU and 128 MiB on a CPU, 64 at most."""
-    budget = 2**30 if device.type == "cuda" else 2**27
-    return max(1, min(64, budget // (contract.MAX_SEQ_LEN * contract.VOCAB_SIZE * 4)))
-
-
 def rows_in_memory(data: PreparedData) -> int:
     """The training rows as a sealed descriptor."""
     rows = data.load_rows("train")
@@ -487,26 +464,3 @@ def rows_in_memory(data: PreparedData) -> int:
         memory.write(rows.data.cast("B"))
     seal(descriptor)
     return descriptor
-
-
-def ended_by_itself(child: Child) -> RunEnded:
-    """What a child's early end means: diverged, oom or crash."""
-    log, tail = child.log, child.log.tail(30)
-    lines = [line.strip() for line in tail.splitlines() if line.strip()]
-    last = lines[-1] if lines else "no output"
-    failed = next((line for line in lines[-5:] if line.startswith("FAIL")), None)
-    code = child.exit_code()
-    if code == BROKEN:
-        return RunEnded("lost", last, log=log)
-    if code == OUT_OF_MEMORY:
-        return RunEnded("oom", "out of memory while it was scored", log=log)
-    if log.closed:
-        return RunEnded("crash", f"the model failed while it was scored (exit status {code}): what it said is not shown, since "
-                                 "it had seen evaluation rows; call forward(ids) in train() to see it", log=log)  # fmt: skip
-    if failed:
-        return RunEnded("diverged", failed, log=log)
-    if any(sign in tail for sign in ("OutOfMemoryError", "out of memory", "can't allocate memory", "MemoryError")):
-        return RunEnded("oom", last, log=log)
-    if child.exit_code() == -9:
-        return RunEnded("oom", "killed by the system, which does that when memory runs out", log=log)
-    return RunEnded("crash", last, log=log)

@@ -14,8 +14,9 @@ from judged import TRAIN_PY, Run, Runner, variant
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
 
+from research.buffer import rows_per_batch
 from research.contract import CONTRACT_VARIABLE
-from research.judge import ended_by_itself, rows_per_batch
+from research.ending import ended_by_itself
 from research.processes import Log
 from research.result import RunResult, read_result
 from research.row_scores import load_row_scores

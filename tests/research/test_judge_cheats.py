@@ -225,4 +225,4 @@ if not self.training:
                 time.sleep(1000)
         return self.out(self.embedding(ids))"""
     result = run(variant((FORWARD, body.strip())), caps={"scoring": 2.0}).result
-    assert result.status in ("timeout", "invalid"), result
+    assert result.status == "timeout" or result.reason == "the model answered before it was asked"
