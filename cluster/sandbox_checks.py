@@ -1,8 +1,9 @@
-"""What of the sandbox this host has, and the cure for what it lacks: for `farm doctor` and for `--sandbox strict`."""
+"""What of the sandbox this host has, and the cure for what it lacks: for `farm doctor`, and before runs begin."""
 
 from collections.abc import Mapping
 
-from research.sandbox import Layers, probe
+from research.result import SandboxMode
+from research.sandbox import Layers, check_strict, probe
 from research.visible import view_of_run
 
 CURES: Mapping[str, str] = {
@@ -30,3 +31,19 @@ def sandbox_findings(layers: Layers) -> list[tuple[str, str, str]]:
     findings = [("sandbox", ", ".join(layers.names()), "")]
     findings += [(f"no {name}", problem, CURES[name]) for name, problem in layers.problems.items()]
     return findings
+
+
+def lines_before_runs(mode: SandboxMode, layers: Layers) -> list[str]:
+    """What a farm says of the sandbox when it starts: nothing where it is whole.
+
+    Raises UserError where `strict` asks for more than there is.
+    """
+    if mode == "off":
+        return ["the sandbox is off: train.py runs with your own rights"]
+    if mode == "strict":
+        check_strict(layers)
+    if not layers.linux:
+        return [f"no sandbox here: {NO_LINUX}"]
+    if not layers.problems:
+        return []
+    return [f"the sandbox here has no {' and no '.join(layers.problems)}: farm doctor tells why, and the cure"]

@@ -9,6 +9,7 @@ from cluster.commands.history import BranchHistory, read_history
 from cluster.cost import data_line, estimate
 from cluster.hardware import Device, DeviceKind, busy_processes, choose_devices, detect_devices, platform_identity
 from cluster.home import Home, find_cache, find_home
+from cluster.sandbox_checks import layers_here, lines_before_runs
 from research.contract import UserError, choose_profile, contract_for
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def try_idea(options: argparse.Namespace) -> int:
     from cluster.display import duration, make_display
 
     farm_options = make_options(options, researcher="search")
+    for line in lines_before_runs(farm_options.sandbox, layers_here()):
+        print(line, flush=True)
     display = make_display()
     try:
         record = asyncio.run(try_once(farm_options, options.message, display))
@@ -169,6 +172,7 @@ def before_start(options: "FarmOptions") -> list[str]:
         f"tag {options.tag}, profile {profile}, on {device.key}: {platform_identity(device)}" for device in options.devices
     ]
     lines += [line for device in options.devices for line in _busy_lines(device)]
+    lines += lines_before_runs(options.sandbox, layers_here())
     lines += costs.lines()
     try:
         find_prepared(contract, cache=options.cache, num_shards=options.num_shards)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from cluster.sandbox_checks import CURES, NO_LINUX, layers_here, sandbox_findings
+from cluster.sandbox_checks import CURES, NO_LINUX, layers_here, lines_before_runs, sandbox_findings
+from research.contract import UserError
 from research.sandbox import NO_LAYERS, Layers
 
 WHOLE = Layers(identity=True, namespaces=True, landlock=7, seccomp=True)
@@ -40,3 +41,14 @@ def test_here_each_missing_layer_has_a_cure() -> None:
     layers = layers_here()
     assert set(layers.problems) <= set(CURES)
     assert len(sandbox_findings(layers)) == 1 + len(layers.problems)
+
+
+def test_what_is_missing_is_said_before_runs_begin() -> None:
+    partial = Layers(identity=True, namespaces=False, landlock=7, seccomp=True, problems={"namespaces": "not permitted"})
+    assert lines_before_runs("auto", WHOLE) == lines_before_runs("strict", WHOLE) == []
+    [line] = lines_before_runs("auto", partial)
+    assert "no namespaces" in line and "farm doctor" in line
+    assert lines_before_runs("auto", NO_LAYERS) == [f"no sandbox here: {NO_LINUX}"]
+    assert "your own rights" in lines_before_runs("off", WHOLE)[0]
+    with pytest.raises(UserError, match="no namespaces, which --sandbox strict asks for"):
+        lines_before_runs("strict", partial)
