@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from research.channel import Channel, Kind, map_shared, monotonic, shared_memory
 from research.contract import Contract, active_contract
+from research.feed import RowFeed, inputs_and_targets, to_device
 from research.linux import die_with_parent
 from research.sandbox import BROKEN
 
@@ -46,23 +47,25 @@ class Session:
         self.device = device
         self.seed = seed
         """Seeds everything: set for torch before train.py is loaded, and again by `reseed()`."""
-        self.epoch = 1
         self.tokens = 0
         """Tokens handed out under the clock."""
         self._channel = channel
-        self._rows: np.ndarray | None = None
+        self._feed: RowFeed | None = None
         self._start = self._deadline = 0.0
-        self._position = 0
-        self._order = np.empty(0, dtype=np.int64)
         self._log = _StepLog(channel)
         self._graphs_before = 0
 
     @property
     def progress(self) -> float:
         """Share of the time budget that is used, 0 to 1; 0 before the clock starts."""
-        if self._rows is None:
+        if self._feed is None:
             return 0.0
         return min((monotonic() - self._start) / (self._deadline - self._start), 1.0)
+
+    @property
+    def epoch(self) -> int:
+        """How often the training rows have begun, from 1 on."""
+        return self._feed.epoch if self._feed is not None else 1
 
     def reseed(self) -> None:
         """Sets every random generator to the judge's seed: call it before initialising."""
@@ -74,7 +77,7 @@ class Session:
         shape = (batch_size, self.contract.MAX_SEQ_LEN + 1)
         for _ in range(batches):
             rows = np.random.randint(self.contract.VOCAB_SIZE, size=shape, dtype=np.uint16)
-            yield self._to_device(rows)
+            yield inputs_and_targets(to_device(rows, self.device))
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Training rows in the judge's order until the budget ends: x and y, each (batch_size, MAX_SEQ_LEN) int64.
@@ -82,11 +85,10 @@ class Session:
         The first call asks the judge for the data, and the clock starts. The rows come in the same order for every batch
         size; `epoch` counts how often they began anew.
         """
-        if self._rows is None:
-            self._ask_for_data()
-        assert self._rows is not None
+        if self._feed is None:
+            self._feed = self._ask_for_data()
         while monotonic() < self._deadline:
-            yield self._to_device(self._rows[self._next_indices(batch_size)])
+            yield self._feed.take(batch_size)
             self.tokens += batch_size * self.contract.MAX_SEQ_LEN
 
     def log(self, *, step: int, loss: Tensor, lrm: float = 1.0, tokens_per_step: int, flops_per_token: float = 0.0) -> None:
@@ -101,7 +103,7 @@ class Session:
         late_step, value = late
         if not value <= DIVERGED_LOSS:
             fail(f"the training loss is {value:g} at step {late_step}")
-        if self._rows is None:
+        if self._feed is None:
             return
         self._log.write(
             late_step,
@@ -137,7 +139,7 @@ class Session:
         sys.stdout.flush()
         signal.pause()  # the judge ends this process
 
-    def _ask_for_data(self) -> None:
+    def _ask_for_data(self) -> RowFeed:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -148,37 +150,10 @@ class Session:
         if message is None or message.kind != Kind.DATA:
             raise RuntimeError("the judge sent no data")
         memory = map_shared(message.descriptors[0], message.a * message.b * 2, writable=False)
-        self._rows = np.frombuffer(memory, dtype=np.uint16).reshape(message.a, message.b)
         self._deadline = message.x
         self._start = message.x - self.contract.TIME_BUDGET
-
-    def _next_indices(self, count: int) -> np.ndarray:
-        """Indices of the next `count` rows: each epoch is a permutation of all rows by the judge's seed."""
-        assert self._rows is not None
-        chosen = []
-        while count > 0:
-            if self._position == len(self._order):
-                self.epoch += bool(len(self._order))
-                self._order = row_order(len(self._rows), self.seed, self.epoch)
-                self._position = 0
-            part = self._order[self._position : self._position + count]
-            self._position += len(part)
-            count -= len(part)
-            chosen.append(part)
-        return np.concatenate(chosen)
-
-    def _to_device(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """(B, T + 1) uint16 on the host -> x, y (B, T) int64 on the device."""
-        host = torch.from_numpy(rows.view(np.int16))
-        if self.device.type == "cuda":
-            host = host.pin_memory()
-        ids = host.to(self.device, non_blocking=True).long() & 0xFFFF
-        return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
-
-
-def row_order(rows: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of training rows in an epoch (from 1): a permutation, (rows,) int64."""
-    return np.random.default_rng([seed, epoch]).permutation(rows)
+        rows = np.frombuffer(memory, dtype=np.uint16).reshape(message.a, message.b)
+        return RowFeed(rows, self.device, self.seed)
 
 
 def fail(reason: str) -> None:

@@ -109,7 +109,7 @@ def goes_on(seconds: float) -> str:
 def longer(session):
     yield from session.batches(BATCH_SIZE)
     while time.monotonic() < session._deadline + {seconds}:
-        yield session._to_device(session._rows[session._next_indices(BATCH_SIZE)])
+        yield session._feed.take(BATCH_SIZE)
 
 
 """

@@ -20,8 +20,9 @@ from torch import nn
 from research import session as sessions
 from research.channel import Channel, ChannelClosed, Kind, Message, monotonic, seal, shared_memory
 from research.contract import Contract
+from research.feed import row_order
 from research.rows import PreparedData
-from research.session import Session, row_order
+from research.session import Session
 
 ROWS, TOKENS = 10, 6
 CONTRACT = Contract(profile="cpu", MAX_SEQ_LEN=TOKENS, TIME_BUDGET=60.0, EVAL_TOKENS=TOKENS, VOCAB_SIZE=60_000, source="stdlib")
@@ -231,21 +232,21 @@ def attempt(name, act):
     except (OSError, ValueError) as error:
         print("attempt", name, "refused")
 
-print("before the clock:", len(memfds()), session._rows is None)
+print("before the clock:", len(memfds()), session._feed is None)
 batches = session.batches(1)
 next(batches)
 print("under the clock:", len(memfds()))
-before = session._rows.tobytes()
+before = session._feed._rows.tobytes()
 for fd in memfds():
     attempt("write", lambda: os.pwrite(fd, b"x", 0))
     attempt("reopen", lambda: os.pwrite(os.open(f"/proc/self/fd/{fd}", os.O_RDWR), b"x", 0))
     attempt("truncate", lambda: os.ftruncate(fd, 0))
     attempt("map", lambda: mmap.mmap(fd, 100, mmap.MAP_SHARED, mmap.PROT_WRITE)[:1])
-    page = session._rows.ctypes.data
+    page = session._feed._rows.ctypes.data
     if ctypes.CDLL(None).mprotect(ctypes.c_void_p(page), ctypes.c_size_t(4096), 3):
         print("attempt mprotect refused")
-attempt("numpy", lambda: session._rows.__setitem__((0, 0), 1))
-print("unchanged:", session._rows.tobytes() == before)
+attempt("numpy", lambda: session._feed._rows.__setitem__((0, 0), 1))
+print("unchanged:", session._feed._rows.tobytes() == before)
 session.finish(build_model())
 """
 

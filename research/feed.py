@@ -1,0 +1,86 @@
+"""Training rows as batches on the device, in the judge's order."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+RESIDENT_SHARE = 0.5
+"""Of the memory that is free once a run has warmed up: rows that take no more lie on the GPU."""
+
+UPLOAD_ROWS = 16_384
+"""Rows that go to the GPU at a time."""
+
+
+class RowFeed:
+    """The rows' batches, the same rows in the same order for every batch size.
+
+    Rows that fit lie on the device, and a batch is one gather there. Others come through pinned memory while the device
+    computes. Neither waits for the device.
+    """
+
+    def __init__(self, rows: np.ndarray, device: torch.device, seed: int, *, resident: bool | None = None) -> None:
+        """`rows` are (n, T + 1) uint16. `resident` None: where the device has memory of its own, and they fit."""
+        self.epoch = 1
+        """From 1 on; the epoch of the last row that was taken."""
+        self.resident = fits(rows.nbytes, device) if resident is None else resident
+        self._rows, self._device, self._seed = rows, device, seed
+        self._on_device = uploaded(rows, device) if self.resident else None
+        self._begin_epoch()
+
+    def take(self, count: int) -> tuple[Tensor, Tensor]:
+        """The next `count` rows: x and y, each (count, T) int64."""
+        parts = list(self._next_indices(count))
+        indices = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if self._on_device is not None:
+            return inputs_and_targets(self._on_device[indices])
+        return inputs_and_targets(to_device(self._rows[indices.numpy()], self._device))
+
+    def _next_indices(self, count: int) -> Iterator[Tensor]:
+        while count > 0:
+            if self._position == len(self._order):
+                self.epoch += 1
+                self._begin_epoch()
+            part = self._order[self._position : self._position + count]
+            self._position += len(part)
+            count -= len(part)
+            yield part
+
+    def _begin_epoch(self) -> None:
+        order = torch.from_numpy(row_order(len(self._rows), self._seed, self.epoch))
+        self._order = order.to(self._device) if self.resident else order
+        self._position = 0
+
+
+def row_order(rows: int, seed: int, epoch: int) -> np.ndarray:
+    """The order of training rows in an epoch (from 1): a permutation, (rows,) int64."""
+    return np.random.default_rng([seed, epoch]).permutation(rows)
+
+
+def fits(size: int, device: torch.device) -> bool:
+    """Whether `size` bytes of rows may lie on a GPU beside the run."""
+    return device.type == "cuda" and size <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+
+
+def uploaded(rows: np.ndarray, device: torch.device) -> Tensor:
+    """The rows' bits on the device, (n, T + 1) int16."""
+    there = torch.empty(rows.shape, dtype=torch.int16, device=device)
+    for start in range(0, len(rows), UPLOAD_ROWS):
+        part = rows[start : start + UPLOAD_ROWS].copy()
+        there[start : start + len(part)] = torch.from_numpy(part.view(np.int16))
+    return there
+
+
+def to_device(rows: np.ndarray, device: torch.device) -> Tensor:
+    """A batch's bits, (B, T + 1) uint16 on the host -> int16 on the device."""
+    host = torch.from_numpy(rows.view(np.int16))
+    if device.type == "cuda":
+        host = host.pin_memory()
+    return host.to(device, non_blocking=True)
+
+
+def inputs_and_targets(bits: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, T + 1) int16 -> x, y (B, T) int64: each position's token and the next."""
+    ids = bits.long() & 0xFFFF
+    return ids[:, :-1].contiguous(), ids[:, 1:].contiguous()
