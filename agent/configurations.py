@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from agent.knobs import Constants
-from research.contract import Literal
 from research.hyperparameters import read_constants
+from research.recipes import Literal
 from results.experiment import ExperimentRecord
 
 LOST_TRIES = 2

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal as OneOf
 
-from research.contract import Literal
+from research.recipes import Literal
 
 Scale = OneOf["log", "to_one", "linear", "ladder"]
 """`log` counts octaves; `to_one` counts octaves of 1 - value; `linear` the value itself; `ladder` rungs of a list."""

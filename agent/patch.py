@@ -6,8 +6,8 @@ import io
 import re
 import warnings
 
-from research.contract import Literal
 from research.hyperparameters import literal_text, read_constants
+from research.recipes import Literal
 
 MAX_BYTES = 200_000
 """No train.py needs more; a runaway edit does."""

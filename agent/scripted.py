@@ -9,8 +9,9 @@ from typing import Any
 
 from agent.patch import changed_constants, problem_with
 from agent.researcher import Context, OutOfIdeas
-from research.contract import Literal, UserError
+from research.contract import UserError
 from research.hyperparameters import write_constants
+from research.recipes import Literal
 from results.experiment import Proposal
 
 

@@ -25,8 +25,9 @@ from agent.edits import ABLATIONS, ablated
 from agent.knobs import Knob, knobs_of, settle
 from agent.patch import changed_constants, problem_with
 from agent.researcher import Context, OutOfIdeas, ProposalFailed
-from research.contract import Contract, Literal
+from research.contract import Contract
 from research.hyperparameters import literal_text, write_constants
+from research.recipes import Literal
 from results.experiment import ExperimentRecord, Proposal
 
 SETTLING_IN = 8

@@ -26,8 +26,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from research.buffer import rows_per_batch
-from research.contract import CONTRACT_VARIABLE, PROFILES, Contract, Literal, starting_hyperparameters
+from research.contract import CONTRACT_VARIABLE, PROFILES, Contract, starting_hyperparameters
 from research.hyperparameters import write_constants
+from research.recipes import Literal
 from research.score import Consistency, compare_prefixes, cross_entropy, splice_rows, tolerance_for
 from research.session import load_train_py
 

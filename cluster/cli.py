@@ -9,6 +9,7 @@ from datetime import date
 from typing import TypeVar
 
 from research.contract import PROFILES, UserError
+from research.recipes import RECIPES
 from research.result import SANDBOX_MODES
 
 FIRST_STEPS = """\
@@ -134,6 +135,7 @@ def _add_start(command: AddCommand) -> None:
     profile = command("profile", "which profile this machine gets, and why")
     profile.add_argument("name", nargs="?", choices=list(PROFILES), help="another than that")
     profile.add_argument("--write", action="store_true", help="put its starting hyperparameters into research/train.py")
+    _add_recipe(profile)
     _add_devices(profile)
 
 
@@ -147,6 +149,7 @@ def _add_research(command: AddCommand) -> None:
     _add_extent(run)
     _add_judging(run)
     _add_data(run)
+    _add_recipe(run)
     _add_devices(run)
     _add_places(run)
 
@@ -155,6 +158,7 @@ def _add_research(command: AddCommand) -> None:
     _add_tag(attempt)
     _add_judging(attempt)
     _add_data(attempt)
+    _add_recipe(attempt)
     _add_devices(attempt)
     _add_places(attempt)
 
@@ -170,6 +174,7 @@ def _add_cluster(command: AddCommand) -> None:
     _add_extent(submit)
     _add_judging(submit)
     _add_data(submit)
+    _add_recipe(submit)
     submit.add_argument("--devices", metavar="D", help="of the cluster: cuda or cpu (default: GPUs where it has any)")
     places = submit.add_argument_group("places on the cluster")
     _add_job_home(places)
@@ -274,6 +279,15 @@ def _add_judging(parser: argparse.ArgumentParser) -> None:
         choices=SANDBOX_MODES,
         default="auto",
         help="around train.py: auto, what the host has (default); strict, or none of the runs begins; off, for your own edits",
+    )
+
+
+def _add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        default="best",
+        help="where a new branch starts: best, what is known to be (default), or the original's hyperparameters",
     )
 
 

@@ -262,7 +262,7 @@ class Farm:
         return start_branch(self.options, plan, folder, siblings=self.store.branches(self.options.tag), say=self.display.say)
 
     def _start_in_place(self, plan: LoopPlan) -> Worktree:
-        return start_in_place(self.options.repo, plan)
+        return start_in_place(self.options.repo, plan, self.options.recipe)
 
     def _add_branch(self, plan: LoopPlan, baseline_commit: str) -> Branch:
         branch = Branch(

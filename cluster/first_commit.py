@@ -12,6 +12,7 @@ from cluster.options import FarmOptions
 from cluster.plans import LoopPlan
 from research.contract import UserError
 from research.hyperparameters import fit_to_profile, write_constants
+from research.recipes import Recipe
 from results.experiment import Branch
 
 PREFIX = "autoresearch/"
@@ -29,7 +30,7 @@ def start_branch(
         text = edited
     elif edited is not None:
         say("research/train.py has uncommitted edits: they are left out (--dirty takes them).")
-    text, _ = fit_to_profile(text, plan.contract.profile, free_memory(plan))
+    text, _ = fit_to_profile(text, plan.contract.profile, free_memory(plan), recipe=options.recipe)
     if branch_exists(options.repo, plan.branch_name) and not folder.exists():
         raise UserError(f"The branch {plan.branch_name} exists, but this home doesn't know it: use another --tag.")
     return Worktree.create(options.repo, folder, plan.branch_name, train_py=text)
@@ -44,7 +45,7 @@ def siblings_baseline(repo: Path, plan: LoopPlan, siblings: Sequence[Branch]) ->
     return None
 
 
-def start_in_place(repo: Path, plan: LoopPlan) -> Worktree:
+def start_in_place(repo: Path, plan: LoopPlan, recipe: Recipe) -> Worktree:
     """Puts the checkout on `branch`, whose first commit has the profile's starting hyperparameters; edits of train.py stay.
 
     An `autoresearch/` branch that the checkout is on already, made by hand, is taken over as it is.
@@ -56,14 +57,14 @@ def start_in_place(repo: Path, plan: LoopPlan) -> Worktree:
     if checked_out_branch(repo) != branch:
         run_git(repo, "switch", "--quiet", "--create", branch)
     worktree = Worktree.in_place(repo, branch)
-    baseline, changes = fit_to_profile(committed, profile, free_bytes)
+    baseline, changes = fit_to_profile(committed, profile, free_bytes, recipe=recipe)
     if changes:
         message = f"Start {branch}: train.py with the {profile} profile's starting hyperparameters"
         start_id = f"{branch.removeprefix(PREFIX)}-start"
         commit = worktree.commit(baseline, message=message, parent=worktree.head(), experiment_id=start_id)
         edited = {} if problem_with(working) else changed_constants(committed, working)
         edits = {name: new for name, (_, new) in edited.items() if new is not None}
-        fitted, _ = fit_to_profile(working, profile, free_bytes)
+        fitted, _ = fit_to_profile(working, profile, free_bytes, recipe=recipe)
         worktree.advance(commit)
         (repo / "research" / "train.py").write_text(write_constants(fitted, edits) if edits else fitted)
     return worktree

@@ -6,6 +6,7 @@ from typing import Literal
 
 from cluster.hardware import Device, DeviceKind
 from cluster.home import Home
+from research.recipes import Recipe
 from research.result import SandboxMode
 from results.verdict import Rule
 
@@ -24,6 +25,8 @@ class FarmOptions:
     researcher: str
     """`search`, `claude`, `command:...` or `scripted:FILE`."""
     profile: str | None = None
+    recipe: Recipe = "best"
+    """Where new branches start from."""
     budget: float | None = None
     """Seconds of training."""
     source: str | None = None

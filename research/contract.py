@@ -9,8 +9,10 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+
+from research.recipes import CPU, ORIGINAL, SMALL, STANDARD, Literal, Recipe
 
 CONTRACT_VARIABLE = "AUTORESEARCH_CONTRACT"
 """The judge hands the contract to the run's processes in this environment variable."""
@@ -18,10 +20,7 @@ CONTRACT_VARIABLE = "AUTORESEARCH_CONTRACT"
 CACHE_VARIABLE = "AUTORESEARCH_CACHE"
 """Overrides where prepared data lies."""
 
-Literal = int | float | str | bool | tuple[float, ...]
-"""What a hyperparameter of train.py can be."""
-
-JUDGE_FILES = ("handover.py", "judge.py", "row_scores.py", "score.py", "scorer.py", "seeds.py", "session.py")
+JUDGE_FILES = ("feed.py", "handover.py", "judge.py", "row_scores.py", "score.py", "scorer.py", "seeds.py", "session.py")
 """The judge's own code: an edit of any of these changes the score fingerprint."""
 
 
@@ -70,8 +69,10 @@ class Profile:
     """A named contract with the starting hyperparameters that fit it."""
 
     contract: Contract
-    hyperparameters: Mapping[str, Literal] = field(default_factory=dict)
+    hyperparameters: Mapping[str, Literal]
     """Overlaid on train.py as literal constants in a branch's first commit."""
+    sizes: tuple[str, ...] = ()
+    """Those of them that fit the hardware: the original's recipe leaves them as they are."""
     sigma: float
     """Prior standard deviation of val_bpb between seeds."""
     device_bytes_per_token: int
@@ -79,6 +80,8 @@ class Profile:
     what_for: str
     """One line for people who choose."""
 
+
+SIZES = ("DEPTH", "ASPECT_RATIO", "HEAD_DIM", "WINDOW_PATTERN", "TOTAL_BATCH_SIZE", "DEVICE_BATCH_SIZE")
 
 PROFILES: dict[str, Profile] = {
     "standard": Profile(
@@ -90,8 +93,9 @@ PROFILES: dict[str, Profile] = {
             VOCAB_SIZE=8192,
             source="climbmix",
         ),
+        hyperparameters=STANDARD,
         sigma=0.0007,
-        device_bytes_per_token=180_000,
+        device_bytes_per_token=260_000,
         what_for="a GPU with 20 GB or more: the original's constants",
     ),
     "small": Profile(
@@ -103,12 +107,8 @@ PROFILES: dict[str, Profile] = {
             VOCAB_SIZE=8192,
             source="tinystories",
         ),
-        hyperparameters={
-            "DEPTH": 4,
-            "WINDOW_PATTERN": "L",
-            "TOTAL_BATCH_SIZE": 2**15,
-            "DEVICE_BATCH_SIZE": 32,
-        },
+        hyperparameters=SMALL,
+        sizes=SIZES,
         sigma=0.002,
         device_bytes_per_token=90_000,
         what_for="a smaller GPU, or a Mac",
@@ -122,14 +122,8 @@ PROFILES: dict[str, Profile] = {
             VOCAB_SIZE=2048,
             source="stdlib",
         ),
-        hyperparameters={
-            "DEPTH": 2,
-            "ASPECT_RATIO": 32,
-            "HEAD_DIM": 32,
-            "WINDOW_PATTERN": "L",
-            "TOTAL_BATCH_SIZE": 2**10,
-            "DEVICE_BATCH_SIZE": 4,
-        },
+        hyperparameters=CPU,
+        sizes=SIZES,
         sigma=0.020,
         device_bytes_per_token=60_000,
         what_for="no GPU: a tiny model on the Python library's own sources",
@@ -163,12 +157,15 @@ def contract_for(profile: str, *, budget: float | None = None, source: str | Non
     return contract
 
 
-def starting_hyperparameters(profile: str, *, free_bytes: int | None = None) -> dict[str, Literal]:
-    """A profile's overlay; DEVICE_BATCH_SIZE, where it has one, fits `free_bytes` of device memory (None: unknown)."""
-    values = {"PROFILE": profile, **profile_named(profile).hyperparameters}
-    if "DEVICE_BATCH_SIZE" in values:
-        values["DEVICE_BATCH_SIZE"] = fitted_device_batch(profile, int(values["DEVICE_BATCH_SIZE"]), free_bytes)  # type: ignore[arg-type]
-    return values
+def starting_hyperparameters(profile: str, *, free_bytes: int | None = None, recipe: Recipe = "best") -> dict[str, Literal]:
+    """A profile's overlay; its DEVICE_BATCH_SIZE fits `free_bytes` of device memory (None: unknown)."""
+    chosen = profile_named(profile)
+    values = {"PROFILE": profile, **chosen.hyperparameters}
+    if recipe == "original":
+        values |= {name: value for name, value in ORIGINAL.items() if name not in chosen.sizes}
+    batch = values["DEVICE_BATCH_SIZE"]
+    assert isinstance(batch, int)
+    return values | {"DEVICE_BATCH_SIZE": fitted_device_batch(profile, batch, free_bytes)}
 
 
 def fitted_device_batch(profile: str, wanted: int, free_bytes: int | None) -> int:

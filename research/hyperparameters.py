@@ -5,7 +5,8 @@ import io
 import json
 from collections.abc import Mapping
 
-from research.contract import Literal, UserError, fitted_device_batch, starting_hyperparameters
+from research.contract import SIZES, UserError, fitted_device_batch, starting_hyperparameters
+from research.recipes import Literal, Recipe
 
 
 def read_constants(train_py: str) -> dict[str, Literal]:
@@ -41,11 +42,14 @@ def write_constants(train_py: str, values: Mapping[str, Literal]) -> str:
     return "".join(lines)
 
 
-def fit_to_profile(train_py: str, profile: str, free_bytes: int | None) -> tuple[str, dict[str, Literal]]:
+def fit_to_profile(
+    train_py: str, profile: str, free_bytes: int | None, *, recipe: Recipe = "best"
+) -> tuple[str, dict[str, Literal]]:
     """`train_py` with a profile's starting hyperparameters, and the constants that changed.
 
-    A train.py that was made for this profile already (by its PROFILE) keeps its own, but for a device batch too large for
-    `free_bytes` of device memory; one without PROFILE, or that doesn't parse, stays as it is.
+    A train.py that was made for this profile already (by its PROFILE) keeps its own, unless the original's recipe is asked
+    for, and but for a device batch too large for `free_bytes` of device memory; one without PROFILE, or that doesn't parse,
+    stays as it is. Of the constants only the sizes must be there.
     """
     try:
         present = read_constants(train_py)
@@ -53,8 +57,9 @@ def fit_to_profile(train_py: str, profile: str, free_bytes: int | None) -> tuple
         return train_py, {}
     if "PROFILE" not in present:
         return train_py, {}
-    if present["PROFILE"] != profile:
-        wanted = starting_hyperparameters(profile, free_bytes=free_bytes)
+    if present["PROFILE"] != profile or recipe == "original":
+        start = starting_hyperparameters(profile, free_bytes=free_bytes, recipe=recipe)
+        wanted = {name: value for name, value in start.items() if name in present or name in SIZES}
     else:
         batch = present.get("DEVICE_BATCH_SIZE")
         wanted = {"DEVICE_BATCH_SIZE": fitted_device_batch(profile, batch, free_bytes)} if isinstance(batch, int) else {}

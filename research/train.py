@@ -32,44 +32,47 @@ VOCAB_SIZE = CONTRACT.VOCAB_SIZE
 # Hyperparameters: literal constants, edit them directly
 # ----------------------------------------------------------------------------------------------------------------------
 
-PROFILE = "standard"      # the profile whose starting hyperparameters these are
+PROFILE = "standard"           # the profile whose starting hyperparameters these are
 
 # Model
-DEPTH = 8                 # layers; width, heads and parameters follow from it
-ASPECT_RATIO = 64         # width = DEPTH * ASPECT_RATIO, rounded up to whole heads
-HEAD_DIM = 128            # width of an attention head
-MLP_RATIO = 4             # hidden width of the MLP, in widths
-WINDOW_PATTERN = "SSSL"   # attention windows, repeated over the layers: L = full, S = short; the last layer is always L
-SHORT_WINDOW_RATIO = 0.5  # short window, in sequence lengths
-ROPE_BASE = 10_000        # longest rotary wavelength, in tokens over 2 pi
-SOFTCAP = 15.0            # logits are squashed to +-SOFTCAP
-VALUE_GATE_CHANNELS = 32  # channels of the input that gate the value embeddings
+DEPTH = 9                      # layers; width, heads and parameters follow from it
+ASPECT_RATIO = 64              # width = DEPTH * ASPECT_RATIO, rounded up to whole heads
+HEAD_DIM = 128                 # width of an attention head
+MLP_RATIO = 4                  # hidden width of the MLP, in widths
+WINDOW_PATTERN = "SSSSL"       # attention windows, repeated over the layers: L = full, S = short; the last layer is always L
+SHORT_WINDOW_RATIO = 0.125     # short window, in sequence lengths
+ROPE_BASE = 200_000            # longest rotary wavelength, in tokens over 2 pi
+SOFTCAP = 15.0                 # logits are squashed to +-SOFTCAP
+VALUE_GATE_CHANNELS = 32       # channels of the input that gate the value embeddings
 
 # Initialisation
-INIT_SCALE = 1.0          # of the matrices, relative to 1 / sqrt(width)
+INIT_SCALE = 0.68              # of the matrices, relative to 1 / sqrt(width)
 EMBEDDING_STD = 1.0
 UNEMBEDDING_STD = 0.001
-X0_LAMBDA = 0.1           # weight of the embeddings that every layer sees again
+X0_LAMBDA = 0.05               # weight of the embeddings that every layer sees again
 
 # Optimization
-TOTAL_BATCH_SIZE = 2**19  # tokens per optimizer step
-DEVICE_BATCH_SIZE = 128   # rows per forward and backward pass: lower it when memory runs out
-MATRIX_LR = 0.04          # Muon, for matrices
-EMBEDDING_LR = 0.6        # Adam, for token and value embeddings
-UNEMBEDDING_LR = 0.004    # Adam, for the output layer
-SCALAR_LR = 0.5           # Adam, for the per-layer scalars
+TOTAL_BATCH_SIZE = 2**18       # tokens per optimizer step
+DEVICE_BATCH_SIZE = 128        # rows per forward and backward pass: lower it when memory runs out
+MATRIX_LR = 0.04               # Muon, for matrices
+EMBEDDING_LR = 0.9             # Adam, for token and value embeddings
+UNEMBEDDING_LR = 0.005         # Adam, for the output layer
+SCALAR_LR = 0.5                # Adam, for the per-layer scalars
 ADAM_BETAS = (0.8, 0.95)
 X0_BETAS = (0.96, 0.95)
 MUON_MOMENTUM = 0.95
 MUON_MOMENTUM_START = 0.85
-MUON_WARMUP_STEPS = 300   # steps from the first momentum to the second
-MUON_BETA2 = 0.95         # of NorMuon's variance per neuron
-WEIGHT_DECAY = 0.2        # of the matrices, cautious; falls to 0 over the budget
+MUON_WARMUP_STEPS = 200        # steps from the first momentum to the second
+MUON_BETA2 = 0.95              # of NorMuon's variance per neuron
+WEIGHT_DECAY = 0.2             # of the matrices, cautious; falls to 0 over the budget
+EMBEDDING_DECAY = 0.001        # decay of the token embeddings, as Adam's rates fall
+VALUE_EMBEDDING_DECAY = 0.003  # of the value embeddings
+UNEMBEDDING_DECAY = 0.01       # of the output layer
 
 # Schedule, over progress through the time budget
 WARMUP_RATIO = 0.0
-WARMDOWN_RATIO = 0.5
-FINAL_LR_FRAC = 0.0       # learning rate at the end, relative to the peak
+WARMDOWN_RATIO = 0.75
+FINAL_LR_FRAC = 0.05           # learning rate at the end, relative to the peak
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Model
@@ -284,9 +287,10 @@ class Optimizer:
     def __init__(self, model: GPT) -> None:
         scale = math.sqrt(768 / model.embedding.embedding_dim)  # Adam's rates were tuned at a width of 768
         groups = [
-            {"params": [model.embedding.weight], "lr": EMBEDDING_LR * scale},
-            {"params": list(model.value_embeddings.parameters()), "lr": EMBEDDING_LR * scale},
-            {"params": [model.unembedding.weight], "lr": UNEMBEDDING_LR * scale},
+            {"params": [model.embedding.weight], "lr": EMBEDDING_LR * scale, "weight_decay": EMBEDDING_DECAY},
+            {"params": list(model.value_embeddings.parameters()), "lr": EMBEDDING_LR * scale,
+             "weight_decay": VALUE_EMBEDDING_DECAY},
+            {"params": [model.unembedding.weight], "lr": UNEMBEDDING_LR * scale, "weight_decay": UNEMBEDDING_DECAY},
             {"params": [model.residual_lambdas], "lr": SCALAR_LR * 0.01},
             {"params": [model.x0_lambdas], "lr": SCALAR_LR, "betas": X0_BETAS},
         ]

@@ -10,9 +10,10 @@ ROOT = Path(__file__).parent.parent
 PACKAGES = ("research", "results", "agent", "cluster")
 HOMES = {"torch": "research", "duckdb": "results", "anthropic": "agent", "git": "agent", "ray": "cluster"}
 LIGHT = {
-    "research/contract.py": set(),
+    "research/recipes.py": set(),
+    "research/contract.py": {"research.recipes"},
     "research/result.py": {"research.contract"},
-    "research/hyperparameters.py": {"research.contract"},
+    "research/hyperparameters.py": {"research.contract", "research.recipes"},
 }
 """Files of the standard library and these modules alone, so that every package can use them."""
 

@@ -5,6 +5,7 @@ import argparse
 from cluster.hardware import choose_devices, platform_identity
 from cluster.home import find_cache, find_checkout, find_home
 from research.contract import UserError, choose_profile, contract_for, profile_named
+from research.recipes import Recipe
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -42,11 +43,11 @@ def profile(options: argparse.Namespace) -> int:
         f"scored on {contract.EVAL_TOKENS:,} tokens of {contract.source}"
     )
     if options.write:
-        _write_profile(name, device.free_bytes if device.kind == "cuda" else None)
+        _write_profile(name, device.free_bytes if device.kind == "cuda" else None, options.recipe)
     return 0
 
 
-def _write_profile(name: str, free_bytes: int | None) -> None:
+def _write_profile(name: str, free_bytes: int | None, recipe: Recipe) -> None:
     """Puts a profile's starting hyperparameters into the checkout's train.py."""
     from research.hyperparameters import fit_to_profile
 
@@ -54,7 +55,7 @@ def _write_profile(name: str, free_bytes: int | None) -> None:
     if checkout is None:
         raise UserError("There is no checkout here whose train.py could be written: change to one.")
     path = checkout / "research" / "train.py"
-    text, changes = fit_to_profile(path.read_text(encoding="utf-8"), name, free_bytes)
+    text, changes = fit_to_profile(path.read_text(encoding="utf-8"), name, free_bytes, recipe=recipe)
     path.write_text(text, encoding="utf-8")
     listed = ", ".join(f"{constant} = {value}" for constant, value in changes.items())
     print(f"{path}: {listed or 'nothing to change'}")

@@ -78,6 +78,7 @@ def make_options(options: argparse.Namespace, *, researcher: str) -> "FarmOption
         tag=options.tag,
         researcher=researcher,
         profile=options.profile,
+        recipe=options.recipe,
         budget=options.budget,
         source=options.source,
         num_shards=options.num_shards,

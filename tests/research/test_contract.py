@@ -9,6 +9,7 @@ from research import contract as contracts
 from research.contract import (
     CONTRACT_VARIABLE,
     PROFILES,
+    SIZES,
     Contract,
     UserError,
     active_contract,
@@ -20,6 +21,8 @@ from research.contract import (
     score_fingerprint,
     starting_hyperparameters,
 )
+from research.hyperparameters import read_constants
+from research.recipes import ORIGINAL, RECIPES, Recipe
 
 CPU = contract_for("cpu")
 SHA = {"tokenizer_sha256": "a", "val_sha256": "b", "audit_sha256": "c"}
@@ -99,14 +102,27 @@ def test_the_device_batch_halves_until_it_fits() -> None:
     assert fitted_device_batch("standard", 128, 1) == 1
 
 
+@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("name", PROFILES)
-def test_a_profiles_hyperparameters_go_together(name: str) -> None:
-    values = starting_hyperparameters(name)
+def test_a_profiles_hyperparameters_go_together(name: str, recipe: Recipe) -> None:
+    values = starting_hyperparameters(name, recipe=recipe)
     assert values["PROFILE"] == name and PROFILES[name].sigma > 0 and PROFILES[name].contract.profile == name
-    if name != "standard":
-        total, batch = values["TOTAL_BATCH_SIZE"], values["DEVICE_BATCH_SIZE"]
-        assert isinstance(total, int) and isinstance(batch, int)
-        assert total % (batch * PROFILES[name].contract.MAX_SEQ_LEN) == 0
+    assert values.keys() == {"PROFILE", *ORIGINAL}, "or a switch between profiles would leave something behind"
+    total, batch = values["TOTAL_BATCH_SIZE"], values["DEVICE_BATCH_SIZE"]
+    assert isinstance(total, int) and isinstance(batch, int)
+    assert total % (batch * PROFILES[name].contract.MAX_SEQ_LEN) == 0
+
+
+def test_the_originals_recipe_has_a_profiles_sizes() -> None:
+    assert starting_hyperparameters("standard", recipe="original") == {"PROFILE": "standard", **ORIGINAL}
+    values = starting_hyperparameters("cpu", recipe="original")
+    assert {name for name in ORIGINAL if values[name] != ORIGINAL[name]} <= set(SIZES)
+    assert all(values[name] == starting_hyperparameters("cpu")[name] for name in SIZES)
+
+
+def test_the_shipped_file_holds_the_standard_recipe() -> None:
+    found = read_constants(Path(contracts.__file__).with_name("train.py").read_text())
+    assert found == {**found, **starting_hyperparameters("standard")}
 
 
 def test_a_run_gets_its_contract_from_the_judge(monkeypatch: pytest.MonkeyPatch) -> None:

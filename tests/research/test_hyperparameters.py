@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 import research
-from research.contract import Literal, UserError, starting_hyperparameters
+from research.contract import UserError, starting_hyperparameters
 from research.hyperparameters import fit_to_profile, literal_text, read_constants, write_constants
+from research.recipes import ORIGINAL, Literal
 
 SHIPPED = Path(research.__file__).with_name("train.py").read_text()
 
@@ -137,9 +138,15 @@ def test_a_file_made_for_the_profile_keeps_its_own() -> None:
     assert fit_to_profile(edited, "standard", None) == (edited, {})
 
 
+def test_the_originals_recipe_replaces_what_is_there() -> None:
+    text, _ = fit_to_profile(SHIPPED, "standard", None, recipe="original")
+    assert {**read_constants(SHIPPED), **ORIGINAL} == read_constants(text)
+    assert fit_to_profile(text, "standard", None, recipe="original") == (text, {})
+
+
 def test_the_device_batch_is_fitted_to_free_memory() -> None:
     text, changes = fit_to_profile(SHIPPED, "standard", 24 * 10**9)
-    assert changes == {"DEVICE_BATCH_SIZE": 32} and "DEVICE_BATCH_SIZE = 32    # rows" in text
+    assert changes == {"DEVICE_BATCH_SIZE": 32} and "DEVICE_BATCH_SIZE = 32         # rows" in text
     assert fit_to_profile(SHIPPED, "standard", 80 * 10**9)[1] == {}
 
 
