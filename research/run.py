@@ -30,7 +30,7 @@ from research.contract import (
 )
 from research.hyperparameters import fit_to_profile
 from research.judge import Judge, scratch_prefix
-from research.linux import become_subreaper, die_with_parent
+from research.linux import become_subreaper, die_with_parent, keep_freed_memory
 from research.prepare import find_prepared
 from research.processes import kill_descendants
 from research.result import SANDBOX_MODES, RunResult, RunSpec
@@ -43,6 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status 0 for a run with a score, 1 for one without, 2 for a mistake of the caller."""
     options = parse_arguments(arguments)
     become_subreaper()
+    keep_freed_memory()
     signals: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: signals.append(number))

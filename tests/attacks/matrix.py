@@ -28,9 +28,8 @@ def cell(text: str) -> str:
 
 def row(outcome: "Outcome") -> str:
     """One line of the table."""
-    attack, run = outcome.attack, outcome.run
+    attack, run, residue = outcome.attack, outcome.run, residue_of(outcome)
     layers = getattr(run.result, "sandbox", None) if run else None
-    residue = attack.residue or ("" if layers and "namespaces" in layers else attack.residue_without_namespaces)
     cells = [
         str(attack.number),
         attack.name,
@@ -43,6 +42,12 @@ def row(outcome: "Outcome") -> str:
         residue or "; ".join(outcome.wrong),
     ]
     return "| " + " | ".join(map(cell, cells)) + " |\n"
+
+
+def residue_of(outcome: "Outcome") -> str:
+    """What docs/threat-model.md lists of this attack as not stopped under the layers that it met; mostly nothing."""
+    layers = getattr(outcome.run.result, "sandbox", None) if outcome.run else None
+    return outcome.attack.residue or ("" if layers and "namespaces" in layers else outcome.attack.residue_without_namespaces)
 
 
 def carry_out(harness: "Harness", options: argparse.Namespace) -> Iterator["Outcome"]:
@@ -94,12 +99,13 @@ def main() -> int:
     try:
         if options.honest:
             return min(1, write_honest(harness, options.repeats, options.output))
-        text, passed = HEAD, 0
+        text, passed, residues = HEAD, 0, 0
         for outcome in carry_out(harness, options):
             text += row(outcome)
-            passed += not outcome.stopped
+            residues += bool(residue_of(outcome))
+            passed += not outcome.stopped and not residue_of(outcome)
             print(row(outcome), end="", file=sys.stderr, flush=True)
-        text += f"\n{passed} not stopped.\n"
+        text += f"\n{passed} not stopped, beside {residues} that docs/threat-model.md names.\n"
         if options.output:
             options.output.write_text(text)
         else:

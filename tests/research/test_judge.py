@@ -241,7 +241,7 @@ def test_scoring_batches_fit_their_buffer(run: Runner) -> None:
     cpu = torch.device("cpu")
     assert rows_per_batch(run.contract, cpu) == 64
     large = replace(run.contract, MAX_SEQ_LEN=2048, EVAL_TOKENS=2048, VOCAB_SIZE=8192)
-    assert rows_per_batch(large, cpu) == 2
+    assert rows_per_batch(large, cpu) == 1
     assert rows_per_batch(large, torch.device("cuda")) == 16
 
 

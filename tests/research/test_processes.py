@@ -111,3 +111,30 @@ def test_memory_is_measured_from_outside() -> None:
         process.communicate()
         peak = monitor.stop()
     assert peak is not None and 76 < peak < 300
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="malloc is told so on Linux alone")
+def test_freed_memory_is_kept_in_forked_processes_too() -> None:
+    program = """
+import os, resource
+from research.linux import keep_freed_memory
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+import numpy as np
+{keep}
+np.ones(2**22)
+if os.fork():
+    os._exit(os.waitpid(-1, 0)[1])
+np.ones(2**22)
+before = faults()
+for _ in range(8):
+    np.ones(2**22)
+print(faults() - before)
+"""
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", program.replace("{keep}", keep)], check=True, capture_output=True).stdout)
+        for keep in ("keep_freed_memory()", "")
+    )
+    assert kept < 1000 < given_back

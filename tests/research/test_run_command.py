@@ -58,7 +58,7 @@ def test_the_shipped_file_runs_as_people_know_it(by_hand: list[str], tmp_path: P
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert re.fullmatch(
-        r"profile cpu: DEPTH = 2, .*DEVICE_BATCH_SIZE = \d+ \(`farm profile cpu --write` makes this permanent\)", lines[0]
+        r"profile cpu: DEPTH = 2, .*DEVICE_BATCH_SIZE = \d+, .*\(`farm profile cpu --write` makes this permanent\)", lines[0]
     )
     steps = [line for line in lines if line.startswith("step ")]
     assert steps and all(re.fullmatch(STEP_LINE, line) for line in steps), steps
