@@ -29,7 +29,7 @@ class RayHead:
         self.address = f"http://127.0.0.1:{free_port()}"
         self._log = (folder / "head.log").open("w")
         command = [
-            *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats"),
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"),
             *("--node-ip-address=127.0.0.1", "--port=0", f"--temp-dir={self.session}", f"--num-gpus={gpus}"),
             *("--dashboard-host=127.0.0.1", f"--dashboard-port={self.address.rpartition(':')[2]}"),
             *("--dashboard-agent-listen-port=0", f"--ray-client-server-port={free_port()}", "--object-store-memory=80000000"),
