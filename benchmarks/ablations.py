@@ -12,40 +12,17 @@ import asyncio
 import json
 import math
 import statistics
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+
+from judged import Terms, add_terms, run_once, terms_of, variant_text
 
 from cluster.engine import LocalEngine
-from cluster.hardware import Device, choose_devices, platform_identity
-from research.contract import Contract, UserError, cache_folder, choose_profile, contract_for
-from research.hyperparameters import fit_to_profile, literal_text, read_constants, write_constants
-from research.prepare import prepare
-from research.recipes import Literal
-from research.result import RunResult, RunSpec
-from research.rows import PreparedData
+from cluster.hardware import platform_identity
+from research.contract import UserError
+from research.hyperparameters import literal_text, read_constants
+from research.result import RunResult
 
-TRAIN_PY = Path(__file__).parent.parent / "research" / "train.py"
 AS_IT_IS = "as it is"
-
-
-def variant_text(variant: str, base: str) -> str:
-    """The train.py of a variant. Raises UserError."""
-    if Path(variant).is_file():
-        return Path(variant).read_text()
-    return write_constants(base, _constants(variant))
-
-
-def _constants(words: str) -> dict[str, Literal]:
-    """Raises UserError for what is no NAME=value."""
-    try:
-        pairs = [word.split("=", 1) for word in words.split()]
-        found = read_constants("\n".join(f"{name} = {value}" for name, value in pairs))
-    except (SyntaxError, ValueError):
-        found = {}
-    if not found or len(found) != len(words.split()):
-        raise UserError(f"{words!r} is neither a file nor NAME=value with values that are literals.")
-    return found
 
 
 def difference(scores: Mapping[int, float], base: Mapping[int, float]) -> tuple[float, float | None]:
@@ -79,18 +56,14 @@ def _mean(values: object) -> float:
     return statistics.fmean(known) if known else math.nan
 
 
-async def measure(texts: Mapping[str, str], *, seeds: Sequence[int], device: Device, contract: Contract,
-                  data: PreparedData) -> dict[str, list[RunResult]]:  # fmt: skip
+async def measure(texts: Mapping[str, str], terms: Terms, *, seeds: Sequence[int]) -> dict[str, list[RunResult]]:
     """All variants, seed by seed."""
     results: dict[str, list[RunResult]] = {name: [] for name in texts}
-    engine = LocalEngine([device])
+    engine = LocalEngine([terms.device])
     try:
         for seed in seeds:
             for name, text in texts.items():
-                with tempfile.TemporaryDirectory(prefix="autoresearch-ablation-") as folder:
-                    spec = RunSpec(run_id="ablation", contract=contract, seed=seed, device=device.torch_device,
-                                   data_folder=str(data.folder), run_folder=str(Path(folder) / "run"))  # fmt: skip
-                    results[name].append(await engine.execute(device, text, spec, lambda _: None))
+                results[name].append(await run_once(engine, text, terms, seed=seed))
             print(f"after seed {seed}:\n{table(results)}\n", flush=True)
     finally:
         await engine.close()
@@ -100,31 +73,23 @@ async def measure(texts: Mapping[str, str], *, seeds: Sequence[int], device: Dev
 def main() -> None:
     parser = argparse.ArgumentParser(description="What changes of train.py are worth, over several seeds.")
     parser.add_argument("variants", nargs="*", help="NAME=value [NAME=value ...], or the path of a train.py")
-    parser.add_argument("--profile", help="default: what the hardware suggests")
-    parser.add_argument("--budget", type=float, help="seconds of training in a run")
-    parser.add_argument("--source", help="of the text")
-    parser.add_argument("--devices", help="one device: 0 or cpu or mps (default: the best that is there)")
+    add_terms(parser)
     parser.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
     parser.add_argument("--first-seed", type=int, default=1)
-    parser.add_argument("--cache", help="of prepared data")
     options = parser.parse_args()
-    device = choose_devices(options.devices)[0]
-    profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
-    contract = contract_for(profile, budget=options.budget, source=options.source)
-    data = prepare(contract, cache=cache_folder(options.cache), say=print)
-    base, _ = fit_to_profile(TRAIN_PY.read_text(), profile, device.free_bytes if device.kind == "cuda" else None)
     try:
-        texts = {AS_IT_IS: base} | {variant: variant_text(variant, base) for variant in options.variants}
+        terms = terms_of(options)
+        texts = {AS_IT_IS: terms.train_py} | {name: variant_text(name, terms.train_py) for name in options.variants}
     except UserError as error:
         raise SystemExit(str(error)) from None
-    sizes = ", ".join(f"{name}={literal_text(value)}" for name, value in read_constants(base).items())
-    print(f"{platform_identity(device)}, profile {profile}, {contract.TIME_BUDGET:g} s\n{sizes}\n")
+    constants = ", ".join(f"{name}={literal_text(value)}" for name, value in read_constants(terms.train_py).items())
+    print(f"{terms.title()}\n{constants}\n")
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    results = asyncio.run(measure(texts, seeds=seeds, device=device, contract=contract, data=data))
+    results = asyncio.run(measure(texts, terms, seeds=seeds))
     figures = {name: [{"seed": run.seed, "status": run.status, "val_bpb": run.val_bpb, "tokens": run.reported_tokens}
                       for run in runs] for name, runs in results.items()}  # fmt: skip
-    print(json.dumps({"platform": platform_identity(device), "profile": profile, "budget": contract.TIME_BUDGET,
-                      "runs": figures}))  # fmt: skip
+    print(json.dumps({"platform": platform_identity(terms.device), "profile": terms.profile,
+                      "budget": terms.contract.TIME_BUDGET, "runs": figures}))  # fmt: skip
 
 
 if __name__ == "__main__":

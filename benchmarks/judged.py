@@ -1,0 +1,77 @@
+"""What the benchmarks that train through the judge share: on what, under which contract, from which train.py."""
+
+import argparse
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from cluster.engine import LocalEngine
+from cluster.hardware import Device, choose_devices, platform_identity
+from research.contract import Contract, UserError, cache_folder, choose_profile, contract_for
+from research.hyperparameters import fit_to_profile, read_constants, write_constants
+from research.prepare import prepare
+from research.recipes import Literal
+from research.result import RunResult, RunSpec
+from research.rows import PreparedData
+
+TRAIN_PY = Path(__file__).parent.parent / "research" / "train.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Terms:
+    """What all runs of a benchmark have in common."""
+
+    device: Device
+    profile: str
+    contract: Contract
+    data: PreparedData
+    train_py: str
+    """The shipped one, under the profile's starting hyperparameters."""
+
+    def title(self) -> str:
+        return f"{platform_identity(self.device)}, profile {self.profile}, {self.contract.TIME_BUDGET:g} s"
+
+
+def add_terms(parser: argparse.ArgumentParser) -> None:
+    """The options that `terms_of` reads."""
+    parser.add_argument("--profile", help="default: what the hardware suggests")
+    parser.add_argument("--budget", type=float, help="seconds of training in a run")
+    parser.add_argument("--source", help="of the text")
+    parser.add_argument("--devices", help="one device: 0 or cpu or mps (default: the best that is there)")
+    parser.add_argument("--cache", help="of prepared data")
+
+
+def terms_of(options: argparse.Namespace) -> Terms:
+    """Prepares the data where it isn't there. Raises UserError."""
+    device = choose_devices(options.devices)[0]
+    profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
+    contract = contract_for(profile, budget=options.budget, source=options.source)
+    data = prepare(contract, cache=cache_folder(options.cache), say=print)
+    train_py, _ = fit_to_profile(TRAIN_PY.read_text(), profile, device.free_bytes if device.kind == "cuda" else None)
+    return Terms(device=device, profile=profile, contract=contract, data=data, train_py=train_py)
+
+
+def variant_text(variant: str, train_py: str) -> str:
+    """The train.py of a variant: `NAME=value ...` or the path of another one. Raises UserError."""
+    if Path(variant).is_file():
+        return Path(variant).read_text()
+    return write_constants(train_py, _constants(variant))
+
+
+def _constants(words: str) -> dict[str, Literal]:
+    try:
+        pairs = [word.split("=", 1) for word in words.split()]
+        found = read_constants("\n".join(f"{name} = {value}" for name, value in pairs))
+    except (SyntaxError, ValueError):
+        found = {}
+    if not found or len(found) != len(words.split()):
+        raise UserError(f"{words!r} is neither a file nor NAME=value with values that are literals.")
+    return found
+
+
+async def run_once(engine: LocalEngine, train_py: str, terms: Terms, *, seed: int) -> RunResult:
+    """One run, which leaves nothing behind."""
+    with tempfile.TemporaryDirectory(prefix="autoresearch-benchmark-") as folder:
+        spec = RunSpec(run_id="benchmark", contract=terms.contract, seed=seed, device=terms.device.torch_device,
+                       data_folder=str(terms.data.folder), run_folder=str(Path(folder) / "run"))  # fmt: skip
+        return await engine.execute(terms.device, train_py, spec, lambda _: None)
