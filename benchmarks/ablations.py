@@ -39,7 +39,7 @@ def table(results: Mapping[str, Sequence[RunResult]]) -> str:
     lines = [f"{'val_bpb':>9} {'change':>9} {'+-':>7} {'M tokens':>9} {'start s':>8} {'score s':>8} {'MiB':>7}  variant"]
     for name, runs in results.items():
         good = [run for run in runs if run.val_bpb is not None]
-        if not good or not base:
+        if not scores[name].keys() & base.keys():
             lines.append(f"{runs[-1].status:>9}{'':61}{name}: {runs[-1].reason}")
             continue
         change, error = difference(scores[name], base)
@@ -79,7 +79,7 @@ def main() -> None:
     options = parser.parse_args()
     try:
         terms = terms_of(options)
-        texts = {AS_IT_IS: terms.train_py} | {name: variant_text(name, terms.train_py) for name in options.variants}
+        texts = {AS_IT_IS: terms.train_py} | {name: variant_text(name, terms) for name in options.variants}
     except UserError as error:
         raise SystemExit(str(error)) from None
     constants = ", ".join(f"{name}={literal_text(value)}" for name, value in read_constants(terms.train_py).items())

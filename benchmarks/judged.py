@@ -51,11 +51,11 @@ def terms_of(options: argparse.Namespace) -> Terms:
     return Terms(device=device, profile=profile, contract=contract, data=data, train_py=train_py)
 
 
-def variant_text(variant: str, train_py: str) -> str:
-    """The train.py of a variant: `NAME=value ...` or the path of another one. Raises UserError."""
+def variant_text(variant: str, terms: Terms) -> str:
+    """The train.py of a variant: `NAME=value ...`, or the path of another one, fitted to the profile. Raises UserError."""
     if Path(variant).is_file():
-        return Path(variant).read_text()
-    return write_constants(train_py, _constants(variant))
+        return fit_to_profile(Path(variant).read_text(), terms.profile, None)[0]
+    return write_constants(terms.train_py, _constants(variant))
 
 
 def _constants(words: str) -> dict[str, Literal]:
@@ -69,9 +69,18 @@ def _constants(words: str) -> dict[str, Literal]:
     return found
 
 
-async def run_once(engine: LocalEngine, train_py: str, terms: Terms, *, seed: int) -> RunResult:
-    """One run, which leaves nothing behind."""
+async def run_once(
+    engine: LocalEngine, train_py: str, terms: Terms, *, seed: int, keep_below: float | None = None
+) -> RunResult:
+    """One run, which leaves nothing behind; a score above `keep_below` spares it the checks before a keep."""
     with tempfile.TemporaryDirectory(prefix="autoresearch-benchmark-") as folder:
-        spec = RunSpec(run_id="benchmark", contract=terms.contract, seed=seed, device=terms.device.torch_device,
-                       data_folder=str(terms.data.folder), run_folder=str(Path(folder) / "run"))  # fmt: skip
+        spec = RunSpec(
+            run_id="benchmark",
+            contract=terms.contract,
+            seed=seed,
+            device=terms.device.torch_device,
+            data_folder=str(terms.data.folder),
+            run_folder=str(Path(folder) / "run"),
+            keep_below=keep_below,
+        )
         return await engine.execute(terms.device, train_py, spec, lambda _: None)

@@ -3,8 +3,9 @@
     uv run python benchmarks/overhead.py [--budget 60]
 
 The first run finds no compiled code at all, the second that of the first; then come five edits, two of which change what has
-to be compiled. Prints a table, what share of the time was spent on training, and how many runs an hour that makes at the
-profile's own budget; then the same as JSON.
+to be compiled. They are judged as a farm does it: what would be kept (the first run, and what beats it) is checked in full.
+Prints a table, what share of the time was spent on training, and how many runs an hour that makes at the profile's own
+budget; then the same as JSON.
 """
 
 import argparse
@@ -44,14 +45,16 @@ async def measure(texts: Mapping[str, str], terms: Terms) -> list[dict[str, floa
     """One run of each, in turn, on one engine; prints a line for each."""
     print(f"{'wall s':>8}{'start s':>9}{'train s':>9}{'score s':>9}{'outside s':>11}  run")
     found: list[dict[str, float | str]] = []
+    first = None
     engine = LocalEngine([terms.device])
     try:
         for name, text in texts.items():
             began = time.monotonic()
-            result = await run_once(engine, text, terms, seed=1)
+            result = await run_once(engine, text, terms, seed=1, keep_below=first)
             wall = time.monotonic() - began
             if result.status != "ok":
                 raise SystemExit(f"{name}: {result.status}, {result.reason}")
+            first = result.val_bpb if first is None else first
             start, train, score = result.startup_seconds or 0.0, result.training_seconds or 0.0, result.scoring_seconds or 0.0
             outside = wall - terms.contract.TIME_BUDGET
             print(f"{wall:>8.1f}{start:>9.1f}{train:>9.1f}{score:>9.1f}{outside:>11.1f}  {name}", flush=True)
@@ -69,7 +72,7 @@ def main() -> None:
     except UserError as error:
         raise SystemExit(str(error)) from None
     base, budget = terms.train_py, terms.contract.TIME_BUDGET
-    texts = {"as it is, nothing compiled": base, "as it is": base} | {edit: variant_text(edit, base) for edit in EDITS}
+    texts = {"as it is, nothing compiled": base, "as it is": base} | {edit: variant_text(edit, terms) for edit in EDITS}
     print(terms.title())
     with without_compiled_code(terms.data) as alone:
         found = asyncio.run(measure(texts, replace(terms, data=alone)))

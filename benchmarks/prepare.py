@@ -103,7 +103,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if options.text is None:
             write_text(Path(folder), options.megabytes * 1_000_000, random.Random(1))
-        found = measure(options.text or Path(folder), options.profile, options.cores)
+        found = measure((options.text or Path(folder)).resolve(), options.profile, options.cores)
     for name, value in found.items():
         print(f"{name.replace('_', ' '):<24}{value:>12,}" if not isinstance(value, str) else f"{name:<24}{value:>12}")
     print(json.dumps(found))

@@ -286,8 +286,7 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe",
         choices=RECIPES,
-        default="best",
-        help="where a new branch starts: best, what is known to be (default), or the original's hyperparameters",
+        help="hyperparameters that a new branch starts from: the best that are known, or the original's (default: train.py's)",
     )
 
 

@@ -214,6 +214,8 @@ class Farm:
             branch = self._add_branch(plan, worktree.head())
         else:
             check_same_terms(branch, plan)
+            if self.options.recipe is not None:
+                self.display.say(f"{branch.name} goes on from its head: --recipe is for new branches, so give it another --tag")
             repo, name = self.options.repo, plan.branch_name
             worktree = Worktree.in_place(repo, name) if in_place else Worktree.open(repo, folder, name)
         spec = RunSpec(

@@ -22,7 +22,8 @@ def start_branch(
     options: FarmOptions, plan: LoopPlan, folder: Path, *, siblings: Sequence[Branch], say: Callable[[str], None]
 ) -> Worktree:
     """Starts a loop's branch in a worktree of its own. Raises UserError."""
-    text = siblings_baseline(options.repo, plan, siblings) or head_train_py(options.repo)
+    begun = siblings_baseline(options.repo, plan, siblings)
+    text = begun or head_train_py(options.repo)
     if text is None:
         raise UserError(f"research/train.py isn't committed in {options.repo}: commit it first.")
     edited = uncommitted_train_py(options.repo)
@@ -30,7 +31,7 @@ def start_branch(
         text = edited
     elif edited is not None:
         say("research/train.py has uncommitted edits: they are left out (--dirty takes them).")
-    text, _ = fit_to_profile(text, plan.contract.profile, free_memory(plan), recipe=options.recipe)
+    text, _ = fit_to_profile(text, plan.contract.profile, free_memory(plan), recipe=None if begun else options.recipe)
     if branch_exists(options.repo, plan.branch_name) and not folder.exists():
         raise UserError(f"The branch {plan.branch_name} exists, but this home doesn't know it: use another --tag.")
     return Worktree.create(options.repo, folder, plan.branch_name, train_py=text)
@@ -45,10 +46,11 @@ def siblings_baseline(repo: Path, plan: LoopPlan, siblings: Sequence[Branch]) ->
     return None
 
 
-def start_in_place(repo: Path, plan: LoopPlan, recipe: Recipe) -> Worktree:
+def start_in_place(repo: Path, plan: LoopPlan, recipe: Recipe | None) -> Worktree:
     """Puts the checkout on `branch`, whose first commit has the profile's starting hyperparameters; edits of train.py stay.
 
-    An `autoresearch/` branch that the checkout is on already, made by hand, is taken over as it is.
+    An `autoresearch/` branch that the checkout is on already, made by hand, is taken over as it is, unless a recipe is asked
+    for.
     """
     branch, profile, free_bytes = plan.branch_name, plan.contract.profile, free_memory(plan)
     committed, working = head_train_py(repo), working_train_py(repo)

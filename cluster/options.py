@@ -25,8 +25,8 @@ class FarmOptions:
     researcher: str
     """`search`, `claude`, `command:...` or `scripted:FILE`."""
     profile: str | None = None
-    recipe: Recipe = "best"
-    """Where new branches start from."""
+    recipe: Recipe | None = None
+    """Where new branches start from; None: from train.py as it is, under its profile."""
     budget: float | None = None
     """Seconds of training."""
     source: str | None = None

@@ -37,8 +37,8 @@ class LogitsBuffer:
 
 
 def rows_per_batch(contract: Contract, device: torch.device) -> int:
-    """Rows that are scored at once: as many as fit a buffer of 1 GiB on a GPU and 16 MiB on a CPU, 64 at most."""
-    budget = 2**30 if device.type == "cuda" else 2**24
+    """Rows that are scored at once, 64 at most: as many as fit a buffer of 1 GiB (MPS: 128 MiB, CPU: 16 MiB)."""
+    budget = {"cuda": 2**30, "cpu": 2**24}.get(device.type, 2**27)
     return max(1, min(64, budget // (contract.MAX_SEQ_LEN * contract.VOCAB_SIZE * 4)))
 
 

@@ -20,7 +20,17 @@ CONTRACT_VARIABLE = "AUTORESEARCH_CONTRACT"
 CACHE_VARIABLE = "AUTORESEARCH_CACHE"
 """Overrides where prepared data lies."""
 
-JUDGE_FILES = ("feed.py", "handover.py", "judge.py", "row_scores.py", "score.py", "scorer.py", "seeds.py", "session.py")
+JUDGE_FILES = (
+    "buffer.py",
+    "feed.py",
+    "handover.py",
+    "judge.py",
+    "row_scores.py",
+    "score.py",
+    "scorer.py",
+    "seeds.py",
+    "session.py",
+)
 """The judge's own code: an edit of any of these changes the score fingerprint."""
 
 

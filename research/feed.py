@@ -16,8 +16,8 @@ UPLOAD_ROWS = 16_384
 class RowFeed:
     """The rows' batches, the same rows in the same order for every batch size.
 
-    Rows that fit lie on the device, and a batch is one gather there. Others come through pinned memory while the device
-    computes. Neither waits for the device.
+    Rows that fit lie on the device: they go there at once, under the clock, and a batch is one gather there. Others come
+    through pinned memory while the device computes. Neither waits for the device, but at the start of an epoch.
     """
 
     def __init__(self, rows: np.ndarray, device: torch.device, seed: int, *, resident: bool | None = None) -> None:

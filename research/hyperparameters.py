@@ -5,8 +5,8 @@ import io
 import json
 from collections.abc import Mapping
 
-from research.contract import SIZES, UserError, fitted_device_batch, starting_hyperparameters
-from research.recipes import Literal, Recipe
+from research.contract import PROFILES, SIZES, UserError, fitted_device_batch, starting_hyperparameters
+from research.recipes import RECIPES, Literal, Recipe
 
 
 def read_constants(train_py: str) -> dict[str, Literal]:
@@ -43,13 +43,14 @@ def write_constants(train_py: str, values: Mapping[str, Literal]) -> str:
 
 
 def fit_to_profile(
-    train_py: str, profile: str, free_bytes: int | None, *, recipe: Recipe = "best"
+    train_py: str, profile: str, free_bytes: int | None, *, recipe: Recipe | None = None
 ) -> tuple[str, dict[str, Literal]]:
     """`train_py` with a profile's starting hyperparameters, and the constants that changed.
 
-    A train.py that was made for this profile already (by its PROFILE) keeps its own, unless the original's recipe is asked
-    for, and but for a device batch too large for `free_bytes` of device memory; one without PROFILE, or that doesn't parse,
-    stays as it is. Of the constants only the sizes must be there.
+    A train.py that was made for this profile already (by its PROFILE) keeps its own, but for a device batch too large for
+    `free_bytes` of device memory, unless a `recipe` is asked for (None: the best where the profile changes); one without
+    PROFILE, or that doesn't parse, stays as it is. Constants that were edited stay, but for sizes where the profile changes;
+    those must be there.
     """
     try:
         present = read_constants(train_py)
@@ -57,14 +58,25 @@ def fit_to_profile(
         return train_py, {}
     if "PROFILE" not in present:
         return train_py, {}
-    if present["PROFILE"] != profile or recipe == "original":
-        start = starting_hyperparameters(profile, free_bytes=free_bytes, recipe=recipe)
-        wanted = {name: value for name, value in start.items() if name in present or name in SIZES}
+    if present["PROFILE"] != profile or recipe is not None:
+        start = starting_hyperparameters(profile, free_bytes=free_bytes, recipe=recipe or "best")
+        replaced = {"PROFILE", *_not_edited(present)} | set(SIZES if present["PROFILE"] != profile else ())
+        wanted = {name: value for name, value in start.items() if name in replaced}
     else:
         batch = present.get("DEVICE_BATCH_SIZE")
         wanted = {"DEVICE_BATCH_SIZE": fitted_device_batch(profile, batch, free_bytes)} if isinstance(batch, int) else {}
     changes = {name: value for name, value in wanted.items() if present.get(name) != value}
     return write_constants(train_py, changes), changes
+
+
+def _not_edited(constants: Mapping[str, Literal]) -> set[str]:
+    """Those that are as a recipe of their own profile has them, a smaller device batch included."""
+    profile = constants["PROFILE"]
+    if profile not in PROFILES:
+        return set()
+    starts = [starting_hyperparameters(str(profile), recipe=recipe) for recipe in RECIPES]
+    same = {name for name, value in constants.items() if any(start.get(name) == value for start in starts)}
+    return same | {"DEVICE_BATCH_SIZE"} & constants.keys()
 
 
 def same_but_for_constants(one: str, other: str) -> bool:

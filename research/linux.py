@@ -32,7 +32,9 @@ _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 1, 2, 4
 _CAPABILITY_VERSION_3 = 0x20080522
 _PR_CAP_AMBIENT_CLEAR_ALL = 4
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _KEPT_BLOCK_BYTES = -1, -3, 2**30
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_KEPT_BLOCK_BYTES = (2**30, 2**25)
+"""The largest block to keep; glibc before 2.35 refuses the first."""
 _SECUREBITS_NOROOT_LOCKED = 0b11
 
 
@@ -130,8 +132,9 @@ def keep_freed_memory() -> None:
     of a training step (benchmarks/kept_memory.py).
     """
     if sys.platform == "linux" and hasattr(_libc(), "mallopt"):
-        _libc().mallopt(_M_MMAP_THRESHOLD, _KEPT_BLOCK_BYTES)
-        _libc().mallopt(_M_TRIM_THRESHOLD, _KEPT_BLOCK_BYTES)
+        taken = next((size for size in _KEPT_BLOCK_BYTES if _libc().mallopt(_M_MMAP_THRESHOLD, size)), None)
+        if taken is not None:  # by itself the other would make blocks of 128 KiB go back, too
+            _libc().mallopt(_M_TRIM_THRESHOLD, max(_KEPT_BLOCK_BYTES))
 
 
 def _libc() -> ctypes.CDLL:

@@ -73,7 +73,7 @@ class Session:
         torch.manual_seed(self.seed)
 
     def warmup(self, batch_size: int, batches: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Random tokens that come the way the real ones will: same shapes, strides and dtypes, and no clock."""
+        """Random tokens in the shapes, strides and dtypes of the real ones, without a clock."""
         shape = (batch_size, self.contract.MAX_SEQ_LEN + 1)
         for _ in range(batches):
             rows = np.random.randint(self.contract.VOCAB_SIZE, size=shape, dtype=np.uint16)

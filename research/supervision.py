@@ -68,7 +68,7 @@ class Supervisor:
 
 
 class MemoryMonitor:
-    """Peak memory of a process tree: resident memory, or GPU memory as NVML sees it.
+    """Peak memory of a process tree: resident memory, or GPU memory where NVML can tell processes apart.
 
     The first `waiting` processes of the tree are not counted: they only wait, and share their memory with the one that works.
     """
@@ -77,7 +77,6 @@ class MemoryMonitor:
         self._pid, self._gpu, self._waiting = pid, gpu, waiting
         self._peak_bytes = 0
         self._stopped = threading.Event()
-        self._device_before = _gpu_used_bytes() if gpu else 0
         self._thread = threading.Thread(target=self._poll, daemon=True)
         self._thread.start()
 
@@ -95,7 +94,7 @@ class MemoryMonitor:
     def _now(self) -> int:
         tree = _tree_of(self._pid)
         if self._gpu:
-            return _gpu_bytes_of({process.pid for process in tree}) or _gpu_used_bytes() - self._device_before
+            return _gpu_bytes_of({process.pid for process in tree})
         return sum(map(_resident_bytes, tree[self._waiting :]))
 
 
@@ -144,12 +143,6 @@ def gpu_minor() -> int:
     import pynvml
 
     return int(pynvml.nvmlDeviceGetMinorNumber(gpu_handle()))
-
-
-def _gpu_used_bytes() -> int:
-    import pynvml
-
-    return int(pynvml.nvmlDeviceGetMemoryInfo(gpu_handle()).used)
 
 
 def _gpu_bytes_of(pids: set[int]) -> int:

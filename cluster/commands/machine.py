@@ -47,7 +47,7 @@ def profile(options: argparse.Namespace) -> int:
     return 0
 
 
-def _write_profile(name: str, free_bytes: int | None, recipe: Recipe) -> None:
+def _write_profile(name: str, free_bytes: int | None, recipe: Recipe | None) -> None:
     """Puts a profile's starting hyperparameters into the checkout's train.py."""
     from research.hyperparameters import fit_to_profile
 

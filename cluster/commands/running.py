@@ -192,6 +192,8 @@ def before_start_on_cluster(options: "FarmOptions") -> list[str]:
     where = f"the Ray cluster at {address}" if address else "a Ray cluster of its own on this machine"
     loops = f"{options.loops} loops" if options.loops else "a loop for each device"
     lines = [f"tag {options.tag}, {loops}, on {where}"]
+    if address is None or options.sandbox == "off":  # of a cluster's nodes nothing is known yet
+        lines += lines_before_runs(options.sandbox, layers_here())
     if options.experiments is None and options.hours is None and options.max_cost is None:
         lines.append("no limit is given: it goes on until it is stopped")
     return [*lines, f"home: {options.home.folder}"]

@@ -1,4 +1,4 @@
-"""A farm as a job on two GPUs of one host, one of whose workers is killed on the way. With -s it shows what came of it."""
+"""A farm as a job on two GPUs of one host, one of whose workers is killed on the way. With -s -n0 it shows what came of it."""
 
 import os
 import shutil

@@ -8,7 +8,7 @@ import pytest
 import research
 from research.contract import UserError, starting_hyperparameters
 from research.hyperparameters import fit_to_profile, literal_text, read_constants, write_constants
-from research.recipes import ORIGINAL, Literal
+from research.recipes import ORIGINAL, Literal, Recipe
 
 SHIPPED = Path(research.__file__).with_name("train.py").read_text()
 
@@ -142,6 +142,20 @@ def test_the_originals_recipe_replaces_what_is_there() -> None:
     text, _ = fit_to_profile(SHIPPED, "standard", None, recipe="original")
     assert {**read_constants(SHIPPED), **ORIGINAL} == read_constants(text)
     assert fit_to_profile(text, "standard", None, recipe="original") == (text, {})
+
+
+def test_there_is_a_way_back_from_the_originals_recipe() -> None:
+    text, _ = fit_to_profile(SHIPPED, "standard", None, recipe="original")
+    assert fit_to_profile(text, "standard", None) == (text, {}), "nobody asked"
+    assert read_constants(fit_to_profile(text, "standard", None, recipe="best")[0]) == read_constants(SHIPPED)
+
+
+@pytest.mark.parametrize("recipe", [None, "best", "original"])
+@pytest.mark.parametrize("profile", ["cpu", "standard"])
+def test_edited_constants_stay(profile: str, recipe: Recipe | None) -> None:
+    edited = {"MATRIX_LR": 0.06, "WARMDOWN_RATIO": 0.3}
+    text, _ = fit_to_profile(write_constants(SHIPPED, edited), profile, None, recipe=recipe)
+    assert text == write_constants(fit_to_profile(SHIPPED, profile, None, recipe=recipe)[0], edited)
 
 
 def test_the_device_batch_is_fitted_to_free_memory() -> None:
