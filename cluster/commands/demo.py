@@ -9,6 +9,7 @@ from cluster.commands.running import run_to_end, summary_lines
 from cluster.commands.winning import print_sample, saved_model
 from cluster.hardware import Device, choose_devices, platform_identity
 from cluster.home import Home, find_cache, find_home
+from cluster.sandbox_checks import layers_here, lines_before_runs
 from research.contract import UserError
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ def demo(options: argparse.Namespace) -> int:
     print(
         f"{farm.baseline_runs} runs of the baseline, then {farm.experiments} experiments by search. It takes a few minutes.\n"
     )
+    for line in lines_before_runs(farm.sandbox, layers_here()):
+        print(line)
     summary = run_to_end(farm, make_display())
     history = branch_named(read_history(farm.home), farm.tag)
     for line in ["", *summary_lines(summary, farm.home), "", *_leaderboard(history), *_places(farm, history)]:
