@@ -69,6 +69,8 @@ CPU: Final[Mapping[str, Literal]] = {
     "ASPECT_RATIO": 32,
     "HEAD_DIM": 32,
     "WINDOW_PATTERN": "L",
-    "TOTAL_BATCH_SIZE": 2**10,
-    "DEVICE_BATCH_SIZE": 4,
+    "INIT_SCALE": 0.68,
+    "TOTAL_BATCH_SIZE": 2**11,
+    "DEVICE_BATCH_SIZE": 8,
 }
+"""Measured on two cores: docs/performance.md."""

@@ -5,8 +5,10 @@ KILLS=10 in the environment repeats each kill ten times instead of once.
 
 import os
 import secrets
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -26,6 +28,17 @@ TRACE = """\
         time.sleep(600)
 """
 """A training and its grandchild get names by which they can be seen from outside of a sandbox."""
+
+
+PATIENT = """\
+import pathlib, re, time
+
+while not pathlib.Path({sign!r}).exists():
+    time.sleep(0.05)
+train_py = pathlib.Path("research/train.py")
+train_py.write_text(re.sub("^LR = .*", "LR = {lr}", train_py.read_text(), flags=re.MULTILINE))
+pathlib.Path("IDEA.md").write_text("learn")
+"""
 
 
 @pytest.fixture(scope="module")
@@ -92,15 +105,18 @@ def test_kill_9_of_worker_driver_and_raylet(checkout: Checkout, tmp_path: Path) 
 
 def test_three_nodes_one_removed_and_one_added(checkout: Checkout) -> None:
     """Every experiment is accounted for once, wherever it ran and however often it was lost."""
-    researcher = checkout.script({"title": "learn", "constants": {"LR": GOOD_LR}})
+    newcomer = checkout.folder.parent / "newcomer"
     with ray_cluster(nodes=3) as cluster:
-        farm = checkout.start("run", "--tag", "three", "--devices", "cpu", "--budget", "2", "--researcher", researcher,
+        farm = checkout.start("run", "--tag", "three", "--devices", "cpu", "--budget", "2",
+                              "--researcher", patient_researcher(checkout, newcomer),
                               "--engine", "ray", "--address", cluster.address, "--experiments", "1")  # fmt: skip
         logs = [checkout.home / "runs" / f"three-cpu{number}-0000-1" for number in range(3)]
         wait_for("three baselines on their way", lambda: len(work_told(checkout, "running")) == 3)
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
         wait_for("loss of its run", lambda: work_told(checkout, "lost"), seconds=60)
         cluster.add_node(num_cpus=1)
+        wait_for("newcomer", lambda: workers_joined(checkout) == 4, seconds=60)
+        newcomer.touch()
         output, _ = farm.communicate(timeout=240)
     assert farm.returncode == 0, output
     assert len(raylets()) == 0
@@ -121,7 +137,22 @@ def test_three_nodes_one_removed_and_one_added(checkout: Checkout) -> None:
         assert "step" in text_of(log / "run.log") or log.name in {run for run, _ in lost}
 
 
+def patient_researcher(checkout: Checkout, sign: Path) -> str:
+    """A researcher that proposes nothing before the file `sign` is there."""
+    script = checkout.folder.parent / "patient.py"
+    script.write_text(PATIENT.format(sign=str(sign), lr=GOOD_LR))
+    return f"command:{sys.executable} {script}"
+
+
+def workers_joined(checkout: Checkout) -> int:
+    return sum(event["kind"] == "worker" and event["details"]["state"] == "joined" for event in events_of(checkout))
+
+
 def work_told(checkout: Checkout, state: str) -> set[str]:
     """Runs that have been in a state, by the journal: asking the farm itself would slow down what it runs here."""
-    events = [record.body for record in read_journal(checkout.home / "journal.jsonl") if record.kind == "event"]
-    return {event["details"]["run"] for event in events if event["kind"] == "work" and event["details"]["state"] == state}
+    work = [event["details"] for event in events_of(checkout) if event["kind"] == "work"]
+    return {item["run"] for item in work if item["state"] == state}
+
+
+def events_of(checkout: Checkout) -> list[Any]:
+    return [record.body for record in read_journal(checkout.home / "journal.jsonl") if record.kind == "event"]
