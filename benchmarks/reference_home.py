@@ -31,6 +31,9 @@ SHARD_DOCUMENTS, ROW_GROUP_DOCUMENTS = 65_536, 1024
 VALIDATION_SPARE = 2
 """Validation documents to write, in those that our rows took: the reference crops documents, and so needs more of them."""
 
+REFERENCE_BUFFER = 1000
+"""Documents that the reference packs from at a time: with too few it would choose the shortest of them again and again."""
+
 WRITTEN = "written.json"
 """Says whose text a home holds; it is written last."""
 
@@ -84,7 +87,7 @@ def write_home(home: Path, contract: Contract, data: PreparedData, *, cache: Pat
     below = home / ".cache" / "autoresearch"
     write_tokenizer(below / "tokenizer", data.tokenizer())
     splits = Splits(_source_of(contract, data, cache=cache))
-    enough = islice(splits.evaluation_documents("val"), VALIDATION_SPARE * data.val_documents)
+    enough = islice(splits.evaluation_documents("val"), VALIDATION_SPARE * data.val_documents + REFERENCE_BUFFER)
     write_shard(_shard(below, VALIDATION_SHARD), enough)
     documents = splits.training_documents()
     for number in range(VALIDATION_SHARD):

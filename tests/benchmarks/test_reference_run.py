@@ -1,5 +1,6 @@
 """Edits of a reference, its runs, and what is read in their logs. The reference here is a stand-in of a few lines."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -153,7 +154,7 @@ def reference(tmp_path: Path) -> Reference:
     folder = tmp_path / "reference"
     folder.mkdir()
     (folder / "train.py").write_text(RUNNING_TRAIN_PY)
-    (folder / "prepare.py").write_text("MAX_SEQ_LEN = 2048  # tokens\nTIME_BUDGET = 300\nEVAL_TOKENS = 40 * 524288\n")
+    (folder / "prepare.py").write_text("MAX_SEQ_LEN = 2048\nTIME_BUDGET = 300\nEVAL_TOKENS = 40 * 524288\n")
     kernels = tmp_path / "work" / "stand-ins"
     kernels.mkdir(parents=True)
     (kernels / "kernels.py").write_text("get_kernel = None\n")
@@ -166,7 +167,7 @@ def test_a_run_has_the_contracts_constants_and_its_figures(reference: Reference)
     assert (found.status, found.reason, found.reference_bpb, found.tokens) == ("ok", "", 1.5, 20 * 2**10)
     assert found.tokens_per_second == 1000.0 and found.outside_seconds is not None
     folder = reference.work / "runs" / "one"
-    assert (folder / "prepare.py").read_text() == "MAX_SEQ_LEN = 256  # tokens\nTIME_BUDGET = 15\nEVAL_TOKENS = 2**16\n"
+    assert (folder / "prepare.py").read_text() == "MAX_SEQ_LEN = 256\nTIME_BUDGET = 15\nEVAL_TOKENS = 2**16\n"
     assert "manual_seed(3)" in (folder / "train.py").read_text()
     assert {path.name: path.read_text() for path in reference.folder.iterdir()} == before
 
@@ -179,15 +180,8 @@ def test_a_run_that_fails_shows_the_end_of_its_log(reference: Reference) -> None
 
 
 def run(variant: str, seed: int, bpb: float, speed: float = 1.0) -> Figures:
-    return Figures(
-        variant=variant,
-        seed=seed,
-        status="ok",
-        own_bpb=bpb + 0.01,
-        reference_bpb=bpb,
-        tokens_per_second=speed,
-        allocated_mb=0.0,
-    )
+    figures = Figures(variant=variant, seed=seed, status="ok", own_bpb=bpb + 0.01, reference_bpb=bpb)
+    return replace(figures, tokens_per_second=speed, allocated_mb=0.0)
 
 
 def test_speeds_compare_pair_by_pair() -> None:
