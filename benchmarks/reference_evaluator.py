@@ -1,6 +1,6 @@
 """Scores a model of ours by a reference's own evaluator; benchmarks/training.py runs it in a process of its own.
 
-The folder holds the reference's prepare.py, whose data lies below $HOME. Prints the bits per byte as JSON on the last line.
+The folder holds the reference's prepare.py, whose data lies below $HOME. Prints the bits per byte as a line of JSON.
 """
 
 import argparse

@@ -135,6 +135,8 @@ class Record:
     def __init__(self, mode: str, path: Path | None, head: Mapping[str, str | float]) -> None:
         self.runs: list[Figures] = []
         self._mode, self._path, self._head = mode, path, head
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
 
     def add(self, run: Figures) -> None:
         self.runs.append(run)

@@ -1,13 +1,18 @@
-"""Our train.py against a reference: karpathy/autoresearch's own train.py and prepare.py, executed unchanged from a folder.
+"""Our train.py against a reference: karpathy/autoresearch's own train.py and prepare.py, executed from a folder.
 
     uv run python benchmarks/training.py --reference FOLDER --mode speed [--pairs 2] [--budget 60]
     uv run python benchmarks/training.py --reference FOLDER --mode score [--seeds 1 2] [--budget 120]
 
 Both sides train on the same documents under the same tokenizer, with the same attention kernel (ours: the reference's has to be
-fetched), on the same device in turn. `speed` has them train the same architecture in the same batches, and compares tokens a
+fetched), on the same device in turn. Of the reference a copy runs that has another seed and time budget, and the sizes of a
+smaller profile where that is asked for. `speed` has both train the same architecture in the same batches, and compares tokens a
 second, memory, and what a run takes beside its training (ours is judged as an experiment that is not kept). `score` compares
 three recipes by the reference's own evaluator: the reference as it is, with what its published night changed, and ours as
-shipped. Rows of ours and batches of theirs are packed by each side's own code; the reference's budget starts after 11 steps.
+shipped.
+
+Each side packs documents by its own code, and the reference crops them, so that its evaluator and our judge score different
+rows: with short rows they are far apart. The reference's budget starts after 11 steps, which it has for nothing. On a CPU,
+which the reference doesn't know, an edited copy runs: a smoke test, not a measurement.
 
 Prints a line for each run as it ends, then the differences; `--json` has all figures after each run. Two of these at once need
 a GPU each (CUDA_VISIBLE_DEVICES) and a `--work` folder each.
@@ -104,7 +109,8 @@ def score_by_reference(reference: Reference, run_folder: Path, terms: Terms) -> 
     text = log.read_text(errors="replace")
     if code:
         raise UserError(f"The reference's evaluator failed with exit status {code}:\n{tail(text)}")
-    return float(json.loads(text.strip().splitlines()[-1])["bpb"])
+    answer = next(line for line in reversed(text.splitlines()) if line.startswith('{"bpb"'))  # warnings may come after it
+    return float(json.loads(answer)["bpb"])
 
 
 # --- the two modes ----------------------------------------------------------------------------------------------------
