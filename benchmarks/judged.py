@@ -70,9 +70,11 @@ def _constants(words: str) -> dict[str, Literal]:
 
 
 async def run_once(
-    engine: LocalEngine, train_py: str, terms: Terms, *, seed: int, keep_below: float | None = None
+    engine: LocalEngine, train_py: str, terms: Terms, *, seed: int, keep_below: float | None = None, keep_in: Path | None = None
 ) -> RunResult:
-    """One run, which leaves nothing behind; a score above `keep_below` spares it the checks before a keep."""
+    """One run; a score above `keep_below` spares it the checks before a keep. It leaves nothing behind, or its files, the
+    model among them, in the folder `keep_in`.
+    """
     with tempfile.TemporaryDirectory(prefix="autoresearch-benchmark-") as folder:
         spec = RunSpec(
             run_id="benchmark",
@@ -80,7 +82,8 @@ async def run_once(
             seed=seed,
             device=terms.device.torch_device,
             data_folder=str(terms.data.folder),
-            run_folder=str(Path(folder) / "run"),
+            run_folder=str(keep_in or Path(folder) / "run"),
             keep_below=keep_below,
+            save_model=keep_in is not None,
         )
         return await engine.execute(terms.device, train_py, spec, lambda _: None)

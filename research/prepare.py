@@ -177,7 +177,7 @@ def _prepare(contract: Contract, wanted: _Wanted, *, cache: Path, num_shards: in
 
 def _build(contract: Contract, wanted: _Wanted, source: Source, *, folder: Path, say: Say) -> None:
     """Write a whole prepared folder. Small things first, so that what is wrong with the text shows early."""
-    splits = _Splits(source)
+    splits = Splits(source)
     tokenizer = _train_tokenizer(contract, splits, folder=folder, say=say)
     val = _evaluation_rows("val", contract, splits, tokenizer, folder=folder)
     _require_rows("validation", val, contract.eval_rows, contract)
@@ -213,7 +213,7 @@ def _build(contract: Contract, wanted: _Wanted, source: Source, *, folder: Path,
     ).save_manifest()
 
 
-class _Splits:
+class Splits:
     """A source's splits without what they share: no validation text in audit, neither of them in training."""
 
     def __init__(self, source: Source) -> None:
@@ -263,7 +263,7 @@ class _Packed:
     sha256: str
 
 
-def _train_tokenizer(contract: Contract, splits: _Splits, *, folder: Path, say: Say) -> Tokenizer:
+def _train_tokenizer(contract: Contract, splits: Splits, *, folder: Path, say: Say) -> Tokenizer:
     started = time.monotonic()
     say(f"{splits.name}: training the tokenizer")
     tokenizer = train_tokenizer(splits.tokenizer_documents(), vocab_size=contract.VOCAB_SIZE)
@@ -275,7 +275,7 @@ def _train_tokenizer(contract: Contract, splits: _Splits, *, folder: Path, say: 
     return tokenizer
 
 
-def _evaluation_rows(split: Split, contract: Contract, splits: _Splits, tokenizer: Tokenizer, *, folder: Path) -> _Packed:
+def _evaluation_rows(split: Split, contract: Contract, splits: Splits, tokenizer: Tokenizer, *, folder: Path) -> _Packed:
     """The contract's number of rows, or fewer if the text ends. No more documents are taken than that needs: out of a
     longer supply best-fit would choose the long ones.
     """
@@ -293,7 +293,7 @@ def _evaluation_rows(split: Split, contract: Contract, splits: _Splits, tokenize
     return _Packed(rows=count, documents=len(documents), sha256=sha256)
 
 
-def _training_rows(contract: Contract, splits: _Splits, tokenizer: Tokenizer, *, folder: Path, say: Say) -> _Packed:
+def _training_rows(contract: Contract, splits: Splits, tokenizer: Tokenizer, *, folder: Path, say: Say) -> _Packed:
     documents = 0
     started = reported = time.monotonic()
 

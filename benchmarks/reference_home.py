@@ -1,0 +1,141 @@
+"""What a reference train.py expects around it: a home folder with our text and tokenizer, and modules that are missing here.
+
+The reference (karpathy/autoresearch) reads `~/.cache/autoresearch`: shards of documents as parquet, a pickled tiktoken
+encoding, and the bytes of each token. All of it is written here from what `farm prepare` made, so that both sides read the
+same documents as the same ids. (Ours cuts documents of more than 200,000 characters before it encodes them: an id at a seam
+may differ there.)
+"""
+
+import importlib.util
+import json
+import pickle
+import shutil
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from research.contract import Contract
+from research.hub import REVISION
+from research.prepare import Splits
+from research.rows import PreparedData
+from research.sources import Source, open_source
+from research.tokenizer import Tokenizer
+
+VALIDATION_SHARD = 6542
+"""The number that the reference gives its validation shard; all others are trained on."""
+
+SHARD_DOCUMENTS, ROW_GROUP_DOCUMENTS = 65_536, 1024
+
+VALIDATION_SPARE = 2
+"""Validation documents to write, in those that our rows took: the reference crops documents, and so needs more of them."""
+
+REFERENCE_BUFFER = 1000
+"""Documents that the reference packs from at a time: with too few it would choose the shortest of them again and again."""
+
+WRITTEN = "written.json"
+"""Says whose text a home holds; it is written last."""
+
+OPTIONAL_MODULES = ("requests", "rustbpe")
+"""What the reference imports to fetch text and to train a tokenizer, neither of which it does here."""
+
+KERNELS = '''"""Stands in for the package `kernels`: every kernel that is asked for is this package."""
+
+import sys
+
+from kernels import flash_attn_interface as flash_attn_interface
+
+
+def get_kernel(name, *more, **options):
+    return sys.modules[__name__]
+'''
+
+FLASH_ATTENTION = '''"""Stands in for FlashAttention 3: our train.py's attention, so that nobody compares kernels."""
+
+from research.attention import causal_attention
+
+
+def flash_attn_func(q, k, v, causal=True, window_size=(-1, -1)):
+    """q, k, v: (B, T, H, D). A left window of n is the n positions before and the position itself; negative is all."""
+    assert causal and window_size[1] <= 0
+    left = window_size[0]
+    # autocast takes RMSNorm to float32 from some version of torch on, and with it q and k: attention is done in v's bfloat16
+    q, k = q.to(v.dtype), k.to(v.dtype)
+    return causal_attention(q, k, v, window=q.size(1) if left < 0 else left + 1)
+'''
+
+
+def write_stand_ins(folder: Path) -> None:
+    """Modules to put before all others on PYTHONPATH: `kernels`, and empty ones for what isn't installed."""
+    package = folder / "kernels"
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "__init__.py").write_text(KERNELS)
+    (package / "flash_attn_interface.py").write_text(FLASH_ATTENTION)
+    for name in OPTIONAL_MODULES:
+        if importlib.util.find_spec(name) is None:
+            (folder / f"{name}.py").write_text('"""Not installed here, and not needed."""\n')
+
+
+def write_home(home: Path, contract: Contract, data: PreparedData, *, cache: Path) -> None:
+    """The reference's home folder, from the documents that `data` was made of; nothing to do where it is there already."""
+    marks = {"train": data.data_fingerprint, "val": data.val_sha256, "tokenizer": data.tokenizer_sha256}
+    written = home / WRITTEN
+    if written.exists() and json.loads(written.read_text()) == marks:
+        return
+    shutil.rmtree(home, ignore_errors=True)
+    below = home / ".cache" / "autoresearch"
+    write_tokenizer(below / "tokenizer", data.tokenizer())
+    splits = Splits(_source_of(contract, data, cache=cache))
+    enough = islice(splits.evaluation_documents("val"), VALIDATION_SPARE * data.val_documents + REFERENCE_BUFFER)
+    write_shard(_shard(below, VALIDATION_SHARD), enough)
+    documents = splits.training_documents()
+    for number in range(VALIDATION_SHARD):
+        if not write_shard(_shard(below, number), islice(documents, SHARD_DOCUMENTS)):
+            break
+    written.write_text(json.dumps(marks))
+
+
+def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """`tokenizer.pkl`, and `token_bytes.pt` as the reference counts them: bytes of a token's decoded text, so that a part of a
+    character has the three bytes of U+FFFD.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.pkl").write_bytes(pickle.dumps(tokenizer.encoding))
+    lengths = [len(tokenizer.decode([token]).encode()) if token < tokenizer.bos else 0 for token in range(tokenizer.vocab_size)]
+    torch.save(torch.tensor(lengths, dtype=torch.int32), folder / "token_bytes.pt")
+
+
+def write_shard(path: Path, documents: Iterable[str]) -> int:
+    """A parquet file with the column `text`: how many documents it got. None makes no file."""
+    import pyarrow
+    import pyarrow.parquet
+
+    schema = pyarrow.schema([("text", pyarrow.string())])
+    count = 0
+    writer = None
+    for group in _groups(documents):
+        if writer is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            writer = pyarrow.parquet.ParquetWriter(path, schema)
+        writer.write_table(pyarrow.table({"text": group}, schema=schema))
+        count += len(group)
+    if writer is not None:
+        writer.close()
+    return count
+
+
+def _groups(documents: Iterable[str]) -> Iterator[list[str]]:
+    documents = iter(documents)
+    while group := list(islice(documents, ROW_GROUP_DOCUMENTS)):
+        yield group
+
+
+def _shard(below: Path, number: int) -> Path:
+    return below / "data" / f"shard_{number:05d}.parquet"
+
+
+def _source_of(contract: Contract, data: PreparedData, *, cache: Path) -> Source:
+    """The source that `data` was prepared from, at the same revision."""
+    asked_for = None if data.requested_revision in ("", REVISION) else data.requested_revision
+    return open_source(contract, cache=cache, num_shards=data.num_shards or 1, revision=asked_for, say=print)

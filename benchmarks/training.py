@@ -1,0 +1,224 @@
+"""Our train.py against a reference: karpathy/autoresearch's own train.py and prepare.py, executed unchanged from a folder.
+
+    uv run python benchmarks/training.py --reference FOLDER --mode speed [--pairs 2] [--budget 60]
+    uv run python benchmarks/training.py --reference FOLDER --mode score [--seeds 1 2] [--budget 120]
+
+Both sides train on the same documents under the same tokenizer, with the same attention kernel (ours: the reference's has to be
+fetched), on the same device in turn. `speed` has them train the same architecture in the same batches, and compares tokens a
+second, memory, and what a run takes beside its training (ours is judged as an experiment that is not kept). `score` compares
+three recipes by the reference's own evaluator: the reference as it is, with what its published night changed, and ours as
+shipped. Rows of ours and batches of theirs are packed by each side's own code; the reference's budget starts after 11 steps.
+
+Prints a line for each run as it ends, then the differences; `--json` has all figures after each run. Two of these at once need
+a GPU each (CUDA_VISIBLE_DEVICES) and a `--work` folder each.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+from judged import Terms, add_terms, run_once, terms_of
+from reference_figures import HEADING, NIGHT, OURS, UNTIMED_STEPS, UNTOUCHED, Figures, Record
+from reference_home import write_home, write_stand_ins
+from reference_run import NIGHT_EDITS, Reference, edited, run_logged, tail, with_constants
+
+from cluster.engine import LocalEngine
+from cluster.hardware import platform_identity
+from cluster.worker import judge_environment
+from research.contract import SIZES, UserError, cache_folder, profile_named
+from research.hyperparameters import fit_to_profile, read_constants
+from research.recipes import STANDARD, Literal
+from research.result import RunResult
+
+BUDGETS = {"speed": 60.0, "score": 120.0}
+"""Seconds of training in a run, by mode."""
+
+EVALUATION_SECONDS = 900.0
+
+Report = Callable[[Figures], None]
+
+
+# --- one run of ours --------------------------------------------------------------------------------------------------
+
+
+async def run_ours(engine: LocalEngine, train_py: str, terms: Terms, *, seed: int, keep_in: Path | None = None) -> Figures:
+    """One judged run; where its folder is kept it is checked as one that is kept."""
+    began = time.monotonic()
+    keep_below = None if keep_in else 0.0
+    result = await run_once(engine, train_py, terms, seed=seed, keep_below=keep_below, keep_in=keep_in)
+    return our_figures(result, train_py, wall=time.monotonic() - began)
+
+
+def our_figures(result: RunResult, train_py: str, *, wall: float) -> Figures:
+    """What the judge found, and what train.py reported of its speed."""
+    batch = read_constants(train_py)["TOTAL_BATCH_SIZE"]
+    assert isinstance(batch, int)
+    tokens, trained = result.reported_tokens, result.training_seconds
+    return Figures(
+        variant=OURS,
+        seed=result.seed,
+        status=result.status,
+        reason="" if result.status == "ok" else f"{result.reason}\n{result.log_tail}",
+        own_bpb=result.val_bpb,
+        tokens_per_second=tokens / trained if tokens and trained else None,
+        median_tokens_per_second=_median_speed(result.reported_curve, batch),
+        mfu_percent=result.reported_mfu_percent,
+        steps=result.reported_steps,
+        tokens=tokens,
+        num_params=result.num_params,
+        allocated_mb=result.reported_peak_memory_mb,
+        device_mb=result.peak_memory_mb,
+        training_seconds=trained,
+        outside_seconds=wall - trained if trained else None,
+        startup_seconds=result.startup_seconds,
+        scoring_seconds=result.scoring_seconds,
+    )
+
+
+def _median_speed(curve: Sequence[tuple[float, int, float]], batch: int) -> float | None:
+    """Tokens a second between neighbouring points of a loss curve (seconds, step, loss)."""
+    points = [(seconds, step) for seconds, step, _ in curve if step >= UNTIMED_STEPS]
+    speeds = [batch * (step - step0) / (now - then) for (then, step0), (now, step) in pairwise(points) if now > then]
+    return statistics.median(speeds) if speeds else None
+
+
+def score_by_reference(reference: Reference, run_folder: Path, terms: Terms) -> float:
+    """Bits per byte of a kept run's model by the reference's evaluator, in a fresh process. Raises UserError."""
+    folder = run_folder / "reference"
+    reference.lay_out(folder, reference.train_py())
+    script = Path(__file__).with_name("reference_evaluator.py")
+    command = [sys.executable, str(script), "--reference", str(folder), "--train", str(run_folder / "train.py"), "--model",
+               str(run_folder / "model.safetensors"), "--device", terms.device.torch_device]  # fmt: skip
+    log = folder / "evaluation.log"
+    environment = reference.environment() | {"AUTORESEARCH_CONTRACT": terms.contract.to_json()}
+    code = run_logged(command, folder=folder, environment=environment, log=log, seconds=EVALUATION_SECONDS)
+    text = log.read_text(errors="replace")
+    if code:
+        raise UserError(f"The reference's evaluator failed with exit status {code}:\n{tail(text)}")
+    return float(json.loads(text.strip().splitlines()[-1])["bpb"])
+
+
+# --- the two modes ----------------------------------------------------------------------------------------------------
+
+
+def sizes_for(terms: Terms, train_py: str) -> dict[str, Literal]:
+    """What the reference must take from our `train_py` to fit this hardware: nothing but the device batch on a large GPU."""
+    names = {*profile_named(terms.profile).sizes, "DEVICE_BATCH_SIZE"}
+    return {name: value for name, value in read_constants(train_py).items() if name in names}
+
+
+def night_text(untouched: str, sizes: dict[str, Literal]) -> str:
+    """The reference under the hyperparameters of its published night."""
+    constants = read_constants(untouched)
+    values = {name: value for name, value in STANDARD.items() if name in constants}
+    return with_constants(edited(untouched, NIGHT_EDITS), values | sizes)
+
+
+async def compare_speed(engine: LocalEngine, terms: Terms, reference: Reference, *, pairs: int, report: Report) -> None:
+    """Both sides on the same architecture and batches, in turn."""
+    free = terms.device.free_bytes if terms.device.kind == "cuda" else None
+    ours, _ = fit_to_profile(terms.train_py, terms.profile, free, recipe="original")
+    sizes = {name: value for name, value in read_constants(ours).items() if name in SIZES}
+    theirs = with_constants(reference.train_py(), sizes)
+    for seed in range(1, pairs + 1):
+        report(await asyncio.to_thread(reference.run, f"speed-{seed}", variant=UNTOUCHED, seed=seed, train_py=theirs))
+        report(await run_ours(engine, ours, terms, seed=seed))
+
+
+async def compare_scores(
+    engine: LocalEngine, terms: Terms, reference: Reference, *, seeds: Sequence[int], report: Report
+) -> None:
+    """The three recipes, seed by seed."""
+    sizes = sizes_for(terms, terms.train_py)
+    untouched = with_constants(reference.train_py(), sizes)
+    night = night_text(reference.train_py(), sizes)
+    for seed in seeds:
+        for number, (variant, text) in enumerate({UNTOUCHED: untouched, NIGHT: night}.items()):
+            name = f"score-{number}-{seed}"
+            report(await asyncio.to_thread(reference.run, name, variant=variant, seed=seed, train_py=text))
+        folder = reference.work / "runs" / f"score-ours-{seed}"
+        found = await run_ours(engine, terms.train_py, terms, seed=seed, keep_in=folder)
+        if found.status == "ok":
+            try:
+                bpb = await asyncio.to_thread(score_by_reference, reference, folder, terms)
+                found = replace(found, reference_bpb=bpb)
+            except UserError as error:
+                found = replace(found, reason=str(error))
+        report(found)
+
+
+def head_of(terms: Terms, mode: str) -> dict[str, str | float]:
+    """Under what all runs were made."""
+    budget = terms.contract.TIME_BUDGET
+    return {"platform": platform_identity(terms.device), "profile": terms.profile, "budget": budget, "mode": mode}
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+async def measure(terms: Terms, reference: Reference, options: argparse.Namespace, record: Record) -> None:
+    engine = LocalEngine([terms.device])
+    try:
+        if options.mode == "speed":
+            await compare_speed(engine, terms, reference, pairs=options.pairs, report=record.add)
+        else:
+            await compare_scores(engine, terms, reference, seeds=options.seeds, report=record.add)
+    finally:
+        await engine.close()
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--reference", type=Path, required=True, metavar="FOLDER", help="its train.py and prepare.py")
+    parser.add_argument("--mode", choices=list(BUDGETS), required=True)
+    parser.add_argument("--pairs", type=int, default=2, help="of runs, in mode speed (default: 2)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="in mode score (default: 1 2)")
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help="keep the reference's home, logs and models here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here, after each run")
+    add_terms(parser)
+    options = parser.parse_args()
+    options.budget = options.budget or BUDGETS[options.mode]
+    return options
+
+
+def prepare_work(options: argparse.Namespace, terms: Terms, work: Path) -> Reference:
+    """Writes what the reference needs into `work`. Raises UserError."""
+    folder = options.reference.resolve()
+    for name in ("train.py", "prepare.py"):
+        if not (folder / name).is_file():
+            raise UserError(f"There is no {name} in {folder}: name the reference's folder with --reference.")
+    visible = judge_environment(terms.device)["CUDA_VISIBLE_DEVICES"]
+    reference = Reference(folder=folder, work=work, contract=terms.contract, visible_device=visible)
+    print("writing the reference's home folder", flush=True)
+    write_stand_ins(work / "stand-ins")
+    write_home(work / "home", terms.contract, terms.data, cache=cache_folder(options.cache))
+    return reference
+
+
+def main() -> int:
+    options = parse_arguments()
+    with ExitStack() as stack:
+        scratch = options.work or stack.enter_context(tempfile.TemporaryDirectory(prefix="autoresearch-reference-"))
+        try:
+            terms = terms_of(options)
+            reference = prepare_work(options, terms, Path(scratch).resolve())
+            record = Record(options.mode, options.json, head_of(terms, options.mode))
+            print(f"{terms.title()}\n{HEADING}", flush=True)
+            asyncio.run(measure(terms, reference, options, record))
+        except UserError as error:
+            raise SystemExit(str(error)) from None
+    print(record.summary_text())
+    return 0 if all(run.status == "ok" and not run.reason for run in record.runs) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
