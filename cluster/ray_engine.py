@@ -185,10 +185,11 @@ class RayEngine:
         kind = self._kind or ("cuda" if any(node.gpus for node in nodes.values()) else "cpu")
         changes = [Change(kind="left", name=name, reason=reason) for name, reason in self._dead.items()]
         self._dead.clear()
+        gone: list[Change] = []
         for key, worker in list(self._workers.items()):
             if worker.node_id not in nodes:
                 del self._workers[key]
-                changes.append(Change(kind="left", name=key, reason="its node is gone"))
+                gone.append(Change(kind="left", name=key, reason="its node is gone"))
         for node in nodes.values():
             self._hire_on(node, kind)
         if self._hiring and first:
@@ -196,6 +197,7 @@ class RayEngine:
             await asyncio.wait(starting, timeout=FIRST_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait(starting, timeout=SETTLE_SECONDS)
         changes += [change for _, task in self._hiring if task.done() and (change := task.result()) is not None]
+        changes += gone  # after what joined: a node may go before its worker was told of, which must not be served for ever
         self._hiring = [(id, task) for id, task in self._hiring if not task.done()]
         if nodes and not self._workers and not self._hiring and set(nodes) <= set(self._refused):
             reasons = "; ".join(f"{nodes[id].name}: {self._refused[id]}" for id in nodes)

@@ -33,6 +33,16 @@ def is_trusted(train_py: str) -> bool:
     return same_but_for_constants(train_py, _SHIPPED.read_text())
 
 
+def variables(folder: Path) -> dict[str, str]:
+    """The environment in which torch, Triton and flash-attn-4 keep what they compile in `folder`."""
+    return {
+        PRIVATE_VARIABLE: str(folder),
+        "TRITON_CACHE_DIR": str(folder / "triton"),
+        "FLASH_ATTENTION_CUTE_DSL_CACHE_ENABLED": "1",
+        "FLASH_ATTENTION_CUTE_DSL_CACHE_DIR": str(folder / "flash-attn-4"),
+    }
+
+
 def begin_with_shared() -> None:
     """In a run's process: copies the shared folder into its own, as its environment names them."""
     shared, private = os.environ.get(SHARED_VARIABLE), os.environ.get(PRIVATE_VARIABLE)

@@ -4,7 +4,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from research import compile_cache
+from research import attention_choice, compile_cache
+from research.attention import CHOICE_VARIABLE
 from research.result import RunSpec
 from research.rows import PreparedData
 from research.sandbox import FIRST_IDENTITY, Sandbox, check_strict, probe
@@ -12,6 +13,8 @@ from research.supervision import Bounds, gpu_minor
 from research.visible import View, view_of_run
 
 CHILDREN = ("trainer", "scorer-a", "scorer-b")
+COMPILING = ("trainer", "scorer-a")
+"""Whose compiled code later runs may have; scorer B compiles what A does."""
 
 
 class Confinement:
@@ -26,6 +29,8 @@ class Confinement:
         self.layers = None if spec.sandbox == "off" else probe(self._view)
         if self.layers is not None and spec.sandbox == "strict":
             check_strict(self.layers)
+        chosen = attention_choice.choose(spec.contract, spec.device, self._shared)
+        self._attention = {} if chosen is None else {CHOICE_VARIABLE: chosen}
         scratch.chmod(0o711)
 
     @property
@@ -60,26 +65,28 @@ class Confinement:
     def environment(self, name: str, folder: Path) -> Mapping[str, str]:
         """What the sandbox of a child adds to its environment: everything that it writes goes to its own folder."""
         if self.layers is None:
-            return {"TMPDIR": str(folder)}
+            return {"TMPDIR": str(folder), **self._attention}
         private = self._writes_compiled(name) or folder / "compiled"
         return {
             "TMPDIR": str(folder),
             "HOME": str(folder),
             "XDG_CACHE_HOME": str(folder),
-            "TRITON_CACHE_DIR": str(private / "triton"),
-            compile_cache.PRIVATE_VARIABLE: str(private),
+            **compile_cache.variables(private),
             compile_cache.SHARED_VARIABLE: str(self._shared),
+            **self._attention,
         }
 
     def keep_compiled(self) -> None:
         """After a run with a score: what a trusted train.py compiled is for later runs too."""
-        compiled = self._writes_compiled("trainer")
-        if compiled is not None and compiled.is_dir():
-            compile_cache.add_to_shared(compiled, self._shared)
+        for name in COMPILING:
+            compiled = self._writes_compiled(name)
+            if compiled is not None and compiled.is_dir():
+                compile_cache.add_to_shared(compiled, self._shared)
 
     def _writes_compiled(self, name: str) -> Path | None:
-        """A folder outside the sandbox that a trusted trainer compiles into."""
-        return self._scratch / "compiled" if self._trusted and name == "trainer" and self.layers is not None else None
+        """A folder outside the sandbox that a child with a trusted train.py compiles into."""
+        keeps = self._trusted and name in COMPILING and self.layers is not None
+        return self._scratch / f"compiled-{name}" if keeps else None
 
 
 def run_view(spec: RunSpec, data: PreparedData, *, also_readable: Path) -> View:

@@ -151,11 +151,11 @@ class Judge:
 
     def _start(self) -> None:
         """Starts trainer and scorers, and waits until all are ready; the rows are copied meanwhile."""
-        began = monotonic()
         try:
             self.confinement = Confinement(self.spec, self.data, self.train_py, self._scratch)
         except UserError as error:
             raise RunEnded("lost", str(error)) from None
+        began = monotonic()
         self._found["sandbox"] = self.confinement.layer_names
         self.trainer = self._child(session.main, CHILDREN[0], self.log)
         self.scorers = [self._child(scorer.main, name, Log(None)) for name in CHILDREN[1:]]

@@ -6,17 +6,21 @@ It executes train.py's `build_model()`, so the judge takes nothing from it but t
 import os
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from research.buffer import LogitsBuffer, SharedIds, open_logits_buffer
+from research.buffer import LogitsBuffer, SharedIds, open_logits_buffer, rows_per_batch
 from research.channel import Channel, ChannelClosed, Kind, Message, map_shared
 from research.contract import Contract, active_contract
 from research.linux import die_with_parent
 from research.session import child_setting, load_train_py, require_device, set_threads
+
+Forward = Callable[[Tensor], Tensor]
+"""ids (n, T) int64 -> logits (n, T, V)"""
 
 OUT_OF_MEMORY = 98
 """Exit status: the one thing that a scorer can say once it has seen rows."""
@@ -31,12 +35,13 @@ def main() -> None:
     require_device(device)
     torch.manual_seed(int(child_setting("SEED")))
     model = load_train_py(Path("train.py").resolve()).build_model().to(device)
+    forward = ready_to_answer(model, contract, device)
     channel.send(Kind.READY)
     try:
         message = channel.receive()
         assert message is not None
         load_tensors(model, message.descriptors[0], message.a)
-        answer_rows(channel, model, message, contract, device)
+        answer_rows(channel, forward, message, contract, device)
     except ChannelClosed:
         sys.exit(0)
     except (torch.OutOfMemoryError, MemoryError):
@@ -51,23 +56,41 @@ def load_tensors(model: nn.Module, descriptor: int, size: int) -> None:
 
 
 @torch.inference_mode()
-def answer_rows(channel: Channel, model: nn.Module, message: Message, contract: Contract, device: torch.device) -> None:
+def ready_to_answer(model: nn.Module, contract: Contract, device: torch.device) -> Forward:
+    """The model's forward pass in evaluation mode; on a GPU compiled here, while nothing is timed yet.
+
+    A model that can't be compiled answers as it is.
+    """
+    model.eval()
+    if device.type != "cuda":
+        return model
+    torch.set_float32_matmul_precision("high")
+    torch._dynamo.config.suppress_errors = True
+    forward = torch.compile(model, dynamic=False)
+    forward(torch.zeros((rows_per_batch(contract, device), contract.MAX_SEQ_LEN), dtype=torch.long, device=device))
+    torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()  # the memory is the trainer's now
+    return forward
+
+
+@torch.inference_mode()
+def answer_rows(channel: Channel, forward: Forward, message: Message, contract: Contract, device: torch.device) -> None:
     """Writes logits for every batch of rows that the judge asks for."""
     tokens, vocabulary = contract.MAX_SEQ_LEN, contract.VOCAB_SIZE
     ids = SharedIds(message.b, tokens, message.descriptors[1])
     buffer = open_logits_buffer(message.descriptors[2], message.b, tokens, vocabulary, device)
-    model.eval()
     channel.send(Kind.READY)
     while True:
         request = channel.receive()
         if request is None or request.kind != Kind.SCORE:
             raise RuntimeError("the judge asked for something else")
-        logits = model(ids.tensor[: request.a].to(device).long())
-        if tuple(logits.shape) != (request.a, tokens, vocabulary):
+        count = ids.tensor.size(0) if device.type == "cuda" else request.a  # a compiled graph takes whole batches
+        logits = forward(ids.tensor[:count].to(device).long())
+        if tuple(logits.shape) != (count, tokens, vocabulary):
             sizes = [*logits.shape, 0, 0, 0][:3]
             channel.send(Kind.UNFIT, sizes[0], sizes[1], float(sizes[2]))
             return
-        write_logits(buffer, logits)
+        write_logits(buffer, logits[: request.a])
         channel.send(Kind.ANSWERED, request.a)
 
 

@@ -107,17 +107,15 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = width // HEAD_DIM
         self.window = window_of(layer)
-        self.query = nn.Linear(width, width, bias=False)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width, bias=False)
+        self.qkv = nn.Parameter(torch.empty(3, width, width))  # queries, keys, values: one product for all three
         self.out = nn.Linear(width, width, bias=False)
         self.gate = nn.Linear(VALUE_GATE_CHANNELS, self.heads, bias=False) if has_value_embedding(layer) else None
 
     def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
-        q, k, v = (f(x).unflatten(-1, (self.heads, HEAD_DIM)) for f in (self.query, self.key, self.value))
+        q, k, v = F.linear(x, self.qkv.flatten(0, 1)).unflatten(-1, (3, self.heads, HEAD_DIM)).unbind(-3)
         if self.gate is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., :VALUE_GATE_CHANNELS]))
-            v = v + gate.unsqueeze(-1) * value_embedding.view_as(v)
+            v = v + gate.unsqueeze(-1) * value_embedding.unflatten(-1, (self.heads, HEAD_DIM))
         q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))
         return self.out(causal_attention(q, k, v.to(q.dtype), window=self.window).flatten(2))
 
@@ -171,8 +169,8 @@ class GPT(nn.Module):
             table.weight.uniform_(-bound, bound)
         for block in self.blocks:
             attention, mlp = block.attention, block.mlp
-            for matrix in (attention.query, attention.key, attention.value, mlp.up):
-                matrix.weight.uniform_(-bound, bound)
+            attention.qkv.uniform_(-bound, bound)
+            mlp.up.weight.uniform_(-bound, bound)
             for matrix in (attention.out, mlp.down, attention.gate):  # every block starts as the identity, every gate at 1
                 if matrix is not None:
                     matrix.weight.zero_()
@@ -255,30 +253,36 @@ def muon_update(weights: Tensor, grads: Tensor, velocity: Tensor, variance: Tens
 
 
 class Muon:
-    """Muon over all matrices, batched by shape."""
+    """Muon over all matrices, batched by shape; a parameter of three dimensions holds several of them."""
 
     def __init__(self, matrices: list[nn.Parameter]) -> None:
-        shapes = sorted({p.shape for p in matrices})
-        self.groups = [[p for p in matrices if p.shape == shape] for shape in shapes]
+        shapes = sorted({p.shape[-2:] for p in matrices})
+        self.groups = [[p for p in matrices if p.shape[-2:] == shape] for shape in shapes]
         self.update = torch.compile(muon_update, dynamic=False) if matrices[0].is_cuda else muon_update
         self.reset()
 
     def reset(self) -> None:
         self.states = []
         for group in self.groups:
-            velocity = torch.zeros_like(torch.stack([p.data for p in group]))
+            velocity = torch.zeros_like(stacked([p.data for p in group]))
             variance = velocity.mean(dim=-1 if velocity.size(-2) >= velocity.size(-1) else -2, keepdim=True)
             self.states.append((velocity, variance))
 
     @torch.no_grad()
     def step(self, *, lr: float, momentum: float, decay: float) -> None:
         for group, (velocity, variance) in zip(self.groups, self.states, strict=True):
-            weights = torch.stack([p.data for p in group])
-            grads = torch.stack([p.grad for p in group])
+            weights = stacked([p.data for p in group])
+            grads = stacked([p.grad for p in group])
             stretch = math.sqrt(max(1.0, weights.size(-2) / weights.size(-1)))
             numbers = (torch.tensor(value) for value in (lr * stretch, momentum, decay))  # tensors: no recompiling
             self.update(weights, grads, velocity, variance, *numbers)
-            torch._foreach_copy_([p.data for p in group], list(weights.unbind(0)))
+            parts = weights.split([p.numel() // weights[0].numel() for p in group])
+            torch._foreach_copy_([p.data for p in group], [part.view(p.shape) for part, p in zip(parts, group, strict=True)])
+
+
+def stacked(tensors: list[Tensor]) -> Tensor:
+    """Matrices (rows, columns) or (m, rows, columns) of one shape as one tensor (n, rows, columns)."""
+    return torch.cat([tensor.view(-1, *tensor.shape[-2:]) for tensor in tensors])
 
 
 class Optimizer:

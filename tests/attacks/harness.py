@@ -52,8 +52,8 @@ class Harness:
     scores: dict[tuple[str, int], float] = field(default_factory=dict)
 
     @staticmethod
-    def start(folder: Path, **changes: Any) -> "Harness":
-        """Everything that attacks need, in `folder`."""
+    def start(folder: Path, *, device: str = "cpu", **changes: Any) -> "Harness":
+        """Everything that attacks on `device` need, in `folder`."""
         texts, runs = folder / "texts", folder / "judged"
         texts.mkdir(parents=True)
         runs.mkdir()
@@ -62,7 +62,7 @@ class Harness:
             profile="cpu", MAX_SEQ_LEN=64, TIME_BUDGET=1.0, EVAL_TOKENS=64 * 400, VOCAB_SIZE=512, source=f"files:{texts}"
         )
         data = prepare(contract, cache=folder / "cache", say=lambda line: None)
-        runner = Runner(contract=contract, data_folder=data.folder, runs_folder=runs)
+        runner = Runner(contract=contract, data_folder=data.folder, runs_folder=runs, device=device)
         return Harness(runner=runner, surroundings=Surroundings(folder / "outside", data.folder), **changes)
 
     def close(self) -> None:
@@ -71,7 +71,11 @@ class Harness:
     def run(self, text: str, **settings: Any) -> Run:
         filled = self.surroundings.fill(text)
         settings = {"environment": self.surroundings.environment, "before": self.before, "patience": 90.0, **settings}
-        return self.runner(filled, **{**settings, "caps": CAPS | dict(settings.get("caps", {}))})
+        caps = CAPS | dict(settings.get("caps", {}))
+        if self.runner.device != "cpu":  # CUDA starts, and models are compiled
+            settings["patience"] = 4 * settings["patience"]
+            caps["startup"] = max(caps["startup"], 120.0)
+        return self.runner(filled, **{**settings, "caps": caps})
 
     def honest_score(self, text: str, seed: int = 1) -> float:
         if (text, seed) not in self.scores:

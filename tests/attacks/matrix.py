@@ -87,6 +87,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--without-namespaces", action="store_true", help="as on a machine that lends no user namespaces")
     parser.add_argument("--gpu-tolerances", action="store_true", help="let scorers differ by as much as on a GPU")
+    parser.add_argument("--device", default="cpu", help="cuda:0: the judge's children use that GPU (default: cpu)")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each attack, with a seed each")
     parser.add_argument("--only", type=int, nargs="+", help="the attacks of these numbers")
     parser.add_argument("--name", default="", help="the attacks whose name holds this")
@@ -95,7 +96,7 @@ def main() -> int:
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="attacks-"))
     before = without_namespaces if options.without_namespaces else with_tolerances_of_a_gpu if options.gpu_tolerances else None
-    harness = Harness.start(folder, before=before)
+    harness = Harness.start(folder, device=options.device, before=before)
     try:
         if options.honest:
             return min(1, write_honest(harness, options.repeats, options.output))

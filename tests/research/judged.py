@@ -141,6 +141,7 @@ class Runner:
     contract: Contract
     data_folder: Path
     runs_folder: Path
+    device: str = "cpu"
 
     def spec(self, **changes: Any) -> RunSpec:
         """A spec with a folder of its own."""
@@ -150,7 +151,7 @@ class Runner:
             "run_id": run_id,
             "contract": self.contract,
             "seed": 1,
-            "device": "cpu",
+            "device": self.device,
             "data_folder": str(self.data_folder),
             "run_folder": str(self.runs_folder / run_id),
             "threads": 1,

@@ -1,0 +1,241 @@
+"""The kernels of research/kernels.py against plain torch under torch.compile, and the time of their matrix products alone.
+
+    uv run python benchmarks/kernels.py [--tokens 262144] [--widths 512 640] [--json kernels.json]
+
+Needs an NVIDIA GPU; takes about a minute, most of it to compile. All in bfloat16 under autocast, with float32 weights:
+
+- the hidden layer's products with every choice of tiles (UP_CANDIDATES and GRADIENT_CANDIDATES in research/triton_kernels.py),
+  beside cuBLAS's bare product; a choice that cannot be compiled or is wrong is named, with the reason, and passed over;
+- the MLP, forward and backward: as it is, plain under torch.compile, and its six products alone, which nothing can be below;
+- the loss likewise, with several sizes of chunks, and alone as when a model is scored; its kernel, with several numbers of warps.
+
+Prints a table (medians; TFLOP/s count the matrix products alone), then the same as JSON.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from research.kernels import relu_squared_mlp, runs_triton, softcapped_cross_entropy
+
+if TYPE_CHECKING:
+    from research.triton_kernels import Tiles  # needs Triton
+
+VOCABULARY = 8192
+SOFTCAP = 15.0
+WRONG = 1e-2
+"""A distance to plain torch, as a share of the norm, that rounding does not explain."""
+CHECKED_ROWS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """One line of the table."""
+
+    width: int
+    name: str
+    ms: float | None
+    tflops: float | None
+    """A second, of the matrix products."""
+    ns_per_token: float | None
+    note: str = ""
+
+
+class Table:
+    """Times functions, and prints a line for each as it comes."""
+
+    def __init__(self, tokens: int) -> None:
+        self.tokens = tokens
+        self.timings: list[Timing] = []
+        print(f"{'width':>6}{'ms':>9}{'TFLOP/s':>9}{'ns/token':>10}  what")
+
+    def add(self, width: int, name: str, run: Callable[[], object], *, flops: float = 0.0) -> float:
+        """The median time of `run` in ms, infinite where it fails."""
+        from triton.testing import do_bench
+
+        try:
+            ms = float(do_bench(run, warmup=10, rep=60, return_mode="median"))
+        except Exception as error:  # whatever a compiler or a driver raises: the other lines still count
+            first_line = (str(error).strip().splitlines() or [""])[0]
+            self._show(Timing(width=width, name=name, ms=None, tflops=None, ns_per_token=None,
+                              note=f"{type(error).__name__}: {first_line[:200]}"))  # fmt: skip
+            return float("inf")
+        tflops = flops / ms / 1e9 if flops else None
+        self._show(Timing(width=width, name=name, ms=ms, tflops=tflops, ns_per_token=ms * 1e6 / self.tokens))
+        return ms
+
+    def _show(self, timing: Timing) -> None:
+        self.timings.append(timing)
+        numbers = (f"{timing.ms:9.3f}" if timing.ms else f"{'-':>9}") + (
+            f"{timing.tflops:9.0f}" if timing.tflops else f"{'-':>9}"
+        )
+        per_token = f"{timing.ns_per_token:10.2f}" if timing.ns_per_token else f"{'-':>10}"
+        print(f"{timing.width:>6}{numbers}{per_token}  {timing.name}{'  ' if timing.note else ''}{timing.note}", flush=True)
+
+
+def plain_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    return F.linear(F.relu(F.linear(x, up)).square(), down)
+
+
+def plain_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    logits = F.linear(hidden, weight).float()
+    return F.cross_entropy(SOFTCAP * torch.tanh(logits / SOFTCAP), targets)
+
+
+def forward_and_backward(function: Callable[..., Tensor], leaves: Sequence[Tensor], grad: Tensor | None) -> Callable[[], None]:
+    def run() -> None:
+        with torch.autocast("cuda", torch.bfloat16):
+            out = function(*leaves)
+        torch.autograd.grad(out, leaves, grad)
+
+    return run
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    """Of the first and the last rows, as a share of the norm."""
+    ends = [torch.cat([tensor[:CHECKED_ROWS], tensor[-CHECKED_ROWS:]]).float() for tensor in (found, expected)]
+    return ((ends[0] - ends[1]).norm() / ends[1].norm()).item()
+
+
+def time_tiles(table: Table, width: int, x: Tensor, up: Tensor, grad: Tensor) -> None:
+    """Every choice of tiles for the two products of the hidden layer; x, grad (M, C) and up (H, C) in bfloat16."""
+    from research.triton_kernels import GRADIENT_CANDIDATES, UP_CANDIDATES, hidden_product
+
+    product = torch.mm(x, up.t())
+    activations = product.relu().square()
+    gradient = torch.mm(grad, up.t()) * 2 * product.relu()
+    flops = 2.0 * x.size(0) * up.numel()
+    out = torch.empty_like(product)
+    for name, left, known, expected, candidates in (
+        ("up", x, None, activations, UP_CANDIDATES),
+        ("gradient", grad, activations, gradient, GRADIENT_CANDIDATES),
+    ):
+        table.add(width, f"{name}: bare product by cuBLAS", lambda left=left: torch.mm(left, up.t(), out=out), flops=flops)
+        times: dict[Tiles, float] = {}
+        for tiles in candidates:
+            label = f"{name}: {describe(tiles)}"
+            try:
+                off = distance(hidden_product(left, up, known, tiles), expected)
+            except Exception:
+                off = 0.0  # the timed call raises it again, and that is reported
+            if not off < WRONG:
+                label += f" WRONG by {off:.3g}"
+            ms = table.add(
+                width, label, lambda left=left, known=known, tiles=tiles: hidden_product(left, up, known, tiles), flops=flops
+            )
+            times[tiles] = ms if off < WRONG else float("inf")
+        print(f"{'':>34}  best for {name}: {describe(min(times, key=lambda tiles: times[tiles]))}")
+
+
+def describe(tiles: "Tiles") -> str:
+    """The tiles as they are written in the source, without what is as usual."""
+    usual = {field.name: field.default for field in fields(tiles)}
+    return ", ".join(f"{name}={value}" for name, value in asdict(tiles).items() if value != usual[name])
+
+
+def time_mlp(table: Table, width: int) -> None:
+    tokens, hidden = table.tokens, 4 * width
+    x = torch.randn(tokens, width, device="cuda", dtype=torch.bfloat16)
+    up = torch.randn(hidden, width, device="cuda") / width**0.5
+    down = torch.randn(width, hidden, device="cuda") / hidden**0.5
+    grad = torch.randn_like(x)
+    time_tiles(table, width, x, up.bfloat16(), grad)
+
+    u, d = up.bfloat16(), down.bfloat16()
+    wide = torch.randn(tokens, hidden, device="cuda", dtype=torch.bfloat16)
+    flops = 12.0 * tokens * width * hidden
+
+    def products() -> None:
+        torch.mm(x, u.t(), out=wide)
+        torch.mm(wide, d.t())
+        torch.mm(grad, d, out=wide)
+        torch.mm(grad.t(), wide)
+        torch.mm(wide.t(), x)
+        torch.mm(wide, u)
+
+    table.add(width, "MLP: its six products alone, by cuBLAS", products, flops=flops)
+    leaves = [tensor.requires_grad_() for tensor in (x, up, down)]
+    for name, function in (("plain, compiled", plain_mlp), ("as it is, compiled", relu_squared_mlp)):
+        compiled = torch.compile(function, dynamic=False, fullgraph=True)
+        table.add(width, f"MLP: {name}", forward_and_backward(compiled, leaves, grad), flops=flops)
+    table.add(width, "MLP: as it is, eager", forward_and_backward(relu_squared_mlp, leaves, grad), flops=flops)
+
+
+def time_loss(table: Table, width: int) -> None:
+    from research.triton_kernels import cross_entropy_rows
+
+    tokens = table.tokens
+    hidden = torch.randn(tokens, width, device="cuda", dtype=torch.bfloat16)
+    weight = torch.randn(VOCABULARY, width, device="cuda") * 2 / width**0.5
+    targets = torch.randint(VOCABULARY, (tokens,), device="cuda")
+    half = weight.bfloat16()
+    flops = 6.0 * tokens * width * VOCABULARY
+    logits = torch.mm(hidden, half.t())
+
+    def products() -> None:
+        torch.mm(hidden, half.t(), out=logits)
+        torch.mm(logits, half)
+        torch.mm(logits.t(), hidden)
+
+    table.add(width, "loss: its three products alone, by cuBLAS", products, flops=flops)
+    for warps in (4, 8, 16):
+        table.add(width, f"loss: its kernel alone, {warps} warps, {4e-9 * logits.numel():.1f} GB read and written",
+                  lambda warps=warps: cross_entropy_rows(logits, targets, softcap=SOFTCAP, scale=1 / tokens, warps=warps))  # fmt: skip
+    del logits, products
+    leaves = [tensor.requires_grad_() for tensor in (hidden, weight)]
+    compiled_plain = torch.compile(lambda h, w: plain_loss(h, w, targets), dynamic=False, fullgraph=True)
+    table.add(width, "loss: plain, compiled", forward_and_backward(compiled_plain, leaves, None), flops=flops)
+    for chunk in (0, 2**17, 2**16, 2**15, 2**14):
+
+        def fused(h: Tensor, w: Tensor, chunk: int = chunk) -> Tensor:
+            return softcapped_cross_entropy(h, w, targets, SOFTCAP, chunk_tokens=chunk)
+
+        name = f"loss: as it is, eager, {f'chunks of {chunk}' if chunk else 'no chunks'}"
+        table.add(width, name, forward_and_backward(fused, leaves, None), flops=flops)
+    compiled = torch.compile(lambda h, w: softcapped_cross_entropy(h, w, targets, SOFTCAP), dynamic=False, fullgraph=True)
+    table.add(width, "loss: as it is, compiled", forward_and_backward(compiled, leaves, None), flops=flops)
+    with torch.no_grad():
+        table.add(width, "loss: as it is, eager, scored only",
+                  lambda: softcapped_cross_entropy(hidden, weight, targets, SOFTCAP), flops=flops / 3)  # fmt: skip
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--tokens", type=int, default=128 * 2048)
+    parser.add_argument("--widths", type=int, nargs="+", default=[512, 640])
+    parser.add_argument("--json", type=Path, help="also write the numbers there")
+    terms = parser.parse_args(arguments)
+    if not torch.cuda.is_available():
+        raise SystemExit("no CUDA device is visible: there is nothing to measure")
+    if not runs_triton(torch.device("cuda"), torch.bfloat16):
+        raise SystemExit("the kernels need Triton and an NVIDIA GPU since Ampere: here, plain torch runs in their place")
+    began = time.monotonic()
+    torch.set_float32_matmul_precision("high")
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {terms.tokens:,} tokens, vocabulary {VOCABULARY:,}")
+    table = Table(terms.tokens)
+    for width in terms.widths:
+        torch.manual_seed(1)
+        torch.compiler.reset()
+        time_mlp(table, width)
+        time_loss(table, width)
+    print(f"{time.monotonic() - began:.0f} s in all")
+    found = {
+        "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "tokens": terms.tokens,
+        "timings": [asdict(timing) for timing in table.timings],
+    }  # fmt: skip
+    text = json.dumps(found)
+    if terms.json:
+        terms.json.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Which attention kernel this machine is fastest with: measured once, then handed to every run.
+
+Measuring takes a process of its own, as the judge's may not use the GPU before it has forked its children. Only library code
+runs in it, so what it compiles goes straight to the folder that runs share.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from research import compile_cache
+from research.attention import KERNELS
+from research.contract import Contract
+
+HEADS, HEAD_DIM = 4, 128
+BATCH_TOKENS = 2**16
+WINDOW_RATIOS = (1.0, 0.5, 0.125)
+"""Of the sequence: full attention, the original's short window, and the one of the standard recipe."""
+
+ROUNDS = 10
+MOST_SECONDS = 300.0
+NOT_MEASURED = ("sdpa",)
+"""Where a GPU has a better one, this would need the memory of whole score matrices."""
+
+
+def choose(contract: Contract, device: str, shared: Path) -> str | None:
+    """The name of the fastest kernel for `device`, measured now if it never was; None where there is nothing to choose.
+
+    `shared` is the folder of compiled code for this software and kind of device; the choice and the milliseconds lie there.
+    """
+    if not device.startswith("cuda"):
+        return None
+    stored = shared / f"attention-{contract.MAX_SEQ_LEN}.json"
+    if not stored.exists():
+        _measure_apart(contract, device, stored)
+    try:
+        milliseconds: Mapping[str, float] = json.loads(stored.read_text())["milliseconds"]
+    except (OSError, ValueError, KeyError):
+        return None  # it could not be measured: the first that can serve does
+    return min(milliseconds, key=lambda name: milliseconds[name], default=None)
+
+
+def _measure_apart(contract: Contract, device: str, stored: Path) -> None:
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "research.attention_choice", "--device", device, "--tokens", str(contract.MAX_SEQ_LEN)]
+    environment = dict(os.environ) | compile_cache.variables(stored.parent)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [_code(), environment.get("PYTHONPATH")]))
+    try:
+        done = subprocess.run([*command, "--out", str(stored)], env=environment, capture_output=True, timeout=MOST_SECONDS)
+    except subprocess.TimeoutExpired:
+        return
+    if done.returncode != 0:
+        stored.with_suffix(".log").write_bytes(done.stdout + done.stderr)
+
+
+def _code() -> str:
+    return str(Path(__file__).resolve().parent.parent)
+
+
+def measure(tokens: int, device: torch.device) -> tuple[dict[str, float], dict[str, str]]:
+    """Milliseconds of a forward and a backward pass, summed over WINDOW_RATIOS, by kernel; and why others failed."""
+    milliseconds: dict[str, float] = {}
+    failures: dict[str, str] = {}
+    for name, kernel in KERNELS.items():
+        if name in NOT_MEASURED or not kernel.serves(device, torch.bfloat16, HEAD_DIM):
+            continue
+        try:
+            milliseconds[name] = sum(_time(name, tokens, max(1, int(tokens * ratio)), device) for ratio in WINDOW_RATIOS)
+        except Exception as error:  # a kernel that this machine can't compile or run is one not to choose
+            failures[name] = f"{type(error).__name__}: {str(error)[:300]}"
+    return milliseconds, failures
+
+
+def _time(name: str, tokens: int, window: int, device: torch.device) -> float:
+    """The median of ROUNDS, in milliseconds."""
+    shape = (max(1, BATCH_TOKENS // tokens), tokens, HEADS, HEAD_DIM)
+    q, k, v = (torch.randn(shape, device=device, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
+    grad = torch.randn(shape, device=device, dtype=torch.bfloat16)
+    attend = torch.compile(KERNELS[name].attend, dynamic=False)
+    found: list[float] = []
+    for _ in range(ROUNDS + 3):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+        begin.record()
+        torch.autograd.grad(attend(q, k, v, window), (q, k, v), grad)
+        end.record()
+        end.synchronize()
+        found.append(float(begin.elapsed_time(end)))
+    return statistics.median(found[3:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m research.attention_choice", description=__doc__)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--tokens", type=int, required=True, help="of a row")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE")
+    options = parser.parse_args()
+    milliseconds, failures = measure(options.tokens, torch.device(options.device))
+    text = json.dumps({"milliseconds": milliseconds, "failed": failures}, indent=1)
+    temporary = options.out.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(text + "\n")
+    with contextlib.suppress(FileExistsError):  # whoever was first has chosen for all GPUs of this kind
+        os.link(temporary, options.out)
+    temporary.unlink()
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""The two costliest parts of a small GPT beside attention, with less traffic to memory: the MLP and the loss.
+
+On an NVIDIA GPU since Ampere, in bfloat16, Triton kernels do the parts that a matrix product and a pass over its output share;
+the other products stay with cuBLAS. Anywhere else, the same functions are plain torch. Plumbing, not policy: train.py may
+replace it by its own.
+
+The activation is squared ReLU (So et al., 2021, arXiv:2109.08668); finishing it inside the product that feeds it is an idea of
+the modded-nanogpt speedruns. That a loss can leave its gradient in the place of the logits, and go through the tokens in
+chunks, is that of Liger Kernel's fused linear cross-entropy (Hsu et al., 2024, arXiv:2410.10989). No code is theirs.
+"""
+
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+HAS_TRITON = find_spec("triton") is not None
+MAX_VOCABULARY = 2**15
+"""A row of logits is held in registers: longer ones are for plain torch."""
+CHUNK_TOKENS = 2**15
+"""Tokens whose logits exist at once, in the loss: 0.5 GB of them at a vocabulary of 8,192."""
+
+
+def relu_squared_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """relu(x @ up.T)^2 @ down.T, for x (..., C), up (H, C) and down (C, H); returns (..., C).
+
+    In x's dtype, or that of autocast where it is on; the weights are cast to it, and get gradients in their own.
+    """
+    dtype = _dtype_of(x)
+    if not runs_triton(x.device, dtype):
+        return F.linear(F.relu(F.linear(x, up.to(x.dtype))).square(), down.to(x.dtype))
+    flat = x.to(dtype).reshape(-1, x.size(-1))
+    y: Tensor = _mlp(flat, up.to(dtype), down.to(dtype))[0]
+    return y.view(x.shape)
+
+
+def softcapped_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, *, chunk_tokens: int = CHUNK_TOKENS
+) -> Tensor:
+    """Mean cross-entropy in nats of the logits softcap * tanh(hidden @ weight.T / softcap); a float32 scalar.
+
+    hidden (..., C), weight (V, C), targets (...) int64 with values in 0..V-1: none is ignored. Logits are rounded to hidden's
+    dtype, or that of autocast where it is on; what follows is float32. `chunk_tokens` limits how many tokens' logits exist
+    at once (0: no limit); the plain path has no chunks.
+
+    On the Triton path a forward pass that may be followed by a backward one does the work of both; gradients can be taken
+    once, not differentiated again.
+    """
+    dtype = _dtype_of(hidden)
+    if not (runs_triton(hidden.device, dtype) and weight.size(0) <= MAX_VOCABULARY):
+        logits = F.linear(hidden, weight.to(hidden.dtype)).float()
+        return F.cross_entropy((softcap * torch.tanh(logits / softcap)).flatten(0, -2), targets.flatten())
+    flat, targets = hidden.to(dtype).reshape(-1, hidden.size(-1)), targets.reshape(-1)
+    if torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad):
+        loss: Tensor = _loss_and_gradients(flat, weight, targets, softcap, chunk_tokens)[0]
+    else:
+        loss = _loss(flat, weight, targets, softcap, chunk_tokens)
+    return loss
+
+
+def runs_triton(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the Triton kernels serve `device` and `dtype`. Not float16: a squared activation could be beyond its range."""
+    return (
+        HAS_TRITON
+        and device.type == "cuda"
+        and torch.version.hip is None
+        and dtype == torch.bfloat16
+        and torch.cuda.get_device_capability(device) >= (8, 0)
+    )
+
+
+def _dtype_of(x: Tensor) -> torch.dtype:
+    """In which a matrix product with x is computed here."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# MLP: h is never stored; a = relu(h)^2 is, and the backward pass knows relu(h) = sqrt(a) from it
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("research::relu_squared_mlp", mutates_args=())
+def _mlp(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """y (M, C) and the activations a (M, H) of x (M, C), up (H, C), down (C, H), all of one dtype."""
+    from research.triton_kernels import UP_TILES, hidden_product, usable_tiles
+
+    x, up = x.contiguous(), up.contiguous()
+    activations = hidden_product(x, up, None, usable_tiles(UP_TILES, x, up))
+    return torch.mm(activations, down.t()), activations
+
+
+@torch.library.custom_op("research::relu_squared_gradient", mutates_args=())
+def _hidden_gradient(grad: Tensor, down: Tensor, activations: Tensor) -> Tensor:
+    """The gradient (M, H) of h, by that of y (M, C), down (C, H) and a (M, H)."""
+    from research.triton_kernels import GRADIENT_TILES, hidden_product, usable_tiles
+
+    grad, right = grad.contiguous(), down.t().contiguous()  # small; with it, one kernel serves both directions
+    return hidden_product(grad, right, activations.contiguous(), usable_tiles(GRADIENT_TILES, grad, right))
+
+
+@_mlp.register_fake
+def _(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.size(0), down.size(0)), x.new_empty(x.size(0), up.size(0))
+
+
+@_hidden_gradient.register_fake
+def _(grad: Tensor, down: Tensor, activations: Tensor) -> Tensor:
+    return grad.new_empty(activations.shape)
+
+
+def _remember_mlp(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+    _, activations = output
+    ctx.mark_non_differentiable(activations)
+    ctx.set_materialize_grads(False)  # zeros for the activations would take as much memory as they do
+    ctx.save_for_backward(*inputs, activations)
+
+
+def _mlp_backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    if grad is None:
+        return None, None, None
+    x, up, down, activations = ctx.saved_tensors
+    hidden_grad = _hidden_gradient(grad, down, activations)
+    needs_x, needs_up, needs_down = ctx.needs_input_grad
+    return (
+        torch.mm(hidden_grad, up) if needs_x else None,
+        torch.mm(hidden_grad.t(), x) if needs_up else None,
+        torch.mm(grad.t(), activations) if needs_down else None,
+    )
+
+
+_mlp.register_autograd(_mlp_backward, setup_context=_remember_mlp)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Loss: half-precision logits are read once, and their gradients written in their place
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("research::softcapped_loss", mutates_args=())
+def _loss(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, chunk_tokens: int) -> Tensor:
+    """The mean loss, of hidden (n, C), weight (V, C) in any dtype, and targets (n,)."""
+    from research.triton_kernels import cross_entropy_rows
+
+    weight, targets = weight.to(hidden.dtype), targets.contiguous()
+    losses = [
+        cross_entropy_rows(torch.mm(hidden[chunk], weight.t()), targets[chunk], softcap=softcap, scale=None)
+        for chunk in _chunks(hidden.size(0), chunk_tokens)
+    ]
+    return torch.cat(losses).mean()
+
+
+@torch.library.custom_op("research::softcapped_loss_and_gradients", mutates_args=())
+def _loss_and_gradients(
+    hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, chunk_tokens: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The mean loss and its gradients: of hidden in its dtype, of weight in float32.
+
+    The chunks' gradients of the weight are added in float32, because bfloat16 would round the sum once a chunk; at V * C
+    numbers that costs next to nothing.
+    """
+    from research.triton_kernels import cross_entropy_rows
+
+    half, targets = weight.to(hidden.dtype), targets.contiguous()
+    tokens = hidden.size(0)
+    hidden_grad = torch.empty_like(hidden, memory_format=torch.contiguous_format)
+    weight_grad: Tensor | None = None
+    losses = []
+    for chunk in _chunks(tokens, chunk_tokens):
+        logits = torch.mm(hidden[chunk], half.t())
+        losses.append(cross_entropy_rows(logits, targets[chunk], softcap=softcap, scale=1 / tokens))
+        torch.mm(logits, half, out=hidden_grad[chunk])  # the logits have become their gradients
+        part = _mm_float32(logits.t(), hidden[chunk])
+        weight_grad = part if weight_grad is None else weight_grad.add_(part)
+    assert weight_grad is not None, "a loss needs a token"
+    return torch.cat(losses).mean(), hidden_grad, weight_grad
+
+
+def _chunks(tokens: int, size: int) -> list[slice]:
+    """Of `size` tokens each, the last maybe shorter; one of all for a size of 0."""
+    size = size or tokens
+    return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
+
+
+def _mm_float32(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b with half-precision factors and a float32 result."""
+    return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.mm(a.float(), b.float())
+
+
+@_loss.register_fake
+def _(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, chunk_tokens: int) -> Tensor:
+    return hidden.new_empty((), dtype=torch.float32)
+
+
+@_loss_and_gradients.register_fake
+def _(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, chunk_tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        hidden.new_empty((), dtype=torch.float32),
+        hidden.new_empty(hidden.shape),
+        weight.new_empty(weight.shape, dtype=torch.float32),
+    )
+
+
+def _remember_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, hidden_grad, weight_grad = output
+    ctx.mark_non_differentiable(hidden_grad, weight_grad)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(hidden_grad, weight_grad)
+    ctx.weight_dtype = inputs[1].dtype
+
+
+def _loss_backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
+    """Only a scalar is left to multiply by; torch.compile makes that part of what comes next."""
+    if grad is None:
+        return (None,) * 5
+    hidden_grad, weight_grad = ctx.saved_tensors
+    return hidden_grad * grad, (weight_grad * grad).to(ctx.weight_dtype), None, None, None
+
+
+_loss_and_gradients.register_autograd(_loss_backward, setup_context=_remember_gradients)

@@ -1,0 +1,190 @@
+"""The MLP and the loss against their formulas: plain torch in float64, the Triton kernels in float32."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import pytest
+import torch
+from torch import Tensor
+
+from research import kernels
+from research.kernels import relu_squared_mlp, runs_triton, softcapped_cross_entropy
+
+HAS_GPU = torch.cuda.is_available() and runs_triton(torch.device("cuda"), torch.bfloat16)
+needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU since Ampere with Triton")
+SOFTCAP = 15.0
+CLOSE = 1e-2
+"""Of bfloat16 to float32, as a share of the norm."""
+
+
+def mlp_formula(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    return (x @ up.T).clamp_min(0).square() @ down.T
+
+
+def loss_formula(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float = SOFTCAP) -> Tensor:
+    logits = softcap * torch.tanh(hidden @ weight.T / softcap)
+    picked = logits.gather(-1, targets[..., None])[..., 0]
+    return (logits.logsumexp(-1) - picked).mean()
+
+
+def mlp_inputs(tokens: int, width: int, device: str = "cpu") -> list[Tensor]:
+    """x (2, tokens, width), up, down in float32; none of their values is lost in bfloat16."""
+    generator = torch.Generator(device).manual_seed(1)
+    shapes = ((2, tokens, width), (4 * width, width), (width, 4 * width))
+    inputs = [torch.randn(shape, generator=generator, device=device) / shape[-1] ** 0.5 for shape in shapes]
+    inputs[0] *= width**0.5
+    return [tensor.bfloat16().float() for tensor in inputs]
+
+
+def loss_inputs(tokens: int, width: int, vocabulary: int, device: str = "cpu") -> tuple[list[Tensor], Tensor]:
+    """hidden (2, tokens, width) and weight, as above, with logits up to the softcap and beyond; targets (2, tokens)."""
+    generator = torch.Generator(device).manual_seed(2)
+    hidden = torch.randn((2, tokens, width), generator=generator, device=device)
+    weight = torch.randn((vocabulary, width), generator=generator, device=device) * 6 / width**0.5
+    targets = torch.randint(vocabulary, (2, tokens), generator=generator, device=device)
+    targets[0, 0], targets[-1, -1] = 0, vocabulary - 1
+    return [hidden.bfloat16().float(), weight.bfloat16().float()], targets
+
+
+def value_and_gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    """Of the output's weighted sum, with weights that differ; a scalar is weighted by 3."""
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
+    out = function(*leaves)
+    weights = torch.linspace(-1, 3, out.numel(), device=out.device).view(out.shape) if out.dim() else torch.tensor(3.0)
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), leaves)]
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    """As a share of the expected norm; NaN, which is close to nothing, stays."""
+    return ((found.double() - expected.double()).norm() / expected.double().norm()).item()
+
+
+# On a CPU --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_mlp_is_its_formula(dtype: torch.dtype) -> None:
+    inputs = mlp_inputs(tokens=9, width=24)
+    found = value_and_gradients(relu_squared_mlp, [tensor.to(dtype) for tensor in inputs])
+    expected = value_and_gradients(mlp_formula, [tensor.double() for tensor in inputs])
+    assert found[0].shape == (2, 9, 24)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("softcap", [15.0, 50.0])
+def test_the_loss_is_its_formula(dtype: torch.dtype, softcap: float) -> None:
+    inputs, targets = loss_inputs(tokens=9, width=24, vocabulary=50)
+    found = value_and_gradients(
+        lambda hidden, weight: softcapped_cross_entropy(hidden, weight, targets, softcap),
+        [tensor.to(dtype) for tensor in inputs],
+    )
+    expected = value_and_gradients(
+        lambda hidden, weight: loss_formula(hidden, weight, targets, softcap), [tensor.double() for tensor in inputs]
+    )
+    assert found[0].shape == () and found[0].dtype == torch.float32
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
+
+
+def test_weights_are_cast_to_the_inputs_dtype() -> None:
+    x, up, down = mlp_inputs(tokens=3, width=8)
+    assert relu_squared_mlp(x.bfloat16(), up, down).dtype == torch.bfloat16
+    grads = value_and_gradients(lambda up, down: relu_squared_mlp(x.bfloat16(), up, down).float(), [up, down])[1:]
+    assert all(grad.dtype == torch.float32 for grad in grads)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert relu_squared_mlp(x, up, down).dtype == torch.bfloat16
+
+
+def test_a_cpu_runs_plain_torch() -> None:
+    assert not runs_triton(torch.device("cpu"), torch.bfloat16)
+
+
+@pytest.mark.parametrize(("tokens", "size", "sizes"), [(7, 3, [3, 3, 1]), (6, 3, [3, 3]), (2, 3, [2]), (7, 0, [7])])
+def test_chunks_cover_all_tokens_once(tokens: int, size: int, sizes: list[int]) -> None:
+    chunks = kernels._chunks(tokens, size)
+    assert [chunk.stop - chunk.start for chunk in chunks] == sizes
+    assert [i for chunk in chunks for i in range(chunk.start, chunk.stop)] == list(range(tokens))
+
+
+# On a GPU --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["eager", "compiled"])
+def prepare(request: pytest.FixtureRequest) -> Iterator[Callable[[Callable[..., Tensor]], Callable[..., Tensor]]]:
+    """What makes a function ready to be called: nothing, or torch.compile, which may not fall back anywhere."""
+    torch.compiler.reset()
+    yield (lambda f: torch.compile(f, dynamic=False, fullgraph=True)) if request.param == "compiled" else (lambda f: f)
+
+
+def autocast(on: bool) -> AbstractContextManager[object]:
+    return torch.autocast("cuda", torch.bfloat16) if on else nullcontext()
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(("tokens", "width"), [(512, 512), (333, 384), (1, 640), (100, 100)])
+@pytest.mark.parametrize("casts", [False, True])
+def test_the_gpu_mlp_agrees_with_float32(
+    tokens: int, width: int, casts: bool, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+) -> None:
+    inputs = mlp_inputs(tokens, width, "cuda")
+    mlp = prepare(relu_squared_mlp)
+
+    def run(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        with autocast(casts):
+            y = mlp(x if casts else x.bfloat16(), up, down)
+        assert y.dtype == torch.bfloat16 and y.shape == x.shape
+        return y.float()
+
+    found, expected = value_and_gradients(run, inputs), value_and_gradients(mlp_formula, inputs)
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape and distance(a, b) < CLOSE
+    with torch.inference_mode():
+        assert distance(run(*inputs), expected[0]) < CLOSE
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_every_choice_of_tiles_is_right() -> None:
+    from research import triton_kernels as triton_side
+
+    x, up, _ = mlp_inputs(500, 384, "cuda")
+    x, up = x.flatten(0, 1).bfloat16(), up.bfloat16()
+    h = x.float() @ up.float().T
+    bulk = torch.cuda.get_device_capability()[0] == 9
+    for tiles in {*triton_side.UP_CANDIDATES, *triton_side.GRADIENT_CANDIDATES, triton_side.POINTER_TILES}:
+        if tiles == triton_side.POINTER_TILES or bulk:
+            a = triton_side.hidden_product(x, up, None, tiles)
+            assert distance(a, h.clamp_min(0).square()) < CLOSE, tiles
+            assert distance(triton_side.hidden_product(x, up, a, tiles), 2 * h * h.clamp_min(0)) < CLOSE, tiles
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(("tokens", "width", "vocabulary"), [(512, 512, 8192), (333, 384, 8000), (5, 640, 50)])
+@pytest.mark.parametrize("chunk_tokens", [0, 300])
+@pytest.mark.parametrize("casts", [False, True])
+def test_the_gpu_loss_agrees_with_float32(
+    tokens: int, width: int, vocabulary: int, chunk_tokens: int, casts: bool,
+    prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]],
+) -> None:  # fmt: skip
+    inputs, targets = loss_inputs(tokens, width, vocabulary, "cuda")
+    loss = prepare(softcapped_cross_entropy)
+
+    def run(hidden: Tensor, weight: Tensor) -> Tensor:
+        with autocast(casts):
+            return loss(hidden if casts else hidden.bfloat16(), weight, targets, SOFTCAP, chunk_tokens=chunk_tokens)
+
+    found = value_and_gradients(run, inputs)
+    expected = value_and_gradients(lambda hidden, weight: loss_formula(hidden, weight, targets), inputs)
+    assert found[0].dtype == torch.float32
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape and distance(a, b) < CLOSE
+    with torch.no_grad():
+        torch.testing.assert_close(run(*inputs), found[0], atol=1e-5, rtol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(run(*inputs), found[0], atol=1e-5, rtol=1e-5)
+    assert distance(run(inputs[0], inputs[1].clone().requires_grad_()).detach(), expected[0]) < CLOSE  # one of two
