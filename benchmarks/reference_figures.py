@@ -46,6 +46,8 @@ class Figures:
     """Of the wall clock, from the start of the run to its end, less its training."""
     startup_seconds: float | None = None
     scoring_seconds: float | None = None
+    kernel: str | None = None
+    """Of attention, as our train.py reported it."""
 
 
 HEADING = (

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from reference_figures import UNTIMED_STEPS, Figures
 
+from research.attention import CHOICE_VARIABLE
 from research.contract import Contract, UserError
 from research.hyperparameters import read_constants, write_constants
 from research.recipes import STANDARD, Literal
@@ -107,6 +108,8 @@ class Reference:
     contract: Contract
     visible_device: str
     """CUDA_VISIBLE_DEVICES of its processes; empty where there is no GPU."""
+    attention: str | None = None
+    """The attention kernel that our runs on this machine use; None: the first that can serve."""
 
     def train_py(self) -> str:
         return (self.folder / "train.py").read_text()
@@ -137,7 +140,11 @@ class Reference:
             "TORCHINDUCTOR_CACHE_DIR": str(self.work / "compiled" / "inductor"),
             "TRITON_CACHE_DIR": str(self.work / "compiled" / "triton"),
         }
-        return {**os.environ, **chosen, **({} if self.visible_device else {"TORCHDYNAMO_DISABLE": "1"})}
+        if self.attention is not None:
+            chosen[CHOICE_VARIABLE] = self.attention
+        if not self.visible_device:
+            chosen["TORCHDYNAMO_DISABLE"] = "1"
+        return {**os.environ, **chosen}
 
     def run(self, name: str, *, variant: str, seed: int, train_py: str) -> Figures:
         """One run of `train_py` in the folder `name`; a run that fails has the tail of its log for a reason."""

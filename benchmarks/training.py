@@ -39,6 +39,7 @@ from reference_run import NIGHT_EDITS, Reference, edited, run_logged, tail, with
 from cluster.engine import LocalEngine
 from cluster.hardware import platform_identity
 from cluster.worker import judge_environment
+from research import attention_choice, compile_cache
 from research.contract import SIZES, UserError, cache_folder, profile_named
 from research.hyperparameters import fit_to_profile, read_constants
 from research.recipes import STANDARD, Literal
@@ -86,6 +87,7 @@ def our_figures(result: RunResult, train_py: str, *, wall: float) -> Figures:
         outside_seconds=wall - trained if trained else None,
         startup_seconds=result.startup_seconds,
         scoring_seconds=result.scoring_seconds,
+        kernel=result.reported_kernel,
     )
 
 
@@ -162,10 +164,15 @@ async def compare_scores(
         report(found)
 
 
-def head_of(terms: Terms, mode: str) -> dict[str, str | float]:
+def head_of(terms: Terms, reference: Reference, mode: str) -> dict[str, str | float]:
     """Under what all runs were made."""
-    budget = terms.contract.TIME_BUDGET
-    return {"platform": platform_identity(terms.device), "profile": terms.profile, "budget": budget, "mode": mode}
+    return {
+        "platform": platform_identity(terms.device),
+        "profile": terms.profile,
+        "budget": terms.contract.TIME_BUDGET,
+        "mode": mode,
+        "attention": reference.attention or "the first that serves",
+    }
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -203,7 +210,10 @@ def prepare_work(options: argparse.Namespace, terms: Terms, work: Path) -> Refer
         if not (folder / name).is_file():
             raise UserError(f"There is no {name} in {folder}: name the reference's folder with --reference.")
     visible = judge_environment(terms.device)["CUDA_VISIBLE_DEVICES"]
-    reference = Reference(folder=folder, work=work, contract=terms.contract, visible_device=visible)
+    device = terms.device.torch_device
+    compiled = compile_cache.shared_folder(terms.data.folder.parents[1], device)
+    attention = attention_choice.choose(terms.contract, device, compiled)
+    reference = Reference(folder=folder, work=work, contract=terms.contract, visible_device=visible, attention=attention)
     print("writing the reference's home folder", flush=True)
     write_stand_ins(work / "stand-ins")
     write_home(work / "home", terms.contract, terms.data, cache=cache_folder(options.cache))
@@ -217,7 +227,7 @@ def main() -> int:
         try:
             terms = terms_of(options)
             reference = prepare_work(options, terms, Path(scratch).resolve())
-            record = Record(options.mode, options.json, head_of(terms, options.mode))
+            record = Record(options.mode, options.json, head_of(terms, reference, options.mode))
             print(f"{terms.title()}\n{HEADING}", flush=True)
             asyncio.run(measure(terms, reference, options, record))
         except UserError as error:

@@ -137,6 +137,7 @@ from prepare import TIME_BUDGET, MAX_SEQ_LEN
 TOTAL_BATCH_SIZE = 2**10
 SEED = "manual_seed(42)"
 assert os.path.expanduser("~").endswith("home") and os.environ["CUDA_VISIBLE_DEVICES"] == "none"
+assert os.environ["AUTORESEARCH_ATTENTION"] == "sdpa"
 for step in range(20):
     print(f"\\rstep {step:05d} (1.0%) | loss: 2.0 | lrm: 1.00 | dt: 1ms | tok/sec: 1,000 | mfu: 1.0% | epoch: 1 ", end="")
 print()
@@ -158,7 +159,9 @@ def reference(tmp_path: Path) -> Reference:
     kernels = tmp_path / "work" / "stand-ins"
     kernels.mkdir(parents=True)
     (kernels / "kernels.py").write_text("get_kernel = None\n")
-    return Reference(folder=folder, work=tmp_path / "work", contract=PROFILES["cpu"].contract, visible_device="none")
+    return Reference(
+        folder=folder, work=tmp_path / "work", contract=PROFILES["cpu"].contract, visible_device="none", attention="sdpa"
+    )
 
 
 def test_a_run_has_the_contracts_constants_and_its_figures(reference: Reference) -> None:
