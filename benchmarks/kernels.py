@@ -7,7 +7,7 @@ Needs an NVIDIA GPU; takes about a minute, most of it to compile. All in bfloat1
 - the hidden layer's products with every choice of tiles (UP_CANDIDATES and GRADIENT_CANDIDATES in research/triton_kernels.py),
   beside cuBLAS's bare product; a choice that cannot be compiled or is wrong is named, with the reason, and passed over;
 - the MLP, forward and backward: as it is, plain under torch.compile, and its six products alone, which nothing can be below;
-- the loss likewise, with several sizes of chunks, and alone as when a model is scored; its kernel, with several numbers of warps.
+- the loss likewise, with several sizes of chunks, and forward only; its kernel, with several numbers of warps.
 
 Prints a table (medians; TFLOP/s count the matrix products alone), then the same as JSON.
 """
@@ -17,6 +17,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ class Table:
         from triton.testing import do_bench
 
         try:
-            ms = float(do_bench(run, warmup=10, rep=60, return_mode="median"))
+            ms = float(do_bench(run, warmup=10, rep=100, return_mode="median"))
         except Exception as error:  # whatever a compiler or a driver raises: the other lines still count
             first_line = (str(error).strip().splitlines() or [""])[0]
             self._show(Timing(width=width, name=name, ms=None, tflops=None, ns_per_token=None,
@@ -102,7 +103,7 @@ def forward_and_backward(function: Callable[..., Tensor], leaves: Sequence[Tenso
 def distance(found: Tensor, expected: Tensor) -> float:
     """Of the first and the last rows, as a share of the norm."""
     ends = [torch.cat([tensor[:CHECKED_ROWS], tensor[-CHECKED_ROWS:]]).float() for tensor in (found, expected)]
-    return ((ends[0] - ends[1]).norm() / ends[1].norm()).item()
+    return float((ends[0] - ends[1]).norm() / ends[1].norm())
 
 
 def time_tiles(table: Table, width: int, x: Tensor, up: Tensor, grad: Tensor) -> None:
@@ -118,7 +119,7 @@ def time_tiles(table: Table, width: int, x: Tensor, up: Tensor, grad: Tensor) ->
         ("up", x, None, activations, UP_CANDIDATES),
         ("gradient", grad, activations, gradient, GRADIENT_CANDIDATES),
     ):
-        table.add(width, f"{name}: bare product by cuBLAS", lambda left=left: torch.mm(left, up.t(), out=out), flops=flops)
+        table.add(width, f"{name}: bare product by cuBLAS", partial(torch.mm, left, up.t(), out=out), flops=flops)
         times: dict[Tiles, float] = {}
         for tiles in candidates:
             label = f"{name}: {describe(tiles)}"
@@ -128,9 +129,7 @@ def time_tiles(table: Table, width: int, x: Tensor, up: Tensor, grad: Tensor) ->
                 off = 0.0  # the timed call raises it again, and that is reported
             if not off < WRONG:
                 label += f" WRONG by {off:.3g}"
-            ms = table.add(
-                width, label, lambda left=left, known=known, tiles=tiles: hidden_product(left, up, known, tiles), flops=flops
-            )
+            ms = table.add(width, label, partial(hidden_product, left, up, known, tiles), flops=flops)
             times[tiles] = ms if off < WRONG else float("inf")
         print(f"{'':>34}  best for {name}: {describe(min(times, key=lambda tiles: times[tiles]))}")
 
@@ -186,10 +185,10 @@ def time_loss(table: Table, width: int) -> None:
         torch.mm(logits.t(), hidden)
 
     table.add(width, "loss: its three products alone, by cuBLAS", products, flops=flops)
+    traffic = f"{4e-9 * logits.numel():.1f} GB read and written"
     for warps in (4, 8, 16):
-        table.add(width, f"loss: its kernel alone, {warps} warps, {4e-9 * logits.numel():.1f} GB read and written",
-                  lambda warps=warps: cross_entropy_rows(logits, targets, softcap=SOFTCAP, scale=1 / tokens, warps=warps))  # fmt: skip
-    del logits, products
+        run = partial(cross_entropy_rows, logits, targets, softcap=SOFTCAP, scale=1 / tokens, warps=warps)
+        table.add(width, f"loss: its kernel alone, {warps} warps, {traffic}", run)
     leaves = [tensor.requires_grad_() for tensor in (hidden, weight)]
     compiled_plain = torch.compile(lambda h, w: plain_loss(h, w, targets), dynamic=False, fullgraph=True)
     table.add(width, "loss: plain, compiled", forward_and_backward(compiled_plain, leaves, None), flops=flops)
