@@ -53,17 +53,20 @@ def _on_gpu(*, capability: tuple[int, int], multiple: int, largest: int, package
             return False
         found = torch.cuda.get_device_capability(device)
         fits = head_dim % multiple == 0 and head_dim <= largest
-        return fits and capability <= found and found[0] <= newest and (package is None or _installed(package))
+        return fits and capability <= found and found[0] <= newest and (package is None or package in INSTALLED)
 
     return serves
 
 
-@lru_cache(maxsize=8)
-def _installed(package: str) -> bool:
+def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
     except ModuleNotFoundError:  # the package that it is a part of is missing
         return False
+
+
+INSTALLED = frozenset(filter(_is_installed, ("flash_attn.cute", "flash_attn_interface", "flash_attn.flash_attn_interface")))
+"""Looked for once, at import: torch.compile can't trace a search for packages."""
 
 
 # ----------------------------------------------------------------------------------------------------------------------

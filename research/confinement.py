@@ -9,7 +9,7 @@ from research.attention import CHOICE_VARIABLE
 from research.result import RunSpec
 from research.rows import PreparedData
 from research.sandbox import FIRST_IDENTITY, Sandbox, check_strict, probe
-from research.supervision import Bounds, gpu_minor
+from research.supervision import Bounds, gpu_minor, gpu_name_for_cuda
 from research.visible import View, view_of_run
 
 CHILDREN = ("trainer", "scorer-a", "scorer-b")
@@ -29,6 +29,7 @@ class Confinement:
         self.layers = None if spec.sandbox == "off" else probe(self._view)
         if self.layers is not None and spec.sandbox == "strict":
             check_strict(self.layers)
+        self._on_gpu = spec.device.startswith("cuda")
         chosen = attention_choice.choose(spec.contract, spec.device, self._shared)
         self._attention = {} if chosen is None else {CHOICE_VARIABLE: chosen}
         scratch.chmod(0o711)
@@ -74,6 +75,7 @@ class Confinement:
             **compile_cache.variables(private),
             compile_cache.SHARED_VARIABLE: str(self._shared),
             **self._attention,
+            **({"CUDA_VISIBLE_DEVICES": gpu_name_for_cuda()} if self._on_gpu else {}),
         }
 
     def keep_compiled(self) -> None:

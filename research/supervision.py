@@ -145,6 +145,14 @@ def gpu_minor() -> int:
     return int(pynvml.nvmlDeviceGetMinorNumber(gpu_handle()))
 
 
+def gpu_name_for_cuda() -> str:
+    """What CUDA_VISIBLE_DEVICES calls that GPU by itself: a number would count those that a sandbox shows. Raises NVMLError."""
+    import pynvml
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+    return str(pynvml.nvmlDeviceGetUUID(gpu_handle())) if visible.isdigit() else visible
+
+
 def _gpu_bytes_of(pids: set[int]) -> int:
     """GPU memory of processes; 0 where NVML can't tell them apart (in containers and virtual machines)."""
     import pynvml

@@ -112,12 +112,12 @@ class Attention(nn.Module):
         self.gate = nn.Linear(VALUE_GATE_CHANNELS, self.heads, bias=False) if has_value_embedding(layer) else None
 
     def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
-        q, k, v = F.linear(x, self.qkv.flatten(0, 1)).unflatten(-1, (3, self.heads, HEAD_DIM)).unbind(-3)
+        q, k, v = F.linear(x, self.qkv.flatten(0, 1)).view(*x.shape[:-1], 3, self.heads, HEAD_DIM).unbind(-3)
         if self.gate is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., :VALUE_GATE_CHANNELS]))
-            v = v + gate.unsqueeze(-1) * value_embedding.unflatten(-1, (self.heads, HEAD_DIM))
-        q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))
-        return self.out(causal_attention(q, k, v.to(q.dtype), window=self.window).flatten(2))
+            v = v + gate.unsqueeze(-1) * value_embedding.view(v.shape)
+        q, k = (norm(rotate(x, cos, sin)).to(v.dtype) for x in (q, k))
+        return self.out(causal_attention(q, k, v, window=self.window).flatten(2))
 
 
 class MLP(nn.Module):
@@ -276,7 +276,7 @@ class Muon:
             stretch = math.sqrt(max(1.0, weights.size(-2) / weights.size(-1)))
             numbers = (torch.tensor(value) for value in (lr * stretch, momentum, decay))  # tensors: no recompiling
             self.update(weights, grads, velocity, variance, *numbers)
-            parts = weights.split([p.numel() // weights[0].numel() for p in group])
+            parts = torch.split(weights, [p.numel() // weights[0].numel() for p in group])
             torch._foreach_copy_([p.data for p in group], [part.view(p.shape) for part, p in zip(parts, group, strict=True)])
 
 
