@@ -141,7 +141,8 @@ def enter(sandbox: Sandbox, folder: Path, *, channel: int) -> None:
             _give_up_rights(sandbox)
         _hide_files(sandbox, folder)
         if layers.seccomp:
-            seccomp.install(seccomp.run_program(keep_attributes=not layers.namespaces))
+            cuda = any(path.name == "nvidiactl" for path in sandbox.view.devices)
+            seccomp.install(seccomp.run_program(keep_attributes=not layers.namespaces, cuda=cuda))
         if layers.namespaces:
             _become_init(channel)
     except OSError as error:

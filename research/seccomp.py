@@ -73,6 +73,8 @@ _NEW_NAMESPACES = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | 
 _PR_SET_PDEATHSIG, _SIGKILL = 1, 9
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 
+_AF_UNIX, _SOCK_SEQPACKET, _SOCK_NONBLOCK, _SOCK_CLOEXEC = 1, 5, 0o4000, 0o2000000
+
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32 = 0x40000000
 
@@ -94,6 +96,8 @@ class ArgumentRule:
     """Refused where the argument is this,"""
     and_not: tuple[int, int] | None = None
     """unless this other argument has this value."""
+    unless: Mapping[int, tuple[int, ...]] | None = None
+    """Instead: refused unless each of these arguments has one of its values."""
 
 
 def _rules(column: int) -> list[ArgumentRule]:
@@ -115,14 +119,23 @@ def denied_program(names: Sequence[str]) -> bytes:
     return _program(numbers, (), column)
 
 
-def run_program(*, keep_attributes: bool = False) -> bytes:
+def run_program(*, keep_attributes: bool = False, cuda: bool = False) -> bytes:
     """The filter of a run: NUMBERS, and calls whose arguments decide; with `keep_attributes` CHANGES_OF_ATTRIBUTES do nothing.
 
+    CUDA doesn't start unless it can listen on a Unix socket of its own, by which processes share a descriptor: with `cuda` a
+    run can make such sockets, but connect to none; of their kind (SOCK_SEQPACKET), none sends without a connection.
     Raises OSError on a machine that it doesn't know.
     """
     column = _column()
     idle = _numbers(CHANGES_OF_ATTRIBUTES, column) if keep_attributes else []
-    return _program(_numbers(NUMBERS, column), _rules(column), column, idle=idle)
+    rules, refused = _rules(column), dict(NUMBERS)
+    if cuda:
+        number = NUMBERS["socket"][column]
+        assert number is not None
+        kinds = tuple(_SOCK_SEQPACKET | flags for flags in (0, _SOCK_CLOEXEC, _SOCK_NONBLOCK, _SOCK_CLOEXEC | _SOCK_NONBLOCK))
+        rules.append(ArgumentRule(number=number, argument=0, unless={0: (_AF_UNIX,), 1: kinds}))
+        refused = {name: pair for name, pair in NUMBERS.items() if name not in ("socket", "bind", "listen")}
+    return _program(_numbers(refused, column), rules, column, idle=idle)
 
 
 def install(program: bytes) -> None:
@@ -171,6 +184,8 @@ def _tests(rule: ArgumentRule) -> list[bytes]:
     """What follows once the number fits; ends with the number loaded again where the call is not refused."""
     refuse = _instruction(_RETURN, value=_ERRNO | errno.EPERM)
     again = _instruction(_LOAD, value=_NUMBER)
+    if rule.unless is not None:
+        return [*_refused_unless(rule.unless, refuse), again]
     load = _instruction(_LOAD, value=_argument(rule.argument))
     if rule.any_bit:
         return [load, _instruction(_JUMP_ANY_BIT, value=rule.any_bit, no=1), refuse, again]
@@ -186,6 +201,16 @@ def _tests(rule: ArgumentRule) -> list[bytes]:
         refuse,
         again,
     ]
+
+
+def _refused_unless(wanted: Mapping[int, tuple[int, ...]], refuse: bytes) -> list[bytes]:
+    code = []
+    for argument, values in wanted.items():
+        code.append(_instruction(_LOAD, value=_argument(argument)))
+        # each value that fits jumps over the values behind it, and over the refusal
+        code += [_instruction(_JUMP_EQUAL, value=value, yes=len(values) - i) for i, value in enumerate(values)]
+        code.append(refuse)
+    return code
 
 
 def _argument(index: int) -> int:

@@ -116,8 +116,8 @@ class Attention(nn.Module):
         if self.gate is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., :VALUE_GATE_CHANNELS]))
             v = v + gate.unsqueeze(-1) * value_embedding.view(v.shape)
-        q, k = (norm(rotate(x, cos, sin)).to(v.dtype) for x in (q, k))
-        return self.out(causal_attention(q, k, v, window=self.window).flatten(2))
+        q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))
+        return self.out(causal_attention(q.to(v.dtype), k.to(v.dtype), v, window=self.window).flatten(2))
 
 
 class MLP(nn.Module):
