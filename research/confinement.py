@@ -71,6 +71,7 @@ class Confinement:
         return {
             "TMPDIR": str(folder),
             "HOME": str(folder),
+            "USER": "run",  # the identity has no name that torch could look up
             "XDG_CACHE_HOME": str(folder),
             **compile_cache.variables(private),
             compile_cache.SHARED_VARIABLE: str(self._shared),

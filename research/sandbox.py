@@ -141,8 +141,8 @@ def enter(sandbox: Sandbox, folder: Path, *, channel: int) -> None:
             _give_up_rights(sandbox)
         _hide_files(sandbox, folder)
         if layers.seccomp:
-            cuda = any(path.name == "nvidiactl" for path in sandbox.view.devices)
-            seccomp.install(seccomp.run_program(keep_attributes=not layers.namespaces, cuda=cuda))
+            program = seccomp.run_program(keep_attributes=not layers.namespaces, cuda=sandbox.view.has_gpu)
+            seccomp.install(program)
         if layers.namespaces:
             _become_init(channel)
     except OSError as error:
@@ -251,7 +251,10 @@ def _hide_files(sandbox: Sandbox, folder: Path) -> None:
             readable += granted
             listable += listed
     writable += [sandbox.shared] if sandbox.shared else []
-    landlock.restrict(readable=readable, listable=listable, writable=writable, devices=view.devices)
+    devices = list(view.devices)
+    if sandbox.layers.namespaces and view.has_gpu:
+        devices.append(Path("/proc"))  # its own: CUDA won't start where it can't write to files of its process there
+    landlock.restrict(readable=readable, listable=listable, writable=writable, devices=devices)
 
 
 # --- probing --------------------------------------------------------------------------------------------------------

@@ -36,6 +36,11 @@ class View:
     """Lie below readable ones, and are not to be seen."""
     devices: tuple[Path, ...]
 
+    @property
+    def has_gpu(self) -> bool:
+        """Whether an NVIDIA GPU is among the devices."""
+        return Path("/dev/nvidiactl") in self.devices
+
 
 def view_of_run(*, private: Iterable[Path], gpu_minor: int | None, also_readable: Iterable[Path] = ()) -> View:
     """What a run sees: Python and its packages, the farm's `research` package, the system's programs; none of the `private`
