@@ -251,10 +251,9 @@ def _hide_files(sandbox: Sandbox, folder: Path) -> None:
             readable += granted
             listable += listed
     writable += [sandbox.shared] if sandbox.shared else []
-    devices = list(view.devices)
     if sandbox.layers.namespaces and view.has_gpu:
-        devices.append(Path("/proc"))  # its own: CUDA won't start where it can't write to files of its process there
-    landlock.restrict(readable=readable, listable=listable, writable=writable, devices=devices)
+        writable.append(Path("/proc"))  # its own: CUDA won't start where it can't overwrite files of its process there
+    landlock.restrict(readable=readable, listable=listable, writable=writable, devices=view.devices)
 
 
 # --- probing --------------------------------------------------------------------------------------------------------
