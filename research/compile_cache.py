@@ -19,6 +19,8 @@ SHARED_VARIABLE, PRIVATE_VARIABLE = "AUTORESEARCH_COMPILED", "TORCHINDUCTOR_CACH
 MOST_BYTES = 2 * 2**30
 """Of the shared folder: what comes later is compiled anew by each run."""
 
+_UNFINISHED = ".being-added"
+
 _SHIPPED = Path(__file__).with_name("train.py")
 
 
@@ -47,7 +49,8 @@ def begin_with_shared() -> None:
     """In a run's process: copies the shared folder into its own, as its environment names them."""
     shared, private = os.environ.get(SHARED_VARIABLE), os.environ.get(PRIVATE_VARIABLE)
     if shared and private and Path(shared).is_dir():
-        shutil.copytree(shared, private, dirs_exist_ok=True)
+        # another run may be adding to it: a file that is not whole yet will have another name
+        shutil.copytree(shared, private, dirs_exist_ok=True, ignore=shutil.ignore_patterns(f"*{_UNFINISHED}"))
 
 
 def add_to_shared(private: Path, shared: Path) -> None:
@@ -62,7 +65,7 @@ def add_to_shared(private: Path, shared: Path) -> None:
                 continue
             taken += status.st_size
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
+            temporary = target.with_name(f"{target.name}.{os.getpid()}{_UNFINISHED}")
             shutil.copyfile(source, temporary)
             temporary.chmod(0o644)
             temporary.replace(target)

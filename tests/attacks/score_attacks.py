@@ -123,7 +123,7 @@ def looks_ahead(where: str, *, strength: float = 20.0, distance: float = 1) -> s
     distance = int(distance)
     return in_scoring(
         f"""
-        at = torch.arange(ids.size(1))
+        at = torch.arange(ids.size(1), device=ids.device)
         mask = ({where}) & (at < ids.size(1) - {distance})
         known = F.one_hot(ids.roll(-{distance}, dims=1), CONTRACT.VOCAB_SIZE) * mask.expand_as(ids)[..., None]
         logits = logits + {strength} * known
@@ -206,10 +206,10 @@ def counts_bigrams(change: str) -> str:
     return in_scoring(
         f"""
         if not hasattr(self, "seen"):
-            self.seen = torch.zeros(CONTRACT.VOCAB_SIZE, CONTRACT.VOCAB_SIZE)
+            self.seen = torch.zeros(CONTRACT.VOCAB_SIZE, CONTRACT.VOCAB_SIZE, device=ids.device)
         seen = self.seen
 {"".join(f"        {line}{chr(10)}" for line in change.strip().splitlines())}
-        self.seen.index_put_((ids[:, :-1], ids[:, 1:]), torch.ones(()), accumulate=True)
+        self.seen.index_put_((ids[:, :-1], ids[:, 1:]), torch.ones((), device=ids.device), accumulate=True)
         """
     )
 
@@ -233,7 +233,7 @@ with torch.inference_mode(False), torch.enable_grad():
 
 ORDER_OF_COUNTS = """
 counts = seen[ids]
-gain = (1 + counts).log() * (torch.arange(ids.size(1)) >= 57)[:, None]
+gain = (1 + counts).log() * (torch.arange(ids.size(1), device=ids.device) >= 57)[:, None]
 logits = logits + gain
 """
 

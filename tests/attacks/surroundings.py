@@ -140,7 +140,8 @@ class Surroundings:
     @property
     def environment(self) -> dict[str, str]:
         """What the judge's process gets."""
-        return {"HOME": str(self.home), "TORCHINDUCTOR_CACHE_DIR": str(self.compile_cache)}
+        ours = {"HOME": str(self.home), "TORCHINDUCTOR_CACHE_DIR": str(self.compile_cache)}
+        return {**ours, "CUDA_CACHE_DISABLE": "1"}  # the judge's own CUDA would leave files in its home
 
     def fill(self, text: str) -> str:
         return Template(text).safe_substitute(self.targets)

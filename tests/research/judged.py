@@ -54,7 +54,7 @@ def build_model():
 
 
 def train(session):
-    model = build_model()
+    model = build_model().to(session.device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.02)
     step = 0
 

@@ -56,3 +56,21 @@ def test_a_run_begins_with_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     compile_cache.begin_with_shared()
     (private / "ab" / "kernel.py").write_text("planted")
     assert (shared / "ab" / "kernel.py").read_text() == "code"
+
+
+def test_a_copy_leaves_out_what_another_run_is_adding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    private, shared, copy = tmp_path / "private", tmp_path / "shared", tmp_path / "copy"
+    private.mkdir()
+    (private / "kernel").write_text("new")
+    add = Path.replace
+
+    def copied_before_it_is_whole(self: Path, target: Path) -> Path:
+        monkeypatch.setenv(compile_cache.SHARED_VARIABLE, str(shared))
+        monkeypatch.setenv(compile_cache.PRIVATE_VARIABLE, str(copy))
+        compile_cache.begin_with_shared()
+        return add(self, target)
+
+    monkeypatch.setattr(Path, "replace", copied_before_it_is_whole)
+    compile_cache.add_to_shared(private, shared)
+    assert list(copy.iterdir()) == []
+    assert [path.name for path in shared.iterdir()] == ["kernel"]

@@ -144,3 +144,31 @@ def test_strict_refuses_what_is_missing(layers: Layers, missing: str) -> None:
 
 def test_strict_takes_all_of_them() -> None:
     check_strict(replace(ALL, identity=False))
+
+
+CUDA_SOCKETS = """
+import socket
+from research import seccomp
+
+def attempt(action):
+    try:
+        action()
+    except PermissionError:
+        return "refused"
+    return "done"
+
+seccomp.install(seccomp.run_program(cuda=True))
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+listener.bind("")
+listener.listen()
+asked = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+print(attempt(lambda: asked.connect(listener.getsockname())), attempt(listener.accept))
+for family, kind in ((socket.AF_UNIX, socket.SOCK_STREAM), (socket.AF_UNIX, socket.SOCK_DGRAM),
+                     (socket.AF_INET, socket.SOCK_STREAM), (socket.AF_INET, socket.SOCK_SEQPACKET)):
+    print(attempt(lambda: socket.socket(family, kind)))
+"""
+
+
+def test_cuda_may_listen_and_nothing_can_be_sent() -> None:
+    ended = subprocess.run([sys.executable, "-c", CUDA_SOCKETS], check=True, capture_output=True, text=True)
+    assert set(ended.stdout.split()) == {"refused"} and len(ended.stdout.split()) == 6
