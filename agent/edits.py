@@ -86,7 +86,7 @@ def ablated(train_py: str, ablation: Ablation) -> str | None:
 
 
 def drop_softcap(train_py: str) -> str | None:
-    """Cuts `logits = CAP * torch.tanh(logits / CAP)`."""
+    """Cuts `logits = CAP * torch.tanh(logits / CAP)`, and puts plain cross-entropy in the place of the capped one."""
     source = _Source(train_py)
     found = [
         node
@@ -100,7 +100,17 @@ def drop_softcap(train_py: str) -> str | None:
         and isinstance(node.targets[0], ast.Name)
         and node.targets[0].id in _names_read(node.value.right)
     ]
-    return source.replaced([source.without(found[0])]) if len(found) == 1 else None
+    if len(found) != 1:
+        return None
+    losses = [node for node in ast.walk(source.tree) if _called(node) == "softcapped_cross_entropy"]
+    plain = []
+    for call in losses:
+        if not isinstance(call, ast.Call) or len(call.args) != 4 or call.keywords:
+            return None
+        hidden, weight, targets, _ = (source.code(argument) for argument in call.args)
+        text = f"F.cross_entropy(F.linear({hidden}, {weight}).float().flatten(0, -2), {targets}.flatten())"
+        plain.append(source.span(call, text))
+    return source.replaced([source.without(found[0]), *plain])
 
 
 def drop_qk_norm(train_py: str) -> str | None:
@@ -132,7 +142,7 @@ def drop_cautious_mask(train_py: str) -> str | None:
 
 
 def drop_square(train_py: str) -> str | None:
-    """Turns `F.relu(x).square()` into `F.relu(x)`."""
+    """Turns `F.relu(x).square()` into `F.relu(x)`, and relu_squared_mlp(x, up, down) into its parts without the square."""
     source = _Source(train_py)
     spans = [
         source.span(node, source.code(node.func.value))
@@ -142,17 +152,21 @@ def drop_square(train_py: str) -> str | None:
         and node.func.attr == "square"
         and _called(node.func.value) == "relu"
     ]
+    for call in ast.walk(source.tree):
+        if isinstance(call, ast.Call) and _called(call) == "relu_squared_mlp" and len(call.args) == 3 and not call.keywords:
+            x, up, down = (source.code(argument) for argument in call.args)
+            spans.append(source.span(call, f"F.linear(F.relu(F.linear({x}, {up})), {down})"))
     return source.replaced(spans) if len(spans) == 1 else None
 
 
 def drop_x0(train_py: str) -> str | None:
-    """Takes the parameter `x0_lambdas` and its term of a sum out."""
-    return _without_attribute(train_py, "x0_lambdas")
+    """Takes the parameter `x0_lambda` and its term of a sum out."""
+    return _without_attribute(train_py, "x0_lambda")
 
 
 def drop_residual_lambdas(train_py: str) -> str | None:
-    """Takes the parameter `residual_lambdas` and its factor out."""
-    return _without_attribute(train_py, "residual_lambdas")
+    """Takes the parameter `residual_lambda` and its factor out."""
+    return _without_attribute(train_py, "residual_lambda")
 
 
 def drop_value_gate(train_py: str) -> str | None:
@@ -204,22 +218,22 @@ def _without_attribute(train_py: str, name: str) -> str | None:
 
 
 def _is_term(node: ast.expr, name: str, *, x0: bool) -> bool:
-    """Whether a node is `self.name[...] * x`; a term whose factor is x0 goes as a whole, else only the factor does."""
-    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and isinstance(node.left, ast.Subscript)):
+    """Whether a node is `self.name * x`; a term whose factor is x0 goes as a whole, else only the factor does."""
+    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and isinstance(node.left, ast.Attribute)):
         return False
-    factor = node.left.value
     is_x0 = isinstance(node.right, ast.Name) and node.right.id == "x0"
-    return isinstance(factor, ast.Attribute) and factor.attr == name and is_x0 == x0
+    return node.left.attr == name and is_x0 == x0
 
 
 def _only_about(statement: ast.stmt, name: str) -> bool:
-    """Whether a statement defines `self.name`, or is a call of one of its methods."""
+    """Whether a statement defines an attribute `name`, or is a call of one of its methods."""
     if isinstance(statement, ast.Assign):
         target = statement.targets[0]
         return isinstance(target, ast.Attribute) and target.attr == name
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
         function = statement.value.func
-        return isinstance(function, ast.Attribute) and ast.unparse(function.value).startswith(f"self.{name}")
+        owner = function.value if isinstance(function, ast.Attribute) else None
+        return isinstance(owner, ast.Attribute) and owner.attr == name
     return False
 
 

@@ -248,7 +248,7 @@ class Judge:
     def _score(self, tensors: int) -> None:
         """Validation and audit rows by process A, spliced rows by process B."""
         began = monotonic()
-        self._scoring_ends = began + self.caps.scoring
+        self._scoring_began = began
         self._report("scoring", 0.0)
         rng = np.random.default_rng(secrets.randbits(128))
         rows = np.asarray(self.data.load_rows("val")[: self.contract.eval_rows])
@@ -447,8 +447,8 @@ class Answers:
         del self._ids, self._logits
 
     def _await(self, kind: Kind) -> None:
-        began = monotonic()
-        self._judge._await(self._child, kind, phase="scoring", began=began, cap=self._judge._scoring_ends - began)
+        judge = self._judge
+        judge._await(self._child, kind, phase="scoring", began=judge._scoring_began, cap=judge.caps.scoring)
 
 
 def scratch_prefix(judge: int) -> str:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from research.attention import causal_attention, kernel_name
 from research.contract import active_contract
+from research.kernels import relu_squared_mlp, softcapped_cross_entropy
 from research.session import Session
 
 CONTRACT = active_contract()
@@ -129,18 +130,39 @@ class MLP(nn.Module):
         self.down = nn.Linear(MLP_RATIO * width, width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.relu(self.up(x)).square())
+        return relu_squared_mlp(x, self.up.weight, self.down.weight)  # down(relu(up(x)) ** 2), in one pass over memory
 
 
 class Block(nn.Module):
+    """A layer: attention and MLP on the residual stream, with the embeddings x0 mixed in again."""
+
     def __init__(self, width: int, layer: int) -> None:
         super().__init__()
         self.attention = Attention(width, layer)
         self.mlp = MLP(width)
+        self.residual_lambda = nn.Parameter(torch.empty(()))
+        self.x0_lambda = nn.Parameter(torch.empty(()))
 
-    def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, x0: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
+        x = (self.residual_lambda * x + self.x0_lambda * x0).to(x.dtype)
         x = x + self.attention(norm(x), value_embedding, cos, sin)
         return x + self.mlp(norm(x))
+
+
+class Unembedding(nn.Module):
+    """The output layer: logits (B, T, VOCAB_SIZE) under a soft cap, or with targets their mean cross-entropy in nats."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(VOCAB_SIZE, width))
+
+    def forward(self, x: Tensor, targets: Tensor | None) -> Tensor:
+        x = norm(x)
+        if targets is not None:  # the same as below and F.cross_entropy, without storing the logits in float32
+            return softcapped_cross_entropy(x, self.weight, targets, SOFTCAP)
+        logits = F.linear(x, self.weight).float()
+        logits = SOFTCAP * torch.tanh(logits / SOFTCAP)
+        return logits
 
 
 class GPT(nn.Module):
@@ -151,9 +173,7 @@ class GPT(nn.Module):
             {str(layer): nn.Embedding(VOCAB_SIZE, width) for layer in range(DEPTH) if has_value_embedding(layer)}
         )
         self.blocks = nn.ModuleList([Block(width, layer) for layer in range(DEPTH)])
-        self.unembedding = nn.Linear(width, VOCAB_SIZE, bias=False)
-        self.residual_lambdas = nn.Parameter(torch.empty(DEPTH))
-        self.x0_lambdas = nn.Parameter(torch.empty(DEPTH))
+        self.unembedding = Unembedding(width)
         frequencies = ROPE_BASE ** (-torch.arange(0, HEAD_DIM, 2) / HEAD_DIM)
         angles = torch.outer(torch.arange(MAX_SEQ_LEN), frequencies)[None, :, None, :]
         self.register_buffer("cos", angles.cos(), persistent=False)
@@ -174,8 +194,8 @@ class GPT(nn.Module):
             for matrix in (attention.out, mlp.down, attention.gate):  # every block starts as the identity, every gate at 1
                 if matrix is not None:
                     matrix.weight.zero_()
-        self.residual_lambdas.fill_(1.0)
-        self.x0_lambdas.fill_(X0_LAMBDA)
+            block.residual_lambda.fill_(1.0)
+            block.x0_lambda.fill_(X0_LAMBDA)
 
     def forward(self, ids: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits (B, T, VOCAB_SIZE) of ids (B, T); with targets (B, T), their mean cross-entropy in nats instead."""
@@ -185,20 +205,19 @@ class GPT(nn.Module):
             if ids.is_cuda:
                 x, x0, cos, sin = x.bfloat16(), x0.bfloat16(), cos.bfloat16(), sin.bfloat16()
             for layer, block in enumerate(self.blocks):
-                x = (self.residual_lambdas[layer] * x + self.x0_lambdas[layer] * x0).to(x.dtype)
                 table = self.value_embeddings[str(layer)](ids) if has_value_embedding(layer) else None
-                x = block(x, table, cos, sin)
-            logits = self.unembedding(norm(x)).float()
-            logits = SOFTCAP * torch.tanh(logits / SOFTCAP)
-        if targets is None:
-            return logits
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+                x = block(x, x0, table, cos, sin)
+            return self.unembedding(x, targets)
+
+    def matrices(self) -> list[nn.Parameter]:
+        """The weights of all layers but their scalars."""
+        return [p for p in self.blocks.parameters() if p.ndim > 1]
 
     def flops_per_token(self) -> float:
         """Of a forward and a backward pass: 6 for each weight of a matrix, 12 for each channel and token attended to."""
-        matrices = sum(p.numel() for p in self.blocks.parameters()) + self.unembedding.weight.numel()
+        weights = sum(p.numel() for p in self.matrices()) + self.unembedding.weight.numel()
         width = self.embedding.embedding_dim
-        return 6.0 * matrices + sum(12.0 * width * block.attention.window for block in self.blocks)
+        return 6.0 * weights + sum(12.0 * width * block.attention.window for block in self.blocks)
 
 
 def build_model() -> GPT:
@@ -207,6 +226,8 @@ def build_model() -> GPT:
     if torch.cuda.is_available():
         model.embedding.bfloat16()
         model.value_embeddings.bfloat16()
+        for part in (*model.blocks, model.unembedding):  # a graph for each kind of layer, however deep the model is
+            part.compile(dynamic=False)
     return model
 
 
@@ -295,12 +316,12 @@ class Optimizer:
             {"params": list(model.value_embeddings.parameters()), "lr": EMBEDDING_LR * scale,
              "weight_decay": VALUE_EMBEDDING_DECAY},
             {"params": [model.unembedding.weight], "lr": UNEMBEDDING_LR * scale, "weight_decay": UNEMBEDDING_DECAY},
-            {"params": [model.residual_lambdas], "lr": SCALAR_LR * 0.01},
-            {"params": [model.x0_lambdas], "lr": SCALAR_LR, "betas": X0_BETAS},
+            {"params": [block.residual_lambda for block in model.blocks], "lr": SCALAR_LR * 0.01},
+            {"params": [block.x0_lambda for block in model.blocks], "lr": SCALAR_LR, "betas": X0_BETAS},
         ]
         self.adam = torch.optim.AdamW(groups, betas=ADAM_BETAS, eps=1e-10, weight_decay=0.0, fused=True)
         self.peak_lrs = [group["lr"] for group in self.adam.param_groups]
-        self.muon = Muon(list(model.blocks.parameters()))
+        self.muon = Muon(model.matrices())
 
     def reset(self) -> None:
         self.adam.state.clear()
@@ -343,7 +364,6 @@ def train(session: Session) -> None:
     torch.set_float32_matmul_precision("high")
     model = build_model().to(session.device)
     optimizer = Optimizer(model)
-    forward = torch.compile(model, dynamic=False) if session.device.type == "cuda" else model
     tokens_per_pass = DEVICE_BATCH_SIZE * MAX_SEQ_LEN
     if TOTAL_BATCH_SIZE % tokens_per_pass:
         raise SystemExit(f"TOTAL_BATCH_SIZE must be a multiple of DEVICE_BATCH_SIZE * MAX_SEQ_LEN = {tokens_per_pass}")
@@ -353,7 +373,7 @@ def train(session: Session) -> None:
     def run(batches: Iterator[tuple[Tensor, Tensor]]) -> None:
         for step, group in enumerate(micro_batches(batches, passes)):
             for x, y in group:
-                loss = forward(x, y)
+                loss = model(x, y)
                 (loss / passes).backward()
             lrm = optimizer.step(step, session.progress)
             model.zero_grad(set_to_none=True)

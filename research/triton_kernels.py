@@ -65,8 +65,8 @@ GRADIENT_CANDIDATES = (
 )
 """What it tries for the gradient, which also waits for a tile of activations: two programs hide that from each other."""
 
-UP_TILES = UP_CANDIDATES[0]
-GRADIENT_TILES = GRADIENT_CANDIDATES[0]
+UP_TILES = Tiles(rows=128, columns=128, depth=64, warps=4, stages=3, pieces=2, programs=2)
+GRADIENT_TILES = Tiles(rows=128, columns=128, depth=64, warps=4, stages=3, pieces=4, programs=2)
 POINTER_TILES = Tiles(rows=128, columns=128, depth=32, warps=4, stages=3, bulk_copies=False)
 """For a GPU without tensor memory accelerator, in the shared memory of any since Ampere."""
 

@@ -74,7 +74,7 @@ class Harness:
         caps = CAPS | dict(settings.get("caps", {}))
         if self.runner.device != "cpu":  # CUDA starts, and models are compiled
             settings["patience"] = 4 * settings["patience"]
-            caps["startup"] = max(caps["startup"], 120.0)
+            caps |= {name: max(caps[name], 120.0) for name in ("startup", "scoring")}
         return self.runner(filled, **{**settings, "caps": caps})
 
     def honest_score(self, text: str, seed: int = 1) -> float:

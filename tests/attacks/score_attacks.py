@@ -641,7 +641,7 @@ SCORE_ATTACKS: list[Attack] = [
         name="statistics of the batch",
         tries="normalise by what comes in all rows",
         train_py=BATCH_STATISTICS,
-        statuses=CAUGHT,
+        statuses=("ok", "invalid"),  # in the large batches of a GPU all statistics are alike: that is honest, and gains nothing
     ),
     Attack(
         number=6,
