@@ -102,10 +102,11 @@ def drop_softcap(train_py: str) -> str | None:
     ]
     if len(found) != 1:
         return None
-    losses = [node for node in ast.walk(source.tree) if _called(node) == "softcapped_cross_entropy"]
+    calls = [node for node in ast.walk(source.tree) if isinstance(node, ast.Call)]
+    losses = [call for call in calls if _called(call) == "softcapped_cross_entropy"]
     plain = []
     for call in losses:
-        if not isinstance(call, ast.Call) or len(call.args) != 4 or call.keywords:
+        if len(call.args) != 4 or call.keywords:
             return None
         hidden, weight, targets, _ = (source.code(argument) for argument in call.args)
         text = f"F.cross_entropy(F.linear({hidden}, {weight}).float().flatten(0, -2), {targets}.flatten())"

@@ -1,6 +1,7 @@
 """`python -m research.run`: runs any train.py through the judge, by hand (see --help) or for a worker (--serve)."""
 
 import argparse
+import importlib
 import json
 import os
 import secrets
@@ -88,6 +89,7 @@ def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> R
         raise UserError(f"There is no file {options.train}: name a train.py with --train.")
     device, total, free = best_device()
     device = options.device or device
+    import_compiler(device)
     profile = options.profile or choose_profile(device, total)
     contract = contract_for(profile, budget=options.budget, source=options.source)
     data = find_prepared(contract, cache=cache_folder(options.cache))
@@ -125,6 +127,13 @@ def best_device() -> tuple[str, int, int | None]:
         return ("mps" if torch.backends.mps.is_available() else "cpu"), total, None
 
 
+def import_compiler(device: str) -> None:
+    """For a GPU: imports what torch.compile needs, or each of a run's processes would spend seconds on it."""
+    if device.startswith("cuda"):
+        os.environ["TORCH_WARM_POOL"] = "0"  # no helpers of this process, which is only there to be forked
+        importlib.import_module("torch._inductor.compile_fx")
+
+
 def print_now(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
@@ -139,6 +148,7 @@ def serve(signals: list[int]) -> int:
     """
     emit = _event_printer()
     emit({"event": "ready"})
+    import_compiler(best_device()[0])
     worker = _Worker()
     while line := worker.read_line(stopped=lambda: bool(signals)):
         pid = os.fork()

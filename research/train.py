@@ -226,8 +226,6 @@ def build_model() -> GPT:
     if torch.cuda.is_available():
         model.embedding.bfloat16()
         model.value_embeddings.bfloat16()
-        for part in (*model.blocks, model.unembedding):  # a graph for each kind of layer, however deep the model is
-            part.compile(dynamic=False)
     return model
 
 
@@ -364,6 +362,7 @@ def train(session: Session) -> None:
     torch.set_float32_matmul_precision("high")
     model = build_model().to(session.device)
     optimizer = Optimizer(model)
+    forward = torch.compile(model, dynamic=False) if session.device.type == "cuda" else model
     tokens_per_pass = DEVICE_BATCH_SIZE * MAX_SEQ_LEN
     if TOTAL_BATCH_SIZE % tokens_per_pass:
         raise SystemExit(f"TOTAL_BATCH_SIZE must be a multiple of DEVICE_BATCH_SIZE * MAX_SEQ_LEN = {tokens_per_pass}")
@@ -373,7 +372,7 @@ def train(session: Session) -> None:
     def run(batches: Iterator[tuple[Tensor, Tensor]]) -> None:
         for step, group in enumerate(micro_batches(batches, passes)):
             for x, y in group:
-                loss = model(x, y)
+                loss = forward(x, y)
                 (loss / passes).backward()
             lrm = optimizer.step(step, session.progress)
             model.zero_grad(set_to_none=True)
