@@ -1,6 +1,6 @@
 """What works on this machine, and the cure for what doesn't."""
 
-import importlib.util
+import importlib.metadata
 import json
 import os
 import platform
@@ -23,6 +23,8 @@ from research.contract import Contract, UserError, choose_profile, profile_named
 State = Literal["ok", "warn", "missing"]
 
 LEAST_FREE_DISK = 5 * 10**9
+FLASH_4_GENERATIONS = (9, 10)
+"""Hopper and its successor: GPUs whose runs can use flash-attn-4 (research/attention.py)."""
 TORCH_SECONDS = 120.0
 
 TORCH_PROBE = """
@@ -68,9 +70,9 @@ def check_lines(checks: Sequence[Check]) -> list[str]:
     """What people read: a line a check, and the cure below it."""
     lines = []
     for check in checks:
-        lines.append(f"{check.state:<8}{check.name:<12}{check.found}")
+        lines.append(f"{check.state:<8}{check.name:<14}{check.found}")
         if check.cure:
-            lines.append(f"{'':<20}-> {check.cure}")
+            lines.append(f"{'':<22}-> {check.cure}")
     return lines
 
 
@@ -182,12 +184,24 @@ def _disk(name: str, folder: Path) -> Check:
 
 
 def _flash_attention(devices: Sequence[Device]) -> list[Check]:
-    if all(device.kind != "cuda" for device in devices):
-        return []
-    if importlib.util.find_spec("flash_attn") is not None:
-        return [Check(name="flash-attn", state="ok", found="installed")]
-    cure = "faster windows of attention: uv sync --extra flash (builds from source)"
-    return [Check(name="flash-attn", state="warn", found="not installed: torch's own kernels are used", cure=cure)]
+    """A line for each package of kernels that one of the GPUs is the fastest with."""
+    gpus = [device for device in devices if device.kind == "cuda"]
+    newer = [device for device in gpus if device.capability and device.capability[0] in FLASH_4_GENERATIONS]
+    checks = []
+    if newer:
+        cure = "faster attention on this GPU: uv sync --extra hopper (compiles when it is first used)"
+        checks.append(_kernels("flash-attn-4", cure))
+    if len(newer) < len(gpus):
+        checks.append(_kernels("flash-attn", "faster windows of attention: uv sync --extra flash (builds from source)"))
+    return checks
+
+
+def _kernels(package: str, cure: str) -> Check:
+    try:  # by its record, since importing it would import torch
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name=package, state="warn", found="not installed: slower kernels are used", cure=cure)
+    return Check(name=package, state="ok", found=version)
 
 
 def _running(home: Home) -> Check:

@@ -35,6 +35,8 @@ class Device:
     free_bytes: int
     """Free when it was looked at."""
     power_limit_watts: float | None = None
+    capability: tuple[int, int] | None = None
+    """CUDA's version of a GPU: (9, 0) is Hopper."""
     threads: int
     """CPU threads that its runs may use."""
     uuid: str | None = None
@@ -187,6 +189,10 @@ def _gpu(nvml: Any, handle: Any, index: int, threads: int) -> Device:
         power_limit = nvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000
     except nvml.NVMLError:  # a part of a split card, and some laptops
         power_limit = None
+    try:
+        capability = nvml.nvmlDeviceGetCudaComputeCapability(handle)
+    except nvml.NVMLError:
+        capability = None
     return Device(
         kind="cuda",
         index=index,
@@ -194,6 +200,7 @@ def _gpu(nvml: Any, handle: Any, index: int, threads: int) -> Device:
         memory_bytes=int(memory.total),
         free_bytes=int(memory.free),
         power_limit_watts=power_limit,
+        capability=capability,
         threads=threads,
         uuid=str(nvml.nvmlDeviceGetUUID(handle)),
     )

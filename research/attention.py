@@ -44,16 +44,16 @@ class Kernel:
     """(q, k, v, window) as `causal_attention`, with a window of at most T."""
 
 
-def _on_gpu(*, capability: tuple[int, int], multiple: int, largest: int, package: str | None = None,
+def _on_gpu(*, capability: tuple[int, int], multiple: int, largest: int, packages: tuple[str, ...] = (),
             newest: int = 99) -> Callable[[torch.device, torch.dtype, int], bool]:  # fmt: skip
-    """For kernels of half precision on NVIDIA GPUs from `capability` up to major version `newest`."""
+    """For kernels of half precision on NVIDIA GPUs from `capability` up to major version `newest`, if `packages` are there."""
 
     def serves(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
         if device.type != "cuda" or torch.version.cuda is None or dtype not in (torch.bfloat16, torch.float16):
             return False
         found = torch.cuda.get_device_capability(device)
         fits = head_dim % multiple == 0 and head_dim <= largest
-        return fits and capability <= found and found[0] <= newest and (package is None or package in INSTALLED)
+        return fits and capability <= found and found[0] <= newest and INSTALLED.issuperset(packages)
 
     return serves
 
@@ -65,7 +65,12 @@ def _is_installed(package: str) -> bool:
         return False
 
 
-INSTALLED = frozenset(filter(_is_installed, ("flash_attn.cute", "flash_attn_interface", "flash_attn.flash_attn_interface")))
+FLASH_4 = ("flash_attn.cute", "cutlass")
+"""flash-attn (2) can bring an older flash_attn.cute along, but not the CUTLASS that it runs on."""
+FLASH_3 = ("flash_attn_interface",)
+FLASH_2 = ("flash_attn.flash_attn_interface",)
+
+INSTALLED = frozenset(filter(_is_installed, (*FLASH_4, *FLASH_3, *FLASH_2)))
 """Looked for once, at import: torch.compile can't trace a search for packages."""
 
 
@@ -91,28 +96,30 @@ def _(q: Tensor, k: Tensor, v: Tensor, window: int) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op("autoresearch::flash_attention_4_backward", mutates_args=())
 def _flash_4_backward(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor,
                       window: int) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Returns the gradients of q, k and v, contiguous whatever the strides of these: the compiler has to know beforehand."""
     from flash_attn.cute.interface import _flash_attn_bwd
 
+    dq, dk, dv = (tensor.new_empty(tensor.shape) for tensor in (q, k, v))
     left = _left(window, q.size(1))
-    dq, dk, dv, *_ = _flash_attn_bwd(q, k, v, out, grad, lse, causal=True, window_size_left=left)
+    _flash_attn_bwd(q, k, v, out, grad, lse, causal=True, window_size_left=left, dq=dq, dk=dk, dv=dv)
     return dq, dk, dv
 
 
 @_flash_4_backward.register_fake
 def _(grad: Tensor, q: Tensor, k: Tensor, v: Tensor, out: Tensor, lse: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
-def _keep_for_flash_4(context: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor, int],
+def _keep_for_flash_4(ctx: torch.autograd.function.FunctionCtx, inputs: tuple[Tensor, Tensor, Tensor, int],
                       output: tuple[Tensor, Tensor]) -> None:  # fmt: skip
-    q, k, v, context.window = inputs  # type: ignore[attr-defined]
-    context.save_for_backward(q, k, v, *output)
+    q, k, v, ctx.window = inputs  # type: ignore[attr-defined]
+    ctx.save_for_backward(q, k, v, *output)
 
 
-def _differentiate_flash_4(context: torch.autograd.function.FunctionCtx, grad: Tensor,
+def _differentiate_flash_4(ctx: torch.autograd.function.FunctionCtx, grad: Tensor,
                            _: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:  # fmt: skip
-    window: int = context.window  # type: ignore[attr-defined]
-    dq, dk, dv = _flash_4_backward(grad.contiguous(), *context.saved_tensors, window)  # type: ignore[attr-defined]
+    window: int = ctx.window  # type: ignore[attr-defined]
+    dq, dk, dv = _flash_4_backward(grad.contiguous(), *ctx.saved_tensors, window)  # type: ignore[attr-defined]
     return dq, dk, dv, None
 
 
@@ -200,15 +207,15 @@ def _window_mask(T: int, window: int, device: torch.device) -> Tensor:
 
 KERNELS: Mapping[str, Kernel] = {
     "flash-attn-4": Kernel(
-        serves=_on_gpu(capability=(9, 0), newest=10, multiple=8, largest=128, package="flash_attn.cute"),
+        serves=_on_gpu(capability=(9, 0), newest=10, multiple=8, largest=128, packages=FLASH_4),
         attend=lambda q, k, v, window: _flash_4(q, k, v, window)[0],
     ),
     "flash-attn-3": Kernel(
-        serves=_on_gpu(capability=(9, 0), newest=9, multiple=8, largest=256, package="flash_attn_interface"),
+        serves=_on_gpu(capability=(9, 0), newest=9, multiple=8, largest=256, packages=FLASH_3),
         attend=_flash_3,
     ),
     "flash-attn-2": Kernel(
-        serves=_on_gpu(capability=(8, 0), multiple=8, largest=256, package="flash_attn.flash_attn_interface"),
+        serves=_on_gpu(capability=(8, 0), multiple=8, largest=256, packages=FLASH_2),
         attend=_flash_2,
     ),
     "torch-flash": Kernel(serves=_on_gpu(capability=(8, 0), multiple=8, largest=256), attend=_torch_flash),

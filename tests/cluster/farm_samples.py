@@ -22,6 +22,7 @@ def gpu(index: int = 0, **changes: object) -> Device:
         "memory_bytes": 81559 * 2**20,
         "free_bytes": 80 * 10**9,
         "power_limit_watts": 700.0,
+        "capability": (9, 0),
         "threads": 16,
         "uuid": f"GPU-{index}abc",
     }

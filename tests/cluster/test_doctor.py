@@ -1,7 +1,9 @@
 """The doctor looks at the real machine."""
 
+import importlib.metadata
 import subprocess
 
+import pytest
 from farm_samples import CPU, gpu
 
 from cluster import doctor
@@ -33,3 +35,32 @@ def test_a_torch_that_does_not_load_is_missing(monkeypatch):
     monkeypatch.setattr(doctor, "TORCH_PROBE", "raise ImportError('libcudart is gone')")
     check = doctor._torch([CPU])
     assert (check.state, "libcudart is gone" in check.found) == ("missing", True)
+
+
+HOPPER, AMPERE, CONSUMER, UNKNOWN = (gpu(i, capability=c) for i, c in enumerate([(9, 0), (8, 6), (12, 0), None]))
+
+
+@pytest.mark.parametrize(
+    ("devices", "installed", "states"),
+    [
+        ([CPU], {}, {}),
+        ([HOPPER], {}, {"flash-attn-4": "warn"}),
+        ([HOPPER], {"flash-attn-4": "4.0"}, {"flash-attn-4": "ok"}),
+        ([gpu(capability=(10, 0))], {"flash-attn": "2.8"}, {"flash-attn-4": "warn"}),
+        ([AMPERE], {"flash-attn-4": "4.0"}, {"flash-attn": "warn"}),
+        ([HOPPER, AMPERE], {"flash-attn": "2.8"}, {"flash-attn-4": "warn", "flash-attn": "ok"}),
+        ([CONSUMER, UNKNOWN], {}, {"flash-attn": "warn"}),
+    ],
+)
+def test_the_kernels_that_a_gpu_is_fastest_with_are_looked_for(devices, installed, states, monkeypatch):
+    def version(package):
+        if package not in installed:
+            raise importlib.metadata.PackageNotFoundError(package)
+        return installed[package]
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+    checks = doctor._flash_attention(devices)
+    assert {check.name: check.state for check in checks} == states
+    for check in checks:
+        assert f"{check.name} " in check_lines([check])[0]
+        assert check.state == "ok" or "uv sync --extra " + {"flash-attn-4": "hopper"}.get(check.name, "flash") in check.cure
