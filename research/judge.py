@@ -33,7 +33,7 @@ from research.channel import (
 )
 from research.confinement import CHILDREN, Confinement
 from research.contract import Contract, UserError, judge_sha256
-from research.ending import RunEnded, ended_by_itself, require_finite
+from research.ending import RunEnded, cure_for_memory, ended_by_itself, require_finite
 from research.handover import count_parameters, printable_shapes, reported_fields, tensor_shapes
 from research.processes import Child, Log, child_environment, end_children
 from research.provenance import software_versions
@@ -337,7 +337,7 @@ class Judge:
         except ChannelClosed:
             raise self._hung_up(child) from None
         if message is None and child.exit_code() is not None:
-            raise ended_by_itself(child)
+            raise self._ended(child)
         return message
 
     def _send(self, child: Child, kind: Kind, a: int, b: int = 0, x: float = 0.0, descriptors: Sequence[int] = ()) -> None:
@@ -353,7 +353,10 @@ class Judge:
             if monotonic() > patience or self._cancelled():
                 return RunEnded("invalid", "train.py broke off its connection to the judge")
             time.sleep(0.01)
-        return ended_by_itself(child)
+        return self._ended(child)
+
+    def _ended(self, child: Child) -> RunEnded:
+        return ended_by_itself(child, memory_cure=cure_for_memory(self.train_py, trains=child is self.trainer))
 
     def _end(self, children: list[Child]) -> None:
         """Ends children and whatever they started."""

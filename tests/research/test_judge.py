@@ -10,13 +10,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-from judged import TRAIN_PY, Run, Runner, variant
+from judged import TRAIN_PY, Run, Runner, variant, with_train
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
 
 from research.buffer import rows_per_batch
 from research.contract import CONTRACT_VARIABLE
-from research.ending import ended_by_itself
+from research.ending import cure_for_memory, ended_by_itself
 from research.processes import Log
 from research.result import RunResult, read_result
 from research.row_scores import load_row_scores
@@ -235,6 +235,49 @@ class Ended:
 def test_what_an_early_end_means(text: str, code: int, status: str, reason: str) -> None:
     end = ended_by_itself(Ended(text, code))  # type: ignore[arg-type]
     assert end.status == status and end.reason.startswith(reason)
+
+
+TORCH_SAYS = (
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 8.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which "
+    "3.19 GiB is free. Including non-PyTorch memory, this process has 75.91 GiB memory in use. Of the allocated memory "
+    "74.77 GiB is allocated by PyTorch, and 463.18 MiB is reserved by PyTorch but unallocated. If reserved but unallocated "
+    "memory is large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation.  See documentation "
+    "for Memory Management  (https://docs.pytorch.org/docs/stable/notes/cuda.html#optimizing-memory-usage)"
+)
+"""As torch prints it, on one line."""
+
+
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        (TORCH_SAYS, "out of memory (needed 8.00 GiB more, had 74.77 GiB, GPU has 79.11 GiB, 3.19 GiB free): cure"),
+        (
+            TORCH_SAYS.replace("Including non-PyTorch memory, this process has 75.91 GiB memory in use.", "76.00 GiB allowed;"),
+            "out of memory (needed 8.00 GiB more, had 74.77 GiB, may take 76.00 GiB, GPU has 79.11 GiB, 3.19 GiB free): cure",
+        ),
+        (
+            "torch.OutOfMemoryError: CUDA out of memory. Allocation was preemptively rejected because it would exceed "
+            "per_process_memory_fraction limit. Requested size: 512.00 MiB",
+            "out of memory (needed 512.00 MiB more): cure",
+        ),
+    ],
+)
+def test_a_full_gpu_is_one_line_with_what_to_do(said: str, reason: str) -> None:
+    text = f"Traceback (most recent call last):\n  in forward\n{said}\n"
+    end = ended_by_itself(Ended(text, 1), memory_cure="cure")  # type: ignore[arg-type]
+    assert (end.status, end.reason) == ("oom", reason)
+
+
+def test_the_cure_for_a_full_gpu_names_what_to_edit() -> None:
+    assert cure_for_memory("DEVICE_BATCH_SIZE = 2**7  # rows", trains=True) == "halve DEVICE_BATCH_SIZE, 128 rows now"
+    for text in ("DEVICE_BATCH_SIZE = 1", "BATCH = 8", "def ("):
+        assert cure_for_memory(text, trains=True) == "make the model smaller"
+    assert "forward pass" in cure_for_memory("DEVICE_BATCH_SIZE = 128", trains=False)
+
+
+def test_a_run_that_fills_the_gpu_says_so(run: Runner) -> None:
+    result = run(with_train(f"raise torch.OutOfMemoryError({TORCH_SAYS.partition(': ')[2]!r})")).result
+    assert result.status == "oom" and result.reason.startswith("out of memory (needed 8.00 GiB more")
 
 
 def test_scoring_batches_fit_their_buffer(run: Runner) -> None:
