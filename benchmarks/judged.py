@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.engine import LocalEngine
-from cluster.hardware import Device, choose_devices, platform_identity
-from research.contract import Contract, UserError, cache_folder, choose_profile, contract_for
+from cluster.hardware import Device, choose_devices, limited, platform_identity
+from research.contract import Contract, UserError, cache_folder, choose_profile, contract_for, memory_limit
 from research.hyperparameters import fit_to_profile, read_constants, write_constants
 from research.prepare import prepare
 from research.recipes import Literal
@@ -38,12 +38,14 @@ def add_terms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=float, help="seconds of training in a run")
     parser.add_argument("--source", help="of the text")
     parser.add_argument("--devices", help="one device: 0 or cpu or mps (default: the best that is there)")
+    parser.add_argument("--gpu-memory", type=float, metavar="GB", help="that a run may take (default: what is free)")
     parser.add_argument("--cache", help="of prepared data")
 
 
 def terms_of(options: argparse.Namespace) -> Terms:
     """Prepares the data where it isn't there. Raises UserError."""
     device = choose_devices(options.devices)[0]
+    device = limited(device, memory_limit(options.gpu_memory, device.kind))
     profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
     contract = contract_for(profile, budget=options.budget, source=options.source)
     data = prepare(contract, cache=cache_folder(options.cache), say=print)

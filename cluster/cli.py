@@ -136,6 +136,7 @@ def _add_start(command: AddCommand) -> None:
     profile.add_argument("name", nargs="?", choices=list(PROFILES), help="another than that")
     profile.add_argument("--write", action="store_true", help="put its starting hyperparameters into research/train.py")
     _add_recipe(profile)
+    _add_gpu_memory(profile)
     _add_devices(profile)
 
 
@@ -279,6 +280,16 @@ def _add_judging(parser: argparse.ArgumentParser) -> None:
         choices=SANDBOX_MODES,
         default="auto",
         help="around train.py: auto, what the host has (default); strict, or none of the runs begins; off, for your own edits",
+    )
+    _add_gpu_memory(parser)
+
+
+def _add_gpu_memory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--gpu-memory",
+        type=_positive(float),
+        metavar="GB",
+        help="memory of the GPU that a run may take (default: what is free)",
     )
 
 

@@ -391,6 +391,7 @@ def make_engine(options: FarmOptions, planner: Planner, local: list[LoopPlan]) -
         gpus=options.gpu_indices,
         cache=options.cache_asked_for,
         num_shards=options.num_shards,
+        gpu_memory_bytes=options.gpu_memory_bytes,
     )
 
 

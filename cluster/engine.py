@@ -38,11 +38,11 @@ class Engine(Protocol):
     async def execute(self, device: Device, train_py: str, spec: RunSpec, on_progress: Callable[[Progress], None]) -> RunResult:
         """One run on `device`, after those that were asked for earlier.
 
-        The spec's device, threads and data folder are replaced by the worker's own; what the judge leaves in the run folder
-        (log, result, model) is in the spec's run folder afterwards. `on_progress` is called in the event loop with the
-        judge's messages, and with ALIVE every second while the worker lives. Failures of the infrastructure are results with
-        the status `lost`. When the awaiting task is cancelled the run's processes are ended before CancelledError goes on
-        (within 5 s).
+        The spec's device, threads, limit of GPU memory and data folder are replaced by the worker's own; what the judge leaves
+        in the run folder (log, result, model) is in the spec's run folder afterwards. `on_progress` is called in the event loop
+        with the judge's messages, and with ALIVE every second while the worker lives. Failures of the infrastructure are
+        results with the status `lost`. When the awaiting task is cancelled the run's processes are ended before CancelledError
+        goes on (within 5 s).
         """
 
     async def close(self) -> None:
@@ -63,7 +63,8 @@ class LocalEngine:
 
     async def execute(self, device: Device, train_py: str, spec: RunSpec, on_progress: Callable[[Progress], None]) -> RunResult:
         worker = self._workers[device.key]
-        spec = replace(spec, device=device.torch_device, threads=device.threads)
+        memory = device.gpu_memory_bytes
+        spec = replace(spec, device=device.torch_device, threads=device.threads, gpu_memory_bytes=memory)
         loop = asyncio.get_running_loop()
 
         def report(progress: Progress) -> None:

@@ -31,9 +31,11 @@ class Device:
     """NVML's number for a GPU; 0 for the others."""
     name: str
     memory_bytes: int
-    """The device's own memory; the machine's for `mps` and `cpu`."""
+    """The device's own memory, or the limit of it that its runs have; the machine's for `mps` and `cpu`."""
     free_bytes: int
-    """Free when it was looked at."""
+    """Free when it was looked at, within the limit."""
+    limited: bool = False
+    """Whether `memory_bytes` is a limit (`--gpu-memory`)."""
     power_limit_watts: float | None = None
     capability: tuple[int, int] | None = None
     """CUDA's version of a GPU: (9, 0) is Hopper."""
@@ -49,6 +51,11 @@ class Device:
         """How people and logs name it: `cuda:1`, `mps`, `cpu`, on a cluster behind its node's name. Unique in a farm."""
         name = f"cuda:{self.index}" if self.kind == "cuda" else self.kind
         return f"{self.node}/{name}" if self.node else name
+
+    @property
+    def gpu_memory_bytes(self) -> int | None:
+        """The limit that its runs have; None: none."""
+        return self.memory_bytes if self.limited else None
 
     @property
     def torch_device(self) -> str:
@@ -94,9 +101,19 @@ def choose_devices(text: str | None, found: list[Device] | None = None) -> tuple
     return tuple(replace(device, threads=threads) for device in chosen)
 
 
+def limited(device: Device, limit: int | None) -> Device:
+    """A GPU with runs that take at most `limit` bytes of its memory; as it is where it has no more."""
+    if limit is None or device.kind != "cuda" or limit >= device.memory_bytes:
+        return device
+    return replace(device, memory_bytes=limit, free_bytes=min(device.free_bytes, limit), limited=True)
+
+
 def platform_identity(device: Device) -> str:
-    """One line that says on what a wall-clock score was made: scores compare only where it is equal."""
-    memory = f"{round(device.memory_bytes / GB)} GB"
+    """One line that says on what a wall-clock score was made: scores compare only where it is equal.
+
+    A limit of memory stands in the memory's place: it makes batches smaller, and scores other ones.
+    """
+    memory = f"{device.memory_bytes / GB:.4g} GB" if device.limited else f"{round(device.memory_bytes / GB)} GB"
     if device.kind == "cuda":
         power = [] if device.power_limit_watts is None else [f"{device.power_limit_watts:.0f} W"]
         return ", ".join([device.name, memory, *power])

@@ -57,4 +57,6 @@ class FarmOptions:
     """Keep the model of every kept run, for `farm sample`."""
     rule: Rule = "noise"
     sandbox: SandboxMode = "auto"
+    gpu_memory_bytes: int | None = None
+    """Of each GPU, for runs on it; `devices` are limited to it already."""
     baseline_runs: int = 2

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from cluster.engine import ALIVE, ALIVE_SECONDS, Change
-from cluster.hardware import Device, DeviceKind
+from cluster.hardware import Device, DeviceKind, limited
 from cluster.home import inside_job, package_folder
 from cluster.ray_worker import NodeData, NodeWorker, Outcome, data_on_node, packed
 from cluster.worker import JUDGE_COMMAND, Progress
 from cluster.working_folder import zip_checkout
-from research.contract import Contract, UserError
+from research.contract import Contract, UserError, require_cuda_for_limit
 from research.result import RunResult, RunSpec
 from research.rows import PreparedData
 
@@ -70,14 +70,16 @@ class RayEngine:
         gpus: tuple[int, ...] | None = None,
         cache: str | None = None,
         num_shards: int | None = None,
+        gpu_memory_bytes: int | None = None,
         judge_command: Sequence[str] = JUDGE_COMMAND,
     ) -> None:
         """Joins the cluster at `address`, else the one that this process is in; else starts one on this machine.
 
         `kind` None: the GPUs, or the CPUs of a cluster that has no GPU. `gpus` are the indices that a cluster of one's own
-        may use. Raises UserError where the cluster can't be joined.
+        may use; `gpu_memory_bytes` is what runs may take of each. Raises UserError where the cluster can't be joined.
         """
         self._terms, self._kind, self._cache, self._num_shards = terms, kind, cache, num_shards
+        self._gpu_memory_bytes = gpu_memory_bytes
         self._judge_command = tuple(judge_command)
         self._workers: dict[str, _Hired] = {}
         self._hiring: list[tuple[str, asyncio.Task[Change | None]]] = []
@@ -107,7 +109,7 @@ class RayEngine:
         if worker is None:
             return _lost(spec, f"{device.key} is gone")
         async with worker.turn:
-            there = replace(spec, data_folder=worker.data_folder)
+            there = replace(spec, data_folder=worker.data_folder, gpu_memory_bytes=worker.device.gpu_memory_bytes)
             run = asyncio.wrap_future(worker.actor.run.remote(train_py, there).future())
             try:
                 outcome: Outcome = await self._followed(worker, run, on_progress)
@@ -226,6 +228,9 @@ class RayEngine:
         actor: Any = ray.remote(NodeWorker).options(**options).remote(kind, node.name, threads, self._judge_command)
         try:
             device: Device = await _answer(actor.describe.remote())
+            if self._gpu_memory_bytes is not None:
+                require_cuda_for_limit(device.kind)
+                device = limited(device, self._gpu_memory_bytes)
             contract, data = await asyncio.to_thread(self._terms, device)
             given: NodeData = await _answer(self._data_task(here, contract, data))
         except UserError as error:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.engine import LocalEngine
-from cluster.hardware import Device, platform_identity
+from cluster.hardware import Device, limited, platform_identity
 from research.contract import Contract, UserError, judge_sha256, profile_named
 from research.result import RunResult, RunSpec
 from research.rows import PreparedData
@@ -57,8 +57,9 @@ def run_to_repeat(record: ExperimentRecord) -> RunResult:
     raise UserError(f"{record.experiment.id} has no score to reproduce: {how}.")
 
 
-def device_like(branch: Branch, devices: tuple[Device, ...]) -> Device:
-    """One of the branch's platform. Raises UserError."""
+def device_like(branch: Branch, devices: tuple[Device, ...], *, gpu_memory_bytes: int | None = None) -> Device:
+    """One of the branch's platform, under the limit of memory that the run had. Raises UserError."""
+    devices = tuple(limited(device, gpu_memory_bytes) for device in devices)
     for device in devices:
         if platform_identity(device) == branch.platform:
             return device

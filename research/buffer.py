@@ -14,6 +14,7 @@ from torch import Tensor
 
 from research.channel import map_shared, shared_memory
 from research.contract import Contract
+from research.gpu_memory import buffer_bytes
 
 
 class SharedIds:
@@ -36,9 +37,13 @@ class LogitsBuffer:
     """Keeps the memory alive."""
 
 
-def rows_per_batch(contract: Contract, device: torch.device) -> int:
-    """Rows that are scored at once, 64 at most: as many as fit a buffer of 1 GiB (MPS: 128 MiB, CPU: 16 MiB)."""
-    budget = {"cuda": 2**30, "cpu": 2**24}.get(device.type, 2**27)
+def rows_per_batch(contract: Contract, device: torch.device, *, gpu_memory: int | None = None) -> int:
+    """Rows that are scored at once, 64 at most: as many as fit a buffer of 1 GiB (MPS: 128 MiB, CPU: 16 MiB).
+
+    Less on a GPU whose runs have little memory: `gpu_memory` bytes (None: plenty).
+    """
+    large = 2**30 if gpu_memory is None else buffer_bytes(gpu_memory)
+    budget = {"cuda": large, "cpu": 2**24}.get(device.type, 2**27)
     return max(1, min(64, budget // (contract.MAX_SEQ_LEN * contract.VOCAB_SIZE * 4)))
 
 

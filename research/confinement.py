@@ -6,6 +6,7 @@ from pathlib import Path
 
 from research import attention_choice, compile_cache
 from research.attention import CHOICE_VARIABLE
+from research.gpu_memory import SHARE_VARIABLE, scorer_bytes, trainer_bytes
 from research.result import RunSpec
 from research.rows import PreparedData
 from research.sandbox import FIRST_IDENTITY, Sandbox, check_strict, probe
@@ -32,6 +33,7 @@ class Confinement:
         self._on_gpu = spec.device.startswith("cuda")
         chosen = attention_choice.choose(spec.contract, spec.device, self._shared)
         self._attention = {} if chosen is None else {CHOICE_VARIABLE: chosen}
+        self._gpu_memory = spec.gpu_memory_bytes
         scratch.chmod(0o711)
 
     @property
@@ -65,8 +67,9 @@ class Confinement:
 
     def environment(self, name: str, folder: Path) -> Mapping[str, str]:
         """What the sandbox of a child adds to its environment: everything that it writes goes to its own folder."""
+        share = share_of_gpu(name, self._gpu_memory)
         if self.layers is None:
-            return {"TMPDIR": str(folder), **self._attention}
+            return {"TMPDIR": str(folder), **self._attention, **share}
         private = self._writes_compiled(name) or folder / "compiled"
         return {
             "TMPDIR": str(folder),
@@ -76,6 +79,7 @@ class Confinement:
             **compile_cache.variables(private),
             compile_cache.SHARED_VARIABLE: str(self._shared),
             **self._attention,
+            **share,
             **({"CUDA_VISIBLE_DEVICES": gpu_name_for_cuda()} if self._on_gpu else {}),
         }
 
@@ -90,6 +94,13 @@ class Confinement:
         """A folder outside the sandbox that a child with a trusted train.py compiles into."""
         keeps = self._trusted and name in COMPILING and self.layers is not None
         return self._scratch / f"compiled-{name}" if keeps else None
+
+
+def share_of_gpu(name: str, limit: int | None) -> Mapping[str, str]:
+    """What tells the child `name` how much of the GPU's memory it may take, in a run that has a limit in bytes."""
+    if limit is None:
+        return {}
+    return {SHARE_VARIABLE: str(trainer_bytes(limit) if name == CHILDREN[0] else scorer_bytes(limit))}
 
 
 def run_view(spec: RunSpec, data: PreparedData, *, also_readable: Path) -> View:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from research.gpu_memory import FITTED_PART, GB, LEAST_LIMIT, trainer_bytes
 from research.recipes import CPU, ORIGINAL, SMALL, STANDARD, Literal, Recipe
 
 CONTRACT_VARIABLE = "AUTORESEARCH_CONTRACT"
@@ -85,8 +86,10 @@ class Profile:
     """Those of them that fit the hardware: the original's recipe leaves them as they are."""
     sigma: float
     """Prior standard deviation of val_bpb between seeds."""
+    model_bytes: int
+    """GPU memory that training takes whatever its batch: weights, gradients, the optimizer's state and work."""
     device_bytes_per_token: int
-    """GPU memory that a token of the device batch takes; fits DEVICE_BATCH_SIZE to what is free."""
+    """GPU memory that a token of the device batch takes beside that. Rows lie on the GPU only where they fit beside all."""
     what_for: str
     """One line for people who choose."""
 
@@ -105,7 +108,8 @@ PROFILES: dict[str, Profile] = {
         ),
         hyperparameters=STANDARD,
         sigma=0.0007,
-        device_bytes_per_token=260_000,
+        model_bytes=1_500_000_000,
+        device_bytes_per_token=200_000,
         what_for="a GPU with 20 GB or more: the original's constants",
     ),
     "small": Profile(
@@ -120,6 +124,7 @@ PROFILES: dict[str, Profile] = {
         hyperparameters=SMALL,
         sizes=SIZES,
         sigma=0.002,
+        model_bytes=250_000_000,
         device_bytes_per_token=90_000,
         what_for="a smaller GPU, or a Mac",
     ),
@@ -135,6 +140,7 @@ PROFILES: dict[str, Profile] = {
         hyperparameters=CPU,
         sizes=SIZES,
         sigma=0.020,
+        model_bytes=50_000_000,
         device_bytes_per_token=60_000,
         what_for="no GPU: a tiny model on the Python library's own sources",
     ),
@@ -179,12 +185,31 @@ def starting_hyperparameters(profile: str, *, free_bytes: int | None = None, rec
 
 
 def fitted_device_batch(profile: str, wanted: int, free_bytes: int | None) -> int:
-    """`wanted` rows, halved until they fit nine tenths of `free_bytes` of device memory (None: unknown)."""
+    """`wanted` rows, halved until a run of them fits `free_bytes` of device memory (None: unknown)."""
+    if free_bytes is None:
+        return wanted
     chosen = profile_named(profile)
     row_bytes = chosen.device_bytes_per_token * chosen.contract.MAX_SEQ_LEN
-    while free_bytes is not None and wanted > 1 and wanted * row_bytes > 0.9 * free_bytes:
+    room = FITTED_PART * trainer_bytes(free_bytes) - chosen.model_bytes
+    while wanted > 1 and wanted * row_bytes > room:
         wanted //= 2
     return wanted
+
+
+def memory_limit(gigabytes: float | None, device: str) -> int | None:
+    """`--gpu-memory` in bytes, for runs on `device`. Raises UserError where it can't be kept, or is too little."""
+    if gigabytes is None:
+        return None
+    require_cuda_for_limit(device)
+    if not LEAST_LIMIT <= gigabytes * GB < math.inf:
+        raise UserError(f"--gpu-memory {gigabytes:g} is too little: a run needs {LEAST_LIMIT // GB} GB, or more.")
+    return int(gigabytes * GB)
+
+
+def require_cuda_for_limit(device: str) -> None:
+    """Raises UserError where runs on `device` can't be held to a limit of GPU memory."""
+    if not device.startswith("cuda"):
+        raise UserError(f"--gpu-memory limits runs on a GPU with CUDA, and these are on {device}: leave it out.")
 
 
 def active_contract() -> Contract:

@@ -60,7 +60,14 @@ def row_order(rows: int, seed: int, epoch: int) -> np.ndarray:
 
 def fits(size: int, device: torch.device) -> bool:
     """Whether `size` bytes of rows may lie on a GPU beside the run."""
-    return device.type == "cuda" and size <= RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]
+    return device.type == "cuda" and size <= RESIDENT_SHARE * free_bytes(device)
+
+
+def free_bytes(device: torch.device) -> float:
+    """Of a GPU's memory, what is free and this process may take (where the run has a limit)."""
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = torch.cuda.get_per_process_memory_fraction(device) * total
+    return min(free, allowed - torch.cuda.memory_reserved(device))
 
 
 def uploaded(rows: np.ndarray, device: torch.device) -> Tensor:

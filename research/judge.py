@@ -51,7 +51,7 @@ from research.score import (
     tolerance_for,
 )
 from research.seeds import seed_set_by
-from research.supervision import MemoryMonitor, Supervisor
+from research.supervision import MemoryMonitor, Supervisor, gpu_bytes
 
 MAX_TRAIN_PY_BYTES = 200_000
 MAX_REPORT_BYTES = 2**20
@@ -91,6 +91,10 @@ class Judge:
         self.contract: Contract = spec.contract
         self.device = torch.device(spec.device)
         self.caps = caps or Caps.for_budget(self.contract.TIME_BUDGET, spec.device)
+        on_gpu = self.device.type == "cuda"
+        memory = (spec.gpu_memory_bytes or gpu_bytes()) if on_gpu else None
+        self.batch_rows = rows_per_batch(self.contract, self.device, gpu_memory=memory)
+        """Rows that are scored at once."""
         self.data = PreparedData.load(Path(spec.data_folder))
         self.folder = Path(spec.run_folder)
         self._emit, self._cancelled, self._echo = emit, cancelled, echo
@@ -172,7 +176,10 @@ class Judge:
         folder = self._scratch / name
         folder.mkdir()
         (folder / "train.py").write_text(self.train_py)
-        environment = child_environment(self.contract, threads=self.spec.threads, device=self.spec.device, seed=self.spec.seed)
+        spec = self.spec
+        environment = child_environment(
+            self.contract, threads=spec.threads, device=spec.device, seed=spec.seed, rows=self.batch_rows
+        )
         environment |= self.confinement.environment(name, folder)
         child = Child(main, folder=folder, environment=environment, log=log, sandbox=self.confinement.sandbox(name, folder))
         self._children.append(child)
@@ -382,6 +389,7 @@ class Judge:
             reason=reason[:MAX_REASON],
             seed=self.spec.seed,
             device=self.spec.device,
+            gpu_memory_bytes=self.spec.gpu_memory_bytes,
             total_seconds=total_seconds,
             score_fingerprint=self.data.score_fingerprint(self.contract),
             data_fingerprint=self.data.data_fingerprint,
@@ -414,7 +422,7 @@ class Answers:
     def __init__(self, judge: Judge, child: Child, tensors: int) -> None:
         self._judge, self._child = judge, child
         contract = judge.contract
-        self._batch = rows_per_batch(contract, judge.device)
+        self._batch = judge.batch_rows
         self._ids = SharedIds(self._batch, contract.MAX_SEQ_LEN)
         self._logits = create_logits_buffer(self._batch, contract.MAX_SEQ_LEN, contract.VOCAB_SIZE, judge.device)
         self._logits.tensor.zero_()

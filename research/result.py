@@ -44,6 +44,8 @@ class RunSpec:
     sandbox: SandboxMode = "auto"
     memory_bytes: int | None = None
     """Of the host, for the run's processes together; None: most of what the host has."""
+    gpu_memory_bytes: int | None = None
+    """Of the GPU, for the run's processes together (research/gpu_memory.py); None: all that is free."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -100,6 +102,8 @@ class RunResult:
     """Versions: python, torch, cuda, driver."""
     sandbox: tuple[str, ...] = ()
     """The layers that were really in force."""
+    gpu_memory_bytes: int | None = None
+    """The limit that the run was under; None: there was none."""
     reported_steps: int | None = None
     reported_tokens: int | None = None
     reported_mfu_percent: float | None = None

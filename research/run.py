@@ -28,6 +28,7 @@ from research.contract import (
     cache_folder,
     choose_profile,
     contract_for,
+    memory_limit,
 )
 from research.hyperparameters import fit_to_profile
 from research.judge import Judge, scratch_prefix
@@ -75,6 +76,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--source", help="data source, instead of the profile's")
     parser.add_argument("--seed", type=int, default=42, metavar="N")
     parser.add_argument("--device", help="cuda:0, mps or cpu; default: the best that is there")
+    parser.add_argument(
+        "--gpu-memory", type=float, metavar="GB", help="of the GPU, that the run may take; default: what is free"
+    )
     parser.add_argument("--sandbox", choices=SANDBOX_MODES, default="auto", help="auto: what the host has; strict; off")
     parser.add_argument("--cache", metavar="FOLDER", help="where prepared data lies")
     parser.add_argument("--folder", metavar="FOLDER", help="keep train.py, run.log and result.json here")
@@ -89,6 +93,11 @@ def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> R
         raise UserError(f"There is no file {options.train}: name a train.py with --train.")
     device, total, free = best_device()
     device = options.device or device
+    limit = memory_limit(options.gpu_memory, device)
+    if limit is not None and limit < total:
+        total, free = limit, min(free or limit, limit)
+    else:
+        limit = None
     import_compiler(device)
     profile = options.profile or choose_profile(device, total)
     contract = contract_for(profile, budget=options.budget, source=options.source)
@@ -106,6 +115,7 @@ def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> R
             data_folder=str(data.folder),
             run_folder=str(options.folder or scratch),
             sandbox=options.sandbox,
+            gpu_memory_bytes=limit,
         )
         return Judge(spec, train_py, emit=lambda _: None, cancelled=cancelled, echo=print_now).execute()
 

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from research.buffer import LogitsBuffer, SharedIds, open_logits_buffer, rows_per_batch
+from research.buffer import LogitsBuffer, SharedIds, open_logits_buffer
 from research.channel import Channel, ChannelClosed, Kind, Message, map_shared
 from research.contract import Contract, active_contract
 from research.linux import die_with_parent
@@ -35,7 +35,7 @@ def main() -> None:
     require_device(device)
     torch.manual_seed(int(child_setting("SEED")))
     model = load_train_py(Path("train.py").resolve()).build_model().to(device)
-    forward = ready_to_answer(model, contract, device)
+    forward = ready_to_answer(model, contract, device, rows=int(child_setting("ROWS")))
     channel.send(Kind.READY)
     try:
         message = channel.receive()
@@ -56,8 +56,8 @@ def load_tensors(model: nn.Module, descriptor: int, size: int) -> None:
 
 
 @torch.inference_mode()
-def ready_to_answer(model: nn.Module, contract: Contract, device: torch.device) -> Forward:
-    """The model's forward pass in evaluation mode; on a GPU compiled here, while nothing is timed yet.
+def ready_to_answer(model: nn.Module, contract: Contract, device: torch.device, *, rows: int) -> Forward:
+    """The model's forward pass in evaluation mode; on a GPU compiled here for so many rows, while nothing is timed yet.
 
     A model that compiles parts of itself is left to it; one that can't be compiled answers as it is.
     """
@@ -68,7 +68,7 @@ def ready_to_answer(model: nn.Module, contract: Contract, device: torch.device) 
     torch._dynamo.config.suppress_errors = True
     compiles_itself = any(module._compiled_call_impl is not None for module in model.modules())
     forward = model if compiles_itself else torch.compile(model, dynamic=False)
-    forward(torch.zeros((rows_per_batch(contract, device), contract.MAX_SEQ_LEN), dtype=torch.long, device=device))
+    forward(torch.zeros((rows, contract.MAX_SEQ_LEN), dtype=torch.long, device=device))
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()  # the memory is the trainer's now
     return forward

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from research.channel import Channel, Kind, map_shared, monotonic, shared_memory
 from research.contract import Contract, active_contract
 from research.feed import RowFeed, inputs_and_targets, to_device
+from research.gpu_memory import SHARE_VARIABLE
 from research.linux import die_with_parent
 from research.sandbox import BROKEN
 
@@ -259,10 +260,16 @@ def _memory_with(payload: bytes) -> int:
 
 
 def require_device(device: torch.device) -> None:
-    """Ends the process where its device can't be used: a run on another would score otherwise. It is not the idea's fault."""
+    """Ends the process where its device can't be used: a run on another would score otherwise. It is not the idea's fault.
+
+    Where the run has a limit of GPU memory, torch takes no more from here on than this process's share.
+    """
     if device.type == "cuda" and not torch.cuda.is_available():
         print("the GPU can't be used inside the sandbox: --sandbox off shows whether it can outside", file=sys.stderr)
         sys.exit(BROKEN)
+    if device.type == "cuda" and (share := os.environ.get(SHARE_VARIABLE)):
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, int(share) / total), device)
 
 
 def set_threads() -> None:

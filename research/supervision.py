@@ -138,6 +138,13 @@ def gpu_handle() -> object:
     return pynvml.nvmlDeviceGetHandleByUUID(visible)
 
 
+def gpu_bytes() -> int:
+    """That GPU's memory. Raises NVMLError."""
+    import pynvml
+
+    return int(pynvml.nvmlDeviceGetMemoryInfo(gpu_handle()).total)
+
+
 def gpu_minor() -> int:
     """The number in the name of that GPU's device file. Raises NVMLError."""
     import pynvml

@@ -11,7 +11,8 @@ PACKAGES = ("research", "results", "agent", "cluster")
 HOMES = {"torch": "research", "duckdb": "results", "anthropic": "agent", "git": "agent", "ray": "cluster"}
 LIGHT = {
     "research/recipes.py": set(),
-    "research/contract.py": {"research.recipes"},
+    "research/gpu_memory.py": set(),
+    "research/contract.py": {"research.recipes", "research.gpu_memory"},
     "research/result.py": {"research.contract"},
     "research/hyperparameters.py": {"research.contract", "research.recipes"},
 }

@@ -2,9 +2,9 @@
 
 import argparse
 
-from cluster.hardware import choose_devices, platform_identity
+from cluster.hardware import choose_devices, limited, platform_identity
 from cluster.home import find_cache, find_checkout, find_home
-from research.contract import UserError, choose_profile, contract_for, profile_named
+from research.contract import UserError, choose_profile, contract_for, memory_limit, profile_named
 from research.recipes import Recipe
 
 
@@ -33,6 +33,7 @@ def prepare(options: argparse.Namespace) -> int:
 def profile(options: argparse.Namespace) -> int:
     """Which profile and why; with --write its starting hyperparameters go into train.py."""
     device = choose_devices(options.devices)[0]
+    device = limited(device, memory_limit(options.gpu_memory, device.kind))
     suggested = choose_profile(device.torch_device, device.memory_bytes)
     name = options.name or suggested
     contract = profile_named(name).contract

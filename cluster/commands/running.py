@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from cluster.commands.history import BranchHistory, read_history
 from cluster.cost import data_line, estimate
-from cluster.hardware import Device, DeviceKind, busy_processes, choose_devices, detect_devices, platform_identity
+from cluster.hardware import Device, DeviceKind, busy_processes, choose_devices, detect_devices, limited, platform_identity
 from cluster.home import Home, find_cache, find_home
 from cluster.sandbox_checks import layers_here, lines_before_runs
-from research.contract import UserError, choose_profile, contract_for
+from research.contract import UserError, choose_profile, contract_for, memory_limit
 
 if TYPE_CHECKING:
     from cluster.display import Display
@@ -71,6 +71,12 @@ def make_options(options: argparse.Namespace, *, researcher: str) -> "FarmOption
     home = find_home(options.home)
     address = getattr(options, "address", None)
     engine = chosen_engine(getattr(options, "engine", "local"), options.devices, address)
+    kind = device_kind(options.devices)
+    devices = local_devices(options.devices, engine)
+    first = (kind or "cuda") if engine == "ray" else devices[0].kind  # of a cluster's nodes nothing is known yet
+    gpu_memory = memory_limit(options.gpu_memory, first)
+    if engine == "local":
+        devices = tuple(limited(device, gpu_memory) for device in devices)
     return FarmOptions(
         repo=repository_for(Path.cwd(), home.folder, renew=True),
         home=home,
@@ -82,14 +88,15 @@ def make_options(options: argparse.Namespace, *, researcher: str) -> "FarmOption
         budget=options.budget,
         source=options.source,
         num_shards=options.num_shards,
-        devices=local_devices(options.devices, engine),
+        devices=devices,
         engine=engine,
-        device_kind=device_kind(options.devices),
+        device_kind=kind,
         gpu_indices=gpu_indices(options.devices),
         cache_asked_for=options.cache,
         address=address,
         rule=options.rule,
         sandbox=options.sandbox,
+        gpu_memory_bytes=gpu_memory,
         # what only `farm run` has
         loops=getattr(options, "loops", None),
         experiments=getattr(options, "experiments", None),

@@ -24,7 +24,7 @@ def verify(options: argparse.Namespace) -> int:
     branch = next(history.branch for history in histories if history.branch.name == record.experiment.branch)
     old = run_to_repeat(record)
     train_py = recorded_train_py(home, record.experiment.commit)
-    device = device_like(branch, choose_devices(options.devices))
+    device = device_like(branch, choose_devices(options.devices), gpu_memory_bytes=old.gpu_memory_bytes)
     contract = Contract.from_json(branch.contract_json)
     data = find_prepared(contract, cache=find_cache(options.cache), num_shards=options.num_shards)
     check_same_as_recorded(old, train_py, data, contract)

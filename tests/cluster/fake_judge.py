@@ -39,7 +39,8 @@ def judge(order):
     if "traced" in what:
         what, _, path = what.rpartition(" ")
         trace, what = Path(path), "stubborn" if "stubborn" in what else "slow"
-    result = {"run_id": spec["run_id"], "status": "ok", "reason": "ran", "seed": spec["seed"], "device": spec["device"]}
+    result = {"run_id": spec["run_id"], "status": "ok", "reason": "ran", "seed": spec["seed"], "device": spec["device"],
+              "gpu_memory_bytes": spec["gpu_memory_bytes"]}  # fmt: skip
     say(event="progress", phase="startup", seconds=0.0, step=None, loss=None, fraction=0.0)
     if what in ("slow", "stubborn"):
         if what == "stubborn":

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from farm_samples import CPU, make_history
+from farm_samples import CPU, gpu, make_history
 
 from cluster.cli import main
 from cluster.commands.verifying import verification_lines
-from cluster.hardware import platform_identity
+from cluster.hardware import GB, limited, platform_identity
 from cluster.home import Home
 from cluster.verifying import Verification, check_same_as_recorded, device_like, run_to_repeat
 from research.contract import UserError, contract_for, judge_sha256
@@ -122,3 +122,12 @@ def test_a_record_without_a_score_and_another_platform_are_refused():
     assert device_like(branch, (CPU,)) is CPU
     with pytest.raises(UserError, match="was measured on Some CPU, 2 threads, this is Other CPU, 2 threads"):
         device_like(branch, (replace(CPU, name="Other CPU"),))
+
+
+def test_a_run_is_repeated_under_its_limit_of_memory():
+    device = limited(gpu(), 24 * GB)
+    branch = Branch(name="b", tag="b", loop=0, profile="standard", contract_json="", score_fingerprint="", data_fingerprint="",
+                    platform=platform_identity(device), baseline_commit="", created="")  # fmt: skip
+    assert device_like(branch, (CPU, gpu()), gpu_memory_bytes=24 * GB) == device
+    with pytest.raises(UserError, match="was measured on NVIDIA H100 80GB HBM3, 24 GB, 700 W, this is"):
+        device_like(branch, (gpu(),))

@@ -90,6 +90,8 @@ def test_every_command_has_a_function_and_a_place_in_the_help(command):
         (["sample", "1"], "No model of mar8-0001 was saved"),
         (["apply"], "no checkout here"),
         (["profile", "--write"], "no checkout here"),
+        (["run", "--devices", "cpu", "--gpu-memory", "8"], "--gpu-memory limits runs on a GPU with CUDA, and these are on cpu"),
+        (["profile", "--devices", "cpu", "--gpu-memory", "8"], "these are on cpu"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(home, capsys, arguments, says):

@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from farm_samples import CPU, FAKE_JUDGE
+from farm_samples import CPU, FAKE_JUDGE, gpu
 from ray_samples import living
 
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.engine import ALIVE, Engine, LocalEngine
+from cluster.hardware import GB, limited
 from cluster.ray_engine import RayEngine
 from cluster.workqueue import WorkItem, WorkQueue
 from research.contract import contract_for
@@ -87,6 +88,19 @@ def test_a_run_gives_its_result_its_progress_and_its_files(make_engine, spec):
     assert (Path(written.run_folder) / "run.log").read_text() == "a log\n"
     assert any(message.get("phase") == "training" for message in said)
     assert len(said) >= 2  # it took two seconds, and a worker shows every second that it lives
+
+
+def test_runs_are_under_their_devices_limit_of_memory(spec):
+    gpus = (gpu(0), limited(gpu(1), 24 * GB))
+
+    async def use():
+        engine = LocalEngine(gpus, judge_command=FAKE_JUDGE)
+        try:
+            return [await engine.execute(device, "ok", spec(device.key), quiet) for device in gpus]
+        finally:
+            await engine.close()
+
+    assert [result.gpu_memory_bytes for result in asyncio.run(use())] == [None, 24 * GB]
 
 
 def test_runs_take_turns_and_a_lost_one_is_a_result(make_engine, spec):

@@ -1,7 +1,7 @@
 import pytest
 from farm_samples import CPU, gpu
 
-from cluster.hardware import _visible, choose_devices, detect_devices, platform_identity
+from cluster.hardware import GB, _visible, choose_devices, detect_devices, limited, platform_identity
 from research.contract import UserError
 
 
@@ -41,6 +41,16 @@ def test_a_platform_is_one_readable_line():
     assert platform_identity(gpu()) == "NVIDIA H100 80GB HBM3, 80 GB, 700 W"
     assert platform_identity(gpu(power_limit_watts=None)) == "NVIDIA H100 80GB HBM3, 80 GB"
     assert platform_identity(CPU) == "Some CPU, 2 threads"
+
+
+def test_a_limit_of_memory_is_part_of_the_platform():
+    device = limited(gpu(), 24 * GB)
+    assert platform_identity(device) == "NVIDIA H100 80GB HBM3, 24 GB, 700 W"
+    assert platform_identity(limited(gpu(), int(7.5 * GB))) == "NVIDIA H100 80GB HBM3, 7.5 GB, 700 W"
+    assert (device.memory_bytes, device.free_bytes, device.gpu_memory_bytes) == (24 * GB,) * 3
+    assert limited(gpu(free_bytes=10 * GB), 24 * GB).free_bytes == 10 * GB
+    for same in (gpu(), CPU):
+        assert limited(same, None) is limited(same, 10**12) is same and same.gpu_memory_bytes is None
 
 
 def test_visible_devices_are_respected():

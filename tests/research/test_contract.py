@@ -17,10 +17,12 @@ from research.contract import (
     choose_profile,
     contract_for,
     fitted_device_batch,
+    memory_limit,
     profile_named,
     score_fingerprint,
     starting_hyperparameters,
 )
+from research.gpu_memory import FITTED_PART, GB, trainer_bytes
 from research.hyperparameters import read_constants
 from research.recipes import ORIGINAL, RECIPES, Recipe
 
@@ -96,10 +98,28 @@ def test_the_hardware_chooses_the_profile(device: str, memory: int, profile: str
 
 def test_the_device_batch_halves_until_it_fits() -> None:
     assert fitted_device_batch("standard", 128, None) == 128
-    row = PROFILES["standard"].device_bytes_per_token * 2048
-    assert fitted_device_batch("standard", 128, int(row * 128 / 0.9) + 1) == 128
-    assert fitted_device_batch("standard", 128, int(row * 127 / 0.9)) == 64
+    profile = PROFILES["standard"]
+    room = profile.model_bytes + 128 * 2048 * profile.device_bytes_per_token
+    enough = next(memory for memory in range(30 * GB, 80 * GB, GB // 16) if FITTED_PART * trainer_bytes(memory) >= room)
+    assert fitted_device_batch("standard", 128, enough) == 128
+    assert fitted_device_batch("standard", 128, enough - GB // 16) == 64
     assert fitted_device_batch("standard", 128, 1) == 1
+
+
+@pytest.mark.parametrize(("profile", "memory", "rows"), [("small", 8, 32), ("small", 24, 32), ("standard", 24, 32),
+                                                         ("standard", 79, 128)])  # fmt: skip
+def test_a_profile_runs_on_the_gpus_that_it_is_for(profile: str, memory: int, rows: int) -> None:
+    assert starting_hyperparameters(profile, free_bytes=memory * GB)["DEVICE_BATCH_SIZE"] == rows
+
+
+def test_a_limit_of_memory_is_for_gpus_and_leaves_room_to_train() -> None:
+    assert memory_limit(None, "cpu") is None
+    assert memory_limit(7.5, "cuda:0") == 7.5 * GB
+    with pytest.raises(UserError, match="and these are on cpu: leave it out"):
+        memory_limit(8, "cpu")
+    for little in (2, -1, float("nan"), float("inf")):
+        with pytest.raises(UserError, match="a run needs 3 GB"):
+            memory_limit(little, "cuda:0")
 
 
 @pytest.mark.parametrize("recipe", RECIPES)

@@ -17,6 +17,7 @@ from safetensors.torch import load_file as load_tensors
 from research.buffer import rows_per_batch
 from research.contract import CONTRACT_VARIABLE
 from research.ending import cure_for_memory, ended_by_itself
+from research.gpu_memory import GB
 from research.processes import Log
 from research.result import RunResult, read_result
 from research.row_scores import load_row_scores
@@ -285,7 +286,9 @@ def test_scoring_batches_fit_their_buffer(run: Runner) -> None:
     assert rows_per_batch(run.contract, cpu) == 64
     large = replace(run.contract, MAX_SEQ_LEN=2048, EVAL_TOKENS=2048, VOCAB_SIZE=8192)
     assert rows_per_batch(large, cpu) == 1
-    assert rows_per_batch(large, torch.device("cuda")) == 16
+    assert rows_per_batch(large, torch.device("cuda")) == rows_per_batch(large, torch.device("cuda"), gpu_memory=80 * GB) == 16
+    assert rows_per_batch(large, torch.device("cuda"), gpu_memory=8 * GB) == 4
+    assert rows_per_batch(large, cpu, gpu_memory=8 * GB) == 1
 
 
 def test_a_result_survives_json(honest: Run) -> None:

@@ -1,0 +1,75 @@
+"""How the processes of a run share a GPU's memory. The GPU itself is played: what torch is told, and what it answers."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from research import feed
+from research.confinement import CHILDREN, share_of_gpu
+from research.gpu_memory import CONTEXT_BYTES, GB, LEAST_LIMIT, SHARE_VARIABLE, buffer_bytes, scorer_bytes, trainer_bytes
+from research.session import require_device
+
+CUDA = torch.device("cuda:0")
+TOTAL = 80 * GB
+
+
+@pytest.fixture
+def fractions(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """What a process binds torch to, on a GPU with 80 GB."""
+    found: list[float] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: type("Properties", (), {"total_memory": TOTAL}))
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda fraction, device: found.append(fraction))
+    return found
+
+
+@pytest.mark.parametrize("memory", [LEAST_LIMIT, 4 * GB, 8 * GB, 24 * GB, 80 * GB, 140 * GB])
+def test_all_processes_together_keep_a_limit(memory: int) -> None:
+    training = trainer_bytes(memory) + 2 * scorer_bytes(memory) + 3 * CONTEXT_BYTES
+    judge = 2 * buffer_bytes(memory) + GB // 2  # the buffer, its copy, and the cross-entropy of a chunk
+    scoring = judge + 2 * scorer_bytes(memory) + 3 * CONTEXT_BYTES
+    assert training <= memory and trainer_bytes(memory) > memory // 5
+    assert scoring <= memory or memory < 4 * GB
+    assert 3 * buffer_bytes(memory) < scorer_bytes(memory)
+
+
+def test_without_room_the_trainer_gets_nothing() -> None:
+    assert trainer_bytes(1) == trainer_bytes(GB) == 0
+
+
+def test_each_child_is_told_its_share(fractions: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in CHILDREN:
+        assert share_of_gpu(name, None) == {}
+        monkeypatch.setenv(SHARE_VARIABLE, share_of_gpu(name, 8 * GB)[SHARE_VARIABLE])
+        require_device(CUDA)
+    assert fractions == [4.5 / 80, 1 / 80, 1 / 80]
+
+
+def test_a_share_above_what_there_is_binds_nothing(fractions: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SHARE_VARIABLE, str(2 * TOTAL))
+    require_device(CUDA)
+    assert fractions == [1.0]
+
+
+def test_without_a_limit_torch_is_told_nothing(fractions: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(SHARE_VARIABLE, raising=False)
+    require_device(CUDA)
+    monkeypatch.setenv(SHARE_VARIABLE, "1")
+    require_device(torch.device("cpu"))
+    assert fractions == []
+
+
+@pytest.mark.parametrize(("free", "fraction", "reserved", "room"), [
+    (60, 1.0, 10, 60),  # others hold 10 GB
+    (75, 0.1, 5, 3),  # a limit of 8 GB, 5 of them taken
+])  # fmt: skip
+def test_rows_lie_on_the_gpu_within_the_limit(monkeypatch: pytest.MonkeyPatch, free: int, fraction: float, reserved: int,
+                                              room: int) -> None:  # fmt: skip
+    answers: dict[str, Any] = {"mem_get_info": (free * GB, TOTAL), "get_per_process_memory_fraction": fraction,
+                               "memory_reserved": reserved * GB}  # fmt: skip
+    for name, answer in answers.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, answer=answer: answer)
+    assert feed.free_bytes(CUDA) == pytest.approx(room * GB)
+    assert feed.fits(int(0.49 * room * GB), CUDA) and not feed.fits(int(0.51 * room * GB), CUDA)
+    assert not feed.fits(1, torch.device("cpu"))
