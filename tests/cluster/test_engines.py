@@ -16,7 +16,7 @@ from cluster.engine import ALIVE, Engine, LocalEngine
 from cluster.hardware import GB, limited
 from cluster.ray_engine import RayEngine
 from cluster.workqueue import WorkItem, WorkQueue
-from research.contract import contract_for
+from research.contract import UserError, contract_for
 from research.prepare import prepare
 from research.result import RunSpec
 
@@ -101,6 +101,18 @@ def test_runs_are_under_their_devices_limit_of_memory(spec):
             await engine.close()
 
     assert [result.gpu_memory_bytes for result in asyncio.run(use())] == [None, 24 * GB]
+
+
+def test_a_cluster_without_gpus_refuses_a_limit_of_their_memory(cluster, data):
+    async def first_look():
+        engine = RayEngine(terms=lambda device: data, address=cluster.address, gpu_memory_bytes=24 * GB)
+        try:
+            await anext(engine.changes())
+        finally:
+            await engine.close()
+
+    with pytest.raises(UserError, match=r"No node of the cluster can work for this farm.*these are on cpu: leave it out"):
+        asyncio.run(first_look())
 
 
 def test_runs_take_turns_and_a_lost_one_is_a_result(make_engine, spec):

@@ -17,7 +17,7 @@ from safetensors.torch import load_file as load_tensors
 from research.buffer import rows_per_batch
 from research.contract import CONTRACT_VARIABLE
 from research.ending import cure_for_memory, ended_by_itself
-from research.gpu_memory import GB
+from research.gpu_memory import GB, SHARE_VARIABLE, trainer_bytes
 from research.processes import Log
 from research.result import RunResult, read_result
 from research.row_scores import load_row_scores
@@ -279,6 +279,12 @@ def test_the_cure_for_a_full_gpu_names_what_to_edit() -> None:
 def test_a_run_that_fills_the_gpu_says_so(run: Runner) -> None:
     result = run(with_train(f"raise torch.OutOfMemoryError({TORCH_SAYS.partition(': ')[2]!r})")).result
     assert result.status == "oom" and result.reason.startswith("out of memory (needed 8.00 GiB more")
+
+
+@pytest.mark.parametrize("sandbox", ["auto", "off"])
+def test_a_limit_of_gpu_memory_reaches_the_children_and_the_record(run: Runner, sandbox: str) -> None:
+    done = run(with_train(f"print('may take', os.environ['{SHARE_VARIABLE}'])"), gpu_memory_bytes=8 * GB, sandbox=sandbox)
+    assert f"may take {trainer_bytes(8 * GB)}\n" in done.log and done.result.gpu_memory_bytes == 8 * GB
 
 
 def test_scoring_batches_fit_their_buffer(run: Runner) -> None:
