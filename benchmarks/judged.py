@@ -2,11 +2,13 @@
 
 import argparse
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.engine import LocalEngine
 from cluster.hardware import Device, choose_devices, limited, platform_identity
+from cluster.worker import Progress
 from research.contract import Contract, UserError, cache_folder, choose_profile, contract_for, memory_limit
 from research.hyperparameters import fit_to_profile, read_constants, write_constants
 from research.prepare import prepare
@@ -72,7 +74,14 @@ def _constants(words: str) -> dict[str, Literal]:
 
 
 async def run_once(
-    engine: LocalEngine, train_py: str, terms: Terms, *, seed: int, keep_below: float | None = None, keep_in: Path | None = None
+    engine: LocalEngine,
+    train_py: str,
+    terms: Terms,
+    *,
+    seed: int,
+    keep_below: float | None = None,
+    keep_in: Path | None = None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> RunResult:
     """One run; a score above `keep_below` spares it the checks before a keep. It leaves nothing behind, or its files, the
     model among them, in the folder `keep_in`.
@@ -88,4 +97,4 @@ async def run_once(
             keep_below=keep_below,
             save_model=keep_in is not None,
         )
-        return await engine.execute(terms.device, train_py, spec, lambda _: None)
+        return await engine.execute(terms.device, train_py, spec, on_progress)

@@ -1,0 +1,119 @@
+"""Memory of a GPU that runs take, beside what their batch was fitted by (see the profiles in research/contract.py).
+
+    uv run python benchmarks/memory.py --profile small --gpu-memory 8 --budget 20 [DEVICE_BATCH_SIZE=16 ...]
+
+One run of the profile's train.py, and one of each variant. The card is looked at from outside, many times a second: `all` is
+what all processes of the run took of it together, in each phase; `torch` is what torch allocated in the trainer, by its own
+report; `fitted` is what the profile says for it. Nothing else may use the GPU meanwhile. Exit status 1 where a run has no score
+or took more than its limit.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+import threading
+from typing import Any
+
+from judged import Terms, add_terms, run_once, terms_of, variant_text
+
+from cluster.engine import LocalEngine
+from cluster.hardware import GB, Device, platform_identity
+from research.contract import UserError, profile_named
+from research.gpu_memory import trainer_bytes
+from research.hyperparameters import read_constants
+
+POLL_SECONDS = 0.01
+
+
+class Card:
+    """Peaks of a GPU's used memory by phase, in bytes above what was used at first."""
+
+    def __init__(self, device: Device) -> None:
+        import pynvml
+
+        pynvml.nvmlInit()
+        self._nvml, self._handle = pynvml, pynvml.nvmlDeviceGetHandleByUUID(device.uuid)
+        self._before = self._used()
+        self._phase, self.peaks = "startup", dict[str, int]()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+        self._thread.start()
+
+    def note(self, progress: dict[str, Any]) -> None:
+        self._phase = progress.get("phase") or self._phase
+
+    def stop(self) -> dict[str, int]:
+        self._stopped.set()
+        self._thread.join()
+        return self.peaks
+
+    def _poll(self) -> None:
+        while not self._stopped.wait(POLL_SECONDS):
+            self.peaks[self._phase] = max(self.peaks.get(self._phase, 0), self._used() - self._before)
+
+    def _used(self) -> int:
+        return int(self._nvml.nvmlDeviceGetMemoryInfo(self._handle).used)
+
+
+def fitted_bytes(terms: Terms, rows: int) -> int:
+    """What the profile says that the trainer allocates."""
+    profile = profile_named(terms.profile)
+    return profile.model_bytes + rows * terms.contract.MAX_SEQ_LEN * profile.device_bytes_per_token
+
+
+async def measure(terms: Terms, variants: list[str]) -> list[dict[str, Any]]:
+    """A run of each, in turn; prints a line for each."""
+    limit = terms.device.gpu_memory_bytes
+    of_trainer = trainer_bytes(terms.device.memory_bytes)
+    print(f"GB; the trainer may take {of_trainer / GB:.2f}" + ("" if limit is None else f", all {limit / GB:.2f}"))
+    print(f"{'rows':>6}{'all':>8}{'startup':>9}{'train':>8}{'score':>8}{'torch':>8}{'fitted':>8}  run")
+    found = []
+    engine = LocalEngine([terms.device])
+    try:
+        for name in ["as it is", *variants]:
+            text = terms.train_py if name == "as it is" else variant_text(name, terms)
+            rows = read_constants(text).get("DEVICE_BATCH_SIZE")
+            assert isinstance(rows, int)
+            card = Card(terms.device)
+            result = await run_once(engine, text, terms, seed=1, on_progress=card.note)
+            peaks = card.stop()
+            run: dict[str, Any] = {
+                "run": name, "status": result.status, "reason": result.reason, "rows": rows, "limit": limit, "peaks": peaks,
+                "all": max(peaks.values(), default=0), "torch": (result.reported_peak_memory_mb or 0.0) * 2**20,
+                "fitted": fitted_bytes(terms, rows), "val_bpb": result.val_bpb,
+            }  # fmt: skip
+            run["kept"] = result.status == "ok" and (limit is None or run["all"] <= limit)
+            sizes = [
+                run["all"],
+                *(peaks.get(phase, 0) for phase in ("startup", "training", "scoring")),
+                run["torch"],
+                run["fitted"],
+            ]
+            columns = "".join(f"{size / GB:>{width}.2f}" for size, width in zip(sizes, (8, 9, 8, 8, 8, 8), strict=True))
+            print(f"{rows:>6}{columns}  {name}: {result.status}, {result.reason}", flush=True)
+            found.append(run)
+    finally:
+        await engine.close()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Memory of a GPU that runs take.")
+    parser.add_argument("variants", nargs="*", metavar="VARIANT", help="NAME=value ..., or another train.py")
+    add_terms(parser)
+    options = parser.parse_args()
+    try:
+        terms = terms_of(options)
+        if terms.device.kind != "cuda":
+            raise UserError("There is no GPU with CUDA here, whose memory could be looked at.")
+        print(terms.title())
+        found = asyncio.run(measure(terms, options.variants))
+    except UserError as error:
+        raise SystemExit(str(error)) from None
+    print(json.dumps({"platform": platform_identity(terms.device), "profile": terms.profile, "runs": found}))
+    sys.exit(0 if all(run["kept"] for run in found) else 1)
+
+
+if __name__ == "__main__":
+    main()
