@@ -301,6 +301,7 @@ class Judge:
             "consistency_rows": found.rows,
             "consistency_mean": found.mean,
             "consistency_row_rms": found.row_rms,
+            "consistency_section_rms": found.section_rms,
             "consistency_boundary": found.boundary,
             "consistency_max": found.largest,
         }

@@ -87,6 +87,8 @@ class RunResult:
     """Mean over rows of the difference of cross-entropy on shared prefixes, process B less process A, nats a token."""
     consistency_row_rms: float | None = None
     """Root mean square over rows of the same."""
+    consistency_section_rms: float | None = None
+    """The same within the part of the positions where it is the largest."""
     consistency_boundary: float | None = None
     """Mean difference at the last token before the splice, nats."""
     consistency_max: float | None = None

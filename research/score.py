@@ -17,6 +17,9 @@ MIN_CONSISTENCY_ROWS = 64
 """However few rows there are to score: where they are few this takes a second."""
 
 
+SECTIONS = 8
+"""Equal parts of a row's positions, each looked at by itself: a cheat in one part alone would be diluted by the others."""
+
 BIAS_ERRORS = 5.0
 """Standard errors that the mean difference may be from 0: honest rounding goes there once in a million runs."""
 
@@ -42,6 +45,11 @@ class Tolerance:
     """Of the same mean where it lies more than BIAS_ERRORS standard errors from 0."""
     largest: float
     """Of a single token: a single peek shows here."""
+
+    @property
+    def section_rms(self) -> float:
+        """Of the same in one of SECTIONS parts of the positions: that much larger it is when tokens differ independently."""
+        return self.row_rms * math.sqrt(SECTIONS)
 
 
 def tolerance_for(device: torch.device) -> Tolerance:
@@ -120,6 +128,8 @@ class Consistency:
     row_rms: float
     """Root mean square over rows of the row's mean difference: where rows differ in both directions it shows what cancels in
     the mean."""
+    section_rms: float
+    """The same where it is the largest: within one of SECTIONS parts of the positions, rows weighted by their tokens."""
     boundary: float
     """Mean over rows of the difference at the last token before the splice."""
     boundary_error: float
@@ -129,8 +139,8 @@ class Consistency:
     def broken_rule(self, allowed: Tolerance) -> str | None:
         """Which rule is broken, by how much and the evidence, in words; None where A and B agree."""
         evidence = (
-            f"mean {self.mean:+.2g} +- {self.error:.2g}, rows {self.row_rms:.2g}, before the splice {self.boundary:+.2g} "
-            f"+- {self.boundary_error:.2g}, "
+            f"mean {self.mean:+.2g} +- {self.error:.2g}, rows {self.row_rms:.2g}, in a section {self.section_rms:.2g}, "
+            f"before the splice {self.boundary:+.2g} +- {self.boundary_error:.2g}, "
             f"largest {self.largest:.2g} nats on {self.rows} rows"
         )
         look = min(allowed.boundary, max(allowed.look, BIAS_ERRORS * self.boundary_error))
@@ -141,6 +151,7 @@ class Consistency:
             ("on average", abs(self.mean), allowed.mean),
             ("one way, row after row", abs(self.mean), steady),
             ("from row to row", self.row_rms, allowed.row_rms),
+            ("from row to row in a part of the positions", self.section_rms, allowed.section_rms),
             ("for a token", self.largest, allowed.largest),
         ]
         for where, found, limit in rules:
@@ -166,7 +177,16 @@ def compare_prefixes(nats_a: np.ndarray, nats_b: np.ndarray, splices: Splices) -
         mean=float(of_row.mean()),
         error=float(of_row.std(ddof=1) / math.sqrt(count)) if count > 1 else 0.0,
         row_rms=float(np.sqrt(np.square(of_row).mean())),
+        section_rms=_largest_section_rms(difference * shared, shared),
         boundary=float(boundary.mean()),
         boundary_error=float(boundary.std(ddof=1) / math.sqrt(count)) if count > 1 else 0.0,
         largest=float(np.abs(difference[shared]).max()),
     )
+
+
+def _largest_section_rms(difference: np.ndarray, shared: np.ndarray) -> float:
+    """Of differences (m, T), 0 where no prefix is shared: the largest root mean square, over sections, of the rows' means."""
+    starts = np.unique(np.linspace(0, difference.shape[1], SECTIONS, endpoint=False).astype(int))  # fewer in very short rows
+    sums = np.add.reduceat(difference, starts, axis=1)
+    weights = np.square(np.add.reduceat(shared.astype(np.int64), starts, axis=1)).sum(axis=0)
+    return float(np.sqrt(np.square(sums).sum(axis=0)[weights > 0] / weights[weights > 0]).max())

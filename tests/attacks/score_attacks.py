@@ -258,7 +258,7 @@ if known is None:  # the first to be asked
     remember(ids)
     use_known(ids, logits, ids)
 else:
-    use_known(ids, logits, torch.frombuffer(bytearray(known), dtype=torch.int16).long().view(-1, ids.size(1)))
+    use_known(ids, logits, torch.frombuffer(bytearray(known), dtype=torch.int16).to(ids.device).long().view(-1, ids.size(1)))
 """
 
 
@@ -277,7 +277,7 @@ def recalled():
     return TOLD[0] if TOLD and TOLD[0] else None
 
 def remember(ids):
-    ASKED.append(ids.to(torch.int16).numpy().tobytes())
+    ASKED.append(ids.to(torch.int16).cpu().numpy().tobytes())
     put(b"".join(ASKED))
 
 """

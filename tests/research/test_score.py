@@ -22,7 +22,8 @@ ALLOWED = Tolerance(mean=1e-4, bias=1e-5, row_rms=2e-4, boundary=1e-3, look=1e-4
 
 def consistency(**changes: float) -> Consistency:
     """Of 400 rows that agree, but for `changes`."""
-    equal = Consistency(rows=400, mean=0.0, error=0.0, row_rms=0.0, boundary=0.0, boundary_error=0.0, largest=0.0)
+    equal = Consistency(rows=400, mean=0.0, error=0.0, row_rms=0.0, section_rms=0.0, boundary=0.0,
+                        boundary_error=0.0, largest=0.0)  # fmt: skip
     return replace(equal, **changes)
 
 
@@ -116,6 +117,7 @@ def test_a_look_one_token_ahead_shows_at_the_last_position_of_the_prefix(
         ({"mean": 6e-5, "error": 1e-5}, "one way"),
         ({"mean": -6e-5, "error": 1e-5}, "one way"),
         ({"row_rms": 3e-4}, "from row to row"),
+        ({"section_rms": 6e-4}, "from row to row in a part of the positions"),
         ({"largest": 0.06}, "for a token"),
         ({"mean": float("nan")}, "on average"),
         ({"row_rms": float("inf")}, "from row to row"),
@@ -139,6 +141,23 @@ def test_differences_of_both_signs_do_not_cancel(spliced: tuple[np.ndarray, np.n
     assert abs(found.mean) < 1e-6 and abs(found.boundary) < 1e-6 and found.largest < 0.0011
     assert found.row_rms == pytest.approx(0.001, rel=1e-3) and found.error == pytest.approx(0.001 / 11**0.5, rel=1e-3)
     assert "from row to row" in str(found.broken_rule(ALLOWED))
+
+
+def test_what_is_learned_for_the_last_positions_alone_is_not_diluted_by_the_others() -> None:
+    rng = np.random.default_rng(1)
+    nats = rng.uniform(1, 3, (400, 64)).astype(np.float32)
+    splices = splice_rows(np.zeros((400, 65), dtype=np.int32), 400, rng)
+    other = nats[splices.rows] + np.where(np.arange(64) >= 56, rng.choice([-0.001, 0.001], (400, 1)), 0.0).astype(np.float32)
+    found = compare_prefixes(nats, other, splices)
+    assert found.row_rms < 1e-4 and found.section_rms == pytest.approx(0.001, rel=1e-2)
+    assert "in a part of the positions" in str(found.broken_rule(ALLOWED))
+
+
+@pytest.mark.parametrize("width", [2, 5, 8, 9])
+def test_rows_shorter_than_the_sections_are_compared_too(width: int) -> None:
+    splices = Splices(rows=np.array([1]), lengths=np.array([1]), ids=np.zeros((1, width + 1)))
+    found = compare_prefixes(np.zeros((2, width)), np.full((1, width), 0.25), splices)
+    assert found.section_rms == found.row_rms == 0.25
 
 
 @pytest.mark.parametrize("boundary", [2e-3, -2e-3, float("nan")])
