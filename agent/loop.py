@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +23,9 @@ from results.verdict import Noise, Rule, baseline_verdict, control_verdict, deci
 
 Execute = Callable[[Experiment, str, RunSpec, Callable[[dict[str, Any]], None]], Awaitable[RunResult]]
 """Runs an experiment's train.py by a spec on a device of the branch's platform; is called with progress events meanwhile."""
+
+StartAhead = Callable[[str, str, RunSpec], None]
+"""Gets a run ready, by its train.py and spec, that will probably be asked for when the run of that id has ended."""
 
 LOST_RETRIES = 5
 """A run that the infrastructure lost is put in line this often before its experiment is given up."""
@@ -61,10 +65,12 @@ class ResearchLoop:
     """A branch's loop. Everything that it knows is in the store, so that it can be stopped at any line and go on."""
 
     def __init__(self, *, branch: Branch, worktree: Worktree, researcher: Researcher, store: Store, execute: Execute,
-                 observer: Observer, settings: LoopSettings) -> None:  # fmt: skip
+                 start_ahead: StartAhead, observer: Observer, settings: LoopSettings) -> None:  # fmt: skip
         self.branch, self.worktree, self.researcher, self.store = branch, worktree, researcher, store
-        self.execute, self.observer, self.settings = execute, observer, settings
+        self.execute, self.start_ahead, self.observer, self.settings = execute, start_ahead, observer, settings
         self._prepared: asyncio.Task[tuple[Proposal, str]] | None = None
+        self._ahead_of = ""
+        """The run that the next one was announced beside."""
 
     async def start(self) -> None:
         """Goes on where the loop was: finishes what was cut off, redoes the last keep, measures the baseline."""
@@ -231,16 +237,12 @@ class ResearchLoop:
         """One run with a seed of its own; repeated when the infrastructure loses it."""
         train_py = self.worktree.train_py(experiment.commit)
         for _ in range(LOST_RETRIES):
-            run_id = f"{experiment.id}-{len(self.store.record(experiment.id).runs) + 1}"
-            spec = replace(
-                self.settings.spec,
-                run_id=run_id,
-                run_folder=str(Path(self.settings.spec.run_folder) / run_id),
-                seed=zlib.crc32(f"{experiment.id} {index}".encode()),
-                keep_below=self._keep_below(experiment),
-            )
+            tries = len(self.store.record(experiment.id).runs)
+            net_lines = experiment.lines_added - experiment.lines_removed
+            spec = self._spec(experiment.id, index=index, tries=tries, net_lines=net_lines)
+            run_id = spec.run_id
             self._state(phase="starting", experiment=experiment.id, title=experiment.title, run=index + 1)
-            result = await self.execute(experiment, train_py, spec, lambda progress: self._state(**progress))
+            result = await self.execute(experiment, train_py, spec, partial(self._note_progress, run_id))
             self.store.add_run(experiment.id, result)
             if result.status != "lost":
                 return result
@@ -249,13 +251,34 @@ class ResearchLoop:
             raise InfrastructureFailed(f"{experiment.id} was lost {LOST_RETRIES} times in a row: {result.reason}")
         return result
 
-    def _keep_below(self, experiment: Experiment) -> float | None:
-        """The score that would be kept; None (check everything) for a baseline."""
+    def _spec(self, experiment_id: str, *, index: int, tries: int, net_lines: int) -> RunSpec:
+        """Of an experiment's run number `index`, with a seed of its own, after `tries` runs of any end."""
+        run_id = f"{experiment_id}-{tries + 1}"
         head = self.store.head(self.branch.name)
-        if head is None:
-            return None
-        net_lines = experiment.lines_added - experiment.lines_removed
-        return keep_threshold(head, self.settings.noise, net_lines, rule=self.settings.rule)
+        return replace(
+            self.settings.spec,
+            run_id=run_id,
+            run_folder=str(Path(self.settings.spec.run_folder) / run_id),
+            seed=zlib.crc32(f"{experiment_id} {index}".encode()),
+            # the score that would be kept; None (check everything) for a baseline
+            keep_below=None if head is None else keep_threshold(head, self.settings.noise, net_lines, rule=self.settings.rule),
+        )
+
+    def _note_progress(self, run_id: str, progress: dict[str, Any]) -> None:
+        self._state(**progress)
+        if progress.get("phase") == "scoring" and run_id != self._ahead_of:
+            self._announce_next(run_id)
+
+    def _announce_next(self, run_id: str) -> None:
+        """While a run is scored, has the prepared proposal's run started ahead, on the guess that this one is discarded."""
+        prepared = self._prepared
+        if prepared is None or not prepared.done() or prepared.cancelled() or prepared.exception():
+            return
+        proposal, base = prepared.result()
+        added, removed = count_lines(unified_diff(self.worktree.train_py(base), proposal.train_py))
+        next_id = self._experiment_id(self.store.next_number(self.branch.name))
+        self._ahead_of = run_id
+        self.start_ahead(run_id, proposal.train_py, self._spec(next_id, index=0, tries=0, net_lines=added - removed))
 
     def _decide(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> ExperimentRecord:
         if experiment.kind == "baseline":

@@ -65,6 +65,7 @@ class Dispatcher:
         self._devices: dict[str, Device] = {}
         self._serving: dict[str, asyncio.Task[None]] = {}
         self._running: dict[str, asyncio.Task[RunResult]] = {}
+        self._executing: dict[str, Device] = {}
         self._failures: Counter[str] = Counter()
         self._quarantined: dict[str, str] = {}
         self._news = asyncio.Condition()
@@ -112,6 +113,15 @@ class Dispatcher:
         lost = result.status == "lost"
         self._observer.work(item, "lost" if lost else "done", **({"reason": result.reason} if lost else {}))
         return result
+
+    def start_ahead(self, after: str, train_py: str, spec: RunSpec) -> None:
+        """Tells the device that executes run `after` which run will probably be its next, so that it gets that ready meanwhile.
+
+        Only on a GPU of which a run may take all, where nothing else is in line: a CPU is busy with the run that it has.
+        """
+        device = self._executing.get(after)
+        if device is not None and device.kind == "cuda" and device.gpu_memory_bytes is None and not self.queue.waiting:
+            self.engine.start_ahead(device, train_py, spec)
 
     async def close(self) -> None:
         """Ends what runs."""
@@ -195,6 +205,7 @@ class Dispatcher:
         spec = assignment.spec
         run = asyncio.create_task(self.engine.execute(device, assignment.train_py, spec, on_progress))
         self._running[lease.item.id] = run
+        self._executing[lease.item.id] = device
         try:
             result = await asyncio.shield(run)
         except asyncio.CancelledError:
@@ -211,6 +222,7 @@ class Dispatcher:
             return result
         finally:
             self._running.pop(lease.item.id, None)
+            self._executing.pop(lease.item.id, None)
         self._hand_over(lease, assignment, result)
         return result
 

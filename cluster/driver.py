@@ -242,6 +242,7 @@ class Farm:
             researcher=researcher,
             store=self.store,
             execute=lambda experiment, train_py, spec, report: self._execute(plan, experiment, train_py, spec, report),
+            start_ahead=self.dispatcher.start_ahead,
             observer=self,
             settings=settings,
         )

@@ -45,6 +45,11 @@ class Engine(Protocol):
         goes on (within 5 s).
         """
 
+    def start_ahead(self, device: Device, train_py: str, spec: RunSpec) -> None:
+        """Lets `device`, which executes a run, get the one ready that will probably be asked for next: `execute` goes on from
+        there if it is asked for just that, else what was started is ended and forgotten. Returns at once, and never fails.
+        """
+
     async def close(self) -> None:
         """Ends all judges, the spare ones too."""
 
@@ -62,9 +67,7 @@ class LocalEngine:
         yield tuple(Change(kind="joined", name=device.key, device=device) for device in self.devices)
 
     async def execute(self, device: Device, train_py: str, spec: RunSpec, on_progress: Callable[[Progress], None]) -> RunResult:
-        worker = self._workers[device.key]
-        memory = device.gpu_memory_bytes
-        spec = replace(spec, device=device.torch_device, threads=device.threads, gpu_memory_bytes=memory)
+        worker, spec = self._workers[device.key], _on_device(spec, device)
         loop = asyncio.get_running_loop()
 
         def report(progress: Progress) -> None:
@@ -81,6 +84,14 @@ class LocalEngine:
                 await asyncio.wait([run])
                 raise
 
+    def start_ahead(self, device: Device, train_py: str, spec: RunSpec) -> None:
+        worker = self._workers[device.key]
+        asyncio.get_running_loop().run_in_executor(None, worker.start_ahead, train_py, _on_device(spec, device))
+
     async def close(self) -> None:
         await asyncio.gather(*(asyncio.to_thread(worker.close) for worker in self._workers.values()))
         await asyncio.to_thread(self._threads.shutdown)
+
+
+def _on_device(spec: RunSpec, device: Device) -> RunSpec:
+    return replace(spec, device=device.torch_device, threads=device.threads, gpu_memory_bytes=device.gpu_memory_bytes)

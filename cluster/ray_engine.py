@@ -57,6 +57,10 @@ class _Hired:
     data_folder: str
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    def there(self, spec: RunSpec) -> RunSpec:
+        """A run's spec with what is this node's own."""
+        return replace(spec, data_folder=self.data_folder, gpu_memory_bytes=self.device.gpu_memory_bytes)
+
 
 class RayEngine:
     """Workers on all nodes of a Ray cluster. Made and used in one process, the farm's driver."""
@@ -109,8 +113,7 @@ class RayEngine:
         if worker is None:
             return _lost(spec, f"{device.key} is gone")
         async with worker.turn:
-            there = replace(spec, data_folder=worker.data_folder, gpu_memory_bytes=worker.device.gpu_memory_bytes)
-            run = asyncio.wrap_future(worker.actor.run.remote(train_py, there).future())
+            run = asyncio.wrap_future(worker.actor.run.remote(train_py, worker.there(spec)).future())
             try:
                 outcome: Outcome = await self._followed(worker, run, on_progress)
             except asyncio.CancelledError:
@@ -122,6 +125,11 @@ class RayEngine:
                 return _lost(spec, reason)
         await asyncio.to_thread(_write_files, outcome, Path(spec.run_folder))
         return replace(outcome.result, device=device.key)
+
+    def start_ahead(self, device: Device, train_py: str, spec: RunSpec) -> None:
+        worker = self._workers.get(device.key)
+        if worker is not None:
+            worker.actor.start_ahead.remote(train_py, worker.there(spec))
 
     async def close(self) -> None:
         import ray

@@ -55,6 +55,7 @@ class NodeWorker:
             raise RuntimeError(f"{node} has no {kind} device that a worker can see")
         self.device = replace(found[0], node=node, threads=threads)
         self._worker = Worker(self.device, judge_command=judge_command)
+        self._folder = Path(tempfile.mkdtemp(prefix="autoresearch-node-"))
         self._progress: Progress = {}
         self._busy = threading.Lock()
 
@@ -63,16 +64,19 @@ class NodeWorker:
 
     def run(self, train_py: str, spec: RunSpec) -> Outcome:
         """One run, in a folder of this node's own, which is gone afterwards."""
-        folder = Path(tempfile.mkdtemp(prefix="autoresearch-node-"))
+        here = self._here(spec)
+        folder = Path(here.run_folder)
         self._progress = {}
         try:
             with self._busy:
-                here = replace(spec, run_folder=str(folder), device=self.device.torch_device, threads=self.device.threads)
                 result = self._worker.run(train_py, here, self._note)
             files = {name: (folder / name).read_bytes() for name in BROUGHT_BACK if (folder / name).is_file()}
             return Outcome(result=result, files=files)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def start_ahead(self, train_py: str, spec: RunSpec) -> None:
+        self._worker.start_ahead(train_py, self._here(spec))
 
     def progress(self) -> Progress:
         """What the judge said last; empty before it said anything."""
@@ -85,7 +89,11 @@ class NodeWorker:
         """Ends what runs, and returns when it is gone: this process is killed next."""
         self._worker.close()
         with self._busy:
-            pass
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _here(self, spec: RunSpec) -> RunSpec:
+        folder = str(self._folder / spec.run_id)
+        return replace(spec, run_folder=folder, device=self.device.torch_device, threads=self.device.threads)
 
     def _note(self, progress: Progress) -> None:
         self._progress = progress

@@ -9,13 +9,14 @@ import contextlib
 import json
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import psutil
@@ -48,6 +49,15 @@ WATCH_SECONDS = 2.0
 Progress = dict[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Ahead:
+    """A run whose processes start, or wait for the clock, before it is asked for."""
+
+    train_py: str
+    spec: RunSpec
+    judge: "Judge"
+
+
 class Worker:
     """Runs train.py on one device, one run at a time."""
 
@@ -65,6 +75,9 @@ class Worker:
         self._closed = False
         self._lock = threading.Lock()
         self._spare: Judge | None = None
+        self._ahead: _Ahead | None = None
+        self._room_ahead = True
+        """Whether two runs can be on the device at once, as far as is known."""
         self.stand_by()
 
     def stand_by(self) -> None:
@@ -79,11 +92,13 @@ class Worker:
         Always returns a result: `lost` where the judge failed or the run was cancelled, never an exception for either.
         """
         started = time.monotonic()
-        judge = self._take()
-        judge.send({"spec": asdict(spec), "train_py": train_py})
+        judge = self._begin(train_py, spec)
         outcome = self._follow(judge, spec, on_progress)
         if isinstance(outcome, RunResult):
             self._give_back(judge)
+            if outcome.status == "oom" and self._ahead is not None:
+                self._drop_ahead(no_room=True)
+                outcome = "memory ran out while the next run started beside it"
         else:
             judge.end()
             if spec.run_id not in self._cancelled:  # after a cancelled run most often nothing comes
@@ -100,6 +115,21 @@ class Worker:
             total_seconds=time.monotonic() - started,
         )
 
+    def start_ahead(self, train_py: str, spec: RunSpec) -> None:
+        """Starts a run that will probably be asked for next, as far as its clock; from another thread, while one runs.
+
+        `run` goes on from there if it is asked for just that, else ends it first. Whatever goes wrong with it counts for
+        nothing: the run is then started anew. Where memory runs out, this worker does it no more.
+        """
+        if self._closed or self._ahead is not None or not self._room_ahead:
+            return
+        judge = self._take()
+        judge.send({"spec": asdict(spec), "train_py": train_py, "ahead": True})
+        with self._lock:
+            self._ahead = _Ahead(train_py=train_py, spec=spec, judge=judge)
+        if self._closed:
+            self._drop_ahead()
+
     def cancel(self, run_id: str) -> None:
         """Ends that run from another thread, whether it has begun or not: all its processes are gone in 5 s."""
         self._cancelled.add(run_id)
@@ -111,12 +141,35 @@ class Worker:
             spare, self._spare = self._spare, None
         if spare is not None:
             spare.end()
+        self._drop_ahead()
+
+    def _begin(self, train_py: str, spec: RunSpec) -> "Judge":
+        """The judge of a run that begins now: the one that was started ahead for it, else the spare one."""
+        with self._lock:
+            ahead = self._ahead
+            if ahead is not None and (ahead.train_py, ahead.spec) == (train_py, spec) and ahead.judge.waits:
+                self._ahead = None
+                ahead.judge.send({"go": True})
+                return ahead.judge
+        self._drop_ahead(no_room=ahead is not None and ahead.judge.ended_as == "oom")
+        judge = self._take()
+        judge.send({"spec": asdict(spec), "train_py": train_py})
+        return judge
+
+    def _drop_ahead(self, *, no_room: bool = False) -> None:
+        """Ends what was started ahead, and clears its run folder; with `no_room`, nothing more is started so."""
+        with self._lock:
+            ahead, self._ahead = self._ahead, None
+            self._room_ahead = self._room_ahead and not no_room
+        if ahead is not None:
+            ahead.judge.end()
+            shutil.rmtree(ahead.spec.run_folder, ignore_errors=True)
 
     def _take(self) -> "Judge":
-        self.stand_by()
+        """The spare judge, or a new one."""
         with self._lock:
             judge, self._spare = self._spare, None
-        return judge or Judge(self._command, judge_environment(self.device))
+        return judge if judge is not None and judge.alive else Judge(self._command, judge_environment(self.device))
 
     def _give_back(self, judge: "Judge") -> None:
         """Lets a judge that did its run stand by for the next."""
@@ -156,6 +209,8 @@ class Judge:
     def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self.messages: queue.Queue[Progress | None] = queue.Queue()
         """What it says; None when it can say no more."""
+        self.ended_as: str | None = None
+        """The status of its last run, once that has ended; None while it has no run, or runs one."""
         self._has_run = False
         self._tree: set[psutil.Process] = set()
         self._watched = 0.0
@@ -176,10 +231,15 @@ class Judge:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def waits(self) -> bool:
+        """Of one that has a run: whether that goes on."""
+        return self.alive and self.ended_as is None
+
     def send(self, message: Mapping[str, Any]) -> None:
         """Hands over the run. A judge that is gone is noticed by its silence, not here."""
         assert self._process.stdin is not None
-        self._has_run = True
+        self._has_run, self.ended_as = True, None
         try:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
@@ -233,6 +293,8 @@ class Judge:
                 except ValueError:
                     continue  # some library wrote to standard output
                 if isinstance(message, dict) and "event" in message:
+                    if message["event"] == "result":
+                        self.ended_as = str(dict(message.get("result") or {}).get("status"))
                     self.messages.put(message)
         self.messages.put(None)
 

@@ -64,6 +64,9 @@ AUDIT_SHARE = 0.1
 
 Emit = Callable[[dict[str, Any]], None]
 
+Asked = Callable[[], float | None]
+"""When a run that was started ahead was asked for, by the monotonic clock; None as long as it was not."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Caps:
@@ -83,9 +86,12 @@ class Caps:
 
 
 class Judge:
-    """Executes and scores one run. `emit` gets progress events; once `cancelled()` is true the run ends as lost."""
+    """Executes and scores one run. `emit` gets progress events; once `cancelled()` is true the run ends as lost.
 
-    def __init__(self, spec: RunSpec, train_py: str, *, emit: Emit, cancelled: Callable[[], bool],
+    With `asked` it is started ahead: all is made ready, and the clock starts when the run has been asked for.
+    """
+
+    def __init__(self, spec: RunSpec, train_py: str, *, emit: Emit, cancelled: Callable[[], bool], asked: Asked | None = None,
                  echo: Callable[[str], None] | None = None, caps: Caps | None = None) -> None:  # fmt: skip
         self.spec, self.train_py = spec, train_py
         self.contract: Contract = spec.contract
@@ -97,7 +103,7 @@ class Judge:
         """Rows that are scored at once."""
         self.data = PreparedData.load(Path(spec.data_folder))
         self.folder = Path(spec.run_folder)
-        self._emit, self._cancelled, self._echo = emit, cancelled, echo
+        self._emit, self._cancelled, self._asked, self._echo = emit, cancelled, asked, echo
         self._supervisor: Supervisor | None = None
         self._found: dict[str, Any] = {}
         self._children: list[Child] = []
@@ -116,6 +122,8 @@ class Judge:
         try:
             self._check_train_py()
             self._start()
+            if self._asked is not None:
+                began = self._wait_until_asked(self._asked)
             tensors = self._train()
             self._score(tensors)
             self.confinement.keep_compiled()
@@ -171,6 +179,16 @@ class Judge:
         for child in (self.trainer, *self.scorers):
             self._await(child, Kind.READY, phase="startup", began=began, cap=self.caps.startup)
         self._found["startup_seconds"] = monotonic() - began
+
+    def _wait_until_asked(self, asked: Asked) -> float:
+        """Keeps all processes ready until the run is asked for; gives the time when it was, which start-up counts from."""
+        ready = monotonic()
+        while (when := asked()) is None:
+            message = self._receive(self.trainer)
+            if message is not None:
+                message.drop()
+        self._found["startup_seconds"] = max(0.0, ready - when)
+        return when
 
     def _child(self, main: Callable[[], None], name: str, log: Log) -> Child:
         folder = self._scratch / name

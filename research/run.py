@@ -23,6 +23,7 @@ import psutil
 import torch
 import torch._dynamo  # what every optimizer imports: children are forked off with it, or each would spend seconds on it
 
+from research.channel import monotonic
 from research.contract import (
     UserError,
     cache_folder,
@@ -149,8 +150,14 @@ def print_now(text: str) -> None:
     sys.stdout.flush()
 
 
+GO = b'{"go": true}\n'
+"""What a worker says when a run that it had started ahead is wanted."""
+
+
 def serve(signals: list[int]) -> int:
     """Runs for a worker, one after another: reads {spec, train_py} as a JSON line, prints events as JSON lines.
+
+    A run with {ahead: true} waits where its clock would start, until the worker says GO.
 
     Each run is judged in a process that is forked off this one, which has torch imported and does nothing else: so a run
     starts at once, and no run finds traces of another. The end of standard input means that the worker is gone: the run is
@@ -161,13 +168,18 @@ def serve(signals: list[int]) -> int:
     import_compiler(best_device()[0])
     worker = _Worker()
     while line := worker.read_line(stopped=lambda: bool(signals)):
+        heard, tell = os.pipe()
         pid = os.fork()
         if pid == 0:
-            _judge_and_exit(line, emit, signals)
+            _judge_and_exit(line, emit, signals, heard)
         while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
             if signals or worker.is_gone():
                 os.kill(pid, signal.SIGTERM)
+            elif worker.says_go():
+                os.write(tell, b"%f" % monotonic())
             time.sleep(0.02)
+        os.close(heard)
+        os.close(tell)
         if ended[1]:
             kill_descendants()
             for folder in Path(tempfile.gettempdir()).glob(f"{scratch_prefix(pid)}*"):
@@ -176,15 +188,20 @@ def serve(signals: list[int]) -> int:
     return 0
 
 
-def _judge_and_exit(line: bytes, emit: Callable[[dict[str, Any]], None], signals: list[int]) -> NoReturn:
-    """The forked judge's whole life."""
+def _judge_and_exit(line: bytes, emit: Callable[[dict[str, Any]], None], signals: list[int], heard: int) -> NoReturn:
+    """The forked judge's whole life. `heard` is a pipe that brings the time when a run that was started ahead is wanted."""
+
+    def asked() -> float | None:
+        return float(os.read(heard, 64)) if select.select([heard], [], [], 0)[0] else None
+
     code = 1
     try:
         die_with_parent(signal.SIGTERM)
         become_subreaper()
         request = json.loads(line)
         spec = RunSpec.from_json(json.dumps(request["spec"]))
-        result = Judge(spec, request["train_py"], emit=emit, cancelled=lambda: bool(signals)).execute()
+        ahead = asked if request.get("ahead") else None
+        result = Judge(spec, request["train_py"], emit=emit, cancelled=lambda: bool(signals), asked=ahead).execute()
         emit({"event": "result", "result": json.loads(result.to_json())})
         code = 0
     except BaseException:
@@ -207,6 +224,13 @@ class _Worker:
                 return b""
         line, _, self._unread = self._unread.partition(b"\n")
         return line
+
+    def says_go(self) -> bool:
+        """Whether what it said last, as far as `is_gone` has read it, is GO, which is used up by that."""
+        if not self._unread.startswith(GO):
+            return False
+        self._unread = self._unread.removeprefix(GO)
+        return True
 
     def is_gone(self, *, wait: float = 0.0) -> bool:
         """Whether the worker has hung up; waits up to `wait` seconds for that, or for a part of its next line."""

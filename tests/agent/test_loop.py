@@ -61,13 +61,20 @@ def make_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     spec = RunSpec(run_id="", contract=contract, seed=0, device="cpu", data_folder="", run_folder=str(home / "runs"))
     steps = [Step(title=f"depth {depth}", constants={"DEPTH": depth}) for depth in range(3, 12)]
 
-    def make(tell: Tell) -> ResearchLoop:
+    def make(tell: Tell, asked: list[tuple[str, RunSpec]] | None = None,
+             guessed: list[tuple[str, str, RunSpec]] | None = None) -> ResearchLoop:  # fmt: skip
         async def execute(experiment: Experiment, train_py: str, spec: RunSpec, report: Any) -> RunResult:
+            if asked is not None:
+                asked.append((train_py, spec))
+            await asyncio.sleep(0.01)
+            report({"event": "progress", "phase": "scoring"})
+            report({"event": "progress", "phase": "scoring"})
             return tell(experiment, spec)
 
         settings = LoopSettings(spec=spec, noise=Noise(sigma=0.01), rule="noise", baseline_runs=2, program=tmp_path / "none")
         return ResearchLoop(branch=branch, worktree=worktree, researcher=ScriptedResearcher(steps), store=store,
-                            execute=execute, observer=Nobody(), settings=settings)  # fmt: skip
+                            execute=execute, start_ahead=lambda *guess: None if guessed is None else guessed.append(guess),
+                            observer=Nobody(), settings=settings)  # fmt: skip
 
     yield make
     store.close()
@@ -98,6 +105,27 @@ def test_new_software_is_answered_with_the_baseline_once_more(make_loop) -> None
     told = asyncio.run(steps())
     control = ("control", "baseline again: torch 2.11 -> 2.12")
     assert told == [("explore", "depth 3"), ("explore", "depth 4"), control, ("explore", "depth 5"), ("explore", "depth 6")]
+
+
+def test_the_next_run_is_guessed_while_one_is_scored(make_loop) -> None:
+    """Right after a discard, to the last field of its spec; wrong after a keep, which changes the text it is an edit of."""
+    asked: list[tuple[str, RunSpec]] = []
+    guessed: list[tuple[str, str, RunSpec]] = []
+
+    def tell(experiment: Experiment, spec: RunSpec) -> RunResult:
+        return result(spec, 1.2 if experiment.number == 2 else 1.5)
+
+    async def steps() -> list[str]:
+        loop = make_loop(tell, asked, guessed)
+        await loop.start()
+        records = [await loop.step() for _ in range(4)]
+        await loop.close()
+        return [record.verdict.decision for record in records if record.verdict]
+
+    assert asyncio.run(steps()) == ["discard", "keep", "discard", "discard"]
+    assert [after for after, _, _ in guessed] == ["mar8-0001-1", "mar8-0002-1", "mar8-0003-1", "mar8-0004-1"]
+    came = [(text, spec) == wanted for (_, text, spec), wanted in zip(guessed, asked[3:], strict=False)]
+    assert came == [True, False, True]
 
 
 def test_a_lost_run_is_put_in_line_again_and_in_the_end_given_up(make_loop) -> None:

@@ -2,8 +2,9 @@
 
 `ok`, `slow` (goes on until it is ended), `stubborn` (ignores SIGTERM and the closed pipe), `die` (exit status 3 with
 last words), `garbage` (a result that can't be read), `silent` (says nothing), `environment` (its environment as the
-reason), `files` (takes two seconds and leaves a log). `slow` and `stubborn` start a grandchild and write its pid into the run
-folder; `traced FILE` and `stubborn traced FILE` write it into that file.
+reason), `files` (takes two seconds and leaves a log), `scored` (is a second at being scored), `oom` and `scored oom` (end
+so, at once or after that second). `slow` and `stubborn` start a grandchild and write its pid into the run folder; `traced
+FILE` and `stubborn traced FILE` write it into that file. A run that was started ahead says so in its reason.
 """
 
 import json
@@ -42,6 +43,19 @@ def judge(order):
     result = {"run_id": spec["run_id"], "status": "ok", "reason": "ran", "seed": spec["seed"], "device": spec["device"],
               "gpu_memory_bytes": spec["gpu_memory_bytes"]}  # fmt: skip
     say(event="progress", phase="startup", seconds=0.0, step=None, loss=None, fraction=0.0)
+    Path(spec["run_folder"]).mkdir(parents=True, exist_ok=True)
+    if order.get("ahead") and what not in ("oom", "die"):
+        Path(spec["run_folder"], "started").write_text(str(os.getpid()))
+        if not (line := sys.stdin.readline()):
+            sys.exit(0)
+        assert json.loads(line) == {"go": True}
+        result["reason"] = "started ahead"
+    if "scored" in what:
+        say(event="progress", phase="scoring", seconds=0.0, step=9, loss=1.5, fraction=1.0)
+        time.sleep(1)
+    if "oom" in what:
+        say(event="result", result=result | {"status": "oom"})
+        return
     if what in ("slow", "stubborn"):
         if what == "stubborn":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)

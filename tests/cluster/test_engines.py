@@ -126,6 +126,21 @@ def test_runs_take_turns_and_a_lost_one_is_a_result(make_engine, spec):
     with_engine(make_engine, use)
 
 
+def test_a_run_that_was_guessed_is_started_ahead(make_engine, spec):
+    first, second = spec("first"), spec("second")
+
+    async def use(engine, device):
+        run = asyncio.create_task(engine.execute(device, "files", first, quiet))
+        await asyncio.sleep(0.5)
+        engine.start_ahead(device, "ok", second)
+        assert (await run).reason == "ran"
+        assert (await engine.execute(device, "ok", second, quiet)).reason == "started ahead"
+        engine.start_ahead(device, "ok", second)
+        assert (await engine.execute(device, "environment", spec("third"), quiet)).status == "ok"
+
+    with_engine(make_engine, use)
+
+
 def test_cancelling_ends_the_whole_tree(make_engine, spec, tmp_path):
     async def use(engine, device):
         trace = tmp_path / "trace"
@@ -211,6 +226,32 @@ def test_work_is_seen_waiting_running_and_done(spec):
 
     notes = with_dispatcher(local, use)
     assert notes.work_states == [("run1", "waiting"), ("run1", "running"), ("run1", "done")]
+
+
+@pytest.mark.parametrize(("device", "in_line", "reason"), [
+    (gpu(), False, "started ahead"),
+    (gpu(), True, "ran"),
+    (limited(gpu(), 24 * GB), False, "ran"),
+    (CPU, False, "ran"),
+])  # fmt: skip
+def test_the_next_run_is_started_ahead_on_a_whole_gpu_with_nothing_in_line(spec, device, in_line, reason):
+    first, other, second = spec("first"), spec("other"), spec("second")
+
+    async def use(dispatcher, device):
+        others = []
+
+        def beside(progress):
+            if progress.get("phase") == "scoring" and not others:
+                if in_line:
+                    others.append(asyncio.create_task(dispatcher.execute(item(other, device), "ok", other, quiet)))
+                asyncio.get_running_loop().call_later(0.2, dispatcher.start_ahead, "first", "ok", second)
+
+        await dispatcher.execute(item(first, device), "scored", first, beside)
+        await asyncio.gather(*others)
+        assert (await dispatcher.execute(item(second, device), "ok", second, quiet)).reason == reason
+        dispatcher.start_ahead("first", "ok", second)  # it is over: nobody's
+
+    with_dispatcher(lambda: LocalEngine([device], judge_command=FAKE_JUDGE), use)
 
 
 def test_a_worker_that_fails_three_times_in_a_row_gets_no_more_work(spec):

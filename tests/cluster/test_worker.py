@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -105,6 +106,68 @@ def test_cancel_ends_the_tree_within_five_seconds(worker, spec, train_py):
     assert time.monotonic() - started < 5
     assert (results[0].status, results[0].reason) == ("lost", "cancelled")
     assert not any(alive(pid) for pid in pids)
+
+
+def test_a_run_that_was_started_ahead_goes_on_from_there(worker, spec):
+    first, second = spec("first"), spec("second")
+    folder = Path(second.run_folder)
+
+    def beside(progress):
+        if progress["phase"] == "scoring" and not folder.joinpath("started").exists():
+            worker.start_ahead("ok", second)
+            wait_for(folder.joinpath("started").exists)
+
+    assert worker.run("scored", first, beside).reason == "ran"
+    result = worker.run("ok", second, quiet)
+    assert (result.run_id, result.status, result.reason) == ("second", "ok", "started ahead")
+    assert worker.run("ok", spec("third"), quiet).reason == "ran"
+    assert len(judges()) <= 1, "one stands by"
+
+
+@pytest.mark.parametrize("change", ["its text", "its seed"])
+def test_what_was_started_ahead_for_nothing_is_ended_and_forgotten(worker, spec, change):
+    guess = spec("guess")
+    worker.start_ahead("ok", guess)
+    started = Path(guess.run_folder, "started")
+    wait_for(lambda: started.exists() and started.read_text())
+    pid = int(started.read_text())
+    text, wanted = ("ok ", guess) if change == "its text" else ("ok", replace(guess, seed=8))
+    assert worker.run(text, wanted, quiet).reason == "ran"
+    assert not alive(pid) and not started.exists()
+
+
+def test_a_guess_that_failed_is_tried_anew(worker, spec):
+    guess = spec("guess")
+    worker.start_ahead("die", guess)
+    wait_for(lambda: not worker._ahead.judge.alive)
+    assert "last words" in worker.run("die", guess, quiet).reason
+    assert worker.run("ok", spec("next"), quiet).status == "ok"
+
+
+def test_where_memory_runs_out_beside_a_guess_the_run_is_not_charged_and_no_more_is_guessed(worker, spec):
+    guess = spec("guess")
+    result = worker.run("scored oom", spec("a"), lambda progress: worker.start_ahead("ok", guess))
+    assert (result.status, result.reason) == ("lost", "memory ran out while the next run started beside it")
+    worker.start_ahead("ok", guess)
+    assert worker.run("ok", guess, quiet).reason == "ran"
+    assert worker.run("scored oom", spec("b"), quiet).status == "oom"
+
+
+def test_a_guess_that_had_no_room_is_the_last_one(worker, spec):
+    guess = spec("guess")
+    worker.start_ahead("oom", guess)
+    wait_for(lambda: worker._ahead.judge.ended_as == "oom")
+    assert worker.run("ok", guess, quiet).reason == "ran"
+    worker.start_ahead("ok", guess)
+    assert worker.run("ok", guess, quiet).reason == "ran"
+
+
+def test_closing_ends_what_was_started_ahead(spec):
+    worker = Worker(CPU, judge_command=FAKE_JUDGE)
+    worker.start_ahead("ok", spec())
+    worker.close()
+    worker.start_ahead("ok", spec("late"))
+    assert judges() == []
 
 
 def test_closing_leaves_no_process(spec):

@@ -21,6 +21,7 @@ from research import run as run_module
 from research.contract import contract_for
 from research.prepare import prepare
 from research.result import RunResult, read_result
+from research.run import GO
 
 GONE_SECONDS = 2.0
 STEP_LINE = (
@@ -266,6 +267,42 @@ def test_runs_are_served_one_after_another(run: Runner, tmp_path: Path) -> None:
         (spec.run_id, status) for spec, status in zip(specs, ["crash", "ok", "crash"], strict=True)
     ]
     assert process.exitcode == 0
+
+
+def test_a_run_that_is_started_ahead_waits_where_its_clock_would_start(run: Runner, tmp_path: Path) -> None:
+    spec = run.spec(contract=replace(run.contract, TIME_BUDGET=1.0))
+    out = tmp_path / "out"
+    read, write = os.pipe()
+    process = start_main(["--serve"], stdin=read, output=out)
+    os.close(read)
+    order = {"spec": json.loads(spec.to_json()), "train_py": variant(), "ahead": True}
+    os.write(write, json.dumps(order).encode() + b"\n")
+    wait_for(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= 4)
+    time.sleep(3.0)
+    assert not any(event.get("phase") == "training" for event in events(out))
+    asked = time.monotonic()
+    os.write(write, GO)
+    wait_for(lambda: any(event["event"] == "result" for event in events(out)))
+    took = time.monotonic() - asked
+    os.close(write)
+    process.join(10)
+    result = read_result(spec.run_folder)
+    assert (result.status, result.startup_seconds) == ("ok", 0.0)
+    assert result.training_seconds is not None and result.training_seconds >= 1.0
+    assert result.total_seconds is not None and result.total_seconds <= took, "it counts from when it was wanted"
+    assert process.exitcode == 0
+
+
+def test_a_run_that_was_started_ahead_is_gone_with_who_started_it(run: Runner, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    process = start_main(["--serve"], stdin=read, output=tmp_path / "out")
+    os.close(read)
+    order = {"spec": json.loads(run.spec().to_json()), "train_py": variant(), "ahead": True}
+    os.write(write, json.dumps(order).encode() + b"\n")
+    below = wait_for(lambda: pids if len(pids := psutil.Process(process.pid).children(recursive=True)) >= 4 else None)
+    os.close(write)
+    wait_for(lambda: not any(map(is_alive, [child.pid for child in below])), GONE_SECONDS)
+    process.join(10)
 
 
 def test_a_spare_ends_with_its_worker(tmp_path: Path) -> None:
