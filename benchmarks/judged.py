@@ -3,7 +3,7 @@
 import argparse
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.engine import LocalEngine
@@ -87,14 +87,17 @@ async def run_once(
     model among them, in the folder `keep_in`.
     """
     with tempfile.TemporaryDirectory(prefix="autoresearch-benchmark-") as folder:
-        spec = RunSpec(
-            run_id="benchmark",
-            contract=terms.contract,
-            seed=seed,
-            device=terms.device.torch_device,
-            data_folder=str(terms.data.folder),
-            run_folder=str(keep_in or Path(folder) / "run"),
-            keep_below=keep_below,
-            save_model=keep_in is not None,
-        )
-        return await engine.execute(terms.device, train_py, spec, on_progress)
+        spec = make_spec(terms, keep_in or Path(folder) / "run", seed=seed, keep_below=keep_below)
+        return await engine.execute(terms.device, train_py, replace(spec, save_model=keep_in is not None), on_progress)
+
+
+def make_spec(terms: Terms, run_folder: Path, *, seed: int, keep_below: float | None) -> RunSpec:
+    return RunSpec(
+        run_id="benchmark",
+        contract=terms.contract,
+        seed=seed,
+        device=terms.device.torch_device,
+        data_folder=str(terms.data.folder),
+        run_folder=str(run_folder),
+        keep_below=keep_below,
+    )

@@ -178,6 +178,9 @@ EXPERT_CHOICE = variant(
     text=HONEST,
 )
 
+TOKEN_CHOICE = EXPERT_CHOICE.replace("gates[:, n].topk(len(flat) // 4).indices", "(gates.argmax(-1) == n).nonzero()[:, 0]")
+"""The same experts, honestly: each token chooses by itself."""
+
 BATCH_STATISTICS = in_forward(
     "x = self.embedding(ids)\nreturn self.out((x - x.mean((0, 1))) / (x.std((0, 1)) + 1e-5) + 0.1 * x)"
 )
@@ -634,7 +637,8 @@ SCORE_ATTACKS: list[Attack] = [
         name="expert choice over the flattened batch",
         tries="route by what comes in all rows",
         train_py=EXPERT_CHOICE,
-        statuses=CAUGHT,
+        statuses=("ok", "invalid"),  # on a GPU the tokens that another choice changes are within its tolerance
+        honest=TOKEN_CHOICE,
     ),
     Attack(
         number=6,
