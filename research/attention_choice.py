@@ -27,6 +27,9 @@ WINDOW_RATIOS = (1.0, 0.5, 0.125)
 
 ROUNDS = 10
 MOST_SECONDS = 300.0
+NOT_TO_BE_DOUBTED = "torch-flash"
+"""The choice where measuring failed: a part of torch, where a package's kernel may be what broke."""
+
 NOT_MEASURED = ("sdpa",)
 """Where a GPU has a better one, this would need the memory of whole score matrices."""
 
@@ -44,8 +47,8 @@ def choose(contract: Contract, device: str, shared: Path) -> str | None:
     try:
         milliseconds: Mapping[str, float] = json.loads(stored.read_text())["milliseconds"]
     except (OSError, ValueError, KeyError):
-        return None  # it could not be measured: the first that can serve does
-    return min(milliseconds, key=lambda name: milliseconds[name], default=None)
+        return NOT_TO_BE_DOUBTED
+    return min(milliseconds, key=lambda name: milliseconds[name], default=NOT_TO_BE_DOUBTED)
 
 
 def _measure_apart(contract: Contract, device: str, stored: Path) -> None:

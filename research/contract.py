@@ -23,6 +23,7 @@ CACHE_VARIABLE = "AUTORESEARCH_CACHE"
 
 JUDGE_FILES = (
     "buffer.py",
+    "caps.py",
     "feed.py",
     "handover.py",
     "judge.py",

@@ -12,7 +12,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ import torch
 
 from research import scorer, session
 from research.buffer import SharedIds, create_logits_buffer, rows_per_batch
+from research.caps import Caps
 from research.channel import (
     ChannelClosed,
     Kind,
@@ -66,23 +66,6 @@ Emit = Callable[[dict[str, Any]], None]
 
 Asked = Callable[[], float | None]
 """When a run that was started ahead was asked for, by the monotonic clock; None as long as it was not."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Caps:
-    """Seconds that the phases of a run may take, beside the time budget itself."""
-
-    startup: float
-    grace: float
-    """After the budget: a model that comes later makes the run invalid."""
-    late: float
-    """After the grace: a trainer that handed nothing over by then has hung."""
-    scoring: float
-
-    @staticmethod
-    def for_budget(budget: float, device: str) -> "Caps":
-        patience = 180.0 if device.startswith("cuda") else 60.0
-        return Caps(startup=patience + budget, grace=max(2.0, 0.01 * budget), late=5.0, scoring=2 * patience + budget)
 
 
 class Judge:
@@ -454,21 +437,30 @@ class Answers:
     def cross_entropies(self, rows: np.ndarray, rng: np.random.Generator, *, targets: np.ndarray | None = None) -> np.ndarray:
         """Nats of each token of `rows` (n, T + 1), asked for in random order: (n, T) float32.
 
-        `targets` (n, T) replaces the rows' own next tokens.
+        `targets` (n, T) replaces the rows' own next tokens. While the cross-entropy of one batch is computed, the next one is
+        answered.
         """
         wanted = rows[:, 1:] if targets is None else targets
         nats = np.empty(wanted.shape, dtype=np.float32)
         order = rng.permutation(len(rows))
-        for start in range(0, len(rows), self._batch):
-            chosen = order[start : start + self._batch]
-            self._ids.tensor[: len(chosen)] = torch.from_numpy(rows[chosen, :-1].astype(np.int32))
-            if self._judge._receive(self._child, timeout=0.0) is not None:
-                raise RunEnded("invalid", "the model answered before it was asked")
-            self._judge._send(self._child, Kind.SCORE, len(chosen))
+        batches = [order[start : start + self._batch] for start in range(0, len(rows), self._batch)]
+        self._ask(rows[batches[0]])
+        for chosen, following in zip(batches, [*batches[1:], None], strict=True):
             self._await(Kind.ANSWERED)
             logits = self._logits.tensor[: len(chosen)].clone()  # read once: the child could change them between two reads
+            if logits.is_cuda:
+                torch.cuda.synchronize(logits.device)
+            if following is not None:
+                self._ask(rows[following])
             nats[chosen] = cross_entropy(logits, torch.from_numpy(wanted[chosen].astype(np.int64))).numpy()
         return nats
+
+    def _ask(self, rows: np.ndarray) -> None:
+        """Has rows (m, T + 1) answered, in the buffer."""
+        self._ids.tensor[: len(rows)] = torch.from_numpy(rows[:, :-1].astype(np.int32))
+        if self._judge._receive(self._child, timeout=0.0) is not None:
+            raise RunEnded("invalid", "the model answered before it was asked")
+        self._judge._send(self._child, Kind.SCORE, len(rows))
 
     def close(self) -> None:
         """Gives the buffers back."""

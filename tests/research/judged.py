@@ -189,7 +189,8 @@ def _judge(spec: str, train_py: str, caps: Mapping[str, float], environment: Map
     if before is not None:
         before()
     from research import judge as judging
-    from research.judge import Caps, Judge
+    from research.caps import Caps
+    from research.judge import Judge
     from research.linux import become_subreaper
 
     judging.HANG_UP_SECONDS = 1.0
