@@ -51,8 +51,9 @@ def judge(order):
         assert json.loads(line) == {"go": True}
         result["reason"] = "started ahead"
     if "scored" in what:
-        say(event="progress", phase="scoring", seconds=0.0, step=9, loss=1.5, fraction=1.0)
-        time.sleep(1)
+        for _ in range(10):
+            say(event="progress", phase="scoring", seconds=0.0, step=9, loss=1.5, fraction=1.0)
+            time.sleep(0.1)
     if "oom" in what:
         say(event="result", result=result | {"status": "oom"})
         return
