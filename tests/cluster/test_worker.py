@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from farm_samples import CPU, FAKE_JUDGE, gpu
+from ray_samples import living
 
 from cluster.engine import LocalEngine
 from cluster.worker import Worker, judge_environment
@@ -31,7 +32,7 @@ def wait_for(condition, seconds=10.0):
 
 
 def alive(pid):
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    return bool(living([pid]))
 
 
 def judges():
