@@ -76,6 +76,8 @@ class Worker:
         self._lock = threading.Lock()
         self._spare: Judge | None = None
         self._ahead: _Ahead | None = None
+        self._begun = ""
+        """The run that was asked for last: too late to start it ahead."""
         self._room_ahead = True
         """Whether two runs can be on the device at once, as far as is known."""
         self.stand_by()
@@ -121,14 +123,13 @@ class Worker:
         `run` goes on from there if it is asked for just that, else ends it first. Whatever goes wrong with it counts for
         nothing: the run is then started anew. Where memory runs out, this worker does it no more.
         """
-        if self._closed or self._ahead is not None or not self._room_ahead:
-            return
-        judge = self._take()
-        judge.send({"spec": asdict(spec), "train_py": train_py, "ahead": True})
         with self._lock:
+            too_late = self._closed or spec.run_id == self._begun
+            if too_late or self._ahead is not None or not self._room_ahead:
+                return
+            judge = self._take()
+            judge.send({"spec": asdict(spec), "train_py": train_py, "ahead": True})
             self._ahead = _Ahead(train_py=train_py, spec=spec, judge=judge)
-        if self._closed:
-            self._drop_ahead()
 
     def cancel(self, run_id: str) -> None:
         """Ends that run from another thread, whether it has begun or not: all its processes are gone in 5 s."""
@@ -146,13 +147,14 @@ class Worker:
     def _begin(self, train_py: str, spec: RunSpec) -> "Judge":
         """The judge of a run that begins now: the one that was started ahead for it, else the spare one."""
         with self._lock:
-            ahead = self._ahead
+            self._begun, ahead = spec.run_id, self._ahead
             if ahead is not None and (ahead.train_py, ahead.spec) == (train_py, spec) and ahead.judge.waits:
                 self._ahead = None
                 ahead.judge.send({"go": True})
                 return ahead.judge
         self._drop_ahead(no_room=ahead is not None and ahead.judge.ended_as == "oom")
-        judge = self._take()
+        with self._lock:
+            judge = self._take()
         judge.send({"spec": asdict(spec), "train_py": train_py})
         return judge
 
@@ -166,9 +168,8 @@ class Worker:
             shutil.rmtree(ahead.spec.run_folder, ignore_errors=True)
 
     def _take(self) -> "Judge":
-        """The spare judge, or a new one."""
-        with self._lock:
-            judge, self._spare = self._spare, None
+        """The spare judge, or a new one. Whoever calls this holds the lock."""
+        judge, self._spare = self._spare, None
         return judge if judge is not None and judge.alive else Judge(self._command, judge_environment(self.device))
 
     def _give_back(self, judge: "Judge") -> None:

@@ -163,6 +163,12 @@ def test_a_guess_that_had_no_room_is_the_last_one(worker, spec):
     assert worker.run("ok", guess, quiet).reason == "ran"
 
 
+def test_a_guess_that_comes_when_its_run_has_begun_is_too_late(worker, spec):
+    asked = spec("asked")
+    worker.run("scored", asked, lambda progress: worker.start_ahead("scored", asked))
+    assert worker._ahead is None and len(judges()) == 1
+
+
 def test_closing_ends_what_was_started_ahead(spec):
     worker = Worker(CPU, judge_command=FAKE_JUDGE)
     worker.start_ahead("ok", spec())
