@@ -65,7 +65,7 @@ class ResearchLoop:
     """A branch's loop. Everything that it knows is in the store, so that it can be stopped at any line and go on."""
 
     def __init__(self, *, branch: Branch, worktree: Worktree, researcher: Researcher, store: Store, execute: Execute,
-                 start_ahead: StartAhead, observer: Observer, settings: LoopSettings) -> None:  # fmt: skip
+                 start_ahead: StartAhead | None, observer: Observer, settings: LoopSettings) -> None:  # fmt: skip
         self.branch, self.worktree, self.researcher, self.store = branch, worktree, researcher, store
         self.execute, self.start_ahead, self.observer, self.settings = execute, start_ahead, observer, settings
         self._prepared: asyncio.Task[tuple[Proposal, str]] | None = None
@@ -266,10 +266,10 @@ class ResearchLoop:
 
     def _note_progress(self, run_id: str, progress: dict[str, Any]) -> None:
         self._state(**progress)
-        if progress.get("phase") == "scoring" and run_id != self._ahead_of:
-            self._announce_next(run_id)
+        if self.start_ahead is not None and progress.get("phase") == "scoring" and run_id != self._ahead_of:
+            self._announce_next(run_id, self.start_ahead)
 
-    def _announce_next(self, run_id: str) -> None:
+    def _announce_next(self, run_id: str, start_ahead: StartAhead) -> None:
         """While a run is scored, has the prepared proposal's run started ahead, on the guess that this one is discarded."""
         prepared = self._prepared
         if prepared is None or not prepared.done() or prepared.cancelled() or prepared.exception():
@@ -278,7 +278,7 @@ class ResearchLoop:
         added, removed = count_lines(unified_diff(self.worktree.train_py(base), proposal.train_py))
         next_id = self._experiment_id(self.store.next_number(self.branch.name))
         self._ahead_of = run_id
-        self.start_ahead(run_id, proposal.train_py, self._spec(next_id, index=0, tries=0, net_lines=added - removed))
+        start_ahead(run_id, proposal.train_py, self._spec(next_id, index=0, tries=0, net_lines=added - removed))
 
     def _decide(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> ExperimentRecord:
         if experiment.kind == "baseline":

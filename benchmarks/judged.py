@@ -92,8 +92,9 @@ async def run_once(
 
 
 def make_spec(terms: Terms, run_folder: Path, *, seed: int, keep_below: float | None) -> RunSpec:
+    """Of a run that is called as its folder."""
     return RunSpec(
-        run_id="benchmark",
+        run_id=run_folder.name,
         contract=terms.contract,
         seed=seed,
         device=terms.device.torch_device,

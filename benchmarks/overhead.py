@@ -3,10 +3,10 @@
     uv run python benchmarks/overhead.py [--budget 60]
 
 The first run finds no compiled code at all, the second that of the first; then come five edits, two of which change what has
-to be compiled. They are judged as a farm does it: what would be kept (the first run, and what beats it) is checked in full, and
-on a GPU an edit's processes start while the run before it is scored (`start s` is then what was left of that afterwards).
-Prints a table, what share of the time was spent on training, and how many runs an hour that makes at the profile's own budget;
-then the same as JSON.
+to be compiled. They are judged as a farm does it: what would be kept (the first run, and what beats it) is checked in full.
+With --start-ahead an edit's processes start while the run before it is scored, as those of `farm run --start-ahead` do on a
+GPU: `start s` is then what was left of that afterwards. Prints a table, what share of the time was spent on training, and how
+many runs an hour that makes at the profile's own budget; then the same as JSON.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def without_compiled_code(data: PreparedData) -> Iterator[PreparedData]:
         yield PreparedData.load(folder)
 
 
-async def measure(texts: Mapping[str, str], terms: Terms) -> list[dict[str, float | str]]:
+async def measure(texts: Mapping[str, str], terms: Terms, *, ahead: bool) -> list[dict[str, float | str]]:
     """One run of each, in turn, on one engine; prints a line for each."""
     print(f"{'wall s':>8}{'start s':>9}{'train s':>9}{'score s':>9}{'outside s':>11}  run")
     found: list[dict[str, float | str]] = []
@@ -57,7 +57,7 @@ async def measure(texts: Mapping[str, str], terms: Terms) -> list[dict[str, floa
         return make_spec(terms, Path(scratch.name) / name, seed=1, keep_below=first)
 
     def beside(following: list[str], progress: Progress) -> None:
-        if progress.get("phase") == "scoring" and terms.device.kind == "cuda" and first is not None and following:
+        if ahead and progress.get("phase") == "scoring" and first is not None and following:
             name = following.pop()
             engine.start_ahead(terms.device, texts[name], spec_of(name))
 
@@ -83,21 +83,24 @@ async def measure(texts: Mapping[str, str], terms: Terms) -> list[dict[str, floa
 def main() -> None:
     parser = argparse.ArgumentParser(description="What a run takes beside its time budget.")
     add_terms(parser)
+    parser.add_argument("--start-ahead", action="store_true", help="start each edit's processes while another run is scored")
+    options = parser.parse_args()
     try:
-        terms = terms_of(parser.parse_args())
+        terms = terms_of(options)
     except UserError as error:
         raise SystemExit(str(error)) from None
     base, budget = terms.train_py, terms.contract.TIME_BUDGET
     texts = {"as it is, nothing compiled": base, "as it is": base} | {edit: variant_text(edit, terms) for edit in EDITS}
     print(terms.title())
     with without_compiled_code(terms.data) as alone:
-        found = asyncio.run(measure(texts, replace(terms, data=alone)))
+        found = asyncio.run(measure(texts, replace(terms, data=alone), ahead=options.start_ahead))
     walls = [float(run["wall"]) for run in found[2:]]
     share, outside = len(walls) * budget / sum(walls), sum(walls) / len(walls) - budget
     full = profile_named(terms.profile).contract.TIME_BUDGET
     hourly = 3600 / (full + outside)
     print(f"five edits: {share:.1%} of the time was training; {hourly:.2f} runs an hour at {full:g} s (of {3600 / full:.0f})")
     print(json.dumps({"platform": platform_identity(terms.device), "profile": terms.profile, "budget": budget,
+                      "start_ahead": options.start_ahead,
                       "training_share": share, "runs_an_hour": hourly, "runs": found}))  # fmt: skip
 
 

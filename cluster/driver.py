@@ -242,7 +242,7 @@ class Farm:
             researcher=researcher,
             store=self.store,
             execute=lambda experiment, train_py, spec, report: self._execute(plan, experiment, train_py, spec, report),
-            start_ahead=self.dispatcher.start_ahead,
+            start_ahead=self.dispatcher.start_ahead if self.options.start_ahead else None,
             observer=self,
             settings=settings,
         )

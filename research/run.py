@@ -1,7 +1,6 @@
 """`python -m research.run`: runs any train.py through the judge, by hand (see --help) or for a worker (--serve)."""
 
 import argparse
-import importlib
 import json
 import os
 import secrets
@@ -99,7 +98,6 @@ def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> R
         total, free = limit, min(free or limit, limit)
     else:
         limit = None
-    import_compiler(device)
     profile = options.profile or choose_profile(device, total)
     contract = contract_for(profile, budget=options.budget, source=options.source)
     data = find_prepared(contract, cache=cache_folder(options.cache))
@@ -138,13 +136,6 @@ def best_device() -> tuple[str, int, int | None]:
         return ("mps" if torch.backends.mps.is_available() else "cpu"), total, None
 
 
-def import_compiler(device: str) -> None:
-    """For a GPU: imports what torch.compile needs, or each of a run's processes would spend seconds on it."""
-    if device.startswith("cuda"):
-        os.environ["TORCH_WARM_POOL"] = "0"  # no helpers of this process, which is only there to be forked
-        importlib.import_module("torch._inductor.compile_fx")
-
-
 def print_now(text: str) -> None:
     sys.stdout.write(text)
     sys.stdout.flush()
@@ -165,9 +156,10 @@ def serve(signals: list[int]) -> int:
     """
     emit = _event_printer()
     emit({"event": "ready"})
-    import_compiler(best_device()[0])
     worker = _Worker()
     while line := worker.read_line(stopped=lambda: bool(signals)):
+        if line + b"\n" == GO:  # it came when its run had ended by itself
+            continue
         heard, tell = os.pipe()
         pid = os.fork()
         if pid == 0:

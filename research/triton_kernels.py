@@ -67,6 +67,8 @@ GRADIENT_CANDIDATES = (
 
 UP_TILES = Tiles(rows=128, columns=128, depth=64, warps=4, stages=3, pieces=2, programs=2)
 GRADIENT_TILES = Tiles(rows=128, columns=128, depth=64, warps=4, stages=3, pieces=4, programs=2)
+"""The best on an H200 at a width of 512; at 640 they take 8% and 1.5% more than the best there."""
+
 POINTER_TILES = Tiles(rows=128, columns=128, depth=32, warps=4, stages=3, bulk_copies=False)
 """For a GPU without tensor memory accelerator, in the shared memory of any since Ampere."""
 

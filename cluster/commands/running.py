@@ -105,6 +105,7 @@ def make_options(options: argparse.Namespace, *, researcher: str) -> "FarmOption
         model=getattr(options, "model", None),
         dirty=getattr(options, "dirty", False),
         samples=getattr(options, "samples", False),
+        start_ahead=getattr(options, "start_ahead", False),
     )
 
 

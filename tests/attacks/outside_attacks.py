@@ -51,7 +51,7 @@ FINDS_ROWS = {
     """,
     "by the parent's working folder and root": """
     def find():
-        for start in (f"/proc/{os.getppid()}/cwd", f"/proc/{os.getppid()}/root/$data_folder"):
+        for start in (f"/proc/{os.getppid()}/cwd", f"/proc/{os.getppid()}/root$data_folder"):
             for path in Path(start).glob("**/val.rows"):
                 return path.read_bytes()
     """,

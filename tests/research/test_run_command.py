@@ -293,6 +293,26 @@ def test_a_run_that_is_started_ahead_waits_where_its_clock_would_start(run: Runn
     assert process.exitcode == 0
 
 
+def test_a_run_that_ended_before_it_was_wanted_leaves_room_for_the_next(run: Runner, tmp_path: Path) -> None:
+    read, write = os.pipe()
+    process = start_main(["--serve"], stdin=read, output=tmp_path / "out")
+    os.close(read)
+
+    def results() -> list[str]:
+        return [event["result"]["status"] for event in events(tmp_path / "out") if event["event"] == "result"]
+
+    order = {"spec": json.loads(run.spec().to_json()), "train_py": "raise ValueError('boom')\n", "ahead": True}
+    os.write(write, json.dumps(order).encode() + b"\n")
+    wait_for(lambda: results() == ["crash"])
+    time.sleep(0.2)
+    os.write(write, GO)
+    os.write(write, json.dumps({"spec": json.loads(run.spec().to_json()), "train_py": "def (\n"}).encode() + b"\n")
+    wait_for(lambda: results() == ["crash", "crash"])
+    os.close(write)
+    process.join(10)
+    assert process.exitcode == 0
+
+
 def test_a_run_that_was_started_ahead_is_gone_with_who_started_it(run: Runner, tmp_path: Path) -> None:
     read, write = os.pipe()
     process = start_main(["--serve"], stdin=read, output=tmp_path / "out")
