@@ -1,19 +1,39 @@
-"""The figures of runs, ours and a reference's: a table of them, what they come to, and a file that grows with each run."""
+"""The figures of runs, ours and a reference's: a table of them, what they come to, and a file that grows with each run.
+
+A file is gone on with by the next call, and read by others: all in one have the same head.
+"""
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from research.contract import UserError
+from research.hub import write_atomically
+
 UNTOUCHED, NIGHT, OURS = "reference", "reference, its night's changes", "ours"
-"""The variants."""
+VARIANTS = (UNTOUCHED, NIGHT, OURS)
+"""In the order in which they run."""
 
 UNTIMED_STEPS = 12
 """Steps at the start that no speed is taken from: they compile."""
 
 Summary = dict[str, dict[str, float | int]]
 """Mean, least, most and deviation of what has a name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """Under what all runs of a comparison were made: they compare only where it is equal."""
+
+    platform: str
+    profile: str
+    budget: float
+    """Seconds of training."""
+    mode: str
+    attention: str
+    """The kernel that the reference's runs were told to use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +68,11 @@ class Figures:
     scoring_seconds: float | None = None
     kernel: str | None = None
     """Of attention, as our train.py reported it."""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all went well: after a run that did, the reference's evaluator may have failed."""
+        return self.status == "ok" and not self.reason
 
 
 HEADING = (
@@ -131,26 +156,68 @@ def summary_text(mode: str, summary: Summary) -> str:
     return "\n".join(lines)
 
 
-class Record:
-    """All runs so far; printed and written down as they come, so that what is cut off has left those before."""
+def read_runs(path: Path, head: Head) -> list[Figures]:
+    """The runs in a file of a Record's. Raises UserError where it can't be read, or was made under another head."""
+    try:
+        values = json.loads(path.read_text())
+        runs = [Figures(**run) for run in values["runs"]]
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}): name a file that --json of this benchmark wrote.") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} has no runs of this benchmark: name another file.") from None
+    differences = [
+        f"{name} {values.get(name)!r} there, {here!r} here" for name, here in asdict(head).items() if values.get(name) != here
+    ]
+    if differences:
+        raise UserError(
+            f"{path} holds runs that don't compare with these ({'; '.join(differences)}): name another file, or make the runs"
+            " under the same terms."
+        )
+    return runs
 
-    def __init__(self, mode: str, path: Path | None, head: Mapping[str, str | float]) -> None:
-        self.runs: list[Figures] = []
-        self._mode, self._path, self._head = mode, path, head
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
+
+class Record:
+    """All runs so far, those of earlier calls and of added files among them; printed and written down as they come, so that
+    what is cut off has left those before.
+    """
+
+    def __init__(self, head: Head, path: Path | None = None, *, added: Sequence[Path] = ()) -> None:
+        """Goes on with the file `path` where there is one; `added` are only read. Raises UserError (see `read_runs`)."""
+        self._head, self._path, self._added_paths = head, path, added
+        self._own = read_runs(path, head) if path is not None and path.exists() else []
+        self._added = [run for file in added for run in read_runs(file, head)]
+
+    @property
+    def runs(self) -> list[Figures]:
+        """One of each variant and seed, seed by seed: a whole one before one that failed, an own one before an added one."""
+        best = {(run.seed, run.variant): run for run in sorted([*self._added, *self._own], key=lambda run: run.whole)}
+        return sorted(best.values(), key=lambda run: (run.seed, VARIANTS.index(run.variant)))
+
+    def lacks(self, variant: str, seed: int) -> bool:
+        """Whether that run is still to be made, for the first time or once more."""
+        return not any(run.whole for run in self.runs if (run.variant, run.seed) == (variant, seed))
+
+    def begin(self) -> None:
+        """Prints what was read, and writes it down."""
+        for run in self.runs:
+            print(line(run), flush=True)
+        self._write()
 
     def add(self, run: Figures) -> None:
-        self.runs.append(run)
+        """Takes a run that has ended, in the place of one that failed before."""
+        self._own = [other for other in self._own if (other.variant, other.seed) != (run.variant, run.seed)] + [run]
         print(line(run), flush=True)
-        if self._path is not None:
-            values = {**self._head, "runs": [asdict(run) for run in self.runs], "summary": self.summary()}
-            temporary = self._path.with_name(f"{self._path.name}.tmp")
-            temporary.write_text(json.dumps(values, indent=1) + "\n")
-            temporary.replace(self._path)
+        self._write()
 
     def summary(self) -> Summary:
-        return speed_summary(self.runs) if self._mode == "speed" else score_summary(self.runs)
+        return speed_summary(self.runs) if self._head.mode == "speed" else score_summary(self.runs)
 
     def summary_text(self) -> str:
-        return summary_text(self._mode, self.summary())
+        return summary_text(self._head.mode, self.summary())
+
+    def _write(self) -> None:
+        """The own runs alone, so that files can be added to each other; the summary is over all."""
+        if self._path is not None:
+            runs, added = [asdict(run) for run in self._own], [str(path) for path in self._added_paths]
+            values = {**asdict(self._head), "runs": runs, "added": added, "summary": self.summary()}
+            write_atomically(self._path, json.dumps(values, indent=1) + "\n")

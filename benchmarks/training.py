@@ -14,8 +14,9 @@ Each side packs documents by its own code, and the reference crops them, so that
 rows: with short rows they are far apart. The reference's budget starts after 11 steps, which it has for nothing. On a CPU,
 which the reference doesn't know, an edited copy runs: a smoke test, not a measurement.
 
-Prints a line for each run as it ends, then the differences; `--json` has all figures after each run. Two of these at once need
-a GPU each (CUDA_VISIBLE_DEVICES) and a `--work` folder each.
+Prints a line for each run as it ends, then the differences; `--json` has all figures after each run. Where that file is there
+already the benchmark goes on: what has gone well is not run again. Two of these at once need a GPU each (CUDA_VISIBLE_DEVICES),
+and a `--work` folder and a `--json` file each.
 """
 
 import argparse
@@ -25,14 +26,14 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 from judged import Terms, add_terms, run_once, terms_of
-from reference_figures import HEADING, NIGHT, OURS, UNTIMED_STEPS, UNTOUCHED, Figures, Record
+from reference_figures import HEADING, NIGHT, OURS, UNTIMED_STEPS, UNTOUCHED, VARIANTS, Figures, Head, Record
 from reference_home import write_home, write_stand_ins
 from reference_run import NIGHT_EDITS, Reference, edited, run_logged, tail, with_constants
 
@@ -49,8 +50,6 @@ BUDGETS = {"speed": 60.0, "score": 120.0}
 """Seconds of training in a run, by mode."""
 
 EVALUATION_SECONDS = 900.0
-
-Report = Callable[[Figures], None]
 
 
 # --- one run of ours --------------------------------------------------------------------------------------------------
@@ -131,62 +130,66 @@ def night_text(untouched: str, sizes: dict[str, Literal]) -> str:
     return with_constants(edited(untouched, NIGHT_EDITS), values | sizes)
 
 
-async def compare_speed(engine: LocalEngine, terms: Terms, reference: Reference, *, pairs: int, report: Report) -> None:
-    """Both sides on the same architecture and batches, in turn."""
+def speed_texts(terms: Terms, reference: Reference) -> dict[str, str]:
+    """Each side's train.py, on the same architecture and batches."""
     free = terms.device.free_bytes if terms.device.kind == "cuda" else None
     ours, _ = fit_to_profile(terms.train_py, terms.profile, free, recipe="original")
     sizes = {name: value for name, value in read_constants(ours).items() if name in SIZES}
-    theirs = with_constants(reference.train_py(), sizes)
-    for seed in range(1, pairs + 1):
-        report(await asyncio.to_thread(reference.run, f"speed-{seed}", variant=UNTOUCHED, seed=seed, train_py=theirs))
-        report(await run_ours(engine, ours, terms, seed=seed))
+    return {UNTOUCHED: with_constants(reference.train_py(), sizes), OURS: ours}
 
 
-async def compare_scores(
-    engine: LocalEngine, terms: Terms, reference: Reference, *, seeds: Sequence[int], report: Report
-) -> None:
-    """The three recipes, seed by seed."""
+def score_texts(terms: Terms, reference: Reference) -> dict[str, str]:
+    """The train.py of each of the three recipes."""
     sizes = sizes_for(terms, terms.train_py)
-    untouched = with_constants(reference.train_py(), sizes)
-    night = night_text(reference.train_py(), sizes)
-    for seed in seeds:
-        for number, (variant, text) in enumerate({UNTOUCHED: untouched, NIGHT: night}.items()):
-            name = f"score-{number}-{seed}"
-            report(await asyncio.to_thread(reference.run, name, variant=variant, seed=seed, train_py=text))
-        folder = reference.work / "runs" / f"score-ours-{seed}"
-        found = await run_ours(engine, terms.train_py, terms, seed=seed, keep_in=folder)
-        if found.status == "ok":
-            try:
-                bpb = await asyncio.to_thread(score_by_reference, reference, folder, terms)
-                found = replace(found, reference_bpb=bpb)
-            except UserError as error:
-                found = replace(found, reason=str(error))
-        report(found)
+    untouched = reference.train_py()
+    return {UNTOUCHED: with_constants(untouched, sizes), NIGHT: night_text(untouched, sizes), OURS: terms.train_py}
 
 
-def head_of(terms: Terms, reference: Reference, mode: str) -> dict[str, str | float]:
-    """Under what all runs were made."""
-    return {
-        "platform": platform_identity(terms.device),
-        "profile": terms.profile,
-        "budget": terms.contract.TIME_BUDGET,
-        "mode": mode,
-        "attention": reference.attention or "the first that serves",
-    }
+async def run_scored(engine: LocalEngine, train_py: str, terms: Terms, reference: Reference, *, seed: int) -> Figures:
+    """A run of ours, its model scored by the reference's evaluator, too."""
+    folder = reference.work / "runs" / f"score-ours-{seed}"
+    found = await run_ours(engine, train_py, terms, seed=seed, keep_in=folder)
+    if found.status != "ok":
+        return found
+    try:
+        return replace(found, reference_bpb=await asyncio.to_thread(score_by_reference, reference, folder, terms))
+    except UserError as error:
+        return replace(found, reason=str(error))
+
+
+async def compare(terms: Terms, reference: Reference, options: argparse.Namespace, record: Record) -> None:
+    """Makes the runs that the record lacks, in turn, seed by seed."""
+    speed = options.mode == "speed"
+    seeds = range(1, options.pairs + 1) if speed else options.seeds
+    texts = speed_texts(terms, reference) if speed else score_texts(terms, reference)
+    engine = LocalEngine([terms.device])
+    try:
+        for seed, (variant, text) in product(seeds, texts.items()):
+            if not record.lacks(variant, seed):
+                continue
+            if variant != OURS:
+                name = f"{options.mode}-{VARIANTS.index(variant)}-{seed}"
+                found = await asyncio.to_thread(reference.run, name, variant=variant, seed=seed, train_py=text)
+            elif speed:
+                found = await run_ours(engine, text, terms, seed=seed)
+            else:
+                found = await run_scored(engine, text, terms, reference, seed=seed)
+            record.add(found)
+    finally:
+        await engine.close()
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-async def measure(terms: Terms, reference: Reference, options: argparse.Namespace, record: Record) -> None:
-    engine = LocalEngine([terms.device])
-    try:
-        if options.mode == "speed":
-            await compare_speed(engine, terms, reference, pairs=options.pairs, report=record.add)
-        else:
-            await compare_scores(engine, terms, reference, seeds=options.seeds, report=record.add)
-    finally:
-        await engine.close()
+def head_of(terms: Terms, reference: Reference, mode: str) -> Head:
+    return Head(
+        platform=platform_identity(terms.device),
+        profile=terms.profile,
+        budget=terms.contract.TIME_BUDGET,
+        mode=mode,
+        attention=reference.attention or "the first that serves",
+    )
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -196,15 +199,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=2, help="of runs, in mode speed (default: 2)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="in mode score (default: 1 2)")
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="keep the reference's home, logs and models here")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here, after each run")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here, and go on with what is here")
     add_terms(parser)
     options = parser.parse_args()
     options.budget = options.budget or BUDGETS[options.mode]
     return options
 
 
-def prepare_work(options: argparse.Namespace, terms: Terms, work: Path) -> Reference:
-    """Writes what the reference needs into `work`. Raises UserError."""
+def find_reference(options: argparse.Namespace, terms: Terms, work: Path) -> Reference:
+    """The reference that is asked for, to run below `work`. Raises UserError."""
     folder = options.reference.resolve()
     for name in ("train.py", "prepare.py"):
         if not (folder / name).is_file():
@@ -213,27 +216,28 @@ def prepare_work(options: argparse.Namespace, terms: Terms, work: Path) -> Refer
     device = terms.device.torch_device
     compiled = compile_cache.shared_folder(terms.data.folder.parents[1], device)
     attention = attention_choice.choose(terms.contract, device, compiled)
-    reference = Reference(folder=folder, work=work, contract=terms.contract, visible_device=visible, attention=attention)
-    print("writing the reference's home folder", flush=True)
-    write_stand_ins(work / "stand-ins")
-    write_home(work / "home", terms.contract, terms.data, cache=cache_folder(options.cache))
-    return reference
+    return Reference(folder=folder, work=work, contract=terms.contract, visible_device=visible, attention=attention)
 
 
 def main() -> int:
     options = parse_arguments()
     with ExitStack() as stack:
         scratch = options.work or stack.enter_context(tempfile.TemporaryDirectory(prefix="autoresearch-reference-"))
+        work = Path(scratch).resolve()
         try:
             terms = terms_of(options)
-            reference = prepare_work(options, terms, Path(scratch).resolve())
-            record = Record(options.mode, options.json, head_of(terms, reference, options.mode))
+            reference = find_reference(options, terms, work)
+            record = Record(head_of(terms, reference, options.mode), options.json)
+            print("writing the reference's home folder", flush=True)
+            write_stand_ins(work / "stand-ins")
+            write_home(work / "home", terms.contract, terms.data, cache=cache_folder(options.cache))
             print(f"{terms.title()}\n{HEADING}", flush=True)
-            asyncio.run(measure(terms, reference, options, record))
+            record.begin()
+            asyncio.run(compare(terms, reference, options, record))
         except UserError as error:
             raise SystemExit(str(error)) from None
     print(record.summary_text())
-    return 0 if all(run.status == "ok" and not run.reason for run in record.runs) else 1
+    return 0 if all(run.whole for run in record.runs) else 1
 
 
 if __name__ == "__main__":

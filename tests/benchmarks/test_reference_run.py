@@ -1,10 +1,11 @@
 """Edits of a reference, its runs, and what is read in their logs. The reference here is a stand-in of a few lines."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from reference_figures import NIGHT, OURS, UNTOUCHED, Figures, Record, line, score_summary, speed_summary
+from reference_figures import NIGHT, OURS, UNTOUCHED, Figures, Head, Record, line, score_summary, speed_summary
 from reference_run import (
     CPU_EDITS,
     CPU_PREPARE_EDITS,
@@ -195,8 +196,11 @@ def test_speeds_compare_pair_by_pair() -> None:
     assert (summary["tokens_per_second"]["least"], summary["tokens_per_second"]["most"]) == (1.1, 1.3)
 
 
+HEAD = Head(platform="a card", profile="cpu", budget=1.0, mode="score", attention="sdpa")
+
+
 def test_scores_compare_seed_by_seed(tmp_path: Path) -> None:
-    record = Record("score", tmp_path / "figures.json", {"budget": 1.0})
+    record = Record(HEAD, tmp_path / "figures.json")
     for variant, bpb in ((UNTOUCHED, 1.0), (NIGHT, 0.9), (OURS, 0.8)):
         for seed in (1, 2):
             record.add(run(variant, seed, bpb + seed / 100))
@@ -206,3 +210,72 @@ def test_scores_compare_seed_by_seed(tmp_path: Path) -> None:
     assert summary["our judge - the reference's evaluator"]["mean"] == pytest.approx(0.01)
     assert (tmp_path / "figures.json").read_text().count('"variant"') == 6
     assert OURS in record.summary_text()
+
+
+FAILED = Figures(variant=OURS, seed=2, status="oom", reason="no memory")
+
+
+def test_a_record_goes_on_with_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "figures.json"
+    record = Record(HEAD, path)
+    for found in (run(UNTOUCHED, 1, 1.0), FAILED, replace(run(OURS, 1, 0.8), reference_bpb=None, reason="not scored")):
+        record.add(found)
+    printed = capsys.readouterr().out
+    again = Record(HEAD, path)
+    again.begin()
+    assert sorted(capsys.readouterr().out.splitlines()) == sorted(printed.splitlines())
+    assert [again.lacks(*which) for which in ((UNTOUCHED, 1), (OURS, 1), (OURS, 2), (NIGHT, 1))] == [False, True, True, True]
+    again.add(run(OURS, 2, 0.8))
+    assert not again.lacks(OURS, 2)
+    assert [(found.variant, found.seed) for found in Record(HEAD, path).runs] == [(UNTOUCHED, 1), (OURS, 1), (OURS, 2)]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_record_counts_the_runs_of_added_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [tmp_path / name for name in ("one.json", "other.json", "all.json")]
+    for path, found in ((paths[0], run(UNTOUCHED, 2, 1.0)), (paths[1], FAILED), (paths[1], run(OURS, 1, 0.8))):
+        Record(HEAD, path).add(found)
+    record = Record(HEAD, paths[2], added=paths[:2])
+    capsys.readouterr()
+    record.begin()
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["1", "2", "2", "oom:"]  # seed by seed
+    assert (record.lacks(UNTOUCHED, 2), record.lacks(OURS, 2), record.lacks(OURS, 1)) == (False, True, False)
+    record.add(run(OURS, 2, 0.7))
+    written = json.loads(paths[2].read_text())
+    assert [(found["variant"], found["seed"]) for found in written["runs"]] == [(OURS, 2)]
+    assert written["summary"][f"{OURS} - {UNTOUCHED}"]["mean"] == pytest.approx(-0.3)
+    assert written["summary"][OURS]["count"] == 2
+
+
+def test_an_own_run_counts_before_an_added_one(tmp_path: Path) -> None:
+    Record(HEAD, tmp_path / "other.json").add(run(OURS, 1, 0.8))
+    Record(HEAD, tmp_path / "own.json").add(run(OURS, 1, 0.7))
+    record = Record(HEAD, tmp_path / "own.json", added=[tmp_path / "other.json"])
+    assert [found.reference_bpb for found in record.runs] == [0.7]
+
+
+def test_runs_under_another_head_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "figures.json"
+    Record(HEAD, path).add(run(OURS, 1, 0.8))
+    before = path.read_text()
+    other = replace(HEAD, platform="another card", budget=2.0)
+    for read in (lambda: Record(other, path), lambda: Record(other, tmp_path / "new.json", added=[path])):
+        with pytest.raises(UserError) as refused:
+            read()
+        message = str(refused.value)
+        assert "platform 'a card' there, 'another card' here; budget 1.0 there, 2.0 here)" in message
+        assert str(path) in message and "name another file" in message and "\n" not in message
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"runs": [{"variant": "ours"}]}'])
+def test_another_kind_of_file_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "figures.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="has no runs of this benchmark"):
+        Record(HEAD, path)
+
+
+def test_an_added_file_must_be_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="can't be read"):
+        Record(HEAD, added=[tmp_path / "none.json"])
