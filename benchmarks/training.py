@@ -16,7 +16,12 @@ which the reference doesn't know, an edited copy runs: a smoke test, not a measu
 
 Prints a line for each run as it ends, then the differences; `--json` has all figures after each run. Where that file is there
 already the benchmark goes on: what has gone well is not run again. Two of these at once need a GPU each (CUDA_VISIBLE_DEVICES),
-and a `--work` folder and a `--json` file each.
+and a `--work` folder and a `--json` file each. They can share the work: `--only` has one run some variants alone, and `--add`
+takes what the other has run into table and differences.
+
+    ... --mode score --json ours.json --only ours
+    ... --mode score --json theirs.json --only reference "reference, its night's changes"
+    ... --mode score --json all.json --add ours.json theirs.json
 """
 
 import argparse
@@ -165,7 +170,7 @@ async def compare(terms: Terms, reference: Reference, options: argparse.Namespac
     engine = LocalEngine([terms.device])
     try:
         for seed, (variant, text) in product(seeds, texts.items()):
-            if not record.lacks(variant, seed):
+            if variant not in options.only or not record.lacks(variant, seed):
                 continue
             if variant != OURS:
                 name = f"{options.mode}-{VARIANTS.index(variant)}-{seed}"
@@ -200,6 +205,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="in mode score (default: 1 2)")
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="keep the reference's home, logs and models here")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here, and go on with what is here")
+    parser.add_argument("--only", choices=VARIANTS, default=VARIANTS, nargs="+", metavar="VARIANT",
+                        help=f"run no others than these, of {', '.join(map(repr, VARIANTS))}")  # fmt: skip
+    parser.add_argument("--add", type=Path, nargs="+", default=[], metavar="FILE", help="count the runs in these, too")
     add_terms(parser)
     options = parser.parse_args()
     options.budget = options.budget or BUDGETS[options.mode]
@@ -227,7 +235,7 @@ def main() -> int:
         try:
             terms = terms_of(options)
             reference = find_reference(options, terms, work)
-            record = Record(head_of(terms, reference, options.mode), options.json)
+            record = Record(head_of(terms, reference, options.mode), options.json, added=options.add)
             print("writing the reference's home folder", flush=True)
             write_stand_ins(work / "stand-ins")
             write_home(work / "home", terms.contract, terms.data, cache=cache_folder(options.cache))
