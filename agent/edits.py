@@ -45,7 +45,7 @@ class _Source:
         """The offset of a place in the tree, whose columns count bytes."""
         return self.starts[line - 1] + len(self.lines[line - 1].encode()[:column].decode())
 
-    def span(self, node: ast.expr | ast.stmt, text: str) -> _Span:
+    def span(self, node: ast.expr | ast.stmt | ast.alias, text: str) -> _Span:
         end_line, end_column = node.end_lineno or node.lineno, node.end_col_offset or 0
         return _Span(start=self.at(node.lineno, node.col_offset), end=self.at(end_line, end_column), text=text)
 
@@ -115,8 +115,14 @@ def drop_softcap(train_py: str) -> str | None:
 
 
 def drop_qk_norm(train_py: str) -> str | None:
-    """Turns `q, k = norm(a), norm(b)` into `q, k = a, b`."""
+    """Turns `q, k = norm(a), norm(b)` into `q, k = a, b`, and rotary_norm(both, cos, sin) into its parts without the norm."""
     source = _Source(train_py)
+    fused = [node for node in ast.walk(source.tree) if isinstance(node, ast.Call) and _called(node) == "rotary_norm"]
+    imports = [node for node in ast.walk(source.tree) if isinstance(node, ast.alias) and node.name == "rotary_norm"]
+    if len(fused) == len(imports) == 1 and len(fused[0].args) == 3 and not fused[0].keywords:
+        both, cos, sin = (source.code(argument) for argument in fused[0].args)
+        plain = f"(rotate(x, {cos}, {sin}) for x in {both}.unbind(2))"
+        return source.replaced([source.span(imports[0], "rotate"), source.span(fused[0], plain)])
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).strip("()") == "q, k":
             calls = node.value.elts if isinstance(node.value, ast.Tuple) else []

@@ -33,6 +33,10 @@ NOT_TO_BE_DOUBTED = "torch-flash"
 NOT_MEASURED = ("sdpa",)
 """Where a GPU has a better one, this would need the memory of whole score matrices."""
 
+SLOW_TO_COMPILE = "flex"
+NEVER_BELOW = ("flash-attn-4", "flash-attn-3")
+"""Where one of these works, the slow one is not measured: it would take half a minute of the first run, to lose."""
+
 
 def choose(contract: Contract, device: str, shared: Path) -> str | None:
     """The name of the fastest kernel for `device`, measured now if it never was; None where there is nothing to choose.
@@ -73,7 +77,8 @@ def measure(tokens: int, device: torch.device) -> tuple[dict[str, float], dict[s
     milliseconds: dict[str, float] = {}
     failures: dict[str, str] = {}
     for name, kernel in KERNELS.items():
-        if name in NOT_MEASURED or not kernel.serves(device, torch.bfloat16, HEAD_DIM):
+        beaten = name == SLOW_TO_COMPILE and not milliseconds.keys().isdisjoint(NEVER_BELOW)
+        if name in NOT_MEASURED or beaten or not kernel.serves(device, torch.bfloat16, HEAD_DIM):
             continue
         try:
             milliseconds[name] = sum(_time(name, tokens, max(1, int(tokens * ratio)), device) for ratio in WINDOW_RATIOS)

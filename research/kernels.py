@@ -1,4 +1,4 @@
-"""The two costliest parts of a small GPT beside attention, with less traffic to memory: the MLP and the loss.
+"""The costliest parts of a small GPT around attention, with less traffic to memory: the MLP, the loss, and rotary QK norm.
 
 On an NVIDIA GPU since Ampere, in bfloat16, Triton kernels do the parts that a matrix product and a pass over its output share;
 the other products stay with cuBLAS. Anywhere else, the same functions are plain torch. Plumbing, not policy: train.py may
@@ -58,6 +58,25 @@ def softcapped_cross_entropy(
     else:
         loss = _loss(flat, weight, targets, softcap, chunk_tokens)
     return loss
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary position embedding (Su et al., 2021, arXiv:2104.09864) of x (B, T, H, D) by cos and sin (T, D / 2)."""
+    a, b = x.chunk(2, dim=-1)
+    cos, sin = cos[:, None], sin[:, None]
+    return torch.cat([a * cos + b * sin, b * cos - a * sin], dim=-1)
+
+
+def rotary_norm(both: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys of both (B, T, 2, H, D), rotated by cos and sin (T, D / 2) and then RMS-normed over D: two (B, T, H, D).
+
+    In the dtype of `both`; no gradient flows to cos and sin.
+    """
+    if not runs_triton(both.device, both.dtype):
+        q, k = (F.rms_norm(rotate(x, cos, sin), (x.size(-1),)) for x in both.unbind(2))
+        return q.to(both.dtype), k.to(both.dtype)
+    queries, keys, _ = _rotary_norm(both, cos, sin)
+    return queries, keys
 
 
 def runs_triton(device: torch.device, dtype: torch.dtype) -> bool:
@@ -220,3 +239,62 @@ def _loss_backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | No
 
 
 _loss_and_gradients.register_autograd(_loss_backward, setup_context=_remember_gradients)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Queries and keys: one pass each way; the gradient needs what went into attention and a number per head, nothing else
+# ----------------------------------------------------------------------------------------------------------------------
+
+EPSILON = torch.finfo(torch.float32).eps
+"""What keeps a head of zeros finite."""
+
+
+@torch.library.custom_op("research::rotary_norm", mutates_args=())
+def _rotary_norm(both: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and float32 scales (2, B * T * H)."""
+    from research import triton_kernels
+
+    return triton_kernels.rotary_norm(both.contiguous(), cos.contiguous(), sin.contiguous(), EPSILON)
+
+
+@torch.library.custom_op("research::rotary_norm_gradient", mutates_args=())
+def _rotary_norm_gradient(
+    query_grads: Tensor, key_grads: Tensor, queries: Tensor, keys: Tensor, scales: Tensor, cos: Tensor, sin: Tensor
+) -> Tensor:
+    from research import triton_kernels
+
+    tensors = (query_grads, key_grads, queries, keys, scales, cos, sin)
+    return triton_kernels.rotary_norm_gradient(*(tensor.contiguous() for tensor in tensors))
+
+
+@_rotary_norm.register_fake
+def _(both: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    batch, tokens, _, heads, dim = both.shape
+    queries, keys = (both.new_empty(batch, tokens, heads, dim) for _ in range(2))
+    return queries, keys, both.new_empty((2, batch * tokens * heads), dtype=torch.float32)
+
+
+@_rotary_norm_gradient.register_fake
+def _(query_grads: Tensor, key_grads: Tensor, queries: Tensor, keys: Tensor, scales: Tensor, cos: Tensor,
+      sin: Tensor) -> Tensor:  # fmt: skip
+    batch, tokens, heads, dim = queries.shape
+    return queries.new_empty(batch, tokens, 2, heads, dim)
+
+
+def _remember_rotary_norm(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    queries, keys, scales = output
+    ctx.mark_non_differentiable(scales)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(queries, keys, scales, *inputs[1:])
+
+
+def _rotary_norm_backward(ctx: Any, query_grads: Tensor | None, key_grads: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    queries, keys, scales, cos, sin = ctx.saved_tensors
+    if query_grads is None and key_grads is None:
+        return None, None, None
+    query_grads = torch.zeros_like(queries) if query_grads is None else query_grads
+    key_grads = torch.zeros_like(keys) if key_grads is None else key_grads
+    return _rotary_norm_gradient(query_grads, key_grads, queries, keys, scales, cos, sin), None, None
+
+
+_rotary_norm.register_autograd(_rotary_norm_backward, setup_context=_remember_rotary_norm)

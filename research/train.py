@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from research.attention import causal_attention, kernel_name
 from research.contract import active_contract
-from research.kernels import relu_squared_mlp, softcapped_cross_entropy
+from research.kernels import relu_squared_mlp, rotary_norm, softcapped_cross_entropy
 from research.session import Session
 
 CONTRACT = active_contract()
@@ -84,12 +84,6 @@ def norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.size(-1),))
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding of x (B, T, H, D) by cos and sin (1, T, 1, D / 2)."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat([a * cos + b * sin, b * cos - a * sin], dim=-1)
-
-
 def has_value_embedding(layer: int) -> bool:
     """Alternate layers, the last always among them."""
     return (DEPTH - 1 - layer) % 2 == 0
@@ -108,17 +102,18 @@ class Attention(nn.Module):
         super().__init__()
         self.heads = width // HEAD_DIM
         self.window = window_of(layer)
-        self.qkv = nn.Parameter(torch.empty(3, width, width))  # queries, keys, values: one product for all three
+        self.qkv = nn.Parameter(torch.empty(3, width, width))  # of queries, keys, values
         self.out = nn.Linear(width, width, bias=False)
         self.gate = nn.Linear(VALUE_GATE_CHANNELS, self.heads, bias=False) if has_value_embedding(layer) else None
 
     def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
-        q, k, v = F.linear(x, self.qkv.flatten(0, 1)).view(*x.shape[:-1], 3, self.heads, HEAD_DIM).unbind(-3)
+        both = F.linear(x, self.qkv[:2].flatten(0, 1)).view(*x.shape[:-1], 2, self.heads, HEAD_DIM)
+        v = F.linear(x, self.qkv[2]).view(*x.shape[:-1], self.heads, HEAD_DIM)
         if self.gate is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., :VALUE_GATE_CHANNELS]))
             v = v + gate.unsqueeze(-1) * value_embedding.view(v.shape)
-        q, k = norm(rotate(q, cos, sin)), norm(rotate(k, cos, sin))
-        return self.out(causal_attention(q.to(v.dtype), k.to(v.dtype), v, window=self.window).flatten(2))
+        q, k = rotary_norm(both, cos, sin)  # norm(rotate(q)) and norm(rotate(k)), in one pass over memory
+        return self.out(causal_attention(q, k, v, window=self.window).flatten(2))
 
 
 class MLP(nn.Module):
@@ -175,7 +170,7 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList([Block(width, layer) for layer in range(DEPTH)])
         self.unembedding = Unembedding(width)
         frequencies = ROPE_BASE ** (-torch.arange(0, HEAD_DIM, 2) / HEAD_DIM)
-        angles = torch.outer(torch.arange(MAX_SEQ_LEN), frequencies)[None, :, None, :]
+        angles = torch.outer(torch.arange(MAX_SEQ_LEN), frequencies)
         self.register_buffer("cos", angles.cos(), persistent=False)
         self.register_buffer("sin", angles.sin(), persistent=False)
         self.initialise()
@@ -200,7 +195,7 @@ class GPT(nn.Module):
     def forward(self, ids: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits (B, T, VOCAB_SIZE) of ids (B, T); with targets (B, T), their mean cross-entropy in nats instead."""
         with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=ids.is_cuda):
-            cos, sin = self.cos[:, : ids.size(1)], self.sin[:, : ids.size(1)]
+            cos, sin = self.cos[: ids.size(1)], self.sin[: ids.size(1)]
             x = x0 = norm(self.embedding(ids))
             if ids.is_cuda:
                 x, x0, cos, sin = x.bfloat16(), x0.bfloat16(), cos.bfloat16(), sin.bfloat16()

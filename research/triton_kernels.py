@@ -212,32 +212,40 @@ def multiprocessors(device: torch.device) -> int:
 
 COLUMNS_PER_WARP = 1024
 """Logits of a row for each warp of its program: 32 a thread stay in registers."""
+SAFE_SOFTCAP = 40.0
+"""Up to here no logit is so far below the softcap that its exponential, relative to it, is lost in float32."""
 
 
 @triton.jit
 def cross_entropy_kernel(
-    logits, targets, losses, softcap, scale, VOCABULARY: tl.constexpr, COLUMNS: tl.constexpr, GRADIENT: tl.constexpr
+    logits, targets, losses, softcap, scale,
+    VOCABULARY: tl.constexpr, COLUMNS: tl.constexpr, BOUNDED: tl.constexpr, GRADIENT: tl.constexpr,
 ):  # fmt: skip
     """The loss of one row of logits (n, VOCABULARY) per program; with GRADIENT, `scale` times its gradient replaces the row.
 
-    The whole row is in registers between its one read and its one write, in float32.
+    The whole row is in registers between its one read and its one write, in float32. What limits it is not memory but how
+    many exponentials and reciprocals a multiprocessor can do: it takes three for each logit. tanh is 1 - below, and with
+    BOUNDED the exponentials are taken relative to the softcap, so that no maximum has to be found first.
     """
     row = tl.program_id(0).to(tl.int64)  # n * VOCABULARY can be more than 2^31
     column = tl.arange(0, COLUMNS)
     inside = column < VOCABULARY
-    places = logits + row * VOCABULARY + column
-    raw = tl.load(places, mask=inside, other=0.0).to(tl.float32)
+    first = logits + row * VOCABULARY
+    raw = tl.load(first + column, mask=inside, other=0.0).to(tl.float32)
     target = tl.load(targets + row)
-    tanh = 1.0 - 2.0 / (1.0 + tl.exp(raw * (2.0 / softcap)))  # right at both ends, where exp is 0 or infinite
-    capped = tl.where(inside, softcap * tanh, float("-inf"))
-    largest = tl.max(capped, axis=0)
-    weights = tl.exp(capped - largest)
+    raw_target = tl.load(first + target).to(tl.float32)
+    log2e: tl.constexpr = 1.4426950408889634
+    slope_in = 2.0 * log2e / softcap
+    below = 2.0 / (1.0 + tl.exp2(raw * slope_in))  # right at both ends, where exp2 is 0 or infinite
+    least = 0.0 if BOUNDED else tl.min(tl.where(inside, below, 2.0), axis=0)
+    weights = tl.where(inside, tl.exp2((least - below) * (softcap * log2e)), 0.0)
     total = tl.sum(weights, axis=0)
-    hit = column == target
-    tl.store(losses + row, largest + tl.log(total) - tl.sum(tl.where(hit, capped, 0.0), axis=0))
+    below_target = 2.0 / (1.0 + tl.exp2(raw_target * slope_in))
+    tl.store(losses + row, tl.log(total) + softcap * (below_target - least))
     if GRADIENT:
-        slope = (weights / total - hit.to(tl.float32)) * (1.0 - tanh * tanh)
-        tl.store(places, (slope * scale).to(logits.dtype.element_ty), mask=inside)
+        hit = (column == target).to(tl.float32)
+        slope = (weights * (scale / total) - hit * scale) * (below * (2.0 - below))
+        tl.store(first + column, slope.to(logits.dtype.element_ty), mask=inside)
 
 
 def cross_entropy_rows(logits: Tensor, targets: Tensor, *, softcap: float, scale: float | None, warps: int = 0) -> Tensor:
@@ -246,7 +254,109 @@ def cross_entropy_rows(logits: Tensor, targets: Tensor, *, softcap: float, scale
     columns = triton.next_power_of_2(vocabulary)
     losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
     cross_entropy_kernel[(rows,)](
-        logits, targets, losses, softcap, scale or 0.0, VOCABULARY=vocabulary, COLUMNS=columns, GRADIENT=scale is not None,
+        logits, targets, losses, softcap, scale or 0.0, VOCABULARY=vocabulary, COLUMNS=columns,
+        BOUNDED=softcap <= SAFE_SOFTCAP, GRADIENT=scale is not None,
         num_warps=warps or min(max(columns // COLUMNS_PER_WARP, 1), 32),
     )  # fmt: skip
     return losses
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Queries and keys: rotated by their positions and normed
+# ----------------------------------------------------------------------------------------------------------------------
+
+HEADS_PER_PROGRAM = 32
+
+
+@triton.jit
+def _places(first_row, rows, heads, tokens, DIM: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr):
+    """Of HEADS heads from `first_row` on, among all heads of all tokens: which exist, where their first halves begin in a
+    tensor of queries or keys alone, and in one of both; where their angles are in the tables; all (HEADS, HALF).
+    """
+    row = (first_row + tl.arange(0, HEADS))[:, None]
+    channel = tl.arange(0, HALF)[None, :]
+    inside = (row < rows) & (channel < DIM // 2)
+    token = row // heads
+    alone = row.to(tl.int64) * DIM + channel
+    both = (token * heads + row).to(tl.int64) * DIM + channel  # a token's queries, then its keys
+    return inside, alone, both, (token % tokens) * (DIM // 2) + channel
+
+
+@triton.jit
+def rotary_norm_kernel(
+    both, cos, sin, queries, keys, scales, rows, heads, tokens, epsilon,
+    DIM: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    """Rotates and norms heads of `both` (n, 2, heads, DIM) into `queries` and `keys` (n, heads, DIM), in float32 between.
+
+    A program has HEADS heads, of the queries or (second axis of the grid) the keys; `scales` (2, n * heads) float32 gets what
+    each was multiplied by. cos and sin: (tokens, DIM / 2), where n is a multiple of tokens.
+    """
+    half: tl.constexpr = DIM // 2
+    first_row, which = tl.program_id(0) * HEADS, tl.program_id(1)
+    inside, alone, place, angle = _places(first_row, rows, heads, tokens, DIM, HALF, HEADS)
+    source = both + which * heads * DIM + place
+    a = tl.load(source, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(source + half, mask=inside, other=0.0).to(tl.float32)
+    c = tl.load(cos + angle, mask=inside, other=0.0).to(tl.float32)
+    s = tl.load(sin + angle, mask=inside, other=0.0).to(tl.float32)
+    rotated_a, rotated_b = a * c + b * s, b * c - a * s
+    scale = tl.rsqrt(tl.sum(rotated_a * rotated_a + rotated_b * rotated_b, axis=1) / DIM + epsilon)
+    row = first_row + tl.arange(0, HEADS)
+    tl.store(scales + which * rows + row, scale, mask=row < rows)
+    out = queries if which == 0 else keys
+    tl.store(out + alone, (rotated_a * scale[:, None]).to(out.dtype.element_ty), mask=inside)
+    tl.store(out + alone + half, (rotated_b * scale[:, None]).to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def rotary_norm_gradient_kernel(
+    query_grads, key_grads, queries, keys, scales, cos, sin, grads, rows, heads, tokens,
+    DIM: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr,
+):  # fmt: skip
+    """The gradient `grads` of `both` above, by those of its outputs and these outputs themselves."""
+    half: tl.constexpr = DIM // 2
+    first_row, which = tl.program_id(0) * HEADS, tl.program_id(1)
+    inside, alone, place, angle = _places(first_row, rows, heads, tokens, DIM, HALF, HEADS)
+    normed = queries if which == 0 else keys
+    given = query_grads if which == 0 else key_grads
+    a = tl.load(normed + alone, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(normed + alone + half, mask=inside, other=0.0).to(tl.float32)
+    grad_a = tl.load(given + alone, mask=inside, other=0.0).to(tl.float32)
+    grad_b = tl.load(given + alone + half, mask=inside, other=0.0).to(tl.float32)
+    row = first_row + tl.arange(0, HEADS)
+    scale = tl.load(scales + which * rows + row, mask=row < rows, other=0.0)[:, None]
+    along = (tl.sum(grad_a * a + grad_b * b, axis=1) / DIM)[:, None]
+    turned_a, turned_b = scale * (grad_a - a * along), scale * (grad_b - b * along)
+    c = tl.load(cos + angle, mask=inside, other=0.0).to(tl.float32)
+    s = tl.load(sin + angle, mask=inside, other=0.0).to(tl.float32)
+    target = grads + which * heads * DIM + place
+    tl.store(target, (turned_a * c - turned_b * s).to(grads.dtype.element_ty), mask=inside)
+    tl.store(target + half, (turned_b * c + turned_a * s).to(grads.dtype.element_ty), mask=inside)
+
+
+def rotary_norm(both: Tensor, cos: Tensor, sin: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys (B, T, H, D) of both (B, T, 2, H, D), rotated and normed, and float32 scales (2, B * T * H)."""
+    batch, tokens, _, heads, dim = both.shape
+    rows = batch * tokens * heads
+    queries, keys = (both.new_empty(batch, tokens, heads, dim) for _ in range(2))
+    scales = torch.empty(2, rows, dtype=torch.float32, device=both.device)
+    rotary_norm_kernel[(triton.cdiv(rows, HEADS_PER_PROGRAM), 2)](
+        both, cos, sin, queries, keys, scales, rows, heads, tokens, epsilon,
+        DIM=dim, HALF=triton.next_power_of_2(dim // 2), HEADS=HEADS_PER_PROGRAM, num_warps=4,
+    )  # fmt: skip
+    return queries, keys, scales
+
+
+def rotary_norm_gradient(
+    query_grads: Tensor, key_grads: Tensor, queries: Tensor, keys: Tensor, scales: Tensor, cos: Tensor, sin: Tensor
+) -> Tensor:
+    """The gradient (B, T, 2, H, D) of what `rotary_norm` had."""
+    batch, tokens, heads, dim = queries.shape
+    rows = batch * tokens * heads
+    grads = queries.new_empty(batch, tokens, 2, heads, dim)
+    rotary_norm_gradient_kernel[(triton.cdiv(rows, HEADS_PER_PROGRAM), 2)](
+        query_grads, key_grads, queries, keys, scales, cos, sin, grads, rows, heads, tokens,
+        DIM=dim, HALF=triton.next_power_of_2(dim // 2), HEADS=HEADS_PER_PROGRAM, num_warps=4,
+    )  # fmt: skip
+    return grads

@@ -1,14 +1,18 @@
-"""The MLP and the loss against their formulas: plain torch in float64, the Triton kernels in float32."""
+"""The MLP, the loss and rotary norm against their formulas: plain torch in float64, the Triton kernels in float32."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from research import kernels
-from research.kernels import relu_squared_mlp, runs_triton, softcapped_cross_entropy
+from research.kernels import relu_squared_mlp, rotary_norm, runs_triton, softcapped_cross_entropy
 
 HAS_GPU = torch.cuda.is_available() and runs_triton(torch.device("cuda"), torch.bfloat16)
 needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU since Ampere with Triton")
@@ -48,6 +52,22 @@ def loss_inputs(tokens: int, width: int, vocabulary: int, device: str = "cpu") -
     targets = torch.randint(vocabulary, (2, tokens), generator=generator, device=device)
     targets[0, 0], targets[-1, -1] = 0, vocabulary - 1
     return [hidden.bfloat16().float(), weight.bfloat16().float()], targets
+
+
+def rotary_inputs(tokens: int, heads: int, dim: int, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+    """both (2, tokens, 2, heads, dim), cos and sin (tokens, dim / 2) in float32; none of their values is lost in bfloat16."""
+    generator = torch.Generator(device).manual_seed(3)
+    both = torch.randn((2, tokens, 2, heads, dim), generator=generator, device=device)
+    angles = torch.rand((tokens, dim // 2), generator=generator, device=device) * 6.3
+    return both.bfloat16().float(), angles.cos().bfloat16().float(), angles.sin().bfloat16().float()
+
+
+def rotary_formula(both: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Each pair of channels as a complex number, turned; then every head divided by its root mean square; (2, B, T, H, D)."""
+    a, b = both.unflatten(-1, (2, -1)).unbind(-2)
+    turned = torch.complex(a, b) * torch.complex(cos, -sin)[:, None, None]
+    out = torch.cat([turned.real, turned.imag], dim=-1)
+    return (out / out.square().mean(-1, keepdim=True).sqrt()).movedim(2, 0)
 
 
 def value_and_gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
@@ -91,6 +111,53 @@ def test_the_loss_is_its_formula(dtype: torch.dtype, softcap: float) -> None:
     assert found[0].shape == () and found[0].dtype == torch.float32
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rotary_norm_is_its_formula(dtype: torch.dtype) -> None:
+    both, cos, sin = rotary_inputs(tokens=5, heads=3, dim=8)
+    found = value_and_gradients(lambda x: torch.stack(rotary_norm(x, cos.to(dtype), sin.to(dtype))), [both.to(dtype)])
+    expected = value_and_gradients(lambda x: rotary_formula(x, cos.double(), sin.double()), [both.double()])
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
+
+
+INTERPRETED = """
+import torch
+from research import triton_kernels
+from tests.research.test_kernels import distance, loss_formula, rotary_formula, rotary_inputs
+
+for softcap, vocabulary in ((15.0, 64), (15.0, 50), (60.0, 50)):
+    logits = (torch.randn(7, vocabulary) * 2 * softcap).bfloat16()
+    targets = torch.randint(vocabulary, (7,))
+    leaf = logits.double().requires_grad_()
+    losses = torch.stack([loss_formula(row, torch.eye(vocabulary).double(), target, softcap)
+                          for row, target in zip(leaf, targets)])
+    (grads,) = torch.autograd.grad(3 * losses.sum(), leaf)
+    found = triton_kernels.cross_entropy_rows(logits, targets, softcap=softcap, scale=3.0)
+    assert distance(found, losses.detach()) < 1e-5, (softcap, vocabulary)
+    assert distance(logits, grads) < 1e-2, (softcap, vocabulary)
+
+for heads, dim in ((5, 128), (3, 24)):
+    both, cos, sin = rotary_inputs(9, heads, dim)
+    leaf = both.double().requires_grad_()
+    out = rotary_formula(leaf, cos.double(), sin.double())
+    weights = torch.randn(out.shape).bfloat16()
+    (grads,) = torch.autograd.grad((out * weights).sum(), leaf)
+    q, k, scales = triton_kernels.rotary_norm(both.bfloat16(), cos, sin, 0.0)
+    assert distance(torch.stack([q, k]), out.detach()) < 1e-2, (heads, dim)
+    assert distance(triton_kernels.rotary_norm_gradient(*weights, q, k, scales, cos, sin), grads) < 1e-2, (heads, dim)
+print("right")
+"""
+
+
+@pytest.mark.skipif(not kernels.HAS_TRITON, reason="Triton is not installed")
+def test_the_kernels_of_loss_and_rotary_norm_are_right_in_tritons_interpreter() -> None:
+    root = Path(__file__).parents[2]
+    environment = dict(os.environ) | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, cwd=root, capture_output=True, text=True)
+    assert done.stdout == "right\n", done.stderr
 
 
 def test_weights_are_cast_to_the_inputs_dtype() -> None:
@@ -192,3 +259,20 @@ def test_the_gpu_loss_agrees_with_float32(
     with torch.inference_mode():
         torch.testing.assert_close(run(*inputs), found[0], atol=1e-5, rtol=1e-5)
     assert distance(run(inputs[0], inputs[1].clone().requires_grad_()).detach(), expected[0]) < CLOSE  # one of two
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(("tokens", "heads", "dim"), [(512, 4, 128), (333, 5, 128), (7, 3, 96), (1, 1, 64)])
+def test_the_gpu_rotary_norm_agrees_with_float32(
+    tokens: int, heads: int, dim: int, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+) -> None:
+    both, cos, sin = rotary_inputs(tokens, heads, dim, "cuda")
+    function = prepare(rotary_norm)
+
+    def run(x: Tensor) -> Tensor:
+        return torch.stack(function(x.bfloat16(), cos.bfloat16(), sin.bfloat16())).float()
+
+    found, expected = value_and_gradients(run, [both]), value_and_gradients(lambda x: rotary_formula(x, cos, sin), [both])
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape and distance(a, b) < CLOSE
