@@ -33,6 +33,7 @@ from research.contract import (
 from research.hyperparameters import fit_to_profile
 from research.judge import Judge, scratch_prefix
 from research.linux import become_subreaper, die_with_parent, keep_freed_memory
+from research.preloading import preload_for_gpu
 from research.prepare import find_prepared
 from research.processes import kill_descendants
 from research.result import SANDBOX_MODES, RunResult, RunSpec
@@ -150,11 +151,12 @@ def serve(signals: list[int]) -> int:
 
     A run with {ahead: true} waits where its clock would start, until the worker says GO.
 
-    Each run is judged in a process that is forked off this one, which has torch imported and does nothing else: so a run
-    starts at once, and no run finds traces of another. The end of standard input means that the worker is gone: the run is
+    Each run is judged in a process that is forked off this one, which has imported what runs need and does nothing else: so a
+    run starts at once, and no run finds traces of another. The end of standard input means that the worker is gone: the run is
     ended at once. A judge that dies without a result ends this process too, with exit status 1.
     """
     emit = _event_printer()
+    preload_for_gpu()
     emit({"event": "ready"})
     worker = _Worker()
     while line := worker.read_line(stopped=lambda: bool(signals)):

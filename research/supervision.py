@@ -145,6 +145,17 @@ def gpu_bytes() -> int:
     return int(pynvml.nvmlDeviceGetMemoryInfo(gpu_handle()).total)
 
 
+def gpu_capability() -> tuple[int, int] | None:
+    """Its compute capability; None where there is no NVIDIA GPU that this process sees."""
+    try:
+        import pynvml
+
+        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(gpu_handle())
+    except Exception:  # no driver, no GPU, none visible: NVML has an error of its own for each
+        return None
+    return int(major), int(minor)
+
+
 def gpu_minor() -> int:
     """The number in the name of that GPU's device file. Raises NVMLError."""
     import pynvml

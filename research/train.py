@@ -217,7 +217,8 @@ class GPT(nn.Module):
 
 def build_model() -> GPT:
     width = math.ceil(DEPTH * ASPECT_RATIO / HEAD_DIM) * HEAD_DIM
-    model = GPT(width)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # the CPU takes a second for it
+        model = GPT(width)
     if torch.cuda.is_available():
         model.embedding.bfloat16()
         model.value_embeddings.bfloat16()

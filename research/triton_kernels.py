@@ -210,8 +210,8 @@ def multiprocessors(device: torch.device) -> int:
 # Cross-entropy of logits under a soft cap
 # ----------------------------------------------------------------------------------------------------------------------
 
-COLUMNS_PER_WARP = 1024
-"""Logits of a row for each warp of its program: 32 a thread stay in registers."""
+COLUMNS_PER_WARP = 2048
+"""Logits of a row for each warp of its program: 64 a thread stay in registers."""
 SAFE_SOFTCAP = 40.0
 """Up to here no logit is so far below the softcap that its exponential, relative to it, is lost in float32."""
 
@@ -223,9 +223,9 @@ def cross_entropy_kernel(
 ):  # fmt: skip
     """The loss of one row of logits (n, VOCABULARY) per program; with GRADIENT, `scale` times its gradient replaces the row.
 
-    The whole row is in registers between its one read and its one write, in float32. What limits it is not memory but how
-    many exponentials and reciprocals a multiprocessor can do: it takes three for each logit. tanh is 1 - below, and with
-    BOUNDED the exponentials are taken relative to the softcap, so that no maximum has to be found first.
+    The whole row is in registers between its one read and its one write, in float32. It takes three exponentials and
+    reciprocals for each logit: tanh is 1 - below, and with BOUNDED the exponentials are taken relative to the softcap, so
+    that no maximum has to be found first.
     """
     row = tl.program_id(0).to(tl.int64)  # n * VOCABULARY can be more than 2^31
     column = tl.arange(0, COLUMNS)
@@ -266,6 +266,7 @@ def cross_entropy_rows(logits: Tensor, targets: Tensor, *, softcap: float, scale
 # ----------------------------------------------------------------------------------------------------------------------
 
 HEADS_PER_PROGRAM = 32
+"""Heads, of one token or of several, that a program takes at once."""
 
 
 @triton.jit
