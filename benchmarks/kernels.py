@@ -1,4 +1,4 @@
-"""The kernels of research/kernels.py against plain torch under torch.compile, and the time of their matrix products alone.
+"""The kernels of research/kernels.py against plain torch under torch.compile, and what nothing can be below.
 
     uv run python benchmarks/kernels.py [--tokens 262144] [--widths 512 640] [--json kernels.json]
 
@@ -7,7 +7,8 @@ Needs an NVIDIA GPU; takes about a minute, most of it to compile. All in bfloat1
 - the hidden layer's products with every choice of tiles (UP_CANDIDATES and GRADIENT_CANDIDATES in research/triton_kernels.py),
   beside cuBLAS's bare product; a choice that cannot be compiled or is wrong is named, with the reason, and passed over;
 - the MLP, forward and backward: as it is, plain under torch.compile, and its six products alone, which nothing can be below;
-- the loss likewise, with several sizes of chunks, and forward only; its kernel, with several numbers of warps.
+- the loss likewise, with several sizes of chunks, and forward only; its kernel, with several numbers of warps;
+- rotary QK norm likewise, beside a copy of as much memory as it has to read and write.
 
 Prints a table (medians; TFLOP/s count the matrix products alone), then the same as JSON.
 """
@@ -25,12 +26,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from research.kernels import relu_squared_mlp, runs_triton, softcapped_cross_entropy
+from research.kernels import relu_squared_mlp, rotary_norm, rotate, runs_triton, softcapped_cross_entropy
 
 if TYPE_CHECKING:
     from research.triton_kernels import Tiles  # needs Triton
 
 VOCABULARY = 8192
+ROW_TOKENS = 2048
+HEAD_DIM = 128
 SOFTCAP = 15.0
 WRONG = 1e-2
 """A distance to plain torch, as a share of the norm, that rounding does not explain."""
@@ -91,7 +94,9 @@ def plain_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(SOFTCAP * torch.tanh(logits / SOFTCAP), targets)
 
 
-def forward_and_backward(function: Callable[..., Tensor], leaves: Sequence[Tensor], grad: Tensor | None) -> Callable[[], None]:
+def forward_and_backward(
+    function: Callable[..., Tensor | tuple[Tensor, ...]], leaves: Sequence[Tensor], grad: Tensor | Sequence[Tensor] | None
+) -> Callable[[], None]:
     def run() -> None:
         with torch.autocast("cuda", torch.bfloat16):
             out = function(*leaves)
@@ -206,6 +211,26 @@ def time_loss(table: Table, width: int) -> None:
                   lambda: softcapped_cross_entropy(hidden, weight, targets, SOFTCAP), flops=flops / 3)  # fmt: skip
 
 
+def plain_rotary_norm(both: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+    return tuple(F.rms_norm(rotate(x, cos, sin), (HEAD_DIM,)) for x in both.unbind(2))
+
+
+def time_rotary_norm(table: Table, width: int) -> None:
+    batch, heads = table.tokens // ROW_TOKENS, width // HEAD_DIM
+    both = torch.randn(batch, ROW_TOKENS, 2, heads, HEAD_DIM, device="cuda", dtype=torch.bfloat16)
+    angles = torch.rand(ROW_TOKENS, HEAD_DIM // 2, device="cuda")
+    cos, sin = angles.cos().bfloat16(), angles.sin().bfloat16()
+    grads = tuple(torch.randn(batch, ROW_TOKENS, heads, HEAD_DIM, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+
+    # as much as `both` goes in and out forward; its normed values and their gradients go in backward, its gradient out
+    passes = both.new_empty(5 * both.numel() // 2)
+    table.add(width, "rotary norm: a copy of as much memory", partial(torch.empty_like(passes).copy_, passes))
+    both.requires_grad_()
+    for name, function in (("plain", plain_rotary_norm), ("as it is", rotary_norm)):
+        compiled = partial(torch.compile(function, dynamic=False, fullgraph=True), cos=cos, sin=sin)
+        table.add(width, f"rotary norm: {name}, compiled", forward_and_backward(compiled, [both], grads))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tokens", type=int, default=128 * 2048)
@@ -225,6 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.compiler.reset()
         time_mlp(table, width)
         time_loss(table, width)
+        time_rotary_norm(table, width)
     print(f"{time.monotonic() - began:.0f} s in all")
     found = {
         "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "tokens": terms.tokens,

@@ -21,7 +21,9 @@ from research.attention import KERNELS
 from research.contract import Contract
 
 HEADS, HEAD_DIM = 4, 128
-BATCH_TOKENS = 2**16
+BATCH_TOKENS = 2**17
+"""So many that a GPU needs longer than Python takes to launch its kernels."""
+
 WINDOW_RATIOS = (1.0, 0.5, 0.125)
 """Of the sequence: full attention, the original's short window, and the one of the standard recipe."""
 
@@ -30,12 +32,11 @@ MOST_SECONDS = 300.0
 NOT_TO_BE_DOUBTED = "torch-flash"
 """The choice where measuring failed: a part of torch, where a package's kernel may be what broke."""
 
-NOT_MEASURED = ("sdpa",)
-"""Where a GPU has a better one, this would need the memory of whole score matrices."""
+NEEDS_COMPILING = "flex"
+"""Without torch.compile it computes whole score matrices. Compiling takes it half a minute of the first run."""
 
-SLOW_TO_COMPILE = "flex"
-NEVER_BELOW = ("flash-attn-4", "flash-attn-3")
-"""Where one of these works, the slow one is not measured: it would take half a minute of the first run, to lose."""
+FASTER_THAN_FLEX = ("flash-attn-4", "flash-attn-3")
+"""On every GPU that they serve."""
 
 
 def choose(contract: Contract, device: str, shared: Path) -> str | None:
@@ -77,8 +78,7 @@ def measure(tokens: int, device: torch.device) -> tuple[dict[str, float], dict[s
     milliseconds: dict[str, float] = {}
     failures: dict[str, str] = {}
     for name, kernel in KERNELS.items():
-        beaten = name == SLOW_TO_COMPILE and not milliseconds.keys().isdisjoint(NEVER_BELOW)
-        if name in NOT_MEASURED or beaten or not kernel.serves(device, torch.bfloat16, HEAD_DIM):
+        if not (is_worth_measuring(name, milliseconds) and kernel.serves(device, torch.bfloat16, HEAD_DIM)):
             continue
         try:
             milliseconds[name] = sum(_time(name, tokens, max(1, int(tokens * ratio)), device) for ratio in WINDOW_RATIOS)
@@ -87,12 +87,21 @@ def measure(tokens: int, device: torch.device) -> tuple[dict[str, float], dict[s
     return milliseconds, failures
 
 
+def is_worth_measuring(name: str, milliseconds: Mapping[str, float]) -> bool:
+    """Whether a kernel could be the fastest, by what is measured so far. SDPA is for machines that have nothing better."""
+    if name == "sdpa":
+        return False
+    return name != NEEDS_COMPILING or milliseconds.keys().isdisjoint(FASTER_THAN_FLEX)
+
+
 def _time(name: str, tokens: int, window: int, device: torch.device) -> float:
     """The median of ROUNDS, in milliseconds."""
     shape = (max(1, BATCH_TOKENS // tokens), tokens, HEADS, HEAD_DIM)
     q, k, v = (torch.randn(shape, device=device, dtype=torch.bfloat16, requires_grad=True) for _ in range(3))
     grad = torch.randn(shape, device=device, dtype=torch.bfloat16)
-    attend = torch.compile(KERNELS[name].attend, dynamic=False)
+    attend = KERNELS[name].attend
+    if name == NEEDS_COMPILING:
+        attend = torch.compile(attend, dynamic=False)
     found: list[float] = []
     for _ in range(ROUNDS + 3):
         begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from research.attention import KERNELS, kernel_name
-from research.attention_choice import NOT_TO_BE_DOUBTED, choose
+from research.attention_choice import NOT_TO_BE_DOUBTED, choose, is_worth_measuring
 from research.contract import PROFILES
 
 CONTRACT = PROFILES["small"].contract
@@ -34,6 +34,21 @@ def test_where_nothing_was_measured_a_part_of_torch_is_chosen(tmp_path: Path, te
     stored(tmp_path).write_text(text)
     assert choose(CONTRACT, "cuda:0", tmp_path) == NOT_TO_BE_DOUBTED
     assert NOT_TO_BE_DOUBTED in KERNELS
+
+
+@pytest.mark.parametrize(
+    ("name", "measured", "expected"),
+    [
+        ("flash-attn-4", {}, True),
+        ("torch-flash", {"flash-attn-4": 2.0}, True),
+        ("flex", {"torch-flash": 3.0}, True),
+        ("flex", {"torch-flash": 3.0, "flash-attn-4": 2.0}, False),
+        ("flex", {"flash-attn-3": 2.0}, False),
+        ("sdpa", {}, False),
+    ],
+)
+def test_what_cannot_win_is_not_measured(name: str, measured: dict[str, float], expected: bool) -> None:
+    assert is_worth_measuring(name, measured) is expected
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is visible")
