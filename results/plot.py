@@ -53,7 +53,7 @@ def write_progress_png(path: Path, records: Sequence[ExperimentRecord], title: s
     axes = figure.add_subplot()
     _style(axes, f"{title}: {_count(len(decided), 'experiment')}, {_count(len(keeps), 'keep')}")
     if keeps:
-        _set_limits(axes, keeps, last=max(r.experiment.number for r in decided))
+        _set_limits(axes, keeps, discards, last=max(r.experiment.number for r in decided))
         _draw_points(axes, keeps, discards)
         figure.draw_without_rendering()  # settles the layout that labels are placed in
         _draw_labels(axes, keeps)
@@ -94,11 +94,21 @@ def _style(axes: "Axes", title: str) -> None:
     axes.ticklabel_format(axis="y", useOffset=False)
 
 
-def _set_limits(axes: "Axes", keeps: Sequence[Point], *, last: int) -> None:
-    """The keeps fill the height; room above them and on the right is for the labels."""
-    scores = [point.val_bpb for point in keeps]
-    span = max(scores) - min(scores) or 0.001 * abs(scores[0]) or 0.001
-    axes.set_ylim(min(scores) - 0.08 * span, max(scores) + 0.22 * span)
+def score_range(keeps: Sequence[Point], discards: Sequence[Point]) -> tuple[float, float]:
+    """The scores that fill the picture: of the keeps, or where nothing beats the first one, of it and the better half of the
+    rest.
+    """
+    scores, others = [point.val_bpb for point in keeps], sorted(point.val_bpb for point in discards)
+    if min(scores) == scores[0]:
+        scores += others[: math.ceil(len(others) / 2)]
+    return min(scores + others[:1]), max(scores)
+
+
+def _set_limits(axes: "Axes", keeps: Sequence[Point], discards: Sequence[Point], *, last: int) -> None:
+    """What room there is above, and on the right, is for the labels."""
+    lowest, highest = score_range(keeps, discards)
+    span = highest - lowest or 0.001 * abs(highest) or 0.001
+    axes.set_ylim(lowest - 0.08 * span, highest + 0.22 * span)
     axes.set_xlim(-0.02 * max(last, 10), RIGHT_ROOM * max(last, 10))
 
 

@@ -9,7 +9,7 @@ from matplotlib.image import imread
 from result_samples import make_branch, make_experiment, make_run
 
 from results.experiment import ExperimentRecord, Usage, Verdict
-from results.plot import Point, running_best, write_progress_png
+from results.plot import Point, running_best, score_range, write_progress_png
 from results.report import leaderboard_text, morning_report, near_misses, show_text
 from results.tsv import write_results_tsv
 
@@ -184,3 +184,20 @@ def test_show_ends_a_crash_with_its_log() -> None:
     assert "run r: crash: RuntimeError (seed 1, cuda:0)" in text and "    RuntimeError: x" in text
     assert "val_bpb     -\n" in text
     assert "none yet" in show_text(replace(crashed, verdict=None))
+
+
+def points(*scores: float) -> list[Point]:
+    return [Point(number=number, val_bpb=score, title="") for number, score in enumerate(scores)]
+
+
+def test_the_keeps_fill_the_picture() -> None:
+    assert score_range(points(1.0, 0.98, 0.97), points(1.2, 0.99, 3.0)) == (0.97, 1.0)
+
+
+def test_where_nothing_beats_the_first_the_better_half_of_the_others_shows() -> None:
+    assert score_range(points(1.0), points(1.3, 1.1, 9.0, 1.2)) == (1.0, 1.2)
+    assert score_range(points(1.0), []) == (1.0, 1.0)
+
+
+def test_a_discard_that_is_lower_within_the_noise_shows() -> None:
+    assert score_range(points(1.0), points(0.99, 1.1, 9.0)) == (0.99, 1.1)
