@@ -14,7 +14,7 @@ def judged_contract(tmp_path_factory: pytest.TempPathFactory) -> Contract:
     texts = tmp_path_factory.mktemp("judged-texts")
     write_documents(texts, documents=1000, seed=1)
     return Contract(
-        profile="cpu", MAX_SEQ_LEN=64, TIME_BUDGET=0.3, EVAL_TOKENS=64 * 400, VOCAB_SIZE=512, source=f"files:{texts}"
+        profile="cpu", MAX_SEQ_LEN=64, TIME_BUDGET=0.45, EVAL_TOKENS=64 * 400, VOCAB_SIZE=512, source=f"files:{texts}"
     )
 
 
