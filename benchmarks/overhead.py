@@ -2,7 +2,8 @@
 
     uv run python benchmarks/overhead.py [--budget 60]
 
-The first run finds no compiled code at all, the second that of the first; then come five edits, two of which change what has
+The first run finds no compiled code but that of the attention kernels, which `farm prepare` measures once (that is timed by
+itself); the second finds that of the first; then come five edits, two of which change what has
 to be compiled. They are judged as a farm does it: what would be kept (the first run, and what beats it) is checked in full.
 With --start-ahead an edit's processes start while the run before it is scored, as those of `farm run --start-ahead` do on a
 GPU: `start s` is then what was left of that afterwards. Prints a table, what share of the time was spent on training, and how
@@ -25,7 +26,8 @@ from judged import Terms, add_terms, make_spec, terms_of, variant_text
 
 from cluster.engine import LocalEngine
 from cluster.hardware import platform_identity
-from cluster.worker import Progress
+from cluster.worker import Progress, judge_environment
+from research import attention_choice, compile_cache
 from research.contract import UserError, profile_named
 from research.result import RunSpec
 from research.rows import PreparedData
@@ -43,6 +45,18 @@ def without_compiled_code(data: PreparedData) -> Iterator[PreparedData]:
             os.link(path, folder / path.name)
         Path(cache).chmod(0o755)
         yield PreparedData.load(folder)
+
+
+def choose_attention(terms: Terms, data: PreparedData) -> float:
+    """The seconds that it takes to find the fastest kernel; prints them, and which it is."""
+    began = time.monotonic()
+    device = terms.device.torch_device
+    shared = compile_cache.shared_folder(data.folder.parents[1], device)
+    kernel = attention_choice.choose(terms.contract, device, shared, environment=judge_environment(terms.device))
+    seconds = time.monotonic() - began
+    if kernel is not None:
+        print(f"attention: {kernel}, found in {seconds:.1f} s")
+    return seconds
 
 
 async def measure(texts: Mapping[str, str], terms: Terms, *, ahead: bool) -> list[dict[str, float | str]]:
@@ -93,6 +107,7 @@ def main() -> None:
     texts = {"as it is, nothing compiled": base, "as it is": base} | {edit: variant_text(edit, terms) for edit in EDITS}
     print(terms.title())
     with without_compiled_code(terms.data) as alone:
+        attention = choose_attention(terms, alone)
         found = asyncio.run(measure(texts, replace(terms, data=alone), ahead=options.start_ahead))
     walls = [float(run["wall"]) for run in found[2:]]
     share, outside = len(walls) * budget / sum(walls), sum(walls) / len(walls) - budget
@@ -100,7 +115,7 @@ def main() -> None:
     hourly = 3600 / (full + outside)
     print(f"five edits: {share:.1%} of the time was training; {hourly:.2f} runs an hour at {full:g} s (of {3600 / full:.0f})")
     print(json.dumps({"platform": platform_identity(terms.device), "profile": terms.profile, "budget": budget,
-                      "start_ahead": options.start_ahead,
+                      "start_ahead": options.start_ahead, "attention_seconds": attention,
                       "training_share": share, "runs_an_hour": hourly, "runs": found}))  # fmt: skip
 
 

@@ -39,16 +39,17 @@ FASTER_THAN_FLEX = ("flash-attn-4", "flash-attn-3")
 """On every GPU that they serve."""
 
 
-def choose(contract: Contract, device: str, shared: Path) -> str | None:
+def choose(contract: Contract, device: str, shared: Path, *, environment: Mapping[str, str] = os.environ) -> str | None:
     """The name of the fastest kernel for `device`, measured now if it never was; None where there is nothing to choose.
 
-    `shared` is the folder of compiled code for this software and kind of device; the choice and the milliseconds lie there.
+    `shared` is the folder of compiled code for this software and kind of device; the choice and the milliseconds lie there,
+    and the compiled kernels. `environment` is that of the process that measures: it says which GPUs are visible.
     """
     if not device.startswith("cuda"):
         return None
     stored = shared / f"attention-{contract.MAX_SEQ_LEN}.json"
     if not stored.exists():
-        _measure_apart(contract, device, stored)
+        _measure_apart(contract, device, stored, environment)
     try:
         milliseconds: Mapping[str, float] = json.loads(stored.read_text())["milliseconds"]
     except (OSError, ValueError, KeyError):
@@ -56,10 +57,10 @@ def choose(contract: Contract, device: str, shared: Path) -> str | None:
     return min(milliseconds, key=lambda name: milliseconds[name], default=NOT_TO_BE_DOUBTED)
 
 
-def _measure_apart(contract: Contract, device: str, stored: Path) -> None:
+def _measure_apart(contract: Contract, device: str, stored: Path, base: Mapping[str, str]) -> None:
     stored.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "research.attention_choice", "--device", device, "--tokens", str(contract.MAX_SEQ_LEN)]
-    environment = dict(os.environ) | compile_cache.variables(stored.parent)
+    environment = dict(base) | compile_cache.variables(stored.parent)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [_code(), environment.get("PYTHONPATH")]))
     try:
         done = subprocess.run([*command, "--out", str(stored)], env=environment, capture_output=True, timeout=MOST_SECONDS)

@@ -1,10 +1,11 @@
 """`farm doctor`, `farm prepare`, `farm profile`: getting a machine ready."""
 
 import argparse
+from pathlib import Path
 
-from cluster.hardware import choose_devices, limited, platform_identity
+from cluster.hardware import Device, choose_devices, limited, platform_identity
 from cluster.home import find_cache, find_checkout, find_home
-from research.contract import UserError, choose_profile, contract_for, memory_limit, profile_named
+from research.contract import Contract, UserError, choose_profile, contract_for, memory_limit, profile_named
 from research.recipes import Recipe
 
 
@@ -19,7 +20,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def prepare(options: argparse.Namespace) -> int:
-    """Prepares the data of one profile; done before, it ends at once."""
+    """Prepares the data of one profile, and what a GPU needs once; done before, it ends at once."""
     from research.prepare import prepare as prepare_data
 
     device = choose_devices(options.devices)[0]
@@ -27,7 +28,20 @@ def prepare(options: argparse.Namespace) -> int:
     contract = contract_for(profile, budget=options.budget, source=options.source)
     shards = {} if options.num_shards is None else {"num_shards": options.num_shards}
     prepare_data(contract, cache=find_cache(options.cache), allow_visible=options.allow_visible, say=_say, **shards)
+    if device.kind == "cuda":
+        _choose_attention(contract, device, find_cache(options.cache))
     return 0
+
+
+def _choose_attention(contract: Contract, device: Device, cache: Path) -> None:
+    """Measures which kernel of attention is the fastest: else the first run would, and take that much longer to start."""
+    from cluster.worker import judge_environment
+    from research import attention_choice, compile_cache
+
+    shared = compile_cache.shared_folder(cache, device.torch_device)
+    environment = judge_environment(device)
+    kernel = attention_choice.choose(contract, device.torch_device, shared, environment=environment)
+    print(f"attention: {kernel} is the fastest here")
 
 
 def profile(options: argparse.Namespace) -> int:
