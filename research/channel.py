@@ -137,6 +137,15 @@ def seal(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, 0x1 | 0x2 | 0x4 | 0x8)  # SEAL, SHRINK, GROW, WRITE
 
 
+def sealed_memory(content: memoryview) -> int:
+    """A descriptor of memory that holds these bytes, sealed."""
+    descriptor = shared_memory(len(content))
+    with os.fdopen(os.dup(descriptor), "wb") as memory:
+        memory.write(content)
+    seal(descriptor)
+    return descriptor
+
+
 def is_sealable_memory(descriptor: int) -> bool:
     """Whether a descriptor that a child sent is memory whose reads can neither block nor change after sealing."""
     if sys.platform != "linux":

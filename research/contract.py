@@ -27,6 +27,7 @@ JUDGE_FILES = (
     "feed.py",
     "handover.py",
     "judge.py",
+    "judge_kernel.py",
     "row_scores.py",
     "score.py",
     "scorer.py",

@@ -29,6 +29,7 @@ from research.channel import (
     map_shared,
     monotonic,
     seal,
+    sealed_memory,
     shared_memory,
 )
 from research.confinement import CHILDREN, Confinement
@@ -46,6 +47,7 @@ from research.score import (
     Consistency,
     compare_prefixes,
     cross_entropy,
+    reads_once,
     row_scores,
     splice_rows,
     tolerance_for,
@@ -158,7 +160,7 @@ class Judge:
             child.follow_output()
         folders = [self._scratch / name for name in CHILDREN]
         self._supervisor = Supervisor([child.pid for child in self._children], folders, self.confinement.bounds)
-        self._rows = rows_in_memory(self.data)
+        self._rows = sealed_memory(self.data.load_rows("train").data.cast("B"))
         for child in (self.trainer, *self.scorers):
             self._await(child, Kind.READY, phase="startup", began=began, cap=self.caps.startup)
         self._found["startup_seconds"] = monotonic() - began
@@ -428,6 +430,7 @@ class Answers:
         self._ids = SharedIds(self._batch, contract.MAX_SEQ_LEN)
         self._logits = create_logits_buffer(self._batch, contract.MAX_SEQ_LEN, contract.VOCAB_SIZE, judge.device)
         self._logits.tensor.zero_()
+        self._reads_once = reads_once(judge.device, contract.VOCAB_SIZE)
         descriptors = [tensors, self._ids.descriptor, self._logits.descriptor]
         judge._send(child, Kind.MODEL, judge._tensor_bytes, self._batch, 0.0, descriptors)
         os.close(tensors)
@@ -437,26 +440,37 @@ class Answers:
     def cross_entropies(self, rows: np.ndarray, rng: np.random.Generator, *, targets: np.ndarray | None = None) -> np.ndarray:
         """Nats of each token of `rows` (n, T + 1), asked for in random order: (n, T) float32.
 
-        `targets` (n, T) replaces the rows' own next tokens. While the cross-entropy of one batch is computed, the next one is
-        answered.
+        `targets` (n, T) replaces the rows' own next tokens. Where the cross-entropy is computed from a copy, the next batch is
+        answered meanwhile.
         """
         wanted = rows[:, 1:] if targets is None else targets
         nats = np.empty(wanted.shape, dtype=np.float32)
         order = rng.permutation(len(rows))
         batches = [order[start : start + self._batch] for start in range(0, len(rows), self._batch)]
         self._ask(rows[batches[0]])
-        for chosen, following in zip(batches, [*batches[1:], None], strict=True):
+        for chosen, following in zip(batches, [*batches[1:], order[:0]], strict=True):
             self._await(Kind.ANSWERED)
-            logits = self._logits.tensor[: len(chosen)].clone()  # read once: the child could change them between two reads
-            if logits.is_cuda:
-                torch.cuda.synchronize(logits.device)
-            if following is not None:
+            logits, correct = self._logits.tensor[: len(chosen)], torch.from_numpy(wanted[chosen].astype(np.int64))
+            if self._reads_once:  # the child could change them between two reads
+                nats[chosen] = cross_entropy(logits, correct).numpy()
                 self._ask(rows[following])
-            nats[chosen] = cross_entropy(logits, torch.from_numpy(wanted[chosen].astype(np.int64))).numpy()
+            else:
+                copy = self._copied(logits)
+                self._ask(rows[following])
+                nats[chosen] = cross_entropy(copy, correct).numpy()
         return nats
 
+    def _copied(self, logits: torch.Tensor) -> torch.Tensor:
+        """A copy, whole when this returns."""
+        copy = logits.clone()
+        if copy.is_cuda:
+            torch.cuda.synchronize(copy.device)
+        return copy
+
     def _ask(self, rows: np.ndarray) -> None:
-        """Has rows (m, T + 1) answered, in the buffer."""
+        """Has rows (m, T + 1) answered, in the buffer, if there are any."""
+        if not len(rows):
+            return
         self._ids.tensor[: len(rows)] = torch.from_numpy(rows[:, :-1].astype(np.int32))
         if self._judge._receive(self._child, timeout=0.0) is not None:
             raise RunEnded("invalid", "the model answered before it was asked")
@@ -476,13 +490,3 @@ class Answers:
 def scratch_prefix(judge: int) -> str:
     """How the names of a judge's working folders begin, by its process id."""
     return f"autoresearch-run-{judge}-"
-
-
-def rows_in_memory(data: PreparedData) -> int:
-    """The training rows as a sealed descriptor."""
-    rows = data.load_rows("train")
-    descriptor = shared_memory(rows.nbytes)
-    with os.fdopen(os.dup(descriptor), "wb") as memory:
-        memory.write(rows.data.cast("B"))
-    seal(descriptor)
-    return descriptor

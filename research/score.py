@@ -2,6 +2,8 @@
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -67,14 +69,35 @@ def tolerance_for(device: torch.device) -> Tolerance:
 def cross_entropy(logits: Tensor, targets: Tensor, *, chunk_tokens: int = 8192) -> Tensor:
     """Nats a token: logits (n, T, V) float32 and targets (n, T) int64 -> (n, T) float32 on the CPU.
 
-    Normalised here, whatever the logits are; computed in chunks of `chunk_tokens` to bound memory.
+    Normalised here, whatever the logits are. Where `reads_once`, each logit is read once, and they may change meanwhile; else
+    it is computed in chunks of `chunk_tokens` to bound memory.
     """
     flat, wanted = logits.flatten(0, 1), targets.flatten().to(logits.device)
+    if reads_once(logits.device, logits.size(-1)):
+        from research.judge_kernel import cross_entropy_rows
+
+        return cross_entropy_rows(flat.float().contiguous(), wanted).view(targets.shape).cpu()
     parts = [
         F.cross_entropy(flat[start : start + chunk_tokens].float(), wanted[start : start + chunk_tokens], reduction="none")
         for start in range(0, len(flat), chunk_tokens)
     ]
     return torch.cat(parts).view(targets.shape).cpu()
+
+
+@lru_cache
+def reads_once(device: torch.device, vocabulary: int) -> bool:
+    """Whether the judge's own kernel serves `device`, an NVIDIA GPU where Triton works; tried once."""
+    if device.type != "cuda" or torch.version.hip is not None or find_spec("triton") is None:
+        return False
+    try:
+        from research.judge_kernel import MAX_VOCABULARY, cross_entropy_rows
+
+        if vocabulary > MAX_VOCABULARY:
+            return False
+        cross_entropy_rows(torch.zeros(1, vocabulary, device=device), torch.zeros(1, dtype=torch.int64, device=device)).cpu()
+    except Exception:  # no compiler, a GPU that Triton doesn't know: torch serves there, from a copy
+        return False
+    return True
 
 
 def row_scores(nats: np.ndarray, targets: np.ndarray, token_bytes: np.ndarray) -> RowScores:

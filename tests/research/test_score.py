@@ -1,6 +1,11 @@
 """The judge's own arithmetic."""
 
+import os
+import subprocess
+import sys
 from dataclasses import asdict, replace
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +17,7 @@ from research.score import (
     Tolerance,
     compare_prefixes,
     cross_entropy,
+    reads_once,
     row_scores,
     splice_rows,
     tolerance_for,
@@ -50,6 +56,63 @@ def test_huge_logits_are_normalised_and_impossible_tokens_left_out() -> None:
 @pytest.mark.parametrize("value", [float("inf"), float("nan")])
 def test_logits_that_are_no_numbers_give_none(value: float) -> None:
     logits = torch.zeros(1, 2, 8)
+    logits[0, 1, 5] = value
+    assert cross_entropy(logits, torch.tensor([[1, 5]])).isfinite().tolist() == [[True, False]]
+
+
+INTERPRETED = """
+import torch
+from research.judge_kernel import cross_entropy_rows
+
+inf = float("inf")
+for vocabulary in (64, 50, 1000):
+    logits, targets = 5 * torch.randn(7, vocabulary), torch.randint(vocabulary, (7,))
+    targets[0], targets[1] = 0, vocabulary - 1
+    expected = torch.nn.functional.cross_entropy(logits.double(), targets, reduction="none")
+    torch.testing.assert_close(cross_entropy_rows(logits, targets).double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(cross_entropy_rows(logits + 1000, targets).double(), expected, atol=1e-3, rtol=1e-3)
+    odd, first = logits.clone(), torch.zeros(7, dtype=torch.int64)
+    odd[:, 3:] = -inf
+    expected = torch.nn.functional.cross_entropy(odd[:, :3].double(), first, reduction="none")
+    torch.testing.assert_close(cross_entropy_rows(odd, first).double(), expected, atol=1e-5, rtol=1e-5)
+    odd[0], odd[1, 2], odd[2, 5], odd[3, 0] = 3e38, inf, float("nan"), -inf
+    found = cross_entropy_rows(odd, first)
+    assert abs(found[0] - torch.tensor(vocabulary).log()) < 1e-4
+    assert found.isfinite().tolist() == [True, False, False, False, True, True, True], found
+    assert found[3] == inf
+print("right")
+"""
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+def test_the_judges_kernel_is_right_in_tritons_interpreter() -> None:
+    root = Path(__file__).parents[2]
+    environment = dict(os.environ) | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, cwd=root, capture_output=True, text=True)
+    assert done.stdout == "right\n", done.stderr
+
+
+def test_a_cpu_reads_from_a_copy() -> None:
+    assert not reads_once(torch.device("cpu"), 8)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible")
+@pytest.mark.parametrize("vocabulary", [50, 8192, 2**15, 2**15 + 1])
+def test_a_gpu_finds_what_float64_does(vocabulary: int) -> None:
+    torch.manual_seed(1)
+    logits = 5 * torch.randn(2, 300, vocabulary, device="cuda")
+    targets = torch.randint(vocabulary, (2, 300))
+    expected = torch.nn.functional.cross_entropy(logits.double().flatten(0, 1), targets.flatten().cuda(), reduction="none")
+    torch.testing.assert_close(cross_entropy(logits, targets).flatten().double(), expected.cpu(), atol=1e-5, rtol=1e-5)
+    assert reads_once(logits.device, vocabulary) is (vocabulary <= 2**15)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible")
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_logits_that_are_no_numbers_give_none_on_a_gpu(value: float) -> None:
+    logits = torch.zeros(1, 2, 8, device="cuda")
     logits[0, 1, 5] = value
     assert cross_entropy(logits, torch.tensor([[1, 5]])).isfinite().tolist() == [[True, False]]
 

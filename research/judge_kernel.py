@@ -1,0 +1,42 @@
+"""The judge's own Triton kernel: cross-entropy of logits that another process can write to while they are read.
+
+Imported only where Triton is there to run it.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+MAX_VOCABULARY = 2**15
+"""A row of logits is held in registers; a longer one would be read again."""
+
+COLUMNS_PER_WARP = 1024
+"""Logits of a row for each warp of its program."""
+
+
+@triton.jit
+def cross_entropy_kernel(logits, targets, losses, VOCABULARY: tl.constexpr, COLUMNS: tl.constexpr):
+    """The loss of one row of float32 logits (n, VOCABULARY) per program.
+
+    Maximum, sum and the target's logit come from one read (`volatile`: the compiler may make no second one). What is no
+    number makes the loss none; a target of -inf costs without bound.
+    """
+    row = tl.program_id(0).to(tl.int64)  # n * VOCABULARY can be more than 2^31
+    column = tl.arange(0, COLUMNS)
+    inside = column < VOCABULARY
+    values = tl.load(logits + row * VOCABULARY + column, mask=inside, other=float("-inf"), volatile=True)
+    highest = tl.max(values, axis=0)
+    total = tl.sum(tl.where(inside, tl.exp(values - highest), 0.0), axis=0)
+    of_target = tl.sum(tl.where(column == tl.load(targets + row), values, 0.0), axis=0)
+    tl.store(losses + row, tl.log(total) + (highest - of_target))
+
+
+def cross_entropy_rows(logits: Tensor, targets: Tensor) -> Tensor:
+    """Losses (n,) of contiguous float32 logits (n, V), V up to MAX_VOCABULARY, and int64 targets (n,) with values in 0..V-1."""
+    rows, vocabulary = logits.shape
+    columns = triton.next_power_of_2(vocabulary)
+    losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
+    warps = min(max(columns // COLUMNS_PER_WARP, 1), 32)
+    cross_entropy_kernel[(rows,)](logits, targets, losses, VOCABULARY=vocabulary, COLUMNS=columns, num_warps=warps)
+    return losses
