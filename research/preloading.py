@@ -33,14 +33,14 @@ def preload(capability: tuple[int, int]) -> None:
     Raises RuntimeError where one of them has started CUDA: children that are forked off this process could not use it.
     """
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # torch.cuda.is_available() starts CUDA otherwise
-    before = dict(os.environ)
+    before = set(os.environ)
     os.environ[FLASH_4_BASE_ARCHITECTURE] = "{}{}".format(*capability)
     importlib.import_module(COMPILER)
     if INSTALLED.issuperset(FLASH_4):
         with contextlib.suppress(Exception):  # a package that is broken shows where it is used
             importlib.import_module(FLASH_4_BASE)
-    os.environ.clear()
-    os.environ.update(before)  # the compiler notes there where it keeps what it compiles
+    for name in set(os.environ) - before:  # the compiler notes there where it keeps what it compiles
+        del os.environ[name]
     torch._inductor.config.cpp_cache_precompile_headers = False  # they would go to a folder chosen at import, closed to runs
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         raise RuntimeError(f"importing {COMPILER} or {FLASH_4_BASE} has started CUDA: no run could be forked off this process")
