@@ -106,10 +106,13 @@ def score_range(keeps: Sequence[Point], discards: Sequence[Point]) -> tuple[floa
 
 def _set_limits(axes: "Axes", keeps: Sequence[Point], discards: Sequence[Point], *, last: int) -> None:
     """What room there is above, and on the right, is for the labels."""
+    from matplotlib.ticker import MaxNLocator
+
     lowest, highest = score_range(keeps, discards)
     span = highest - lowest or 0.001 * abs(highest) or 0.001
     axes.set_ylim(lowest - 0.08 * span, highest + 0.22 * span)
-    axes.set_xlim(-0.02 * max(last, 10), RIGHT_ROOM * max(last, 10))
+    axes.set_xlim(-0.02 * max(last, 1), RIGHT_ROOM * max(last, 1))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _draw_points(axes: "Axes", keeps: Sequence[Point], discards: Sequence[Point]) -> None:
