@@ -224,6 +224,7 @@ def test_the_judge_gets_no_keys():
         "AUTORESEARCH_CACHE": "/c",
         "CUDA_VISIBLE_DEVICES": "GPU-1abc",
         "OMP_NUM_THREADS": "16",
+        "TORCHINDUCTOR_COMPILE_THREADS": "16",
     }
     assert judge_environment(CPU, base)["CUDA_VISIBLE_DEVICES"] == ""
 
@@ -233,7 +234,7 @@ def test_the_environment_that_really_arrives(worker, spec, monkeypatch):
     worker.run("ok", spec("spare from before"), quiet)
     arrived = json.loads(worker.run("environment", spec(), quiet).reason)
     assert "OPENAI_API_KEY" not in arrived
-    assert arrived["OMP_NUM_THREADS"] == "2"
+    assert arrived["OMP_NUM_THREADS"] == arrived["TORCHINDUCTOR_COMPILE_THREADS"] == "2"
 
 
 def test_loops_on_one_device_take_turns_in_order(spec):
