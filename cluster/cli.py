@@ -126,7 +126,7 @@ def _add_start(command: AddCommand) -> None:
     _add_devices(doctor)
     _add_places(doctor)
 
-    prepare = command("prepare", "fetch text, train the tokenizer, pack rows; once per machine")
+    prepare = command("prepare", "fetch text, train the tokenizer, pack rows, find the fastest attention; once per machine")
     _add_data(prepare)
     prepare.add_argument("--allow-visible", action="store_true", help="even where runs can read the text they are scored on")
     _add_devices(prepare)

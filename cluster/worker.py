@@ -306,12 +306,19 @@ class Judge:
         return lines[-1].strip()[:300] if lines else ""
 
 
+def compile_processes(threads: int) -> int:
+    """How many processes the compiler of each of a run's three children may start; its default is one for each of up to 32
+    cores, however many runs the machine has.
+    """
+    return min(32, max(1, threads // 3))
+
+
 def judge_environment(device: Device, base: Mapping[str, str] = os.environ) -> dict[str, str]:
     """What of the environment `base` a judge on `device` gets: no keys, that one GPU and its share of the threads."""
     environment = {name: value for name, value in base.items() if _passes(name)}
     environment["CUDA_VISIBLE_DEVICES"] = (device.uuid or str(device.index)) if device.kind == "cuda" else ""
     environment["OMP_NUM_THREADS"] = str(device.threads)
-    environment["TORCHINDUCTOR_COMPILE_THREADS"] = str(device.threads)  # default: as many as the machine has cores
+    environment["TORCHINDUCTOR_COMPILE_THREADS"] = str(compile_processes(device.threads))
     return environment
 
 

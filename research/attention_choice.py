@@ -11,6 +11,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def choose(contract: Contract, device: str, shared: Path, *, environment: Mappin
     """
     if not device.startswith("cuda"):
         return None
-    stored = shared / f"attention-{contract.MAX_SEQ_LEN}.json"
+    stored = measured_file(contract, shared)
     if not stored.exists():
         _measure_apart(contract, device, stored, environment)
     try:
@@ -57,15 +58,23 @@ def choose(contract: Contract, device: str, shared: Path, *, environment: Mappin
     return min(milliseconds, key=lambda name: milliseconds[name], default=NOT_TO_BE_DOUBTED)
 
 
+def measured_file(contract: Contract, shared: Path) -> Path:
+    """Where the choice lies, once measuring has gone well; else a file of that name in `.log` says why it has not."""
+    return shared / f"attention-{contract.MAX_SEQ_LEN}.json"
+
+
 def _measure_apart(contract: Contract, device: str, stored: Path, base: Mapping[str, str]) -> None:
     stored.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "research.attention_choice", "--device", device, "--tokens", str(contract.MAX_SEQ_LEN)]
-    environment = dict(base) | compile_cache.variables(stored.parent)
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [_code(), environment.get("PYTHONPATH")]))
-    try:
-        done = subprocess.run([*command, "--out", str(stored)], env=environment, capture_output=True, timeout=MOST_SECONDS)
-    except subprocess.TimeoutExpired:
-        return
+    with tempfile.TemporaryDirectory(prefix="autoresearch-attention-") as folder:
+        environment = dict(base) | compile_cache.variables(Path(folder))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [_code(), environment.get("PYTHONPATH")]))
+        try:
+            done = subprocess.run([*command, "--out", str(stored)], env=environment, capture_output=True, timeout=MOST_SECONDS)
+        except subprocess.TimeoutExpired:
+            stored.with_suffix(".log").write_text(f"measuring took more than {MOST_SECONDS:.0f} s\n")
+            return
+        compile_cache.add_to_shared(Path(folder), stored.parent)
     if done.returncode != 0:
         stored.with_suffix(".log").write_bytes(done.stdout + done.stderr)
 

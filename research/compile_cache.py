@@ -4,6 +4,7 @@ Every run compiles into a folder of its own, which starts as a copy of the share
 shipped train.py compiled, whatever its constants, is added to the shared one: nobody wrote it who could plant anything.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -49,13 +50,14 @@ def begin_with_shared() -> None:
     """In a run's process: copies the shared folder into its own, as its environment names them."""
     shared, private = os.environ.get(SHARED_VARIABLE), os.environ.get(PRIVATE_VARIABLE)
     if shared and private and Path(shared).is_dir():
-        # another run may be adding to it: a file that is not whole yet will have another name
-        shutil.copytree(shared, private, dirs_exist_ok=True, ignore=shutil.ignore_patterns(f"*{_UNFINISHED}"))
+        # others may be adding to it: a file that is not whole yet will have another name, and may be gone when it is copied
+        with contextlib.suppress(shutil.Error):
+            shutil.copytree(shared, private, dirs_exist_ok=True, ignore=shutil.ignore_patterns(f"*{_UNFINISHED}"))
 
 
 def add_to_shared(private: Path, shared: Path) -> None:
     """Adds the plain files of `private` that `shared` lacks, each whole or not at all."""
-    taken = sum(path.stat().st_size for path in shared.rglob("*") if path.is_file()) if shared.exists() else 0
+    taken = _bytes_in(shared)
     for where, _, names in os.walk(private):
         for name in names:
             source = Path(where) / name
@@ -69,3 +71,13 @@ def add_to_shared(private: Path, shared: Path) -> None:
             shutil.copyfile(source, temporary)
             temporary.chmod(0o644)
             temporary.replace(target)
+
+
+def _bytes_in(folder: Path) -> int:
+    """Of all files; what goes while they are counted counts for nothing."""
+    total = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                total += (Path(where) / name).lstat().st_size
+    return total

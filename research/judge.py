@@ -45,9 +45,10 @@ from research.score import (
     CONSISTENCY_SHARE,
     MIN_CONSISTENCY_ROWS,
     Consistency,
+    can_read_once,
     compare_prefixes,
     cross_entropy,
-    reads_once,
+    cross_entropy_read_once,
     row_scores,
     splice_rows,
     tolerance_for,
@@ -430,7 +431,7 @@ class Answers:
         self._ids = SharedIds(self._batch, contract.MAX_SEQ_LEN)
         self._logits = create_logits_buffer(self._batch, contract.MAX_SEQ_LEN, contract.VOCAB_SIZE, judge.device)
         self._logits.tensor.zero_()
-        self._reads_once = reads_once(judge.device, contract.VOCAB_SIZE)
+        self._reads_once = can_read_once(self._logits.tensor.device, contract.VOCAB_SIZE)
         descriptors = [tensors, self._ids.descriptor, self._logits.descriptor]
         judge._send(child, Kind.MODEL, judge._tensor_bytes, self._batch, 0.0, descriptors)
         os.close(tensors)
@@ -452,7 +453,7 @@ class Answers:
             self._await(Kind.ANSWERED)
             logits, correct = self._logits.tensor[: len(chosen)], torch.from_numpy(wanted[chosen].astype(np.int64))
             if self._reads_once:  # the child could change them between two reads
-                nats[chosen] = cross_entropy(logits, correct).numpy()
+                nats[chosen] = cross_entropy_read_once(logits, correct).numpy()
                 self._ask(rows[following])
             else:
                 copy = self._copied(logits)

@@ -37,6 +37,10 @@ def cross_entropy_rows(logits: Tensor, targets: Tensor) -> Tensor:
     rows, vocabulary = logits.shape
     columns = triton.next_power_of_2(vocabulary)
     losses = torch.empty(rows, dtype=torch.float32, device=logits.device)
-    warps = min(max(columns // COLUMNS_PER_WARP, 1), 32)
-    cross_entropy_kernel[(rows,)](logits, targets, losses, VOCABULARY=vocabulary, COLUMNS=columns, num_warps=warps)
+    cross_entropy_kernel[(rows,)](logits, targets, losses, VOCABULARY=vocabulary, COLUMNS=columns, num_warps=warps_for(columns))
     return losses
+
+
+def warps_for(columns: int) -> int:
+    """Of the program that has a row."""
+    return min(max(columns // COLUMNS_PER_WARP, 1), 32)

@@ -1,9 +1,11 @@
 """What every run on a GPU imports for many seconds: imported once, in the process that its children are forked off."""
 
 import contextlib
+import ctypes
 import gc
 import importlib
 import os
+import sys
 
 import torch
 
@@ -19,30 +21,48 @@ compiles, and every run has a folder of its own."""
 FLASH_4_BASE_ARCHITECTURE = "QUACK_ARCH"
 """Tells it what GPU there is; it would start CUDA to find out."""
 
+TURNED_OFF = "AUTORESEARCH_PRELOADING_OFF"
+"""Set in the environment of a process that must not preload."""
+
+CUDA_NOT_INITIALIZED = 3
+
 
 def preload_for_gpu() -> None:
-    """Preloads for the GPU that this process sees; nothing without one of NVIDIA's."""
+    """Preloads for the GPU that this process sees; nothing without one of NVIDIA's.
+
+    Where that has started CUDA, which would be of no use to children that are forked off, the process begins anew without.
+    """
     capability = gpu_capability()
-    if capability is not None:
-        preload(capability)
+    if capability is None or TURNED_OFF in os.environ:
+        return
+    preload(capability)
+    if has_started_cuda():
+        print(f"importing {COMPILER} or {FLASH_4_BASE} started CUDA: each run imports them itself", file=sys.stderr)
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, TURNED_OFF: "1"})
 
 
 def preload(capability: tuple[int, int]) -> None:
     """Imports torch's compiler, and what flash-attn-4 is built on where that is there.
 
-    Raises RuntimeError where one of them has started CUDA: children that are forked off this process could not use it.
+    What is broken shows where it is used.
     """
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # torch.cuda.is_available() starts CUDA otherwise
-    before = set(os.environ)
     os.environ[FLASH_4_BASE_ARCHITECTURE] = "{}{}".format(*capability)
-    importlib.import_module(COMPILER)
+    with contextlib.suppress(Exception):
+        importlib.import_module(COMPILER)
+        torch._inductor.config.cpp_cache_precompile_headers = False  # their folder is chosen at import, and closed to runs
     if INSTALLED.issuperset(FLASH_4):
-        with contextlib.suppress(Exception):  # a package that is broken shows where it is used
+        with contextlib.suppress(Exception):
             importlib.import_module(FLASH_4_BASE)
-    for name in set(os.environ) - before:  # the compiler notes there where it keeps what it compiles
-        del os.environ[name]
-    torch._inductor.config.cpp_cache_precompile_headers = False  # they would go to a folder chosen at import, closed to runs
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        raise RuntimeError(f"importing {COMPILER} or {FLASH_4_BASE} has started CUDA: no run could be forked off this process")
+    del os.environ[FLASH_4_BASE_ARCHITECTURE]
     gc.collect()
     gc.freeze()  # children's collections need not go through all that again
+
+
+def has_started_cuda() -> bool:
+    """Whether anything in this process has: torch knows only of itself. Starts nothing."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return int(driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int()))) != CUDA_NOT_INITIALIZED

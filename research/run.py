@@ -155,8 +155,8 @@ def serve(signals: list[int]) -> int:
     run starts at once, and no run finds traces of another. The end of standard input means that the worker is gone: the run is
     ended at once. A judge that dies without a result ends this process too, with exit status 1.
     """
-    emit = _event_printer()
     preload_for_gpu()
+    emit = _event_printer()
     emit({"event": "ready"})
     worker = _Worker()
     while line := worker.read_line(stopped=lambda: bool(signals)):

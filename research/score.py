@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from functools import lru_cache
 from importlib.util import find_spec
 
 import numpy as np
@@ -69,14 +68,9 @@ def tolerance_for(device: torch.device) -> Tolerance:
 def cross_entropy(logits: Tensor, targets: Tensor, *, chunk_tokens: int = 8192) -> Tensor:
     """Nats a token: logits (n, T, V) float32 and targets (n, T) int64 -> (n, T) float32 on the CPU.
 
-    Normalised here, whatever the logits are. Where `reads_once`, each logit is read once, and they may change meanwhile; else
-    it is computed in chunks of `chunk_tokens` to bound memory.
+    Normalised here, whatever the logits are; computed in chunks of `chunk_tokens` to bound memory.
     """
     flat, wanted = logits.flatten(0, 1), targets.flatten().to(logits.device)
-    if reads_once(logits.device, logits.size(-1)):
-        from research.judge_kernel import cross_entropy_rows
-
-        return cross_entropy_rows(flat.float().contiguous(), wanted).view(targets.shape).cpu()
     parts = [
         F.cross_entropy(flat[start : start + chunk_tokens].float(), wanted[start : start + chunk_tokens], reduction="none")
         for start in range(0, len(flat), chunk_tokens)
@@ -84,9 +78,15 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, chunk_tokens: int = 8192) 
     return torch.cat(parts).view(targets.shape).cpu()
 
 
-@lru_cache
-def reads_once(device: torch.device, vocabulary: int) -> bool:
-    """Whether the judge's own kernel serves `device`, an NVIDIA GPU where Triton works; tried once."""
+def cross_entropy_read_once(logits: Tensor, targets: Tensor) -> Tensor:
+    """The same where `can_read_once`, of contiguous logits that may change meanwhile: the judge's kernel reads each once."""
+    from research.judge_kernel import cross_entropy_rows
+
+    return cross_entropy_rows(logits.view(-1, logits.size(-1)), targets.flatten().to(logits.device)).view(targets.shape).cpu()
+
+
+def can_read_once(device: torch.device, vocabulary: int) -> bool:
+    """Whether the judge's own kernel serves `device`, an NVIDIA GPU where Triton works: it is tried."""
     if device.type != "cuda" or torch.version.hip is not None or find_spec("triton") is None:
         return False
     try:

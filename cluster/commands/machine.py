@@ -41,7 +41,12 @@ def _choose_attention(contract: Contract, device: Device, cache: Path) -> None:
     shared = compile_cache.shared_folder(cache, device.torch_device)
     environment = judge_environment(device)
     kernel = attention_choice.choose(contract, device.torch_device, shared, environment=environment)
-    print(f"attention: {kernel} is the fastest here")
+    measured = attention_choice.measured_file(contract, shared)
+    if measured.exists():
+        print(f"attention: {kernel} is the fastest here")
+    else:
+        why = measured.with_suffix(".log")
+        print(f"attention: which kernel is the fastest could not be measured ({why} says why), so that {kernel} serves")
 
 
 def profile(options: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from farm_samples import CPU, FAKE_JUDGE, gpu
 from ray_samples import living
 
 from cluster.engine import LocalEngine
-from cluster.worker import Worker, judge_environment
+from cluster.worker import Worker, compile_processes, judge_environment
 
 
 def quiet(progress):
@@ -224,9 +224,14 @@ def test_the_judge_gets_no_keys():
         "AUTORESEARCH_CACHE": "/c",
         "CUDA_VISIBLE_DEVICES": "GPU-1abc",
         "OMP_NUM_THREADS": "16",
-        "TORCHINDUCTOR_COMPILE_THREADS": "16",
+        "TORCHINDUCTOR_COMPILE_THREADS": "5",
     }
     assert judge_environment(CPU, base)["CUDA_VISIBLE_DEVICES"] == ""
+
+
+@pytest.mark.parametrize(("threads", "processes"), [(1, 1), (16, 5), (96, 32), (256, 32)])
+def test_the_compilers_of_a_run_share_its_cores(threads: int, processes: int) -> None:
+    assert compile_processes(threads) == processes
 
 
 def test_the_environment_that_really_arrives(worker, spec, monkeypatch):
@@ -234,7 +239,7 @@ def test_the_environment_that_really_arrives(worker, spec, monkeypatch):
     worker.run("ok", spec("spare from before"), quiet)
     arrived = json.loads(worker.run("environment", spec(), quiet).reason)
     assert "OPENAI_API_KEY" not in arrived
-    assert arrived["OMP_NUM_THREADS"] == arrived["TORCHINDUCTOR_COMPILE_THREADS"] == "2"
+    assert (arrived["OMP_NUM_THREADS"], arrived["TORCHINDUCTOR_COMPILE_THREADS"]) == ("2", "1")
 
 
 def test_loops_on_one_device_take_turns_in_order(spec):

@@ -1,6 +1,7 @@
 """The judge's own arithmetic."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -15,9 +16,10 @@ from research.score import (
     Consistency,
     Splices,
     Tolerance,
+    can_read_once,
     compare_prefixes,
     cross_entropy,
-    reads_once,
+    cross_entropy_read_once,
     row_scores,
     splice_rows,
     tolerance_for,
@@ -92,8 +94,28 @@ def test_the_judges_kernel_is_right_in_tritons_interpreter() -> None:
     assert done.stdout == "right\n", done.stderr
 
 
+@pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
+@pytest.mark.parametrize("vocabulary", [50, 2048, 8192, 2**15])
+def test_the_compiled_kernel_reads_each_logit_once(vocabulary: int) -> None:
+    """A thread reads as often as it has columns, and the target: compiled for a Hopper GPU, which needn't be there."""
+    from triton import next_power_of_2
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from research.judge_kernel import cross_entropy_kernel, warps_for
+
+    columns = next_power_of_2(vocabulary)
+    signature = {"logits": "*fp32", "targets": "*i64", "losses": "*fp32", "VOCABULARY": "constexpr", "COLUMNS": "constexpr"}
+    source = ASTSource(cross_entropy_kernel, signature, {"VOCABULARY": vocabulary, "COLUMNS": columns})
+    warps = warps_for(columns)
+    compiled = compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
+    reads = re.findall(r"ld(?:\.volatile)?\.global\S*", compiled.asm["ptx"])
+    assert len([read for read in reads if "volatile" in read]) == columns // (32 * warps)
+    assert len([read for read in reads if "volatile" not in read]) == 1
+
+
 def test_a_cpu_reads_from_a_copy() -> None:
-    assert not reads_once(torch.device("cpu"), 8)
+    assert not can_read_once(torch.device("cpu"), 8)
 
 
 @pytest.mark.gpu
@@ -105,7 +127,11 @@ def test_a_gpu_finds_what_float64_does(vocabulary: int) -> None:
     targets = torch.randint(vocabulary, (2, 300))
     expected = torch.nn.functional.cross_entropy(logits.double().flatten(0, 1), targets.flatten().cuda(), reduction="none")
     torch.testing.assert_close(cross_entropy(logits, targets).flatten().double(), expected.cpu(), atol=1e-5, rtol=1e-5)
-    assert reads_once(logits.device, vocabulary) is (vocabulary <= 2**15)
+    assert can_read_once(logits.device, vocabulary) is (vocabulary <= 2**15)
+    if vocabulary <= 2**15:
+        found = cross_entropy_read_once(logits, targets)
+        assert found.shape == (2, 300)
+        torch.testing.assert_close(found.flatten().double(), expected.cpu(), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.gpu
@@ -114,7 +140,7 @@ def test_a_gpu_finds_what_float64_does(vocabulary: int) -> None:
 def test_logits_that_are_no_numbers_give_none_on_a_gpu(value: float) -> None:
     logits = torch.zeros(1, 2, 8, device="cuda")
     logits[0, 1, 5] = value
-    assert cross_entropy(logits, torch.tensor([[1, 5]])).isfinite().tolist() == [[True, False]]
+    assert cross_entropy_read_once(logits, torch.tensor([[1, 5]])).isfinite().tolist() == [[True, False]]
 
 
 def test_a_target_that_is_impossible_costs_without_bound() -> None:
