@@ -116,6 +116,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob(name="INIT_SCALE", low=0.05, high=5.0, probe=0.5, finest=0.08, first=-1, prior=0.9),
     Knob(name="MUON_MOMENTUM", scale="to_one", low=0.5, high=0.995, probe=0.7, finest=0.25, first=-1, prior=0.9),
     Knob(name="X0_LAMBDA", low=0.005, high=2.0, first=-1, prior=0.8, from_zero=0.05),
+    Knob(name="BIGRAM_BUCKETS", low=2**10, high=2**20, finest=1.0, prior=0.8, from_zero=2**15),
     Knob(name="SHORT_WINDOW_RATIO", low=1 / 64, high=1.0, finest=0.3, first=-1, prior=0.8),
     Knob(name="ROPE_BASE", low=100, high=10_000_000, probe=2.5, finest=0.5, prior=0.8),
     Knob(name="MUON_WARMUP_STEPS", low=1, high=5_000, finest=0.3, first=-1, prior=0.8),

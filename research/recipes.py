@@ -19,6 +19,7 @@ ORIGINAL: Final[Mapping[str, Literal]] = {
     "ROPE_BASE": 10_000,
     "INIT_SCALE": 1.0,
     "X0_LAMBDA": 0.1,
+    "BIGRAM_BUCKETS": 0,
     "TOTAL_BATCH_SIZE": 2**19,
     "DEVICE_BATCH_SIZE": 128,
     "MATRIX_LR": 0.04,
@@ -70,6 +71,7 @@ CPU: Final[Mapping[str, Literal]] = {
     "HEAD_DIM": 32,
     "WINDOW_PATTERN": "L",
     "INIT_SCALE": 0.68,
+    "BIGRAM_BUCKETS": 2**15,
     "TOTAL_BATCH_SIZE": 2**11,
     "DEVICE_BATCH_SIZE": 8,
 }

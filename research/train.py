@@ -45,6 +45,7 @@ SHORT_WINDOW_RATIO = 0.125     # short window, in sequence lengths
 ROPE_BASE = 200_000            # longest rotary wavelength, in tokens over 2 pi
 SOFTCAP = 15.0                 # logits are squashed to +-SOFTCAP
 VALUE_GATE_CHANNELS = 32       # channels of the input that gate the value embeddings
+BIGRAM_BUCKETS = 0             # rows of a second table of embeddings, for hashed pairs of tokens; 0: none
 
 # Initialisation
 INIT_SCALE = 0.68              # of the matrices, relative to 1 / sqrt(width)
@@ -56,7 +57,7 @@ X0_LAMBDA = 0.05               # weight of the embeddings that every layer sees 
 TOTAL_BATCH_SIZE = 2**18       # tokens per optimizer step
 DEVICE_BATCH_SIZE = 128        # rows per forward and backward pass: lower it when memory runs out
 MATRIX_LR = 0.04               # Muon, for matrices
-EMBEDDING_LR = 0.9             # Adam, for token and value embeddings
+EMBEDDING_LR = 0.9             # Adam, for all embeddings
 UNEMBEDDING_LR = 0.005         # Adam, for the output layer
 SCALAR_LR = 0.5                # Adam, for the per-layer scalars
 ADAM_BETAS = (0.8, 0.95)
@@ -66,7 +67,7 @@ MUON_MOMENTUM_START = 0.85
 MUON_WARMUP_STEPS = 200        # steps from the first momentum to the second
 MUON_BETA2 = 0.95              # of NorMuon's variance per neuron
 WEIGHT_DECAY = 0.2             # of the matrices, cautious; falls to 0 over the budget
-EMBEDDING_DECAY = 0.001        # decay of the token embeddings, as Adam's rates fall
+EMBEDDING_DECAY = 0.001        # decay of the embeddings of tokens and pairs, as Adam's rates fall
 VALUE_EMBEDDING_DECAY = 0.003  # of the value embeddings
 UNEMBEDDING_DECAY = 0.01       # of the output layer
 
@@ -82,6 +83,15 @@ FINAL_LR_FRAC = 0.05           # learning rate at the end, relative to the peak
 
 def norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.size(-1),))
+
+
+def hashed_pairs(ids: Tensor) -> Tensor:
+    """A bucket for each token together with the one before it: what n-gram counts know need not be learned by layers.
+
+    An idea of the modded-nanogpt speedruns; hash embeddings are those of Svenstrup et al., 2017 (arXiv:1709.03933).
+    """
+    before = F.pad(ids[:, :-1], (1, 0))
+    return (36_313 * ids ^ 27_191 * before) % BIGRAM_BUCKETS
 
 
 def has_value_embedding(layer: int) -> bool:
@@ -164,6 +174,7 @@ class GPT(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(VOCAB_SIZE, width)
+        self.bigrams = nn.Embedding(BIGRAM_BUCKETS, width) if BIGRAM_BUCKETS else None
         self.value_embeddings = nn.ModuleDict(
             {str(layer): nn.Embedding(VOCAB_SIZE, width) for layer in range(DEPTH) if has_value_embedding(layer)}
         )
@@ -180,6 +191,8 @@ class GPT(nn.Module):
         bound = INIT_SCALE * math.sqrt(3 / self.embedding.embedding_dim)
         self.embedding.weight.normal_(std=EMBEDDING_STD)
         self.unembedding.weight.normal_(std=UNEMBEDDING_STD)
+        if self.bigrams is not None:
+            self.bigrams.weight.zero_()
         for table in self.value_embeddings.values():
             table.weight.uniform_(-bound, bound)
         for block in self.blocks:
@@ -196,7 +209,10 @@ class GPT(nn.Module):
         """Logits (B, T, VOCAB_SIZE) of ids (B, T); with targets (B, T), their mean cross-entropy in nats instead."""
         with torch.autocast(ids.device.type, dtype=torch.bfloat16, enabled=ids.is_cuda):
             cos, sin = self.cos[: ids.size(1)], self.sin[: ids.size(1)]
-            x = x0 = norm(self.embedding(ids))
+            x = self.embedding(ids)
+            if self.bigrams is not None:
+                x = x + self.bigrams(hashed_pairs(ids))
+            x = x0 = norm(x)
             if ids.is_cuda:
                 x, x0, cos, sin = x.bfloat16(), x0.bfloat16(), cos.bfloat16(), sin.bfloat16()
             for layer, block in enumerate(self.blocks):
@@ -221,6 +237,8 @@ def build_model() -> GPT:
         model = GPT(width)
     if torch.cuda.is_available():
         model.embedding.bfloat16()
+        if model.bigrams is not None:
+            model.bigrams.bfloat16()
         model.value_embeddings.bfloat16()
     return model
 
@@ -305,8 +323,9 @@ class Optimizer:
 
     def __init__(self, model: GPT) -> None:
         scale = math.sqrt(768 / model.embedding.embedding_dim)  # Adam's rates were tuned at a width of 768
+        tables = [model.embedding] if model.bigrams is None else [model.embedding, model.bigrams]
         groups = [
-            {"params": [model.embedding.weight], "lr": EMBEDDING_LR * scale, "weight_decay": EMBEDDING_DECAY},
+            {"params": [table.weight for table in tables], "lr": EMBEDDING_LR * scale, "weight_decay": EMBEDDING_DECAY},
             {"params": list(model.value_embeddings.parameters()), "lr": EMBEDDING_LR * scale,
              "weight_decay": VALUE_EMBEDDING_DECAY},
             {"params": [model.unembedding.weight], "lr": UNEMBEDDING_LR * scale, "weight_decay": UNEMBEDDING_DECAY},

@@ -117,3 +117,17 @@ def test_the_learning_rate_goes_up_stays_and_falls(monkeypatch: pytest.MonkeyPat
 def test_short_groups_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     train = loaded(monkeypatch)
     assert list(train.micro_batches(iter(range(7)), 3)) == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_a_pair_is_a_token_and_the_one_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = loaded(monkeypatch, BIGRAM_BUCKETS=1000)
+    alone, *pairs = train.hashed_pairs(torch.tensor([[5, 7, 5, 7, 9, 2047]]))[0].tolist()
+    assert pairs[0] == pairs[2] and len({alone, *pairs}) == 5
+    assert all(0 <= bucket < 1000 for bucket in (alone, *pairs))
+    assert train.build_model().bigrams.weight.shape == (1000, 64)
+
+
+def test_the_table_of_pairs_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = loaded(monkeypatch, BIGRAM_BUCKETS=0).build_model()
+    assert model.bigrams is None and not any("bigrams" in name for name in model.state_dict())
+    assert model(torch.zeros(1, 4, dtype=torch.int64)).shape == (1, 4, 2048)
