@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,6 +31,9 @@ WINDOW_RATIOS = (1.0, 0.5, 0.125)
 
 ROUNDS = 10
 MOST_SECONDS = 300.0
+TRIED_AGAIN_SECONDS = 3600.0
+"""After a failure: not by each run, which it would cost up to MOST_SECONDS."""
+
 NOT_TO_BE_DOUBTED = "torch-flash"
 """The choice where measuring failed: a part of torch, where a package's kernel may be what broke."""
 
@@ -49,7 +53,7 @@ def choose(contract: Contract, device: str, shared: Path, *, environment: Mappin
     if not device.startswith("cuda"):
         return None
     stored = measured_file(contract, shared)
-    if not stored.exists():
+    if not stored.exists() and not _has_failed_lately(stored):
         _measure_apart(contract, device, stored, environment)
     try:
         milliseconds: Mapping[str, float] = json.loads(stored.read_text())["milliseconds"]
@@ -61,6 +65,13 @@ def choose(contract: Contract, device: str, shared: Path, *, environment: Mappin
 def measured_file(contract: Contract, shared: Path) -> Path:
     """Where the choice lies, once measuring has gone well; else a file of that name in `.log` says why it has not."""
     return shared / f"attention-{contract.MAX_SEQ_LEN}.json"
+
+
+def _has_failed_lately(stored: Path) -> bool:
+    try:
+        return time.time() - stored.with_suffix(".log").stat().st_mtime < TRIED_AGAIN_SECONDS
+    except OSError:
+        return False
 
 
 def _measure_apart(contract: Contract, device: str, stored: Path, base: Mapping[str, str]) -> None:

@@ -39,13 +39,14 @@ def _choose_attention(contract: Contract, device: Device, cache: Path) -> None:
     from research import attention_choice, compile_cache
 
     shared = compile_cache.shared_folder(cache, device.torch_device)
+    measured = attention_choice.measured_file(contract, shared)
+    why = measured.with_suffix(".log")
+    why.unlink(missing_ok=True)  # whoever asks has mended something
     environment = judge_environment(device)
     kernel = attention_choice.choose(contract, device.torch_device, shared, environment=environment)
-    measured = attention_choice.measured_file(contract, shared)
     if measured.exists():
         print(f"attention: {kernel} is the fastest here")
     else:
-        why = measured.with_suffix(".log")
         print(f"attention: which kernel is the fastest could not be measured ({why} says why), so that {kernel} serves")
 
 

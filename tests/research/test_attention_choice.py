@@ -1,6 +1,7 @@
 """Which kernel is chosen: by what was measured, and what is done where nothing could be."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,14 @@ def test_what_cannot_win_is_not_measured(name: str, measured: dict[str, float], 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is visible")
 def test_measuring_without_a_gpu_says_why_it_failed(tmp_path: Path) -> None:
     assert choose(CONTRACT, "cuda:0", tmp_path / "new") == NOT_TO_BE_DOUBTED
-    assert "Error" in stored(tmp_path / "new").with_suffix(".log").read_text()
+    log = stored(tmp_path / "new").with_suffix(".log")
+    assert "Error" in log.read_text()
+    log.write_text("not tried again at once")
+    assert choose(CONTRACT, "cuda:0", tmp_path / "new") == NOT_TO_BE_DOUBTED
+    assert log.read_text() == "not tried again at once"
+    os.utime(log, (0, 0))
+    assert choose(CONTRACT, "cuda:0", tmp_path / "new") == NOT_TO_BE_DOUBTED
+    assert "Error" in log.read_text()
 
 
 @pytest.mark.gpu
