@@ -77,7 +77,7 @@ def print_sample(
     contract = Contract.from_json(history.branch.contract_json)
     data = find_prepared(contract, cache=cache)
     command = [
-        *(sys.executable, "-m", "research.sample"),
+        *(sys.executable, "-W", "ignore", "-m", "research.sample"),  # flash-attn-4's compiler warns of its own code
         *("--model", str(model), "--train", str(model.with_name("train.py")), "--data", str(data.folder)),
         *("--prompt", prompt, "--tokens", str(tokens), "--device", device.torch_device),
     ]

@@ -79,7 +79,7 @@ ATTENTION_IN_CHUNKS = model(
     """
     x = self.embedding(ids)
     q, k, v = self.query(x), self.key(x), self.value(x)
-    at = torch.arange(ids.size(1))
+    at = torch.arange(ids.size(1), device=ids.device)
     parts = []
     for start in range(0, ids.size(1), 24):
         scores = q[:, start : start + 24] @ k.mT / 4.0
@@ -200,7 +200,8 @@ def variables(**values: str) -> Iterator[None]:
 
 
 def score_by_itself(harness: Harness, control: Control, run: Run) -> float:
-    """Bits per byte of the model that the run left, computed here in float64: in order, 7 rows at a time, in one process."""
+    """Bits per byte of the model that the run left, computed here on its device: in order, 7 rows at a time, in one process."""
+    device = torch.device(harness.runner.device)
     contract = replace(harness.runner.contract, TIME_BUDGET=control.budget)
     data = PreparedData.load(harness.runner.data_folder)
     with variables(**{CONTRACT_VARIABLE: contract.to_json()}):
@@ -209,14 +210,14 @@ def score_by_itself(harness: Harness, control: Control, run: Run) -> float:
         exec(compile(control.train_py.replace("    model.compile()\n", ""), "train.py", "exec"), module.__dict__)
         network = module.build_model()
     network.load_state_dict(load_file(run.folder / "model.safetensors"))
-    network.eval()
+    network.to(device).eval()
     lengths = torch.from_numpy(data.token_bytes().astype(np.int64))
     rows = torch.from_numpy(np.asarray(data.load_rows("val")[: contract.eval_rows]).astype(np.int64))
     nats, total = 0.0, 0
     with torch.inference_mode():
         for part in torch.split(rows, 7):
             x, y = part[:, :-1], part[:, 1:]
-            logs = network(x).double().log_softmax(-1)
+            logs = network(x.to(device)).cpu().double().log_softmax(-1)
             loss = -logs.gather(2, y[..., None])[..., 0]
             nats += float(loss[lengths[y] > 0].sum())
             total += int(lengths[y].sum())

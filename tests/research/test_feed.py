@@ -35,7 +35,7 @@ def test_batches_are_the_rows_in_the_judges_order(
 @pytest.mark.gpu
 @needs_gpu
 def test_rows_lie_on_a_gpu_where_they_fit() -> None:
-    gpu = torch.device("cuda")
+    gpu = torch.device("cuda:0")
     free = torch.cuda.mem_get_info(gpu)[0]
     assert feed.fits(ROWS.nbytes, gpu) and not feed.fits(free, gpu)
     assert RowFeed(ROWS, gpu, 1).resident
