@@ -39,6 +39,8 @@ class Knob:
     ladder: tuple[str | int, ...] = ()
     from_zero: float | None = None
     """The first value to try instead of 0, on a log scale."""
+    prior_at_zero: float | None = None
+    """`prior` where the value is 0, if that differs."""
 
     @property
     def label(self) -> str:
@@ -116,7 +118,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob(name="INIT_SCALE", low=0.05, high=5.0, probe=0.5, finest=0.08, first=-1, prior=0.9),
     Knob(name="MUON_MOMENTUM", scale="to_one", low=0.5, high=0.995, probe=0.7, finest=0.25, first=-1, prior=0.9),
     Knob(name="X0_LAMBDA", low=0.005, high=2.0, first=-1, prior=0.8, from_zero=0.05),
-    Knob(name="BIGRAM_BUCKETS", low=2**10, high=2**20, finest=1.0, prior=0.8, from_zero=2**15),
+    Knob(name="BIGRAM_BUCKETS", low=2**10, high=2**20, finest=1.0, prior=0.5, from_zero=2**15, prior_at_zero=2.5),
     Knob(name="SHORT_WINDOW_RATIO", low=1 / 64, high=1.0, finest=0.3, first=-1, prior=0.8),
     Knob(name="ROPE_BASE", low=100, high=10_000_000, probe=2.5, finest=0.5, prior=0.8),
     Knob(name="MUON_WARMUP_STEPS", low=1, high=5_000, finest=0.3, first=-1, prior=0.8),
@@ -148,6 +150,8 @@ def knobs_of(constants: Constants) -> list[Knob]:
         if name in FIXED:
             continue
         row = next(knob for knob in KNOBS if fnmatchcase(name, knob.name))
+        if value == 0 and row.prior_at_zero is not None:
+            row = replace(row, prior=row.prior_at_zero)
         if isinstance(value, tuple):
             numbers = [replace(row, name=name, component=index) for index in range(len(value))]
         else:
