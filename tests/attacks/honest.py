@@ -202,6 +202,8 @@ def variables(**values: str) -> Iterator[None]:
 def score_by_itself(harness: Harness, control: Control, run: Run) -> float:
     """Bits per byte of the model that the run left, computed here on its device: in order, 7 rows at a time, in one process."""
     device = torch.device(harness.runner.device)
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # as in a scorer: a tie between two experts goes to another one else
     contract = replace(harness.runner.contract, TIME_BUDGET=control.budget)
     data = PreparedData.load(harness.runner.data_folder)
     with variables(**{CONTRACT_VARIABLE: contract.to_json()}):
@@ -237,12 +239,14 @@ def judge_honest(harness: Harness, control: Control, *, seed: int = 1) -> tuple[
 def control_row(harness: Harness, control: Control, repeats: int) -> tuple[str, bool]:
     """A line of the table of controls, and whether all is well: the last run, how many of all were fine, and the largest
     difference from what the model scores by itself."""
+    allowed = 1e-4 if harness.runner.device == "cpu" else 5e-4  # scorers on a GPU compile, which rounds bfloat16 less often
     fine, worst, bad = 0, 0.0, ""
     for seed in range(1, repeats + 1):
         run, expected = judge_honest(harness, control, seed=seed)
         found = run.result.val_bpb
-        if found is None or expected is None or abs(found - expected) > 1e-4:
-            bad = f"{run.result.status}: {run.result.reason}"
+        if found is None or expected is None or abs(found - expected) > allowed:
+            difference = "" if found is None or expected is None else f", {found - expected:+.1e} from what it scores by itself"
+            bad = f"{run.result.status}: {run.result.reason}{difference}"
             continue
         fine, worst = fine + 1, max(worst, abs(found - expected))
     cells = [control.name, f"{fine} of {repeats}", f"{worst:.1e}", bad]

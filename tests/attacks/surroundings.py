@@ -141,7 +141,8 @@ class Surroundings:
     def environment(self) -> dict[str, str]:
         """What the judge's process gets."""
         ours = {"HOME": str(self.home), "TORCHINDUCTOR_CACHE_DIR": str(self.compile_cache)}
-        return {**ours, "CUDA_CACHE_DISABLE": "1"}  # the judge's own CUDA would leave files in its home
+        # the judge's own CUDA and Triton would leave files in its home
+        return {**ours, "CUDA_CACHE_DISABLE": "1", "TRITON_HOME": str(self._copy)}
 
     def fill(self, text: str) -> str:
         return Template(text).safe_substitute(self.targets)
