@@ -16,6 +16,9 @@ from research.channel import map_shared, shared_memory
 from research.contract import Contract
 from research.gpu_memory import buffer_bytes
 
+SLOTS = 2
+"""Batches that the buffer holds: a scorer answers one while the judge reads another."""
+
 
 class SharedIds:
     """Token ids that the judge writes and a scorer reads: (rows, tokens) int32 in shared memory."""
@@ -38,7 +41,8 @@ class LogitsBuffer:
 
 
 def rows_per_batch(contract: Contract, device: torch.device, *, gpu_memory: int | None = None) -> int:
-    """Rows that are scored at once, 64 at most: as many as fit a buffer of 1 GiB (MPS: 128 MiB, CPU: 16 MiB).
+    """Rows that are scored at once, 64 at most: as many as fit 1 GiB of logits (MPS: 128 MiB, CPU: 16 MiB), of which the
+    buffer holds SLOTS times as much.
 
     Less on a GPU whose runs have little memory: `gpu_memory` bytes (None: plenty).
     """

@@ -7,6 +7,7 @@ from pathlib import Path
 from research import attention_choice, compile_cache
 from research.attention import CHOICE_VARIABLE
 from research.gpu_memory import SHARE_VARIABLE, scorer_bytes, trainer_bytes
+from research.namespaces import COMPILED
 from research.result import RunSpec
 from research.rows import PreparedData
 from research.sandbox import FIRST_IDENTITY, Sandbox, check_strict, probe
@@ -60,7 +61,7 @@ class Confinement:
         return Sandbox(
             layers=self.layers,
             view=self._view,
-            shared=compiled,
+            compiled=compiled,
             identity=identity,
             disk_bytes=self.bounds.disk_bytes,
         )
@@ -70,7 +71,7 @@ class Confinement:
         share = share_of_gpu(name, self._gpu_memory)
         if self.layers is None:
             return {"TMPDIR": str(folder), **self._attention, **share}
-        private = self._writes_compiled(name) or folder / "compiled"
+        private = COMPILED if self.layers.namespaces else self._writes_compiled(name) or folder / "compiled"
         return {
             "TMPDIR": str(folder),
             "HOME": str(folder),

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from research import scorer, session
-from research.buffer import SharedIds, create_logits_buffer, rows_per_batch
+from research.buffer import SLOTS, SharedIds, create_logits_buffer, rows_per_batch
 from research.caps import Caps
 from research.channel import (
     ChannelClosed,
@@ -47,6 +47,7 @@ from research.score import (
     Consistency,
     can_read_once,
     compare_prefixes,
+    copied,
     cross_entropy,
     cross_entropy_read_once,
     row_scores,
@@ -59,6 +60,8 @@ from research.supervision import MemoryMonitor, Supervisor, gpu_bytes
 MAX_TRAIN_PY_BYTES = 200_000
 MAX_REPORT_BYTES = 2**20
 MAX_REASON = 300
+ANSWERED_EARLY = "the model answered before it was asked"
+
 HANG_UP_SECONDS = 10.0
 """How long a process may take to end after its connection has: giving back a GPU's memory takes a while."""
 
@@ -428,8 +431,10 @@ class Answers:
         self._judge, self._child = judge, child
         contract = judge.contract
         self._batch = judge.batch_rows
-        self._ids = SharedIds(self._batch, contract.MAX_SEQ_LEN)
-        self._logits = create_logits_buffer(self._batch, contract.MAX_SEQ_LEN, contract.VOCAB_SIZE, judge.device)
+        self._asked = self._answered = 0
+        held = SLOTS * self._batch
+        self._ids = SharedIds(held, contract.MAX_SEQ_LEN)
+        self._logits = create_logits_buffer(held, contract.MAX_SEQ_LEN, contract.VOCAB_SIZE, judge.device)
         self._logits.tensor.zero_()
         self._reads_once = can_read_once(self._logits.tensor.device, contract.VOCAB_SIZE)
         descriptors = [tensors, self._ids.descriptor, self._logits.descriptor]
@@ -441,41 +446,41 @@ class Answers:
     def cross_entropies(self, rows: np.ndarray, rng: np.random.Generator, *, targets: np.ndarray | None = None) -> np.ndarray:
         """Nats of each token of `rows` (n, T + 1), asked for in random order: (n, T) float32.
 
-        `targets` (n, T) replaces the rows' own next tokens. Where the cross-entropy is computed from a copy, the next batch is
-        answered meanwhile.
+        `targets` (n, T) replaces the rows' own next tokens. While a batch is read, the next is answered in another slot.
         """
         wanted = rows[:, 1:] if targets is None else targets
         nats = np.empty(wanted.shape, dtype=np.float32)
         order = rng.permutation(len(rows))
         batches = [order[start : start + self._batch] for start in range(0, len(rows), self._batch)]
-        self._ask(rows[batches[0]])
-        for chosen, following in zip(batches, [*batches[1:], order[:0]], strict=True):
-            self._await(Kind.ANSWERED)
-            logits, correct = self._logits.tensor[: len(chosen)], torch.from_numpy(wanted[chosen].astype(np.int64))
+        for chosen in batches[:SLOTS]:
+            self._ask(rows[chosen])
+        for following, chosen in enumerate(batches, start=SLOTS):
+            logits, correct = self._await_answer(len(chosen)), torch.from_numpy(wanted[chosen].astype(np.int64))
             if self._reads_once:  # the child could change them between two reads
                 nats[chosen] = cross_entropy_read_once(logits, correct).numpy()
-                self._ask(rows[following])
             else:
-                copy = self._copied(logits)
-                self._ask(rows[following])
-                nats[chosen] = cross_entropy(copy, correct).numpy()
+                nats[chosen] = cross_entropy(copied(logits), correct).numpy()
+            if following < len(batches):
+                self._ask(rows[batches[following]])
+        if self._judge._receive(self._child, timeout=0.0) is not None:
+            raise RunEnded("invalid", ANSWERED_EARLY)
         return nats
 
-    def _copied(self, logits: torch.Tensor) -> torch.Tensor:
-        """A copy, whole when this returns."""
-        copy = logits.clone()
-        if copy.is_cuda:
-            torch.cuda.synchronize(copy.device)
-        return copy
-
     def _ask(self, rows: np.ndarray) -> None:
-        """Has rows (m, T + 1) answered, in the buffer, if there are any."""
-        if not len(rows):
-            return
-        self._ids.tensor[: len(rows)] = torch.from_numpy(rows[:, :-1].astype(np.int32))
-        if self._judge._receive(self._child, timeout=0.0) is not None:
-            raise RunEnded("invalid", "the model answered before it was asked")
-        self._judge._send(self._child, Kind.SCORE, len(rows))
+        """Has rows (m, T + 1) answered, in the next slot."""
+        first = self._asked % SLOTS * self._batch
+        self._ids.tensor[first : first + len(rows)] = torch.from_numpy(rows[:, :-1].astype(np.int32))
+        self._judge._send(self._child, Kind.SCORE, len(rows), self._asked)
+        self._asked += 1
+
+    def _await_answer(self, count: int) -> torch.Tensor:
+        """The logits (count, T, V) of the batch that was asked for first of those that are not answered, in their slot."""
+        message = self._await(Kind.ANSWERED)
+        if message.b != self._answered:
+            raise RunEnded("invalid", ANSWERED_EARLY)
+        first = self._answered % SLOTS * self._batch
+        self._answered += 1
+        return self._logits.tensor[first : first + count]
 
     def close(self) -> None:
         """Gives the buffers back."""
@@ -483,9 +488,9 @@ class Answers:
         os.close(self._logits.descriptor)
         del self._ids, self._logits
 
-    def _await(self, kind: Kind) -> None:
+    def _await(self, kind: Kind) -> Message:
         judge = self._judge
-        judge._await(self._child, kind, phase="scoring", began=judge._scoring_began, cap=judge.caps.scoring)
+        return judge._await(self._child, kind, phase="scoring", began=judge._scoring_began, cap=judge.caps.scoring)
 
 
 def scratch_prefix(judge: int) -> str:

@@ -22,11 +22,15 @@ SCRATCH_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 """Every run has these to itself."""
 
 
-def enter_root(view: View, folder: Path, *, shared: Path | None, owner: int, memory_bytes: int) -> None:
+COMPILED = Path("/autoresearch-compiled")
+"""Where every run compiles into: what is compiled names the folder that it lies in, and is not found in another."""
+
+
+def enter_root(view: View, folder: Path, *, compiled: Path | None, owner: int, memory_bytes: int) -> None:
     """Makes what `view` names the whole file system of this process, which has a mount and a process namespace of its own.
 
-    `folder`, with the files that lie in it, is there under its name, but a copy, and belongs to `owner`; it, /tmp and /dev/shm
-    together hold at most `memory_bytes`. `shared` is a folder that stays the outside's own, writable.
+    `folder`, with the files that lie in it, is there under its name, but a copy, and belongs to `owner`; it, COMPILED, /tmp and
+    /dev/shm together hold at most `memory_bytes`. `compiled` is a folder of the outside's that is COMPILED instead, writable.
     """
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     mount("none", "/", None, MS_REC | MS_PRIVATE)
@@ -49,10 +53,11 @@ def enter_root(view: View, folder: Path, *, shared: Path | None, owner: int, mem
     for name, content in files.items():
         (home / name).write_bytes(content)
         os.chown(home / name, owner, -1)
-    os.chown(home, owner, -1)
-    if shared is not None:
-        _make_folder(root / shared.relative_to("/"))
-        bind(shared, root / shared.relative_to("/"))
+    _make_folder(root / COMPILED.relative_to("/"))
+    for place in (home, root / COMPILED.relative_to("/")):
+        os.chown(place, owner, -1)
+    if compiled is not None:
+        bind(compiled, root / COMPILED.relative_to("/"))
     pivot_root(root)
     os.chdir(folder)
 

@@ -14,6 +14,21 @@ from research.supervision import gpu_capability
 
 COMPILER = "torch._inductor.compile_fx"
 
+COMPILER_PARTS = (
+    "torch._inductor.codecache",
+    "torch._inductor.runtime.triton_compat",
+    "torch._inductor.fx_passes.fuse_attention",
+    "torch._inductor.fx_passes.freezing_patterns",
+    "torch._inductor.fx_passes.pad_mm",
+    "torch.distributed.tensor.experimental",
+    "sympy.combinatorics.permutations",
+    "sympy.tensor.tensor",
+)
+"""What the compiler would import when it is first used."""
+
+COMPILER_KEYS = (("torch._inductor.codecache", "torch_key"), ("torch._inductor.runtime.triton_compat", "triton_key"))
+"""Functions that read all of the compiler's own files and remember what comes of it: what is compiled is found by that."""
+
 FLASH_4_BASE = "quack"
 """What flash-attn-4 is built on, and most of its import. Not flash_attn.cute: that reads at import where it may keep what it
 compiles, and every run has a folder of its own."""
@@ -42,15 +57,21 @@ def preload_for_gpu() -> None:
 
 
 def preload(capability: tuple[int, int]) -> None:
-    """Imports torch's compiler, and what flash-attn-4 is built on where that is there.
+    """Imports torch's compiler, reads what its keys are made of, and imports what flash-attn-4 is built on where that is there.
 
-    What is broken shows where it is used.
+    What is broken, or has another name, shows where it is used.
     """
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # torch.cuda.is_available() starts CUDA otherwise
     os.environ[FLASH_4_BASE_ARCHITECTURE] = "{}{}".format(*capability)
     with contextlib.suppress(Exception):
         importlib.import_module(COMPILER)
         torch._inductor.config.cpp_cache_precompile_headers = False  # their folder is chosen at import, and closed to runs
+    for name in COMPILER_PARTS:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
+    for name, key in COMPILER_KEYS:
+        with contextlib.suppress(Exception):
+            getattr(importlib.import_module(name), key)()
     if INSTALLED.issuperset(FLASH_4):
         with contextlib.suppress(Exception):
             importlib.import_module(FLASH_4_BASE)

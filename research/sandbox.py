@@ -33,7 +33,7 @@ from research.linux import (
     prctl,
     unshare,
 )
-from research.namespaces import SCRATCH_FOLDERS, enter_root
+from research.namespaces import COMPILED, SCRATCH_FOLDERS, enter_root
 from research.visible import View, split_around
 
 FIRST_IDENTITY = 790_000_000
@@ -85,8 +85,8 @@ class Sandbox:
 
     layers: Layers
     view: View
-    shared: Path | None = None
-    """A folder of the judge's that this child writes to: compiled code of a train.py that is trusted."""
+    compiled: Path | None = None
+    """A folder of the judge's that this child compiles into, where its train.py is trusted; COMPILED in a root of its own."""
     identity: int
     """User and group id, where `layers` has an identity."""
     disk_bytes: int
@@ -175,7 +175,7 @@ def _enter_namespaces(sandbox: Sandbox, folder: Path, channel: int) -> None:
         _wait_outside(pid, channel)
     os.close(held)
     owner = sandbox.identity if sandbox.layers.identity else os.geteuid()
-    enter_root(sandbox.view, folder, shared=sandbox.shared, owner=owner, memory_bytes=sandbox.disk_bytes)
+    enter_root(sandbox.view, folder, compiled=sandbox.compiled, owner=owner, memory_bytes=sandbox.disk_bytes)
     _give_up_rights(sandbox)
     die_with_parent()
     if select.select([watched], [], [], 0)[0]:  # the parent was gone before it was asked for
@@ -242,15 +242,15 @@ def _hide_files(sandbox: Sandbox, folder: Path) -> None:
         return
     view = sandbox.view
     if sandbox.layers.namespaces:
-        writable = [folder, *map(Path, SCRATCH_FOLDERS)]
+        writable = [folder, COMPILED, *map(Path, SCRATCH_FOLDERS)]
         readable, listable = [*view.readable, Path("/proc")], [Path("/")]
     else:
         writable, listable, readable = [folder], [], [Path("/proc")]
+        writable += [sandbox.compiled] if sandbox.compiled else []
         for path in view.readable:
             granted, listed = split_around(path, view.hidden)
             readable += granted
             listable += listed
-    writable += [sandbox.shared] if sandbox.shared else []
     if sandbox.layers.namespaces and view.has_gpu:
         writable.append(Path("/proc"))  # its own: CUDA won't start where it can't overwrite files of its process there
     landlock.restrict(readable=readable, listable=listable, writable=writable, devices=view.devices)
@@ -279,7 +279,7 @@ def _failure(attempt: Callable[[], None]) -> str | None:
 def _try_namespaces(view: View, folder: Path) -> None:
     """Raises where a root of its own can't be made over `folder`."""
     _unshare_all()
-    problem = _failure(lambda: enter_root(view, folder, shared=None, owner=os.geteuid(), memory_bytes=2**20))
+    problem = _failure(lambda: enter_root(view, folder, compiled=None, owner=os.geteuid(), memory_bytes=2**20))
     if problem:
         raise OSError(problem)
 

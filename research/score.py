@@ -78,6 +78,14 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, chunk_tokens: int = 8192) 
     return torch.cat(parts).view(targets.shape).cpu()
 
 
+def copied(logits: Tensor) -> Tensor:
+    """A copy, whole when this returns: of logits that may change once their process is asked for more."""
+    copy = logits.clone()
+    if copy.is_cuda:
+        torch.cuda.synchronize(copy.device)
+    return copy
+
+
 def cross_entropy_read_once(logits: Tensor, targets: Tensor) -> Tensor:
     """The same where `can_read_once`, of contiguous logits that may change meanwhile: the judge's kernel reads each once."""
     from research.judge_kernel import cross_entropy_rows

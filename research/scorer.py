@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from research.buffer import LogitsBuffer, SharedIds, open_logits_buffer
+from research.buffer import SLOTS, SharedIds, open_logits_buffer
 from research.channel import Channel, ChannelClosed, Kind, Message, map_shared
 from research.contract import Contract, active_contract
 from research.linux import die_with_parent
@@ -76,28 +76,30 @@ def ready_to_answer(model: nn.Module, contract: Contract, device: torch.device, 
 
 @torch.inference_mode()
 def answer_rows(channel: Channel, forward: Forward, message: Message, contract: Contract, device: torch.device) -> None:
-    """Writes logits for every batch of rows that the judge asks for."""
-    tokens, vocabulary = contract.MAX_SEQ_LEN, contract.VOCAB_SIZE
-    ids = SharedIds(message.b, tokens, message.descriptors[1])
-    buffer = open_logits_buffer(message.descriptors[2], message.b, tokens, vocabulary, device)
+    """Writes logits for every batch of rows that the judge asks for, into the batch's slot of the buffer."""
+    tokens, vocabulary, rows = contract.MAX_SEQ_LEN, contract.VOCAB_SIZE, message.b
+    ids = SharedIds(SLOTS * rows, tokens, message.descriptors[1]).tensor.view(SLOTS, rows, tokens)
+    buffer = open_logits_buffer(message.descriptors[2], SLOTS * rows, tokens, vocabulary, device)
+    slots = buffer.tensor.view(SLOTS, rows, tokens, vocabulary)
     channel.send(Kind.READY)
     while True:
         request = channel.receive()
         if request is None or request.kind != Kind.SCORE:
             raise RuntimeError("the judge asked for something else")
-        count = ids.tensor.size(0) if device.type == "cuda" else request.a  # a compiled graph takes whole batches
-        logits = forward(ids.tensor[:count].to(device).long())
+        slot = request.b % SLOTS
+        count = rows if device.type == "cuda" else request.a  # a compiled graph takes whole batches
+        logits = forward(ids[slot][:count].to(device).long())
         if tuple(logits.shape) != (count, tokens, vocabulary):
             sizes = [*logits.shape, 0, 0, 0][:3]
             channel.send(Kind.UNFIT, sizes[0], sizes[1], float(sizes[2]))
             return
-        write_logits(buffer, logits[: request.a])
-        channel.send(Kind.ANSWERED, request.a)
+        write_logits(slots[slot], logits[: request.a])
+        channel.send(Kind.ANSWERED, request.a, request.b)
 
 
-def write_logits(buffer: LogitsBuffer, logits: Tensor) -> None:
-    """Copies (n, T, V) logits of any float type into the buffer as float32, and waits until they are there."""
-    buffer.tensor[: logits.size(0)].copy_(logits)
+def write_logits(slot: Tensor, logits: Tensor) -> None:
+    """Copies (n, T, V) logits of any float type into a slot of the buffer as float32, and waits until they are there."""
+    slot[: logits.size(0)].copy_(logits)
     if logits.is_cuda:
         torch.cuda.synchronize(logits.device)
 

@@ -21,6 +21,6 @@ def test_logits_of_any_float_arrive_as_float32(dtype: torch.dtype) -> None:
     ours = create_logits_buffer(4, 3, 7, CPU)
     theirs = open_logits_buffer(ours.descriptor, 4, 3, 7, CPU)
     logits = torch.randn(2, 3, 7).to(dtype)
-    write_logits(theirs, logits)
+    write_logits(theirs.tensor, logits)
     assert ours.tensor.dtype == torch.float32 and torch.equal(ours.tensor[:2], logits.float())
     assert not ours.tensor[2:].any()

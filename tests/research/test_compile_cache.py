@@ -1,9 +1,12 @@
 """Compiled code: who may leave some for later runs, and what becomes of it."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+from triton import knobs
+from triton.runtime.cache import FileCacheManager
 
 from research import compile_cache
 from research.hyperparameters import fit_to_profile, read_constants, write_constants
@@ -47,30 +50,70 @@ def test_plain_files_are_added_and_what_is_there_stays(tmp_path: Path) -> None:
     assert (shared / "ab" / "kernel.py").read_text() == "new" and (shared / "old").read_text() == "old"
 
 
-def test_a_run_begins_with_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shared, private = tmp_path / "shared", tmp_path / "private"
-    (shared / "ab").mkdir(parents=True)
-    (shared / "ab" / "kernel.py").write_text("code")
+def begin(shared: Path, private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(compile_cache.SHARED_VARIABLE, str(shared))
     monkeypatch.setenv(compile_cache.PRIVATE_VARIABLE, str(private))
     compile_cache.begin_with_shared()
-    (private / "ab" / "kernel.py").write_text("planted")
-    assert (shared / "ab" / "kernel.py").read_text() == "code"
 
 
-def test_a_copy_leaves_out_what_another_run_is_adding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_finds_what_is_shared_and_replaces_it_only_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared, private = tmp_path / "shared", tmp_path / "private"
+    (shared / "ab").mkdir(parents=True)
+    (shared / "ab" / "kernel.py").write_text("code")
+    begin(shared, private, monkeypatch)
+    assert (private / "ab" / "kernel.py").read_text() == "code"
+    (private / "ab" / "another").write_text("planted")
+    (private / "ab" / "another").replace(private / "ab" / "kernel.py")  # as all compilers write
+    assert (private / "ab" / "kernel.py").read_text() == "planted" and (shared / "ab" / "kernel.py").read_text() == "code"
+
+
+def test_a_beginning_leaves_out_what_another_run_is_adding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     private, shared, copy = tmp_path / "private", tmp_path / "shared", tmp_path / "copy"
     private.mkdir()
     (private / "kernel").write_text("new")
     add = Path.replace
 
-    def copied_before_it_is_whole(self: Path, target: Path) -> Path:
-        monkeypatch.setenv(compile_cache.SHARED_VARIABLE, str(shared))
-        monkeypatch.setenv(compile_cache.PRIVATE_VARIABLE, str(copy))
-        compile_cache.begin_with_shared()
+    def begun_before_it_is_whole(self: Path, target: Path) -> Path:
+        begin(shared, copy, monkeypatch)
         return add(self, target)
 
-    monkeypatch.setattr(Path, "replace", copied_before_it_is_whole)
+    monkeypatch.setattr(Path, "replace", begun_before_it_is_whole)
     compile_cache.add_to_shared(private, shared)
     assert list(copy.iterdir()) == []
+    assert [path.name for path in shared.iterdir()] == ["kernel"]
+
+
+def tritons_own(folder: Path) -> FileCacheManager:
+    """What Triton itself reads and writes a kernel's files with."""
+    with knobs.cache.scope():
+        knobs.cache.dir = str(folder / compile_cache.TRITON)
+        return FileCacheManager("hash")
+
+
+def test_triton_finds_a_kernel_that_another_run_compiled_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, shared = tmp_path / "first", tmp_path / "second", tmp_path / "shared"
+    manager = tritons_own(first)
+    manager.put_group("kernel.json", {"kernel.cubin": manager.put(b"code", "kernel.cubin")})
+    compile_cache.add_to_shared(first, shared)
+    shutil.rmtree(first)
+    begin(shared, second, monkeypatch)
+    found = tritons_own(second).get_group("kernel.json")
+    assert found and Path(found["kernel.cubin"]).read_bytes() == b"code"
+
+
+def test_a_kernel_that_was_not_finished_is_not_added(tmp_path: Path) -> None:
+    """Its folder is linked whole, to where no run can write what lacks."""
+    private, shared = tmp_path / "private", tmp_path / "shared"
+    tritons_own(private).put(b"code", "kernel.cubin")
+    compile_cache.add_to_shared(private, shared)
+    assert list(shared.rglob("kernel.cubin")) == []
+
+
+def test_files_that_say_that_a_process_is_at_work_are_not_added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are opened to be written to, not replaced: a link to one would end the run."""
+    private, shared = tmp_path / "private", tmp_path / "shared"
+    private.mkdir()
+    for name in ("ab.lock", "kernel"):
+        (private / name).write_text("")
+    compile_cache.add_to_shared(private, shared)
     assert [path.name for path in shared.iterdir()] == ["kernel"]
