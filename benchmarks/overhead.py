@@ -4,7 +4,7 @@
 
 The first run finds no compiled code but that of the attention kernels, which `farm prepare` measures once (timed by itself),
 the second that of the first; then come five edits, two of which change what has to be compiled. They are judged as a
-farm does it: what would be kept (the first run, and what beats it) is checked in full.
+farm does it: what would be kept (the first run, and what beats it by more than the profile's noise) is checked in full.
 With --start-ahead an edit's processes start while the run before it is scored, as those of `farm run --start-ahead` do on a
 GPU: `start s` is then what was left of that afterwards. Prints a table, what share of the time was spent on training, and how
 many runs an hour that makes at the profile's own budget; then the same as JSON.
@@ -63,15 +63,16 @@ async def measure(texts: Mapping[str, str], terms: Terms, *, ahead: bool) -> lis
     """One run of each, in turn, on one engine; prints a line for each."""
     print(f"{'wall s':>8}{'start s':>9}{'train s':>9}{'score s':>9}{'outside s':>11}  run")
     found: list[dict[str, float | str]] = []
-    first: float | None = None
+    bar: float | None = None
+    sigma = profile_named(terms.profile).sigma
     engine = LocalEngine([terms.device])
     scratch = tempfile.TemporaryDirectory(prefix="autoresearch-benchmark-")
 
     def spec_of(name: str) -> RunSpec:
-        return make_spec(terms, Path(scratch.name) / name, seed=1, keep_below=first)
+        return make_spec(terms, Path(scratch.name) / name, seed=1, keep_below=bar)
 
     def beside(following: list[str], progress: Progress) -> None:
-        if ahead and progress.get("phase") == "scoring" and first is not None and following:
+        if ahead and progress.get("phase") == "scoring" and bar is not None and following:
             name = following.pop()
             engine.start_ahead(terms.device, texts[name], spec_of(name))
 
@@ -83,7 +84,7 @@ async def measure(texts: Mapping[str, str], terms: Terms, *, ahead: bool) -> lis
             wall = time.monotonic() - began
             if result.status != "ok":
                 raise SystemExit(f"{name}: {result.status}, {result.reason}")
-            first = result.val_bpb if first is None else first
+            bar = (result.val_bpb or 0.0) - sigma if bar is None else bar
             start, train, score = result.startup_seconds or 0.0, result.training_seconds or 0.0, result.scoring_seconds or 0.0
             outside = wall - terms.contract.TIME_BUDGET
             print(f"{wall:>8.1f}{start:>9.1f}{train:>9.1f}{score:>9.1f}{outside:>11.1f}  {name}", flush=True)
