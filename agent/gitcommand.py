@@ -1,5 +1,6 @@
 """Runs git for the farm: no hooks, no file-system monitor, no signing, no shell."""
 
+import shlex
 import tempfile
 import time
 from pathlib import Path
@@ -31,6 +32,12 @@ def run_git(folder: Path, *arguments: str, stdin: str = "") -> str:
                 raise
             time.sleep(_LOCK_PAUSE_S)
     return _run_once(folder, arguments, stdin)
+
+
+def command_to_type(folder: Path, *arguments: str) -> str:
+    """The line by which a person gets the same from where they are: it names `folder` unless they are in it."""
+    where = () if folder.resolve() == Path.cwd().resolve() else ("-C", str(folder))
+    return shlex.join(["git", *where, *arguments])
 
 
 def _run_once(folder: Path, arguments: tuple[str, ...], stdin: str) -> str:

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 import research
-from agent.gitcommand import GitFailed, run_git
+from agent.gitcommand import GitFailed, command_to_type, run_git
 from research.contract import UserError
 
 TRAIN_FILE = "research/train.py"
@@ -17,10 +17,13 @@ def repository_for(start: Path, home: Path, *, renew: bool = False) -> Path:
     made of the installed files when it isn't there yet.
 
     With `renew` files that have changed in the installation since are committed there too: new branches start from them.
+    Raises UserError for a checkout that has committed train.py and has lost the file.
     """
     checkout = _checkout_around(start)
     if checkout is not None and (checkout / TRAIN_FILE).is_file():
         return checkout
+    if checkout is not None and head_train_py(checkout) is not None:
+        raise _missing(checkout)
     repository = home / "repository"
     if not repository.exists():
         make_repository(repository, _installed_files())
@@ -72,6 +75,14 @@ def working_train_py(checkout: Path) -> str | None:
         raise UserError(f"{checkout / TRAIN_FILE} is not UTF-8 text.") from None
 
 
+def train_py_to_try(checkout: Path) -> str:
+    """The text of train.py as it lies in a checkout. Raises UserError where there is none."""
+    working = working_train_py(checkout)
+    if working is None:
+        raise _missing(checkout)
+    return working
+
+
 def uncommitted_train_py(repo: Path) -> str | None:
     """The checkout's train.py where it differs from HEAD's by more than line ends; None where it doesn't."""
     working, committed = working_train_py(repo), head_train_py(repo)
@@ -94,6 +105,11 @@ def _renew(repository: Path, files: dict[str, str]) -> None:
         run_git(repository, *_IDENTITY, "commit", "--quiet", "--message", message, "--only", "--", *changed)
 
 
+def _missing(checkout: Path) -> UserError:
+    command = command_to_type(checkout, "checkout", "HEAD", "--", TRAIN_FILE)
+    return UserError(f"{checkout / TRAIN_FILE} is missing: `{command}` puts back what is committed.")
+
+
 def _text_at(repo: Path, revision: str, name: str) -> str | None:
     try:
         return run_git(repo, "cat-file", "blob", f"{revision}:{name}")
@@ -114,6 +130,8 @@ def _installed_files() -> dict[str, str]:
     """What a repository of one's own starts with, taken from beside the installed package."""
     package = Path(research.__file__).parent
     files = {TRAIN_FILE: package / "train.py"}
+    if not files[TRAIN_FILE].is_file():
+        raise UserError(f"{files[TRAIN_FILE]} is missing: put it back, or install the farm again.")
     for program in (package / "program.md", package.parent / "program.md"):  # in a wheel, in a checkout
         if program.is_file():
             files["program.md"] = program
