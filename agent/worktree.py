@@ -123,9 +123,11 @@ class Worktree:
     @classmethod
     def in_place(cls, repo: Path, branch: str) -> "Worktree":
         """The user's own checkout, which must be on the branch. Only research/train.py is ever touched in it."""
+        worktree = cls(repo=repo, folder=repo, branch=branch, owned=False, identity=_identity(repo))
         if checked_out_branch(repo) != branch:
-            raise UserError(f"{repo} is not on the branch {branch}: run `git switch {branch}` first.")
-        return cls(repo=repo, folder=repo, branch=branch, owned=False, identity=_identity(repo))
+            worktree._refuse_a_checkout_elsewhere()
+            raise UserError(f"{repo} is not on the branch {branch}: run `git switch {branch}` first, or use another --tag.")
+        return worktree
 
     @classmethod
     def _at(cls, repo: Path, folder: Path, branch: str) -> "Worktree":

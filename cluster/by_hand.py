@@ -24,7 +24,7 @@ def on_the_checkouts_branch(options: FarmOptions) -> FarmOptions:
 
 async def try_once(options: FarmOptions, message: str | None, display: Display) -> ExperimentRecord:
     """`farm try`: the working train.py of the user's checkout as one experiment. Raises UserError."""
-    farm = await asyncio.to_thread(Farm, on_the_checkouts_branch(options), display)
+    farm = await asyncio.to_thread(Farm, options, display)
     try:
         return await try_working_train_py(farm, message)
     finally:

@@ -5,9 +5,9 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from datetime import date
 from typing import TypeVar
 
+from cluster.tags import todays_tag
 from research.contract import PROFILES, UserError
 from research.recipes import RECIPES
 from research.result import SANDBOX_MODES
@@ -156,7 +156,9 @@ def _add_research(command: AddCommand) -> None:
 
     attempt = command("try", "one experiment by hand: commit the working train.py, run it, keep or undo")
     attempt.add_argument("-m", "--message", metavar="IDEA", help="the idea in a line")
-    _add_tag(attempt)
+    attempt.add_argument(
+        "--tag", help=f"names the branch autoresearch/<tag> (default: the one checked out, else today, {todays_tag()})"
+    )
     _add_judging(attempt)
     _add_data(attempt)
     _add_recipe(attempt)
@@ -270,7 +272,7 @@ def _add_branch(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_tag(parser: argparse.ArgumentParser) -> None:
-    today = date.today().strftime("%b%d").lower()
+    today = todays_tag()
     parser.add_argument("--tag", default=today, help=f"names the branches autoresearch/<tag> (default: today, {today})")
 
 

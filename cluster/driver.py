@@ -265,7 +265,7 @@ class Farm:
         return start_branch(self.options, plan, folder, siblings=self.store.branches(self.options.tag), say=self.display.say)
 
     def _start_in_place(self, plan: LoopPlan) -> Worktree:
-        return start_in_place(self.options.repo, plan, self.options.recipe)
+        return start_in_place(self.options.repo, plan, self.options.recipe, say=self.display.say)
 
     def _add_branch(self, plan: LoopPlan, baseline_commit: str) -> Branch:
         branch = Branch(

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agent.gitcommand import run_git
+from agent.gitcommand import GitFailed, command_to_type, run_git
 from agent.patch import changed_constants, problem_with
-from agent.repository import head_train_py, train_py_at, uncommitted_train_py, working_train_py
+from agent.repository import head_train_py, train_py_at, train_py_to_try, uncommitted_train_py
 from agent.worktree import Worktree, branch_exists, checked_out_branch
 from cluster.hardware import platform_identity
 from cluster.options import FarmOptions
@@ -46,18 +46,18 @@ def siblings_baseline(repo: Path, plan: LoopPlan, siblings: Sequence[Branch]) ->
     return None
 
 
-def start_in_place(repo: Path, plan: LoopPlan, recipe: Recipe | None) -> Worktree:
+def start_in_place(repo: Path, plan: LoopPlan, recipe: Recipe | None, *, say: Callable[[str], None]) -> Worktree:
     """Puts the checkout on `branch`, whose first commit has the profile's starting hyperparameters; edits of train.py stay.
 
     An `autoresearch/` branch that the checkout is on already, made by hand, is taken over as it is, unless a recipe is asked
-    for.
+    for. Raises UserError.
     """
     branch, profile, free_bytes = plan.branch_name, plan.contract.profile, free_memory(plan)
-    committed, working = head_train_py(repo), working_train_py(repo)
-    if committed is None or working is None:
+    committed, working = head_train_py(repo), train_py_to_try(repo)
+    if committed is None:
         raise UserError(f"research/train.py isn't committed in {repo}: commit it first.")
-    if checked_out_branch(repo) != branch:
-        run_git(repo, "switch", "--quiet", "--create", branch)
+    if not branch_exists(repo, branch):
+        switch_to_new(repo, branch, say=say)
     worktree = Worktree.in_place(repo, branch)
     baseline, changes = fit_to_profile(committed, profile, free_bytes, recipe=recipe)
     if changes:
@@ -70,6 +70,17 @@ def start_in_place(repo: Path, plan: LoopPlan, recipe: Recipe | None) -> Worktre
         worktree.advance(commit)
         (repo / "research" / "train.py").write_text(write_constants(fitted, edits) if edits else fitted)
     return worktree
+
+
+def switch_to_new(repo: Path, branch: str, *, say: Callable[[str], None]) -> None:
+    """Puts the checkout on a new branch, and says how to get back. Raises UserError."""
+    before = checked_out_branch(repo)
+    back = ("switch", before) if before else ("switch", "--detach", run_git(repo, "rev-parse", "--short", "HEAD").strip())
+    try:
+        run_git(repo, "switch", "--quiet", "--create", branch)
+    except GitFailed as error:
+        raise UserError(f"git can't start the branch {branch}: {str(error).splitlines()[0]}") from None
+    say(f"The checkout is on the new branch {branch} now; back with: {command_to_type(repo, *back)}")
 
 
 def free_memory(plan: LoopPlan) -> int | None:

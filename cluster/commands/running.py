@@ -10,6 +10,7 @@ from cluster.cost import data_line, estimate
 from cluster.hardware import Device, DeviceKind, busy_processes, choose_devices, detect_devices, limited, platform_identity
 from cluster.home import Home, find_cache, find_home
 from cluster.sandbox_checks import layers_here, lines_before_runs
+from cluster.tags import todays_tag
 from research.contract import UserError, choose_profile, contract_for, memory_limit
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ def run(options: argparse.Namespace) -> int:
 
 def try_idea(options: argparse.Namespace) -> int:
     """One experiment with the working train.py. Exit status 1 where it didn't score."""
-    from cluster.by_hand import try_once
+    from cluster.by_hand import on_the_checkouts_branch, try_once
     from cluster.display import duration, make_display
 
     farm_options = make_options(options, researcher="search")
+    if options.tag is None:
+        farm_options = on_the_checkouts_branch(farm_options)
     for line in lines_before_runs(farm_options.sandbox, layers_here()):
         print(line, flush=True)
     display = make_display()
@@ -81,7 +84,7 @@ def make_options(options: argparse.Namespace, *, researcher: str) -> "FarmOption
         repo=repository_for(Path.cwd(), home.folder, renew=True),
         home=home,
         cache=find_cache(options.cache),
-        tag=options.tag,
+        tag=options.tag or todays_tag(),
         researcher=researcher,
         profile=options.profile,
         recipe=options.recipe,
