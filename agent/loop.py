@@ -72,16 +72,20 @@ class ResearchLoop:
         self._ahead_of = ""
         """The run that the next one was announced beside."""
 
-    async def start(self) -> None:
-        """Goes on where the loop was: finishes what was cut off, redoes the last keep, measures the baseline."""
-        for record in self.store.unfinished(self.branch.name):
-            await self._train_and_conclude(record.experiment, record.runs)
+    async def start(self) -> list[ExperimentRecord]:
+        """Goes on where the loop was: finishes what was cut off, redoes the last keep, measures the baseline.
+
+        Returns what had been cut off.
+        """
+        unfinished = self.store.unfinished(self.branch.name)
+        finished = [await self._train_and_conclude(record.experiment, record.runs) for record in unfinished]
         if self.store.head(self.branch.name) is None:
             await self._train_and_conclude(self._add_unchanged("baseline", "baseline"), ())
         head = self.head()
         self.worktree.advance(head.commit)
         self._write_files()
         self._state(baseline=self.store.records(self.branch.name)[0].val_bpb, best=head.mean)
+        return finished
 
     async def step(self) -> ExperimentRecord:
         """One experiment, from the idea to the verdict. Raises OutOfIdeas or BudgetSpent when there is no next idea.

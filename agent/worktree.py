@@ -55,6 +55,11 @@ def checked_out_branches(repo: Path) -> set[str]:
     return {branch for _, branch in _checkouts(repo)}
 
 
+def experiment_ref(experiment_id: str) -> str:
+    """Where an experiment's commit stays, also where it was not kept."""
+    return f"refs/experiments/{experiment_id}"
+
+
 def experiment_refs(repo: Path) -> dict[str, str]:
     """Experiment id -> commit, for all experiments of a repository."""
     lines = run_git(repo, "for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/experiments").splitlines()
@@ -158,7 +163,7 @@ class Worktree:
         Asked again for the same experiment (after a crash), it gives the commit that is already there.
         """
         _check_name(experiment_id, "experiment id")
-        ref = f"refs/experiments/{experiment_id}"
+        ref = experiment_ref(experiment_id)
         try:
             return self._commit(train_py, message=message, parent=parent, ref=ref)
         except GitFailed:

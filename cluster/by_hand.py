@@ -2,12 +2,14 @@
 
 import asyncio
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from agent.gitcommand import command_to_type
 from agent.patch import describe_changes, problem_with, same_code
-from agent.repository import working_train_py
-from agent.worktree import checked_out_branch
+from agent.repository import TRAIN_FILE, train_py_to_try, uncommitted_train_py
+from agent.worktree import Worktree, checked_out_branch, experiment_ref
 from cluster.display import Display
 from cluster.driver import Farm
 from cluster.first_commit import PREFIX
@@ -32,33 +34,59 @@ async def try_once(options: FarmOptions, message: str | None, display: Display) 
 
 
 async def try_working_train_py(farm: Farm, message: str | None) -> ExperimentRecord:
-    """Commits the working train.py, runs it, and keeps it or puts the head's back. Measures the baseline first if need be."""
+    """Commits the working train.py, runs it, and keeps it or puts the head's back. Measures the baseline first if need be.
+
+    A try of the same train.py that was cut off is gone on with, instead of being made a second time.
+    """
     repo = farm.options.repo
+    train_py_to_try(repo)  # without it nothing is worth starting
     loop = farm.open_loop(farm.planner.plans[0], in_place=True)
     try:
         await farm.first_devices()
         measured_before = farm.store.head(loop.branch.name) is not None
-        await loop.start()
+        for cut_off in farm.store.unfinished(loop.branch.name):
+            farm.display.say(f"going on with {cut_off.experiment.id} ({cut_off.experiment.title}), which was cut off")
+        finished = await loop.start()
         head = loop.head()
-        head_text = loop.worktree.train_py(head.commit)
-        working = working_train_py(repo) or ""
-        if same_code(working, head_text):
+        head_text, working = loop.worktree.train_py(head.commit), train_py_to_try(repo)
+        record = try_of(working, finished, loop.worktree)
+        if record is None and same_code(working, head_text):
             if measured_before:
                 raise UserError("research/train.py is the head's: edit it, then `farm try` again.")
             return farm.store.record(head.experiment_id)
-        proposal = Proposal(
-            title=message or title_of(head_text, working),
-            hypothesis=message or "",
-            train_py=working,
-            researcher="you",
-        )
-        record = await loop.try_now(proposal)
-        if record.verdict is None or record.verdict.decision != "keep":
+        record = record or await loop.try_now(proposal_by_hand(head_text, working, message))
+        if not is_kept(record):
             loop.worktree.restore(head.commit, tried=working)
         copy_log(farm.home.runs / record.runs[-1].run_id / "run.log", repo / "run.log")
         return record
     finally:
         await loop.close()
+
+
+def try_of(working: str, finished: Sequence[ExperimentRecord], worktree: Worktree) -> ExperimentRecord | None:
+    """Of experiments the one that tried this text; None where none did."""
+    same = (r for r in finished if r.is_idea and same_code(working, worktree.train_py(r.experiment.commit)))
+    return next(same, None)
+
+
+def proposal_by_hand(head_text: str, working: str, message: str | None) -> Proposal:
+    """The user's edit as an idea."""
+    title = message or title_of(head_text, working)
+    return Proposal(title=title, hypothesis=message or "", train_py=working, researcher="you")
+
+
+def is_kept(record: ExperimentRecord) -> bool:
+    """Whether the branch has moved to the experiment's commit."""
+    return record.verdict is not None and record.verdict.decision == "keep"
+
+
+def where_the_edit_is(record: ExperimentRecord, repo: Path) -> str:
+    """How an edit that was not kept comes back, in a line; empty where it was kept or nothing was edited."""
+    if is_kept(record) or not record.is_idea:
+        return ""
+    command = command_to_type(repo, "restore", f"--source={experiment_ref(record.experiment.id)}", TRAIN_FILE)
+    taken_back = f"{TRAIN_FILE} is the head's again; " if uncommitted_train_py(repo) is None else ""
+    return f"{taken_back}the edit comes back with: {command}"
 
 
 def title_of(head_text: str, working: str) -> str:

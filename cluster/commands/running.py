@@ -35,7 +35,7 @@ def run(options: argparse.Namespace) -> int:
 
 def try_idea(options: argparse.Namespace) -> int:
     """One experiment with the working train.py. Exit status 1 where it didn't score."""
-    from cluster.by_hand import on_the_checkouts_branch, try_once
+    from cluster.by_hand import on_the_checkouts_branch, try_once, where_the_edit_is
     from cluster.display import duration, make_display
 
     farm_options = make_options(options, researcher="search")
@@ -50,6 +50,9 @@ def try_idea(options: argparse.Namespace) -> int:
         display.close()
     seconds = sum(result.total_seconds or 0.0 for result in record.runs)
     print(f"{outcome(record)}\n  {record.experiment.id}, {duration(seconds)}; all of it: farm show {record.experiment.id}")
+    edit = where_the_edit_is(record, farm_options.repo)
+    if edit:
+        print(f"  {edit}")
     return 0 if record.verdict is not None and record.verdict.decision in ("keep", "discard") else 1
 
 

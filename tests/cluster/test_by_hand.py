@@ -1,6 +1,9 @@
 """`farm try` in a user's own checkout: which branch it uses, what it says, and that no edit is lost."""
 
+import os
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -34,10 +37,15 @@ def type_in(checkout: Checkout, command: str) -> None:
 
 
 def test_what_it_prints_leads_back(checkout: Checkout) -> None:
-    """To the branch from before; with a tag, and then without one."""
+    """To the branch from before, and to an edit that was not kept; with a tag, and then without one."""
     checkout.edit("LR = 0.000001", f"LR = {BAD_LR}")
+    edited = checkout.train_py.read_text()
     output = checkout.farm("try", "--tag", "one", *TERMS)
     assert "discard" in output and branch(checkout) == "autoresearch/one"
+    assert checkout.train_py.read_text() != edited
+    type_in(checkout, after("the edit comes back with: ", output))
+    assert checkout.train_py.read_text() == edited
+    type_in(checkout, "git checkout HEAD -- research/train.py")
     type_in(checkout, after("back with: ", output))
     assert branch(checkout) == "main"
 
@@ -60,3 +68,36 @@ def test_a_tag_that_is_asked_for_counts_more_than_the_branch_checked_out(checkou
     checkout.git("worktree", "add", "--quiet", "elsewhere", "autoresearch/one")
     assert f"is checked out in {checkout.folder / 'elsewhere'}" in checkout.farm("try", "--tag", "one", *TERMS, status=2)
     assert branch(checkout) == "autoresearch/two"
+
+
+def test_a_try_that_was_cut_off_is_finished_and_not_made_twice(checkout: Checkout) -> None:
+    """Also where it is kept then, so that the edit is the head's."""
+    assert "keep" in checkout.farm("try", "--tag", "one", *TERMS)
+    checkout.edit("LR = 0.000001", f"LR = {GOOD_LR}")
+    cut_off_while_training(checkout, "one-0001")
+    output = checkout.farm("try", *TERMS)
+    assert "going on with one-0001" in output and "keep: " in output
+
+    checkout.edit(f"LR = {GOOD_LR}", f"LR = {BAD_LR}")
+    cut_off_while_training(checkout, "one-0002")
+    output = checkout.farm("try", *TERMS)
+    assert "going on with one-0002" in output and "discard: " in output
+    assert f"LR = {GOOD_LR}" in checkout.train_py.read_text()
+
+    rows = checkout.rows("SELECT number, decision, runs FROM history WHERE number > 0 ORDER BY number")
+    assert rows == [[1, "keep", 1], [2, "discard", 1]]
+
+
+def cut_off_while_training(checkout: Checkout, experiment_id: str) -> None:
+    """Starts a try, and presses Ctrl-C as soon as it trains."""
+    edited = checkout.train_py.read_text()
+    farm = checkout.start("try", *TERMS)
+    log = checkout.home / "runs" / f"{experiment_id}-1" / "run.log"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and "step" in log.read_text()):
+        assert time.monotonic() < deadline and farm.poll() is None
+        time.sleep(0.05)
+    os.killpg(farm.pid, signal.SIGINT)
+    output, _ = farm.communicate(timeout=30)
+    assert farm.returncode == 130, output
+    assert checkout.train_py.read_text() == edited
