@@ -80,11 +80,11 @@ class ResearchLoop:
         unfinished = self.store.unfinished(self.branch.name)
         finished = [await self._train_and_conclude(record.experiment, record.runs) for record in unfinished]
         if self.store.head(self.branch.name) is None:
-            await self._train_and_conclude(self._add_unchanged("baseline", "baseline"), ())
+            await self._train_and_conclude(self._add_unchanged("baseline", "baseline", self.worktree.head()), ())
         head = self.head()
         self.worktree.advance(head.commit)
         self._write_files()
-        self._state(baseline=self.store.records(self.branch.name)[0].val_bpb, best=head.mean)
+        self._state(baseline=self._baseline().val_bpb, best=head.mean)
         return finished
 
     async def step(self) -> ExperimentRecord:
@@ -94,7 +94,8 @@ class ResearchLoop:
         """
         changes = software_changes(self.store.records(self.branch.name))
         if changes:
-            return await self._train_and_conclude(self._add_unchanged("control", f"baseline again: {changes}"), ())
+            again = self._add_unchanged("control", f"baseline again: {changes}", self._baseline().experiment.commit)
+            return await self._train_and_conclude(again, ())
         proposal = await self._next_proposal()
         experiment = self.commit(proposal, kind="explore")
         self._prepare_next()
@@ -117,6 +118,12 @@ class ResearchLoop:
         head = self.store.head(self.branch.name)
         assert head is not None, "the baseline comes first"
         return head
+
+    def _baseline(self) -> ExperimentRecord:
+        """The baseline as it was measured."""
+        baseline = self.store.baseline(self.branch.name)
+        assert baseline is not None, "the baseline comes first"
+        return baseline
 
     # --- proposing --------------------------------------------------------------------------------------------------
 
@@ -202,16 +209,16 @@ class ResearchLoop:
         self.store.add_experiment(experiment)
         return experiment
 
-    def _add_unchanged(self, kind: ExperimentKind, title: str) -> Experiment:
-        """The branch's first commit as an experiment."""
+    def _add_unchanged(self, kind: ExperimentKind, title: str, commit: str) -> Experiment:
+        """The commit that the branch starts from as an experiment."""
         number = self.store.next_number(self.branch.name)  # 0, unless an earlier baseline failed
         experiment = Experiment(
             id=self._experiment_id(number),
             branch=self.branch.name,
             number=number,
             kind=kind,
-            commit=self.branch.baseline_commit,
-            parent_commit=self.branch.baseline_commit,
+            commit=commit,
+            parent_commit=commit,
             title=title,
             hypothesis="The score to beat.",
             researcher="farm",
@@ -288,7 +295,7 @@ class ResearchLoop:
         if experiment.kind == "baseline":
             verdict = baseline_verdict(runs)
         elif experiment.kind == "control":
-            verdict = control_verdict(runs, self.store.records(self.branch.name)[0], self.settings.noise)
+            verdict = control_verdict(runs, self._baseline(), self.settings.noise)
         else:
             verdict = decide(
                 runs,
@@ -299,7 +306,10 @@ class ResearchLoop:
             )
         self.store.add_verdict(experiment.id, verdict)
         if experiment.kind == "baseline" and verdict.decision != "keep":
-            raise BaselineFailed(f"The baseline did not run: {verdict.reason}")
+            raise BaselineFailed(
+                f"research/train.py as it is committed ({experiment.commit[:7]}) can't be measured: {verdict.reason}; "
+                "mend and commit it, then give the same command again"
+            )
         return self.store.record(experiment.id)
 
     def _write_files(self) -> None:

@@ -190,6 +190,14 @@ class Worktree:
             blob = run_git(self.repo, "rev-parse", f"{commit}:{TRAIN_FILE}").strip()
             run_git(self.folder, "update-index", "--cacheinfo", f"100644,{blob},{TRAIN_FILE}")
 
+    def begin_again(self, train_py: str) -> None:
+        """Puts another train.py on a branch on which nothing was measured yet, as one more commit: none is taken away."""
+        with _lock(self.repo):
+            if train_py != self.train_py(self.head()):
+                message = f"Start {self.branch} again: train.py as it is now"
+                self._commit(train_py, message=message, parent=self.head(), ref=f"refs/heads/{self.branch}")
+            self._check_out()
+
     def restore(self, commit: str, *, tried: str | None = None) -> bool:
         """Puts train.py in the folder back to a commit's, after a discard; no other file is touched.
 

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.gitcommand import command_to_type
+from agent.loop import BaselineFailed, InfrastructureFailed
 from agent.patch import describe_changes, problem_with, same_code
 from agent.repository import TRAIN_FILE, train_py_to_try, uncommitted_train_py
 from agent.worktree import Worktree, checked_out_branch, experiment_ref
+from cluster.dispatch import NoWorkersLeft
 from cluster.display import Display
 from cluster.driver import Farm
 from cluster.first_commit import PREFIX
@@ -29,6 +31,8 @@ async def try_once(options: FarmOptions, message: str | None, display: Display) 
     farm = await asyncio.to_thread(Farm, options, display)
     try:
         return await try_working_train_py(farm, message)
+    except (BaselineFailed, InfrastructureFailed, NoWorkersLeft) as failure:
+        raise UserError(str(failure)) from failure
     finally:
         await farm.close()
 

@@ -15,7 +15,7 @@ from agent.worktree import Worktree, worktree_folder
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.display import Display
 from cluster.engine import Engine, LocalEngine
-from cluster.first_commit import start_branch, start_in_place
+from cluster.first_commit import failed_start, first_train_py, siblings_to_start_from, start_branch, start_in_place
 from cluster.hardware import platform_identity
 from cluster.metrics import FarmMetrics
 from cluster.options import FarmOptions
@@ -214,10 +214,7 @@ class Farm:
             branch = self._add_branch(plan, worktree.head())
         else:
             check_same_terms(branch, plan)
-            if self.options.recipe is not None:
-                self.display.say(f"{branch.name} goes on from its head: --recipe is for new branches, so give it another --tag")
-            repo, name = self.options.repo, plan.branch_name
-            worktree = Worktree.in_place(repo, name) if in_place else Worktree.open(repo, folder, name)
+            worktree = self._go_on_in_place(plan) if in_place else self._go_on_in(folder, plan)
         spec = RunSpec(
             run_id="",
             contract=plan.contract,
@@ -262,10 +259,34 @@ class Farm:
         return await self.dispatcher.execute(item, train_py, spec, report)
 
     def _start_in(self, folder: Path, plan: LoopPlan) -> Worktree:
-        return start_branch(self.options, plan, folder, siblings=self.store.branches(self.options.tag), say=self.display.say)
+        siblings = siblings_to_start_from(self.store, self.options.tag)
+        return start_branch(self.options, plan, folder, siblings=siblings, say=self.display.say)
 
     def _start_in_place(self, plan: LoopPlan) -> Worktree:
         return start_in_place(self.options.repo, plan, self.options.recipe, say=self.display.say)
+
+    def _go_on_in(self, folder: Path, plan: LoopPlan) -> Worktree:
+        """The branch at its head. Where only a failed baseline is on it, at what is committed in the checkout by now."""
+        worktree = Worktree.open(self.options.repo, folder, plan.branch_name)
+        failed = failed_start(self.store, plan.branch_name)
+        if failed is None:
+            self._say_that_no_recipe_counts(plan)
+        elif worktree.head() == failed:  # otherwise it was mended on the branch itself
+            siblings = siblings_to_start_from(self.store, self.options.tag)
+            worktree.begin_again(first_train_py(self.options, plan, siblings=siblings, say=self.display.say))
+        return worktree
+
+    def _go_on_in_place(self, plan: LoopPlan) -> Worktree:
+        """The checkout on its branch; started once more where only a failed baseline is on it."""
+        if failed_start(self.store, plan.branch_name) is not None:
+            return self._start_in_place(plan)
+        self._say_that_no_recipe_counts(plan)
+        return Worktree.in_place(self.options.repo, plan.branch_name)
+
+    def _say_that_no_recipe_counts(self, plan: LoopPlan) -> None:
+        if self.options.recipe is not None:
+            name = plan.branch_name
+            self.display.say(f"{name} goes on from its head: --recipe is for new branches, so give it another --tag")
 
     def _add_branch(self, plan: LoopPlan, baseline_commit: str) -> Branch:
         branch = Branch(

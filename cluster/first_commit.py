@@ -1,6 +1,7 @@
 """How a branch begins: with train.py as it is committed, under its profile's starting hyperparameters."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from agent.gitcommand import GitFailed, command_to_type, run_git
@@ -14,6 +15,7 @@ from research.contract import UserError
 from research.hyperparameters import fit_to_profile, write_constants
 from research.recipes import Recipe
 from results.experiment import Branch
+from results.store import Store
 
 PREFIX = "autoresearch/"
 
@@ -22,6 +24,14 @@ def start_branch(
     options: FarmOptions, plan: LoopPlan, folder: Path, *, siblings: Sequence[Branch], say: Callable[[str], None]
 ) -> Worktree:
     """Starts a loop's branch in a worktree of its own. Raises UserError."""
+    text = first_train_py(options, plan, siblings=siblings, say=say)
+    if branch_exists(options.repo, plan.branch_name) and not folder.exists():
+        raise UserError(f"The branch {plan.branch_name} exists, but this home doesn't know it: use another --tag.")
+    return Worktree.create(options.repo, folder, plan.branch_name, train_py=text)
+
+
+def first_train_py(options: FarmOptions, plan: LoopPlan, *, siblings: Sequence[Branch], say: Callable[[str], None]) -> str:
+    """What a loop's branch begins with. Raises UserError."""
     begun = siblings_baseline(options.repo, plan, siblings)
     text = begun or head_train_py(options.repo)
     if text is None:
@@ -32,9 +42,27 @@ def start_branch(
     elif edited is not None:
         say("research/train.py has uncommitted edits: they are left out (--dirty takes them).")
     text, _ = fit_to_profile(text, plan.contract.profile, free_memory(plan), recipe=None if begun else options.recipe)
-    if branch_exists(options.repo, plan.branch_name) and not folder.exists():
-        raise UserError(f"The branch {plan.branch_name} exists, but this home doesn't know it: use another --tag.")
-    return Worktree.create(options.repo, folder, plan.branch_name, train_py=text)
+    return text
+
+
+def failed_start(store: Store, branch: str) -> str | None:
+    """The commit of the last baseline that failed; None where one was measured, or none was decided on yet."""
+    if store.baseline(branch) is not None or store.unfinished(branch):
+        return None
+    records = store.records(branch)
+    return records[-1].experiment.commit if records else None
+
+
+def siblings_to_start_from(store: Store, tag: str) -> list[Branch]:
+    """The tag's branches whose start didn't fail; a start that was mended is the one that counts."""
+    siblings = []
+    for branch in store.branches(tag):
+        baseline = store.baseline(branch.name)
+        if baseline is not None:
+            siblings.append(replace(branch, baseline_commit=baseline.experiment.commit))
+        elif failed_start(store, branch.name) is None:
+            siblings.append(branch)
+    return siblings
 
 
 def siblings_baseline(repo: Path, plan: LoopPlan, siblings: Sequence[Branch]) -> str | None:
@@ -62,8 +90,9 @@ def start_in_place(repo: Path, plan: LoopPlan, recipe: Recipe | None, *, say: Ca
     baseline, changes = fit_to_profile(committed, profile, free_bytes, recipe=recipe)
     if changes:
         message = f"Start {branch}: train.py with the {profile} profile's starting hyperparameters"
-        start_id = f"{branch.removeprefix(PREFIX)}-start"
-        commit = worktree.commit(baseline, message=message, parent=worktree.head(), experiment_id=start_id)
+        parent = worktree.head()
+        start_id = f"{branch.removeprefix(PREFIX)}-start-{parent[:7]}"  # a start that failed can be followed by another
+        commit = worktree.commit(baseline, message=message, parent=parent, experiment_id=start_id)
         edited = {} if problem_with(working) else changed_constants(committed, working)
         edits = {name: new for name, (_, new) in edited.items() if new is not None}
         fitted, _ = fit_to_profile(working, profile, free_bytes, recipe=recipe)

@@ -211,6 +211,13 @@ class Store:
             peak_memory_mb=sum(peaks) / len(peaks) if peaks else None,
         )
 
+    def baseline(self, branch: str) -> ExperimentRecord | None:
+        """The branch's first commit as it was measured; None before that. Baselines that failed don't count."""
+        for record in self.records(branch):
+            if record.experiment.kind == "baseline" and record.verdict is not None and record.verdict.decision == "keep":
+                return record
+        return None
+
     def unfinished(self, branch: str) -> list[ExperimentRecord]:
         """Experiments without a verdict, in order."""
         return self._records("e.branch = ? AND e.id NOT IN (SELECT experiment_id FROM verdicts)", branch)

@@ -21,7 +21,7 @@ def diff(options: argparse.Namespace) -> int:
 
     home = find_home(options.home)
     history, head = _winner(home, options.branch)
-    before = recorded_train_py(home, history.branch.baseline_commit)
+    before = recorded_train_py(home, history.keeps[0].experiment.commit)
     text = unified_diff(before, recorded_train_py(home, head.experiment.commit))
     print(text.rstrip("\n") if text else f"{history.branch.name}: the baseline still stands, there is no difference.")
     return 0

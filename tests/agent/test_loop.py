@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from agent.loop import LOST_RETRIES, InfrastructureFailed, LoopSettings, ResearchLoop
+from agent.loop import LOST_RETRIES, BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop
 from agent.repository import make_repository
 from agent.scripted import ScriptedResearcher, Step
 from agent.worktree import Worktree, worktree_folder
 from research.contract import PROFILES
 from research.result import RunResult, RunSpec
-from results.experiment import Branch, Experiment
+from results.experiment import Branch, Experiment, ExperimentRecord
 from results.store import Store
 from results.verdict import Noise
 from tests.agent.samples import TRAIN_PY
@@ -152,3 +152,35 @@ def test_a_baseline_that_is_always_lost_ends_the_loop(make_loop) -> None:
     loop = make_loop(lambda experiment, spec: result(spec, None))
     with pytest.raises(InfrastructureFailed, match="told"):
         asyncio.run(loop.start())
+
+
+def test_a_baseline_that_failed_can_be_mended_and_is_not_the_one_that_counts(make_loop) -> None:
+    """Neither for the loop's state nor for a control after the software has changed."""
+    software = OLD
+
+    def tell(experiment: Experiment, spec: RunSpec) -> RunResult:
+        crashed = result(spec, None, status="crash", reason="line 1: no")
+        return crashed if experiment.number == 0 else result(spec, 1.5 - experiment.number / 100, software=software)
+
+    loop = make_loop(tell)
+    with pytest.raises(BaselineFailed, match=r"research/train.py.*line 1: no.*commit") as error:
+        asyncio.run(loop.start())
+    assert "\n" not in str(error.value)
+    loop.worktree.begin_again(TRAIN_PY.replace("DEPTH = 2", "DEPTH = 1"))
+    mended = loop.worktree.head()
+    states: list[dict[str, Any]] = []
+    loop.observer.loop_state = lambda branch, **fields: states.append(fields)
+
+    async def steps() -> list[ExperimentRecord]:
+        nonlocal software
+        await loop.start()
+        records = [await loop.step()]
+        software = NEW
+        records += [await loop.step() for _ in range(2)]
+        await loop.close()
+        return records
+
+    control = asyncio.run(steps())[-1]
+    assert [state["baseline"] for state in states if "baseline" in state] == [pytest.approx(1.49)]
+    assert (control.experiment.kind, control.experiment.commit) == ("control", mended)
+    assert control.verdict is not None and control.verdict.gain == pytest.approx(1.49 - control.val_bpb)

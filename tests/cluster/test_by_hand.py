@@ -101,3 +101,29 @@ def cut_off_while_training(checkout: Checkout, experiment_id: str) -> None:
     output, _ = farm.communicate(timeout=30)
     assert farm.returncode == 130, output
     assert checkout.train_py.read_text() == edited
+
+
+BROKEN = "def build_model(:"
+
+
+def commit_train_py(checkout: Checkout, old: str, new: str) -> None:
+    checkout.edit(old, new)
+    checkout.git("commit", "--quiet", "--all", "--message", "an edit of my own")
+
+
+def test_a_first_commit_that_fails_can_be_mended_by_hand(checkout: Checkout) -> None:
+    """The error is one line, which says what to do; the same tag and another one both go on from what is committed then."""
+    commit_train_py(checkout, "def build_model():", BROKEN)
+    failed = checkout.farm("try", "--tag", "one", *TERMS, status=2).splitlines()[-1]
+    assert "research/train.py" in failed and "line 18" in failed and "mend and commit it" in failed
+    checkout.edit(BROKEN, "def build_model():")
+    assert "mend and commit it" in checkout.farm("try", *TERMS, status=2)
+
+    checkout.git("commit", "--quiet", "--all", "--message", "mended")
+    checkout.edit("LR = 0.000001", f"LR = {GOOD_LR}")
+    assert "keep: " in checkout.farm("try", *TERMS)
+    assert "-LR = 0.000001" in checkout.farm("diff") and BROKEN not in checkout.farm("diff")
+    assert "keep: " in checkout.farm("try", "--tag", "two", *TERMS)
+    rows = checkout.rows("SELECT id, decision FROM history ORDER BY id")
+    expected = {"one-0000": "crash", "one-0001": "crash", "one-0002": "keep", "one-0003": "keep", "two-0000": "keep"}
+    assert dict(rows) == expected

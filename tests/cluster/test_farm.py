@@ -170,6 +170,23 @@ def test_two_loops_on_two_branches(checkout: Checkout) -> None:
     assert "autoresearch/pair-cpu0-2" in checkout.farm("report")
 
 
+def test_a_first_commit_that_fails_can_be_mended(checkout: Checkout) -> None:
+    """The same command then goes on from what is committed in the checkout; nothing that was committed is gone."""
+    command = ("run", "--tag", "mended", *TERMS, "--researcher", checkout.script({"title": "x", "constants": {"LR": GOOD_LR}}))
+    checkout.edit("def build_model():", "def build_model(:")
+    checkout.git("commit", "--quiet", "--all", "--message", "broken")
+    failed = checkout.farm(*command, status=2).splitlines()[-1]
+    assert "autoresearch/mended" in failed and "line 18" in failed and "mend and commit it" in failed
+    assert "mend and commit it" in checkout.farm(*command, status=2)
+
+    checkout.edit("def build_model(:", "def build_model():")
+    checkout.git("commit", "--quiet", "--all", "--message", "mended")
+    assert "1 experiments, 1 kept" in checkout.farm(*command)
+    rows = checkout.rows("SELECT number, decision FROM history ORDER BY number")
+    assert rows == [[0, "crash"], [1, "crash"], [2, "keep"], [3, "keep"]]
+    assert "broken" in checkout.git("log", "--format=%s", "autoresearch/mended").splitlines()
+
+
 def test_try_by_hand(checkout: Checkout) -> None:
     """A keep, a discard, a crash and a timeout by hand make the same records as a loop."""
     checkout.git("switch", "--quiet", "--create", "autoresearch/hand")
