@@ -132,6 +132,24 @@ def test_an_experiment_by_number_id_or_commit(home, capsys, name):
     assert "idea 1" in capsys.readouterr().out
 
 
+def test_a_failed_experiment_is_shown_with_its_decision_once(home, capsys):
+    from research.result import RunResult
+    from results.experiment import Experiment
+    from results.store import Store
+    from results.verdict import baseline_verdict
+
+    run = RunResult(run_id="mar8-0003-1", status="crash", reason="train.py does not parse", seed=1, device="cpu")
+    experiment = Experiment(id="mar8-0003", branch="autoresearch/mar8", number=3, kind="manual", commit="d" * 40,
+                            parent_commit="b" * 40, title="a typo", hypothesis="", researcher="you",
+                            created="2026-03-08T21:00:00Z")  # fmt: skip
+    with Store.open(home) as store:
+        store.add_experiment(experiment)
+        store.add_run("mar8-0003", run)
+        store.add_verdict("mar8-0003", baseline_verdict([run]))
+    assert main(["show", "3", "--home", str(home)]) == 0
+    assert "  crash: train.py does not parse\n" in capsys.readouterr().out
+
+
 def test_the_report_counts_experiments(home, capsys):
     assert main(["report", "--home", str(home)]) == 0
     assert "2 kept, 1 discarded" in capsys.readouterr().out
