@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.gitcommand import GitFailed, run_git
+from agent.gitcommand import GitFailed, command_to_type, run_git
 from agent.repository import TRAIN_FILE, head_train_py, working_train_py
 from research.contract import UserError
 
@@ -176,9 +176,12 @@ class Worktree:
         """Moves the branch and its files to a commit that is kept. Files that git doesn't track stay.
 
         Doing it again, after a crash at any point, completes it. In the user's own checkout, edits of other files and
-        edits of train.py that were made since stay.
+        edits of train.py that were made since stay; a UserError says so where the branch has commits made by hand, which it
+        would lose.
         """
         old = self.head()
+        if not self.owned:
+            self._refuse_to_lose_commits(old, commit)
         untouched = {self.train_py(old), self.train_py(commit)}
         if old != commit:
             run_git(self.repo, "update-ref", "-m", "autoresearch: keep", f"refs/heads/{self.branch}", commit, old)
@@ -225,6 +228,14 @@ class Worktree:
         at_start = base_commit in (head, _resolve(self.repo, f"{head}^"))
         if not at_start or self.train_py(head) != train_py:
             raise UserError(f"The branch {self.branch} already exists: choose a new tag, or go on with that one.")
+
+    def _refuse_to_lose_commits(self, old: str, new: str) -> None:
+        """The farm's own commits follow each other, so what `new` doesn't build on was committed by somebody else."""
+        by_hand = run_git(self.repo, "rev-list", "--count", f"{new}..{old}").strip()
+        if by_hand != "0":
+            common = run_git(self.repo, "merge-base", old, new).strip()
+            command = command_to_type(self.repo, "reset", "--soft", common[:7])
+            raise UserError(f"{self.branch} has {by_hand} commits made by hand: turn them into an edit by `{command}`.")
 
     def _refuse_a_checkout_elsewhere(self) -> None:
         for path, branch in _checkouts(self.repo):

@@ -362,6 +362,21 @@ def test_a_discard_by_hand_undoes_train_py_alone(by_hand: Worktree) -> None:
     assert status(by_hand.repo) == OTHER_EDITS
 
 
+def test_a_branch_by_hand_loses_no_commit_that_was_made_on_it(by_hand: Worktree) -> None:
+    """The error's command makes it an edit, and the branch goes on."""
+    commit = propose(by_hand)
+    (by_hand.repo / "research/train.py").write_text("mine = 1\n")
+    git(by_hand.repo, "-c", "user.name=T", "-c", "user.email=t@localhost", "commit", "-q", "-m", "mine", "research/train.py")
+    mine = by_hand.head()
+    with pytest.raises(UserError, match="1 commits made by hand") as error:
+        by_hand.advance(commit)
+    assert by_hand.head() == mine
+    subprocess.run(str(error.value).split("`")[1], shell=True, check=True)
+    by_hand.advance(commit)
+    assert by_hand.head() == commit
+    assert (by_hand.repo / "research/train.py").read_text() == "mine = 1\n"
+
+
 def test_by_hand_needs_the_branch_to_be_checked_out(repo: Path) -> None:
     with pytest.raises(UserError, match=f"git switch {BRANCH}"):
         Worktree.in_place(repo, BRANCH)
