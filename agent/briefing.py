@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from agent.researcher import Context
 from research.contract import Contract
+from research.wording import counted
 from results.experiment import ExperimentRecord
 from results.report import near_misses
 
@@ -15,7 +16,7 @@ def situation(context: Context) -> str:
     """The branch in a few lines: what is fixed, where the head is, what has been done, what is training now."""
     contract = Contract.from_json(context.branch.contract_json)
     head = context.head
-    runs = f"{len(head.scores)} run{'s' if len(head.scores) != 1 else ''}"
+    runs = counted(len(head.scores), "run")
     memory = "not measured" if head.peak_memory_mb is None else f"{head.peak_memory_mb:,.0f} MiB"
     lines = [
         f"Branch {context.branch.name}, profile {contract.profile}, on {context.branch.platform}.",

@@ -12,6 +12,7 @@ from agent.researcher import Context, OutOfIdeas
 from research.contract import UserError
 from research.hyperparameters import write_constants
 from research.recipes import Literal
+from research.wording import counted
 from results.experiment import Proposal
 
 
@@ -72,7 +73,7 @@ class ScriptedResearcher:
         """The next step, applied to the head. Raises OutOfIdeas after the last one."""
         done = sum(record.experiment.researcher == self.name for record in context.records)
         if done >= len(self.steps):
-            raise OutOfIdeas(f"All {len(self.steps)} steps of the script have been tried.")
+            raise OutOfIdeas(f"The script is at its end: {counted(len(self.steps), 'step')}.")
         step = self.steps[done]
         try:
             train_py = step.apply(context.train_py)

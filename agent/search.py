@@ -28,6 +28,7 @@ from agent.researcher import Context, OutOfIdeas, ProposalFailed
 from research.contract import Contract
 from research.hyperparameters import literal_text, write_constants
 from research.recipes import Literal
+from research.wording import counted
 from results.experiment import ExperimentRecord, Proposal
 
 SETTLING_IN = 8
@@ -224,5 +225,5 @@ def _title(constants: Mapping[str, Literal], changes: Mapping[str, Literal]) -> 
 
 
 def _reason(knob: Knob, step: Step, curve: Curve) -> str:
-    so_far = f" Of {curve.trials} experiments with it {curve.keeps} were kept." if curve.trials else ""
+    so_far = f" Kept so far: {curve.keeps} of {counted(curve.trials, 'experiment')} with it." if curve.trials else ""
     return f"{knob.label}: {step.why}.{so_far}"

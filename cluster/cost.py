@@ -8,6 +8,7 @@ from statistics import fmean
 
 from cluster.hardware import Device
 from research.contract import Contract
+from research.wording import counted
 from results.experiment import ExperimentRecord
 
 NIGHT_HOURS = 8.0
@@ -54,10 +55,9 @@ class Estimate:
     def lines(self) -> list[str]:
         """What people read."""
         night = f"{NIGHT_HOURS:g} hours"
-        count = f"{self.devices} device{'s' if self.devices > 1 else ''}"
         lines = [
             f"a run: {self.budget_seconds:g} s of training and about {self.overhead_seconds:.0f} s around it; "
-            f"{night} on {count}: about {self.runs_a_night:,.0f} runs"
+            f"{night} on {counted(self.devices, 'device')}: about {self.runs_a_night:,.0f} runs"
         ]
         if self.watts is not None:
             lines.append(f"power: at most {self.watts / 1000 * NIGHT_HOURS:.1f} kWh in {night}")

@@ -19,6 +19,7 @@ from cluster.home import Home, find_checkout
 from cluster.ray_here import RayHere, look_at_ray
 from cluster.sandbox_checks import layers_here, sandbox_findings
 from research.contract import Contract, UserError, choose_profile, profile_named
+from research.wording import counted
 
 State = Literal["ok", "warn", "missing"]
 
@@ -225,7 +226,8 @@ def _ray() -> list[Check]:
     if ray.address is None and not ray.processes:
         return [Check(name="ray", state="ok", found="no cluster is up here: farm run starts its own where it needs one")]
     where = f"a cluster is up at {ray.address}" if ray.address else "processes of Ray are up, of no cluster that answers"
-    return [Check(name="ray", state="ok", found=f"{where}; {ray.processes} processes here"), _ray_ports(ray), _ray_token(ray)]
+    found = f"{where}; {counted(ray.processes, 'process', 'processes')} here"
+    return [Check(name="ray", state="ok", found=found), _ray_ports(ray), _ray_token(ray)]
 
 
 def _ray_ports(ray: RayHere) -> Check:

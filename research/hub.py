@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from research.contract import UserError
+from research.wording import counted
 
 REVISION = "main"
 """The branch whose commit of the first day is used from then on, unless a commit is asked for."""
@@ -65,7 +66,7 @@ class Dataset:
             raise UserError(f"{self.name} has no file {absent[0]} at revision {commit}.")
         size = sum(file.size for file in listed.values())
         check_space(kept, size)
-        say(f"{self.name}: fetching {len(names)} files, {size / 1e6:,.0f} MB")
+        say(f"{self.name}: fetching {counted(len(names), 'file')}, {size / 1e6:,.0f} MB")
         incoming = kept / INCOMING
         for partial in incoming.rglob("*.incomplete"):
             partial.unlink()  # of a killed process: the client never takes up another's

@@ -17,6 +17,7 @@ from research.documents import file_documents, list_files, parquet_rows, parquet
 from research.hub import REVISION, Dataset
 from research.rows import Split
 from research.visible import UNUSED_BY_RUNS
+from research.wording import counted
 
 CLIMBMIX = "karpathy/climbmix-400b-shuffle"
 CLIMBMIX_AUDIT, CLIMBMIX_VALIDATION = 6541, 6542
@@ -114,7 +115,7 @@ def climbmix(
     names = [f"shard_{n:05d}.parquet" for n in (*range(num_shards), CLIMBMIX_AUDIT, CLIMBMIX_VALIDATION)]
     here = {} if revision else {name: downloaded / name for name in names if _is_parquet(downloaded / name)}
     if here:
-        say(f"climbmix: using {len(here)} shards that the original downloaded")
+        say(f"climbmix: using {counted(len(here), 'shard')} that the original downloaded")
     commit = "original's download"
     missing = [name for name in names if name not in here]
     if missing:

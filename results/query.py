@@ -11,6 +11,7 @@ from typing import Any
 import duckdb
 
 from research.contract import UserError
+from research.wording import counted
 
 READ_ONLY_SETTINGS = (
     "SET temp_directory = ''",  # a hungry query fails instead of filling the disk
@@ -51,8 +52,8 @@ class Table:
 
     def _footer(self) -> str:
         if self.truncated:
-            return f"(the first {len(self.rows)} rows; there are more: narrow the query or use LIMIT and OFFSET)"
-        return "(1 row)" if len(self.rows) == 1 else f"({len(self.rows)} rows)"
+            return f"(the first {counted(len(self.rows), 'row')}; there are more: narrow the query or use LIMIT and OFFSET)"
+        return f"({counted(len(self.rows), 'row')})"
 
 
 def run_query(cursor: duckdb.DuckDBPyConnection, sql: str, *, max_rows: int, timeout_s: float) -> Table:

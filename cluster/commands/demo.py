@@ -12,6 +12,7 @@ from cluster.home import Home, find_cache, find_home
 from cluster.sandbox_checks import layers_here, lines_before_runs
 from research.contract import UserError
 from research.recipes import Recipe
+from research.wording import counted
 
 if TYPE_CHECKING:
     from cluster.options import FarmOptions
@@ -36,8 +37,8 @@ def demo(options: argparse.Namespace) -> int:
     farm = demo_options(options)
     device = farm.devices[0]
     print(f"A demo on {device.key} ({platform_identity(device)}): a tiny model, {farm.budget:g} s of training a run,")
-    print(f"{farm.baseline_runs} runs of the baseline, which has the original's hyperparameters, then")
-    print(f"{farm.experiments} experiments by search. It takes a few minutes.\n")
+    print(f"{counted(farm.baseline_runs, 'run')} of the baseline, which has the original's hyperparameters, then")
+    print(f"{counted(options.experiments, 'experiment')} by search. It takes a few minutes.\n")
     for line in lines_before_runs(farm.sandbox, layers_here()):
         print(line)
     summary = run_to_end(farm, make_display())

@@ -11,6 +11,7 @@ from cluster.home import JOB_HOME, Home, find_checkout, find_home
 from cluster.jobs import Jobs, dashboard_address
 from cluster.parcel import pack, printed_parcel, unpack
 from research.contract import UserError
+from research.wording import counted
 
 if TYPE_CHECKING:
     from agent.bundle import Taken
@@ -101,8 +102,8 @@ def replace_folder(fresh: Path, target: Home, *, aside: Path) -> None:
 def taken_lines(taken: list["Taken"], checkout: Path, target: Home) -> list[str]:
     """What came, where it lies, and what to do with it."""
     branches = [branch for one in taken for branch in one.branches]
-    experiments = sum(one.experiments for one in taken)
-    lines = [f"branches: {', '.join(branches) or 'none that is new'}; {experiments} new experiments (refs/experiments)"]
+    experiments = counted(sum(one.experiments for one in taken), "new experiment")
+    lines = [f"branches: {', '.join(branches) or 'none that is new'}; {experiments} (refs/experiments)"]
     for name, instead, why in (aside for one in taken for aside in one.aside):
         lines.append(f"{name}: {why}, so what was fetched is {instead}")
     home = target.folder.relative_to(checkout)

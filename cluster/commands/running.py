@@ -12,6 +12,7 @@ from cluster.home import Home, find_cache, find_home
 from cluster.sandbox_checks import layers_here, lines_before_runs
 from cluster.tags import todays_tag
 from research.contract import UserError, choose_profile, contract_for, memory_limit
+from research.wording import counted
 
 if TYPE_CHECKING:
     from cluster.display import Display
@@ -204,7 +205,7 @@ def before_start_on_cluster(options: "FarmOptions") -> list[str]:
 
     address = options.address or cluster_here()
     where = f"the Ray cluster at {address}" if address else "a Ray cluster of its own on this machine"
-    loops = f"{options.loops} loops" if options.loops else "a loop for each device"
+    loops = counted(options.loops, "loop") if options.loops else "a loop for each device"
     lines = [f"tag {options.tag}, {loops}, on {where}"]
     if address is None or options.sandbox == "off":  # of a cluster's nodes nothing is known yet
         lines += lines_before_runs(options.sandbox, layers_here())
@@ -218,7 +219,7 @@ def summary_lines(summary: "FarmSummary", home: Home) -> list[str]:
     from cluster.display import duration
 
     lines = [f"ended: {summary.ended}, after {duration(summary.seconds)}"]
-    lines.append(f"{summary.experiments} experiments, {summary.keeps} kept, on {', '.join(summary.branches)}")
+    lines.append(f"{counted(summary.experiments, 'experiment')}, {summary.keeps} kept, on {', '.join(summary.branches)}")
     if summary.best is not None and summary.baseline is not None:
         gained = summary.baseline - summary.best
         lines.append(f"val_bpb {summary.baseline:.6f} at the start, {summary.best:.6f} now: {gained:.6f} gained")
@@ -247,4 +248,5 @@ def _busy_lines(device: Device) -> list[str]:
     if not processes:
         return []
     named = ", ".join(f"{process.name} ({process.pid})" for process in processes[:3])
-    return [f"warning: {device.key} is used by {len(processes)} other processes: {named}; scores will suffer"]
+    others = counted(len(processes), "other process", "other processes")
+    return [f"warning: {device.key} is used by {others}: {named}; scores will suffer"]
