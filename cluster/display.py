@@ -141,7 +141,7 @@ class TerminalDisplay:
         with self._lock:
             self._verdicts.append(record)
             self._note_scores(record)
-            if record.verdict is not None:
+            if record.is_idea and record.verdict is not None:  # the baseline is no experiment
                 counts = self._totals.decisions
                 counts[record.verdict.decision] = counts.get(record.verdict.decision, 0) + 1
 

@@ -25,6 +25,7 @@ from cluster.server import FarmServer
 from cluster.workqueue import WorkItem
 from research.contract import UserError, profile_named
 from research.result import RunResult, RunSpec
+from research.wording import counted
 from results.experiment import Branch, Experiment, ExperimentRecord
 from results.store import Store
 from results.verdict import Noise
@@ -173,9 +174,9 @@ class Farm:
     def _limit_reached(self, loop: ResearchLoop) -> str | None:
         options = self.options
         if options.hours is not None and time.monotonic() - self.began >= 3600 * options.hours:
-            return f"{options.hours:g} hours have passed"
+            return f"{options.hours:g} {'hour has' if options.hours == 1 else 'hours have'} passed"
         if options.experiments is not None and experiments_done(self.store, loop.branch.name) >= options.experiments:
-            return f"{options.experiments} experiments are done"
+            return f"{counted(options.experiments, 'experiment')} {'is' if options.experiments == 1 else 'are'} done"
         return self.stopping or None
 
     @contextlib.contextmanager
@@ -379,13 +380,13 @@ class Farm:
         """Over all branches of this call."""
         names = tuple(plan.branch_name for plan in self.planner.plans)
         records = [record for name in names for record in self.store.records(name) if record.verdict is not None]
-        ideas = [r for r in records if r.is_idea and r.verdict and r.verdict.decision != "lost"]
+        done = [record for record in records if record.is_done]
         first = next((r for r in records if r.experiment.kind == "baseline"), None)
         heads = [head.mean for name in names if (head := self.store.head(name)) is not None]
         return FarmSummary(
             branches=names,
-            experiments=len(ideas),
-            keeps=sum(r.verdict is not None and r.verdict.decision == "keep" for r in ideas),
+            experiments=len(done),
+            keeps=sum(record.verdict is not None and record.verdict.decision == "keep" for record in done),
             baseline=first.val_bpb if first else None,
             best=min(heads, default=None),
             seconds=time.monotonic() - self.began,
@@ -394,10 +395,8 @@ class Farm:
 
 
 def experiments_done(store: Store, branch: str) -> int:
-    """Experiments with a verdict, baseline and lost ones left out."""
-    return sum(
-        record.verdict is not None and record.verdict.decision != "lost" and record.is_idea for record in store.records(branch)
-    )
+    """A branch's ideas with a verdict, lost ones left out."""
+    return sum(record.is_done for record in store.records(branch))
 
 
 def make_engine(options: FarmOptions, planner: Planner, local: list[LoopPlan]) -> Engine:

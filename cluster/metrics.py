@@ -27,7 +27,7 @@ class FarmMetrics:
     def verdict(self, record: ExperimentRecord, head: Head | None) -> None:
         """An experiment is decided."""
         branch = record.experiment.branch
-        if record.verdict is not None:
+        if record.is_idea and record.verdict is not None:  # the baseline is no experiment
             decision = record.verdict.decision
             self._counts[branch, decision] += 1
             self._experiments.set(self._counts[branch, decision], tags={"branch": branch, "decision": decision})

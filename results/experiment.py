@@ -142,6 +142,11 @@ class ExperimentRecord:
         return self.experiment.kind not in ("baseline", "control")
 
     @property
+    def is_done(self) -> bool:
+        """Whether it counts as an experiment that was done: an idea with a verdict, and not lost by the infrastructure."""
+        return self.is_idea and self.verdict is not None and self.verdict.decision != "lost"
+
+    @property
     def val_bpb(self) -> float | None:
         """Mean over the runs that ended well and have a score."""
         scores = [run.val_bpb for run in self.runs if run.status == "ok" and run.val_bpb is not None]

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from research.result import RunResult
+from research.wording import counted
 from results.drift import measure_drift
-from results.experiment import Branch, Decision, ExperimentRecord
+from results.experiment import DECISIONS, Branch, Decision, ExperimentRecord
 from results.verdict import too_equal
 
 TITLE_WIDTH = 48
@@ -25,7 +26,7 @@ def leaderboard_text(records: Iterable[ExperimentRecord], *, limit: int = 20) ->
             f"{record.experiment.commit[:7]}  {_title(record)}"
         )
     if len(keeps) > limit:
-        lines.append(f"     and {len(keeps) - limit} more keeps")
+        lines.append(f"     and {counted(len(keeps) - limit, 'more keep')}")
     return "\n".join(lines) + "\n"
 
 
@@ -64,20 +65,16 @@ def show_text(record: ExperimentRecord) -> str:
 
 
 def _branch_report(branch: Branch, records: Sequence[ExperimentRecord], home: Path | None) -> str:
-    counts = {decision: len(_with(records, decision)) for decision in ("keep", "discard", "crash", "invalid", "lost")}
-    experiments = sum(counts.values()) - counts["lost"]
     keeps = _with(records, "keep")
     lines = [
         f"{branch.name} on {branch.platform}, profile {branch.profile}",
         *_gain_lines(keeps),
         *_warning_lines(records, keeps, home),
-        f"{experiments} experiments: {counts['keep']} kept, {counts['discard']} discarded, {counts['crash']} crashed, "
-        f"{counts['invalid']} invalid; {counts['lost']} lost to the infrastructure and not counted",
+        _counts_line(records),
         _cost_line(records),
         *_best_lines(keeps),
         _near_miss_line(records),
-        f"Code: git diff {branch.baseline_commit[:7]} {keeps[-1].experiment.commit[:7] if keeps else branch.name} -- "
-        f"research/train.py",
+        _code_line(branch, keeps),
     ]
     return "\n".join(lines) + "\n"
 
@@ -98,7 +95,7 @@ def _gain_lines(keeps: Sequence[ExperimentRecord]) -> list[str]:
     if sigma is not None:
         error = sigma * (1 / len(_charged(baseline)) + 1 / len(_charged(head))) ** 0.5
         sure += f"{gain / error:.1f} standard errors of that difference (sigma {sigma:.5f} a run); "
-    return [line, f"{sure}{single} of {len(improvements)} gains come from a single run: unconfirmed"]
+    return [line, f"{sure}gains from a single run, so unconfirmed: {single} of {len(improvements)}"]
 
 
 def _warning_lines(records: Sequence[ExperimentRecord], keeps: Sequence[ExperimentRecord], home: Path | None) -> list[str]:
@@ -111,6 +108,24 @@ def _warning_lines(records: Sequence[ExperimentRecord], keeps: Sequence[Experime
     for record in records:
         runs_of.setdefault(record.experiment.commit, []).extend(record.runs)
     return lines + [remark[0].upper() + remark[1:] for runs in runs_of.values() if (remark := too_equal(runs))]
+
+
+def _counts_line(records: Sequence[ExperimentRecord]) -> str:
+    """How the branch's ideas ended; measuring the baseline is none of them."""
+    ideas = [record for record in records if record.is_idea]
+    counts = {decision: len(_with(ideas, decision)) for decision in DECISIONS}
+    experiments = counted(sum(record.is_done for record in ideas), "experiment")
+    return (
+        f"{experiments}: {counts['keep']} kept, {counts['discard']} discarded, {counts['crash']} crashed, "
+        f"{counts['invalid']} invalid; {counts['lost']} lost to the infrastructure and not counted"
+    )
+
+
+def _code_line(branch: Branch, keeps: Sequence[ExperimentRecord]) -> str:
+    """The command that shows what was gained; in words where there is nothing to show."""
+    if not any(record.is_idea for record in keeps):
+        return "Code: no difference yet, nothing was kept beside the baseline"
+    return f"Code: git diff {branch.baseline_commit[:7]} {keeps[-1].experiment.commit[:7]} -- research/train.py"
 
 
 def _cost_line(records: Sequence[ExperimentRecord]) -> str:

@@ -11,6 +11,7 @@ from cluster.commands.history import BranchHistory, read_history, record_named
 from cluster.home import find_home
 from research.contract import UserError
 from results.experiment import ExperimentRecord
+from research.wording import counted
 from results.report import morning_report, show_text
 
 if TYPE_CHECKING:
@@ -102,12 +103,11 @@ def _doing(known: dict[str, Any]) -> str:
 def _standing(history: BranchHistory) -> dict[str, Any]:
     """Where a branch stands, for programs."""
     keeps, head = history.keeps, history.head
-    decided = [record for record in history.records if record.verdict is not None]
     return {
         "platform": history.branch.platform,
         "profile": history.branch.profile,
-        "experiments": sum(record.is_idea for record in decided),
-        "keeps": sum(record.is_idea for record in keeps),
+        "experiments": sum(record.is_done for record in history.records),
+        "keeps": sum(record.is_done for record in keeps),
         "baseline": keeps[0].val_bpb if keeps else None,
         "best": head.val_bpb if head else None,
         "head": head.experiment.commit if head else None,
@@ -116,7 +116,7 @@ def _standing(history: BranchHistory) -> dict[str, Any]:
 
 def _standing_line(history: BranchHistory) -> str:
     standing = _standing(history)
-    name, counts = history.branch.name, f"{standing['experiments']} experiments, {standing['keeps']} kept"
+    name, counts = history.branch.name, f"{counted(standing['experiments'], 'experiment')}, {standing['keeps']} kept"
     if standing["best"] is None:
         return f"{name}: {counts}; no score yet"
     return f"{name}: {counts}; val_bpb {standing['baseline']:.6f} -> {standing['best']:.6f}"

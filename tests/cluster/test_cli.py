@@ -6,12 +6,15 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from farm_samples import make_history
 
 from cluster.cli import GROUPS, HANDLERS, handler, main, make_parser
 from cluster.home import Home
+from results.experiment import Verdict
+from results.store import Store
 
 TRAIN = "research/train.py"
 
@@ -126,6 +129,17 @@ def test_status_says_where_each_branch_stands(home, capsys):
     assert status["branches"]["autoresearch/mar8"]["best"] == 2.5
 
 
+def test_status_and_report_count_alike(home, capsys):
+    """The baseline is no experiment, and neither is one that the infrastructure lost."""
+    with Store.open(home) as store:
+        lost = replace(store.record("mar8-0002").experiment, id="mar8-0003", number=3, commit="d" * 40)
+        store.add_experiment(lost)
+        store.add_verdict(lost.id, Verdict(decision="lost", reason="the power failed"))
+    for command in ("status", "report"):
+        assert main([command, "--home", str(home)]) == 0
+        assert "2 experiments" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["1", "mar8-0001", "bbbbb"])
 def test_an_experiment_by_number_id_or_commit(home, capsys, name):
     assert main(["show", name, "--home", str(home)]) == 0
@@ -152,7 +166,7 @@ def test_a_failed_experiment_is_shown_with_its_decision_once(home, capsys):
 
 def test_the_report_counts_experiments(home, capsys):
     assert main(["report", "--home", str(home)]) == 0
-    assert "2 kept, 1 discarded" in capsys.readouterr().out
+    assert "2 experiments: 1 kept, 1 discarded" in capsys.readouterr().out
 
 
 def test_sql_as_a_table_as_json_and_from_standard_input(home, capsys, monkeypatch):
@@ -201,8 +215,6 @@ def test_a_reader_that_goes_away_is_no_bug(home):
 
 
 def test_the_history_can_be_read_while_a_farm_holds_the_home(home, capsys):
-    from results.store import Store
-
     with Home(home).lock(), Store.open(home):
         assert main(["report", "--home", str(home)]) == 0
         assert main(["show", "1", "--home", str(home)]) == 0

@@ -9,12 +9,12 @@ from results.experiment import Experiment, ExperimentRecord, Verdict
 BRANCH = "autoresearch/nov22"
 
 
-def record(decision="keep", val_bpb=1.2345):
+def record(decision="keep", val_bpb=1.2345, kind="explore"):
     experiment = Experiment(
         id="e1",
         branch=BRANCH,
         number=4,
-        kind="explore",
+        kind=kind,
         commit="c" * 40,
         parent_commit="d" * 40,
         title="[bold]deeper",
@@ -47,6 +47,7 @@ def test_the_live_view_shows_loops_verdicts_and_totals():
     display = TerminalDisplay(console)
     display.loop_state(BRANCH, phase="training", experiment="nov22-0005", title="[red]wider", baseline=1.25, best=1.24)
     display.loop_state(BRANCH, fraction=0.25, seconds=2.5, loss=3.21)
+    display.verdict(record("keep", 1.25, kind="baseline"))
     display.verdict(record("keep", 1.2))
     display.verdict(record("discard", None))
     display.say("a [line] above")

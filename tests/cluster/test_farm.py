@@ -163,7 +163,8 @@ def test_control_c_ends_cleanly(checkout: Checkout) -> None:
 def test_two_loops_on_two_branches(checkout: Checkout) -> None:
     """Loops share device, store and data; each has its own branch, baseline and folder."""
     researcher = checkout.script({"title": "learn", "constants": {"LR": GOOD_LR}})
-    checkout.farm("run", "--tag", "pair", *TERMS, "--researcher", researcher, "--loops", "2", "--experiments", "1")
+    told = checkout.farm("run", "--tag", "pair", *TERMS, "--researcher", researcher, "--loops", "2", "--experiments", "1")
+    assert "ended: 1 experiment is done" in told
     rows = checkout.rows("SELECT branch, number, decision FROM history ORDER BY branch, number")
     branches = ["autoresearch/pair-cpu0", "autoresearch/pair-cpu0-2"]
     assert rows == [[branch, number, "keep"] for branch in branches for number in (0, 1)]

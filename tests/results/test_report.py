@@ -130,6 +130,7 @@ def test_the_leaderboard_is_sorted(night: list[ExperimentRecord]) -> None:
     assert lines[1].split()[:3] == ["1", "0.981773", "+0.004268"]
     assert [line.split()[1] for line in lines[1:]] == ["0.981773", "0.986041", "0.997900"]
     assert "and 2 more keeps" in leaderboard_text(night, limit=1)
+    assert leaderboard_text(night, limit=2).endswith("and 1 more keep\n")
     assert leaderboard_text([]) == "no keep yet\n"
 
 
@@ -138,8 +139,8 @@ def test_the_morning_report_says_all_of_it_in_ten_lines(night: list[ExperimentRe
     assert len(text.splitlines()) <= 10
     assert "val_bpb 0.997900 -> 0.981773: +0.016127 bpb gained (1.62%)" in text
     assert "16.3 standard errors of that difference (sigma 0.00070 a run)" in text
-    assert "2 of 2 gains come from a single run: unconfirmed" in text
-    assert "7 experiments: 3 kept, 2 discarded, 1 crashed, 1 invalid; 1 lost to the infrastructure and not counted" in text
+    assert "gains from a single run, so unconfirmed: 2 of 2" in text
+    assert "6 experiments: 2 kept, 2 discarded, 1 crashed, 1 invalid; 1 lost to the infrastructure and not counted" in text
     assert "proposals $2.00 for 120 tokens" in text and "0.5 device hours" in text
     assert "Best ideas: +0.011859 halve the" in text and "(unconfirmed)" in text
     assert "Near-misses worth combining (1): add warm-up [mar8-0002]" in text
@@ -148,13 +149,28 @@ def test_the_morning_report_says_all_of_it_in_ten_lines(night: list[ExperimentRe
 def test_a_confirmed_gain_is_not_called_unconfirmed(night: list[ExperimentRecord]) -> None:
     confirmed = replace(night[1], runs=(*night[1].runs, make_run("again", 0.9861)))
     text = morning_report([(make_branch(), [night[0], confirmed])])
-    assert "0 of 1 gains" in text and "(unconfirmed)" not in text
+    assert "unconfirmed: 0 of 1\n" in text and "(unconfirmed)" not in text
 
 
 def test_the_morning_report_before_anything_happened() -> None:
     assert morning_report([]) == "Nothing is recorded yet.\n"
     assert "No score yet" in morning_report([(make_branch(), [])])
     assert "nothing has beaten it yet" in morning_report([(make_branch(), [record(0, "keep", 0.99)])])
+
+
+def test_the_report_counts_ideas_alone(night: list[ExperimentRecord]) -> None:
+    """The baseline and controls measure where a branch stands; what was lost says nothing."""
+    control = record(9, "discard", 0.9978, kind="control")
+    text = morning_report([(make_branch(), [night[0], night[1], night[5], control])])
+    assert "\n1 experiment: 1 kept, 0 discarded, 0 crashed, 0 invalid; 1 lost to" in text
+    assert "\n0 experiments: 0 kept," in morning_report([(make_branch(), [night[0]])])
+
+
+def test_the_report_names_no_empty_diff(night: list[ExperimentRecord]) -> None:
+    for records in ([], [night[0]], [night[0], night[2], night[3]]):
+        text = morning_report([(make_branch(), records)])
+        assert "git diff" not in text and "Code: no difference yet" in text
+    assert "Code: git diff ba5e11e 0006ccc -- research/train.py" in morning_report([(make_branch(), night)])
 
 
 def test_an_unknown_price_is_not_called_nothing() -> None:
