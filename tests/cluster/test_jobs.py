@@ -61,7 +61,7 @@ def test_a_farm_as_a_job_outlives_its_working_folder(head: RayHead, checkout: Pa
 
     said = farm(head, checkout, "fetch", *at)
     (branch,) = git(checkout, "for-each-ref", "--format=%(refname)", "refs/heads/autoresearch").split()
-    assert "night" in branch and "1 new experiments" in said
+    assert "night" in branch and "1 new experiment " in said
     assert f"+LR = {GOOD_LR}" in git(checkout, "show", branch)
     fetched = ("--home", "results/fetched/autoresearch-farm")
     assert "1 kept" in farm(head, checkout, "report", *fetched) or "gained" in farm(head, checkout, "report", *fetched)

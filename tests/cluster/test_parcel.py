@@ -90,7 +90,7 @@ def test_fetched_from_a_disk_it_is_a_home(home: Home, checkout: Path, capsys: py
     for command in (["report"], ["diff"], ["show", "1"], ["sql", "SELECT title FROM history"], ["apply"]):
         assert main([*command, "--home", "results/fetched/farm"]) == 0
     shown = capsys.readouterr().out
-    assert "2 kept, 1 discarded" in shown
+    assert "2 experiments: 1 kept, 1 discarded" in shown
     assert "+DEPTH = 5" in shown
     assert (checkout / "research/train.py").read_text() == "DEPTH = 5\n"
     assert {path.name for path in (checkout / "results/fetched").iterdir()} == {"farm"}
