@@ -5,7 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from cluster.tags import todays_tag
 from research.contract import PROFILES, UserError
@@ -84,9 +84,16 @@ def handler(command: str) -> Callable[[argparse.Namespace], int]:
     return function
 
 
+class OneLineParser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as commands do; all options are in the help."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} ({self.prog} --help tells more)\n")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """All commands and their options."""
-    parser = argparse.ArgumentParser(
+    parser = OneLineParser(
         prog="farm",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="farm COMMAND [options]      (farm COMMAND --help tells more)",
@@ -330,6 +337,7 @@ def _add_json(parser: argparse.ArgumentParser) -> None:
 
 def _positive(kind: Callable[[str], _Number]) -> Callable[[str], _Number]:
     """A type for argparse: `kind`, above 0."""
+    wanted = "whole number" if kind is int else "number"
 
     def parse(text: str) -> _Number:
         try:
@@ -337,7 +345,7 @@ def _positive(kind: Callable[[str], _Number]) -> Callable[[str], _Number]:
         except ValueError:
             value = kind("0")
         if not value > 0:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+            raise argparse.ArgumentTypeError(f"{text!r} is no {wanted} above 0")
         return value
 
     return parse

@@ -106,12 +106,23 @@ def test_what_the_user_can_mend_is_one_line(home, capsys, arguments, says):
     assert says in error
 
 
-@pytest.mark.parametrize("arguments", [["run", "--experiments", "0"], ["run", "--hours", "soon"], ["run", "--budget", "-1"]])
-def test_numbers_are_above_0(arguments, capsys):
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--experiments", "0"], "farm run: argument --experiments: '0' is no whole number above 0"),
+        (["run", "--experiments", "1.5"], "'1.5' is no whole number above 0"),
+        (["run", "--hours", "soon"], "'soon' is no number above 0"),
+        (["run", "--budget", "-1"], "argument --budget: '-1' is no number above 0"),
+        (["run", "--nights", "2"], "unrecognized arguments: --nights 2"),
+        (["rum"], "farm: argument COMMAND: invalid choice: 'rum'"),
+    ],
+)
+def test_a_command_line_that_is_none_is_told_in_one_line(arguments, says, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 2
-    assert "is no number above 0" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1 and error.endswith("--help tells more)\n")
 
 
 def test_an_empty_home_says_how_to_begin(tmp_path, capsys):

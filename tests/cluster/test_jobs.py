@@ -53,7 +53,7 @@ def test_a_farm_as_a_job_outlives_its_working_folder(head: RayHead, checkout: Pa
     terms = ("--tag", "night", "--devices", "cpu", "--budget", "1", "--experiments", "1", "--cache", str(tmp_path / "cache"),
              "--source", f"files:{text}")  # fmt: skip
     said = farm(head, checkout, "submit", *at, *terms, "--researcher", "scripted:script.json", "--follow")
-    assert "1 experiments, 1 kept" in said
+    assert "1 experiment, 1 kept" in said
     assert said.rstrip().endswith("SUCCEEDED") or "SUCCEEDED\n" in said
     assert f"farm fetch {' '.join(at)}" in said
     assert f"home: {head.home / 'autoresearch-farm'}" in said
