@@ -15,7 +15,7 @@ from typing import Any, Literal
 from cluster.client import connect
 from cluster.cost import free_disk, size
 from cluster.hardware import GB, Device, busy_processes, driver_version, platform_identity
-from cluster.home import Home, find_checkout
+from cluster.home import Home, find_checkout, home_option
 from cluster.ray_here import RayHere, look_at_ray
 from cluster.sandbox_checks import layers_here, sandbox_findings
 from research.contract import Contract, UserError, choose_profile, profile_named
@@ -209,7 +209,7 @@ def _running(home: Home) -> Check:
     client = connect(home)
     if client is None:
         return Check(name="farm", state="ok", found="none is running on this home")
-    return Check(name="farm", state="ok", found=f"process {client.pid} is running on this home: farm status")
+    return Check(name="farm", state="ok", found=f"process {client.pid} is running on this home: farm status{home_option(home)}")
 
 
 def _sandbox() -> list[Check]:

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -144,6 +145,16 @@ def find_home(override: str | Path | None = None, *, start: Path | None = None) 
     return Home(Path(platformdirs.user_data_dir("autoresearch-farm", appauthor=False)).resolve())
 
 
+def home_option(home: Home) -> str:
+    """` --home FOLDER` for a command that people are told to type; empty where it finds the home by itself.
+
+    What a job prints is read where the home would be looked for elsewhere.
+    """
+    if home == find_home() and not inside_job():
+        return ""
+    return f" --home {shlex.quote(str(home.folder))}"
+
+
 def inside_job() -> bool:
     """Whether this process is the driver of a Ray job."""
     return JOB_VARIABLE in os.environ
@@ -191,7 +202,9 @@ def _held_by(home: Home) -> str:
         who = f"process {holder['pid']} on {holder['host']}"
     except (OSError, ValueError, KeyError):
         who = "another process"
-    return f"A farm is already running on {home.folder} ({who}): stop it (farm stop), or choose another --home."
+    return (
+        f"A farm is already running on {home.folder} ({who}): stop it (farm stop{home_option(home)}), or choose another --home."
+    )
 
 
 def _now() -> str:

@@ -30,13 +30,18 @@ def leaderboard_text(records: Iterable[ExperimentRecord], *, limit: int = 20) ->
     return "\n".join(lines) + "\n"
 
 
-def morning_report(branches: Sequence[tuple[Branch, Sequence[ExperimentRecord]]], *, home: Path | None = None) -> str:
-    """Ten lines a branch: what was gained, how sure it is, what failed, what it cost, and what to look at."""
+def morning_report(
+    branches: Sequence[tuple[Branch, Sequence[ExperimentRecord]]], *, home: Path | None = None, ask: str = "farm sql"
+) -> str:
+    """Ten lines a branch: what was gained, how sure it is, what failed, what it cost, and what to look at.
+
+    `ask` is the command that asks this home's history.
+    """
     if not branches:
         return "Nothing is recorded yet.\n"
     parts = [_branch_report(branch, records, home) for branch, records in branches]
     if home is not None:
-        parts.append(f"All of it: {home / 'journal.jsonl'}; ask with `farm sql`, or read {home / 'history.parquet'}.\n")
+        parts.append(f"All of it: {home / 'journal.jsonl'}; ask with `{ask}`, or read {home / 'history.parquet'}.\n")
     return "\n".join(parts)
 
 

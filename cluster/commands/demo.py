@@ -8,7 +8,7 @@ from cluster.commands.history import BranchHistory, branch_named, read_history
 from cluster.commands.running import run_to_end, summary_lines
 from cluster.commands.winning import print_sample, saved_model
 from cluster.hardware import Device, choose_devices, platform_identity
-from cluster.home import Home, find_cache, find_home
+from cluster.home import Home, find_cache, find_home, home_option
 from cluster.sandbox_checks import layers_here, lines_before_runs
 from research.contract import UserError
 from research.recipes import Recipe
@@ -43,7 +43,8 @@ def demo(options: argparse.Namespace) -> int:
         print(line)
     summary = run_to_end(farm, make_display())
     history = branch_named(read_history(farm.home), farm.tag)
-    for line in ["", *summary_lines(summary, farm.home), "", *_leaderboard(history), *_places(farm, history)]:
+    told = ["", *summary_lines(summary), "", *_leaderboard(history), *_places(farm, history)]
+    for line in [*told, "", *next_lines(farm.home, farm.tag)]:
         print(line, flush=True)
     _samples(farm.home, history, device, farm.cache)
     return 0 if summary.baseline is not None else 1
@@ -94,23 +95,28 @@ def _leaderboard(history: BranchHistory) -> list[str]:
 
 
 def _places(farm: "FarmOptions", history: BranchHistory) -> list[str]:
-    """Where things lie, and what to try next."""
+    """Where things lie."""
     from agent.worktree import worktree_folder
 
     name, home = history.branch.name, farm.home
     folder = worktree_folder(home.folder, name)
-    elsewhere = "" if home == find_home() else f" --home {home.folder}"
     return [
         "",
         f"branch    {name} in {farm.repo}",
         f"results   {folder / 'results.tsv'}",
         f"picture   {folder / 'progress.png'}",
         f"history   {home.parquet}",
-        "",
+    ]
+
+
+def next_lines(home: Home, tag: str) -> list[str]:
+    """Commands to try next, to be pasted as they are."""
+    at_home = home_option(home)
+    return [
         "try",
-        f"  farm sql{elsewhere} \"SELECT number, decision, val_bpb, gain, title FROM history WHERE tag = '{farm.tag}'\"",
-        f"  farm diff{elsewhere} {farm.tag}",
-        "  farm run",
+        f"  farm sql{at_home} \"SELECT number, decision, val_bpb, gain, title FROM history WHERE tag = '{tag}'\"",
+        f"  farm diff{at_home} {tag}",
+        f"  farm run{at_home}",
     ]
 
 

@@ -107,4 +107,4 @@ def taken_lines(taken: list["Taken"], checkout: Path, target: Home) -> list[str]
     for name, instead, why in (aside for one in taken for aside in one.aside):
         lines.append(f"{name}: {why}, so what was fetched is {instead}")
     home = target.folder.relative_to(checkout)
-    return [*lines, f"the rest: {home}; look at it with farm report --home {home}"]
+    return [*lines, f"the rest: {home}; look at it with farm report --home {shlex.quote(str(home))}"]

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, field
 
-from cluster.home import Home
+from cluster.home import Home, home_option
 from research.contract import UserError
 from research.result import RunResult
 from results.experiment import Branch, Experiment, ExperimentRecord, Verdict, branch_from, experiment_from, verdict_from
@@ -38,7 +38,10 @@ def read_history(home: Home) -> list[BranchHistory]:
     for record in read_journal(home.journal, on_damage=lambda _: None):
         found.add(record.kind, dict(record.body))
     if not found.branches:
-        raise UserError(f"Nothing is recorded in {home.folder} yet: `farm demo` or `farm run` starts a history.")
+        at_home = home_option(home)
+        raise UserError(
+            f"Nothing is recorded in {home.folder} yet: `farm demo{at_home}` or `farm run{at_home}` starts a history."
+        )
     return found.histories()
 
 
@@ -62,8 +65,8 @@ def branch_named(histories: list[BranchHistory], name: str | None) -> BranchHist
     return _best_of_comparable(tagged)
 
 
-def record_named(histories: list[BranchHistory], name: str) -> ExperimentRecord:
-    """The experiment whose id or commit is, or begins with, `name`; a short number counts on the newest branch.
+def record_named(home: Home, histories: list[BranchHistory], name: str) -> ExperimentRecord:
+    """The home's experiment whose id or commit is, or begins with, `name`; a short number counts on the newest branch.
 
     Raises UserError.
     """
@@ -77,7 +80,8 @@ def record_named(histories: list[BranchHistory], name: str) -> ExperimentRecord:
     else:
         found = [r for r in records if name and (r.experiment.id.startswith(name) or r.experiment.commit.startswith(name))]
     if not found:
-        raise UserError(f"No experiment is called {name!r}: farm sql 'SELECT id, commit, title FROM history' lists them.")
+        sql = f"farm sql{home_option(home)} 'SELECT id, commit, title FROM history'"
+        raise UserError(f"No experiment is called {name!r}: {sql} lists them.")
     if len({record.experiment.commit for record in found}) > 1:
         some = ", ".join(record.experiment.id for record in found[:5])
         raise UserError(f"{name!r} could be any of {len(found)} experiments ({some}): give more of it.")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.client import connect
 from cluster.commands.history import BranchHistory, read_history, record_named
-from cluster.home import find_home
+from cluster.home import find_home, home_option
 from research.contract import UserError
 from results.experiment import ExperimentRecord
 from research.wording import counted
@@ -57,14 +57,15 @@ def report(options: argparse.Namespace) -> int:
     if not chosen:
         tags = ", ".join(dict.fromkeys(history.branch.tag for history in histories))
         raise UserError(f"No tag is called {options.tag!r}: there are {tags}.")
-    print(morning_report([(history.branch, history.records) for history in chosen], home=home.folder), end="")
+    branches = [(history.branch, history.records) for history in chosen]
+    print(morning_report(branches, home=home.folder, ask=f"farm sql{home_option(home)}"), end="")
     return 0
 
 
 def show(options: argparse.Namespace) -> int:
     """Everything on one experiment."""
-    record = record_named(read_history(find_home(options.home)), options.id)
-    print(show_text(_with_decision_said_once(record)), end="")
+    home = find_home(options.home)
+    print(show_text(_with_decision_said_once(record_named(home, read_history(home), options.id))), end="")
     return 0
 
 

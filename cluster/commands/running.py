@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cluster.commands.history import BranchHistory, read_history
 from cluster.cost import data_line, estimate
 from cluster.hardware import Device, DeviceKind, busy_processes, choose_devices, detect_devices, limited, platform_identity
-from cluster.home import Home, find_cache, find_home
+from cluster.home import Home, find_cache, find_home, home_option
 from cluster.sandbox_checks import layers_here, lines_before_runs
 from cluster.tags import todays_tag
 from research.contract import UserError, choose_profile, contract_for, memory_limit
@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     for line in before_start(farm_options):
         print(line, flush=True)
     summary = run_to_end(farm_options, make_display())
-    for line in summary_lines(summary, farm_options.home):
+    for line in (*summary_lines(summary), *look_lines(farm_options.home)):
         print(line)
     return 0
 
@@ -50,7 +50,9 @@ def try_idea(options: argparse.Namespace) -> int:
     finally:
         display.close()
     seconds = sum(result.total_seconds or 0.0 for result in record.runs)
-    print(f"{outcome(record)}\n  {record.experiment.id}, {duration(seconds)}; all of it: farm show {record.experiment.id}")
+    show = f"farm show{home_option(farm_options.home)} {record.experiment.id}"
+    print(f"{outcome(record)}
+  {record.experiment.id}, {duration(seconds)}; all of it: {show}")
     edit = where_the_edit_is(record, farm_options.repo)
     if edit:
         print(f"  {edit}")
@@ -214,8 +216,8 @@ def before_start_on_cluster(options: "FarmOptions") -> list[str]:
     return [*lines, f"home: {options.home.folder}"]
 
 
-def summary_lines(summary: "FarmSummary", home: Home) -> list[str]:
-    """What a farm did, and where to look."""
+def summary_lines(summary: "FarmSummary") -> list[str]:
+    """What a farm did."""
     from cluster.display import duration
 
     lines = [f"ended: {summary.ended}, after {duration(summary.seconds)}"]
@@ -223,8 +225,14 @@ def summary_lines(summary: "FarmSummary", home: Home) -> list[str]:
     if summary.best is not None and summary.baseline is not None:
         gained = summary.baseline - summary.best
         lines.append(f"val_bpb {summary.baseline:.6f} at the start, {summary.best:.6f} now: {gained:.6f} gained")
-    lines.append(f"home: {home.folder}; look at it with farm report, farm diff, farm sql 'SELECT * FROM leaderboard'")
     return lines
+
+
+def look_lines(home: Home) -> list[str]:
+    """Where a farm's history lies, and the commands that show it, to be pasted as they are."""
+    commands = {"report": "", "diff": "", "sql": " 'SELECT * FROM leaderboard'"}
+    at_home = home_option(home)
+    return [f"home: {home.folder}; look at it with", *(f"  farm {name}{at_home}{rest}" for name, rest in commands.items())]
 
 
 def outcome(record: "ExperimentRecord") -> str:

@@ -8,7 +8,7 @@ from cluster.client import connect
 from cluster.commands.history import read_history, record_named
 from cluster.commands.winning import recorded_train_py
 from cluster.hardware import choose_devices
-from cluster.home import find_cache, find_home
+from cluster.home import find_cache, find_home, home_option
 from cluster.verifying import Verification, check_same_as_recorded, device_like, repeat, run_to_repeat, sigma_of
 from research.contract import Contract, UserError
 from research.result import RunResult
@@ -20,7 +20,7 @@ def verify(options: argparse.Namespace) -> int:
 
     home = find_home(options.home)
     histories = read_history(home)
-    record = record_named(histories, options.id)
+    record = record_named(home, histories, options.id)
     branch = next(history.branch for history in histories if history.branch.name == record.experiment.branch)
     old = run_to_repeat(record)
     train_py = recorded_train_py(home, record.experiment.commit)
@@ -29,7 +29,9 @@ def verify(options: argparse.Namespace) -> int:
     data = find_prepared(contract, cache=find_cache(options.cache), num_shards=options.num_shards)
     check_same_as_recorded(old, train_py, data, contract)
     if connect(home) is not None:
-        raise UserError(f"A farm is running on {home.folder}, and either would disturb the other: farm stop first.")
+        raise UserError(
+            f"A farm is running on {home.folder}, and either would disturb the other: farm stop{home_option(home)} first."
+        )
     print(f"{record.experiment.id} {record.experiment.title}: running {old.run_id} again, seed {old.seed}, on {device.key}",
           flush=True)  # fmt: skip
     new = repeat(old, train_py, device=device, data=data, contract=contract, on_progress=_Phases())

@@ -54,7 +54,7 @@ def sample(options: argparse.Namespace) -> int:
         history, record = _newest_with_model(home, histories)
         print(f"{record.experiment.id} {record.experiment.title}", file=sys.stderr)
     else:
-        record = record_named(histories, options.id)
+        record = record_named(home, histories, options.id)
         history = next(h for h in histories if h.branch.name == record.experiment.branch)
     device = choose_devices(options.devices)[0]
     return print_sample(

@@ -177,7 +177,9 @@ def test_a_failed_experiment_is_shown_with_its_decision_once(home, capsys):
 
 def test_the_report_counts_experiments(home, capsys):
     assert main(["report", "--home", str(home)]) == 0
-    assert "2 experiments: 1 kept, 1 discarded" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "2 experiments: 1 kept, 1 discarded" in shown
+    assert f"ask with `farm sql --home {home}`" in shown
 
 
 def test_sql_as_a_table_as_json_and_from_standard_input(home, capsys, monkeypatch):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.home import Home, find_home
+from cluster.home import Home, find_home, home_option
 from research.contract import UserError
 
 
@@ -25,6 +25,18 @@ def test_where_the_home_is(tmp_path, monkeypatch):
     monkeypatch.setenv("FARM_HOME", str(tmp_path / "elsewhere"))
     assert find_home(start=repo).folder == tmp_path / "elsewhere"
     assert find_home(tmp_path / "override", start=repo).folder == tmp_path / "override"
+
+
+def test_advice_names_the_home_where_it_would_not_be_found(tmp_path, monkeypatch):
+    monkeypatch.delenv("FARM_HOME", raising=False)
+    repo = checkout(tmp_path / "repo")
+    monkeypatch.chdir(repo)
+    assert home_option(find_home()) == ""
+    assert home_option(Home(tmp_path / "my home")) == f" --home '{tmp_path / 'my home'}'"
+    monkeypatch.setenv("FARM_HOME", str(tmp_path / "my home"))
+    assert home_option(Home(tmp_path / "my home")) == ""
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert home_option(find_home()) != ""  # whoever reads a job's output is elsewhere
 
 
 def test_a_second_farm_on_a_home_is_refused_by_name(tmp_path):
