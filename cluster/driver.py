@@ -19,7 +19,7 @@ from cluster.first_commit import failed_start, first_train_py, siblings_to_start
 from cluster.hardware import platform_identity
 from cluster.metrics import FarmMetrics
 from cluster.options import FarmOptions
-from cluster.plans import LoopPlan, Planner, check_same_terms
+from cluster.plans import LoopPlan, Planner, check_same_scoring, check_same_terms
 from cluster.researchers import make_researcher
 from cluster.server import FarmServer
 from cluster.workqueue import WorkItem
@@ -214,7 +214,8 @@ class Farm:
             worktree = self._start_in_place(plan) if in_place else self._start_in(folder, plan)
             branch = self._add_branch(plan, worktree.head())
         else:
-            check_same_terms(branch, plan)
+            check_same_terms(branch, plan.device, plan.contract)
+            check_same_scoring(branch, plan)
             worktree = self._go_on_in_place(plan) if in_place else self._go_on_in(folder, plan)
         spec = RunSpec(
             run_id="",

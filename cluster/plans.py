@@ -1,10 +1,12 @@
 """Which branch a device's loop works on, under which contract and with which data."""
 
 import json
+import shlex
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cluster.hardware import Device, platform_identity
 from cluster.options import FarmOptions
@@ -40,21 +42,16 @@ class Planner:
 
     def terms(self, device: Device) -> tuple[Contract, PreparedData]:
         """What a device works under, with its data prepared. May be called from any thread. Raises UserError."""
-        options = self._options
-        profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
-        contract = contract_for(profile, budget=options.budget, source=options.source)
+        contract = contract_asked_for(self._options, device)
         with self._lock:
             key = contract.to_json()
             if key not in self._data:
-                self._data[key] = prepared_data(contract, options, say=self._say)
+                self._data[key] = prepared_data(contract, self._options, say=self._say)
             return contract, self._data[key]
 
     def local(self) -> list[LoopPlan]:
         """The loops on this machine's own devices: as many as were asked for, in turn."""
-        devices = self._options.devices
-        count = self._options.loops or len(devices)
-        return [self._add(branch_for(self._options.tag, number, count, devices), devices[number % len(devices)])
-                for number in range(count)]  # fmt: skip
+        return [self._add(branch_name, device) for branch_name, device in local_loops(self._options)]
 
     def joining(self, joined: Sequence[Device], serving: Collection[Device]) -> list[LoopPlan]:
         """The loops that begin when devices have joined a cluster: one for each that has none of its platform yet.
@@ -108,6 +105,19 @@ def prepared_data(contract: Contract, options: FarmOptions, *, say: Callable[[st
         return prepare(contract, cache=options.cache, num_shards=shards, say=say)
 
 
+def contract_asked_for(options: FarmOptions, device: Device) -> Contract:
+    """What a device works under: what was asked for, else what its hardware is given."""
+    profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
+    return contract_for(profile, budget=options.budget, source=options.source)
+
+
+def local_loops(options: FarmOptions) -> list[tuple[str, Device]]:
+    """The branch and the device of each loop on this machine's own devices."""
+    devices = options.devices
+    count = options.loops or len(devices)
+    return [(branch_for(options.tag, number, count, devices), devices[number % len(devices)]) for number in range(count)]
+
+
 def branch_for(tag: str, number: int, count: int, devices: tuple[Device, ...]) -> str:
     """`autoresearch/<tag>`; with several loops `-gpu0`, `-gpu1`, ... by device, and `-gpu0-2` for a second loop on one."""
     if count == 1:
@@ -118,14 +128,38 @@ def branch_for(tag: str, number: int, count: int, devices: tuple[Device, ...]) -
     return f"autoresearch/{tag}-{kind}{device.index}" + (f"-{turn}" if turn > 1 else "")
 
 
-def check_same_terms(branch: Branch, plan: LoopPlan) -> None:
-    """A branch goes on only under the terms that it began with, or its scores would not compare. Raises UserError."""
-    fresh = "start afresh with another --tag"
-    began, asked = json.loads(branch.contract_json), json.loads(plan.contract.to_json())
-    for name, old in began.items():
-        if old != asked[name]:
-            raise UserError(f"{branch.name} began with {name} {old}, not {asked[name]}: ask for that again, or {fresh}.")
+FRESH = "start afresh with another --tag"
+
+TERM_OPTIONS = {"profile": "--profile", "TIME_BUDGET": "--budget", "source": "--source"}
+"""The options that choose a contract, by what they set in it."""
+
+
+def check_same_terms(branch: Branch, device: Device, contract: Contract) -> None:
+    """A branch goes on only under the contract and on the platform that it began with, or its scores would not compare.
+
+    Needs no data. Raises UserError.
+    """
+    began, asked = json.loads(branch.contract_json), json.loads(contract.to_json())
+    changed = [name for name in began if began[name] != asked[name]]
+    if any(name in TERM_OPTIONS for name in changed):
+        old, new = (term_options(terms, changed) for terms in (began, asked))
+        raise UserError(f"{branch.name} began with {old}, not {new}: give {old} again, or {FRESH}.")
+    if changed:
+        name = changed[0]
+        now = f"in research/contract.py it is {asked[name]} now"
+        raise UserError(f"{branch.name} began with {name} {began[name]}, {now}: put it back, or {FRESH}.")
+    if branch.platform != platform_identity(device):
+        here = platform_identity(device)
+        raise UserError(f"{branch.name} was measured on {branch.platform}, this is {here}: go on there, or {FRESH}.")
+
+
+def term_options(contract: Mapping[str, Any], names: Collection[str]) -> str:
+    """The options that ask for these constants of a contract: `--profile cpu --budget 5`."""
+    chosen = [(option, contract[name]) for name, option in TERM_OPTIONS.items() if name in names]
+    return " ".join(f"{option} {shlex.quote(value) if isinstance(value, str) else f'{value:.12g}'}" for option, value in chosen)
+
+
+def check_same_scoring(branch: Branch, plan: LoopPlan) -> None:
+    """A branch goes on only with the evaluation rows and the judge that it began with. Raises UserError."""
     if branch.score_fingerprint != plan.data.score_fingerprint(plan.contract):
-        raise UserError(f"{branch.name} was scored with other evaluation rows or another judge: {fresh}.")
-    if branch.platform != platform_identity(plan.device):
-        raise UserError(f"{branch.name} was measured on {branch.platform}, this is {platform_identity(plan.device)}: {fresh}.")
+        raise UserError(f"{branch.name} was scored with other evaluation rows or another judge: {FRESH}.")

@@ -11,7 +11,7 @@ from cluster.hardware import Device, DeviceKind, busy_processes, choose_devices,
 from cluster.home import Home, find_cache, find_home, home_option
 from cluster.sandbox_checks import layers_here, lines_before_runs
 from cluster.tags import todays_tag
-from research.contract import UserError, choose_profile, contract_for, memory_limit
+from research.contract import UserError, memory_limit
 from research.wording import counted
 
 if TYPE_CHECKING:
@@ -167,15 +167,17 @@ def run_to_end(options: "FarmOptions", display: "Display") -> "FarmSummary":
 
 
 def before_start(options: "FarmOptions") -> list[str]:
-    """What will run where, what it will cost, and what stands in the way."""
+    """What will run where, what it will cost, and what stands in the way. Raises UserError where it can't begin."""
+    from cluster.plans import contract_asked_for
     from research.prepare import find_prepared
 
     if options.engine == "ray":
         return before_start_on_cluster(options)
-    first = options.devices[0]
-    profile = options.profile or choose_profile(first.torch_device, first.memory_bytes)
-    contract = contract_for(profile, budget=options.budget, source=options.source)
-    records = [record for history in _known(options.home) if history.branch.profile == profile for record in history.records]
+    known = _known(options.home)
+    check_known_branches(options, known)
+    contract = contract_asked_for(options, options.devices[0])
+    profile = contract.profile
+    records = [record for history in known if history.branch.profile == profile for record in history.records]
     costs = estimate(
         contract=contract,
         devices=options.devices,
@@ -199,6 +201,16 @@ def before_start(options: "FarmOptions") -> list[str]:
     if options.experiments is None and options.hours is None and options.max_cost is None:
         lines.append("no limit is given: it goes on until Ctrl-C")
     return [*lines, f"home: {options.home.folder}"]
+
+
+def check_known_branches(options: "FarmOptions", histories: list[BranchHistory]) -> None:
+    """Raises UserError where a branch would go on under other terms: before anything else is said of the run."""
+    from cluster.plans import check_same_terms, contract_asked_for, local_loops
+
+    known = {history.branch.name: history.branch for history in histories}
+    for name, device in local_loops(options):
+        if name in known:
+            check_same_terms(known[name], device, contract_asked_for(options, device))
 
 
 def before_start_on_cluster(options: "FarmOptions") -> list[str]:

@@ -89,8 +89,8 @@ def check_terms(checkout: Checkout, researcher: str) -> None:
     """A branch goes on only under the terms that it began with."""
     command = ("run", "--tag", "night", "--devices", "cpu", "--researcher", researcher, "--experiments", "3")
     refused = checkout.farm(*command, "--budget", "2", status=2)
-    assert "TIME_BUDGET" in refused
-    assert "--tag" in refused
+    assert "began with --budget 1, not --budget 2: give --budget 1 again, or start afresh with another --tag" in refused
+    assert len(refused.splitlines()) == 1  # nothing is said of what the run would cost
     assert "3 experiments are done" in checkout.farm(*command, "--budget", "1")
 
 

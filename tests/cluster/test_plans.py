@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from farm_samples import CPU, gpu
 
-from cluster.hardware import platform_identity
+from cluster.hardware import Device, platform_identity
 from cluster.home import Home
 from cluster.options import FarmOptions
-from cluster.plans import LoopPlan, Planner
-from research.contract import contract_for
+from cluster.plans import LoopPlan, Planner, check_same_terms
+from research.contract import Contract, UserError, contract_for
 from results.experiment import Branch
 from results.store import Store
 
@@ -79,6 +79,35 @@ def test_branches_are_gone_on_with_by_platform(make_planner) -> None:
         )
     joined = [A10, H100[0], H100[1]]
     assert names(make_planner().joining(joined, joined)) == ["night-gpu1", "night-gpu0", "night-gpu2"]
+
+
+def branch_begun(device: Device, **changes: Any) -> Branch:
+    contract = replace(contract_for("cpu"), **changes)
+    return Branch(name="autoresearch/night", tag="night", loop=0, profile="cpu", contract_json=contract.to_json(),
+                  score_fingerprint="s", data_fingerprint="d", platform=platform_identity(device), baseline_commit="c",
+                  created="2026-03-08T20:00:00Z")  # fmt: skip
+
+
+def test_a_branch_goes_on_under_its_own_terms() -> None:
+    contract = replace(contract_for("cpu"), TIME_BUDGET=5.0)
+    check_same_terms(branch_begun(CPU, TIME_BUDGET=5.0), CPU, contract)
+    check_same_terms(branch_begun(CPU, TIME_BUDGET=5), CPU, contract)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "says"),
+    [
+        (contract_for("cpu", budget=7.5), CPU, "began with --budget 5, not --budget 7.5: give --budget 5 again, or start"),
+        (contract_for("cpu", budget=5, source="files:a b"), CPU, "not --source 'files:a b': give --source stdlib again"),
+        (contract_for("small", budget=5), CPU, "give --profile cpu --source stdlib again, or start afresh with another --tag"),
+        (replace(contract_for("cpu", budget=5), EVAL_TOKENS=2**20), CPU, "in research/contract.py it is 1048576 now: put"),
+        (contract_for("cpu", budget=5), gpu(), "was measured on Some CPU, 2 threads, this is NVIDIA H100"),
+    ],
+)
+def test_other_terms_are_refused_with_both_ways_out(asked: Contract, device: Device, says: str) -> None:
+    with pytest.raises(UserError) as refused:
+        check_same_terms(branch_begun(CPU, TIME_BUDGET=5), device, asked)
+    assert says in str(refused.value) and "start afresh with another --tag" in str(refused.value)
 
 
 def test_local_loops_are_named_by_their_device(make_planner) -> None:

@@ -1,6 +1,7 @@
 """What `farm run` and the demo print before and after: it must be true, and its commands must work when they are pasted."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ from farm_samples import CPU, make_history
 
 from cluster.cli import main, make_parser
 from cluster.commands.demo import next_lines
-from cluster.commands.running import look_lines, summary_lines
+from cluster.commands.running import before_start, look_lines, summary_lines
 from cluster.driver import FarmSummary
 from cluster.home import Home
+from cluster.options import FarmOptions
+from research.contract import UserError
 
 
 @pytest.fixture
@@ -41,6 +44,15 @@ def test_commands_after_the_demo_name_its_home(home: Home) -> None:
     assert [words[0] for words in commands] == ["sql", "diff", "run"]
     assert all(make_parser().parse_args(words).home == str(home.folder) for words in commands)
     assert main(commands[0]) == 0
+
+
+def test_other_terms_are_refused_before_anything_is_said(home: Home, tmp_path: Path) -> None:
+    options = FarmOptions(repo=tmp_path, home=home, cache=tmp_path, tag="mar8", researcher="search", profile="cpu",
+                          devices=(CPU,))  # fmt: skip
+    assert before_start(options)[0] == "tag mar8, profile cpu, on cpu: Some CPU, 2 threads"
+    with pytest.raises(UserError, match="give --budget 15 again, or start afresh with another --tag"):
+        before_start(replace(options, budget=5.0))
+    assert before_start(replace(options, budget=5.0, tag="mar9"))
 
 
 def test_one_experiment_is_no_plural() -> None:
