@@ -10,13 +10,15 @@ in the history. How it chooses:
   knobs, lowered for knobs that only failed. The best step that was never tried is proposed. This is a greedy bandit.
 - Every fifth idea combines discarded experiments that came close, every eighth removes something.
 - When all lines are searched, it turns two or three knobs at once, at random.
+
+Loops that begin side by side have other seeds: each takes another of the best steps first, and then its own order.
 """
 
 import random
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, islice
 from statistics import fmean
 
 from agent.configurations import Tried, only_constants
@@ -41,6 +43,8 @@ NEAR_MISSES = 10
 """How many of the best are combined."""
 LARGEST_GROUP = 5
 RANDOM_TRIES = 300
+TASTE = 0.1
+"""Share of its score that a seed adds to a step or takes from it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +71,9 @@ class SearchResearcher:
         view = _View(context, self.seed)
         turn = sum(record.experiment.researcher == self.name for record in context.records)
         proposal = None
-        if turn >= SETTLING_IN and turn % ABLATION_EVERY == ABLATION_EVERY - 2:
+        if turn == 0:
+            proposal = view.first_step_of_its_own(self.seed)
+        elif turn >= SETTLING_IN and turn % ABLATION_EVERY == ABLATION_EVERY - 2:
             proposal = view.ablation()
         elif turn >= SETTLING_IN and turn % CROSSOVER_EVERY == CROSSOVER_EVERY - 1:
             proposal = view.first_new(view.crossovers())
@@ -102,12 +108,16 @@ class _View:
         self.taste = random.Random(seed)
 
     def first_new(self, ideas: Iterator[Idea]) -> Proposal | None:
-        """The first idea that was never tried, as a proposal."""
+        """The first idea that was never tried."""
+        return next(self.new_ones(ideas), None)
+
+    def new_ones(self, ideas: Iterator[Idea]) -> Iterator[Proposal]:
+        """The ideas that were never tried, as proposals."""
         for idea in ideas:
             changes = settle(self.constants, idea.changes, max_seq_len=self.max_seq_len)
             if changes is not None and not self.tried.holds_constants(changes):
                 train_py = write_constants(self.context.train_py, changes)
-                return Proposal(
+                yield Proposal(
                     title=_title(self.constants, changes),
                     hypothesis=idea.hypothesis,
                     train_py=train_py,
@@ -115,13 +125,16 @@ class _View:
                     parents=idea.parents,
                     changes={name: (self.constants[name], new) for name, new in changes.items()},
                 )
-        return None
 
-    def steps(self) -> Iterator[Idea]:
+    def first_step_of_its_own(self, place: int) -> Proposal | None:
+        """The step at a place of the order that all seeds share: no two loops begin with the same. None past its end."""
+        return next(islice(self.new_ones(self.steps(taste=0.0)), place, None), None)
+
+    def steps(self, *, taste: float = TASTE) -> Iterator[Idea]:
         """Steps of single knobs, the most promising first."""
         ranked = []
         for knob in self.knobs:
-            liking = self.taste.uniform(0.9, 1.1)  # loops with other seeds take another order
+            liking = self.taste.uniform(1 - taste, 1 + taste)  # loops with other seeds take another order
             curve, head = self.curves[knob.label], knob.read(self.constants[knob.name])
             if head is None or curve.busy:
                 continue

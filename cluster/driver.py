@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ class Farm:
         self.stopping = ""
         """Why the farm is ending, in words; empty while it goes on."""
         self.states: dict[str, dict[str, Any]] = {}
+        self._said: set[str] = set()
+        self._lock = threading.Lock()
         self._cleanup = contextlib.ExitStack()
         self._last_export = 0.0
         self._cleanup.enter_context(self.home.lock())
@@ -262,7 +265,15 @@ class Farm:
 
     def _start_in(self, folder: Path, plan: LoopPlan) -> Worktree:
         siblings = siblings_to_start_from(self.store, self.options.tag)
-        return start_branch(self.options, plan, folder, siblings=siblings, say=self.display.say)
+        return start_branch(self.options, plan, folder, siblings=siblings, say=self._say_once)
+
+    def _say_once(self, text: str) -> None:
+        """What several loops find out at once, each in its thread, concerns the user once."""
+        with self._lock:
+            new = text not in self._said
+            self._said.add(text)
+        if new:
+            self.display.say(text)
 
     def _start_in_place(self, plan: LoopPlan) -> Worktree:
         return start_in_place(self.options.repo, plan, self.options.recipe, say=self.display.say)
@@ -275,7 +286,7 @@ class Farm:
             self._say_that_no_recipe_counts(plan)
         elif worktree.head() == failed:  # otherwise it was mended on the branch itself
             siblings = siblings_to_start_from(self.store, self.options.tag)
-            worktree.begin_again(first_train_py(self.options, plan, siblings=siblings, say=self.display.say))
+            worktree.begin_again(first_train_py(self.options, plan, siblings=siblings, say=self._say_once))
         return worktree
 
     def _go_on_in_place(self, plan: LoopPlan) -> Worktree:

@@ -11,7 +11,7 @@ import research.train
 from agent.knobs import FIXED
 from agent.researcher import OutOfIdeas, ProposalFailed
 from agent.search import SearchResearcher
-from research.contract import starting_hyperparameters
+from research.contract import PROFILES, starting_hyperparameters
 from research.hyperparameters import read_constants, write_constants
 from results.experiment import ExperimentRecord, Verdict
 from tests.agent.samples import make_context
@@ -92,8 +92,19 @@ def test_the_same_history_and_seed_give_the_same_proposal() -> None:
     assert branch.propose() == branch.propose()
     other = replace(branch, researcher=SearchResearcher(0))
     assert other.propose() == branch.propose()
-    firsts = {asyncio.run(SearchResearcher(seed).propose(make_context((), TRAIN_PY))).title for seed in range(5)}
-    assert any(title.startswith("MATRIX_LR 0.04 -> 0.11") for title in firsts)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_loops_that_begin_side_by_side_begin_with_different_ideas(profile: str) -> None:
+    text = write_constants(TRAIN_PY, starting_hyperparameters(profile, free_bytes=None))
+    firsts = [asyncio.run(SearchResearcher(seed).propose(make_context((), text))).title for seed in range(16)]
+    assert firsts[0] == "MATRIX_LR 0.04 -> 0.11"  # the most promising one
+    assert len(set(firsts)) == len(firsts)
+
+
+def test_more_loops_than_steps_begin_nevertheless() -> None:
+    text = 'DEPTH = 2\nWINDOW_PATTERN = "L"\nPROFILE = "cpu"\n'
+    assert asyncio.run(SearchResearcher(100).propose(make_context((), text))).train_py != text
 
 
 def test_a_proposal_says_what_it_does_and_why() -> None:
