@@ -1,4 +1,4 @@
-"""progress.png: every experiment of a branch, the keeps by name, and the best so far."""
+"""progress.png: every experiment of a branch, the keeps by name, and where the head stood."""
 
 import math
 import os
@@ -6,14 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
-from results.experiment import ExperimentRecord
+from research.wording import counted
+from results.experiment import Decision, ExperimentRecord
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 GREEN, DARK_GREEN, GREY, INK = "#2ecc71", "#1a7a3a", "#bdbdbd", "#333333"
+RED, PURPLE = "#d98880", "#a685c0"
 
 WIDTH, HEIGHT, DPI = 16.0, 8.0, 110
 """Inches, inches, dots an inch."""
@@ -26,6 +30,16 @@ LABEL_PITCH = 0.155
 
 RIGHT_ROOM = 1.12
 """Width of the plot in widths of its data."""
+
+BELOW, ABOVE, TOP = 0.1, 0.18, 0.24
+"""Shares of the scores' range: what room there is below them, up to where discards are drawn at their score, and to the top
+edge, where the others are marked."""
+
+FAR = 3.0
+"""Discards this many times as far off as their median don't stretch the picture."""
+
+FAILED = 1.5
+"""Nor do those with this many times the first keep's score: they say no more than that training failed."""
 
 LABEL_LENGTH, MAX_LABELS = 46, 60
 
@@ -40,25 +54,8 @@ class Point:
 
 
 def write_progress_png(path: Path, records: Sequence[ExperimentRecord], title: str) -> None:
-    """Replaces `path` at once by the picture. `title` goes before the counts of experiments and keeps."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    decided = [r for r in records if r.verdict is not None and r.verdict.decision != "lost"]
-    keeps, discards = _points(decided, "keep"), _points(decided, "discard")
-    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15)
-    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, facecolor="white", layout=layout)
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    _style(axes, f"{title}: {_count(len(decided), 'experiment')}, {_count(len(keeps), 'keep')}")
-    if keeps:
-        _set_limits(axes, keeps, discards, last=max(r.experiment.number for r in decided))
-        _draw_points(axes, keeps, discards)
-        figure.draw_without_rendering()  # settles the layout that labels are placed in
-        _draw_labels(axes, keeps)
-    else:
-        axes.text(0.5, 0.5, "no keep yet", transform=axes.transAxes, ha="center", color=GREY, fontsize=16)
+    """Replaces `path` at once by the picture. `title` goes before the counts of experiments and of those kept."""
+    figure = progress_figure(records, title)
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     try:
         figure.savefig(temporary, format="png")
@@ -67,16 +64,39 @@ def write_progress_png(path: Path, records: Sequence[ExperimentRecord], title: s
         temporary.unlink(missing_ok=True)
 
 
-def running_best(keeps: Sequence[Point]) -> list[float]:
-    """The lowest score up to each keep."""
-    best, lowest = [], math.inf
-    for point in keeps:
-        lowest = min(lowest, point.val_bpb)
-        best.append(lowest)
-    return best
+def progress_figure(records: Sequence[ExperimentRecord], title: str) -> "Figure":
+    """The picture, before it is written."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    ideas = [record for record in records if record.is_done]
+    keeps, discards = _points(records, "keep"), _points(ideas, "discard")
+    layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15)
+    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, facecolor="white", layout=layout)
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _style(axes, f"{title}: {counted(len(ideas), 'experiment')}, {len(_points(ideas, 'keep'))} kept")
+    if keeps:
+        last = max(record.experiment.number for record in records if record.verdict is not None)
+        _set_limits(axes, keeps, discards, last=last)
+        _draw_keeps(axes, keeps, last=last)
+        _draw_discards(axes, keeps, discards)
+        _mark_at_the_top(axes, _numbers(ideas, "crash"), marker="x", color=RED, label="crashed")
+        _mark_at_the_top(axes, _numbers(ideas, "invalid"), marker="D", color=PURPLE, label="invalid")
+        figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=10, labelcolor=INK)
+        figure.draw_without_rendering()  # settles the layout that labels are placed in
+        _draw_labels(axes, keeps)
+    else:
+        axes.text(0.5, 0.5, "no keep yet", transform=axes.transAxes, ha="center", color=GREY, fontsize=16)
+    return figure
 
 
-def _points(records: Sequence[ExperimentRecord], decision: str) -> list[Point]:
+def _numbers(records: Sequence[ExperimentRecord], decision: Decision) -> list[int]:
+    return [r.experiment.number for r in records if r.verdict is not None and r.verdict.decision == decision]
+
+
+def _points(records: Sequence[ExperimentRecord], decision: Decision) -> list[Point]:
     return [
         Point(number=r.experiment.number, val_bpb=r.val_bpb, title=" ".join(r.experiment.title.split()))
         for r in records
@@ -95,13 +115,15 @@ def _style(axes: "Axes", title: str) -> None:
 
 
 def score_range(keeps: Sequence[Point], discards: Sequence[Point]) -> tuple[float, float]:
-    """The scores that fill the picture: of the keeps, or where nothing beats the first one, of it and the better half of the
-    rest.
+    """The scores that fill the picture: of the keeps, or where nothing beats the first one, of it and the rest but for what is
+    far off.
     """
-    scores, others = [point.val_bpb for point in keeps], sorted(point.val_bpb for point in discards)
-    if min(scores) == scores[0]:
-        scores += others[: math.ceil(len(others) / 2)]
-    return min(scores + others[:1]), max(scores)
+    scores, others = [point.val_bpb for point in keeps], [point.val_bpb for point in discards]
+    lowest, highest = min(scores + others), max(scores)
+    if others and min(scores) == scores[0]:
+        reach = min(lowest + FAR * (median(others) - lowest), FAILED * scores[0])
+        highest = max(score for score in scores + others if score <= max(reach, highest))
+    return lowest, highest
 
 
 def _set_limits(axes: "Axes", keeps: Sequence[Point], discards: Sequence[Point], *, last: int) -> None:
@@ -110,25 +132,35 @@ def _set_limits(axes: "Axes", keeps: Sequence[Point], discards: Sequence[Point],
 
     lowest, highest = score_range(keeps, discards)
     span = highest - lowest or 0.001 * abs(highest) or 0.001
-    axes.set_ylim(lowest - 0.08 * span, highest + 0.22 * span)
-    axes.set_xlim(-0.02 * max(last, 1), RIGHT_ROOM * max(last, 1))
+    axes.set_ylim(lowest - BELOW * span, highest + TOP * span)
+    axes.set_xlim(-0.03 * max(last, 1), RIGHT_ROOM * max(last, 1))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _draw_points(axes: "Axes", keeps: Sequence[Point], discards: Sequence[Point]) -> None:
-    top = axes.get_ylim()[1]
-    seen = [point for point in discards if point.val_bpb <= top]
-    above = [point for point in discards if point.val_bpb > top]
-    axes.scatter([p.number for p in seen], [p.val_bpb for p in seen], s=16, color=GREY, alpha=0.65, label="discarded")
-    if above:
-        label = f"discarded, further up ({len(above)})"
-        axes.scatter([p.number for p in above], [top] * len(above), s=22, marker="^", color=GREY, label=label, clip_on=False)
+def _draw_keeps(axes: "Axes", keeps: Sequence[Point], *, last: int) -> None:
+    """The keeps, and the head between them: simpler code may be kept at a higher score, so that it is not always the best."""
     x, y = [p.number for p in keeps], [p.val_bpb for p in keeps]
-    end = axes.get_xlim()[1] / RIGHT_ROOM
-    best = running_best(keeps)
-    axes.step([*x, end], [*best, best[-1]], where="post", color=GREEN, linewidth=2, alpha=0.75, label="best so far")
-    axes.scatter(x, y, s=52, color=GREEN, edgecolors="white", linewidths=0.8, zorder=4, label="kept")
-    axes.legend(loc="upper right", frameon=False, fontsize=10, labelcolor=INK)
+    axes.scatter(x, y, s=52, color=GREEN, edgecolors="white", linewidths=0.8, zorder=4, label="kept (mean of its runs)")
+    axes.step([*x, last], [*y, y[-1]], where="post", color=GREEN, linewidth=2, alpha=0.75, label="head: the last one kept")
+
+
+def _draw_discards(axes: "Axes", keeps: Sequence[Point], discards: Sequence[Point]) -> None:
+    """Discards at their scores; marks at the top edge for those further up."""
+    lowest, highest = score_range(keeps, discards)
+    limit = highest + ABOVE * (highest - lowest)
+    seen = [point for point in discards if point.val_bpb <= limit]
+    above = [point.number for point in discards if point.val_bpb > limit]
+    if seen:
+        axes.scatter([p.number for p in seen], [p.val_bpb for p in seen], s=18, color=GREY, alpha=0.8, label="discarded")
+    _mark_at_the_top(axes, above, marker="^", color=GREY, label="discarded, further up")
+
+
+def _mark_at_the_top(axes: "Axes", numbers: Sequence[int], *, marker: str, color: str, label: str) -> None:
+    """Marks experiments that have no place among the scores; the legend says how many there are."""
+    if numbers:
+        top, where = [1.0] * len(numbers), axes.get_xaxis_transform()
+        label = f"{label} ({len(numbers)})"
+        axes.scatter(numbers, top, s=24, marker=marker, color=color, label=label, transform=where, clip_on=False)
 
 
 def _draw_labels(axes: "Axes", keeps: Sequence[Point]) -> None:
@@ -161,15 +193,10 @@ def _draw_labels(axes: "Axes", keeps: Sequence[Point]) -> None:
 
 def _most_telling(keeps: Sequence[Point]) -> set[int]:
     """Indices of the keeps to label: all, or those that gained most where there are too many."""
-    best = running_best(keeps)
-    gains = [math.inf, *(before - after for before, after in pairwise(best))]
+    gains = [math.inf, *(before.val_bpb - after.val_bpb for before, after in pairwise(keeps))]
     return set(sorted(range(len(keeps)), key=lambda i: -gains[i])[:MAX_LABELS])
 
 
 def _shortened(title: str) -> str:
     title = title.replace("$", r"\$")  # no mathematics
     return title if len(title) <= LABEL_LENGTH else title[: LABEL_LENGTH - 1].rstrip() + "…"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 from result_samples import make_branch, make_experiment, make_run
 
 from results.experiment import ExperimentRecord, Usage, Verdict
-from results.plot import Point, running_best, score_range, write_progress_png
+from results.plot import Point, progress_figure, score_range, write_progress_png
 from results.report import leaderboard_text, morning_report, near_misses, show_text
 from results.tsv import write_results_tsv
 
@@ -112,17 +113,54 @@ def test_the_picture_takes_whatever_a_branch_holds(tmp_path: Path) -> None:
     assert path.stat().st_size > 10_000
 
 
+def legend_of(figure: Figure) -> list[str]:
+    return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
+
+
+def test_the_picture_says_what_it_shows(night: list[ExperimentRecord]) -> None:
+    """It counts as the report does, has a mark for what has no score, and calls the head the head."""
+    figure = progress_figure(night, "autoresearch/mar8")
+    assert figure.axes[0].get_title() == "autoresearch/mar8: 6 experiments, 2 kept"
+    assert legend_of(figure) == [
+        "kept (mean of its runs)",
+        "head: the last one kept",
+        "discarded",
+        "crashed (1)",
+        "invalid (1)",
+    ]
+    nothing_else = progress_figure(night[:1], "one keep")
+    assert nothing_else.axes[0].get_title() == "one keep: 0 experiments, 0 kept"
+    assert legend_of(nothing_else) == ["kept (mean of its runs)", "head: the last one kept"]
+
+
+def test_an_outlier_is_marked_at_the_top_edge(night: list[ExperimentRecord]) -> None:
+    figure = progress_figure([*night, record(9, "discard", 11.0)], "an outlier")
+    assert "discarded, further up (1)" in legend_of(figure)
+    assert figure.axes[0].get_ylim()[1] < 1.01
+
+
+def test_the_head_may_rise() -> None:
+    """Simpler code is kept at a score that is a little higher: the line shows it, and not the best that ever was."""
+    figure = progress_figure([record(0, "keep", 0.9), record(1, "keep", 0.901)], "simpler code")
+    [line] = figure.axes[0].get_lines()
+    assert list(line.get_ydata()) == [0.9, 0.901, 0.901]
+
+
+def test_no_point_lies_at_an_edge_that_would_cut_it(night: list[ExperimentRecord]) -> None:
+    for shown in (night, night[:1], [record(0, "keep", 1.0), record(1, "discard", 1.3), record(2, "discard", 0.99)]):
+        axes = progress_figure(shown, "points").axes[0]
+        for points in axes.collections:
+            if points.get_clip_on():
+                inside = axes.transAxes.inverted().transform(axes.transData.transform(points.get_offsets()))
+                assert inside.min() > 0.02 and inside.max() < 0.98
+
+
 def test_plotting_leaves_no_global_state() -> None:
     import subprocess
     import sys
 
     code = "import sys, results.plot, results.report, results.tsv; print('matplotlib' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"
-
-
-def test_the_running_best_never_rises() -> None:
-    points = [Point(number=n, val_bpb=score, title="") for n, score in enumerate((3.0, 1.0, 2.0, 0.5))]
-    assert running_best(points) == [3.0, 1.0, 1.0, 0.5]
 
 
 def test_the_leaderboard_is_sorted(night: list[ExperimentRecord]) -> None:
@@ -210,9 +248,11 @@ def test_the_keeps_fill_the_picture() -> None:
     assert score_range(points(1.0, 0.98, 0.97), points(1.2, 0.99, 3.0)) == (0.97, 1.0)
 
 
-def test_where_nothing_beats_the_first_the_better_half_of_the_others_shows() -> None:
-    assert score_range(points(1.0), points(1.3, 1.1, 9.0, 1.2)) == (1.0, 1.2)
+def test_where_nothing_beats_the_first_all_show_but_what_is_far_off() -> None:
+    assert score_range(points(1.0), points(1.3, 1.1, 9.0, 1.2)) == (1.0, 1.3)
+    assert score_range(points(2.2523), points(2.2407, 2.3481, 2.3258, 2.3464, 2.3219)) == (2.2407, 2.3481)
     assert score_range(points(1.0), []) == (1.0, 1.0)
+    assert score_range(points(1.0), points(11.0)) == (1.0, 1.0)
 
 
 def test_a_discard_that_is_lower_within_the_noise_shows() -> None:
