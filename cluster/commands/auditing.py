@@ -5,7 +5,14 @@ import argparse
 from cluster.commands.history import BranchHistory, read_history
 from cluster.home import Home, find_home
 from research.contract import UserError
-from results.drift import measure_drift
+from results.drift import ALARM_ERRORS, measure_drift
+
+DIRECTIONS = (
+    "  a change below 0 is a gain; the drift is the change on validation less that on audit",
+    "  a drift below 0 is bad: validation has gained more than rows that no researcher sees. Above 0 is no harm",
+    f"  beyond {ALARM_ERRORS:g} standard errors below 0 it is an alarm",
+)
+"""How to read the signs."""
 
 
 def audit(options: argparse.Namespace) -> int:
@@ -41,7 +48,8 @@ def audit_lines(home: Home, history: BranchHistory) -> list[str]:
     if head is baseline:
         return [*lines, "  drift     none: the baseline stands"]
     if found.error is None:
-        return [*lines, f"  {'drift':<10}{found.drift:>+10.6f}; how sure is unknown, since not all runs left their rows"]
+        lines.append(f"  {'drift':<10}{found.drift:>+10.6f}; how sure is unknown, since not all runs left their rows")
+        return [*lines, *DIRECTIONS]
     rows = f"on {found.val.rows} and {found.audit.rows} rows"
     lines.append(f"  {'drift':<10}{found.drift:>+10.6f} +- {found.error:.6f}, {rows}")
-    return [*lines, f"  ALARM: {found.alarm}"] if found.alarm else lines
+    return [*lines, *DIRECTIONS, *([f"  ALARM: {found.alarm}"] if found.alarm else [])]

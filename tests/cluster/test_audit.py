@@ -40,6 +40,7 @@ def test_audit_shows_baseline_head_and_drift(home, capsys):
     assert "autoresearch/mar8: mar8-0000 -> mar8-0001" in shown
     assert "  head        2.500000   3.250000" in shown
     assert "drift      -0.500000; how sure is unknown" in shown
+    assert "a drift below 0 is bad" in shown
 
 
 def test_audit_raises_the_alarm_while_a_farm_holds_the_home(home, capsys):
@@ -51,6 +52,7 @@ def test_audit_raises_the_alarm_while_a_farm_holds_the_home(home, capsys):
     shown = capsys.readouterr().out
     assert shown.count("ALARM: validation has improved more than audit by") == 2
     assert "on 100 and 100 rows" in shown
+    assert shown.count("a drift below 0 is bad") == 1
 
 
 @pytest.mark.parametrize(
