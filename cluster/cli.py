@@ -269,7 +269,7 @@ def _add_use(command: AddCommand) -> None:
     sample = command("sample", "text from a saved model (farm run --samples)")
     sample.add_argument("id", nargs="?", help="experiment (default: the newest keep that has a model)")
     sample.add_argument("--prompt", default="", metavar="TEXT", help="how it begins")
-    sample.add_argument("--tokens", type=_positive(int), default=128, metavar="N", help="how many (default: 128)")
+    sample.add_argument("--tokens", type=_positive(int), default=128, metavar="N", help="how many at most (default: 128)")
     _add_devices(sample)
     _add_places(sample)
 

@@ -14,6 +14,9 @@ from results.experiment import ExperimentRecord
 
 MODEL = "model.safetensors"
 
+MOST_TOKENS = 10_000
+"""Each costs a pass through the model, and the text is printed when it is whole: more would look like a command that hangs."""
+
 
 def diff(options: argparse.Namespace) -> int:
     """train.py of the baseline against the head's."""
@@ -48,6 +51,8 @@ def apply(options: argparse.Namespace) -> int:
 
 def sample(options: argparse.Namespace) -> int:
     """Text from a saved model."""
+    if options.tokens > MOST_TOKENS:
+        raise UserError(f"--tokens {options.tokens} is too many: at most {MOST_TOKENS}, each a pass through the model.")
     home = find_home(options.home)
     histories = read_history(home)
     if options.id is None:

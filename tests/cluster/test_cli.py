@@ -91,6 +91,7 @@ def test_every_command_has_a_function_and_a_place_in_the_help(command):
         (["stop"], "No farm is running"),
         (["sample"], "No model is saved yet"),
         (["sample", "1"], "No model of mar8-0001 was saved"),
+        (["sample", "--tokens", "100000000"], "--tokens 100000000 is too many: at most 10000"),
         (["apply"], "no checkout here"),
         (["profile", "--write"], "no checkout here"),
         (["run", "--devices", "cpu", "--gpu-memory", "8"], "--gpu-memory limits runs on a GPU with CUDA, and these are on cpu"),
