@@ -5,7 +5,9 @@ import ctypes
 import gc
 import importlib
 import os
+import pkgutil
 import sys
+from importlib.util import find_spec
 
 import torch
 
@@ -25,6 +27,9 @@ COMPILER_PARTS = (
     "sympy.tensor.tensor",
 )
 """What the compiler would import when it is first used."""
+
+COMPILER_PATTERNS = "torch._inductor.fx_passes.serialized_patterns"
+"""A package whose modules the compiler imports one by one."""
 
 COMPILER_KEYS = (("torch._inductor.codecache", "torch_key"), ("torch._inductor.runtime.triton_compat", "triton_key"))
 """Functions that read all of the compiler's own files and remember what comes of it: what is compiled is found by that."""
@@ -66,7 +71,7 @@ def preload(capability: tuple[int, int]) -> None:
     with contextlib.suppress(Exception):
         importlib.import_module(COMPILER)
         torch._inductor.config.cpp_cache_precompile_headers = False  # their folder is chosen at import, and closed to runs
-    for name in COMPILER_PARTS:
+    for name in (*COMPILER_PARTS, *modules_of(COMPILER_PATTERNS)):
         with contextlib.suppress(Exception):
             importlib.import_module(name)
     for name, key in COMPILER_KEYS:
@@ -78,6 +83,13 @@ def preload(capability: tuple[int, int]) -> None:
     del os.environ[FLASH_4_BASE_ARCHITECTURE]
     gc.collect()
     gc.freeze()  # children's collections need not go through all that again
+
+
+def modules_of(package: str) -> list[str]:
+    """Names of the modules in a package; none where it isn't there."""
+    spec = find_spec(package) if find_spec(package.partition(".")[0]) else None
+    paths = spec.submodule_search_locations if spec else None
+    return [module.name for module in pkgutil.iter_modules(paths, f"{package}.")] if paths else []
 
 
 def has_started_cuda() -> bool:

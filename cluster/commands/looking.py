@@ -3,14 +3,12 @@
 import argparse
 import json
 import sys
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cluster.client import connect
 from cluster.commands.history import BranchHistory, read_history, record_named
 from cluster.home import find_home, home_option
 from research.contract import UserError
-from results.experiment import ExperimentRecord
 from research.wording import counted
 from results.report import morning_report, show_text
 
@@ -65,7 +63,7 @@ def report(options: argparse.Namespace) -> int:
 def show(options: argparse.Namespace) -> int:
     """Everything on one experiment."""
     home = find_home(options.home)
-    print(show_text(_with_decision_said_once(record_named(home, read_history(home), options.id))), end="")
+    print(show_text(record_named(home, read_history(home), options.id)), end="")
     return 0
 
 
@@ -83,14 +81,6 @@ def sql(options: argparse.Namespace) -> int:
         table = query_home(home.folder, query, audience=audience)
     print(table.to_json() if options.json else table.to_text().rstrip("\n"))
     return 0
-
-
-def _with_decision_said_once(record: ExperimentRecord) -> ExperimentRecord:
-    """The reason of a failure begins with the decision, which `show_text` names before the reason: `crash: crash: ...`."""
-    verdict = record.verdict
-    if verdict is None:
-        return record
-    return replace(record, verdict=replace(verdict, reason=verdict.reason.removeprefix(f"{verdict.decision}: ")))
 
 
 def _doing(known: dict[str, Any]) -> str:

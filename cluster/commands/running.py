@@ -51,8 +51,7 @@ def try_idea(options: argparse.Namespace) -> int:
         display.close()
     seconds = sum(result.total_seconds or 0.0 for result in record.runs)
     show = f"farm show{home_option(farm_options.home)} {record.experiment.id}"
-    print(f"{outcome(record)}
-  {record.experiment.id}, {duration(seconds)}; all of it: {show}")
+    print(f"{outcome(record)}\n  {record.experiment.id}, {duration(seconds)}; all of it: {show}")
     edit = where_the_edit_is(record, farm_options.repo)
     if edit:
         print(f"  {edit}")
