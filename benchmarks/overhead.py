@@ -5,7 +5,7 @@
 The first run finds no compiled code but that of the attention kernels, which `farm prepare` measures once (timed by itself),
 the second that of the first; then come five edits, two of which change what has to be compiled. They are judged as a
 farm does it: what would be kept (the first run, and what beats it by more than the profile's noise) is checked in full.
-With --start-ahead an edit's processes start while the run before it is scored, as those of `farm run --start-ahead` do on a
+With --start-ahead an edit's processes start while the run before it is scored, as those of `farm run` do on a
 GPU: `start s` is then what was left of that afterwards. Prints a table, what share of the time was spent on training, and how
 many runs an hour that makes at the profile's own budget; then the same as JSON.
 """

@@ -222,7 +222,7 @@ def _add_extent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dirty", action="store_true", help="start from uncommitted edits of research/train.py too")
     parser.add_argument("--samples", action="store_true", help="keep the model of each keep, for farm sample")
     parser.add_argument(
-        "--start-ahead", action="store_true", help="on a GPU: start the next run's processes while a run is scored"
+        "--no-start-ahead", action="store_true", help="don't start the next run's processes while a GPU scores a run"
     )
 
 

@@ -120,6 +120,8 @@ class Dispatcher:
         Only on a GPU of which a run may take all, where nothing else is in line: a CPU is busy with the run that it has.
         """
         device = self._executing.get(after)
+        if spec.run_id in self._assignments:  # asked for already
+            return
         if device is not None and device.kind == "cuda" and device.gpu_memory_bytes is None and not self.queue.waiting:
             self.engine.start_ahead(device, train_py, spec)
 

@@ -74,6 +74,8 @@ class LocalEngine:
             loop.call_soon_threadsafe(on_progress, progress)
 
         async with self._turns[device.key]:
+            others = [other for other in self._workers.values() if other is not worker]
+            await asyncio.gather(*(asyncio.to_thread(other.forget, spec.run_id) for other in others))
             run = loop.run_in_executor(self._threads, worker.run, train_py, spec, report)
             try:
                 while not (await asyncio.wait([run], timeout=ALIVE_SECONDS))[0]:

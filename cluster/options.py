@@ -55,7 +55,7 @@ class FarmOptions:
     """Start from uncommitted edits of train.py too."""
     samples: bool = False
     """Keep the model of every kept run, for `farm sample`."""
-    start_ahead: bool = False
+    start_ahead: bool = True
     """While a GPU scores a run, start the processes of the one that will probably be next."""
     rule: Rule = "noise"
     sandbox: SandboxMode = "auto"

@@ -46,6 +46,8 @@ POLL_SECONDS = 0.2
 WATCH_SECONDS = 2.0
 """How often the worker notes a judge's processes, so that it can end them when the judge itself was killed."""
 
+CANCELLED = "cancelled"
+
 Progress = dict[str, Any]
 
 
@@ -76,10 +78,12 @@ class Worker:
         self._lock = threading.Lock()
         self._spare: Judge | None = None
         self._ahead: _Ahead | None = None
-        self._begun = ""
-        """The run that was asked for last: too late to start it ahead."""
+        self._asked_for: set[str] = set()
+        """Runs that were asked for, here or of another worker: too late to start them ahead."""
         self._room_ahead = True
         """Whether two runs can be on the device at once, as far as is known."""
+        self._suspect = ""
+        """The train.py that failed when two were on the device: if it fails alone, too, there is room after all."""
         self.stand_by()
 
     def stand_by(self) -> None:
@@ -94,13 +98,16 @@ class Worker:
         Always returns a result: `lost` where the judge failed or the run was cancelled, never an exception for either.
         """
         started = time.monotonic()
-        judge = self._begin(train_py, spec)
+        judge, was_ahead = self._begin(train_py, spec)
         outcome = self._follow(judge, spec, on_progress)
+        if was_ahead and not judge.was_asked and _failed(outcome):  # beside another run, which may have been the reason
+            judge.end()
+            self._doubt_room(train_py)
+            outcome = self._follow(judge := self._take_for(train_py, spec), spec, on_progress)
+        if _failed(outcome):
+            outcome = self._blame(outcome, train_py)
         if isinstance(outcome, RunResult):
             self._give_back(judge)
-            if outcome.status == "oom" and self._ahead is not None:
-                self._drop_ahead(no_room=True)
-                outcome = "memory ran out while the next run started beside it"
         else:
             judge.end()
             if spec.run_id not in self._cancelled:  # after a cancelled run most often nothing comes
@@ -120,16 +127,24 @@ class Worker:
     def start_ahead(self, train_py: str, spec: RunSpec) -> None:
         """Starts a run that will probably be asked for next, as far as its clock; from another thread, while one runs.
 
-        `run` goes on from there if it is asked for just that, else ends it first. Whatever goes wrong with it counts for
-        nothing: the run is then started anew. Where memory runs out, this worker does it no more.
+        `run` goes on from there if it is asked for just that, else ends it first. Whatever goes wrong with it before counts for
+        nothing: the run is then started anew. Where memory seems to run out over it, this worker does it no more.
         """
         with self._lock:
-            too_late = self._closed or spec.run_id == self._begun
+            too_late = self._closed or spec.run_id in self._asked_for
             if too_late or self._ahead is not None or not self._room_ahead:
                 return
             judge = self._take()
             judge.send({"spec": asdict(spec), "train_py": train_py, "ahead": True})
             self._ahead = _Ahead(train_py=train_py, spec=spec, judge=judge)
+
+    def forget(self, run_id: str) -> None:
+        """Ends that run if it was started ahead here: another worker was asked for it, and its folder is that one's now."""
+        with self._lock:
+            self._asked_for.add(run_id)
+            is_here = self._ahead is not None and self._ahead.spec.run_id == run_id
+        if is_here:
+            self._drop_ahead()
 
     def cancel(self, run_id: str) -> None:
         """Ends that run from another thread, whether it has begun or not: all its processes are gone in 5 s."""
@@ -144,25 +159,49 @@ class Worker:
             spare.end()
         self._drop_ahead()
 
-    def _begin(self, train_py: str, spec: RunSpec) -> "Judge":
-        """The judge of a run that begins now: the one that was started ahead for it, else the spare one."""
+    def _begin(self, train_py: str, spec: RunSpec) -> tuple["Judge", bool]:
+        """The judge of a run that begins now, and whether it was started ahead for it; else it is the spare one."""
         with self._lock:
-            self._begun, ahead = spec.run_id, self._ahead
+            self._asked_for.add(spec.run_id)
+            ahead = self._ahead
             if ahead is not None and (ahead.train_py, ahead.spec) == (train_py, spec) and ahead.judge.waits:
                 self._ahead = None
                 ahead.judge.send({"go": True})
-                return ahead.judge
-        self._drop_ahead(no_room=ahead is not None and ahead.judge.ended_as == "oom")
+                return ahead.judge, True
+        if ahead is not None and ahead.judge.ended_as == "oom":
+            self._doubt_room(ahead.train_py)
+        self._drop_ahead()
+        return self._take_for(train_py, spec), False
+
+    def _take_for(self, train_py: str, spec: RunSpec) -> "Judge":
+        """A judge that begins with the run."""
         with self._lock:
             judge = self._take()
         judge.send({"spec": asdict(spec), "train_py": train_py})
         return judge
 
-    def _drop_ahead(self, *, no_room: bool = False) -> None:
-        """Ends what was started ahead, and clears its run folder; with `no_room`, nothing more is started so."""
+    def _blame(self, outcome: RunResult | str, train_py: str) -> RunResult | str:
+        """What a failure says: where another run was started beside this one, nothing about this one."""
+        with self._lock:
+            had_company = self._ahead is not None
+            if not had_company and train_py == self._suspect:
+                self._room_ahead, self._suspect = True, ""
+        if not had_company:
+            return outcome
+        self._doubt_room(train_py)
+        self._drop_ahead()
+        how = outcome if isinstance(outcome, str) else f"{outcome.status}: {outcome.reason}"
+        return f"it failed while the next run started beside it ({how})"
+
+    def _doubt_room(self, train_py: str) -> None:
+        """Starts nothing ahead any more, unless `train_py` fails alone, too."""
+        with self._lock:
+            self._room_ahead, self._suspect = False, train_py
+
+    def _drop_ahead(self) -> None:
+        """Ends what was started ahead, and clears its run folder."""
         with self._lock:
             ahead, self._ahead = self._ahead, None
-            self._room_ahead = self._room_ahead and not no_room
         if ahead is not None:
             ahead.judge.end()
             shutil.rmtree(ahead.spec.run_folder, ignore_errors=True)
@@ -185,7 +224,7 @@ class Worker:
         last_heard = time.monotonic()
         while True:
             if spec.run_id in self._cancelled or self._closed:
-                return "cancelled"
+                return CANCELLED
             judge.watch()
             try:
                 message = judge.messages.get(timeout=POLL_SECONDS)
@@ -212,6 +251,8 @@ class Judge:
         """What it says; None when it can say no more."""
         self.ended_as: str | None = None
         """The status of its last run, once that has ended; None while it has no run, or runs one."""
+        self.was_asked = False
+        """Of a run that was started ahead: whether it has gone on since it was asked for."""
         self._has_run = False
         self._tree: set[psutil.Process] = set()
         self._watched = 0.0
@@ -240,7 +281,7 @@ class Judge:
     def send(self, message: Mapping[str, Any]) -> None:
         """Hands over the run. A judge that is gone is noticed by its silence, not here."""
         assert self._process.stdin is not None
-        self._has_run, self.ended_as = True, None
+        self._has_run, self.ended_as, self.was_asked = True, None, False
         try:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
@@ -294,6 +335,7 @@ class Judge:
                 except ValueError:
                     continue  # some library wrote to standard output
                 if isinstance(message, dict) and "event" in message:
+                    self.was_asked |= message["event"] == "asked"
                     if message["event"] == "result":
                         self.ended_as = str(dict(message.get("result") or {}).get("status"))
                     self.messages.put(message)
@@ -336,6 +378,11 @@ def _result(message: Progress, spec: RunSpec) -> RunResult | str:
     if result.run_id != spec.run_id:
         return f"the judge answered for run {result.run_id}, not for {spec.run_id}"
     return result
+
+
+def _failed(outcome: RunResult | str) -> bool:
+    """Whether memory may have been the reason; it runs out under many names, also in the judge itself."""
+    return outcome != CANCELLED if isinstance(outcome, str) else outcome.status in ("oom", "crash")
 
 
 def _is_alive(process: psutil.Process) -> bool:

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 
+from research.gpu_memory import says_memory_ran_out
 from research.hyperparameters import read_constants
 from research.processes import Child, Log
 from research.result import RunStatus
@@ -74,7 +75,7 @@ def ended_by_itself(child: Child, *, memory_cure: str = "") -> RunEnded:
                                  "it had seen evaluation rows; call forward(ids) in train() to see it", log=log)  # fmt: skip
     if failed:
         return RunEnded("diverged", failed, log=log)
-    if any(sign in tail for sign in ("OutOfMemoryError", "out of memory", "can't allocate memory", "MemoryError")):
+    if says_memory_ran_out(tail):
         reasons = [reason for line in lines if (reason := in_few_words(line, memory_cure))]
         return RunEnded("oom", reasons[-1] if reasons else last, log=log)
     if child.exit_code() == -9:

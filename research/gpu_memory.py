@@ -37,6 +37,18 @@ LEAST_LIMIT: Final = 3 * GB
 """A lower one leaves nothing to train with."""
 
 
+MEMORY_SIGNS: Final = (
+    *("OutOfMemoryError", "out of memory", "can't allocate memory", "MemoryError"),
+    *("STATUS_ALLOC_FAILED", "cudaErrorMemoryAllocation", "CUDACachingAllocator.cpp"),
+)
+"""What torch, CUDA's libraries and the allocator's own checks say where memory runs out."""
+
+
+def says_memory_ran_out(text: str) -> bool:
+    """Whether an error's text is about memory that ran out, under any of its names."""
+    return any(sign in text for sign in MEMORY_SIGNS)
+
+
 def scorer_bytes(memory: int) -> int:
     """What a scorer may allocate in a run within `memory` bytes."""
     return min(memory // SCORER_PART, MOST_SCORER_BYTES)

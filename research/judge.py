@@ -75,7 +75,7 @@ Asked = Callable[[], float | None]
 
 
 class Judge:
-    """Executes and scores one run. `emit` gets progress events; once `cancelled()` is true the run ends as lost.
+    """Executes and scores one run. `emit` gets its events; once `cancelled()` is true the run ends as lost.
 
     With `asked` it is started ahead: all is made ready, and the clock starts when the run has been asked for.
     """
@@ -177,6 +177,7 @@ class Judge:
             if message is not None:
                 message.drop()
         self._found["startup_seconds"] = max(0.0, ready - when)
+        self._emit({"event": "asked"})
         return when
 
     def _child(self, main: Callable[[], None], name: str, log: Log) -> Child:

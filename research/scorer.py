@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from research.buffer import SLOTS, SharedIds, open_logits_buffer
 from research.channel import Channel, ChannelClosed, Kind, Message, map_shared
 from research.contract import Contract, active_contract
+from research.gpu_memory import says_memory_ran_out
 from research.linux import die_with_parent
 from research.session import child_setting, load_train_py, require_device, set_threads
 
@@ -44,8 +45,10 @@ def main() -> None:
         answer_rows(channel, forward, message, contract, device)
     except ChannelClosed:
         sys.exit(0)
-    except (torch.OutOfMemoryError, MemoryError):
-        sys.exit(OUT_OF_MEMORY)
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or says_memory_ran_out(f"{type(error).__name__}: {error}"):
+            sys.exit(OUT_OF_MEMORY)
+        raise
 
 
 def load_tensors(model: nn.Module, descriptor: int, size: int) -> None:

@@ -113,7 +113,7 @@ def make_options(options: argparse.Namespace, *, researcher: str) -> "FarmOption
         model=getattr(options, "model", None),
         dirty=getattr(options, "dirty", False),
         samples=getattr(options, "samples", False),
-        start_ahead=getattr(options, "start_ahead", False),
+        start_ahead=not getattr(options, "no_start_ahead", False),
     )
 
 

@@ -3,7 +3,8 @@
 `ok`, `slow` (goes on until it is ended), `stubborn` (ignores SIGTERM and the closed pipe), `die` (exit status 3 with
 last words), `garbage` (a result that can't be read), `silent` (says nothing), `environment` (its environment as the
 reason), `files` (takes two seconds and leaves a log), `scored` (is a second at being scored), `oom` and `scored oom` (end
-so, at once or after that second). `slow` and `stubborn` start a grandchild and write its pid into the run folder; `traced
+so, at once or after that second), `scored die`, `unlucky` (out of memory where it is started ahead, just before it has heard
+that it is asked for). `slow` and `stubborn` start a grandchild and write its pid into the run folder; `traced
 FILE` and `stubborn traced FILE` write it into that file. A run that was started ahead says so in its reason.
 """
 
@@ -49,6 +50,10 @@ def judge(order):
         if not (line := sys.stdin.readline()):
             sys.exit(0)
         assert json.loads(line) == {"go": True}
+        if what == "unlucky":
+            say(event="result", result=result | {"status": "oom"})
+            return
+        say(event="asked")
         result["reason"] = "started ahead"
     if "scored" in what:
         for _ in range(10):
@@ -72,7 +77,7 @@ def judge(order):
             say(event="progress", phase="training", seconds=1.0, step=1, loss=2.0, fraction=0.1)
             time.sleep(0.1)
         Path(spec["run_folder"], "run.log").write_text("a log\n")
-    if what == "die":
+    if what.endswith("die"):
         print("something broke\nlast words", file=sys.stderr)
         sys.exit(3)
     if what == "garbage":

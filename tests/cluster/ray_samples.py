@@ -14,6 +14,7 @@ import psutil
 @contextlib.contextmanager
 def ray_cluster(nodes: int = 1) -> Iterator[Any]:
     """Real nodes with one CPU each; they are ended here, whatever became of them."""
+    import ray
     from ray.cluster_utils import Cluster
 
     before = {child.pid for child in psutil.Process().children(recursive=True)}
@@ -23,7 +24,9 @@ def ray_cluster(nodes: int = 1) -> Iterator[Any]:
             cluster.add_node(num_cpus=1)
         yield cluster
     finally:
-        cluster.shutdown()
+        ray.shutdown()  # a cluster doesn't end a node that this process is connected to
+        with contextlib.suppress(Exception):
+            cluster.shutdown()
         for child in psutil.Process().children(recursive=True):
             if child.pid not in before:
                 with contextlib.suppress(psutil.Error):

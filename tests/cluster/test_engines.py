@@ -141,6 +141,29 @@ def test_a_run_that_was_guessed_is_started_ahead(make_engine, spec):
     with_engine(make_engine, use)
 
 
+def test_a_guess_that_another_device_was_asked_for_leaves_that_ones_files_alone(spec):
+    other = replace(gpu(), index=1, uuid="another")
+    second = spec("second")
+
+    async def use():
+        engine = LocalEngine([gpu(), other], judge_command=FAKE_JUDGE)
+        try:
+            await engine.execute(gpu(), "ok", spec("first"), quiet)
+            engine.start_ahead(gpu(), "ok", second)
+            while not Path(second.run_folder, "started").exists():
+                await asyncio.sleep(0.05)
+            run = asyncio.create_task(engine.execute(other, "files", second, quiet))
+            await asyncio.sleep(0.5)
+            engine.start_ahead(gpu(), "ok", second)  # too late, too
+            await engine.execute(gpu(), "ok", spec("third"), quiet)
+            assert (await run).reason == "ran"
+        finally:
+            await engine.close()
+
+    asyncio.run(use())
+    assert Path(second.run_folder, "run.log").read_text() == "a log\n"
+
+
 def test_cancelling_ends_the_whole_tree(make_engine, spec, tmp_path):
     async def use(engine, device):
         trace = tmp_path / "trace"

@@ -45,6 +45,7 @@ def web_server() -> Iterator[str]:
 def test_the_jobs_command_line_is_that_of_farm_run() -> None:
     """Quoted for a shell and parsed again, it is what was asked for; `~` is left to the driver's node."""
     asked = ["--tag", "t", "--researcher", "command:claude -p 'a b' $HOME", "--max-cost", "2.5", "--samples", "--loops", "3"]
+    asked += ["--no-start-ahead"]
     line = entrypoint(make_parser().parse_args(["submit", *asked, "--follow"]), "~/autoresearch-farm")
     words = shlex.split(line)
     assert words[:3] == ["python3", "-m", "cluster.cli"]

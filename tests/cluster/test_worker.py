@@ -145,13 +145,28 @@ def test_a_guess_that_failed_is_tried_anew(worker, spec):
     assert worker.run("ok", spec("next"), quiet).status == "ok"
 
 
-def test_where_memory_runs_out_beside_a_guess_the_run_is_not_charged_and_no_more_is_guessed(worker, spec):
+def test_a_guess_that_failed_without_having_said_so_is_tried_anew(worker, spec):
     guess = spec("guess")
-    result = worker.run("scored oom", spec("a"), lambda progress: worker.start_ahead("ok", guess))
-    assert (result.status, result.reason) == ("lost", "memory ran out while the next run started beside it")
-    worker.start_ahead("ok", guess)
-    assert worker.run("ok", guess, quiet).reason == "ran"
+    worker.start_ahead("unlucky", guess)
+    wait_for(Path(guess.run_folder, "started").exists)
+    result = worker.run("unlucky", guess, quiet)
+    assert (result.status, result.reason) == ("ok", "ran")
+    assert not is_started_ahead(worker, spec("more"))
+
+
+@pytest.mark.parametrize("how", ["oom", "die"])
+def test_what_fails_beside_a_guess_is_not_charged_and_no_more_is_guessed(worker, spec, how):
+    guess = spec("guess")
+    result = worker.run(f"scored {how}", spec("a"), lambda progress: worker.start_ahead("ok", guess))
+    assert result.status == "lost" and result.reason.startswith("it failed while the next run started beside it")
+    assert not is_started_ahead(worker, guess)
+
+
+def test_there_is_room_after_all_where_it_fails_alone_too(worker, spec):
+    guess = spec("guess")
+    assert worker.run("scored oom", spec("a"), lambda progress: worker.start_ahead("ok", guess)).status == "lost"
     assert worker.run("scored oom", spec("b"), quiet).status == "oom"
+    assert is_started_ahead(worker, guess)
 
 
 def test_a_guess_that_had_no_room_is_the_last_one(worker, spec):
@@ -159,8 +174,20 @@ def test_a_guess_that_had_no_room_is_the_last_one(worker, spec):
     worker.start_ahead("oom", guess)
     wait_for(lambda: worker._ahead.judge.ended_as == "oom")
     assert worker.run("ok", guess, quiet).reason == "ran"
-    worker.start_ahead("ok", guess)
-    assert worker.run("ok", guess, quiet).reason == "ran"
+    assert not is_started_ahead(worker, spec("more"))
+
+
+def test_an_idea_that_is_too_large_by_itself_does_not_end_guessing(worker, spec):
+    guess = spec("guess")
+    worker.start_ahead("oom", guess)
+    wait_for(lambda: worker._ahead.judge.ended_as == "oom")
+    assert worker.run("oom", guess, quiet).status == "oom"
+    assert is_started_ahead(worker, spec("more"))
+
+
+def is_started_ahead(worker, spec):
+    worker.start_ahead("ok", spec)
+    return worker.run("ok", spec, quiet).reason == "started ahead"
 
 
 def test_a_guess_that_comes_when_its_run_has_begun_is_too_late(worker, spec):

@@ -228,6 +228,13 @@ class Ended:
         ("step 1\nFAIL: the training loss is nan at step 3", 1, "diverged", "FAIL: the training loss is nan at step 3"),
         ("Traceback\ntorch.OutOfMemoryError: CUDA out of memory.", 1, "oom", "torch.OutOfMemoryError: CUDA out of memory."),
         ("RuntimeError: DefaultCPUAllocator: can't allocate memory: 8 bytes", 1, "oom", "RuntimeError: Default"),
+        (
+            "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            1,
+            "oom",
+            "RuntimeError: CUDA",
+        ),
+        ('RuntimeError: NVML_SUCCESS == r INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp":983', 1, "oom", "RuntimeError"),
         ("step 1", -9, "oom", "killed by the system"),
         ("Traceback\nValueError: boom", 1, "crash", "ValueError: boom"),
         ("", -11, "crash", "no output"),

@@ -89,6 +89,17 @@ def test_running_out_of_memory_is_told_from_a_crash(raising: str, run: Runner) -
     assert_ended(run(with_train(raising)), "oom", "")
 
 
+@pytest.mark.parametrize(
+    "raising", ["raise MemoryError", "raise RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`')"]
+)
+def test_a_model_that_runs_out_of_memory_while_it_is_scored(raising: str, run: Runner) -> None:
+    """On a CPU scorers don't try the model before they have seen rows."""
+    text = variant(
+        ("        return self.out", f"        if not self.training:\n            {raising}\n        return self.out")
+    )
+    assert_ended(run(text), "oom", "out of memory while it was scored")
+
+
 # --- diverged -------------------------------------------------------------------------------------------------------
 
 

@@ -279,13 +279,14 @@ def test_a_run_that_is_started_ahead_waits_where_its_clock_would_start(run: Runn
     os.write(write, json.dumps(order).encode() + b"\n")
     wait_for(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= 4)
     time.sleep(3.0)
-    assert not any(event.get("phase") == "training" for event in events(out))
+    assert not any(event.get("phase") == "training" or event["event"] == "asked" for event in events(out))
     asked = time.monotonic()
     os.write(write, GO)
     wait_for(lambda: any(event["event"] == "result" for event in events(out)))
     took = time.monotonic() - asked
     os.close(write)
     process.join(10)
+    assert any(event["event"] == "asked" for event in events(out))
     result = read_result(spec.run_folder)
     assert (result.status, result.startup_seconds) == ("ok", 0.0)
     assert result.training_seconds is not None and result.training_seconds >= 1.0
