@@ -19,7 +19,18 @@ from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRec
 from results.plot import write_progress_png
 from results.store import Store
 from results.tsv import write_results_tsv
-from results.verdict import Noise, Rule, baseline_verdict, control_verdict, decide, keep_threshold, software_changes
+from results.verdict import (
+    Noise,
+    NoisePrior,
+    Rule,
+    baseline_verdict,
+    control_verdict,
+    decide,
+    estimate_noise,
+    keep_threshold,
+    replicates_among,
+    software_changes,
+)
 
 Execute = Callable[[Experiment, str, RunSpec, Callable[[dict[str, Any]], None]], Awaitable[RunResult]]
 """Runs an experiment's train.py by a spec on a device of the branch's platform; is called with progress events meanwhile."""
@@ -54,7 +65,7 @@ class LoopSettings:
 
     spec: RunSpec
     """Contract, device, data and threads of every run; its run_folder is where run folders are made."""
-    noise: Noise
+    noise: NoisePrior
     rule: Rule
     baseline_runs: int
     program: Path
@@ -119,6 +130,10 @@ class ResearchLoop:
         assert head is not None, "the baseline comes first"
         return head
 
+    def noise(self) -> Noise:
+        """What chance does to a score here: what was expected, and what the branch's replicates show."""
+        return estimate_noise(self.settings.noise, replicates_among(self.store.records(self.branch.name)))
+
     def _baseline(self) -> ExperimentRecord:
         """The baseline as it was measured."""
         baseline = self.store.baseline(self.branch.name)
@@ -167,7 +182,7 @@ class ResearchLoop:
             head=head,
             train_py=self.worktree.train_py(head.commit),
             records=tuple(r for r in self.store.records(self.branch.name) if r.experiment.kind != "control"),
-            sigma=self.settings.noise.sigma,
+            sigma=self.noise().sigma,
             program=self.settings.program.read_text() if self.settings.program.is_file() else "",
             query=self._query,
         )
@@ -272,7 +287,7 @@ class ResearchLoop:
             run_folder=str(Path(self.settings.spec.run_folder) / run_id),
             seed=zlib.crc32(f"{experiment_id} {index}".encode()),
             # the score that would be kept; None (check everything) for a baseline
-            keep_below=None if head is None else keep_threshold(head, self.settings.noise, net_lines, rule=self.settings.rule),
+            keep_below=None if head is None else keep_threshold(head, self.noise(), net_lines, rule=self.settings.rule),
         )
 
     def _note_progress(self, run_id: str, progress: dict[str, Any]) -> None:
@@ -293,14 +308,14 @@ class ResearchLoop:
 
     def _decide(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> ExperimentRecord:
         if experiment.kind == "baseline":
-            verdict = baseline_verdict(runs)
+            verdict = baseline_verdict(runs, self.settings.noise)
         elif experiment.kind == "control":
-            verdict = control_verdict(runs, self._baseline(), self.settings.noise)
+            verdict = control_verdict(runs, self._baseline(), self.noise())
         else:
             verdict = decide(
                 runs,
                 self.head(),
-                self.settings.noise,
+                self.noise(),
                 net_lines=experiment.lines_added - experiment.lines_removed,
                 rule=self.settings.rule,
             )

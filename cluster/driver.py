@@ -24,12 +24,12 @@ from cluster.plans import LoopPlan, Planner, check_same_scoring, check_same_term
 from cluster.researchers import make_researcher
 from cluster.server import FarmServer
 from cluster.workqueue import WorkItem
-from research.contract import UserError, profile_named
+from research.contract import Contract, UserError, profile_named
 from research.result import RunResult, RunSpec
 from research.wording import counted
 from results.experiment import Branch, Experiment, ExperimentRecord
 from results.store import Store
-from results.verdict import Noise
+from results.verdict import NoisePrior, noise_prior
 
 EXPORT_SECONDS = 120.0
 """history.parquet is written this often, and whenever a verdict falls and the last writing is a few seconds ago."""
@@ -233,7 +233,7 @@ class Farm:
         )
         settings = LoopSettings(
             spec=spec,
-            noise=Noise(sigma=profile_named(plan.contract.profile).sigma),
+            noise=noise_prior_of(plan.contract),
             rule=self.options.rule,
             baseline_runs=self.options.baseline_runs,
             program=self.options.repo / "program.md",
@@ -404,6 +404,12 @@ class Farm:
             seconds=time.monotonic() - self.began,
             ended=ended,
         )
+
+
+def noise_prior_of(contract: Contract) -> NoisePrior:
+    """Its profile's, for its budget."""
+    profile = profile_named(contract.profile)
+    return noise_prior(profile.sigma, measured_at=profile.contract.TIME_BUDGET, budget=contract.TIME_BUDGET)
 
 
 def experiments_done(store: Store, branch: str) -> int:

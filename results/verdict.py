@@ -27,12 +27,20 @@ SLACK_SIGMAS = 0.5
 CONTROL_SIGMAS = 3.0
 """How far the baseline may score from before until scores on both sides of a change of software don't compare."""
 
+NOISY_SIGMAS = 3.0
+"""How far the baseline's seeds may lie apart, in sigmas of a difference, until something is wrong with the machine."""
+
 EQUAL_SHARE = 1e-7
 """Two runs whose val_bpb differ by less than this share are too equal: float32 sums of the same model differ by as much. Seeds
 differ by some thousandths, so that chance does this once in ten thousand pairs."""
 
-PRIOR_RUNS = 10
-"""How many degrees of freedom the profile's prior sigma is worth against measured replicates."""
+PRIOR_RUNS, SCALED_PRIOR_RUNS = 10, 2
+"""How many degrees of freedom the profile's prior sigma is worth against measured replicates; less under another budget."""
+
+BUDGET_POWER = 0.75
+"""Noise grows with this power of how much shorter a budget is. Two seeds of one commit under the standard profile differed with
+a standard deviation of 0.0020 at 120 s (three pairs) and 0.0025 at 40 s (two pairs), where the prior is 0.0007 at 300 s: powers
+of 1.1 and 0.6."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,19 +53,42 @@ class Noise:
     """Degrees of freedom measured so far; 0: the profile's prior alone."""
 
 
-def estimate_noise(prior_sigma: float, replicates: Sequence[Sequence[float]]) -> Noise:
+@dataclass(frozen=True, kw_only=True)
+class NoisePrior:
+    """What chance is expected to do before anything was measured."""
+
+    sigma: float
+    runs: int = PRIOR_RUNS
+    """Degrees of freedom that it is worth against measured replicates."""
+
+
+def noise_prior(sigma: float, *, measured_at: float, budget: float) -> NoisePrior:
+    """The prior of runs of `budget` seconds from a profile's `sigma`, which is of runs of `measured_at` seconds.
+
+    Shorter runs are noisier; of longer ones it isn't known how much less noisy they are.
+    """
+    if budget == measured_at:
+        return NoisePrior(sigma=sigma)
+    return NoisePrior(sigma=sigma * max(1.0, measured_at / budget) ** BUDGET_POWER, runs=SCALED_PRIOR_RUNS)
+
+
+def estimate_noise(prior: NoisePrior, replicates: Sequence[Sequence[float]]) -> Noise:
     """Pools the prior with groups of scores, each of one commit under several seeds.
 
-    The variance is the mean of both, each weighted by its degrees of freedom (a scaled inverse chi-squared prior worth
-    PRIOR_RUNS): with few replicates it stays near the prior, with many it follows them. Raises ValueError for a prior
-    that is not positive.
+    The variance is the mean of both, each weighted by its degrees of freedom (a scaled inverse chi-squared prior): with few
+    replicates it stays near the prior, with many it follows them. Raises ValueError for a prior that is not positive.
     """
-    if not prior_sigma > 0:
-        raise ValueError(f"the prior sigma must be positive, not {prior_sigma}")
+    if not prior.sigma > 0:
+        raise ValueError(f"the prior sigma must be positive, not {prior.sigma}")
     freedom = sum(len(scores) - 1 for scores in replicates if scores)
     squares = sum((score - _mean(scores)) ** 2 for scores in replicates for score in scores)
-    variance = (PRIOR_RUNS * prior_sigma**2 + squares) / (PRIOR_RUNS + freedom)
+    variance = (prior.runs * prior.sigma**2 + squares) / (prior.runs + freedom)
     return Noise(sigma=math.sqrt(variance), replicates=freedom)
+
+
+def replicates_among(records: Sequence[ExperimentRecord]) -> list[list[float]]:
+    """The scores of each experiment that has run under several seeds."""
+    return [scores for record in records if len(scores := _scores(record.runs)) > 1]
 
 
 def needed_gain(noise: Noise, net_lines: int, *, rule: Rule = "noise") -> float:
@@ -102,13 +133,22 @@ def decide(
     return Verdict(decision=decision, reason=reason, gain=gain, needed=needed, sigma=noise.sigma)
 
 
-def baseline_verdict(runs: Sequence[RunResult]) -> Verdict:
-    """The verdict on a branch's first commit: kept when it runs at all. Raises ValueError without a run."""
+def baseline_verdict(runs: Sequence[RunResult], prior: NoisePrior) -> Verdict:
+    """The verdict on a branch's first commit: kept when it runs at all; seeds that differ by far more than `prior` expects are
+    remarked on. Raises ValueError without a run.
+    """
     failed = _failure(runs)
     if failed is not None:
         return failed
     scores = _scores(runs)
     words = f"baseline: val_bpb {_mean(scores):.4f}" + (f", the mean of {len(scores)} runs" if len(scores) > 1 else "")
+    spread = max(scores) - min(scores)
+    if spread > NOISY_SIGMAS * math.sqrt(2) * prior.sigma:
+        noise = estimate_noise(prior, [scores]).sigma
+        words += (
+            f"; its seeds differ by {_figure(spread)}, far more than they should (sigma {_figure(prior.sigma)}): is the "
+            f"machine busy? What is kept has to gain {_figure(noise)} now"
+        )
     return Verdict(decision="keep", reason=words + _and(too_equal(runs)))
 
 

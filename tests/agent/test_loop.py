@@ -16,7 +16,7 @@ from research.contract import PROFILES
 from research.result import RunResult, RunSpec
 from results.experiment import Branch, Experiment, ExperimentRecord
 from results.store import Store
-from results.verdict import Noise
+from results.verdict import NoisePrior
 from tests.agent.samples import TRAIN_PY
 
 BRANCH = "autoresearch/mar8"
@@ -71,7 +71,9 @@ def make_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             report({"event": "progress", "phase": "scoring"})
             return tell(experiment, spec)
 
-        settings = LoopSettings(spec=spec, noise=Noise(sigma=0.01), rule="noise", baseline_runs=2, program=tmp_path / "none")
+        settings = LoopSettings(
+            spec=spec, noise=NoisePrior(sigma=0.01), rule="noise", baseline_runs=2, program=tmp_path / "none"
+        )
         return ResearchLoop(branch=branch, worktree=worktree, researcher=ScriptedResearcher(steps), store=store,
                             execute=execute, start_ahead=lambda *guess: None if guessed is None else guessed.append(guess),
                             observer=Nobody(), settings=settings)  # fmt: skip
@@ -184,3 +186,23 @@ def test_a_baseline_that_failed_can_be_mended_and_is_not_the_one_that_counts(mak
     assert [state["baseline"] for state in states if "baseline" in state] == [pytest.approx(1.49)]
     assert (control.experiment.kind, control.experiment.commit) == ("control", mended)
     assert control.verdict is not None and control.verdict.gain == pytest.approx(1.49 - control.val_bpb)
+
+
+def test_the_noise_of_keeps_follows_the_branchs_replicates(make_loop) -> None:
+    """The baseline's seeds lie far apart, so that a gain of many prior sigmas is none."""
+    scores = {0: [1.5, 1.7], 1: [1.58]}
+
+    def tell(experiment: Experiment, spec: RunSpec) -> RunResult:
+        return result(spec, scores[experiment.number].pop())
+
+    async def steps() -> ExperimentRecord:
+        loop = make_loop(tell)
+        await loop.start()
+        assert loop.context().sigma == loop.noise().sigma > 0.04
+        record = await loop.step()
+        await loop.close()
+        return record
+
+    record = asyncio.run(steps())
+    assert record.verdict is not None and record.verdict.decision == "discard", "0.02 below the baseline's mean"
+    assert record.verdict.sigma == pytest.approx(((10 * 0.01**2 + 0.02) / 11) ** 0.5)

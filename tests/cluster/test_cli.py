@@ -162,7 +162,7 @@ def test_a_failed_experiment_is_shown_with_its_decision_once(home, capsys):
     from research.result import RunResult
     from results.experiment import Experiment
     from results.store import Store
-    from results.verdict import baseline_verdict
+    from results.verdict import NoisePrior, baseline_verdict
 
     run = RunResult(run_id="mar8-0003-1", status="crash", reason="train.py does not parse", seed=1, device="cpu")
     experiment = Experiment(id="mar8-0003", branch="autoresearch/mar8", number=3, kind="manual", commit="d" * 40,
@@ -171,7 +171,7 @@ def test_a_failed_experiment_is_shown_with_its_decision_once(home, capsys):
     with Store.open(home) as store:
         store.add_experiment(experiment)
         store.add_run("mar8-0003", run)
-        store.add_verdict("mar8-0003", baseline_verdict([run]))
+        store.add_verdict("mar8-0003", baseline_verdict([run], NoisePrior(sigma=0.02)))
     assert main(["show", "3", "--home", str(home)]) == 0
     assert "  crash: train.py does not parse\n" in capsys.readouterr().out
 

@@ -12,18 +12,22 @@ from results.experiment import ExperimentRecord, Head
 from results.verdict import (
     PRIOR_RUNS,
     Noise,
+    NoisePrior,
     baseline_verdict,
     control_verdict,
     decide,
     estimate_noise,
     keep_threshold,
     needed_gain,
+    noise_prior,
+    replicates_among,
     software_changes,
     too_equal,
 )
 
 HEAD = Head(commit="a", experiment_id="b", scores=(0.9979,), peak_memory_mb=45_000.0)
 NOISE = Noise(sigma=0.0007)
+PRIOR = NoisePrior(sigma=0.0007)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +111,7 @@ def test_memory_has_a_cap() -> None:
 def test_a_run_without_a_score_is_no_number(status: RunStatus, decision: str) -> None:
     verdict = decide([make_run("r", None, status=status, reason="said\nso")], HEAD, NOISE)
     assert (verdict.decision, verdict.reason, verdict.gain) == (decision, f"{status}: said so", None)
-    assert baseline_verdict([make_run("r", None, status=status)]).decision == decision
+    assert baseline_verdict([make_run("r", None, status=status)], PRIOR).decision == decision
 
 
 def test_lost_runs_are_not_charged_to_the_idea() -> None:
@@ -128,8 +132,8 @@ def test_the_greedy_rule_keeps_whatever_is_lower() -> None:
 
 
 def test_a_baseline_is_kept_when_it_runs() -> None:
-    assert baseline_verdict([make_run("r", 0.9979)]).reason == "baseline: val_bpb 0.9979"
-    two = baseline_verdict([make_run("r0", 0.9979), make_run("r1", 0.9981)])
+    assert baseline_verdict([make_run("r", 0.9979)], PRIOR).reason == "baseline: val_bpb 0.9979"
+    two = baseline_verdict([make_run("r0", 0.9979), make_run("r1", 0.9981)], PRIOR)
     assert (two.decision, two.reason) == ("keep", "baseline: val_bpb 0.9980, the mean of 2 runs")
 
 
@@ -168,24 +172,47 @@ def test_nothing_to_decide_on_is_an_error() -> None:
 
 
 def test_noise_starts_at_the_prior_and_follows_the_replicates() -> None:
-    assert estimate_noise(0.0007, []) == Noise(sigma=pytest.approx(0.0007), replicates=0)  # type: ignore[arg-type]
-    assert estimate_noise(0.0007, [[0.99]]).sigma == pytest.approx(0.0007)  # one run says nothing of its spread
+    assert estimate_noise(PRIOR, []) == Noise(sigma=pytest.approx(0.0007), replicates=0)  # type: ignore[arg-type]
+    assert estimate_noise(PRIOR, [[0.99]]).sigma == pytest.approx(0.0007)  # one run says nothing of its spread
     generator = random.Random(0)
     pairs = [[generator.gauss(0.99, 0.003), generator.gauss(0.99, 0.003)] for _ in range(2000)]
-    assert estimate_noise(0.0007, pairs).sigma == pytest.approx(0.003, rel=0.05)
-    assert 0.0007 < estimate_noise(0.0007, pairs[:3]).sigma < 0.003
+    assert estimate_noise(PRIOR, pairs).sigma == pytest.approx(0.003, rel=0.05)
+    assert 0.0007 < estimate_noise(PRIOR, pairs[:3]).sigma < 0.003
 
 
 def test_pooling_is_the_weighted_mean_of_variances() -> None:
     scores = [0.990, 0.992, 0.995]
     expected = (PRIOR_RUNS * 0.0007**2 + 2 * statistics.variance(scores)) / (PRIOR_RUNS + 2)
-    estimate = estimate_noise(0.0007, [scores])
+    estimate = estimate_noise(PRIOR, [scores])
     assert estimate.sigma == pytest.approx(expected**0.5) and estimate.replicates == 2
+
+
+def test_shorter_runs_are_expected_to_be_noisier_and_that_is_worth_less() -> None:
+    own = noise_prior(0.0007, measured_at=300.0, budget=300.0)
+    assert own == NoisePrior(sigma=0.0007, runs=PRIOR_RUNS)
+    short = noise_prior(0.0007, measured_at=300.0, budget=40.0)
+    assert 0.0025 < short.sigma < 0.0040 and short.runs < own.runs
+    assert noise_prior(0.0007, measured_at=300.0, budget=3000.0).sigma == 0.0007
+
+
+def test_replicates_are_experiments_that_ran_under_several_seeds() -> None:
+    once = ExperimentRecord(experiment=make_experiment(0), runs=(make_run("r0", 0.99),))
+    seeds = (make_run("r1", 0.99), make_run("r2", 0.98), make_run("r3", None, status="crash"))
+    twice = ExperimentRecord(experiment=make_experiment(1), runs=seeds)
+    assert replicates_among([once, twice]) == [[0.99, 0.98]]
+
+
+def test_a_baseline_whose_seeds_lie_far_apart_says_so() -> None:
+    runs = [make_run("r0", 0.9979), make_run("r1", 1.0179)]
+    reason = baseline_verdict(runs, PRIOR).reason
+    assert "its seeds differ by 0.0200, far more than they should (sigma 0.0007): is the machine busy?" in reason
+    assert f"has to gain {estimate_noise(PRIOR, [[0.9979, 1.0179]]).sigma:.4f} now" in reason
+    assert "busy" not in baseline_verdict([make_run("r0", 0.9979), make_run("r1", 0.9989)], PRIOR).reason
 
 
 def test_a_prior_must_be_positive() -> None:
     with pytest.raises(ValueError, match="positive"):
-        estimate_noise(0.0, [])
+        estimate_noise(NoisePrior(sigma=0.0), [])
 
 
 @pytest.mark.parametrize(
@@ -206,7 +233,7 @@ def test_scores_that_are_too_equal_are_named(second: dict[str, Any], suspicious:
 
 def test_a_verdict_says_what_is_suspicious_and_stays() -> None:
     runs = [make_run("r1", 0.9860, seed=1), make_run("r2", 0.9860, seed=2)]
-    for verdict in (decide(runs, HEAD, NOISE), baseline_verdict(runs)):
+    for verdict in (decide(runs, HEAD, NOISE), baseline_verdict(runs, PRIOR)):
         assert verdict.decision == "keep" and verdict.reason.endswith("score the same under seeds 1 and 2")
     baseline = ExperimentRecord(experiment=make_experiment(0), runs=(runs[0],))
     assert "suspicious" in control_verdict([runs[1]], baseline, NOISE).reason
