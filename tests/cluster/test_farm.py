@@ -184,7 +184,7 @@ def test_a_first_commit_that_fails_can_be_mended(checkout: Checkout) -> None:
 
     checkout.edit("def build_model(:", "def build_model():")
     checkout.git("commit", "--quiet", "--all", "--message", "mended")
-    assert "1 experiments, 1 kept" in checkout.farm(*command)
+    assert "1 experiment, 1 kept" in checkout.farm(*command)
     rows = checkout.rows("SELECT number, decision FROM history ORDER BY number")
     assert rows == [[0, "crash"], [1, "crash"], [2, "keep"], [3, "keep"]]
     assert "broken" in checkout.git("log", "--format=%s", "autoresearch/mended").splitlines()
