@@ -16,6 +16,7 @@ from pathlib import Path
 from agent.gitcommand import GitFailed, command_to_type, run_git
 from agent.repository import TRAIN_FILE, head_train_py, working_train_py
 from research.contract import UserError
+from research.wording import counted
 
 FALLBACK_IDENTITY = "autoresearch farm <farm@localhost>"
 """Commits are made by this name where the user has configured none."""
@@ -231,11 +232,13 @@ class Worktree:
 
     def _refuse_to_lose_commits(self, old: str, new: str) -> None:
         """The farm's own commits follow each other, so what `new` doesn't build on was committed by somebody else."""
-        by_hand = run_git(self.repo, "rev-list", "--count", f"{new}..{old}").strip()
-        if by_hand != "0":
+        by_hand = int(run_git(self.repo, "rev-list", "--count", f"{new}..{old}"))
+        if by_hand:
             common = run_git(self.repo, "merge-base", old, new).strip()
             command = command_to_type(self.repo, "reset", "--soft", common[:7])
-            raise UserError(f"{self.branch} has {by_hand} commits made by hand: turn them into an edit by `{command}`.")
+            raise UserError(
+                f"{self.branch} has {counted(by_hand, 'commit')} made by hand, to be turned into an edit by `{command}`."
+            )
 
     def _refuse_a_checkout_elsewhere(self) -> None:
         for path, branch in _checkouts(self.repo):

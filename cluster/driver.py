@@ -393,7 +393,7 @@ class Farm:
         names = tuple(plan.branch_name for plan in self.planner.plans)
         records = [record for name in names for record in self.store.records(name) if record.verdict is not None]
         done = [record for record in records if record.is_done]
-        first = next((r for r in records if r.experiment.kind == "baseline"), None)
+        first = self.store.baseline(names[0]) if names else None
         heads = [head.mean for name in names if (head := self.store.head(name)) is not None]
         return FarmSummary(
             branches=names,

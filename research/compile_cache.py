@@ -85,8 +85,9 @@ def add_to_shared(private: Path, shared: Path) -> None:
     lacking = list(_lacking(private, shared))
     taken = _bytes_in(shared) if lacking else 0
     for source in lacking:
-        taken += _bytes_in(source)
-        if taken <= MOST_BYTES:
+        size = _bytes_in(source)
+        if taken + size <= MOST_BYTES:
+            taken += size
             _add(source, shared / source.relative_to(private))
 
 

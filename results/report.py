@@ -45,20 +45,18 @@ def morning_report(
     return "\n".join(parts)
 
 
-def _without(decision: Decision, reason: str) -> str:
-    """The reason of a failure begins with the decision as a rule."""
-    return reason.removeprefix(f"{decision}: ")
-
-
 def show_text(record: ExperimentRecord) -> str:
     """Everything on one experiment: what, why, every run, the verdict and the diff."""
     experiment, verdict = record.experiment, record.verdict
+    decided = "none yet"
+    if verdict is not None:  # the reason of a failure begins with the decision as a rule
+        decided = f"{verdict.decision}: {verdict.reason.removeprefix(f'{verdict.decision}: ')}"
     lines = [
         f"{experiment.title}",
         f"  experiment  {experiment.id}: number {experiment.number} of {experiment.branch}, {experiment.kind}",
         f"  commit      {experiment.commit} on {experiment.parent_commit[:7]}",
         f"  created     {experiment.created} by {experiment.researcher}{_usage(record)}",
-        f"  verdict     {f'{verdict.decision}: {_without(verdict.decision, verdict.reason)}' if verdict else 'none yet'}",
+        f"  verdict     {decided}",
         f"  val_bpb     {_number(record.val_bpb, '.6f')}{_over_runs(record)}",
         f"  lines       +{experiment.lines_added} -{experiment.lines_removed}",
     ]

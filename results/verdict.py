@@ -37,10 +37,10 @@ differ by some thousandths, so that chance does this once in ten thousand pairs.
 PRIOR_RUNS, SCALED_PRIOR_RUNS = 10, 2
 """How many degrees of freedom the profile's prior sigma is worth against measured replicates; less under another budget."""
 
-BUDGET_POWER = 0.75
-"""Noise grows with this power of how much shorter a budget is. Two seeds of one commit under the standard profile differed with
-a standard deviation of 0.0020 at 120 s (three pairs) and 0.0025 at 40 s (two pairs), where the prior is 0.0007 at 300 s: powers
-of 1.1 and 0.6."""
+BUDGET_POWER = 0.6
+"""Noise grows with this power of how much shorter a budget is. Two seeds of one program under the standard profile differed
+with a standard deviation of 0.0012 at 120 s (three pairs) and 0.0025 at 40 s (two pairs), where the prior is 0.0007 at 300 s:
+both are powers of 0.6."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -368,7 +368,7 @@ def test_a_branch_by_hand_loses_no_commit_that_was_made_on_it(by_hand: Worktree)
     (by_hand.repo / "research/train.py").write_text("mine = 1\n")
     git(by_hand.repo, "-c", "user.name=T", "-c", "user.email=t@localhost", "commit", "-q", "-m", "mine", "research/train.py")
     mine = by_hand.head()
-    with pytest.raises(UserError, match="1 commits made by hand") as error:
+    with pytest.raises(UserError, match="1 commit made by hand") as error:
         by_hand.advance(commit)
     assert by_hand.head() == mine
     subprocess.run(str(error.value).split("`")[1], shell=True, check=True)

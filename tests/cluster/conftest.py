@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from farm_samples import make_spec
 from ray_samples import ray_cluster
+from tiny_checkout import Checkout, make_checkout
 
 from research.result import RunSpec
 
@@ -27,3 +28,13 @@ def cluster() -> Iterator[Any]:
 def spec(tmp_path: Path) -> Callable[..., RunSpec]:
     """Makes a run by its id."""
     return partial(make_spec, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, cache: Path) -> Checkout:
+    return make_checkout(tmp_path / "checkout", cache)

@@ -4,22 +4,10 @@ import os
 import signal
 import subprocess
 import time
-from pathlib import Path
 
-import pytest
-from tiny_checkout import BAD_LR, GOOD_LR, Checkout, make_checkout
+from tiny_checkout import BAD_LR, GOOD_LR, Checkout
 
 TERMS = ("--devices", "cpu", "--budget", "1")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def checkout(tmp_path: Path, cache: Path) -> Checkout:
-    return make_checkout(tmp_path / "checkout", cache)
 
 
 def branch(checkout: Checkout) -> str:

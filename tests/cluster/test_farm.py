@@ -8,22 +8,11 @@ from pathlib import Path
 import duckdb
 import pandas
 import psutil
-import pytest
-from tiny_checkout import BAD_LR, GOOD_LR, Checkout, make_checkout
+from tiny_checkout import BAD_LR, GOOD_LR, Checkout
 
 from results.journal import read_journal
 
 TERMS = ("--devices", "cpu", "--budget", "1")
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def checkout(tmp_path: Path, cache: Path) -> Checkout:
-    return make_checkout(tmp_path / "checkout", cache)
 
 
 def wait_for(what: str, condition, seconds: float = 120.0) -> None:

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 from ray_samples import kill, living, name_of, ray_cluster, raylets, text_of, wait_for
-from tiny_checkout import GOOD_LR, Checkout, make_checkout
+from tiny_checkout import GOOD_LR, Checkout
 
 from results.journal import read_journal
 
@@ -39,16 +38,6 @@ train_py = pathlib.Path("research/train.py")
 train_py.write_text(re.sub("^LR = .*", "LR = {lr}", train_py.read_text(), flags=re.MULTILINE))
 pathlib.Path("IDEA.md").write_text("learn")
 """
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture
-def checkout(tmp_path: Path, cache: Path) -> Checkout:
-    return make_checkout(tmp_path / "checkout", cache)
 
 
 class Traces:
