@@ -67,26 +67,29 @@ SHAPES = ("[:, :, :-1]", "[:, :-1]", "[:1]", ".flatten()", "[:, :, None]", "[...
 
 CHANGES_THE_BUFFER = """
 if not hasattr(Model, "writer"):
-    import gc, threading
-    from research.buffer import LogitsBuffer, SharedIds
-    things = gc.get_objects()
-    buffer = next(thing for thing in things if isinstance(thing, LogitsBuffer)).tensor
-    shared = next(thing for thing in things if isinstance(thing, SharedIds)).tensor
+    import sys, threading
+    frame = sys._getframe()
+    while "slots" not in frame.f_locals:
+        frame = frame.f_back
+    shared, slots = frame.f_locals["ids"], frame.f_locals["slots"]
     def write():
         while True:
-            known = shared.long().clamp(0, CONTRACT.VOCAB_SIZE - 1).roll(-1, dims=1)
-            buffer.scatter_(2, known[..., None], 20.0)
+            known = shared.long().clamp(0, CONTRACT.VOCAB_SIZE - 1).roll(-1, dims=2)
+            slots.scatter_(3, known[..., None], 20.0)
             time.sleep(0.001)
     Model.writer = threading.Thread(target=write, daemon=True)
     Model.writer.start()
 """
 
 ANSWERS_EARLY = """
-import gc
+import gc, sys
 from research.channel import Channel, Kind
 channel = next(thing for thing in gc.get_objects() if isinstance(thing, Channel))
+frame = sys._getframe()
+while "request" not in frame.f_locals:
+    frame = frame.f_back
 for n in range(3):
-    channel.send(Kind.ANSWERED, len(ids))
+    channel.send(Kind.ANSWERED, len(ids), frame.f_locals["request"].b + n)
 """
 
 A_LYING_TENSOR = """
