@@ -352,7 +352,7 @@ def compile_processes(threads: int) -> int:
     """How many processes the compiler of each of a run's three children may start; its default is one for each of up to 32
     cores, however many runs the machine has.
     """
-    return min(32, max(1, threads // 3))
+    return min(32, max(1, threads // 2))
 
 
 def judge_environment(device: Device, base: Mapping[str, str] = os.environ) -> dict[str, str]:

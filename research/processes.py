@@ -289,7 +289,7 @@ def _harmless(line: str) -> str:
     return f"| {clean}" if _LOOKS_LIKE_SUMMARY.match(clean) else clean
 
 
-def kill_descendants(*, spare: Iterable[int] = (), within: float = 2.0) -> list[int]:
+def kill_descendants(*, spare: Iterable[int] = (), within: float = 10.0) -> list[int]:
     """Kills every descendant of this process but the processes `spare` and theirs; returns what is left.
 
     A fork bomb is stopped first and killed then, in rounds, until none is left or `within` seconds have passed.
@@ -312,16 +312,17 @@ def kill_descendants(*, spare: Iterable[int] = (), within: float = 2.0) -> list[
 
 
 def _descendants_but(spared: set[int]) -> list[psutil.Process]:
-    """The descendants of this process without the processes `spared` and their descendants."""
-    found, waiting = [], psutil.Process().children()
-    while waiting:
-        child = waiting.pop()
-        if child.pid in spared:
-            continue
-        found.append(child)
+    """The descendants of this process without the processes `spared` and their descendants.
+
+    Each walk below a process reads all of /proc, so there is one for each of the few spared: one for each descendant grows
+    with the square of a fork bomb, which outlasted it.
+    """
+    found = psutil.Process().children(recursive=True)
+    kept = set(spared)
+    for pid in spared:
         with contextlib.suppress(psutil.Error):
-            waiting += child.children()
-    return found
+            kept.update(child.pid for child in psutil.Process(pid).children(recursive=True))
+    return [child for child in found if child.pid not in kept]
 
 
 def reap(children: Iterable[psutil.Process]) -> None:

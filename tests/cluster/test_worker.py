@@ -256,7 +256,7 @@ def test_the_judge_gets_no_keys():
     assert judge_environment(CPU, base)["CUDA_VISIBLE_DEVICES"] == ""
 
 
-@pytest.mark.parametrize(("threads", "processes"), [(1, 1), (16, 5), (96, 32), (256, 32)])
+@pytest.mark.parametrize(("threads", "processes"), [(1, 1), (16, 8), (96, 32), (256, 32)])
 def test_the_compilers_of_a_run_share_its_cores(threads: int, processes: int) -> None:
     assert compile_processes(threads) == processes
 

@@ -100,6 +100,32 @@ def test_a_hidden_grandchild_is_ended_and_what_is_spared_lives() -> None:
     assert (alive, left) == ("None", "[]")
 
 
+BOMB = """
+import os, time
+from research.linux import become_subreaper
+from research.processes import kill_descendants
+become_subreaper()
+pids = []
+for _ in range(500):
+    if (pid := os.fork()) == 0:
+        os.setsid()
+        time.sleep(1000)
+        os._exit(0)
+    pids.append(pid)
+print(kill_descendants())
+for pid in pids:
+    try:
+        print(os.waitpid(pid, os.WNOHANG))
+    except ChildProcessError:
+        pass
+"""
+
+
+def test_as_many_processes_as_a_fork_bomb_makes_are_ended() -> None:
+    done = subprocess.run([sys.executable, "-c", BOMB], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "[]\n", done.stderr  # all ended, all collected
+
+
 def test_memory_is_measured_from_outside() -> None:
     text = "import sys; block = bytearray(80_000_000); print(flush=True); sys.stdin.read()"
     with subprocess.Popen([sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
