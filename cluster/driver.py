@@ -50,6 +50,14 @@ class FarmSummary:
     """Why, in words."""
 
 
+SAID = {
+    "proposal_dropped": "{branch}: {title} was dropped: the last keep changed the same",
+    "proposal_failed": "{branch}: no proposal, asking again in {again_in_s:g} s: {reason}",
+    "run_lost": "{branch}: run {run} was lost: {reason}",
+}
+"""Of the events that are only logged otherwise, those that the user is told, and in which words."""
+
+
 async def run_farm(options: FarmOptions, display: Display) -> FarmSummary:
     """Runs the farm until its limits, Ctrl-C or SIGTERM; the same call goes on where it was. Raises UserError."""
     farm = await asyncio.to_thread(Farm, options, display)
@@ -339,8 +347,8 @@ class Farm:
     def event(self, kind: str, **fields: Any) -> None:
         """Everything else that people may want to know later."""
         self.home.log_event(kind, **fields)
-        if kind in ("proposal_failed", "proposal_dropped", "run_lost"):
-            self.display.say(f"{kind.replace('_', ' ')}: " + ", ".join(f"{k} {v}" for k, v in fields.items()))
+        if kind in SAID:
+            self.display.say(SAID[kind].format(**fields))
 
     def work(self, item: WorkItem, state: str, **details: Any) -> None:
         """A run that was put in line, begun, done or lost."""
