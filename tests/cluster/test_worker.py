@@ -251,7 +251,7 @@ def test_the_judge_gets_no_keys():
         "AUTORESEARCH_CACHE": "/c",
         "CUDA_VISIBLE_DEVICES": "GPU-1abc",
         "OMP_NUM_THREADS": "16",
-        "TORCHINDUCTOR_COMPILE_THREADS": "5",
+        "TORCHINDUCTOR_COMPILE_THREADS": "8",
     }
     assert judge_environment(CPU, base)["CUDA_VISIBLE_DEVICES"] == ""
 
