@@ -8,7 +8,6 @@ import time
 from tiny_checkout import BAD_LR, GOOD_LR, Checkout
 
 TERMS = ("--devices", "cpu", "--budget", "1")
-LONGER = ("--devices", "cpu", "--budget", "4")  # so that there is time to be cut off, on a busy machine too
 
 
 def branch(checkout: Checkout) -> str:
@@ -61,15 +60,15 @@ def test_a_tag_that_is_asked_for_counts_more_than_the_branch_checked_out(checkou
 
 def test_a_try_that_was_cut_off_is_finished_and_not_made_twice(checkout: Checkout) -> None:
     """Also where it is kept then, so that the edit is the head's."""
-    assert "keep" in checkout.farm("try", "--tag", "one", *LONGER)
+    assert "keep" in checkout.farm("try", "--tag", "one", *TERMS)
     checkout.edit("LR = 0.000001", f"LR = {GOOD_LR}")
     cut_off_while_training(checkout, "one-0001")
-    output = checkout.farm("try", *LONGER)
+    output = checkout.farm("try", *TERMS)
     assert "going on with one-0001" in output and "keep: " in output
 
     checkout.edit(f"LR = {GOOD_LR}", f"LR = {BAD_LR}")
     cut_off_while_training(checkout, "one-0002")
-    output = checkout.farm("try", *LONGER)
+    output = checkout.farm("try", *TERMS)
     assert "going on with one-0002" in output and "discard: " in output
     assert f"LR = {GOOD_LR}" in checkout.train_py.read_text()
 
@@ -80,7 +79,7 @@ def test_a_try_that_was_cut_off_is_finished_and_not_made_twice(checkout: Checkou
 def cut_off_while_training(checkout: Checkout, experiment_id: str) -> None:
     """Starts a try, and presses Ctrl-C as soon as it trains."""
     edited = checkout.train_py.read_text()
-    farm = checkout.start("try", *LONGER)
+    farm = checkout.start("try", *TERMS)
     log = checkout.home / "runs" / f"{experiment_id}-1" / "run.log"
     deadline = time.monotonic() + 60
     while not (log.exists() and "step" in log.read_text()):
