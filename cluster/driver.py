@@ -51,7 +51,7 @@ class FarmSummary:
 
 
 SAID = {
-    "proposal_dropped": "{branch}: {title} was dropped: the last keep changed the same",
+    "proposal_dropped": "{branch}: {title} was dropped: the last keep changed the same thing",
     "proposal_failed": "{branch}: no proposal, asking again in {again_in_s:g} s: {reason}",
     "run_lost": "{branch}: run {run} was lost: {reason}",
 }
