@@ -5,6 +5,7 @@ all that it has to change gives None rather than a train.py that may not run.
 """
 
 import ast
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -45,7 +46,7 @@ class _Source:
         """The offset of a place in the tree, whose columns count bytes."""
         return self.starts[line - 1] + len(self.lines[line - 1].encode()[:column].decode())
 
-    def span(self, node: ast.expr | ast.stmt | ast.alias, text: str) -> _Span:
+    def span(self, node: ast.expr | ast.stmt | ast.alias | ast.arg, text: str) -> _Span:
         end_line, end_column = node.end_lineno or node.lineno, node.end_col_offset or 0
         return _Span(start=self.at(node.lineno, node.col_offset), end=self.at(end_line, end_column), text=text)
 
@@ -63,6 +64,10 @@ class _Source:
         if index + 1 < len(container.elts):
             return _Span(start=span.start, end=self.span(container.elts[index + 1], "").start)
         return _Span(start=self.span(container.elts[index - 1], "").end, end=span.end)
+
+    def between(self, first: ast.expr | ast.arg, last: ast.expr | ast.arg) -> _Span:
+        """Cuts what follows one node up to the end of another."""
+        return _Span(start=self.span(first, "").end, end=self.span(last, "").end)
 
     def replaced(self, spans: list[_Span]) -> str:
         text = self.text
@@ -167,13 +172,14 @@ def drop_square(train_py: str) -> str | None:
 
 
 def drop_x0(train_py: str) -> str | None:
-    """Takes the parameter `x0_lambda` and its term of a sum out."""
-    return _without_attribute(train_py, "x0_lambda")
+    """Takes the parameters `x0_lambdas` and their terms of sums out."""
+    return _without_attribute(train_py, "x0_lambdas")
 
 
 def drop_residual_lambdas(train_py: str) -> str | None:
-    """Takes the parameter `residual_lambda` and its factor out."""
-    return _without_attribute(train_py, "residual_lambda")
+    """Takes the parameters `residual_lambdas` and their factors out, and the argument `keep` that hands them on."""
+    edited = _without_attribute(train_py, "residual_lambdas")
+    return None if edited is None else _without_argument(edited, "keep")
 
 
 def drop_value_gate(train_py: str) -> str | None:
@@ -216,6 +222,8 @@ def _without_attribute(train_py: str, name: str) -> str | None:
         elif isinstance(parent, (ast.List, ast.Tuple)) and isinstance(child, ast.expr) and _mentions(child, name):
             if len(parent.elts) > 2 and not any(isinstance(n, ast.BinOp) and _mentions(n, name) for n in ast.walk(child)):
                 spans.append(source.without_element(parent, child))
+        elif isinstance(parent, ast.Call) and child in parent.args[1:] and _is_item(child, name):
+            spans.append(source.between(parent.args[parent.args.index(child) - 1], child))
         elif isinstance(child, ast.BinOp) and isinstance(child.op, ast.Add) and _is_term(child.right, name, x0=True):
             spans.append(source.span(child, source.code(child.left)))
         elif isinstance(child, ast.BinOp) and _is_term(child, name, x0=False):
@@ -224,23 +232,50 @@ def _without_attribute(train_py: str, name: str) -> str | None:
     return None if not spans or f".{name}" in edited else edited
 
 
+def _without_argument(train_py: str, name: str) -> str:
+    """Takes a function's last parameter out, wherever it is one: from its products, calls, and comments, too."""
+    source = _Source(re.sub(rf"  # .*\b{name}\b.*", "", train_py))
+    spans: list[_Span] = []
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.FunctionDef) and len(node.args.args) > 1 and node.args.args[-1].arg == name:
+            last = node.args.defaults[-1] if node.args.defaults else node.args.args[-1]
+            spans.append(source.between(node.args.args[-2], last))
+        elif isinstance(node, ast.Call) and len(node.args) > 1 and _is_name(node.args[-1], name):
+            spans.append(source.between(node.args[-2], node.args[-1]))
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and _is_name(node.left, name):
+            spans.append(source.span(node, source.code(node.right)))
+    return source.replaced(spans)
+
+
+def _is_name(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
+
+
 def _is_term(node: ast.expr, name: str, *, x0: bool) -> bool:
-    """Whether a node is `self.name * x`; a term whose factor is x0 goes as a whole, else only the factor does."""
-    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and isinstance(node.left, ast.Attribute)):
+    """Whether a node is `self.name[i] * x`; a term whose factor is x0 goes as a whole, else only the factor does."""
+    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):
         return False
-    is_x0 = isinstance(node.right, ast.Name) and node.right.id == "x0"
-    return node.left.attr == name and is_x0 == x0
+    return _is_item(node.left, name) and _is_name(node.right, "x0") == x0
+
+
+def _is_item(node: ast.AST, name: str) -> bool:
+    """Whether a node is `self.name[i]`."""
+    return isinstance(node, ast.Subscript) and _is_attribute(node.value, name)
+
+
+def _is_attribute(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr == name
 
 
 def _only_about(statement: ast.stmt, name: str) -> bool:
-    """Whether a statement defines an attribute `name`, or is a call of one of its methods."""
+    """Whether a statement defines an attribute `name`, calls one of its methods, or goes through what it holds."""
     if isinstance(statement, ast.Assign):
-        target = statement.targets[0]
-        return isinstance(target, ast.Attribute) and target.attr == name
+        return _is_attribute(statement.targets[0], name)
+    if isinstance(statement, ast.For):
+        return _is_attribute(statement.iter, name)
     if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
         function = statement.value.func
-        owner = function.value if isinstance(function, ast.Attribute) else None
-        return isinstance(owner, ast.Attribute) and owner.attr == name
+        return isinstance(function, ast.Attribute) and _is_attribute(function.value, name)
     return False
 
 

@@ -141,12 +141,13 @@ def _mlp_backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None
     if grad is None:
         return None, None, None
     x, up, down, activations = ctx.saved_tensors
-    hidden_grad = _hidden_gradient(grad, down, activations)
     needs_x, needs_up, needs_down = ctx.needs_input_grad
+    down_grad = torch.mm(grad.t(), activations) if needs_down else None  # first: the compiler stores grad once, for both
+    hidden_grad = _hidden_gradient(grad, down, activations)
     return (
         torch.mm(hidden_grad, up) if needs_x else None,
         torch.mm(hidden_grad.t(), x) if needs_up else None,
-        torch.mm(grad.t(), activations) if needs_down else None,
+        down_grad,
     )
 
 

@@ -134,24 +134,23 @@ class MLP(nn.Module):
         self.up = nn.Linear(width, MLP_RATIO * width, bias=False)
         self.down = nn.Linear(MLP_RATIO * width, width, bias=False)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return relu_squared_mlp(x, self.up.weight, self.down.weight)  # down(relu(up(x)) ** 2), in one pass over memory
+    def forward(self, x: Tensor, keep: Tensor | float) -> Tensor:
+        # down(relu(up(x)) ** 2), in one pass over memory
+        return relu_squared_mlp(x, self.up.weight, keep * self.down.weight)  # keep: free as a factor of the smaller matrix
 
 
 class Block(nn.Module):
-    """A layer: attention and MLP on the residual stream, with the embeddings x0 mixed in again."""
+    """A layer: attention and MLP on the residual stream."""
 
     def __init__(self, width: int, layer: int) -> None:
         super().__init__()
         self.attention = Attention(width, layer)
         self.mlp = MLP(width)
-        self.residual_lambda = nn.Parameter(torch.empty(()))
-        self.x0_lambda = nn.Parameter(torch.empty(()))
 
-    def forward(self, x: Tensor, x0: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
-        x = (self.residual_lambda * x + self.x0_lambda * x0).to(x.dtype)
+    def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor,
+                keep: Tensor | float = 1.0) -> Tensor:  # fmt: skip
         x = x + self.attention(norm(x), value_embedding, cos, sin)
-        return x + self.mlp(norm(x))
+        return keep * x + self.mlp(norm(x), keep)  # keep * (x + mlp(norm(x))), with fewer passes over memory
 
 
 class Unembedding(nn.Module):
@@ -179,6 +178,8 @@ class GPT(nn.Module):
             {str(layer): nn.Embedding(VOCAB_SIZE, width) for layer in range(DEPTH) if has_value_embedding(layer)}
         )
         self.blocks = nn.ModuleList([Block(width, layer) for layer in range(DEPTH)])
+        self.residual_lambdas = nn.ParameterList(torch.empty(()) for _ in range(DEPTH))  # what a layer keeps of the stream
+        self.x0_lambdas = nn.ParameterList(torch.empty(()) for _ in range(DEPTH))  # the weight of x0, which it sees again
         self.unembedding = Unembedding(width)
         frequencies = ROPE_BASE ** (-torch.arange(0, HEAD_DIM, 2) / HEAD_DIM)
         angles = torch.outer(torch.arange(MAX_SEQ_LEN), frequencies)
@@ -202,8 +203,10 @@ class GPT(nn.Module):
             for matrix in (attention.out, mlp.down, attention.gate):  # every block starts as the identity, every gate at 1
                 if matrix is not None:
                     matrix.weight.zero_()
-            block.residual_lambda.fill_(1.0)
-            block.x0_lambda.fill_(X0_LAMBDA)
+        for scalar in self.residual_lambdas:
+            scalar.fill_(1.0)
+        for scalar in self.x0_lambdas:
+            scalar.fill_(X0_LAMBDA)
 
     def forward(self, ids: Tensor, targets: Tensor | None = None) -> Tensor:
         """Logits (B, T, VOCAB_SIZE) of ids (B, T); with targets (B, T), their mean cross-entropy in nats instead."""
@@ -215,9 +218,13 @@ class GPT(nn.Module):
             x = x0 = norm(x)
             if ids.is_cuda:
                 x, x0, cos, sin = x.bfloat16(), x0.bfloat16(), cos.bfloat16(), sin.bfloat16()
+            x = self.residual_lambdas[0] * x + self.x0_lambdas[0] * x0
             for layer, block in enumerate(self.blocks):
                 table = self.value_embeddings[str(layer)](ids) if has_value_embedding(layer) else None
-                x = block(x, x0, table, cos, sin)
+                if layer < DEPTH - 1:
+                    x = block(x, table, cos, sin, self.residual_lambdas[layer + 1]) + self.x0_lambdas[layer + 1] * x0
+                else:
+                    x = block(x, table, cos, sin)
             return self.unembedding(x, targets)
 
     def matrices(self) -> list[nn.Parameter]:
@@ -329,8 +336,8 @@ class Optimizer:
             {"params": list(model.value_embeddings.parameters()), "lr": EMBEDDING_LR * scale,
              "weight_decay": VALUE_EMBEDDING_DECAY},
             {"params": [model.unembedding.weight], "lr": UNEMBEDDING_LR * scale, "weight_decay": UNEMBEDDING_DECAY},
-            {"params": [block.residual_lambda for block in model.blocks], "lr": SCALAR_LR * 0.01},
-            {"params": [block.x0_lambda for block in model.blocks], "lr": SCALAR_LR, "betas": X0_BETAS},
+            {"params": list(model.residual_lambdas), "lr": SCALAR_LR * 0.01},
+            {"params": list(model.x0_lambdas), "lr": SCALAR_LR, "betas": X0_BETAS},
         ]
         self.adam = torch.optim.AdamW(groups, betas=ADAM_BETAS, eps=1e-10, weight_decay=0.0, fused=True)
         self.peak_lrs = [group["lr"] for group in self.adam.param_groups]

@@ -80,6 +80,17 @@ def test_the_model_looks_back_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert a.abs().max() <= train.SOFTCAP
 
 
+def test_what_a_layer_keeps_is_a_factor_of_all_that_it_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    train = loaded(monkeypatch)
+    block = train.Block(128, layer=0)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    x, cos, sin = torch.randn(2, 16, 128), torch.rand(16, train.HEAD_DIM // 2), torch.rand(16, train.HEAD_DIM // 2)
+    with torch.no_grad():
+        torch.testing.assert_close(block(x, x, cos, sin, keep=0.5), 0.5 * block(x, x, cos, sin))
+        torch.testing.assert_close(block(x, x, cos, sin, keep=torch.tensor(-2.0)), -2 * block(x, x, cos, sin))
+
+
 def test_windows_follow_the_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
     train = loaded(monkeypatch, DEPTH=5, WINDOW_PATTERN="SSL")
     assert [train.window_of(layer) for layer in range(5)] == [128, 128, 256, 128, 256]
