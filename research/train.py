@@ -272,7 +272,8 @@ def orthogonalised(g: Tensor) -> Tensor:
     x = x / (1.02 * x.norm(dim=(-2, -1), keepdim=True) + 1e-6)
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)  # b * gram + c * gram @ gram
+        x = torch.baddbmm(x, polynomial, x, beta=a)  # a * x + polynomial @ x; no kernels to compile, unlike the sums
     return x.mT if tall else x
 
 
