@@ -50,6 +50,10 @@ class _Source:
         end_line, end_column = node.end_lineno or node.lineno, node.end_col_offset or 0
         return _Span(start=self.at(node.lineno, node.col_offset), end=self.at(end_line, end_column), text=text)
 
+    def span_with_comment(self, node: ast.expr, text: str) -> _Span:
+        """A node that ends a statement, and what its line says of it."""
+        return _Span(start=self.span(node, "").start, end=self.starts[node.end_lineno or node.lineno] - 1, text=text)
+
     def code(self, node: ast.expr) -> str:
         return ast.get_source_segment(self.text, node) or ""
 
@@ -120,14 +124,17 @@ def drop_softcap(train_py: str) -> str | None:
 
 
 def drop_qk_norm(train_py: str) -> str | None:
-    """Turns `q, k = norm(a), norm(b)` into `q, k = a, b`, and rotary_norm(both, cos, sin) into its parts without the norm."""
+    """Turns `q, k = norm(a), norm(b)` into `q, k = a, b`, and rotary_norm_product(x, matrices, cos, sin) into its parts
+    without the norm."""
     source = _Source(train_py)
-    fused = [node for node in ast.walk(source.tree) if isinstance(node, ast.Call) and _called(node) == "rotary_norm"]
-    imports = [node for node in ast.walk(source.tree) if isinstance(node, ast.alias) and node.name == "rotary_norm"]
-    if len(fused) == len(imports) == 1 and len(fused[0].args) == 3 and not fused[0].keywords:
-        both, cos, sin = (source.code(argument) for argument in fused[0].args)
-        plain = f"(rotate(x, {cos}, {sin}) for x in {both}.unbind(2))"
-        return source.replaced([source.span(imports[0], "rotate"), source.span(fused[0], plain)])
+    name = "rotary_norm_product"
+    fused = [node for node in ast.walk(source.tree) if isinstance(node, ast.Call) and _called(node) == name]
+    imports = [node for node in ast.walk(source.tree) if isinstance(node, ast.alias) and node.name == name]
+    if len(fused) == len(imports) == 1 and len(fused[0].args) == 4 and not fused[0].keywords:
+        x, matrices, cos, sin = (source.code(argument) for argument in fused[0].args)
+        heads = f"F.linear({x}, matrix).unflatten(-1, (-1, HEAD_DIM))"
+        plain = f"(rotate({heads}, {cos}, {sin}) for matrix in {matrices})"
+        return source.replaced([source.span(imports[0], "rotate"), source.span_with_comment(fused[0], plain)])
     for node in ast.walk(source.tree):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).strip("()") == "q, k":
             calls = node.value.elts if isinstance(node.value, ast.Tuple) else []

@@ -79,6 +79,20 @@ def rotary_norm(both: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]
     return queries, keys
 
 
+def rotary_norm_product(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys, two (B, T, H, D): `rotary_norm` of the heads of x (B, T, C) @ weight[i].T, for weight (2, H * D, C).
+
+    In x's dtype, or that of autocast where it is on; cos and sin (T, D / 2).
+    """
+    dtype, tokens, dim = _dtype_of(x), x.size(1), 2 * cos.size(-1)
+    shape = (x.size(0), tokens, weight.size(1) // dim, dim)
+    matrix = weight.to(dtype).flatten(0, 1)
+    if not (runs_triton(x.device, dtype) and _fuses_heads(x, dim)):
+        return rotary_norm(F.linear(x.to(dtype), matrix).view(*shape[:2], 2, *shape[2:]), cos, sin)
+    queries, keys, _ = _rotary_norm_product(x.to(dtype).flatten(0, 1), matrix, cos.to(dtype), sin.to(dtype), tokens)
+    return queries, keys
+
+
 def runs_triton(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether the Triton kernels serve `device` and `dtype`. Not float16: a squared activation could be beyond its range."""
     return (
@@ -88,6 +102,12 @@ def runs_triton(device: torch.device, dtype: torch.dtype) -> bool:
         and dtype == torch.bfloat16
         and torch.cuda.get_device_capability(device) >= (8, 0)
     )
+
+
+def _fuses_heads(x: Tensor, dim: int) -> bool:
+    """Whether one kernel multiplies, rotates and norms: Hopper's, for whole tiles of heads of 128 channels."""
+    hopper = torch.cuda.get_device_capability(x.device)[0] == 9
+    return hopper and dim == 128 and x.size(1) % 128 == 0 and x.size(2) % 8 == 0
 
 
 def _dtype_of(x: Tensor) -> torch.dtype:
@@ -290,12 +310,55 @@ def _remember_rotary_norm(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Te
 
 
 def _rotary_norm_backward(ctx: Any, query_grads: Tensor | None, key_grads: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    queries, keys, scales, cos, sin = ctx.saved_tensors
+    return _gradient_before_rotation(query_grads, key_grads, *ctx.saved_tensors), None, None
+
+
+def _gradient_before_rotation(
+    query_grads: Tensor | None, key_grads: Tensor | None, queries: Tensor, keys: Tensor, scales: Tensor, *angles: Tensor
+) -> Tensor | None:
+    """(B, T, 2, H, D); None without gradients."""
     if query_grads is None and key_grads is None:
-        return None, None, None
+        return None
     query_grads = torch.zeros_like(queries) if query_grads is None else query_grads
     key_grads = torch.zeros_like(keys) if key_grads is None else key_grads
-    return _rotary_norm_gradient(query_grads, key_grads, queries, keys, scales, cos, sin), None, None
+    gradient: Tensor = _rotary_norm_gradient(query_grads, key_grads, queries, keys, scales, *angles)
+    return gradient
 
 
 _rotary_norm.register_autograd(_rotary_norm_backward, setup_context=_remember_rotary_norm)
+
+
+@torch.library.custom_op("research::rotary_norm_product", mutates_args=())
+def _rotary_norm_product(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys (B, T, H, D) of x (B * T, C) and weight (2 * H * D, C), and float32 scales."""
+    from research import triton_kernels
+
+    x, weight, cos, sin = (tensor.contiguous() for tensor in (x, weight, cos, sin))
+    return triton_kernels.rotary_product(x, weight, cos, sin, EPSILON, tokens, triton_kernels.HEAD_TILES)
+
+
+@_rotary_norm_product.register_fake
+def _(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    dim = 2 * cos.size(1)
+    heads = weight.size(0) // (2 * dim)
+    queries, keys = (x.new_empty(x.size(0) // tokens, tokens, heads, dim) for _ in range(2))
+    return queries, keys, x.new_empty((2, x.size(0) * heads), dtype=torch.float32)
+
+
+def _remember_rotary_norm_product(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weight, *angles, _ = inputs
+    _remember_rotary_norm(ctx, (weight, *angles), output)
+    ctx.save_for_backward(*output, *angles, x, weight)
+
+
+def _rotary_norm_product_backward(ctx: Any, query_grads: Tensor | None, key_grads: Tensor | None, _: None) -> tuple[Any, ...]:
+    *saved, x, weight = ctx.saved_tensors
+    grads = _gradient_before_rotation(query_grads, key_grads, *saved)
+    if grads is None:
+        return (None,) * 5
+    flat = grads.view(x.size(0), -1)
+    needs_x, needs_weight, *_ = ctx.needs_input_grad
+    return torch.mm(flat, weight) if needs_x else None, torch.mm(flat.t(), x) if needs_weight else None, None, None, None
+
+
+_rotary_norm_product.register_autograd(_rotary_norm_product_backward, setup_context=_remember_rotary_norm_product)

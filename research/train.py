@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from research.attention import causal_attention, kernel_name
 from research.contract import active_contract
-from research.kernels import relu_squared_mlp, rotary_norm, softcapped_cross_entropy
+from research.kernels import relu_squared_mlp, rotary_norm_product, softcapped_cross_entropy
 from research.session import Session
 
 CONTRACT = active_contract()
@@ -117,12 +117,11 @@ class Attention(nn.Module):
         self.gate = nn.Linear(VALUE_GATE_CHANNELS, self.heads, bias=False) if has_value_embedding(layer) else None
 
     def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor) -> Tensor:
-        both = F.linear(x, self.qkv[:2].flatten(0, 1)).view(*x.shape[:-1], 2, self.heads, HEAD_DIM)
+        q, k = rotary_norm_product(x, self.qkv[:2], cos, sin)  # norm(rotate(x @ matrix.T)) of both, in one pass over memory
         v = F.linear(x, self.qkv[2]).view(*x.shape[:-1], self.heads, HEAD_DIM)
         if self.gate is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., :VALUE_GATE_CHANNELS]))
             v = v + gate.unsqueeze(-1) * value_embedding.view(v.shape)
-        q, k = rotary_norm(both, cos, sin)  # norm(rotate(q)) and norm(rotate(k)), in one pass over memory
         return self.out(causal_attention(q, k, v, window=self.window).flatten(2))
 
 

@@ -349,6 +349,78 @@ def rotary_norm(both: Tensor, cos: Tensor, sin: Tensor, epsilon: float) -> tuple
     return queries, keys, scales
 
 
+HEAD_TILES = Tiles(rows=128, columns=128, depth=64, warps=4, stages=3, pieces=4, programs=2)
+"""For the product that gives queries and keys: a tile is a head, of 128 channels."""
+
+
+@triton.jit
+def rotary_product_kernel(
+    left, right, cos, sin, out, scales, rows, tokens, epsilon,
+    WIDTH: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
+    FLATTEN: tl.constexpr,
+):  # fmt: skip
+    """`rotary_norm_kernel` on the product left (rows, WIDTH) @ right (HEADS * DIM, WIDTH).T, which is not stored.
+
+    All but `scales` are tensor descriptors. A tile is one head of ROWS tokens. It is finished in quarters, for which `out`
+    (rows, HEADS * DIM), cos and sin (tokens, DIM / 2) have blocks of (ROWS, DIM / 4); `tokens` is a multiple of ROWS.
+    """
+    QUARTER: tl.constexpr = DIM // 4
+    steps: tl.constexpr = (WIDTH + DEPTH - 1) // DEPTH
+    tiles = tl.cdiv(rows, ROWS) * HEADS
+    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLATTEN):
+        row = (tile // HEADS) * ROWS
+        head = tile % HEADS
+        product = tl.zeros((ROWS, DIM), tl.float32)
+        for step in range(steps):
+            a = left.load([row, step * DEPTH])
+            b = right.load([head * DIM, step * DEPTH])
+            product = tl.dot(a, b.T, product)
+        left_half, right_half = _halves(product, ROWS, DIM)
+        a0, a1 = _halves(left_half, ROWS, DIM // 2)
+        b0, b1 = _halves(right_half, ROWS, DIM // 2)
+        a0, b0 = _rotated(a0, b0, cos, sin, row % tokens, 0)
+        a1, b1 = _rotated(a1, b1, cos, sin, row % tokens, QUARTER)
+        squares = tl.sum(a0 * a0 + b0 * b0, axis=1) + tl.sum(a1 * a1 + b1 * b1, axis=1)
+        scale = tl.rsqrt(squares / DIM + epsilon)
+        out.store([row, head * DIM], (a0 * scale[:, None]).to(out.dtype))
+        out.store([row, head * DIM + QUARTER], (a1 * scale[:, None]).to(out.dtype))
+        out.store([row, head * DIM + 2 * QUARTER], (b0 * scale[:, None]).to(out.dtype))
+        out.store([row, head * DIM + 3 * QUARTER], (b1 * scale[:, None]).to(out.dtype))
+        place = row + tl.arange(0, ROWS)
+        tl.store(scales + place * HEADS + head, scale, mask=place < rows)
+
+
+@triton.jit
+def _rotated(a, b, cos, sin, token, channel):
+    c = cos.load([token, channel]).to(tl.float32)
+    s = sin.load([token, channel]).to(tl.float32)
+    return a * c + b * s, b * c - a * s
+
+
+def rotary_product(
+    left: Tensor, right: Tensor, cos: Tensor, sin: Tensor, epsilon: float, tokens: int, tiles: Tiles
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries and keys (B, T, H, D) of left (B * T, C) and right (2 * H * D, C), rotated and normed, with T = `tokens`, and
+    float32 scales (2, B * T * H). All of one half-precision type and contiguous."""
+    rows, width = left.shape
+    dim = 2 * cos.size(1)
+    heads = right.size(0) // (2 * dim)
+    queries, keys = (left.new_empty(rows // tokens, tokens, heads, dim) for _ in range(2))
+    scales = torch.empty(2, rows * heads, dtype=torch.float32, device=left.device)
+    programs = min(triton.cdiv(rows, tiles.rows) * heads, tiles.programs * multiprocessors(left.device))
+    quarter = [tiles.rows, dim // 4]
+    for out, matrix, numbers in zip((queries, keys), right.chunk(2), scales, strict=True):
+        rotary_product_kernel[(programs,)](
+            TensorDescriptor.from_tensor(left, [tiles.rows, tiles.depth]),
+            TensorDescriptor.from_tensor(matrix, [dim, tiles.depth]),
+            TensorDescriptor.from_tensor(cos, quarter), TensorDescriptor.from_tensor(sin, quarter),
+            TensorDescriptor.from_tensor(out.view(rows, heads * dim), quarter), numbers, rows, tokens, epsilon,
+            WIDTH=width, HEADS=heads, DIM=dim, ROWS=tiles.rows, DEPTH=tiles.depth, FLATTEN=tiles.flatten,
+            num_warps=tiles.warps, num_stages=tiles.stages,
+        )  # fmt: skip
+    return queries, keys, scales
+
+
 def rotary_norm_gradient(
     query_grads: Tensor, key_grads: Tensor, queries: Tensor, keys: Tensor, scales: Tensor, cos: Tensor, sin: Tensor
 ) -> Tensor:

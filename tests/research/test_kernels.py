@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from research import kernels
-from research.kernels import relu_squared_mlp, rotary_norm, runs_triton, softcapped_cross_entropy
+from research.kernels import relu_squared_mlp, rotary_norm, rotary_norm_product, runs_triton, softcapped_cross_entropy
 
 HAS_GPU = torch.cuda.is_available() and runs_triton(torch.device("cuda"), torch.bfloat16)
 needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU since Ampere with Triton")
@@ -70,6 +70,20 @@ def rotary_formula(both: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (out / out.square().mean(-1, keepdim=True).sqrt()).movedim(2, 0)
 
 
+def product_inputs(tokens: int, heads: int, dim: int, device: str = "cpu") -> list[Tensor]:
+    """x (2, tokens, C), weight (2, C, C) of C = heads * dim, cos and sin as above."""
+    generator = torch.Generator(device).manual_seed(4)
+    width = heads * dim
+    x = torch.randn((2, tokens, width), generator=generator, device=device)
+    weight = torch.randn((2, width, width), generator=generator, device=device) / width**0.5
+    return [x.bfloat16().float(), weight.bfloat16().float(), *rotary_inputs(tokens, heads, dim, device)[1:]]
+
+
+def product_formula(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    heads = [(x @ matrix.T).unflatten(-1, (-1, 2 * cos.size(1))) for matrix in weight]
+    return rotary_formula(torch.stack(heads, dim=2), cos, sin)
+
+
 def value_and_gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
     """Of the output's weighted sum, with weights that differ; a scalar is weighted by 3."""
     leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
@@ -123,10 +137,23 @@ def test_rotary_norm_is_its_formula(dtype: torch.dtype) -> None:
         torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rotary_norm_of_a_product_is_its_formula(dtype: torch.dtype) -> None:
+    x, weight, *angles = (tensor.to(dtype) for tensor in product_inputs(tokens=5, heads=3, dim=8))
+    found = value_and_gradients(lambda x, weight: torch.stack(rotary_norm_product(x, weight, *angles)), [x, weight])
+    expected = value_and_gradients(
+        lambda x, weight: product_formula(x, weight, *(angle.double() for angle in angles)), [x.double(), weight.double()]
+    )
+    assert found[0].shape == (2, 2, 5, 3, 8)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a.double(), b, atol=1e-4, rtol=1e-4)
+
+
 INTERPRETED = """
 import torch
 from research import triton_kernels
-from tests.research.test_kernels import distance, loss_formula, rotary_formula, rotary_inputs
+from tests.research.test_kernels import distance, loss_formula, product_formula, product_inputs, rotary_formula, rotary_inputs
 
 for softcap, vocabulary in ((15.0, 64), (15.0, 50), (60.0, 50)):
     logits = (torch.randn(7, vocabulary) * 2 * softcap).bfloat16()
@@ -148,6 +175,14 @@ for heads, dim in ((5, 128), (3, 24)):
     q, k, scales = triton_kernels.rotary_norm(both.bfloat16(), cos, sin, 0.0)
     assert distance(torch.stack([q, k]), out.detach()) < 1e-2, (heads, dim)
     assert distance(triton_kernels.rotary_norm_gradient(*weights, q, k, scales, cos, sin), grads) < 1e-2, (heads, dim)
+
+x, weight, cos, sin = product_inputs(64, 2, 128)  # in float32: the interpreter has no products of bfloat16
+tiles = triton_kernels.Tiles(rows=32, columns=128, depth=64, warps=4, stages=3, programs=2)
+both = x.flatten(0, 1) @ weight.flatten(0, 1).T
+_, _, expected_scales = triton_kernels.rotary_norm(both.view(2, 64, 2, 2, 128), cos, sin, 1e-6)
+q, k, scales = triton_kernels.rotary_product(x.flatten(0, 1), weight.flatten(0, 1), cos, sin, 1e-6, 64, tiles)
+assert distance(torch.stack([q, k]), product_formula(x, weight, cos, sin)) < 1e-5
+assert distance(scales, expected_scales) < 1e-5
 print("right")
 """
 
@@ -276,3 +311,26 @@ def test_the_gpu_rotary_norm_agrees_with_float32(
     found, expected = value_and_gradients(run, [both]), value_and_gradients(lambda x: rotary_formula(x, cos, sin), [both])
     for a, b in zip(found, expected, strict=True):
         assert a.shape == b.shape and distance(a, b) < CLOSE
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(("tokens", "heads", "dim"), [(512, 4, 128), (384, 5, 128), (333, 5, 128), (128, 1, 128), (7, 3, 96)])
+@pytest.mark.parametrize("casts", [False, True])
+def test_the_gpu_product_of_rotary_norm_agrees_with_float32(
+    tokens: int, heads: int, dim: int, casts: bool, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+) -> None:
+    x, weight, cos, sin = product_inputs(tokens, heads, dim, "cuda")
+    function = prepare(rotary_norm_product)
+
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        with autocast(casts):
+            queries, keys = function(x if casts else x.bfloat16(), weight, cos.bfloat16(), sin.bfloat16())
+        assert queries.dtype == torch.bfloat16
+        return torch.stack([queries, keys]).float()
+
+    found = value_and_gradients(run, [x, weight])
+    expected = value_and_gradients(lambda x, weight: product_formula(x, weight, cos, sin), [x, weight])
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape and distance(a, b) < CLOSE
+    assert distance(run(x, weight.clone().requires_grad_()).detach(), expected[0]) < CLOSE  # one of two
