@@ -8,7 +8,7 @@ Needs an NVIDIA GPU; takes about a minute, most of it to compile. All in bfloat1
   beside cuBLAS's bare product; a choice that cannot be compiled or is wrong is named, with the reason, and passed over;
 - the MLP, forward and backward: as it is, plain under torch.compile, and its six products alone, which nothing can be below;
 - the loss likewise, with several sizes of chunks, and forward only; its kernel, with several numbers of warps;
-- rotary QK norm likewise, beside a copy of as much memory as it has to read and write.
+- queries and keys likewise: product, rotation and norm, with every choice of HEAD_CANDIDATES for the forward pass.
 
 Prints a table (medians; TFLOP/s count the matrix products alone), then the same as JSON.
 """
@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from research.kernels import relu_squared_mlp, rotary_norm, rotate, runs_triton, softcapped_cross_entropy
+from research.kernels import EPSILON, relu_squared_mlp, rotary_norm_product, rotate, runs_triton, softcapped_cross_entropy
 
 if TYPE_CHECKING:
     from research.triton_kernels import Tiles  # needs Triton
@@ -211,24 +211,39 @@ def time_loss(table: Table, width: int) -> None:
                   lambda: softcapped_cross_entropy(hidden, weight, targets, SOFTCAP), flops=flops / 3)  # fmt: skip
 
 
-def plain_rotary_norm(both: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
-    return tuple(F.rms_norm(rotate(x, cos, sin), (HEAD_DIM,)) for x in both.unbind(2))
+def plain_queries_and_keys(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+    heads = F.linear(x, weight.flatten(0, 1)).view(*x.shape[:2], 2, -1, HEAD_DIM)
+    return tuple(F.rms_norm(rotate(each, cos, sin), (HEAD_DIM,)) for each in heads.unbind(2))
 
 
-def time_rotary_norm(table: Table, width: int) -> None:
+def time_queries_and_keys(table: Table, width: int) -> None:
+    from research.triton_kernels import HEAD_CANDIDATES, rotary_product
+
     batch, heads = table.tokens // ROW_TOKENS, width // HEAD_DIM
-    both = torch.randn(batch, ROW_TOKENS, 2, heads, HEAD_DIM, device="cuda", dtype=torch.bfloat16)
+    x = torch.randn(batch, ROW_TOKENS, width, device="cuda", dtype=torch.bfloat16)
+    weight = torch.randn(2, width, width, device="cuda") / width**0.5
     angles = torch.rand(ROW_TOKENS, HEAD_DIM // 2, device="cuda")
     cos, sin = angles.cos().bfloat16(), angles.sin().bfloat16()
     grads = tuple(torch.randn(batch, ROW_TOKENS, heads, HEAD_DIM, device="cuda", dtype=torch.bfloat16) for _ in range(2))
 
-    # as much as `both` goes in and out forward; its normed values and their gradients go in backward, its gradient out
-    passes = both.new_empty(5 * both.numel() // 2)
-    table.add(width, "rotary norm: a copy of as much memory", partial(torch.empty_like(passes).copy_, passes))
-    both.requires_grad_()
-    for name, function in (("plain", plain_rotary_norm), ("as it is", rotary_norm)):
+    flat, half = x.flatten(0, 1), weight.bfloat16().flatten(0, 1)
+    flops = 2.0 * flat.numel() * 2 * width
+    both = torch.mm(flat, half.t())
+    table.add(width, "queries and keys: bare product by cuBLAS", partial(torch.mm, flat, half.t(), out=both), flops=flops)
+    for tiles in HEAD_CANDIDATES if torch.cuda.get_device_capability()[0] == 9 else ():
+        run = partial(rotary_product, flat, half, cos, sin, EPSILON, ROW_TOKENS, tiles)
+        table.add(width, f"queries and keys: {describe(tiles)}", run, flops=flops)
+
+    def products() -> None:
+        torch.mm(flat, half.t(), out=both)
+        torch.mm(both, half)
+        torch.mm(both.t(), flat)
+
+    table.add(width, "queries and keys: their three products alone, by cuBLAS", products, flops=3 * flops)
+    leaves = [x.requires_grad_(), weight.requires_grad_()]
+    for name, function in (("plain", plain_queries_and_keys), ("as it is", rotary_norm_product)):
         compiled = partial(torch.compile(function, dynamic=False, fullgraph=True), cos=cos, sin=sin)
-        table.add(width, f"rotary norm: {name}, compiled", forward_and_backward(compiled, [both], grads))
+        table.add(width, f"queries and keys: {name}, compiled", forward_and_backward(compiled, leaves, grads), flops=3 * flops)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -250,7 +265,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.compiler.reset()
         time_mlp(table, width)
         time_loss(table, width)
-        time_rotary_norm(table, width)
+        time_queries_and_keys(table, width)
     print(f"{time.monotonic() - began:.0f} s in all")
     found = {
         "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "tokens": terms.tokens,

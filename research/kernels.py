@@ -124,10 +124,11 @@ def _dtype_of(x: Tensor) -> torch.dtype:
 @torch.library.custom_op("research::relu_squared_mlp", mutates_args=())
 def _mlp(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     """y (M, C) and the activations a (M, H) of x (M, C), up (H, C), down (C, H), all of one dtype."""
-    from research.triton_kernels import UP_TILES, hidden_product, usable_tiles
+    from research.triton_kernels import UP_TILES, WIDE, WIDE_UP_TILES, hidden_product, usable_tiles
 
     x, up = x.contiguous(), up.contiguous()
-    activations = hidden_product(x, up, None, usable_tiles(UP_TILES, x, up))
+    best = WIDE_UP_TILES if x.size(1) >= WIDE else UP_TILES
+    activations = hidden_product(x, up, None, usable_tiles(best, x, up))
     return torch.mm(activations, down.t()), activations
 
 
