@@ -161,7 +161,8 @@ class Worktree:
     def commit(self, train_py: str, *, message: str, parent: str, experiment_id: str) -> str:
         """Commits `train_py` on top of `parent` under `refs/experiments/<experiment_id>`; nothing is checked out.
 
-        Asked again for the same experiment (after a crash), it gives the commit that is already there.
+        What a farm that was killed left there, before the experiment came on record, is taken if it is the same commit;
+        another one stays under `refs/unrecorded/<commit>`.
         """
         _check_name(experiment_id, "experiment id")
         ref = experiment_ref(experiment_id)
@@ -169,9 +170,13 @@ class Worktree:
             return self._commit(train_py, message=message, parent=parent, ref=ref)
         except GitFailed:
             existing = _resolve(self.repo, ref)
-            if existing and _resolve(self.repo, f"{existing}^") == parent and self.train_py(existing) == train_py:
+            if existing is None:
+                raise
+            if _resolve(self.repo, f"{existing}^") == parent and self.train_py(existing) == train_py:
                 return existing
-            raise
+            run_git(self.repo, "update-ref", f"refs/unrecorded/{existing}", existing)
+            run_git(self.repo, "update-ref", "-d", ref, existing)
+            return self._commit(train_py, message=message, parent=parent, ref=ref)
 
     def advance(self, commit: str) -> None:
         """Moves the branch and its files to a commit that is kept. Files that git doesn't track stay.

@@ -130,6 +130,21 @@ def test_the_next_run_is_guessed_while_one_is_scored(make_loop) -> None:
     assert came == [True, False, True]
 
 
+def test_a_loop_goes_on_after_a_kill_between_commit_and_record(make_loop) -> None:
+    async def go_on() -> ExperimentRecord:
+        loop = make_loop(lambda _, spec: result(spec, 1.5))
+        await loop.start()
+        left = TRAIN_PY.replace("DEPTH = 2", "DEPTH = 9")
+        loop.worktree.commit(left, message="left", parent=loop.head().commit, experiment_id="mar8-0001")
+        record = await loop.step()
+        assert loop.worktree.train_py(record.experiment.commit) == TRAIN_PY.replace("DEPTH = 2", "DEPTH = 3")
+        await loop.close()
+        return record
+
+    record = asyncio.run(go_on())
+    assert (record.experiment.id, record.experiment.title) == ("mar8-0001", "depth 3")
+
+
 def test_a_lost_run_is_put_in_line_again_and_in_the_end_given_up(make_loop) -> None:
     asked: list[str] = []
 

@@ -145,10 +145,17 @@ def test_the_same_experiment_is_committed_once(repo: Path, folder: Path) -> None
     commit = propose(worktree)
     time.sleep(1.1)  # another second, another commit
     assert propose(worktree) == commit
-    with pytest.raises(GitFailed):
-        propose(worktree, TRAIN_PY + "# other\n")
     with pytest.raises(UserError, match="experiment id"):
         propose(worktree, experiment_id="../heads/main")
+
+
+def test_a_commit_that_never_came_on_record_makes_way_and_stays(repo: Path, folder: Path) -> None:
+    worktree = Worktree.create(repo, folder, BRANCH)
+    left = propose(worktree)
+    commit = propose(worktree, TRAIN_PY + "# other\n")
+    assert experiment_refs(repo) == {"e1": commit} and commit != left
+    assert git(repo, "rev-parse", f"refs/unrecorded/{left}") == left
+    assert propose(worktree, TRAIN_PY + "# other\n") == commit
 
 
 def test_a_keep_moves_branch_and_files_and_leaves_untracked_ones(repo: Path, folder: Path) -> None:
