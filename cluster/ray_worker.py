@@ -14,6 +14,7 @@ import psutil
 
 from cluster.hardware import Device, DeviceKind, detect_devices
 from cluster.home import find_cache
+from cluster.node_folder import NodeFolder
 from cluster.plans import DEFAULT_SHARDS
 from cluster.worker import JUDGE_COMMAND, Progress, Worker
 from research.contract import Contract, UserError
@@ -55,7 +56,7 @@ class NodeWorker:
             raise RuntimeError(f"{node} has no {kind} device that a worker can see")
         self.device = replace(found[0], node=node, threads=threads)
         self._worker = Worker(self.device, judge_command=judge_command)
-        self._folder = Path(tempfile.mkdtemp(prefix="autoresearch-node-"))
+        self._folder = NodeFolder()
         self._progress: Progress = {}
         self._busy = threading.Lock()
 
@@ -89,10 +90,10 @@ class NodeWorker:
         """Ends what runs, and returns when it is gone: this process is killed next."""
         self._worker.close()
         with self._busy:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
 
     def _here(self, spec: RunSpec) -> RunSpec:
-        folder = str(self._folder / spec.run_id)
+        folder = str(self._folder.path / spec.run_id)
         return replace(spec, run_folder=folder, device=self.device.torch_device, threads=self.device.threads)
 
     def _note(self, progress: Progress) -> None:
