@@ -6,6 +6,7 @@ all that it has to change gives None rather than a train.py that may not run.
 
 import ast
 import re
+from bisect import bisect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -72,6 +73,12 @@ class _Source:
     def between(self, first: ast.expr | ast.arg, last: ast.expr | ast.arg) -> _Span:
         """Cuts what follows one node up to the end of another."""
         return _Span(start=self.span(first, "").end, end=self.span(last, "").end)
+
+    def comments_on(self, name: str, spans: list[_Span]) -> list[_Span]:
+        """Cuts the comments that mention `name` from the lines that spans end in."""
+        ends = {bisect(self.starts, span.end) - 1 for span in spans}
+        found = ((line, re.search(rf"  # .*\b{name}\b.*", self.lines[line])) for line in ends)
+        return [_Span(start=self.starts[line] + m.start(), end=self.starts[line] + m.end()) for line, m in found if m]
 
     def replaced(self, spans: list[_Span]) -> str:
         text = self.text
@@ -240,8 +247,8 @@ def _without_attribute(train_py: str, name: str) -> str | None:
 
 
 def _without_argument(train_py: str, name: str) -> str:
-    """Takes a function's last parameter out, wherever it is one: from its products, calls, and comments, too."""
-    source = _Source(re.sub(rf"  # .*\b{name}\b.*", "", train_py))
+    """Takes a function's last parameter out, wherever it is one: from its products and calls, and what is said there."""
+    source = _Source(train_py)
     spans: list[_Span] = []
     for node in ast.walk(source.tree):
         if isinstance(node, ast.FunctionDef) and len(node.args.args) > 1 and node.args.args[-1].arg == name:
@@ -251,7 +258,7 @@ def _without_argument(train_py: str, name: str) -> str:
             spans.append(source.between(node.args[-2], node.args[-1]))
         elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and _is_name(node.left, name):
             spans.append(source.span(node, source.code(node.right)))
-    return source.replaced(spans)
+    return source.replaced([*spans, *source.comments_on(name, spans)])
 
 
 def _is_name(node: ast.expr, name: str) -> bool:

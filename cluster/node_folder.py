@@ -18,9 +18,10 @@ class NodeFolder:
         parent = parent or Path(tempfile.gettempdir())
         for folder in parent.glob(f"{PREFIX}*"):
             _remove_if_left(folder)
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
-        self._lock = (self.path / LOCK).open("w")
+        made = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))  # nobody looks for it by that name before it is locked
+        self._lock = (made / LOCK).open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.path = made.rename(parent / made.name.removeprefix("."))
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -31,7 +32,7 @@ def _remove_if_left(folder: Path) -> None:
     """By the lock rather than a process id, which means nothing in another container that shares the folder."""
     try:
         lock: IO[str] = (folder / LOCK).open()
-    except OSError:  # another user's, or just being made
+    except OSError:  # another user's, or no worker's
         return
     with lock:
         try:

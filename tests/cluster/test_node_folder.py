@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cluster.node_folder import PREFIX, NodeFolder
@@ -29,7 +29,6 @@ def test_what_a_killed_worker_left_goes_and_what_a_living_one_has_stays(tmp_path
         ours = NodeFolder(tmp_path)
         assert (theirs / "run").is_dir() and ours.path.is_dir() and ours.path != theirs
         os.kill(holder.pid, signal.SIGKILL)
-    time.sleep(0.05)
     another = NodeFolder(tmp_path)
     assert set(tmp_path.iterdir()) == {ours.path, another.path}
     ours.remove()
@@ -41,3 +40,9 @@ def test_a_folder_that_is_no_workers_stays(tmp_path: Path) -> None:
     (tmp_path / f"{PREFIX}of-somebody").mkdir()
     NodeFolder(tmp_path).remove()
     assert [path.name for path in tmp_path.iterdir()] == [f"{PREFIX}of-somebody"]
+
+
+def test_workers_that_start_at_once_leave_each_other_alone(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        folders = list(pool.map(lambda _: NodeFolder(tmp_path), range(200)))
+    assert {folder.path for folder in folders} == set(tmp_path.iterdir()) and all((f.path / "lock").exists() for f in folders)
