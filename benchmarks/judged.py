@@ -59,10 +59,11 @@ def variant_text(variant: str, terms: Terms) -> str:
     """The train.py of a variant: `NAME=value ...`, or the path of another one, fitted to the profile. Raises UserError."""
     if Path(variant).is_file():
         return fit_to_profile(Path(variant).read_text(), terms.profile, None)[0]
-    return write_constants(terms.train_py, _constants(variant))
+    return write_constants(terms.train_py, constants_of(variant))
 
 
-def _constants(words: str) -> dict[str, Literal]:
+def constants_of(words: str) -> dict[str, Literal]:
+    """Of `NAME=value ...`. Raises UserError."""
     try:
         pairs = [word.split("=", 1) for word in words.split()]
         found = read_constants("\n".join(f"{name} = {value}" for name, value in pairs))
