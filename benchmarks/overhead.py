@@ -22,7 +22,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from judged import Terms, add_terms, make_spec, terms_of, variant_text
+from terms import Terms, add_terms, make_spec, terms_of, variant_text
 
 from cluster.engine import LocalEngine
 from cluster.hardware import platform_identity
