@@ -168,7 +168,7 @@ def drop_cautious_mask(train_py: str) -> str | None:
 
 
 def drop_square(train_py: str) -> str | None:
-    """Turns `F.relu(x).square()` into `F.relu(x)`, and relu_squared_mlp(x, up, down) into its parts without the square."""
+    """Turns `F.relu(x).square()` into `F.relu(x)`, and `normed_relu_squared_mlp` into its parts without the square."""
     source = _Source(train_py)
     spans = [
         source.span(node, source.code(node.func.value))
@@ -179,9 +179,9 @@ def drop_square(train_py: str) -> str | None:
         and _called(node.func.value) == "relu"
     ]
     for call in ast.walk(source.tree):
-        if isinstance(call, ast.Call) and _called(call) == "relu_squared_mlp" and len(call.args) == 3 and not call.keywords:
-            x, up, down = (source.code(argument) for argument in call.args)
-            spans.append(source.span(call, f"F.linear(F.relu(F.linear({x}, {up})), {down})"))
+        if isinstance(call, ast.Call) and _called(call) == "normed_relu_squared_mlp" and len(call.args) == 4:
+            x, _, up, down = (source.code(argument) for argument in call.args)
+            spans.append(source.span(call, f"F.linear(F.relu(F.linear(norm({x}), {up})), {down})"))
     return source.replaced(spans) if len(spans) == 1 else None
 
 

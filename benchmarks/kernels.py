@@ -4,11 +4,12 @@
 
 Needs an NVIDIA GPU; takes about a minute, most of it to compile. All in bfloat16 under autocast, with float32 weights:
 
-- the hidden layer's products with every choice of tiles (UP_CANDIDATES and GRADIENT_CANDIDATES in research/triton_kernels.py),
-  beside cuBLAS's bare product; a choice that cannot be compiled or is wrong is named, with the reason, and passed over;
+- the hidden layer's products, by the kernel for any GPU and, on Hopper, by that for it with several numbers of stages, beside
+  cuBLAS's bare product; one that cannot be compiled or is wrong is named, with the reason, and passed over;
+- the product that is added to the residual stream likewise, beside the two passes over memory in whose place it is;
 - the MLP, forward and backward: as it is, plain under torch.compile, and its six products alone, which nothing can be below;
 - the loss likewise, with several sizes of chunks, and forward only; its kernel, with several numbers of warps;
-- queries and keys likewise: product, rotation and norm, with every choice of HEAD_CANDIDATES for the forward pass.
+- queries and keys likewise: product, rotation and norm.
 
 Prints a table (medians; TFLOP/s count the matrix products alone), then the same as JSON.
 """
@@ -17,19 +18,22 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from research.kernels import EPSILON, relu_squared_mlp, rotary_norm_product, rotate, runs_triton, softcapped_cross_entropy
-
-if TYPE_CHECKING:
-    from research.triton_kernels import Tiles  # needs Triton
+from research.kernels import (
+    EPSILON,
+    normed_relu_squared_mlp,
+    rotary_norm_product,
+    rotate,
+    runs_triton,
+    softcapped_cross_entropy,
+)
 
 VOCABULARY = 8192
 ROW_TOKENS = 2048
@@ -86,7 +90,12 @@ class Table:
 
 
 def plain_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    return F.linear(F.relu(F.linear(x, up)).square(), down)
+    return F.linear(F.relu(F.linear(F.rms_norm(x, (x.size(-1),)), up)).square(), down)
+
+
+def mlp_as_it_is(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    scale = torch.rsqrt(x.float().square().mean(-1) + EPSILON)  # which the product before gives, where there is one
+    return normed_relu_squared_mlp(x, scale, up, down)
 
 
 def plain_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -111,38 +120,61 @@ def distance(found: Tensor, expected: Tensor) -> float:
     return float((ends[0] - ends[1]).norm() / ends[1].norm())
 
 
-def time_tiles(table: Table, width: int, x: Tensor, up: Tensor, grad: Tensor) -> None:
-    """Every choice of tiles for the two products of the hidden layer; x, grad (M, C) and up (H, C) in bfloat16."""
-    from research.triton_kernels import GRADIENT_CANDIDATES, UP_CANDIDATES, hidden_product
+def on_hopper() -> bool:
+    return torch.cuda.get_device_capability()[0] == 9
 
+
+def time_hidden_products(table: Table, width: int, x: Tensor, up: Tensor, grad: Tensor) -> None:
+    """The two products of the hidden layer; x, grad (M, C) and up (H, C) in bfloat16."""
+    from research import triton_kernels
+
+    scale = torch.rand(x.size(0), device="cuda") + 0.5
     product = torch.mm(x, up.t())
     activations = product.relu().square()
-    gradient = torch.mm(grad, up.t()) * 2 * product.relu()
     flops = 2.0 * x.size(0) * up.numel()
     out = torch.empty_like(product)
-    for name, left, known, expected, candidates in (
-        ("up", x, None, activations, UP_CANDIDATES),
-        ("gradient", grad, activations, gradient, GRADIENT_CANDIDATES),
-    ):
+    for name, left, known in (("up", x, None), ("gradient", grad, activations)):
         table.add(width, f"{name}: bare product by cuBLAS", partial(torch.mm, left, up.t(), out=out), flops=flops)
-        times: dict[Tiles, float] = {}
-        for tiles in candidates:
-            label = f"{name}: {describe(tiles)}"
-            try:
-                off = distance(hidden_product(left, up, known, tiles), expected)
-            except Exception:
-                off = 0.0  # the timed call raises it again, and that is reported
-            if not off < WRONG:
-                label += f" WRONG by {off:.3g}"
-            ms = table.add(width, label, partial(hidden_product, left, up, known, tiles), flops=flops)
-            times[tiles] = ms if off < WRONG else float("inf")
-        print(f"{'':>34}  best for {name}: {describe(min(times, key=lambda tiles: times[tiles]))}")
+        expected = out.float() * scale[:, None]
+        expected = expected.relu().square() if known is None else expected * 2 * product.relu()
+        kernels = {"any GPU's kernel": triton_kernels.hidden_product}
+        if on_hopper():
+            from research import hopper_products
+
+            for stages in (3, 4, 5):
+                kernels[f"Hopper's, {stages} stages"] = partial(hopper_products.hidden_product, stages=stages)
+        for label, kernel in kernels.items():
+            time_checked(table, width, f"{name}: {label}", partial(kernel, left, up, scale, known), expected, flops)
 
 
-def describe(tiles: "Tiles") -> str:
-    """The tiles as they are written in the source, without what is as usual."""
-    usual = {field.name: field.default for field in fields(tiles)}
-    return ", ".join(f"{name}={value}" for name, value in asdict(tiles).items() if value != usual[name])
+def time_sum(table: Table, width: int) -> None:
+    """The product of attention's output matrix, added to the residual stream."""
+    base, y = (torch.randn(table.tokens, width, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    weight = torch.randn(width, width, device="cuda").bfloat16() / width**0.5
+    out = torch.mm(y, weight.t())
+    flops = 2.0 * y.numel() * width
+    table.add(width, "sum: bare product by cuBLAS", partial(torch.mm, y, weight.t(), out=out), flops=flops)
+
+    def sum_and_norm(base: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
+        total = base + out
+        return total, F.rms_norm(total, (width,))
+
+    compiled = torch.compile(sum_and_norm, dynamic=False, fullgraph=True)
+    table.add(width, "sum: of the product and the stream, and its norm, compiled", partial(compiled, base, out))
+    if on_hopper():
+        from research.hopper_products import sum_product
+
+        time_checked(table, width, "sum: as it is", lambda: sum_product(base, y, weight)[0], base.float() + out.float(), flops)
+
+
+def time_checked(
+    table: Table, width: int, name: str, run: Callable[[], Tensor], expected: Tensor, flops: float
+) -> None:  # fmt: skip
+    try:
+        off = distance(run(), expected)
+    except Exception:
+        off = 0.0  # the timed call raises it again, and that is reported
+    table.add(width, name if off < WRONG else f"{name} WRONG by {off:.3g}", run, flops=flops)
 
 
 def time_mlp(table: Table, width: int) -> None:
@@ -151,7 +183,7 @@ def time_mlp(table: Table, width: int) -> None:
     up = torch.randn(hidden, width, device="cuda") / width**0.5
     down = torch.randn(width, hidden, device="cuda") / hidden**0.5
     grad = torch.randn_like(x)
-    time_tiles(table, width, x, up.bfloat16(), grad)
+    time_hidden_products(table, width, x, up.bfloat16(), grad)
 
     u, d = up.bfloat16(), down.bfloat16()
     wide = torch.randn(tokens, hidden, device="cuda", dtype=torch.bfloat16)
@@ -167,10 +199,10 @@ def time_mlp(table: Table, width: int) -> None:
 
     table.add(width, "MLP: its six products alone, by cuBLAS", products, flops=flops)
     leaves = [tensor.requires_grad_() for tensor in (x, up, down)]
-    for name, function in (("plain, compiled", plain_mlp), ("as it is, compiled", relu_squared_mlp)):
+    for name, function in (("plain, compiled", plain_mlp), ("as it is, compiled", mlp_as_it_is)):
         compiled = torch.compile(function, dynamic=False, fullgraph=True)
         table.add(width, f"MLP: {name}", forward_and_backward(compiled, leaves, grad), flops=flops)
-    table.add(width, "MLP: as it is, eager", forward_and_backward(relu_squared_mlp, leaves, grad), flops=flops)
+    table.add(width, "MLP: as it is, eager", forward_and_backward(mlp_as_it_is, leaves, grad), flops=flops)
 
 
 def time_loss(table: Table, width: int) -> None:
@@ -217,8 +249,6 @@ def plain_queries_and_keys(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) 
 
 
 def time_queries_and_keys(table: Table, width: int) -> None:
-    from research.triton_kernels import HEAD_CANDIDATES, rotary_product
-
     batch, heads = table.tokens // ROW_TOKENS, width // HEAD_DIM
     x = torch.randn(batch, ROW_TOKENS, width, device="cuda", dtype=torch.bfloat16)
     weight = torch.randn(2, width, width, device="cuda") / width**0.5
@@ -230,9 +260,11 @@ def time_queries_and_keys(table: Table, width: int) -> None:
     flops = 2.0 * flat.numel() * 2 * width
     both = torch.mm(flat, half.t())
     table.add(width, "queries and keys: bare product by cuBLAS", partial(torch.mm, flat, half.t(), out=both), flops=flops)
-    for tiles in HEAD_CANDIDATES if torch.cuda.get_device_capability()[0] == 9 else ():
-        run = partial(rotary_product, flat, half, cos, sin, EPSILON, ROW_TOKENS, tiles)
-        table.add(width, f"queries and keys: {describe(tiles)}", run, flops=flops)
+    if on_hopper():
+        from research.hopper_products import rotary_product
+
+        run = partial(rotary_product, flat, half, cos, sin, EPSILON, ROW_TOKENS)
+        table.add(width, "queries and keys: forward, as it is", run, flops=flops)
 
     def products() -> None:
         torch.mm(flat, half.t(), out=both)
@@ -264,6 +296,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.manual_seed(1)
         torch.compiler.reset()
         time_mlp(table, width)
+        time_sum(table, width)
         time_loss(table, width)
         time_queries_and_keys(table, width)
     print(f"{time.monotonic() - began:.0f} s in all")

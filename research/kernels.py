@@ -23,16 +23,37 @@ CHUNK_TOKENS = 2**16
 """Tokens whose logits exist at once, in the loss: 1 GiB of them at a vocabulary of 8,192."""
 
 
-def relu_squared_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """relu(x @ up.T)^2 @ down.T, for x (..., C), up (H, C) and down (C, H); returns (..., C).
+def added_product(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor | None]:
+    """x + y @ weight.T, for x (..., N), y (..., C) and weight (N, C), and 1 / rms of each of its rows (...) in float32, with
+    which `normed_relu_squared_mlp` norms them; None where plain torch computes the sum, and leaves that to rms_norm.
 
-    In x's dtype, or that of autocast where it is on; the weights are cast to it, and get gradients in their own.
+    In x's dtype; the weight is cast to that of the product, and gets its gradient in its own. The sum, and its squares before
+    they are averaged, are computed in float32.
+    """
+    dtype = _dtype_of(y)
+    if not (runs_triton(x.device, dtype) and x.dtype == dtype and _adds_in_product(weight)):
+        return x + F.linear(y, weight.to(y.dtype)), None
+    flat = x.reshape(-1, x.size(-1))
+    total, squares = _added_product(flat, y.to(dtype).reshape(-1, y.size(-1)), weight.to(dtype))
+    return total.view(x.shape), torch.rsqrt(squares / x.size(-1) + EPSILON).view(x.shape[:-1])
+
+
+def normed_relu_squared_mlp(x: Tensor, scale: Tensor | None, up: Tensor, down: Tensor) -> Tensor:
+    """relu(norm(x) @ up.T)^2 @ down.T, for x (..., C), up (H, C) and down (C, H); returns (..., C).
+
+    Norm is RMS norm. With a `scale` (...), norm(x) is scale * x, and never stored; to both flow gradients. In x's dtype, or
+    that of autocast where it is on; the weights are cast to it, and get gradients in their own.
     """
     dtype = _dtype_of(x)
-    if not runs_triton(x.device, dtype):
+    triton = runs_triton(x.device, dtype)
+    if scale is None:
+        x = F.rms_norm(x, (x.size(-1),))
+    elif not triton:
+        x, scale = (scale.unsqueeze(-1) * x).to(x.dtype), None
+    if not triton:
         return F.linear(F.relu(F.linear(x, up.to(x.dtype))).square(), down.to(x.dtype))
     flat = x.to(dtype).reshape(-1, x.size(-1))
-    y: Tensor = _mlp(flat, up.to(dtype), down.to(dtype))[0]
+    y: Tensor = _mlp(flat, None if scale is None else scale.reshape(-1), up.to(dtype), down.to(dtype))[0]
     return y.view(x.shape)
 
 
@@ -87,7 +108,7 @@ def rotary_norm_product(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> 
     dtype, tokens, dim = _dtype_of(x), x.size(1), 2 * cos.size(-1)
     shape = (x.size(0), tokens, weight.size(1) // dim, dim)
     matrix = weight.to(dtype).flatten(0, 1)
-    if not (runs_triton(x.device, dtype) and _fuses_heads(x, dim)):
+    if not (runs_triton(x.device, dtype) and _finishes_heads(x, dim)):
         return rotary_norm(F.linear(x.to(dtype), matrix).view(*shape[:2], 2, *shape[2:]), cos, sin)
     queries, keys, _ = _rotary_norm_product(x.to(dtype).flatten(0, 1), matrix, cos.to(dtype), sin.to(dtype), tokens)
     return queries, keys
@@ -104,10 +125,24 @@ def runs_triton(device: torch.device, dtype: torch.dtype) -> bool:
     )
 
 
-def _fuses_heads(x: Tensor, dim: int) -> bool:
-    """Whether one kernel multiplies, rotates and norms: Hopper's, for whole tiles of heads of 128 channels."""
-    hopper = torch.cuda.get_device_capability(x.device)[0] == 9
-    return hopper and dim == 128 and x.size(1) % 128 == 0 and x.size(2) % 8 == 0
+def _has_bulk_copies(device: torch.device) -> bool:
+    """Whether it is a Hopper GPU, for which research/hopper_products.py is written."""
+    return torch.cuda.get_device_capability(device)[0] == 9
+
+
+def _whole_16_bytes(*sizes: int) -> bool:
+    """Whether rows of so many half-precision numbers are such, as bulk copies want them."""
+    return all(size % 8 == 0 for size in sizes)
+
+
+def _adds_in_product(weight: Tensor) -> bool:
+    """Whether one kernel multiplies by weight (N, C) and adds: for whole tiles."""
+    return _has_bulk_copies(weight.device) and weight.size(0) % 128 == 0 and _whole_16_bytes(weight.size(1))
+
+
+def _finishes_heads(x: Tensor, dim: int) -> bool:
+    """Whether one kernel multiplies, rotates and norms: for whole tiles of heads of 128 channels."""
+    return _has_bulk_copies(x.device) and dim == 128 and x.size(1) % 128 == 0 and _whole_16_bytes(x.size(2))
 
 
 def _dtype_of(x: Tensor) -> torch.dtype:
@@ -122,57 +157,98 @@ def _dtype_of(x: Tensor) -> torch.dtype:
 
 
 @torch.library.custom_op("research::relu_squared_mlp", mutates_args=())
-def _mlp(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """y (M, C) and the activations a (M, H) of x (M, C), up (H, C), down (C, H), all of one dtype."""
-    from research.triton_kernels import UP_TILES, WIDE, WIDE_UP_TILES, hidden_product, usable_tiles
-
-    x, up = x.contiguous(), up.contiguous()
-    best = WIDE_UP_TILES if x.size(1) >= WIDE else UP_TILES
-    activations = hidden_product(x, up, None, usable_tiles(best, x, up))
+def _mlp(x: Tensor, scale: Tensor | None, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """y (M, C) and the activations a (M, H) of x (M, C), scaled by scale (M,) in float32, up (H, C) and down (C, H)."""
+    activations = _hidden_product(x, up, scale, None)
     return torch.mm(activations, down.t()), activations
 
 
 @torch.library.custom_op("research::relu_squared_gradient", mutates_args=())
-def _hidden_gradient(grad: Tensor, down: Tensor, activations: Tensor) -> Tensor:
-    """The gradient (M, H) of h, by that of y (M, C), down (C, H) and a (M, H)."""
-    from research.triton_kernels import GRADIENT_TILES, hidden_product, usable_tiles
+def _hidden_gradient(grad: Tensor, scale: Tensor | None, down: Tensor, activations: Tensor) -> Tensor:
+    """The gradient (M, H) of h / scale, by that of y (M, C), scale (M,), down (C, H) and a (M, H)."""
+    return _hidden_product(grad, down.t(), scale, activations)  # down is small; with it, one kernel serves both directions
 
-    grad, right = grad.contiguous(), down.t().contiguous()  # small; with it, one kernel serves both directions
-    return hidden_product(grad, right, activations.contiguous(), usable_tiles(GRADIENT_TILES, grad, right))
+
+def _hidden_product(left: Tensor, right: Tensor, scale: Tensor | None, activations: Tensor | None) -> Tensor:
+    left, right = left.contiguous(), right.contiguous()
+    scale = None if scale is None else scale.contiguous()
+    activations = None if activations is None else activations.contiguous()
+    if _has_bulk_copies(left.device) and _whole_16_bytes(left.size(1), right.size(0)):
+        from research import hopper_products
+
+        return hopper_products.hidden_product(left, right, scale, activations)
+    from research import triton_kernels
+
+    return triton_kernels.hidden_product(left, right, scale, activations)
 
 
 @_mlp.register_fake
-def _(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, scale: Tensor | None, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.size(0), down.size(0)), x.new_empty(x.size(0), up.size(0))
 
 
 @_hidden_gradient.register_fake
-def _(grad: Tensor, down: Tensor, activations: Tensor) -> Tensor:
+def _(grad: Tensor, scale: Tensor | None, down: Tensor, activations: Tensor) -> Tensor:
     return grad.new_empty(activations.shape)
 
 
-def _remember_mlp(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: tuple[Tensor, Tensor]) -> None:
+def _remember_mlp(ctx: Any, inputs: tuple[Tensor | None, ...], output: tuple[Tensor, Tensor]) -> None:
     _, activations = output
     ctx.mark_non_differentiable(activations)
     ctx.set_materialize_grads(False)  # zeros for the activations would take as much memory as they do
     ctx.save_for_backward(*inputs, activations)
 
 
-def _mlp_backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def _mlp_backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return None, None, None
-    x, up, down, activations = ctx.saved_tensors
-    needs_x, needs_up, needs_down = ctx.needs_input_grad
+        return None, None, None, None
+    x, scale, up, down, activations = ctx.saved_tensors
+    needs_x, needs_scale, needs_up, needs_down = ctx.needs_input_grad
     down_grad = torch.mm(grad.t(), activations) if needs_down else None  # first: the compiler stores grad once, for both
-    hidden_grad = _hidden_gradient(grad, down, activations)
-    return (
-        torch.mm(hidden_grad, up) if needs_x else None,
-        torch.mm(hidden_grad.t(), x) if needs_up else None,
-        down_grad,
-    )
+    hidden_grad = _hidden_gradient(grad, scale, down, activations)
+    x_grad = torch.mm(hidden_grad, up)
+    scale_grad = (x_grad.float() * x.float()).sum(1) / scale if needs_scale else None
+    return x_grad if needs_x else None, scale_grad, torch.mm(hidden_grad.t(), x) if needs_up else None, down_grad
 
 
 _mlp.register_autograd(_mlp_backward, setup_context=_remember_mlp)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The residual stream and what a layer adds to it
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("research::added_product", mutates_args=())
+def _added_product(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """x (M, N) + y (M, C) @ weight (N, C).T, and its rows' sums of squares (M,) in float32."""
+    from research.hopper_products import sum_product
+
+    return sum_product(x.contiguous(), y.contiguous(), weight.contiguous())
+
+
+@_added_product.register_fake
+def _(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(x.size(0), dtype=torch.float32)
+
+
+def _remember_added_product(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
+    _, y, weight = inputs
+    ctx.save_for_backward(y, weight, output[0])
+
+
+def _added_product_backward(ctx: Any, grad: Tensor, squares_grad: Tensor) -> tuple[Tensor | None, ...]:
+    y, weight, total = ctx.saved_tensors
+    needs_x, needs_y, needs_weight = ctx.needs_input_grad
+    grad = (grad.float() + 2 * squares_grad.unsqueeze(1) * total.float()).to(grad.dtype)
+    return (
+        grad if needs_x else None,
+        torch.mm(grad, weight) if needs_y else None,
+        torch.mm(grad.t(), y) if needs_weight else None,
+    )
+
+
+_added_product.register_autograd(_added_product_backward, setup_context=_remember_added_product)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -332,10 +408,10 @@ _rotary_norm.register_autograd(_rotary_norm_backward, setup_context=_remember_ro
 @torch.library.custom_op("research::rotary_norm_product", mutates_args=())
 def _rotary_norm_product(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     """Queries and keys (B, T, H, D) of x (B * T, C) and weight (2 * H * D, C), and float32 scales."""
-    from research import triton_kernels
+    from research.hopper_products import rotary_product
 
     x, weight, cos, sin = (tensor.contiguous() for tensor in (x, weight, cos, sin))
-    return triton_kernels.rotary_product(x, weight, cos, sin, EPSILON, tokens, triton_kernels.HEAD_TILES)
+    return rotary_product(x, weight, cos, sin, EPSILON, tokens)
 
 
 @_rotary_norm_product.register_fake

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from research.attention import causal_attention, kernel_name
 from research.contract import active_contract
-from research.kernels import relu_squared_mlp, rotary_norm_product, softcapped_cross_entropy
+from research.kernels import added_product, normed_relu_squared_mlp, rotary_norm_product, softcapped_cross_entropy
 from research.session import Session
 
 CONTRACT = active_contract()
@@ -122,7 +122,7 @@ class Attention(nn.Module):
         if self.gate is not None:
             gate = 2 * torch.sigmoid(self.gate(x[..., :VALUE_GATE_CHANNELS]))
             v = v + gate.unsqueeze(-1) * value_embedding.view(v.shape)
-        return self.out(causal_attention(q, k, v, window=self.window).flatten(2))
+        return causal_attention(q, k, v, window=self.window).flatten(2)
 
 
 class MLP(nn.Module):
@@ -133,9 +133,9 @@ class MLP(nn.Module):
         self.up = nn.Linear(width, MLP_RATIO * width, bias=False)
         self.down = nn.Linear(MLP_RATIO * width, width, bias=False)
 
-    def forward(self, x: Tensor, keep: Tensor | float) -> Tensor:
-        # down(relu(up(x)) ** 2), in one pass over memory
-        return relu_squared_mlp(x, self.up.weight, keep * self.down.weight)  # keep: free as a factor of the smaller matrix
+    def forward(self, x: Tensor, scale: Tensor | None, keep: Tensor | float) -> Tensor:
+        # down(relu(up(norm(x))) ** 2), in one pass over memory
+        return normed_relu_squared_mlp(x, scale, self.up.weight, keep * self.down.weight)  # keep: free as its factor
 
 
 class Block(nn.Module):
@@ -148,8 +148,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor,
                 keep: Tensor | float = 1.0) -> Tensor:  # fmt: skip
-        x = x + self.attention(norm(x), value_embedding, cos, sin)
-        return keep * x + self.mlp(norm(x), keep)  # keep * (x + mlp(norm(x))), with fewer passes over memory
+        attended = self.attention(norm(x), value_embedding, cos, sin)
+        x, scale = added_product(x, attended, self.attention.out.weight)
+        return keep * x + self.mlp(x, scale, keep)  # keep * (x + mlp(norm(x))), with fewer passes over memory
 
 
 class Unembedding(nn.Module):

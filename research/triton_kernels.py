@@ -1,157 +1,36 @@
-"""Triton's side of research/kernels.py: the kernels, how they are launched, and which tiles they use.
+"""Triton's side of research/kernels.py: the kernels for any NVIDIA GPU since Ampere, and how they are launched.
 
 Imported only where Triton is there to run them. Nothing is tuned at run time: that would cost start-up, and two processes could
-choose differently. benchmarks/kernels.py tries the candidates below; what it finds best becomes the constants below them.
+choose differently.
 """
-
-from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.tools.tensor_descriptor import TensorDescriptor
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Tiles
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tiles:
-    """How the hidden layer's matrix product is cut up."""
-
-    rows: int
-    """Of the output tile that one program holds in registers: tokens."""
-    columns: int
-    """Of that tile: hidden units."""
-    depth: int
-    """Input channels per step of the inner loop."""
-    warps: int
-    stages: int
-    """Steps of the inner loop that are under way at once."""
-    bulk_copies: bool = True
-    """Hopper's tensor memory accelerator moves whole tiles, by programs that stay and take tile after tile; otherwise
-    one program for each tile, with a pointer for each element: for any GPU, and for rows that are not of 16 bytes."""
-    pieces: int = 1
-    """Parts, by columns, in which a tile is finished and stored, so that one is written while the next is computed."""
-    programs: int = 1
-    """Programs that stay on each multiprocessor: with two, one multiplies while the other finishes a tile."""
-    flatten: bool = True
-    """One loop over all steps of all tiles: the next tile's operands are fetched while this one is finished."""
-
-
-UP_CANDIDATES = (
-    Tiles(rows=128, columns=256, depth=64, warps=8, stages=3, pieces=2),
-    Tiles(rows=128, columns=256, depth=64, warps=8, stages=4, pieces=4),
-    Tiles(rows=128, columns=256, depth=64, warps=8, stages=3, pieces=2, flatten=False),
-    Tiles(rows=256, columns=128, depth=64, warps=8, stages=3, pieces=2),
-    Tiles(rows=128, columns=128, depth=64, warps=4, stages=3, pieces=4, programs=2),
-    Tiles(rows=128, columns=128, depth=64, warps=4, stages=3, pieces=2, programs=2),
-    Tiles(rows=128, columns=128, depth=64, warps=4, stages=3, pieces=2, programs=2, flatten=False),
-    Tiles(rows=128, columns=256, depth=64, warps=8, stages=3, bulk_copies=False),
-)
-"""What the benchmark tries for the activations. Two programs on a multiprocessor have 113 KB of shared memory each."""
-
-GRADIENT_CANDIDATES = (
-    Tiles(rows=128, columns=128, depth=64, warps=4, stages=3, pieces=2, programs=2, flatten=False),
-    Tiles(rows=128, columns=128, depth=64, warps=4, stages=3, pieces=4, programs=2, flatten=False),
-    Tiles(rows=128, columns=128, depth=64, warps=4, stages=3, pieces=4, programs=2),
-    Tiles(rows=128, columns=128, depth=64, warps=8, stages=2, pieces=2, programs=2, flatten=False),
-    Tiles(rows=128, columns=256, depth=64, warps=8, stages=3, pieces=2),
-    Tiles(rows=128, columns=256, depth=64, warps=8, stages=3, pieces=2, flatten=False),
-    Tiles(rows=256, columns=128, depth=64, warps=8, stages=3, pieces=2),
-    Tiles(rows=128, columns=128, depth=64, warps=4, stages=3, bulk_copies=False),
-)
-"""What it tries for the gradient, which also waits for a tile of activations: two programs hide that from each other."""
-
-UP_TILES = Tiles(rows=128, columns=128, depth=64, warps=4, stages=3, pieces=2, programs=2)
-WIDE_UP_TILES = Tiles(rows=128, columns=256, depth=64, warps=8, stages=3, pieces=2)
-GRADIENT_TILES = Tiles(rows=128, columns=128, depth=64, warps=4, stages=3, pieces=4, programs=2)
-"""The best at a width of 512."""
-
-WIDE = 640
-"""From this width on, up is multiplied by the wide tiles: the others take 8% (H200) to 14% (H100) more there."""
-
-POINTER_TILES = Tiles(rows=128, columns=128, depth=32, warps=4, stages=3, bulk_copies=False)
-"""For a GPU without tensor memory accelerator, in the shared memory of any since Ampere."""
-
 
 # ----------------------------------------------------------------------------------------------------------------------
 # The hidden layer: one matrix product, finished in either of two ways
 # ----------------------------------------------------------------------------------------------------------------------
 
-
-@triton.jit
-def _finish(product, activations, GRADIENT: tl.constexpr):
-    """What is stored of a product: relu(product)^2, or for the gradient product * 2 relu(h), by activations = relu(h)^2."""
-    if GRADIENT:
-        return product * 2.0 * tl.sqrt(activations.to(tl.float32))
-    positive = tl.maximum(product, 0.0)
-    return positive * positive
+TILE = 128
+"""Rows and columns of the output that a program holds in registers: tokens, and hidden units."""
+DEPTH = 32
+"""Input channels in a step of the inner loop, of which STAGES are under way at once: every such GPU has the memory for them."""
+STAGES = 3
 
 
 @triton.jit
-def _halves(tile, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """The left and the right half of a tile (ROWS, COLUMNS)."""
-    return tl.split(tl.permute(tl.reshape(tile, (ROWS, 2, COLUMNS // 2)), (0, 2, 1)))
-
-
-@triton.jit
-def _finish_and_store(product, row, column, activations, out, GRADIENT: tl.constexpr):
-    """Finishes a piece of the output at (row, column) and writes it; both tensors are descriptors of blocks of its shape."""
-    known = activations.load([row, column]) if GRADIENT else product
-    out.store([row, column], _finish(product, known, GRADIENT).to(out.dtype))
-
-
-@triton.jit
-def bulk_kernel(
-    left, right, activations, out, rows,
+def hidden_kernel(
+    left, right, scales, activations, out, rows,
     WIDTH: tl.constexpr, HIDDEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
-    PIECES: tl.constexpr, FLATTEN: tl.constexpr, GRADIENT: tl.constexpr,
+    GRADIENT: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
-    """out (rows, HIDDEN) = finished left (rows, WIDTH) @ right (HIDDEN, WIDTH).T, all by tensor descriptors.
+    """out (rows, HIDDEN) = finished left (rows, WIDTH) @ right (HIDDEN, WIDTH).T, a tile per program; all are contiguous.
 
-    `activations` and `out` have blocks of (ROWS, COLUMNS / PIECES); where a tile hangs over an edge, the hardware reads zeros
-    and writes nothing. Programs take every n-th tile; a row of tiles comes after another, so that the rows of `left` that
-    are being worked on, and all of `right`, stay in the second-level cache.
+    Finished is relu(product)^2, or for the gradient product * 2 relu(h), by `activations` = relu(h)^2; with SCALED, of rows
+    multiplied by `scales` (rows,) before.
     """
-    across: tl.constexpr = (HIDDEN + COLUMNS - 1) // COLUMNS
-    steps: tl.constexpr = (WIDTH + DEPTH - 1) // DEPTH
-    PIECE: tl.constexpr = COLUMNS // PIECES
-    tiles = tl.cdiv(rows, ROWS) * across
-    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLATTEN):
-        row = (tile // across) * ROWS
-        column = (tile % across) * COLUMNS
-        product = tl.zeros((ROWS, COLUMNS), tl.float32)
-        for step in range(steps):
-            a = left.load([row, step * DEPTH])
-            b = right.load([column, step * DEPTH])
-            product = tl.dot(a, b.T, product)
-        if PIECES == 1:
-            _finish_and_store(product, row, column, activations, out, GRADIENT)
-        else:
-            first, second = _halves(product, ROWS, COLUMNS)
-            if PIECES == 2:
-                _finish_and_store(first, row, column, activations, out, GRADIENT)
-                _finish_and_store(second, row, column + PIECE, activations, out, GRADIENT)
-            else:
-                tl.static_assert(PIECES == 4)
-                a0, a1 = _halves(first, ROWS, COLUMNS // 2)
-                a2, a3 = _halves(second, ROWS, COLUMNS // 2)
-                _finish_and_store(a0, row, column, activations, out, GRADIENT)
-                _finish_and_store(a1, row, column + PIECE, activations, out, GRADIENT)
-                _finish_and_store(a2, row, column + 2 * PIECE, activations, out, GRADIENT)
-                _finish_and_store(a3, row, column + 3 * PIECE, activations, out, GRADIENT)
-
-
-@triton.jit
-def pointer_kernel(
-    left, right, activations, out, rows,
-    WIDTH: tl.constexpr, HIDDEN: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr,
-    GRADIENT: tl.constexpr,
-):  # fmt: skip
-    """The same by pointers, one program for each tile; all matrices are contiguous."""
     across: tl.constexpr = (HIDDEN + COLUMNS - 1) // COLUMNS
     tile = tl.program_id(0)
     row = ((tile // across) * ROWS + tl.arange(0, ROWS)).to(tl.int64)[:, None]
@@ -168,46 +47,27 @@ def pointer_kernel(
     across_row = (tile % across) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     places = row * HIDDEN + across_row
     inside = (row < rows) & (across_row < HIDDEN)
-    known = tl.load(activations + places, mask=inside, other=0.0) if GRADIENT else product
-    tl.store(out + places, _finish(product, known, GRADIENT).to(out.dtype.element_ty), mask=inside)
+    if SCALED:
+        product *= tl.load(scales + row, mask=row < rows, other=0.0)
+    if GRADIENT:
+        known = tl.load(activations + places, mask=inside, other=0.0).to(tl.float32)
+        product = product * 2.0 * tl.sqrt(known)
+    else:
+        positive = tl.maximum(product, 0.0)
+        product = positive * positive
+    tl.store(out + places, product.to(out.dtype.element_ty), mask=inside)
 
 
-def hidden_product(left: Tensor, right: Tensor, activations: Tensor | None, tiles: Tiles) -> Tensor:
-    """Of left (M, C) and right (H, C), with products h = left @ right.T: relu(h)^2 (M, H), or with activations a (M, H) the
-    gradient 2 h sqrt(a). All of one half-precision type and contiguous; products and what is made of them in float32.
-    """
-    rows, width = left.shape
-    hidden = right.size(0)
-    out = torch.empty(rows, hidden, dtype=left.dtype, device=left.device)
-    gradient = activations is not None
-    other = out if activations is None else activations  # a descriptor is due in any case
-    count = triton.cdiv(rows, tiles.rows) * triton.cdiv(hidden, tiles.columns)
-    if not tiles.bulk_copies:
-        pointer_kernel[(count,)](
-            left, right, other, out, rows, WIDTH=width, HIDDEN=hidden, ROWS=tiles.rows, COLUMNS=tiles.columns,
-            DEPTH=tiles.depth, GRADIENT=gradient, num_warps=tiles.warps, num_stages=tiles.stages,
-        )  # fmt: skip
-        return out
-    piece = [tiles.rows, tiles.columns // tiles.pieces]
-    bulk_kernel[(min(count, tiles.programs * multiprocessors(left.device)),)](
-        TensorDescriptor.from_tensor(left, [tiles.rows, tiles.depth]),
-        TensorDescriptor.from_tensor(right, [tiles.columns, tiles.depth]),
-        TensorDescriptor.from_tensor(other, piece), TensorDescriptor.from_tensor(out, piece), rows,
-        WIDTH=width, HIDDEN=hidden, ROWS=tiles.rows, COLUMNS=tiles.columns, DEPTH=tiles.depth, PIECES=tiles.pieces,
-        FLATTEN=tiles.flatten, GRADIENT=gradient, num_warps=tiles.warps, num_stages=tiles.stages,
+def hidden_product(left: Tensor, right: Tensor, scales: Tensor | None, activations: Tensor | None) -> Tensor:
+    """As that of research/hopper_products.py."""
+    (rows, width), hidden = left.shape, right.size(0)
+    out = left.new_empty(rows, hidden)
+    hidden_kernel[(triton.cdiv(rows, TILE) * triton.cdiv(hidden, TILE),)](
+        left, right, out if scales is None else scales, out if activations is None else activations, out, rows,
+        WIDTH=width, HIDDEN=hidden, ROWS=TILE, COLUMNS=TILE, DEPTH=DEPTH, GRADIENT=activations is not None,
+        SCALED=scales is not None, num_warps=4, num_stages=STAGES,
     )  # fmt: skip
     return out
-
-
-def usable_tiles(best: Tiles, left: Tensor, right: Tensor) -> Tiles:
-    """`best`, where the GPU and the shape allow it: bulk copies are Hopper's, of rows of whole 16 bytes."""
-    whole = all(size * left.element_size() % 16 == 0 for size in (left.size(1), right.size(0)))
-    hopper = left.is_cuda and torch.cuda.get_device_capability(left.device)[0] == 9
-    return best if whole and hopper else POINTER_TILES
-
-
-def multiprocessors(device: torch.device) -> int:
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -350,86 +210,6 @@ def rotary_norm(both: Tensor, cos: Tensor, sin: Tensor, epsilon: float) -> tuple
         both, cos, sin, queries, keys, scales, rows, heads, tokens, epsilon,
         DIM=dim, HALF=triton.next_power_of_2(dim // 2), HEADS=HEADS_PER_PROGRAM, num_warps=4,
     )  # fmt: skip
-    return queries, keys, scales
-
-
-HEAD_CANDIDATES = (
-    Tiles(rows=128, columns=128, depth=64, warps=4, stages=3, programs=2),
-    Tiles(rows=128, columns=128, depth=64, warps=4, stages=3, programs=2, flatten=False),
-    Tiles(rows=128, columns=128, depth=64, warps=8, stages=3, programs=2),
-    Tiles(rows=256, columns=128, depth=64, warps=8, stages=3),
-)
-"""What the benchmark tries for queries and keys: a tile is a head, of 128 channels, and always finished in quarters."""
-
-HEAD_TILES = HEAD_CANDIDATES[0]
-"""The best on an H100 at widths of 512 and 640."""
-
-
-@triton.jit
-def rotary_product_kernel(
-    left, right, cos, sin, out, scales, rows, tokens, epsilon,
-    WIDTH: tl.constexpr, HEADS: tl.constexpr, DIM: tl.constexpr, ROWS: tl.constexpr, DEPTH: tl.constexpr,
-    FLATTEN: tl.constexpr,
-):  # fmt: skip
-    """`rotary_norm_kernel` on the product left (rows, WIDTH) @ right (HEADS * DIM, WIDTH).T, which is not stored.
-
-    All but `scales` are tensor descriptors. A tile is one head of ROWS tokens. It is finished in quarters, for which `out`
-    (rows, HEADS * DIM), cos and sin (tokens, DIM / 2) have blocks of (ROWS, DIM / 4); `tokens` is a multiple of ROWS.
-    """
-    QUARTER: tl.constexpr = DIM // 4
-    steps: tl.constexpr = (WIDTH + DEPTH - 1) // DEPTH
-    tiles = tl.cdiv(rows, ROWS) * HEADS
-    for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), flatten=FLATTEN):
-        row = (tile // HEADS) * ROWS
-        head = tile % HEADS
-        product = tl.zeros((ROWS, DIM), tl.float32)
-        for step in range(steps):
-            a = left.load([row, step * DEPTH])
-            b = right.load([head * DIM, step * DEPTH])
-            product = tl.dot(a, b.T, product)
-        left_half, right_half = _halves(product, ROWS, DIM)
-        a0, a1 = _halves(left_half, ROWS, DIM // 2)
-        b0, b1 = _halves(right_half, ROWS, DIM // 2)
-        a0, b0 = _rotated(a0, b0, cos, sin, row % tokens, 0)
-        a1, b1 = _rotated(a1, b1, cos, sin, row % tokens, QUARTER)
-        squares = tl.sum(a0 * a0 + b0 * b0, axis=1) + tl.sum(a1 * a1 + b1 * b1, axis=1)
-        scale = tl.rsqrt(squares / DIM + epsilon)
-        out.store([row, head * DIM], (a0 * scale[:, None]).to(out.dtype))
-        out.store([row, head * DIM + QUARTER], (a1 * scale[:, None]).to(out.dtype))
-        out.store([row, head * DIM + 2 * QUARTER], (b0 * scale[:, None]).to(out.dtype))
-        out.store([row, head * DIM + 3 * QUARTER], (b1 * scale[:, None]).to(out.dtype))
-        place = row + tl.arange(0, ROWS)
-        tl.store(scales + place * HEADS + head, scale, mask=place < rows)
-
-
-@triton.jit
-def _rotated(a, b, cos, sin, token, channel):
-    c = cos.load([token, channel]).to(tl.float32)
-    s = sin.load([token, channel]).to(tl.float32)
-    return a * c + b * s, b * c - a * s
-
-
-def rotary_product(
-    left: Tensor, right: Tensor, cos: Tensor, sin: Tensor, epsilon: float, tokens: int, tiles: Tiles
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries and keys (B, T, H, D) of left (B * T, C) and right (2 * H * D, C), rotated and normed, with T = `tokens`, and
-    float32 scales (2, B * T * H). All of one half-precision type and contiguous."""
-    rows, width = left.shape
-    dim = 2 * cos.size(1)
-    heads = right.size(0) // (2 * dim)
-    queries, keys = (left.new_empty(rows // tokens, tokens, heads, dim) for _ in range(2))
-    scales = torch.empty(2, rows * heads, dtype=torch.float32, device=left.device)
-    programs = min(triton.cdiv(rows, tiles.rows) * heads, tiles.programs * multiprocessors(left.device))
-    quarter = [tiles.rows, dim // 4]
-    for out, matrix, numbers in zip((queries, keys), right.chunk(2), scales, strict=True):
-        rotary_product_kernel[(programs,)](
-            TensorDescriptor.from_tensor(left, [tiles.rows, tiles.depth]),
-            TensorDescriptor.from_tensor(matrix, [dim, tiles.depth]),
-            TensorDescriptor.from_tensor(cos, quarter), TensorDescriptor.from_tensor(sin, quarter),
-            TensorDescriptor.from_tensor(out.view(rows, heads * dim), quarter), numbers, rows, tokens, epsilon,
-            WIDTH=width, HEADS=heads, DIM=dim, ROWS=tiles.rows, DEPTH=tiles.depth, FLATTEN=tiles.flatten,
-            num_warps=tiles.warps, num_stages=tiles.stages,
-        )  # fmt: skip
     return queries, keys, scales
 
 

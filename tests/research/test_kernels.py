@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from research import kernels
-from research.kernels import relu_squared_mlp, rotary_norm, rotary_norm_product, runs_triton, softcapped_cross_entropy
+from research.kernels import (
+    added_product,
+    normed_relu_squared_mlp,
+    rotary_norm,
+    rotary_norm_product,
+    runs_triton,
+    softcapped_cross_entropy,
+)
 
 HAS_GPU = torch.cuda.is_available() and runs_triton(torch.device("cuda"), torch.bfloat16)
 needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU since Ampere with Triton")
@@ -22,7 +29,32 @@ CLOSE = 1e-2
 
 
 def mlp_formula(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    return (x @ up.T).clamp_min(0).square() @ down.T
+    return (x / rms(x) @ up.T).clamp_min(0).square() @ down.T
+
+
+def rms(x: Tensor) -> Tensor:
+    return x.square().mean(-1, keepdim=True).sqrt()
+
+
+def scaled_mlp_formula(x: Tensor, scale: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    return (scale[..., None] * x @ up.T).clamp_min(0).square() @ down.T
+
+
+def mlp_of_norm(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    return normed_relu_squared_mlp(x, None, up, down)
+
+
+def sum_formula(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """The sum, and 1 / rms of it as one more column."""
+    total = x + y @ weight.T
+    return torch.cat([total, 1 / rms(total)], dim=-1)
+
+
+def sum_inputs(tokens: int, width: int, device: str = "cpu") -> list[Tensor]:
+    """x (2, tokens, width), y (2, tokens, width / 2) and weight, as below."""
+    generator = torch.Generator(device).manual_seed(5)
+    shapes = ((2, tokens, width), (2, tokens, width // 2), (width, width // 2))
+    return [torch.randn(shape, generator=generator, device=device).bfloat16().float() / 16 for shape in shapes]
 
 
 def loss_formula(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float = SOFTCAP, *, rounded: bool = False) -> Tensor:
@@ -103,12 +135,29 @@ def distance(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_mlp_is_its_formula(dtype: torch.dtype) -> None:
     inputs = mlp_inputs(tokens=9, width=24)
-    found = value_and_gradients(relu_squared_mlp, [tensor.to(dtype) for tensor in inputs])
+    found = value_and_gradients(mlp_of_norm, [tensor.to(dtype) for tensor in inputs])
     expected = value_and_gradients(mlp_formula, [tensor.double() for tensor in inputs])
     assert found[0].shape == (2, 9, 24)
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == dtype
         torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_mlp_of_scaled_rows_is_its_formula(dtype: torch.dtype) -> None:
+    x, up, down = (tensor.to(dtype) for tensor in mlp_inputs(tokens=9, width=24))
+    inputs = [x, torch.linspace(0.5, 2, 18, dtype=dtype).view(2, 9), up, down]
+    found = value_and_gradients(normed_relu_squared_mlp, inputs)
+    for a, b in zip(found, value_and_gradients(scaled_mlp_formula, [tensor.double() for tensor in inputs]), strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
+
+
+def test_on_a_cpu_a_product_is_added_and_the_norm_left_to_rms_norm() -> None:
+    x, y, weight = sum_inputs(tokens=9, width=24)
+    total, scale = added_product(x, y, weight)
+    assert scale is None
+    torch.testing.assert_close(total, sum_formula(x, y, weight)[..., :-1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -153,7 +202,7 @@ def test_rotary_norm_of_a_product_is_its_formula(dtype: torch.dtype) -> None:
 INTERPRETED = """
 import torch
 from research import triton_kernels
-from tests.research.test_kernels import distance, loss_formula, product_formula, product_inputs, rotary_formula, rotary_inputs
+from tests.research.test_kernels import distance, loss_formula, rotary_formula, rotary_inputs
 
 for softcap, vocabulary in ((15.0, 64), (15.0, 50), (60.0, 50)):
     logits = (torch.randn(7, vocabulary) * 2 * softcap).bfloat16()
@@ -175,14 +224,6 @@ for heads, dim in ((5, 128), (3, 24)):
     q, k, scales = triton_kernels.rotary_norm(both.bfloat16(), cos, sin, 0.0)
     assert distance(torch.stack([q, k]), out.detach()) < 1e-2, (heads, dim)
     assert distance(triton_kernels.rotary_norm_gradient(*weights, q, k, scales, cos, sin), grads) < 1e-2, (heads, dim)
-
-x, weight, cos, sin = product_inputs(64, 2, 128)  # in float32: the interpreter has no products of bfloat16
-tiles = triton_kernels.Tiles(rows=32, columns=128, depth=64, warps=4, stages=3, programs=2)
-both = x.flatten(0, 1) @ weight.flatten(0, 1).T
-_, _, expected_scales = triton_kernels.rotary_norm(both.view(2, 64, 2, 2, 128), cos, sin, 1e-6)
-q, k, scales = triton_kernels.rotary_product(x.flatten(0, 1), weight.flatten(0, 1), cos, sin, 1e-6, 64, tiles)
-assert distance(torch.stack([q, k]), product_formula(x, weight, cos, sin)) < 1e-5
-assert distance(scales, expected_scales) < 1e-5
 print("right")
 """
 
@@ -197,11 +238,11 @@ def test_the_kernels_of_loss_and_rotary_norm_are_right_in_tritons_interpreter() 
 
 def test_weights_are_cast_to_the_inputs_dtype() -> None:
     x, up, down = mlp_inputs(tokens=3, width=8)
-    assert relu_squared_mlp(x.bfloat16(), up, down).dtype == torch.bfloat16
-    grads = value_and_gradients(lambda up, down: relu_squared_mlp(x.bfloat16(), up, down).float(), [up, down])[1:]
+    assert mlp_of_norm(x.bfloat16(), up, down).dtype == torch.bfloat16
+    grads = value_and_gradients(lambda up, down: mlp_of_norm(x.bfloat16(), up, down).float(), [up, down])[1:]
     assert all(grad.dtype == torch.float32 for grad in grads)
     with torch.autocast("cpu", torch.bfloat16):
-        assert relu_squared_mlp(x, up, down).dtype == torch.bfloat16
+        assert mlp_of_norm(x, up, down).dtype == torch.bfloat16
 
 
 def test_a_cpu_runs_plain_torch() -> None:
@@ -237,7 +278,7 @@ def test_the_gpu_mlp_agrees_with_float32(
     tokens: int, width: int, casts: bool, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
 ) -> None:
     inputs = mlp_inputs(tokens, width, "cuda")
-    mlp = prepare(relu_squared_mlp)
+    mlp = prepare(mlp_of_norm)
 
     def run(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
         with autocast(casts):
@@ -254,18 +295,56 @@ def test_the_gpu_mlp_agrees_with_float32(
 
 @pytest.mark.gpu
 @needs_gpu
-def test_every_choice_of_tiles_is_right() -> None:
-    from research import triton_kernels as triton_side
+@pytest.mark.parametrize(("tokens", "width"), [(512, 512), (333, 384), (1, 640), (100, 100)])
+def test_the_gpu_mlp_of_scaled_rows_agrees_with_float32(
+    tokens: int, width: int, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+) -> None:
+    x, up, down = mlp_inputs(tokens, width, "cuda")
+    inputs = [x, torch.rand(x.shape[:2], device="cuda") + 0.5, up, down]
+    mlp = prepare(normed_relu_squared_mlp)
+    found = value_and_gradients(lambda x, scale, up, down: mlp(x.bfloat16(), scale, up, down).float(), inputs)
+    for a, b in zip(found, value_and_gradients(scaled_mlp_formula, inputs), strict=True):
+        assert a.shape == b.shape and distance(a, b) < CLOSE
 
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(("tokens", "width"), [(512, 512), (333, 640), (1, 128), (100, 100)])
+@pytest.mark.parametrize("casts", [False, True])
+def test_the_gpu_sum_with_a_product_agrees_with_float32(
+    tokens: int, width: int, casts: bool, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+) -> None:
+    inputs = sum_inputs(tokens, width, "cuda")
+    function = prepare(added_product)
+
+    def run(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        with autocast(casts):
+            total, scale = function(x.bfloat16(), y if casts else y.bfloat16(), weight)
+        assert total.dtype == torch.bfloat16
+        if torch.cuda.get_device_capability()[0] == 9:
+            assert (scale is None) == (width % 128 != 0)
+        scale = 1 / rms(total.float())[..., 0] if scale is None else scale
+        return torch.cat([total.float(), scale[..., None]], dim=-1)
+
+    found = value_and_gradients(run, inputs)
+    for a, b in zip(found, value_and_gradients(sum_formula, inputs), strict=True):
+        assert a.shape == b.shape and distance(a, b) < CLOSE
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_both_kernels_of_the_hidden_layer_say_the_same() -> None:
+    from research import hopper_products, triton_kernels
+
+    if torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("not a Hopper GPU")
     x, up, _ = mlp_inputs(500, 384, "cuda")
-    x, up = x.flatten(0, 1).bfloat16(), up.bfloat16()
-    h = x.float() @ up.float().T
-    bulk = torch.cuda.get_device_capability()[0] == 9
-    for tiles in {*triton_side.UP_CANDIDATES, *triton_side.GRADIENT_CANDIDATES, triton_side.POINTER_TILES}:
-        if tiles == triton_side.POINTER_TILES or bulk:
-            a = triton_side.hidden_product(x, up, None, tiles)
-            assert distance(a, h.clamp_min(0).square()) < CLOSE, tiles
-            assert distance(triton_side.hidden_product(x, up, a, tiles), 2 * h * h.clamp_min(0)) < CLOSE, tiles
+    x, up, scale = x.flatten(0, 1).bfloat16(), up.bfloat16(), torch.rand(1000, device="cuda") + 0.5
+    for factors in (None, scale):
+        a = triton_kernels.hidden_product(x, up, factors, None)
+        assert distance(hopper_products.hidden_product(x, up, factors, None), a) < 1e-3
+        gradient = triton_kernels.hidden_product(x, up, factors, a)
+        assert distance(hopper_products.hidden_product(x, up, factors, a), gradient) < 1e-3
 
 
 @pytest.mark.gpu
