@@ -27,12 +27,12 @@ def added_product(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor 
     """x + y @ weight.T, for x (..., N), y (..., C) and weight (N, C), and 1 / rms of each of its rows (...) in float32, with
     which `normed_relu_squared_mlp` norms them; None where plain torch computes the sum, and leaves that to rms_norm.
 
-    In x's dtype; the weight is cast to that of the product, and gets its gradient in its own. The sum, and its squares before
-    they are averaged, are computed in float32.
+    In x's dtype; the weight is cast to that of the product, and gets its gradient in its own. On a Hopper GPU product, sum and
+    squares are computed in float32.
     """
     dtype = _dtype_of(y)
     if not (runs_triton(x.device, dtype) and x.dtype == dtype and _adds_in_product(weight)):
-        return x + F.linear(y, weight.to(y.dtype)), None
+        return (x + F.linear(y, weight.to(y.dtype))).to(x.dtype), None
     flat = x.reshape(-1, x.size(-1))
     total, squares = _added_product(flat, y.to(dtype).reshape(-1, y.size(-1)), weight.to(dtype))
     return total.view(x.shape), torch.rsqrt(squares / x.size(-1) + EPSILON).view(x.shape[:-1])
@@ -53,7 +53,7 @@ def normed_relu_squared_mlp(x: Tensor, scale: Tensor | None, up: Tensor, down: T
     if not triton:
         return F.linear(F.relu(F.linear(x, up.to(x.dtype))).square(), down.to(x.dtype))
     flat = x.to(dtype).reshape(-1, x.size(-1))
-    y: Tensor = _mlp(flat, None if scale is None else scale.reshape(-1), up.to(dtype), down.to(dtype))[0]
+    y: Tensor = _mlp(flat, None if scale is None else scale.expand(x.shape[:-1]).reshape(-1), up.to(dtype), down.to(dtype))[0]
     return y.view(x.shape)
 
 
@@ -125,8 +125,8 @@ def runs_triton(device: torch.device, dtype: torch.dtype) -> bool:
     )
 
 
-def _has_bulk_copies(device: torch.device) -> bool:
-    """Whether it is a Hopper GPU, for which research/hopper_products.py is written."""
+def _is_hopper(device: torch.device) -> bool:
+    """Whether research/hopper_products.py is written for this GPU."""
     return torch.cuda.get_device_capability(device)[0] == 9
 
 
@@ -137,12 +137,12 @@ def _whole_16_bytes(*sizes: int) -> bool:
 
 def _adds_in_product(weight: Tensor) -> bool:
     """Whether one kernel multiplies by weight (N, C) and adds: for whole tiles."""
-    return _has_bulk_copies(weight.device) and weight.size(0) % 128 == 0 and _whole_16_bytes(weight.size(1))
+    return _is_hopper(weight.device) and weight.size(0) % 128 == 0 and _whole_16_bytes(weight.size(1))
 
 
 def _finishes_heads(x: Tensor, dim: int) -> bool:
     """Whether one kernel multiplies, rotates and norms: for whole tiles of heads of 128 channels."""
-    return _has_bulk_copies(x.device) and dim == 128 and x.size(1) % 128 == 0 and _whole_16_bytes(x.size(2))
+    return _is_hopper(x.device) and dim == 128 and x.size(1) % 128 == 0 and _whole_16_bytes(x.size(2))
 
 
 def _dtype_of(x: Tensor) -> torch.dtype:
@@ -173,7 +173,7 @@ def _hidden_product(left: Tensor, right: Tensor, scale: Tensor | None, activatio
     left, right = left.contiguous(), right.contiguous()
     scale = None if scale is None else scale.contiguous()
     activations = None if activations is None else activations.contiguous()
-    if _has_bulk_copies(left.device) and _whole_16_bytes(left.size(1), right.size(0)):
+    if _is_hopper(left.device) and _whole_16_bytes(left.size(1), right.size(0)):
         from research import hopper_products
 
         return hopper_products.hidden_product(left, right, scale, activations)
@@ -207,7 +207,8 @@ def _mlp_backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None
     down_grad = torch.mm(grad.t(), activations) if needs_down else None  # first: the compiler stores grad once, for both
     hidden_grad = _hidden_gradient(grad, scale, down, activations)
     x_grad = torch.mm(hidden_grad, up)
-    scale_grad = (x_grad.float() * x.float()).sum(1) / scale if needs_scale else None
+    along = (x_grad.float() * x.float()).sum(1) if needs_scale else None
+    scale_grad = None if along is None else torch.where(scale == 0, 0.0, along / scale)
     return x_grad if needs_x else None, scale_grad, torch.mm(hidden_grad.t(), x) if needs_up else None, down_grad
 
 
@@ -344,7 +345,7 @@ _loss_and_gradients.register_autograd(_loss_backward, setup_context=_remember_gr
 # ----------------------------------------------------------------------------------------------------------------------
 
 EPSILON = torch.finfo(torch.float32).eps
-"""What keeps a head of zeros finite."""
+"""What keeps a head, or a row of the stream, finite where it is all zeros."""
 
 
 @torch.library.custom_op("research::rotary_norm", mutates_args=())

@@ -106,7 +106,10 @@ def window_of(layer: int) -> int:
 
 
 class Attention(nn.Module):
-    """Causal self-attention with rotary positions, QK norm, and value embeddings mixed in through a gate per head."""
+    """Causal self-attention with rotary positions, QK norm, and value embeddings mixed in through a gate per head.
+
+    Returns what the heads gather; the layer multiplies it by `out` where it adds it to the stream.
+    """
 
     def __init__(self, width: int, layer: int) -> None:
         super().__init__()
@@ -134,7 +137,7 @@ class MLP(nn.Module):
         self.down = nn.Linear(MLP_RATIO * width, width, bias=False)
 
     def forward(self, x: Tensor, scale: Tensor | None, keep: Tensor | float) -> Tensor:
-        # down(relu(up(norm(x))) ** 2), in one pass over memory
+        # down(relu(up(norm(x))) ** 2), in one pass over memory; norm is RMS norm, whatever norm() above is
         return normed_relu_squared_mlp(x, scale, self.up.weight, keep * self.down.weight)  # keep: free as its factor
 
 
@@ -149,7 +152,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor,
                 keep: Tensor | float = 1.0) -> Tensor:  # fmt: skip
         attended = self.attention(norm(x), value_embedding, cos, sin)
-        x, scale = added_product(x, attended, self.attention.out.weight)
+        x, scale = added_product(x, attended, self.attention.out.weight)  # x + out(attended); scale is that x's 1 / rms,
+        # or None where it is not known yet: pass None on if x changes before the MLP
         return keep * x + self.mlp(x, scale, keep)  # keep * (x + mlp(norm(x))), with fewer passes over memory
 
 

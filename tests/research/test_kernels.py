@@ -24,6 +24,8 @@ from research.kernels import (
 HAS_GPU = torch.cuda.is_available() and runs_triton(torch.device("cuda"), torch.bfloat16)
 needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU since Ampere with Triton")
 SOFTCAP = 15.0
+MLP_SIZES = [(512, 512), (3333, 392), (333, 384), (1, 640), (100, 100)]
+"""Tokens and widths: many tiles for each multiprocessor; tiles that hang over every edge; fewer tiles than multiprocessors."""
 CLOSE = 1e-2
 """Of bfloat16 to float32, as a share of the norm."""
 
@@ -153,6 +155,19 @@ def test_the_mlp_of_scaled_rows_is_its_formula(dtype: torch.dtype) -> None:
         torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
 
 
+def test_one_scale_serves_all_rows() -> None:
+    x, up, down = mlp_inputs(tokens=9, width=24)
+    found = value_and_gradients(normed_relu_squared_mlp, [x, torch.tensor(0.7), up, down])
+    expected = value_and_gradients(scaled_mlp_formula, [x, torch.full((2, 9), 0.7), up, down])
+    torch.testing.assert_close(found[0], expected[0])
+    torch.testing.assert_close(found[2], expected[2].sum())
+
+
+def test_a_product_is_added_in_the_dtype_of_the_stream() -> None:
+    x, y, weight = sum_inputs(tokens=9, width=24)
+    assert added_product(x.bfloat16(), y, weight)[0].dtype == torch.bfloat16
+
+
 def test_on_a_cpu_a_product_is_added_and_the_norm_left_to_rms_norm() -> None:
     x, y, weight = sum_inputs(tokens=9, width=24)
     total, scale = added_product(x, y, weight)
@@ -272,7 +287,7 @@ def autocast(on: bool) -> AbstractContextManager[object]:
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize(("tokens", "width"), [(512, 512), (333, 384), (1, 640), (100, 100)])
+@pytest.mark.parametrize(("tokens", "width"), MLP_SIZES)
 @pytest.mark.parametrize("casts", [False, True])
 def test_the_gpu_mlp_agrees_with_float32(
     tokens: int, width: int, casts: bool, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
@@ -295,7 +310,7 @@ def test_the_gpu_mlp_agrees_with_float32(
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize(("tokens", "width"), [(512, 512), (333, 384), (1, 640), (100, 100)])
+@pytest.mark.parametrize(("tokens", "width"), MLP_SIZES)
 def test_the_gpu_mlp_of_scaled_rows_agrees_with_float32(
     tokens: int, width: int, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
 ) -> None:
@@ -309,7 +324,7 @@ def test_the_gpu_mlp_of_scaled_rows_agrees_with_float32(
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize(("tokens", "width"), [(512, 512), (333, 640), (1, 128), (100, 100)])
+@pytest.mark.parametrize(("tokens", "width"), [(512, 512), (3333, 640), (333, 640), (1, 128), (100, 100)])
 @pytest.mark.parametrize("casts", [False, True])
 def test_the_gpu_sum_with_a_product_agrees_with_float32(
     tokens: int, width: int, casts: bool, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
@@ -338,8 +353,8 @@ def test_both_kernels_of_the_hidden_layer_say_the_same() -> None:
 
     if torch.cuda.get_device_capability()[0] != 9:
         pytest.skip("not a Hopper GPU")
-    x, up, _ = mlp_inputs(500, 384, "cuda")
-    x, up, scale = x.flatten(0, 1).bfloat16(), up.bfloat16(), torch.rand(1000, device="cuda") + 0.5
+    x, up, _ = mlp_inputs(3333, 392, "cuda")  # several tiles for each multiprocessor, which hang over every edge
+    x, up, scale = x.flatten(0, 1).bfloat16(), up.bfloat16(), torch.rand(6666, device="cuda") + 0.5
     for factors in (None, scale):
         a = triton_kernels.hidden_product(x, up, factors, None)
         assert distance(hopper_products.hidden_product(x, up, factors, None), a) < 1e-3
@@ -394,7 +409,9 @@ def test_the_gpu_rotary_norm_agrees_with_float32(
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize(("tokens", "heads", "dim"), [(512, 4, 128), (384, 5, 128), (333, 5, 128), (128, 1, 128), (7, 3, 96)])
+@pytest.mark.parametrize(
+    ("tokens", "heads", "dim"), [(512, 4, 128), (4096, 5, 128), (384, 5, 128), (333, 5, 128), (128, 1, 128), (7, 3, 96)]
+)
 @pytest.mark.parametrize("casts", [False, True])
 def test_the_gpu_product_of_rotary_norm_agrees_with_float32(
     tokens: int, heads: int, dim: int, casts: bool, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
