@@ -152,8 +152,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, value_embedding: Tensor | None, cos: Tensor, sin: Tensor,
                 keep: Tensor | float = 1.0) -> Tensor:  # fmt: skip
         attended = self.attention(norm(x), value_embedding, cos, sin)
-        x, scale = added_product(x, attended, self.attention.out.weight)  # x + out(attended); scale is that x's 1 / rms,
-        # or None where it is not known yet: pass None on if x changes before the MLP
+        # x + out(attended); scale norms this x and no other: if the MLP is to get another, pass None, and it norms by itself
+        x, scale = added_product(x, attended, self.attention.out.weight)
         return keep * x + self.mlp(x, scale, keep)  # keep * (x + mlp(norm(x))), with fewer passes over memory
 
 
