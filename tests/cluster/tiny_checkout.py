@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -52,6 +53,11 @@ GOOD_LR, BAD_LR = 0.01, 0.0000001
 """After a second: well below the untrained model's score, and no better than it."""
 
 
+def hear_ctrl_c() -> None:
+    """Tests that run in the background ignore Ctrl-C, and so would whatever they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Checkout:
     """A git repository with train.py, and a home and a cache for the farm."""
@@ -78,8 +84,8 @@ class Checkout:
     def start(self, *arguments: str) -> "subprocess.Popen[str]":
         """A command of the farm, running. It leads a process group of its own, as a command in a shell does."""
         command = [sys.executable, "-m", "cluster.cli", *arguments]
-        return subprocess.Popen(command, cwd=self.folder, env=self._environment(), stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, text=True, start_new_session=True)  # fmt: skip
+        return subprocess.Popen(command, cwd=self.folder, env=self._environment(), stdout=subprocess.PIPE, text=True,
+                                stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=hear_ctrl_c)  # fmt: skip
 
     def farm(self, *arguments: str, status: int = 0) -> str:
         """What a command of the farm prints; it must end with `status`."""
