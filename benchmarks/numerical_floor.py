@@ -26,12 +26,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from research.buffer import rows_per_batch
+from research.child import load_train_py
 from research.contract import CONTRACT_VARIABLE, PROFILES, Contract, starting_hyperparameters
 from research.hyperparameters import write_constants
 from research.recipes import Literal
 from research.score import Consistency, compare_prefixes, cross_entropy, splice_rows, tolerance_for
 from research.scorer import Forward, ready_to_answer
-from research.session import load_train_py
 
 ROOT = Path(__file__).parent.parent
 TRAIN_STEPS = 60

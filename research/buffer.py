@@ -41,12 +41,12 @@ class LogitsBuffer:
 
 
 def rows_per_batch(contract: Contract, device: torch.device, *, gpu_memory: int | None = None) -> int:
-    """Rows that are scored at once, 64 at most: as many as fit 1 GiB of logits (MPS: 128 MiB, CPU: 16 MiB), of which the
+    """Rows that are scored at once, 64 at most: as many as fit 2 GiB of logits (MPS: 128 MiB, CPU: 16 MiB), of which the
     buffer holds SLOTS times as much.
 
     Less on a GPU whose runs have little memory: `gpu_memory` bytes (None: plenty).
     """
-    large = 2**30 if gpu_memory is None else buffer_bytes(gpu_memory)
+    large = 2**31 if gpu_memory is None else buffer_bytes(gpu_memory)
     budget = {"cuda": large, "cpu": 2**24}.get(device.type, 2**27)
     return max(1, min(64, budget // (contract.MAX_SEQ_LEN * contract.VOCAB_SIZE * 4)))
 

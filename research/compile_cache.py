@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from research.hyperparameters import same_but_for_constants
@@ -34,6 +34,9 @@ LOCK = "lock"
 
 GROUP_PREFIX = "__grp__"
 """Triton's lists of the files that make a kernel, with the whole path of each."""
+
+OF_A_RUN = "of-a-run"
+"""A file in the shared folder that says that it holds all that a whole run compiled, whatever else lies there."""
 
 _SHIPPED = Path(__file__).with_name("train.py")
 
@@ -89,6 +92,19 @@ def add_to_shared(private: Path, shared: Path) -> None:
         if taken + size <= MOST_BYTES:
             taken += size
             _add(source, shared / source.relative_to(private))
+
+
+def add_run_to_shared(folders: Iterable[Path], shared: Path) -> None:
+    """Adds what a whole run compiled, in the folders of its processes."""
+    for folder in folders:
+        add_to_shared(folder, shared)
+    if shared.is_dir():  # else it compiled nothing
+        (shared / OF_A_RUN).touch()
+
+
+def holds_a_run(shared: Path) -> bool:
+    """Whether a run has been added: the next one finds most of what it needs."""
+    return (shared / OF_A_RUN).exists()
 
 
 def _lacking(private: Path, shared: Path) -> Iterator[Path]:

@@ -4,14 +4,15 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from research import attention_choice, compile_cache
+from research import attention_choice, compile_cache, rehearsal
 from research.attention import CHOICE_VARIABLE
+from research.gpu_driver import gpu_minor, gpu_name_for_cuda
 from research.gpu_memory import SHARE_VARIABLE, scorer_bytes, trainer_bytes
 from research.namespaces import COMPILED
 from research.result import RunSpec
 from research.rows import PreparedData
 from research.sandbox import FIRST_IDENTITY, Sandbox, check_strict, probe
-from research.supervision import Bounds, gpu_minor, gpu_name_for_cuda
+from research.supervision import Bounds
 from research.visible import View, view_of_run
 
 CHILDREN = ("trainer", "scorer-a", "scorer-b")
@@ -35,6 +36,8 @@ class Confinement:
         chosen = attention_choice.choose(spec.contract, spec.device, self._shared)
         self._attention = {} if chosen is None else {CHOICE_VARIABLE: chosen}
         self._gpu_memory = spec.gpu_memory_bytes
+        has_room = spec.gpu_memory_bytes is None and (spec.threads or os.cpu_count() or 1) >= rehearsal.LEAST_THREADS
+        self._rehearses = self._on_gpu and has_room and not compile_cache.holds_a_run(self._shared)
         scratch.chmod(0o711)
 
     @property
@@ -81,15 +84,15 @@ class Confinement:
             compile_cache.SHARED_VARIABLE: str(self._shared),
             **self._attention,
             **share,
+            **({rehearsal.VARIABLE: "1"} if name == CHILDREN[0] and self._rehearses else {}),
             **({"CUDA_VISIBLE_DEVICES": gpu_name_for_cuda()} if self._on_gpu else {}),
         }
 
     def keep_compiled(self) -> None:
         """After a run with a score: what a trusted train.py compiled is for later runs too."""
-        for name in COMPILING:
-            compiled = self._writes_compiled(name)
-            if compiled is not None and compiled.is_dir():
-                compile_cache.add_to_shared(compiled, self._shared)
+        written = [folder for name in COMPILING if (folder := self._writes_compiled(name)) is not None and folder.is_dir()]
+        if written:
+            compile_cache.add_run_to_shared(written, self._shared)
 
     def _writes_compiled(self, name: str) -> Path | None:
         """A folder outside the sandbox that a child with a trusted train.py compiles into."""

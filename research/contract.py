@@ -24,6 +24,7 @@ CACHE_VARIABLE = "AUTORESEARCH_CACHE"
 JUDGE_FILES = (
     "buffer.py",
     "caps.py",
+    "child.py",
     "feed.py",
     "handover.py",
     "judge.py",
@@ -33,6 +34,7 @@ JUDGE_FILES = (
     "scorer.py",
     "seeds.py",
     "session.py",
+    "trainer.py",
 )
 """The judge's own code: an edit of any of these changes the score fingerprint."""
 

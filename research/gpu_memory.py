@@ -24,8 +24,8 @@ CONTEXT_BYTES: Final = GB // 2
 
 SCORERS: Final = 2
 
-SCORER_PART, MOST_SCORER_BYTES = 8, 4 * GB
-"""A scorer gets this part of the memory: an eighth, or 4 GB where that is less."""
+SCORER_PART, MOST_SCORER_BYTES = 8, 8 * GB
+"""A scorer gets this part of the memory: an eighth, or 8 GB where that is less."""
 
 BUFFER_PART: Final = 4
 """The logits of a scored batch are a quarter of it: a forward pass that isn't compiled holds three copies of them."""
@@ -55,7 +55,7 @@ def scorer_bytes(memory: int) -> int:
 
 
 def buffer_bytes(memory: int) -> int:
-    """What the float32 logits of a scored batch may take; 1 GiB on a GPU that has 32 or more."""
+    """What the float32 logits of a scored batch may take; 2 GiB on a GPU that has 64 or more."""
     return scorer_bytes(memory) // BUFFER_PART
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from research import scorer, session
+from research import scorer, trainer
 from research.buffer import SLOTS, SharedIds, create_logits_buffer, rows_per_batch
 from research.caps import Caps
 from research.channel import (
@@ -35,6 +35,7 @@ from research.channel import (
 from research.confinement import CHILDREN, Confinement
 from research.contract import Contract, UserError, judge_sha256
 from research.ending import RunEnded, cure_for_memory, ended_by_itself, require_finite
+from research.gpu_driver import gpu_bytes
 from research.handover import count_parameters, printable_shapes, reported_fields, tensor_shapes
 from research.processes import Child, Log, child_environment, end_children
 from research.provenance import software_versions
@@ -55,7 +56,7 @@ from research.score import (
     tolerance_for,
 )
 from research.seeds import seed_set_by
-from research.supervision import MemoryMonitor, Supervisor, gpu_bytes
+from research.supervision import MemoryMonitor, Supervisor
 
 MAX_TRAIN_PY_BYTES = 200_000
 MAX_REPORT_BYTES = 2**20
@@ -158,7 +159,7 @@ class Judge:
             raise RunEnded("lost", str(error)) from None
         began = monotonic()
         self._found["sandbox"] = self.confinement.layer_names
-        self.trainer = self._child(session.main, CHILDREN[0], self.log)
+        self.trainer = self._child(trainer.main, CHILDREN[0], self.log)
         self.scorers = [self._child(scorer.main, name, Log(None)) for name in CHILDREN[1:]]
         for child in self._children:
             child.follow_output()

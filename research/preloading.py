@@ -12,7 +12,7 @@ from importlib.util import find_spec
 import torch
 
 from research.attention import FLASH_4, INSTALLED
-from research.supervision import gpu_capability
+from research.gpu_driver import gpu_capability
 
 COMPILER = "torch._inductor.compile_fx"
 

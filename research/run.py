@@ -23,13 +23,8 @@ import torch
 import torch._dynamo  # what every optimizer imports: children are forked off with it, or each would spend seconds on it
 
 from research.channel import monotonic
-from research.contract import (
-    UserError,
-    cache_folder,
-    choose_profile,
-    contract_for,
-    memory_limit,
-)
+from research.contract import UserError, cache_folder, choose_profile, contract_for, memory_limit
+from research.gpu_driver import first_gpu
 from research.hyperparameters import fit_to_profile
 from research.judge import Judge, scratch_prefix
 from research.linux import become_subreaper, die_with_parent, keep_freed_memory
@@ -37,7 +32,6 @@ from research.preloading import preload_for_gpu
 from research.prepare import find_prepared
 from research.processes import kill_descendants
 from research.result import SANDBOX_MODES, RunResult, RunSpec
-from research.supervision import gpu_handle
 
 SHIPPED_TRAIN_PY = Path(__file__).with_name("train.py")
 
@@ -126,12 +120,8 @@ def best_device() -> tuple[str, int, int | None]:
     By NVML: asking torch would start CUDA in this process, and children that are forked off it could not use it then.
     """
     try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        memory = pynvml.nvmlDeviceGetMemoryInfo(gpu_handle())
-        pynvml.nvmlShutdown()
-        return "cuda:0", int(memory.total), int(memory.free)
+        with first_gpu() as gpu:
+            return "cuda:0", *gpu.memory()
     except Exception:  # no driver, no GPU, none visible: NVML has an error of its own for each
         total = psutil.virtual_memory().total
         return ("mps" if torch.backends.mps.is_available() else "cpu"), total, None

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from research.child import load_train_py
 from research.contract import active_contract
 from research.rows import PreparedData
-from research.session import load_train_py
 from research.tokenizer import Tokenizer
 
 

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from research.buffer import SLOTS, SharedIds, open_logits_buffer
 from research.channel import Channel, ChannelClosed, Kind, Message, map_shared
+from research.child import child_setting, load_train_py, require_device, set_threads
 from research.contract import Contract, active_contract
 from research.gpu_memory import says_memory_ran_out
 from research.linux import die_with_parent
-from research.session import child_setting, load_train_py, require_device, set_threads
 
 Forward = Callable[[Tensor], Tensor]
 """ids (n, T) int64 -> logits (n, T, V)"""

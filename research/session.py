@@ -1,18 +1,15 @@
 """train.py's side of a run: warm-up, batches under the clock, handing over the model.
 
-`python -m research.session` is the trainer process. It runs the researchers' code, so nothing that it says is believed:
-the judge (research/run.py) keeps the clock, the data until the clock starts, and the scoring.
+It is part of the trainer process, which runs the researchers' code, so nothing that it says is believed: the judge keeps the
+clock, the data until the clock starts, and the scoring.
 """
 
 import json
 import math
 import os
 import signal
-import socket
 import sys
-from collections.abc import Iterator
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.ctypeslib  # which safetensors would import under the clock
@@ -21,11 +18,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from research.channel import Channel, Kind, map_shared, monotonic, shared_memory
-from research.contract import Contract, active_contract
+from research.contract import Contract
 from research.feed import RowFeed, inputs_and_targets, to_device
-from research.gpu_memory import SHARE_VARIABLE
-from research.linux import die_with_parent
-from research.sandbox import BROKEN
 
 CURVE_POINTS = 256
 """Points of the loss curve that a report holds at most."""
@@ -43,7 +37,8 @@ class Session:
     train.py warms up on `warmup()`, starts again from its initialisation, trains on `batches()`, and calls `finish()`.
     """
 
-    def __init__(self, *, channel: Channel, contract: Contract, device: torch.device, seed: int) -> None:
+    def __init__(self, *, channel: Channel, contract: Contract, device: torch.device, seed: int,
+                 before_clock: Callable[[], None] | None = None) -> None:  # fmt: skip
         self.contract = contract
         self.device = device
         self.seed = seed
@@ -51,6 +46,7 @@ class Session:
         self.tokens = 0
         """Tokens handed out under the clock."""
         self._channel = channel
+        self._before_clock = before_clock
         self._feed: RowFeed | None = None
         self._start = self._deadline = 0.0
         self._log = _StepLog(channel)
@@ -141,6 +137,8 @@ class Session:
         signal.pause()  # the judge ends this process
 
     def _ask_for_data(self) -> RowFeed:
+        if self._before_clock is not None:
+            self._before_clock()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             torch.cuda.reset_peak_memory_stats(self.device)
@@ -257,57 +255,3 @@ def _memory_with(payload: bytes) -> int:
     with os.fdopen(os.dup(descriptor), "wb") as file:
         file.write(payload)
     return descriptor
-
-
-def require_device(device: torch.device) -> None:
-    """Ends the process where its device can't be used: a run on another would score otherwise. It is not the idea's fault.
-
-    Where the run has a limit of GPU memory, torch takes no more from here on than this process's share.
-    """
-    if device.type == "cuda" and not torch.cuda.is_available():
-        print("the GPU can't be used inside the sandbox: --sandbox off shows whether it can outside", file=sys.stderr)
-        sys.exit(BROKEN)
-    if device.type == "cuda" and (share := os.environ.get(SHARE_VARIABLE)):
-        total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, int(share) / total), device)
-
-
-def set_threads() -> None:
-    """Gives torch as many CPU threads as the judge said (OMP_NUM_THREADS is read at import, which was before the fork)."""
-    if threads := os.environ.get("AUTORESEARCH_THREADS"):
-        torch.set_num_threads(int(threads))
-
-
-def load_train_py(path: Path) -> ModuleType:
-    """Executes a train.py as the module `train`; tracebacks show its lines."""
-    module = ModuleType("train")
-    module.__file__ = str(path)
-    sys.modules["train"] = module
-    exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
-    return module
-
-
-def child_setting(name: str) -> str:
-    """A setting that the judge handed to this process."""
-    return os.environ[f"AUTORESEARCH_{name}"]
-
-
-def main() -> None:
-    """The trainer process: loads train.py and lets it train."""
-    die_with_parent()
-    set_threads()
-    channel = Channel(socket.socket(fileno=int(child_setting("CHANNEL"))))
-    device = torch.device(child_setting("DEVICE"))
-    require_device(device)
-    session = Session(channel=channel, contract=active_contract(), device=device, seed=int(child_setting("SEED")))
-    session.reseed()
-    train = load_train_py(Path("train.py").resolve())
-    for name in ("build_model", "train"):
-        if not callable(getattr(train, name, None)):
-            raise SystemExit(f"train.py must offer {name}(): see program.md")
-    train.train(session)
-    raise SystemExit("train(session) returned without session.finish(model)")
-
-
-if __name__ == "__main__":
-    main()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from research.gpu_driver import Gpu, first_gpu
+
 POLL_SECONDS = 0.25
 
 LEAST_FREE_MEMORY = 0.03
@@ -87,14 +89,15 @@ class MemoryMonitor:
         return self._peak_bytes / 2**20 if self._peak_bytes else None
 
     def _poll(self) -> None:
-        while not self._stopped.wait(POLL_SECONDS):
-            with contextlib.suppress(psutil.Error):
-                self._peak_bytes = max(self._peak_bytes, self._now())
+        with first_gpu() if self._gpu else contextlib.nullcontext() as gpu:
+            while not self._stopped.wait(POLL_SECONDS):
+                with contextlib.suppress(psutil.Error):
+                    self._peak_bytes = max(self._peak_bytes, self._now(gpu))
 
-    def _now(self) -> int:
+    def _now(self, gpu: Gpu | None) -> int:
         tree = _tree_of(self._pid)
-        if self._gpu:
-            return _gpu_bytes_of({process.pid for process in tree})
+        if gpu is not None:
+            return gpu.bytes_of({process.pid for process in tree})
         return sum(map(_resident_bytes, tree[self._waiting :]))
 
 
@@ -125,55 +128,3 @@ def _bytes_below(folder: Path) -> int:
             with contextlib.suppress(OSError):
                 total += (Path(where) / name).lstat().st_blocks * 512
     return total
-
-
-def gpu_handle() -> object:
-    """The first GPU that this process sees, for NVML (which knows nothing of CUDA_VISIBLE_DEVICES). Raises NVMLError."""
-    import pynvml
-
-    pynvml.nvmlInit()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    if visible.isdigit():
-        return pynvml.nvmlDeviceGetHandleByIndex(int(visible))
-    return pynvml.nvmlDeviceGetHandleByUUID(visible)
-
-
-def gpu_bytes() -> int:
-    """That GPU's memory. Raises NVMLError."""
-    import pynvml
-
-    return int(pynvml.nvmlDeviceGetMemoryInfo(gpu_handle()).total)
-
-
-def gpu_capability() -> tuple[int, int] | None:
-    """Its compute capability; None where there is no NVIDIA GPU that this process sees."""
-    try:
-        import pynvml
-
-        major, minor = pynvml.nvmlDeviceGetCudaComputeCapability(gpu_handle())
-    except Exception:  # no driver, no GPU, none visible: NVML has an error of its own for each
-        return None
-    return int(major), int(minor)
-
-
-def gpu_minor() -> int:
-    """The number in the name of that GPU's device file. Raises NVMLError."""
-    import pynvml
-
-    return int(pynvml.nvmlDeviceGetMinorNumber(gpu_handle()))
-
-
-def gpu_name_for_cuda() -> str:
-    """What CUDA_VISIBLE_DEVICES calls that GPU by itself: a number would count those that a sandbox shows. Raises NVMLError."""
-    import pynvml
-
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
-    return str(pynvml.nvmlDeviceGetUUID(gpu_handle())) if visible.isdigit() else visible
-
-
-def _gpu_bytes_of(pids: set[int]) -> int:
-    """GPU memory of processes; 0 where NVML can't tell them apart (in containers and virtual machines)."""
-    import pynvml
-
-    processes = pynvml.nvmlDeviceGetComputeRunningProcesses(gpu_handle())
-    return sum(int(process.usedGpuMemory or 0) for process in processes if process.pid in pids)

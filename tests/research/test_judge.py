@@ -299,7 +299,7 @@ def test_scoring_batches_fit_their_buffer(run: Runner) -> None:
     assert rows_per_batch(run.contract, cpu) == 64
     large = replace(run.contract, MAX_SEQ_LEN=2048, EVAL_TOKENS=2048, VOCAB_SIZE=8192)
     assert rows_per_batch(large, cpu) == 1
-    assert rows_per_batch(large, torch.device("cuda")) == rows_per_batch(large, torch.device("cuda"), gpu_memory=80 * GB) == 16
+    assert rows_per_batch(large, torch.device("cuda")) == rows_per_batch(large, torch.device("cuda"), gpu_memory=80 * GB) == 32
     assert rows_per_batch(large, torch.device("cuda"), gpu_memory=8 * GB) == 4
     assert rows_per_batch(large, cpu, gpu_memory=8 * GB) == 1
 
