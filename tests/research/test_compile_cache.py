@@ -117,3 +117,16 @@ def test_files_that_say_that_a_process_is_at_work_are_not_added(tmp_path: Path, 
         (private / name).write_text("")
     compile_cache.add_to_shared(private, shared)
     assert [path.name for path in shared.iterdir()] == ["kernel"]
+
+
+def test_a_run_is_known_to_have_been_added(tmp_path: Path) -> None:
+    """What choosing a kernel for attention compiled is none."""
+    private, shared = tmp_path / "private", tmp_path / "shared"
+    private.mkdir()
+    compile_cache.add_run_to_shared([private], shared)
+    assert not compile_cache.holds_a_run(shared) and not shared.exists()
+    (private / "kernel").write_text("")
+    compile_cache.add_to_shared(private, shared)
+    assert not compile_cache.holds_a_run(shared)
+    compile_cache.add_run_to_shared([private], shared)
+    assert compile_cache.holds_a_run(shared)
