@@ -18,7 +18,7 @@ from safetensors.torch import load
 from torch import nn
 
 from research import session as sessions
-from research.channel import Channel, ChannelClosed, Kind, Message, monotonic, seal, shared_memory
+from research.channel import Channel, ChannelClosed, Kind, monotonic, seal, shared_memory
 from research.contract import Contract
 from research.feed import row_order
 from research.rows import PreparedData
@@ -32,10 +32,11 @@ ALL_ROWS = (np.arange(ROWS)[:, None] * 5000 + np.arange(TOKENS + 1)).astype(np.u
 
 @dataclass
 class Handed:
-    """What the session's other end has got."""
+    """What stands in for a judge: its end of the channel, and the thread that answers there."""
 
     channel: Channel
-    finished: Message | None = None
+    of_session: Channel
+    answering: threading.Thread
 
 
 @pytest.fixture
@@ -44,28 +45,31 @@ def sessions_made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Handed]]:
     handed: list[Handed] = []
     yield handed
     for one in handed:
+        one.of_session.close()  # ends the thread of a test that never asked for data
+        one.answering.join()
         one.channel.close()
 
 
 def make_session(handed: list[Handed], *, seed: int = 1, contract: Contract = CONTRACT) -> Session:
     """A session whose judge is a thread that hands over ALL_ROWS when it is asked."""
     ours, theirs = socket.socketpair()
-    judge = Handed(Channel(ours))
-    handed.append(judge)
+    channel = Channel(ours)
 
     def answer() -> None:
         try:
-            message = judge.channel.receive()
+            message = channel.receive()
         except ChannelClosed:  # a test that never asked for data
             return
         assert message is not None and message.kind == Kind.READY
         memory = shared_memory(0)
         os.write(memory, ALL_ROWS.tobytes())
         seal(memory)
-        judge.channel.send(Kind.DATA, ROWS, TOKENS + 1, monotonic() + contract.TIME_BUDGET, [memory])
+        channel.send(Kind.DATA, ROWS, TOKENS + 1, monotonic() + contract.TIME_BUDGET, [memory])
 
-    threading.Thread(target=answer, daemon=True).start()
-    return Session(channel=Channel(theirs), contract=contract, device=torch.device("cpu"), seed=seed)
+    judge = Handed(channel, Channel(theirs), threading.Thread(target=answer, daemon=True))
+    judge.answering.start()
+    handed.append(judge)
+    return Session(channel=judge.of_session, contract=contract, device=torch.device("cpu"), seed=seed)
 
 
 def first_rows(session: Session, batch_size: int, count: int) -> list[int]:
