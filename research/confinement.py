@@ -6,7 +6,7 @@ from pathlib import Path
 
 from research import attention_choice, compile_cache, rehearsal
 from research.attention import CHOICE_VARIABLE
-from research.gpu_driver import gpu_minor, gpu_name_for_cuda
+from research.gpu_driver import gpu_bytes, gpu_minor, gpu_name_for_cuda
 from research.gpu_memory import SHARE_VARIABLE, scorer_bytes, trainer_bytes
 from research.namespaces import COMPILED
 from research.result import RunSpec
@@ -36,8 +36,12 @@ class Confinement:
         chosen = attention_choice.choose(spec.contract, spec.device, self._shared)
         self._attention = {} if chosen is None else {CHOICE_VARIABLE: chosen}
         self._gpu_memory = spec.gpu_memory_bytes
-        has_room = spec.gpu_memory_bytes is None and (spec.threads or os.cpu_count() or 1) >= rehearsal.LEAST_THREADS
-        self._rehearses = self._on_gpu and has_room and not compile_cache.holds_a_run(self._shared)
+        has_gpu_to_itself = self._on_gpu and spec.gpu_memory_bytes is None
+        self._rehearses = has_gpu_to_itself and rehearsal.is_worth_it(
+            threads=spec.threads or os.cpu_count() or 1,
+            gpu_bytes=gpu_bytes(),
+            compiled=compile_cache.holds_a_run(self._shared),
+        )
         scratch.chmod(0o711)
 
     @property

@@ -3,7 +3,7 @@
 Three at most hold some at the same time. First the trainer and the two scorers, which make one forward pass while the trainer
 warms up, and then keep their model; once the trainer is dead the judge, with the buffer of logits, and the scorers. So a run
 within `memory` bytes gives each scorer `scorer_bytes`, and the trainer all that is left beside what CUDA itself takes. (A
-rehearsal holds some for a while; a run that has a limit has none.)
+rehearsal holds some for a while, on a large GPU and in runs without a limit.)
 
 Where a run has a limit (`--gpu-memory`), trainer and scorers each bind torch's allocator to their share, and the sum of
 all processes stays below the limit. That bounds what torch allocates for an honest train.py: one that lifts its own limit, or

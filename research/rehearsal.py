@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
+from research.gpu_memory import GB
 from research.linux import die_with_parent
 from research.session import Session
 
@@ -23,8 +24,16 @@ VARIABLE = "AUTORESEARCH_REHEARSE"
 LEAST_THREADS = 8
 """The trainer, both scorers and the compiler's own processes want some at the same time."""
 
+LEAST_GPU_BYTES = 64 * GB
+"""On a smaller GPU a batch is fitted to what is left beside the scorers, and a rehearsal takes some gigabytes more."""
+
 ROWS = 2
 """In a batch of the rehearsal: kernels are compiled for the widths of a model, whatever the number of rows."""
+
+
+def is_worth_it(*, threads: int, gpu_bytes: int, compiled: bool) -> bool:
+    """Whether a run that may take so much shall have one; `compiled`: what an earlier run compiled is there."""
+    return threads >= LEAST_THREADS and gpu_bytes >= LEAST_GPU_BYTES and not compiled
 
 
 class Rehearsal:

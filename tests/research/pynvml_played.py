@@ -13,8 +13,9 @@ class NVMLError(Exception):
 class Played(ModuleType):
     """Answers for GPU 3, which is called GPU-abc; raises for any other, and for all while it is closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, total: int) -> None:
         super().__init__("pynvml")
+        self.total = total
         self.opened = self.closed = 0
         self.NVMLError = NVMLError
 
@@ -36,7 +37,7 @@ class Played(ModuleType):
         return self._gpu(uuid == "GPU-abc")
 
     def nvmlDeviceGetMemoryInfo(self, gpu: str) -> SimpleNamespace:
-        return SimpleNamespace(gpu=self._gpu(gpu == "gpu"), total=80, free=70)
+        return SimpleNamespace(gpu=self._gpu(gpu == "gpu"), total=self.total, free=70)
 
     def nvmlDeviceGetCudaComputeCapability(self, gpu: str) -> tuple[int, int]:
         self._gpu(gpu == "gpu")
@@ -55,9 +56,9 @@ class Played(ModuleType):
         return [SimpleNamespace(pid=pid, usedGpuMemory=memory) for pid, memory in ((1, 10), (2, 20), (3, None))]
 
 
-def play_pynvml(monkeypatch: pytest.MonkeyPatch, visible: str = "3") -> Played:
-    """Takes pynvml's place, with `visible` in CUDA_VISIBLE_DEVICES."""
-    played = Played()
+def play_pynvml(monkeypatch: pytest.MonkeyPatch, visible: str = "3", *, total: int = 80) -> Played:
+    """Takes pynvml's place, with `visible` in CUDA_VISIBLE_DEVICES and `total` bytes on the GPU."""
+    played = Played(total)
     monkeypatch.setitem(sys.modules, "pynvml", played)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     return played

@@ -15,6 +15,7 @@ from research import attention_choice, compile_cache, rehearsal
 from research.channel import Channel
 from research.confinement import CHILDREN, Confinement
 from research.contract import Contract
+from research.gpu_memory import GB
 from research.rehearsal import LEAST_THREADS, ROWS, VARIABLE, RehearsalSession, leave_models_uncompiled
 from research.rows import PreparedData
 
@@ -121,21 +122,22 @@ def test_its_session_has_few_rows_and_no_clock(judged_contract: Contract) -> Non
 
 
 @pytest.mark.parametrize(
-    ("changes", "of_a_run", "expected"),
+    ("gigabytes", "changes", "of_a_run", "expected"),
     [
-        ({"threads": LEAST_THREADS}, False, True),
-        ({"threads": LEAST_THREADS}, True, False),
-        ({"threads": LEAST_THREADS - 1}, False, False),
-        ({"threads": LEAST_THREADS, "gpu_memory_bytes": 8 * 2**30}, False, False),
-        ({"threads": LEAST_THREADS, "device": "cpu"}, False, False),
+        (80, {"threads": LEAST_THREADS}, False, True),
+        (80, {"threads": LEAST_THREADS}, True, False),
+        (80, {"threads": LEAST_THREADS - 1}, False, False),
+        (80, {"threads": LEAST_THREADS, "gpu_memory_bytes": 72 * GB}, False, False),
+        (24, {"threads": LEAST_THREADS}, False, False),
+        (80, {"threads": LEAST_THREADS, "device": "cpu"}, False, False),
     ],
-    ids=["nothing compiled", "a run was compiled", "few threads", "little memory", "cpu"],
+    ids=["nothing compiled", "a run was compiled", "few threads", "a limit of memory", "a small GPU", "cpu"],
 )
 def test_a_trainer_has_one_where_nothing_is_compiled(
-    run: Runner, judged_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any],
-    of_a_run: bool, expected: bool,
+    run: Runner, judged_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gigabytes: int,
+    changes: dict[str, Any], of_a_run: bool, expected: bool,
 ) -> None:  # fmt: skip
-    play_pynvml(monkeypatch)
+    play_pynvml(monkeypatch, total=gigabytes * GB)
     shared = tmp_path / "shared"
     monkeypatch.setattr(compile_cache, "shared_folder", lambda cache, device: shared)
     stored = attention_choice.measured_file(run.contract, shared)
