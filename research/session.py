@@ -39,6 +39,7 @@ class Session:
 
     def __init__(self, *, channel: Channel, contract: Contract, device: torch.device, seed: int,
                  before_clock: Callable[[], None] | None = None) -> None:  # fmt: skip
+        """`before_clock` is called once, when training asks for data."""
         self.contract = contract
         self.device = device
         self.seed = seed
