@@ -16,12 +16,13 @@ def require_device(device: torch.device) -> None:
 
     Where the run has a limit of GPU memory, torch takes no more from here on than this process's share.
     """
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type != "cuda":
+        return
+    if not torch.cuda.is_available():
         print("the GPU can't be used inside the sandbox: --sandbox off shows whether it can outside", file=sys.stderr)
         sys.exit(BROKEN)
-    if device.type == "cuda":  # torch before 2.14 would ask NVML, to which a sandbox may show none
-        torch.cuda._cached_device_count = torch._C._cuda_getDeviceCount()
-    if device.type == "cuda" and (share := os.environ.get(SHARE_VARIABLE)):
+    torch.cuda._cached_device_count = torch._C._cuda_getDeviceCount()  # torch 2.11 asks NVML, which may find none in a sandbox
+    if share := os.environ.get(SHARE_VARIABLE):
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, int(share) / total), device)
 

@@ -36,8 +36,8 @@ class Confinement:
         chosen = attention_choice.choose(spec.contract, spec.device, self._shared)
         self._attention = {} if chosen is None else {CHOICE_VARIABLE: chosen}
         self._gpu_memory = spec.gpu_memory_bytes
-        has_gpu_to_itself = self._on_gpu and spec.gpu_memory_bytes is None
-        self._rehearses = has_gpu_to_itself and rehearsal.is_worth_it(
+        without_limit = self._on_gpu and spec.gpu_memory_bytes is None
+        self._rehearses = without_limit and rehearsal.is_worth_it(
             threads=spec.threads or os.cpu_count() or 1,
             gpu_bytes=gpu_bytes(),
             compiled=compile_cache.holds_a_run(self._shared),

@@ -1,7 +1,7 @@
 """What NVIDIA's driver tells of the GPU that this process sees, by NVML: asking CUDA would start it.
 
-NVML is shut down after each question. A process that is forked off would have it open on descriptors that it then closes, and
-torch asks NVML there, too: it was told that there is no GPU.
+NVML is shut down after each question: a process that is forked off would have it open on descriptors that it then closes, and
+torch asks NVML there, too.
 """
 
 import os

@@ -46,8 +46,9 @@ class Rehearsal:
 
     def end(self) -> None:
         """Ends it wherever it is: what it compiles is written whole or not at all."""
-        os.kill(self._pid, signal.SIGKILL)
-        os.waitpid(self._pid, 0)
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # train.py has collected it, or collects none
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
 
 
 def _perform_and_exit(perform: Callable[[], None]) -> NoReturn:

@@ -65,6 +65,28 @@ def test_it_goes_through_the_warm_up_and_ends_before_the_clock(run: Runner) -> N
         assert trained == warm - 1
 
 
+@pytest.mark.parametrize(
+    "collect",
+    ["os.wait()", "signal.signal(signal.SIGCHLD, signal.SIG_IGN); time.sleep(0.5)"],
+    ids=["collects it", "collects none"],
+)
+def test_a_trainer_may_have_collected_it(run: Runner, collect: str) -> None:
+    text = variant(
+        ("import torch\n", "import os, signal, time\nimport torch\n"),
+        (
+            "def train(session):\n",
+            f"""def train(session):
+    if type(session).__name__ == "RehearsalSession":
+        time.sleep(0.1)
+        raise SystemExit
+    {collect}
+""",
+        ),
+    )
+    done = run(text, before=everybody_rehearses)
+    assert done.result.status == "ok" and done.left_alive == ()
+
+
 @pytest.mark.parametrize("end", ["raise SystemExit", "1 / 0", "import os; os.kill(os.getpid(), 9)"])
 def test_one_that_ends_early_is_none_of_the_runs_business(run: Runner, end: str) -> None:
     text = variant(("    step = 0\n", f"    if type(session).__name__ == 'RehearsalSession':\n        {end}\n    step = 0\n"))
