@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 from agent.patch import changed_constants, count_lines, unified_diff
 from agent.rebase import rebased
+from agent.repo.worktree import Worktree
 from agent.researcher import Context, ProposalFailed, Researcher
-from agent.worktree import Worktree
 from research.result import RunResult, RunSpec
 from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRecord, Head, Proposal
 from results.plot import write_progress_png

@@ -7,7 +7,7 @@ import re
 import warnings
 
 from research.hyperparameters import literal_text, read_constants
-from research.recipes import Literal
+from research.profiles import Literal
 
 MAX_BYTES = 200_000
 """No train.py needs more; a runaway edit does."""

@@ -1,4 +1,4 @@
-"""Each attention kernel that serves this machine (research/attention.py): its time, its share of the arithmetic, its error.
+"""Each attention kernel that serves this machine (kernels/attention.py): its time, its share of the arithmetic, its error.
 
     uv run python benchmarks/attention.py [--heads 4 5] [--windows 2048 1024 256] [--kernels NAME ...] [--json attention.json]
 
@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from research.attention import KERNELS
+from research.kernels.attention import KERNELS
 
 GPU_SHAPE = {"batch": 128, "tokens": 2048, "heads": [4, 5], "head_dim": 128, "windows": [2048, 1024, 256]}
 """What train.py runs in the standard profile, with either width."""

@@ -7,7 +7,7 @@ exceeds the tolerance for a single token. Prints the table of docs/threat-model.
 """
 
 from research.contract import PROFILES
-from research.score import CONSISTENCY_SHARE, MIN_CONSISTENCY_ROWS
+from research.judge.score import CONSISTENCY_SHARE, MIN_CONSISTENCY_ROWS
 
 SHARES = (1.0, 0.1, 0.01, 0.001)
 

@@ -1,4 +1,4 @@
-"""What it is worth on a CPU that malloc keeps the memory of freed tensors (`research.linux.keep_freed_memory`).
+"""What it is worth on a CPU that malloc keeps the memory of freed tensors (`research.sandbox.linux.keep_freed_memory`).
 
     uv run python benchmarks/kept_memory.py [--steps 40] [--pairs 3]
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from research.contract import CONTRACT_VARIABLE, contract_for
 from research.hyperparameters import fit_to_profile
-from research.linux import keep_freed_memory
+from research.sandbox.linux import keep_freed_memory
 
 TRAIN_PY = Path(__file__).parent.parent / "research" / "train.py"
 WARMUP_STEPS = 5

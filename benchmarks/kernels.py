@@ -1,4 +1,4 @@
-"""The kernels of research/kernels.py against plain torch under torch.compile, and what nothing can be below.
+"""The kernels of research/kernels/fused.py against plain torch under torch.compile, and what nothing can be below.
 
     uv run python benchmarks/kernels.py [--tokens 262144] [--widths 512 640] [--json kernels.json]
 
@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from research.kernels import (
+from research.kernels.fused import (
     EPSILON,
     normed_relu_squared_mlp,
     rotary_norm_product,
@@ -126,7 +126,7 @@ def on_hopper() -> bool:
 
 def time_hidden_products(table: Table, width: int, x: Tensor, up: Tensor, grad: Tensor) -> None:
     """The two products of the hidden layer; x, grad (M, C) and up (H, C) in bfloat16."""
-    from research import triton_kernels
+    from research.kernels import triton_kernels
 
     scale = torch.rand(x.size(0), device="cuda") + 0.5
     product = torch.mm(x, up.t())
@@ -139,7 +139,7 @@ def time_hidden_products(table: Table, width: int, x: Tensor, up: Tensor, grad: 
         expected = expected.relu().square() if known is None else expected * 2 * product.relu()
         kernels = {"any GPU's kernel": triton_kernels.hidden_product}
         if on_hopper():
-            from research import hopper_products
+            from research.kernels import hopper_kernels as hopper_products
 
             for stages in (3, 4, 5):
                 kernels[f"Hopper's, {stages} stages"] = partial(hopper_products.hidden_product, stages=stages)
@@ -162,7 +162,7 @@ def time_sum(table: Table, width: int) -> None:
     compiled = torch.compile(sum_and_norm, dynamic=False, fullgraph=True)
     table.add(width, "sum: of the product and the stream, and its norm, compiled", partial(compiled, base, out))
     if on_hopper():
-        from research.hopper_products import sum_product
+        from research.kernels.hopper_kernels import sum_product
 
         time_checked(table, width, "sum: as it is", lambda: sum_product(base, y, weight)[0], base.float() + out.float(), flops)
 
@@ -206,7 +206,7 @@ def time_mlp(table: Table, width: int) -> None:
 
 
 def time_loss(table: Table, width: int) -> None:
-    from research.triton_kernels import cross_entropy_rows
+    from research.kernels.triton_kernels import cross_entropy_rows
 
     tokens = table.tokens
     hidden = torch.randn(tokens, width, device="cuda", dtype=torch.bfloat16)
@@ -261,7 +261,7 @@ def time_queries_and_keys(table: Table, width: int) -> None:
     both = torch.mm(flat, half.t())
     table.add(width, "queries and keys: bare product by cuBLAS", partial(torch.mm, flat, half.t(), out=both), flops=flops)
     if on_hopper():
-        from research.hopper_products import rotary_product
+        from research.kernels.hopper_kernels import rotary_product
 
         run = partial(rotary_product, flat, half, cos, sin, EPSILON, ROW_TOKENS)
         table.add(width, "queries and keys: forward, as it is", run, flops=flops)

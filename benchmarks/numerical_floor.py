@@ -1,4 +1,4 @@
-"""How far an honest model's answers on the same prefix differ: the floor under the tolerances of research/score.py.
+"""How far an honest model's answers on the same prefix differ: the floor under the tolerances of research/judge/score.py.
 
     uv run python benchmarks/numerical_floor.py [--device cpu] [--profile cpu] [--repeats 3]
 
@@ -25,13 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from research.buffer import rows_per_batch
-from research.child import load_train_py
+from research.child.scorer import Forward, ready_to_answer
+from research.child.setup import load_train_py
 from research.contract import CONTRACT_VARIABLE, PROFILES, Contract, starting_hyperparameters
 from research.hyperparameters import write_constants
-from research.recipes import Literal
-from research.score import Consistency, compare_prefixes, cross_entropy, splice_rows, tolerance_for
-from research.scorer import Forward, ready_to_answer
+from research.ipc.buffer import rows_per_batch
+from research.judge.score import Consistency, compare_prefixes, cross_entropy, splice_rows, tolerance_for
+from research.profiles import Literal
 
 ROOT = Path(__file__).parent.parent
 TRAIN_STEPS = 60

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from research.contract import PROFILES
-from research.rows import MANIFEST, PreparedData
+from research.data.prepared import MANIFEST, PreparedData
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT_BYTES = (500, 8_000)

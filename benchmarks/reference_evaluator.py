@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from research.child import load_train_py
+from research.child.setup import load_train_py
 
 
 class PerTokenLoss(nn.Module):

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from research.contract import UserError
-from research.hub import write_atomically
+from research.data.hub import write_atomically
 
 UNTOUCHED, NIGHT, OURS = "reference", "reference, its night's changes", "ours"
 VARIANTS = (UNTOUCHED, NIGHT, OURS)

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 
 from research.contract import Contract
-from research.hub import REVISION
-from research.prepare import Splits
-from research.rows import PreparedData
-from research.sources import Source, open_source
-from research.tokenizer import Tokenizer
+from research.data.hub import REVISION
+from research.data.prepare import Splits
+from research.data.prepared import PreparedData
+from research.data.sources import Source, open_source
+from research.data.tokenizer import Tokenizer
 
 VALIDATION_SHARD = 6542
 """The number that the reference gives its validation shard; all others are trained on."""
@@ -53,7 +53,7 @@ def get_kernel(name, *more, **options):
 
 FLASH_ATTENTION = '''"""Stands in for FlashAttention 3: our train.py's attention, so that nobody compares kernels."""
 
-from research.attention import causal_attention
+from research.kernels.attention import causal_attention
 
 
 def flash_attn_func(q, k, v, causal=True, window_size=(-1, -1)):

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from reference_figures import UNTIMED_STEPS, Figures
 
-from research.attention import CHOICE_VARIABLE
 from research.contract import Contract, UserError
 from research.hyperparameters import read_constants, write_constants
-from research.recipes import STANDARD, Literal
+from research.kernels.attention import CHOICE_VARIABLE
+from research.profiles import STANDARD, Literal
 
 ROOT = Path(__file__).parent.parent
 

@@ -63,7 +63,7 @@ def measure(options: argparse.Namespace) -> Step:
     """Times steps in this process."""
     import torch
 
-    from research.linux import keep_freed_memory
+    from research.sandbox.linux import keep_freed_memory
 
     keep_freed_memory()  # as the judge has it
     torch.manual_seed(1)

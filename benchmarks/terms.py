@@ -10,11 +10,11 @@ from cluster.engine import LocalEngine
 from cluster.hardware import Device, choose_devices, limited, platform_identity
 from cluster.worker import Progress
 from research.contract import Contract, UserError, cache_folder, choose_profile, contract_for, memory_limit
+from research.data.prepare import prepare
+from research.data.prepared import PreparedData
 from research.hyperparameters import fit_to_profile, read_constants, write_constants
-from research.prepare import prepare
-from research.recipes import Literal
+from research.profiles import Literal
 from research.result import RunResult, RunSpec
-from research.rows import PreparedData
 
 TRAIN_PY = Path(__file__).parent.parent / "research" / "train.py"
 

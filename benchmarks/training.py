@@ -45,10 +45,10 @@ from terms import Terms, add_terms, run_once, terms_of
 from cluster.engine import LocalEngine
 from cluster.hardware import platform_identity
 from cluster.worker import judge_environment
-from research import attention_choice, compile_cache
 from research.contract import SIZES, UserError, cache_folder, profile_named
 from research.hyperparameters import fit_to_profile, read_constants
-from research.recipes import STANDARD, Literal
+from research.kernels import attention_choice, compile_cache
+from research.profiles import STANDARD, Literal
 from research.result import RunResult
 
 BUDGETS = {"speed": 60.0, "score": 120.0}

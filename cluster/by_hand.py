@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from agent.gitcommand import command_to_type
 from agent.loop import BaselineFailed, InfrastructureFailed
 from agent.patch import describe_changes, problem_with, same_code
-from agent.repository import TRAIN_FILE, train_py_to_try, uncommitted_train_py
-from agent.worktree import Worktree, checked_out_branch, experiment_ref
+from agent.repo.git_command import command_to_type
+from agent.repo.repository import TRAIN_FILE, train_py_to_try, uncommitted_train_py
+from agent.repo.worktree import Worktree, checked_out_branch, experiment_ref
+from cluster.branch_start import PREFIX
 from cluster.dispatch import NoWorkersLeft
 from cluster.display import Display
 from cluster.driver import Farm
-from cluster.first_commit import PREFIX
 from cluster.options import FarmOptions
 from research.contract import UserError
 from results.experiment import ExperimentRecord, Proposal

@@ -9,7 +9,7 @@ from typing import NoReturn, TypeVar
 
 from cluster.tags import todays_tag
 from research.contract import PROFILES, UserError
-from research.recipes import RECIPES
+from research.profiles import RECIPES
 from research.result import SANDBOX_MODES
 
 FIRST_STEPS = """\

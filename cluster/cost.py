@@ -8,7 +8,7 @@ from statistics import fmean
 
 from cluster.hardware import Device
 from research.contract import Contract
-from research.wording import counted
+from research.text import counted
 from results.experiment import ExperimentRecord
 
 NIGHT_HOURS = 8.0
@@ -141,8 +141,8 @@ def _idea_usd(researcher: str, model: str | None, records: Sequence[ExperimentRe
         return 0.0
     if researcher != "claude":
         return None
-    from agent.claude import DEFAULT_MODEL
-    from agent.prices import price_of
+    from agent.researchers.claude import DEFAULT_MODEL
+    from agent.researchers.prices import price_of
 
     name = model or DEFAULT_MODEL
     usages = [record.experiment.usage for record in records]

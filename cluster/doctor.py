@@ -16,16 +16,16 @@ from cluster.client import connect
 from cluster.cost import free_disk, size
 from cluster.hardware import GB, Device, busy_processes, driver_version, platform_identity
 from cluster.home import Home, find_checkout, home_option
-from cluster.ray_here import RayHere, look_at_ray
+from cluster.ray_cluster.exposure import RayHere, look_at_ray
 from cluster.sandbox_checks import layers_here, sandbox_findings
 from research.contract import Contract, UserError, choose_profile, profile_named
-from research.wording import counted
+from research.text import counted
 
 State = Literal["ok", "warn", "missing"]
 
 LEAST_FREE_DISK = 5 * 10**9
 FLASH_4_GENERATIONS = (9, 10)
-"""Hopper and its successor: GPUs whose runs can use flash-attn-4 (research/attention.py)."""
+"""Hopper and its successor: GPUs whose runs can use flash-attn-4 (research/kernels/attention.py)."""
 TORCH_SECONDS = 120.0
 
 TORCH_PROBE = """
@@ -135,7 +135,7 @@ def _data(devices: Sequence[Device], cache: Path) -> list[Check]:
 
 
 def _prepared(contract: Contract, cache: Path) -> Check:
-    from research.prepare import find_prepared
+    from research.data.prepare import find_prepared
 
     try:
         data = find_prepared(contract, cache=cache)

@@ -11,22 +11,22 @@ from pathlib import Path
 from typing import Any
 
 from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop, now
+from agent.repo.worktree import Worktree, worktree_folder
 from agent.researcher import BudgetSpent, OutOfIdeas
-from agent.worktree import Worktree, worktree_folder
+from cluster.branch_start import failed_start, first_train_py, siblings_to_start_from, start_branch, start_in_place
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.display import Display
 from cluster.engine import Engine, LocalEngine
-from cluster.first_commit import failed_start, first_train_py, siblings_to_start_from, start_branch, start_in_place
 from cluster.hardware import platform_identity
-from cluster.metrics import FarmMetrics
+from cluster.local_api import FarmServer
+from cluster.loop_plans import LoopPlan, Planner, check_same_scoring, check_same_terms
 from cluster.options import FarmOptions
-from cluster.plans import LoopPlan, Planner, check_same_scoring, check_same_terms
+from cluster.ray_cluster.metrics import FarmMetrics
 from cluster.researchers import make_researcher
-from cluster.server import FarmServer
 from cluster.workqueue import WorkItem
 from research.contract import Contract, UserError, profile_named
 from research.result import RunResult, RunSpec
-from research.wording import counted
+from research.text import counted
 from results.experiment import Branch, Experiment, ExperimentRecord
 from results.store import Store
 from results.verdict import NoisePrior, noise_prior
@@ -429,7 +429,7 @@ def make_engine(options: FarmOptions, planner: Planner, local: list[LoopPlan]) -
     """The engine that was asked for. Raises UserError where no Ray cluster can be joined."""
     if options.engine == "local":
         return LocalEngine(tuple({plan.device.key: plan.device for plan in local}.values()))
-    from cluster.ray_engine import RayEngine
+    from cluster.ray_cluster.engine import RayEngine
 
     return RayEngine(
         terms=planner.terms,

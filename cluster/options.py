@@ -6,7 +6,7 @@ from typing import Literal
 
 from cluster.hardware import Device, DeviceKind
 from cluster.home import Home
-from research.recipes import Recipe
+from research.profiles import Recipe
 from research.result import SandboxMode
 from results.verdict import Rule
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from research.result import SandboxMode
-from research.sandbox import Layers, check_strict, probe
-from research.visible import view_of_run
+from research.sandbox.layers import Layers, check_strict, probe
+from research.sandbox.visible import view_of_run
 
 CURES: Mapping[str, str] = {
     "namespaces": "let users make them: sysctl -w user.max_user_namespaces=15000 (Debian: kernel.unprivileged_userns_clone=1, "

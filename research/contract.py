@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from research.files import research_folder
 from research.gpu_memory import FITTED_PART, GB, LEAST_LIMIT, trainer_bytes
-from research.recipes import CPU, ORIGINAL, SMALL, STANDARD, Literal, Recipe
+from research.profiles import CPU, ORIGINAL, SMALL, STANDARD, Literal, Recipe
 
 CONTRACT_VARIABLE = "AUTORESEARCH_CONTRACT"
 """The judge hands the contract to the run's processes in this environment variable."""
@@ -22,19 +23,19 @@ CACHE_VARIABLE = "AUTORESEARCH_CACHE"
 """Overrides where prepared data lies."""
 
 JUDGE_FILES = (
-    "buffer.py",
-    "caps.py",
-    "child.py",
+    "ipc/buffer.py",
+    "judge/clock.py",
+    "child/setup.py",
     "feed.py",
-    "handover.py",
-    "judge.py",
-    "judge_kernel.py",
-    "row_scores.py",
-    "score.py",
-    "scorer.py",
-    "seeds.py",
+    "judge/handover.py",
+    "judge/judge.py",
+    "judge/cross_entropy_kernel.py",
+    "judge/row_scores.py",
+    "judge/score.py",
+    "child/scorer.py",
+    "judge/seeds.py",
     "session.py",
-    "trainer.py",
+    "child/trainer.py",
 )
 """The judge's own code: an edit of any of these changes the score fingerprint."""
 
@@ -232,7 +233,7 @@ def judge_sha256() -> str:
     """SHA-256 over the judge's own code."""
     digest = hashlib.sha256()
     for name in JUDGE_FILES:
-        digest.update(name.encode() + b"\0" + (Path(__file__).parent / name).read_bytes() + b"\0")
+        digest.update(name.encode() + b"\0" + (research_folder() / name).read_bytes() + b"\0")
     return digest.hexdigest()
 
 

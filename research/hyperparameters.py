@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from research.contract import PROFILES, SIZES, UserError, fitted_device_batch, starting_hyperparameters
-from research.recipes import RECIPES, Literal, Recipe
+from research.profiles import RECIPES, Literal, Recipe
 
 
 def read_constants(train_py: str) -> dict[str, Literal]:

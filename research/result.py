@@ -34,7 +34,7 @@ class RunSpec:
     data_folder: str
     """The folder that `farm prepare` wrote (it holds manifest.json)."""
     run_folder: str
-    """Gets train.py, run.log, result.json and, of a run with a score, rows.npz (research/row_scores.py)."""
+    """Gets train.py, run.log, result.json and, of a run with a score, rows.npz (research/judge/row_scores.py)."""
     keep_below: float | None = None
     """A val_bpb below this would be kept: such a run has every row checked for consistency and the whole audit shard scored."""
     save_model: bool = False

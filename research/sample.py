@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from research.child import load_train_py
+from research.child.setup import load_train_py
 from research.contract import active_contract
-from research.rows import PreparedData
-from research.tokenizer import Tokenizer
+from research.data.prepared import PreparedData
+from research.data.tokenizer import Tokenizer
 
 
 @torch.inference_mode()

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from research.channel import Channel, Kind, map_shared, monotonic, shared_memory
 from research.contract import Contract
 from research.feed import RowFeed, inputs_and_targets, to_device
+from research.ipc.channel import Channel, Kind, map_shared, monotonic, shared_memory
 
 CURVE_POINTS = 256
 """Points of the loss curve that a report holds at most."""

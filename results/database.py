@@ -8,7 +8,7 @@ from research.contract import UserError
 from results.journal import Journal
 from results.migrations import UnknownSchema, migrate
 from results.query import READ_ONLY_SETTINGS
-from results.rows import TABLES, insert_many
+from results.table_rows import TABLES, insert_many
 
 BATCH = 5_000
 """Journal records in a transaction while catching up."""

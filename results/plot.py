@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from research.wording import counted
+from research.text import counted
 from results.experiment import Decision, ExperimentRecord
 
 if TYPE_CHECKING:

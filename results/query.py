@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 
 from research.contract import UserError
-from research.wording import counted
+from research.text import counted
 
 READ_ONLY_SETTINGS = (
     "SET temp_directory = ''",  # a hungry query fails instead of filling the disk

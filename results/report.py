@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from research.result import RunResult
-from research.wording import counted
-from results.drift import measure_drift
+from research.text import counted
 from results.experiment import DECISIONS, Branch, Decision, ExperimentRecord
+from results.overfitting import measure_drift
 from results.verdict import too_equal
 
 TITLE_WIDTH = 48

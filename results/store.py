@@ -35,7 +35,7 @@ from results.experiment import (
 )
 from results.journal import Journal, JournalRecord, RecordKind, utc_now
 from results.query import Table, run_query
-from results.rows import AUDIT_FIELDS, insert_one, row_of
+from results.table_rows import AUDIT_FIELDS, insert_one, row_of
 
 log = logging.getLogger(__name__)
 

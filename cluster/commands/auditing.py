@@ -5,7 +5,7 @@ import argparse
 from cluster.commands.history import BranchHistory, read_history
 from cluster.home import Home, find_home
 from research.contract import UserError
-from results.drift import ALARM_ERRORS, measure_drift
+from results.overfitting import ALARM_ERRORS, measure_drift
 
 DIRECTIONS = (
     "  a change below 0 is a gain; the drift is the change on validation less that on audit",

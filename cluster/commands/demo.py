@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.commands.history import BranchHistory, branch_named, read_history
-from cluster.commands.running import run_to_end, summary_lines
-from cluster.commands.winning import print_sample, saved_model
+from cluster.commands.research import run_to_end, summary_lines
+from cluster.commands.use import print_sample, saved_model
 from cluster.hardware import Device, choose_devices, platform_identity
 from cluster.home import Home, find_cache, find_home, home_option
 from cluster.sandbox_checks import layers_here, lines_before_runs
 from research.contract import UserError
-from research.recipes import Recipe
-from research.wording import counted
+from research.profiles import Recipe
+from research.text import counted
 
 if TYPE_CHECKING:
     from cluster.options import FarmOptions
@@ -52,7 +52,7 @@ def demo(options: argparse.Namespace) -> int:
 
 def demo_options(options: argparse.Namespace) -> "FarmOptions":
     """A farm with one loop under a tag of its own."""
-    from agent.repository import repository_for
+    from agent.repo.repository import repository_for
     from cluster.options import FarmOptions
 
     home = find_home(options.home)
@@ -74,7 +74,7 @@ def demo_options(options: argparse.Namespace) -> "FarmOptions":
 
 def unused_tag(repo: Path, home: Home) -> str:
     """`demo`, else `demo-2`, `demo-3` ...: one that neither the repository nor the home knows."""
-    from agent.worktree import branch_exists
+    from agent.repo.worktree import branch_exists
 
     try:
         known = {history.branch.tag for history in read_history(home)}
@@ -96,7 +96,7 @@ def _leaderboard(history: BranchHistory) -> list[str]:
 
 def _places(farm: "FarmOptions", history: BranchHistory) -> list[str]:
     """Where things lie."""
-    from agent.worktree import worktree_folder
+    from agent.repo.worktree import worktree_folder
 
     name, home = history.branch.name, farm.home
     folder = worktree_folder(home.folder, name)

@@ -6,15 +6,15 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
-from cluster.commands.submitting import check_outlives_job
+from cluster.commands.cluster import check_outlives_job
 from cluster.home import JOB_HOME, Home, find_checkout, find_home
-from cluster.jobs import Jobs, dashboard_address
-from cluster.parcel import pack, printed_parcel, unpack
+from cluster.ray_cluster.jobs import Jobs, dashboard_address
+from cluster.ray_cluster.parcel import pack, printed_parcel, unpack
 from research.contract import UserError
-from research.wording import counted
+from research.text import counted
 
 if TYPE_CHECKING:
-    from agent.bundle import Taken
+    from agent.repo.bundle import Taken
 
 FETCHED = Path("results") / "fetched"
 
@@ -54,7 +54,7 @@ def ask_cluster(jobs: Jobs, home: str, checkout: Path) -> bytes:
     """A home's parcel, printed by a small job on the node where farms run as jobs. Raises UserError."""
     check_outlives_job(home, "--home")
     print(f"from {home} on the cluster at {jobs.address}", flush=True)
-    job = jobs.submit(shlex.join(["python3", "-m", "cluster.parcel", f"--home={home}"]), checkout, {})
+    job = jobs.submit(shlex.join(["python3", "-m", "cluster.ray_cluster.parcel", f"--home={home}"]), checkout, {})
     try:
         status = jobs.wait(job)
     except KeyboardInterrupt:
@@ -68,7 +68,7 @@ def ask_cluster(jobs: Jobs, home: str, checkout: Path) -> bytes:
 
 def take(parcel: BinaryIO, checkout: Path, target: Home) -> list["Taken"]:
     """Unpacks a parcel beside its place, brings its branches in, then puts it into its place. Raises UserError."""
-    from agent.bundle import take_bundle
+    from agent.repo.bundle import take_bundle
 
     target.folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.folder.parent, prefix=f".{target.folder.name}-") as folder:

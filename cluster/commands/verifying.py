@@ -6,17 +6,17 @@ from typing import Any
 
 from cluster.client import connect
 from cluster.commands.history import read_history, record_named
-from cluster.commands.winning import recorded_train_py
+from cluster.commands.use import recorded_train_py
 from cluster.hardware import choose_devices
 from cluster.home import find_cache, find_home, home_option
-from cluster.verifying import Verification, check_same_as_recorded, device_like, repeat, run_to_repeat, sigma_of
+from cluster.replay import Verification, check_same_as_recorded, device_like, repeat, run_to_repeat, sigma_of
 from research.contract import Contract, UserError
 from research.result import RunResult
 
 
 def verify(options: argparse.Namespace) -> int:
     """Runs the experiment's first run again and compares. Exit status 1 where the score is another."""
-    from research.prepare import find_prepared
+    from research.data.prepare import find_prepared
 
     home = find_home(options.home)
     histories = read_history(home)

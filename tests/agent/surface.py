@@ -5,11 +5,11 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from agent.knobs import knobs_of
 from agent.patch import unified_diff
-from agent.search import SearchResearcher
+from agent.search.knobs import knobs_of
+from agent.search.search import SearchResearcher
 from research.hyperparameters import read_constants
-from research.recipes import Literal
+from research.profiles import Literal
 from research.result import RunResult
 from results.experiment import Experiment, ExperimentRecord, Head, Proposal, Verdict
 from tests.agent.samples import make_context

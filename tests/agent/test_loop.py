@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from agent.loop import LOST_RETRIES, BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop
-from agent.repository import make_repository
-from agent.scripted import ScriptedResearcher, Step
-from agent.worktree import Worktree, worktree_folder
+from agent.repo.repository import make_repository
+from agent.repo.worktree import Worktree, worktree_folder
+from agent.researchers.scripted import ScriptedResearcher, Step
 from research.contract import PROFILES
 from research.result import RunResult, RunSpec
 from results.experiment import Branch, Experiment, ExperimentRecord

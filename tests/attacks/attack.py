@@ -5,10 +5,9 @@ from dataclasses import dataclass, field
 from textwrap import dedent, indent
 from typing import Any
 
-from judged import HELPERS, Run, variant
-from surroundings import Surroundings
-
 from research.result import RunStatus
+from tests.attacks.surroundings import Surroundings
+from tests.research.judged import HELPERS, Run, variant
 
 STEPS = 60
 

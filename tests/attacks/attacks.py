@@ -1,14 +1,14 @@
 """All attacks, by number."""
 
-from agent_attacks import AGENT_ATTACKS
-from attack import Attack
-from clock_attacks import CLOCK_ATTACKS
-from data_attacks import DATA_ATTACKS
-from exhaustion_attacks import EXHAUSTION_ATTACKS
-from judge_attacks import JUDGE_ATTACKS
-from lookahead_attacks import LOOKAHEAD_ATTACKS
-from machine_attacks import MACHINE_ATTACKS
-from memory_attacks import MEMORY_ATTACKS
+from tests.attacks.agent_attacks import AGENT_ATTACKS
+from tests.attacks.attack import Attack
+from tests.attacks.clock_attacks import CLOCK_ATTACKS
+from tests.attacks.data_attacks import DATA_ATTACKS
+from tests.attacks.exhaustion_attacks import EXHAUSTION_ATTACKS
+from tests.attacks.judge_attacks import JUDGE_ATTACKS
+from tests.attacks.lookahead_attacks import LOOKAHEAD_ATTACKS
+from tests.attacks.machine_attacks import MACHINE_ATTACKS
+from tests.attacks.memory_attacks import MEMORY_ATTACKS
 
 ATTACKS: list[Attack] = sorted(
     [

@@ -1,7 +1,7 @@
 """Attacks on the clock, before it, after it and by who lives on; and on the seed (13 to 16, 23)."""
 
-from attack import BUILD, CONTRACT, HONEST, TIMED, TRAIN, Attack, at_import, before_training, while_scored
-from judged import variant
+from tests.attacks.attack import BUILD, CONTRACT, HONEST, TIMED, TRAIN, Attack, at_import, before_training, while_scored
+from tests.research.judged import variant
 
 
 def goes_on(seconds: float) -> str:
@@ -18,7 +18,7 @@ def longer(session):
 
 
 PATCHED_TIME = """
-import research.channel, research.session
+import research.ipc.channel, research.session
 real = time.monotonic
 time.monotonic = lambda: real() - min(2.0, max(0.0, real() - STARTED))
 """

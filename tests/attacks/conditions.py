@@ -3,7 +3,7 @@
 
 def without_namespaces() -> None:
     """As on a machine that lends no namespaces: from now on this process can't make any."""
-    from research import seccomp
+    from research.sandbox import seccomp
 
     seccomp.install(seccomp.denied_program(["unshare"]))
 
@@ -12,7 +12,7 @@ def with_tolerances_of_a_gpu() -> None:
     """Two processes' answers may differ by as much as they may on a GPU."""
     import torch
 
-    from research import judge, score
+    from research.judge import judge, score
 
     tolerance = score.tolerance_for(torch.device("cuda"))
     judge.tolerance_for = lambda device: tolerance  # type: ignore[attr-defined]

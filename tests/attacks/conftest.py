@@ -1,14 +1,10 @@
 """What the tests of attacks share with those of the judge."""
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "research"))
-
-from harness import Harness
+from tests.attacks.harness import Harness
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """Attacks on the data: evaluation rows, what the code carries, the tokenizer, constants (9 to 12)."""
 
-from attack import CONTRACT, HONEST, TIMED, TRAIN, Attack, at_import, before_the_end, before_training, in_scoring
-from judged import variant
-from memory_attacks import KNOWS_ROWS, guarded
+from tests.attacks.attack import CONTRACT, HONEST, TIMED, TRAIN, Attack, at_import, before_the_end, before_training, in_scoring
+from tests.attacks.memory_attacks import KNOWS_ROWS, guarded
+from tests.research.judged import variant
 
 FINDS_ROWS = {
     "at their path": """

@@ -1,10 +1,9 @@
 """Attacks that take all there is, and system calls that nobody needs (25, 26)."""
 
-from attack import Attack, before_training
-from judged import Run
-from surroundings import Surroundings
-
 from research.result import RunStatus
+from tests.attacks.attack import Attack, before_training
+from tests.attacks.surroundings import Surroundings
+from tests.research.judged import Run
 
 ENDS: tuple[RunStatus, ...] = ("ok", "invalid", "crash", "oom", "timeout")
 

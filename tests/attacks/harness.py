@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from attack import Attack
-from judged import Run, Runner, write_documents
-from surroundings import Surroundings
-
 from research.contract import Contract
-from research.prepare import prepare
+from research.data.prepare import prepare
+from tests.attacks.attack import Attack
+from tests.attacks.surroundings import Surroundings
+from tests.research.judged import Run, Runner, write_documents
 
 CAPS = {"startup": 20.0, "grace": 2.0, "late": 1.0, "scoring": 30.0}
 ALLOWED_GAIN = 1e-5

@@ -9,15 +9,15 @@ from types import ModuleType
 
 import numpy as np
 import torch
-from attack import FINISH, FORWARD, HONEST, lines
-from harness import Harness
-from judged import Run, variant
 from safetensors.torch import load_file
 
 from research.contract import CONTRACT_VARIABLE
+from research.data.prepared import PreparedData
 from research.hyperparameters import write_constants
-from research.rows import PreparedData
 from research.run import SHIPPED_TRAIN_PY
+from tests.attacks.attack import FINISH, FORWARD, HONEST, lines
+from tests.attacks.harness import Harness
+from tests.research.judged import Run, variant
 
 LAYERS = "        self.out = nn"
 LOSS = "loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())"

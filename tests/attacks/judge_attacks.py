@@ -1,21 +1,21 @@
 """Attacks on the judge's functions, the summary and the logits (1 to 3)."""
 
-from attack import CAUGHT, CONTRACT, HONEST, Attack, attempt, before_the_end, in_scoring
-from judged import Run, variant
-from surroundings import Surroundings
+from tests.attacks.attack import CAUGHT, CONTRACT, HONEST, Attack, attempt, before_the_end, in_scoring
+from tests.attacks.surroundings import Surroundings
+from tests.research.judged import Run, variant
 
 PATCHES = """
 import gc, types
-import research.score, research.channel, research.session, research.contract
+import research.judge.score, research.ipc.channel, research.session, research.contract
 try:
-    import research.judge, research.scorer
-    research.judge.cross_entropy = research.judge.bits_per_byte = lambda *a, **k: 0.1
-    research.scorer.write_logits = lambda buffer, logits: buffer.tensor.zero_()
+    import research.judge.judge, research.child.scorer
+    research.judge.judge.cross_entropy = research.judge.judge.bits_per_byte = lambda *a, **k: 0.1
+    research.child.scorer.write_logits = lambda buffer, logits: buffer.tensor.zero_()
 except ImportError:
     pass
-research.score.cross_entropy = lambda logits, targets, **k: torch.zeros(targets.shape)
-research.score.bits_per_byte = lambda *a, **k: 0.1
-research.score.compare_prefixes = lambda *a, **k: None
+research.judge.score.cross_entropy = lambda logits, targets, **k: torch.zeros(targets.shape)
+research.judge.score.bits_per_byte = lambda *a, **k: 0.1
+research.judge.score.compare_prefixes = lambda *a, **k: None
 research.contract.judge_sha256 = lambda: "0" * 64
 F.cross_entropy_kept, F.cross_entropy = F.cross_entropy, lambda *a, **k: F.cross_entropy_kept(*a, **k)
 for thing in gc.get_objects():
@@ -24,7 +24,7 @@ for thing in gc.get_objects():
 """
 
 REPLACED_CHANNEL = """
-from research.channel import Channel, Kind
+from research.ipc.channel import Channel, Kind
 sent = Channel.send
 def send(self, kind, *numbers, **more):
     sent(self, kind, *numbers, **more)
@@ -83,7 +83,7 @@ if not hasattr(Model, "writer"):
 
 ANSWERS_EARLY = """
 import gc, sys
-from research.channel import Channel, Kind
+from research.ipc.channel import Channel, Kind
 channel = next(thing for thing in gc.get_objects() if isinstance(thing, Channel))
 frame = sys._getframe()
 while "request" not in frame.f_locals:
@@ -123,7 +123,7 @@ JUDGE_ATTACKS: list[Attack] = [
         tries="replace Session.finish and the parameters' count",
         train_py=before_the_end(
             """
-            from research.channel import Kind
+            from research.ipc.channel import Kind
             from research.session import _memory_with, _tensors_as_bytes
             payload = _tensors_as_bytes(model)
             report = b'{"val_bpb": 0.1, "num_params": 1, "status": "ok", "score_fingerprint": "0", "seed": 5}'

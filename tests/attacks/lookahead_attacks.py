@@ -1,7 +1,7 @@
 """Attacks that look at tokens to come (4 to 6)."""
 
-from attack import CAUGHT, FORWARD, HONEST, Attack, in_forward, in_scoring
-from judged import variant
+from tests.attacks.attack import CAUGHT, FORWARD, HONEST, Attack, in_forward, in_scoring
+from tests.research.judged import variant
 
 
 def looks_ahead(where: str, *, strength: float = 20.0, distance: float = 1) -> str:

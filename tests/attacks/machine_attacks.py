@@ -1,6 +1,6 @@
 """Attacks on the machine and whoever shares it: leavings, pickles, other processes, files, GPUs, the network (17 to 22)."""
 
-from attack import Attack, before_the_end, before_training, while_scored
+from tests.attacks.attack import Attack, before_the_end, before_training, while_scored
 
 PLACES = {
     "/dev/shm": 'PLACES = [Path("/dev/shm/$marker")]',

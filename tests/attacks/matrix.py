@@ -1,6 +1,6 @@
 """Carries out all attacks and writes a table of what became of them:
 
-uv run python tests/attacks/matrix.py [--without-namespaces] [--repeats N] [--only 7] [--name TEXT] [--honest] [--output FILE]
+uv run python -m tests.attacks.matrix [--without-namespaces] [--repeats N] [--only 7] [--name TEXT] [--honest] [--output FILE]
 """
 
 import argparse
@@ -11,11 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "research"), str(HERE.parent.parent)]
-
 if TYPE_CHECKING:
-    from harness import Harness, Outcome
+    from tests.attacks.harness import Harness, Outcome
 
 COLUMNS = ("number", "attack", "tries to", "ended as", "reason", "score less honest score", "layers in force", "stopped",
            "what it achieved")  # fmt: skip
@@ -52,7 +49,8 @@ def residue_of(outcome: "Outcome") -> str:
 
 def carry_out(harness: "Harness", options: argparse.Namespace) -> Iterator["Outcome"]:
     import torch
-    from attacks import ATTACKS
+
+    from tests.attacks.attacks import ATTACKS
 
     gpus = torch.cuda.device_count()
     for attack in ATTACKS:
@@ -64,7 +62,7 @@ def carry_out(harness: "Harness", options: argparse.Namespace) -> Iterator["Outc
 
 def write_honest(harness: "Harness", repeats: int, table: Path | None) -> int:
     """The table of the honest controls."""
-    from honest import CONTROLS, control_row
+    from tests.attacks.honest import CONTROLS, control_row
 
     text = "| control | valid | largest difference of val_bpb | what went wrong |\n| --- | ---: | ---: | --- |\n"
     failures = 0
@@ -81,8 +79,8 @@ def write_honest(harness: "Harness", repeats: int, table: Path | None) -> int:
 
 
 def main() -> int:
-    from conditions import with_tolerances_of_a_gpu, without_namespaces
-    from harness import Harness  # not above: a judge's process imports this file, too, and should hold nothing of theirs
+    from tests.attacks.conditions import with_tolerances_of_a_gpu, without_namespaces
+    from tests.attacks.harness import Harness  # not above: a judge's process imports this file too
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--without-namespaces", action="store_true", help="as on a machine that lends no user namespaces")

@@ -1,7 +1,7 @@
 """Attacks that remember rows, or learn while they are scored (7, 8)."""
 
-from attack import CAUGHT, CONTRACT, HONEST, Attack, in_scoring
-from judged import variant
+from tests.attacks.attack import CAUGHT, CONTRACT, HONEST, Attack, in_scoring
+from tests.research.judged import variant
 
 REMEMBERS_ROWS = """
 if not hasattr(self, "known"):

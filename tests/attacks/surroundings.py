@@ -15,7 +15,8 @@ from pathlib import Path
 from string import Template
 
 import psutil
-from judged import Run
+
+from tests.research.judged import Run
 
 CANARY = os.environ.setdefault(
     "FARM_CANARY", f"canary-{secrets.token_hex(12)}"

@@ -1,9 +1,10 @@
 """A sample of the attacks: each is stopped. `tests/attacks/matrix.py` carries out all of them."""
 
 import pytest
-from attack import Attack
-from attacks import ATTACKS
-from harness import Harness
+
+from tests.attacks.attack import Attack
+from tests.attacks.attacks import ATTACKS
+from tests.attacks.harness import Harness
 
 
 @pytest.mark.parametrize("attack", [attack for attack in ATTACKS if attack.sample], ids=lambda attack: attack.name)

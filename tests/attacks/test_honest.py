@@ -1,8 +1,9 @@
 """A sample of the honest controls: the judge lets each of them through, with the score that its model has by itself."""
 
 import pytest
-from harness import Harness
-from honest import CONTROLS, Control, judge_honest
+
+from tests.attacks.harness import Harness
+from tests.attacks.honest import CONTROLS, Control, judge_honest
 
 
 @pytest.mark.parametrize("control", [control for control in CONTROLS if control.sample], ids=lambda control: control.name)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.attention import Shape, Timing, main, table_line
-from research.attention import KERNELS
+from research.kernels.attention import KERNELS
 
 
 def test_operations_are_those_of_the_pairs_that_the_window_has() -> None:

@@ -18,10 +18,10 @@ from reference_home import (
     write_tokenizer,
 )
 
-from research.attention import causal_attention
 from research.contract import Contract
-from research.prepare import prepare
-from research.tokenizer import ROUNDTRIP_SAMPLES, Tokenizer, train_tokenizer
+from research.data.prepare import prepare
+from research.data.tokenizer import ROUNDTRIP_SAMPLES, Tokenizer, train_tokenizer
+from research.kernels.attention import causal_attention
 
 WORDS = ("the", "judge", "keeps", "time", "größer", "naïve", "модель", "模型", "x = 12", "\n\n", "    return", "<|reserved_0|>")
 

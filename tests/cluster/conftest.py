@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from farm_samples import make_spec
-from ray_samples import ray_cluster
-from tiny_checkout import Checkout, make_checkout
 
 from research.result import RunSpec
+from tests.cluster.farm_samples import make_spec
+from tests.cluster.ray_samples import ray_cluster
+from tests.cluster.tiny_checkout import Checkout, make_checkout
 
 # Ray reads it when it is imported, and a farm's process sets it before: or its workers start by `uv run` where the tests do
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import time
 
-from tiny_checkout import BAD_LR, GOOD_LR, Checkout
+from tests.cluster.tiny_checkout import BAD_LR, GOOD_LR, Checkout
 
 TERMS = ("--devices", "cpu", "--budget", "1")
 

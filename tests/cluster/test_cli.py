@@ -9,12 +9,12 @@ import time
 from dataclasses import replace
 
 import pytest
-from farm_samples import make_history
 
 from cluster.cli import GROUPS, HANDLERS, handler, main, make_parser
 from cluster.home import Home
 from results.experiment import Verdict
 from results.store import Store
+from tests.cluster.farm_samples import make_history
 
 TRAIN = "research/train.py"
 

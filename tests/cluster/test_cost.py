@@ -2,12 +2,11 @@
 
 from dataclasses import replace
 
-from farm_samples import CPU, gpu, make_history
-
 from cluster.commands.history import read_history
 from cluster.cost import estimate, free_disk, size
 from cluster.home import Home
 from research.contract import contract_for
+from tests.cluster.farm_samples import CPU, gpu, make_history
 
 
 def costs(tmp_path, **changes):

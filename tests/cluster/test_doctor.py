@@ -4,11 +4,11 @@ import importlib.metadata
 import subprocess
 
 import pytest
-from farm_samples import CPU, gpu
 
 from cluster import doctor
 from cluster.doctor import check_lines, examine
 from cluster.home import Home
+from tests.cluster.farm_samples import CPU, gpu
 
 
 def test_every_problem_has_a_cure(tmp_path):

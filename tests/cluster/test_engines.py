@@ -8,17 +8,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from farm_samples import CPU, FAKE_JUDGE, gpu
-from ray_samples import living
 
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.engine import ALIVE, Engine, LocalEngine
 from cluster.hardware import GB, limited
-from cluster.ray_engine import RayEngine
+from cluster.ray_cluster.engine import RayEngine
 from cluster.workqueue import WorkItem, WorkQueue
 from research.contract import UserError, contract_for
-from research.prepare import prepare
+from research.data.prepare import prepare
 from research.result import RunSpec
+from tests.cluster.farm_samples import CPU, FAKE_JUDGE, gpu
+from tests.cluster.ray_samples import living
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ from pathlib import Path
 import duckdb
 import pandas
 import psutil
-from tiny_checkout import BAD_LR, GOOD_LR, Checkout
 
 from results.journal import read_journal
+from tests.cluster.tiny_checkout import BAD_LR, GOOD_LR, Checkout
 
 TERMS = ("--devices", "cpu", "--budget", "1")
 

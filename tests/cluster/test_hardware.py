@@ -1,8 +1,8 @@
 import pytest
-from farm_samples import CPU, gpu
 
 from cluster.hardware import GB, _visible, choose_devices, detect_devices, limited, platform_identity
 from research.contract import UserError
+from tests.cluster.farm_samples import CPU, gpu
 
 
 def keys(devices):

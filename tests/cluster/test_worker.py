@@ -13,11 +13,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from farm_samples import CPU, FAKE_JUDGE, gpu
-from ray_samples import living
 
 from cluster.engine import LocalEngine
 from cluster.worker import Worker, compile_processes, judge_environment
+from tests.cluster.farm_samples import CPU, FAKE_JUDGE, gpu
+from tests.cluster.ray_samples import living
 
 
 def quiet(progress):

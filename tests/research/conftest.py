@@ -1,11 +1,11 @@
 """What the tests of the judge share: a little prepared data, and a runner of train.py files."""
 
 import pytest
-from judged import Runner, write_documents
 
 from research.contract import Contract
-from research.prepare import prepare
-from research.rows import PreparedData
+from research.data.prepare import prepare
+from research.data.prepared import PreparedData
+from tests.research.judged import Runner, write_documents
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,9 @@ ENTER = """
 import json, os, sys, tempfile
 from pathlib import Path
 from dataclasses import replace
-from research import seccomp
-from research.sandbox import FIRST_IDENTITY, Sandbox, enter, probe
-from research.visible import view_of_run
+from research.sandbox import seccomp
+from research.sandbox.layers import FIRST_IDENTITY, Sandbox, enter, probe
+from research.sandbox.visible import view_of_run
 
 denied, private, missing, code = json.loads(sys.argv[1])
 if denied:

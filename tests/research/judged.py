@@ -160,7 +160,7 @@ class Runner:
 
     def __call__(self, train_py: str, *, caps: Mapping[str, float] | None = None, environment: Mapping[str, str] | None = None,
                  before: Callable[[], None] | None = None, patience: float = 120.0, **changes: Any) -> Run:  # fmt: skip
-        """Runs `train_py` to its end. `caps` are seconds that replace those of research.judge.Caps; `changes` the spec's.
+        """Runs `train_py` to its end. `caps` are seconds that replace those of research.judge.judge.Caps; `changes` the spec's.
 
         The judge's process adds `environment` to its own and calls `before` before anything else.
         """
@@ -188,10 +188,10 @@ def _judge(spec: str, train_py: str, caps: Mapping[str, float], environment: Map
     os.environ.update(environment)
     if before is not None:
         before()
-    from research import judge as judging
-    from research.caps import Caps
-    from research.judge import Judge
-    from research.linux import become_subreaper
+    from research.judge import judge as judging
+    from research.judge.clock import Caps
+    from research.judge.judge import Judge
+    from research.sandbox.linux import become_subreaper
 
     judging.HANG_UP_SECONDS = 1.0
     become_subreaper()

@@ -24,7 +24,7 @@ from research.contract import (
 )
 from research.gpu_memory import FITTED_PART, GB, trainer_bytes
 from research.hyperparameters import read_constants
-from research.recipes import ORIGINAL, RECIPES, Recipe
+from research.profiles import ORIGINAL, RECIPES, Recipe
 
 CPU = contract_for("cpu")
 SHA = {"tokenizer_sha256": "a", "val_sha256": "b", "audit_sha256": "c"}

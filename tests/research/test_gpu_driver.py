@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import pytest
-from pynvml_played import NVMLError, play_pynvml
 
 from research.gpu_driver import first_gpu, gpu_bytes, gpu_capability, gpu_minor, gpu_name_for_cuda
 from research.run import best_device
+from tests.research.pynvml_played import NVMLError, play_pynvml
 
 
 @pytest.mark.parametrize("visible", ["3", "GPU-abc", "GPU-abc,GPU-other"])

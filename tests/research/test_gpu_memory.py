@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from research import feed
-from research.child import require_device
-from research.confinement import CHILDREN, share_of_gpu
+from research.child.setup import require_device
 from research.gpu_memory import CONTEXT_BYTES, GB, LEAST_LIMIT, SHARE_VARIABLE, buffer_bytes, scorer_bytes, trainer_bytes
+from research.judge.confinement import CHILDREN, share_of_gpu
 
 CUDA = torch.device("cuda:0")
 TOTAL = 80 * GB

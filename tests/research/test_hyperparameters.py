@@ -8,7 +8,7 @@ import pytest
 import research
 from research.contract import UserError, starting_hyperparameters
 from research.hyperparameters import fit_to_profile, literal_text, read_constants, write_constants
-from research.recipes import ORIGINAL, Literal, Recipe
+from research.profiles import ORIGINAL, Literal, Recipe
 
 SHIPPED = Path(research.__file__).with_name("train.py").read_text()
 

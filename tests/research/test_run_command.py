@@ -15,13 +15,13 @@ from typing import Any
 
 import psutil
 import pytest
-from judged import HELPERS, Runner, events, is_alive, start_main, variant, wait_for, with_train, write_documents
 
 from research import run as run_module
 from research.contract import contract_for
-from research.prepare import prepare
+from research.data.prepare import prepare
 from research.result import RunResult, read_result
 from research.run import GO
+from tests.research.judged import HELPERS, Runner, events, is_alive, start_main, variant, wait_for, with_train, write_documents
 
 GONE_SECONDS = 2.0
 STEP_LINE = (

@@ -13,16 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from judged import Runner, events, start_main, wait_for, with_train
 from safetensors.torch import load
 from torch import nn
 
 from research import session as sessions
-from research.channel import Channel, ChannelClosed, Kind, monotonic, seal, shared_memory
 from research.contract import Contract
+from research.data.prepared import PreparedData
 from research.feed import row_order
-from research.rows import PreparedData
+from research.ipc.channel import Channel, ChannelClosed, Kind, monotonic, seal, shared_memory
 from research.session import Session
+from tests.research.judged import Runner, events, start_main, wait_for, with_train
 
 ROWS, TOKENS = 10, 6
 CONTRACT = Contract(profile="cpu", MAX_SEQ_LEN=TOKENS, TIME_BUDGET=60.0, EVAL_TOKENS=TOKENS, VOCAB_SIZE=60_000, source="stdlib")

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from result_samples import make_branch
 
 from results.store import Store
+from tests.results.result_samples import make_branch
 
 
 @pytest.fixture

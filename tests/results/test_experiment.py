@@ -3,9 +3,9 @@
 from typing import get_args
 
 import pytest
-from result_samples import make_experiment
 
 from results.experiment import DECISIONS, Decision, ExperimentKind, ExperimentRecord, Verdict
+from tests.results.result_samples import make_experiment
 
 
 @pytest.mark.parametrize("kind", get_args(ExperimentKind))

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from result_samples import add, make_branch, make_experiment, make_run
 
 from research.contract import UserError
 from results.query import Table
 from results.store import Store
+from tests.results.result_samples import add, make_branch, make_experiment, make_run
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from result_samples import make_branch, make_experiment, make_run
 
 from results.experiment import ExperimentRecord, Usage, Verdict
 from results.plot import Point, progress_figure, score_range, write_progress_png
 from results.report import leaderboard_text, morning_report, near_misses, show_text
 from results.tsv import write_results_tsv
+from tests.results.result_samples import make_branch, make_experiment, make_run
 
 SIGMA = 0.0007
 

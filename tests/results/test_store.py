@@ -13,20 +13,20 @@ from typing import Any
 import duckdb
 import pandas as pd
 import pytest
-from result_samples import NAME, add, make_branch, make_experiment, make_run
 
 from research.contract import UserError
 from results.experiment import Verdict, to_body
 from results.journal import JournalRecord, _encode
 from results.migrations import MIGRATIONS
-from results.rows import TABLES
 from results.store import Store, query_home
+from results.table_rows import TABLES
+from tests.results.result_samples import NAME, add, make_branch, make_experiment, make_run
 
 WRITER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from result_samples import add, make_branch, NAME
+from tests.results.result_samples import add, make_branch, NAME
 from results.store import Store
 with Store.open(Path(sys.argv[1])) as store:
     store.add_branch(make_branch())
@@ -262,7 +262,7 @@ def test_migrations_run_once_each(tmp_path: Path) -> None:
 
 def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
     """A writer is killed twice at no particular line; each time the next one goes on where it was."""
-    samples = str(Path(__file__).parent)
+    samples = str(Path(__file__).parents[2])
     for delay in (0.1, 0.27):
         command = [sys.executable, "-c", WRITER, str(tmp_path), samples]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)

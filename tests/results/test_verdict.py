@@ -5,7 +5,6 @@ import statistics
 from typing import Any
 
 import pytest
-from result_samples import make_experiment, make_run
 
 from research.result import RunStatus
 from results.experiment import ExperimentRecord, Head
@@ -24,6 +23,7 @@ from results.verdict import (
     software_changes,
     too_equal,
 )
+from tests.results.result_samples import make_experiment, make_run
 
 HEAD = Head(commit="a", experiment_id="b", scores=(0.9979,), peak_memory_mb=45_000.0)
 NOISE = Noise(sigma=0.0007)

@@ -1,0 +1,140 @@
+"""Which git repository the farm works in, and the train.py that lies there."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import research
+from agent.repo.git_command import GitFailed, command_to_type, run_git
+from research.contract import UserError
+
+TRAIN_FILE = "research/train.py"
+"""The only file that the farm ever commits."""
+
+
+def repository_for(start: Path, home: Path, *, renew: bool = False) -> Path:
+    """The checkout that `start` lies in, if it holds research/train.py; else a repository under the farm's home,
+    made of the installed files when it isn't there yet.
+
+    With `renew` files that have changed in the installation since are committed there too: new branches start from them.
+    Raises UserError for a checkout that has committed train.py and has lost the file.
+    """
+    checkout = _checkout_around(start)
+    if checkout is not None and (checkout / TRAIN_FILE).is_file():
+        return checkout
+    if checkout is not None and head_train_py(checkout) is not None:
+        raise _missing(checkout)
+    repository = home / "repository"
+    if not repository.exists():
+        make_repository(repository, _installed_files())
+    elif renew:
+        _renew(repository, _installed_files())
+    return repository
+
+
+_IDENTITY = ("-c", "user.name=autoresearch farm", "-c", "user.email=farm@localhost")
+
+
+def make_repository(folder: Path, files: dict[str, str]) -> None:
+    """A git repository with one commit of `files` (path -> text): whole or not there, also when two make it at once."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".repository-"))
+    try:
+        run_git(unfinished, "-c", "init.defaultBranch=main", "init", "--quiet", "--template=")
+        for name, text in files.items():
+            (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
+            (unfinished / name).write_text(text, encoding="utf-8")
+        run_git(unfinished, "add", "--all")
+        run_git(unfinished, *_IDENTITY, "commit", "--quiet", "--message", "Start from the installed train.py")
+        unfinished.chmod(0o755)
+        unfinished.rename(folder)
+    except OSError:
+        if not (folder / ".git").exists():  # otherwise another process was faster
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def head_train_py(repo: Path, revision: str = "HEAD") -> str | None:
+    """The text of train.py at a revision; None where it isn't in it."""
+    return _text_at(repo, revision, TRAIN_FILE)
+
+
+def train_py_at(repo: Path, commit: str) -> str:
+    """The text of train.py in a commit that the farm made."""
+    return run_git(repo, "cat-file", "blob", f"{commit}:{TRAIN_FILE}")
+
+
+def working_train_py(checkout: Path) -> str | None:
+    """The text of train.py as it lies in a checkout, with \\n as line end; None where there is none."""
+    try:
+        return (checkout / TRAIN_FILE).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        raise UserError(f"{checkout / TRAIN_FILE} is not UTF-8 text.") from None
+
+
+def train_py_to_try(checkout: Path) -> str:
+    """The text of train.py as it lies in a checkout. Raises UserError where there is none."""
+    working = working_train_py(checkout)
+    if working is None:
+        raise _missing(checkout)
+    return working
+
+
+def uncommitted_train_py(repo: Path) -> str | None:
+    """The checkout's train.py where it differs from HEAD's by more than line ends; None where it doesn't."""
+    working, committed = working_train_py(repo), head_train_py(repo)
+    same = committed is not None and working == committed.replace("\r\n", "\n")
+    return None if same else working
+
+
+def _renew(repository: Path, files: dict[str, str]) -> None:
+    """Commits what has changed in `files`, but for those that somebody has edited in the repository."""
+    changed = []
+    for name, text in files.items():
+        committed = _text_at(repository, "HEAD", name)
+        path = repository / name
+        if text != committed and (not path.exists() or path.read_text(encoding="utf-8") == committed):
+            path.write_text(text, encoding="utf-8")
+            changed.append(name)
+    if changed:
+        message = "Go on from the installed " + " and ".join(changed)
+        run_git(repository, "add", "--", *changed)
+        run_git(repository, *_IDENTITY, "commit", "--quiet", "--message", message, "--only", "--", *changed)
+
+
+def _missing(checkout: Path) -> UserError:
+    command = command_to_type(checkout, "checkout", "HEAD", "--", TRAIN_FILE)
+    return UserError(f"{checkout / TRAIN_FILE} is missing: `{command}` puts back what is committed.")
+
+
+def _text_at(repo: Path, revision: str, name: str) -> str | None:
+    try:
+        return run_git(repo, "cat-file", "blob", f"{revision}:{name}")
+    except GitFailed:
+        return None
+
+
+def _checkout_around(start: Path) -> Path | None:
+    try:
+        return Path(run_git(start, "rev-parse", "--show-toplevel").rstrip("\n"))
+    except GitFailed as error:
+        if "dubious ownership" in str(error):
+            raise UserError(f"git doesn't trust {start}: it belongs to another user (see safe.directory).") from None
+        return None
+
+
+def _installed_files() -> dict[str, str]:
+    """What a repository of one's own starts with, taken from beside the installed package."""
+    package = Path(research.__file__).parent
+    files = {TRAIN_FILE: package / "train.py"}
+    if not files[TRAIN_FILE].is_file():
+        raise UserError(f"{files[TRAIN_FILE]} is missing: put it back, or install the farm again.")
+    for program in (package / "program.md", package.parent / "program.md"):  # in a wheel, in a checkout
+        if program.is_file():
+            files["program.md"] = program
+            break
+    texts = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
+    return {**texts, ".gitignore": "results.tsv\nprogress.png\nrun.log\n"}

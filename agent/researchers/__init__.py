@@ -1,0 +1,1 @@
+"""Who proposes: Claude, an external command, a script. A researcher sees text and history; it never touches git."""

@@ -1,0 +1,66 @@
+"""What a researcher that reads text is told about its branch. Titles and reasons are other programs' words: data."""
+
+from collections.abc import Sequence
+
+from agent.researcher import Context
+from research.contract import Contract
+from research.text import counted
+from results.experiment import ExperimentRecord
+from results.report import near_misses
+
+RECENT = 30
+BEST = 10
+
+
+def situation(context: Context) -> str:
+    """The branch in a few lines: what is fixed, where the head is, what has been done, what is training now."""
+    contract = Contract.from_json(context.branch.contract_json)
+    head = context.head
+    runs = counted(len(head.scores), "run")
+    memory = "not measured" if head.peak_memory_mb is None else f"{head.peak_memory_mb:,.0f} MiB"
+    lines = [
+        f"Branch {context.branch.name}, profile {contract.profile}, on {context.branch.platform}.",
+        f"Fixed: MAX_SEQ_LEN {contract.MAX_SEQ_LEN}, VOCAB_SIZE {contract.VOCAB_SIZE}, "
+        f"TIME_BUDGET {contract.TIME_BUDGET:g} s, data {contract.source}.",
+        f"Head: val_bpb {head.mean:.6f} (mean of {runs}), peak memory {memory}.",
+        f"Noise: two runs of the same code differ with a standard deviation (sigma) of {context.sigma:g} bpb.",
+        _counts(context.records),
+    ]
+    training = [record.experiment for record in context.records if record.verdict is None]
+    lines += [f"Training now: #{experiment.number} {one_line(experiment.title, 120)}" for experiment in training]
+    return "\n".join(lines)
+
+
+def history_table(records: Sequence[ExperimentRecord]) -> str:
+    """The history as a table: all keeps, the latest experiments, the best near-misses; oldest first."""
+    finished = [record for record in records if record.verdict is not None]
+    if not finished:
+        return "No experiment has ended yet."
+    chosen = {record.experiment.id for record in finished[-RECENT:]}
+    chosen |= {record.experiment.id for record in finished if record.verdict and record.verdict.decision == "keep"}
+    chosen |= {record.experiment.id for record in near_misses(finished)[:BEST]}
+    rows = [_row(record) for record in finished if record.experiment.id in chosen]
+    left_out = len(finished) - len(rows)
+    note = [f"({left_out} older ones are left out.)"] if left_out else []
+    return "\n".join(["number | verdict | val_bpb | gain | title | reason", *rows, *note])
+
+
+def one_line(text: str, limit: int) -> str:
+    """`text` without line breaks and control characters, cut to `limit` characters."""
+    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def _counts(records: Sequence[ExperimentRecord]) -> str:
+    decisions = [record.verdict.decision for record in records if record.verdict is not None]
+    counts = ", ".join(f"{decisions.count(decision)} {decision}" for decision in dict.fromkeys(decisions))
+    return f"Experiments so far: {len(decisions)}{f' ({counts})' if counts else ''}."
+
+
+def _row(record: ExperimentRecord) -> str:
+    verdict = record.verdict
+    assert verdict is not None
+    score = "-" if record.val_bpb is None else f"{record.val_bpb:.6f}"
+    gain = "-" if verdict.gain is None else f"{verdict.gain:+.6f}"
+    title, reason = (one_line(text, 160).replace("|", "/") for text in (record.experiment.title, verdict.reason))
+    return f"#{record.experiment.number} | {verdict.decision} | {score} | {gain} | {title} | {reason}"

@@ -1,0 +1,107 @@
+"""A researcher that follows a script: for tests, dry runs, and replaying a list of ideas."""
+
+import ast
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.patch import changed_constants, problem_with
+from agent.researcher import Context, OutOfIdeas
+from research.contract import UserError
+from research.hyperparameters import write_constants
+from research.profiles import Literal
+from research.text import counted
+from results.experiment import Proposal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One idea of a script: exactly one of `constants`, `replace` and `train_py` says what to edit."""
+
+    title: str
+    hypothesis: str = ""
+    constants: dict[str, Literal] | None = None
+    """Constants of train.py to set."""
+    replace: tuple[str, str] | None = None
+    """(old, new): a piece of the head's train.py that occurs once, and what takes its place."""
+    train_py: str | None = None
+    """The whole new text."""
+
+    def __post_init__(self) -> None:
+        given = [edit for edit in (self.constants, self.replace, self.train_py) if edit is not None]
+        if len(given) != 1:
+            raise UserError(f"The step {self.title!r} needs exactly one of constants, replace and train_py.")
+
+    def apply(self, train_py: str) -> str:
+        """The new text of train.py. A UserError says why the step doesn't fit."""
+        if self.constants is not None:
+            return write_constants(train_py, self.constants)
+        if self.replace is not None:
+            old, new = self.replace
+            if train_py.count(old) != 1:
+                raise UserError(f"the text to replace occurs {train_py.count(old)} times in train.py, not once: {old!r}")
+            return train_py.replace(old, new)
+        return self.train_py or ""
+
+
+class ScriptedResearcher:
+    """Proposes the steps of a script in order; the history says how far it has come, so it goes on after a stop."""
+
+    name = "scripted"
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self.steps = tuple(steps)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "ScriptedResearcher":
+        """Reads a list of steps as JSON, or from a .py file that holds one literal list (it is read, not executed)."""
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+            entries = ast.literal_eval(text) if path.suffix == ".py" else json.loads(text)
+        except OSError as error:
+            raise UserError(f"The script {path} can't be read: {error.strerror}.") from None
+        except (ValueError, SyntaxError) as error:
+            raise UserError(f"The script {path} is no list of steps: {error}.") from None
+        if not isinstance(entries, list):
+            raise UserError(f"The script {path} must hold a list of steps.")
+        return cls([_step(entry, number, path) for number, entry in enumerate(entries, start=1)])
+
+    async def propose(self, context: Context) -> Proposal:
+        """The next step, applied to the head. Raises OutOfIdeas after the last one."""
+        done = sum(record.experiment.researcher == self.name for record in context.records)
+        if done >= len(self.steps):
+            raise OutOfIdeas(f"The script is at its end: {counted(len(self.steps), 'step')}.")
+        step = self.steps[done]
+        try:
+            train_py = step.apply(context.train_py)
+        except UserError as error:
+            raise UserError(f"Step {done + 1} of the script ({step.title}) does not fit: {error}") from None
+        parses = problem_with(train_py) is None  # one that doesn't is proposed all the same: the run will say so
+        return Proposal(
+            title=step.title,
+            hypothesis=step.hypothesis,
+            train_py=train_py,
+            researcher=self.name,
+            changes=changed_constants(context.train_py, train_py) if parses else {},
+        )
+
+    async def close(self) -> None:
+        """Nothing to end."""
+
+
+def _step(entry: Any, number: int, path: Path) -> Step:
+    if not isinstance(entry, dict) or not isinstance(entry.get("title"), str):
+        raise UserError(f"Step {number} of {path} must be an object with a title.")
+    unknown = set(entry) - {"title", "hypothesis", "constants", "replace", "train_py"}
+    if unknown:
+        raise UserError(f"Step {number} of {path} has unknown fields: {', '.join(sorted(unknown))}.")
+    replace = entry.get("replace")
+    if replace is not None and (len(replace) != 2 or not all(isinstance(text, str) for text in replace)):
+        raise UserError(f"Step {number} of {path}: replace must be [old, new].")
+    constants = entry.get("constants")
+    if constants is not None:  # JSON has lists where train.py has tuples
+        constants = {name: tuple(value) if isinstance(value, list) else value for name, value in constants.items()}
+    return Step(**{**entry, "constants": constants, "replace": None if replace is None else (replace[0], replace[1])})

@@ -1,0 +1,162 @@
+"""What the history says of each knob: how good its values were, and which step to take next."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from agent.search.knobs import Knob
+from results.experiment import ExperimentRecord
+
+FAILURE = -15.0
+"""What a crash, a divergence or a broken rule counts, in sigmas."""
+NOTHING_SHOWN = 1.4
+"""Sigmas that two scores of the same code differ by: a smaller loss says nothing about the direction."""
+LARGEST = 25.0
+"""Gains beyond this many sigmas count as this much."""
+FORGET_AFTER = 6
+"""Keeps after which a value's score says little: so much has changed that it may be tried again."""
+
+
+@dataclass(kw_only=True)
+class Curve:
+    """How good a knob's values were, in sigmas on one common scale, as if knobs acted independently."""
+
+    heights: dict[float, float] = field(default_factory=dict)
+    """Position -> height."""
+    measured: dict[float, int] = field(default_factory=dict)
+    """Position -> keeps of the branch up to then."""
+    came_from: float | None = None
+    """Where the knob stood before its last keep."""
+    trials: int = 0
+    keeps: int = 0
+    busy: bool = False
+    """Whether the experiment that is training now turns it."""
+
+    def seen_from(self, head: float, *, keeps: int) -> dict[float, float]:
+        """Heights relative to the head's by distance from it; what is too old is left out."""
+        if head not in self.heights:
+            return {}
+        fresh = [position for position, then in self.measured.items() if keeps - then < FORGET_AFTER]
+        base = self.heights[head]
+        return {position - head: self.heights[position] - base for position in fresh if position != head}
+
+    @property
+    def pay(self) -> float:
+        """How well the knob has paid so far: 1 before it was ever turned, below that when it only failed."""
+        return (1 + self.keeps) / (1 + 0.5 * self.trials)
+
+    def add(self, old: float, new: float, gain: float, *, kept: bool, keeps: int) -> None:
+        """Takes in one experiment that moved the knob from `old` to `new`."""
+        if old not in self.heights:  # the head moved in a way that this curve can't follow
+            self.heights, self.measured = {old: 0.0}, {}
+        self.heights[new] = self.heights[old] + gain
+        self.measured[old] = self.measured[new] = keeps
+        self.trials += 1
+        if kept:
+            self.keeps += 1
+            self.came_from = old
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """Where a knob should go next."""
+
+    position: float
+    score: float
+    """The gain to hope for, in sigmas."""
+    why: str
+
+
+def outcome(record: ExperimentRecord, sigma: float) -> float | None:
+    """What an experiment was worth in sigmas; None while it trains, or when it was lost."""
+    verdict = record.verdict
+    if verdict is None or verdict.decision == "lost":
+        return None
+    if verdict.decision in ("crash", "invalid") or verdict.gain is None:
+        return FAILURE
+    return max(-LARGEST, min(LARGEST, verdict.gain / (verdict.sigma or sigma)))
+
+
+def read_curves(knobs: Iterable[Knob], records: Iterable[ExperimentRecord], sigma: float) -> dict[str, Curve]:
+    """Each knob's curve, by label. Experiments that turned several knobs count only when they were kept."""
+    curves = {knob.label: Curve() for knob in knobs}
+    by_name: dict[str, list[Knob]] = {}
+    for knob in knobs:
+        by_name.setdefault(knob.name, []).append(knob)
+    keeps = 0
+    for record in records:
+        kept = record.verdict is not None and record.verdict.decision == "keep"
+        keeps += kept
+        moves = _moves(record, by_name)
+        gain = outcome(record, sigma)
+        for knob, old, new in moves:
+            curve = curves[knob.label]
+            curve.busy = curve.busy or record.verdict is None
+            if gain is not None and (kept or len(moves) == 1):
+                curve.add(old, new, gain / len(moves), kept=kept, keeps=keeps)
+    return curves
+
+
+def _moves(record: ExperimentRecord, by_name: Mapping[str, list[Knob]]) -> list[tuple[Knob, float, float]]:
+    """The knobs that an experiment turned, with their old and new positions."""
+    changes = record.experiment.changes
+    moves = []
+    for name, (before, after) in changes.items():
+        if name == "ASPECT_RATIO" and "DEPTH" in changes:
+            continue  # it only followed
+        for knob in by_name.get(name, []):
+            old, new = knob.read(before), knob.read(after)
+            if old is not None and new is not None and old != new:
+                moves.append((knob, old, new))
+    return moves
+
+
+def next_steps(knob: Knob, head: float, curve: Curve, *, keeps: int) -> list[Step]:
+    """Steps worth taking from the head: a line search on what is known at both sides of it."""
+    seen = curve.seen_from(head, keeps=keeps)
+    hope = knob.prior * curve.pay
+    below, above = (max((d for d in seen if d < 0), default=None), min((d for d in seen if d > 0), default=None))
+    if below is not None and above is not None:
+        return _between(knob, head, (below, seen[below]), (above, seen[above]), hope)
+    known = below if below is not None else above
+    if known is not None:
+        return _away_from(knob, head, known, seen[known], hope, came_from=curve.came_from)
+    return [
+        Step(position=head + knob.first * knob.probe, score=hope, why="it has not been tried yet"),
+        Step(position=head - knob.first * knob.probe, score=0.6 * hope, why="it has not been tried yet"),
+    ]
+
+
+def _away_from(knob: Knob, head: float, known: float, height: float, hope: float, *, came_from: float | None) -> list[Step]:
+    """One side is known: go on after a gain, turn round after a loss."""
+    away = -1 if known > 0 else 1
+    if height > 0:  # better, though not by enough to be kept
+        why = f"a step this way gained {height:.1f} sigma, too little to be kept: go further"
+        return [Step(position=head + 1.5 * known, score=0.5 * hope + height / 4, why=why)]
+    if came_from is None and height > -NOTHING_SHOWN:
+        why = f"a step this way lost {-height:.1f} sigma, which may be chance: take one that shows"
+        return [Step(position=head + 2 * known, score=0.8 * hope, why=why)]
+    if came_from is not None and math.isclose(came_from, head + known):
+        bold = 1.5 if height < -5 else 1.0
+        stride = min(abs(known) * bold, max(2.0, knob.probe) if knob.scale in ("log", "to_one") else 2 * knob.probe)
+        why = f"the last step this way gained {-height:.1f} sigma: go on"
+        return [Step(position=head + away * stride, score=max(hope, -height / 3), why=why)]
+    why = f"the other direction lost {-height:.1f} sigma"
+    return [Step(position=head + away * knob.probe, score=0.6 * hope + min(-height, 10) / 10, why=why)]
+
+
+def _between(knob: Knob, head: float, below: tuple[float, float], above: tuple[float, float], hope: float) -> list[Step]:
+    """Both sides are known: the top of the parabola through both and the head."""
+    (left, left_height), (right, right_height) = below, above
+    curvature = (left_height / left - right_height / right) / (left - right)
+    slope = right_height / right - curvature * right
+    if curvature < 0:
+        offset = max(1.5 * left, min(1.5 * right, -slope / (2 * curvature)))
+    else:
+        offset = 1.5 * (right if right_height > left_height else left)
+    if abs(offset) < knob.finest:
+        offset = knob.finest if offset > 0 else -knob.finest
+    gain = slope * offset + curvature * offset**2
+    room = min(1.0, (right - left) / (4 * knob.probe))
+    why = f"both sides are known, and the parabola through them promises {gain:+.1f} sigma"
+    return [Step(position=head + offset, score=gain / 3 + 0.3 * hope * room, why=why)]

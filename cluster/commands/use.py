@@ -1,0 +1,125 @@
+"""`farm diff`, `farm apply`, `farm sample`: using what was found."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+from cluster.commands.history import BranchHistory, branch_named, read_history, record_named
+from cluster.hardware import Device, choose_devices
+from cluster.home import Home, find_cache, find_checkout, find_home, package_folder
+from cluster.worker import judge_environment
+from research.contract import CONTRACT_VARIABLE, Contract, UserError
+from results.experiment import ExperimentRecord
+
+MODEL = "model.safetensors"
+
+MOST_TOKENS = 10_000
+"""Each costs a pass through the model, and the text is printed when it is whole: more would look like a command that hangs."""
+
+
+def diff(options: argparse.Namespace) -> int:
+    """train.py of the baseline against the head's."""
+    from agent.patch import unified_diff
+
+    home = find_home(options.home)
+    history, head = _winner(home, options.branch)
+    before = recorded_train_py(home, history.keeps[0].experiment.commit)
+    text = unified_diff(before, recorded_train_py(home, head.experiment.commit))
+    print(text.rstrip("\n") if text else f"{history.branch.name}: the baseline still stands, there is no difference.")
+    return 0
+
+
+def apply(options: argparse.Namespace) -> int:
+    """The head's train.py into the checkout's working file; nothing is committed."""
+    from agent.repo.repository import TRAIN_FILE, uncommitted_train_py
+
+    checkout = find_checkout()
+    if checkout is None:
+        raise UserError("There is no checkout here to put train.py into: change to one.")
+    home = find_home(options.home)
+    history, head = _winner(home, options.branch)
+    text = recorded_train_py(home, head.experiment.commit)
+    edited = uncommitted_train_py(checkout)
+    if edited is not None and edited != text and not options.force:
+        raise UserError(f"{TRAIN_FILE} has uncommitted edits: commit them, or --force to lose them.")
+    (checkout / TRAIN_FILE).write_text(text, encoding="utf-8")
+    score = "" if head.val_bpb is None else f", val_bpb {head.val_bpb:.6f} on {history.branch.platform}"
+    print(f"{TRAIN_FILE} is now that of {head.experiment.id} ({head.experiment.commit[:7]}{score}); nothing is committed.")
+    return 0
+
+
+def sample(options: argparse.Namespace) -> int:
+    """Text from a saved model."""
+    if options.tokens > MOST_TOKENS:
+        raise UserError(f"--tokens {options.tokens} is too many: at most {MOST_TOKENS}, each a pass through the model.")
+    home = find_home(options.home)
+    histories = read_history(home)
+    if options.id is None:
+        history, record = _newest_with_model(home, histories)
+        print(f"{record.experiment.id} {record.experiment.title}", file=sys.stderr)
+    else:
+        record = record_named(home, histories, options.id)
+        history = next(h for h in histories if h.branch.name == record.experiment.branch)
+    device = choose_devices(options.devices)[0]
+    return print_sample(
+        home, history, record, device, cache=find_cache(options.cache), prompt=options.prompt, tokens=options.tokens
+    )
+
+
+def print_sample(
+    home: Home, history: BranchHistory, record: ExperimentRecord, device: Device, *, cache: Path, prompt: str, tokens: int
+) -> int:
+    """Prints text from a record's model, by a process of its own: train.py is a researcher's code. Returns its exit status.
+
+    Raises UserError where no model was saved.
+    """
+    from research.data.prepare import find_prepared
+
+    model = saved_model(home, record)
+    if model is None:
+        raise UserError(f"No model of {record.experiment.id} was saved: farm run --samples saves those of keeps.")
+    contract = Contract.from_json(history.branch.contract_json)
+    data = find_prepared(contract, cache=cache)
+    command = [
+        *(sys.executable, "-W", "ignore", "-m", "research.sample"),  # flash-attn-4's compiler warns of its own code
+        *("--model", str(model), "--train", str(model.with_name("train.py")), "--data", str(data.folder)),
+        *("--prompt", prompt, "--tokens", str(tokens), "--device", device.torch_device),
+    ]
+    environment = judge_environment(device) | {CONTRACT_VARIABLE: contract.to_json()}
+    return subprocess.run(command, env=environment, cwd=package_folder(), check=False).returncode
+
+
+def saved_model(home: Home, record: ExperimentRecord) -> Path | None:
+    """The model of the record's first run that has one."""
+    for run in record.runs:
+        path = home.runs / run.run_id / MODEL
+        if path.is_file():
+            return path
+    return None
+
+
+def _newest_with_model(home: Home, histories: list[BranchHistory]) -> tuple[BranchHistory, ExperimentRecord]:
+    for history in reversed(histories):
+        for record in reversed(history.keeps):
+            if saved_model(home, record) is not None:
+                return history, record
+    raise UserError("No model is saved yet: farm run --samples saves those of keeps.")
+
+
+def _winner(home: Home, name: str | None) -> tuple[BranchHistory, ExperimentRecord]:
+    history = branch_named(read_history(home), name)
+    if history.head is None:
+        raise UserError(f"{history.branch.name} has no score yet.")
+    return history, history.head
+
+
+def recorded_train_py(home: Home, commit: str) -> str:
+    """train.py at a commit, from the repository that the farm works in."""
+    from agent.repo.repository import head_train_py, repository_for
+
+    repository = repository_for(Path.cwd(), home.folder)
+    text = head_train_py(repository, commit)
+    if text is None:
+        raise UserError(f"{repository} doesn't hold commit {commit[:7]}: run this in the checkout that the farm ran in.")
+    return text

@@ -1,0 +1,165 @@
+"""Which branch a device's loop works on, under which contract and with which data."""
+
+import json
+import shlex
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.hardware import Device, platform_identity
+from cluster.options import FarmOptions
+from research.contract import Contract, UserError, choose_profile, contract_for
+from research.data.prepare import find_prepared, prepare
+from research.data.prepared import PreparedData
+from results.experiment import Branch
+from results.store import Store
+
+DEFAULT_SHARDS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopPlan:
+    """One loop before it starts."""
+
+    branch_name: str
+    number: int
+    device: Device
+    contract: Contract
+    data: PreparedData
+
+
+class Planner:
+    """Says which loops begin when devices join."""
+
+    def __init__(self, options: FarmOptions, store: Store, *, say: Callable[[str], None]) -> None:
+        self.plans: list[LoopPlan] = []
+        """Of all loops that began, oldest first."""
+        self._options, self._store, self._say = options, store, say
+        self._data: dict[str, PreparedData] = {}
+        self._lock = threading.Lock()
+
+    def terms(self, device: Device) -> tuple[Contract, PreparedData]:
+        """What a device works under, with its data prepared. May be called from any thread. Raises UserError."""
+        contract = contract_asked_for(self._options, device)
+        with self._lock:
+            key = contract.to_json()
+            if key not in self._data:
+                self._data[key] = prepared_data(contract, self._options, say=self._say)
+            return contract, self._data[key]
+
+    def local(self) -> list[LoopPlan]:
+        """The loops on this machine's own devices: as many as were asked for, in turn."""
+        return [self._add(branch_name, device) for branch_name, device in local_loops(self._options)]
+
+    def joining(self, joined: Sequence[Device], serving: Collection[Device]) -> list[LoopPlan]:
+        """The loops that begin when devices have joined a cluster: one for each that has none of its platform yet.
+
+        `serving` are all devices that work. A loop that has ended counts too: a node that comes back starts nothing anew. Where
+        a number of loops was asked for, there are no more, and the first devices get them all.
+        """
+        limit = self._options.loops
+        room = len(serving) if limit is None else limit - len(self.plans)
+        devices = Counter(platform_identity(device) for device in serving)
+        loops = Counter(platform_identity(plan.device) for plan in self.plans)
+        plans: list[LoopPlan] = []
+        for device in joined:
+            platform = platform_identity(device)
+            if len(plans) < room and loops[platform] < devices[platform]:
+                loops[platform] += 1
+                plans.append(self._add(self._free_branch(device), device))
+        while limit is not None and plans and len(plans) < room:
+            device = joined[len(plans) % len(joined)]
+            plans.append(self._add(self._free_branch(device), device))
+        return plans
+
+    def _free_branch(self, device: Device) -> str:
+        """A branch of this tag and platform that no loop has in this farm, else the next new one."""
+        tag, platform = self._options.tag, platform_identity(device)
+        taken = {plan.branch_name for plan in self.plans}
+        known = self._store.branches(tag)
+        for branch in known:
+            if branch.platform == platform and branch.name not in taken:
+                return branch.name
+        if self._options.loops == 1:
+            return f"autoresearch/{tag}"
+        taken |= {branch.name for branch in known}
+        kind = "gpu" if device.kind == "cuda" else device.kind
+        numbered = (f"autoresearch/{tag}-{kind}{number}" for number in range(len(taken) + 1))
+        return next(name for name in numbered if name not in taken)
+
+    def _add(self, branch_name: str, device: Device) -> LoopPlan:
+        contract, data = self.terms(device)
+        plan = LoopPlan(branch_name=branch_name, number=len(self.plans), device=device, contract=contract, data=data)
+        self.plans.append(plan)
+        return plan
+
+
+def prepared_data(contract: Contract, options: FarmOptions, *, say: Callable[[str], None]) -> PreparedData:
+    """The data of a contract: what is there, else prepared now. Raises UserError."""
+    try:
+        return find_prepared(contract, cache=options.cache, num_shards=options.num_shards)
+    except UserError:
+        shards = DEFAULT_SHARDS if options.num_shards is None else options.num_shards
+        return prepare(contract, cache=options.cache, num_shards=shards, say=say)
+
+
+def contract_asked_for(options: FarmOptions, device: Device) -> Contract:
+    """What a device works under: what was asked for, else what its hardware is given."""
+    profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
+    return contract_for(profile, budget=options.budget, source=options.source)
+
+
+def local_loops(options: FarmOptions) -> list[tuple[str, Device]]:
+    """The branch and the device of each loop on this machine's own devices."""
+    devices = options.devices
+    count = options.loops or len(devices)
+    return [(branch_for(options.tag, number, count, devices), devices[number % len(devices)]) for number in range(count)]
+
+
+def branch_for(tag: str, number: int, count: int, devices: tuple[Device, ...]) -> str:
+    """`autoresearch/<tag>`; with several loops `-gpu0`, `-gpu1`, ... by device, and `-gpu0-2` for a second loop on one."""
+    if count == 1:
+        return f"autoresearch/{tag}"
+    device = devices[number % len(devices)]
+    kind = "gpu" if device.kind == "cuda" else device.kind
+    turn = number // len(devices) + 1
+    return f"autoresearch/{tag}-{kind}{device.index}" + (f"-{turn}" if turn > 1 else "")
+
+
+FRESH = "start afresh with another --tag"
+
+TERM_OPTIONS = {"profile": "--profile", "TIME_BUDGET": "--budget", "source": "--source"}
+"""The options that choose a contract, by what they set in it."""
+
+
+def check_same_terms(branch: Branch, device: Device, contract: Contract) -> None:
+    """A branch goes on only under the contract and on the platform that it began with, or its scores would not compare.
+
+    Needs no data. Raises UserError.
+    """
+    began, asked = json.loads(branch.contract_json), json.loads(contract.to_json())
+    changed = [name for name in began if began[name] != asked[name]]
+    if any(name in TERM_OPTIONS for name in changed):
+        old, new = (term_options(terms, changed) for terms in (began, asked))
+        raise UserError(f"{branch.name} began with {old}, not {new}: give {old} again, or {FRESH}.")
+    if changed:
+        name = changed[0]
+        now = f"in research/contract.py it is {asked[name]} now"
+        raise UserError(f"{branch.name} began with {name} {began[name]}, {now}: put it back, or {FRESH}.")
+    if branch.platform != platform_identity(device):
+        here = platform_identity(device)
+        raise UserError(f"{branch.name} was measured on {branch.platform}, this is {here}: go on there, or {FRESH}.")
+
+
+def term_options(contract: Mapping[str, Any], names: Collection[str]) -> str:
+    """The options that ask for these constants of a contract: `--profile cpu --budget 5`."""
+    chosen = [(option, contract[name]) for name, option in TERM_OPTIONS.items() if name in names]
+    return " ".join(f"{option} {shlex.quote(value) if isinstance(value, str) else f'{value:.12g}'}" for option, value in chosen)
+
+
+def check_same_scoring(branch: Branch, plan: LoopPlan) -> None:
+    """A branch goes on only with the evaluation rows and the judge that it began with. Raises UserError."""
+    if branch.score_fingerprint != plan.data.score_fingerprint(plan.contract):
+        raise UserError(f"{branch.name} was scored with other evaluation rows or another judge: {FRESH}.")

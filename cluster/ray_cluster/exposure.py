@@ -1,0 +1,85 @@
+"""What of Ray is up on this machine, and who could reach it. Asks the processes; imports no ray."""
+
+import ipaddress
+import os
+from dataclasses import dataclass
+
+import psutil
+
+from cluster.ray_cluster.engine import cluster_here
+
+CONTROL_STORE = "gcs_server"
+"""The process that each cluster's head has one of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenPort:
+    """A port of Ray that other machines may reach."""
+
+    port: int
+    process: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RayHere:
+    """Ray on this machine."""
+
+    address: str | None
+    """Of the cluster that this machine is part of; None where none answers."""
+    processes: int
+    open_ports: tuple[OpenPort, ...]
+    token: bool
+    """Whether all clusters' heads here, or where there is none this shell, ask for a token."""
+
+
+def look_at_ray() -> RayHere:
+    """Looks at all processes of Ray that this user may look at."""
+    processes = [process for process in psutil.process_iter(["name", "cmdline"]) if _belongs_to_ray(process)]
+    ports = {port for process in processes for port in _open_ports(process)}
+    heads = [process for process in processes if process.info["name"] == CONTROL_STORE]
+    modes = [_auth_mode(process) for process in heads] or [os.environ.get("RAY_AUTH_MODE", "")]
+    return RayHere(
+        address=cluster_here(),
+        processes=len(processes),
+        open_ports=tuple(sorted(ports, key=lambda port: port.port)),
+        token=all(mode.lower() == "token" for mode in modes),
+    )
+
+
+def _belongs_to_ray(process: psutil.Process) -> bool:
+    command = process.info["cmdline"] or []
+    title = " ".join(command)
+    return title.startswith("ray::") or any("/site-packages/ray/" in part for part in command[:3])
+
+
+def _open_ports(process: psutil.Process) -> list[OpenPort]:
+    try:
+        connections = process.net_connections(kind="tcp")
+    except psutil.Error:  # it has ended, or it is another user's
+        return []
+    listening = (connection.laddr for connection in connections if connection.status == psutil.CONN_LISTEN)
+    name = _short_name(process)
+    return [OpenPort(port=address.port, process=name) for address in listening if _reachable(address.ip)]
+
+
+def _reachable(ip: str) -> bool:
+    """Whether a socket that listens there hears other machines."""
+    address = ipaddress.ip_address(ip.partition("%")[0])
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return not (mapped or address).is_loopback
+
+
+def _short_name(process: psutil.Process) -> str:
+    """`gcs_server`, `dashboard`, `ray::NodeWorker`: what people know it by."""
+    command = process.info["cmdline"] or [""]
+    if command[0].startswith("ray::"):
+        return str(command[0].split(" ")[0])
+    script = next((part for part in command[:3] if "/site-packages/ray/" in part), command[0])
+    return str(script.rpartition("/")[2].removesuffix(".py"))
+
+
+def _auth_mode(process: psutil.Process) -> str:
+    try:
+        return str(process.environ().get("RAY_AUTH_MODE", ""))
+    except psutil.Error:
+        return ""

@@ -1,0 +1,156 @@
+"""Jobs on a Ray cluster, through its dashboard's port alone."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from cluster.ray_cluster.checkout_zip import zip_checkout
+from research.contract import UserError
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+
+ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+"""Where Ray's own commands look for the dashboard, in this order."""
+
+MODE_VARIABLE = "RAY_AUTH_MODE"
+
+REACH_SECONDS = 5.0
+
+LOOK_SECONDS = 0.5
+"""How often a job's status is asked for."""
+
+STOP_SECONDS = 30
+"""How long a job that is stopped may take to end by itself; Ray's own default would kill a run's clean-up."""
+
+
+def dashboard_address(given: str | None) -> str:
+    """The dashboard's URL: `given`, else the one that Ray's variables name, else this machine's. Raises UserError."""
+    named = [os.environ.get(variable, "") for variable in ADDRESS_VARIABLES]
+    address = given or next((value for value in named if value.startswith(("http://", "https://"))), DEFAULT_ADDRESS)
+    address = address.rstrip("/") if "://" in address else f"http://{address.rstrip('/')}"
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise UserError(f"{address} is no address of a dashboard: give --address http://HOST:PORT.")
+    return address
+
+
+def own_token() -> str | None:
+    """This user's token, where Ray looks for it; None where there is none."""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    with contextlib.suppress(OSError):
+        return Path(path).read_text().strip() or None
+    return None
+
+
+class Jobs:
+    """The jobs of one cluster. All methods raise UserError, in one line, for what goes wrong on the way."""
+
+    def __init__(self, address: str) -> None:
+        """`address` is the dashboard's URL."""
+        self.address = address
+        _check_reachable(address)
+        os.environ[ADDRESS_VARIABLES[0]] = address  # Ray would let its variables override what is asked for
+        from ray.exceptions import AuthenticationError
+        from ray.job_submission import JobSubmissionClient
+
+        for quiet in ("dashboard_sdk", "job.sdk"):  # they tell of each package and socket
+            logging.getLogger(f"ray.dashboard.modules.{quiet}").setLevel(logging.WARNING)
+        self.token_found = False
+        """Whether the cluster asked for a token that Ray's own commands don't send as long as RAY_AUTH_MODE isn't set."""
+        with _in_one_line(address):
+            try:
+                self._client: Any = JobSubmissionClient(address)
+            except AuthenticationError:
+                token = own_token()
+                if token is None or MODE_VARIABLE in os.environ:
+                    raise
+                self._client = JobSubmissionClient(address, headers={"Authorization": f"Bearer {token}"})
+                self.token_found = True
+
+    def submit(self, entrypoint: str, checkout: Path, environment: Mapping[str, str]) -> str:
+        """Starts a job that works in a copy of the checkout; returns its id."""
+        variables = {**environment, "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+        with tempfile.TemporaryDirectory() as folder, _in_one_line(self.address):
+            working_folder = Path(folder) / "checkout.zip"
+            zip_checkout(checkout, working_folder)
+            runtime_env = {"working_dir": str(working_folder), "env_vars": variables}
+            return str(self._client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env))
+
+    def follow(self, job: str, say: Callable[[str], None]) -> str:
+        """Passes on what the job prints until it has ended; returns its last status."""
+
+        async def pass_on() -> None:
+            async for text in self._client.tail_job_logs(job):
+                say(text)
+
+        with _in_one_line(self.address):
+            asyncio.run(pass_on())
+            return self.wait(job)
+
+    def wait(self, job: str) -> str:
+        """Waits until the job has ended; returns its last status: SUCCEEDED, FAILED or STOPPED."""
+        with _in_one_line(self.address):
+            while not (status := self._client.get_job_status(job)).is_terminal():
+                time.sleep(LOOK_SECONDS)
+            return str(status.value)
+
+    def log(self, job: str) -> str:
+        """All that the job has printed."""
+        with _in_one_line(self.address):
+            return str(self._client.get_job_logs(job))
+
+    def problem(self, job: str) -> str:
+        """The first line of what Ray says of a job that failed before it printed anything."""
+        with _in_one_line(self.address):
+            lines = str(self._client.get_job_info(job).message or "").strip().splitlines()
+            return lines[0].partition(", last available logs")[0] if lines else "it didn't say why"
+
+    def stop(self, job: str) -> None:
+        """Ends a job; one that has ended stays as it is."""
+        with _in_one_line(self.address):
+            self._client.stop_job(job)
+
+
+def _check_reachable(address: str) -> None:
+    """A connection to where nobody answers would take minutes to fail."""
+    parts = urlsplit(address)
+    try:
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname or "", port), timeout=REACH_SECONDS).close()
+    except (OSError, ValueError):
+        raise UserError(
+            f"No Ray answers at {address}: start one (ray start --head), or give --address http://HOST:PORT of its dashboard."
+        ) from None
+
+
+@contextlib.contextmanager
+def _in_one_line(address: str) -> Iterator[None]:
+    """Turns what Ray's client raises into a UserError."""
+    import aiohttp
+    import requests
+    from ray.exceptions import AuthenticationError
+
+    try:
+        yield
+    except AuthenticationError:
+        raise UserError(
+            f"Ray at {address} refuses the token: set RAY_AUTH_MODE=token here, and put the cluster's token "
+            "(ray get-auth-token) into ~/.ray/auth_token or the file that RAY_AUTH_TOKEN_PATH names."
+        ) from None
+    except (requests.exceptions.ConnectionError, aiohttp.ClientError, ConnectionError):
+        raise UserError(f"Ray at {address} broke off: is it still running?") from None
+    except (requests.exceptions.RequestException, KeyError):  # no JSON, or no version in it
+        raise UserError(f"What answers at {address} is no Ray dashboard: give --address http://HOST:PORT.") from None
+    except RuntimeError as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise UserError(f"Ray at {address} refuses: {said}") from None

@@ -1,0 +1,191 @@
+"""A farm's home as one file, to be carried elsewhere: records, pictures, logs and branches, no models and no secrets.
+
+`python -m cluster.ray_cluster.parcel --home FOLDER` prints it between marked lines: so it comes through the log of a Ray job.
+"""
+
+import argparse
+import base64
+import binascii
+import hashlib
+import os
+import re
+import sys
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, TextIO
+
+from cluster.cost import size
+from cluster.home import Home, find_home
+from research.contract import UserError
+
+BUNDLE = "branches-{number}.bundle"
+"""Branches of the home's repositories, numbered from 1."""
+
+MODEL = "model.safetensors"
+
+LARGEST_PRINTED = 256 * 2**20
+"""Bytes. A job's log is read in one piece by the machine that asks for it, and by the cluster's head."""
+
+BEGIN, END = "-----BEGIN AUTORESEARCH PARCEL {bytes} {sha256}-----", "-----END AUTORESEARCH PARCEL-----"
+_PRINTED = re.compile(r"^-----BEGIN AUTORESEARCH PARCEL (\d+) ([0-9a-f]{64})-----$(.*?)^" + END + "$", re.M | re.S)
+
+LINE_BYTES = 3 * 2**10
+
+
+def pack(home: Home, target: BinaryIO, *, compress: bool) -> None:
+    """Writes a home as a tar archive, also while a farm works on it. Raises UserError where there is nothing to pack.
+
+    The journal goes first and the branches after it, so that each commit that the journal tells of is among them.
+    """
+    from agent.repo.bundle import write_bundle
+
+    if not home.journal.is_file():
+        raise UserError(f"Nothing is recorded in {home.folder}: is it the farm's home (--home)?")
+    with tarfile.open(fileobj=target, mode="w|xz" if compress else "w|") as archive:
+        _add(archive, home.folder, home.journal, whole_lines=True)
+        with tempfile.TemporaryDirectory() as folder:
+            for number, repository in enumerate(repositories_of(home), start=1):
+                bundle = Path(folder) / BUNDLE.format(number=number)
+                if write_bundle(repository, bundle):
+                    _add(archive, Path(folder), bundle)
+        for path in _carried(home):
+            _add(archive, home.folder, path)
+
+
+def repositories_of(home: Home) -> list[Path]:
+    """The git repositories that hold a home's branches: those that it has on record, and those of its worktrees."""
+    from agent.repo.git_command import GitFailed, run_git
+
+    folders = [*home.repositories(), home.folder / "repository", *sorted(home.worktrees.glob("*"))]
+    found: dict[str, Path] = {}
+    for folder in folders:
+        if not (folder / ".git").exists():  # git would look further up
+            continue
+        try:
+            common = run_git(folder, "rev-parse", "--path-format=absolute", "--git-common-dir").rstrip("\n")
+        except GitFailed:
+            continue
+        found.setdefault(os.path.realpath(common), folder)
+    return list(found.values())
+
+
+def unpack(source: BinaryIO, folder: Path) -> list[Path]:
+    """Unpacks a parcel into an empty folder; returns the bundles in it. Raises UserError for anything that we don't pack:
+    links, devices, and paths that lead elsewhere."""
+    bundles = []
+    try:
+        with tarfile.open(fileobj=source, mode="r|*") as archive:
+            for member in archive:
+                path = PurePosixPath(member.name)
+                if not member.isreg() or path.is_absolute() or ".." in path.parts or not path.parts:
+                    raise UserError(f"The parcel holds {member.name!r}, which no farm packs: nothing was taken from it.")
+                archive.extract(member, folder, filter="data")
+                if path.match(BUNDLE.format(number="*")) and len(path.parts) == 1:
+                    bundles.append(folder / path)
+    except tarfile.TarError as error:
+        raise UserError(f"The parcel can't be unpacked ({error}): fetch again.") from None
+    return bundles
+
+
+def print_parcel(home: Home, out: TextIO) -> None:
+    """Prints a home between marked lines. Raises UserError where it is too large for that."""
+    with tempfile.TemporaryFile() as file:
+        pack(home, file, compress=True)
+        length = file.tell()
+        if length > LARGEST_PRINTED:
+            raise UserError(
+                f"{home.folder} is {size(length)} even when packed, too much for a job's log: copy the folder (rsync -a) and "
+                "give the copy to farm fetch --home."
+            )
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(0)
+        out.write("\n" + BEGIN.format(bytes=length, sha256=digest) + "\n")
+        while block := file.read(LINE_BYTES):
+            out.write(base64.b64encode(block).decode() + "\n")
+        out.write(END + "\n")
+        out.flush()
+
+
+def printed_parcel(text: str) -> bytes:
+    """The parcel in what a job printed. Raises UserError where there is none, or not all of it."""
+    found = _PRINTED.search(text)
+    if found is None and "BEGIN AUTORESEARCH PARCEL" in text:
+        raise UserError("The home came only in part (its end is missing): fetch again.")
+    if found is None:
+        raise UserError(_last_words(text))
+    try:
+        content = base64.b64decode(found[3].replace("\n", ""), validate=True)
+    except binascii.Error:
+        content = b""
+    if len(content) != int(found[1]) or hashlib.sha256(content).hexdigest() != found[2]:
+        raise UserError("The home was damaged on its way (its SHA-256 differs): fetch again.")
+    return content
+
+
+def _last_words(text: str) -> str:
+    """Why a job printed no parcel: what the farm said there, or the last line."""
+    lines = [line.strip()[:300] for line in text.splitlines() if line.strip()]
+    for line in reversed(lines):
+        if line.startswith("farm: "):
+            return line.replace("farm:", "On the cluster:", 1)
+    return f"The job ended without printing the home: {lines[-1] if lines else 'it said nothing'}"
+
+
+def _carried(home: Home) -> Iterator[Path]:
+    """What else is packed: no models, which are large; no DuckDB, which the journal makes; nothing that grants access."""
+    yield home.parquet
+    yield from _files(home.logs.rglob("*"))
+    for folder in sorted(home.worktrees.glob("*")):
+        yield from (folder / "results.tsv", folder / "progress.png")
+    yield from (path for path in _files(home.runs.glob("*/*")) if path.name != MODEL)
+
+
+def _files(paths: Iterable[Path]) -> list[Path]:
+    return sorted(path for path in paths if path.is_file() and not path.is_symlink())
+
+
+def _add(archive: tarfile.TarFile, base: Path, path: Path, *, whole_lines: bool = False) -> None:
+    """Adds a file as it is now, though others may write or replace it; one that isn't there is left out."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except OSError:
+        return
+    with os.fdopen(descriptor, "rb") as file:
+        info = tarfile.TarInfo(str(PurePosixPath(path.relative_to(base))))
+        status = os.fstat(descriptor)
+        info.size, info.mtime = _end_of_last_line(file, status.st_size) if whole_lines else status.st_size, status.st_mtime
+        archive.addfile(info, file)
+
+
+def _end_of_last_line(file: BinaryIO, end: int) -> int:
+    """Bytes up to the last newline before `end`: what follows is being written."""
+    position = end
+    while position > 0:
+        start = max(0, position - 65_536)
+        file.seek(start)
+        newline = file.read(position - start).rfind(b"\n")
+        if newline >= 0:
+            position = start + newline + 1
+            break
+        position = start
+    file.seek(0)
+    return position
+
+
+def main() -> int:
+    """Prints the parcel of a home. Exit status 2 where the user can mend what is wrong."""
+    parser = argparse.ArgumentParser(description="Prints a farm's home, packed, between marked lines.")
+    parser.add_argument("--home", metavar="FOLDER", help="the farm's home")
+    try:
+        print_parcel(find_home(parser.parse_args().home), sys.stdout)
+    except UserError as error:
+        print(f"farm: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,165 @@
+"""The node's side of the Ray engine: what runs on the machines that have the devices. Imports no ray: the engine wraps it."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from cluster.hardware import Device, DeviceKind, detect_devices
+from cluster.home import find_cache
+from cluster.loop_plans import DEFAULT_SHARDS
+from cluster.ray_cluster.node_folder import NodeFolder
+from cluster.worker import JUDGE_COMMAND, Progress, Worker
+from research.contract import Contract, UserError
+from research.data.prepare import find_prepared, prepare
+from research.data.prepared import PreparedData
+from research.result import RunResult, RunSpec
+
+BROUGHT_BACK = ("run.log", "result.json", "rows.npz", "model.safetensors")
+"""What of a run folder goes to the farm's home; train.py came from there."""
+
+RAYLET_SECONDS = 0.1
+"""How often a worker looks whether its node's raylet lives."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """A run's result, and its folder's files by name."""
+
+    result: RunResult
+    files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeData:
+    """Prepared data on a node: where it lies, or why there is none that fits."""
+
+    folder: str = ""
+    problem: str = ""
+
+
+class NodeWorker:
+    """One device of a node and its judge. The engine makes it an actor that answers while a run goes on."""
+
+    def __init__(self, kind: DeviceKind, node: str, threads: int, judge_command: Sequence[str] = JUDGE_COMMAND) -> None:
+        """Ray has left this process the one GPU that it may use."""
+        end_with_raylet()
+        found = [device for device in detect_devices() if device.kind == kind]
+        if not found:
+            raise RuntimeError(f"{node} has no {kind} device that a worker can see")
+        self.device = replace(found[0], node=node, threads=threads)
+        self._worker = Worker(self.device, judge_command=judge_command)
+        self._folder = NodeFolder()
+        self._progress: Progress = {}
+        self._busy = threading.Lock()
+
+    def describe(self) -> Device:
+        return self.device
+
+    def run(self, train_py: str, spec: RunSpec) -> Outcome:
+        """One run, in a folder of this node's own, which is gone afterwards."""
+        here = self._here(spec)
+        folder = Path(here.run_folder)
+        self._progress = {}
+        try:
+            with self._busy:
+                result = self._worker.run(train_py, here, self._note)
+            files = {name: (folder / name).read_bytes() for name in BROUGHT_BACK if (folder / name).is_file()}
+            return Outcome(result=result, files=files)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def start_ahead(self, train_py: str, spec: RunSpec) -> None:
+        self._worker.start_ahead(train_py, self._here(spec))
+
+    def progress(self) -> Progress:
+        """What the judge said last; empty before it said anything."""
+        return self._progress
+
+    def cancel(self, run_id: str) -> None:
+        self._worker.cancel(run_id)
+
+    def close(self) -> None:
+        """Ends what runs, and returns when it is gone: this process is killed next."""
+        self._worker.close()
+        with self._busy:
+            self._folder.remove()
+
+    def _here(self, spec: RunSpec) -> RunSpec:
+        folder = str(self._folder.path / spec.run_id)
+        return replace(spec, run_folder=folder, device=self.device.torch_device, threads=self.device.threads)
+
+    def _note(self, progress: Progress) -> None:
+        self._progress = progress
+
+
+def end_with_raylet() -> None:
+    """Ends this process soon after its raylet; the judge then ends everything that trains. (Ray alone takes minutes.)"""
+    raylet = psutil.Process(int(os.environ["RAY_RAYLET_PID"]))  # not always the parent: `uv run` may lie between
+
+    def watch() -> None:
+        with contextlib.suppress(psutil.Error):  # it went between two questions
+            while raylet.is_running() and raylet.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(RAYLET_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="raylet-watch", daemon=True).start()
+
+
+def data_on_node(
+    contract: Contract,
+    cache: str | None,
+    num_shards: int | None,
+    wanted: str,
+    shipped: Mapping[str, bytes] | None,
+    shipped_name: str,
+) -> NodeData:
+    """Data whose score fingerprint is `wanted`: found here, unpacked from `shipped`, or prepared now under the cache's lock."""
+    folder = find_cache(cache)
+    found: PreparedData | None = None
+    with contextlib.suppress(UserError):
+        found = find_prepared(contract, cache=folder, num_shards=num_shards)
+    if found is not None and found.score_fingerprint(contract) == wanted:
+        return NodeData(folder=str(found.folder))
+    try:
+        if shipped is not None:
+            found = unpack(shipped, folder / "shipped" / shipped_name)
+        elif found is None:
+            shards = DEFAULT_SHARDS if num_shards is None else num_shards
+            found = prepare(contract, cache=folder, num_shards=shards, say=lambda line: None)
+    except UserError as error:
+        return NodeData(problem=str(error))
+    assert found is not None
+    if found.score_fingerprint(contract) != wanted:
+        return NodeData(
+            problem=f"its tokenizer or evaluation rows in {found.folder} are not the farm's, so scores don't compare"
+        )
+    return NodeData(folder=str(found.folder))
+
+
+def packed(data: PreparedData, limit: int) -> Mapping[str, bytes] | None:
+    """A prepared folder's files by name; None where they have more than `limit` bytes together."""
+    paths = [path for path in data.folder.iterdir() if path.is_file()]
+    if sum(path.stat().st_size for path in paths) > limit:
+        return None
+    return {path.name: path.read_bytes() for path in paths}
+
+
+def unpack(files: Mapping[str, bytes], folder: Path) -> PreparedData:
+    """Puts a prepared folder where another process may be doing the same: whole or not at all."""
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent))
+        for name, content in files.items():
+            (temporary / name).write_bytes(content)
+        with contextlib.suppress(OSError):  # another process was faster
+            temporary.rename(folder)
+        shutil.rmtree(temporary, ignore_errors=True)
+    return PreparedData.load(folder)

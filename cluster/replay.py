@@ -1,0 +1,107 @@
+"""Running an experiment again from its record: the same train.py, seed, contract and data, through the same judge."""
+
+import asyncio
+import hashlib
+import math
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.engine import LocalEngine
+from cluster.hardware import Device, limited, platform_identity
+from research.contract import Contract, UserError, judge_sha256, profile_named
+from research.data.prepared import PreparedData
+from research.result import RunResult, RunSpec
+from results.experiment import Branch, ExperimentRecord
+
+REPRODUCED_SIGMAS = 3.0 * math.sqrt(2)
+"""How many sigma of a run two runs may be apart: three of their difference."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """A run and its repetition."""
+
+    old: RunResult
+    new: RunResult
+    sigma: float
+    """Standard deviation of val_bpb between runs."""
+
+    @property
+    def sigmas(self) -> float | None:
+        """The difference, new less old; None where the new run has no score."""
+        if self.old.val_bpb is None or self.new.val_bpb is None:
+            return None
+        return (self.new.val_bpb - self.old.val_bpb) / self.sigma
+
+    @property
+    def reproduced(self) -> bool:
+        return self.sigmas is not None and abs(self.sigmas) <= REPRODUCED_SIGMAS
+
+    @property
+    def software(self) -> str:
+        """What differs in software, as `torch 2.11 -> 2.12`; empty where nothing does."""
+        old, new = self.old.software, self.new.software
+        names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+        return ", ".join(f"{name} {old.get(name, 'none')} -> {new.get(name, 'none')}" for name in names)
+
+
+def run_to_repeat(record: ExperimentRecord) -> RunResult:
+    """The record's first run with a score. Raises UserError."""
+    for run in record.runs:
+        if run.status == "ok" and run.val_bpb is not None:
+            return run
+    how = f"it ended as {record.runs[-1].status}" if record.runs else "it has not run"
+    raise UserError(f"{record.experiment.id} has no score to reproduce: {how}.")
+
+
+def device_like(branch: Branch, devices: tuple[Device, ...], *, gpu_memory_bytes: int | None = None) -> Device:
+    """One of the branch's platform, under the limit of memory that the run had. Raises UserError."""
+    devices = tuple(limited(device, gpu_memory_bytes) for device in devices)
+    for device in devices:
+        if platform_identity(device) == branch.platform:
+            return device
+    here = " and ".join(dict.fromkeys(platform_identity(device) for device in devices))
+    raise UserError(f"{branch.name} was measured on {branch.platform}, this is {here}: a wall-clock score doesn't compare.")
+
+
+def check_same_as_recorded(run: RunResult, train_py: str, data: PreparedData, contract: Contract) -> None:
+    """Raises UserError, which names what has changed of all that the score depended on. What a record lacks is passed over."""
+    found = {
+        "train.py": (run.train_sha256, hashlib.sha256(train_py.encode()).hexdigest()),
+        "the judge's code": (run.judge_sha256, judge_sha256()),
+        "the tokenizer": (run.tokenizer_sha256, data.tokenizer_sha256),
+        "the validation rows": (run.val_sha256, data.val_sha256),
+        "the audit rows": (run.audit_sha256, data.audit_sha256),
+        "the training rows": (run.data_fingerprint, data.data_fingerprint),
+    }
+    other = [name for name, (then, now) in found.items() if then not in (None, now)]
+    if not other and run.score_fingerprint not in (None, data.score_fingerprint(contract)):
+        other = ["the score fingerprint"]
+    if other:
+        raise UserError(f"{run.run_id} can't be repeated here: {', '.join(other)} would not be the same.")
+
+
+def repeat(run: RunResult, train_py: str, *, device: Device, data: PreparedData, contract: Contract,
+           on_progress: Callable[[dict[str, Any]], None]) -> RunResult:  # fmt: skip
+    """The run once more on this machine, leaving nothing behind."""
+
+    async def once(folder: str) -> RunResult:
+        engine = LocalEngine([device])
+        spec = RunSpec(run_id=f"{run.run_id}-verify", contract=contract, seed=run.seed, device=device.torch_device,
+                       data_folder=str(data.folder), run_folder=folder)  # fmt: skip
+        try:
+            return await engine.execute(device, train_py, spec, on_progress)
+        finally:
+            await engine.close()
+
+    with tempfile.TemporaryDirectory(prefix="autoresearch-verify-") as folder:
+        return asyncio.run(once(str(Path(folder) / "run")))
+
+
+def sigma_of(record: ExperimentRecord, branch: Branch) -> float:
+    """The noise that the record was judged by, else its profile's."""
+    judged = record.verdict.sigma if record.verdict else None
+    return judged or profile_named(branch.profile).sigma

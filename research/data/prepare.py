@@ -1,0 +1,356 @@
+"""Text to rows, once per machine: fetch documents, train the tokenizer, pack rows, write the manifest.
+
+`prepare` does it, and a second call finds what the first made. `find_prepared` only looks.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import re
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from tempfile import mkdtemp
+
+import numpy as np
+
+from research.contract import PROFILES, Contract, UserError, cache_folder
+from research.data.documents import text_key
+from research.data.hub import REVISION, check_space
+from research.data.packing import Tokens, pack
+from research.data.prepared import (
+    FORMAT,
+    TOKEN_BYTES,
+    TOKENIZER,
+    PreparedData,
+    Split,
+    rows_path,
+    write_rows,
+)
+from research.data.sources import Source, has_shards, open_source, source_name
+from research.data.tokenizer import Tokenizer, check_roundtrip, encode_all, train_tokenizer
+from research.sandbox.visible import is_needed
+
+__all__ = ["PreparedData", "find_prepared", "prepare"]
+
+Say = Callable[[str], None]
+
+ROUNDTRIP_DOCUMENTS = 20
+SECONDS_BETWEEN_REPORTS = 10.0
+
+
+def prepare(contract: Contract, *, cache: Path, num_shards: int = 10, revision: str | None = None,
+            allow_visible: bool = False, say: Say) -> PreparedData:  # fmt: skip
+    """The data for `contract` in `cache`, made if it isn't there. `say` gets a line for each thing done.
+
+    `num_shards` counts training shards of a source that has them. `revision` is a commit, tag or branch of the source's
+    dataset; None is the one in use here, at first the head of `main`. Two processes may call this at once: one waits.
+    A UserError says in one line what is missing: network, disk space, text. Evaluation text that a run could not be kept from
+    reading is refused, too, unless `allow_visible`.
+    """
+    cache = Path(cache).expanduser().absolute()
+    wanted = _Wanted.of(contract, num_shards=num_shards, revision=revision)
+    found = wanted.newest(cache)
+    if found is None:
+        with _only_one(cache / "prepared" / f".{wanted.slug}.lock", say):
+            found = wanted.newest(cache) or _prepare(
+                contract, wanted, cache=cache, num_shards=num_shards, allow_visible=allow_visible, say=say
+            )
+    say(f"prepared: {found.train_rows:,} training rows of {found.seq_len + 1:,} tokens in {found.folder}")
+    return found
+
+
+def find_prepared(contract: Contract, *, cache: Path, num_shards: int | None = None) -> PreparedData:
+    """The data that `prepare` made for `contract`, the newest if there are several. Takes milliseconds.
+
+    A UserError says which command to run when there is none.
+    """
+    cache = Path(cache).expanduser().absolute()
+    found = _Wanted.of(contract, num_shards=num_shards, revision=None).newest(cache)
+    if found is None:
+        command = _command(contract, cache=cache, num_shards=num_shards)
+        raise UserError(f"No data is prepared for profile {contract.profile}: run `{command}`.")
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """What selects prepared data. None fits anything. The time budget is not among it."""
+
+    source: str
+    vocab_size: int
+    seq_len: int
+    eval_rows: int
+    num_shards: int | None
+    revision: str | None
+
+    @staticmethod
+    def of(contract: Contract, *, num_shards: int | None, revision: str | None) -> "_Wanted":
+        source = source_name(contract.source)
+        sharded = has_shards(source)
+        return _Wanted(
+            source=source,
+            vocab_size=contract.VOCAB_SIZE,
+            seq_len=contract.MAX_SEQ_LEN,
+            eval_rows=contract.eval_rows,
+            num_shards=num_shards if sharded else None,
+            revision=revision if sharded else None,
+        )
+
+    @property
+    def slug(self) -> str:
+        """The source's name as part of a file's name."""
+        kind, _, path = self.source.partition(":")
+        name = f"{kind}-{Path(path).name}" if path else kind
+        return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:60]
+
+    def folder_name(self, commit: str) -> str:
+        """A name that people can read, and a hash that tells all variants apart."""
+        shards = "" if self.num_shards is None else f"-{self.num_shards}shards"
+        parts = [self.source, self.vocab_size, self.seq_len, self.eval_rows, self.num_shards, commit, FORMAT]
+        digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
+        return f"{self.slug}{shards}-vocab{self.vocab_size}-seq{self.seq_len}-{digest}"
+
+    def fits(self, data: PreparedData) -> bool:
+        return (
+            (data.source, data.vocab_size, data.seq_len, data.eval_rows)
+            == (self.source, self.vocab_size, self.seq_len, self.eval_rows)
+            and self.num_shards in (None, data.num_shards)
+            and self.revision in (None, data.revision, data.requested_revision)
+        )
+
+    def newest(self, cache: Path) -> PreparedData | None:
+        """The newest prepared data that fits. Damaged folders are passed over."""
+        loaded = (_load_if_sound(path.parent) for path in (cache / "prepared").glob("[!.]*/manifest.json"))
+        fitting = [data for data in loaded if data is not None and self.fits(data)]
+        return max(fitting, key=lambda data: data.created, default=None)
+
+
+def _check_hidden(source: Source, *, allow_visible: bool, say: Say) -> None:
+    """Raises a UserError where a run must be able to read the text that it is scored on."""
+    visible = next(filter(is_needed, source.evaluation_paths), None)
+    if visible is None:
+        return
+    problem = f"{visible} holds the text that runs are scored on, and they must be able to read it"
+    if source.name != "stdlib" and not allow_visible:
+        raise UserError(f"{problem}: choose another --source, or insist with --allow-visible.")
+    say(f"careful: {problem}; scores on it can be faked")
+
+
+def _load_if_sound(folder: Path) -> PreparedData | None:
+    try:
+        return PreparedData.load(folder)
+    except UserError:
+        return None
+
+
+def _prepare(contract: Contract, wanted: _Wanted, *, cache: Path, num_shards: int, allow_visible: bool,
+             say: Say) -> PreparedData:  # fmt: skip
+    """Build in a temporary folder, which gets its name when it is whole."""
+    source = open_source(contract, cache=cache, num_shards=num_shards, revision=wanted.revision, say=say)
+    _check_hidden(source, allow_visible=allow_visible, say=say)
+    check_space(cache, source.text_bytes)  # uint16 rows are about half as large as their text
+    folder = cache / "prepared" / wanted.folder_name(source.revision)
+    for stale in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(stale, ignore_errors=True)  # of a process that was killed: the lock is ours
+    partial = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    partial.chmod(0o755)  # a cache can be shared by the users of a machine
+    try:
+        _build(contract, wanted, source, folder=partial, say=say)
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+        partial.rename(folder)
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise UserError(f"The disk of {cache} is full: free some space, or choose another with --cache.") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return PreparedData.load(folder)
+
+
+def _build(contract: Contract, wanted: _Wanted, source: Source, *, folder: Path, say: Say) -> None:
+    """Write a whole prepared folder. Small things first, so that what is wrong with the text shows early."""
+    splits = Splits(source)
+    tokenizer = _train_tokenizer(contract, splits, folder=folder, say=say)
+    val = _evaluation_rows("val", contract, splits, tokenizer, folder=folder)
+    _require_rows("validation", val, contract.eval_rows, contract)
+    audit = _evaluation_rows("audit", contract, splits, tokenizer, folder=folder)
+    _require_rows("audit", audit, math.ceil(contract.eval_rows / 10), contract)
+    say(f"evaluation: {val.rows:,} validation rows and {audit.rows:,} audit rows")
+    train = _training_rows(contract, splits, tokenizer, folder=folder, say=say)
+    _require_rows("training", train, 1, contract)
+    PreparedData(
+        folder=folder,
+        source=wanted.source,
+        revision=source.revision,
+        requested_revision=wanted.revision or (REVISION if has_shards(wanted.source) else ""),
+        num_shards=wanted.num_shards,
+        vocab_size=contract.VOCAB_SIZE,
+        seq_len=contract.MAX_SEQ_LEN,
+        eval_rows=contract.eval_rows,
+        train_rows=train.rows,
+        val_rows=val.rows,
+        audit_rows=audit.rows,
+        train_documents=train.documents,
+        val_documents=val.documents,
+        audit_documents=audit.documents,
+        dropped_held_out=splits.dropped_held_out,
+        dropped_repeats=splits.dropped_repeats,
+        train_bytes=splits.train_bytes,
+        tokenizer_sha256=tokenizer.sha256(),
+        val_sha256=val.sha256,
+        audit_sha256=audit.sha256,
+        data_fingerprint=train.sha256[:16],
+        evaluation_paths=tuple(str(path) for path in source.evaluation_paths),
+        created=time.time(),
+    ).save_manifest()
+
+
+class Splits:
+    """A source's splits without what they share: no validation text in audit, neither of them in training."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._validation = frozenset() if source.disjoint else frozenset(map(text_key, source.documents("val")))
+        audit = frozenset() if source.disjoint else frozenset(map(text_key, source.documents("audit")))
+        self._held_out = self._validation | audit
+        self.name = source.name
+        self.dropped_held_out = 0
+        self.dropped_repeats = 0
+        self.train_bytes = 0
+
+    def tokenizer_documents(self) -> Iterator[str]:
+        return (text for text in self._source.tokenizer_documents() if text_key(text) not in self._held_out)
+
+    def evaluation_documents(self, split: Split) -> Iterator[str]:
+        """Documents of validation or audit, each once."""
+        seen = set(self._validation) if split == "audit" else set()
+        for text in self._source.documents(split):
+            key = text_key(text)
+            if key not in seen and not text.isspace():
+                seen.add(key)
+                yield text
+
+    def training_documents(self) -> Iterator[str]:
+        """Training documents; what is dropped, and the bytes of what isn't, are counted as they pass."""
+        seen: set[int] = set()
+        for text in self._source.documents("train"):
+            key = text_key(text)
+            if key in self._held_out:
+                self.dropped_held_out += 1
+            elif key in seen:
+                self.dropped_repeats += 1
+            elif not text.isspace():
+                if self._source.repeats:
+                    seen.add(key)
+                self.train_bytes += len(text) if text.isascii() else len(text.encode())
+                yield text
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Packed:
+    """A split's file of rows."""
+
+    rows: int
+    documents: int
+    sha256: str
+
+
+def _train_tokenizer(contract: Contract, splits: Splits, *, folder: Path, say: Say) -> Tokenizer:
+    started = time.monotonic()
+    say(f"{splits.name}: training the tokenizer")
+    tokenizer = train_tokenizer(splits.tokenizer_documents(), vocab_size=contract.VOCAB_SIZE)
+    for text in islice(splits.evaluation_documents("val"), ROUNDTRIP_DOCUMENTS):
+        check_roundtrip(tokenizer, text)
+    tokenizer.save(folder / TOKENIZER)
+    np.save(folder / TOKEN_BYTES, tokenizer.token_bytes())
+    say(f"tokenizer: {tokenizer.vocab_size:,} tokens in {time.monotonic() - started:.1f} s")
+    return tokenizer
+
+
+def _evaluation_rows(split: Split, contract: Contract, splits: Splits, tokenizer: Tokenizer, *, folder: Path) -> _Packed:
+    """The contract's number of rows, or fewer if the text ends. No more documents are taken than that needs: out of a
+    longer supply best-fit would choose the long ones.
+    """
+    row_tokens = contract.MAX_SEQ_LEN + 1
+    wanted = contract.eval_rows * row_tokens
+    documents: list[Tokens] = []
+    with closing(encode_all(splits.evaluation_documents(split), tokenizer)) as encoded:
+        for document in encoded:
+            documents.append(document)
+            wanted -= len(document) + 1
+            if wanted <= 0:
+                break
+    rows = pack(documents, row_tokens=row_tokens, bos=tokenizer.bos)
+    count, sha256 = write_rows(rows_path(folder, split), rows, limit=contract.eval_rows)
+    return _Packed(rows=count, documents=len(documents), sha256=sha256)
+
+
+def _training_rows(contract: Contract, splits: Splits, tokenizer: Tokenizer, *, folder: Path, say: Say) -> _Packed:
+    documents = 0
+    started = reported = time.monotonic()
+
+    def counted() -> Iterator[Tokens]:
+        nonlocal documents, reported
+        for document in encode_all(splits.training_documents(), tokenizer):
+            documents += 1
+            if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
+                reported = time.monotonic()
+                say(f"packing: {splits.train_bytes / 1e6:,.0f} MB of text so far")
+            yield document
+
+    row_tokens = contract.MAX_SEQ_LEN + 1
+    rows = pack(counted(), row_tokens=row_tokens, bos=tokenizer.bos)
+    count, sha256 = write_rows(rows_path(folder, "train"), rows)
+    say(
+        f"{splits.name}: {documents:,} training documents, {splits.train_bytes / 1e6:,.1f} MB of text; dropped"
+        f" {splits.dropped_held_out:,} that are in the evaluation text and {splits.dropped_repeats:,} repeats"
+    )
+    say(
+        f"packed {count:,} rows of {row_tokens:,} tokens ({count * row_tokens / 1e6:,.1f} M tokens)"
+        f" in {time.monotonic() - started:.1f} s"
+    )
+    return _Packed(rows=count, documents=documents, sha256=sha256)
+
+
+def _require_rows(split: str, packed: _Packed, needed: int, contract: Contract) -> None:
+    if packed.rows >= needed:
+        return
+    raise UserError(
+        f"{source_name(contract.source)} has too little text: it makes {packed.rows:,} {split} rows of"
+        f" {contract.MAX_SEQ_LEN + 1:,} tokens and {needed:,} are needed."
+        " Give more text, or choose a smaller --profile."
+    )
+
+
+def _command(contract: Contract, *, cache: Path, num_shards: int | None) -> str:
+    """The `farm prepare` that makes what is missing."""
+    words = ["farm", "prepare", "--profile", contract.profile]
+    profile = PROFILES.get(contract.profile)
+    if profile is None or profile.contract.source != contract.source:
+        words += ["--source", source_name(contract.source)]
+    if num_shards is not None and has_shards(contract.source):
+        words += ["--num-shards", str(num_shards)]
+    if cache != cache_folder().absolute():
+        words += ["--cache", str(cache)]
+    return shlex.join(words)
+
+
+@contextmanager
+def _only_one(lock: Path, say: Say) -> Iterator[None]:
+    """Hold a lock file. It is released with the process, however that ends."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another process prepares this data: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,144 @@
+"""Prepared data on disk: a folder with a manifest, a tokenizer and memory-mapped rows. Light to import."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from research import contract as contracts
+from research.contract import Contract, UserError
+from research.data.packing import Tokens
+from research.data.tokenizer import Tokenizer
+
+Split = Literal["train", "val", "audit"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+FORMAT = 2
+"""Raised when prepared data of before would no longer be right."""
+
+ROW_DTYPE = np.dtype("<u2")
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+TOKEN_BYTES = "token_bytes.npy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedData:
+    """One prepared folder: its manifest's fields, and its arrays."""
+
+    folder: Path
+    source: str
+    """As in the contract; of `files:PATH` the absolute path."""
+    revision: str
+    """The dataset's commit, or what stands for it where there is none."""
+    requested_revision: str
+    """What that commit was asked for by: a branch, a tag, a commit."""
+    num_shards: int | None
+    """Training shards; None for a source that has no shards."""
+    vocab_size: int
+    seq_len: int
+    """Tokens of context: a row holds one more."""
+    eval_rows: int
+    """Validation rows that were asked for."""
+    train_rows: int
+    val_rows: int
+    audit_rows: int
+    train_documents: int
+    val_documents: int
+    audit_documents: int
+    """Documents that were read for the split's rows."""
+    dropped_held_out: int
+    """Documents left out of training because they are in the validation or audit text, too."""
+    dropped_repeats: int
+    """Documents left out of their own split because they had been there before."""
+    train_bytes: int
+    """UTF-8 bytes of the training documents."""
+    tokenizer_sha256: str
+    val_sha256: str
+    audit_sha256: str
+    data_fingerprint: str
+    """Sixteen hex digits over the training rows."""
+    evaluation_paths: tuple[str, ...] = field(default=())
+    """Where on this machine the text of the evaluation rows lies: what a run must not be able to read."""
+    created: float
+    """Seconds since 1970."""
+    format: int = FORMAT
+
+    @staticmethod
+    def load(folder: str | Path) -> "PreparedData":
+        """What `prepare` wrote into `folder`. A UserError says when it is missing, from another version or damaged."""
+        folder = Path(folder)
+        try:
+            values = json.loads((folder / MANIFEST).read_text())
+        except (OSError, ValueError):
+            raise UserError(f"{folder} holds no prepared data: run `farm prepare`.") from None
+        known = {f.name for f in fields(PreparedData)}
+        if values.get("format") != FORMAT or not set(values) < known:
+            raise UserError(f"{folder} was prepared by another version: run `farm prepare`.")
+        values["evaluation_paths"] = tuple(values["evaluation_paths"])
+        data = PreparedData(folder=folder, **values)
+        data._check_sizes()
+        return data
+
+    def save_manifest(self) -> None:
+        values = {name: value for name, value in asdict(self).items() if name != "folder"}
+        (self.folder / MANIFEST).write_text(json.dumps(values, indent=1) + "\n")
+
+    def rows_of(self, split: Split) -> int:
+        """Rows of a split."""
+        return {"train": self.train_rows, "val": self.val_rows, "audit": self.audit_rows}[split]
+
+    def load_rows(self, split: Split) -> np.memmap:
+        """A split's rows, memory-mapped for reading: little-endian uint16 of shape (rows, seq_len + 1)."""
+        shape = (self.rows_of(split), self.seq_len + 1)
+        return np.memmap(rows_path(self.folder, split), dtype=ROW_DTYPE, mode="r", shape=shape)
+
+    def token_bytes(self) -> NDArray[np.int32]:
+        """UTF-8 bytes that each token stands for, int32 of shape (vocab_size,); 0 for special tokens."""
+        array: NDArray[np.int32] = np.load(self.folder / TOKEN_BYTES, allow_pickle=False)
+        return array
+
+    def tokenizer(self) -> Tokenizer:
+        return Tokenizer.load(self.folder / TOKENIZER)
+
+    def score_fingerprint(self, contract: Contract) -> str:
+        """What scores on this data under `contract` depend on: sixteen hex digits."""
+        return contracts.score_fingerprint(
+            contract,
+            tokenizer_sha256=self.tokenizer_sha256,
+            val_sha256=self.val_sha256,
+            audit_sha256=self.audit_sha256,
+        )
+
+    def _check_sizes(self) -> None:
+        row_bytes = (self.seq_len + 1) * ROW_DTYPE.itemsize
+        sizes = {rows_path(self.folder, split): self.rows_of(split) * row_bytes for split in SPLITS}
+        for path, size in sizes.items():
+            if not path.is_file() or path.stat().st_size != size:
+                raise UserError(f"{path} is damaged: run `farm prepare` to make it again.")
+        for path in (self.folder / TOKENIZER, self.folder / TOKEN_BYTES):
+            if not path.is_file():
+                raise UserError(f"{path} is missing: run `farm prepare` to make it again.")
+
+
+def rows_path(folder: Path, split: Split) -> Path:
+    return folder / f"{split}.rows"
+
+
+def write_rows(path: Path, rows: Iterable[Tokens], *, limit: int | None = None) -> tuple[int, str]:
+    """Write rows (uint16, all of one length) one after another, at most `limit`: their number, the file's SHA-256."""
+    digest = hashlib.sha256()
+    count = 0
+    with path.open("wb", buffering=2**20) as file:
+        for row in islice(rows, limit):
+            raw = row.astype(ROW_DTYPE, copy=False).tobytes()
+            digest.update(raw)
+            file.write(raw)
+            count += 1
+    return count, digest.hexdigest()

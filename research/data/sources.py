@@ -1,0 +1,273 @@
+"""Where documents come from. A source gives the documents of each split, lazily and always in the same order.
+
+climbmix      shards of a shuffled web corpus; validation and audit are two pinned shards
+tinystories   short stories in plain words; validation and audit are the first 40,000
+stdlib        the running Python's own library; validation and audit come from its tests
+files:PATH    a folder or file of the user's; documents are dealt to the splits by a hash of their text
+"""
+
+import sysconfig
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from research.contract import Contract, UserError
+from research.data.documents import file_documents, list_files, parquet_rows, parquet_texts, text_key
+from research.data.hub import REVISION, Dataset
+from research.data.prepared import Split
+from research.sandbox.visible import UNUSED_BY_RUNS
+from research.text import counted
+
+CLIMBMIX = "karpathy/climbmix-400b-shuffle"
+CLIMBMIX_AUDIT, CLIMBMIX_VALIDATION = 6541, 6542
+"""The last two of its 6,543 shards are never trained on."""
+
+TINYSTORIES = "karpathy/tinystories-gpt4-clean"
+TINYSTORIES_FILE = "tinystories_gpt4_clean.parquet"
+TINYSTORIES_HELD_OUT = 20_000
+"""Stories for validation, and as many for audit: 16 MB of text each. The file is shuffled."""
+TINYSTORIES_PARTS = 10
+"""What `num_shards` counts in: tenths of the training stories, 220 MB of text each."""
+
+BYTES_PER_TOKEN = 5
+"""More than text has under a vocabulary of 8192, so that a split of the user's own text gets enough."""
+
+MOST_VALIDATION, MOST_AUDIT, LEAST_HELD_OUT = 0.25, 0.1, 0.01
+"""Shares of the user's own text."""
+
+OTHER_PYTHONS = ("usr/lib/python3*", "usr/lib64/python3*", "usr/local/lib/python3*")
+
+EXCERPT_CHARACTERS = 4096
+"""Of each test file of `stdlib`: the few rows of the `cpu` profile are to show many files, not one that is large and odd."""
+
+LEAST_TEST_PACKAGE = 2_000_000
+"""Bytes. Some installations of Python come with a stub of the `test` package, and some with none."""
+
+LEAST_UNUSED = 1_000_000
+LONG_EXCERPT_CHARACTERS = 16_384
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Documents for the three splits."""
+
+    name: str
+    """What `say` calls it."""
+    revision: str
+    """The dataset's commit, or what stands for it where there is none."""
+    text_bytes: int
+    """About how many bytes of text the training split has."""
+    documents: Callable[[Split], Iterator[str]]
+    tokenizer_documents: Callable[[], Iterator[str]]
+    """Training documents for the tokenizer: the same ones however many shards there are."""
+    repeats: bool
+    """Whether documents may come twice: then the second is dropped."""
+    disjoint: bool
+    """Whether no document can be in two splits: otherwise that is checked."""
+    evaluation_paths: tuple[Path, ...]
+    """Where the text of validation and audit lies on this machine."""
+
+
+def source_name(source: str) -> str:
+    """A contract's `source`, with the path of `files:PATH` made absolute."""
+    kind, _, path = source.partition(":")
+    return f"files:{Path(path).expanduser().resolve()}" if kind == "files" and path else source
+
+
+def has_shards(source: str) -> bool:
+    """Whether `num_shards` means something for a source."""
+    return source in ("climbmix", "tinystories")
+
+
+def open_source(
+    contract: Contract, *, cache: Path, num_shards: int, revision: str | None, say: Callable[[str], None]
+) -> Source:
+    """The contract's source, its files fetched. UserErrors say what is wrong with the source or the way to it."""
+    kind, _, path = source_name(contract.source).partition(":")
+    if kind == "climbmix":
+        dataset = Dataset(name=CLIMBMIX, folder=cache / "hub" / "climbmix")
+        return climbmix(dataset, num_shards=num_shards, revision=revision, downloaded=original_downloads(), say=say)
+    if kind == "tinystories":
+        dataset = Dataset(name=TINYSTORIES, folder=cache / "hub" / "tinystories")
+        return tinystories(dataset, num_shards=num_shards, revision=revision, say=say)
+    evaluation_bytes = contract.EVAL_TOKENS * BYTES_PER_TOKEN
+    if kind == "stdlib":
+        return stdlib(Path(sysconfig.get_paths()["stdlib"]), evaluation_bytes=evaluation_bytes)
+    if kind == "files" and path:
+        return own_files(Path(path), evaluation_bytes=evaluation_bytes)
+    raise UserError(f"No source is called {contract.source!r}: use climbmix, tinystories, stdlib or files:PATH.")
+
+
+def original_downloads() -> Path:
+    """Where the original project keeps its shards."""
+    return Path.home() / ".cache" / "autoresearch" / "data"
+
+
+def climbmix(
+    dataset: Dataset, *, num_shards: int, revision: str | None, downloaded: Path, say: Callable[[str], None]
+) -> Source:
+    """`num_shards` training shards from the first on. Shards that the original has `downloaded` are used where they
+    lie, unless a certain revision is asked for.
+    """
+    if not 1 <= num_shards <= CLIMBMIX_AUDIT:
+        raise UserError(f"climbmix has from 1 to {CLIMBMIX_AUDIT:,} training shards: not {num_shards}.")
+    names = [f"shard_{n:05d}.parquet" for n in (*range(num_shards), CLIMBMIX_AUDIT, CLIMBMIX_VALIDATION)]
+    here = {} if revision else {name: downloaded / name for name in names if _is_parquet(downloaded / name)}
+    if here:
+        say(f"climbmix: using {counted(len(here), 'shard')} that the original downloaded")
+    commit = "original's download"
+    missing = [name for name in names if name not in here]
+    if missing:
+        commit = dataset.commit(revision or REVISION)
+        here |= zip(missing, dataset.fetch(missing, commit=commit, say=say), strict=True)
+    *train, audit, validation = (here[name] for name in names)
+    paths: dict[Split, list[Path]] = {"train": train, "val": [validation], "audit": [audit]}
+
+    def texts(shards: Iterable[Path]) -> Iterator[str]:
+        return chain.from_iterable(parquet_texts(shard, delete_if_corrupt=dataset.folder in shard.parents) for shard in shards)
+
+    return Source(
+        name="climbmix",
+        revision=commit,
+        text_bytes=sum(int(2.5 * path.stat().st_size) for path in train),
+        documents=lambda split: texts(paths[split]),
+        tokenizer_documents=lambda: texts(train[:1]),
+        repeats=False,
+        disjoint=False,
+        evaluation_paths=(validation, audit),
+    )
+
+
+def tinystories(dataset: Dataset, *, num_shards: int, revision: str | None, say: Callable[[str], None]) -> Source:
+    """`num_shards` tenths of the training stories; more than ten are all."""
+    if num_shards < 1:
+        raise UserError(f"tinystories has from 1 to {TINYSTORIES_PARTS} training shards: not {num_shards}.")
+    commit = dataset.commit(revision or REVISION)
+    [path] = dataset.fetch([TINYSTORIES_FILE], commit=commit, say=say)
+    rows = parquet_rows(path, delete_if_corrupt=True)
+    held_out = min(TINYSTORIES_HELD_OUT, rows // 4)
+    first = 2 * held_out
+
+    def end(shards: int) -> int:
+        return first + (rows - first) * min(shards, TINYSTORIES_PARTS) // TINYSTORIES_PARTS
+
+    ranges: dict[Split, tuple[int, int]] = {
+        "val": (0, held_out),
+        "audit": (held_out, first),
+        "train": (first, end(num_shards)),
+    }
+
+    def texts(start: int, stop: int) -> Iterator[str]:
+        return parquet_texts(path, start=start, stop=stop, delete_if_corrupt=True)
+
+    return Source(
+        name="tinystories",
+        revision=commit,
+        text_bytes=int(3.3 * path.stat().st_size * (end(num_shards) - first) / max(rows, 1)),
+        documents=lambda split: texts(*ranges[split]),
+        tokenizer_documents=lambda: texts(first, end(1)),
+        repeats=False,
+        disjoint=False,
+        evaluation_paths=(path,),
+    )
+
+
+def stdlib(root: Path, *, evaluation_bytes: int) -> Source:
+    """Python's own library below `root`. A sandbox masks its tests, or what stands in for them: they are never trained on."""
+    skipped = frozenset({"site-packages", "dist-packages"})
+    revision = f"python {sysconfig.get_python_version()}"
+    held_out, least, characters = [root / "test"], LEAST_TEST_PACKAGE, EXCERPT_CHARACTERS
+    if _total_size(_python_files(held_out)) < least:
+        held_out, least, characters = [root / name for name in UNUSED_BY_RUNS], LEAST_UNUSED, LONG_EXCERPT_CHARACTERS
+    tests = _python_files(held_out)
+    if _total_size(tests) < least:
+        files = list_files(root, suffix=".py", skip_folders=skipped)
+        return _dealt("stdlib", root, files, revision=revision, evaluation_bytes=evaluation_bytes)
+    library = list_files(root, suffix=".py", skip_folders=skipped | {"test"} | {folder.name for folder in held_out})
+
+    def excerpts() -> Iterator[str]:
+        mixed = sorted(tests, key=lambda path: text_key(str(path.relative_to(root))))
+        return (text[:characters] for text in _texts(mixed))
+
+    def documents(split: Split) -> Iterator[str]:
+        if split == "train":
+            return _texts(library)
+        return (text for text in excerpts() if text_key(text) % 2 == (split == "audit"))
+
+    return Source(
+        name="stdlib",
+        revision=revision,
+        text_bytes=_total_size(library),
+        documents=documents,
+        tokenizer_documents=lambda: documents("train"),
+        repeats=True,
+        disjoint=False,
+        evaluation_paths=(*held_out, *_copies_of(held_out, root)),
+    )
+
+
+def _python_files(folders: Iterable[Path]) -> list[Path]:
+    return [path for folder in folders if folder.is_dir() for path in list_files(folder, suffix=".py")]
+
+
+def _copies_of(folders: Iterable[Path], root: Path) -> list[Path]:
+    """The folders of the same names in other Pythons of this machine, whose text is much the same."""
+    others = [path for place in OTHER_PYTHONS for path in Path("/").glob(place) if path.resolve() != root.resolve()]
+    return [other / folder.name for other in others for folder in folders if (other / folder.name).is_dir()]
+
+
+def own_files(root: Path, *, evaluation_bytes: int) -> Source:
+    """A folder or one file: text, source code, .jsonl (field `text`), .parquet (column `text`); others are skipped."""
+    if not root.exists():
+        raise UserError(f"{root} does not exist: give a folder or a file, --source files:PATH.")
+    files = list_files(root) if root.is_dir() else [root]
+    return _dealt(f"files:{root.name}", root, files, revision="", evaluation_bytes=evaluation_bytes)
+
+
+def _dealt(name: str, root: Path, files: list[Path], *, revision: str, evaluation_bytes: int) -> Source:
+    """Documents dealt to the splits by a hash of their text, so that none can be in two."""
+    total = _total_size(files)
+    share = max(evaluation_bytes / max(total, 1), LEAST_HELD_OUT)
+    validation_below = int(min(share, MOST_VALIDATION) * 10_000)
+    audit_below = validation_below + int(min(share, MOST_AUDIT) * 10_000)
+
+    def split_of(text: str) -> Split:
+        place = text_key(text) % 10_000
+        return "val" if place < validation_below else "audit" if place < audit_below else "train"
+
+    def documents(split: Split) -> Iterator[str]:
+        return (text for text in _texts(files) if split_of(text) == split)
+
+    return Source(
+        name=name,
+        revision=revision,
+        text_bytes=total,
+        documents=documents,
+        tokenizer_documents=lambda: documents("train"),
+        repeats=True,
+        disjoint=True,
+        evaluation_paths=(root,),
+    )
+
+
+def _texts(files: Iterable[Path]) -> Iterator[str]:
+    for path in files:
+        try:
+            yield from file_documents(path)
+        except OSError as error:
+            raise UserError(f"{path} can't be read ({error.strerror}): make it readable, or leave it out.") from error
+
+
+def _total_size(files: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in files)
+
+
+def _is_parquet(path: Path) -> bool:
+    """Whether a file can be read as parquet, as far as its ends show."""
+    if not path.is_file() or path.stat().st_size < 12:
+        return False
+    with path.open("rb") as file:
+        head = file.read(4)
+        file.seek(-4, 2)
+        return head == b"PAR1" and file.read(4) == b"PAR1"

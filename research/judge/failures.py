@@ -1,0 +1,83 @@
+"""How a run ends without a score, and what a child's own end means."""
+
+import re
+
+import numpy as np
+
+from research.child.scorer import OUT_OF_MEMORY
+from research.gpu_memory import says_memory_ran_out
+from research.hyperparameters import read_constants
+from research.judge.processes import Child, Log
+from research.result import RunStatus
+from research.sandbox.layers import BROKEN
+
+_SIZE = r"([\d.]+ (?:bytes|[KMG]iB))"
+_CUDA_SAYS = re.compile(rf"CUDA out of memory\. .*?(?:Tried to allocate|Requested size:) {_SIZE}")
+
+
+class RunEnded(Exception):
+    """The run is over without a score."""
+
+    def __init__(self, status: RunStatus, reason: str, *, log: Log | None = None) -> None:
+        super().__init__(reason)
+        self.status: RunStatus = status
+        self.reason = reason
+        self.log = log
+        """Of the child that ended the run by its own end."""
+
+
+def require_finite(nats: np.ndarray) -> None:
+    """Raises RunEnded where a token's cross-entropy is no number."""
+    broken = (~np.isfinite(nats)).any(axis=1).sum()
+    if broken:
+        raise RunEnded("diverged", f"the model's logits are not finite on {broken} of {len(nats)} rows")
+
+
+def cure_for_memory(train_py: str, *, trains: bool) -> str:
+    """What to do about a train.py that ran out of memory, in a trainer or while a scorer made itself ready."""
+    if not trains:
+        return "make the model smaller: its forward pass doesn't fit a scorer"
+    try:
+        batch = read_constants(train_py).get("DEVICE_BATCH_SIZE")
+    except SyntaxError:
+        batch = None
+    if isinstance(batch, int) and batch > 1:
+        return f"halve DEVICE_BATCH_SIZE, {batch} rows now"
+    return "make the model smaller"
+
+
+def in_few_words(said: str, cure: str) -> str | None:
+    """torch's text on a GPU's memory that has run out, as one short line with what to do; None for any other text."""
+    match = _CUDA_SAYS.search(said)
+    if match is None:
+        return None
+    facts = [f"needed {match[1]} more"]
+    for pattern, words in ((rf"memory {_SIZE} is allocated", "had {}"), (rf"{_SIZE} allowed;", "may take {}"),
+                           (rf"capacity of {_SIZE}", "GPU has {}"), (rf"of which {_SIZE} is free", "{} free")):  # fmt: skip
+        if found := re.search(pattern, said):
+            facts.append(words.format(found[1]))
+    return f"out of memory ({', '.join(facts)}): {cure}"
+
+
+def ended_by_itself(child: Child, *, memory_cure: str = "") -> RunEnded:
+    """What a child's early end means: diverged, oom or crash. `memory_cure` is for one that ran out of memory."""
+    log, tail = child.log, child.log.tail(30)
+    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    last = lines[-1] if lines else "no output"
+    failed = next((line for line in lines[-5:] if line.startswith("FAIL")), None)
+    code = child.exit_code()
+    if code == BROKEN:
+        return RunEnded("lost", last, log=log)
+    if code == OUT_OF_MEMORY:
+        return RunEnded("oom", "out of memory while it was scored", log=log)
+    if log.closed:
+        return RunEnded("crash", f"the model failed while it was scored (exit status {code}): what it said is not shown, since "
+                                 "it had seen evaluation rows; call forward(ids) in train() to see it", log=log)  # fmt: skip
+    if failed:
+        return RunEnded("diverged", failed, log=log)
+    if says_memory_ran_out(tail):
+        reasons = [reason for line in lines if (reason := in_few_words(line, memory_cure))]
+        return RunEnded("oom", reasons[-1] if reasons else last, log=log)
+    if child.exit_code() == -9:
+        return RunEnded("oom", "killed by the system, which does that when memory runs out", log=log)
+    return RunEnded("crash", last, log=log)

@@ -1,0 +1,129 @@
+"""What a run may see of the machine: the paths that Python, torch and a compiler need, and nothing of the farm."""
+
+import os
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from research.files import research_folder
+
+SYSTEM_PATHS = (
+    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store",
+    "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime", "/etc/nsswitch.conf",
+    "/etc/passwd", "/etc/group", "/etc/OpenCL", "/etc/nvidia",
+    "/sys/devices", "/sys/class", "/sys/bus", "/sys/module",
+)  # fmt: skip
+"""Programs and libraries, and what describes the hardware."""
+
+PLAIN_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset", "/dev/nvidia-caps")
+
+LIBRARY_VARIABLES = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV")
+"""Environment variables that name folders of libraries."""
+
+
+UNUSED_BY_RUNS = ("idlelib", "tkinter", "turtledemo", "lib2to3", "pydoc_data", "curses", "xmlrpc", "wsgiref")
+"""Packages of Python's library, beside its tests, that no train.py needs: a sandbox can mask them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """Paths on this machine."""
+
+    readable: tuple[Path, ...]
+    hidden: tuple[Path, ...]
+    """Lie below readable ones, and are not to be seen."""
+    devices: tuple[Path, ...]
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether an NVIDIA GPU is among the devices."""
+        return Path("/dev/nvidiactl") in self.devices
+
+
+def view_of_run(*, private: Iterable[Path], gpu_minor: int | None, also_readable: Iterable[Path] = ()) -> View:
+    """What a run sees: Python and its packages, the farm's `research` package, the system's programs; none of the `private`
+    paths. `gpu_minor` is the number in the name of its GPU's device file.
+    """
+    code = research_folder()
+    packages = [Path(entry) for entry in sys.path if Path(entry).is_absolute()]
+    libraries = [Path(entry) for name in LIBRARY_VARIABLES for entry in os.environ.get(name, "").split(os.pathsep) if entry]
+    kept_back = (Path.home(), code.parent, Path(tempfile.gettempdir()))
+    wanted = [*map(Path, SYSTEM_PATHS), Path(sys.prefix), Path(sys.base_prefix), *packages, *libraries]
+    readable = [path for path in wanted if path.exists() and not any(is_within(other, path) for other in kept_back)]
+    readable += [code, *(path for path in also_readable if path.exists())]
+    hidden = [path for path in private if path.exists() and any(is_within(path, other) for other in readable)]
+    hidden = [path for path in hidden if not any(is_within(other, path) for other in readable)]
+    devices = [*PLAIN_DEVICES, *(GPU_DEVICES if gpu_minor is not None else ())]
+    if gpu_minor is not None:
+        devices.append(f"/dev/nvidia{gpu_minor}")
+    return View(
+        readable=outermost(readable),
+        hidden=outermost(hidden),
+        devices=tuple(Path(path) for path in devices if Path(path).exists()),
+    )
+
+
+def is_needed(path: Path) -> bool:
+    """Whether a run can't do without `path` or something in it, so that it can't be hidden: the system's, Python's and the
+    farm's own code. Python's tests, and what stands in for them, are not.
+    """
+    library = Path(sysconfig.get_paths()["stdlib"])
+    if any(is_within(path, library / name) for name in ("test", *UNUSED_BY_RUNS)):
+        return False
+    own = (research_folder(), Path(sys.prefix), Path(sys.base_prefix), library)
+    return any(is_within(needed, path) or is_within(path, needed) for needed in own if needed != Path("/usr"))
+
+
+def outermost(paths: Iterable[Path]) -> tuple[Path, ...]:
+    """The paths without those that lie within others, by name."""
+    chosen: list[Path] = []
+    for path in sorted(set(paths), key=lambda path: len(path.parts)):
+        if not any(path.is_relative_to(other) for other in chosen):
+            chosen.append(path)
+    return tuple(chosen)
+
+
+def is_within(path: Path, other: Path) -> bool:
+    """Whether `path` is `other` or lies below it, links followed."""
+    return path.resolve().is_relative_to(other.resolve())
+
+
+def split_around(path: Path, hidden: Iterable[Path]) -> tuple[list[Path], list[Path]]:
+    """What to grant of `path` so that nothing of `hidden` is in it: paths, and folders of which only names are listed."""
+    inside = [other for other in hidden if is_within(other, path)]
+    if not inside:
+        return [path], []
+    if any(is_within(path, other) for other in inside):
+        return [], []
+    granted, listed = [], [path]
+    for child in sorted(path.iterdir()):
+        if child.is_symlink() and not child.exists():
+            continue
+        parts, folders = split_around(child, inside)
+        granted += parts
+        listed += folders
+    return granted, listed
+
+
+def links_on_the_way(path: Path) -> tuple[list[tuple[Path, str]], Path]:
+    """The symbolic links that `path` goes through, as (link, target) in order, and the real path at its end."""
+    links: list[tuple[Path, str]] = []
+    here, ahead = Path("/"), list(path.parts[1:])
+    while ahead:
+        step = ahead.pop(0)
+        if step == "..":
+            here = here.parent
+            continue
+        here = here / step
+        if here.is_symlink():
+            target = str(here.readlink())
+            if len(links) >= 40:
+                raise OSError(40, f"{path}: too many symbolic links")
+            links.append((here, target))
+            ahead = [part for part in Path(target).parts if part != "/"] + ahead
+            here = Path("/") if Path(target).is_absolute() else here.parent
+    return links, here

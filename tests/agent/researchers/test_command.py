@@ -1,0 +1,172 @@
+"""Real commands: small Python scripts in the place of a coding agent."""
+
+import asyncio
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agent.researcher import NotConfigured, ProposalFailed
+from agent.researchers.command import CommandResearcher
+from research.contract import UserError
+from results.experiment import Proposal
+from tests.agent.samples import TRAIN_PY, make_context, make_record
+
+EDIT = """
+import pathlib, sys
+train = pathlib.Path("research/train.py")
+train.write_text(train.read_text().replace("DEPTH = 2", "DEPTH = 3"))
+"""
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    """Where a script leaves what it saw."""
+    return tmp_path / "notes"
+
+
+def command_of(tmp_path: Path, script: str, arguments: str = "") -> str:
+    path = tmp_path / "agent.py"
+    path.write_text(script)
+    return f"{shlex.quote(sys.executable)} {shlex.quote(str(path))} {arguments}"
+
+
+def propose(tmp_path: Path, script: str, arguments: str = "", *, timeout_s: float = 20) -> Proposal:
+    context = make_context((make_record(0, decision="keep"), make_record(1, title="wider")))
+    return asyncio.run(CommandResearcher(command_of(tmp_path, script, arguments), timeout_s=timeout_s).propose(context))
+
+
+def test_only_its_train_py_and_its_idea_are_taken(tmp_path: Path) -> None:
+    script = EDIT + "\n".join(
+        [
+            "pathlib.Path('research/run.py').write_text('hacked')",
+            "pathlib.Path('IDEA.md').write_text('# Deeper  model\\n\\nDepth helps.\\n')",
+        ]
+    )
+    proposal = propose(tmp_path, script)
+    assert proposal.train_py == TRAIN_PY.replace("DEPTH = 2", "DEPTH = 3")
+    assert (proposal.title, proposal.hypothesis, proposal.researcher) == ("Deeper model", "Depth helps.", "command")
+    assert proposal.changes == {"DEPTH": (2, 3)} and proposal.usage.seconds > 0
+
+
+def test_without_an_idea_the_change_is_the_title(tmp_path: Path) -> None:
+    assert propose(tmp_path, EDIT).title == "DEPTH 2 -> 3"
+
+
+def test_the_command_sees_a_plain_copy_with_the_history(tmp_path: Path, notes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = (
+        EDIT
+        + f"""
+import json, os
+files = sorted(str(p) for p in pathlib.Path().rglob("*") if p.is_file())
+seen = {{"files": files, "history": open("HISTORY.md").read(), "tsv": open("results.tsv").read(),
+        "program": open("program.md").read(), "prompt": sys.argv[-1], "stdin": sys.stdin.read(), "env": dict(os.environ)}}
+pathlib.Path({str(notes)!r}).write_text(json.dumps(seen))
+"""
+    )
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "the agent's own")
+    monkeypatch.setenv("AUTORESEARCH_CACHE", "/x")
+    monkeypatch.setenv("GIT_DIR", "/x")
+    propose(tmp_path, script)
+    seen = json.loads(notes.read_text())
+    assert {"HISTORY.md", "program.md", "results.tsv", "research/train.py", "research/contract.py"} <= set(seen["files"])
+    assert not [name for name in seen["files"] if ".git" in name]
+    assert "#1 | discard" in seen["history"] and "wider" in seen["tsv"] and seen["program"] == "Lower val_bpb."
+    assert "IDEA.md" in seen["prompt"] and seen["stdin"] == ""
+    assert seen["env"]["ANTHROPIC_API_KEY"] == "the agent's own" and seen["env"]["CUDA_VISIBLE_DEVICES"] == ""
+    assert "AUTORESEARCH_CACHE" not in seen["env"] and "GIT_DIR" not in seen["env"]
+
+
+def test_the_prompt_goes_where_the_command_wants_it(tmp_path: Path) -> None:
+    script = EDIT + (
+        "assert sys.argv[1].startswith('say: You are') and sys.argv[2] == '-q' and len(sys.argv) == 4\n"
+        "assert pathlib.Path(sys.argv[3]).read_text() in sys.argv[1]\n"
+    )
+    propose(tmp_path, script, "'say: {prompt}' -q {prompt_file}")
+
+
+def test_no_shell_reads_the_command(tmp_path: Path) -> None:
+    propose(tmp_path, EDIT + "assert sys.argv[1:5] == ['$HOME', ';', 'touch', '*'], sys.argv\n", "'$HOME' ';' touch '*'")
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        ("", "unchanged"),
+        ("import sys; print('no credit\\nleft'); sys.exit(3)", r"status 3\. Its output ends: no credit left"),
+        ("raise SystemExit(1)", "status 1. It printed nothing."),
+        ("open('research/train.py', 'w').write('def (')", "does not parse: line 1"),
+        ("open('research/train.py', 'wb').write(b'\\xff')", "not UTF-8"),
+        ("open('research/train.py', 'w').write('#' * 10**6)", "the limit is"),
+        ("import os; os.unlink('research/train.py')", "no plain file"),
+        ("import os; os.unlink('research/train.py'); os.symlink('/etc/passwd', 'research/train.py')", "no plain file"),
+        ("import os; os.unlink('research/train.py'); os.mkfifo('research/train.py')", "no plain file"),
+        ("import os; os.unlink('research/train.py'); os.mkdir('research/train.py')", "no plain file"),
+    ],
+)
+def test_a_useless_outcome_fails_the_proposal_in_one_line(tmp_path: Path, script: str, reason: str) -> None:
+    with pytest.raises(ProposalFailed, match=reason) as failure:
+        propose(tmp_path, script)
+    assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"), [("", "empty"), ("'", "can't be read"), ("no-such-agent -p", "no command 'no-such-agent'")]
+)
+def test_a_bad_command_is_refused_at_once(command: str, reason: str) -> None:
+    with pytest.raises(NotConfigured, match=reason) as failure:
+        CommandResearcher(command)
+    assert isinstance(failure.value, UserError)
+
+
+FAMILY = """
+import os, subprocess, sys, time
+sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+children = [subprocess.Popen(sleep), subprocess.Popen(sleep, start_new_session=True)]
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        with open({notes!r}, "w") as file:
+            file.write(" ".join(str(pid) for pid in [os.getpid(), os.getppid(), *(c.pid for c in children)]))
+        os.rename({notes!r}, {notes!r} + ".done")
+    time.sleep(60)
+while not os.path.exists({notes!r} + ".done"):
+    time.sleep(0.01)
+{after}
+"""
+
+
+def assert_gone(notes: Path) -> None:
+    for pid in Path(f"{notes}.done").read_text().split():
+        assert not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_command_that_takes_too_long_is_ended_with_all_it_started(tmp_path: Path, notes: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(ProposalFailed, match=r"ended after 1\.5 s"):
+        propose(tmp_path, FAMILY.format(notes=str(notes), after="time.sleep(60)"), timeout_s=1.5)
+    assert time.monotonic() - started < 6
+    assert_gone(notes)
+
+
+def test_what_a_command_leaves_running_is_ended(tmp_path: Path, notes: Path) -> None:
+    propose(tmp_path, FAMILY.format(notes=str(notes), after=EDIT))
+    assert_gone(notes)
+
+
+def test_a_cancelled_proposal_ends_its_command(tmp_path: Path, notes: Path) -> None:
+    async def cancel_when_running() -> None:
+        command = command_of(tmp_path, FAMILY.format(notes=str(notes), after="time.sleep(60)"))
+        proposal = asyncio.create_task(CommandResearcher(command).propose(make_context()))
+        while not Path(f"{notes}.done").exists():
+            await asyncio.sleep(0.01)
+        proposal.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await proposal
+
+    asyncio.run(asyncio.wait_for(cancel_when_running(), 30))
+    assert_gone(notes)

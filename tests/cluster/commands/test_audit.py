@@ -1,0 +1,135 @@
+"""`farm audit` and `farm verify` without a run: what they show, and what they refuse."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cluster.cli import main
+from cluster.commands.verifying import verification_lines
+from cluster.hardware import GB, limited, platform_identity
+from cluster.home import Home
+from cluster.replay import Verification, check_same_as_recorded, device_like, run_to_repeat
+from research.contract import UserError, contract_for, judge_sha256
+from research.data.prepare import prepare
+from research.judge.row_scores import RowScores, save_row_scores
+from research.result import RunResult
+from results.experiment import Branch, Experiment, ExperimentRecord
+from results.store import Store
+from tests.cluster.farm_samples import CPU, gpu, make_history
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_history(tmp_path / "home", audit_bpb=3.25)
+    return tmp_path / "home"
+
+
+def leave_rows(home, run_id, val_gain):
+    lengths = np.arange(100, 200)
+    gain = val_gain + 0.001 * np.random.default_rng(len(run_id)).standard_normal(100)
+    (home / "runs" / run_id).mkdir(parents=True)
+    val, audit = RowScores(nats=lengths * (2 - gain), bytes=lengths), RowScores(nats=2.0 * lengths, bytes=lengths)
+    save_row_scores(home / "runs" / run_id, {"val": val, "audit": audit})
+
+
+def test_audit_shows_baseline_head_and_drift(home, capsys):
+    assert main(["audit", "--home", str(home)]) == 0
+    shown = capsys.readouterr().out
+    assert "autoresearch/mar8: mar8-0000 -> mar8-0001" in shown
+    assert "  head        2.500000   3.250000" in shown
+    assert "drift      -0.500000; how sure is unknown" in shown
+    assert "a drift below 0 is bad" in shown
+
+
+def test_audit_raises_the_alarm_while_a_farm_holds_the_home(home, capsys):
+    leave_rows(home, "mar8-0000-1", 0.0)
+    leave_rows(home, "mar8-0001-1", 0.1)
+    with Home(home).lock(), Store.open(home):
+        assert main(["audit", "mar8", "--home", str(home)]) == 1
+        assert main(["report", "--home", str(home)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("ALARM: validation has improved more than audit by") == 2
+    assert "on 100 and 100 rows" in shown
+    assert shown.count("a drift below 0 is bad") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["audit", "apr1"], "No branch or tag is called 'apr1'"),
+        (["verify", "zz"], "No experiment is called 'zz'"),
+        (["verify", "mar8-0001"], "doesn't hold commit bbbbbbb"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(home, capsys, arguments, says):
+    assert main([*arguments, "--home", str(home)]) == 2
+    error = capsys.readouterr().err
+    assert says in error and error.count("\n") == 1
+
+
+def run_of(**changes):
+    return replace(RunResult(run_id="r-1", status="ok", reason="", seed=1, device="cpu", val_bpb=1.0), **changes)
+
+
+@pytest.mark.parametrize(("now", "reproduced"), [(1.0, True), (1.042, True), (0.958, True), (1.043, False), (None, False)])
+def test_reproduced_is_within_three_sigma_of_the_difference(now, reproduced):
+    new = run_of(val_bpb=now, status="ok" if now else "crash", reason="boom", software={"torch": "2.12", "python": "3.12"})
+    found = Verification(old=run_of(software={"torch": "2.11", "python": "3.12"}), new=new, sigma=0.01)
+    assert found.reproduced == reproduced
+    lines = verification_lines(found)
+    assert "software: torch 2.11 -> 2.12" in lines
+    assert lines[-1].startswith("reproduced: " if reproduced else "not reproduced: ")
+    assert now is not None or lines[-1].endswith("the run ended as crash: boom")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("texts")
+    (folder / "a.jsonl").write_text("".join(f'{{"text": "{n} is a number, {n * n} is its square"}}\n' for n in range(4000)))
+    contract = replace(contract_for("cpu", source=f"files:{folder}"), MAX_SEQ_LEN=32, EVAL_TOKENS=256, VOCAB_SIZE=300)
+    return contract, prepare(contract, cache=tmp_path_factory.mktemp("cache"), say=lambda line: None)
+
+
+def test_only_the_same_can_be_repeated(data):
+    contract, prepared = data
+    same = run_of(
+        judge_sha256=judge_sha256(),
+        tokenizer_sha256=prepared.tokenizer_sha256,
+        val_sha256=prepared.val_sha256,
+        data_fingerprint=prepared.data_fingerprint,
+        score_fingerprint=prepared.score_fingerprint(contract),
+    )
+    check_same_as_recorded(same, "", prepared, contract)
+    check_same_as_recorded(run_of(), "", prepared, contract)
+    for change, says in (
+        ({"train_sha256": "0"}, "train.py would not"),
+        ({"judge_sha256": "0", "val_sha256": "0"}, "the judge's code, the validation rows would not"),
+        ({"data_fingerprint": "0"}, "the training rows would not"),
+        ({"score_fingerprint": "0"}, "the score fingerprint would not"),
+    ):
+        with pytest.raises(UserError, match=says):
+            check_same_as_recorded(replace(same, **change), "", prepared, contract)
+
+
+def test_a_record_without_a_score_and_another_platform_are_refused():
+    values = {"id": "e", "branch": "b", "number": 1, "kind": "explore", "commit": "c", "parent_commit": "p", "title": ""}
+    experiment = Experiment(**values, hypothesis="", researcher="", created="")
+    for runs, says in (((), "has not run"), ((run_of(status="oom", val_bpb=None),), "ended as oom")):
+        with pytest.raises(UserError, match=says):
+            run_to_repeat(ExperimentRecord(experiment=experiment, runs=runs))
+    branch = Branch(name="b", tag="b", loop=0, profile="cpu", contract_json="", score_fingerprint="", data_fingerprint="",
+                    platform=platform_identity(CPU), baseline_commit="", created="")  # fmt: skip
+    assert device_like(branch, (CPU,)) is CPU
+    with pytest.raises(UserError, match="was measured on Some CPU, 2 threads, this is Other CPU, 2 threads"):
+        device_like(branch, (replace(CPU, name="Other CPU"),))
+
+
+def test_a_run_is_repeated_under_its_limit_of_memory():
+    device = limited(gpu(), 24 * GB)
+    branch = Branch(name="b", tag="b", loop=0, profile="standard", contract_json="", score_fingerprint="", data_fingerprint="",
+                    platform=platform_identity(device), baseline_commit="", created="")  # fmt: skip
+    assert device_like(branch, (CPU, gpu()), gpu_memory_bytes=24 * GB) == device
+    with pytest.raises(UserError, match="was measured on NVIDIA H100 80GB HBM3, 24 GB, 700 W, this is"):
+        device_like(branch, (gpu(),))

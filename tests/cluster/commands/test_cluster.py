@@ -1,0 +1,159 @@
+"""farm submit before anything is sent: the job's command line, what is packed, and what is refused."""
+
+import argparse
+import http.server
+import os
+import shlex
+import threading
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.repo.repository import make_repository
+from cluster.cli import main, make_parser
+from cluster.commands.cluster import OWN_OPTIONS, about_edits, entrypoint, key_for
+from cluster.ray_cluster import checkout_zip as working_folder
+from cluster.ray_cluster.checkout_zip import sent_files, zip_checkout
+from cluster.ray_cluster.jobs import dashboard_address
+from research.contract import UserError
+
+FILES = {"research/train.py": "DEPTH = 4\n", "program.md": "policy\n", ".gitignore": "*.secret\n", "results/store.py": "\n"}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "checkout"
+    make_repository(folder, FILES)
+    monkeypatch.chdir(folder)
+    for name in ("FARM_HOME", "RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+@pytest.fixture
+def web_server() -> Iterator[str]:
+    """Something that answers HTTP and is no Ray."""
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def test_the_jobs_command_line_is_that_of_farm_run() -> None:
+    """Quoted for a shell and parsed again, it is what was asked for; `~` is left to the driver's node."""
+    asked = ["--tag", "t", "--researcher", "command:claude -p 'a b' $HOME", "--max-cost", "2.5", "--samples", "--loops", "3"]
+    asked += ["--no-start-ahead"]
+    line = entrypoint(make_parser().parse_args(["submit", *asked, "--follow"]), "~/autoresearch-farm")
+    words = shlex.split(line)
+    assert words[:3] == ["python3", "-m", "cluster.cli"]
+    assert "'--home=~/autoresearch-farm'" in line
+    run = vars(make_parser().parse_args(words[3:]))
+    assert run == vars(make_parser().parse_args(["run", "--engine", "ray", "--home", "~/autoresearch-farm", *asked]))
+
+
+def test_submit_takes_all_that_run_takes() -> None:
+    run, submit = (vars(make_parser().parse_args([command])) for command in ("run", "submit"))
+    assert set(run) - {"engine"} == set(submit) - {"follow"}
+    assert set(OWN_OPTIONS) <= set(submit)
+
+
+def test_the_key_goes_only_where_it_is_needed_and_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-secret")
+    assert key_for("search") == ({}, []) == key_for("scripted:ideas.json")
+    for researcher in ("claude", "command:agent -p"):
+        environment, lines = key_for(researcher)
+        assert environment == {"ANTHROPIC_API_KEY": "sk-secret"}
+        assert "dashboard can read it" in lines[0]
+        assert "sk-secret" not in "".join(lines)
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    assert key_for("claude")[0] == {}
+    assert "not set here" in key_for("claude")[1][0]
+
+
+def test_what_is_sent_is_what_git_would_take(checkout: Path) -> None:
+    (checkout / "my.secret").write_text("token\n")
+    (checkout / "new.py").write_text("\n")
+    (checkout / "results" / "data").mkdir()
+    (checkout / "results" / "data" / "journal.jsonl").write_text("\n")
+    (checkout / "outside").symlink_to("/etc/passwd")
+    (checkout / "program.md").unlink()
+    assert sent_files(checkout) == [".gitignore", "new.py", "research/train.py", "results/store.py"]
+    assert about_edits(checkout) == []
+    (checkout / "research" / "train.py").write_text("DEPTH = 5\n")
+    assert "uncommitted edits" in about_edits(checkout)[0]
+
+
+def test_a_folder_that_git_does_not_know_is_sent_without_state_and_caches(tmp_path: Path) -> None:
+    for name in (*FILES, ".venv/bin/python", "results/data/journal.jsonl", "research/__pycache__/x.pyc"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert sent_files(tmp_path) == sorted(FILES)
+
+
+def test_the_same_files_give_the_same_zip(checkout: Path, tmp_path: Path) -> None:
+    zip_checkout(checkout, tmp_path / "1.zip")
+    os.utime(checkout / "program.md", (0, 0))
+    zip_checkout(checkout, tmp_path / "2.zip")
+    assert (tmp_path / "1.zip").read_bytes() == (tmp_path / "2.zip").read_bytes()
+    assert zipfile.ZipFile(tmp_path / "1.zip").read("research/train.py") == b"DEPTH = 4\n"
+
+
+def test_a_checkout_that_is_too_large_is_named_with_its_file(
+    checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(working_folder, "LARGEST_ZIP", 3_000_000)
+    (checkout / "data.bin").write_bytes(os.urandom(5_000_000))
+    with pytest.raises(UserError, match=r"too large to send: more than 3.0 MB packed, with data.bin"):
+        zip_checkout(checkout, tmp_path / "checkout.zip")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--address", "http://127.0.0.1:1"], "No Ray answers at http://127.0.0.1:1: start one (ray start --head)"),
+        (["--address", "127.0.0.1:1"], "No Ray answers at http://127.0.0.1:1:"),
+        (["--address", "ray://127.0.0.1:1"], "no address of a dashboard"),
+        (["--home", "results/data"], "begin it with / or ~/"),
+        (["--home", "~other/x"], "begin it with / or ~/"),
+        (["--cache", "cache"], "--cache cache would go"),
+        (["--researcher", "oracle"], "No researcher is called 'oracle'"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(
+    checkout: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
+) -> None:
+    assert main(["submit", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert (error.startswith("farm: "), error.count("\n")) == (True, 1)
+    assert says in error
+
+
+def test_something_that_is_no_ray_is_said_to_be_none(
+    checkout: Path, web_server: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")  # put back afterwards: the command sets it
+    assert main(["submit", "--address", web_server]) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"farm: What answers at {web_server} is no Ray dashboard")
+
+
+def test_a_folder_that_is_no_checkout_cannot_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="no checkout here to send"):
+        from cluster.commands.cluster import submit
+
+        submit(argparse.Namespace(**vars(make_parser().parse_args(["submit"]))))
+
+
+def test_where_the_dashboard_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.delenv(name, raising=False)
+    assert dashboard_address(None) == "http://127.0.0.1:8265"
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # Ray's own port, no dashboard
+    assert dashboard_address(None) == "http://127.0.0.1:8265"
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265/")
+    assert dashboard_address(None) == "http://head:8265"
+    assert dashboard_address("https://other:1") == "https://other:1"

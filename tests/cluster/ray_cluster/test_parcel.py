@@ -1,0 +1,223 @@
+"""A home as a parcel: what goes in, that it comes out, and what is refused."""
+
+import base64
+import contextlib
+import io
+import tarfile
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.repo.repository import make_repository
+from agent.repo.worktree import Worktree
+from cluster.cli import main
+from cluster.home import Home
+from cluster.ray_cluster.parcel import END, pack, print_parcel, printed_parcel, repositories_of, unpack
+from research.contract import UserError
+from results.experiment import Experiment, Usage
+from results.journal import read_journal
+from results.store import Store
+from tests.cluster.farm_samples import make_history
+
+BRANCH = "autoresearch/mar8"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """A home with a history, a repository of its own, a run with a model, and a server that answers to a token."""
+    home = Home(tmp_path / "farm").create()
+    make_repository(home.folder / "repository", {"research/train.py": "DEPTH = 4\n", "program.md": "policy\n"})
+    worktree = Worktree.create(home.folder / "repository", home.worktrees / "mar8", BRANCH)
+    commits = [worktree.head()]
+    for number in (1, 2):
+        text = f"DEPTH = {4 + number}\n"
+        experiment = f"mar8-{number:04d}"
+        commits.append(worktree.commit(text, message="idea", parent=commits[0], experiment_id=experiment))
+    worktree.advance(commits[1])
+    home.record_repository(home.folder / "repository")
+    make_history(home.folder, commits=(commits[0], commits[1], commits[2]))
+    with Store.open(home.folder) as store:
+        store.export_parquet()
+    for name, text in {"results.tsv": "rows\n", "progress.png": "picture\n"}.items():
+        (worktree.folder / name).write_text(text)
+    run = home.runs / "mar8-0001-1"
+    run.mkdir()
+    for name in ("train.py", "run.log", "result.json", "model.safetensors"):
+        (run / name).write_text(name)
+    (run / "outside").symlink_to("/etc/passwd")
+    home.log_event("verdict", decision="keep")
+    home.server_json.write_text('{"token": "secret"}')
+    return home
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where people fetch to."""
+    folder = tmp_path / "checkout"
+    make_repository(folder, {"research/train.py": "DEPTH = 4\n", "program.md": "policy\n", ".gitignore": "results/\n"})
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("FARM_HOME", raising=False)
+    return folder
+
+
+def packed(home: Home, *, compress: bool = True) -> io.BytesIO:
+    file = io.BytesIO()
+    pack(home, file, compress=compress)
+    file.seek(0)
+    return file
+
+
+def names(file: io.BytesIO) -> set[str]:
+    with tarfile.open(fileobj=file) as archive:
+        return set(archive.getnames())
+
+
+def test_what_a_parcel_holds(home: Home) -> None:
+    assert names(packed(home)) == {
+        *("journal.jsonl", "branches-1.bundle", "history.parquet", "logs/farm.log.jsonl"),
+        *("worktrees/mar8/results.tsv", "worktrees/mar8/progress.png"),
+        *(f"runs/mar8-0001-1/{name}" for name in ("train.py", "run.log", "result.json")),
+    }
+
+
+def test_fetched_from_a_disk_it_is_a_home(home: Home, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", "--home", str(home.folder)]) == 0
+    said = capsys.readouterr().out
+    assert f"branches: {BRANCH}; 2 new experiments" in said
+    assert "--home results/fetched/farm" in said
+    for command in (["report"], ["diff"], ["show", "1"], ["sql", "SELECT title FROM history"], ["apply"]):
+        assert main([*command, "--home", "results/fetched/farm"]) == 0
+    shown = capsys.readouterr().out
+    assert "2 experiments: 1 kept, 1 discarded" in shown
+    assert "+DEPTH = 5" in shown
+    assert (checkout / "research/train.py").read_text() == "DEPTH = 5\n"
+    assert {path.name for path in (checkout / "results/fetched").iterdir()} == {"farm"}
+
+
+def test_fetched_again_it_is_replaced_whole(home: Home, checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", "--home", str(home.folder)]) == 0
+    assert main(["sql", "SELECT 1", "--home", "results/fetched/farm"]) == 0  # leaves a DuckDB of the old journal
+    add_experiment(home, 3)
+    (checkout / "results/fetched/farm/leftover").touch()
+    assert main(["fetch", "--home", str(home.folder)]) == 0
+    capsys.readouterr()
+    assert main(["sql", "SELECT count(*) AS n FROM experiments", "--json", "--home", "results/fetched/farm"]) == 0
+    assert "[[4]]" in capsys.readouterr().out
+    assert not (checkout / "results/fetched/farm/leftover").exists()
+    with Home(checkout / "results/fetched/farm").lock():
+        assert main(["fetch", "--home", str(home.folder)]) == 2
+    assert "A farm is already running on" in capsys.readouterr().err
+
+
+def add_experiment(home: Home, number: int) -> None:
+    with Store.open(home.folder) as store:
+        store.add_experiment(
+            Experiment(
+                id=f"mar8-{number:04d}", branch=BRANCH, number=number, kind="explore", commit="d" * 40, parent_commit="a" * 40,
+                title="idea", hypothesis="", researcher="search", usage=Usage(model="m"), created="2026-03-08T21:00:00Z",
+            )
+        )  # fmt: skip
+
+
+def test_packed_while_the_journal_is_written(home: Home, tmp_path: Path) -> None:
+    """Each parcel's journal is whole lines, however often it is taken in the middle of one."""
+    line = home.journal.read_bytes().splitlines(keepends=True)[0]
+    done = threading.Event()
+
+    def write() -> None:
+        with home.journal.open("ab", buffering=0) as file:
+            while not done.is_set():
+                file.write(line[:20])
+                time.sleep(0.001)
+                file.write(line[20:])
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        for number in range(10):
+            unpack(packed(home, compress=False), tmp_path / str(number))
+            journal = (tmp_path / str(number) / "journal.jsonl").read_bytes()
+            assert journal.endswith(b"\n")
+            assert len(list(read_journal(tmp_path / str(number) / "journal.jsonl"))) == journal.count(b"\n")
+    finally:
+        done.set()
+        writer.join()
+
+
+def test_repositories_are_found_by_record_by_place_and_by_worktree(home: Home, checkout: Path, tmp_path: Path) -> None:
+    assert repositories_of(home) == [home.folder / "repository"]
+    home.record_repository(checkout)
+    home.record_repository(checkout)
+    assert home.repositories_json.read_text().count("checkout") == 1
+    assert set(repositories_of(home)) == {home.folder / "repository", checkout}
+    old = Home(tmp_path / "old").create()
+    worktree = Worktree.create(checkout, old.worktrees / "apr1", "autoresearch/apr1")
+    assert repositories_of(old) == [worktree.folder]
+    moved = home.folder.rename(tmp_path / "moved")
+    assert moved / "repository" in repositories_of(Home(moved))
+
+
+def test_printed_and_read_back(home: Home) -> None:
+    out = io.StringIO()
+    print_parcel(home, out)
+    content = printed_parcel(f"warning: something\n{out.getvalue()}something after it\n")
+    assert "journal.jsonl" in names(io.BytesIO(content))
+
+
+def test_what_was_damaged_on_the_way_is_refused(home: Home) -> None:
+    out = io.StringIO()
+    print_parcel(home, out)
+    lines = out.getvalue().splitlines()
+    assert len(lines) > 3 and END in lines
+    for damaged in (lines[:2] + lines[3:], [*lines[:2], base64.b64encode(b"x" * 30).decode(), *lines[3:]], [*lines[:2], END]):
+        with pytest.raises(UserError, match="SHA-256"):
+            printed_parcel("\n".join(damaged) + "\n")
+    with pytest.raises(UserError, match="only in part"):
+        printed_parcel("\n".join(lines[:-1]))
+    with pytest.raises(UserError, match="On the cluster: Nothing is recorded in /x"):
+        printed_parcel("Running entrypoint\nfarm: Nothing is recorded in /x\n")
+
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        {"name": "../journal.jsonl"},
+        {"name": "runs/../../x"},
+        {"name": "/tmp/x"},
+        {"name": "link", "type": tarfile.SYMTYPE, "linkname": "/etc/passwd"},
+        {"name": "link", "type": tarfile.LNKTYPE, "linkname": "journal.jsonl"},
+        {"name": "device", "type": tarfile.CHRTYPE},
+        {"name": "folder", "type": tarfile.DIRTYPE},
+    ],
+)
+def test_a_parcel_that_reaches_out_is_refused(tmp_path: Path, member: dict[str, str]) -> None:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        info = tarfile.TarInfo()
+        for name, value in member.items():
+            setattr(info, name, value)
+        archive.addfile(info)
+    file.seek(0)
+    (tmp_path / "in").mkdir()
+    with pytest.raises(UserError, match="which no farm packs"):
+        unpack(file, tmp_path / "in")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_what_cannot_be_fetched_is_one_line(checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    cases = {
+        "own home": ["--home", "results/data"],
+        "has no name": ["--home", "~"],
+        "No Ray answers at": ["--home", "/tmp/there-is-no-such-home", "--address", "http://127.0.0.1:1"],
+        "no address of a dashboard": ["--address", "ray://127.0.0.1:10001"],
+    }
+    for says, options in cases.items():
+        assert main(["fetch", *options]) == 2
+        error = capsys.readouterr().err
+        assert (error.startswith("farm: "), error.count("\n"), says in error) == (True, 1, True)
+    with contextlib.chdir(tmp_path / "elsewhere"):
+        assert main(["fetch"]) == 2
+    assert "no git checkout here" in capsys.readouterr().err

@@ -1,0 +1,91 @@
+"""Data on nodes: found there, sent, prepared, or refused where scores would not compare."""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cluster.ray_cluster.worker import NodeData, data_on_node, packed, unpack
+from research.contract import Contract, contract_for
+from research.data.prepare import prepare
+from research.data.prepared import PreparedData
+
+Make = Callable[[str], Contract]
+
+
+@pytest.fixture(scope="module")
+def make_contract(tmp_path_factory) -> Make:
+    """A short contract on a text of its own, which begins in words that its name gives."""
+
+    def make(name: str) -> Contract:
+        folder = tmp_path_factory.mktemp(name)
+        words = random.Random(name)
+        for number in range(600):
+            text = " ".join("".join(words.choices("abcdefghij", k=words.randint(2, 7))) for _ in range(500))
+            (folder / f"{number}.txt").write_text(f"{name} {number} {text}")
+        return replace(contract_for("cpu", source=f"files:{folder}"), EVAL_TOKENS=256 * 4)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def contract(make_contract: Make) -> Contract:
+    return make_contract("ours")
+
+
+@pytest.fixture(scope="module")
+def data(contract: Contract, tmp_path_factory) -> PreparedData:
+    """The farm's own."""
+    return prepare(contract, cache=tmp_path_factory.mktemp("cache"), say=lambda line: None)
+
+
+def on_node(contract: Contract, data: PreparedData, cache: Path, *, shipped: bool = False) -> NodeData:
+    files = packed(data, 2**30) if shipped else None
+    return data_on_node(contract, str(cache), None, data.score_fingerprint(contract), files, "sent")
+
+
+def test_a_node_that_has_the_data_uses_it(contract, data, tmp_path):
+    found = on_node(contract, data, data.folder.parent.parent)
+    assert (found.folder, found.problem) == (str(data.folder), "")
+
+
+def test_a_node_without_it_is_sent_it(contract, data, tmp_path):
+    given = on_node(contract, data, tmp_path, shipped=True)
+    assert given.folder == str(tmp_path / "shipped" / "sent")
+    assert PreparedData.load(given.folder).data_fingerprint == data.data_fingerprint
+    assert on_node(contract, data, tmp_path, shipped=True) == given  # a second worker of that node
+
+
+def test_large_data_is_prepared_on_the_node(contract, data, tmp_path):
+    given = on_node(contract, data, tmp_path)
+    assert given.problem == ""
+    assert PreparedData.load(given.folder).score_fingerprint(contract) == data.score_fingerprint(contract)
+
+
+def test_a_node_whose_evaluation_rows_differ_is_refused(data, make_contract, tmp_path):
+    other = make_contract("theirs")
+    prepare(other, cache=tmp_path, say=lambda line: None)
+    refused = on_node(other, data, tmp_path)
+    assert refused.folder == ""
+    assert "tokenizer or evaluation rows" in refused.problem
+
+
+def test_a_node_that_cannot_prepare_says_why(contract, data, tmp_path):
+    missing = replace(contract, source=f"files:{tmp_path / 'nothing'}")
+    assert str(tmp_path / "nothing") in on_node(missing, data, tmp_path).problem
+
+
+def test_only_small_data_is_sent(data):
+    size = sum(path.stat().st_size for path in data.folder.iterdir())
+    assert packed(data, size - 1) is None
+    files = packed(data, size)
+    assert files is not None
+    assert {path.name for path in data.folder.iterdir()} == set(files)
+
+
+def test_what_was_sent_is_there_whole_or_not_at_all(contract, data, tmp_path):
+    folder = tmp_path / "shipped" / "x"
+    unpack(packed(data, 2**30), folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["x"]

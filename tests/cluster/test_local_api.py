@@ -1,0 +1,84 @@
+"""Commands reach the running farm over HTTP, and nobody else does."""
+
+import http.client
+import json
+import stat
+
+import pytest
+
+from cluster.client import connect
+from cluster.home import Home
+from cluster.local_api import FarmServer
+from research.contract import UserError
+from results.query import Table
+
+
+@pytest.fixture
+def farm(tmp_path):
+    home = Home(tmp_path).create()
+    stops = []
+
+    def query(sql, audience):
+        if "DROP" in sql:
+            raise UserError("Only SELECT.")
+        return Table(columns=("sql", "audience"), rows=((sql, audience),))
+
+    server = FarmServer(home, status=lambda: {"loops": [], "home": tmp_path}, query=query, stop=lambda: stops.append(1))
+    server.start()
+    yield home, stops
+    server.close()
+
+
+def ask(home, token, method="GET", path="/status", body="{}"):
+    address = json.loads(home.server_json.read_text())
+    connection = http.client.HTTPConnection("127.0.0.1", address["port"])
+    connection.request(method, path, body, {"Authorization": f"Bearer {token or address['token']}"})
+    response = connection.getresponse()
+    return response.status, json.loads(response.read())
+
+
+def test_commands_reach_the_farm(farm):
+    home, stops = farm
+    client = connect(home)
+    assert client.status()["loops"] == []
+    assert client.sql("SELECT 1").rows == (("SELECT 1", "agent"),)
+    assert client.sql("SELECT 1", audience="agent").rows == (("SELECT 1", "agent"),)
+    client.stop()
+    assert stops == [1]
+
+
+def test_what_the_user_can_mend_comes_back_in_words(farm):
+    with pytest.raises(UserError, match="Only SELECT"):
+        connect(farm[0]).sql("DROP TABLE runs")
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/status"), ("POST", "/sql"), ("POST", "/stop")])
+def test_a_wrong_token_is_refused(farm, method, path):
+    home, stops = farm
+    for token in ("wrong", "é"):
+        code, answer = ask(home, token, method, path, '{"sql": "SELECT 1"}')
+        assert (code, answer) == (401, {"error": "wrong token"})
+    assert stops == []
+
+
+@pytest.mark.parametrize("body", ["not json", "[]", "{}"])
+def test_a_bad_request_is_answered(farm, body):
+    assert ask(farm[0], None, "POST", "/sql", body)[0] == 400
+    assert ask(farm[0], None, "GET", "/nowhere")[0] == 404
+
+
+def test_who_says_nothing_of_themselves_is_an_agent(farm):
+    assert ask(farm[0], None, "POST", "/sql", '{"sql": "x"}')[1]["rows"] == [["x", "agent"]]
+
+
+def test_only_the_user_can_read_the_token(farm):
+    assert stat.S_IMODE(farm[0].server_json.stat().st_mode) == 0o600
+
+
+def test_no_farm_no_client(tmp_path):
+    home = Home(tmp_path)
+    assert connect(home) is None
+    home.server_json.write_text('{"pid": 4194304, "port": 1, "token": "x"}')
+    assert connect(home) is None
+    home.server_json.write_text('{"pid": 1, "port": 1, "token": "x"}')  # that pid lives, but is no farm
+    assert connect(home) is None

@@ -1,0 +1,116 @@
+"""Which loops begin when devices join a cluster, and on which branches."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.hardware import Device, platform_identity
+from cluster.home import Home
+from cluster.loop_plans import LoopPlan, Planner, check_same_terms
+from cluster.options import FarmOptions
+from research.contract import Contract, UserError, contract_for
+from results.experiment import Branch
+from results.store import Store
+from tests.cluster.farm_samples import CPU, gpu
+
+
+@pytest.fixture
+def make_planner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A planner on a store of its own; its data is prepared by nobody."""
+    monkeypatch.setattr("cluster.loop_plans.prepared_data", lambda contract, options, say: contract.profile)
+    with Store.open(tmp_path / "home") as store:
+
+        def make(**changes: Any) -> Planner:
+            values = {"repo": tmp_path, "home": Home(tmp_path / "home"), "cache": tmp_path, "tag": "night",
+                      "researcher": "search", "devices": (CPU,), "engine": "ray"}  # fmt: skip
+            return Planner(FarmOptions(**(values | changes)), store, say=print)
+
+        make.store = store
+        yield make
+
+
+def names(plans: list[LoopPlan]) -> list[str]:
+    return [plan.branch_name.removeprefix("autoresearch/") for plan in plans]
+
+
+H100 = [replace(gpu(index), node="a") for index in range(4)]
+A10 = replace(gpu(0), node="b", name="NVIDIA A10", memory_bytes=24 * 10**9, power_limit_watts=150.0)
+
+
+def test_each_device_gets_a_loop(make_planner) -> None:
+    planner = make_planner()
+    assert names(planner.joining(H100[:2], H100[:2])) == ["night-gpu0", "night-gpu1"]
+    assert names(planner.joining([A10], [*H100[:2], A10])) == ["night-gpu2"]
+
+
+def test_a_device_that_takes_anothers_place_takes_its_loop_along(make_planner) -> None:
+    """A loop belongs to a platform: where a GPU of the same kind is gone, the new one works for the loop that is there."""
+    planner = make_planner()
+    planner.joining(H100[:2], H100[:2])
+    assert planner.joining([H100[2]], [H100[0], H100[2]]) == []
+    assert names(planner.joining([A10], [H100[0], H100[2], A10])) == ["night-gpu2"]
+
+
+def test_a_number_of_loops_is_kept_to(make_planner) -> None:
+    planner = make_planner(loops=3)
+    assert names(planner.joining(H100[:2], H100[:2])) == ["night-gpu0", "night-gpu1", "night-gpu2"]
+    assert planner.joining([A10], [*H100[:2], A10]) == []
+    assert names(make_planner(loops=1).joining(H100, H100)) == ["night"]
+
+
+def test_branches_are_gone_on_with_by_platform(make_planner) -> None:
+    """After a stop each device goes on with a branch of its own platform, whatever the order in which they come."""
+    for name, device in (("night-gpu0", H100[0]), ("night-gpu1", A10)):
+        make_planner.store.add_branch(
+            Branch(
+                name=f"autoresearch/{name}",
+                tag="night",
+                loop=0,
+                profile="standard",
+                contract_json=contract_for("standard").to_json(),
+                score_fingerprint="s",
+                data_fingerprint="d",
+                platform=platform_identity(device),
+                baseline_commit="c",
+                created="2026-03-08T20:00:00Z",
+            )
+        )
+    joined = [A10, H100[0], H100[1]]
+    assert names(make_planner().joining(joined, joined)) == ["night-gpu1", "night-gpu0", "night-gpu2"]
+
+
+def branch_begun(device: Device, **changes: Any) -> Branch:
+    contract = replace(contract_for("cpu"), **changes)
+    return Branch(name="autoresearch/night", tag="night", loop=0, profile="cpu", contract_json=contract.to_json(),
+                  score_fingerprint="s", data_fingerprint="d", platform=platform_identity(device), baseline_commit="c",
+                  created="2026-03-08T20:00:00Z")  # fmt: skip
+
+
+def test_a_branch_goes_on_under_its_own_terms() -> None:
+    contract = replace(contract_for("cpu"), TIME_BUDGET=5.0)
+    check_same_terms(branch_begun(CPU, TIME_BUDGET=5.0), CPU, contract)
+    check_same_terms(branch_begun(CPU, TIME_BUDGET=5), CPU, contract)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "says"),
+    [
+        (contract_for("cpu", budget=7.5), CPU, "began with --budget 5, not --budget 7.5: give --budget 5 again, or start"),
+        (contract_for("cpu", budget=5, source="files:a b"), CPU, "not --source 'files:a b': give --source stdlib again"),
+        (contract_for("small", budget=5), CPU, "give --profile cpu --source stdlib again, or start afresh with another --tag"),
+        (replace(contract_for("cpu", budget=5), EVAL_TOKENS=2**20), CPU, "in research/contract.py it is 1048576 now: put"),
+        (contract_for("cpu", budget=5), gpu(), "was measured on Some CPU, 2 threads, this is NVIDIA H100"),
+    ],
+)
+def test_other_terms_are_refused_with_both_ways_out(asked: Contract, device: Device, says: str) -> None:
+    with pytest.raises(UserError) as refused:
+        check_same_terms(branch_begun(CPU, TIME_BUDGET=5), device, asked)
+    assert says in str(refused.value) and "start afresh with another --tag" in str(refused.value)
+
+
+def test_local_loops_are_named_by_their_device(make_planner) -> None:
+    two = (gpu(0), gpu(2))
+    assert names(make_planner(engine="local", devices=two, loops=3).local()) == ["night-gpu0", "night-gpu2", "night-gpu0-2"]
+    assert names(make_planner(engine="local").local()) == ["night"]

@@ -1,0 +1,166 @@
+"""The environment, the log and the end of a run's processes."""
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from research.contract import CONTRACT_VARIABLE, contract_for
+from research.judge.processes import MAX_LINE_BYTES, Log, child_environment
+from research.sandbox.limits import MemoryMonitor
+
+CONTRACT = contract_for("cpu")
+
+
+def test_a_run_gets_no_variable_that_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ANTHROPIC_API_KEY", "HF_TOKEN", "SSH_AUTH_SOCK", "LD_PRELOAD", "AUTORESEARCH_TOKEN"):
+        monkeypatch.setenv(name, "hidden")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    environment = child_environment(CONTRACT, threads=3, device="cpu", seed=7)
+    assert "hidden" not in environment.values()
+    assert environment[CONTRACT_VARIABLE] == CONTRACT.to_json() and environment["CUDA_VISIBLE_DEVICES"] == "1"
+    assert (environment["AUTORESEARCH_DEVICE"], environment["AUTORESEARCH_SEED"]) == ("cpu", "7")
+    assert environment["OMP_NUM_THREADS"] == environment["AUTORESEARCH_THREADS"] == "3"
+    assert str(Path(__file__).parents[3]) in environment["PYTHONPATH"].split(os.pathsep)
+
+
+def logged(raw: bytes, path: Path | None = None) -> str:
+    log = Log(path)
+    log.copy_from(io.BytesIO(raw))
+    return log.tail(80)
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"plain\n", "plain\n"),
+        (b"no end", "no end\n"),
+        (b"10%\r20%\r\n", "10%\n20%\n"),
+        (b"\x1b[31mred\x1b[0m\n", "red\n"),
+        (b"\ttab \x00\x07\x7f\n", "\ttab \n"),
+        ("é \u2028x\x85\n".encode(), "é x\n"),
+        (b"\xff\n", "\ufffd\n"),
+        (b"val_bpb: 1\n", "| val_bpb: 1\n"),
+        (b"\x1b[2Kval_bpb : 1\n", "| val_bpb : 1\n"),
+        (b"x\rdepth: 1\n", "x\n| depth: 1\n"),
+        (b"---\n", "| ---\n"),
+        (b" val_bpb: 1\n", " val_bpb: 1\n"),
+    ],
+)
+def test_what_a_child_prints_is_made_harmless(raw: bytes, text: str) -> None:
+    assert logged(raw) == text
+
+
+def test_a_long_line_is_cut_and_its_parts_are_harmless_too(tmp_path: Path) -> None:
+    tail = logged(b"a" * MAX_LINE_BYTES + b"val_bpb: 0.5\n", tmp_path / "log")
+    lines = (tmp_path / "log").read_text().split("\n")
+    assert lines == ["a" * MAX_LINE_BYTES, "| val_bpb: 0.5", ""]
+    assert len(tail) < 2000
+
+
+def test_a_closed_log_takes_nothing_more(tmp_path: Path) -> None:
+    said: list[str] = []
+    log = Log(tmp_path / "log", echo=said.append)
+    log.write("before\n")
+    log.close()
+    log.write("after\n")
+    assert (tmp_path / "log").read_text() == "before\n" and said == ["before\n"] and log.tail() == "before\n"
+
+
+KILL = """
+import os, signal, subprocess, sys, time
+from research.sandbox.linux import become_subreaper
+from research.judge.processes import kill_descendants
+become_subreaper()
+spared = subprocess.Popen(["sleep", "1000"])
+read, write = os.pipe()
+if os.fork() == 0:
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if os.fork() == 0:
+        os.setsid()
+        os.write(write, b"%d\\n" % os.getpid())
+        time.sleep(1000)
+    os._exit(0)
+hidden = os.read(read, 100).decode().strip()
+left = kill_descendants(spare=[spared.pid])
+print(hidden, spared.pid, spared.poll(), left)
+spared.kill()
+"""
+
+
+def test_a_hidden_grandchild_is_ended_and_what_is_spared_lives() -> None:
+    done = subprocess.run([sys.executable, "-c", KILL], capture_output=True, text=True, timeout=60)
+    hidden, _, alive, left = done.stdout.split()
+    assert not psutil.pid_exists(int(hidden)), done.stderr
+    assert (alive, left) == ("None", "[]")
+
+
+BOMB = """
+import os, time
+from research.sandbox.linux import become_subreaper
+from research.judge.processes import kill_descendants
+become_subreaper()
+pids = []
+for _ in range(500):
+    if (pid := os.fork()) == 0:
+        os.setsid()
+        time.sleep(1000)
+        os._exit(0)
+    pids.append(pid)
+print(kill_descendants())
+for pid in pids:
+    try:
+        print(os.waitpid(pid, os.WNOHANG))
+    except ChildProcessError:
+        pass
+"""
+
+
+def test_as_many_processes_as_a_fork_bomb_makes_are_ended() -> None:
+    done = subprocess.run([sys.executable, "-c", BOMB], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "[]\n", done.stderr  # all ended, all collected
+
+
+def test_memory_is_measured_from_outside() -> None:
+    text = "import sys; block = bytearray(80_000_000); print(flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", text], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        monitor = MemoryMonitor(process.pid, gpu=False)
+        while not monitor._peak_bytes:
+            assert process.poll() is None
+        process.communicate()
+        peak = monitor.stop()
+    assert peak is not None and 76 < peak < 300
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="malloc is told so on Linux alone")
+def test_freed_memory_is_kept_in_forked_processes_too() -> None:
+    program = """
+import os, resource
+from research.sandbox.linux import keep_freed_memory
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+import numpy as np
+{keep}
+np.ones(2**22)
+if os.fork():
+    os._exit(os.waitpid(-1, 0)[1])
+np.ones(2**22)
+before = faults()
+for _ in range(8):
+    np.ones(2**22)
+print(faults() - before)
+"""
+    kept, given_back = (
+        int(subprocess.run([sys.executable, "-c", program.replace("{keep}", keep)], check=True, capture_output=True).stdout)
+        for keep in ("keep_freed_memory()", "")
+    )
+    assert kept < 1000 < given_back

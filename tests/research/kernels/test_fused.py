@@ -1,0 +1,433 @@
+"""The MLP, the loss and rotary norm against their formulas: plain torch in float64, the Triton kernels in float32."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from research.kernels import fused as kernels
+from research.kernels.fused import (
+    added_product,
+    normed_relu_squared_mlp,
+    rotary_norm,
+    rotary_norm_product,
+    runs_triton,
+    softcapped_cross_entropy,
+)
+
+HAS_GPU = torch.cuda.is_available() and runs_triton(torch.device("cuda"), torch.bfloat16)
+needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU since Ampere with Triton")
+SOFTCAP = 15.0
+MLP_SIZES = [(512, 512), (3333, 392), (333, 384), (1, 640), (100, 100)]
+"""Tokens and widths: many tiles for each multiprocessor; tiles that hang over every edge; fewer tiles than multiprocessors."""
+CLOSE = 1e-2
+"""Of bfloat16 to float32, as a share of the norm."""
+
+
+def mlp_formula(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    return (x / rms(x) @ up.T).clamp_min(0).square() @ down.T
+
+
+def rms(x: Tensor) -> Tensor:
+    return x.square().mean(-1, keepdim=True).sqrt()
+
+
+def scaled_mlp_formula(x: Tensor, scale: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    return (scale[..., None] * x @ up.T).clamp_min(0).square() @ down.T
+
+
+def mlp_of_norm(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    return normed_relu_squared_mlp(x, None, up, down)
+
+
+def sum_formula(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+    """The sum, and 1 / rms of it as one more column."""
+    total = x + y @ weight.T
+    return torch.cat([total, 1 / rms(total)], dim=-1)
+
+
+def sum_inputs(tokens: int, width: int, device: str = "cpu") -> list[Tensor]:
+    """x (2, tokens, width), y (2, tokens, width / 2) and weight, as below."""
+    generator = torch.Generator(device).manual_seed(5)
+    shapes = ((2, tokens, width), (2, tokens, width // 2), (width, width // 2))
+    return [torch.randn(shape, generator=generator, device=device).bfloat16().float() / 16 for shape in shapes]
+
+
+def loss_formula(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float = SOFTCAP, *, rounded: bool = False) -> Tensor:
+    """With `rounded`, of logits that are rounded to bfloat16; the gradient passes the rounding by."""
+    logits = hidden @ weight.T
+    if rounded:
+        logits = logits + (logits.bfloat16() - logits).detach()
+    logits = softcap * torch.tanh(logits / softcap)
+    picked = logits.gather(-1, targets[..., None])[..., 0]
+    return (logits.logsumexp(-1) - picked).mean()
+
+
+def mlp_inputs(tokens: int, width: int, device: str = "cpu") -> list[Tensor]:
+    """x (2, tokens, width), up, down in float32; none of their values is lost in bfloat16."""
+    generator = torch.Generator(device).manual_seed(1)
+    shapes = ((2, tokens, width), (4 * width, width), (width, 4 * width))
+    inputs = [torch.randn(shape, generator=generator, device=device) / shape[-1] ** 0.5 for shape in shapes]
+    inputs[0] *= width**0.5
+    return [tensor.bfloat16().float() for tensor in inputs]
+
+
+def loss_inputs(tokens: int, width: int, vocabulary: int, device: str = "cpu") -> tuple[list[Tensor], Tensor]:
+    """hidden (2, tokens, width) and weight, as above, with logits up to the softcap and beyond; targets (2, tokens)."""
+    generator = torch.Generator(device).manual_seed(2)
+    hidden = torch.randn((2, tokens, width), generator=generator, device=device)
+    weight = torch.randn((vocabulary, width), generator=generator, device=device) * 6 / width**0.5
+    targets = torch.randint(vocabulary, (2, tokens), generator=generator, device=device)
+    targets[0, 0], targets[-1, -1] = 0, vocabulary - 1
+    return [hidden.bfloat16().float(), weight.bfloat16().float()], targets
+
+
+def rotary_inputs(tokens: int, heads: int, dim: int, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
+    """both (2, tokens, 2, heads, dim), cos and sin (tokens, dim / 2) in float32; none of their values is lost in bfloat16."""
+    generator = torch.Generator(device).manual_seed(3)
+    both = torch.randn((2, tokens, 2, heads, dim), generator=generator, device=device)
+    angles = torch.rand((tokens, dim // 2), generator=generator, device=device) * 6.3
+    return both.bfloat16().float(), angles.cos().bfloat16().float(), angles.sin().bfloat16().float()
+
+
+def rotary_formula(both: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Each pair of channels as a complex number, turned; then every head divided by its root mean square; (2, B, T, H, D)."""
+    a, b = both.unflatten(-1, (2, -1)).unbind(-2)
+    turned = torch.complex(a, b) * torch.complex(cos, -sin)[:, None, None]
+    out = torch.cat([turned.real, turned.imag], dim=-1)
+    return (out / out.square().mean(-1, keepdim=True).sqrt()).movedim(2, 0)
+
+
+def product_inputs(tokens: int, heads: int, dim: int, device: str = "cpu") -> list[Tensor]:
+    """x (2, tokens, C), weight (2, C, C) of C = heads * dim, cos and sin as above."""
+    generator = torch.Generator(device).manual_seed(4)
+    width = heads * dim
+    x = torch.randn((2, tokens, width), generator=generator, device=device)
+    weight = torch.randn((2, width, width), generator=generator, device=device) / width**0.5
+    return [x.bfloat16().float(), weight.bfloat16().float(), *rotary_inputs(tokens, heads, dim, device)[1:]]
+
+
+def product_formula(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    heads = [(x @ matrix.T).unflatten(-1, (-1, 2 * cos.size(1))) for matrix in weight]
+    return rotary_formula(torch.stack(heads, dim=2), cos, sin)
+
+
+def value_and_gradients(function: Callable[..., Tensor], inputs: list[Tensor]) -> list[Tensor]:
+    """Of the output's weighted sum, with weights that differ; a scalar is weighted by 3."""
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
+    out = function(*leaves)
+    weights = torch.linspace(-1, 3, out.numel(), device=out.device).view(out.shape) if out.dim() else torch.tensor(3.0)
+    return [out.detach(), *torch.autograd.grad((out * weights).sum(), leaves)]
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    """As a share of the expected norm; NaN, which is close to nothing, stays."""
+    return ((found.double() - expected.double()).norm() / expected.double().norm()).item()
+
+
+# On a CPU --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_mlp_is_its_formula(dtype: torch.dtype) -> None:
+    inputs = mlp_inputs(tokens=9, width=24)
+    found = value_and_gradients(mlp_of_norm, [tensor.to(dtype) for tensor in inputs])
+    expected = value_and_gradients(mlp_formula, [tensor.double() for tensor in inputs])
+    assert found[0].shape == (2, 9, 24)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_mlp_of_scaled_rows_is_its_formula(dtype: torch.dtype) -> None:
+    x, up, down = (tensor.to(dtype) for tensor in mlp_inputs(tokens=9, width=24))
+    inputs = [x, torch.linspace(0.5, 2, 18, dtype=dtype).view(2, 9), up, down]
+    found = value_and_gradients(normed_relu_squared_mlp, inputs)
+    for a, b in zip(found, value_and_gradients(scaled_mlp_formula, [tensor.double() for tensor in inputs]), strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
+
+
+def test_one_scale_serves_all_rows() -> None:
+    x, up, down = mlp_inputs(tokens=9, width=24)
+    found = value_and_gradients(normed_relu_squared_mlp, [x, torch.tensor(0.7), up, down])
+    expected = value_and_gradients(scaled_mlp_formula, [x, torch.full((2, 9), 0.7), up, down])
+    torch.testing.assert_close(found[0], expected[0])
+    torch.testing.assert_close(found[2], expected[2].sum())
+
+
+def test_a_product_is_added_in_the_dtype_of_the_stream() -> None:
+    x, y, weight = sum_inputs(tokens=9, width=24)
+    assert added_product(x.bfloat16(), y, weight)[0].dtype == torch.bfloat16
+
+
+def test_on_a_cpu_a_product_is_added_and_the_norm_left_to_rms_norm() -> None:
+    x, y, weight = sum_inputs(tokens=9, width=24)
+    total, scale = added_product(x, y, weight)
+    assert scale is None
+    torch.testing.assert_close(total, sum_formula(x, y, weight)[..., :-1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("softcap", [15.0, 50.0])
+def test_the_loss_is_its_formula(dtype: torch.dtype, softcap: float) -> None:
+    inputs, targets = loss_inputs(tokens=9, width=24, vocabulary=50)
+    found = value_and_gradients(
+        lambda hidden, weight: softcapped_cross_entropy(hidden, weight, targets, softcap),
+        [tensor.to(dtype) for tensor in inputs],
+    )
+    expected = value_and_gradients(
+        lambda hidden, weight: loss_formula(hidden, weight, targets, softcap), [tensor.double() for tensor in inputs]
+    )
+    assert found[0].shape == () and found[0].dtype == torch.float32
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rotary_norm_is_its_formula(dtype: torch.dtype) -> None:
+    both, cos, sin = rotary_inputs(tokens=5, heads=3, dim=8)
+    found = value_and_gradients(lambda x: torch.stack(rotary_norm(x, cos.to(dtype), sin.to(dtype))), [both.to(dtype)])
+    expected = value_and_gradients(lambda x: rotary_formula(x, cos.double(), sin.double()), [both.double()])
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_rotary_norm_of_a_product_is_its_formula(dtype: torch.dtype) -> None:
+    x, weight, *angles = (tensor.to(dtype) for tensor in product_inputs(tokens=5, heads=3, dim=8))
+    found = value_and_gradients(lambda x, weight: torch.stack(rotary_norm_product(x, weight, *angles)), [x, weight])
+    expected = value_and_gradients(
+        lambda x, weight: product_formula(x, weight, *(angle.double() for angle in angles)), [x.double(), weight.double()]
+    )
+    assert found[0].shape == (2, 2, 5, 3, 8)
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == dtype
+        torch.testing.assert_close(a.double(), b, atol=1e-4, rtol=1e-4)
+
+
+INTERPRETED = """
+import torch
+from research.kernels import triton_kernels
+from tests.research.kernels.test_fused import distance, loss_formula, rotary_formula, rotary_inputs
+
+for softcap, vocabulary in ((15.0, 64), (15.0, 50), (60.0, 50)):
+    logits = (torch.randn(7, vocabulary) * 2 * softcap).bfloat16()
+    targets = torch.randint(vocabulary, (7,))
+    leaf = logits.double().requires_grad_()
+    losses = torch.stack([loss_formula(row, torch.eye(vocabulary).double(), target, softcap)
+                          for row, target in zip(leaf, targets)])
+    (grads,) = torch.autograd.grad(3 * losses.sum(), leaf)
+    found = triton_kernels.cross_entropy_rows(logits, targets, softcap=softcap, scale=3.0)
+    assert distance(found, losses.detach()) < 1e-5, (softcap, vocabulary)
+    assert distance(logits, grads) < 1e-2, (softcap, vocabulary)
+
+for heads, dim in ((5, 128), (3, 24)):
+    both, cos, sin = rotary_inputs(9, heads, dim)
+    leaf = both.double().requires_grad_()
+    out = rotary_formula(leaf, cos.double(), sin.double())
+    weights = torch.randn(out.shape).bfloat16()
+    (grads,) = torch.autograd.grad((out * weights).sum(), leaf)
+    q, k, scales = triton_kernels.rotary_norm(both.bfloat16(), cos, sin, 0.0)
+    assert distance(torch.stack([q, k]), out.detach()) < 1e-2, (heads, dim)
+    assert distance(triton_kernels.rotary_norm_gradient(*weights, q, k, scales, cos, sin), grads) < 1e-2, (heads, dim)
+print("right")
+"""
+
+
+@pytest.mark.skipif(not kernels.HAS_TRITON, reason="Triton is not installed")
+def test_the_kernels_of_loss_and_rotary_norm_are_right_in_tritons_interpreter() -> None:
+    root = Path(__file__).parents[3]
+    environment = dict(os.environ) | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root)}
+    done = subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, cwd=root, capture_output=True, text=True)
+    assert done.stdout == "right\n", done.stderr
+
+
+def test_weights_are_cast_to_the_inputs_dtype() -> None:
+    x, up, down = mlp_inputs(tokens=3, width=8)
+    assert mlp_of_norm(x.bfloat16(), up, down).dtype == torch.bfloat16
+    grads = value_and_gradients(lambda up, down: mlp_of_norm(x.bfloat16(), up, down).float(), [up, down])[1:]
+    assert all(grad.dtype == torch.float32 for grad in grads)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert mlp_of_norm(x, up, down).dtype == torch.bfloat16
+
+
+def test_a_cpu_runs_plain_torch() -> None:
+    assert not runs_triton(torch.device("cpu"), torch.bfloat16)
+
+
+@pytest.mark.parametrize(("tokens", "size", "sizes"), [(7, 3, [3, 3, 1]), (6, 3, [3, 3]), (2, 3, [2]), (7, 0, [7])])
+def test_chunks_cover_all_tokens_once(tokens: int, size: int, sizes: list[int]) -> None:
+    chunks = kernels._chunks(tokens, size)
+    assert [chunk.stop - chunk.start for chunk in chunks] == sizes
+    assert [i for chunk in chunks for i in range(chunk.start, chunk.stop)] == list(range(tokens))
+
+
+# On a GPU --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=["eager", "compiled"])
+def prepare(request: pytest.FixtureRequest) -> Iterator[Callable[[Callable[..., Tensor]], Callable[..., Tensor]]]:
+    """What makes a function ready to be called: nothing, or torch.compile, which may not fall back anywhere."""
+    torch.compiler.reset()
+    yield (lambda f: torch.compile(f, dynamic=False, fullgraph=True)) if request.param == "compiled" else (lambda f: f)
+
+
+def autocast(on: bool) -> AbstractContextManager[object]:
+    return torch.autocast("cuda", torch.bfloat16) if on else nullcontext()
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(("tokens", "width"), MLP_SIZES)
+@pytest.mark.parametrize("casts", [False, True])
+def test_the_gpu_mlp_agrees_with_float32(
+    tokens: int, width: int, casts: bool, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+) -> None:
+    inputs = mlp_inputs(tokens, width, "cuda")
+    mlp = prepare(mlp_of_norm)
+
+    def run(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+        with autocast(casts):
+            y = mlp(x if casts else x.bfloat16(), up, down)
+        assert y.dtype == torch.bfloat16 and y.shape == x.shape
+        return y.float()
+
+    found, expected = value_and_gradients(run, inputs), value_and_gradients(mlp_formula, inputs)
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape and distance(a, b) < CLOSE
+    with torch.inference_mode():
+        assert distance(run(*inputs), expected[0]) < CLOSE
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(("tokens", "width"), MLP_SIZES)
+def test_the_gpu_mlp_of_scaled_rows_agrees_with_float32(
+    tokens: int, width: int, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+) -> None:
+    x, up, down = mlp_inputs(tokens, width, "cuda")
+    inputs = [x, torch.rand(x.shape[:2], device="cuda") + 0.5, up, down]
+    mlp = prepare(normed_relu_squared_mlp)
+    found = value_and_gradients(lambda x, scale, up, down: mlp(x.bfloat16(), scale, up, down).float(), inputs)
+    for a, b in zip(found, value_and_gradients(scaled_mlp_formula, inputs), strict=True):
+        assert a.shape == b.shape and distance(a, b) < CLOSE
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(("tokens", "width"), [(512, 512), (3333, 640), (333, 640), (1, 128), (100, 100)])
+@pytest.mark.parametrize("casts", [False, True])
+def test_the_gpu_sum_with_a_product_agrees_with_float32(
+    tokens: int, width: int, casts: bool, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+) -> None:
+    inputs = sum_inputs(tokens, width, "cuda")
+    function = prepare(added_product)
+
+    def run(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
+        with autocast(casts):
+            total, scale = function(x.bfloat16(), y if casts else y.bfloat16(), weight)
+        assert total.dtype == torch.bfloat16
+        if torch.cuda.get_device_capability()[0] == 9:
+            assert (scale is None) == (width % 128 != 0)
+        scale = 1 / rms(total.float())[..., 0] if scale is None else scale
+        return torch.cat([total.float(), scale[..., None]], dim=-1)
+
+    found = value_and_gradients(run, inputs)
+    for a, b in zip(found, value_and_gradients(sum_formula, inputs), strict=True):
+        assert a.shape == b.shape and distance(a, b) < CLOSE
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_both_kernels_of_the_hidden_layer_say_the_same() -> None:
+    from research.kernels import hopper_kernels as hopper_products
+    from research.kernels import triton_kernels
+
+    if torch.cuda.get_device_capability()[0] != 9:
+        pytest.skip("not a Hopper GPU")
+    x, up, _ = mlp_inputs(3333, 392, "cuda")  # several tiles for each multiprocessor, which hang over every edge
+    x, up, scale = x.flatten(0, 1).bfloat16(), up.bfloat16(), torch.rand(6666, device="cuda") + 0.5
+    for factors in (None, scale):
+        a = triton_kernels.hidden_product(x, up, factors, None)
+        assert distance(hopper_products.hidden_product(x, up, factors, None), a) < 1e-3
+        gradient = triton_kernels.hidden_product(x, up, factors, a)
+        assert distance(hopper_products.hidden_product(x, up, factors, a), gradient) < 1e-3
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(("tokens", "width", "vocabulary"), [(512, 512, 8192), (333, 384, 8000), (5, 640, 50)])
+@pytest.mark.parametrize("chunk_tokens", [0, 300])
+@pytest.mark.parametrize("casts", [False, True])
+def test_the_gpu_loss_agrees_with_float32(
+    tokens: int, width: int, vocabulary: int, chunk_tokens: int, casts: bool,
+    prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]],
+) -> None:  # fmt: skip
+    inputs, targets = loss_inputs(tokens, width, vocabulary, "cuda")
+    loss = prepare(softcapped_cross_entropy)
+
+    def run(hidden: Tensor, weight: Tensor) -> Tensor:
+        with autocast(casts):
+            return loss(hidden if casts else hidden.bfloat16(), weight, targets, SOFTCAP, chunk_tokens=chunk_tokens)
+
+    found = value_and_gradients(run, inputs)
+    expected = value_and_gradients(lambda hidden, weight: loss_formula(hidden, weight, targets, rounded=True), inputs)
+    assert found[0].dtype == torch.float32
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape and distance(a, b) < CLOSE
+    with torch.no_grad():
+        torch.testing.assert_close(run(*inputs), found[0], atol=1e-5, rtol=1e-5)
+    with torch.inference_mode():
+        torch.testing.assert_close(run(*inputs), found[0], atol=1e-5, rtol=1e-5)
+    assert distance(run(inputs[0], inputs[1].clone().requires_grad_()).detach(), expected[0]) < CLOSE  # one of two
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(("tokens", "heads", "dim"), [(512, 4, 128), (333, 5, 128), (7, 3, 96), (1, 1, 64)])
+def test_the_gpu_rotary_norm_agrees_with_float32(
+    tokens: int, heads: int, dim: int, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+) -> None:
+    both, cos, sin = rotary_inputs(tokens, heads, dim, "cuda")
+    function = prepare(rotary_norm)
+
+    def run(x: Tensor) -> Tensor:
+        return torch.stack(function(x.bfloat16(), cos.bfloat16(), sin.bfloat16())).float()
+
+    found, expected = value_and_gradients(run, [both]), value_and_gradients(lambda x: rotary_formula(x, cos, sin), [both])
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape and distance(a, b) < CLOSE
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(
+    ("tokens", "heads", "dim"), [(512, 4, 128), (4096, 5, 128), (384, 5, 128), (333, 5, 128), (128, 1, 128), (7, 3, 96)]
+)
+@pytest.mark.parametrize("casts", [False, True])
+def test_the_gpu_product_of_rotary_norm_agrees_with_float32(
+    tokens: int, heads: int, dim: int, casts: bool, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
+) -> None:
+    x, weight, cos, sin = product_inputs(tokens, heads, dim, "cuda")
+    function = prepare(rotary_norm_product)
+
+    def run(x: Tensor, weight: Tensor) -> Tensor:
+        with autocast(casts):
+            queries, keys = function(x if casts else x.bfloat16(), weight, cos.bfloat16(), sin.bfloat16())
+        assert queries.dtype == torch.bfloat16
+        return torch.stack([queries, keys]).float()
+
+    found = value_and_gradients(run, [x, weight])
+    expected = value_and_gradients(lambda x, weight: product_formula(x, weight, cos, sin), [x, weight])
+    for a, b in zip(found, expected, strict=True):
+        assert a.shape == b.shape and distance(a, b) < CLOSE
+    assert distance(run(x, weight.clone().requires_grad_()).detach(), expected[0]) < CLOSE  # one of two

@@ -1,0 +1,174 @@
+"""What a process in the sandbox can't do: each layer by itself, and all together."""
+
+import errno
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from research.contract import UserError
+from research.sandbox.layers import NO_LAYERS, Layers, check_strict, probe
+from research.sandbox.linux import machine
+from research.sandbox.visible import view_of_run
+from tests.research.inside import inside
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or machine() not in ("x86_64", "aarch64"), reason="needs Linux on a processor that it knows"
+)
+
+REFUSED, UNREADABLE, GONE = f"errno {errno.EPERM}", f"errno {errno.EACCES}", f"errno {errno.ENOENT}"
+ALL = Layers(identity=True, namespaces=True, landlock=7, seccomp=True)
+
+TRIES = """{
+    "socket": attempt(lambda: __import__("socket").socket()),
+    "pair": attempt(lambda: __import__("socket").socketpair()),
+    "secret": attempt(lambda: Path(%(secret)r).read_text()),
+    "home": attempt(lambda: os.listdir(Path(%(secret)r).parent)),
+    "checkout": attempt(lambda: Path(%(checkout)r, "pyproject.toml").read_text()),
+    "own file": attempt(lambda: Path("x").write_text("abc")),
+    "package": attempt(lambda: Path(%(checkout)r, "research", "x").write_text("abc")),
+    "mount": attempt(lambda: __import__("research.sandbox.linux").sandbox.linux.mount("none", "/tmp", "tmpfs", 0)),
+    "unshare": attempt(lambda: __import__("research.sandbox.linux").sandbox.linux.unshare(0x10000000)),
+    "outlive": attempt(lambda: __import__("research.sandbox.linux").sandbox.linux.prctl(1, 0)),
+    "kill": attempt(lambda: os.kill(%(victim)d, 9)),
+    "program": attempt(lambda: __import__("subprocess").run(["true"]).returncode),
+    "capabilities": Path("/proc/self/status").read_text().split("CapEff:")[1].split()[0],
+    "processes": len([name for name in os.listdir("/proc") if name.isdigit()]),
+    "user": os.getuid(),
+}"""
+
+
+@pytest.fixture
+def victim():
+    process = subprocess.Popen(["sleep", "1000"])
+    yield process
+    assert process.poll() is None, "it was killed"
+    process.kill()
+    process.wait()
+
+
+def tries(tmp_path: Path, victim: "subprocess.Popen[bytes]") -> str:
+    secret = tmp_path / "home" / "key"
+    secret.parent.mkdir()
+    secret.write_text("secret")
+    checkout = Path(__file__).resolve().parents[3]
+    return TRIES % {"secret": str(secret), "checkout": str(checkout), "victim": victim.pid}
+
+
+def test_all_layers_together(tmp_path: Path, victim: "subprocess.Popen[bytes]") -> None:
+    found, got = inside(tries(tmp_path, victim), missing=[])
+    if "namespaces" not in found["layers"]:
+        pytest.skip(f"this host gives no namespaces: {found['problems'].get('namespaces')}")
+    assert isinstance(got, dict)
+    assert (got["secret"], got["home"], got["checkout"]) == (GONE, GONE, GONE)
+    assert (got["socket"], got["mount"], got["unshare"], got["outlive"]) == (REFUSED, REFUSED, REFUSED, REFUSED)
+    assert got["kill"] == f"errno {errno.ESRCH}" and got["processes"] <= 2
+    assert (got["pair"], got["own file"], got["program"]) == ("done", 3, 0)
+    assert str(got["package"]).startswith("errno")
+    assert int(got["capabilities"], 16) == 0 and got["user"] != 0
+
+
+def test_without_namespaces_the_other_layers_still_hold(tmp_path: Path, victim: "subprocess.Popen[bytes]") -> None:
+    found, got = inside(tries(tmp_path, victim), denied=["unshare"])
+    assert "namespaces" not in found["layers"] and "Operation not permitted" in found["problems"]["namespaces"]
+    if not any(name.startswith("landlock") for name in found["layers"]):
+        pytest.skip("this host has no Landlock either")
+    assert isinstance(got, dict)
+    assert (got["secret"], got["home"], got["checkout"], got["package"]) == (UNREADABLE,) * 4
+    assert (got["socket"], got["mount"], got["unshare"], got["outlive"]) == (REFUSED, REFUSED, REFUSED, REFUSED)
+    assert got["kill"] == REFUSED and int(got["capabilities"], 16) == 0
+    assert (got["pair"], got["own file"], got["program"]) == ("done", 3, 0)
+
+
+def test_without_landlock_namespaces_hide_as_much(tmp_path: Path, victim: "subprocess.Popen[bytes]") -> None:
+    found, got = inside(tries(tmp_path, victim), denied=["landlock_create_ruleset"])
+    assert not any(name.startswith("landlock") for name in found["layers"]) and "landlock" in found["problems"]
+    if "namespaces" not in found["layers"]:
+        pytest.skip("this host gives no namespaces")
+    assert isinstance(got, dict)
+    assert (got["secret"], got["home"], got["checkout"], got["socket"]) == (GONE, GONE, GONE, REFUSED)
+    assert str(got["package"]).startswith("errno")
+
+
+@pytest.mark.parametrize("denied", [[], ["unshare"]], ids=["namespaces", "Landlock alone"])
+def test_what_lies_below_a_readable_folder_can_be_hidden(denied: list[str]) -> None:
+    """As the tests of Python's library are, where they are the text that runs are scored on."""
+    import email
+
+    private = Path(email.__file__).parent
+    code = f"[attempt(lambda: Path({str(private / 'header.py')!r}).read_text()), len(Path({os.__file__!r}).read_text()) > 9]"
+    _, got = inside(code, private=[private], denied=denied)
+    assert got in ([GONE, True], [UNREADABLE, True])
+
+
+def test_attributes_of_files_outside_stay_as_they_are(tmp_path: Path) -> None:
+    """Landlock alone lets an owner change them."""
+    file = tmp_path / "file"
+    file.write_text("x")
+    file.chmod(0o600)
+    before = file.stat()
+    inside(
+        f"[attempt(lambda: os.chmod({str(file)!r}, 0o777)), attempt(lambda: os.utime({str(file)!r}, (1, 1)))]",
+        denied=["unshare"],
+    )
+    after = file.stat()
+    assert (before.st_mode, before.st_mtime, before.st_uid) == (after.st_mode, after.st_mtime, after.st_uid)
+
+
+def test_writing_ends_at_the_limit() -> None:
+    found, got = inside('attempt(lambda: Path("x").write_bytes(bytes(2**25)))')
+    if "namespaces" in found["layers"]:
+        assert got == f"errno {errno.ENOSPC}"
+
+
+def test_a_mac_has_no_layers_and_is_told_so() -> None:
+    assert probe(view_of_run(private=(), gpu_minor=None), platform="darwin") == NO_LAYERS
+    assert NO_LAYERS.names() == ("supervision",)
+
+
+@pytest.mark.parametrize(
+    ("layers", "missing"),
+    [
+        (replace(ALL, namespaces=False), "no namespaces,"),
+        (replace(ALL, landlock=0), "no Landlock,"),
+        (NO_LAYERS, "no namespaces and no Landlock and no seccomp,"),
+    ],
+)
+def test_strict_refuses_what_is_missing(layers: Layers, missing: str) -> None:
+    with pytest.raises(UserError, match=missing):
+        check_strict(layers)
+
+
+def test_strict_takes_all_of_them() -> None:
+    check_strict(replace(ALL, identity=False))
+
+
+CUDA_SOCKETS = """
+import socket
+from research.sandbox import seccomp
+
+def attempt(action):
+    try:
+        action()
+    except PermissionError:
+        return "refused"
+    return "done"
+
+seccomp.install(seccomp.run_program(cuda=True))
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+listener.bind("")
+listener.listen()
+asked = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+print(attempt(lambda: asked.connect(listener.getsockname())), attempt(listener.accept))
+for family, kind in ((socket.AF_UNIX, socket.SOCK_STREAM), (socket.AF_UNIX, socket.SOCK_DGRAM),
+                     (socket.AF_INET, socket.SOCK_STREAM), (socket.AF_INET, socket.SOCK_SEQPACKET)):
+    print(attempt(lambda: socket.socket(family, kind)))
+"""
+
+
+def test_cuda_may_listen_and_nothing_can_be_sent() -> None:
+    ended = subprocess.run([sys.executable, "-c", CUDA_SOCKETS], check=True, capture_output=True, text=True)
+    assert set(ended.stdout.split()) == {"refused"} and len(ended.stdout.split()) == 6
