@@ -7,7 +7,7 @@ import re
 import warnings
 
 from research.hyperparameters import literal_text, read_constants
-from research.profiles import Literal
+from research.profiles import Constant
 
 MAX_BYTES = 200_000
 """No train.py needs more; a runaway edit does."""
@@ -66,7 +66,7 @@ def count_lines(diff: str) -> tuple[int, int]:
     return added, removed
 
 
-def changed_constants(old: str, new: str) -> dict[str, tuple[Literal | None, Literal | None]]:
+def changed_constants(old: str, new: str) -> dict[str, tuple[Constant | None, Constant | None]]:
     """Constants that differ: name -> (old, new), with None for one that isn't there. Both texts must parse."""
     before, after = read_constants(old), read_constants(new)
     names = [*after, *(name for name in before if name not in after)]
@@ -102,7 +102,7 @@ def _blocks(train_py: str) -> dict[str, str]:
     return {node.name: ast.dump(node) for node in ast.parse(train_py).body if isinstance(node, definitions)}
 
 
-def _describe_constant(name: str, old: Literal | None, new: Literal | None) -> str:
+def _describe_constant(name: str, old: Constant | None, new: Constant | None) -> str:
     if new is None:
         return f"{name} removed"
     if old is None:

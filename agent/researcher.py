@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from research.contract import UserError
+from research.errors import UserError
 from results.experiment import Branch, ExperimentRecord, Head, Proposal
 
 

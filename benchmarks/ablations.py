@@ -18,7 +18,7 @@ from terms import Terms, add_terms, run_once, terms_of, variant_text
 
 from cluster.engine import LocalEngine
 from cluster.hardware import platform_identity
-from research.contract import UserError
+from research.errors import UserError
 from research.hyperparameters import literal_text, read_constants
 from research.result import RunResult
 

@@ -16,8 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-from research.contract import CONTRACT_VARIABLE, contract_for
+from research.contract import CONTRACT_VARIABLE
 from research.hyperparameters import fit_to_profile
+from research.profiles import contract_for
 from research.sandbox.linux import keep_freed_memory
 
 TRAIN_PY = Path(__file__).parent.parent / "research" / "train.py"

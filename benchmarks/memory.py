@@ -19,9 +19,10 @@ from terms import Terms, add_terms, run_once, terms_of, variant_text
 
 from cluster.engine import LocalEngine
 from cluster.hardware import GB, Device, platform_identity
-from research.contract import UserError, profile_named
+from research.errors import UserError
 from research.gpu_memory import trainer_bytes
 from research.hyperparameters import read_constants
+from research.profiles import profile_named
 
 POLL_SECONDS = 0.01
 

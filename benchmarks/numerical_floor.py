@@ -27,11 +27,11 @@ from torch import Tensor, nn
 
 from research.child.scorer import Forward, ready_to_answer
 from research.child.setup import load_train_py
-from research.contract import CONTRACT_VARIABLE, PROFILES, Contract, starting_hyperparameters
+from research.contract import CONTRACT_VARIABLE, Contract
 from research.hyperparameters import write_constants
 from research.ipc.buffer import rows_per_batch
 from research.judge.score import Consistency, compare_prefixes, cross_entropy, splice_rows, tolerance_for
-from research.profiles import Literal
+from research.profiles import PROFILES, Constant, starting_hyperparameters
 
 ROOT = Path(__file__).parent.parent
 TRAIN_STEPS = 60
@@ -63,7 +63,7 @@ class Kind:
     """A kind of honest model."""
 
     name: str
-    constants: dict[str, Literal]
+    constants: dict[str, Constant]
     """Of train.py, beside the profile's own."""
     change: Callable[[nn.Module], None] = lambda model: None
     bfloat16: bool = False
@@ -75,7 +75,7 @@ def mix_experts(model: nn.Module) -> None:
         block.mlp = Experts(block.mlp.up.in_features)
 
 
-DEEP: dict[str, Literal] = {"DEPTH": 4, "ASPECT_RATIO": 64}
+DEEP: dict[str, Constant] = {"DEPTH": 4, "ASPECT_RATIO": 64}
 KINDS = (
     Kind(name="as shipped", constants={}),
     Kind(name="deep and wide", constants=DEEP),

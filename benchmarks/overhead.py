@@ -27,9 +27,10 @@ from terms import Terms, add_terms, make_spec, terms_of, variant_text
 from cluster.engine import LocalEngine
 from cluster.hardware import platform_identity
 from cluster.worker import Progress, judge_environment
-from research.contract import UserError, profile_named
 from research.data.prepared import PreparedData
+from research.errors import UserError
 from research.kernels import attention_choice, compile_cache
+from research.profiles import profile_named
 from research.result import RunSpec
 
 EDITS = ("MATRIX_LR=0.05", "MLP_RATIO=3", "EMBEDDING_LR=0.5", "SOFTCAP=20.0", "WARMDOWN_RATIO=0.6")

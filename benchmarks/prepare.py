@@ -20,8 +20,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from research.contract import PROFILES
 from research.data.prepared import MANIFEST, PreparedData
+from research.profiles import PROFILES
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT_BYTES = (500, 8_000)

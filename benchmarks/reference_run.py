@@ -16,10 +16,11 @@ from pathlib import Path
 
 from reference_figures import UNTIMED_STEPS, Figures
 
-from research.contract import Contract, UserError
+from research.contract import Contract
+from research.errors import UserError
 from research.hyperparameters import read_constants, write_constants
 from research.kernels.attention import CHOICE_VARIABLE
-from research.profiles import STANDARD, Literal
+from research.profiles import STANDARD, Constant
 
 ROOT = Path(__file__).parent.parent
 
@@ -88,7 +89,7 @@ def edited(text: str, edits: Sequence[Edit]) -> str:
     return text
 
 
-def with_constants(text: str, values: Mapping[str, Literal]) -> str:
+def with_constants(text: str, values: Mapping[str, Constant]) -> str:
     """`text` with those of `values` that differ from its own; the same text where none does."""
     present = read_constants(text)
     return write_constants(text, {name: value for name, value in values.items() if present.get(name) != value})

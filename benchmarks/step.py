@@ -47,8 +47,9 @@ class Step:
 
 def load_train_py(options: argparse.Namespace) -> ModuleType:
     """The checkout's train.py under the profile's contract and starting hyperparameters, and the constants that are given."""
-    from research.contract import CONTRACT_VARIABLE, contract_for
+    from research.contract import CONTRACT_VARIABLE
     from research.hyperparameters import fit_to_profile, read_constants, write_constants
+    from research.profiles import contract_for
 
     os.environ[CONTRACT_VARIABLE] = contract_for(options.profile).to_json()
     path = options.measure / "research" / "train.py"
@@ -170,7 +171,7 @@ def sides_of(options: argparse.Namespace) -> dict[str, tuple[Path, list[str]]]:
     """By name: the checkout and the constants that differ."""
     from terms import TRAIN_PY, constants_of
 
-    from research.contract import UserError
+    from research.errors import UserError
     from research.hyperparameters import write_constants
 
     sides: dict[str, tuple[Path, list[str]]] = {"this checkout": (CHECKOUT, [])}
@@ -193,7 +194,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(json.dumps(asdict(measure(options))))
         return
     from cluster.hardware import choose_devices, platform_identity
-    from research.contract import choose_profile
+    from research.profiles import choose_profile
 
     device = choose_devices(None)[0]
     options.profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)

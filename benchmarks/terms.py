@@ -9,11 +9,12 @@ from pathlib import Path
 from cluster.engine import LocalEngine
 from cluster.hardware import Device, choose_devices, limited, platform_identity
 from cluster.worker import Progress
-from research.contract import Contract, UserError, cache_folder, choose_profile, contract_for, memory_limit
+from research.contract import Contract, cache_folder
 from research.data.prepare import prepare
 from research.data.prepared import PreparedData
+from research.errors import UserError
 from research.hyperparameters import fit_to_profile, read_constants, write_constants
-from research.profiles import Literal
+from research.profiles import Constant, choose_profile, contract_for, memory_limit
 from research.result import RunResult, RunSpec
 
 TRAIN_PY = Path(__file__).parent.parent / "research" / "train.py"
@@ -62,7 +63,7 @@ def variant_text(variant: str, terms: Terms) -> str:
     return write_constants(terms.train_py, constants_of(variant))
 
 
-def constants_of(words: str) -> dict[str, Literal]:
+def constants_of(words: str) -> dict[str, Constant]:
     """Of `NAME=value ...`. Raises UserError."""
     try:
         pairs = [word.split("=", 1) for word in words.split()]

@@ -45,10 +45,11 @@ from terms import Terms, add_terms, run_once, terms_of
 from cluster.engine import LocalEngine
 from cluster.hardware import platform_identity
 from cluster.worker import judge_environment
-from research.contract import SIZES, UserError, cache_folder, profile_named
+from research.contract import cache_folder
+from research.errors import UserError
 from research.hyperparameters import fit_to_profile, read_constants
 from research.kernels import attention_choice, compile_cache
-from research.profiles import STANDARD, Literal
+from research.profiles import SIZES, STANDARD, Constant, profile_named
 from research.result import RunResult
 
 BUDGETS = {"speed": 60.0, "score": 120.0}
@@ -122,13 +123,13 @@ def score_by_reference(reference: Reference, run_folder: Path, terms: Terms) -> 
 # --- the two modes ----------------------------------------------------------------------------------------------------
 
 
-def sizes_for(terms: Terms, train_py: str) -> dict[str, Literal]:
+def sizes_for(terms: Terms, train_py: str) -> dict[str, Constant]:
     """What the reference must take from our `train_py` to fit this hardware: nothing but the device batch on a large GPU."""
     names = {*profile_named(terms.profile).sizes, "DEVICE_BATCH_SIZE"}
     return {name: value for name, value in read_constants(train_py).items() if name in names}
 
 
-def night_text(untouched: str, sizes: dict[str, Literal]) -> str:
+def night_text(untouched: str, sizes: dict[str, Constant]) -> str:
     """The reference under the hyperparameters of its published night."""
     constants = read_constants(untouched)
     values = {name: value for name, value in STANDARD.items() if name in constants}

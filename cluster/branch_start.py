@@ -11,7 +11,7 @@ from agent.repo.worktree import Worktree, branch_exists, checked_out_branch
 from cluster.hardware import platform_identity
 from cluster.loop_plans import LoopPlan
 from cluster.options import FarmOptions
-from research.contract import UserError
+from research.errors import UserError
 from research.hyperparameters import fit_to_profile, write_constants
 from research.profiles import Recipe
 from results.experiment import Branch

@@ -16,7 +16,7 @@ from cluster.dispatch import NoWorkersLeft
 from cluster.display import Display
 from cluster.driver import Farm
 from cluster.options import FarmOptions
-from research.contract import UserError
+from research.errors import UserError
 from results.experiment import ExperimentRecord, Proposal
 
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
 from cluster.tags import todays_tag
-from research.contract import PROFILES, UserError
-from research.profiles import RECIPES
+from research.errors import UserError
+from research.profiles import PROFILES, RECIPES
 from research.result import SANDBOX_MODES
 
 FIRST_STEPS = """\

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from cluster.home import Home
-from research.contract import UserError
+from research.errors import UserError
 
 if TYPE_CHECKING:
     from results.query import Table

@@ -18,7 +18,9 @@ from cluster.hardware import GB, Device, busy_processes, driver_version, platfor
 from cluster.home import Home, find_checkout, home_option
 from cluster.ray_cluster.exposure import RayHere, look_at_ray
 from cluster.sandbox_checks import layers_here, sandbox_findings
-from research.contract import Contract, UserError, choose_profile, profile_named
+from research.contract import Contract
+from research.errors import UserError
+from research.profiles import choose_profile, profile_named
 from research.text import counted
 
 State = Literal["ok", "warn", "missing"]

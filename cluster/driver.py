@@ -24,7 +24,9 @@ from cluster.options import FarmOptions
 from cluster.ray_cluster.metrics import FarmMetrics
 from cluster.researchers import make_researcher
 from cluster.workqueue import WorkItem
-from research.contract import Contract, UserError, profile_named
+from research.contract import Contract
+from research.errors import UserError
+from research.profiles import profile_named
 from research.result import RunResult, RunSpec
 from research.text import counted
 from results.experiment import Branch, Experiment, ExperimentRecord

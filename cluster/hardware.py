@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import psutil
 
-from research.contract import UserError
+from research.errors import UserError
 
 DeviceKind = Literal["cuda", "mps", "cpu"]
 

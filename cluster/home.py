@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import research
-from research.contract import UserError, cache_folder
+from research.contract import cache_folder
+from research.errors import UserError
 
 HOME_VARIABLE = "FARM_HOME"
 

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from cluster.home import Home, write_private
-from research.contract import UserError
+from research.errors import UserError
 
 if TYPE_CHECKING:
     from results.query import Table

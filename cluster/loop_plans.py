@@ -10,9 +10,11 @@ from typing import Any
 
 from cluster.hardware import Device, platform_identity
 from cluster.options import FarmOptions
-from research.contract import Contract, UserError, choose_profile, contract_for
+from research.contract import Contract
 from research.data.prepare import find_prepared, prepare
 from research.data.prepared import PreparedData
+from research.errors import UserError
+from research.profiles import choose_profile, contract_for
 from results.experiment import Branch
 from results.store import Store
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from cluster.engine import LocalEngine
 from cluster.hardware import Device, limited, platform_identity
-from research.contract import Contract, UserError, judge_sha256, profile_named
+from research.contract import Contract, judge_sha256
 from research.data.prepared import PreparedData
+from research.errors import UserError
+from research.profiles import profile_named
 from research.result import RunResult, RunSpec
 from results.experiment import Branch, ExperimentRecord
 

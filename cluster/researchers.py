@@ -2,7 +2,7 @@
 
 from agent.researcher import Researcher
 from cluster.options import FarmOptions
-from research.contract import UserError
+from research.errors import UserError
 
 
 def make_researcher(options: FarmOptions, number: int) -> Researcher:

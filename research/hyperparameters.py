@@ -5,11 +5,11 @@ import io
 import json
 from collections.abc import Mapping
 
-from research.contract import PROFILES, SIZES, UserError, fitted_device_batch, starting_hyperparameters
-from research.profiles import RECIPES, Literal, Recipe
+from research.errors import UserError
+from research.profiles import PROFILES, RECIPES, SIZES, Constant, Recipe, fitted_device_batch, starting_hyperparameters
 
 
-def read_constants(train_py: str) -> dict[str, Literal]:
+def read_constants(train_py: str) -> dict[str, Constant]:
     """Module-level `NAME = literal` assignments of `train_py`, in order; arithmetic on numbers (`2**19`) is evaluated.
 
     Raises SyntaxError where `train_py` is no Python.
@@ -25,7 +25,7 @@ def read_constants(train_py: str) -> dict[str, Literal]:
     return constants
 
 
-def write_constants(train_py: str, values: Mapping[str, Literal]) -> str:
+def write_constants(train_py: str, values: Mapping[str, Constant]) -> str:
     """`train_py` with the named module-level constants set to `values`; comments and all else stay as they are.
 
     A UserError names a constant that isn't there.
@@ -44,7 +44,7 @@ def write_constants(train_py: str, values: Mapping[str, Literal]) -> str:
 
 def fit_to_profile(
     train_py: str, profile: str, free_bytes: int | None, *, recipe: Recipe | None = None
-) -> tuple[str, dict[str, Literal]]:
+) -> tuple[str, dict[str, Constant]]:
     """`train_py` with a profile's starting hyperparameters, and the constants that changed.
 
     A train.py that was made for this profile already (by its PROFILE) keeps its own, but for a device batch too large for
@@ -69,7 +69,7 @@ def fit_to_profile(
     return write_constants(train_py, changes), changes
 
 
-def _not_edited(constants: Mapping[str, Literal]) -> set[str]:
+def _not_edited(constants: Mapping[str, Constant]) -> set[str]:
     """Those that are as a recipe of their own profile has them, a smaller device batch included."""
     profile = constants["PROFILE"]
     if profile not in PROFILES:
@@ -87,7 +87,7 @@ def same_but_for_constants(one: str, other: str) -> bool:
         return False
 
 
-def literal_text(value: Literal) -> str:
+def literal_text(value: Constant) -> str:
     """How a constant is written: powers of two from 2**10 on as such, all else as Python prints it."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1024 and value & (value - 1) == 0:
         return f"2**{value.bit_length() - 1}"
@@ -119,7 +119,7 @@ def _assigned_name(node: ast.stmt) -> str | None:
     return None
 
 
-def _evaluate(node: ast.expr) -> Literal:
+def _evaluate(node: ast.expr) -> Constant:
     if isinstance(node, ast.Constant) and isinstance(node.value, (int, float, str, bool)):
         return node.value
     if isinstance(node, ast.Tuple):

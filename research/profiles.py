@@ -1,16 +1,22 @@
-"""Where train.py starts from: the hyperparameters of each profile, and the original's. Standard library only."""
+"""Profiles: named contracts, each with the hyperparameters that train.py starts from. Standard library only."""
 
+import math
+import os
 from collections.abc import Mapping
-from typing import Final, get_args
-from typing import Literal as OneOf
+from dataclasses import dataclass, replace
+from typing import Final, Literal, get_args
 
-Literal = int | float | str | bool | tuple[float, ...]
-"""What a hyperparameter of train.py can be."""
+from research.contract import CONTRACT_VARIABLE, Contract
+from research.errors import UserError
+from research.gpu_memory import FITTED_PART, GB, LEAST_LIMIT, trainer_bytes
 
-Recipe = OneOf["best", "original"]
+Constant = int | float | str | bool | tuple[float, ...]
+"""The value of a hyperparameter of train.py."""
+
+Recipe = Literal["best", "original"]
 RECIPES: tuple[Recipe, ...] = get_args(Recipe)
 
-ORIGINAL: Final[Mapping[str, Literal]] = {
+ORIGINAL: Final[Mapping[str, Constant]] = {
     "DEPTH": 8,
     "ASPECT_RATIO": 64,
     "HEAD_DIM": 128,
@@ -36,7 +42,7 @@ ORIGINAL: Final[Mapping[str, Literal]] = {
 }
 """karpathy/autoresearch as it was published, for one H100."""
 
-STANDARD: Final[Mapping[str, Literal]] = {
+STANDARD: Final[Mapping[str, Constant]] = {
     **ORIGINAL,
     "DEPTH": 9,
     "WINDOW_PATTERN": "SSSSL",
@@ -56,7 +62,7 @@ STANDARD: Final[Mapping[str, Literal]] = {
 }
 """What a night of karpathy/autoresearch found on an H100 (its session report of March 8: 0.9979 to 0.9697 bpb)."""
 
-SMALL: Final[Mapping[str, Literal]] = {
+SMALL: Final[Mapping[str, Constant]] = {
     **ORIGINAL,
     "DEPTH": 4,
     "WINDOW_PATTERN": "L",
@@ -64,7 +70,7 @@ SMALL: Final[Mapping[str, Literal]] = {
     "DEVICE_BATCH_SIZE": 32,
 }
 
-CPU: Final[Mapping[str, Literal]] = {
+CPU: Final[Mapping[str, Constant]] = {
     **ORIGINAL,
     "DEPTH": 2,
     "ASPECT_RATIO": 32,
@@ -76,3 +82,146 @@ CPU: Final[Mapping[str, Literal]] = {
     "DEVICE_BATCH_SIZE": 8,
 }
 """Measured on two cores: docs/performance.md."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Profile:
+    """A named contract with the starting hyperparameters that fit it."""
+
+    contract: Contract
+    hyperparameters: Mapping[str, Constant]
+    """Overlaid on train.py as literal constants in a branch's first commit."""
+    sizes: tuple[str, ...] = ()
+    """Those of them that fit the hardware: the original's recipe leaves them as they are."""
+    sigma: float
+    """Prior standard deviation of val_bpb between seeds."""
+    model_bytes: int
+    """GPU memory that training takes whatever its batch: weights, gradients, the optimizer's state and work."""
+    device_bytes_per_token: int
+    """GPU memory that a token of the device batch takes beside that. Rows lie on the GPU only where they fit beside all."""
+    what_for: str
+    """One line for people who choose."""
+
+
+SIZES = ("DEPTH", "ASPECT_RATIO", "HEAD_DIM", "WINDOW_PATTERN", "TOTAL_BATCH_SIZE", "DEVICE_BATCH_SIZE")
+
+PROFILES: dict[str, Profile] = {
+    "standard": Profile(
+        contract=Contract(
+            profile="standard",
+            MAX_SEQ_LEN=2048,
+            TIME_BUDGET=300.0,
+            EVAL_TOKENS=40 * 524_288,
+            VOCAB_SIZE=8192,
+            source="climbmix",
+        ),
+        hyperparameters=STANDARD,
+        sigma=0.0007,
+        model_bytes=1_500_000_000,
+        device_bytes_per_token=200_000,
+        what_for="a GPU with 20 GB or more: the original's constants",
+    ),
+    "small": Profile(
+        contract=Contract(
+            profile="small",
+            MAX_SEQ_LEN=512,
+            TIME_BUDGET=300.0,
+            EVAL_TOKENS=4 * 524_288,
+            VOCAB_SIZE=8192,
+            source="tinystories",
+        ),
+        hyperparameters=SMALL,
+        sizes=SIZES,
+        sigma=0.002,
+        model_bytes=250_000_000,
+        device_bytes_per_token=90_000,
+        what_for="a smaller GPU, or a Mac",
+    ),
+    "cpu": Profile(
+        contract=Contract(
+            profile="cpu",
+            MAX_SEQ_LEN=256,
+            TIME_BUDGET=15.0,
+            EVAL_TOKENS=2**16,
+            VOCAB_SIZE=2048,
+            source="stdlib",
+        ),
+        hyperparameters=CPU,
+        sizes=SIZES,
+        sigma=0.020,
+        model_bytes=50_000_000,
+        device_bytes_per_token=60_000,
+        what_for="no GPU: a tiny model on the Python library's own sources",
+    ),
+}
+
+
+def profile_named(name: str) -> Profile:
+    """The profile called `name`; a UserError lists the others."""
+    try:
+        return PROFILES[name]
+    except KeyError:
+        raise UserError(f"No profile is called {name!r}: choose one of {', '.join(PROFILES)}.") from None
+
+
+def choose_profile(device: str, memory_bytes: int) -> str:
+    """The profile for a device (`cuda`, `mps` or `cpu`, an index is ignored) with `memory_bytes` of its own memory."""
+    kind = device.partition(":")[0]
+    if kind == "cuda" and memory_bytes >= 19 * 10**9:
+        return "standard"
+    return "small" if kind in ("cuda", "mps") else "cpu"
+
+
+def contract_for(profile: str, *, budget: float | None = None, source: str | None = None) -> Contract:
+    """A profile's contract, with the time budget (seconds) and the data source overridden where they are given."""
+    contract = profile_named(profile).contract
+    if budget is not None:
+        contract = replace(contract, TIME_BUDGET=float(budget))
+    if source is not None:
+        contract = replace(contract, source=source)
+    return contract
+
+
+def starting_hyperparameters(profile: str, *, free_bytes: int | None = None, recipe: Recipe = "best") -> dict[str, Constant]:
+    """A profile's overlay; its DEVICE_BATCH_SIZE fits `free_bytes` of device memory (None: unknown)."""
+    chosen = profile_named(profile)
+    values = {"PROFILE": profile, **chosen.hyperparameters}
+    if recipe == "original":
+        values |= {name: value for name, value in ORIGINAL.items() if name not in chosen.sizes}
+    batch = values["DEVICE_BATCH_SIZE"]
+    assert isinstance(batch, int)
+    return values | {"DEVICE_BATCH_SIZE": fitted_device_batch(profile, batch, free_bytes)}
+
+
+def fitted_device_batch(profile: str, wanted: int, free_bytes: int | None) -> int:
+    """`wanted` rows, halved until a run of them fits `free_bytes` of device memory (None: unknown)."""
+    if free_bytes is None:
+        return wanted
+    chosen = profile_named(profile)
+    row_bytes = chosen.device_bytes_per_token * chosen.contract.MAX_SEQ_LEN
+    room = FITTED_PART * trainer_bytes(free_bytes) - chosen.model_bytes
+    while wanted > 1 and wanted * row_bytes > room:
+        wanted //= 2
+    return wanted
+
+
+def memory_limit(gigabytes: float | None, device: str) -> int | None:
+    """`--gpu-memory` in bytes, for runs on `device`. Raises UserError where it can't be kept, or is too little."""
+    if gigabytes is None:
+        return None
+    require_cuda_for_limit(device)
+    if not LEAST_LIMIT <= gigabytes * GB < math.inf:
+        raise UserError(f"--gpu-memory {gigabytes:g} is too little: a run needs {LEAST_LIMIT // GB} GB, or more.")
+    return int(gigabytes * GB)
+
+
+def require_cuda_for_limit(device: str) -> None:
+    """Raises UserError where runs on `device` can't be held to a limit of GPU memory."""
+    if not device.startswith("cuda"):
+        raise UserError(f"--gpu-memory limits runs on a GPU with CUDA, and these are on {device}: leave it out.")
+
+
+def active_contract() -> Contract:
+    """The contract that the judge handed to this process; the `standard` one where there is no judge."""
+    text = os.environ.get(CONTRACT_VARIABLE)
+    return Contract.from_json(text) if text else PROFILES["standard"].contract

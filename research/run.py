@@ -22,14 +22,16 @@ import psutil
 import torch
 import torch._dynamo  # what every optimizer imports: children are forked off with it, or each would spend seconds on it
 
-from research.contract import UserError, cache_folder, choose_profile, contract_for, memory_limit
+from research.contract import cache_folder
 from research.data.prepare import find_prepared
+from research.errors import UserError
 from research.gpu_driver import first_gpu
 from research.hyperparameters import fit_to_profile
 from research.ipc.channel import monotonic
 from research.judge.judge import Judge, scratch_prefix
 from research.judge.processes import kill_descendants
 from research.kernels.preload import preload_for_gpu
+from research.profiles import choose_profile, contract_for, memory_limit
 from research.result import SANDBOX_MODES, RunResult, RunSpec
 from research.sandbox.linux import become_subreaper, die_with_parent, keep_freed_memory
 

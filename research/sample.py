@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from torch import nn
 
 from research.child.setup import load_train_py
-from research.contract import active_contract
 from research.data.prepared import PreparedData
 from research.data.tokenizer import Tokenizer
+from research.profiles import active_contract
 
 
 @torch.inference_mode()

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from research.contract import active_contract
 from research.kernels.attention import causal_attention, kernel_name
 from research.kernels.fused import added_product, normed_relu_squared_mlp, rotary_norm_product, softcapped_cross_entropy
+from research.profiles import active_contract
 from research.session import Session
 
 CONTRACT = active_contract()

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import duckdb
 
-from research.contract import UserError
+from research.errors import UserError
 from results.journal import Journal
 from results.migrations import UnknownSchema, migrate
 from results.query import READ_ONLY_SETTINGS

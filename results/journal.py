@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from research.contract import UserError
+from research.errors import UserError
 
 RecordKind = Literal["branch", "experiment", "run", "verdict", "event"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import duckdb
 
-from research.contract import UserError
+from research.errors import UserError
 from research.text import counted
 
 READ_ONLY_SETTINGS = (

@@ -19,7 +19,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from research.contract import UserError
+from research.errors import UserError
 from research.result import RunResult
 from results.database import open_database
 from results.experiment import (

@@ -11,12 +11,14 @@ PACKAGES = ("research", "results", "agent", "cluster")
 HOMES = {"torch": "research", "duckdb": "results", "anthropic": "agent", "git": "agent", "ray": "cluster"}
 FARM_STATE = ("results/data", "results/fetched")
 LIGHT = {
-    "research/profiles.py": set(),
-    "research/gpu_memory.py": set(),
+    "research/errors.py": set(),
     "research/files.py": set(),
-    "research/contract.py": {"research.files", "research.profiles", "research.gpu_memory"},
+    "research/text.py": set(),
+    "research/gpu_memory.py": set(),
+    "research/contract.py": {"research.errors", "research.files"},
+    "research/profiles.py": {"research.contract", "research.errors", "research.gpu_memory"},
     "research/result.py": {"research.contract"},
-    "research/hyperparameters.py": {"research.contract", "research.profiles"},
+    "research/hyperparameters.py": {"research.errors", "research.profiles"},
 }
 """Files of the standard library and these modules alone, so that every package can use them."""
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agent.repo.git_command import GitFailed, run_git
 from agent.repo.worktree import checked_out_branches
-from research.contract import UserError
+from research.errors import UserError
 
 FAMILIES = ("refs/heads/autoresearch", "refs/experiments")
 """What the farm writes in a repository."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from git.cmd import Git
 from git.exc import GitCommandNotFound
 
-from research.contract import UserError
+from research.errors import UserError
 
 _SETTINGS = ("core.hooksPath=/dev/null", "core.fsmonitor=false", "gc.auto=0", "commit.gpgsign=false")
 _LOCK_TRIES = 20

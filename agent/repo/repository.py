@@ -6,7 +6,7 @@ from pathlib import Path
 
 import research
 from agent.repo.git_command import GitFailed, command_to_type, run_git
-from research.contract import UserError
+from research.errors import UserError
 
 TRAIN_FILE = "research/train.py"
 """The only file that the farm ever commits."""

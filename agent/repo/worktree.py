@@ -15,7 +15,7 @@ from pathlib import Path
 
 from agent.repo.git_command import GitFailed, command_to_type, run_git
 from agent.repo.repository import TRAIN_FILE, head_train_py, working_train_py
-from research.contract import UserError
+from research.errors import UserError
 from research.text import counted
 
 FALLBACK_IDENTITY = "autoresearch farm <farm@localhost>"

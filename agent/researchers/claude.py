@@ -22,7 +22,7 @@ from agent.researcher import BudgetSpent, Context, NotConfigured, ProposalFailed
 from agent.researchers.briefing import history_table, one_line, situation
 from agent.researchers.claude_editor import Editor, EditRefused
 from agent.researchers.prices import PRICES_AS_OF, price_of
-from research.contract import UserError
+from research.errors import UserError
 from results.experiment import Proposal, Usage
 
 DEFAULT_MODEL = "claude-opus-5-5"

@@ -9,9 +9,9 @@ from typing import Any
 
 from agent.patch import changed_constants, problem_with
 from agent.researcher import Context, OutOfIdeas
-from research.contract import UserError
+from research.errors import UserError
 from research.hyperparameters import write_constants
-from research.profiles import Literal
+from research.profiles import Constant
 from research.text import counted
 from results.experiment import Proposal
 
@@ -22,7 +22,7 @@ class Step:
 
     title: str
     hypothesis: str = ""
-    constants: dict[str, Literal] | None = None
+    constants: dict[str, Constant] | None = None
     """Constants of train.py to set."""
     replace: tuple[str, str] | None = None
     """(old, new): a piece of the head's train.py that occurs once, and what takes its place."""

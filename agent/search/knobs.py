@@ -4,14 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Literal as OneOf
+from typing import Literal
 
-from research.profiles import Literal
+from research.profiles import Constant
 
-Scale = OneOf["log", "to_one", "linear", "ladder"]
+Scale = Literal["log", "to_one", "linear", "ladder"]
 """`log` counts octaves; `to_one` counts octaves of 1 - value; `linear` the value itself; `ladder` rungs of a list."""
 
-Constants = Mapping[str, Literal]
+Constants = Mapping[str, Constant]
 
 FIXED = ("PROFILE", "MAX_SEQ_LEN", "VOCAB_SIZE", "TIME_BUDGET", "EVAL_TOKENS", "DEVICE_BATCH_SIZE")
 """Names that search leaves alone; the device batch only follows the total one."""
@@ -46,14 +46,14 @@ class Knob:
     def label(self) -> str:
         return self.name if self.component is None else f"{self.name}[{self.component}]"
 
-    def read(self, value: Literal | None) -> float | None:
+    def read(self, value: Constant | None) -> float | None:
         """Where a constant's value lies on the scale; None where it doesn't."""
         if isinstance(value, tuple):
             in_range = self.component is not None and self.component < len(value)
             return self._coordinate(value[self.component or 0]) if in_range else None
         return None if value is None or self.component is not None else self._coordinate(value)
 
-    def write(self, old: Literal, position: float) -> Literal | None:
+    def write(self, old: Constant, position: float) -> Constant | None:
         """The constant with this knob set to `position`, rounded to what people would write; None outside the range."""
         if isinstance(old, tuple):
             index = self.component or 0
@@ -161,7 +161,7 @@ def knobs_of(constants: Constants) -> list[Knob]:
     return knobs
 
 
-def settle(constants: Constants, changes: Constants, *, max_seq_len: int) -> dict[str, Literal] | None:
+def settle(constants: Constants, changes: Constants, *, max_seq_len: int) -> dict[str, Constant] | None:
     """`changes` with what must follow them, so that they stay possible together; None if they can't, or do nothing."""
     settled = dict(changes)
     if "DEPTH" in changes and "ASPECT_RATIO" not in changes:
@@ -202,5 +202,5 @@ def _width(constants: Constants) -> int | None:
     return -(-_integer(constants["DEPTH"]) * _integer(constants["ASPECT_RATIO"]) // head) * head
 
 
-def _integer(value: Literal) -> int:
+def _integer(value: Constant) -> int:
     return int(value) if isinstance(value, (int, float)) else 0

@@ -29,7 +29,7 @@ from agent.search.knobs import Knob, knobs_of, settle
 from agent.search.tried import Tried, only_constants
 from research.contract import Contract
 from research.hyperparameters import literal_text, write_constants
-from research.profiles import Literal
+from research.profiles import Constant
 from research.text import counted
 from results.experiment import ExperimentRecord, Proposal
 
@@ -52,7 +52,7 @@ class Idea:
     """An edit of the head, not yet a proposal."""
 
     hypothesis: str
-    changes: Mapping[str, Literal]
+    changes: Mapping[str, Constant]
     parents: tuple[str, ...] = ()
 
 
@@ -182,7 +182,7 @@ class _View:
         """Steps of one to three knobs at once, of any size up to two probes."""
         for _ in range(RANDOM_TRIES if self.knobs else 0):
             chosen = self.random.sample(self.knobs, min(len(self.knobs), self.random.choice((1, 2, 2, 3))))
-            changes: dict[str, Literal] = {}
+            changes: dict[str, Constant] = {}
             for knob in chosen:
                 head = knob.read(self.constants[knob.name])
                 if head is not None and knob.name not in changes:
@@ -193,7 +193,7 @@ class _View:
                     hypothesis="The lines of single knobs are searched: a random step may find what they miss.", changes=changes
                 )
 
-    def _turned(self, knob: Knob, position: float) -> dict[str, Literal]:
+    def _turned(self, knob: Knob, position: float) -> dict[str, Constant]:
         """The change that turns a knob; empty where that leaves its range."""
         old = self.constants[knob.name]
         new = knob.write(old, position)
@@ -221,7 +221,7 @@ class _View:
                 yield gain, record
 
 
-def _is_known(knob: Knob, changes: Mapping[str, Literal], head: float, seen: Mapping[float, float]) -> bool:
+def _is_known(knob: Knob, changes: Mapping[str, Constant], head: float, seen: Mapping[float, float]) -> bool:
     """Whether a step is too small to matter, or ends where the knob was lately."""
     new = knob.read(changes[knob.name])
     if new is None or abs(new - head) < 0.5 * knob.finest:
@@ -229,11 +229,11 @@ def _is_known(knob: Knob, changes: Mapping[str, Literal], head: float, seen: Map
     return any(abs(new - head - distance) < 0.5 * knob.finest for distance in seen)
 
 
-def _new_values(record: ExperimentRecord) -> dict[str, Literal]:
+def _new_values(record: ExperimentRecord) -> dict[str, Constant]:
     return {name: new for name, (_, new) in record.experiment.changes.items() if new is not None}
 
 
-def _title(constants: Mapping[str, Literal], changes: Mapping[str, Literal]) -> str:
+def _title(constants: Mapping[str, Constant], changes: Mapping[str, Constant]) -> str:
     return ", ".join(f"{name} {literal_text(constants[name])} -> {literal_text(new)}" for name, new in changes.items())
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from agent.search.knobs import Constants
 from research.hyperparameters import read_constants
-from research.profiles import Literal
+from research.profiles import Constant
 from results.experiment import ExperimentRecord
 
 LOST_TRIES = 2
@@ -52,7 +52,7 @@ def apply_diff(text: str, diff: str, *, reverse: bool = False) -> str:
 class _Place:
     """How a known commit is reached: from another one, by a record's diff or against it."""
 
-    constants: dict[str, Literal]
+    constants: dict[str, Constant]
     origin: str | None
     record: ExperimentRecord | None
     reverse: bool
@@ -67,8 +67,8 @@ class Tried:
         self.places = self._explore(head_commit, records)
         self.codes: dict[str, str] = {}
         self.texts = {head_commit: train_py}
-        self.with_constants: dict[frozenset[tuple[str, Literal]], list[str]] = defaultdict(list)
-        lost: dict[frozenset[tuple[str, Literal]], int] = defaultdict(int)
+        self.with_constants: dict[frozenset[tuple[str, Constant]], list[str]] = defaultdict(list)
+        lost: dict[frozenset[tuple[str, Constant]], int] = defaultdict(int)
         lost_commits = {r.experiment.commit for r in records if r.verdict is not None and r.verdict.decision == "lost"}
         for commit, place in self.places.items():
             key = frozenset(place.constants.items())
@@ -92,7 +92,7 @@ class Tried:
         """Whether this text was tried, or one that does the same."""
         return self._holds(frozenset(read_constants(train_py).items()), train_py)
 
-    def _holds(self, key: frozenset[tuple[str, Literal]], train_py: str) -> bool:
+    def _holds(self, key: frozenset[tuple[str, Constant]], train_py: str) -> bool:
         commits = self.with_constants.get(key, [])
         if not commits:
             return False
@@ -153,7 +153,7 @@ class Tried:
         return places
 
     @staticmethod
-    def _after(constants: Constants, record: ExperimentRecord, *, reverse: bool = False) -> dict[str, Literal]:
+    def _after(constants: Constants, record: ExperimentRecord, *, reverse: bool = False) -> dict[str, Constant]:
         result = dict(constants)
         for name, (old, new) in record.experiment.changes.items():
             value = old if reverse else new

@@ -4,7 +4,7 @@ import argparse
 
 from cluster.commands.history import BranchHistory, read_history
 from cluster.home import Home, find_home
-from research.contract import UserError
+from research.errors import UserError
 from results.overfitting import ALARM_ERRORS, measure_drift
 
 DIRECTIONS = (

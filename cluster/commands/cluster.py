@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from cluster.commands.research import check_researcher
 from cluster.home import JOB_HOME, find_checkout
 from cluster.ray_cluster.jobs import MODE_VARIABLE, Jobs, dashboard_address
-from research.contract import UserError
+from research.errors import UserError
 
 KEY = "ANTHROPIC_API_KEY"
 

@@ -10,7 +10,7 @@ from cluster.commands.use import print_sample, saved_model
 from cluster.hardware import Device, choose_devices, platform_identity
 from cluster.home import Home, find_cache, find_home, home_option
 from cluster.sandbox_checks import layers_here, lines_before_runs
-from research.contract import UserError
+from research.errors import UserError
 from research.profiles import Recipe
 from research.text import counted
 

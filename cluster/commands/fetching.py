@@ -10,7 +10,7 @@ from cluster.commands.cluster import check_outlives_job
 from cluster.home import JOB_HOME, Home, find_checkout, find_home
 from cluster.ray_cluster.jobs import Jobs, dashboard_address
 from cluster.ray_cluster.parcel import pack, printed_parcel, unpack
-from research.contract import UserError
+from research.errors import UserError
 from research.text import counted
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass, field
 
 from cluster.home import Home, home_option
-from research.contract import UserError
+from research.errors import UserError
 from research.result import RunResult
 from results.experiment import Branch, Experiment, ExperimentRecord, Verdict, branch_from, experiment_from, verdict_from
 from results.journal import read_journal

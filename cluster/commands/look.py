@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.client import connect
 from cluster.commands.history import BranchHistory, read_history, record_named
 from cluster.home import find_home, home_option
-from research.contract import UserError
+from research.errors import UserError
 from research.text import counted
 from results.report import morning_report, show_text
 

@@ -11,7 +11,8 @@ from cluster.hardware import Device, DeviceKind, busy_processes, choose_devices,
 from cluster.home import Home, find_cache, find_home, home_option
 from cluster.sandbox_checks import layers_here, lines_before_runs
 from cluster.tags import todays_tag
-from research.contract import UserError, memory_limit
+from research.errors import UserError
+from research.profiles import memory_limit
 from research.text import counted
 
 if TYPE_CHECKING:

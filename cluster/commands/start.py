@@ -5,8 +5,9 @@ from pathlib import Path
 
 from cluster.hardware import Device, choose_devices, limited, platform_identity
 from cluster.home import find_cache, find_checkout, find_home
-from research.contract import Contract, UserError, choose_profile, contract_for, memory_limit, profile_named
-from research.profiles import Recipe
+from research.contract import Contract
+from research.errors import UserError
+from research.profiles import Recipe, choose_profile, contract_for, memory_limit, profile_named
 
 
 def doctor(options: argparse.Namespace) -> int:

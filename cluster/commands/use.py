@@ -9,7 +9,8 @@ from cluster.commands.history import BranchHistory, branch_named, read_history, 
 from cluster.hardware import Device, choose_devices
 from cluster.home import Home, find_cache, find_checkout, find_home, package_folder
 from cluster.worker import judge_environment
-from research.contract import CONTRACT_VARIABLE, Contract, UserError
+from research.contract import CONTRACT_VARIABLE, Contract
+from research.errors import UserError
 from results.experiment import ExperimentRecord
 
 MODEL = "model.safetensors"

@@ -10,7 +10,8 @@ from cluster.commands.use import recorded_train_py
 from cluster.hardware import choose_devices
 from cluster.home import find_cache, find_home, home_option
 from cluster.replay import Verification, check_same_as_recorded, device_like, repeat, run_to_repeat, sigma_of
-from research.contract import Contract, UserError
+from research.contract import Contract
+from research.errors import UserError
 from research.result import RunResult
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from cluster.cost import size
-from research.contract import UserError
+from research.errors import UserError
 
 LEFT_OUT = (".git", ".venv", "results/data", "results/fetched", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 """Never sent, whether git ignores them or not: names of folders, or paths in the checkout."""

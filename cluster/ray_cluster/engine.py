@@ -17,8 +17,10 @@ from cluster.home import inside_job, package_folder
 from cluster.ray_cluster.checkout_zip import zip_checkout
 from cluster.ray_cluster.worker import NodeData, NodeWorker, Outcome, data_on_node, packed
 from cluster.worker import JUDGE_COMMAND, Progress
-from research.contract import Contract, UserError, require_cuda_for_limit
+from research.contract import Contract
 from research.data.prepared import PreparedData
+from research.errors import UserError
+from research.profiles import require_cuda_for_limit
 from research.result import RunResult, RunSpec
 
 LOOK_SECONDS = 2.0

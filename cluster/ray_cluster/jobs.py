@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cluster.ray_cluster.checkout_zip import zip_checkout
-from research.contract import UserError
+from research.errors import UserError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 

@@ -18,7 +18,7 @@ from typing import BinaryIO, TextIO
 
 from cluster.cost import size
 from cluster.home import Home, find_home
-from research.contract import UserError
+from research.errors import UserError
 
 BUNDLE = "branches-{number}.bundle"
 """Branches of the home's repositories, numbered from 1."""

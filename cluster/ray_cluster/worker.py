@@ -17,9 +17,10 @@ from cluster.home import find_cache
 from cluster.loop_plans import DEFAULT_SHARDS
 from cluster.ray_cluster.node_folder import NodeFolder
 from cluster.worker import JUDGE_COMMAND, Progress, Worker
-from research.contract import Contract, UserError
+from research.contract import Contract
 from research.data.prepare import find_prepared, prepare
 from research.data.prepared import PreparedData
+from research.errors import UserError
 from research.result import RunResult, RunSpec
 
 BROUGHT_BACK = ("run.log", "result.json", "rows.npz", "model.safetensors")

@@ -14,10 +14,11 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from research.child.setup import child_setting, load_train_py, require_device, set_threads
-from research.contract import Contract, active_contract
+from research.contract import Contract
 from research.gpu_memory import says_memory_ran_out
 from research.ipc.buffer import SLOTS, SharedIds, open_logits_buffer
 from research.ipc.channel import Channel, ChannelClosed, Kind, Message, map_shared
+from research.profiles import active_contract
 from research.sandbox.linux import die_with_parent
 
 Forward = Callable[[Tensor], Tensor]

@@ -9,8 +9,8 @@ import torch
 from research.child import rehearsal
 from research.child.rehearsal import Rehearsal, RehearsalSession
 from research.child.setup import child_setting, load_train_py, require_device, set_threads
-from research.contract import active_contract
 from research.ipc.channel import Channel
+from research.profiles import active_contract
 from research.sandbox.linux import die_with_parent
 from research.session import Session
 

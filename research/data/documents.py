@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from research.contract import UserError
+from research.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow.parquet

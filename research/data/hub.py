@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from research.contract import UserError
+from research.errors import UserError
 from research.text import counted
 
 REVISION = "main"

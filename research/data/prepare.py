@@ -21,7 +21,7 @@ from tempfile import mkdtemp
 
 import numpy as np
 
-from research.contract import PROFILES, Contract, UserError, cache_folder
+from research.contract import Contract, cache_folder
 from research.data.documents import text_key
 from research.data.hub import REVISION, check_space
 from research.data.packing import Tokens, pack
@@ -36,6 +36,8 @@ from research.data.prepared import (
 )
 from research.data.sources import Source, has_shards, open_source, source_name
 from research.data.tokenizer import Tokenizer, check_roundtrip, encode_all, train_tokenizer
+from research.errors import UserError
+from research.profiles import PROFILES
 from research.sandbox.visible import is_needed
 
 __all__ = ["PreparedData", "find_prepared", "prepare"]

@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from research import contract as contracts
-from research.contract import Contract, UserError
+from research.contract import Contract
 from research.data.packing import Tokens
 from research.data.tokenizer import Tokenizer
+from research.errors import UserError
 
 Split = Literal["train", "val", "audit"]
 SPLITS: tuple[Split, ...] = get_args(Split)

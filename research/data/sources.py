@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
-from research.contract import Contract, UserError
+from research.contract import Contract
 from research.data.documents import file_documents, list_files, parquet_rows, parquet_texts, text_key
 from research.data.hub import REVISION, Dataset
 from research.data.prepared import Split
+from research.errors import UserError
 from research.sandbox.visible import UNUSED_BY_RUNS
 from research.text import counted
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from research.contract import UserError
 from research.data.packing import Tokens
+from research.errors import UserError
 
 if TYPE_CHECKING:
     import tiktoken

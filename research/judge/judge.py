@@ -19,8 +19,9 @@ import numpy as np
 import torch
 
 from research.child import scorer, trainer
-from research.contract import Contract, UserError, judge_sha256
+from research.contract import Contract, judge_sha256
 from research.data.prepared import PreparedData, Split
+from research.errors import UserError
 from research.gpu_driver import gpu_bytes
 from research.ipc.buffer import SLOTS, SharedIds, create_logits_buffer, rows_per_batch
 from research.ipc.channel import (

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from research.contract import UserError
+from research.errors import UserError
 from research.sandbox import landlock, seccomp
 from research.sandbox.linux import (
     CLONE_NEWIPC,

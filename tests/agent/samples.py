@@ -1,7 +1,7 @@
 """Small stand-ins that the tests of researchers share."""
 
 from agent.researcher import Context
-from research.contract import PROFILES
+from research.profiles import PROFILES
 from research.result import RunResult
 from results.experiment import Branch, Experiment, ExperimentRecord, Head, Usage, Verdict
 

@@ -9,7 +9,7 @@ from agent.patch import unified_diff
 from agent.search.knobs import knobs_of
 from agent.search.search import SearchResearcher
 from research.hyperparameters import read_constants
-from research.profiles import Literal
+from research.profiles import Constant
 from research.result import RunResult
 from results.experiment import Experiment, ExperimentRecord, Head, Proposal, Verdict
 from tests.agent.samples import make_context
@@ -43,7 +43,7 @@ class Surface:
     def true_bpb(self, train_py: str) -> float:
         return 1.8 + self.loss(read_constants(train_py))
 
-    def loss(self, constants: Mapping[str, Literal]) -> float:
+    def loss(self, constants: Mapping[str, Constant]) -> float:
         total = 0.0
         for knob in knobs_of(constants):
             position = knob.read(constants[knob.name])

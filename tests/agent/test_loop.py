@@ -12,7 +12,7 @@ from agent.loop import LOST_RETRIES, BaselineFailed, InfrastructureFailed, LoopS
 from agent.repo.repository import make_repository
 from agent.repo.worktree import Worktree, worktree_folder
 from agent.researchers.scripted import ScriptedResearcher, Step
-from research.contract import PROFILES
+from research.profiles import PROFILES
 from research.result import RunResult, RunSpec
 from results.experiment import Branch, Experiment, ExperimentRecord
 from results.store import Store

@@ -20,7 +20,8 @@ from reference_run import (
     with_constants,
 )
 
-from research.contract import PROFILES, UserError
+from research.errors import UserError
+from research.profiles import PROFILES
 
 
 def step_line(step: int, speed: int) -> str:

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from cluster.hardware import Device
-from research.contract import contract_for
+from research.profiles import contract_for
 from research.result import RunResult, RunSpec
 from results.experiment import Branch, Decision, Experiment, ExperimentKind, Usage, Verdict
 from results.store import Store

@@ -5,7 +5,7 @@ from dataclasses import replace
 from cluster.commands.history import read_history
 from cluster.cost import estimate, free_disk, size
 from cluster.home import Home
-from research.contract import contract_for
+from research.profiles import contract_for
 from tests.cluster.farm_samples import CPU, gpu, make_history
 
 

@@ -14,8 +14,9 @@ from cluster.engine import ALIVE, Engine, LocalEngine
 from cluster.hardware import GB, limited
 from cluster.ray_cluster.engine import RayEngine
 from cluster.workqueue import WorkItem, WorkQueue
-from research.contract import UserError, contract_for
 from research.data.prepare import prepare
+from research.errors import UserError
+from research.profiles import contract_for
 from research.result import RunSpec
 from tests.cluster.farm_samples import CPU, FAKE_JUDGE, gpu
 from tests.cluster.ray_samples import living

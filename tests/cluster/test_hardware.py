@@ -1,7 +1,7 @@
 import pytest
 
 from cluster.hardware import GB, _visible, choose_devices, detect_devices, limited, platform_identity
-from research.contract import UserError
+from research.errors import UserError
 from tests.cluster.farm_samples import CPU, gpu
 
 

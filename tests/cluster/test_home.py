@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.home import Home, find_home, home_option
-from research.contract import UserError
+from research.errors import UserError
 
 
 def checkout(folder: Path) -> Path:

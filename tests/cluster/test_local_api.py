@@ -9,7 +9,7 @@ import pytest
 from cluster.client import connect
 from cluster.home import Home
 from cluster.local_api import FarmServer
-from research.contract import UserError
+from research.errors import UserError
 from results.query import Table
 
 

@@ -10,7 +10,9 @@ from cluster.hardware import Device, platform_identity
 from cluster.home import Home
 from cluster.loop_plans import LoopPlan, Planner, check_same_terms
 from cluster.options import FarmOptions
-from research.contract import Contract, UserError, contract_for
+from research.contract import Contract
+from research.errors import UserError
+from research.profiles import contract_for
 from results.experiment import Branch
 from results.store import Store
 from tests.cluster.farm_samples import CPU, gpu

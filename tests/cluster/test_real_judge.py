@@ -13,9 +13,9 @@ import pytest
 import research
 from cluster.engine import LocalEngine
 from cluster.hardware import choose_devices
-from research.contract import contract_for
 from research.data.prepare import prepare
 from research.hyperparameters import fit_to_profile, write_constants
+from research.profiles import contract_for
 from research.result import RunSpec
 
 

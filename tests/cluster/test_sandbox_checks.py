@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.sandbox_checks import CURES, NO_LINUX, layers_here, lines_before_runs, sandbox_findings
-from research.contract import UserError
+from research.errors import UserError
 from research.sandbox.layers import NO_LAYERS, Layers
 
 WHOLE = Layers(identity=True, namespaces=True, landlock=7, seccomp=True)

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from research.contract import active_contract
+from research.profiles import active_contract
 
 LR = 0.000001
 WEIGHT_STD = 0.02

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from research.contract import active_contract
+from research.profiles import active_contract
 
 CONTRACT = active_contract()
 BATCH_SIZE = 8

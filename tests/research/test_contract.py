@@ -6,25 +6,24 @@ from pathlib import Path
 import pytest
 
 from research import contract as contracts
-from research.contract import (
-    CONTRACT_VARIABLE,
+from research.contract import CONTRACT_VARIABLE, Contract, cache_folder, score_fingerprint
+from research.errors import UserError
+from research.gpu_memory import FITTED_PART, GB, trainer_bytes
+from research.hyperparameters import read_constants
+from research.profiles import (
+    ORIGINAL,
     PROFILES,
+    RECIPES,
     SIZES,
-    Contract,
-    UserError,
+    Recipe,
     active_contract,
-    cache_folder,
     choose_profile,
     contract_for,
     fitted_device_batch,
     memory_limit,
     profile_named,
-    score_fingerprint,
     starting_hyperparameters,
 )
-from research.gpu_memory import FITTED_PART, GB, trainer_bytes
-from research.hyperparameters import read_constants
-from research.profiles import ORIGINAL, RECIPES, Recipe
 
 CPU = contract_for("cpu")
 SHA = {"tokenizer_sha256": "a", "val_sha256": "b", "audit_sha256": "c"}

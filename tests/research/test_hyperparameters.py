@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 import research
-from research.contract import UserError, starting_hyperparameters
+from research.errors import UserError
 from research.hyperparameters import fit_to_profile, literal_text, read_constants, write_constants
-from research.profiles import ORIGINAL, Literal, Recipe
+from research.profiles import ORIGINAL, Constant, Recipe, starting_hyperparameters
 
 SHIPPED = Path(research.__file__).with_name("train.py").read_text()
 
@@ -84,7 +84,7 @@ def test_writing_keeps_everything_else_byte_for_byte() -> None:
         ("LR", 1e-9),
     ],
 )
-def test_what_is_written_is_read_again(name: str, value: Literal) -> None:
+def test_what_is_written_is_read_again(name: str, value: Constant) -> None:
     written = write_constants(TEXT, {name: value})
     assert read_constants(written) == {**read_constants(TEXT), name: value}
 
@@ -117,7 +117,7 @@ def test_a_constant_that_is_missing_is_named() -> None:
         ((0.8, 0.95), "(0.8, 0.95)"),
     ],
 )
-def test_how_constants_are_written(value: Literal, text: str) -> None:
+def test_how_constants_are_written(value: Constant, text: str) -> None:
     assert literal_text(value) == text and ast.literal_eval(text.replace("2**19", "524288").replace("2**10", "1024")) == value
 
 

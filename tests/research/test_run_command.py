@@ -17,8 +17,8 @@ import psutil
 import pytest
 
 from research import run as run_module
-from research.contract import contract_for
 from research.data.prepare import prepare
+from research.profiles import contract_for
 from research.result import RunResult, read_result
 from research.run import GO
 from tests.research.judged import HELPERS, Runner, events, is_alive, start_main, variant, wait_for, with_train, write_documents

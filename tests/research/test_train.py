@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from research import run as run_module
-from research.contract import CONTRACT_VARIABLE, contract_for
+from research.contract import CONTRACT_VARIABLE
 from research.hyperparameters import fit_to_profile, write_constants
+from research.profiles import contract_for
 
 SHIPPED = run_module.SHIPPED_TRAIN_PY.read_text()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from research.contract import UserError
+from research.errors import UserError
 from results.journal import DamagedLine, Journal, JournalRecord, read_journal
 
 APPENDER = """
@@ -113,7 +113,7 @@ def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
     code = f"""
 import resource, signal
 from pathlib import Path
-from research.contract import UserError
+from research.errors import UserError
 from results.journal import Journal, JournalRecord
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
@@ -138,9 +138,7 @@ def test_a_second_process_is_told_in_one_line(tmp_path: Path) -> None:
     refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     message = refused.stderr.splitlines()[-1]
     assert refused.returncode == 1
-    assert (
-        message == f"research.contract.UserError: A farm is already running in {tmp_path}: stop it, or choose another --home."
-    )
+    assert message == f"research.errors.UserError: A farm is already running in {tmp_path}: stop it, or choose another --home."
     journal.close()
     journal.close()
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from research.contract import UserError
+from research.errors import UserError
 from results.query import Table
 from results.store import Store
 from tests.results.result_samples import add, make_branch, make_experiment, make_run

@@ -14,7 +14,7 @@ import duckdb
 import pandas as pd
 import pytest
 
-from research.contract import UserError
+from research.errors import UserError
 from results.experiment import Verdict, to_body
 from results.journal import JournalRecord, _encode
 from results.migrations import MIGRATIONS
@@ -288,7 +288,7 @@ def test_one_process_owns_a_home(store: Store) -> None:
     code = "import sys; from pathlib import Path; from results.store import Store; Store.open(Path(sys.argv[1]))"
     done = subprocess.run([sys.executable, "-c", code, str(store.home)], capture_output=True, text=True)
     message = done.stderr.splitlines()[-1]
-    assert message.startswith("research.contract.UserError: A farm is already running in ")
+    assert message.startswith("research.errors.UserError: A farm is already running in ")
 
 
 def test_a_database_that_another_program_holds_is_left_alone(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from agent.repo.bundle import take_bundle, write_bundle
 from agent.repo.repository import make_repository
 from agent.repo.worktree import Worktree
-from research.contract import UserError
+from research.errors import UserError
 from tests.agent.samples import TRAIN_PY
 
 BRANCH = "autoresearch/mar5"

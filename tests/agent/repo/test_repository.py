@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent.repo.repository import TRAIN_FILE, make_repository, repository_for, train_py_to_try
-from research.contract import UserError
+from research.errors import UserError
 from tests.agent.samples import TRAIN_PY
 
 

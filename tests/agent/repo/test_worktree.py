@@ -14,7 +14,7 @@ from agent.repo import worktree as worktree_module
 from agent.repo.git_command import GitFailed, run_git
 from agent.repo.repository import head_train_py, make_repository, repository_for, uncommitted_train_py
 from agent.repo.worktree import Worktree, branch_exists, branch_name, checked_out_branch, experiment_refs, worktree_folder
-from research.contract import UserError
+from research.errors import UserError
 from tests.agent.samples import TRAIN_PY
 
 BRANCH = "autoresearch/mar5"

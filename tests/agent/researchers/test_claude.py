@@ -11,7 +11,7 @@ from agent.researchers.briefing import history_table, situation
 from agent.researchers.claude import DEFAULT_MODEL, MAX_TURNS, ClaudeResearcher
 from agent.researchers.claude_editor import Editor, EditRefused
 from agent.researchers.prices import Price, price_of
-from research.contract import UserError
+from research.errors import UserError
 from results.experiment import Proposal
 from tests.agent.local_api import MODEL, LocalApi, answer, edit, error, local_api, submit, tool
 from tests.agent.samples import TRAIN_PY, make_context, make_record

@@ -12,7 +12,7 @@ import pytest
 
 from agent.researcher import NotConfigured, ProposalFailed
 from agent.researchers.command import CommandResearcher
-from research.contract import UserError
+from research.errors import UserError
 from results.experiment import Proposal
 from tests.agent.samples import TRAIN_PY, make_context, make_record
 

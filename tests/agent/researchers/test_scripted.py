@@ -6,7 +6,7 @@ import pytest
 
 from agent.researcher import OutOfIdeas
 from agent.researchers.scripted import ScriptedResearcher, Step
-from research.contract import UserError
+from research.errors import UserError
 from results.experiment import ExperimentRecord, Proposal
 from tests.agent.samples import TRAIN_PY, make_context, make_record
 

@@ -11,8 +11,9 @@ import research.train
 from agent.patch import count_lines, unified_diff
 from agent.search.ablations import ABLATIONS, ablated
 from agent.search.knobs import Constants, knobs_of, settle
-from research.contract import CONTRACT_VARIABLE, PROFILES, starting_hyperparameters
+from research.contract import CONTRACT_VARIABLE
 from research.hyperparameters import read_constants, write_constants
+from research.profiles import PROFILES, starting_hyperparameters
 
 CONTRACT = PROFILES["cpu"].contract
 TRAIN_PY = write_constants(Path(research.train.__file__).read_text(), starting_hyperparameters("cpu", free_bytes=None))

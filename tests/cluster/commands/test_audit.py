@@ -10,9 +10,11 @@ from cluster.commands.verifying import verification_lines
 from cluster.hardware import GB, limited, platform_identity
 from cluster.home import Home
 from cluster.replay import Verification, check_same_as_recorded, device_like, run_to_repeat
-from research.contract import UserError, contract_for, judge_sha256
+from research.contract import judge_sha256
 from research.data.prepare import prepare
+from research.errors import UserError
 from research.judge.row_scores import RowScores, save_row_scores
+from research.profiles import contract_for
 from research.result import RunResult
 from results.experiment import Branch, Experiment, ExperimentRecord
 from results.store import Store

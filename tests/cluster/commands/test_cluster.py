@@ -17,7 +17,7 @@ from cluster.commands.cluster import OWN_OPTIONS, about_edits, entrypoint, key_f
 from cluster.ray_cluster import checkout_zip as working_folder
 from cluster.ray_cluster.checkout_zip import sent_files, zip_checkout
 from cluster.ray_cluster.jobs import dashboard_address
-from research.contract import UserError
+from research.errors import UserError
 
 FILES = {"research/train.py": "DEPTH = 4\n", "program.md": "policy\n", ".gitignore": "*.secret\n", "results/store.py": "\n"}
 

@@ -12,7 +12,7 @@ from cluster.commands.research import before_start, look_lines, summary_lines
 from cluster.driver import FarmSummary
 from cluster.home import Home
 from cluster.options import FarmOptions
-from research.contract import UserError
+from research.errors import UserError
 from tests.cluster.farm_samples import CPU, make_history
 
 

@@ -15,7 +15,7 @@ from agent.repo.worktree import Worktree
 from cluster.cli import main
 from cluster.home import Home
 from cluster.ray_cluster.parcel import END, pack, print_parcel, printed_parcel, repositories_of, unpack
-from research.contract import UserError
+from research.errors import UserError
 from results.experiment import Experiment, Usage
 from results.journal import read_journal
 from results.store import Store

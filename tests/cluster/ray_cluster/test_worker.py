@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from cluster.ray_cluster.worker import NodeData, data_on_node, packed, unpack
-from research.contract import Contract, contract_for
+from research.contract import Contract
 from research.data.prepare import prepare
 from research.data.prepared import PreparedData
+from research.profiles import contract_for
 
 Make = Callable[[str], Contract]
 

@@ -151,7 +151,8 @@ def hub() -> Iterator[LocalHub]:
 PREPARE = """
 import json, sys
 from pathlib import Path
-from research.contract import Contract, UserError
+from research.contract import Contract
+from research.errors import UserError
 from research.data.prepare import prepare
 contract = Contract(profile="cpu", MAX_SEQ_LEN=32, TIME_BUDGET=1.0, EVAL_TOKENS=640, VOCAB_SIZE=400, source="climbmix")
 said = []

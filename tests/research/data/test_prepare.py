@@ -13,9 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from research.contract import Contract, UserError, contract_for
+from research.contract import Contract
 from research.data.prepare import PreparedData, find_prepared, prepare
 from research.data.prepared import SPLITS
+from research.errors import UserError
+from research.profiles import contract_for
 
 ROW_TOKENS = 33
 

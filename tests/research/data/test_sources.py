@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from research.contract import UserError, contract_for
 from research.data.documents import file_documents, list_files, parquet_texts, text_key
 from research.data.hub import Dataset, check_space
 from research.data.sources import (
@@ -23,6 +22,8 @@ from research.data.sources import (
     stdlib,
     tinystories,
 )
+from research.errors import UserError
+from research.profiles import contract_for
 from tests.research.text_files import sentences, write_parquet
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

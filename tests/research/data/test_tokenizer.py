@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from research.contract import UserError
 from research.data import tokenizer as tokenizers
 from research.data.documents import list_files
 from research.data.tokenizer import Tokenizer, check_roundtrip, encode_all, train_tokenizer
+from research.errors import UserError
 
 VOCAB_SIZE = 600
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from research.contract import CONTRACT_VARIABLE, contract_for
+from research.contract import CONTRACT_VARIABLE
 from research.judge.processes import MAX_LINE_BYTES, Log, child_environment
+from research.profiles import contract_for
 from research.sandbox.limits import MemoryMonitor
 
 CONTRACT = contract_for("cpu")

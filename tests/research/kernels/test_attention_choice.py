@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from research.contract import PROFILES
 from research.kernels.attention import KERNELS, kernel_name
 from research.kernels.attention_choice import NOT_TO_BE_DOUBTED, choose, is_worth_measuring
+from research.profiles import PROFILES
 
 CONTRACT = PROFILES["small"].contract
 

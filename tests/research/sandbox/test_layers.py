@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from research.contract import UserError
+from research.errors import UserError
 from research.sandbox.layers import NO_LAYERS, Layers, check_strict, probe
 from research.sandbox.linux import machine
 from research.sandbox.visible import view_of_run
