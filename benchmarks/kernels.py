@@ -1,15 +1,14 @@
-"""The kernels of research/kernels/fused.py against plain torch under torch.compile, and what nothing can be below.
+"""The kernels of research/kernels/fused.py against plain PyTorch under torch.compile, and lower bounds of their times.
 
     uv run python benchmarks/kernels.py [--tokens 262144] [--widths 512 640] [--json kernels.json]
 
 Needs an NVIDIA GPU; takes about a minute, most of it to compile. All in bfloat16 under autocast, with float32 weights:
 
-- the hidden layer's products, by the kernel for any GPU and, on Hopper, by that for it with several numbers of stages, beside
-  cuBLAS's bare product; one that cannot be compiled or is wrong is named, with the reason, and passed over;
-- the product that is added to the residual stream likewise, beside the two passes over memory in whose place it is;
-- the MLP, forward and backward: as it is, plain under torch.compile, and its six products alone, which nothing can be below;
-- the loss likewise, with several sizes of chunks, and forward only; its kernel, with several numbers of warps;
-- queries and keys likewise: product, rotation and norm.
+- the hidden layer's GEMMs with their epilogues, by the Triton kernel and, on Hopper, by the Gluon kernel with several numbers
+  of stages, beside cuBLAS's bare GEMM; one that does not compile or is wrong is named, with the reason, and skipped;
+- the MLP, forward and backward: fused, plain under torch.compile, and its six bare GEMMs, which are a lower bound;
+- the loss likewise, with several chunk sizes, and forward only; its kernel, with several numbers of warps;
+- queries and keys likewise: projection, rotary embedding and norm.
 
 Prints a table (medians; TFLOP/s count the matrix products alone), then the same as JSON.
 """
@@ -28,11 +27,11 @@ from torch import Tensor
 
 from research.kernels.fused import (
     EPSILON,
-    normed_relu_squared_mlp,
-    rotary_norm_product,
-    rotate,
-    runs_triton,
+    apply_rotary_emb,
+    qk_proj_rope_norm,
+    relu2_mlp,
     softcapped_cross_entropy,
+    uses_triton,
 )
 
 VOCABULARY = 8192
@@ -40,7 +39,7 @@ ROW_TOKENS = 2048
 HEAD_DIM = 128
 SOFTCAP = 15.0
 WRONG = 1e-2
-"""A distance to plain torch, as a share of the norm, that rounding does not explain."""
+"""Distance from plain PyTorch, as a share of the norm, that rounding does not explain."""
 CHECKED_ROWS = 4096
 
 
@@ -52,7 +51,7 @@ class Timing:
     name: str
     ms: float | None
     tflops: float | None
-    """A second, of the matrix products."""
+    """TFLOP/s of the matrix products."""
     ns_per_token: float | None
     note: str = ""
 
@@ -90,12 +89,7 @@ class Table:
 
 
 def plain_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    return F.linear(F.relu(F.linear(F.rms_norm(x, (x.size(-1),)), up)).square(), down)
-
-
-def mlp_as_it_is(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    scale = torch.rsqrt(x.float().square().mean(-1) + EPSILON)  # which the product before gives, where there is one
-    return normed_relu_squared_mlp(x, scale, up, down)
+    return F.linear(F.relu(F.linear(x, up)).square(), down)
 
 
 def plain_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -115,7 +109,7 @@ def forward_and_backward(
 
 
 def distance(found: Tensor, expected: Tensor) -> float:
-    """Of the first and the last rows, as a share of the norm."""
+    """The distance of the first and the last rows, as a share of the norm."""
     ends = [torch.cat([tensor[:CHECKED_ROWS], tensor[-CHECKED_ROWS:]]).float() for tensor in (found, expected)]
     return float((ends[0] - ends[1]).norm() / ends[1].norm())
 
@@ -125,46 +119,24 @@ def on_hopper() -> bool:
 
 
 def time_hidden_products(table: Table, width: int, x: Tensor, up: Tensor, grad: Tensor) -> None:
-    """The two products of the hidden layer; x, grad (M, C) and up (H, C) in bfloat16."""
+    """Times the two GEMMs of the hidden layer; x, grad (M, C) and up (H, C) are bfloat16."""
     from research.kernels import triton_kernels
 
-    scale = torch.rand(x.size(0), device="cuda") + 0.5
     product = torch.mm(x, up.t())
     activations = product.relu().square()
     flops = 2.0 * x.size(0) * up.numel()
     out = torch.empty_like(product)
     for name, left, known in (("up", x, None), ("gradient", grad, activations)):
-        table.add(width, f"{name}: bare product by cuBLAS", partial(torch.mm, left, up.t(), out=out), flops=flops)
-        expected = out.float() * scale[:, None]
-        expected = expected.relu().square() if known is None else expected * 2 * product.relu()
-        kernels = {"any GPU's kernel": triton_kernels.hidden_product}
+        table.add(width, f"{name}: bare GEMM by cuBLAS", partial(torch.mm, left, up.t(), out=out), flops=flops)
+        expected = out.float().relu().square() if known is None else out.float() * 2 * product.relu()
+        kernels = {"Triton": triton_kernels.linear_relu2}
         if on_hopper():
-            from research.kernels import hopper_kernels as hopper_products
+            from research.kernels import hopper_kernels
 
             for stages in (3, 4, 5):
-                kernels[f"Hopper's, {stages} stages"] = partial(hopper_products.hidden_product, stages=stages)
+                kernels[f"Gluon, {stages} stages"] = partial(hopper_kernels.linear_relu2, stages=stages)
         for label, kernel in kernels.items():
-            time_checked(table, width, f"{name}: {label}", partial(kernel, left, up, scale, known), expected, flops)
-
-
-def time_sum(table: Table, width: int) -> None:
-    """The product of attention's output matrix, added to the residual stream."""
-    base, y = (torch.randn(table.tokens, width, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    weight = torch.randn(width, width, device="cuda").bfloat16() / width**0.5
-    out = torch.mm(y, weight.t())
-    flops = 2.0 * y.numel() * width
-    table.add(width, "sum: bare product by cuBLAS", partial(torch.mm, y, weight.t(), out=out), flops=flops)
-
-    def sum_and_norm(base: Tensor, out: Tensor) -> tuple[Tensor, Tensor]:
-        total = base + out
-        return total, F.rms_norm(total, (width,))
-
-    compiled = torch.compile(sum_and_norm, dynamic=False, fullgraph=True)
-    table.add(width, "sum: of the product and the stream, and its norm, compiled", partial(compiled, base, out))
-    if on_hopper():
-        from research.kernels.hopper_kernels import sum_product
-
-        time_checked(table, width, "sum: as it is", lambda: sum_product(base, y, weight)[0], base.float() + out.float(), flops)
+            time_checked(table, width, f"{name}: {label}", partial(kernel, left, up, known), expected, flops)
 
 
 def time_checked(
@@ -197,12 +169,12 @@ def time_mlp(table: Table, width: int) -> None:
         torch.mm(wide.t(), x)
         torch.mm(wide, u)
 
-    table.add(width, "MLP: its six products alone, by cuBLAS", products, flops=flops)
+    table.add(width, "MLP: its six bare GEMMs, by cuBLAS", products, flops=flops)
     leaves = [tensor.requires_grad_() for tensor in (x, up, down)]
-    for name, function in (("plain, compiled", plain_mlp), ("as it is, compiled", mlp_as_it_is)):
+    for name, function in (("plain, compiled", plain_mlp), ("fused, compiled", relu2_mlp)):
         compiled = torch.compile(function, dynamic=False, fullgraph=True)
         table.add(width, f"MLP: {name}", forward_and_backward(compiled, leaves, grad), flops=flops)
-    table.add(width, "MLP: as it is, eager", forward_and_backward(mlp_as_it_is, leaves, grad), flops=flops)
+    table.add(width, "MLP: fused, eager", forward_and_backward(relu2_mlp, leaves, grad), flops=flops)
 
 
 def time_loss(table: Table, width: int) -> None:
@@ -221,10 +193,10 @@ def time_loss(table: Table, width: int) -> None:
         torch.mm(logits, half)
         torch.mm(logits.t(), hidden)
 
-    table.add(width, "loss: its three products alone, by cuBLAS", products, flops=flops)
+    table.add(width, "loss: its three bare GEMMs, by cuBLAS", products, flops=flops)
     traffic = f"{4e-9 * logits.numel():.1f} GB read and written"
     for warps in (4, 8, 16):
-        run = partial(cross_entropy_rows, logits, targets, softcap=SOFTCAP, scale=1 / tokens, warps=warps)
+        run = partial(cross_entropy_rows, logits, targets, softcap=SOFTCAP, grad_scale=1 / tokens, warps=warps)
         table.add(width, f"loss: its kernel alone, {warps} warps, {traffic}", run)
     leaves = [tensor.requires_grad_() for tensor in (hidden, weight)]
     compiled_plain = torch.compile(lambda h, w: plain_loss(h, w, targets), dynamic=False, fullgraph=True)
@@ -234,18 +206,22 @@ def time_loss(table: Table, width: int) -> None:
         def fused(h: Tensor, w: Tensor, chunk: int = chunk) -> Tensor:
             return softcapped_cross_entropy(h, w, targets, SOFTCAP, chunk_tokens=chunk)
 
-        name = f"loss: as it is, eager, {f'chunks of {chunk}' if chunk else 'no chunks'}"
+        name = f"loss: fused, eager, {f'chunks of {chunk}' if chunk else 'no chunks'}"
         table.add(width, name, forward_and_backward(fused, leaves, None), flops=flops)
     compiled = torch.compile(lambda h, w: softcapped_cross_entropy(h, w, targets, SOFTCAP), dynamic=False, fullgraph=True)
-    table.add(width, "loss: as it is, compiled", forward_and_backward(compiled, leaves, None), flops=flops)
+    table.add(width, "loss: fused, compiled", forward_and_backward(compiled, leaves, None), flops=flops)
     with torch.no_grad():
-        table.add(width, "loss: as it is, eager, scored only",
+        table.add(width, "loss: fused, eager, scored only",
                   lambda: softcapped_cross_entropy(hidden, weight, targets, SOFTCAP), flops=flops / 3)  # fmt: skip
 
 
 def plain_queries_and_keys(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
     heads = F.linear(x, weight.flatten(0, 1)).view(*x.shape[:2], 2, -1, HEAD_DIM)
-    return tuple(F.rms_norm(rotate(each, cos, sin), (HEAD_DIM,)) for each in heads.unbind(2))
+    return tuple(F.rms_norm(apply_rotary_emb(each, cos, sin), (HEAD_DIM,)) for each in heads.unbind(2))
+
+
+def fused_queries_and_keys(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, ...]:
+    return qk_proj_rope_norm(x, weight[0], weight[1], cos, sin)
 
 
 def time_queries_and_keys(table: Table, width: int) -> None:
@@ -259,21 +235,21 @@ def time_queries_and_keys(table: Table, width: int) -> None:
     flat, half = x.flatten(0, 1), weight.bfloat16().flatten(0, 1)
     flops = 2.0 * flat.numel() * 2 * width
     both = torch.mm(flat, half.t())
-    table.add(width, "queries and keys: bare product by cuBLAS", partial(torch.mm, flat, half.t(), out=both), flops=flops)
+    table.add(width, "queries and keys: bare GEMM by cuBLAS", partial(torch.mm, flat, half.t(), out=both), flops=flops)
     if on_hopper():
-        from research.kernels.hopper_kernels import rotary_product
+        from research.kernels import hopper_kernels
 
-        run = partial(rotary_product, flat, half, cos, sin, EPSILON, ROW_TOKENS)
-        table.add(width, "queries and keys: forward, as it is", run, flops=flops)
+        run = partial(hopper_kernels.qk_proj_rope_norm, flat, half, cos, sin, EPSILON, ROW_TOKENS)
+        table.add(width, "queries and keys: forward, fused", run, flops=flops)
 
     def products() -> None:
         torch.mm(flat, half.t(), out=both)
         torch.mm(both, half)
         torch.mm(both.t(), flat)
 
-    table.add(width, "queries and keys: their three products alone, by cuBLAS", products, flops=3 * flops)
+    table.add(width, "queries and keys: their three bare GEMMs, by cuBLAS", products, flops=3 * flops)
     leaves = [x.requires_grad_(), weight.requires_grad_()]
-    for name, function in (("plain", plain_queries_and_keys), ("as it is", rotary_norm_product)):
+    for name, function in (("plain", plain_queries_and_keys), ("fused", fused_queries_and_keys)):
         compiled = partial(torch.compile(function, dynamic=False, fullgraph=True), cos=cos, sin=sin)
         table.add(width, f"queries and keys: {name}, compiled", forward_and_backward(compiled, leaves, grads), flops=3 * flops)
 
@@ -285,9 +261,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="also write the numbers there")
     terms = parser.parse_args(arguments)
     if not torch.cuda.is_available():
-        raise SystemExit("no CUDA device is visible: there is nothing to measure")
-    if not runs_triton(torch.device("cuda"), torch.bfloat16):
-        raise SystemExit("the kernels need Triton and an NVIDIA GPU since Ampere: here, plain torch runs in their place")
+        raise SystemExit("No CUDA device is visible: run this on a machine with an NVIDIA GPU.")
+    if not uses_triton(torch.device("cuda"), torch.bfloat16):
+        raise SystemExit("The kernels need Triton and an NVIDIA GPU since Ampere; plain PyTorch replaces them here.")
     began = time.monotonic()
     torch.set_float32_matmul_precision("high")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {terms.tokens:,} tokens, vocabulary {VOCABULARY:,}")
@@ -296,7 +272,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         torch.manual_seed(1)
         torch.compiler.reset()
         time_mlp(table, width)
-        time_sum(table, width)
         time_loss(table, width)
         time_queries_and_keys(table, width)
     print(f"{time.monotonic() - began:.0f} s in all")

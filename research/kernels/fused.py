@@ -1,12 +1,12 @@
-"""The costliest parts of a small GPT around attention, with less traffic to memory: the MLP, the loss, and rotary QK norm.
+"""Fused operators for a small GPT: RMS norm, the MLP, queries and keys, and the loss, with less traffic to memory.
 
-On an NVIDIA GPU since Ampere, in bfloat16, Triton kernels do the parts that a matrix product and a pass over its output share;
-the other products stay with cuBLAS. Anywhere else, the same functions are plain torch. Plumbing, not policy: train.py may
-replace it by its own.
+Each function has the contract of the few lines of plain PyTorch that its docstring begins with, and may be replaced by them in
+train.py at any time. On an NVIDIA GPU since Ampere, in bfloat16, the matrix products have fused epilogues (Triton; on Hopper
+Gluon); everywhere else these functions run the plain lines.
 
-The activation is squared ReLU (So et al., 2021, arXiv:2109.08668); finishing it inside the product that feeds it is an idea of
-the modded-nanogpt speedruns. That a loss can leave its gradient in the place of the logits, and go through the tokens in
-chunks, is that of Liger Kernel's fused linear cross-entropy (Hsu et al., 2024, arXiv:2410.10989). No code is theirs.
+The activation is squared ReLU (So et al., 2021, arXiv:2109.08668); computing it in the epilogue of the product that feeds it is
+an idea of the modded-nanogpt speedruns. A loss that overwrites the logits by their gradient, chunk by chunk, is that of Liger
+Kernel's fused linear cross-entropy (Hsu et al., 2024, arXiv:2410.10989). No code is theirs.
 """
 
 from importlib.util import find_spec
@@ -17,60 +17,84 @@ import torch.nn.functional as F
 from torch import Tensor
 
 HAS_TRITON = find_spec("triton") is not None
+EPSILON = torch.finfo(torch.float32).eps
+"""Added to a mean square before its root is taken, as F.rms_norm does by default."""
 MAX_VOCABULARY = 2**14
-"""A row of logits is held in registers; from 2^15 on they do not suffice, and plain torch takes over."""
+"""Largest vocabulary of the loss kernel, which holds a row of logits in registers; plain PyTorch takes over beyond it."""
 CHUNK_TOKENS = 2**16
-"""Tokens whose logits exist at once, in the loss: 1 GiB of them at a vocabulary of 8,192."""
+"""Tokens whose logits exist at once in the loss: 1 GiB of them at a vocabulary of 8,192."""
 
 
-def added_product(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor | None]:
-    """x + y @ weight.T, for x (..., N), y (..., C) and weight (N, C), and 1 / rms of each of its rows (...) in float32, with
-    which `normed_relu_squared_mlp` norms them; None where plain torch computes the sum, and leaves that to rms_norm.
+def rms_norm(x: Tensor) -> Tensor:
+    """`F.rms_norm(x, (x.size(-1),))`, in x's dtype.
 
-    In x's dtype; the weight is cast to that of the product, and gets its gradient in its own. On a Hopper GPU product, sum and
-    squares are computed in float32.
+    On a GPU the backward pass uses the output instead of the input, so that autograd keeps one tensor less for each norm.
     """
-    dtype = _dtype_of(y)
-    if not (runs_triton(x.device, dtype) and x.dtype == dtype and _adds_in_product(weight)):
-        return (x + F.linear(y, weight.to(y.dtype))).to(x.dtype), None
-    flat = x.reshape(-1, x.size(-1))
-    total, squares = _added_product(flat, y.to(dtype).reshape(-1, y.size(-1)), weight.to(dtype))
-    return total.view(x.shape), torch.rsqrt(squares / x.size(-1) + EPSILON).view(x.shape[:-1])
+    if not uses_triton(x.device, x.dtype):
+        return F.rms_norm(x, (x.size(-1),))
+    normed: Tensor = _rms_norm(x)[0]
+    return normed
 
 
-def normed_relu_squared_mlp(x: Tensor, scale: Tensor | None, up: Tensor, down: Tensor) -> Tensor:
-    """relu(norm(x) @ up.T)^2 @ down.T, for x (..., C), up (H, C) and down (C, H); returns (..., C).
+def relu2_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
+    """`F.linear(F.relu(F.linear(x, up)).square(), down)`.
 
-    Norm is RMS norm. With a `scale` (...), norm(x) is scale * x, and never stored; to both flow gradients. In x's dtype, or
-    that of autocast where it is on; the weights are cast to it, and get gradients in their own.
+    Args:
+        x: (..., C)
+        up: (H, C), cast to the dtype of the product; its gradient has its own dtype
+        down: (C, H), likewise
+
+    Returns (..., C) in x's dtype, or in autocast's.
     """
-    dtype = _dtype_of(x)
-    triton = runs_triton(x.device, dtype)
-    if scale is None:
-        x = F.rms_norm(x, (x.size(-1),))
-    elif not triton:
-        x, scale = (scale.unsqueeze(-1) * x).to(x.dtype), None
-    if not triton:
+    dtype = _matmul_dtype(x)
+    if not uses_triton(x.device, dtype):
         return F.linear(F.relu(F.linear(x, up.to(x.dtype))).square(), down.to(x.dtype))
-    flat = x.to(dtype).reshape(-1, x.size(-1))
-    y: Tensor = _mlp(flat, None if scale is None else scale.expand(x.shape[:-1]).reshape(-1), up.to(dtype), down.to(dtype))[0]
+    y: Tensor = _relu2_mlp(x.to(dtype).reshape(-1, x.size(-1)), up.to(dtype), down.to(dtype))[0]
     return y.view(x.shape)
+
+
+def qk_proj_rope_norm(x: Tensor, q_weight: Tensor, k_weight: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
+    """`rms_norm(apply_rotary_emb(heads(F.linear(x, weight)), cos, sin))` for queries and for keys.
+
+    Args:
+        x: (B, T, C)
+        q_weight: (H * D, C), cast to the dtype of the product; its gradient has its own dtype
+        k_weight: (H_kv * D, C), likewise
+        cos, sin: (T, D / 2); they get no gradient
+
+    Returns q (B, T, H, D) and k (B, T, H_kv, D) in x's dtype, or in autocast's.
+    """
+    dtype, tokens, dim = _matmul_dtype(x), x.size(1), 2 * cos.size(-1)
+    x, cos, sin = x.to(dtype), cos.to(dtype), sin.to(dtype)
+    q_weight, k_weight = q_weight.to(dtype), k_weight.to(dtype)
+    if not uses_triton(x.device, dtype) or q_weight.shape != k_weight.shape:
+        q, k = (apply_rotary_emb(F.linear(x, w).view(*x.shape[:2], -1, dim), cos, sin) for w in (q_weight, k_weight))
+        return F.rms_norm(q, (dim,)).to(dtype), F.rms_norm(k, (dim,)).to(dtype)
+    weight = torch.cat([q_weight, k_weight])
+    if _fits_head_tiles(x, dim):
+        q, k, _ = _qk_proj_rope_norm(x.flatten(0, 1), weight, cos, sin, tokens)
+    else:
+        q, k, _ = _rope_norm(F.linear(x, weight).view(*x.shape[:2], 2, -1, dim), cos, sin)
+    return q, k
 
 
 def softcapped_cross_entropy(
     hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, *, chunk_tokens: int = CHUNK_TOKENS
 ) -> Tensor:
-    """Mean cross-entropy in nats of the logits softcap * tanh(hidden @ weight.T / softcap); a float32 scalar.
+    """`F.cross_entropy(softcap * torch.tanh(F.linear(hidden, weight).float() / softcap), targets)`: mean nats per token.
 
-    hidden (..., C), weight (V, C), targets (...) int64 with values in 0..V-1: none is ignored. Logits are rounded to hidden's
-    dtype, or that of autocast where it is on; what follows is float32. `chunk_tokens` limits how many tokens' logits exist
-    at once (0: no limit); the plain path has no chunks.
+    Args:
+        hidden: (..., C)
+        weight: (V, C), cast to the dtype of the product; its gradient has its own dtype
+        targets: (...) int64 in 0..V-1; none is ignored
+        softcap: largest absolute value of a logit
+        chunk_tokens: tokens whose logits exist at once (0: all); the plain path has no chunks
 
-    On the Triton path a forward pass that may be followed by a backward one does the work of both; gradients can be taken
-    once, not differentiated again.
+    Returns a float32 scalar. Logits are rounded to hidden's dtype, or autocast's; what follows is float32. On a GPU the forward
+    pass also computes the gradients where one is needed; they can't be differentiated again.
     """
-    dtype = _dtype_of(hidden)
-    if not (runs_triton(hidden.device, dtype) and weight.size(0) <= MAX_VOCABULARY):
+    dtype = _matmul_dtype(hidden)
+    if not (uses_triton(hidden.device, dtype) and weight.size(0) <= MAX_VOCABULARY):
         logits = F.linear(hidden, weight.to(hidden.dtype)).float()
         return F.cross_entropy((softcap * torch.tanh(logits / softcap)).flatten(0, -2), targets.flatten())
     flat, targets = hidden.to(dtype).reshape(-1, hidden.size(-1)), targets.reshape(-1)
@@ -81,41 +105,15 @@ def softcapped_cross_entropy(
     return loss
 
 
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def apply_rotary_emb(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding (Su et al., 2021, arXiv:2104.09864) of x (B, T, H, D) by cos and sin (T, D / 2)."""
-    a, b = x.chunk(2, dim=-1)
-    cos, sin = cos[:, None], sin[:, None]
-    return torch.cat([a * cos + b * sin, b * cos - a * sin], dim=-1)
+    x1, x2 = x.chunk(2, dim=-1)
+    cos, sin = cos[:, None].to(x.dtype), sin[:, None].to(x.dtype)
+    return torch.cat([x1 * cos + x2 * sin, x2 * cos - x1 * sin], dim=-1)
 
 
-def rotary_norm(both: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys of both (B, T, 2, H, D), rotated by cos and sin (T, D / 2) and then RMS-normed over D: two (B, T, H, D).
-
-    In the dtype of `both`; no gradient flows to cos and sin.
-    """
-    if not runs_triton(both.device, both.dtype):
-        q, k = (F.rms_norm(rotate(x, cos, sin), (x.size(-1),)) for x in both.unbind(2))
-        return q.to(both.dtype), k.to(both.dtype)
-    queries, keys, _ = _rotary_norm(both, cos, sin)
-    return queries, keys
-
-
-def rotary_norm_product(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys, two (B, T, H, D): `rotary_norm` of the heads of x (B, T, C) @ weight[i].T, for weight (2, H * D, C).
-
-    In x's dtype, or that of autocast where it is on; cos and sin (T, D / 2).
-    """
-    dtype, tokens, dim = _dtype_of(x), x.size(1), 2 * cos.size(-1)
-    shape = (x.size(0), tokens, weight.size(1) // dim, dim)
-    matrix = weight.to(dtype).flatten(0, 1)
-    if not (runs_triton(x.device, dtype) and _finishes_heads(x, dim)):
-        return rotary_norm(F.linear(x.to(dtype), matrix).view(*shape[:2], 2, *shape[2:]), cos, sin)
-    queries, keys, _ = _rotary_norm_product(x.to(dtype).flatten(0, 1), matrix, cos.to(dtype), sin.to(dtype), tokens)
-    return queries, keys
-
-
-def runs_triton(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether the Triton kernels serve `device` and `dtype`. Not float16: a squared activation could be beyond its range."""
+def uses_triton(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether the Triton kernels support a device and dtype. Not float16, whose range a squared activation can exceed."""
     return (
         HAS_TRITON
         and device.type == "cuda"
@@ -126,145 +124,133 @@ def runs_triton(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def _is_hopper(device: torch.device) -> bool:
-    """Whether research/kernels/hopper_kernels.py is written for this GPU."""
+    """Whether research/kernels/hopper_kernels.py supports this GPU."""
     return torch.cuda.get_device_capability(device)[0] == 9
 
 
-def _whole_16_bytes(*sizes: int) -> bool:
-    """Whether rows of so many half-precision numbers are such, as bulk copies want them."""
+def _fits_tma(*sizes: int) -> bool:
+    """Whether rows of these many bfloat16 numbers are a multiple of 16 bytes, which TMA requires."""
     return all(size % 8 == 0 for size in sizes)
 
 
-def _adds_in_product(weight: Tensor) -> bool:
-    """Whether one kernel multiplies by weight (N, C) and adds: for whole tiles."""
-    return _is_hopper(weight.device) and weight.size(0) % 128 == 0 and _whole_16_bytes(weight.size(1))
+def _fits_head_tiles(x: Tensor, dim: int) -> bool:
+    """Whether the Hopper kernel can rotate and norm heads of `dim` channels of x (B, T, C): it computes whole tiles only."""
+    return _is_hopper(x.device) and dim == 128 and x.size(1) % 128 == 0 and _fits_tma(x.size(2))
 
 
-def _finishes_heads(x: Tensor, dim: int) -> bool:
-    """Whether one kernel multiplies, rotates and norms: for whole tiles of heads of 128 channels."""
-    return _is_hopper(x.device) and dim == 128 and x.size(1) % 128 == 0 and _whole_16_bytes(x.size(2))
-
-
-def _dtype_of(x: Tensor) -> torch.dtype:
-    """In which a matrix product with x is computed here."""
+def _matmul_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that a matmul with x runs in: autocast's, if it is on."""
     kind = x.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# MLP: h is never stored; a = relu(h)^2 is, and the backward pass knows relu(h) = sqrt(a) from it
+# RMS norm: a triton_op, which torch.compile traces through, so that it fuses the norm with the operations around it
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-@torch.library.custom_op("research::relu_squared_mlp", mutates_args=())
-def _mlp(x: Tensor, scale: Tensor | None, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
-    """y (M, C) and the activations a (M, H) of x (M, C), scaled by scale (M,) in float32, up (H, C) and down (C, H)."""
-    activations = _hidden_product(x, up, scale, None)
+def _rms_norm_forward(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The normed x (..., C), and 1 / rms (..., 1) in float32."""
+    rstd = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + EPSILON)
+    return (x.float() * rstd).to(x.dtype), rstd
+
+
+def _rms_norm_setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, Tensor]) -> None:
+    normed, rstd = output
+    ctx.mark_non_differentiable(rstd)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(normed, rstd)
+
+
+def _rms_norm_backward(ctx: Any, grad: Tensor | None, _: None) -> Tensor | None:
+    if grad is None:
+        return None
+    normed, rstd = ctx.saved_tensors
+    g, y = grad.float(), normed.float()
+    x_grad: Tensor = rstd * (g - y * (g * y).mean(-1, keepdim=True))
+    return x_grad.to(normed.dtype)
+
+
+if HAS_TRITON:
+    _rms_norm: Any = torch.library.triton_op("research::rms_norm", _rms_norm_forward, mutates_args=())
+    _rms_norm.register_autograd(_rms_norm_backward, setup_context=_rms_norm_setup_context)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# MLP: a = relu(h)^2 is stored, h is not; the backward pass gets relu(h) as sqrt(a)
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op("research::relu2_mlp", mutates_args=())
+def _relu2_mlp(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    """y (M, C) and the activations a (M, H), from x (M, C), up (H, C) and down (C, H)."""
+    activations = _linear_relu2(x, up, None)
     return torch.mm(activations, down.t()), activations
 
 
-@torch.library.custom_op("research::relu_squared_gradient", mutates_args=())
-def _hidden_gradient(grad: Tensor, scale: Tensor | None, down: Tensor, activations: Tensor) -> Tensor:
-    """The gradient (M, H) of h / scale, by that of y (M, C), scale (M,), down (C, H) and a (M, H)."""
-    return _hidden_product(grad, down.t(), scale, activations)  # down is small; with it, one kernel serves both directions
+@torch.library.custom_op("research::relu2_backward", mutates_args=())
+def _relu2_backward(grad: Tensor, down: Tensor, activations: Tensor) -> Tensor:
+    """The gradient (M, H) with respect to h, from that of y (M, C), down (C, H) and the activations (M, H)."""
+    return _linear_relu2(grad, down.t(), activations)  # down is small: transposed, one kernel serves both directions
 
 
-def _hidden_product(left: Tensor, right: Tensor, scale: Tensor | None, activations: Tensor | None) -> Tensor:
-    left, right = left.contiguous(), right.contiguous()
-    scale = None if scale is None else scale.contiguous()
+def _linear_relu2(x: Tensor, weight: Tensor, activations: Tensor | None) -> Tensor:
+    """The product h = x @ weight.T with its epilogue: relu(h)^2, or with activations a its gradient, 2 h sqrt(a)."""
+    x, weight = x.contiguous(), weight.contiguous()
     activations = None if activations is None else activations.contiguous()
-    if _is_hopper(left.device) and _whole_16_bytes(left.size(1), right.size(0)):
-        from research.kernels import hopper_kernels as hopper_products
+    if _is_hopper(x.device) and _fits_tma(x.size(1), weight.size(0)):
+        from research.kernels import hopper_kernels
 
-        return hopper_products.hidden_product(left, right, scale, activations)
+        return hopper_kernels.linear_relu2(x, weight, activations)
     from research.kernels import triton_kernels
 
-    return triton_kernels.hidden_product(left, right, scale, activations)
+    return triton_kernels.linear_relu2(x, weight, activations)
 
 
-@_mlp.register_fake
-def _(x: Tensor, scale: Tensor | None, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+@_relu2_mlp.register_fake
+def _(x: Tensor, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.size(0), down.size(0)), x.new_empty(x.size(0), up.size(0))
 
 
-@_hidden_gradient.register_fake
-def _(grad: Tensor, scale: Tensor | None, down: Tensor, activations: Tensor) -> Tensor:
+@_relu2_backward.register_fake
+def _(grad: Tensor, down: Tensor, activations: Tensor) -> Tensor:
     return grad.new_empty(activations.shape)
 
 
-def _remember_mlp(ctx: Any, inputs: tuple[Tensor | None, ...], output: tuple[Tensor, Tensor]) -> None:
+def _relu2_mlp_setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
     _, activations = output
     ctx.mark_non_differentiable(activations)
     ctx.set_materialize_grads(False)  # zeros for the activations would take as much memory as they do
     ctx.save_for_backward(*inputs, activations)
 
 
-def _mlp_backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+def _relu2_mlp_backward(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     if grad is None:
-        return None, None, None, None
-    x, scale, up, down, activations = ctx.saved_tensors
-    needs_x, needs_scale, needs_up, needs_down = ctx.needs_input_grad
-    down_grad = torch.mm(grad.t(), activations) if needs_down else None  # first: the compiler stores grad once, for both
-    hidden_grad = _hidden_gradient(grad, scale, down, activations)
-    x_grad = torch.mm(hidden_grad, up)
-    along = (x_grad.float() * x.float()).sum(1) if needs_scale else None
-    scale_grad = None if along is None else torch.where(scale == 0, 0.0, along / scale)
-    return x_grad if needs_x else None, scale_grad, torch.mm(hidden_grad.t(), x) if needs_up else None, down_grad
+        return None, None, None
+    x, up, down, activations = ctx.saved_tensors
+    needs_x, needs_up, needs_down = ctx.needs_input_grad
+    down_grad = torch.mm(grad.t(), activations) if needs_down else None  # first: the compiler then stores grad once, for both
+    hidden_grad = _relu2_backward(grad, down, activations)
+    x_grad = torch.mm(hidden_grad, up) if needs_x else None
+    return x_grad, torch.mm(hidden_grad.t(), x) if needs_up else None, down_grad
 
 
-_mlp.register_autograd(_mlp_backward, setup_context=_remember_mlp)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The residual stream and what a layer adds to it
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-@torch.library.custom_op("research::added_product", mutates_args=())
-def _added_product(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """x (M, N) + y (M, C) @ weight (N, C).T, and its rows' sums of squares (M,) in float32."""
-    from research.kernels.hopper_kernels import sum_product
-
-    return sum_product(x.contiguous(), y.contiguous(), weight.contiguous())
-
-
-@_added_product.register_fake
-def _(x: Tensor, y: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x, memory_format=torch.contiguous_format), x.new_empty(x.size(0), dtype=torch.float32)
-
-
-def _remember_added_product(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, y, weight = inputs
-    ctx.save_for_backward(y, weight, output[0])
-
-
-def _added_product_backward(ctx: Any, grad: Tensor, squares_grad: Tensor) -> tuple[Tensor | None, ...]:
-    y, weight, total = ctx.saved_tensors
-    needs_x, needs_y, needs_weight = ctx.needs_input_grad
-    grad = (grad.float() + 2 * squares_grad.unsqueeze(1) * total.float()).to(grad.dtype)
-    return (
-        grad if needs_x else None,
-        torch.mm(grad, weight) if needs_y else None,
-        torch.mm(grad.t(), y) if needs_weight else None,
-    )
-
-
-_added_product.register_autograd(_added_product_backward, setup_context=_remember_added_product)
+_relu2_mlp.register_autograd(_relu2_mlp_backward, setup_context=_relu2_mlp_setup_context)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Loss: half-precision logits are read once, and their gradients written in their place
+# Loss: bfloat16 logits are read once, and overwritten by their gradients
 # ----------------------------------------------------------------------------------------------------------------------
 
 
 @torch.library.custom_op("research::softcapped_loss", mutates_args=())
 def _loss(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, chunk_tokens: int) -> Tensor:
-    """The mean loss, of hidden (n, C), weight (V, C) in any dtype, and targets (n,)."""
+    """The mean loss, from hidden (n, C), weight (V, C) in any dtype, and targets (n,)."""
     from research.kernels.triton_kernels import cross_entropy_rows
 
     weight, targets = weight.to(hidden.dtype), targets.contiguous()
     losses = [
-        cross_entropy_rows(torch.mm(hidden[chunk], weight.t()), targets[chunk], softcap=softcap, scale=None)
+        cross_entropy_rows(torch.mm(hidden[chunk], weight.t()), targets[chunk], softcap=softcap, grad_scale=None)
         for chunk in _chunks(hidden.size(0), chunk_tokens)
     ]
     return torch.cat(losses).mean()
@@ -274,9 +260,9 @@ def _loss(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, chunk
 def _loss_and_gradients(
     hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, chunk_tokens: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The mean loss and its gradients: of hidden in its dtype, of weight in float32.
+    """The mean loss and its gradients: that of hidden in hidden's dtype, that of weight in float32.
 
-    The chunks' gradients of the weight are added in float32, because bfloat16 would round the sum once a chunk; at V * C
+    The chunks' gradients of the weight are summed in float32, since bfloat16 would round the sum once per chunk; at V * C
     numbers that costs next to nothing.
     """
     from research.kernels.triton_kernels import cross_entropy_rows
@@ -288,22 +274,23 @@ def _loss_and_gradients(
     losses = []
     for chunk in _chunks(tokens, chunk_tokens):
         logits = torch.mm(hidden[chunk], half.t())
-        losses.append(cross_entropy_rows(logits, targets[chunk], softcap=softcap, scale=1 / tokens))
-        torch.mm(logits, half, out=hidden_grad[chunk])  # the logits have become their gradients
-        part = _mm_float32(logits.t(), hidden[chunk])
+        losses.append(cross_entropy_rows(logits, targets[chunk], softcap=softcap, grad_scale=1 / tokens))
+        logits_grad = logits  # overwritten in place
+        torch.mm(logits_grad, half, out=hidden_grad[chunk])
+        part = _mm_float32(logits_grad.t(), hidden[chunk])
         weight_grad = part if weight_grad is None else weight_grad.add_(part)
-    assert weight_grad is not None, "a loss needs a token"
+    assert weight_grad is not None, "a loss needs at least one token"
     return torch.cat(losses).mean(), hidden_grad, weight_grad
 
 
 def _chunks(tokens: int, size: int) -> list[slice]:
-    """Of `size` tokens each, the last maybe shorter; one of all for a size of 0."""
+    """Slices of `size` tokens each, the last one possibly shorter; a single slice for a size of 0."""
     size = size or tokens
     return [slice(start, min(start + size, tokens)) for start in range(0, tokens, size)]
 
 
 def _mm_float32(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b with half-precision factors and a float32 result."""
+    """a @ b with bfloat16 factors and a float32 result."""
     return torch.mm(a, b, out_dtype=torch.float32) if a.is_cuda else torch.mm(a.float(), b.float())
 
 
@@ -321,7 +308,7 @@ def _(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float, chunk_tok
     )
 
 
-def _remember_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+def _loss_setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     _, hidden_grad, weight_grad = output
     ctx.mark_non_differentiable(hidden_grad, weight_grad)
     ctx.set_materialize_grads(False)
@@ -330,108 +317,104 @@ def _remember_gradients(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor,
 
 
 def _loss_backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    """Only a scalar is left to multiply by; torch.compile makes that part of what comes next."""
+    """The stored gradients times a scalar, which torch.compile fuses with what follows."""
     if grad is None:
         return (None,) * 5
     hidden_grad, weight_grad = ctx.saved_tensors
     return hidden_grad * grad, (weight_grad * grad).to(ctx.weight_dtype), None, None, None
 
 
-_loss_and_gradients.register_autograd(_loss_backward, setup_context=_remember_gradients)
+_loss_and_gradients.register_autograd(_loss_backward, setup_context=_loss_setup_context)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Queries and keys: one pass each way; the gradient needs what went into attention and a number per head, nothing else
+# Queries and keys: one pass each way; the backward pass needs the outputs and one float32 number per head
 # ----------------------------------------------------------------------------------------------------------------------
 
-EPSILON = torch.finfo(torch.float32).eps
-"""What keeps a head, or a row of the stream, finite where it is all zeros."""
 
-
-@torch.library.custom_op("research::rotary_norm", mutates_args=())
-def _rotary_norm(both: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and float32 scales (2, B * T * H)."""
+@torch.library.custom_op("research::rope_norm", mutates_args=())
+def _rope_norm(qk: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """q and k (B, T, H, D) of qk (B, T, 2, H, D), rotated and normed, and 1 / rms (2, B * T * H) in float32."""
     from research.kernels import triton_kernels
 
-    return triton_kernels.rotary_norm(both.contiguous(), cos.contiguous(), sin.contiguous(), EPSILON)
+    return triton_kernels.rope_norm(qk.contiguous(), cos.contiguous(), sin.contiguous(), EPSILON)
 
 
-@torch.library.custom_op("research::rotary_norm_gradient", mutates_args=())
-def _rotary_norm_gradient(
-    query_grads: Tensor, key_grads: Tensor, queries: Tensor, keys: Tensor, scales: Tensor, cos: Tensor, sin: Tensor
-) -> Tensor:
+@torch.library.custom_op("research::rope_norm_backward", mutates_args=())
+def _rope_norm_backward(q_grad: Tensor, k_grad: Tensor, q: Tensor, k: Tensor, rstd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The gradient (B, T, 2, H, D) with respect to qk, from those of q and k, and from q, k and 1 / rms."""
     from research.kernels import triton_kernels
 
-    tensors = (query_grads, key_grads, queries, keys, scales, cos, sin)
-    return triton_kernels.rotary_norm_gradient(*(tensor.contiguous() for tensor in tensors))
+    tensors = (q_grad, k_grad, q, k, rstd, cos, sin)
+    return triton_kernels.rope_norm_backward(*(tensor.contiguous() for tensor in tensors))
 
 
-@_rotary_norm.register_fake
-def _(both: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    batch, tokens, _, heads, dim = both.shape
-    queries, keys = (both.new_empty(batch, tokens, heads, dim) for _ in range(2))
-    return queries, keys, both.new_empty((2, batch * tokens * heads), dtype=torch.float32)
+@_rope_norm.register_fake
+def _(qk: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    batch, tokens, _, heads, dim = qk.shape
+    q, k = (qk.new_empty(batch, tokens, heads, dim) for _ in range(2))
+    return q, k, qk.new_empty((2, batch * tokens * heads), dtype=torch.float32)
 
 
-@_rotary_norm_gradient.register_fake
-def _(query_grads: Tensor, key_grads: Tensor, queries: Tensor, keys: Tensor, scales: Tensor, cos: Tensor,
-      sin: Tensor) -> Tensor:  # fmt: skip
-    batch, tokens, heads, dim = queries.shape
-    return queries.new_empty(batch, tokens, 2, heads, dim)
+@_rope_norm_backward.register_fake
+def _(q_grad: Tensor, k_grad: Tensor, q: Tensor, k: Tensor, rstd: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    batch, tokens, heads, dim = q.shape
+    return q.new_empty(batch, tokens, 2, heads, dim)
 
 
-def _remember_rotary_norm(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    queries, keys, scales = output
-    ctx.mark_non_differentiable(scales)
+def _rope_norm_setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _keep_qk(ctx, output, inputs[1:])
+
+
+def _keep_qk(ctx: Any, output: tuple[Tensor, Tensor, Tensor], others: tuple[Tensor, ...]) -> None:
+    """Saves q, k, 1 / rms and `others` for the backward pass; only q and k have gradients."""
+    ctx.mark_non_differentiable(output[2])
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(queries, keys, scales, *inputs[1:])
+    ctx.save_for_backward(*output, *others)
 
 
-def _rotary_norm_backward(ctx: Any, query_grads: Tensor | None, key_grads: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    return _gradient_before_rotation(query_grads, key_grads, *ctx.saved_tensors), None, None
-
-
-def _gradient_before_rotation(
-    query_grads: Tensor | None, key_grads: Tensor | None, queries: Tensor, keys: Tensor, scales: Tensor, *angles: Tensor
-) -> Tensor | None:
-    """(B, T, 2, H, D); None without gradients."""
-    if query_grads is None and key_grads is None:
+def _qk_grad(q_grad: Tensor | None, k_grad: Tensor | None, q: Tensor, k: Tensor, *others: Tensor) -> Tensor | None:
+    """The gradient (B, T, 2, H, D) with respect to qk; None where neither q nor k has one."""
+    if q_grad is None and k_grad is None:
         return None
-    query_grads = torch.zeros_like(queries) if query_grads is None else query_grads
-    key_grads = torch.zeros_like(keys) if key_grads is None else key_grads
-    gradient: Tensor = _rotary_norm_gradient(query_grads, key_grads, queries, keys, scales, *angles)
+    q_grad = torch.zeros_like(q) if q_grad is None else q_grad
+    k_grad = torch.zeros_like(k) if k_grad is None else k_grad
+    gradient: Tensor = _rope_norm_backward(q_grad, k_grad, q, k, *others)
     return gradient
 
 
-_rotary_norm.register_autograd(_rotary_norm_backward, setup_context=_remember_rotary_norm)
+def _rope_norm_autograd(ctx: Any, q_grad: Tensor | None, k_grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    return _qk_grad(q_grad, k_grad, *ctx.saved_tensors), None, None
 
 
-@torch.library.custom_op("research::rotary_norm_product", mutates_args=())
-def _rotary_norm_product(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries and keys (B, T, H, D) of x (B * T, C) and weight (2 * H * D, C), and float32 scales."""
-    from research.kernels.hopper_kernels import rotary_product
+_rope_norm.register_autograd(_rope_norm_autograd, setup_context=_rope_norm_setup_context)
+
+
+@torch.library.custom_op("research::qk_proj_rope_norm", mutates_args=())
+def _qk_proj_rope_norm(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+    """q and k (B, T, H, D) of x (B * T, C) and weight (2 * H * D, C), with T = `tokens`, and 1 / rms in float32."""
+    from research.kernels.hopper_kernels import qk_proj_rope_norm
 
     x, weight, cos, sin = (tensor.contiguous() for tensor in (x, weight, cos, sin))
-    return rotary_product(x, weight, cos, sin, EPSILON, tokens)
+    return qk_proj_rope_norm(x, weight, cos, sin, EPSILON, tokens)
 
 
-@_rotary_norm_product.register_fake
+@_qk_proj_rope_norm.register_fake
 def _(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
     dim = 2 * cos.size(1)
     heads = weight.size(0) // (2 * dim)
-    queries, keys = (x.new_empty(x.size(0) // tokens, tokens, heads, dim) for _ in range(2))
-    return queries, keys, x.new_empty((2, x.size(0) * heads), dtype=torch.float32)
+    q, k = (x.new_empty(x.size(0) // tokens, tokens, heads, dim) for _ in range(2))
+    return q, k, x.new_empty((2, x.size(0) * heads), dtype=torch.float32)
 
 
-def _remember_rotary_norm_product(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
-    x, weight, *angles, _ = inputs
-    _remember_rotary_norm(ctx, (weight, *angles), output)
-    ctx.save_for_backward(*output, *angles, x, weight)
+def _qk_proj_setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weight, cos, sin, _ = inputs
+    _keep_qk(ctx, output, (cos, sin, x, weight))
 
 
-def _rotary_norm_product_backward(ctx: Any, query_grads: Tensor | None, key_grads: Tensor | None, _: None) -> tuple[Any, ...]:
+def _qk_proj_backward(ctx: Any, q_grad: Tensor | None, k_grad: Tensor | None, _: None) -> tuple[Any, ...]:
     *saved, x, weight = ctx.saved_tensors
-    grads = _gradient_before_rotation(query_grads, key_grads, *saved)
+    grads = _qk_grad(q_grad, k_grad, *saved)
     if grads is None:
         return (None,) * 5
     flat = grads.view(x.size(0), -1)
@@ -439,4 +422,4 @@ def _rotary_norm_product_backward(ctx: Any, query_grads: Tensor | None, key_grad
     return torch.mm(flat, weight) if needs_x else None, torch.mm(flat.t(), x) if needs_weight else None, None, None, None
 
 
-_rotary_norm_product.register_autograd(_rotary_norm_product_backward, setup_context=_remember_rotary_norm_product)
+_qk_proj_rope_norm.register_autograd(_qk_proj_backward, setup_context=_qk_proj_setup_context)

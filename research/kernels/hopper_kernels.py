@@ -1,8 +1,8 @@
-"""Matrix products that are finished before they are stored, for Hopper GPUs: Gluon's side of research/kernels/fused.py.
+"""GEMMs with fused epilogues for Hopper GPUs (persistent, warp-specialised, ping-pong), in Gluon.
 
-A program stays on each multiprocessor and takes tile after tile. One warp fetches what the tiles need, by bulk copies; two
-groups of four warps take tiles in turn, so that one finishes and stores its tile while the other has the tensor cores: the
-"pingpong" schedule of CUTLASS. Gluon is the language below Triton, in which that can be said. Imported only where Triton is.
+One program per SM takes tile after tile of the output. A producer warp loads operands through TMA into a ring of shared memory;
+two consumer warpgroups take tiles in turn, so that one runs its epilogue while the other has the tensor cores: the ping-pong
+schedule of CUTLASS. Gluon is the language below Triton that can express this. To be imported only where Triton is.
 """
 
 import torch
@@ -20,281 +20,262 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 TILE = 128
-"""Rows and columns of the output that four warps hold in registers; a head of queries or keys, where those are finished."""
-DEPTH = 64
-"""Channels in a step: of bfloat16, what a row of shared memory holds."""
+"""Rows and columns of an output tile, which a warpgroup holds in registers; for "rope_norm", the width of a head."""
+BLOCK_K = 64
+"""Channels per step of the main loop: 128 bytes of bfloat16, a row of swizzled shared memory."""
 STAGES = 4
-"""Steps that are fetched ahead. Five are as fast at a width of 512, and 10 to 12% slower at 640, on an H100."""
+"""Steps in flight. Five are as fast at a width of 512, and 10 to 12% slower at 640, on an H100."""
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The parts of a tile
+# Epilogues
 # ----------------------------------------------------------------------------------------------------------------------
 
 
 @gluon.constexpr_function
-def _layout(COLUMNS):
-    """Of a tile's columns in the registers of four warps, as the tensor cores leave them."""
+def _acc_layout(COLUMNS):
+    """The register layout of an accumulator tile with COLUMNS columns, as the tensor cores leave it in four warps."""
     return gl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[4, 1], instr_shape=[16, COLUMNS, 16])
 
 
 @gluon.jit
-def _halves(values):
-    """The left and the right half of values (rows, columns); nothing moves."""
-    half: gl.constexpr = values.shape[1] // 2
-    layout: gl.constexpr = _layout(half)
-    left, right = gl.split(gl.permute(gl.reshape(values, (values.shape[0], 2, half)), (0, 2, 1)))
+def _split_columns(acc):
+    """The left and the right half of acc (rows, columns); no register moves."""
+    half: gl.constexpr = acc.shape[1] // 2
+    layout: gl.constexpr = _acc_layout(half)
+    left, right = gl.split(gl.permute(gl.reshape(acc, (acc.shape[0], 2, half)), (0, 2, 1)))
     return gl.convert_layout(left, layout, assert_trivial=True), gl.convert_layout(right, layout, assert_trivial=True)
 
 
 @gluon.jit
-def _finish(values, scale, place, FINISH: gl.constexpr, SCALED: gl.constexpr):
-    """Finishes a half of a tile into its `place` in shared memory, where what is known of it lies; with FINISH "sum" returns
-    its rows' sums of squares."""
-    layout: gl.constexpr = _layout(values.shape[1])
-    if SCALED:
-        values = values * gl.expand_dims(gl.convert_layout(scale, gl.SliceLayout(1, layout)), 1)
-    if FINISH == "activations":
-        positive = gl.maximum(values, 0.0)
-        values = positive * positive
+def _relu2_epilogue(acc, smem_tile, BACKWARD: gl.constexpr):
+    """Writes relu(acc)^2 into smem_tile; with BACKWARD acc * 2 sqrt(a), where smem_tile holds the activations a."""
+    if BACKWARD:
+        activations = smem_tile.load(_acc_layout(acc.shape[1])).to(gl.float32)
+        acc = acc * 2.0 * gl.sqrt(activations)
     else:
-        known = place.load(layout).to(gl.float32)
-        values = values * 2.0 * gl.sqrt(known) if FINISH == "gradient" else values + known
-    rounded = values.to(place.dtype)
-    place.store(rounded)
-    values = rounded.to(gl.float32)
-    return gl.sum(values * values, axis=1)
+        positive = gl.maximum(acc, 0.0)
+        acc = positive * positive
+    smem_tile.store(acc.to(smem_tile.dtype))
 
 
 @gluon.jit
-def _rotated(a, b, angles, FIRST: gl.constexpr):
-    """Pairs of channels a, b from the FIRST on, rotated by angles: their cosines, then their sines."""
-    part: gl.constexpr = a.shape[1]
-    layout: gl.constexpr = _layout(part)
+def _rotated(x1, x2, angles, FIRST: gl.constexpr):
+    """The pairs (x1, x2) of channels FIRST and after, rotated by `angles`, which holds cosines and then sines."""
+    part: gl.constexpr = x1.shape[1]
+    layout: gl.constexpr = _acc_layout(part)
     cos = angles.slice(FIRST, part, dim=1).load(layout).to(gl.float32)
     sin = angles.slice(angles.shape[1] // 2 + FIRST, part, dim=1).load(layout).to(gl.float32)
-    return a * cos + b * sin, b * cos - a * sin
+    return x1 * cos + x2 * sin, x2 * cos - x1 * sin
 
 
 @gluon.jit
-def _rotate_and_norm(first, second, place, EPSILON: gl.constexpr):
-    """Finishes heads, by halves, into their `place`, where their angles lie; returns what their rows are multiplied by.
+def _rope_norm_epilogue(x1, x2, smem_tile, EPSILON: gl.constexpr):
+    """Writes one head, given by its halves x1 and x2, rotated and RMS-normed into smem_tile, which holds the angles; returns
+    1 / rms of its rows.
 
-    In quarters: registers do not suffice for more angles at once.
+    It works on quarters of a head, since registers don't suffice for the angles of a half.
     """
-    half: gl.constexpr = first.shape[1]
+    half: gl.constexpr = x1.shape[1]
     part: gl.constexpr = half // 2
-    a0, a1 = _halves(first)
-    b0, b1 = _halves(second)
-    a0, b0 = _rotated(a0, b0, place, 0)
-    a1, b1 = _rotated(a1, b1, place, part)
-    squares = gl.sum(a0 * a0 + b0 * b0, axis=1) + gl.sum(a1 * a1 + b1 * b1, axis=1)
-    scale = gl.rsqrt(squares / (2 * half) + EPSILON)
-    factor = gl.expand_dims(scale, 1)
-    place.slice(0, part, dim=1).store((a0 * factor).to(place.dtype))
-    place.slice(part, part, dim=1).store((a1 * factor).to(place.dtype))
-    place.slice(half, part, dim=1).store((b0 * factor).to(place.dtype))
-    place.slice(half + part, part, dim=1).store((b1 * factor).to(place.dtype))
-    return scale
+    a0, a1 = _split_columns(x1)
+    b0, b1 = _split_columns(x2)
+    a0, b0 = _rotated(a0, b0, smem_tile, 0)
+    a1, b1 = _rotated(a1, b1, smem_tile, part)
+    sum_squares = gl.sum(a0 * a0 + b0 * b0, axis=1) + gl.sum(a1 * a1 + b1 * b1, axis=1)
+    rstd = gl.rsqrt(sum_squares / (2 * half) + EPSILON)
+    factor = gl.expand_dims(rstd, 1)
+    smem_tile.slice(0, part, dim=1).store((a0 * factor).to(smem_tile.dtype))
+    smem_tile.slice(part, part, dim=1).store((a1 * factor).to(smem_tile.dtype))
+    smem_tile.slice(half, part, dim=1).store((b0 * factor).to(smem_tile.dtype))
+    smem_tile.slice(half + part, part, dim=1).store((b1 * factor).to(smem_tile.dtype))
+    return rstd
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The kernel: one warp fetches, two groups of four multiply
+# The kernel: one producer warp, two consumer warpgroups
 # ----------------------------------------------------------------------------------------------------------------------
 
 
 @gluon.jit
-def _fetch(
-    left, right, known, buffers, barriers, tiles,
-    ACROSS: gl.constexpr, STEPS: gl.constexpr, FINISH: gl.constexpr, TOKENS: gl.constexpr,
+def _produce(
+    x, weight, aux, buffers, barriers, tiles,
+    TILES_N: gl.constexpr, STEPS: gl.constexpr, EPILOGUE: gl.constexpr, TOKENS: gl.constexpr,
 ):  # fmt: skip
-    """Fills the stages, tile by tile, as they are emptied, and then the tile's place with what is known of it."""
-    lefts, rights, places = buffers
-    filled, emptied, arrived, freed, _ = barriers
-    rows: gl.constexpr = left.block_type.shape[0]
-    depth: gl.constexpr = left.block_type.shape[1]
-    stages: gl.constexpr = lefts.shape[0]
-    turns = (tiles - gl.program_id(0) + gl.num_programs(0) - 1) // gl.num_programs(0)
-    for turn in range(turns):
-        tile = gl.program_id(0) + turn * gl.num_programs(0)
-        row = (tile // ACROSS) * rows
-        column = (tile % ACROSS) * right.block_type.shape[0]
+    """Loads the operands of each tile, step by step, as stages become empty, and then the `aux` tile of its epilogue."""
+    x_smem, weight_smem, tile_smem = buffers
+    full, empty, aux_full, tile_empty, _ = barriers
+    rows: gl.constexpr = x.block_type.shape[0]
+    block_k: gl.constexpr = x.block_type.shape[1]
+    stages: gl.constexpr = x_smem.shape[0]
+    iterations = (tiles - gl.program_id(0) + gl.num_programs(0) - 1) // gl.num_programs(0)
+    for iteration in range(iterations):
+        tile = gl.program_id(0) + iteration * gl.num_programs(0)
+        row = (tile // TILES_N) * rows
+        column = (tile % TILES_N) * weight.block_type.shape[0]
         for step in range(STEPS):
-            count = turn * STEPS + step
+            count = iteration * STEPS + step
             stage = count % stages
-            mbarrier.wait(emptied.index(stage), (count // stages & 1) ^ 1)
-            mbarrier.expect(filled.index(stage), left.block_type.nbytes + right.block_type.nbytes)
-            tma.async_copy_global_to_shared(left, [row, step * depth], filled.index(stage), lefts.index(stage))
-            tma.async_copy_global_to_shared(right, [column, step * depth], filled.index(stage), rights.index(stage))
-        if FINISH != "activations":
-            which = turn % 2
-            mbarrier.wait(freed.index(which), (turn // 2 & 1) ^ 1)
-            mbarrier.expect(arrived.index(which), known.block_type.nbytes)
-            if FINISH == "heads":
+            mbarrier.wait(empty.index(stage), (count // stages & 1) ^ 1)
+            mbarrier.expect(full.index(stage), x.block_type.nbytes + weight.block_type.nbytes)
+            tma.async_copy_global_to_shared(x, [row, step * block_k], full.index(stage), x_smem.index(stage))
+            tma.async_copy_global_to_shared(weight, [column, step * block_k], full.index(stage), weight_smem.index(stage))
+        if EPILOGUE != "relu2":
+            group = iteration % 2
+            mbarrier.wait(tile_empty.index(group), (iteration // 2 & 1) ^ 1)
+            mbarrier.expect(aux_full.index(group), aux.block_type.nbytes)
+            if EPILOGUE == "rope_norm":
                 row = row % TOKENS
                 column = 0
-            tma.async_copy_global_to_shared(known, [row, column], arrived.index(which), places.index(which))
+            tma.async_copy_global_to_shared(aux, [row, column], aux_full.index(group), tile_smem.index(group))
 
 
 @gluon.jit
-def _multiply(
-    out, numbers, buffers, barriers, rows, tiles,
-    WHICH: gl.constexpr, ACROSS: gl.constexpr, STEPS: gl.constexpr, FINISH: gl.constexpr, SCALED: gl.constexpr,
-    EPSILON: gl.constexpr,
+def _consume(
+    out, rstd_out, buffers, barriers, rows, tiles,
+    GROUP: gl.constexpr, TILES_N: gl.constexpr, STEPS: gl.constexpr, EPILOGUE: gl.constexpr, EPSILON: gl.constexpr,
 ):  # fmt: skip
-    """Multiplies, finishes and stores every second tile of this program, from the first or the second (WHICH) on.
+    """Computes every second tile of this program, from tile GROUP (0 or 1) on: main loop, epilogue, store.
 
-    It waits for its turn, `order`, because a barrier tells apart only two fillings of a stage that follow each other.
+    The barrier `order` hands the tensor cores from one warpgroup to the other. It is needed because a full or empty barrier
+    distinguishes only two consecutive phases of a stage.
     """
-    lefts, rights, places = buffers
-    filled, emptied, arrived, freed, order = barriers
-    height: gl.constexpr = lefts.shape[1]
-    columns: gl.constexpr = rights.shape[1]
-    stages: gl.constexpr = lefts.shape[0]
-    layout: gl.constexpr = _layout(columns)
-    place = places.index(WHICH)
-    turns = (tiles - gl.program_id(0) + gl.num_programs(0) - 1) // gl.num_programs(0)
-    for turn in range(WHICH, turns, 2):
-        tile = gl.program_id(0) + turn * gl.num_programs(0)
-        token = (tile // ACROSS) * height + gl.arange(0, height, layout=gl.SliceLayout(1, layout))
-        scale = gl.full((height,), 1.0, gl.float32, gl.SliceLayout(1, layout))
-        if SCALED:
-            scale = gl.load(numbers + token, mask=token < rows, other=0.0)
-        product = gl.zeros((height, columns), gl.float32, layout)
-        mbarrier.wait(order.index(WHICH), (turn // 2 & 1) ^ (1 - WHICH))
+    x_smem, weight_smem, tile_smem = buffers
+    full, empty, aux_full, tile_empty, order = barriers
+    height: gl.constexpr = x_smem.shape[1]
+    columns: gl.constexpr = weight_smem.shape[1]
+    stages: gl.constexpr = x_smem.shape[0]
+    layout: gl.constexpr = _acc_layout(columns)
+    smem_tile = tile_smem.index(GROUP)
+    iterations = (tiles - gl.program_id(0) + gl.num_programs(0) - 1) // gl.num_programs(0)
+    for iteration in range(GROUP, iterations, 2):
+        tile = gl.program_id(0) + iteration * gl.num_programs(0)
+        acc = gl.zeros((height, columns), gl.float32, layout)
+        mbarrier.wait(order.index(GROUP), (iteration // 2 & 1) ^ (1 - GROUP))
         for step in range(STEPS):
-            count = turn * STEPS + step
-            mbarrier.wait(filled.index(count % stages), count // stages & 1)
-            right = rights.index(count % stages).permute((1, 0))
-            begun = warpgroup_mma(lefts.index(count % stages), right, product, is_async=True)
-            product = warpgroup_mma_wait(num_outstanding=1, deps=(begun,))  # the step before is done
-            mbarrier.arrive(emptied.index((count + stages - 1) % stages), pred=step > 0)
-        mbarrier.arrive(order.index(1 - WHICH))
-        first, second = _halves(warpgroup_mma_wait(num_outstanding=0, deps=(product,)))
-        mbarrier.arrive(emptied.index((turn * STEPS + STEPS - 1) % stages))
-        if FINISH == "activations":
+            count = iteration * STEPS + step
+            mbarrier.wait(full.index(count % stages), count // stages & 1)
+            weight_t = weight_smem.index(count % stages).permute((1, 0))
+            in_flight = warpgroup_mma(x_smem.index(count % stages), weight_t, acc, is_async=True)
+            acc = warpgroup_mma_wait(num_outstanding=1, deps=(in_flight,))  # the previous step has finished
+            mbarrier.arrive(empty.index((count + stages - 1) % stages), pred=step > 0)
+        mbarrier.arrive(order.index(1 - GROUP))
+        left, right = _split_columns(warpgroup_mma_wait(num_outstanding=0, deps=(acc,)))
+        mbarrier.arrive(empty.index((iteration * STEPS + STEPS - 1) % stages))
+        if EPILOGUE == "relu2":
             tma.store_wait(0)
         else:
-            mbarrier.wait(arrived.index(WHICH), turn // 2 & 1)
-        if FINISH == "heads":
-            scale = gl.convert_layout(_rotate_and_norm(first, second, place, EPSILON), gl.SliceLayout(1, layout))
-            gl.store(numbers + token * ACROSS + tile % ACROSS, scale, mask=token < rows)
+            mbarrier.wait(aux_full.index(GROUP), iteration // 2 & 1)
+        if EPILOGUE == "rope_norm":
+            rstd = gl.convert_layout(_rope_norm_epilogue(left, right, smem_tile, EPSILON), gl.SliceLayout(1, layout))
+            row = (tile // TILES_N) * height + gl.arange(0, height, layout=gl.SliceLayout(1, layout))
+            gl.store(rstd_out + row * TILES_N + tile % TILES_N, rstd, mask=row < rows)
         else:
-            squares = _finish(first, scale, place.slice(0, columns // 2, dim=1), FINISH, SCALED)
-            squares += _finish(second, scale, place.slice(columns // 2, columns // 2, dim=1), FINISH, SCALED)
-            if FINISH == "sum":
-                squares = gl.convert_layout(squares, gl.SliceLayout(1, layout))
-                gl.store(numbers + (tile % ACROSS) * rows + token, squares, mask=token < rows)
+            _relu2_epilogue(left, smem_tile.slice(0, columns // 2, dim=1), EPILOGUE == "relu2_backward")
+            _relu2_epilogue(right, smem_tile.slice(columns // 2, columns // 2, dim=1), EPILOGUE == "relu2_backward")
         fence_async_shared()
-        tma.async_copy_shared_to_global(out, [(tile // ACROSS) * height, (tile % ACROSS) * columns], place)
-        if FINISH != "activations":
+        tma.async_copy_shared_to_global(out, [(tile // TILES_N) * height, (tile % TILES_N) * columns], smem_tile)
+        if EPILOGUE != "relu2":
             tma.store_wait(0)
-            mbarrier.arrive(freed.index(WHICH))
+            mbarrier.arrive(tile_empty.index(GROUP))
     tma.store_wait(0)
 
 
 @gluon.jit
 def _barriers(COUNT: gl.constexpr):
+    """COUNT initialised barriers in shared memory."""
     barriers = gl.allocate_shared_memory(gl.int64, [COUNT, 1], mbarrier.MBarrierLayout())
-    for which in gl.static_range(COUNT):
-        mbarrier.init(barriers.index(which), count=1)
+    for index in gl.static_range(COUNT):
+        mbarrier.init(barriers.index(index), count=1)
     return barriers
 
 
 @gluon.jit
-def product_kernel(
-    left, right, known, out, numbers, rows,
-    WIDTH: gl.constexpr, HIDDEN: gl.constexpr, STAGES: gl.constexpr, FINISH: gl.constexpr, SCALED: gl.constexpr,
-    TOKENS: gl.constexpr, EPSILON: gl.constexpr,
+def linear_kernel(
+    x, weight, aux, out, rstd, rows,
+    K: gl.constexpr, N: gl.constexpr, STAGES: gl.constexpr, EPILOGUE: gl.constexpr, TOKENS: gl.constexpr,
+    EPSILON: gl.constexpr,
 ):  # fmt: skip
-    """out (rows, HIDDEN) = finished left (rows, WIDTH) @ right (HIDDEN, WIDTH).T, all by tensor descriptors but `numbers`.
+    """out (rows, N) = epilogue(acc), acc = x (rows, K) @ weight (N, K).T; all are tensor descriptors but rstd.
 
-    FINISH "activations": relu(product)^2, or "gradient": product * 2 relu(h), by `known` = relu(h)^2; with SCALED, of rows
-    multiplied by numbers (rows,) before. "sum": known + product; numbers (HIDDEN / columns, rows) get the sums of squares along
-    each tile's rows. "heads": rotated by known (TOKENS, columns), cosines and then sines, and normed; numbers (rows, heads)
-    get what each was multiplied by. Where a tile hangs over an edge, bulk copies read zeros and write nothing.
+    EPILOGUE "relu2": relu(acc)^2. "relu2_backward": acc * 2 sqrt(a), with the activations a (rows, N) in `aux`. "rope_norm":
+    each head of TILE columns rotated by the angles `aux` (TOKENS, TILE), cosines and then sines, and RMS-normed; rstd (rows,
+    heads) float32 gets 1 / rms. TMA reads zeros and writes nothing beyond the edges.
 
-    Tiles of the same rows follow each other, so that these rows and all of `right` stay in the second-level cache.
+    Tiles of the same rows follow each other, so that these rows and all of `weight` stay in L2.
     """
-    ROWS: gl.constexpr = left.block_type.shape[0]
-    COLUMNS: gl.constexpr = right.block_type.shape[0]
-    ACROSS: gl.constexpr = (HIDDEN + COLUMNS - 1) // COLUMNS
-    STEPS: gl.constexpr = (WIDTH + left.block_type.shape[1] - 1) // left.block_type.shape[1]
-    tiles = (rows + ROWS - 1) // ROWS * ACROSS
-    lefts = gl.allocate_shared_memory(left.dtype, [STAGES, ROWS, left.block_type.shape[1]], left.layout)
-    rights = gl.allocate_shared_memory(right.dtype, [STAGES, COLUMNS, right.block_type.shape[1]], right.layout)
-    places = gl.allocate_shared_memory(out.dtype, [2, ROWS, COLUMNS], out.layout)
-    buffers = (lefts, rights, places)
+    TILE_M: gl.constexpr = x.block_type.shape[0]
+    TILE_N: gl.constexpr = weight.block_type.shape[0]
+    BLOCK_K: gl.constexpr = x.block_type.shape[1]
+    TILES_N: gl.constexpr = (N + TILE_N - 1) // TILE_N
+    STEPS: gl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
+    tiles = (rows + TILE_M - 1) // TILE_M * TILES_N
+    x_smem = gl.allocate_shared_memory(x.dtype, [STAGES, TILE_M, BLOCK_K], x.layout)
+    weight_smem = gl.allocate_shared_memory(weight.dtype, [STAGES, TILE_N, BLOCK_K], weight.layout)
+    tile_smem = gl.allocate_shared_memory(out.dtype, [2, TILE_M, TILE_N], out.layout)
+    buffers = (x_smem, weight_smem, tile_smem)
     barriers = (_barriers(STAGES), _barriers(STAGES), _barriers(2), _barriers(2), _barriers(2))
     gl.warp_specialize(
         [
-            (_multiply, (out, numbers, buffers, barriers, rows, tiles, 0, ACROSS, STEPS, FINISH, SCALED, EPSILON)),
-            (_multiply, (out, numbers, buffers, barriers, rows, tiles, 1, ACROSS, STEPS, FINISH, SCALED, EPSILON)),
-            (_fetch, (left, right, known, buffers, barriers, tiles, ACROSS, STEPS, FINISH, TOKENS)),
+            (_consume, (out, rstd, buffers, barriers, rows, tiles, 0, TILES_N, STEPS, EPILOGUE, EPSILON)),
+            (_consume, (out, rstd, buffers, barriers, rows, tiles, 1, TILES_N, STEPS, EPILOGUE, EPSILON)),
+            (_produce, (x, weight, aux, buffers, barriers, tiles, TILES_N, STEPS, EPILOGUE, TOKENS)),
         ],
-        [4, 1],  # warps, beside the four of the first
-        [232, 40],  # registers of a thread, of the 504 that three groups of warps share
+        [4, 1],  # warps of the second consumer and of the producer; the first consumer has the default four
+        [232, 40],  # registers per thread of these, out of the 504 that three partitions share
     )  # fmt: skip
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# What research/kernels/fused.py calls
+# Launchers, called by research/kernels/fused.py
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def hidden_product(
-    left: Tensor, right: Tensor, scales: Tensor | None, activations: Tensor | None, *, stages: int = STAGES
-) -> Tensor:
-    """Of left (M, C) and right (H, C), with products h = left @ right.T, rows scaled by scales (M,): relu(h)^2 (M, H), or with
-    activations a (M, H) the gradient 2 h sqrt(a). All contiguous and of one half-precision type but the float32 scales;
-    products and what is made of them in float32.
+def linear_relu2(x: Tensor, weight: Tensor, activations: Tensor | None, *, stages: int = STAGES) -> Tensor:
+    """relu(h)^2 (M, N) of h = x (M, K) @ weight (N, K).T; with activations a (M, N), the gradient 2 h sqrt(a).
+
+    All tensors are contiguous and bfloat16; h and the epilogue are float32.
     """
-    out = left.new_empty(left.size(0), right.size(0))
-    finish = "activations" if activations is None else "gradient"
-    _launch(left, right, out if activations is None else activations, out, scales, finish, stages=stages)
+    out = x.new_empty(x.size(0), weight.size(0))
+    if activations is None:
+        _launch(x, weight, out, out, None, "relu2", stages=stages)
+    else:
+        _launch(x, weight, activations, out, None, "relu2_backward", stages=stages)
     return out
 
 
-def sum_product(base: Tensor, left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """base (M, N) + left (M, C) @ right (N, C).T, and the sums of squares (M,) of its rows in float32.
-
-    All contiguous and of one half-precision type; N is a multiple of TILE.
-    """
-    out = torch.empty_like(base)
-    squares = torch.empty(right.size(0) // TILE, left.size(0), dtype=torch.float32, device=left.device)
-    _launch(left, right, base, out, squares, "sum")
-    return out, squares.sum(0)
-
-
-def rotary_product(
-    left: Tensor, right: Tensor, cos: Tensor, sin: Tensor, epsilon: float, tokens: int
+def qk_proj_rope_norm(
+    x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor, epsilon: float, tokens: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries and keys (B, T, H, D) of left (B * T, C) and right (2 * H * D, C), rotated and normed, with T = `tokens`, and
-    float32 scales (2, B * T * H). All of one half-precision type and contiguous; D is TILE, and T a multiple of it."""
-    rows, dim = left.size(0), 2 * cos.size(1)
-    heads = right.size(0) // (2 * dim)
-    queries, keys = (left.new_empty(rows // tokens, tokens, heads, dim) for _ in range(2))
-    scales = torch.empty(2, rows * heads, dtype=torch.float32, device=left.device)
+    """q and k (B, T, H, D) of x (B * T, C) and weight (2 * H * D, C), rotated and normed; 1 / rms (2, B * T * H) in float32.
+
+    T is `tokens`, a multiple of TILE; D is TILE. All inputs are contiguous and bfloat16.
+    """
+    rows, dim = x.size(0), 2 * cos.size(1)
+    heads = weight.size(0) // (2 * dim)
+    q, k = (x.new_empty(rows // tokens, tokens, heads, dim) for _ in range(2))
+    rstd = torch.empty(2, rows * heads, dtype=torch.float32, device=x.device)
     angles = torch.cat([cos, sin], dim=1)
-    for out, matrix, numbers in zip((queries, keys), right.chunk(2), scales, strict=True):
-        _launch(left, matrix, angles, out.view(rows, -1), numbers, "heads", tokens=tokens, epsilon=epsilon)
-    return queries, keys, scales
+    for out, part, part_rstd in zip((q, k), weight.chunk(2), rstd, strict=True):
+        _launch(x, part, angles, out.view(rows, -1), part_rstd, "rope_norm", tokens=tokens, epsilon=epsilon)
+    return q, k, rstd
 
 
 def _launch(
-    left: Tensor, right: Tensor, known: Tensor, out: Tensor, numbers: Tensor | None, finish: str, *,
+    x: Tensor, weight: Tensor, aux: Tensor, out: Tensor, rstd: Tensor | None, epilogue: str, *,
     tokens: int = 0, epsilon: float = 0.0, stages: int = STAGES,
 ) -> None:  # fmt: skip
-    (rows, width), hidden = left.shape, right.size(0)
-    tiles = triton.cdiv(rows, TILE) * triton.cdiv(hidden, TILE)
-    programs = torch.cuda.get_device_properties(left.device).multi_processor_count
-    product_kernel[(min(tiles, programs),)](
-        _descriptor(left, DEPTH), _descriptor(right, DEPTH), _descriptor(known, TILE), _descriptor(out, TILE),
-        out if numbers is None else numbers, rows, WIDTH=width, HIDDEN=hidden, STAGES=stages, FINISH=finish,
-        SCALED=numbers is not None and finish in ("activations", "gradient"), TOKENS=tokens, EPSILON=epsilon, num_warps=4,
+    """Starts linear_kernel with one program per SM."""
+    (rows, k), n = x.shape, weight.size(0)
+    tiles = triton.cdiv(rows, TILE) * triton.cdiv(n, TILE)
+    sms = torch.cuda.get_device_properties(x.device).multi_processor_count
+    linear_kernel[(min(tiles, sms),)](
+        _descriptor(x, BLOCK_K), _descriptor(weight, BLOCK_K), _descriptor(aux, TILE), _descriptor(out, TILE),
+        out if rstd is None else rstd, rows, K=k, N=n, STAGES=stages, EPILOGUE=epilogue, TOKENS=tokens, EPSILON=epsilon,
+        num_warps=4,
     )  # fmt: skip
 
 
 def _descriptor(tensor: Tensor, columns: int) -> TensorDescriptor:
-    """Of blocks of TILE rows and `columns`."""
+    """A TMA descriptor of blocks of TILE rows and `columns` columns."""
     block = [TILE, columns]
     return TensorDescriptor.from_tensor(tensor, block, gl.NVMMASharedLayout.get_default_for(block, gl.bfloat16))

@@ -81,26 +81,45 @@ def test_the_model_looks_back_only(monkeypatch: pytest.MonkeyPatch) -> None:
     assert a.abs().max() <= train.SOFTCAP
 
 
-def test_what_a_layer_keeps_is_a_factor_of_all_that_it_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("constants", "named"),
+    [
+        ({"WINDOW_PATTERN": "SXL"}, "WINDOW_PATTERN"),
+        ({"WINDOW_PATTERN": ""}, "WINDOW_PATTERN"),
+        ({"DEPTH": 0}, "DEPTH"),
+        ({"HEAD_DIM": 33}, "HEAD_DIM"),
+        ({"SOFTCAP": 0.0}, "SOFTCAP"),
+        ({"SHORT_WINDOW_RATIO": 0.001, "WINDOW_PATTERN": "S"}, "SHORT_WINDOW_RATIO"),
+        ({"DEVICE_BATCH_SIZE": 0}, "DEVICE_BATCH_SIZE"),
+        ({"DEVICE_BATCH_SIZE": 3}, "TOTAL_BATCH_SIZE"),
+        ({"MUON_WARMUP_STEPS": -1}, "MUON_WARMUP_STEPS"),
+        ({"TOTAL_BATCH_SIZE": 0}, "TOTAL_BATCH_SIZE"),
+    ],
+)
+def test_a_wrong_constant_is_named(
+    constants: dict[str, int | float | str], named: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(SystemExit, match=f"^{named} "):
+        loaded(monkeypatch, **constants).build_model()
+
+
+def test_a_weight_without_an_optimizer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     train = loaded(monkeypatch)
-    block = train.Block(128, layer=0)
-    for parameter in block.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
-    x, cos, sin = torch.randn(2, 16, 128), torch.rand(16, train.HEAD_DIM // 2), torch.rand(16, train.HEAD_DIM // 2)
-    with torch.no_grad():
-        torch.testing.assert_close(block(x, x, cos, sin, keep=0.5), 0.5 * block(x, x, cos, sin))
-        torch.testing.assert_close(block(x, x, cos, sin, keep=torch.tensor(-2.0)), -2 * block(x, x, cos, sin))
+    model = train.build_model()
+    model.extra = torch.nn.Parameter(torch.zeros(3))
+    with pytest.raises(SystemExit, match=r"^extra has no optimizer"):
+        train.Optimizer(model)
 
 
 def test_windows_follow_the_pattern(monkeypatch: pytest.MonkeyPatch) -> None:
     train = loaded(monkeypatch, DEPTH=5, WINDOW_PATTERN="SSL")
-    assert [train.window_of(layer) for layer in range(5)] == [128, 128, 256, 128, 256]
+    assert [train.attention_window(layer) for layer in range(5)] == [128, 128, 256, 128, 256]
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (2, 16, 64), (2, 64, 16)])
 def test_muon_makes_updates_near_orthogonal(shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(1)
-    singular = torch.linalg.svdvals(loaded(monkeypatch).orthogonalised(torch.randn(shape)))
+    singular = torch.linalg.svdvals(loaded(monkeypatch).orthogonalize(torch.randn(shape)))
     assert singular.min() > 0.7 and singular.max() < 1.3
 
 
@@ -128,18 +147,18 @@ def test_the_learning_rate_goes_up_stays_and_falls(monkeypatch: pytest.MonkeyPat
 
 def test_short_groups_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     train = loaded(monkeypatch)
-    assert list(train.micro_batches(iter(range(7)), 3)) == [[0, 1, 2], [3, 4, 5]]
+    assert list(train.grouped(iter(range(7)), 3)) == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_a_pair_is_a_token_and_the_one_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
     train = loaded(monkeypatch, BIGRAM_BUCKETS=1000)
-    alone, *pairs = train.hashed_pairs(torch.tensor([[5, 7, 5, 7, 9, 2047]]))[0].tolist()
+    alone, *pairs = train.hashed_bigrams(torch.tensor([[5, 7, 5, 7, 9, 2047]]))[0].tolist()
     assert pairs[0] == pairs[2] and len({alone, *pairs}) == 5
     assert all(0 <= bucket < 1000 for bucket in (alone, *pairs))
-    assert train.build_model().bigrams.weight.shape == (1000, 64)
+    assert train.build_model().bigram_embedding.weight.shape == (1000, 64)
 
 
 def test_the_table_of_pairs_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     model = loaded(monkeypatch, BIGRAM_BUCKETS=0).build_model()
-    assert model.bigrams is None and not any("bigrams" in name for name in model.state_dict())
+    assert model.bigram_embedding is None and not any("bigram" in name for name in model.state_dict())
     assert model(torch.zeros(1, 4, dtype=torch.int64)).shape == (1, 4, 2048)

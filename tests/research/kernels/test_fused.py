@@ -1,4 +1,4 @@
-"""The MLP, the loss and rotary norm against their formulas: plain torch in float64, the Triton kernels in float32."""
+"""The fused operators against their formulas: plain PyTorch in float64, the Triton kernels in float32."""
 
 import os
 import subprocess
@@ -11,52 +11,24 @@ import pytest
 import torch
 from torch import Tensor
 
-from research.kernels import fused as kernels
-from research.kernels.fused import (
-    added_product,
-    normed_relu_squared_mlp,
-    rotary_norm,
-    rotary_norm_product,
-    runs_triton,
-    softcapped_cross_entropy,
-)
+from research.kernels import fused
+from research.kernels.fused import qk_proj_rope_norm, relu2_mlp, rms_norm, softcapped_cross_entropy, uses_triton
 
-HAS_GPU = torch.cuda.is_available() and runs_triton(torch.device("cuda"), torch.bfloat16)
+HAS_GPU = torch.cuda.is_available() and uses_triton(torch.device("cuda"), torch.bfloat16)
 needs_gpu = pytest.mark.skipif(not HAS_GPU, reason="no NVIDIA GPU since Ampere with Triton")
 SOFTCAP = 15.0
 MLP_SIZES = [(512, 512), (3333, 392), (333, 384), (1, 640), (100, 100)]
-"""Tokens and widths: many tiles for each multiprocessor; tiles that hang over every edge; fewer tiles than multiprocessors."""
+"""Tokens and widths: many tiles per SM; tiles that hang over every edge; fewer tiles than SMs."""
 CLOSE = 1e-2
-"""Of bfloat16 to float32, as a share of the norm."""
+"""Largest distance of bfloat16 from float32, as a share of the norm."""
 
 
 def mlp_formula(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    return (x / rms(x) @ up.T).clamp_min(0).square() @ down.T
+    return (x @ up.T).clamp_min(0).square() @ down.T
 
 
-def rms(x: Tensor) -> Tensor:
-    return x.square().mean(-1, keepdim=True).sqrt()
-
-
-def scaled_mlp_formula(x: Tensor, scale: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    return (scale[..., None] * x @ up.T).clamp_min(0).square() @ down.T
-
-
-def mlp_of_norm(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    return normed_relu_squared_mlp(x, None, up, down)
-
-
-def sum_formula(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-    """The sum, and 1 / rms of it as one more column."""
-    total = x + y @ weight.T
-    return torch.cat([total, 1 / rms(total)], dim=-1)
-
-
-def sum_inputs(tokens: int, width: int, device: str = "cpu") -> list[Tensor]:
-    """x (2, tokens, width), y (2, tokens, width / 2) and weight, as below."""
-    generator = torch.Generator(device).manual_seed(5)
-    shapes = ((2, tokens, width), (2, tokens, width // 2), (width, width // 2))
-    return [torch.randn(shape, generator=generator, device=device).bfloat16().float() / 16 for shape in shapes]
+def norm_formula(x: Tensor) -> Tensor:
+    return x / x.square().mean(-1, keepdim=True).sqrt()
 
 
 def loss_formula(hidden: Tensor, weight: Tensor, targets: Tensor, softcap: float = SOFTCAP, *, rounded: bool = False) -> Tensor:
@@ -89,16 +61,16 @@ def loss_inputs(tokens: int, width: int, vocabulary: int, device: str = "cpu") -
 
 
 def rotary_inputs(tokens: int, heads: int, dim: int, device: str = "cpu") -> tuple[Tensor, Tensor, Tensor]:
-    """both (2, tokens, 2, heads, dim), cos and sin (tokens, dim / 2) in float32; none of their values is lost in bfloat16."""
+    """qk (2, tokens, 2, heads, dim), cos and sin (tokens, dim / 2) in float32; none of their values is lost in bfloat16."""
     generator = torch.Generator(device).manual_seed(3)
-    both = torch.randn((2, tokens, 2, heads, dim), generator=generator, device=device)
+    qk = torch.randn((2, tokens, 2, heads, dim), generator=generator, device=device)
     angles = torch.rand((tokens, dim // 2), generator=generator, device=device) * 6.3
-    return both.bfloat16().float(), angles.cos().bfloat16().float(), angles.sin().bfloat16().float()
+    return qk.bfloat16().float(), angles.cos().bfloat16().float(), angles.sin().bfloat16().float()
 
 
-def rotary_formula(both: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotary_formula(qk: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Each pair of channels as a complex number, turned; then every head divided by its root mean square; (2, B, T, H, D)."""
-    a, b = both.unflatten(-1, (2, -1)).unbind(-2)
+    a, b = qk.unflatten(-1, (2, -1)).unbind(-2)
     turned = torch.complex(a, b) * torch.complex(cos, -sin)[:, None, None]
     out = torch.cat([turned.real, turned.imag], dim=-1)
     return (out / out.square().mean(-1, keepdim=True).sqrt()).movedim(2, 0)
@@ -137,7 +109,7 @@ def distance(found: Tensor, expected: Tensor) -> float:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_mlp_is_its_formula(dtype: torch.dtype) -> None:
     inputs = mlp_inputs(tokens=9, width=24)
-    found = value_and_gradients(mlp_of_norm, [tensor.to(dtype) for tensor in inputs])
+    found = value_and_gradients(relu2_mlp, [tensor.to(dtype) for tensor in inputs])
     expected = value_and_gradients(mlp_formula, [tensor.double() for tensor in inputs])
     assert found[0].shape == (2, 9, 24)
     for a, b in zip(found, expected, strict=True):
@@ -146,33 +118,21 @@ def test_the_mlp_is_its_formula(dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_mlp_of_scaled_rows_is_its_formula(dtype: torch.dtype) -> None:
-    x, up, down = (tensor.to(dtype) for tensor in mlp_inputs(tokens=9, width=24))
-    inputs = [x, torch.linspace(0.5, 2, 18, dtype=dtype).view(2, 9), up, down]
-    found = value_and_gradients(normed_relu_squared_mlp, inputs)
-    for a, b in zip(found, value_and_gradients(scaled_mlp_formula, [tensor.double() for tensor in inputs]), strict=True):
+def test_the_norm_is_its_formula(dtype: torch.dtype) -> None:
+    x = mlp_inputs(tokens=9, width=24)[0]
+    found = value_and_gradients(rms_norm, [x.to(dtype)])
+    for a, b in zip(found, value_and_gradients(norm_formula, [x.double()]), strict=True):
         assert a.dtype == dtype
         torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
 
 
-def test_one_scale_serves_all_rows() -> None:
-    x, up, down = mlp_inputs(tokens=9, width=24)
-    found = value_and_gradients(normed_relu_squared_mlp, [x, torch.tensor(0.7), up, down])
-    expected = value_and_gradients(scaled_mlp_formula, [x, torch.full((2, 9), 0.7), up, down])
-    torch.testing.assert_close(found[0], expected[0])
-    torch.testing.assert_close(found[2], expected[2].sum())
-
-
-def test_a_product_is_added_in_the_dtype_of_the_stream() -> None:
-    x, y, weight = sum_inputs(tokens=9, width=24)
-    assert added_product(x.bfloat16(), y, weight)[0].dtype == torch.bfloat16
-
-
-def test_on_a_cpu_a_product_is_added_and_the_norm_left_to_rms_norm() -> None:
-    x, y, weight = sum_inputs(tokens=9, width=24)
-    total, scale = added_product(x, y, weight)
-    assert scale is None
-    torch.testing.assert_close(total, sum_formula(x, y, weight)[..., :-1])
+@pytest.mark.skipif(not fused.HAS_TRITON, reason="the operator exists where Triton is installed")
+def test_the_norms_operator_is_its_formula() -> None:
+    """The GPU's operator, run on a CPU: its backward pass gets only the output."""
+    x = mlp_inputs(tokens=9, width=24)[0]
+    found = value_and_gradients(lambda x: fused._rms_norm(x)[0], [x])
+    for a, b in zip(found, value_and_gradients(norm_formula, [x.double()]), strict=True):
+        torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -192,19 +152,9 @@ def test_the_loss_is_its_formula(dtype: torch.dtype, softcap: float) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_rotary_norm_is_its_formula(dtype: torch.dtype) -> None:
-    both, cos, sin = rotary_inputs(tokens=5, heads=3, dim=8)
-    found = value_and_gradients(lambda x: torch.stack(rotary_norm(x, cos.to(dtype), sin.to(dtype))), [both.to(dtype)])
-    expected = value_and_gradients(lambda x: rotary_formula(x, cos.double(), sin.double()), [both.double()])
-    for a, b in zip(found, expected, strict=True):
-        assert a.dtype == dtype
-        torch.testing.assert_close(a.double(), b, atol=1e-5, rtol=1e-5)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_rotary_norm_of_a_product_is_its_formula(dtype: torch.dtype) -> None:
+def test_queries_and_keys_are_their_formula(dtype: torch.dtype) -> None:
     x, weight, *angles = (tensor.to(dtype) for tensor in product_inputs(tokens=5, heads=3, dim=8))
-    found = value_and_gradients(lambda x, weight: torch.stack(rotary_norm_product(x, weight, *angles)), [x, weight])
+    found = value_and_gradients(lambda x, weight: torch.stack(qk_proj_rope_norm(x, *weight, *angles)), [x, weight])
     expected = value_and_gradients(
         lambda x, weight: product_formula(x, weight, *(angle.double() for angle in angles)), [x.double(), weight.double()]
     )
@@ -212,6 +162,15 @@ def test_rotary_norm_of_a_product_is_its_formula(dtype: torch.dtype) -> None:
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == dtype
         torch.testing.assert_close(a.double(), b, atol=1e-4, rtol=1e-4)
+
+
+def test_there_may_be_fewer_keys_than_queries() -> None:
+    x, weight, cos, sin = product_inputs(tokens=5, heads=4, dim=8)
+    q, k = qk_proj_rope_norm(x, weight[0], weight[1][:16], cos, sin)
+    expected = product_formula(x, weight, cos, sin)
+    assert q.shape == (2, 5, 4, 8) and k.shape == (2, 5, 2, 8)
+    torch.testing.assert_close(q, expected[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(k, expected[1][:, :, :2], atol=1e-4, rtol=1e-4)
 
 
 INTERPRETED = """
@@ -226,25 +185,25 @@ for softcap, vocabulary in ((15.0, 64), (15.0, 50), (60.0, 50)):
     losses = torch.stack([loss_formula(row, torch.eye(vocabulary).double(), target, softcap)
                           for row, target in zip(leaf, targets)])
     (grads,) = torch.autograd.grad(3 * losses.sum(), leaf)
-    found = triton_kernels.cross_entropy_rows(logits, targets, softcap=softcap, scale=3.0)
+    found = triton_kernels.cross_entropy_rows(logits, targets, softcap=softcap, grad_scale=3.0)
     assert distance(found, losses.detach()) < 1e-5, (softcap, vocabulary)
     assert distance(logits, grads) < 1e-2, (softcap, vocabulary)
 
 for heads, dim in ((5, 128), (3, 24)):
-    both, cos, sin = rotary_inputs(9, heads, dim)
-    leaf = both.double().requires_grad_()
+    qk, cos, sin = rotary_inputs(9, heads, dim)
+    leaf = qk.double().requires_grad_()
     out = rotary_formula(leaf, cos.double(), sin.double())
     weights = torch.randn(out.shape).bfloat16()
     (grads,) = torch.autograd.grad((out * weights).sum(), leaf)
-    q, k, scales = triton_kernels.rotary_norm(both.bfloat16(), cos, sin, 0.0)
+    q, k, rstd = triton_kernels.rope_norm(qk.bfloat16(), cos, sin, 0.0)
     assert distance(torch.stack([q, k]), out.detach()) < 1e-2, (heads, dim)
-    assert distance(triton_kernels.rotary_norm_gradient(*weights, q, k, scales, cos, sin), grads) < 1e-2, (heads, dim)
+    assert distance(triton_kernels.rope_norm_backward(*weights, q, k, rstd, cos, sin), grads) < 1e-2, (heads, dim)
 print("right")
 """
 
 
-@pytest.mark.skipif(not kernels.HAS_TRITON, reason="Triton is not installed")
-def test_the_kernels_of_loss_and_rotary_norm_are_right_in_tritons_interpreter() -> None:
+@pytest.mark.skipif(not fused.HAS_TRITON, reason="Triton is not installed")
+def test_the_kernels_of_loss_queries_and_keys_are_right_in_tritons_interpreter() -> None:
     root = Path(__file__).parents[3]
     environment = dict(os.environ) | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, cwd=root, capture_output=True, text=True)
@@ -253,20 +212,20 @@ def test_the_kernels_of_loss_and_rotary_norm_are_right_in_tritons_interpreter() 
 
 def test_weights_are_cast_to_the_inputs_dtype() -> None:
     x, up, down = mlp_inputs(tokens=3, width=8)
-    assert mlp_of_norm(x.bfloat16(), up, down).dtype == torch.bfloat16
-    grads = value_and_gradients(lambda up, down: mlp_of_norm(x.bfloat16(), up, down).float(), [up, down])[1:]
+    assert relu2_mlp(x.bfloat16(), up, down).dtype == torch.bfloat16
+    grads = value_and_gradients(lambda up, down: relu2_mlp(x.bfloat16(), up, down).float(), [up, down])[1:]
     assert all(grad.dtype == torch.float32 for grad in grads)
     with torch.autocast("cpu", torch.bfloat16):
-        assert mlp_of_norm(x, up, down).dtype == torch.bfloat16
+        assert relu2_mlp(x, up, down).dtype == torch.bfloat16
 
 
 def test_a_cpu_runs_plain_torch() -> None:
-    assert not runs_triton(torch.device("cpu"), torch.bfloat16)
+    assert not uses_triton(torch.device("cpu"), torch.bfloat16)
 
 
 @pytest.mark.parametrize(("tokens", "size", "sizes"), [(7, 3, [3, 3, 1]), (6, 3, [3, 3]), (2, 3, [2]), (7, 0, [7])])
 def test_chunks_cover_all_tokens_once(tokens: int, size: int, sizes: list[int]) -> None:
-    chunks = kernels._chunks(tokens, size)
+    chunks = fused._chunks(tokens, size)
     assert [chunk.stop - chunk.start for chunk in chunks] == sizes
     assert [i for chunk in chunks for i in range(chunk.start, chunk.stop)] == list(range(tokens))
 
@@ -293,7 +252,7 @@ def test_the_gpu_mlp_agrees_with_float32(
     tokens: int, width: int, casts: bool, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
 ) -> None:
     inputs = mlp_inputs(tokens, width, "cuda")
-    mlp = prepare(mlp_of_norm)
+    mlp = prepare(relu2_mlp)
 
     def run(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
         with autocast(casts):
@@ -310,57 +269,30 @@ def test_the_gpu_mlp_agrees_with_float32(
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize(("tokens", "width"), MLP_SIZES)
-def test_the_gpu_mlp_of_scaled_rows_agrees_with_float32(
+@pytest.mark.parametrize(("tokens", "width"), [(512, 512), (333, 640), (1, 100)])
+def test_the_gpu_norm_agrees_with_float32(
     tokens: int, width: int, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
 ) -> None:
-    x, up, down = mlp_inputs(tokens, width, "cuda")
-    inputs = [x, torch.rand(x.shape[:2], device="cuda") + 0.5, up, down]
-    mlp = prepare(normed_relu_squared_mlp)
-    found = value_and_gradients(lambda x, scale, up, down: mlp(x.bfloat16(), scale, up, down).float(), inputs)
-    for a, b in zip(found, value_and_gradients(scaled_mlp_formula, inputs), strict=True):
+    x = mlp_inputs(tokens, width, "cuda")[0]
+    norm = prepare(rms_norm)
+    found = value_and_gradients(lambda x: norm(x.bfloat16()).float(), [x])
+    for a, b in zip(found, value_and_gradients(norm_formula, [x]), strict=True):
         assert a.shape == b.shape and distance(a, b) < CLOSE
 
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize(("tokens", "width"), [(512, 512), (3333, 640), (333, 640), (1, 128), (100, 100)])
-@pytest.mark.parametrize("casts", [False, True])
-def test_the_gpu_sum_with_a_product_agrees_with_float32(
-    tokens: int, width: int, casts: bool, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
-) -> None:
-    inputs = sum_inputs(tokens, width, "cuda")
-    function = prepare(added_product)
-
-    def run(x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
-        with autocast(casts):
-            total, scale = function(x.bfloat16(), y if casts else y.bfloat16(), weight)
-        assert total.dtype == torch.bfloat16
-        if torch.cuda.get_device_capability()[0] == 9:
-            assert (scale is None) == (width % 128 != 0)
-        scale = 1 / rms(total.float())[..., 0] if scale is None else scale
-        return torch.cat([total.float(), scale[..., None]], dim=-1)
-
-    found = value_and_gradients(run, inputs)
-    for a, b in zip(found, value_and_gradients(sum_formula, inputs), strict=True):
-        assert a.shape == b.shape and distance(a, b) < CLOSE
-
-
-@pytest.mark.gpu
-@needs_gpu
-def test_both_kernels_of_the_hidden_layer_say_the_same() -> None:
-    from research.kernels import hopper_kernels as hopper_products
-    from research.kernels import triton_kernels
+def test_both_kernels_of_the_hidden_layer_agree() -> None:
+    from research.kernels import hopper_kernels, triton_kernels
 
     if torch.cuda.get_device_capability()[0] != 9:
         pytest.skip("not a Hopper GPU")
-    x, up, _ = mlp_inputs(3333, 392, "cuda")  # several tiles for each multiprocessor, which hang over every edge
-    x, up, scale = x.flatten(0, 1).bfloat16(), up.bfloat16(), torch.rand(6666, device="cuda") + 0.5
-    for factors in (None, scale):
-        a = triton_kernels.hidden_product(x, up, factors, None)
-        assert distance(hopper_products.hidden_product(x, up, factors, None), a) < 1e-3
-        gradient = triton_kernels.hidden_product(x, up, factors, a)
-        assert distance(hopper_products.hidden_product(x, up, factors, a), gradient) < 1e-3
+    x, up, _ = mlp_inputs(3333, 392, "cuda")  # several tiles per SM, which hang over every edge
+    x, up = x.flatten(0, 1).bfloat16(), up.bfloat16()
+    activations = triton_kernels.linear_relu2(x, up, None)
+    assert distance(hopper_kernels.linear_relu2(x, up, None), activations) < 1e-3
+    gradient = triton_kernels.linear_relu2(x, up, activations)
+    assert distance(hopper_kernels.linear_relu2(x, up, activations), gradient) < 1e-3
 
 
 @pytest.mark.gpu
@@ -393,38 +325,21 @@ def test_the_gpu_loss_agrees_with_float32(
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize(("tokens", "heads", "dim"), [(512, 4, 128), (333, 5, 128), (7, 3, 96), (1, 1, 64)])
-def test_the_gpu_rotary_norm_agrees_with_float32(
-    tokens: int, heads: int, dim: int, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
-) -> None:
-    both, cos, sin = rotary_inputs(tokens, heads, dim, "cuda")
-    function = prepare(rotary_norm)
-
-    def run(x: Tensor) -> Tensor:
-        return torch.stack(function(x.bfloat16(), cos.bfloat16(), sin.bfloat16())).float()
-
-    found, expected = value_and_gradients(run, [both]), value_and_gradients(lambda x: rotary_formula(x, cos, sin), [both])
-    for a, b in zip(found, expected, strict=True):
-        assert a.shape == b.shape and distance(a, b) < CLOSE
-
-
-@pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize(
     ("tokens", "heads", "dim"), [(512, 4, 128), (4096, 5, 128), (384, 5, 128), (333, 5, 128), (128, 1, 128), (7, 3, 96)]
 )
 @pytest.mark.parametrize("casts", [False, True])
-def test_the_gpu_product_of_rotary_norm_agrees_with_float32(
+def test_queries_and_keys_on_a_gpu_agree_with_float32(
     tokens: int, heads: int, dim: int, casts: bool, prepare: Callable[[Callable[..., Tensor]], Callable[..., Tensor]]
 ) -> None:
     x, weight, cos, sin = product_inputs(tokens, heads, dim, "cuda")
-    function = prepare(rotary_norm_product)
+    function = prepare(qk_proj_rope_norm)
 
     def run(x: Tensor, weight: Tensor) -> Tensor:
         with autocast(casts):
-            queries, keys = function(x if casts else x.bfloat16(), weight, cos.bfloat16(), sin.bfloat16())
-        assert queries.dtype == torch.bfloat16
-        return torch.stack([queries, keys]).float()
+            q, k = function(x if casts else x.bfloat16(), *weight, cos, sin)
+        assert q.dtype == torch.bfloat16
+        return torch.stack([q, k]).float()
 
     found = value_and_gradients(run, [x, weight])
     expected = value_and_gradients(lambda x, weight: product_formula(x, weight, cos, sin), [x, weight])
