@@ -136,7 +136,8 @@ def kernels_of(step: Callable[[], None], steps: int = 2) -> dict[str, tuple[floa
 
 def run_measured(checkout: Path, constants: Sequence[str], options: argparse.Namespace) -> Step:
     """The figures of one process for one side."""
-    command = [sys.executable, str(checkout / "benchmarks" / "step.py"), "--measure", str(checkout), "--profile", options.profile, *constants]
+    script = checkout / "benchmarks" / "step.py"  # its own, which knows where its modules are
+    command = [sys.executable, str(script), "--measure", str(checkout), "--profile", options.profile, *constants]
     command += ["--steps", str(options.steps), "--kernels", str(options.kernels)]
     command += ["--recipe", options.recipe] if options.recipe else []
     paths = [str(checkout), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
