@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from agent.patch import changed_constants, count_lines, unified_diff
+from agent.diff import count_lines, unified_diff
+from agent.patch import changed_constants
 from agent.rebase import rebased
 from agent.repo.branch_names import experiment_id
 from agent.repo.worktree import Worktree

@@ -11,6 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from agent.diff import apply_diff, hunks
 from agent.search.knobs import Constants
 from research.hyperparameters import read_constants
 from research.profiles import Constant
@@ -19,7 +20,6 @@ from results.experiment import ExperimentRecord
 LOST_TRIES = 2
 """A configuration that the infrastructure lost this often counts as tried."""
 
-_HUNK = re.compile(r"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _CONSTANT = re.compile(r"([A-Z][A-Z0-9_]*) *=")
 
 
@@ -32,20 +32,6 @@ def code_of(train_py: str) -> str:
         if node.body and isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant):
             node.body = node.body[1:]
     return ast.dump(tree)
-
-
-def apply_diff(text: str, diff: str, *, reverse: bool = False) -> str:
-    """`text` with a unified diff applied (or undone). Raises ValueError where it doesn't fit."""
-    lines = text.split("\n")
-    result: list[str] = []
-    position = 0
-    for start, old, new in _hunks(diff, reverse):
-        begin = start - 1 if old else start
-        if lines[begin : begin + len(old)] != old or begin < position:
-            raise ValueError("the diff does not fit")
-        result += lines[position:begin] + new
-        position = begin + len(old)
-    return "\n".join(result + lines[position:])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,40 +153,13 @@ class Tried:
 def only_constants(record: ExperimentRecord) -> bool:
     """Whether an experiment changed the values of constants and nothing else, going by the lines of its diff."""
     changes = record.experiment.changes
-    for _, old, new in _hunks(record.experiment.diff, reverse=False, context=False):
-        for line in old + new:
+    for hunk in hunks(record.experiment.diff):
+        for line in hunk.removed + hunk.added:
             code = line.strip()
             name = _CONSTANT.match(code)
             if code and not code.startswith("#") and not (name and name[1] in changes):
                 return False
     return True
-
-
-def _hunks(diff: str, reverse: bool, context: bool = True) -> Iterator[tuple[int, list[str], list[str]]]:
-    """(first line, old lines, new lines) of each hunk, from 1."""
-    start, old_left, new_left = 0, 0, 0
-    old: list[str] = []
-    new: list[str] = []
-    for line in diff.split("\n"):
-        if old_left <= 0 and new_left <= 0:
-            if hunk := _HUNK.match(line):
-                if old or new:
-                    yield start, old, new
-                old_start, old_count, new_start, new_count = hunk.groups()
-                old_left, new_left = int(old_count or 1), int(new_count or 1)
-                start, old, new = int(new_start if reverse else old_start), [], []
-            continue
-        sign, text = line[:1], line[1:]
-        if sign == "\\":
-            continue
-        old_left, new_left = old_left - (sign != "+"), new_left - (sign != "-")
-        if sign in "+- " and (context or sign in "+-"):
-            if sign != ("-" if reverse else "+"):
-                old.append(text)
-            if sign != ("+" if reverse else "-"):
-                new.append(text)
-    if old or new:
-        yield start, old, new
 
 
 def _definitions(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:

@@ -5,7 +5,7 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from agent.patch import unified_diff
+from agent.diff import unified_diff
 from agent.search.knobs import knobs_of
 from agent.search.search import SearchResearcher
 from research.hyperparameters import read_constants
