@@ -14,12 +14,9 @@ from pathlib import Path
 from agent.repo.branch_names import PREFIX, branch_of_ref, branch_ref, check_name, experiment_ref, short_name, unrecorded_ref
 from agent.repo.git_command import GitFailed, command_to_type, run_git
 from agent.repo.repair import check_out, common_folder, remove_stale_locks, same_repository
-from agent.repo.repository import TRAIN_FILE, head_train_py, train_py_at, working_train_py
+from agent.repo.repository import FARM_EMAIL, FARM_NAME, TRAIN_FILE, head_train_py, train_py_at, working_train_py
 from research.errors import UserError
 from research.text import counted
-
-FALLBACK_IDENTITY = "autoresearch farm <farm@localhost>"
-"""The author of commits where the user has configured none."""
 
 
 def branch_exists(repo: Path, branch: str) -> bool:
@@ -223,7 +220,7 @@ def _identity(repo: Path) -> str:
     try:
         stamp = run_git(repo, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
     except GitFailed:
-        return FALLBACK_IDENTITY
+        return f"{FARM_NAME} <{FARM_EMAIL}>"
     return stamp.rsplit(" ", 2)[0]
 
 

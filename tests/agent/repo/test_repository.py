@@ -1,4 +1,4 @@
-"""Which repository the farm works in, where research/train.py is missing."""
+"""The choice of the repository where research/train.py is missing."""
 
 import subprocess
 from pathlib import Path
@@ -17,7 +17,7 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "a repo"
 
 
-def test_a_missing_train_py_is_one_line_whose_command_brings_it_back(repo: Path, tmp_path: Path) -> None:
+def test_a_missing_train_py_is_one_line_whose_command_restores_it(repo: Path, tmp_path: Path) -> None:
     subprocess.run(["git", "rm", "--quiet", TRAIN_FILE], cwd=repo, check=True)
     for ask in (lambda: repository_for(repo, tmp_path / "home"), lambda: train_py_to_try(repo)):
         with pytest.raises(UserError) as error:

@@ -1,4 +1,4 @@
-"""The farm's git against a real git, in the states that real repositories are in."""
+"""Worktrees with a real git, in the states that real repositories are in."""
 
 import multiprocessing
 import os
@@ -151,7 +151,7 @@ def test_the_same_experiment_is_committed_once(repo: Path, folder: Path) -> None
         propose(worktree, experiment_id="../heads/main")
 
 
-def test_a_commit_that_never_came_on_record_makes_way_and_stays(repo: Path, folder: Path) -> None:
+def test_a_commit_that_was_never_recorded_is_moved_to_another_ref(repo: Path, folder: Path) -> None:
     worktree = Worktree.create(repo, folder, BRANCH)
     left = propose(worktree)
     commit = propose(worktree, TRAIN_PY + "# other\n")
@@ -267,7 +267,7 @@ def test_a_moved_home_does_not_hold_the_branch(repo: Path, folder: Path, tmp_pat
     assert Worktree.open(repo, worktree_folder(tmp_path / "new", BRANCH), BRANCH).folder.is_dir()
 
 
-# the repositories that people have
+# unusual repositories
 
 
 def test_failing_hooks_and_line_end_conversion_do_no_harm(repo: Path, folder: Path) -> None:
@@ -370,7 +370,7 @@ def test_a_discard_by_hand_undoes_train_py_alone(by_hand: Worktree) -> None:
 
 
 def test_a_branch_by_hand_loses_no_commit_that_was_made_on_it(by_hand: Worktree) -> None:
-    """The error's command makes it an edit, and the branch goes on."""
+    """The command in the error turns it into an edit, and the branch can advance."""
     commit = propose(by_hand)
     (by_hand.repo / "research/train.py").write_text("mine = 1\n")
     git(by_hand.repo, "-c", "user.name=T", "-c", "user.email=t@localhost", "commit", "-q", "-m", "mine", "research/train.py")
@@ -439,7 +439,7 @@ def test_git_is_quick_and_says_what_is_wrong(repo: Path, folder: Path, tmp_path:
         run_git(tmp_path / "none", "status")
 
 
-# a home that was copied, a repository that goes on
+# a home that was copied, an installation that was updated
 
 
 def test_a_copied_home_leaves_the_original_alone(repo: Path, tmp_path: Path) -> None:
