@@ -1,4 +1,4 @@
-"""How the farm names its branches, refs and worktree folders. Only text: git isn't asked."""
+"""The names of the farm's branches, refs and worktree folders. Text only: nothing here runs git."""
 
 import re
 from pathlib import Path

@@ -15,7 +15,7 @@ FOLDERS = (BRANCH_REFS, EXPERIMENT_REFS)
 
 @dataclass(frozen=True, kw_only=True)
 class Taken:
-    """What a bundle added to a repository."""
+    """The branches and experiments that a bundle added to a repository."""
 
     branches: tuple[str, ...]
     """Names of branches that are new or moved."""

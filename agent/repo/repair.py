@@ -1,4 +1,4 @@
-"""What a killed git or farm leaves behind: stale locks, and worktree folders that are half made, half lost or copied."""
+"""Repair of what a killed git or farm leaves behind: stale locks, and worktree folders that are incomplete or copied."""
 
 import shutil
 import time

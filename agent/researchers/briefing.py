@@ -25,7 +25,7 @@ def situation(context: Context) -> str:
         f"Fixed: MAX_SEQ_LEN {contract.MAX_SEQ_LEN}, VOCAB_SIZE {contract.VOCAB_SIZE}, "
         f"TIME_BUDGET {contract.TIME_BUDGET:g} s, data {contract.source}.",
         f"Head: val_bpb {head.mean:.6f} (mean of {runs}), peak memory {memory}.",
-        f"Noise: two runs of the same code differ with a standard deviation (sigma) of {context.sigma:g} bpb.",
+        f"Noise: val_bpb of the same code with different seeds has a standard deviation (sigma) of {context.sigma:g}.",
         _counts(context.records),
     ]
     training = [record.experiment for record in context.records if record.verdict is None]

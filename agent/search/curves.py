@@ -1,4 +1,4 @@
-"""What the history says about each knob: how good its values were, and which step to take next."""
+"""A curve per knob from the history: how good its values were, and which step to take next."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -19,7 +19,7 @@ FORGET_AFTER = 6
 
 @dataclass(kw_only=True)
 class Curve:
-    """How good a knob's values were, in sigmas on one common scale, assuming that knobs act independently."""
+    """A knob's values and how good they were, in sigmas on one common scale, assuming that knobs act independently."""
 
     heights: dict[float, float] = field(default_factory=dict)
     """Position -> height."""

@@ -1,6 +1,5 @@
 """Branches and experiments move from one real repository to another and overwrite nothing."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,13 +8,8 @@ from agent.repo.bundle import take_bundle, write_bundle
 from agent.repo.repository import make_repository
 from agent.repo.worktree import Worktree
 from research.errors import UserError
+from tests.agent.repo.git_samples import BRANCH, git
 from tests.agent.samples import TRAIN_PY
-
-BRANCH = "autoresearch/mar5"
-
-
-def git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
 @pytest.fixture

@@ -2,48 +2,19 @@
 
 import multiprocessing
 import os
-import shutil
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from agent.repo import repair
 from agent.repo.branch_names import worktree_folder
 from agent.repo.git_command import GitFailed, run_git
-from agent.repo.repository import head_train_py, make_repository, repository_for, uncommitted_train_py
+from agent.repo.repository import make_repository, uncommitted_train_py
 from agent.repo.worktree import Worktree, branch_exists, checked_out_branch
 from research.errors import UserError
+from tests.agent.repo.git_samples import BETTER, BRANCH, git, propose
 from tests.agent.samples import TRAIN_PY
-
-BRANCH = "autoresearch/mar5"
-BETTER = TRAIN_PY.replace("DEPTH = 2", "DEPTH = 3")
-FILES = {
-    "research/train.py": TRAIN_PY,
-    "research/other.py": "x = 1\n",
-    "README.md": "hello\n",
-    ".gitignore": "run.log\n",
-}
-
-
-@pytest.fixture
-def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A checkout with one commit, on a machine whose git knows no identity."""
-    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
-    make_repository(tmp_path / "repo", FILES)
-    return tmp_path / "repo"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return worktree_folder(tmp_path / "home", BRANCH)
-
-
-def git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def changed_files(repo: Path, old: str, new: str) -> list[str]:
@@ -54,10 +25,6 @@ def experiments(repo: Path) -> dict[str, str]:
     """Experiment id -> commit."""
     lines = git(repo, "for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/experiments").splitlines()
     return dict(line.rsplit(" ", 1) for line in lines)
-
-
-def propose(worktree: Worktree, train_py: str = BETTER, experiment_id: str = "e1") -> str:
-    return worktree.commit(train_py, message="an idea", parent=worktree.head(), experiment_id=experiment_id)
 
 
 # a fresh start
@@ -180,91 +147,11 @@ def test_an_interrupted_keep_is_completed(repo: Path, folder: Path) -> None:
     assert git(folder, "status", "--porcelain") == ""
 
 
-# recovery
-
-
-def lose_folder(folder: Path) -> None:
-    shutil.rmtree(folder)
-
-
-def lose_git_file(folder: Path) -> None:
-    (folder / ".git").unlink()
-
-
-def lose_admin_folder(folder: Path) -> None:
-    shutil.rmtree(git(folder, "rev-parse", "--absolute-git-dir"))
-
-
-def break_index(folder: Path) -> None:
-    Path(git(folder, "rev-parse", "--absolute-git-dir"), "index").write_bytes(b"torn")
-
-
-def lose_index(folder: Path) -> None:
-    Path(git(folder, "rev-parse", "--absolute-git-dir"), "index").unlink()
-
-
-def stop_worktree_add_half_way(folder: Path) -> None:
-    Path(git(folder, "rev-parse", "--absolute-git-dir"), "locked").write_text("initializing")
-    (folder / "research/train.py").unlink()
-
-
-def leave_edits(folder: Path) -> None:
-    (folder / "research/train.py").write_text("half a fi")
-    git(folder, "checkout", "-q", "--detach")
-
-
-def leave_locks(folder: Path) -> None:
-    admin = Path(git(folder, "rev-parse", "--absolute-git-dir"))
-    common = admin.parent.parent
-    locks = [admin / "index.lock", admin / "HEAD.lock", common / f"refs/heads/{BRANCH}.lock"]
-    (common / "refs/experiments").mkdir(exist_ok=True)
-    for lock in [*locks, common / "refs/experiments/e1.lock"]:
-        lock.touch()
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lose_folder,
-        lose_git_file,
-        lose_admin_folder,
-        break_index,
-        lose_index,
-        stop_worktree_add_half_way,
-        leave_edits,
-        leave_locks,
-    ],
-)
-def test_a_damaged_worktree_is_repaired(
-    tmp_path: Path, repo: Path, damage: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(repair, "STALE_LOCK_S", 0.2)
-    folder = worktree_folder(repo / "results/data", BRANCH)  # inside the checkout, as by default
-    first = Worktree.create(repo, folder, BRANCH, train_py=BETTER)
-    (folder / "results.tsv").write_text("commit\n")
-    damage(folder)
-    worktree = Worktree.open(repo, folder, BRANCH)
-    assert worktree.head() == first.head()
-    assert (folder / "research/train.py").read_text() == BETTER
-    assert (folder / "results.tsv").exists() or damage is lose_folder
-    worktree.advance(propose(worktree, TRAIN_PY))
-    assert git(folder, "rev-parse", "--abbrev-ref", "HEAD") == BRANCH
-    assert (folder / "research/train.py").read_text() == TRAIN_PY
-    assert [path.name for path in folder.parent.iterdir()] == ["mar5"]
-    assert git(repo, "worktree", "list").count("\n") == 1
-
-
 def test_an_interrupted_start_is_completed(repo: Path, folder: Path) -> None:
     head = Worktree.create(repo, folder, BRANCH, train_py=BETTER).head()
     git(repo, "worktree", "remove", "--force", str(folder))
     assert Worktree.create(repo, folder, BRANCH, train_py=BETTER).head() == head
     assert Worktree.create(repo, folder, BRANCH, train_py=BETTER).head() == head
-
-
-def test_a_moved_home_does_not_hold_the_branch(repo: Path, folder: Path, tmp_path: Path) -> None:
-    Worktree.create(repo, folder, BRANCH)
-    (tmp_path / "home").rename(tmp_path / "new")
-    assert Worktree.open(repo, worktree_folder(tmp_path / "new", BRANCH), BRANCH).folder.is_dir()
 
 
 # unusual repositories
@@ -292,33 +179,6 @@ def test_a_detached_head_can_be_started_from(repo: Path, folder: Path) -> None:
     worktree = Worktree.create(repo, folder, BRANCH)
     worktree.advance(propose(worktree))
     assert checked_out_branch(repo) is None and branch_exists(repo, BRANCH)
-
-
-def test_uncommitted_edits_are_found(repo: Path) -> None:
-    assert uncommitted_train_py(repo) is None
-    (repo / "research/train.py").write_bytes(TRAIN_PY.replace("\n", "\r\n").encode())
-    assert uncommitted_train_py(repo) is None
-    (repo / "research/train.py").write_text(BETTER)
-    assert uncommitted_train_py(repo) == BETTER
-    git(repo, "add", ".")
-    assert uncommitted_train_py(repo) == BETTER
-    assert head_train_py(repo) == TRAIN_PY
-    (repo / "research/train.py").write_bytes(b"\xff")
-    with pytest.raises(UserError, match="not UTF-8"):
-        uncommitted_train_py(repo)
-
-
-def test_the_checkout_is_used_where_there_is_one(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.repo.repository._installed_files", lambda: FILES)
-    home = tmp_path / "home"
-    assert repository_for(repo / "research", home) == repo
-    assert not home.exists()
-    own = repository_for(tmp_path, home)
-    assert own == home / "repository" == repository_for(tmp_path, home)
-    assert head_train_py(own) == TRAIN_PY
-    make_repository(own, {"a": "b"})  # another process was faster
-    assert head_train_py(own) == TRAIN_PY
-    assert [path.name for path in home.iterdir()] == ["repository"]
 
 
 # by hand, in the user's own checkout
@@ -437,39 +297,3 @@ def test_git_is_quick_and_says_what_is_wrong(repo: Path, folder: Path, tmp_path:
         run_git(repo, "rev-parse", "nothing")
     with pytest.raises(GitFailed, match="no folder"):
         run_git(tmp_path / "none", "status")
-
-
-# a home that was copied, an installation that was updated
-
-
-def test_a_copied_home_leaves_the_original_alone(repo: Path, tmp_path: Path) -> None:
-    home, copy = tmp_path / "home", tmp_path / "copy"
-    make_repository(home / "repository", FILES)
-    worktree = Worktree.create(home / "repository", worktree_folder(home, BRANCH), BRANCH)
-    (worktree.folder / "results.tsv").write_text("rows\n")
-    before = worktree.head()
-    shutil.copytree(home, copy, symlinks=True)
-    there = Worktree.open(copy / "repository", worktree_folder(copy, BRANCH), BRANCH)
-    there.advance(propose(there))
-    assert (there.folder / "research/train.py").read_text() == BETTER
-    assert (there.folder / "results.tsv").read_text() == "rows\n"
-    assert worktree.head() == before != there.head()
-    assert git(worktree.folder, "status", "--porcelain", "--untracked-files=no") == ""
-
-
-def test_new_branches_start_from_what_is_installed_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    files = {"research/train.py": TRAIN_PY, "program.md": "policy\n"}
-    monkeypatch.setattr("agent.repo.repository._installed_files", lambda: files)
-    repository = repository_for(tmp_path, tmp_path / "home", renew=True)
-    first = git(repository, "rev-parse", "HEAD")
-    (repository / "program.md").write_text("policy by hand\n")
-    files = {"research/train.py": BETTER, "program.md": "policy 2\n"}
-    assert repository_for(tmp_path, tmp_path / "home") == repository
-    assert head_train_py(repository) == TRAIN_PY
-    repository_for(tmp_path, tmp_path / "home", renew=True)
-    assert head_train_py(repository) == BETTER == (repository / "research/train.py").read_text()
-    assert (repository / "program.md").read_text() == "policy by hand\n"
-    assert git(repository, "rev-parse", "HEAD^") == first
-    repository_for(tmp_path, tmp_path / "home", renew=True)
-    assert git(repository, "rev-parse", "HEAD^") == first
