@@ -1,18 +1,14 @@
-"""Edits of train.py as text: is it usable, what changed, and how many lines of code that took."""
+"""Edits of train.py as text: whether one can be tried, and what it changes."""
 
 import ast
-import difflib
-import io
-import re
 import warnings
 
+from agent.diff import count_lines, unified_diff
 from research.hyperparameters import literal_text, read_constants
 from research.profiles import Constant
 
 MAX_BYTES = 200_000
-"""No train.py needs more; a runaway edit does."""
-
-_HUNK = re.compile(r"^@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@")
+"""The largest train.py that is tried: only a runaway edit needs more."""
 
 
 def problem_with(train_py: str) -> str | None:
@@ -25,7 +21,7 @@ def problem_with(train_py: str) -> str | None:
         return f"train.py has {size:,} bytes: the limit is {MAX_BYTES:,}"
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an invalid escape in an idea is not the farm's warning
+            warnings.simplefilter("ignore")  # an invalid escape in an idea is no concern of the farm's terminal
             ast.parse(train_py)
     except SyntaxError as error:
         return f"train.py does not parse: line {error.lineno}: {error.msg}"
@@ -35,39 +31,13 @@ def problem_with(train_py: str) -> str | None:
 
 
 def same_code(old: str, new: str) -> bool:
-    """Whether two texts are the same but for line ends and the blank space at the end of lines."""
+    """Whether two texts differ in nothing but line ends and trailing blanks."""
     before, after = old.rstrip().splitlines(), new.rstrip().splitlines()
     return [line.rstrip() for line in before] == [line.rstrip() for line in after]
 
 
-def unified_diff(old: str, new: str) -> str:
-    """The change from `old` to `new` as a unified diff of research/train.py; empty when nothing changed."""
-    lines = difflib.unified_diff(_lines(old), _lines(new), fromfile="a/research/train.py", tofile="b/research/train.py")
-    return "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)
-
-
-def count_lines(diff: str) -> tuple[int, int]:
-    """Lines of code that a unified diff adds and removes. Blank lines and comments are free, so they don't count."""
-    added = removed = 0
-    old_left = new_left = 0  # lines of the present hunk: outside of hunks, `---` and `+++` are file names
-    for line in diff.split("\n"):
-        if old_left <= 0 and new_left <= 0:
-            if hunk := _HUNK.match(line):
-                old_left, new_left = (int(count) if count is not None else 1 for count in hunk.groups())
-            continue
-        sign, text = line[:1], line[1:].strip()
-        is_code = bool(text) and not text.startswith("#")
-        if sign == "+":
-            added, new_left = added + is_code, new_left - 1
-        elif sign == "-":
-            removed, old_left = removed + is_code, old_left - 1
-        elif sign != "\\":
-            old_left, new_left = old_left - 1, new_left - 1
-    return added, removed
-
-
 def changed_constants(old: str, new: str) -> dict[str, tuple[Constant | None, Constant | None]]:
-    """Constants that differ: name -> (old, new), with None for one that isn't there. Both texts must parse."""
+    """Constants that differ: name -> (old, new), with None for one that is absent. Raises SyntaxError."""
     before, after = read_constants(old), read_constants(new)
     names = [*after, *(name for name in before if name not in after)]
     return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}
@@ -87,14 +57,10 @@ def describe_changes(old: str, new: str) -> str:
 
 
 def changed_blocks(old: str, new: str) -> list[str]:
-    """Names of the top-level functions and classes that were added, removed or changed in more than their comments."""
+    """Top-level functions and classes that an edit adds, removes or changes; comments and formatting don't count."""
     before, after = _blocks(old), _blocks(new)
     names = [*after, *(name for name in before if name not in after)]
     return [name for name in names if before.get(name) != after.get(name)]
-
-
-def _lines(text: str) -> list[str]:
-    return list(io.StringIO(text, newline="\n"))  # as git sees lines: str.splitlines() also splits at form feeds
 
 
 def _blocks(train_py: str) -> dict[str, str]:

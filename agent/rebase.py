@@ -1,4 +1,4 @@
-"""Moving a proposal onto a head that changed after it was asked for."""
+"""Rebasing a proposal onto a head that changed after the proposal was requested."""
 
 import subprocess
 import tempfile
@@ -11,9 +11,9 @@ from results.experiment import Proposal
 
 
 def rebased(proposal: Proposal, base: str, head: str) -> Proposal | None:
-    """`proposal`, an edit of `base`, as the same edit of `head`; None where the two changed the same thing.
+    """`proposal`, an edit of `base`, as the same edit of `head`; None where they conflict or nothing would change.
 
-    Constants are moved one by one, since textual merges of neighbouring lines conflict; all else is a three-way merge.
+    Constants are set one by one, since textual merges of adjacent lines conflict; the rest is a three-way merge.
     """
     if base == head:
         return proposal
@@ -35,7 +35,7 @@ def rebased(proposal: Proposal, base: str, head: str) -> Proposal | None:
 
 
 def merge_texts(base: str, ours: str, theirs: str) -> str | None:
-    """The three-way merge that git makes of three texts; None where they conflict."""
+    """Git's three-way merge of three texts; None where they conflict."""
     with tempfile.TemporaryDirectory(prefix="autoresearch-merge-") as scratch:
         paths = [Path(scratch) / name for name in ("ours", "base", "theirs")]
         for path, text in zip(paths, (ours, base, theirs), strict=True):

@@ -1,4 +1,4 @@
-"""What a researcher is: something that, shown the history, proposes one edit of train.py."""
+"""The interface of researchers: given the history, each proposes one edit of train.py."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from results.experiment import Branch, ExperimentRecord, Head, Proposal
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """What a researcher sees. Audit scores are not in it."""
+    """Everything that a researcher sees. Audit scores are never in it."""
 
     branch: Branch
     head: Head
@@ -19,36 +19,36 @@ class Context:
     records: tuple[ExperimentRecord, ...]
     """The branch's experiments, oldest first; the one that is training now has no verdict."""
     sigma: float
-    """Standard deviation of val_bpb between seeds."""
+    """Standard deviation of val_bpb between seeds, in bits per byte."""
     program: str
     """The text of program.md: the research policy."""
     query: Callable[[str], str]
-    """Runs one read-only SELECT over the whole history and returns a text table, or one line that says what is wrong."""
+    """Runs one read-only SELECT over the whole history and returns a text table. Raises UserError."""
 
 
 class Researcher(Protocol):
-    """Proposes; keeps no state that the history doesn't hold."""
+    """Proposes edits. Has no state that the history doesn't hold, so that it can be resumed."""
 
     name: str
 
     async def propose(self, context: Context) -> Proposal:
-        """One idea. Raises OutOfIdeas, BudgetSpent or ProposalFailed."""
+        """One idea. Raises OutOfIdeas, BudgetSpent, ProposalFailed or NotConfigured."""
 
     async def close(self) -> None:
-        """Ends connections and processes."""
+        """Closes connections and ends processes."""
 
 
 class OutOfIdeas(Exception):
-    """Nothing is left to try: the loop ends cleanly."""
+    """Nothing is left to try. The loop ends cleanly."""
 
 
 class BudgetSpent(Exception):
-    """`--max-cost` is reached: the loop ends cleanly."""
+    """The limit of `--max-cost` is reached. The loop ends cleanly."""
 
 
 class ProposalFailed(Exception):
-    """No usable proposal this time (the text says why); the loop asks again later."""
+    """No usable proposal this time, for the reason in the text. The loop asks again later."""
 
 
 class NotConfigured(UserError):
-    """The researcher lacks something that the user must provide: a key, a command."""
+    """Something is missing that the user must provide: a key, a command."""

@@ -1,4 +1,4 @@
-"""Each package imports only from those to its left, and each heavy dependency has one home."""
+"""Each package imports only from those to its left, each heavy dependency has one home, and walls inside packages stand."""
 
 import ast
 import sys
@@ -8,7 +8,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("research", "results", "agent", "cluster")
-HOMES = {"torch": "research", "duckdb": "results", "anthropic": "agent", "git": "agent", "ray": "cluster"}
+HOMES = {"torch": "research", "duckdb": "results", "anthropic": "agent", "git": "agent", "ray": "cluster/ray_cluster"}
+"""Heavy dependency -> the only folder whose files import it."""
+
 FARM_STATE = ("results/data", "results/fetched")
 LIGHT = {
     "research/errors.py": set(),
@@ -20,7 +22,37 @@ LIGHT = {
     "research/result.py": {"research.contract"},
     "research/hyperparameters.py": {"research.errors", "research.profiles"},
 }
-"""Files of the standard library and these modules alone, so that every package can use them."""
+"""Files that import the standard library and these modules alone, so that every package can use them."""
+
+FORBIDDEN: dict[str, tuple[str, ...]] = {
+    # what runs the researcher's code gets rows as shared memory, and knows neither the data nor the judge
+    "research/child": ("research.judge", "research.data"),
+    "research/session.py": ("research.judge", "research.data"),
+    "research/feed.py": ("research.judge", "research.data"),
+    "research/train.py": ("research.judge", "research.data"),
+    "research/sandbox": ("research.data", "research.kernels", "research.judge", "research.child"),
+    "research/kernels": ("research.data", "research.sandbox", "research.judge", "research.child", "research.session"),
+    "research/data": ("research.kernels", "research.judge", "research.child"),
+    # a researcher sees text, not git
+    "agent/researchers": ("agent.repo",),
+    "agent/search": ("agent.repo",),
+    "agent/repo": ("agent.researcher", "agent.researchers", "agent.search", "agent.loop"),
+    # pure: no clock, no event loop
+    "results/verdict.py": ("asyncio", "time"),
+    "cluster/workqueue.py": ("asyncio", "time"),
+}
+"""Folder or file -> modules that it never imports, nor anything in them."""
+
+ONLY: dict[str, tuple[str, ...]] = {
+    "research/ipc": ("research.ipc", "research.contract", "research.gpu_memory", "research.errors"),
+}
+"""Folder -> the only modules of the project that it imports."""
+
+IMPORTERS: dict[str, tuple[str, ...]] = {
+    "research.train": (),
+    "research.judge.judge": ("research/run.py",),
+}
+"""Module -> the only files of the packages that import it."""
 
 
 def imported_modules(text: str) -> set[str]:
@@ -32,7 +64,8 @@ def imported_modules(text: str) -> set[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "relative imports are not used here"
             modules.add(node.module or "")
-            modules |= {f"{node.module}.{alias.name}" for alias in node.names if node.module in PACKAGES}
+            if node.module and node.module.split(".")[0] in PACKAGES:  # what is imported from a package may be a module
+                modules |= {f"{node.module}.{alias.name}" for alias in node.names}
     return modules - set(PACKAGES)
 
 
@@ -45,11 +78,37 @@ def broken_rules(path: str, text: str) -> list[str]:
         top = module.split(".")[0]
         if top in PACKAGES and top not in allowed:
             broken.append(f"{path} imports {module}: {package} comes before {top}")
-        if HOMES.get(top, package) != package:
-            broken.append(f"{path} imports {module}: that belongs into {HOMES[top]}")
+        if top in HOMES and not lies_in(path, HOMES[top]):
+            broken.append(f"{path} imports {module}: only {HOMES[top]} imports {top}")
         if path in LIGHT and top not in sys.stdlib_module_names and not any(module.startswith(m) for m in LIGHT[path]):
             broken.append(f"{path} imports {module}: it should need the standard library alone")
+    return broken + broken_walls(path, text)
+
+
+def broken_walls(path: str, text: str) -> list[str]:
+    """The imports of a file that FORBIDDEN, ONLY and IMPORTERS rule out."""
+    broken = []
+    for module in sorted(imported_modules(text)):
+        for place, forbidden in FORBIDDEN.items():
+            if lies_in(path, place) and any(is_part_of(module, other) for other in forbidden):
+                broken.append(f"{path} imports {module}: {place} must not")
+        for place, allowed in ONLY.items():
+            if lies_in(path, place) and module.split(".")[0] in PACKAGES and not any(is_part_of(module, m) for m in allowed):
+                broken.append(f"{path} imports {module}: {place} imports nothing but {', '.join(allowed)}")
+        for wanted, importers in IMPORTERS.items():
+            if is_part_of(module, wanted) and path not in importers:
+                broken.append(f"{path} imports {module}: only {', '.join(importers) or 'nobody'} may")
     return broken
+
+
+def lies_in(path: str, place: str) -> bool:
+    """Whether a file is `place`, or lies in the folder `place`."""
+    return path == place or path.startswith(f"{place}/")
+
+
+def is_part_of(module: str, other: str) -> bool:
+    """Whether a module is `other`, or something in it."""
+    return module == other or module.startswith(f"{other}.")
 
 
 def source_files(root: Path = ROOT) -> list[str]:
@@ -62,6 +121,11 @@ def source_files(root: Path = ROOT) -> list[str]:
 def test_there_is_something_to_check() -> None:
     files = source_files()
     assert {path.split("/")[0] for path in files} == set(PACKAGES) and set(LIGHT) <= set(files)
+    for place in (*FORBIDDEN, *ONLY, *HOMES.values(), *(path for paths in IMPORTERS.values() for path in paths)):
+        assert any(lies_in(path, place) for path in files), f"the rule for {place} is about no file"
+    modules = {path.removesuffix(".py").removesuffix("/__init__").replace("/", ".") for path in files}
+    named = {module for row in (*FORBIDDEN.values(), *ONLY.values()) for module in row} | set(IMPORTERS)
+    assert {module for module in named if module.split(".")[0] in PACKAGES} <= modules
 
 
 def test_what_a_farm_keeps_in_the_checkout_is_not_checked(tmp_path: Path) -> None:
@@ -90,6 +154,8 @@ def test_imports_follow_the_rule(path: str) -> None:
         ("cluster/try_once.py", "from git import Repo"),
         ("results/report.py", "import anthropic"),
         ("agent/loop.py", "import ray"),
+        ("cluster/driver.py", "import ray"),
+        ("cluster/commands/cluster.py", "from ray.job_submission import JobSubmissionClient"),
         ("research/contract.py", "import numpy"),
         ("research/contract.py", "from research.data.prepared import PreparedData"),
         ("research/result.py", "import torch"),
@@ -98,6 +164,34 @@ def test_imports_follow_the_rule(path: str) -> None:
 )
 def test_a_wrong_import_is_found(path: str, line: str) -> None:
     assert broken_rules(path, f"import os\n{line}\n")
+
+
+WALLS = [(place, module) for place, modules in FORBIDDEN.items() for module in modules]
+
+
+@pytest.mark.parametrize(("place", "module"), WALLS)
+def test_an_import_through_a_wall_is_found(place: str, module: str) -> None:
+    path = place if place.endswith(".py") else f"{place}/some_file.py"
+    package, _, name = module.rpartition(".")
+    lines = [f"import {module}", f"from {module} import something", f"def f():\n    import {module}.some_module"]
+    for line in [*lines, f"from {package} import {name}"] if package else lines:
+        assert broken_walls(path, f"import os\n{line}\n"), line
+    assert not broken_walls(path, f"import os\nimport {module}_of_another_name\n")
+
+
+@pytest.mark.parametrize(("place", "allowed"), ONLY.items())
+def test_what_is_not_on_a_folders_list_is_found(place: str, allowed: tuple[str, ...]) -> None:
+    right = "".join(f"from {module} import something\n" for module in allowed)
+    assert broken_walls(f"{place}/some_file.py", f"import os\nimport torch\n{right}") == []
+    assert broken_walls(f"{place}/some_file.py", "from research import feed\n")
+
+
+@pytest.mark.parametrize(("module", "importers"), IMPORTERS.items())
+def test_an_importer_that_is_not_on_the_list_is_found(module: str, importers: tuple[str, ...]) -> None:
+    package, _, name = module.rpartition(".")
+    for line in (f"import {module}", f"from {module} import something", f"from {package} import {name}"):
+        assert broken_walls("research/session.py", f"{line}\n") and broken_walls("cluster/worker.py", f"{line}\n")
+        assert all(broken_walls(path, f"{line}\n") == [] for path in importers)
 
 
 def test_a_right_import_is_not() -> None:

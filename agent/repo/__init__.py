@@ -1,1 +1,1 @@
-"""The git repository of the branches. Knows commits, worktrees and bundles; nothing of researchers or the loop."""
+"""The git repository that holds the branches: names, commits, worktrees and bundles. Knows no researchers and no loop."""

@@ -1,4 +1,4 @@
-"""Runs git for the farm: no hooks, no file-system monitor, no signing, no shell."""
+"""Runs git without hooks, file-system monitor, signing or a shell."""
 
 import shlex
 import tempfile
@@ -16,13 +16,13 @@ _LOCK_PAUSE_S = 0.1
 
 
 class GitFailed(Exception):
-    """A git command failed; the text is what git said."""
+    """A git command failed. The text is git's error message."""
 
 
 def run_git(folder: Path, *arguments: str, stdin: str = "") -> str:
-    """What `git ARGUMENTS` prints when it is run in `folder`. Raises GitFailed.
+    """The output of `git ARGUMENTS` in `folder`. Raises GitFailed, and UserError where git isn't installed.
 
-    A lock that another git holds for a moment (an editor's `git status`, say) is waited for.
+    Retries while another git process (an editor's `git status`, say) holds a lock for a moment.
     """
     for _ in range(_LOCK_TRIES):
         try:
@@ -35,14 +35,14 @@ def run_git(folder: Path, *arguments: str, stdin: str = "") -> str:
 
 
 def command_to_type(folder: Path, *arguments: str) -> str:
-    """The line by which a person gets the same from where they are: it names `folder` unless they are in it."""
+    """A git command line to paste into a shell; it names `folder` unless that is the current folder."""
     where = () if folder.resolve() == Path.cwd().resolve() else ("-C", str(folder))
     return shlex.join(["git", *where, *arguments])
 
 
 def _run_once(folder: Path, arguments: tuple[str, ...], stdin: str) -> str:
     if not folder.is_dir():  # GitPython would run in the current folder instead
-        raise GitFailed(f"no folder {folder}")
+        raise GitFailed(f"there is no folder {folder}")
     command = ["git", *(part for setting in _SETTINGS for part in ("-c", setting)), *arguments]
     with tempfile.TemporaryFile() as source:
         source.write(stdin.encode("utf-8", "surrogateescape"))
@@ -55,10 +55,10 @@ def _run_once(folder: Path, arguments: tuple[str, ...], stdin: str) -> str:
                 with_exceptions=False,
                 stdout_as_string=False,
                 strip_newline_in_stdout=False,
-                start_new_session=True,  # Ctrl-C in the terminal must not stop git half-way
+                start_new_session=True,  # Ctrl-C in the terminal must not interrupt git
             )
         except GitCommandNotFound:
-            raise UserError("git can't be run: install it.") from None
+            raise UserError("git was not found: install it.") from None
     if status:
-        raise GitFailed(said.strip() or f"git {arguments[0]} ended with {status}")
+        raise GitFailed(said.strip() or f"git {arguments[0]} exited with status {status}")
     return output.decode("utf-8", "surrogateescape")

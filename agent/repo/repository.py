@@ -1,4 +1,4 @@
-"""Which git repository the farm works in, and the train.py that lies there."""
+"""The git repository that the farm works in, and the train.py in it."""
 
 import shutil
 import tempfile
@@ -11,13 +11,16 @@ from research.errors import UserError
 TRAIN_FILE = "research/train.py"
 """The only file that the farm ever commits."""
 
+FARM_NAME, FARM_EMAIL = "autoresearch farm", "farm@localhost"
+"""The author of commits where the user has configured none."""
+
 
 def repository_for(start: Path, home: Path, *, renew: bool = False) -> Path:
-    """The checkout that `start` lies in, if it holds research/train.py; else a repository under the farm's home,
-    made of the installed files when it isn't there yet.
+    """The checkout around `start`, if it holds research/train.py; else a repository under the farm's home.
 
-    With `renew` files that have changed in the installation since are committed there too: new branches start from them.
-    Raises UserError for a checkout that has committed train.py and has lost the file.
+    The latter is created from the installed files where it doesn't exist. With `renew`, files that have changed in the
+    installation since then are committed there, so that new branches start from them. Raises UserError for a checkout
+    whose committed train.py is missing in the folder.
     """
     checkout = _checkout_around(start)
     if checkout is not None and (checkout / TRAIN_FILE).is_file():
@@ -32,11 +35,11 @@ def repository_for(start: Path, home: Path, *, renew: bool = False) -> Path:
     return repository
 
 
-_IDENTITY = ("-c", "user.name=autoresearch farm", "-c", "user.email=farm@localhost")
-
-
 def make_repository(folder: Path, files: dict[str, str]) -> None:
-    """A git repository with one commit of `files` (path -> text): whole or not there, also when two make it at once."""
+    """Creates a git repository with one commit of `files` (path -> text).
+
+    It appears complete or not at all, also where two processes create it at once.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".repository-"))
     try:
@@ -45,7 +48,7 @@ def make_repository(folder: Path, files: dict[str, str]) -> None:
             (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
             (unfinished / name).write_text(text, encoding="utf-8")
         run_git(unfinished, "add", "--all")
-        run_git(unfinished, *_IDENTITY, "commit", "--quiet", "--message", "Start from the installed train.py")
+        run_git(unfinished, *_identity(), "commit", "--quiet", "--message", "Start from the installed train.py")
         unfinished.chmod(0o755)
         unfinished.rename(folder)
     except OSError:
@@ -56,17 +59,17 @@ def make_repository(folder: Path, files: dict[str, str]) -> None:
 
 
 def head_train_py(repo: Path, revision: str = "HEAD") -> str | None:
-    """The text of train.py at a revision; None where it isn't in it."""
+    """The text of train.py at a revision; None where the revision or the file doesn't exist."""
     return _text_at(repo, revision, TRAIN_FILE)
 
 
 def train_py_at(repo: Path, commit: str) -> str:
-    """The text of train.py in a commit that the farm made."""
+    """The text of train.py in a commit that holds it. Raises GitFailed."""
     return run_git(repo, "cat-file", "blob", f"{commit}:{TRAIN_FILE}")
 
 
 def working_train_py(checkout: Path) -> str | None:
-    """The text of train.py as it lies in a checkout, with \\n as line end; None where there is none."""
+    """The text of train.py in a checkout's folder, with \\n as line end; None where the file is missing. Raises UserError."""
     try:
         return (checkout / TRAIN_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -76,7 +79,7 @@ def working_train_py(checkout: Path) -> str | None:
 
 
 def train_py_to_try(checkout: Path) -> str:
-    """The text of train.py as it lies in a checkout. Raises UserError where there is none."""
+    """The text of train.py in a checkout's folder. Raises UserError where the file is missing."""
     working = working_train_py(checkout)
     if working is None:
         raise _missing(checkout)
@@ -84,14 +87,14 @@ def train_py_to_try(checkout: Path) -> str:
 
 
 def uncommitted_train_py(repo: Path) -> str | None:
-    """The checkout's train.py where it differs from HEAD's by more than line ends; None where it doesn't."""
+    """The text of the checkout's train.py where it differs from HEAD's in more than line ends; else None."""
     working, committed = working_train_py(repo), head_train_py(repo)
     same = committed is not None and working == committed.replace("\r\n", "\n")
     return None if same else working
 
 
 def _renew(repository: Path, files: dict[str, str]) -> None:
-    """Commits what has changed in `files`, but for those that somebody has edited in the repository."""
+    """Commits the `files` that have changed, except those that somebody has edited in the repository."""
     changed = []
     for name, text in files.items():
         committed = _text_at(repository, "HEAD", name)
@@ -100,14 +103,19 @@ def _renew(repository: Path, files: dict[str, str]) -> None:
             path.write_text(text, encoding="utf-8")
             changed.append(name)
     if changed:
-        message = "Go on from the installed " + " and ".join(changed)
+        message = "Update to the installed " + " and ".join(changed)
         run_git(repository, "add", "--", *changed)
-        run_git(repository, *_IDENTITY, "commit", "--quiet", "--message", message, "--only", "--", *changed)
+        run_git(repository, *_identity(), "commit", "--quiet", "--message", message, "--only", "--", *changed)
+
+
+def _identity() -> tuple[str, ...]:
+    """Options of git that set the author."""
+    return ("-c", f"user.name={FARM_NAME}", "-c", f"user.email={FARM_EMAIL}")
 
 
 def _missing(checkout: Path) -> UserError:
     command = command_to_type(checkout, "checkout", "HEAD", "--", TRAIN_FILE)
-    return UserError(f"{checkout / TRAIN_FILE} is missing: `{command}` puts back what is committed.")
+    return UserError(f"{checkout / TRAIN_FILE} is missing: `{command}` restores what is committed.")
 
 
 def _text_at(repo: Path, revision: str, name: str) -> str | None:
@@ -122,12 +130,12 @@ def _checkout_around(start: Path) -> Path | None:
         return Path(run_git(start, "rev-parse", "--show-toplevel").rstrip("\n"))
     except GitFailed as error:
         if "dubious ownership" in str(error):
-            raise UserError(f"git doesn't trust {start}: it belongs to another user (see safe.directory).") from None
+            raise UserError(f"git doesn't trust {start}, which another user owns: add it to git's safe.directory.") from None
         return None
 
 
 def _installed_files() -> dict[str, str]:
-    """What a repository of one's own starts with, taken from beside the installed package."""
+    """The files of the first commit of a repository under the home, read from the installation. Raises UserError."""
     package = Path(research.__file__).parent
     files = {TRAIN_FILE: package / "train.py"}
     if not files[TRAIN_FILE].is_file():

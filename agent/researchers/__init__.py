@@ -1,1 +1,1 @@
-"""Who proposes: Claude, an external command, a script. A researcher sees text and history; it never touches git."""
+"""The researchers: Claude, an external command, a script. A researcher sees text and the history, never git."""

@@ -1,4 +1,4 @@
-"""What a researcher that reads text is told about its branch. Titles and reasons are other programs' words: data."""
+"""The branch and its history as text for researchers. Titles and reasons come from other programs: they are data."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,13 @@ from results.experiment import ExperimentRecord
 from results.report import near_misses
 
 RECENT = 30
+"""Experiments at the end of the history that the table always has."""
 BEST = 10
+"""Near-misses in the table."""
 
 
 def situation(context: Context) -> str:
-    """The branch in a few lines: what is fixed, where the head is, what has been done, what is training now."""
+    """The branch in a few lines: the contract, the head, the noise, the number of experiments, and what is training now."""
     contract = Contract.from_json(context.branch.contract_json)
     head = context.head
     runs = counted(len(head.scores), "run")
@@ -23,7 +25,7 @@ def situation(context: Context) -> str:
         f"Fixed: MAX_SEQ_LEN {contract.MAX_SEQ_LEN}, VOCAB_SIZE {contract.VOCAB_SIZE}, "
         f"TIME_BUDGET {contract.TIME_BUDGET:g} s, data {contract.source}.",
         f"Head: val_bpb {head.mean:.6f} (mean of {runs}), peak memory {memory}.",
-        f"Noise: two runs of the same code differ with a standard deviation (sigma) of {context.sigma:g} bpb.",
+        f"Noise: val_bpb of the same code with different seeds has a standard deviation (sigma) of {context.sigma:g}.",
         _counts(context.records),
     ]
     training = [record.experiment for record in context.records if record.verdict is None]
@@ -32,16 +34,16 @@ def situation(context: Context) -> str:
 
 
 def history_table(records: Sequence[ExperimentRecord]) -> str:
-    """The history as a table: all keeps, the latest experiments, the best near-misses; oldest first."""
+    """The history as a table, oldest first: all keeps, the latest experiments, and the best near-misses."""
     finished = [record for record in records if record.verdict is not None]
     if not finished:
-        return "No experiment has ended yet."
+        return "No experiment has finished yet."
     chosen = {record.experiment.id for record in finished[-RECENT:]}
     chosen |= {record.experiment.id for record in finished if record.verdict and record.verdict.decision == "keep"}
     chosen |= {record.experiment.id for record in near_misses(finished)[:BEST]}
     rows = [_row(record) for record in finished if record.experiment.id in chosen]
     left_out = len(finished) - len(rows)
-    note = [f"({left_out} older ones are left out.)"] if left_out else []
+    note = [f"({counted(left_out, 'older experiment')} not shown.)"] if left_out else []
     return "\n".join(["number | verdict | val_bpb | gain | title | reason", *rows, *note])
 
 

@@ -1,4 +1,4 @@
-"""The text editor tool on one file that exists only in memory: train.py."""
+"""The text editor tool for one file that exists only in memory: train.py."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ from agent.patch import MAX_BYTES, problem_with
 
 
 class EditRefused(Exception):
-    """The command can't be done; the text goes back to the model."""
+    """A command that can't be carried out. The text goes back to the model."""
 
 
 class Editor:
@@ -16,10 +16,10 @@ class Editor:
         self.text = train_py
 
     def apply(self, command: Mapping[str, object]) -> str:
-        """Does one command and says what came of it. Raises EditRefused, with the file unchanged."""
+        """Carries out one command and returns its result as text. Raises EditRefused, which leaves the file unchanged."""
         path = _text(command, "path")
         if path.rsplit("/", 1)[-1] != "train.py":
-            raise EditRefused(f"There is no {path}: the only file is train.py.")
+            raise EditRefused(f"There is no file {path}: the only one is train.py.")
         match command.get("command"):
             case "view":
                 return self._view(command.get("view_range"))
@@ -46,7 +46,7 @@ class Editor:
     def _replace(self, old: str, new: str) -> str:
         found = self.text.count(old) if old else 0
         if found != 1:
-            raise EditRefused(f"old_str occurs {found} times, and it must occur once: give more of what surrounds it.")
+            raise EditRefused(f"old_str occurs {found} times and must occur exactly once: include more of the lines around it.")
         return self._set(self.text.replace(old, new))
 
     def _insert(self, line: object, text: str) -> str:
@@ -58,7 +58,7 @@ class Editor:
         return self._set("".join([*lines[:line], text if text.endswith("\n") else text + "\n", *lines[line:]]))
 
     def _set(self, text: str) -> str:
-        """Takes a text that doesn't parse too, since an edit may need several steps; submitting it is refused."""
+        """Replaces the file, also by text that doesn't parse, since an edit may take several steps; submit refuses that."""
         if len(text) > MAX_BYTES:
             raise EditRefused(f"train.py would have {len(text):,} characters: the limit is {MAX_BYTES:,}.")
         self.text = text
@@ -69,5 +69,5 @@ class Editor:
 def _text(command: Mapping[str, object], name: str, *, default: str | None = None) -> str:
     value = command.get(name, default)
     if not isinstance(value, str):
-        raise EditRefused(f"{name} must be a text.")
+        raise EditRefused(f"{name} must be a string.")
     return value

@@ -1,4 +1,4 @@
-"""A researcher that is any coding agent's non-interactive command line: `claude -p`, `codex exec`, or a script."""
+"""A researcher that runs a coding agent's non-interactive command line: `claude -p`, `codex exec`, or a script."""
 
 import asyncio
 import contextlib
@@ -22,33 +22,35 @@ from results.experiment import Proposal, Usage
 from results.tsv import write_results_tsv
 
 MARK = "AUTORESEARCH_AGENT"
-"""Every process that the command starts has this variable, by which strays are found at the end."""
+"""The environment variable that marks every process of the command, so that leftover ones can be found and killed."""
 
 HIDDEN = ("AUTORESEARCH_", "GIT_", "PYTHON", "RAY_", "VIRTUAL_ENV", "OMP_NUM_THREADS")
-"""Beginnings of variables that are the farm's business and not the agent's."""
+"""Prefixes of environment variables that are not passed to the agent."""
 
 TAIL_BYTES = 2000
+"""The part of the output's end that is read for an error message."""
 
 PROMPT = """\
-You are one researcher of a farm that looks for the research/train.py with the lowest val_bpb in a fixed time. Propose
-ONE idea now, by editing research/train.py in the current folder.
+You are one researcher of a farm that searches for the research/train.py with the lowest val_bpb after a fixed training
+time. Propose ONE idea now, by editing research/train.py in the current folder.
 
 1. Read program.md (the policy), HISTORY.md and results.tsv (what has been tried), and research/train.py (the head).
-   The other files in research/ are there to be read: changes to them are ignored.
+   The other files in research/ are for reading: changes to them are ignored.
 2. Edit research/train.py. It must parse, and keep build_model() and train(session).
-3. Write IDEA.md: line 1 is a short title of what changes, the rest says why it should lower val_bpb.
+3. Write IDEA.md: line 1 is a short title that says what changes, the rest says why it should lower val_bpb.
 
-Then end. You run nothing: a loop trains, scores, commits, logs, and keeps or discards your edit, so skip what
-program.md says on set-up, running, git and results.tsv. The GPU is busy, and hidden from you. This folder is a copy
-without git that is thrown away: only research/train.py and IDEA.md are taken. Nobody is there to answer a question.
+Then exit. Don't run anything: a loop trains, scores, commits, logs, and keeps or discards your edit, so skip what
+program.md says about setup, running, git and results.tsv. The GPU is busy and hidden from you. This folder is a copy
+without git that will be deleted: only research/train.py and IDEA.md are taken from it. Nobody can answer questions.
 """
 
 
 class CommandResearcher:
-    """Runs the command in a throw-away copy of the branch's files, and takes its train.py and nothing else.
+    """Runs the command in a temporary copy of the branch's files, and takes the edited train.py and IDEA.md from it.
 
-    The prompt takes the place of `{prompt}` in the command, or a file with it that of `{prompt_file}`; with neither, it
-    is the last argument. No shell is involved. The command and all that it started are gone afterwards.
+    In the command, `{prompt}` stands for the prompt and `{prompt_file}` for the path of a file that holds it; without
+    either, the prompt becomes the last argument. No shell is involved. Afterwards the command and all processes that it
+    started are killed.
     """
 
     name = "command"
@@ -57,21 +59,21 @@ class CommandResearcher:
         try:
             self.arguments = tuple(shlex.split(command))
         except ValueError as error:
-            raise NotConfigured(f"The researcher's command can't be read: {error}.") from None
+            raise NotConfigured(f"The researcher's command can't be parsed: {error}.") from None
         if not self.arguments:
             raise NotConfigured("The researcher's command is empty: give one, such as `command:claude -p`.")
         if shutil.which(self.arguments[0]) is None:
-            raise NotConfigured(f"There is no command {self.arguments[0]!r}: install it, or check PATH.")
+            raise NotConfigured(f"The command {self.arguments[0]!r} was not found: install it, or check PATH.")
         self.timeout_s = timeout_s
 
     async def propose(self, context: Context) -> Proposal:
-        """One edit by the command. Raises ProposalFailed with the reason and the end of its output."""
+        """One edit made by the command. Raises ProposalFailed with the reason and the end of its output."""
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="autoresearch-agent-", ignore_cleanup_errors=True) as name:
-            place = Path(name)
-            folder = place / "project"
+            scratch = Path(name)
+            folder = scratch / "project"
             _write_project(folder, context)
-            await self._run(folder, log=place / "output.log", prompt_file=place / "prompt.txt")
+            await self._run(folder, log=scratch / "output.log", prompt_file=scratch / "prompt.txt")
             train_py = _read_train_py(folder / "research" / "train.py")
             title, hypothesis = _read_idea(folder / "IDEA.md")
         problem = problem_with(train_py)
@@ -89,7 +91,7 @@ class CommandResearcher:
         )
 
     async def close(self) -> None:
-        """Nothing to end: a proposal that is cancelled ends its command itself."""
+        """Does nothing: a proposal that is cancelled kills its command itself."""
 
     async def _run(self, folder: Path, *, log: Path, prompt_file: Path) -> None:
         prompt_file.write_text(PROMPT, encoding="utf-8")
@@ -107,11 +109,11 @@ class CommandResearcher:
         try:
             status = await asyncio.wait_for(process.wait(), self.timeout_s)
         except TimeoutError:
-            raise ProposalFailed(f"The command was ended after {self.timeout_s:g} s. {_tail(log)}") from None
+            raise ProposalFailed(f"The command was killed after {self.timeout_s:g} s. {_tail(log)}") from None
         finally:
-            await _end_all(process, mark)
+            await _kill_all(process, mark)
         if status != 0:
-            raise ProposalFailed(f"The command ended with status {status}. {_tail(log)}")
+            raise ProposalFailed(f"The command exited with status {status}. {_tail(log)}")
 
 
 def _with_prompt(arguments: tuple[str, ...], prompt_file: Path) -> list[str]:
@@ -120,14 +122,16 @@ def _with_prompt(arguments: tuple[str, ...], prompt_file: Path) -> list[str]:
 
 
 def _environment(inherited: Mapping[str, str], mark: str) -> dict[str, str]:
-    """The user's environment, so that the agent finds its keys; without the farm's own variables, and without GPUs,
-    where it would disturb the run that is being timed."""
+    """The user's environment with the agent's keys, without the variables in HIDDEN and without GPUs.
+
+    On a GPU the agent would disturb the run that is being timed.
+    """
     kept = {name: value for name, value in inherited.items() if not name.startswith(HIDDEN)}
     return {**kept, MARK: mark, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def _write_project(folder: Path, context: Context) -> None:
-    """What the agent sees: the branch's train.py, the policy, the history, and the sources around train.py."""
+    """Writes what the agent sees: the branch's train.py, the policy, the history, and the sources around train.py."""
     (folder / "research").mkdir(parents=True)
     package = research_folder()
     for source in package.rglob("*.py"):
@@ -143,9 +147,9 @@ def _write_project(folder: Path, context: Context) -> None:
 
 
 def _read_train_py(path: Path) -> str:
-    data = _read_plain_file(path)
+    data = _read_regular_file(path)
     if data is None:
-        raise ProposalFailed("The command left no plain file research/train.py.")
+        raise ProposalFailed("The command left no regular file research/train.py.")
     try:
         return data.decode("utf-8").replace("\r\n", "\n")
     except UnicodeDecodeError:
@@ -153,14 +157,14 @@ def _read_train_py(path: Path) -> str:
 
 
 def _read_idea(path: Path) -> tuple[str, str]:
-    """(title, hypothesis), both empty where there is no IDEA.md."""
-    text = (_read_plain_file(path) or b"").decode("utf-8", errors="replace").strip()
+    """The title and the hypothesis, both empty where there is no IDEA.md."""
+    text = (_read_regular_file(path) or b"").decode("utf-8", errors="replace").strip()
     first, _, rest = text.partition("\n")
     return one_line(first.lstrip("# ").removeprefix("Title:"), 120), rest.strip()[:4000]
 
 
-def _read_plain_file(path: Path) -> bytes | None:
-    """What a file holds, up to one byte more than a train.py may have; None for a link, a pipe, or nothing at all."""
+def _read_regular_file(path: Path) -> bytes | None:
+    """The first MAX_BYTES + 1 bytes of a regular file; None where there is a link, a pipe, or nothing."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -172,22 +176,22 @@ def _read_plain_file(path: Path) -> bytes | None:
 
 
 def _tail(log: Path) -> str:
-    """The end of the command's output in one line."""
+    """The end of the command's output, in one line."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - TAIL_BYTES))
         text = one_line(file.read().decode("utf-8", errors="replace"), TAIL_BYTES)
-    return f"Its output ends: {text[-300:]}" if text else "It printed nothing."
+    return f"Its output ends with: {text[-300:]}" if text else "It printed nothing."
 
 
-async def _end_all(process: asyncio.subprocess.Process, mark: str) -> None:
-    """Kills the command's process group, and every process that bears the mark: one may have left the group."""
+async def _kill_all(process: asyncio.subprocess.Process, mark: str) -> None:
+    """Kills the command's process group, and every process with the mark, since one may have left the group."""
     if process.returncode is None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    while strays := _marked(mark):  # one may start another while we look
-        for stray in strays:
+    while survivors := _marked(mark):  # one may start another before it is killed
+        for survivor in survivors:
             with contextlib.suppress(psutil.Error):
-                stray.kill()
+                survivor.kill()
         await asyncio.sleep(0.02)
     await process.wait()
 

@@ -1,4 +1,4 @@
-"""What tokens cost. A table of list prices as they were on PRICES_AS_OF: the API reports tokens, not money."""
+"""List prices of tokens as of PRICES_AS_OF: the API reports tokens, not money."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ PRICES_AS_OF = "2026-11"
 
 @dataclass(frozen=True, kw_only=True)
 class Price:
-    """US dollars for a million tokens. The cache's prices are multiples of the input's."""
+    """US dollars per million tokens. The prices of cached tokens are multiples of the input price."""
 
     input: float
     output: float
 
     def cost(self, *, input: int, output: int, cache_read: int = 0, cache_write_5m: int = 0, cache_write_1h: int = 0) -> float:
-        """US dollars for these numbers of tokens; `input` counts those that no cache had a part in."""
+        """US dollars for these numbers of tokens; `input` counts those neither read from nor written to the cache."""
         input_units = input + 0.1 * cache_read + 1.25 * cache_write_5m + 2.0 * cache_write_1h
         return (input_units * self.input + output * self.output) / 1e6
 
@@ -36,5 +36,5 @@ PRICES: Mapping[str, Price] = MappingProxyType(
 
 
 def price_of(model: str) -> Price | None:
-    """The price of a model; None where it isn't known, which is never taken for free."""
+    """The price of a model; None where it is unknown, which never counts as free."""
     return PRICES.get(model)

@@ -1,4 +1,4 @@
-"""A researcher that follows a script: for tests, dry runs, and replaying a list of ideas."""
+"""A researcher that follows a script: for tests, dry runs, and a prepared list of ideas."""
 
 import ast
 import json
@@ -18,16 +18,16 @@ from results.experiment import Proposal
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One idea of a script: exactly one of `constants`, `replace` and `train_py` says what to edit."""
+    """One idea of a script: exactly one of `constants`, `replace` and `train_py` must be given."""
 
     title: str
     hypothesis: str = ""
     constants: dict[str, Constant] | None = None
-    """Constants of train.py to set."""
+    """New values of constants of train.py."""
     replace: tuple[str, str] | None = None
-    """(old, new): a piece of the head's train.py that occurs once, and what takes its place."""
+    """(old, new): a passage of the head's train.py that occurs exactly once, and its replacement."""
     train_py: str | None = None
-    """The whole new text."""
+    """The complete new text."""
 
     def __post_init__(self) -> None:
         given = [edit for edit in (self.constants, self.replace, self.train_py) if edit is not None]
@@ -35,19 +35,20 @@ class Step:
             raise UserError(f"The step {self.title!r} needs exactly one of constants, replace and train_py.")
 
     def apply(self, train_py: str) -> str:
-        """The new text of train.py. A UserError says why the step doesn't fit."""
+        """The new text of train.py. Raises UserError where the step doesn't fit."""
         if self.constants is not None:
             return write_constants(train_py, self.constants)
         if self.replace is not None:
             old, new = self.replace
-            if train_py.count(old) != 1:
-                raise UserError(f"the text to replace occurs {train_py.count(old)} times in train.py, not once: {old!r}")
+            found = train_py.count(old)
+            if found != 1:
+                raise UserError(f"the text to replace occurs {found} times in train.py and must occur exactly once: {old!r}")
             return train_py.replace(old, new)
         return self.train_py or ""
 
 
 class ScriptedResearcher:
-    """Proposes the steps of a script in order; the history says how far it has come, so it goes on after a stop."""
+    """Proposes the steps of a script in order, and resumes after those that the history holds."""
 
     name = "scripted"
 
@@ -56,7 +57,10 @@ class ScriptedResearcher:
 
     @classmethod
     def from_file(cls, path: str | Path) -> "ScriptedResearcher":
-        """Reads a list of steps as JSON, or from a .py file that holds one literal list (it is read, not executed)."""
+        """Reads a list of steps from a JSON file, or from a .py file with one literal list, which is not executed.
+
+        Raises UserError.
+        """
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")
@@ -64,22 +68,22 @@ class ScriptedResearcher:
         except OSError as error:
             raise UserError(f"The script {path} can't be read: {error.strerror}.") from None
         except (ValueError, SyntaxError) as error:
-            raise UserError(f"The script {path} is no list of steps: {error}.") from None
+            raise UserError(f"The script {path} is not a list of steps: {error}.") from None
         if not isinstance(entries, list):
             raise UserError(f"The script {path} must hold a list of steps.")
         return cls([_step(entry, number, path) for number, entry in enumerate(entries, start=1)])
 
     async def propose(self, context: Context) -> Proposal:
-        """The next step, applied to the head. Raises OutOfIdeas after the last one."""
+        """The next step, applied to the head. Raises OutOfIdeas after the last step, UserError where one doesn't fit."""
         done = sum(record.experiment.researcher == self.name for record in context.records)
         if done >= len(self.steps):
-            raise OutOfIdeas(f"The script is at its end: {counted(len(self.steps), 'step')}.")
+            raise OutOfIdeas(f"All {counted(len(self.steps), 'step')} of the script have been proposed.")
         step = self.steps[done]
         try:
             train_py = step.apply(context.train_py)
         except UserError as error:
             raise UserError(f"Step {done + 1} of the script ({step.title}) does not fit: {error}") from None
-        parses = problem_with(train_py) is None  # one that doesn't is proposed all the same: the run will say so
+        parses = problem_with(train_py) is None  # one that doesn't is proposed nevertheless, and its run fails
         return Proposal(
             title=step.title,
             hypothesis=step.hypothesis,
@@ -89,7 +93,7 @@ class ScriptedResearcher:
         )
 
     async def close(self) -> None:
-        """Nothing to end."""
+        """Does nothing: a script holds no connection."""
 
 
 def _step(entry: Any, number: int, path: Path) -> Step:

@@ -1,1 +1,1 @@
-"""The researcher that needs no key: it searches over constants and ablations. Knows text and history, not git."""
+"""The researcher that needs no key: a search over constants and ablations. It sees text and the history, never git."""

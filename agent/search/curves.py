@@ -1,4 +1,4 @@
-"""What the history says of each knob: how good its values were, and which step to take next."""
+"""A curve per knob from the history: how good its values were, and which step to take next."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,32 +8,32 @@ from agent.search.knobs import Knob
 from results.experiment import ExperimentRecord
 
 FAILURE = -15.0
-"""What a crash, a divergence or a broken rule counts, in sigmas."""
+"""The gain, in sigmas, that a crash, a divergence or a broken rule counts as."""
 NOTHING_SHOWN = 1.4
-"""Sigmas that two scores of the same code differ by: a smaller loss says nothing about the direction."""
+"""Standard deviation of the difference of two scores of the same code, in sigmas: a smaller loss shows nothing."""
 LARGEST = 25.0
-"""Gains beyond this many sigmas count as this much."""
+"""Gains and losses are clipped to this many sigmas."""
 FORGET_AFTER = 6
-"""Keeps after which a value's score says little: so much has changed that it may be tried again."""
+"""Keeps after which a measurement is stale: so much has changed that the value may be tried again."""
 
 
 @dataclass(kw_only=True)
 class Curve:
-    """How good a knob's values were, in sigmas on one common scale, as if knobs acted independently."""
+    """A knob's values and how good they were, in sigmas on one common scale, assuming that knobs act independently."""
 
     heights: dict[float, float] = field(default_factory=dict)
     """Position -> height."""
     measured: dict[float, int] = field(default_factory=dict)
-    """Position -> keeps of the branch up to then."""
+    """Position -> keeps of the branch when it was measured."""
     came_from: float | None = None
-    """Where the knob stood before its last keep."""
+    """Position of the knob before its last keep."""
     trials: int = 0
     keeps: int = 0
     busy: bool = False
-    """Whether the experiment that is training now turns it."""
+    """Whether the experiment that is training now changes the knob."""
 
     def seen_from(self, head: float, *, keeps: int) -> dict[float, float]:
-        """Heights relative to the head's by distance from it; what is too old is left out."""
+        """Distance from the head -> height relative to the head's. Stale measurements are left out."""
         if head not in self.heights:
             return {}
         fresh = [position for position, then in self.measured.items() if keeps - then < FORGET_AFTER]
@@ -41,13 +41,13 @@ class Curve:
         return {position - head: self.heights[position] - base for position in fresh if position != head}
 
     @property
-    def pay(self) -> float:
-        """How well the knob has paid so far: 1 before it was ever turned, below that when it only failed."""
+    def success(self) -> float:
+        """A factor on the prior: 1 before the first experiment, above it after keeps, below it where all failed."""
         return (1 + self.keeps) / (1 + 0.5 * self.trials)
 
     def add(self, old: float, new: float, gain: float, *, kept: bool, keeps: int) -> None:
-        """Takes in one experiment that moved the knob from `old` to `new`."""
-        if old not in self.heights:  # the head moved in a way that this curve can't follow
+        """Adds one experiment that moved the knob from `old` to `new`."""
+        if old not in self.heights:  # the head's value comes from an edit that the curve doesn't hold
             self.heights, self.measured = {old: 0.0}, {}
         self.heights[new] = self.heights[old] + gain
         self.measured[old] = self.measured[new] = keeps
@@ -58,17 +58,18 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Step:
-    """Where a knob should go next."""
+class KnobStep:
+    """A step of one knob that is worth trying."""
 
     position: float
     score: float
-    """The gain to hope for, in sigmas."""
+    """The expected gain, in sigmas."""
     why: str
+    """The reason, as it is shown in the hypothesis."""
 
 
 def outcome(record: ExperimentRecord, sigma: float) -> float | None:
-    """What an experiment was worth in sigmas; None while it trains, or when it was lost."""
+    """The gain of an experiment in sigmas; None while it trains, or where it was lost."""
     verdict = record.verdict
     if verdict is None or verdict.decision == "lost":
         return None
@@ -78,7 +79,7 @@ def outcome(record: ExperimentRecord, sigma: float) -> float | None:
 
 
 def read_curves(knobs: Iterable[Knob], records: Iterable[ExperimentRecord], sigma: float) -> dict[str, Curve]:
-    """Each knob's curve, by label. Experiments that turned several knobs count only when they were kept."""
+    """Each knob's curve, by label. Experiments that changed several knobs count only where they were kept."""
     curves = {knob.label: Curve() for knob in knobs}
     by_name: dict[str, list[Knob]] = {}
     for knob in knobs:
@@ -98,12 +99,12 @@ def read_curves(knobs: Iterable[Knob], records: Iterable[ExperimentRecord], sigm
 
 
 def _moves(record: ExperimentRecord, by_name: Mapping[str, list[Knob]]) -> list[tuple[Knob, float, float]]:
-    """The knobs that an experiment turned, with their old and new positions."""
+    """The knobs that an experiment changed, with their old and new positions."""
     changes = record.experiment.changes
     moves = []
     for name, (before, after) in changes.items():
         if name == "ASPECT_RATIO" and "DEPTH" in changes:
-            continue  # it only followed
+            continue  # it only follows DEPTH
         for knob in by_name.get(name, []):
             old, new = knob.read(before), knob.read(after)
             if old is not None and new is not None and old != new:
@@ -111,42 +112,46 @@ def _moves(record: ExperimentRecord, by_name: Mapping[str, list[Knob]]) -> list[
     return moves
 
 
-def next_steps(knob: Knob, head: float, curve: Curve, *, keeps: int) -> list[Step]:
-    """Steps worth taking from the head: a line search on what is known at both sides of it."""
+def next_steps(knob: Knob, head: float, curve: Curve, *, keeps: int) -> list[KnobStep]:
+    """Steps worth taking from the head: a line search on the measurements at both sides of it."""
     seen = curve.seen_from(head, keeps=keeps)
-    hope = knob.prior * curve.pay
+    expected = knob.prior * curve.success
     below, above = (max((d for d in seen if d < 0), default=None), min((d for d in seen if d > 0), default=None))
     if below is not None and above is not None:
-        return _between(knob, head, (below, seen[below]), (above, seen[above]), hope)
+        return _between(knob, head, (below, seen[below]), (above, seen[above]), expected)
     known = below if below is not None else above
     if known is not None:
-        return _away_from(knob, head, known, seen[known], hope, came_from=curve.came_from)
+        return _away_from(knob, head, known, seen[known], expected, came_from=curve.came_from)
     return [
-        Step(position=head + knob.first * knob.probe, score=hope, why="it has not been tried yet"),
-        Step(position=head - knob.first * knob.probe, score=0.6 * hope, why="it has not been tried yet"),
+        KnobStep(position=head + knob.first * knob.probe, score=expected, why="it has not been tried yet"),
+        KnobStep(position=head - knob.first * knob.probe, score=0.6 * expected, why="it has not been tried yet"),
     ]
 
 
-def _away_from(knob: Knob, head: float, known: float, height: float, hope: float, *, came_from: float | None) -> list[Step]:
-    """One side is known: go on after a gain, turn round after a loss."""
+def _away_from(
+    knob: Knob, head: float, known: float, height: float, expected: float, *, came_from: float | None
+) -> list[KnobStep]:
+    """The next step where one side is measured: continue after a gain, reverse after a loss."""
     away = -1 if known > 0 else 1
     if height > 0:  # better, though not by enough to be kept
-        why = f"a step this way gained {height:.1f} sigma, too little to be kept: go further"
-        return [Step(position=head + 1.5 * known, score=0.5 * hope + height / 4, why=why)]
+        why = f"a step in this direction gained {height:.1f} sigma, too little to be kept: go further"
+        return [KnobStep(position=head + 1.5 * known, score=0.5 * expected + height / 4, why=why)]
     if came_from is None and height > -NOTHING_SHOWN:
-        why = f"a step this way lost {-height:.1f} sigma, which may be chance: take one that shows"
-        return [Step(position=head + 2 * known, score=0.8 * hope, why=why)]
+        why = f"a step in this direction lost {-height:.1f} sigma, which may be noise: take a larger one"
+        return [KnobStep(position=head + 2 * known, score=0.8 * expected, why=why)]
     if came_from is not None and math.isclose(came_from, head + known):
-        bold = 1.5 if height < -5 else 1.0
-        stride = min(abs(known) * bold, max(2.0, knob.probe) if knob.scale in ("log", "to_one") else 2 * knob.probe)
-        why = f"the last step this way gained {-height:.1f} sigma: go on"
-        return [Step(position=head + away * stride, score=max(hope, -height / 3), why=why)]
+        factor = 1.5 if height < -5 else 1.0
+        stride = min(abs(known) * factor, max(2.0, knob.probe) if knob.scale in ("log", "to_one") else 2 * knob.probe)
+        why = f"the last step in this direction gained {-height:.1f} sigma: continue"
+        return [KnobStep(position=head + away * stride, score=max(expected, -height / 3), why=why)]
     why = f"the other direction lost {-height:.1f} sigma"
-    return [Step(position=head + away * knob.probe, score=0.6 * hope + min(-height, 10) / 10, why=why)]
+    return [KnobStep(position=head + away * knob.probe, score=0.6 * expected + min(-height, 10) / 10, why=why)]
 
 
-def _between(knob: Knob, head: float, below: tuple[float, float], above: tuple[float, float], hope: float) -> list[Step]:
-    """Both sides are known: the top of the parabola through both and the head."""
+def _between(
+    knob: Knob, head: float, below: tuple[float, float], above: tuple[float, float], expected: float
+) -> list[KnobStep]:
+    """The next step where both sides are measured: to the vertex of the parabola through both and the head."""
     (left, left_height), (right, right_height) = below, above
     curvature = (left_height / left - right_height / right) / (left - right)
     slope = right_height / right - curvature * right
@@ -158,5 +163,5 @@ def _between(knob: Knob, head: float, below: tuple[float, float], above: tuple[f
         offset = knob.finest if offset > 0 else -knob.finest
     gain = slope * offset + curvature * offset**2
     room = min(1.0, (right - left) / (4 * knob.probe))
-    why = f"both sides are known, and the parabola through them promises {gain:+.1f} sigma"
-    return [Step(position=head + offset, score=gain / 3 + 0.3 * hope * room, why=why)]
+    why = f"both sides are measured, and the parabola through them predicts {gain:+.1f} sigma"
+    return [KnobStep(position=head + offset, score=gain / 3 + 0.3 * expected * room, why=why)]

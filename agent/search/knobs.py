@@ -1,4 +1,4 @@
-"""The constants of train.py that search turns: how each is measured, its sane range, and how it may be combined."""
+"""The constants of train.py that search changes: the scale of each, its range, and which values are possible together."""
 
 import math
 from collections.abc import Mapping
@@ -9,52 +9,53 @@ from typing import Literal
 from research.profiles import Constant
 
 Scale = Literal["log", "to_one", "linear", "ladder"]
-"""`log` counts octaves; `to_one` counts octaves of 1 - value; `linear` the value itself; `ladder` rungs of a list."""
+"""The unit of a position: octaves (`log`), octaves of 1 - value (`to_one`), the value itself, or rungs of a list (`ladder`)."""
 
 Constants = Mapping[str, Constant]
 
 FIXED = ("PROFILE", "MAX_SEQ_LEN", "VOCAB_SIZE", "TIME_BUDGET", "EVAL_TOKENS", "DEVICE_BATCH_SIZE")
-"""Names that search leaves alone; the device batch only follows the total one."""
+"""Constants that search leaves alone. DEVICE_BATCH_SIZE only follows TOTAL_BATCH_SIZE."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Knob:
-    """One number of train.py, on a scale where equal steps are about equally bold."""
+    """One number of train.py, on a scale on which equal steps have effects of about equal size."""
 
     name: str
-    """The constant; `*` in the table stands for any letters."""
+    """The constant's name; in KNOBS a pattern, in which `*` stands for any letters."""
     component: int | None = None
-    """Which number of a tuple."""
+    """The index in a tuple; None for a constant that is no tuple."""
     scale: Scale = "log"
     low: float = 0.0
     high: float = math.inf
     probe: float = 1.0
-    """The first step, in units of the scale."""
+    """The size of the first step, in units of the scale."""
     finest: float = 0.15
-    """Smaller steps can't be told from noise."""
+    """The smallest step whose effect can be told from noise, in units of the scale."""
     first: int = 1
-    """The direction that is tried first."""
+    """The direction that is tried first: 1 or -1."""
     prior: float = 0.3
-    """The gain to hope for, in sigmas: sets the order before there is a history."""
+    """The expected gain in sigmas, which sets the order before there is a history."""
     ladder: tuple[str | int, ...] = ()
+    """The values of a `ladder` scale, in order."""
     from_zero: float | None = None
-    """The first value to try instead of 0, on a log scale."""
+    """The first value to try where the value is 0, which a log scale doesn't have."""
     prior_at_zero: float | None = None
-    """`prior` where the value is 0, if that differs."""
+    """The `prior` where the value is 0; None where it is the same."""
 
     @property
     def label(self) -> str:
         return self.name if self.component is None else f"{self.name}[{self.component}]"
 
     def read(self, value: Constant | None) -> float | None:
-        """Where a constant's value lies on the scale; None where it doesn't."""
+        """The position of a constant's value on the scale; None where it has none."""
         if isinstance(value, tuple):
             in_range = self.component is not None and self.component < len(value)
             return self._coordinate(value[self.component or 0]) if in_range else None
         return None if value is None or self.component is not None else self._coordinate(value)
 
     def write(self, old: Constant, position: float) -> Constant | None:
-        """The constant with this knob set to `position`, rounded to what people would write; None outside the range."""
+        """The constant's value with this knob at `position`, rounded to two digits; None outside the range."""
         if isinstance(old, tuple):
             index = self.component or 0
             number = self._value(position, old[index])
@@ -100,7 +101,7 @@ def _two_digits(value: float) -> float:
 
 
 RATE = Knob(name="*_LR", low=1e-5, high=10.0, probe=1.5, prior=0.8)
-"""Learning rates are probed by a factor of 2.8, so that one that is far off is found in a few steps."""
+"""Learning rates, probed by a factor of 2.8, so that one that is far off is corrected in a few steps."""
 
 BETA = Knob(name="*BETA*", scale="to_one", low=0.0, high=0.9999, probe=0.8, finest=0.25, prior=0.4)
 
@@ -131,7 +132,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob(name="EMBEDDING_STD", low=0.01, high=10.0, finest=0.3, first=-1, prior=0.4),
     Knob(name="UNEMBEDDING_STD", low=1e-5, high=0.5, finest=0.4, prior=0.4),
     Knob(name="VALUE_GATE_CHANNELS", low=4, high=1024, finest=1.0, first=-1, prior=0.3),
-    # constants that researchers add, by what their names promise
+    # constants that researchers add, by what their names suggest
     RATE,
     replace(BETA, name="ADAM_BETAS", prior=0.6),
     replace(BETA, name="*BETA*"),
@@ -140,11 +141,11 @@ KNOBS: tuple[Knob, ...] = (
     Knob(name="*_FRAC", scale="linear", low=0.0, high=1.0, probe=0.1, finest=0.03, prior=0.4),
     Knob(name="*", finest=0.3, prior=0.4, from_zero=0.05),
 )
-"""Constants of train.py, the most promising first; the first row whose name fits counts."""
+"""The knobs of train.py, those with the highest prior first. A constant's row is the first whose name matches."""
 
 
 def knobs_of(constants: Constants) -> list[Knob]:
-    """The knobs that these constants offer; strings, switches and what the contract fixes are none, unless in the table."""
+    """The knobs of these constants. Strings and booleans have none unless KNOBS names them; FIXED constants have none."""
     knobs = []
     for name, value in constants.items():
         if name in FIXED:
@@ -162,11 +163,11 @@ def knobs_of(constants: Constants) -> list[Knob]:
 
 
 def settle(constants: Constants, changes: Constants, *, max_seq_len: int) -> dict[str, Constant] | None:
-    """`changes` with what must follow them, so that they stay possible together; None if they can't, or do nothing."""
+    """`changes` with the changes that they require of other constants; None where they can't work or have no effect."""
     settled = dict(changes)
     if "DEPTH" in changes and "ASPECT_RATIO" not in changes:
         width = _width(constants)
-        if width is not None:  # deeper at the same width: width is a knob of its own
+        if width is not None:  # keep the width, which has a knob of its own
             settled["ASPECT_RATIO"] = max(1, width // _integer(changes["DEPTH"]))
     if "TOTAL_BATCH_SIZE" in changes and "DEVICE_BATCH_SIZE" in constants:
         rows, left_over = divmod(_integer(changes["TOTAL_BATCH_SIZE"]), max_seq_len)
@@ -174,13 +175,13 @@ def settle(constants: Constants, changes: Constants, *, max_seq_len: int) -> dic
             return None
         device = settled["DEVICE_BATCH_SIZE"] = math.gcd(rows, _integer(constants["DEVICE_BATCH_SIZE"]))
         if device < min(rows, _integer(constants["DEVICE_BATCH_SIZE"])) / 4:
-            return None  # such an odd size would run at a crawl
+            return None  # micro-batches this small would be slow
     settled = {name: value for name, value in settled.items() if constants.get(name) != value}
-    return settled if settled and _makes_sense(constants, {**constants, **settled}, settled) else None
+    return settled if settled and _has_effect(constants, {**constants, **settled}, settled) else None
 
 
-def _makes_sense(before: Constants, after: Constants, changes: Constants) -> bool:
-    """Whether the changes give a model that can be built, and one that differs."""
+def _has_effect(before: Constants, after: Constants, changes: Constants) -> bool:
+    """Whether the changes give a model that can be built and that differs from the one before."""
     width = _width(after)
     if "ASPECT_RATIO" in changes and "DEPTH" not in changes and width is not None and width == _width(before):
         return False
@@ -190,12 +191,12 @@ def _makes_sense(before: Constants, after: Constants, changes: Constants) -> boo
         return False
     pattern, depth = str(after.get("WINDOW_PATTERN", "S")), after.get("DEPTH")
     if "WINDOW_PATTERN" in changes and depth is not None and len(pattern) > _integer(depth):
-        return False  # the last layer is always L: a longer pattern does what a shorter one does
+        return False  # the last layer is always L: a pattern longer than the depth adds nothing
     return "SHORT_WINDOW_RATIO" not in changes or "S" in pattern
 
 
 def _width(constants: Constants) -> int | None:
-    """The model's width: DEPTH * ASPECT_RATIO rounded up to whole heads."""
+    """The model's width: DEPTH * ASPECT_RATIO, rounded up to a multiple of HEAD_DIM; None where a constant is missing."""
     if not {"DEPTH", "ASPECT_RATIO", "HEAD_DIM"} <= constants.keys():
         return None
     head = max(1, _integer(constants["HEAD_DIM"]))

@@ -1,17 +1,18 @@
 """Search: a researcher that needs no key and no network.
 
-It turns one constant at a time by a line search, and mixes in ablations and crossovers of near-misses. All that it knows is
-in the history. How it chooses:
+It changes one constant at a time by a line search, and mixes in ablations and crossovers of discarded experiments that came
+close. All that it knows is in the history. How it chooses:
 
-- Every constant is a knob (`knobs.py`), and the experiments that turned it alone give a curve of how good its values
-  were (`curves.py`). Where neither side of the head is known, it probes; after a gain it goes on, more boldly after a
-  large one; after a loss it turns round; between two losses it takes the top of the parabola.
-- Every such step has a score, the gain to hope for in sigmas: from the curve where there is one, else from a prior order of
-  knobs, lowered for knobs that only failed. The best step that was never tried is proposed. This is a greedy bandit.
+- Every constant is a knob (`knobs.py`), and the experiments that changed it alone give a curve of how good its values
+  were (`curves.py`). Where neither side of the head is known, it probes; after a gain it continues in the same direction,
+  with a larger step after a large gain; after a loss it reverses; between two losses it takes the vertex of the parabola.
+- Every step has a score, the expected gain in sigmas: from the curve where there is one, else from a prior per knob, lowered
+  for knobs that only failed. The step with the highest score that was never tried is proposed: a greedy bandit.
 - Every fifth idea combines discarded experiments that came close, every eighth removes something.
-- When all lines are searched, it turns two or three knobs at once, at random.
+- Once all lines are searched, it changes up to three knobs at once, at random.
 
-Loops that begin side by side have other seeds: each takes another of the best steps first, and then its own order.
+Loops that start side by side have different seeds: each takes another of the best steps first, and continues in an order of
+its own.
 """
 
 import random
@@ -24,7 +25,7 @@ from statistics import fmean
 from agent.patch import changed_constants, problem_with
 from agent.researcher import Context, OutOfIdeas, ProposalFailed
 from agent.search.ablations import ABLATIONS, ablated
-from agent.search.curves import Curve, Step, next_steps, outcome, read_curves
+from agent.search.curves import Curve, KnobStep, next_steps, outcome, read_curves
 from agent.search.knobs import Knob, knobs_of, settle
 from agent.search.tried import Tried, only_constants
 from research.contract import Contract
@@ -34,17 +35,17 @@ from research.text import counted
 from results.experiment import ExperimentRecord, Proposal
 
 SETTLING_IN = 8
-"""Ideas before the first crossover or ablation: at first single constants pay most."""
+"""Ideas before the first crossover or ablation: at first, single constants gain most."""
 CROSSOVER_EVERY = 5
 ABLATION_EVERY = 8
-NEAR_MISS = -1.0
-"""A discarded experiment with a gain above this, in sigmas, came close."""
-NEAR_MISSES = 10
-"""How many of the best are combined."""
+LEAST_GAIN = -1.0
+"""Discarded experiments with a gain above this, in sigmas, are combined."""
+MOST_COMBINED = 10
+"""Discarded experiments, the best ones, whose combinations are tried."""
 LARGEST_GROUP = 5
 RANDOM_TRIES = 300
-TASTE = 0.1
-"""Share of its score that a seed adds to a step or takes from it."""
+JITTER = 0.1
+"""Largest share of a step's score that a seed adds or subtracts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ class Idea:
 
 
 class SearchResearcher:
-    """Proposes by rules from the history alone: deterministic for a seed and a history."""
+    """Proposes by rules from the history alone. The same seed and history give the same proposal."""
 
     name = "search"
 
@@ -65,14 +66,14 @@ class SearchResearcher:
         self.seed = seed
 
     async def propose(self, context: Context) -> Proposal:
-        """The most promising edit that was never tried on this branch."""
+        """The edit with the highest expected gain that was never tried on this branch. Raises OutOfIdeas or ProposalFailed."""
         if problem := problem_with(context.train_py):
-            raise ProposalFailed(f"the head can't be edited: {problem}")
+            raise ProposalFailed(f"The head can't be edited: {problem}.")
         view = _View(context, self.seed)
         turn = sum(record.experiment.researcher == self.name for record in context.records)
         proposal = None
         if turn == 0:
-            proposal = view.first_step_of_its_own(self.seed)
+            proposal = view.starting_step(self.seed)
         elif turn >= SETTLING_IN and turn % ABLATION_EVERY == ABLATION_EVERY - 2:
             proposal = view.ablation()
         elif turn >= SETTLING_IN and turn % CROSSOVER_EVERY == CROSSOVER_EVERY - 1:
@@ -89,11 +90,11 @@ class SearchResearcher:
         return proposal
 
     async def close(self) -> None:
-        """Nothing to end."""
+        """Does nothing: search holds no connection."""
 
 
 class _View:
-    """One look at the history, and the ideas that follow from it."""
+    """The history at one moment, and the ideas that follow from it."""
 
     def __init__(self, context: Context, seed: int) -> None:
         self.context = context
@@ -105,7 +106,7 @@ class _View:
         self.curves = read_curves(self.knobs, context.records, context.sigma)
         self.keeps = sum(record.verdict is not None and record.verdict.decision == "keep" for record in self.records)
         self.random = random.Random(f"{seed} {context.head.commit} {len(context.records)}")
-        self.taste = random.Random(seed)
+        self.jitter = random.Random(seed)
 
     def first_new(self, ideas: Iterator[Idea]) -> Proposal | None:
         """The first idea that was never tried."""
@@ -126,39 +127,43 @@ class _View:
                     changes={name: (self.constants[name], new) for name, new in changes.items()},
                 )
 
-    def first_step_of_its_own(self, place: int) -> Proposal | None:
-        """The step at a place of the order that all seeds share: no two loops begin with the same. None past its end."""
-        return next(islice(self.new_ones(self.steps(taste=0.0)), place, None), None)
+    def starting_step(self, rank: int) -> Proposal | None:
+        """The step with this rank, from 0, in the order that all seeds share: no two loops start with the same one.
 
-    def steps(self, *, taste: float = TASTE) -> Iterator[Idea]:
-        """Steps of single knobs, the most promising first."""
+        None where there are fewer steps.
+        """
+        return next(islice(self.new_ones(self.steps(jitter=0.0)), rank, None), None)
+
+    def steps(self, *, jitter: float = JITTER) -> Iterator[Idea]:
+        """Steps of single knobs, those with the highest score first."""
         ranked = []
         for knob in self.knobs:
-            liking = self.taste.uniform(1 - taste, 1 + taste)  # loops with other seeds take another order
+            factor = self.jitter.uniform(1 - jitter, 1 + jitter)  # loops with different seeds take different orders
             curve, head = self.curves[knob.label], knob.read(self.constants[knob.name])
             if head is None or curve.busy:
                 continue
             seen = curve.seen_from(head, keeps=self.keeps)
-            turned = [(step, self._turned(knob, step.position)) for step in next_steps(knob, head, curve, keeps=self.keeps)]
-            possible = [(step, changes) for step, changes in turned if changes]
+            steps = next_steps(knob, head, curve, keeps=self.keeps)
+            moves = [(step, self._move(knob, step.position)) for step in steps]
+            possible = [(step, changes) for step, changes in moves if changes]
             for step, changes in possible:
                 if not _is_known(knob, changes, head, seen):
-                    score = step.score if len(possible) > 1 else max(step.score, turned[0][0].score)
-                    ranked.append((score * liking, knob, step, changes))
+                    score = step.score if len(possible) > 1 else max(step.score, steps[0].score)
+                    ranked.append((score * factor, knob, step, changes))
         for _, knob, step, changes in sorted(ranked, key=lambda item: -item[0]):
             yield Idea(hypothesis=_reason(knob, step, self.curves[knob.label]), changes=changes)
 
     def crossovers(self) -> Iterator[Idea]:
-        """Groups of near-misses that turned different constants, those with the largest sum of gains first."""
-        near = sorted(self._near_misses(), key=lambda item: -item[0])[:NEAR_MISSES]
-        groups = [group for size in range(2, LARGEST_GROUP + 1) for group in combinations(near, size)]
+        """Combinations of discarded changes of different constants, those with the largest sum of gains first."""
+        close = sorted(self._came_close(), key=lambda item: -item[0])[:MOST_COMBINED]
+        groups = [group for size in range(2, LARGEST_GROUP + 1) for group in combinations(close, size)]
         for group in sorted(groups, key=lambda group: -sum(gain for gain, _ in group)):
             changes = [_new_values(record) for _, record in group]
             merged = {name: value for change in changes for name, value in change.items()}
-            if sum(gain for gain, _ in group) > NEAR_MISS and len(merged) == sum(map(len, changes)):
+            if sum(gain for gain, _ in group) > LEAST_GAIN and len(merged) == sum(map(len, changes)):
                 names = " and ".join(f"`{record.experiment.title}` ({gain:+.1f} sigma)" for gain, record in group)
                 yield Idea(
-                    hypothesis=f"{names} came close to being kept one by one; together they may be worth it.",
+                    hypothesis=f"{names} came close to being kept one by one; together they may gain enough.",
                     changes=merged,
                     parents=tuple(record.experiment.id for _, record in group),
                 )
@@ -179,7 +184,7 @@ class _View:
         return None
 
     def random_changes(self) -> Iterator[Idea]:
-        """Steps of one to three knobs at once, of any size up to two probes."""
+        """Random steps of one to three knobs at once, each of at most two probes."""
         for _ in range(RANDOM_TRIES if self.knobs else 0):
             chosen = self.random.sample(self.knobs, min(len(self.knobs), self.random.choice((1, 2, 2, 3))))
             changes: dict[str, Constant] = {}
@@ -187,22 +192,22 @@ class _View:
                 head = knob.read(self.constants[knob.name])
                 if head is not None and knob.name not in changes:
                     size = self.random.uniform(knob.finest, 2 * max(knob.finest, knob.probe))
-                    changes |= self._turned(knob, head + size * self.random.choice((-1, 1)))
+                    changes |= self._move(knob, head + size * self.random.choice((-1, 1)))
             if changes:
                 yield Idea(
-                    hypothesis="The lines of single knobs are searched: a random step may find what they miss.", changes=changes
+                    hypothesis="Every single knob has been searched: a random step may find what that misses.", changes=changes
                 )
 
-    def _turned(self, knob: Knob, position: float) -> dict[str, Constant]:
-        """The change that turns a knob; empty where that leaves its range."""
+    def _move(self, knob: Knob, position: float) -> dict[str, Constant]:
+        """The change that moves a knob to a position; empty where that changes nothing or leaves its range."""
         old = self.constants[knob.name]
         new = knob.write(old, position)
         return {} if new is None or new == old else {knob.name: new}
 
-    def _near_misses(self) -> Iterator[tuple[float, ExperimentRecord]]:
-        """Discarded changes of constants that came close, with their gains, where the head still has the old values.
+    def _came_close(self) -> Iterator[tuple[float, ExperimentRecord]]:
+        """Gains (in sigmas) and records of discarded changes of constants that came close, if the head has the old values.
 
-        A gain is the mean of the experiment's own and of its share in the crossovers that it was part of.
+        A gain is the mean of the experiment's own gain and of its shares of the crossovers that it was part of.
         """
         shares = defaultdict(list)
         for record in self.records:
@@ -217,12 +222,12 @@ class _View:
                 continue
             same = all(self.constants.get(name) == old and new is not None for name, (old, new) in changes.items())
             gain = fmean(shares[record.experiment.id])
-            if changes and same and gain > NEAR_MISS and only_constants(record):
+            if changes and same and gain > LEAST_GAIN and only_constants(record):
                 yield gain, record
 
 
 def _is_known(knob: Knob, changes: Mapping[str, Constant], head: float, seen: Mapping[float, float]) -> bool:
-    """Whether a step is too small to matter, or ends where the knob was lately."""
+    """Whether a step is too small to matter, or ends at a value that was measured recently."""
     new = knob.read(changes[knob.name])
     if new is None or abs(new - head) < 0.5 * knob.finest:
         return True
@@ -237,6 +242,6 @@ def _title(constants: Mapping[str, Constant], changes: Mapping[str, Constant]) -
     return ", ".join(f"{name} {literal_text(constants[name])} -> {literal_text(new)}" for name, new in changes.items())
 
 
-def _reason(knob: Knob, step: Step, curve: Curve) -> str:
+def _reason(knob: Knob, step: KnobStep, curve: Curve) -> str:
     so_far = f" Kept so far: {curve.keeps} of {counted(curve.trials, 'experiment')} with it." if curve.trials else ""
     return f"{knob.label}: {step.why}.{so_far}"

@@ -1,8 +1,8 @@
 """Which effective configurations a branch has tried, so that none is run twice.
 
-An effective configuration is a train.py without what doesn't count: comments, formatting, docstrings, and how a constant's
-value is written. It has two parts: the constants' values, and the rest of the code. The texts of past experiments are not
-kept anywhere near; they follow from the head's text and the records' diffs.
+An effective configuration is a train.py without comments, formatting, docstrings, and the notation of its constants. It has
+two parts: the constants' values, and the rest of the code. The texts of past experiments are not at hand: they are
+reconstructed from the head's text and the records' diffs.
 """
 
 import ast
@@ -11,20 +11,20 @@ from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from agent.diff import apply_diff, hunks
 from agent.search.knobs import Constants
 from research.hyperparameters import read_constants
 from research.profiles import Constant
 from results.experiment import ExperimentRecord
 
 LOST_TRIES = 2
-"""A configuration that the infrastructure lost this often counts as tried."""
+"""A configuration that the infrastructure lost this many times counts as tried."""
 
-_HUNK = re.compile(r"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 _CONSTANT = re.compile(r"([A-Z][A-Z0-9_]*) *=")
 
 
 def code_of(train_py: str) -> str:
-    """The code without constants' values, comments, formatting and docstrings: equal texts do the same."""
+    """The code without constants, comments, formatting and docstrings: two files with equal code differ in constants alone."""
     tree = ast.parse(train_py)
     constants = read_constants(train_py)
     tree.body = [node for node in tree.body if not _sets_one_of(node, constants)]
@@ -34,78 +34,67 @@ def code_of(train_py: str) -> str:
     return ast.dump(tree)
 
 
-def apply_diff(text: str, diff: str, *, reverse: bool = False) -> str:
-    """`text` with a unified diff applied (or undone). Raises ValueError where it doesn't fit."""
-    lines = text.split("\n")
-    result: list[str] = []
-    position = 0
-    for start, old, new in _hunks(diff, reverse):
-        begin = start - 1 if old else start
-        if lines[begin : begin + len(old)] != old or begin < position:
-            raise ValueError("the diff does not fit")
-        result += lines[position:begin] + new
-        position = begin + len(old)
-    return "\n".join(result + lines[position:])
-
-
 @dataclass(frozen=True, kw_only=True)
-class _Place:
-    """How a known commit is reached: from another one, by a record's diff or against it."""
+class _KnownCommit:
+    """A commit whose text can be reconstructed from another one's."""
 
     constants: dict[str, Constant]
     origin: str | None
+    """The commit that its text is reconstructed from; None for the head."""
     record: ExperimentRecord | None
+    """The experiment whose diff leads from `origin` here."""
     reverse: bool
+    """Whether the diff has to be undone instead of applied."""
 
 
 class Tried:
-    """The configurations that the records and the head hold."""
+    """The effective configurations of the head and of all experiments on record."""
 
     def __init__(self, train_py: str, head_commit: str, records: Sequence[ExperimentRecord]) -> None:
         self.train_py = train_py
         self.constants = read_constants(train_py)
-        self.places = self._explore(head_commit, records)
+        self.known = self._explore(head_commit, records)
         self.codes: dict[str, str] = {}
         self.texts = {head_commit: train_py}
         self.with_constants: dict[frozenset[tuple[str, Constant]], list[str]] = defaultdict(list)
         lost: dict[frozenset[tuple[str, Constant]], int] = defaultdict(int)
         lost_commits = {r.experiment.commit for r in records if r.verdict is not None and r.verdict.decision == "lost"}
-        for commit, place in self.places.items():
-            key = frozenset(place.constants.items())
+        for commit, known in self.known.items():
+            key = frozenset(known.constants.items())
             if commit in lost_commits:
                 lost[key] += 1
             if commit not in lost_commits or lost[key] >= LOST_TRIES:
                 self.with_constants[key].append(commit)
-        # what can't be traced to the head is taken as tried on it
-        self.untraced = {
+        # an experiment that no chain of diffs connects to the head counts as tried on it
+        self.unconnected = {
             frozenset(self._after(self.constants, record).items())
             for record in records
-            if record.experiment.commit not in self.places and record.experiment.changes
+            if record.experiment.commit not in self.known and record.experiment.changes
         }
 
     def holds_constants(self, changes: Constants) -> bool:
         """Whether the head with these constants was tried."""
         key = frozenset({**self.constants, **changes}.items())
-        return key in self.untraced or self._holds(key, self.train_py)
+        return key in self.unconnected or self._holds(key, self.train_py)
 
     def holds(self, train_py: str) -> bool:
-        """Whether this text was tried, or one that does the same."""
+        """Whether this text was tried, or one with the same effective configuration."""
         return self._holds(frozenset(read_constants(train_py).items()), train_py)
 
     def _holds(self, key: frozenset[tuple[str, Constant]], train_py: str) -> bool:
         commits = self.with_constants.get(key, [])
         if not commits:
             return False
-        cut = set(self.train_py.split("\n")) - set(train_py.split("\n"))
+        removed = set(self.train_py.split("\n")) - set(train_py.split("\n"))
         code = self._code_of_text(train_py)
-        return any(self._code(commit) == code for commit in commits if self._may_lack(commit, cut))
+        return any(self._code(commit) == code for commit in commits if self._may_lack(commit, removed))
 
     def _may_lack(self, commit: str, lines: set[str]) -> bool:
-        """Rules out most experiments with other code before the slow comparison: they left one of these lines in."""
-        place = self.places[commit]
-        if place.record is None or place.reverse or only_constants(place.record):
+        """Whether an experiment may lack all these lines of the head. Most don't, which saves the slow comparison of code."""
+        known = self.known[commit]
+        if known.record is None or known.reverse or only_constants(known.record):
             return True
-        return all(f"\n-{line}\n" in place.record.experiment.diff for line in lines)
+        return all(f"\n-{line}\n" in known.record.experiment.diff for line in lines)
 
     def _code_of_text(self, train_py: str) -> str:
         if train_py not in self.codes:
@@ -113,44 +102,44 @@ class Tried:
         return self.codes[train_py]
 
     def _code(self, commit: str) -> str:
-        """The code at a commit; experiments that changed nothing but constants share it with their neighbours."""
-        place = self.places[commit]
-        while place.origin is not None and place.record is not None and only_constants(place.record):
-            commit, place = place.origin, self.places[place.origin]
+        """The code at a commit. Experiments that changed nothing but constants share it with their origin."""
+        known = self.known[commit]
+        while known.origin is not None and known.record is not None and only_constants(known.record):
+            commit, known = known.origin, self.known[known.origin]
         try:
             return self._code_of_text(self._text(commit))
-        except (ValueError, SyntaxError):  # a diff that was cut, or an idea that was no Python: equal to nothing
+        except (ValueError, SyntaxError):  # a diff that was cut off, or an edit that doesn't parse: equal to no other
             return commit
 
     def _text(self, commit: str) -> str:
         path = [commit]
         while path[-1] not in self.texts:
-            origin = self.places[path[-1]].origin
+            origin = self.known[path[-1]].origin
             assert origin is not None  # every path leads to the head, whose text is known
             path.append(origin)
         for here, origin in zip(path[-2::-1], path[:0:-1], strict=True):
-            place = self.places[here]
-            diff = place.record.experiment.diff if place.record else ""
-            self.texts[here] = apply_diff(self.texts[origin], diff, reverse=place.reverse)
+            known = self.known[here]
+            diff = known.record.experiment.diff if known.record else ""
+            self.texts[here] = apply_diff(self.texts[origin], diff, reverse=known.reverse)
         return self.texts[commit]
 
-    def _explore(self, head: str, records: Sequence[ExperimentRecord]) -> dict[str, _Place]:
-        """Every commit that records connect to the head, with its constants."""
+    def _explore(self, head: str, records: Sequence[ExperimentRecord]) -> dict[str, _KnownCommit]:
+        """Every commit that a chain of records connects to the head, with its constants."""
         neighbours: dict[str, list[tuple[str, ExperimentRecord, bool]]] = defaultdict(list)
         for record in records:
             child, parent = record.experiment.commit, record.experiment.parent_commit
             neighbours[parent].append((child, record, False))
             neighbours[child].append((parent, record, True))
-        places = {head: _Place(constants=self.constants, origin=None, record=None, reverse=False)}
+        known = {head: _KnownCommit(constants=self.constants, origin=None, record=None, reverse=False)}
         queue = deque([head])
         while queue:
             here = queue.popleft()
             for there, record, reverse in neighbours[here]:
-                if there not in places:
-                    constants = self._after(places[here].constants, record, reverse=reverse)
-                    places[there] = _Place(constants=constants, origin=here, record=record, reverse=reverse)
+                if there not in known:
+                    constants = self._after(known[here].constants, record, reverse=reverse)
+                    known[there] = _KnownCommit(constants=constants, origin=here, record=record, reverse=reverse)
                     queue.append(there)
-        return places
+        return known
 
     @staticmethod
     def _after(constants: Constants, record: ExperimentRecord, *, reverse: bool = False) -> dict[str, Constant]:
@@ -165,42 +154,15 @@ class Tried:
 
 
 def only_constants(record: ExperimentRecord) -> bool:
-    """Whether an experiment changed the values of constants and nothing else, going by the lines of its diff."""
+    """Whether an experiment changed nothing but constants, judging by the lines of its diff."""
     changes = record.experiment.changes
-    for _, old, new in _hunks(record.experiment.diff, reverse=False, context=False):
-        for line in old + new:
+    for hunk in hunks(record.experiment.diff):
+        for line in hunk.removed + hunk.added:
             code = line.strip()
             name = _CONSTANT.match(code)
             if code and not code.startswith("#") and not (name and name[1] in changes):
                 return False
     return True
-
-
-def _hunks(diff: str, reverse: bool, context: bool = True) -> Iterator[tuple[int, list[str], list[str]]]:
-    """(first line, old lines, new lines) of each hunk, from 1."""
-    start, old_left, new_left = 0, 0, 0
-    old: list[str] = []
-    new: list[str] = []
-    for line in diff.split("\n"):
-        if old_left <= 0 and new_left <= 0:
-            if hunk := _HUNK.match(line):
-                if old or new:
-                    yield start, old, new
-                old_start, old_count, new_start, new_count = hunk.groups()
-                old_left, new_left = int(old_count or 1), int(new_count or 1)
-                start, old, new = int(new_start if reverse else old_start), [], []
-            continue
-        sign, text = line[:1], line[1:]
-        if sign == "\\":
-            continue
-        old_left, new_left = old_left - (sign != "+"), new_left - (sign != "-")
-        if sign in "+- " and (context or sign in "+-"):
-            if sign != ("-" if reverse else "+"):
-                old.append(text)
-            if sign != ("+" if reverse else "-"):
-                new.append(text)
-    if old or new:
-        yield start, old, new
 
 
 def _definitions(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:

@@ -21,7 +21,7 @@ MOST_TOKENS = 10_000
 
 def diff(options: argparse.Namespace) -> int:
     """train.py of the baseline against the head's."""
-    from agent.patch import unified_diff
+    from agent.diff import unified_diff
 
     home = find_home(options.home)
     history, head = _winner(home, options.branch)

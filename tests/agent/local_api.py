@@ -1,4 +1,4 @@
-"""A Messages API on this machine that replays scripted answers to the real SDK, and remembers what it was asked."""
+"""A Messages API on this machine that replays scripted answers to the real SDK, and records its requests."""
 
 import json
 import threading
@@ -19,14 +19,14 @@ class LocalApi:
 
 @contextmanager
 def local_api(answers: Sequence[tuple[int, dict[str, Any]]]) -> Iterator[LocalApi]:
-    """Gives the answers (status, body) in order; a request too many gets a 500 that is not retried."""
+    """Serves the answers (status, body) in order. Any further request gets a 500 that is not retried."""
     left = list(answers)
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             request = json.loads(self.rfile.read(int(self.headers["content-length"])))
             api.requests.append({**request, "path": self.path, "key": self.headers["authorization"]})
-            status, body = left.pop(0) if left else error(500, "nothing is scripted any more")
+            status, body = left.pop(0) if left else error(500, "the script has ended")
             text = json.dumps(body).encode()
             self.send_response(status)
             self.send_header("content-type", "application/json")

@@ -1,4 +1,4 @@
-"""Small stand-ins that the tests of researchers share."""
+"""Small records and contexts that the tests of researchers share."""
 
 from agent.researcher import Context
 from research.profiles import PROFILES
@@ -32,7 +32,7 @@ def make_record(
     researcher: str = "scripted",
     cost_usd: float | None = None,
 ) -> ExperimentRecord:
-    """An experiment with one run; `decision=None` is still training."""
+    """An experiment with one run, or still training where `decision` is None."""
     experiment = Experiment(
         id=f"e{number:04d}",
         branch="autoresearch/test",
@@ -57,7 +57,7 @@ def make_record(
 
 
 def make_context(records: tuple[ExperimentRecord, ...] = (), train_py: str = TRAIN_PY, **changes: object) -> Context:
-    """A branch on which `records` have happened."""
+    """A context with these records."""
     branch = Branch(
         name="autoresearch/test",
         tag="test",

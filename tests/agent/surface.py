@@ -1,11 +1,11 @@
-"""A cheap stand-in for training: val_bpb as a sum of bowls over constants on their scales, with noise."""
+"""A cheap substitute for training: val_bpb as a sum of quadratic bowls over the constants on their scales, with noise."""
 
 import asyncio
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from agent.patch import unified_diff
+from agent.diff import unified_diff
 from agent.search.knobs import knobs_of
 from agent.search.search import SearchResearcher
 from research.hyperparameters import read_constants
@@ -17,12 +17,12 @@ from tests.agent.samples import make_context
 SIGMA = 0.01
 
 CURVATURE = {"MATRIX_LR": 0.016, "EMBEDDING_LR": 0.010, "UNEMBEDDING_LR": 0.008, "SCALAR_LR": 0.006}
-"""bpb a squared octave off the best value; other constants take 0.003 a squared probe."""
+"""Bits per byte per squared octave from the best value; other constants cost 0.003 per squared probe."""
 
 
 @dataclass
 class Surface:
-    """Scores a train.py. The best value of each knob lies up to `spread` probes from where the shipped one is."""
+    """Scores a train.py. The best value of each knob lies up to `spread` probes away from the shipped one."""
 
     shipped: str
     seed: int
@@ -58,7 +58,7 @@ class Surface:
 
 @dataclass
 class Lab:
-    """A branch on a surface, with the plain rule: keep what beats the head by sigma."""
+    """A branch on a surface, under a plain rule: keep what beats the head by sigma."""
 
     surface: Surface
     train_py: str
@@ -74,7 +74,7 @@ class Lab:
         return asyncio.run(self.researcher.propose(context))
 
     def training(self, proposal: Proposal) -> ExperimentRecord:
-        """The record of an experiment that has not ended."""
+        """The record of an experiment that is still training."""
         number = len(self.records) + 1
         experiment = Experiment(
             id=f"e{number}",
@@ -94,7 +94,7 @@ class Lab:
         return ExperimentRecord(experiment=experiment)
 
     def judge(self, record: ExperimentRecord, proposal: Proposal) -> ExperimentRecord:
-        """Scores and decides; a keep moves the head."""
+        """Scores the proposal and decides. A keep moves the head."""
         score = self.surface.measured_bpb(proposal.train_py)
         gain = self.head.mean - score
         commit = record.experiment.commit

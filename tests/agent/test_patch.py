@@ -4,33 +4,11 @@ from agent.patch import (
     MAX_BYTES,
     changed_blocks,
     changed_constants,
-    count_lines,
     describe_changes,
     problem_with,
     same_code,
-    unified_diff,
 )
 from tests.agent.samples import TRAIN_PY
-
-
-def test_only_lines_of_code_count() -> None:
-    old = "a = 1\n\n# note\nb = 2\nc = 3\n"
-    new = "a = 1\n\n\n# another note\nb = 20\nc = 3\n-- d\nx = [\n    1]\n"
-    assert count_lines(unified_diff(old, new)) == (4, 1)
-    assert count_lines("") == (0, 0)
-
-
-def test_a_line_that_looks_like_a_file_name_counts() -> None:
-    diff = unified_diff("a\n-- b\n", "a\n++ c\n")
-    assert "\n--- b\n" in diff and "\n+++ c\n" in diff
-    assert count_lines(diff) == (1, 1)
-
-
-def test_hunks_without_a_length_and_missing_line_ends() -> None:
-    assert "@@ -1 +1 @@" in unified_diff("a", "b")
-    assert count_lines(unified_diff("a", "b")) == (1, 1)
-    assert unified_diff("a", "b").count("No newline at end of file") == 2
-    assert count_lines(unified_diff("", "a = 1\x0c\nb = 2\n")) == (2, 0)
 
 
 def test_changes_are_described_in_one_line() -> None:

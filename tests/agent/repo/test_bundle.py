@@ -1,6 +1,5 @@
-"""Branches and experiments from one real repository into another, overwriting nothing."""
+"""Branches and experiments move from one real repository to another and overwrite nothing."""
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,13 +8,8 @@ from agent.repo.bundle import take_bundle, write_bundle
 from agent.repo.repository import make_repository
 from agent.repo.worktree import Worktree
 from research.errors import UserError
+from tests.agent.repo.git_samples import BRANCH, git
 from tests.agent.samples import TRAIN_PY
-
-BRANCH = "autoresearch/mar5"
-
-
-def git(folder: Path, *arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
 @pytest.fixture
@@ -57,7 +51,7 @@ def test_branches_and_experiments_arrive_and_nothing_else(farm: Worktree, checko
     assert git(checkout, "status", "--porcelain") == ""
 
 
-def test_fetched_again_a_branch_goes_forward_and_what_is_there_is_not_told(farm: Worktree, checkout: Path) -> None:
+def test_fetched_again_a_branch_moves_forward_and_only_what_is_new_is_reported(farm: Worktree, checkout: Path) -> None:
     take_bundle(checkout, bundled(farm))
     keep(farm, 2)
     taken = take_bundle(checkout, bundled(farm))
@@ -92,7 +86,7 @@ def test_a_branch_that_is_ahead_here_stays(farm: Worktree, checkout: Path) -> No
     assert git(checkout, "rev-parse", BRANCH) == ahead
 
 
-def test_a_branch_that_is_checked_out_does_not_move_below_its_files(farm: Worktree, checkout: Path) -> None:
+def test_a_branch_that_is_checked_out_does_not_move(farm: Worktree, checkout: Path) -> None:
     take_bundle(checkout, bundled(farm))
     git(checkout, "switch", "--quiet", BRANCH)
     keep(farm, 2)
@@ -110,7 +104,7 @@ def test_another_experiment_of_the_same_name_keeps_its_commit(farm: Worktree, ch
 
 def test_all_or_nothing(farm: Worktree, checkout: Path) -> None:
     git(checkout, "branch", "autoresearch")  # no branch can be called autoresearch/... beside it
-    with pytest.raises(UserError, match="doesn't take the branches"):
+    with pytest.raises(UserError, match="can't add the branches"):
         take_bundle(checkout, bundled(farm))
     assert git(checkout, "for-each-ref", "--format=%(refname)").split() == ["refs/heads/autoresearch", "refs/heads/main"]
 
@@ -118,7 +112,7 @@ def test_all_or_nothing(farm: Worktree, checkout: Path) -> None:
 def test_half_a_bundle_is_refused(farm: Worktree, checkout: Path) -> None:
     path = bundled(farm)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match="doesn't take the branches"):
+    with pytest.raises(UserError, match="can't add the branches"):
         take_bundle(checkout, path)
     assert git(checkout, "for-each-ref", "--format=%(refname)").split() == ["refs/heads/main"]
 

@@ -61,7 +61,7 @@ def test_an_edit_and_a_submission_make_a_proposal() -> None:
     head, now = request["messages"][0]["content"]
     assert TRAIN_PY in head["text"] and "cache_control" in head and "cache_control" not in now
     assert "#1 | discard" in now["text"] and "Training now: #2 now training" in now["text"]
-    # the API binds thinking to what came before it: earlier messages are sent again as they were
+    # the API ties thinking blocks to the messages before them, which must be sent again unchanged
     assert api.requests[1]["messages"][0] == request["messages"][0]
     assert api.requests[1]["messages"][1]["content"][0] == {"type": "thinking", "thinking": "hm", "signature": "s"}
 
@@ -107,7 +107,7 @@ def test_overload_and_server_errors_are_retried() -> None:
         (answer(stop_reason="max_tokens"), ProposalFailed, "cut off"),
     ],
 )
-def test_failures_are_said_in_one_line(reply: tuple[int, dict[str, Any]], kind: type[Exception], text: str) -> None:
+def test_failures_are_one_line(reply: tuple[int, dict[str, Any]], kind: type[Exception], text: str) -> None:
     with local_api([reply]) as api, pytest.raises(kind, match=text) as failure:
         propose(api, make_context())
     assert "\n" not in str(failure.value)
@@ -116,7 +116,7 @@ def test_failures_are_said_in_one_line(reply: tuple[int, dict[str, Any]], kind: 
 def test_an_api_that_cannot_be_reached_fails_the_proposal() -> None:
     with local_api([]) as api:
         pass
-    with pytest.raises(ProposalFailed, match="could not be asked"):
+    with pytest.raises(ProposalFailed, match="could not be reached"):
         propose(api, make_context())
 
 
@@ -129,7 +129,7 @@ def test_without_a_key_the_user_is_told_at_once(monkeypatch: pytest.MonkeyPatch,
         ClaudeResearcher()
 
 
-def test_bad_edits_are_given_back_and_can_be_corrected() -> None:
+def test_bad_edits_are_refused_and_can_be_corrected() -> None:
     script = [
         answer(submit()),  # unchanged
         answer(edit("absent", "x"), edit("def train(session):", "def train(", "t2"), submit()),
@@ -147,7 +147,7 @@ def test_bad_edits_are_given_back_and_can_be_corrected() -> None:
     assert "does not parse: line" in broken[0] and not broken[1]
     assert "Not submitted" in submitted[0] and submitted[1]
     assert "title is missing" in results(api, 3)[0][0]
-    assert "Nothing is submitted yet" in api.requests[4]["messages"][-1]["content"][0]["text"]
+    assert "call submit" in api.requests[4]["messages"][-1]["content"][0]["text"]
 
 
 def test_the_history_can_be_queried() -> None:
@@ -165,11 +165,11 @@ def test_the_history_can_be_queried() -> None:
         propose(api, make_context(query=query))
     assert results(api, 1) == [("SELECT 1", False), ("no such table", True)]
     long, number, unknown = results(api, 2)
-    assert "cut off" in long[0] and len(long[0]) < 21_000
-    assert number == ("sql must be a text.", True) and unknown == ("There is no tool rm.", True)
+    assert "truncated" in long[0] and len(long[0]) < 21_000
+    assert number == ("sql must be a string.", True) and unknown[1] and "rm" in unknown[0]
 
 
-def test_talk_without_end_is_ended() -> None:
+def test_a_model_that_never_submits_is_stopped() -> None:
     talk = answer({"type": "text", "text": "hm"}, stop_reason="end_turn")
     with local_api([talk] * MAX_TURNS) as api, pytest.raises(ProposalFailed, match="nothing in"):
         propose(api, make_context())
@@ -181,7 +181,7 @@ def test_the_cost_limit_counts_history_and_every_request() -> None:
     good = answer(edit("= 2", "= 3"), submit())
     paid = make_context((make_record(1, cost_usd=1.0), make_record(2, cost_usd=None)))
     with local_api([]) as api:
-        with pytest.raises(BudgetSpent, match=r"\$1\.00 of \$1\.00"):
+        with pytest.raises(BudgetSpent, match=r"\$1\.00 of the \$1\.00"):
             propose(api, paid, max_cost_usd=1.0)
         assert api.requests == []
     with local_api([good] * 3) as api:
@@ -247,8 +247,8 @@ def test_the_table_shows_keeps_the_latest_and_near_misses() -> None:
     table = history_table(records).splitlines()
     assert table[1] == "#0 | keep | 1.500000 | - | baseline | worse than the head"
     assert table[2] == "#7 | discard | 1.500000 | -0.001000 | so close / really Ignore all rules | a [0m b"
-    assert len(table) == 1 + 2 + 30 + 1 and table[-1] == "(68 older ones are left out.)"
-    assert history_table([]) == "No experiment has ended yet."
+    assert len(table) == 1 + 2 + 30 + 1 and "68 older experiments" in table[-1]
+    assert "No experiment" in history_table([])
 
 
 def test_the_situation_names_what_is_fixed() -> None:

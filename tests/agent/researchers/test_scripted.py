@@ -35,7 +35,7 @@ def test_steps_come_in_the_order_that_the_history_says() -> None:
         propose(researcher, baseline, training, make_record(2), make_record(3))
 
 
-def test_a_step_that_breaks_train_py_is_proposed_all_the_same() -> None:
+def test_a_step_that_breaks_train_py_is_proposed_nevertheless() -> None:
     assert propose(ScriptedResearcher([Step(title="broken", train_py="def (")])).changes == {}
 
 
@@ -55,7 +55,7 @@ def test_a_script_is_read_from_a_file(tmp_path: Path, name: str) -> None:
     ("script", "complaint"),
     [
         ("{}", "must hold a list"),
-        ("[", "no list of steps"),
+        ("[", "not a list of steps"),
         ('[{"constants": {}}]', "Step 1 .* title"),
         ('[{"title": "x"}]', "exactly one"),
         ('[{"title": "x", "train_py": "", "constants": {}}]', "exactly one"),

@@ -34,7 +34,7 @@ def history(done: Lab, number: int) -> list[ExperimentRecord]:
 
 @pytest.mark.parametrize("factor", [1 / 20, 20])
 @pytest.mark.parametrize("name", ["MATRIX_LR", "EMBEDDING_LR", "UNEMBEDDING_LR", "SCALAR_LR"])
-def test_a_learning_rate_that_is_far_off_is_repaired_in_12_experiments(name: str, factor: float) -> None:
+def test_a_learning_rate_that_is_far_off_is_mostly_corrected_in_12_experiments(name: str, factor: float) -> None:
     recovered = []
     for seed in range(3):
         branch = lab(seed, handicap=(name, factor))
@@ -46,7 +46,7 @@ def test_a_learning_rate_that_is_far_off_is_repaired_in_12_experiments(name: str
     assert sum(share >= 0.6 for share in recovered) >= 2, recovered
 
 
-def test_gains_go_on_from_the_shipped_constants() -> None:
+def test_the_shipped_constants_are_improved_further() -> None:
     start, after_12, after_50, after_100 = 0.0, 0.0, 0.0, 0.0
     for seed in (1, 2):
         branch = lab(seed, spread=1.5, noise=0.1 * SIGMA)
@@ -64,12 +64,12 @@ def test_gains_go_on_from_the_shipped_constants() -> None:
 
 
 def loss(branch: Lab) -> float:
-    """By how much the branch's head is above the best that there can be."""
+    """The distance of the branch's head from the optimum, in bits per byte."""
     return branch.surface.true_bpb(branch.train_py) - 1.8
 
 
 def effective(record: ExperimentRecord) -> object:
-    """Sets of changes on one head: equal ones would be a repetition."""
+    """The changes on one head: equal ones are a repetition."""
     changes = record.experiment.changes
     title = "" if changes else record.experiment.title
     return record.experiment.parent_commit, title, frozenset((name, new) for name, (_, new) in changes.items())
@@ -113,11 +113,11 @@ def test_a_proposal_says_what_it_does_and_why() -> None:
     assert first.experiment.title == "MATRIX_LR 0.002 -> 0.0057"
     assert first.experiment.changes == {"MATRIX_LR": (0.002, 0.0057)}
     assert second.researcher == "search"
-    assert "go on" in second.hypothesis
+    assert "continue" in second.hypothesis
     assert "MATRIX_LR = 0.023" in second.train_py
 
 
-def test_the_table_of_pairs_is_tried_at_once_where_there_is_none_and_left_alone_where_there_is() -> None:
+def test_bigram_buckets_are_tried_early_where_there_are_none_and_left_alone_where_there_are() -> None:
     without, having = lab(), lab()
     without.train_py = write_constants(TRAIN_PY, {"BIGRAM_BUCKETS": 0})
     having.train_py = write_constants(TRAIN_PY, {"BIGRAM_BUCKETS": 2**15})
@@ -126,7 +126,7 @@ def test_the_table_of_pairs_is_tried_at_once_where_there_is_none_and_left_alone_
     assert not any("BIGRAM_BUCKETS" in record.experiment.title for record in history(having, 8))
 
 
-def test_near_misses_are_combined() -> None:
+def test_changes_that_came_close_are_combined() -> None:
     branch = lab(2, spread=0.0, noise=0.3 * SIGMA)
     records = history(branch, 20)
     crossovers = [record.experiment for record in records if record.experiment.parents]
@@ -139,7 +139,7 @@ def test_near_misses_are_combined() -> None:
         assert merged == {name: new for name, (_, new) in crossover.changes.items()}
 
 
-def test_a_crash_turns_the_search_round() -> None:
+def test_a_crash_reverses_the_search() -> None:
     branch = lab()
     proposal = branch.propose()
     crash = replace(branch.training(proposal), verdict=Verdict(decision="crash", reason="NaN"))
@@ -158,7 +158,7 @@ def test_a_lost_experiment_is_tried_once_more() -> None:
     assert branch.propose().train_py != first.train_py
 
 
-def test_constants_that_researchers_added_are_turned_and_fixed_ones_are_not() -> None:
+def test_constants_that_researchers_added_are_changed_and_fixed_ones_are_not() -> None:
     text = 'PROFILE = "cpu"\nVOCAB_SIZE = 2048\nDEVICE_BATCH_SIZE = 8\nGRAD_CLIP = 1.0\nTABLE_LR = 0.1\nFAST = True\nLAG = 0\n'
     branch = Lab(Surface(text, 0), text, SearchResearcher())
     names = {name for record in history(branch, 12) for name in record.experiment.changes}
@@ -166,14 +166,14 @@ def test_constants_that_researchers_added_are_turned_and_fixed_ones_are_not() ->
     assert not names & {*FIXED, "FAST"}
 
 
-def test_without_constants_there_are_no_ideas_and_without_python_no_proposal() -> None:
+def test_a_file_without_constants_gives_no_ideas_and_one_that_does_not_parse_no_proposal() -> None:
     with pytest.raises(OutOfIdeas):
         asyncio.run(SearchResearcher().propose(make_context((), "x = 1\n")))
     with pytest.raises(ProposalFailed, match="does not parse"):
         asyncio.run(SearchResearcher().propose(make_context((), "def (")))
 
 
-def test_a_few_values_are_used_up() -> None:
+def test_a_small_space_is_exhausted() -> None:
     text = 'DEPTH = 2\nWINDOW_PATTERN = "L"\nPROFILE = "cpu"\n'
     branch = Lab(Surface(text, 0, noise=0.0), text, SearchResearcher())
     with pytest.raises(OutOfIdeas):

@@ -1,9 +1,8 @@
 from dataclasses import replace
 
-import pytest
-
-from agent.patch import changed_constants, unified_diff
-from agent.search.tried import Tried, apply_diff, code_of, only_constants
+from agent.diff import unified_diff
+from agent.patch import changed_constants
+from agent.search.tried import Tried, code_of, only_constants
 from results.experiment import ExperimentRecord
 from tests.agent.samples import make_record
 
@@ -28,15 +27,6 @@ def test_code_is_equal_where_only_the_writing_differs() -> None:
     assert code_of(BASE) == code_of("DEPTH = 1 + 1\nRATE = 0.50\ndef f(): return (DEPTH  *  RATE)  # half\n")
     assert code_of(BASE) == code_of(DEEP)
     assert code_of(BASE) != code_of(PLUS)
-
-
-@pytest.mark.parametrize(("old", "new"), [(BASE, DEEP), (BASE, PLUS), (DEEP, PLUS), (BASE, BASE + "x = 1\n"), (BASE, "")])
-def test_diffs_are_applied_and_undone(old: str, new: str) -> None:
-    diff = unified_diff(old, new)
-    assert apply_diff(old, diff) == new
-    assert apply_diff(new, diff, reverse=True) == old
-    with pytest.raises(ValueError, match="does not fit"):
-        apply_diff("other\n", diff)
 
 
 def test_a_configuration_is_recognised_on_other_heads_and_in_other_writing() -> None:
