@@ -75,7 +75,7 @@ async def measure(texts: Mapping[str, str], terms: Terms, *, ahead: bool) -> lis
     def beside(following: list[str], progress: Progress) -> None:
         if ahead and progress.get("phase") == "scoring" and bar is not None and following:
             name = following.pop()
-            engine.start_ahead(terms.device, texts[name], spec_of(name))
+            engine.start_speculatively(terms.device, texts[name], spec_of(name))
 
     try:
         for index, name in enumerate(texts):

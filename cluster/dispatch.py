@@ -27,14 +27,14 @@ EXPIRY_SECONDS = 5.0
 """How often leases are looked at."""
 
 
-class Observer(Protocol):
-    """Who is told of work and workers. The driver puts it on record and into metrics."""
+class WorkObserver(Protocol):
+    """Is told of work and workers, to put it on record."""
 
-    def work(self, item: WorkItem, state: str, **details: Any) -> None:
-        """`waiting`, `running`, `done` or `lost`."""
+    def on_work(self, item: WorkItem, state: str, **details: Any) -> None:
+        """A run is `waiting`, `running`, `done` or `lost`."""
 
-    def worker(self, name: str, state: str, **details: Any) -> None:
-        """`joined`, `left`, `refused` or `quarantined`."""
+    def on_worker(self, name: str, state: str, **details: Any) -> None:
+        """A device has `joined` or `left`, or is `refused` or `quarantined`."""
 
 
 class NoWorkersLeft(Exception):
@@ -55,7 +55,7 @@ class _Assignment:
 class Dispatcher:
     """Serves an engine's devices from one queue, in one event loop."""
 
-    def __init__(self, engine: Engine, observer: Observer, *, queue: WorkQueue | None = None,
+    def __init__(self, engine: Engine, observer: WorkObserver, *, queue: WorkQueue | None = None,
                  clock: Callable[[], float] = time.monotonic) -> None:  # fmt: skip
         self.engine = engine
         self.queue = queue or WorkQueue()
@@ -100,7 +100,7 @@ class Dispatcher:
         outcome: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
         self.queue.add(item)
         self._assignments[item.id] = _Assignment(item=item, train_py=train_py, spec=spec, report=report, outcome=outcome)
-        self._observer.work(item, "waiting")
+        self._observer.on_work(item, "waiting")
         await self._tell()
         try:
             result = await outcome
@@ -111,10 +111,10 @@ class Dispatcher:
         finally:
             self._assignments.pop(item.id, None)
         lost = result.status == "lost"
-        self._observer.work(item, "lost" if lost else "done", **({"reason": result.reason} if lost else {}))
+        self._observer.on_work(item, "lost" if lost else "done", **({"reason": result.reason} if lost else {}))
         return result
 
-    def start_ahead(self, after: str, train_py: str, spec: RunSpec) -> None:
+    def start_speculatively(self, after: str, train_py: str, spec: RunSpec) -> None:
         """Tells the device that executes run `after` which run will probably be its next, so that it gets that ready meanwhile.
 
         Only on a GPU of which a run may take all, where nothing else is in line: a CPU is busy with the run that it has.
@@ -123,7 +123,7 @@ class Dispatcher:
         if spec.run_id in self._assignments:  # asked for already
             return
         if device is not None and device.kind == "cuda" and device.gpu_memory_bytes is None and not self.queue.waiting:
-            self.engine.start_ahead(device, train_py, spec)
+            self.engine.start_speculatively(device, train_py, spec)
 
     async def close(self) -> None:
         """Ends what runs."""
@@ -139,10 +139,10 @@ class Dispatcher:
             return None
         details = {"reason": change.reason} if change.reason else {}
         if change.device is None:
-            self._observer.worker(change.name, change.kind, **details)
+            self._observer.on_worker(change.name, change.kind, **details)
             await self._stop_serving(change.name)
             return None
-        self._observer.worker(change.name, change.kind, platform=platform_identity(change.device))
+        self._observer.on_worker(change.name, change.kind, platform=platform_identity(change.device))
         self._devices[change.name] = change.device
         self._serving[change.name] = asyncio.create_task(self._serve(change.device), name=f"serve {change.name}")
         return change.device
@@ -159,7 +159,7 @@ class Dispatcher:
         self._quarantined[device.key] = words
         self._devices.pop(device.key, None)
         self._serving.pop(device.key, None)
-        self._observer.worker(device.key, "quarantined", reason=words)
+        self._observer.on_worker(device.key, "quarantined", reason=words)
         if not self._devices:
             for assignment in self._assignments.values():
                 if not assignment.outcome.done() and self.queue.withdraw(assignment.item.id):
@@ -198,7 +198,7 @@ class Dispatcher:
         None where the loop that wanted the run has cancelled it.
         """
         assignment = self._assignments[lease.item.id]
-        self._observer.work(lease.item, "running", worker=device.key)
+        self._observer.on_work(lease.item, "running", worker=device.key)
 
         def on_progress(progress: Progress) -> None:
             if self.queue.renew(lease, self._clock()):

@@ -45,7 +45,7 @@ class Engine(Protocol):
         goes on (within 5 s).
         """
 
-    def start_ahead(self, device: Device, train_py: str, spec: RunSpec) -> None:
+    def start_speculatively(self, device: Device, train_py: str, spec: RunSpec) -> None:
         """Lets `device`, which executes a run, get the one ready that will probably be asked for next: `execute` goes on from
         there if it is asked for just that, else what was started is ended and forgotten. Returns at once, and never fails.
         """
@@ -86,9 +86,9 @@ class LocalEngine:
                 await asyncio.wait([run])
                 raise
 
-    def start_ahead(self, device: Device, train_py: str, spec: RunSpec) -> None:
+    def start_speculatively(self, device: Device, train_py: str, spec: RunSpec) -> None:
         worker = self._workers[device.key]
-        asyncio.get_running_loop().run_in_executor(None, worker.start_ahead, train_py, _on_device(spec, device))
+        asyncio.get_running_loop().run_in_executor(None, worker.start_speculatively, train_py, _on_device(spec, device))
 
     async def close(self) -> None:
         await asyncio.gather(*(asyncio.to_thread(worker.close) for worker in self._workers.values()))

@@ -124,7 +124,7 @@ class Worker:
             total_seconds=time.monotonic() - started,
         )
 
-    def start_ahead(self, train_py: str, spec: RunSpec) -> None:
+    def start_speculatively(self, train_py: str, spec: RunSpec) -> None:
         """Starts a run that will probably be asked for next, as far as its clock; from another thread, while one runs.
 
         `run` goes on from there if it is asked for just that, else ends it first. Whatever goes wrong with it before counts for

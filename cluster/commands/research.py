@@ -18,8 +18,8 @@ from research.text import counted
 
 if TYPE_CHECKING:
     from cluster.display import Display
-    from cluster.driver import FarmSummary
     from cluster.options import EngineKind, FarmOptions
+    from cluster.summary import FarmSummary
     from results.experiment import ExperimentRecord
 
 

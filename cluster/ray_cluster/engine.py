@@ -128,10 +128,10 @@ class RayEngine:
         await asyncio.to_thread(_write_files, outcome, Path(spec.run_folder))
         return replace(outcome.result, device=device.key)
 
-    def start_ahead(self, device: Device, train_py: str, spec: RunSpec) -> None:
+    def start_speculatively(self, device: Device, train_py: str, spec: RunSpec) -> None:
         worker = self._workers.get(device.key)
         if worker is not None:
-            worker.actor.start_ahead.remote(train_py, worker.there(spec))
+            worker.actor.start_speculatively.remote(train_py, worker.there(spec))
 
     async def close(self) -> None:
         import ray

@@ -77,8 +77,8 @@ class NodeWorker:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def start_ahead(self, train_py: str, spec: RunSpec) -> None:
-        self._worker.start_ahead(train_py, self._here(spec))
+    def start_speculatively(self, train_py: str, spec: RunSpec) -> None:
+        self._worker.start_speculatively(train_py, self._here(spec))
 
     def progress(self) -> Progress:
         """What the judge said last; empty before it said anything."""

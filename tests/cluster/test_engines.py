@@ -133,10 +133,10 @@ def test_a_run_that_was_guessed_is_started_ahead(make_engine, spec):
     async def use(engine, device):
         run = asyncio.create_task(engine.execute(device, "files", first, quiet))
         await asyncio.sleep(0.5)
-        engine.start_ahead(device, "ok", second)
+        engine.start_speculatively(device, "ok", second)
         assert (await run).reason == "ran"
         assert (await engine.execute(device, "ok", second, quiet)).reason == "started ahead"
-        engine.start_ahead(device, "ok", second)
+        engine.start_speculatively(device, "ok", second)
         assert (await engine.execute(device, "environment", spec("third"), quiet)).status == "ok"
 
     with_engine(make_engine, use)
@@ -150,12 +150,12 @@ def test_a_guess_that_another_device_was_asked_for_leaves_that_ones_files_alone(
         engine = LocalEngine([gpu(), other], judge_command=FAKE_JUDGE)
         try:
             await engine.execute(gpu(), "ok", spec("first"), quiet)
-            engine.start_ahead(gpu(), "ok", second)
+            engine.start_speculatively(gpu(), "ok", second)
             while not Path(second.run_folder, "started").exists():
                 await asyncio.sleep(0.05)
             run = asyncio.create_task(engine.execute(other, "files", second, quiet))
             await asyncio.sleep(0.5)
-            engine.start_ahead(gpu(), "ok", second)  # too late, too
+            engine.start_speculatively(gpu(), "ok", second)  # too late, too
             await engine.execute(gpu(), "ok", spec("third"), quiet)
             assert (await run).reason == "ran"
         finally:
@@ -206,10 +206,10 @@ class Notes:
     def __init__(self):
         self.work_states, self.worker_states = [], []
 
-    def work(self, item, state, **details):
+    def on_work(self, item, state, **details):
         self.work_states.append((item.id, state))
 
-    def worker(self, name, state, **details):
+    def on_worker(self, name, state, **details):
         self.worker_states.append((state, details.get("reason", "")))
 
 
@@ -268,12 +268,12 @@ def test_the_next_run_is_started_ahead_on_a_whole_gpu_with_nothing_in_line(spec,
             if progress.get("phase") == "scoring" and not others:
                 if in_line:
                     others.append(asyncio.create_task(dispatcher.execute(item(other, device), "ok", other, quiet)))
-                asyncio.get_running_loop().call_later(0.2, dispatcher.start_ahead, "first", "ok", second)
+                asyncio.get_running_loop().call_later(0.2, dispatcher.start_speculatively, "first", "ok", second)
 
         await dispatcher.execute(item(first, device), "scored", first, beside)
         await asyncio.gather(*others)
         assert (await dispatcher.execute(item(second, device), "ok", second, quiet)).reason == reason
-        dispatcher.start_ahead("first", "ok", second)  # it is over: nobody's
+        dispatcher.start_speculatively("first", "ok", second)  # it is over: nobody's
 
     with_dispatcher(lambda: LocalEngine([device], judge_command=FAKE_JUDGE), use)
 

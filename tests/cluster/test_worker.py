@@ -115,7 +115,7 @@ def test_a_run_that_was_started_ahead_goes_on_from_there(worker, spec):
 
     def beside(progress):
         if progress["phase"] == "scoring" and not folder.joinpath("started").exists():
-            worker.start_ahead("ok", second)
+            worker.start_speculatively("ok", second)
             wait_for(folder.joinpath("started").exists)
 
     assert worker.run("scored", first, beside).reason == "ran"
@@ -128,7 +128,7 @@ def test_a_run_that_was_started_ahead_goes_on_from_there(worker, spec):
 @pytest.mark.parametrize("change", ["its text", "its seed"])
 def test_what_was_started_ahead_for_nothing_is_ended_and_forgotten(worker, spec, change):
     guess = spec("guess")
-    worker.start_ahead("ok", guess)
+    worker.start_speculatively("ok", guess)
     started = Path(guess.run_folder, "started")
     wait_for(lambda: started.exists() and started.read_text())
     pid = int(started.read_text())
@@ -139,7 +139,7 @@ def test_what_was_started_ahead_for_nothing_is_ended_and_forgotten(worker, spec,
 
 def test_a_guess_that_failed_is_tried_anew(worker, spec):
     guess = spec("guess")
-    worker.start_ahead("die", guess)
+    worker.start_speculatively("die", guess)
     wait_for(lambda: not worker._ahead.judge.alive)
     assert "last words" in worker.run("die", guess, quiet).reason
     assert worker.run("ok", spec("next"), quiet).status == "ok"
@@ -147,7 +147,7 @@ def test_a_guess_that_failed_is_tried_anew(worker, spec):
 
 def test_a_guess_that_failed_without_having_said_so_is_tried_anew(worker, spec):
     guess = spec("guess")
-    worker.start_ahead("unlucky", guess)
+    worker.start_speculatively("unlucky", guess)
     wait_for(Path(guess.run_folder, "started").exists)
     result = worker.run("unlucky", guess, quiet)
     assert (result.status, result.reason) == ("ok", "ran")
@@ -157,21 +157,21 @@ def test_a_guess_that_failed_without_having_said_so_is_tried_anew(worker, spec):
 @pytest.mark.parametrize("how", ["oom", "die"])
 def test_what_fails_beside_a_guess_is_not_charged_and_no_more_is_guessed(worker, spec, how):
     guess = spec("guess")
-    result = worker.run(f"scored {how}", spec("a"), lambda progress: worker.start_ahead("ok", guess))
+    result = worker.run(f"scored {how}", spec("a"), lambda progress: worker.start_speculatively("ok", guess))
     assert result.status == "lost" and result.reason.startswith("it failed while the next run started beside it")
     assert not is_started_ahead(worker, guess)
 
 
 def test_there_is_room_after_all_where_it_fails_alone_too(worker, spec):
     guess = spec("guess")
-    assert worker.run("scored oom", spec("a"), lambda progress: worker.start_ahead("ok", guess)).status == "lost"
+    assert worker.run("scored oom", spec("a"), lambda progress: worker.start_speculatively("ok", guess)).status == "lost"
     assert worker.run("scored oom", spec("b"), quiet).status == "oom"
     assert is_started_ahead(worker, guess)
 
 
 def test_a_guess_that_had_no_room_is_the_last_one(worker, spec):
     guess = spec("guess")
-    worker.start_ahead("oom", guess)
+    worker.start_speculatively("oom", guess)
     wait_for(lambda: worker._ahead.judge.ended_as == "oom")
     assert worker.run("ok", guess, quiet).reason == "ran"
     assert not is_started_ahead(worker, spec("more"))
@@ -179,28 +179,28 @@ def test_a_guess_that_had_no_room_is_the_last_one(worker, spec):
 
 def test_an_idea_that_is_too_large_by_itself_does_not_end_guessing(worker, spec):
     guess = spec("guess")
-    worker.start_ahead("oom", guess)
+    worker.start_speculatively("oom", guess)
     wait_for(lambda: worker._ahead.judge.ended_as == "oom")
     assert worker.run("oom", guess, quiet).status == "oom"
     assert is_started_ahead(worker, spec("more"))
 
 
 def is_started_ahead(worker, spec):
-    worker.start_ahead("ok", spec)
+    worker.start_speculatively("ok", spec)
     return worker.run("ok", spec, quiet).reason == "started ahead"
 
 
 def test_a_guess_that_comes_when_its_run_has_begun_is_too_late(worker, spec):
     asked = spec("asked")
-    worker.run("scored", asked, lambda progress: worker.start_ahead("scored", asked))
+    worker.run("scored", asked, lambda progress: worker.start_speculatively("scored", asked))
     assert worker._ahead is None and len(judges()) == 1
 
 
 def test_closing_ends_what_was_started_ahead(spec):
     worker = Worker(CPU, judge_command=FAKE_JUDGE)
-    worker.start_ahead("ok", spec())
+    worker.start_speculatively("ok", spec())
     worker.close()
-    worker.start_ahead("ok", spec("late"))
+    worker.start_speculatively("ok", spec("late"))
     assert judges() == []
 
 
