@@ -26,7 +26,7 @@ from terms import Terms, add_terms, make_spec, terms_of, variant_text
 
 from cluster.engine import LocalEngine
 from cluster.hardware import platform_identity
-from cluster.worker import Progress, judge_environment
+from cluster.judge_process import Progress, judge_environment
 from research.data.prepared import PreparedData
 from research.errors import UserError
 from research.kernels import attention_choice, compile_cache

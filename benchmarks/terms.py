@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cluster.engine import LocalEngine
 from cluster.hardware import Device, choose_devices, limited, platform_identity
-from cluster.worker import Progress
+from cluster.judge_process import Progress
 from research.contract import Contract, cache_folder
 from research.data.prepare import prepare
 from research.data.prepared import PreparedData

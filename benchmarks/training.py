@@ -44,7 +44,7 @@ from terms import Terms, add_terms, run_once, terms_of
 
 from cluster.engine import LocalEngine
 from cluster.hardware import platform_identity
-from cluster.worker import judge_environment
+from cluster.judge_process import judge_environment
 from research.contract import cache_folder
 from research.errors import UserError
 from research.hyperparameters import fit_to_profile, read_constants

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from cluster.engine import Change, Engine
 from cluster.hardware import Device, platform_identity
-from cluster.worker import Progress
+from cluster.judge_process import Progress
 from cluster.workqueue import Lease, WorkItem, WorkQueue
 from research.result import RunResult, RunSpec
 
@@ -217,7 +217,8 @@ class Dispatcher:
             if assignment.outcome.cancelled() and not leaving:
                 self.queue.finish(lease)
                 return None
-            result = lost_result(spec, f"{device.key} went away" if leaving else f"{device.key} said nothing for too long")
+            reason = f"{device.key} went away" if leaving else f"{device.key} said nothing for too long"
+            result = RunResult.lost(spec, reason, device=device.key)
             self._hand_over(lease, assignment, result)
             if leaving:
                 raise
@@ -248,15 +249,10 @@ class Dispatcher:
                 assignment = self._assignments.get(lease.item.id)
                 if assignment is not None and not assignment.outcome.done():
                     silence = f"{lease.worker} said nothing for {self.queue.lease_seconds:.0f} s"
-                    assignment.outcome.set_result(lost_result(assignment.spec, silence))
+                    assignment.outcome.set_result(RunResult.lost(assignment.spec, silence, device=lease.worker))
                 if run := self._running.get(lease.item.id):
                     run.cancel()
 
     async def _tell(self) -> None:
         async with self._news:
             self._news.notify_all()
-
-
-def lost_result(spec: RunSpec, reason: str) -> RunResult:
-    """The result of a run that the infrastructure lost."""
-    return RunResult(run_id=spec.run_id, status="lost", reason=reason, seed=spec.seed, device=spec.device)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from cluster.hardware import Device
-from cluster.worker import JUDGE_COMMAND, Progress, Worker
+from cluster.judge_process import JUDGE_COMMAND, Progress
+from cluster.worker import Worker
 from research.result import RunResult, RunSpec
 
 ALIVE_SECONDS = 1.0
@@ -75,7 +76,7 @@ class LocalEngine:
 
         async with self._turns[device.key]:
             others = [other for other in self._workers.values() if other is not worker]
-            await asyncio.gather(*(asyncio.to_thread(other.forget, spec.run_id) for other in others))
+            await asyncio.gather(*(asyncio.to_thread(other.abandon, spec.run_id) for other in others))
             run = loop.run_in_executor(self._threads, worker.run, train_py, spec, report)
             try:
                 while not (await asyncio.wait([run], timeout=ALIVE_SECONDS))[0]:

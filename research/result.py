@@ -120,6 +120,13 @@ class RunResult:
     log_tail: str = ""
     """The last lines of the trainer's log."""
 
+    @staticmethod
+    def lost(spec: RunSpec, reason: str, *, device: str, total_seconds: float | None = None) -> "RunResult":
+        """The result of a run that the infrastructure lost; `device` is where it ran, as people know it."""
+        return RunResult(
+            run_id=spec.run_id, status="lost", reason=reason, seed=spec.seed, device=device, total_seconds=total_seconds
+        )
+
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 

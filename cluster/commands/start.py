@@ -36,7 +36,7 @@ def prepare(options: argparse.Namespace) -> int:
 
 def _choose_attention(contract: Contract, device: Device, cache: Path) -> None:
     """Measures which kernel of attention is the fastest: else the first run would, and take that much longer to start."""
-    from cluster.worker import judge_environment
+    from cluster.judge_process import judge_environment
     from research.kernels import attention_choice, compile_cache
 
     shared = compile_cache.shared_folder(cache, device.torch_device)

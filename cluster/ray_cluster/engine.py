@@ -14,9 +14,9 @@ from typing import Any
 from cluster.engine import ALIVE, ALIVE_SECONDS, Change
 from cluster.hardware import Device, DeviceKind, limited
 from cluster.home import inside_job, package_folder
+from cluster.judge_process import JUDGE_COMMAND, Progress
 from cluster.ray_cluster.checkout_zip import zip_checkout
 from cluster.ray_cluster.worker import NodeData, NodeWorker, Outcome, data_on_node, packed
-from cluster.worker import JUDGE_COMMAND, Progress
 from research.contract import Contract
 from research.data.prepared import PreparedData
 from research.errors import UserError
@@ -113,7 +113,7 @@ class RayEngine:
 
         worker = self._workers.get(device.key)
         if worker is None:
-            return _lost(spec, f"{device.key} is gone")
+            return RunResult.lost(spec, f"{device.key} is gone", device=device.key)
         async with worker.turn:
             run = asyncio.wrap_future(worker.actor.run.remote(train_py, worker.there(spec)).future())
             try:
@@ -124,7 +124,7 @@ class RayEngine:
             except (RayError, TimeoutError) as error:
                 reason = _in_words(error)
                 self._give_up(worker, reason)
-                return _lost(spec, reason)
+                return RunResult.lost(spec, reason, device=device.key)
         await asyncio.to_thread(_write_files, outcome, Path(spec.run_folder))
         return replace(outcome.result, device=device.key)
 
@@ -337,10 +337,6 @@ def _write_files(outcome: Outcome, folder: Path) -> None:
         temporary = folder / f"{name}.tmp"
         temporary.write_bytes(content)
         temporary.replace(folder / name)
-
-
-def _lost(spec: RunSpec, reason: str) -> RunResult:
-    return RunResult(run_id=spec.run_id, status="lost", reason=reason, seed=spec.seed, device=spec.device)
 
 
 def _in_words(error: BaseException | None) -> str:

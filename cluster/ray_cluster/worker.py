@@ -14,9 +14,10 @@ import psutil
 
 from cluster.hardware import Device, DeviceKind, detect_devices
 from cluster.home import find_cache
+from cluster.judge_process import JUDGE_COMMAND, Progress
 from cluster.loop_plans import DEFAULT_SHARDS
 from cluster.ray_cluster.node_folder import NodeFolder
-from cluster.worker import JUDGE_COMMAND, Progress, Worker
+from cluster.worker import Worker
 from research.contract import Contract
 from research.data.prepare import find_prepared, prepare
 from research.data.prepared import PreparedData

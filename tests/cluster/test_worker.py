@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from cluster.engine import LocalEngine
-from cluster.worker import Worker, compile_processes, judge_environment
+from cluster.judge_process import compile_processes, judge_environment
+from cluster.worker import Worker
 from tests.cluster.farm_samples import CPU, FAKE_JUDGE, gpu
 from tests.cluster.ray_samples import living
 
@@ -140,7 +141,7 @@ def test_what_was_started_ahead_for_nothing_is_ended_and_forgotten(worker, spec,
 def test_a_guess_that_failed_is_tried_anew(worker, spec):
     guess = spec("guess")
     worker.start_speculatively("die", guess)
-    wait_for(lambda: not worker._ahead.judge.alive)
+    wait_for(lambda: not worker._speculative.judge.alive)
     assert "last words" in worker.run("die", guess, quiet).reason
     assert worker.run("ok", spec("next"), quiet).status == "ok"
 
@@ -172,7 +173,7 @@ def test_there_is_room_after_all_where_it_fails_alone_too(worker, spec):
 def test_a_guess_that_had_no_room_is_the_last_one(worker, spec):
     guess = spec("guess")
     worker.start_speculatively("oom", guess)
-    wait_for(lambda: worker._ahead.judge.ended_as == "oom")
+    wait_for(lambda: worker._speculative.judge.ended_as == "oom")
     assert worker.run("ok", guess, quiet).reason == "ran"
     assert not is_started_ahead(worker, spec("more"))
 
@@ -180,7 +181,7 @@ def test_a_guess_that_had_no_room_is_the_last_one(worker, spec):
 def test_an_idea_that_is_too_large_by_itself_does_not_end_guessing(worker, spec):
     guess = spec("guess")
     worker.start_speculatively("oom", guess)
-    wait_for(lambda: worker._ahead.judge.ended_as == "oom")
+    wait_for(lambda: worker._speculative.judge.ended_as == "oom")
     assert worker.run("oom", guess, quiet).status == "oom"
     assert is_started_ahead(worker, spec("more"))
 
@@ -193,7 +194,7 @@ def is_started_ahead(worker, spec):
 def test_a_guess_that_comes_when_its_run_has_begun_is_too_late(worker, spec):
     asked = spec("asked")
     worker.run("scored", asked, lambda progress: worker.start_speculatively("scored", asked))
-    assert worker._ahead is None and len(judges()) == 1
+    assert worker._speculative is None and len(judges()) == 1
 
 
 def test_closing_ends_what_was_started_ahead(spec):
