@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn, TypeVar
 
+from agent.researchers.make import RESEARCHERS
 from cluster.tags import todays_tag
 from research.errors import UserError
 from research.profiles import PROFILES, RECIPES
@@ -208,7 +209,7 @@ def _add_researcher(parser: argparse.ArgumentParser) -> None:
         "--researcher",
         default="search",
         metavar="R",
-        help="search (default, no key), claude, command:'COMMAND' or scripted:FILE",
+        help=f"{RESEARCHERS} (default: search, which needs no key)",
     )
     parser.add_argument("--model", metavar="M", help="the model that claude is")
 

@@ -13,6 +13,7 @@ from typing import Any
 from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop, now
 from agent.repo.worktree import Worktree, worktree_folder
 from agent.researcher import BudgetSpent, OutOfIdeas
+from agent.researchers.make import make_researcher
 from cluster.branch_start import failed_start, first_train_py, siblings_to_start_from, start_branch, start_in_place
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.display import Display
@@ -22,7 +23,6 @@ from cluster.local_api import FarmServer
 from cluster.loop_plans import LoopPlan, Planner, check_same_scoring, check_same_terms
 from cluster.options import FarmOptions
 from cluster.ray_cluster.metrics import FarmMetrics
-from cluster.researchers import make_researcher
 from cluster.workqueue import WorkItem
 from research.contract import Contract
 from research.errors import UserError
@@ -220,7 +220,8 @@ class Farm:
 
     def open_loop(self, plan: LoopPlan, *, in_place: bool = False) -> ResearchLoop:
         """A loop that starts its branch, or goes on with it."""
-        researcher = make_researcher(self.options, plan.number)  # first: without it nothing is worth starting
+        name, model, cost = self.options.researcher, self.options.model, self.options.max_cost
+        researcher = make_researcher(name, seed=plan.number, model=model, max_cost=cost)  # first: nothing starts without it
         branch = self.store.branch(plan.branch_name)
         folder = worktree_folder(self.home.folder, plan.branch_name)
         if branch is None:

@@ -23,7 +23,7 @@ class FarmOptions:
     cache: Path
     tag: str
     researcher: str
-    """`search`, `claude`, `command:...` or `scripted:FILE`."""
+    """A name that `agent.researchers.make` knows."""
     profile: str | None = None
     recipe: Recipe | None = None
     """Where new branches start from; None: from train.py as it is, under its profile."""

@@ -41,7 +41,7 @@ class Proposal:
     train_py: str
     """The whole new text of train.py."""
     researcher: str
-    """`search`, `claude`, `command`, `scripted` or `you`."""
+    """The name of the researcher; `you` for an edit made by hand."""
     parents: tuple[str, ...] = ()
     """Ids of the experiments that it builds on or combines."""
     changes: Mapping[str, tuple[Constant | None, Constant | None]] = field(default_factory=dict)

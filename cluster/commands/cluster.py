@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path, PurePosixPath
 
-from cluster.commands.research import check_researcher
+from agent.researchers.make import check_researcher
 from cluster.home import JOB_HOME, find_checkout
 from cluster.ray_cluster.jobs import MODE_VARIABLE, Jobs, dashboard_address
 from research.errors import UserError

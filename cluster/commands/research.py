@@ -5,6 +5,7 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.researchers.make import check_researcher
 from cluster.commands.history import BranchHistory, read_history
 from cluster.cost import data_line, estimate
 from cluster.hardware import Device, DeviceKind, busy_processes, choose_devices, detect_devices, limited, platform_identity
@@ -147,13 +148,6 @@ def gpu_indices(text: str | None) -> tuple[int, ...] | None:
     """The GPUs that `--devices 0,2` names; None where it names none."""
     words = [] if text is None else [word.strip() for word in text.split(",")]
     return tuple(int(word) for word in words) if words and all(word.isdigit() for word in words) else None
-
-
-def check_researcher(name: str) -> None:
-    """Raises UserError for a researcher that there isn't, before any work is done for it."""
-    kind, _, rest = name.partition(":")
-    if not (name in ("search", "claude") or (kind in ("command", "scripted") and rest)):
-        raise UserError(f"No researcher is called {name!r}: search, claude, command:'COMMAND' or scripted:FILE.")
 
 
 def run_to_end(options: "FarmOptions", display: "Display") -> "FarmSummary":

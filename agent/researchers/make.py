@@ -1,0 +1,43 @@
+"""Which researchers there are, and how one is made from its name on the command line."""
+
+from typing import TYPE_CHECKING
+
+from research.errors import UserError
+
+if TYPE_CHECKING:
+    from agent.researcher import Researcher
+
+RESEARCHERS = "search, claude, command:'COMMAND' or scripted:FILE"
+"""The names that `--researcher` takes, as help and error messages list them."""
+
+
+def check_researcher(name: str) -> None:
+    """Raises UserError for a name that no researcher has. Imports no researcher."""
+    kind, _, argument = name.partition(":")
+    if not (name in ("search", "claude") or (kind in ("command", "scripted") and argument)):
+        raise UserError(f"No researcher is called {name!r}: use {RESEARCHERS}.")
+
+
+def make_researcher(name: str, *, seed: int = 0, model: str | None = None, max_cost: float | None = None) -> "Researcher":
+    """The researcher with this name. Raises UserError, for instance NotConfigured where a key is missing.
+
+    `seed` is for search: loops with different seeds try ideas in a different order. `model` (None: the default) and
+    `max_cost` (US dollars, None: no limit) are for claude.
+    """
+    check_researcher(name)
+    kind, _, argument = name.partition(":")
+    if kind == "search":
+        from agent.search.search import SearchResearcher
+
+        return SearchResearcher(seed=seed)
+    if kind == "claude":
+        from agent.researchers.claude import DEFAULT_MODEL, ClaudeResearcher
+
+        return ClaudeResearcher(model=model or DEFAULT_MODEL, max_cost_usd=max_cost)
+    if kind == "command":
+        from agent.researchers.command import CommandResearcher
+
+        return CommandResearcher(argument)
+    from agent.researchers.scripted import ScriptedResearcher
+
+    return ScriptedResearcher.from_file(argument)

@@ -1,0 +1,40 @@
+"""Researchers by their names on the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agent.researchers.claude import DEFAULT_MODEL, ClaudeResearcher
+from agent.researchers.command import CommandResearcher
+from agent.researchers.make import RESEARCHERS, check_researcher, make_researcher
+from agent.researchers.scripted import ScriptedResearcher
+from agent.search.search import SearchResearcher
+from research.errors import UserError
+
+
+def test_each_name_makes_its_researcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANTHROPIC_API_KEY", "key")
+    script = tmp_path / "a:b.json"
+    script.write_text(json.dumps([{"title": "deeper", "constants": {"DEPTH": 3}}]))
+    search = make_researcher("search", seed=3)
+    claude = make_researcher("claude", model="claude-sonnet-5", max_cost=2.0)
+    command = make_researcher("command:sh -c 'echo a:b'")
+    scripted = make_researcher(f"scripted:{script}")
+    assert isinstance(search, SearchResearcher) and search.seed == 3
+    assert isinstance(claude, ClaudeResearcher) and (claude.model, claude.max_cost_usd) == ("claude-sonnet-5", 2.0)
+    assert isinstance(command, CommandResearcher) and command.arguments == ("sh", "-c", "echo a:b")
+    assert isinstance(scripted, ScriptedResearcher) and [step.title for step in scripted.steps] == ["deeper"]
+    default = make_researcher("claude")
+    assert isinstance(default, ClaudeResearcher) and default.model == DEFAULT_MODEL
+    for researcher in (search, claude, command, scripted):
+        assert researcher.name in RESEARCHERS
+        check_researcher(researcher.name + (":x" if researcher.name in ("command", "scripted") else ""))
+
+
+@pytest.mark.parametrize("name", ["", "gpt", "search:3", "claude:x", "command", "command:", "scripted:"])
+def test_a_name_that_no_researcher_has_is_refused_with_those_that_there_are(name: str) -> None:
+    for refuse in (check_researcher, make_researcher):
+        with pytest.raises(UserError) as error:
+            refuse(name)
+        assert RESEARCHERS in str(error.value) and repr(name) in str(error.value)
