@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from agent.patch import changed_constants, count_lines, unified_diff
 from agent.rebase import rebased
+from agent.repo.branch_names import experiment_id
 from agent.repo.worktree import Worktree
 from agent.researcher import Context, ProposalFailed, Researcher
 from research.result import RunResult, RunSpec
@@ -243,7 +244,7 @@ class ResearchLoop:
         return experiment
 
     def _experiment_id(self, number: int) -> str:
-        return f"{self.branch.name.removeprefix('autoresearch/')}-{number:04d}"
+        return experiment_id(self.branch.name, number)
 
     async def _train_and_conclude(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> ExperimentRecord:
         """Does the runs that are still due, decides, records, and keeps or discards."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.patch import changed_constants, problem_with
+from agent.repo.branch_names import short_name
 from agent.repo.git_command import GitFailed, command_to_type, run_git
 from agent.repo.repository import head_train_py, train_py_at, train_py_to_try, uncommitted_train_py
 from agent.repo.worktree import Worktree, branch_exists, checked_out_branch
@@ -16,8 +17,6 @@ from research.hyperparameters import fit_to_profile, write_constants
 from research.profiles import Recipe
 from results.experiment import Branch
 from results.store import Store
-
-PREFIX = "autoresearch/"
 
 
 def start_branch(
@@ -91,7 +90,7 @@ def start_in_place(repo: Path, plan: LoopPlan, recipe: Recipe | None, *, say: Ca
     if changes:
         message = f"Start {branch}: train.py with the {profile} profile's starting hyperparameters"
         parent = worktree.head()
-        start_id = f"{branch.removeprefix(PREFIX)}-start-{parent[:7]}"  # a start that failed can be followed by another
+        start_id = f"{short_name(branch)}-start-{parent[:7]}"  # a start that failed can be followed by another
         commit = worktree.commit(baseline, message=message, parent=parent, experiment_id=start_id)
         edited = {} if problem_with(working) else changed_constants(committed, working)
         edits = {name: new for name, (_, new) in edited.items() if new is not None}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from agent.loop import BaselineFailed, InfrastructureFailed
 from agent.patch import describe_changes, problem_with, same_code
+from agent.repo.branch_names import experiment_ref, is_farm_branch, short_name
 from agent.repo.git_command import command_to_type
 from agent.repo.repository import TRAIN_FILE, train_py_to_try, uncommitted_train_py
-from agent.repo.worktree import Worktree, checked_out_branch, experiment_ref
-from cluster.branch_start import PREFIX
+from agent.repo.worktree import Worktree, checked_out_branch
 from cluster.dispatch import NoWorkersLeft
 from cluster.display import Display
 from cluster.driver import Farm
@@ -23,7 +23,7 @@ from results.experiment import ExperimentRecord, Proposal
 def on_the_checkouts_branch(options: FarmOptions) -> FarmOptions:
     """The options, with the tag of the `autoresearch/` branch that is checked out, if one is."""
     branch = checked_out_branch(options.repo) or ""
-    return replace(options, tag=branch.removeprefix(PREFIX)) if branch.startswith(PREFIX) else options
+    return replace(options, tag=short_name(branch)) if is_farm_branch(branch) else options
 
 
 async def try_once(options: FarmOptions, message: str | None, display: Display) -> ExperimentRecord:

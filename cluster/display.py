@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from agent.repo.branch_names import short_name
 from results.experiment import Decision, ExperimentRecord
 
 SHOWN_VERDICTS = 6
@@ -94,7 +95,9 @@ class PlainDisplay:
             known.update(fields)
             phase, after = known.get("phase", ""), _news(known)
         if after != before and (phase in RUNNING or self._debug):
-            self._write(f"{_short(branch)}  {'run ' + str(known.get('run', 1)) if phase in RUNNING else phase}: {_what(known)}")
+            self._write(
+                f"{short_name(branch)}  {'run ' + str(known.get('run', 1)) if phase in RUNNING else phase}: {_what(known)}"
+            )
 
     def say(self, text: str) -> None:
         self._write(text)
@@ -167,7 +170,7 @@ class TerminalDisplay:
         for branch, known in self._loops.items():
             training = known.get("phase") == "training"
             table.add_row(
-                _short(branch),
+                short_name(branch),
                 known.get("phase", ""),
                 ProgressBar(total=1.0, completed=known.get("fraction", 0.0), width=BAR_WIDTH) if training else "",
                 _time_left(known) if training else "",
@@ -194,7 +197,7 @@ def verdict_line(record: ExperimentRecord) -> str:
     decision = verdict.decision if verdict else "no verdict"
     score = _number(record.val_bpb, "{:.6f}") or "-"
     gain = "" if verdict is None or verdict.gain is None else f" ({verdict.gain:+.4f})"
-    where = f"{_short(experiment.branch)}  #{experiment.number}"
+    where = f"{short_name(experiment.branch)}  #{experiment.number}"
     return f"{where:<14}{decision:<9}{score}{gain}  {title_and_reason(record)}"
 
 
@@ -215,10 +218,6 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60}m {whole % 60:02}s"
     return f"{whole // 3600}h {whole % 3600 // 60:02}m"
-
-
-def _short(branch: str) -> str:
-    return branch.removeprefix("autoresearch/")
 
 
 def _what(known: LoopFields) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop, now
-from agent.repo.worktree import Worktree, worktree_folder
+from agent.repo.branch_names import worktree_folder
+from agent.repo.worktree import Worktree
 from agent.researcher import BudgetSpent, OutOfIdeas
 from agent.researchers.make import make_researcher
 from cluster.branch_start import failed_start, first_train_py, siblings_to_start_from, start_branch, start_in_place

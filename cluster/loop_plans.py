@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agent.repo.branch_names import branch_name
 from cluster.hardware import Device, platform_identity
 from cluster.options import FarmOptions
 from research.contract import Contract
@@ -53,7 +54,7 @@ class Planner:
 
     def local(self) -> list[LoopPlan]:
         """The loops on this machine's own devices: as many as were asked for, in turn."""
-        return [self._add(branch_name, device) for branch_name, device in local_loops(self._options)]
+        return [self._add(name, device) for name, device in local_loops(self._options)]
 
     def joining(self, joined: Sequence[Device], serving: Collection[Device]) -> list[LoopPlan]:
         """The loops that begin when devices have joined a cluster: one for each that has none of its platform yet.
@@ -85,15 +86,15 @@ class Planner:
             if branch.platform == platform and branch.name not in taken:
                 return branch.name
         if self._options.loops == 1:
-            return f"autoresearch/{tag}"
+            return branch_name(tag)
         taken |= {branch.name for branch in known}
         kind = "gpu" if device.kind == "cuda" else device.kind
-        numbered = (f"autoresearch/{tag}-{kind}{number}" for number in range(len(taken) + 1))
+        numbered = (branch_name(tag, loop=f"{kind}{number}") for number in range(len(taken) + 1))
         return next(name for name in numbered if name not in taken)
 
-    def _add(self, branch_name: str, device: Device) -> LoopPlan:
+    def _add(self, name: str, device: Device) -> LoopPlan:
         contract, data = self.terms(device)
-        plan = LoopPlan(branch_name=branch_name, number=len(self.plans), device=device, contract=contract, data=data)
+        plan = LoopPlan(branch_name=name, number=len(self.plans), device=device, contract=contract, data=data)
         self.plans.append(plan)
         return plan
 
@@ -123,11 +124,11 @@ def local_loops(options: FarmOptions) -> list[tuple[str, Device]]:
 def branch_for(tag: str, number: int, count: int, devices: tuple[Device, ...]) -> str:
     """`autoresearch/<tag>`; with several loops `-gpu0`, `-gpu1`, ... by device, and `-gpu0-2` for a second loop on one."""
     if count == 1:
-        return f"autoresearch/{tag}"
+        return branch_name(tag)
     device = devices[number % len(devices)]
     kind = "gpu" if device.kind == "cuda" else device.kind
     turn = number // len(devices) + 1
-    return f"autoresearch/{tag}-{kind}{device.index}" + (f"-{turn}" if turn > 1 else "")
+    return branch_name(tag, loop=f"{kind}{device.index}" + (f"-{turn}" if turn > 1 else ""))
 
 
 FRESH = "start afresh with another --tag"

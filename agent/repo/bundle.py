@@ -4,12 +4,13 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.repo.branch_names import BRANCH_REFS, EXPERIMENT_REFS, arrival_folder, branch_of_ref, branch_ref
 from agent.repo.git_command import GitFailed, run_git
 from agent.repo.worktree import checked_out_branches
 from research.errors import UserError
 
-FAMILIES = ("refs/heads/autoresearch", "refs/experiments")
-"""What the farm writes in a repository."""
+FOLDERS = (BRANCH_REFS, EXPERIMENT_REFS)
+"""The folders of refs that the farm writes in a repository."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,11 +30,11 @@ def write_bundle(repo: Path, path: Path) -> bool:
 
     Raises UserError, for instance for a shallow clone, whose bundle nobody could read.
     """
-    if not _refs(repo, *FAMILIES):
+    if not _refs(repo, *FOLDERS):
         return False
     if run_git(repo, "rev-parse", "--is-shallow-repository").strip() == "true":
         raise UserError(f"{repo} is a shallow clone, which can't be passed on: run `git fetch --unshallow` in it.")
-    run_git(repo, "bundle", "create", "--quiet", str(path.absolute()), *(f"--glob={family}/*" for family in FAMILIES))
+    run_git(repo, "bundle", "create", "--quiet", str(path.absolute()), *(f"--glob={folder}/*" for folder in FOLDERS))
     return True
 
 
@@ -43,8 +44,8 @@ def take_bundle(repo: Path, path: Path) -> Taken:
     A branch moves only forward, and only where it isn't checked out; what can't take its name is called `<name>-fetched`.
     All names appear at once or, with a UserError, none.
     """
-    arrival = f"refs/autoresearch-arrival/{uuid.uuid4().hex}"
-    refspecs = [f"{family}/*:{arrival}/{family.removeprefix('refs/')}/*" for family in FAMILIES]
+    arrival = arrival_folder(uuid.uuid4().hex)
+    refspecs = [f"{folder}/*:{arrival}/{folder.removeprefix('refs/')}/*" for folder in FOLDERS]
     quietly = ("--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--no-recurse-submodules")
     try:
         run_git(repo, "fetch", *quietly, str(path.absolute()), *refspecs)
@@ -58,8 +59,8 @@ def take_bundle(repo: Path, path: Path) -> Taken:
 
 def _name(repo: Path, arrival: str) -> Taken:
     """Gives what arrived its names, in one transaction."""
-    there = _refs(repo, *FAMILIES)
-    checked_out = {f"refs/heads/{branch}" for branch in checked_out_branches(repo)}
+    there = _refs(repo, *FOLDERS)
+    checked_out = {branch_ref(branch) for branch in checked_out_branches(repo)}
     commands, moved, aside = [], [], []
     for temporary, commit in _refs(repo, arrival).items():
         wanted = "refs/" + temporary.removeprefix(f"{arrival}/")
@@ -74,9 +75,9 @@ def _name(repo: Path, arrival: str) -> Taken:
             commands.append(f"update {ref} {commit} {old or '0' * len(commit)}\n")
             moved.append(ref)
         if ref != wanted:
-            aside.append((_short(wanted), _short(ref), why))
+            aside.append((branch_of_ref(wanted), branch_of_ref(ref), why))
     run_git(repo, "update-ref", "-m", "farm fetch", "--stdin", stdin="".join(commands))
-    branches = tuple(_short(ref) for ref in moved if ref.startswith("refs/heads/"))
+    branches = tuple(branch_of_ref(ref) for ref in moved if ref.startswith("refs/heads/"))
     return Taken(branches=branches, experiments=len(moved) - len(branches), aside=tuple(aside))
 
 
@@ -104,7 +105,3 @@ def _refs(repo: Path, *folders: str) -> dict[str, str]:
     """Ref -> commit, of everything below some folders of refs."""
     lines = run_git(repo, "for-each-ref", "--format=%(refname) %(objectname)", *folders).splitlines()
     return dict(line.rsplit(" ", 1) for line in lines)
-
-
-def _short(ref: str) -> str:
-    return ref.removeprefix("refs/heads/")

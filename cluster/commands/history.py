@@ -3,13 +3,12 @@
 import json
 from dataclasses import dataclass, field
 
+from agent.repo.branch_names import full_name, short_name
 from cluster.home import Home, home_option
 from research.errors import UserError
 from research.result import RunResult
 from results.experiment import Branch, Experiment, ExperimentRecord, Verdict, branch_from, experiment_from, verdict_from
 from results.journal import read_journal
-
-PREFIX = "autoresearch/"
 
 SHORTEST_COMMIT = 5
 """Fewer digits than this are an experiment's number."""
@@ -53,14 +52,14 @@ def branch_named(histories: list[BranchHistory], name: str | None) -> BranchHist
     if name is None:
         tag = next((history for history in reversed(histories) if history.keeps), histories[-1]).branch.tag
     else:
-        full = name if name.startswith(PREFIX) else PREFIX + name
+        full = full_name(name)
         exact = [history for history in histories if history.branch.name == full]
         if exact:
             return exact[0]
-        tag = name.removeprefix(PREFIX)
+        tag = short_name(name)
     tagged = [history for history in histories if history.branch.tag == tag]
     if not tagged:
-        there = ", ".join(history.branch.name.removeprefix(PREFIX) for history in histories)
+        there = ", ".join(short_name(history.branch.name) for history in histories)
         raise UserError(f"No branch or tag is called {name!r}: there are {there}.")
     return _best_of_comparable(tagged)
 

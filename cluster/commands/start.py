@@ -74,6 +74,7 @@ def demo_options(options: argparse.Namespace) -> "FarmOptions":
 
 def unused_tag(repo: Path, home: Home) -> str:
     """The first of `demo`, `demo-2`, `demo-3`, ... that neither the repository nor the home knows."""
+    from agent.repo.branch_names import branch_name
     from agent.repo.worktree import branch_exists
 
     try:
@@ -83,7 +84,7 @@ def unused_tag(repo: Path, home: Home) -> str:
     number = 1
     while True:
         tag = "demo" if number == 1 else f"demo-{number}"
-        if tag not in known and not branch_exists(repo, f"autoresearch/{tag}"):
+        if tag not in known and not branch_exists(repo, branch_name(tag)):
             return tag
         number += 1
 
@@ -96,7 +97,7 @@ def _leaderboard(history: BranchHistory) -> list[str]:
 
 def _places(farm: "FarmOptions", history: BranchHistory) -> list[str]:
     """Where the results are."""
-    from agent.repo.worktree import worktree_folder
+    from agent.repo.branch_names import worktree_folder
 
     name, home = history.branch.name, farm.home
     folder = worktree_folder(home.folder, name)

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from agent.loop import LOST_RETRIES, BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop
+from agent.repo.branch_names import worktree_folder
 from agent.repo.repository import make_repository
-from agent.repo.worktree import Worktree, worktree_folder
+from agent.repo.worktree import Worktree
 from agent.researchers.scripted import ScriptedResearcher, Step
 from research.profiles import PROFILES
 from research.result import RunResult, RunSpec

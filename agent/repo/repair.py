@@ -1,0 +1,93 @@
+"""What a killed git or farm leaves behind: stale locks, and worktree folders that are half made, half lost or copied."""
+
+import shutil
+import time
+from pathlib import Path
+
+from agent.repo.branch_names import EXPERIMENT_REFS, branch_ref
+from agent.repo.git_command import GitFailed, run_git
+from agent.repo.repository import TRAIN_FILE
+
+STALE_LOCK_S = 3.0
+"""Git holds the locks that the farm may remove for milliseconds: one this old belongs to a dead process."""
+
+
+def common_folder(repo: Path) -> Path:
+    """The .git folder that all worktrees of a repository share. Raises GitFailed."""
+    return Path(run_git(repo, "rev-parse", "--path-format=absolute", "--git-common-dir").rstrip("\n"))
+
+
+def same_repository(folder: Path, repo: Path) -> bool:
+    """Whether a worktree belongs to `repo`, or git can't tell. A copied repository still lists the original's worktrees."""
+    try:
+        common = common_folder(folder)
+    except GitFailed:
+        return True
+    return common.resolve() == common_folder(repo).resolve()
+
+
+def is_sound(repo: Path, folder: Path) -> bool:
+    """Whether the folder is a complete worktree of this repository.
+
+    A folder without .git would pass for a part of the checkout around it; in a copied home .git points to the original's
+    repository.
+    """
+    try:
+        top = run_git(folder, "rev-parse", "--show-toplevel").rstrip("\n")
+        if not same_repository(folder, repo):
+            return False
+        run_git(folder, "ls-files", "--", TRAIN_FILE)  # reads the index
+    except GitFailed:
+        return False
+    interrupted = any((admin_folder / "locked").exists() for admin_folder in _admin_folders(repo, folder))
+    return Path(top).resolve() == folder.resolve() and not interrupted
+
+
+def check_out(repo: Path, folder: Path, branch: str) -> None:
+    """Brings a worktree folder to the branch's commit, whatever state it is in. Files that git doesn't track stay."""
+    aside = folder.with_name(folder.name + ".broken")
+    if not is_sound(repo, folder):
+        if folder.exists() and not aside.exists():
+            folder.rename(aside)
+        shutil.rmtree(folder, ignore_errors=True)
+        for admin_folder in _admin_folders(repo, folder):
+            shutil.rmtree(admin_folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        run_git(repo, "worktree", "add", "--quiet", "--force", str(folder), branch)
+    run_git(folder, "symbolic-ref", "HEAD", branch_ref(branch))
+    run_git(folder, "reset", "--quiet", "--hard")
+    if aside.exists():
+        _move_missing(aside, folder)
+        shutil.rmtree(aside)
+
+
+def remove_stale_locks(repo: Path, folder: Path, branch: str) -> None:
+    """Removes the locks that a killed git left on files that only the farm writes."""
+    common = common_folder(repo)
+    locks = [common / f"{branch_ref(branch)}.lock", *common.glob(f"{EXPERIMENT_REFS}/*.lock")]
+    for admin_folder in _admin_folders(repo, folder):
+        locks += admin_folder.glob("*.lock")
+    for lock in locks:
+        _remove_when_stale(lock)
+
+
+def _admin_folders(repo: Path, folder: Path) -> list[Path]:
+    """The folders in `.git/worktrees` that git keeps about this worktree: usually one, none where git doesn't know it."""
+    links = common_folder(repo).glob("worktrees/*/gitdir")
+    git_files = {link.parent: link.parent / link.read_text().strip() for link in links}
+    return [admin_folder for admin_folder, git_file in git_files.items() if git_file.parent.resolve() == folder.resolve()]
+
+
+def _remove_when_stale(lock: Path) -> None:
+    """Gives a live git time to finish, then removes what is still there."""
+    deadline = time.monotonic() + STALE_LOCK_S
+    while lock.exists() and time.monotonic() < deadline and time.time() - lock.stat().st_mtime < STALE_LOCK_S:
+        time.sleep(0.05)
+    lock.unlink(missing_ok=True)
+
+
+def _move_missing(source: Path, target: Path) -> None:
+    """Moves what `target` lacks: the untracked files of a broken worktree into the new one."""
+    for entry in source.iterdir():
+        if entry.name != ".git" and not (target / entry.name).exists():
+            shutil.move(entry, target / entry.name)
