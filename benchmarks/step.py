@@ -196,7 +196,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from cluster.hardware import choose_devices, platform_identity
     from research.profiles import choose_profile
 
-    device = choose_devices(None)[0]
+    device = choose_devices()[0]
     options.profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
     sides = sides_of(options)
     print(f"{platform_identity(device)}, profile {options.profile}, {options.steps} steps, {options.rounds} rounds")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cluster.engine import LocalEngine
-from cluster.hardware import Device, choose_devices, limited, platform_identity
+from cluster.hardware import ANY_DEVICE, Device, DeviceRequest, choose_devices, limited, platform_identity
 from cluster.judge_process import Progress
 from research.contract import Contract, cache_folder
 from research.data.prepare import prepare
@@ -40,7 +40,8 @@ def add_terms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", help="default: what the hardware suggests")
     parser.add_argument("--budget", type=float, help="seconds of training in a run")
     parser.add_argument("--source", help="of the text")
-    parser.add_argument("--devices", help="one device: 0 or cpu or mps (default: the best that is there)")
+    parser.add_argument("--devices", type=DeviceRequest.parse, default=ANY_DEVICE,
+                        help="one device: 0 or cpu or mps (default: the best that is there)")  # fmt: skip
     parser.add_argument("--gpu-memory", type=float, metavar="GB", help="that a run may take (default: what is free)")
     parser.add_argument("--cache", help="of prepared data")
 

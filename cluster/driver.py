@@ -267,10 +267,10 @@ def make_engine(options: FarmOptions, planner: Planner, local_plans: list[LoopPl
 
     return RayEngine(
         terms=planner.terms,
-        kind=options.device_kind,
+        kind=options.requested.kind,
         address=options.address,
-        gpus=options.gpu_indices,
-        cache=options.cache_asked_for,
+        gpus=options.requested.gpus,
+        cache=options.node_cache,
         num_shards=options.num_shards,
         gpu_memory_bytes=options.gpu_memory_bytes,
     )

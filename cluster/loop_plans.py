@@ -132,28 +132,28 @@ def branch_for(tag: str, number: int, count: int, devices: tuple[Device, ...]) -
 
 
 FRESH = "start afresh with another --tag"
+"""The cure that always works for a branch that can't be resumed."""
 
 TERM_OPTIONS = {"profile": "--profile", "TIME_BUDGET": "--budget", "source": "--source"}
 """The options that choose a contract, by what they set in it."""
 
 
 def check_same_terms(branch: Branch, device: Device, contract: Contract) -> None:
-    """A branch goes on only under the contract and on the platform that it began with, or its scores would not compare.
-
-    Needs no data. Raises UserError.
-    """
+    """Raises UserError if the branch began with another contract or platform: its scores would not compare. Needs no data."""
     began, asked = json.loads(branch.contract_json), json.loads(contract.to_json())
-    changed = [name for name in began if began[name] != asked[name]]
+    changed = [name for name in began | asked if began.get(name) != asked.get(name)]
     if any(name in TERM_OPTIONS for name in changed):
         old, new = (term_options(terms, changed) for terms in (began, asked))
         raise UserError(f"{branch.name} began with {old}, not {new}: give {old} again, or {FRESH}.")
     if changed:
         name = changed[0]
-        now = f"in research/contract.py it is {asked[name]} now"
-        raise UserError(f"{branch.name} began with {name} {began[name]}, {now}: put it back, or {FRESH}.")
+        now = f"this version of the farm has {name} {asked.get(name)}"
+        raise UserError(
+            f"{branch.name} began with {name} {began.get(name)}, {now}: resume it with its old version, or {FRESH}."
+        )
     if branch.platform != platform_identity(device):
         here = platform_identity(device)
-        raise UserError(f"{branch.name} was measured on {branch.platform}, this is {here}: go on there, or {FRESH}.")
+        raise UserError(f"{branch.name} was measured on {branch.platform}, this is {here}: resume it there, or {FRESH}.")
 
 
 def term_options(contract: Mapping[str, Any], names: Collection[str]) -> str:
@@ -163,6 +163,7 @@ def term_options(contract: Mapping[str, Any], names: Collection[str]) -> str:
 
 
 def check_same_scoring(branch: Branch, plan: LoopPlan) -> None:
-    """A branch goes on only with the evaluation rows and the judge that it began with. Raises UserError."""
+    """Raises UserError if the branch was scored with other evaluation rows or another version of the judge's code."""
     if branch.score_fingerprint != plan.data.score_fingerprint(plan.contract):
-        raise UserError(f"{branch.name} was scored with other evaluation rows or another judge: {FRESH}.")
+        why = "this version of the farm scores differently (the judge's code or the evaluation rows have changed)"
+        raise UserError(f"{branch.name} can't be resumed: {why}. Use the version of the farm that it began with, or {FRESH}.")

