@@ -12,7 +12,8 @@ from agent.repo.worktree import Worktree
 from agent.researcher import Context, Researcher
 from agent.runs import MAX_TRIES, Execute, ExperimentRuns
 from agent.speculation import StartSpeculatively
-from research.result import RunResult, RunSpec
+from research.contract import Contract
+from research.result import RunResult, SandboxMode
 from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRecord, Head, Proposal, Verdict
 from results.journal import utc_now
 from results.plot import write_progress_png
@@ -44,8 +45,10 @@ class InfrastructureFailed(Exception):
 class LoopSettings:
     """What a loop is given beside its parts."""
 
-    spec: RunSpec
-    """Contract, device, data and threads of every run; its run_folder is where run folders are made."""
+    contract: Contract
+    sandbox: SandboxMode
+    save_model: bool
+    """Whether a run that would be kept leaves its model in the run folder."""
     noise: NoisePrior
     rule: Rule
     baseline_runs: int
@@ -65,7 +68,8 @@ class ResearchLoop:
         self._proposer = Proposer(branch=branch.name, researcher=researcher, worktree=worktree, store=store,
                                   observer=observer, context=self.context)  # fmt: skip
         self._runs = ExperimentRuns(branch=branch.name, store=store, worktree=worktree, proposer=self._proposer,
-                                    observer=observer, spec=settings.spec, execute=execute,
+                                    observer=observer, contract=settings.contract, sandbox=settings.sandbox,
+                                    save_model=settings.save_model, execute=execute,
                                     start_speculatively=start_speculatively, keep_below=self._keep_below)  # fmt: skip
 
     async def start(self) -> list[ExperimentRecord]:

@@ -2,9 +2,7 @@
 
 import zlib
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from agent.observer import LoopObserver
@@ -13,7 +11,8 @@ from agent.proposing import Proposer
 from agent.repo.branch_names import experiment_id
 from agent.repo.worktree import Worktree
 from agent.speculation import SpeculativeStart, StartSpeculatively
-from research.result import RunResult, RunSpec
+from research.contract import Contract
+from research.result import RunResult, RunSpec, SandboxMode
 from results.experiment import Experiment
 from results.store import Store
 
@@ -28,11 +27,13 @@ class ExperimentRuns:
     """Executes the runs of a branch's experiments."""
 
     def __init__(self, *, branch: str, store: Store, worktree: Worktree, proposer: Proposer, observer: LoopObserver,
-                 spec: RunSpec, execute: Execute, start_speculatively: StartSpeculatively | None,
+                 contract: Contract, sandbox: SandboxMode, save_model: bool, execute: Execute,
+                 start_speculatively: StartSpeculatively | None,
                  keep_below: Callable[[int], float | None]) -> None:  # fmt: skip
         """`keep_below` gives the val_bpb below which an edit that adds so many net lines is kept; None for a baseline."""
         self._branch, self._store, self._worktree, self._proposer = branch, store, worktree, proposer
-        self._observer, self._template, self._execute, self._keep_below = observer, spec, execute, keep_below
+        self._observer, self._execute, self._keep_below = observer, execute, keep_below
+        self._contract, self._sandbox, self._save_model = contract, sandbox, save_model
         start = start_speculatively
         self._speculation = None if start is None else SpeculativeStart(start, self._next_run)
 
@@ -55,13 +56,13 @@ class ExperimentRuns:
 
     def _spec(self, experiment: str, *, index: int, tries: int, net_lines: int) -> RunSpec:
         """The spec of the experiment's run `index`; `tries` counts its runs so far, lost ones included."""
-        run_id = f"{experiment}-{tries + 1}"
-        return replace(
-            self._template,
-            run_id=run_id,
-            run_folder=str(Path(self._template.run_folder) / run_id),
+        return RunSpec(
+            run_id=f"{experiment}-{tries + 1}",
+            contract=self._contract,
             seed=zlib.crc32(f"{experiment} {index}".encode()),
             keep_below=self._keep_below(net_lines),
+            save_model=self._save_model,
+            sandbox=self._sandbox,
         )
 
     def _next_run(self) -> tuple[str, RunSpec] | None:

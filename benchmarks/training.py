@@ -40,7 +40,7 @@ from pathlib import Path
 from reference_figures import HEADING, NIGHT, OURS, UNTIMED_STEPS, UNTOUCHED, VARIANTS, Figures, Head, Record
 from reference_home import write_home, write_stand_ins
 from reference_run import NIGHT_EDITS, Reference, edited, run_logged, tail, with_constants
-from terms import Terms, add_terms, run_once, terms_of
+from terms import Terms, add_terms, engine_for, run_once, terms_of
 
 from cluster.engine import LocalEngine
 from cluster.hardware import platform_identity
@@ -168,8 +168,7 @@ async def compare(terms: Terms, reference: Reference, options: argparse.Namespac
     speed = options.mode == "speed"
     seeds = range(1, options.pairs + 1) if speed else options.seeds
     texts = speed_texts(terms, reference) if speed else score_texts(terms, reference)
-    engine = LocalEngine([terms.device])
-    try:
+    async with engine_for(terms) as engine:
         for seed, (variant, text) in product(seeds, texts.items()):
             if variant not in options.only or not record.lacks(variant, seed):
                 continue
@@ -181,8 +180,6 @@ async def compare(terms: Terms, reference: Reference, options: argparse.Namespac
             else:
                 found = await run_scored(engine, text, terms, reference, seed=seed)
             record.add(found)
-    finally:
-        await engine.close()
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -97,19 +97,10 @@ class Farm:
         )
 
     def _settings(self, plan: LoopPlan) -> LoopSettings:
-        spec = RunSpec(
-            run_id="",
-            contract=plan.contract,
-            seed=0,
-            device=plan.device.torch_device,
-            data_folder=str(plan.data.folder),
-            run_folder=str(self.home.runs),
-            save_model=self.options.samples,
-            threads=plan.device.threads,
-            sandbox=self.options.sandbox,
-        )
         return LoopSettings(
-            spec=spec,
+            contract=plan.contract,
+            sandbox=self.options.sandbox,
+            save_model=self.options.samples,
             noise=noise_prior_of(plan.contract),
             rule=self.options.rule,
             baseline_runs=self.options.baseline_runs,
@@ -262,11 +253,12 @@ def noise_prior_of(contract: Contract) -> NoisePrior:
 def make_engine(options: FarmOptions, planner: Planner, local_plans: list[LoopPlan]) -> Engine:
     """The engine that was asked for. Raises UserError where no Ray cluster can be joined."""
     if options.engine == "local":
-        return LocalEngine(tuple({plan.device.key: plan.device for plan in local_plans}.values()))
+        return LocalEngine({plan.device: plan.data.folder for plan in local_plans}, runs_folder=options.home.runs)
     from cluster.ray_cluster.engine import RayEngine
 
     return RayEngine(
         terms=planner.terms,
+        runs_folder=options.home.runs,
         kind=options.requested.kind,
         address=options.address,
         gpus=options.requested.gpus,

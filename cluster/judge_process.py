@@ -22,7 +22,7 @@ import psutil
 
 from cluster.hardware import Device
 from cluster.home import package_folder
-from research.result import RunSpec
+from research.result import Placement, RunSpec
 
 JUDGE_COMMAND = (sys.executable, "-m", "research.run", "--serve")
 
@@ -85,10 +85,11 @@ class JudgeProcess:
         """Whether the run that it was given has neither ended nor died; a speculative run may be waiting to be claimed."""
         return self.alive and self.ended_as is None
 
-    def start_run(self, train_py: str, spec: RunSpec, *, speculative: bool = False) -> None:
+    def start_run(self, train_py: str, spec: RunSpec, placement: Placement, *, speculative: bool = False) -> None:
         """Gives the judge a run. A speculative one waits before its clock starts, until `claim`."""
         self._has_run, self.ended_as, self.has_resumed = True, None, False
-        self._send({"spec": asdict(spec), "train_py": train_py, **({"ahead": True} if speculative else {})})
+        request = {"spec": asdict(spec), "placement": asdict(placement), "train_py": train_py}
+        self._send(request | ({"ahead": True} if speculative else {}))
 
     def claim(self) -> None:
         """Tells the judge that its speculative run is requested."""

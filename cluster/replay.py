@@ -94,16 +94,15 @@ def repeat(run: RunResult, train_py: str, *, device: Device, data: PreparedData,
     """The result of the same run, repeated on this machine in a temporary folder."""
 
     async def once(folder: str) -> RunResult:
-        engine = LocalEngine([device])
-        spec = RunSpec(run_id=f"{run.run_id}-verify", contract=contract, seed=run.seed, device=device.torch_device,
-                       data_folder=str(data.folder), run_folder=folder)  # fmt: skip
+        engine = LocalEngine({device: data.folder}, runs_folder=Path(folder))
+        spec = RunSpec(run_id=f"{run.run_id}-verify", contract=contract, seed=run.seed)
         try:
             return await engine.execute(device, train_py, spec, on_progress)
         finally:
             await engine.close()
 
     with tempfile.TemporaryDirectory(prefix="autoresearch-verify-") as folder:
-        return asyncio.run(once(str(Path(folder) / "run")))
+        return asyncio.run(once(folder))
 
 
 def sigma_of(record: ExperimentRecord, branch: Branch) -> float:

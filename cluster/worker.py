@@ -13,10 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cluster.hardware import Device
 from cluster.judge_process import CANCELLED, JUDGE_COMMAND, JudgeProcess, Progress, judge_environment
-from research.result import RunResult, RunSpec
+from research.result import Placement, RunResult, RunSpec
 
 SILENCE_SECONDS = 1800.0
 """A judge that says nothing for so long hangs; the longest silence of a healthy one is a cold compilation."""
@@ -34,8 +35,12 @@ class SpeculativeRun:
     judge: JudgeProcess
 
     def is_claimable_as(self, train_py: str, spec: RunSpec) -> bool:
-        """Whether a requested run is this one, and can still resume."""
-        return (self.train_py, self.spec) == (train_py, spec) and self.judge.runs
+        """Whether a requested run is this one, by its id and its text, and can still resume.
+
+        The threshold that decides how much of the run is checked must still be right: a keep is always checked in full.
+        """
+        is_same = (self.spec.run_id, self.train_py) == (spec.run_id, train_py)
+        return is_same and self.spec.keep_below == spec.keep_below and self.judge.runs
 
 
 class Worker:
@@ -45,10 +50,13 @@ class Worker:
         self,
         device: Device,
         *,
+        runs_folder: Path,
         judge_command: Sequence[str] = JUDGE_COMMAND,
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
+        """`runs_folder` gets a folder for each run, called by the run's id."""
         self.device = device
+        self._runs_folder = runs_folder
         self._command = tuple(judge_command)
         self._silence_seconds = silence_seconds
         self._cancelled: set[str] = set()
@@ -70,20 +78,21 @@ class Worker:
             if not self._closed and (self._spare is None or not self._spare.alive):
                 self._spare = self._new_judge()
 
-    def run(self, train_py: str, spec: RunSpec, on_progress: Callable[[Progress], None]) -> RunResult:
-        """Executes one run and waits for its result; `on_progress` gets the judge's progress messages in this thread.
+    def run(self, train_py: str, spec: RunSpec, data_folder: str, on_progress: Callable[[Progress], None]) -> RunResult:
+        """Executes one run on prepared data and waits for its result; `on_progress` gets the judge's progress messages in this
+        thread.
 
         Always returns a result: `lost` where the judge failed or the run was cancelled, never an exception for either.
         """
-        started = time.monotonic()
+        started, placement = time.monotonic(), self._placement(spec, data_folder)
         judge = self._claim(train_py, spec)
         was_speculative = judge is not None
-        judge = judge or self._start(train_py, spec)
+        judge = judge or self._start(train_py, spec, placement)
         outcome = self._outcome(judge, spec, on_progress)
         if was_speculative and not judge.has_resumed and _may_lack_memory(outcome):
             judge.end()  # it failed before it heard that it was requested, perhaps for the run that was beside it
             self._stop_speculating(train_py)
-            judge = self._start(train_py, spec)
+            judge = self._start(train_py, spec, placement)
             outcome = self._outcome(judge, spec, on_progress)
         if _may_lack_memory(outcome):
             outcome = self._judged_by_company(outcome, train_py)
@@ -96,16 +105,16 @@ class Worker:
         self._cancelled.discard(spec.run_id)
         if isinstance(outcome, RunResult):
             return outcome
-        return RunResult.lost(spec, outcome, device=spec.device, total_seconds=time.monotonic() - started)
+        return RunResult.lost(spec, outcome, device=placement.device, total_seconds=time.monotonic() - started)
 
-    def start_speculatively(self, train_py: str, spec: RunSpec) -> None:
+    def start_speculatively(self, train_py: str, spec: RunSpec, data_folder: str) -> None:
         """Starts a run that will probably be requested next, up to its clock; called in another thread, while a run goes on."""
         with self._lock:
             too_late = self._closed or spec.run_id in self._requested
             if too_late or self._speculative is not None or not self._may_speculate:
                 return
             judge = self._take_judge()
-            judge.start_run(train_py, spec, speculative=True)
+            judge.start_run(train_py, spec, self._placement(spec, data_folder), speculative=True)
             self._speculative = SpeculativeRun(train_py=train_py, spec=spec, judge=judge)
 
     def abandon(self, run_id: str) -> None:
@@ -129,6 +138,15 @@ class Worker:
             spare.end()
         self._abandon_speculative()
 
+    def _placement(self, spec: RunSpec, data_folder: str) -> Placement:
+        return Placement(
+            device=self.device.torch_device,
+            data_folder=data_folder,
+            run_folder=str(self._runs_folder / spec.run_id),
+            threads=self.device.threads,
+            gpu_memory_bytes=self.device.gpu_memory_bytes,
+        )
+
     # --- judges -----------------------------------------------------------------------------------------------------
 
     def _new_judge(self) -> JudgeProcess:
@@ -147,11 +165,11 @@ class Worker:
                 return
         judge.end()
 
-    def _start(self, train_py: str, spec: RunSpec) -> JudgeProcess:
+    def _start(self, train_py: str, spec: RunSpec, placement: Placement) -> JudgeProcess:
         """A judge that starts the run now."""
         with self._lock:
             judge = self._take_judge()
-        judge.start_run(train_py, spec)
+        judge.start_run(train_py, spec, placement)
         return judge
 
     def _outcome(self, judge: JudgeProcess, spec: RunSpec, on_progress: Callable[[Progress], None]) -> Outcome:
@@ -202,7 +220,7 @@ class Worker:
             speculative, self._speculative = self._speculative, None
         if speculative is not None:
             speculative.judge.end()
-            shutil.rmtree(speculative.spec.run_folder, ignore_errors=True)
+            shutil.rmtree(self._runs_folder / speculative.spec.run_id, ignore_errors=True)
 
 
 def _result(message: Progress, spec: RunSpec) -> Outcome:

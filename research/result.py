@@ -23,29 +23,18 @@ RUN_STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """One execution of one train.py."""
+    """What is run: one execution of one train.py."""
 
     run_id: str
     contract: Contract
     seed: int
     """Seeds the initialisation and the order of rows."""
-    device: str
-    """`cuda:0`, `mps` or `cpu`."""
-    data_folder: str
-    """The folder that `farm prepare` wrote (it holds manifest.json)."""
-    run_folder: str
-    """Gets train.py, run.log, result.json and, of a run with a score, rows.npz (research/judge/row_scores.py)."""
     keep_below: float | None = None
-    """A val_bpb below this would be kept: such a run has every row checked for consistency and the whole audit shard scored."""
+    """A val_bpb below this would be kept: such a run has every row checked for consistency and the whole audit shard scored.
+    None: every run does."""
     save_model: bool = False
     """Whether a run that would be kept leaves model.safetensors in the run folder."""
-    threads: int | None = None
-    """CPU threads; None leaves the choice to torch."""
     sandbox: SandboxMode = "auto"
-    memory_bytes: int | None = None
-    """Of the host, for the run's processes together; None: most of what the host has."""
-    gpu_memory_bytes: int | None = None
-    """Of the GPU, for the run's processes together (research/gpu_memory.py); None: all that is free."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -54,6 +43,31 @@ class RunSpec:
     def from_json(text: str) -> "RunSpec":
         values = json.loads(text)
         return RunSpec(**{**values, "contract": Contract(**values["contract"])})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a run is executed, and how much of the machine it may use."""
+
+    device: str
+    """`cuda:0`, `mps` or `cpu`, as torch names it in the run's processes."""
+    data_folder: str
+    """The folder that `farm prepare` wrote (it holds manifest.json)."""
+    run_folder: str
+    """Gets train.py, run.log, result.json and, where the run has a score, rows.npz (research/judge/row_scores.py)."""
+    threads: int | None = None
+    """CPU threads; None leaves the choice to torch."""
+    memory_bytes: int | None = None
+    """Limit of the host's memory for the run's processes together; None: most of what the host has."""
+    gpu_memory_bytes: int | None = None
+    """Limit of the GPU's memory for the run's processes together (research/gpu_memory.py); None: all that is free."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> "Placement":
+        return Placement(**json.loads(text))
 
 
 @dataclass(frozen=True, kw_only=True)

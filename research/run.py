@@ -32,7 +32,7 @@ from research.judge.judge import Judge, scratch_prefix
 from research.judge.processes import kill_descendants
 from research.kernels.preload import preload_for_gpu
 from research.profiles import choose_profile, contract_for, memory_limit
-from research.result import SANDBOX_MODES, RunResult, RunSpec
+from research.result import SANDBOX_MODES, Placement, RunResult, RunSpec
 from research.sandbox.linux import become_subreaper, die_with_parent, keep_freed_memory
 
 SHIPPED_TRAIN_PY = Path(__file__).with_name("train.py")
@@ -107,13 +107,15 @@ def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> R
             run_id=f"hand-{secrets.token_hex(4)}",
             contract=contract,
             seed=options.seed,
+            sandbox=options.sandbox,
+        )
+        placement = Placement(
             device=device,
             data_folder=str(data.folder),
             run_folder=str(options.folder or scratch),
-            sandbox=options.sandbox,
             gpu_memory_bytes=limit,
         )
-        return Judge(spec, train_py, emit=lambda _: None, cancelled=cancelled, echo=print_now).execute()
+        return Judge(spec, placement, train_py, emit=lambda _: None, cancelled=cancelled, echo=print_now).execute()
 
 
 def best_device() -> tuple[str, int, int | None]:
@@ -139,7 +141,7 @@ GO = b'{"go": true}\n'
 
 
 def serve(signals: list[int]) -> int:
-    """Runs for a worker, one after another: reads {spec, train_py} as a JSON line, prints events as JSON lines.
+    """Runs for a worker, one after another: reads {spec, placement, train_py} as a JSON line, prints events as JSON lines.
 
     A run with {ahead: true} waits where its clock would start, until the worker says GO.
 
@@ -187,7 +189,9 @@ def _judge_and_exit(line: bytes, emit: Callable[[dict[str, Any]], None], signals
         request = json.loads(line)
         spec = RunSpec.from_json(json.dumps(request["spec"]))
         ahead = asked if request.get("ahead") else None
-        result = Judge(spec, request["train_py"], emit=emit, cancelled=lambda: bool(signals), asked=ahead).execute()
+        placement = Placement.from_json(json.dumps(request["placement"]))
+        judge = Judge(spec, placement, request["train_py"], emit=emit, cancelled=lambda: bool(signals), asked=ahead)
+        result = judge.execute()
         emit({"event": "result", "result": json.loads(result.to_json())})
         code = 0
     except BaseException:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.engine import ALIVE, ALIVE_SECONDS, Change
-from cluster.hardware import Device, DeviceKind, limited
+from cluster.hardware import Device, DeviceKind
 from cluster.home import inside_job, package_folder
 from cluster.judge_process import JUDGE_COMMAND, Progress
 from cluster.ray_cluster.checkout_zip import zip_checkout
@@ -59,10 +59,6 @@ class _Hired:
     data_folder: str
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def there(self, spec: RunSpec) -> RunSpec:
-        """A run's spec with what is this node's own."""
-        return replace(spec, data_folder=self.data_folder, gpu_memory_bytes=self.device.gpu_memory_bytes)
-
 
 class RayEngine:
     """Workers on all nodes of a Ray cluster. Made and used in one process, the farm's driver."""
@@ -71,6 +67,7 @@ class RayEngine:
         self,
         *,
         terms: Terms,
+        runs_folder: Path,
         kind: DeviceKind | None = None,
         address: str | None = None,
         gpus: tuple[int, ...] | None = None,
@@ -85,7 +82,7 @@ class RayEngine:
         may use; `gpu_memory_bytes` is what runs may take of each. Raises UserError where the cluster can't be joined.
         """
         self._terms, self._kind, self._cache, self._num_shards = terms, kind, cache, num_shards
-        self._gpu_memory_bytes = gpu_memory_bytes
+        self._runs_folder, self._gpu_memory_bytes = runs_folder, gpu_memory_bytes
         self._judge_command = tuple(judge_command)
         self._workers: dict[str, _Hired] = {}
         self._hiring: list[tuple[str, asyncio.Task[Change | None]]] = []
@@ -115,7 +112,7 @@ class RayEngine:
         if worker is None:
             return RunResult.lost(spec, f"{device.key} is gone", device=device.key)
         async with worker.turn:
-            run = asyncio.wrap_future(worker.actor.run.remote(train_py, worker.there(spec)).future())
+            run = asyncio.wrap_future(worker.actor.run.remote(train_py, spec, worker.data_folder).future())
             try:
                 outcome: Outcome = await self._followed(worker, run, on_progress)
             except asyncio.CancelledError:
@@ -125,13 +122,13 @@ class RayEngine:
                 reason = _in_words(error)
                 self._give_up(worker, reason)
                 return RunResult.lost(spec, reason, device=device.key)
-        await asyncio.to_thread(_write_files, outcome, Path(spec.run_folder))
+        await asyncio.to_thread(_write_files, outcome, self._runs_folder / spec.run_id)
         return replace(outcome.result, device=device.key)
 
     def start_speculatively(self, device: Device, train_py: str, spec: RunSpec) -> None:
         worker = self._workers.get(device.key)
         if worker is not None:
-            worker.actor.start_speculatively.remote(train_py, worker.there(spec))
+            worker.actor.start_speculatively.remote(train_py, spec, worker.data_folder)
 
     async def close(self) -> None:
         import ray
@@ -235,12 +232,15 @@ class RayEngine:
         here = NodeAffinitySchedulingStrategy(node.id, soft=False)
         resources = {"num_gpus": 1, "num_cpus": 0} if kind == "cuda" else {"num_gpus": 0, "num_cpus": 1}
         options: dict[str, Any] = {**resources, "max_concurrency": 8, "max_restarts": 0, "scheduling_strategy": here}
-        actor: Any = ray.remote(NodeWorker).options(**options).remote(kind, node.name, threads, self._judge_command)
+        actor: Any = (
+            ray.remote(NodeWorker)
+            .options(**options)
+            .remote(kind, node.name, threads, self._gpu_memory_bytes, self._judge_command)
+        )
         try:
             device: Device = await _answer(actor.describe.remote())
             if self._gpu_memory_bytes is not None:
                 require_cuda_for_limit(device.kind)
-                device = limited(device, self._gpu_memory_bytes)
             contract, data = await asyncio.to_thread(self._terms, device)
             given: NodeData = await _answer(self._data_task(here, contract, data))
         except UserError as error:

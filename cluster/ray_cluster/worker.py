@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from cluster.hardware import Device, DeviceKind, detect_devices
+from cluster.hardware import Device, DeviceKind, detect_devices, limited
 from cluster.home import find_cache
 from cluster.judge_process import JUDGE_COMMAND, Progress
 from cluster.loop_plans import DEFAULT_SHARDS
@@ -50,36 +50,43 @@ class NodeData:
 class NodeWorker:
     """One device of a node and its judge. The engine makes it an actor that answers while a run goes on."""
 
-    def __init__(self, kind: DeviceKind, node: str, threads: int, judge_command: Sequence[str] = JUDGE_COMMAND) -> None:
+    def __init__(
+        self,
+        kind: DeviceKind,
+        node: str,
+        threads: int,
+        gpu_memory_bytes: int | None = None,
+        judge_command: Sequence[str] = JUDGE_COMMAND,
+    ) -> None:
         """Ray has left this process the one GPU that it may use."""
         end_with_raylet()
         found = [device for device in detect_devices() if device.kind == kind]
         if not found:
             raise RuntimeError(f"{node} has no {kind} device that a worker can see")
-        self.device = replace(found[0], node=node, threads=threads)
-        self._worker = Worker(self.device, judge_command=judge_command)
+        self.device = limited(replace(found[0], node=node, threads=threads), gpu_memory_bytes)
         self._folder = NodeFolder()
+        self._worker = Worker(self.device, runs_folder=self._folder.path, judge_command=judge_command)
         self._progress: Progress = {}
         self._busy = threading.Lock()
 
     def describe(self) -> Device:
         return self.device
 
-    def run(self, train_py: str, spec: RunSpec) -> Outcome:
-        """One run, in a folder of this node's own, which is gone afterwards."""
-        here = self._here(spec)
-        folder = Path(here.run_folder)
+    def run(self, train_py: str, spec: RunSpec, data_folder: str) -> Outcome:
+        """Executes one run, in a folder of this node's own, which is removed afterwards."""
+        folder = self._folder.path / spec.run_id
         self._progress = {}
         try:
             with self._busy:
-                result = self._worker.run(train_py, here, self._note)
+                result = self._worker.run(train_py, spec, data_folder, self._note)
             files = {name: (folder / name).read_bytes() for name in BROUGHT_BACK if (folder / name).is_file()}
             return Outcome(result=result, files=files)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def start_speculatively(self, train_py: str, spec: RunSpec) -> None:
-        self._worker.start_speculatively(train_py, self._here(spec))
+    def start_speculatively(self, train_py: str, spec: RunSpec, data_folder: str) -> None:
+        """Starts the run that will probably be requested next."""
+        self._worker.start_speculatively(train_py, spec, data_folder)
 
     def progress(self) -> Progress:
         """What the judge said last; empty before it said anything."""
@@ -93,10 +100,6 @@ class NodeWorker:
         self._worker.close()
         with self._busy:
             self._folder.remove()
-
-    def _here(self, spec: RunSpec) -> RunSpec:
-        folder = str(self._folder.path / spec.run_id)
-        return replace(spec, run_folder=folder, device=self.device.torch_device, threads=self.device.threads)
 
     def _note(self, progress: Progress) -> None:
         self._progress = progress

@@ -10,7 +10,7 @@ from research.gpu_driver import gpu_bytes, gpu_minor, gpu_name_for_cuda
 from research.gpu_memory import SHARE_VARIABLE, scorer_bytes, trainer_bytes
 from research.kernels import attention_choice, compile_cache
 from research.kernels.attention import CHOICE_VARIABLE
-from research.result import RunSpec
+from research.result import Placement, RunSpec
 from research.sandbox.layers import FIRST_IDENTITY, Sandbox, check_strict, probe
 from research.sandbox.limits import Bounds
 from research.sandbox.namespaces import COMPILED
@@ -24,22 +24,22 @@ COMPILING = ("trainer", "scorer-a")
 class Confinement:
     """The sandboxes of one run. Raises UserError where `strict` asks for more than there is."""
 
-    def __init__(self, spec: RunSpec, data: PreparedData, train_py: str, scratch: Path) -> None:
+    def __init__(self, spec: RunSpec, placement: Placement, data: PreparedData, train_py: str, scratch: Path) -> None:
         self._scratch = scratch
         self._trusted = compile_cache.is_trusted(train_py)
-        self._shared = compile_cache.shared_folder(data.folder.parents[1], spec.device)
-        self.bounds = Bounds.of_host(spec.memory_bytes)
-        self._view = run_view(spec, data, also_readable=self._shared)
+        self._shared = compile_cache.shared_folder(data.folder.parents[1], placement.device)
+        self.bounds = Bounds.of_host(placement.memory_bytes)
+        self._view = run_view(placement, data, also_readable=self._shared)
         self.layers = None if spec.sandbox == "off" else probe(self._view)
         if self.layers is not None and spec.sandbox == "strict":
             check_strict(self.layers)
-        self._on_gpu = spec.device.startswith("cuda")
-        chosen = attention_choice.choose(spec.contract, spec.device, self._shared)
+        self._on_gpu = placement.device.startswith("cuda")
+        chosen = attention_choice.choose(spec.contract, placement.device, self._shared)
         self._attention = {} if chosen is None else {CHOICE_VARIABLE: chosen}
-        self._gpu_memory = spec.gpu_memory_bytes
-        without_limit = self._on_gpu and spec.gpu_memory_bytes is None
+        self._gpu_memory = placement.gpu_memory_bytes
+        without_limit = self._on_gpu and placement.gpu_memory_bytes is None
         self._rehearses = without_limit and rehearsal.is_worth_it(
-            threads=spec.threads or os.cpu_count() or 1,
+            threads=placement.threads or os.cpu_count() or 1,
             gpu_bytes=gpu_bytes(),
             compiled=compile_cache.holds_a_run(self._shared),
         )
@@ -112,8 +112,8 @@ def share_of_gpu(name: str, limit: int | None) -> Mapping[str, str]:
     return {SHARE_VARIABLE: str(trainer_bytes(limit) if name == CHILDREN[0] else scorer_bytes(limit))}
 
 
-def run_view(spec: RunSpec, data: PreparedData, *, also_readable: Path) -> View:
-    """What the run of `spec` sees of this machine."""
-    private = [data.folder, Path(spec.run_folder).parent, *map(Path, data.evaluation_paths)]
-    minor = gpu_minor() if spec.device.startswith("cuda") else None
+def run_view(placement: Placement, data: PreparedData, *, also_readable: Path) -> View:
+    """What a run that is executed at `placement` sees of this machine."""
+    private = [data.folder, Path(placement.run_folder).parent, *map(Path, data.evaluation_paths)]
+    minor = gpu_minor() if placement.device.startswith("cuda") else None
     return view_of_run(private=private, gpu_minor=minor, also_readable=[also_readable])

@@ -55,7 +55,7 @@ from research.judge.score import (
     tolerance_for,
 )
 from research.judge.seeds import seed_set_by
-from research.result import RunResult, RunSpec, RunStatus
+from research.result import Placement, RunResult, RunSpec, RunStatus
 from research.sandbox.limits import MemoryMonitor, Supervisor
 from research.software import software_versions
 
@@ -82,18 +82,19 @@ class Judge:
     With `asked` it is started ahead: all is made ready, and the clock starts when the run has been asked for.
     """
 
-    def __init__(self, spec: RunSpec, train_py: str, *, emit: Emit, cancelled: Callable[[], bool], asked: Asked | None = None,
-                 echo: Callable[[str], None] | None = None, caps: Caps | None = None) -> None:  # fmt: skip
-        self.spec, self.train_py = spec, train_py
+    def __init__(self, spec: RunSpec, placement: Placement, train_py: str, *, emit: Emit, cancelled: Callable[[], bool],
+                 asked: Asked | None = None, echo: Callable[[str], None] | None = None,
+                 caps: Caps | None = None) -> None:  # fmt: skip
+        self.spec, self.placement, self.train_py = spec, placement, train_py
         self.contract: Contract = spec.contract
-        self.device = torch.device(spec.device)
-        self.caps = caps or Caps.for_budget(self.contract.TIME_BUDGET, spec.device)
+        self.device = torch.device(placement.device)
+        self.caps = caps or Caps.for_budget(self.contract.TIME_BUDGET, placement.device)
         on_gpu = self.device.type == "cuda"
-        memory = (spec.gpu_memory_bytes or gpu_bytes()) if on_gpu else None
+        memory = (placement.gpu_memory_bytes or gpu_bytes()) if on_gpu else None
         self.batch_rows = rows_per_batch(self.contract, self.device, gpu_memory=memory)
         """Rows that are scored at once."""
-        self.data = PreparedData.load(Path(spec.data_folder))
-        self.folder = Path(spec.run_folder)
+        self.data = PreparedData.load(Path(placement.data_folder))
+        self.folder = Path(placement.run_folder)
         self._emit, self._cancelled, self._asked, self._echo = emit, cancelled, asked, echo
         self._supervisor: Supervisor | None = None
         self._found: dict[str, Any] = {}
@@ -155,7 +156,7 @@ class Judge:
     def _start(self) -> None:
         """Starts trainer and scorers, and waits until all are ready; the rows are copied meanwhile."""
         try:
-            self.confinement = Confinement(self.spec, self.data, self.train_py, self._scratch)
+            self.confinement = Confinement(self.spec, self.placement, self.data, self.train_py, self._scratch)
         except UserError as error:
             raise RunEnded("lost", str(error)) from None
         began = monotonic()
@@ -186,9 +187,9 @@ class Judge:
         folder = self._scratch / name
         folder.mkdir()
         (folder / "train.py").write_text(self.train_py)
-        spec = self.spec
+        placement = self.placement
         environment = child_environment(
-            self.contract, threads=spec.threads, device=spec.device, seed=spec.seed, rows=self.batch_rows
+            self.contract, threads=placement.threads, device=placement.device, seed=self.spec.seed, rows=self.batch_rows
         )
         environment |= self.confinement.environment(name, folder)
         child = Child(main, folder=folder, environment=environment, log=log, sandbox=self.confinement.sandbox(name, folder))
@@ -399,8 +400,8 @@ class Judge:
             status=status,
             reason=reason[:MAX_REASON],
             seed=self.spec.seed,
-            device=self.spec.device,
-            gpu_memory_bytes=self.spec.gpu_memory_bytes,
+            device=self.placement.device,
+            gpu_memory_bytes=self.placement.gpu_memory_bytes,
             total_seconds=total_seconds,
             score_fingerprint=self.data.score_fingerprint(self.contract),
             data_fingerprint=self.data.data_fingerprint,

@@ -60,7 +60,6 @@ def make_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         created="2026-03-08T20:00:00Z",
     )
     store.add_branch(branch)
-    spec = RunSpec(run_id="", contract=contract, seed=0, device="cpu", data_folder="", run_folder=str(home / "runs"))
     steps = [Step(title=f"depth {depth}", constants={"DEPTH": depth}) for depth in range(3, 12)]
 
     def make(tell: Tell, asked: list[tuple[str, RunSpec]] | None = None,
@@ -74,7 +73,13 @@ def make_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             return tell(experiment, spec)
 
         settings = LoopSettings(
-            spec=spec, noise=NoisePrior(sigma=0.01), rule="noise", baseline_runs=2, program=tmp_path / "none"
+            contract=contract,
+            sandbox="auto",
+            save_model=False,
+            noise=NoisePrior(sigma=0.01),
+            rule="noise",
+            baseline_runs=2,
+            program=tmp_path / "none",
         )
         return ResearchLoop(branch=branch, worktree=worktree, researcher=ScriptedResearcher(steps), store=store,
                             execute=execute, observer=Nobody(), settings=settings,

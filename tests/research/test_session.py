@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -277,16 +276,16 @@ print("folder", os.listdir("."), os.environ["TMPDIR"] == os.getcwd())
 def test_a_run_sees_no_keys_and_no_input(run: Runner, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("keys")
     spec = run.spec()
-    request = json.dumps({"spec": json.loads(spec.to_json()), "train_py": with_train(SHOWS_ENVIRONMENT + UNTRAINED)}) + "\n"
+    request = run.request(spec, with_train(SHOWS_ENVIRONMENT + UNTRAINED))
     read, write = os.pipe()
     secrets = {name: "sk-hidden" for name in ("ANTHROPIC_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AUTORESEARCH_SECRET")}
     process = start_main(["--serve"], stdin=read, output=folder / "out", environment=secrets)
-    os.write(write, request.encode())
+    os.write(write, request)
     wait_for(lambda: any(event["event"] == "result" for event in events(folder / "out")), 60)
     os.close(write)
     process.join(10)
     os.close(read)
-    log = Path(spec.run_folder, "run.log").read_text()
+    log = (run.folder(spec) / "run.log").read_text()
     assert process.exitcode == 0 and "val_bpb:" in log, log
     shown = next(line for line in log.splitlines() if line.startswith("environment"))
     assert "'PATH'" in shown and "'AUTORESEARCH_CONTRACT'" in shown

@@ -168,7 +168,8 @@ def test_a_trainer_has_one_where_nothing_is_compiled(
     stored.write_text(json.dumps({"milliseconds": {"sdpa": 1.0}}))
     if of_a_run:
         compile_cache.add_run_to_shared([], shared)
-    spec = run.spec(**{"device": "cuda:0", **changes})
-    confinement = Confinement(spec, judged_data, TRAIN_PY, tmp_path)
+    spec = run.spec()
+    placement = run.placement(spec, **{"device": "cuda:0", **changes})
+    confinement = Confinement(spec, placement, judged_data, TRAIN_PY, tmp_path)
     told = [name for name in CHILDREN if rehearsal.VARIABLE in confinement.environment(name, tmp_path / name)]
     assert told == ([CHILDREN[0]] if expected else [])
