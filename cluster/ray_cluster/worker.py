@@ -1,4 +1,4 @@
-"""The node's side of the Ray engine: what runs on the machines that have the devices. Imports no ray: the engine wraps it."""
+"""The Ray engine's part on the nodes that have the devices. Imports no ray: the engine makes actors and tasks of it."""
 
 import contextlib
 import os
@@ -25,15 +25,15 @@ from research.errors import UserError
 from research.result import RunResult, RunSpec
 
 BROUGHT_BACK = ("run.log", "result.json", "rows.npz", "model.safetensors")
-"""What of a run folder goes to the farm's home; train.py came from there."""
+"""The files of a run folder that are sent to the farm's home; it has train.py already."""
 
 RAYLET_SECONDS = 0.1
-"""How often a worker looks whether its node's raylet lives."""
+"""How often a worker checks that its node's raylet lives."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A run's result, and its folder's files by name."""
+    """A run's result, and the files of its folder by name."""
 
     result: RunResult
     files: Mapping[str, bytes]
@@ -41,14 +41,14 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeData:
-    """Prepared data on a node: where it lies, or why there is none that fits."""
+    """The folder of prepared data on a node, or why there is none that fits."""
 
     folder: str = ""
     problem: str = ""
 
 
 class NodeWorker:
-    """One device of a node and its judge. The engine makes it an actor that answers while a run goes on."""
+    """One device of a node and its worker. The engine makes it an actor that answers while a run is executed."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class NodeWorker:
         gpu_memory_bytes: int | None = None,
         judge_command: Sequence[str] = JUDGE_COMMAND,
     ) -> None:
-        """Ray has left this process the one GPU that it may use."""
+        """Finds the device: Ray lets this process see the one GPU that it may use. Raises RuntimeError where there is none."""
         end_with_raylet()
         found = [device for device in detect_devices() if device.kind == kind]
         if not found:
@@ -70,6 +70,7 @@ class NodeWorker:
         self._busy = threading.Lock()
 
     def describe(self) -> Device:
+        """The device."""
         return self.device
 
     def run(self, train_py: str, spec: RunSpec, data_folder: str) -> Outcome:
@@ -89,14 +90,15 @@ class NodeWorker:
         self._worker.start_speculatively(train_py, spec, data_folder)
 
     def progress(self) -> Progress:
-        """What the judge said last; empty before it said anything."""
+        """The judge's last progress message; empty before the first."""
         return self._progress
 
     def cancel(self, run_id: str) -> None:
+        """Ends that run."""
         self._worker.cancel(run_id)
 
     def close(self) -> None:
-        """Ends what runs, and returns when it is gone: this process is killed next."""
+        """Ends all processes; returns when they are gone, since this process is killed next."""
         self._worker.close()
         with self._busy:
             self._folder.remove()
@@ -106,11 +108,11 @@ class NodeWorker:
 
 
 def end_with_raylet() -> None:
-    """Ends this process soon after its raylet; the judge then ends everything that trains. (Ray alone takes minutes.)"""
-    raylet = psutil.Process(int(os.environ["RAY_RAYLET_PID"]))  # not always the parent: `uv run` may lie between
+    """Ends this process soon after its raylet, whereupon the judge ends everything that trains. (Ray alone takes minutes.)"""
+    raylet = psutil.Process(int(os.environ["RAY_RAYLET_PID"]))  # it isn't always the parent: `uv run` may be in between
 
     def watch() -> None:
-        with contextlib.suppress(psutil.Error):  # it went between two questions
+        with contextlib.suppress(psutil.Error):  # it ended between two calls
             while raylet.is_running() and raylet.status() != psutil.STATUS_ZOMBIE:
                 time.sleep(RAYLET_SECONDS)
         os._exit(1)
@@ -126,7 +128,7 @@ def data_on_node(
     shipped: Mapping[str, bytes] | None,
     shipped_name: str,
 ) -> NodeData:
-    """Data whose score fingerprint is `wanted`: found here, unpacked from `shipped`, or prepared now under the cache's lock."""
+    """Prepared data with the score fingerprint `wanted`: found on this node, unpacked from `shipped`, or prepared now."""
     folder = find_cache(cache)
     found: PreparedData | None = None
     with contextlib.suppress(UserError):
@@ -150,7 +152,7 @@ def data_on_node(
 
 
 def packed(data: PreparedData, limit: int) -> Mapping[str, bytes] | None:
-    """A prepared folder's files by name; None where they have more than `limit` bytes together."""
+    """The files of a prepared folder by name; None where they have more than `limit` bytes in all."""
     paths = [path for path in data.folder.iterdir() if path.is_file()]
     if sum(path.stat().st_size for path in paths) > limit:
         return None
@@ -158,7 +160,7 @@ def packed(data: PreparedData, limit: int) -> Mapping[str, bytes] | None:
 
 
 def unpack(files: Mapping[str, bytes], folder: Path) -> PreparedData:
-    """Puts a prepared folder where another process may be doing the same: whole or not at all."""
+    """Writes a prepared folder atomically; another process may be doing the same."""
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent))

@@ -22,8 +22,8 @@ def test_a_node_that_goes_before_its_worker_was_told_of_joins_first(monkeypatch:
         monkeypatch.setattr(ray_engine, "join_cluster", lambda address, gpus: None)
         monkeypatch.setattr(ray_engine, "alive_nodes", list)
         engine = RayEngine(terms=lambda device: pytest.fail("nobody is hired here"), runs_folder=tmp_path, kind="cpu")
-        engine._workers[device.key] = ray_engine._Hired(actor=None, device=device, node_id="gone", data_folder="")
-        engine._hiring.append(("gone", asyncio.create_task(hired())))
+        engine._workers[device.key] = ray_engine._Serving(actor=None, device=device, node_id="gone", data_folder="")
+        engine._starting.append(("gone", asyncio.create_task(hired())))
         await asyncio.sleep(0)
         return await engine._look()
 
