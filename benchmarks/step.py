@@ -47,11 +47,11 @@ class Step:
 
 def load_train_py(options: argparse.Namespace) -> ModuleType:
     """The checkout's train.py under the profile's contract and starting hyperparameters, and the constants that are given."""
-    from research.contract import CONTRACT_VARIABLE
     from research.hyperparameters import fit_to_profile, read_constants, write_constants
     from research.profiles import contract_for
+    from research.settings import ChildSettings
 
-    os.environ[CONTRACT_VARIABLE] = contract_for(options.profile).to_json()
+    os.environ.update(ChildSettings(contract=contract_for(options.profile)).environment())
     path = options.measure / "research" / "train.py"
     text, _ = fit_to_profile(path.read_text(), options.profile, None, recipe=options.recipe)
     text = write_constants(text, read_constants("\n".join(word.replace("=", " = ", 1) for word in options.constants)))

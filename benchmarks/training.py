@@ -51,6 +51,7 @@ from research.hyperparameters import fit_to_profile, read_constants
 from research.kernels import attention_choice, compile_cache
 from research.profiles import SIZES, STANDARD, Constant, profile_named
 from research.result import RunResult
+from research.settings import ChildSettings
 
 BUDGETS = {"speed": 60.0, "score": 120.0}
 """Seconds of training in a run, by mode."""
@@ -111,7 +112,7 @@ def score_by_reference(reference: Reference, run_folder: Path, terms: Terms) -> 
     command = [sys.executable, str(script), "--reference", str(folder), "--train", str(run_folder / "train.py"), "--model",
                str(run_folder / "model.safetensors"), "--device", terms.device.torch_device]  # fmt: skip
     log = folder / "evaluation.log"
-    environment = reference.environment() | {"AUTORESEARCH_CONTRACT": terms.contract.to_json()}
+    environment = reference.environment() | ChildSettings(contract=terms.contract).environment()
     code = run_logged(command, folder=folder, environment=environment, log=log, seconds=EVALUATION_SECONDS)
     text = log.read_text(errors="replace")
     if code:

@@ -5,7 +5,6 @@ What the run reports of itself is named `reported_*` and decides nothing.
 
 import json
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from research.contract import Contract
@@ -172,8 +171,3 @@ class RunResult:
         lines = ["---"]
         lines += [f"{name + ':':<18}{'n/a' if value is None else format(value, form)}" for name, value, form in rows]
         return "\n".join(lines) + "\n"
-
-
-def read_result(run_folder: str | Path) -> RunResult:
-    """The result that a judge left in `run_folder`."""
-    return RunResult.from_json((Path(run_folder) / "result.json").read_text())

@@ -18,7 +18,8 @@ LIGHT = {
     "research/text.py": set(),
     "research/gpu_memory.py": set(),
     "research/contract.py": {"research.errors", "research.files"},
-    "research/profiles.py": {"research.contract", "research.errors", "research.gpu_memory"},
+    "research/settings.py": {"research.contract"},
+    "research/profiles.py": {"research.contract", "research.errors", "research.gpu_memory", "research.settings"},
     "research/result.py": {"research.contract"},
     "research/hyperparameters.py": {"research.errors", "research.profiles"},
 }

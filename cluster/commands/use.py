@@ -1,4 +1,4 @@
-"""`farm diff`, `farm apply`, `farm sample`: what to do with a result."""
+"""`farm diff`, `farm apply`, `farm sample`: using what was found."""
 
 import argparse
 import subprocess
@@ -9,51 +9,52 @@ from cluster.commands.history import BranchHistory, branch_named, read_history, 
 from cluster.hardware import Device, choose_devices
 from cluster.home import Home, find_cache, find_checkout, find_home, package_folder
 from cluster.judge_process import judge_environment
-from research.contract import CONTRACT_VARIABLE, Contract
+from research.contract import Contract
 from research.errors import UserError
+from research.settings import ChildSettings
 from results.experiment import ExperimentRecord
 
 MODEL = "model.safetensors"
 
 MOST_TOKENS = 10_000
-"""Limit of --tokens. Each takes a forward pass, and text is printed only when complete: more would look like a hang."""
+"""Each costs a pass through the model, and the text is printed when it is whole: more would look like a command that hangs."""
 
 
 def diff(options: argparse.Namespace) -> int:
-    """Prints how the head's train.py differs from its baseline's."""
+    """train.py of the baseline against the head's."""
     from agent.patch import unified_diff
 
     home = find_home(options.home)
     history, head = _winner(home, options.branch)
     before = recorded_train_py(home, history.keeps[0].experiment.commit)
     text = unified_diff(before, recorded_train_py(home, head.experiment.commit))
-    print(text.rstrip("\n") if text else f"{history.branch.name}: no difference, nothing was kept after the baseline.")
+    print(text.rstrip("\n") if text else f"{history.branch.name}: the baseline still stands, there is no difference.")
     return 0
 
 
 def apply(options: argparse.Namespace) -> int:
-    """Writes the head's train.py into the checkout, without a commit."""
+    """The head's train.py into the checkout's working file; nothing is committed."""
     from agent.repo.repository import TRAIN_FILE, uncommitted_train_py
 
     checkout = find_checkout()
     if checkout is None:
-        raise UserError("There is no checkout here to write train.py into: change to one.")
+        raise UserError("There is no checkout here to put train.py into: change to one.")
     home = find_home(options.home)
     history, head = _winner(home, options.branch)
     text = recorded_train_py(home, head.experiment.commit)
     edited = uncommitted_train_py(checkout)
     if edited is not None and edited != text and not options.force:
-        raise UserError(f"{TRAIN_FILE} has uncommitted edits: commit them, or discard them with --force.")
+        raise UserError(f"{TRAIN_FILE} has uncommitted edits: commit them, or --force to lose them.")
     (checkout / TRAIN_FILE).write_text(text, encoding="utf-8")
     score = "" if head.val_bpb is None else f", val_bpb {head.val_bpb:.6f} on {history.branch.platform}"
-    print(f"{TRAIN_FILE} is now that of {head.experiment.id} ({head.experiment.commit[:7]}{score}). It is not committed.")
+    print(f"{TRAIN_FILE} is now that of {head.experiment.id} ({head.experiment.commit[:7]}{score}); nothing is committed.")
     return 0
 
 
 def sample(options: argparse.Namespace) -> int:
-    """Prints text that a saved model generates."""
+    """Text from a saved model."""
     if options.tokens > MOST_TOKENS:
-        raise UserError(f"--tokens must be at most {MOST_TOKENS}, not {options.tokens}.")
+        raise UserError(f"--tokens {options.tokens} is too many: at most {MOST_TOKENS}, each a pass through the model.")
     home = find_home(options.home)
     histories = read_history(home)
     if options.id is None:
@@ -71,30 +72,28 @@ def sample(options: argparse.Namespace) -> int:
 def print_sample(
     home: Home, history: BranchHistory, record: ExperimentRecord, device: Device, *, cache: Path, prompt: str, tokens: int
 ) -> int:
-    """Prints text that a record's model generates. Returns the exit status of the process that does it.
+    """Prints text from a record's model, by a process of its own: train.py is a researcher's code. Returns its exit status.
 
-    It is a process of its own because train.py is a researcher's code. Raises UserError if no model was saved.
+    Raises UserError where no model was saved.
     """
     from research.data.prepare import find_prepared
 
     model = saved_model(home, record)
     if model is None:
-        raise UserError(
-            f"No model of {record.experiment.id} was saved: start the farm with --samples to save the models of keeps."
-        )
+        raise UserError(f"No model of {record.experiment.id} was saved: farm run --samples saves those of keeps.")
     contract = Contract.from_json(history.branch.contract_json)
     data = find_prepared(contract, cache=cache)
     command = [
-        *(sys.executable, "-W", "ignore", "-m", "research.sample"),  # flash-attn-4's compiler warns about its own code
+        *(sys.executable, "-W", "ignore", "-m", "research.sample"),  # flash-attn-4's compiler warns of its own code
         *("--model", str(model), "--train", str(model.with_name("train.py")), "--data", str(data.folder)),
         *("--prompt", prompt, "--tokens", str(tokens), "--device", device.torch_device),
     ]
-    environment = judge_environment(device) | {CONTRACT_VARIABLE: contract.to_json()}
+    environment = judge_environment(device) | ChildSettings(contract=contract).environment()
     return subprocess.run(command, env=environment, cwd=package_folder(), check=False).returncode
 
 
 def saved_model(home: Home, record: ExperimentRecord) -> Path | None:
-    """The saved model of the record's first run that has one; None if there is none."""
+    """The model of the record's first run that has one."""
     for run in record.runs:
         path = home.runs / run.run_id / MODEL
         if path.is_file():
@@ -107,18 +106,18 @@ def _newest_with_model(home: Home, histories: list[BranchHistory]) -> tuple[Bran
         for record in reversed(history.keeps):
             if saved_model(home, record) is not None:
                 return history, record
-    raise UserError("No model is saved yet: start the farm with --samples to save the models of keeps.")
+    raise UserError("No model is saved yet: farm run --samples saves those of keeps.")
 
 
 def _winner(home: Home, name: str | None) -> tuple[BranchHistory, ExperimentRecord]:
     history = branch_named(read_history(home), name)
     if history.head is None:
-        raise UserError(f"{history.branch.name} has no score yet: name another branch or tag, or let the farm run on.")
+        raise UserError(f"{history.branch.name} has no score yet.")
     return history, history.head
 
 
 def recorded_train_py(home: Home, commit: str) -> str:
-    """The text of train.py at a commit of the farm's repository. Raises UserError."""
+    """train.py at a commit, from the repository that the farm works in."""
     from agent.repo.repository import head_train_py, repository_for
 
     repository = repository_for(Path.cwd(), home.folder)

@@ -171,7 +171,7 @@ class Runner:
 
     def __call__(self, train_py: str, *, caps: Mapping[str, float] | None = None, environment: Mapping[str, str] | None = None,
                  before: Callable[[], None] | None = None, patience: float = 120.0, **changes: Any) -> Run:  # fmt: skip
-        """Runs `train_py` to its end. `caps` are seconds that replace those of research.judge.judge.Caps; `changes` the spec's
+        """Runs `train_py` to its end. `caps` are seconds that replace those of research.judge.clock.Caps; `changes` the spec's
         and the placement's.
 
         The judge's process adds `environment` to its own and calls `before` before anything else.
@@ -202,19 +202,22 @@ def _judge(spec: str, placement: str, train_py: str, caps: Mapping[str, float], 
     os.environ.update(environment)
     if before is not None:
         before()
-    from research.judge import judge as judging
     from research.judge.clock import Caps
     from research.judge.judge import Judge
     from research.sandbox.linux import become_subreaper
 
-    judging.HANG_UP_SECONDS = 1.0
     become_subreaper()
-    patient: dict[str, float] = {"startup": 60.0, "grace": 10.0, "late": 10.0, "scoring": 60.0, **caps}
+    patient: dict[str, float] = {"startup": 60.0, "grace": 10.0, "late": 10.0, "scoring": 60.0, "hang_up": 1.0, **caps}
     what, where = RunSpec.from_json(spec), Placement.from_json(placement)
     judge = Judge(what, where, train_py, emit=lambda event: None, cancelled=lambda: False, caps=Caps(**patient))
     result = judge.execute()
     alive = [child.pid for child in psutil.Process().children(recursive=True)]
     answer.send({"result": result.to_json(), "left_alive": alive})
+
+
+def read_result(run_folder: str | Path) -> RunResult:
+    """The result that a judge left in `run_folder`."""
+    return RunResult.from_json((Path(run_folder) / "result.json").read_text())
 
 
 def start_main(

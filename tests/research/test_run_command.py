@@ -19,9 +19,20 @@ import pytest
 from research import run as run_module
 from research.data.prepare import prepare
 from research.profiles import contract_for
-from research.result import RunResult, read_result
+from research.result import RunResult
 from research.run import GO
-from tests.research.judged import HELPERS, Runner, events, is_alive, start_main, variant, wait_for, with_train, write_documents
+from tests.research.judged import (
+    HELPERS,
+    Runner,
+    events,
+    is_alive,
+    read_result,
+    start_main,
+    variant,
+    wait_for,
+    with_train,
+    write_documents,
+)
 
 GONE_SECONDS = 2.0
 STEP_LINE = (
