@@ -15,9 +15,8 @@ import sys
 import threading
 from typing import Any
 
-from terms import Terms, add_terms, run_once, terms_of, variant_text
+from terms import Terms, add_terms, engine_for, run_once, terms_of, variant_text
 
-from cluster.engine import LocalEngine
 from cluster.hardware import GB, Device, platform_identity
 from research.errors import UserError
 from research.gpu_memory import trainer_bytes
@@ -70,8 +69,7 @@ async def measure(terms: Terms, variants: list[str]) -> list[dict[str, Any]]:
     print(f"GB; the trainer may take {of_trainer / GB:.2f}" + ("" if limit is None else f", all {limit / GB:.2f}"))
     print(f"{'rows':>6}{'all':>8}{'startup':>9}{'train':>8}{'score':>8}{'torch':>8}{'fitted':>8}  run")
     found = []
-    engine = LocalEngine([terms.device])
-    try:
+    async with engine_for(terms) as engine:
         for name in ["as it is", *variants]:
             text = terms.train_py if name == "as it is" else variant_text(name, terms)
             rows = read_constants(text).get("DEVICE_BATCH_SIZE")
@@ -94,8 +92,6 @@ async def measure(terms: Terms, variants: list[str]) -> list[dict[str, Any]]:
             columns = "".join(f"{size / GB:>{width}.2f}" for size, width in zip(sizes, (8, 9, 8, 8, 8, 8), strict=True))
             print(f"{rows:>6}{columns}  {name}: {result.status}, {result.reason}", flush=True)
             found.append(run)
-    finally:
-        await engine.close()
     return found
 
 

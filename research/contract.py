@@ -14,28 +14,16 @@ from pathlib import Path
 from research.errors import UserError
 from research.files import research_folder
 
-CONTRACT_VARIABLE = "AUTORESEARCH_CONTRACT"
-"""The judge hands the contract to the run's processes in this environment variable."""
-
 CACHE_VARIABLE = "AUTORESEARCH_CACHE"
 """Overrides where prepared data lies."""
 
-JUDGE_FILES = (
-    "ipc/buffer.py",
-    "judge/clock.py",
-    "child/setup.py",
-    "feed.py",
-    "judge/handover.py",
-    "judge/judge.py",
-    "judge/cross_entropy_kernel.py",
-    "judge/row_scores.py",
-    "judge/score.py",
-    "child/scorer.py",
-    "judge/seeds.py",
-    "session.py",
-    "child/trainer.py",
+JUDGE_PARTS = ("child", "ipc", "judge", "feed.py", "session.py")
+"""Folders and files of `research` that a score can depend on: an edit of any of them changes the score fingerprint."""
+
+ONLY_PROCESSES = frozenset(
+    {"judge/confinement.py", "judge/conversation.py", "judge/failures.py", "judge/log.py", "judge/processes.py"}
 )
-"""The judge's own code: an edit of any of these changes the score fingerprint."""
+"""Files among them that only start, end and watch processes, so that no score depends on them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,11 +68,20 @@ def cache_folder(override: str | Path | None = None) -> Path:
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "autoresearch-farm"
 
 
-def judge_sha256() -> str:
-    """SHA-256 over the judge's own code."""
+def judge_files(research: Path | None = None) -> list[str]:
+    """The files that the judge's fingerprint covers, by their names in the `research` folder, sorted."""
+    folder = research or research_folder()
+    parts = [folder / name for name in JUDGE_PARTS]
+    paths = [path for part in parts for path in (part.rglob("*.py") if part.is_dir() else [part])]
+    return sorted({path.relative_to(folder).as_posix() for path in paths} - ONLY_PROCESSES)
+
+
+def judge_sha256(research: Path | None = None) -> str:
+    """SHA-256 over the code that a score depends on; `research` is the folder of the package, normally this one."""
+    folder = research or research_folder()
     digest = hashlib.sha256()
-    for name in JUDGE_FILES:
-        digest.update(name.encode() + b"\0" + (research_folder() / name).read_bytes() + b"\0")
+    for name in judge_files(folder):
+        digest.update(name.encode() + b"\0" + (folder / name).read_bytes() + b"\0")
     return digest.hexdigest()
 
 

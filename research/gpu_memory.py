@@ -14,9 +14,6 @@ from typing import Final
 
 GB: Final = 2**30
 
-SHARE_VARIABLE: Final = "AUTORESEARCH_GPU_MEMORY"
-"""Bytes that torch may allocate on the GPU in a process of a run; unset where the run has no limit."""
-
 PROCESSES: Final = 3
 """Of a run, that have a CUDA context at the same time."""
 
@@ -48,6 +45,13 @@ MEMORY_SIGNS: Final = (
 def says_memory_ran_out(text: str) -> bool:
     """Whether an error's text is about memory that ran out, under any of its names."""
     return any(sign in text for sign in MEMORY_SIGNS)
+
+
+def child_bytes(limit: int | None, *, trains: bool) -> int | None:
+    """What the trainer (`trains`) or a scorer may allocate in a run with this limit in bytes; None where there is no limit."""
+    if limit is None:
+        return None
+    return trainer_bytes(limit) if trains else scorer_bytes(limit)
 
 
 def scorer_bytes(memory: int) -> int:

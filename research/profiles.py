@@ -1,14 +1,14 @@
 """Profiles: named contracts, each with the hyperparameters that train.py starts from. Standard library only."""
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
-from research.contract import CONTRACT_VARIABLE, Contract
+from research.contract import Contract
 from research.errors import UserError
 from research.gpu_memory import FITTED_PART, GB, LEAST_LIMIT, trainer_bytes
+from research.settings import ChildSettings
 
 Constant = int | float | str | bool | tuple[float, ...]
 """The value of a hyperparameter of train.py."""
@@ -222,6 +222,6 @@ def require_cuda_for_limit(device: str) -> None:
 
 
 def active_contract() -> Contract:
-    """The contract that the judge handed to this process; the `standard` one where there is no judge."""
-    text = os.environ.get(CONTRACT_VARIABLE)
-    return Contract.from_json(text) if text else PROFILES["standard"].contract
+    """The contract in this process's settings, which come from the judge; the `standard` one where it has none."""
+    settings = ChildSettings.from_environment()
+    return settings.contract if settings else PROFILES["standard"].contract

@@ -8,9 +8,10 @@ from pathlib import Path
 from cluster.commands.history import BranchHistory, branch_named, read_history, record_named
 from cluster.hardware import Device, choose_devices
 from cluster.home import Home, find_cache, find_checkout, find_home, package_folder
-from cluster.worker import judge_environment
-from research.contract import CONTRACT_VARIABLE, Contract
+from cluster.judge_process import judge_environment
+from research.contract import Contract
 from research.errors import UserError
+from research.settings import ChildSettings
 from results.experiment import ExperimentRecord
 
 MODEL = "model.safetensors"
@@ -87,7 +88,7 @@ def print_sample(
         *("--model", str(model), "--train", str(model.with_name("train.py")), "--data", str(data.folder)),
         *("--prompt", prompt, "--tokens", str(tokens), "--device", device.torch_device),
     ]
-    environment = judge_environment(device) | {CONTRACT_VARIABLE: contract.to_json()}
+    environment = judge_environment(device) | ChildSettings(contract=contract).environment()
     return subprocess.run(command, env=environment, cwd=package_folder(), check=False).returncode
 
 

@@ -152,12 +152,13 @@ DATA_ATTACKS: list[Attack] = [
         train_py=at_import(
             """
             import json
-            from research import contract
-            values = json.loads(os.environ[contract.CONTRACT_VARIABLE])
-            os.environ[contract.CONTRACT_VARIABLE] = json.dumps({**values, "TIME_BUDGET": 100.0, "EVAL_TOKENS": 64})
+            from research import profiles, settings
+            values = json.loads(os.environ[settings.SETTINGS_VARIABLE])
+            values["contract"] |= {"TIME_BUDGET": 100.0, "EVAL_TOKENS": 64}
+            os.environ[settings.SETTINGS_VARIABLE] = json.dumps(values)
             object.__setattr__(CONTRACT, "TIME_BUDGET", 100.0)
             object.__setattr__(CONTRACT, "EVAL_TOKENS", 64)
-            contract.active_contract = lambda: CONTRACT
+            profiles.active_contract = lambda: CONTRACT
             """
         ),
     ),

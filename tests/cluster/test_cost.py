@@ -28,7 +28,7 @@ def test_measured_runs_replace_the_guess(tmp_path):
     [history] = read_history(Home(tmp_path / "home"))
     measured = costs(tmp_path, records=history.records)
     assert measured.overhead_seconds == 10.0
-    assert measured.runs_a_night == 8 * 3600 / 25
+    assert measured.runs_per_night == 8 * 3600 / 25
     assert costs(tmp_path).overhead_seconds != 10.0
 
 
@@ -36,13 +36,13 @@ def test_power_is_said_where_it_is_known(tmp_path):
     contract = contract_for("standard")
     two = costs(tmp_path, contract=contract, devices=[gpu(0), gpu(1)], loops=2)
     assert "power: at most 11.2 kWh in 8 hours" in two.lines()
-    assert "on 2 devices" in two.lines()[0]
+    assert "2 devices" in two.lines()[0]
     assert costs(tmp_path, contract=contract, devices=[gpu(0), gpu(1, power_limit_watts=None)], loops=2).watts is None
 
 
 def test_what_a_researcher_costs(tmp_path):
-    assert any("costs nothing" in line for line in costs(tmp_path).lines())
-    assert any("the farm doesn't know" in line for line in costs(tmp_path, researcher="command:codex exec").lines())
+    assert any("free of charge" in line for line in costs(tmp_path).lines())
+    assert any("unknown price" in line for line in costs(tmp_path, researcher="command:codex exec").lines())
     assert costs(tmp_path, researcher="claude").idea_usd > 0
     assert costs(tmp_path, researcher="claude", model="unheard of").idea_usd is None
     make_history(tmp_path / "home")

@@ -7,8 +7,7 @@ import torch
 
 from research import feed
 from research.child.setup import require_device
-from research.gpu_memory import CONTEXT_BYTES, GB, LEAST_LIMIT, SHARE_VARIABLE, buffer_bytes, scorer_bytes, trainer_bytes
-from research.judge.confinement import CHILDREN, share_of_gpu
+from research.gpu_memory import CONTEXT_BYTES, GB, LEAST_LIMIT, buffer_bytes, child_bytes, scorer_bytes, trainer_bytes
 
 CUDA = torch.device("cuda:0")
 TOTAL = 80 * GB
@@ -38,25 +37,21 @@ def test_without_room_the_trainer_gets_nothing() -> None:
     assert trainer_bytes(1) == trainer_bytes(GB) == 0
 
 
-def test_each_child_is_told_its_share(fractions: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in CHILDREN:
-        assert share_of_gpu(name, None) == {}
-        monkeypatch.setenv(SHARE_VARIABLE, share_of_gpu(name, 8 * GB)[SHARE_VARIABLE])
-        require_device(CUDA)
-    assert fractions == [4.5 / 80, 1 / 80, 1 / 80]
+def test_each_child_is_bound_to_its_share(fractions: list[float]) -> None:
+    for trains in (True, False):
+        assert child_bytes(None, trains=trains) is None
+        require_device(CUDA, memory_limit=child_bytes(8 * GB, trains=trains))
+    assert fractions == [4.5 / 80, 1 / 80]
 
 
-def test_a_share_above_what_there_is_binds_nothing(fractions: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SHARE_VARIABLE, str(2 * TOTAL))
-    require_device(CUDA)
+def test_a_share_above_what_there_is_binds_nothing(fractions: list[float]) -> None:
+    require_device(CUDA, memory_limit=2 * TOTAL)
     assert fractions == [1.0]
 
 
-def test_without_a_limit_torch_is_told_nothing(fractions: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(SHARE_VARIABLE, raising=False)
-    require_device(CUDA)
-    monkeypatch.setenv(SHARE_VARIABLE, "1")
-    require_device(torch.device("cpu"))
+def test_without_a_limit_torch_is_told_nothing(fractions: list[float]) -> None:
+    require_device(CUDA, memory_limit=None)
+    require_device(torch.device("cpu"), memory_limit=1)
     assert fractions == []
 
 
