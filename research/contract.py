@@ -15,7 +15,7 @@ from research.errors import UserError
 from research.files import research_folder
 
 CACHE_VARIABLE = "AUTORESEARCH_CACHE"
-"""Overrides where prepared data lies."""
+"""Environment variable that overrides the folder of prepared data."""
 
 JUDGE_PARTS = ("child", "ipc", "judge", "feed.py", "session.py")
 """Folders and files of `research` that a score can depend on: an edit of any of them changes the score fingerprint."""

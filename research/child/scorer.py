@@ -44,6 +44,7 @@ def main() -> None:
     except ChannelClosed:
         sys.exit(0)
     except (RuntimeError, MemoryError) as error:
+        # CUDA's libraries raise plain RuntimeErrors where memory runs out: only their text says so
         if isinstance(error, MemoryError) or says_memory_ran_out(f"{type(error).__name__}: {error}"):
             sys.exit(OUT_OF_MEMORY)
         raise

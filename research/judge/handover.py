@@ -16,7 +16,7 @@ MAX_REPORT_BYTES = 2**20
 
 MAX_DIMENSIONS = 64
 MAX_NAMED_TENSORS = 256
-"""Tensors whose shapes a result holds, in the order of their names."""
+"""Tensors whose shapes a result holds at most, in the order of their names."""
 
 MAX_NAME = 120
 MAX_KERNEL = 80
@@ -61,7 +61,7 @@ class SubmittedModel:
 
 
 def accept(message: Finish) -> SubmittedModel:
-    """Checks and seals what the trainer handed over, once it is dead. Raises RunEnded where that is no model."""
+    """Checks and seals what the trainer handed over, once it is dead. Raises RunEnded unless that is a model."""
     if len(message.descriptors) != 2:
         raise RunEnded("invalid", "the model was not handed over by session.finish(model)")
     tensors, report = message.descriptors

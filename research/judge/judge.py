@@ -222,7 +222,7 @@ class Judge:
 
 
 def require_runnable(train_py: str) -> None:
-    """Raises RunEnded where a train.py can't be run: it is too long, does not parse, or sets a seed of its own."""
+    """Raises RunEnded where a train.py can't be run: it is too long, does not parse, or sets its own seed."""
     size = len(train_py.encode())
     if size > MAX_TRAIN_PY_BYTES:
         raise RunEnded("invalid", f"train.py has {size:,} bytes (limit {MAX_TRAIN_PY_BYTES:,})")

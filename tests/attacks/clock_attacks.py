@@ -144,6 +144,6 @@ CLOCK_ATTACKS: list[Attack] = [
         tries="have each run be the same one",
         train_py=variant((BUILD, BUILD + "    torch.manual_seed(1337)\n"), text=HONEST),
         statuses=("invalid",),
-        reason="sets a seed of its own",
+        reason="sets its own seed",
     ),
 ]

@@ -98,7 +98,7 @@ DATA_ATTACKS: list[Attack] = [
         tries="hold what it should learn",
         train_py=HONEST + f'\nTEXT = "{"x" * 200_000}"\n',
         statuses=("invalid",),
-        reason="200,000 is the limit",
+        reason="limit 200,000",
     ),
     Attack(
         number=10,
@@ -176,6 +176,6 @@ DATA_ATTACKS: list[Attack] = [
         honest=TIMED,
         statuses=("invalid",),
         caps={"grace": 0.5, "late": 3.0},
-        reason="over the clock",
+        reason="over the time budget",
     ),
 ]
