@@ -181,7 +181,8 @@ def profile(options: argparse.Namespace) -> int:
     name = options.name or suggested
     contract = profile_named(name).contract
     print(f"{device.key}: {platform_identity(device)}")
-    print(f"{'suggested' if name == suggested else 'chosen'}: {name}, for {profile_named(name).what_for}")
+    default = "the default here" if name == suggested else f"the default here is {suggested}"
+    print(f"profile {name} ({default}), for {profile_named(name).what_for}")
     print(
         f"each run: {contract.TIME_BUDGET:g} s of training, sequence length {contract.MAX_SEQ_LEN}, "
         f"vocabulary {contract.VOCAB_SIZE}, scored on {contract.EVAL_TOKENS:,} tokens of {contract.source}"
