@@ -11,7 +11,7 @@ from cluster.home import Home, find_cache, find_checkout, find_home, package_fol
 from cluster.worker import judge_environment
 from research.contract import CONTRACT_VARIABLE, Contract
 from research.errors import UserError
-from results.experiment import ExperimentRecord
+from results.experiment import Branch, ExperimentRecord
 
 MODEL = "model.safetensors"
 
@@ -82,7 +82,7 @@ def print_sample(
         raise UserError(
             f"No model of {record.experiment.id} was saved: start the farm with --samples to save the models of keeps."
         )
-    contract = Contract.from_json(history.branch.contract_json)
+    contract = recorded_contract(history.branch)
     data = find_prepared(contract, cache=cache)
     command = [
         *(sys.executable, "-W", "ignore", "-m", "research.sample"),  # flash-attn-4's compiler warns about its own code
@@ -115,6 +115,15 @@ def _winner(home: Home, name: str | None) -> tuple[BranchHistory, ExperimentReco
     if history.head is None:
         raise UserError(f"{history.branch.name} has no score yet: name another branch or tag, or let the farm run on.")
     return history, history.head
+
+
+def recorded_contract(branch: Branch) -> Contract:
+    """The contract that a branch began with. Raises UserError if this version of the farm has other constants."""
+    try:
+        return Contract.from_json(branch.contract_json)
+    except TypeError:
+        other = "a version of the farm whose research/contract.py has other constants"
+        raise UserError(f"{branch.name} began with {other}: use that version for it.") from None
 
 
 def recorded_train_py(home: Home, commit: str) -> str:

@@ -7,6 +7,7 @@ import pytest
 
 from cluster.cli import main
 from cluster.commands.look import verification_lines
+from cluster.commands.use import recorded_contract
 from cluster.hardware import GB, limited, platform_identity
 from cluster.home import Home
 from cluster.replay import Verification, check_same_as_recorded, device_like, run_to_repeat
@@ -126,6 +127,13 @@ def test_a_record_without_a_score_and_another_platform_are_refused():
     assert device_like(branch, (CPU,)) is CPU
     with pytest.raises(UserError, match=r"was measured on Some CPU, 2 threads, .*this is Other CPU, 2 threads"):
         device_like(branch, (replace(CPU, name="Other CPU"),))
+
+
+def test_a_contract_of_another_version_is_refused() -> None:
+    branch = Branch(name="b", tag="b", loop=0, profile="cpu", contract_json='{"OLD": 1}', score_fingerprint="",
+                    data_fingerprint="", platform="", baseline_commit="", created="")  # fmt: skip
+    with pytest.raises(UserError, match=r"b began with a version of the farm .*: use that version"):
+        recorded_contract(branch)
 
 
 def test_a_run_is_repeated_under_its_limit_of_memory():
