@@ -5,11 +5,12 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from cluster.commands.history import BranchHistory, read_history, record_named
+from cluster.commands.recorded import read_history, record_named
 from cluster.home import Home, find_cache, find_home, home_option
 from cluster.local_api import connect
 from research.errors import UserError
 from research.text import counted
+from results.history import BranchHistory
 
 if TYPE_CHECKING:
     from cluster.replay import Verification

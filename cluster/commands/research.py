@@ -4,12 +4,13 @@ import argparse
 import asyncio
 from typing import TYPE_CHECKING
 
-from cluster.commands.history import BranchHistory, read_history
+from cluster.commands.recorded import read_history
 from cluster.cost import data_line, estimate
 from cluster.hardware import Device, busy_processes, platform_identity
 from cluster.home import Home, find_home, home_option
 from research.errors import UserError
 from research.text import counted, duration
+from results.history import BranchHistory
 
 if TYPE_CHECKING:
     from cluster.display import Display

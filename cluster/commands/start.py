@@ -4,13 +4,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.commands.history import BranchHistory, branch_named, read_history
+from cluster.commands.recorded import read_history
 from cluster.hardware import Device, choose_devices, limited, platform_identity
 from cluster.home import Home, find_cache, find_checkout, find_home, home_option
 from research.contract import Contract
 from research.errors import UserError
 from research.profiles import Recipe, choose_profile, contract_for, memory_limit, profile_named
 from research.text import counted
+from results.history import BranchHistory, branch_named
 
 if TYPE_CHECKING:
     from cluster.options import FarmOptions
