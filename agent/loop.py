@@ -15,8 +15,8 @@ from agent.runs import MAX_TRIES, Execute, ExperimentRuns
 from agent.speculation import StartSpeculatively
 from research.contract import Contract
 from research.result import RunResult, SandboxMode
+from research.text import utc_now
 from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRecord, Head, Proposal, Verdict
-from results.journal import utc_now
 from results.plot import write_progress_png
 from results.store import Store
 from results.tsv import write_results_tsv

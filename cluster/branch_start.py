@@ -17,8 +17,8 @@ from cluster.loop_plans import LoopPlan, check_same_scoring, check_same_terms
 from cluster.options import FarmOptions
 from research.errors import UserError
 from research.hyperparameters import fit_to_profile, write_constants
+from research.text import utc_now
 from results.experiment import Branch
-from results.journal import utc_now
 from results.store import Store
 
 

@@ -38,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(FIRST_STEPS, end="")
         return 0
     try:
-        options = make_parser().parse_args(given)
+        options, unknown = make_parser().parse_known_args(given)
+        if unknown:
+            raise UserError(f"{options.command} doesn't take {' '.join(unknown)} (see farm {options.command} --help)")
         status = handler(options)(options)
         sys.stdout.flush()
         return status
@@ -65,6 +67,8 @@ class OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         text = message.removeprefix("argument ").replace(": must be", " must be", 1)
+        if text.startswith("COMMAND: invalid choice"):  # the list of all commands is in the help
+            text = text.partition(" (")[0].replace("COMMAND: invalid choice:", "unknown command")
         self.exit(2, f"{self.prog}: {text} (see {self.prog} --help)\n")
 
 

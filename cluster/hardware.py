@@ -7,18 +7,17 @@ are imported where they are used, since every command parses `--devices`.
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from research.errors import UserError
+from research.gpu_driver import nvml_if_present
+from research.gpu_memory import GIB
+from research.machine import usable_cores
 
 DeviceKind = Literal["cuda", "mps", "cpu"]
-
-GB = 2**30
-"""Bytes in what a platform's name calls a GB: an 80 GB card has 79.6 of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +144,7 @@ def platform_identity(device: Device) -> str:
 
     A memory limit takes the place of the memory: it makes batches smaller, and so changes scores.
     """
-    memory = f"{device.memory_bytes / GB:.4g} GB" if device.limited else f"{round(device.memory_bytes / GB)} GB"
+    memory = f"{device.memory_bytes / GIB:.4g} GB" if device.limited else f"{round(device.memory_bytes / GIB)} GB"
     if device.kind == "cuda":
         power = [] if device.power_limit_watts is None else [f"{device.power_limit_watts:.0f} W"]
         return ", ".join([device.name, memory, *power])
@@ -158,7 +157,7 @@ def busy_processes(device: Device) -> list[BusyProcess]:
     """Other processes that use this GPU now, which would slow runs down. Empty for other devices."""
     if device.kind != "cuda":
         return []
-    with _nvml() as nvml:
+    with nvml_if_present() as nvml:
         if nvml is None:
             return []
         try:
@@ -172,12 +171,6 @@ def busy_processes(device: Device) -> list[BusyProcess]:
     ]
 
 
-def driver_version() -> str | None:
-    """The NVIDIA driver's version; None if there is no driver."""
-    with _nvml() as nvml:
-        return None if nvml is None else str(nvml.nvmlSystemGetDriverVersion())
-
-
 def cpu_model() -> str:
     """The processor's name."""
     info = Path("/proc/cpuinfo")
@@ -188,19 +181,8 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine() or "CPU"
 
 
-def usable_cores() -> int:
-    """Number of cores that this process may use, by its CPU affinity and its cgroup's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.exists():
-        limit, _, period = quota.read_text().strip().partition(" ")
-        if limit.isdigit() and period.isdigit():
-            cores = min(cores, max(1, int(limit) // int(period)))
-    return cores
-
-
 def _gpus(visible: str | None, threads: int) -> list[Device]:
-    with _nvml() as nvml:
+    with nvml_if_present() as nvml:
         if nvml is None:
             return []
         devices = []
@@ -273,19 +255,3 @@ def _process_name(pid: int) -> str:
         return str(psutil.Process(pid).name())
     except psutil.Error:
         return "?"
-
-
-@contextmanager
-def _nvml() -> Iterator[Any]:
-    """The initialised NVML bindings; None if there is no NVIDIA driver."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        yield None
-        return
-    try:
-        yield pynvml
-    finally:
-        pynvml.nvmlShutdown()

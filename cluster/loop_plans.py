@@ -152,7 +152,7 @@ def check_same_terms(branch: Branch, device: Device, contract: Contract) -> None
         name = changed[0]
         now = f"this version of the farm has {name} {asked.get(name)}"
         raise UserError(
-            f"{branch.name} began with {name} {began.get(name)}, {now}: resume it with its old version, or {FRESH}."
+            f"{branch.name} began with {name} {began.get(name)}, {now}: use the version that it began with, or {FRESH}."
         )
     if branch.platform != platform_identity(device):
         here = platform_identity(device)

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
+from agent.repo.branch_names import check_name
 from agent.researchers.make import check_researcher
 from cluster.home import JOB_HOME, Home, find_checkout, find_home
 from cluster.options import todays_tag
@@ -31,6 +32,7 @@ FETCHED = Path("results") / "fetched"
 def submit(options: argparse.Namespace) -> int:
     """Starts the job and prints the commands for it. With --follow the exit status is 1 if the job doesn't succeed."""
     check_researcher(options.researcher)
+    check_name(options.tag or todays_tag(), "tag")
     home = options.home or JOB_HOME
     check_outlives_job(home, "--home")
     check_outlives_job(options.cache or "/", "--cache")

@@ -5,11 +5,12 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from cluster.commands.history import BranchHistory, read_history, record_named
+from cluster.commands.recorded import read_history, record_named
 from cluster.home import Home, find_cache, find_home, home_option
 from cluster.local_api import connect
 from research.errors import UserError
 from research.text import counted
+from results.history import BranchHistory
 
 if TYPE_CHECKING:
     from cluster.replay import Verification
@@ -135,10 +136,9 @@ def audit_lines(home: Home, history: BranchHistory) -> list[str]:
 
 def verify(options: argparse.Namespace) -> int:
     """Repeats the experiment's first scored run and compares. The exit status is 1 if the score is not reproduced."""
-    from cluster.commands.use import recorded_train_py
+    from cluster.commands.use import recorded_contract, recorded_train_py
     from cluster.hardware import choose_devices
     from cluster.replay import Verification, check_same_as_recorded, device_like, repeat, run_to_repeat, sigma_of
-    from research.contract import Contract
     from research.data.prepare import find_prepared
 
     home = find_home(options.home)
@@ -148,7 +148,7 @@ def verify(options: argparse.Namespace) -> int:
     old = run_to_repeat(record)
     train_py = recorded_train_py(home, record.experiment.commit)
     device = device_like(branch, choose_devices(options.devices), gpu_memory_bytes=old.gpu_memory_bytes)
-    contract = Contract.from_json(branch.contract_json)
+    contract = recorded_contract(branch)
     data = find_prepared(contract, cache=find_cache(options.cache), num_shards=options.num_shards)
     check_same_as_recorded(old, train_py, data, contract)
     if connect(home) is not None:

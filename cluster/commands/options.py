@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from agent.repo.branch_names import check_name
 from agent.repo.repository import repository_for
 from agent.researchers.make import check_researcher
 from cluster.hardware import Device, DeviceRequest, choose_devices, detect_devices, limited
@@ -57,6 +58,8 @@ def chosen_engine(name: str, request: DeviceRequest, found: Sequence[Device], ad
 
 def _common_options(options: argparse.Namespace, engine: EngineKind, found: Sequence[Device]) -> FarmOptions:
     """What `farm run` and `farm try` have in common."""
+    tag = options.tag or todays_tag()
+    check_name(tag, "tag")
     home = find_home(options.home)
     if engine == "ray":  # --devices may name what only the cluster's nodes have
         devices = tuple(found[:1])
@@ -69,7 +72,7 @@ def _common_options(options: argparse.Namespace, engine: EngineKind, found: Sequ
         repo=repository_for(Path.cwd(), home.folder, renew=True),
         home=home,
         cache=find_cache(options.cache),
-        tag=options.tag or todays_tag(),
+        tag=tag,
         researcher="search",
         profile=options.profile,
         recipe=options.recipe,

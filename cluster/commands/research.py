@@ -4,12 +4,13 @@ import argparse
 import asyncio
 from typing import TYPE_CHECKING
 
-from cluster.commands.history import BranchHistory, read_history
+from cluster.commands.recorded import read_history
 from cluster.cost import data_line, estimate
 from cluster.hardware import Device, busy_processes, platform_identity
 from cluster.home import Home, find_home, home_option
 from research.errors import UserError
-from research.text import counted
+from research.text import counted, duration
+from results.history import BranchHistory
 
 if TYPE_CHECKING:
     from cluster.display import Display
@@ -36,7 +37,7 @@ def try_(options: argparse.Namespace) -> int:
     """Runs one experiment with the working train.py. The exit status is 1 if it has no score."""
     from cluster.by_hand import on_the_checkouts_branch, try_once, where_the_edit_is
     from cluster.commands.options import try_options
-    from cluster.display import duration, make_display
+    from cluster.display import make_display
     from cluster.doctor import layers_here, lines_before_runs
 
     farm_options = try_options(options)
@@ -147,7 +148,6 @@ def before_start_on_cluster(options: "FarmOptions") -> list[str]:
 
 def summary_lines(summary: "FarmSummary") -> list[str]:
     """The lines after a farm has ended: why, how long it took, and what it gained."""
-    from cluster.display import duration
 
     lines = [f"ended: {summary.ended}, after {duration(summary.seconds)}"]
     lines.append(f"{counted(summary.experiments, 'experiment')}, {summary.keeps} kept, on {', '.join(summary.branches)}")

@@ -4,13 +4,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.commands.history import BranchHistory, branch_named, read_history
+from cluster.commands.recorded import read_history
 from cluster.hardware import Device, choose_devices, limited, platform_identity
 from cluster.home import Home, find_cache, find_checkout, find_home, home_option
 from research.contract import Contract
 from research.errors import UserError
 from research.profiles import Recipe, choose_profile, contract_for, memory_limit, profile_named
 from research.text import counted
+from results.history import BranchHistory, branch_named
 
 if TYPE_CHECKING:
     from cluster.options import FarmOptions
@@ -181,7 +182,8 @@ def profile(options: argparse.Namespace) -> int:
     name = options.name or suggested
     contract = profile_named(name).contract
     print(f"{device.key}: {platform_identity(device)}")
-    print(f"{'suggested' if name == suggested else 'chosen'}: {name}, for {profile_named(name).what_for}")
+    default = "the default here" if name == suggested else f"the default here is {suggested}"
+    print(f"profile {name} ({default}), for {profile_named(name).what_for}")
     print(
         f"each run: {contract.TIME_BUDGET:g} s of training, sequence length {contract.MAX_SEQ_LEN}, "
         f"vocabulary {contract.VOCAB_SIZE}, scored on {contract.EVAL_TOKENS:,} tokens of {contract.source}"

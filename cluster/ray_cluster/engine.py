@@ -20,6 +20,7 @@ from cluster.ray_cluster.worker import NodeData, NodeWorker, Outcome, data_on_no
 from research.contract import Contract
 from research.data.prepared import PreparedData
 from research.errors import UserError
+from research.files import write_atomically
 from research.profiles import require_cuda_for_limit
 from research.result import RunResult, RunSpec
 
@@ -341,9 +342,7 @@ def _write_files(outcome: Outcome, folder: Path) -> None:
     """Writes what the judge left on the node into the run's folder in the home."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in outcome.files.items():
-        temporary = folder / f"{name}.tmp"
-        temporary.write_bytes(content)
-        temporary.replace(folder / name)
+        write_atomically(folder / name, content)
 
 
 def _reason_of(error: BaseException | None) -> str:

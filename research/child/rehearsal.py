@@ -14,14 +14,14 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from research.gpu_memory import GB
+from research.gpu_memory import GIB
 from research.sandbox.linux import die_with_parent
 from research.session import Session
 
 LEAST_THREADS = 8
 """CPU threads from which on a rehearsal pays: trainer, scorers and the compiler's processes run at the same time."""
 
-LEAST_GPU_BYTES = 64 * GB
+LEAST_GPU_BYTES = 64 * GIB
 """GPU memory from which on there is room: on a smaller GPU the batch takes all that the scorers leave."""
 
 ROWS = 2

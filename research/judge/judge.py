@@ -17,6 +17,7 @@ import torch
 from research.child import scorer, trainer
 from research.data.prepared import PreparedData
 from research.errors import UserError
+from research.files import write_atomically
 from research.gpu_driver import gpu_bytes
 from research.gpu_memory import child_bytes
 from research.ipc.buffer import rows_per_batch
@@ -216,9 +217,7 @@ class Judge:
             self._echo(last)
         if result.status == "ok" and self._findings.scores is not None:
             save_row_scores(self._folder, {"val": self._findings.scores.val, "audit": self._findings.scores.audit})
-        temporary = self._folder / "result.json.tmp"
-        temporary.write_text(result.to_json())
-        temporary.replace(self._folder / "result.json")
+        write_atomically(self._folder / "result.json", result.to_json())
 
 
 def require_runnable(train_py: str) -> None:
