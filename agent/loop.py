@@ -5,7 +5,6 @@ import contextlib
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from agent.rebase import rebased
 from agent.repo.worktree import Worktree
 from agent.researcher import Context, ProposalFailed, Researcher
 from research.result import RunResult, RunSpec
+from research.text import utc_now
 from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRecord, Head, Proposal
 from results.plot import write_progress_png
 from results.store import Store
@@ -219,7 +219,7 @@ class ResearchLoop:
             lines_added=added,
             lines_removed=removed,
             usage=proposal.usage,
-            created=now(),
+            created=utc_now(),
         )
         self.store.add_experiment(experiment)
         return experiment
@@ -237,7 +237,7 @@ class ResearchLoop:
             title=title,
             hypothesis="The score to beat.",
             researcher="farm",
-            created=now(),
+            created=utc_now(),
         )
         self.store.add_experiment(experiment)
         return experiment
@@ -352,8 +352,3 @@ def constants_changed(before: str, after: str) -> dict[str, Any]:
         return changed_constants(before, after)
     except SyntaxError:
         return {}
-
-
-def now() -> str:
-    """ISO 8601, UTC, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -18,9 +18,9 @@ from typing import Any
 from terms import Terms, add_terms, run_once, terms_of, variant_text
 
 from cluster.engine import LocalEngine
-from cluster.hardware import GB, Device, platform_identity
+from cluster.hardware import Device, platform_identity
 from research.errors import UserError
-from research.gpu_memory import trainer_bytes
+from research.gpu_memory import GIB, trainer_bytes
 from research.hyperparameters import read_constants
 from research.profiles import profile_named
 
@@ -67,7 +67,7 @@ async def measure(terms: Terms, variants: list[str]) -> list[dict[str, Any]]:
     """A run of each, in turn; prints a line for each."""
     limit = terms.device.gpu_memory_bytes
     of_trainer = trainer_bytes(terms.device.memory_bytes)
-    print(f"GB; the trainer may take {of_trainer / GB:.2f}" + ("" if limit is None else f", all {limit / GB:.2f}"))
+    print(f"GB; the trainer may take {of_trainer / GIB:.2f}" + ("" if limit is None else f", all {limit / GIB:.2f}"))
     print(f"{'rows':>6}{'all':>8}{'startup':>9}{'train':>8}{'score':>8}{'torch':>8}{'fitted':>8}  run")
     found = []
     engine = LocalEngine([terms.device])
@@ -91,7 +91,7 @@ async def measure(terms: Terms, variants: list[str]) -> list[dict[str, Any]]:
                 run["torch"],
                 run["fitted"],
             ]
-            columns = "".join(f"{size / GB:>{width}.2f}" for size, width in zip(sizes, (8, 9, 8, 8, 8, 8), strict=True))
+            columns = "".join(f"{size / GIB:>{width}.2f}" for size, width in zip(sizes, (8, 9, 8, 8, 8, 8), strict=True))
             print(f"{rows:>6}{columns}  {name}: {result.status}, {result.reason}", flush=True)
             found.append(run)
     finally:

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from cluster.hardware import Device
 from research.contract import Contract
-from research.text import counted
+from research.text import counted, size
 from results.experiment import ExperimentRecord
 
 NIGHT_HOURS = 8.0
@@ -116,14 +116,6 @@ def free_disk(folder: Path) -> int:
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def size(count: float) -> str:
-    """`200 kB`, `1.4 GB`."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count / 1e3:.0f} kB"
 
 
 def _measured_overhead(records: Sequence[ExperimentRecord]) -> float | None:

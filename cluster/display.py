@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from research.text import duration
 from results.experiment import Decision, ExperimentRecord
 
 SHOWN_VERDICTS = 6
@@ -205,16 +206,6 @@ def title_and_reason(record: ExperimentRecord) -> str:
         return title
     reason = verdict.reason.removeprefix(f"{verdict.decision}: ").removeprefix(f"{title}: ")  # both are said already
     return f"{title}: {reason}"
-
-
-def duration(seconds: float) -> str:
-    """`45s`, `12m 05s`, `3h 07m`."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02}s"
-    return f"{whole // 3600}h {whole % 3600 // 60:02}m"
 
 
 def _short(branch: str) -> str:

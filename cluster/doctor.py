@@ -13,15 +13,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.client import connect
-from cluster.cost import free_disk, size
-from cluster.hardware import GB, Device, busy_processes, driver_version, platform_identity
+from cluster.cost import free_disk
+from cluster.hardware import Device, busy_processes, platform_identity
 from cluster.home import Home, find_checkout, home_option
 from cluster.ray_cluster.exposure import RayHere, look_at_ray
 from cluster.sandbox_checks import layers_here, sandbox_findings
 from research.contract import Contract
 from research.errors import UserError
+from research.gpu_driver import driver_version
+from research.gpu_memory import GIB
 from research.profiles import choose_profile, profile_named
-from research.text import counted
+from research.text import counted, size
 
 State = Literal["ok", "warn", "missing"]
 
@@ -110,7 +112,7 @@ def _torch(devices: Sequence[Device]) -> Check:
 
 def _device(device: Device) -> Check:
     profile = choose_profile(device.torch_device, device.memory_bytes)
-    free = f"{device.free_bytes / GB:.0f} of {device.memory_bytes / GB:.0f} GB free"
+    free = f"{device.free_bytes / GIB:.0f} of {device.memory_bytes / GIB:.0f} GB free"
     found = f"{platform_identity(device)}; {free}; profile {profile} ({profile_named(profile).what_for})"
     others = busy_processes(device)
     if others:

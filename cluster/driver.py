@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop, now
+from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop
 from agent.repo.worktree import Worktree, worktree_folder
 from agent.researcher import BudgetSpent, OutOfIdeas
 from cluster.branch_start import failed_start, first_train_py, siblings_to_start_from, start_branch, start_in_place
@@ -28,7 +28,7 @@ from research.contract import Contract
 from research.errors import UserError
 from research.profiles import profile_named
 from research.result import RunResult, RunSpec
-from research.text import counted
+from research.text import counted, utc_now
 from results.experiment import Branch, Experiment, ExperimentRecord
 from results.store import Store
 from results.verdict import NoisePrior, noise_prior
@@ -322,7 +322,7 @@ class Farm:
             data_fingerprint=plan.data.data_fingerprint,
             platform=platform_identity(plan.device),
             baseline_commit=baseline_commit,
-            created=now(),
+            created=utc_now(),
         )
         self.store.add_branch(branch)
         return branch

@@ -6,8 +6,7 @@ Nothing here imports torch or makes a CUDA context: the farm's own process stays
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +14,11 @@ from typing import Any, Literal
 import psutil
 
 from research.errors import UserError
+from research.gpu_driver import nvml_if_present
+from research.gpu_memory import GIB
+from research.machine import usable_cores
 
 DeviceKind = Literal["cuda", "mps", "cpu"]
-
-GB = 2**30
-"""What a platform's name calls a GB: an 80 GB card has 79.6 of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +112,7 @@ def platform_identity(device: Device) -> str:
 
     A limit of memory stands in the memory's place: it makes batches smaller, and scores other ones.
     """
-    memory = f"{device.memory_bytes / GB:.4g} GB" if device.limited else f"{round(device.memory_bytes / GB)} GB"
+    memory = f"{device.memory_bytes / GIB:.4g} GB" if device.limited else f"{round(device.memory_bytes / GIB)} GB"
     if device.kind == "cuda":
         power = [] if device.power_limit_watts is None else [f"{device.power_limit_watts:.0f} W"]
         return ", ".join([device.name, memory, *power])
@@ -126,7 +125,7 @@ def busy_processes(device: Device) -> list[BusyProcess]:
     """Who else computes on this GPU now: it would cost runs time under the clock. Empty for other devices."""
     if device.kind != "cuda":
         return []
-    with _nvml() as nvml:
+    with nvml_if_present() as nvml:
         if nvml is None:
             return []
         try:
@@ -140,12 +139,6 @@ def busy_processes(device: Device) -> list[BusyProcess]:
     ]
 
 
-def driver_version() -> str | None:
-    """The NVIDIA driver's version; None without one."""
-    with _nvml() as nvml:
-        return None if nvml is None else str(nvml.nvmlSystemGetDriverVersion())
-
-
 def cpu_model() -> str:
     """The processor's name."""
     info = Path("/proc/cpuinfo")
@@ -154,17 +147,6 @@ def cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine() or "CPU"
-
-
-def usable_cores() -> int:
-    """Cores that this process may use, by its affinity and by its control group's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.exists():
-        limit, _, period = quota.read_text().strip().partition(" ")
-        if limit.isdigit() and period.isdigit():
-            cores = min(cores, max(1, int(limit) // int(period)))
-    return cores
 
 
 def _device_named(word: str, found: list[Device]) -> Device:
@@ -177,7 +159,7 @@ def _device_named(word: str, found: list[Device]) -> Device:
 
 
 def _gpus(visible: str | None, threads: int) -> list[Device]:
-    with _nvml() as nvml:
+    with nvml_if_present() as nvml:
         if nvml is None:
             return []
         devices = []
@@ -248,19 +230,3 @@ def _process_name(pid: int) -> str:
         return str(psutil.Process(pid).name())
     except psutil.Error:
         return "?"
-
-
-@contextmanager
-def _nvml() -> Iterator[Any]:
-    """The NVML bindings, initialised; None where there is no NVIDIA driver."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        yield None
-        return
-    try:
-        yield pynvml
-    finally:
-        pynvml.nvmlShutdown()

@@ -6,16 +6,16 @@ import json
 import os
 import shlex
 import socket
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import research
 from research.contract import cache_folder
 from research.errors import UserError
+from research.files import write_atomically
+from research.text import utc_now
 
 HOME_VARIABLE = "FARM_HOME"
 
@@ -97,7 +97,7 @@ class Home:
             except OSError:
                 raise UserError(_held_by(self)) from None
             os.ftruncate(descriptor, 0)
-            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now()}
             os.pwrite(descriptor, json.dumps(holder).encode(), 0)
             yield
         finally:
@@ -109,7 +109,7 @@ class Home:
         inside = repository.resolve().is_relative_to(self.folder.resolve())
         name = str(repository.resolve().relative_to(self.folder.resolve()) if inside else repository.resolve())
         if name not in known:
-            write_private(self.repositories_json, json.dumps([*known, name]) + "\n")
+            write_atomically(self.repositories_json, json.dumps([*known, name]) + "\n", private=True)
 
     def repositories(self) -> list[Path]:
         """The recorded repositories that are still there."""
@@ -123,7 +123,7 @@ class Home:
 
     def log_event(self, kind: str, **fields: Any) -> None:
         """Appends one JSON line to the log. One write, so that lines of several threads don't mix."""
-        line = json.dumps({"time": _now(), "event": kind, **fields}, default=str) + "\n"
+        line = json.dumps({"time": utc_now(), "event": kind, **fields}, default=str) + "\n"
         self.logs.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -189,14 +189,6 @@ def package_folder() -> Path:
     return Path(research.__file__ or ".").resolve().parent.parent
 
 
-def write_private(path: Path, text: str) -> None:
-    """Writes a file that only this user can read, at once or not at all."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mkstemp gives mode 0600
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    Path(temporary).replace(path)
-
-
 def _held_by(home: Home) -> str:
     try:
         holder = json.loads(home.lock_file.read_text())
@@ -206,7 +198,3 @@ def _held_by(home: Home) -> str:
     return (
         f"A farm is already running on {home.folder} ({who}): stop it (farm stop{home_option(home)}), or choose another --home."
     )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from cluster.home import Home, write_private
+from cluster.home import Home
 from research.errors import UserError
+from research.files import write_atomically
 
 if TYPE_CHECKING:
     from results.query import Table
@@ -61,7 +62,7 @@ class FarmServer:
         """Begins to answer and writes server.json, which only this user can read."""
         self._thread.start()
         address = {"pid": os.getpid(), "port": self.port, "token": self._token}
-        write_private(self._home.server_json, json.dumps(address))
+        write_atomically(self._home.server_json, json.dumps(address), private=True)
 
     def close(self) -> None:
         """Takes server.json away and stops answering."""

@@ -8,7 +8,7 @@ from typing import Final, Literal, get_args
 
 from research.contract import CONTRACT_VARIABLE, Contract
 from research.errors import UserError
-from research.gpu_memory import FITTED_PART, GB, LEAST_LIMIT, trainer_bytes
+from research.gpu_memory import FITTED_PART, GIB, LEAST_LIMIT, trainer_bytes
 
 Constant = int | float | str | bool | tuple[float, ...]
 """The value of a hyperparameter of train.py."""
@@ -210,9 +210,9 @@ def memory_limit(gigabytes: float | None, device: str) -> int | None:
     if gigabytes is None:
         return None
     require_cuda_for_limit(device)
-    if not LEAST_LIMIT <= gigabytes * GB < math.inf:
-        raise UserError(f"--gpu-memory {gigabytes:g} is too little: a run needs {LEAST_LIMIT // GB} GB, or more.")
-    return int(gigabytes * GB)
+    if not LEAST_LIMIT <= gigabytes * GIB < math.inf:
+        raise UserError(f"--gpu-memory {gigabytes:g} is too little: a run needs {LEAST_LIMIT // GIB} GB, or more.")
+    return int(gigabytes * GIB)
 
 
 def require_cuda_for_limit(device: str) -> None:

@@ -1,7 +1,6 @@
 """progress.png: every experiment of a branch, the keeps by name, and where the head stood."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,7 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from research.text import counted
+from research.files import replacing
+from research.text import counted, one_line, shortened
 from results.experiment import Decision, ExperimentRecord
 
 if TYPE_CHECKING:
@@ -56,12 +56,8 @@ class Point:
 def write_progress_png(path: Path, records: Sequence[ExperimentRecord], title: str) -> None:
     """Replaces `path` at once by the picture. `title` goes before the counts of experiments and of those kept."""
     figure = progress_figure(records, title)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def progress_figure(records: Sequence[ExperimentRecord], title: str) -> "Figure":
@@ -98,7 +94,7 @@ def _numbers(records: Sequence[ExperimentRecord], decision: Decision) -> list[in
 
 def _points(records: Sequence[ExperimentRecord], decision: Decision) -> list[Point]:
     return [
-        Point(number=r.experiment.number, val_bpb=r.val_bpb, title=" ".join(r.experiment.title.split()))
+        Point(number=r.experiment.number, val_bpb=r.val_bpb, title=one_line(r.experiment.title))
         for r in records
         if r.verdict is not None and r.verdict.decision == decision and r.val_bpb is not None
     ]
@@ -178,7 +174,7 @@ def _draw_labels(axes: "Axes", keeps: Sequence[Point]) -> None:
         shift = max(0.0, next_free - across) / math.sin(angle)
         next_free = max(across, next_free) + LABEL_PITCH
         axes.annotate(
-            _shortened(point.title),
+            _label(point.title),
             (point.number, point.val_bpb),
             xytext=((0.07 + shift) * 72, 0.06 * 72),
             textcoords="offset points",
@@ -197,6 +193,6 @@ def _most_telling(keeps: Sequence[Point]) -> set[int]:
     return set(sorted(range(len(keeps)), key=lambda i: -gains[i])[:MAX_LABELS])
 
 
-def _shortened(title: str) -> str:
-    title = title.replace("$", r"\$")  # no mathematics
-    return title if len(title) <= LABEL_LENGTH else title[: LABEL_LENGTH - 1].rstrip() + "…"
+def _label(title: str) -> str:
+    """The title as matplotlib takes it: a plain $ would start a formula."""
+    return shortened(title, LABEL_LENGTH).replace("$", r"\$")

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 
 from research.errors import UserError
-from research.text import counted
+from research.text import counted, shortened
 
 READ_ONLY_SETTINGS = (
     "SET temp_directory = ''",  # a hungry query fails instead of filling the disk
@@ -37,7 +37,7 @@ class Table:
         """Aligned columns for a terminal or a prompt. A result of one cell is printed whole, for diffs and logs."""
         if len(self.rows) == 1 and len(self.columns) == 1:
             return f"{_cell(self.rows[0][0])}\n"
-        cells = [[_one_line(_cell(value), cell_width) for value in row] for row in self.rows]
+        cells = [[shortened(_escaped(_cell(value)), cell_width) for value in row] for row in self.rows]
         widths = [max(map(len, column)) for column in zip(self.columns, *cells, strict=True)]
         numeric = [all(_is_number(row[i]) for row in self.rows) and bool(self.rows) for i in range(len(widths))]
         lines = [_aligned(self.columns, widths, numeric), "  ".join("-" * width for width in widths)]
@@ -129,9 +129,9 @@ def _cell(value: Any) -> str:
     return f"{value:.7g}" if isinstance(value, float) else str(value)
 
 
-def _one_line(text: str, width: int) -> str:
-    text = text.replace("\n", "\\n").replace("\t", " ").replace("\r", "")
-    return text if len(text) <= width else text[: width - 1] + "…"
+def _escaped(text: str) -> str:
+    """Text on one line in which line breaks can be seen."""
+    return text.replace("\n", "\\n").replace("\t", " ").replace("\r", "")
 
 
 def _aligned(cells: tuple[str, ...] | list[str], widths: list[int], numeric: list[bool]) -> str:

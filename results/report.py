@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from research.result import RunResult
-from research.text import counted
+from research.text import counted, one_line
 from results.experiment import DECISIONS, Branch, Decision, ExperimentRecord
 from results.overfitting import measure_drift
 from results.verdict import too_equal
@@ -217,8 +217,7 @@ def _score(record: ExperimentRecord) -> float:
 
 
 def _title(record: ExperimentRecord) -> str:
-    title = " ".join(record.experiment.title.split())
-    return title if len(title) <= TITLE_WIDTH else title[: TITLE_WIDTH - 1].rstrip() + "…"
+    return one_line(record.experiment.title, TITLE_WIDTH)
 
 
 def _usage(record: ExperimentRecord) -> str:

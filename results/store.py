@@ -5,7 +5,6 @@ One process at a time owns a home. Within it any thread may read and write.
 
 import json
 import logging
-import os
 import threading
 import time
 import uuid
@@ -20,7 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from research.errors import UserError
+from research.files import replacing
 from research.result import RunResult
+from research.text import utc_now
 from results.database import open_database
 from results.experiment import (
     Branch,
@@ -33,7 +34,7 @@ from results.experiment import (
     to_body,
     verdict_from,
 )
-from results.journal import Journal, JournalRecord, RecordKind, utc_now
+from results.journal import Journal, JournalRecord, RecordKind
 from results.query import Table, run_query
 from results.table_rows import AUDIT_FIELDS, insert_one, row_of
 
@@ -237,14 +238,10 @@ class Store:
     def export_parquet(self) -> Path:
         """Replaces history.parquet, one row per experiment, at once: readers see the old file or the new one."""
         path = self.home / "history.parquet"
-        temporary = path.with_name(f".history-{os.getpid()}-{threading.get_ident()}.parquet")
         with self._database.cursor() as cursor:
             table = cursor.sql("SELECT * FROM history").to_arrow_table()
-        try:
+        with replacing(path) as temporary:
             pq.write_table(table, temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
         return path
 
     def _rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:

@@ -14,6 +14,7 @@ LIGHT = {
     "research/errors.py": set(),
     "research/files.py": set(),
     "research/text.py": set(),
+    "research/machine.py": set(),
     "research/gpu_memory.py": set(),
     "research/contract.py": {"research.errors", "research.files"},
     "research/profiles.py": {"research.contract", "research.errors", "research.gpu_memory"},

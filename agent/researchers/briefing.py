@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from agent.researcher import Context
 from research.contract import Contract
-from research.text import counted
+from research.text import counted, one_line
 from results.experiment import ExperimentRecord
 from results.report import near_misses
 
@@ -43,12 +43,6 @@ def history_table(records: Sequence[ExperimentRecord]) -> str:
     left_out = len(finished) - len(rows)
     note = [f"({left_out} older ones are left out.)"] if left_out else []
     return "\n".join(["number | verdict | val_bpb | gain | title | reason", *rows, *note])
-
-
-def one_line(text: str, limit: int) -> str:
-    """`text` without line breaks and control characters, cut to `limit` characters."""
-    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def _counts(records: Sequence[ExperimentRecord]) -> str:

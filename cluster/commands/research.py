@@ -13,7 +13,7 @@ from cluster.sandbox_checks import layers_here, lines_before_runs
 from cluster.tags import todays_tag
 from research.errors import UserError
 from research.profiles import memory_limit
-from research.text import counted
+from research.text import counted, duration
 
 if TYPE_CHECKING:
     from cluster.display import Display
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
 def try_idea(options: argparse.Namespace) -> int:
     """One experiment with the working train.py. Exit status 1 where it didn't score."""
     from cluster.by_hand import on_the_checkouts_branch, try_once, where_the_edit_is
-    from cluster.display import duration, make_display
+    from cluster.display import make_display
 
     farm_options = make_options(options, researcher="search")
     if options.tag is None:
@@ -230,7 +230,6 @@ def before_start_on_cluster(options: "FarmOptions") -> list[str]:
 
 def summary_lines(summary: "FarmSummary") -> list[str]:
     """What a farm did."""
-    from cluster.display import duration
 
     lines = [f"ended: {summary.ended}, after {duration(summary.seconds)}"]
     lines.append(f"{counted(summary.experiments, 'experiment')}, {summary.keeps} kept, on {', '.join(summary.branches)}")

@@ -5,8 +5,8 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from cluster.cost import size
 from research.errors import UserError
+from research.text import size
 
 LEFT_OUT = (".git", ".venv", "results/data", "results/fetched", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 """Never sent, whether git ignores them or not: names of folders, or paths in the checkout."""

@@ -20,6 +20,7 @@ from cluster.worker import JUDGE_COMMAND, Progress
 from research.contract import Contract
 from research.data.prepared import PreparedData
 from research.errors import UserError
+from research.files import write_atomically
 from research.profiles import require_cuda_for_limit
 from research.result import RunResult, RunSpec
 
@@ -332,11 +333,8 @@ async def _answer(reference: Any) -> Any:
 
 def _write_files(outcome: Outcome, folder: Path) -> None:
     """Puts what the judge left on the node into the home."""
-    folder.mkdir(parents=True, exist_ok=True)
     for name, content in outcome.files.items():
-        temporary = folder / f"{name}.tmp"
-        temporary.write_bytes(content)
-        temporary.replace(folder / name)
+        write_atomically(folder / name, content)
 
 
 def _lost(spec: RunSpec, reason: str) -> RunResult:

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TextIO
 
-from cluster.cost import size
 from cluster.home import Home, find_home
 from research.errors import UserError
+from research.text import size
 
 BUNDLE = "branches-{number}.bundle"
 """Branches of the home's repositories, numbered from 1."""

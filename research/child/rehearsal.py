@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from research.gpu_memory import GB
+from research.gpu_memory import GIB
 from research.sandbox.linux import die_with_parent
 from research.session import Session
 
@@ -24,7 +24,7 @@ VARIABLE = "AUTORESEARCH_REHEARSE"
 LEAST_THREADS = 8
 """The trainer, both scorers and the compiler's own processes want some at the same time."""
 
-LEAST_GPU_BYTES = 64 * GB
+LEAST_GPU_BYTES = 64 * GIB
 """On a smaller GPU a batch is fitted to what is left beside the scorers, and a rehearsal takes some gigabytes more."""
 
 ROWS = 2

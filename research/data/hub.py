@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import UserError
+from research.files import write_atomically
 from research.text import counted
 
 REVISION = "main"
@@ -145,14 +146,6 @@ def check_space(folder: Path, needed: int) -> None:
             f"Too little disk space: {needed / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free at {there}."
             " Free some, choose another disk with --cache, or take fewer --num-shards."
         )
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
 
 
 def _is_the_hubs(path: Path, listed: Any) -> bool:

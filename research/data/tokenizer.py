@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from research.data.packing import Tokens
 from research.errors import UserError
+from research.machine import usable_cores
 
 if TYPE_CHECKING:
     import tiktoken
@@ -172,13 +172,6 @@ def encode_all(documents: Iterable[str], tokenizer: Tokenizer, *, threads: int |
         finally:
             for future in ahead:
                 future.cancel()
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _encode_batch(tokenizer: Tokenizer, batch: list[str]) -> list[Tokens]:

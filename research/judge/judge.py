@@ -22,6 +22,7 @@ from research.child import scorer, trainer
 from research.contract import Contract, judge_sha256
 from research.data.prepared import PreparedData, Split
 from research.errors import UserError
+from research.files import write_atomically
 from research.gpu_driver import gpu_bytes
 from research.ipc.buffer import SLOTS, SharedIds, create_logits_buffer, rows_per_batch
 from research.ipc.channel import (
@@ -422,9 +423,7 @@ class Judge:
             self._echo(ending)
         if result.status == "ok":
             save_row_scores(self.folder, self._rows_of)
-        temporary = self.folder / "result.json.tmp"
-        temporary.write_text(result.to_json())
-        temporary.replace(self.folder / "result.json")
+        write_atomically(self.folder / "result.json", result.to_json())
 
 
 class Answers:

@@ -7,6 +7,8 @@ habit, not an attack: who hides a seed is found by scores that are too equal (re
 import ast
 from collections.abc import Iterator
 
+from research.text import one_line
+
 SEEDING_CALLS = frozenset(
     {
         *("random.seed", "random.Random"),
@@ -30,8 +32,7 @@ def seed_set_by(train_py: str) -> str:
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and _seeds_something(node.func, origins))
     for call in sorted(calls, key=lambda call: call.lineno):
         if any(_is_literal(argument, constants) for argument in _seed_arguments(call)):
-            words = " ".join((ast.get_source_segment(train_py, call) or "").split())
-            shown = words if len(words) <= 60 else words[:59] + "…"
+            shown = one_line(ast.get_source_segment(train_py, call) or "", 60)
             return (
                 f"train.py line {call.lineno} sets a seed of its own ({shown}): seeds come from the judge, use session.reseed()"
             )

@@ -11,11 +11,12 @@ import pytest
 
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.engine import ALIVE, Engine, LocalEngine
-from cluster.hardware import GB, limited
+from cluster.hardware import limited
 from cluster.ray_cluster.engine import RayEngine
 from cluster.workqueue import WorkItem, WorkQueue
 from research.data.prepare import prepare
 from research.errors import UserError
+from research.gpu_memory import GIB
 from research.profiles import contract_for
 from research.result import RunSpec
 from tests.cluster.farm_samples import CPU, FAKE_JUDGE, gpu
@@ -92,7 +93,7 @@ def test_a_run_gives_its_result_its_progress_and_its_files(make_engine, spec):
 
 
 def test_runs_are_under_their_devices_limit_of_memory(spec):
-    gpus = (gpu(0), limited(gpu(1), 24 * GB))
+    gpus = (gpu(0), limited(gpu(1), 24 * GIB))
 
     async def use():
         engine = LocalEngine(gpus, judge_command=FAKE_JUDGE)
@@ -101,12 +102,12 @@ def test_runs_are_under_their_devices_limit_of_memory(spec):
         finally:
             await engine.close()
 
-    assert [result.gpu_memory_bytes for result in asyncio.run(use())] == [None, 24 * GB]
+    assert [result.gpu_memory_bytes for result in asyncio.run(use())] == [None, 24 * GIB]
 
 
 def test_a_cluster_without_gpus_refuses_a_limit_of_their_memory(cluster, data):
     async def first_look():
-        engine = RayEngine(terms=lambda device: data, address=cluster.address, gpu_memory_bytes=24 * GB)
+        engine = RayEngine(terms=lambda device: data, address=cluster.address, gpu_memory_bytes=24 * GIB)
         try:
             await anext(engine.changes())
         finally:
@@ -255,7 +256,7 @@ def test_work_is_seen_waiting_running_and_done(spec):
 @pytest.mark.parametrize(("device", "in_line", "reason"), [
     (gpu(), False, "started ahead"),
     (gpu(), True, "ran"),
-    (limited(gpu(), 24 * GB), False, "ran"),
+    (limited(gpu(), 24 * GIB), False, "ran"),
     (CPU, False, "ran"),
 ])  # fmt: skip
 def test_the_next_run_is_started_ahead_on_a_whole_gpu_with_nothing_in_line(spec, device, in_line, reason):

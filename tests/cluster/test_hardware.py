@@ -1,7 +1,8 @@
 import pytest
 
-from cluster.hardware import GB, _visible, choose_devices, detect_devices, limited, platform_identity
+from cluster.hardware import _visible, choose_devices, detect_devices, limited, platform_identity
 from research.errors import UserError
+from research.gpu_memory import GIB
 from tests.cluster.farm_samples import CPU, gpu
 
 
@@ -44,11 +45,11 @@ def test_a_platform_is_one_readable_line():
 
 
 def test_a_limit_of_memory_is_part_of_the_platform():
-    device = limited(gpu(), 24 * GB)
+    device = limited(gpu(), 24 * GIB)
     assert platform_identity(device) == "NVIDIA H100 80GB HBM3, 24 GB, 700 W"
-    assert platform_identity(limited(gpu(), int(7.5 * GB))) == "NVIDIA H100 80GB HBM3, 7.5 GB, 700 W"
-    assert (device.memory_bytes, device.free_bytes, device.gpu_memory_bytes) == (24 * GB,) * 3
-    assert limited(gpu(free_bytes=10 * GB), 24 * GB).free_bytes == 10 * GB
+    assert platform_identity(limited(gpu(), int(7.5 * GIB))) == "NVIDIA H100 80GB HBM3, 7.5 GB, 700 W"
+    assert (device.memory_bytes, device.free_bytes, device.gpu_memory_bytes) == (24 * GIB,) * 3
+    assert limited(gpu(free_bytes=10 * GIB), 24 * GIB).free_bytes == 10 * GIB
     for same in (gpu(), CPU):
         assert limited(same, None) is limited(same, 10**12) is same and same.gpu_memory_bytes is None
 

@@ -8,7 +8,7 @@ import pytest
 from research import contract as contracts
 from research.contract import CONTRACT_VARIABLE, Contract, cache_folder, score_fingerprint
 from research.errors import UserError
-from research.gpu_memory import FITTED_PART, GB, trainer_bytes
+from research.gpu_memory import FITTED_PART, GIB, trainer_bytes
 from research.hyperparameters import read_constants
 from research.profiles import (
     ORIGINAL,
@@ -99,21 +99,21 @@ def test_the_device_batch_halves_until_it_fits() -> None:
     assert fitted_device_batch("standard", 128, None) == 128
     profile = PROFILES["standard"]
     room = profile.model_bytes + 128 * 2048 * profile.device_bytes_per_token
-    enough = next(memory for memory in range(30 * GB, 80 * GB, GB // 16) if FITTED_PART * trainer_bytes(memory) >= room)
+    enough = next(memory for memory in range(30 * GIB, 80 * GIB, GIB // 16) if FITTED_PART * trainer_bytes(memory) >= room)
     assert fitted_device_batch("standard", 128, enough) == 128
-    assert fitted_device_batch("standard", 128, enough - GB // 16) == 64
+    assert fitted_device_batch("standard", 128, enough - GIB // 16) == 64
     assert fitted_device_batch("standard", 128, 1) == 1
 
 
 @pytest.mark.parametrize(("profile", "memory", "rows"), [("small", 8, 32), ("small", 24, 32), ("standard", 24, 32),
                                                          ("standard", 79, 128)])  # fmt: skip
 def test_a_profile_runs_on_the_gpus_that_it_is_for(profile: str, memory: int, rows: int) -> None:
-    assert starting_hyperparameters(profile, free_bytes=memory * GB)["DEVICE_BATCH_SIZE"] == rows
+    assert starting_hyperparameters(profile, free_bytes=memory * GIB)["DEVICE_BATCH_SIZE"] == rows
 
 
 def test_a_limit_of_memory_is_for_gpus_and_leaves_room_to_train() -> None:
     assert memory_limit(None, "cpu") is None
-    assert memory_limit(7.5, "cuda:0") == 7.5 * GB
+    assert memory_limit(7.5, "cuda:0") == 7.5 * GIB
     with pytest.raises(UserError, match="and these are on cpu: leave it out"):
         memory_limit(8, "cpu")
     for little in (2, -1, float("nan"), float("inf")):

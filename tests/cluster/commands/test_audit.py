@@ -7,12 +7,13 @@ import pytest
 
 from cluster.cli import main
 from cluster.commands.verifying import verification_lines
-from cluster.hardware import GB, limited, platform_identity
+from cluster.hardware import limited, platform_identity
 from cluster.home import Home
 from cluster.replay import Verification, check_same_as_recorded, device_like, run_to_repeat
 from research.contract import judge_sha256
 from research.data.prepare import prepare
 from research.errors import UserError
+from research.gpu_memory import GIB
 from research.judge.row_scores import RowScores, save_row_scores
 from research.profiles import contract_for
 from research.result import RunResult
@@ -129,9 +130,9 @@ def test_a_record_without_a_score_and_another_platform_are_refused():
 
 
 def test_a_run_is_repeated_under_its_limit_of_memory():
-    device = limited(gpu(), 24 * GB)
+    device = limited(gpu(), 24 * GIB)
     branch = Branch(name="b", tag="b", loop=0, profile="standard", contract_json="", score_fingerprint="", data_fingerprint="",
                     platform=platform_identity(device), baseline_commit="", created="")  # fmt: skip
-    assert device_like(branch, (CPU, gpu()), gpu_memory_bytes=24 * GB) == device
+    assert device_like(branch, (CPU, gpu()), gpu_memory_bytes=24 * GIB) == device
     with pytest.raises(UserError, match="was measured on NVIDIA H100 80GB HBM3, 24 GB, 700 W, this is"):
         device_like(branch, (gpu(),))

@@ -13,7 +13,7 @@ from research.child import rehearsal
 from research.child.rehearsal import LEAST_THREADS, ROWS, VARIABLE, RehearsalSession, leave_models_uncompiled
 from research.contract import Contract
 from research.data.prepared import PreparedData
-from research.gpu_memory import GB
+from research.gpu_memory import GIB
 from research.ipc.channel import Channel
 from research.judge.confinement import CHILDREN, Confinement
 from research.kernels import attention_choice, compile_cache
@@ -150,7 +150,7 @@ def test_its_session_has_few_rows_and_no_clock(judged_contract: Contract) -> Non
         (80, {"threads": LEAST_THREADS}, False, True),
         (80, {"threads": LEAST_THREADS}, True, False),
         (80, {"threads": LEAST_THREADS - 1}, False, False),
-        (80, {"threads": LEAST_THREADS, "gpu_memory_bytes": 72 * GB}, False, False),
+        (80, {"threads": LEAST_THREADS, "gpu_memory_bytes": 72 * GIB}, False, False),
         (24, {"threads": LEAST_THREADS}, False, False),
         (80, {"threads": LEAST_THREADS, "device": "cpu"}, False, False),
     ],
@@ -160,7 +160,7 @@ def test_a_trainer_has_one_where_nothing_is_compiled(
     run: Runner, judged_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gigabytes: int,
     changes: dict[str, Any], of_a_run: bool, expected: bool,
 ) -> None:  # fmt: skip
-    play_pynvml(monkeypatch, total=gigabytes * GB)
+    play_pynvml(monkeypatch, total=gigabytes * GIB)
     shared = tmp_path / "shared"
     monkeypatch.setattr(compile_cache, "shared_folder", lambda cache, device: shared)
     stored = attention_choice.measured_file(run.contract, shared)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file as load_tensors
 
 from research.contract import CONTRACT_VARIABLE
 from research.data.prepared import PreparedData, Split
-from research.gpu_memory import GB, SHARE_VARIABLE, trainer_bytes
+from research.gpu_memory import GIB, SHARE_VARIABLE, trainer_bytes
 from research.ipc.buffer import rows_per_batch
 from research.judge.failures import cure_for_memory, ended_by_itself
 from research.judge.processes import Log
@@ -290,8 +290,8 @@ def test_a_run_that_fills_the_gpu_says_so(run: Runner) -> None:
 
 @pytest.mark.parametrize("sandbox", ["auto", "off"])
 def test_a_limit_of_gpu_memory_reaches_the_children_and_the_record(run: Runner, sandbox: str) -> None:
-    done = run(with_train(f"print('may take', os.environ['{SHARE_VARIABLE}'])"), gpu_memory_bytes=8 * GB, sandbox=sandbox)
-    assert f"may take {trainer_bytes(8 * GB)}\n" in done.log and done.result.gpu_memory_bytes == 8 * GB
+    done = run(with_train(f"print('may take', os.environ['{SHARE_VARIABLE}'])"), gpu_memory_bytes=8 * GIB, sandbox=sandbox)
+    assert f"may take {trainer_bytes(8 * GIB)}\n" in done.log and done.result.gpu_memory_bytes == 8 * GIB
 
 
 def test_scoring_batches_fit_their_buffer(run: Runner) -> None:
@@ -299,9 +299,9 @@ def test_scoring_batches_fit_their_buffer(run: Runner) -> None:
     assert rows_per_batch(run.contract, cpu) == 64
     large = replace(run.contract, MAX_SEQ_LEN=2048, EVAL_TOKENS=2048, VOCAB_SIZE=8192)
     assert rows_per_batch(large, cpu) == 1
-    assert rows_per_batch(large, torch.device("cuda")) == rows_per_batch(large, torch.device("cuda"), gpu_memory=80 * GB) == 32
-    assert rows_per_batch(large, torch.device("cuda"), gpu_memory=8 * GB) == 4
-    assert rows_per_batch(large, cpu, gpu_memory=8 * GB) == 1
+    assert rows_per_batch(large, torch.device("cuda")) == rows_per_batch(large, torch.device("cuda"), gpu_memory=80 * GIB) == 32
+    assert rows_per_batch(large, torch.device("cuda"), gpu_memory=8 * GIB) == 4
+    assert rows_per_batch(large, cpu, gpu_memory=8 * GIB) == 1
 
 
 def test_a_result_survives_json(honest: Run) -> None:
