@@ -1,5 +1,6 @@
 """The records of research: what was proposed, what was tried and what was decided. Frozen, plain data throughout."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
@@ -175,6 +176,11 @@ def experiment_from(body: Mapping[str, Any]) -> Experiment:
     changes: Mapping[str, list[Any]] = values.get("changes", {})
     values["changes"] = {name: (_constant(old), _constant(new)) for name, (old, new) in changes.items()}
     return Experiment(**values)
+
+
+def run_from(body: Mapping[str, Any]) -> RunResult:
+    """The run that `to_body` made plain."""
+    return RunResult.from_json(json.dumps(body))
 
 
 def verdict_from(body: Mapping[str, Any]) -> Verdict:

@@ -8,8 +8,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -34,6 +33,7 @@ from results.experiment import (
     to_body,
     verdict_from,
 )
+from results.history import assemble
 from results.journal import Journal, JournalRecord, RecordKind
 from results.query import Table, run_query
 from results.table_rows import AUDIT_FIELDS, insert_one, row_of
@@ -48,7 +48,7 @@ class Store:
     """What is known in a home folder.
 
     Whatever an `add_...` method returned from survives a kill -9. Adding the same thing again changes nothing and
-    returns False. Records that are read back hold no audit scores, since researchers see them: `with_audit` adds them.
+    returns False. Records that are read back hold no audit scores, since researchers see them.
     """
 
     def __init__(self, home: Path) -> None:
@@ -162,30 +162,10 @@ class Store:
         """A branch's experiments in order, lost ones included."""
         return self._records("e.branch = ?", branch)
 
-    def record(self, name: str) -> ExperimentRecord:
-        """The experiment with this id, or whose id or commit begins like this. Raises UserError for none or several."""
-        found = self._rows(
-            "SELECT id, commit FROM experiments WHERE starts_with(id, $1) OR starts_with(commit, $1) ORDER BY seq", name
-        )
-        exact = [id for id, _ in found if id == name]
-        if not found or not name:
-            raise UserError(f"No experiment is called {name!r}: `farm sql 'SELECT id, commit, title FROM history'` lists them.")
-        if not exact and len({commit for _, commit in found}) > 1:
-            some = ", ".join(id for id, _ in found[:5])
-            raise UserError(f"{name!r} could be any of {len(found)} experiments ({some}): give more of the id.")
-        return self._records("e.id = ?", exact[0] if exact else found[0][0])[0]
-
-    def with_audit(self, record: ExperimentRecord) -> ExperimentRecord:
-        """The same record with its audit scores, for people."""
-        with self._lock:
-            scores = {row["run_id"]: row for row in self._audit_rows() if row["experiment_id"] == record.experiment.id}
-        runs = [
-            replace(run, audit_bpb=scores[run.run_id]["audit_bpb"], audit_rows=scores[run.run_id]["audit_rows"])
-            if run.run_id in scores
-            else run
-            for run in record.runs
-        ]
-        return replace(record, runs=tuple(runs))
+    def record(self, id: str) -> ExperimentRecord:
+        """The experiment with this id. Raises KeyError for an unknown one."""
+        self._expect("experiment", id)
+        return self._records("e.id = ?", id)[0]
 
     def head(self, branch: str) -> Head | None:
         """The branch's latest keep, with the scores of all runs of its commit there; None before the baseline."""
@@ -250,14 +230,16 @@ class Store:
 
     def _records(self, condition: str, *parameters: Any) -> list[ExperimentRecord]:
         chosen = f"SELECT e.id FROM experiments e WHERE {condition}"
-        experiments = self._rows(
-            f"SELECT e.id, e.record FROM experiments e WHERE {condition} ORDER BY e.number, e.seq", *parameters
-        )
+        experiments = self._rows(f"SELECT e.record FROM experiments e WHERE {condition} ORDER BY e.number, e.seq", *parameters)
         runs = self._rows(f"SELECT experiment_id, record FROM runs WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters)
         verdicts = self._rows(
             f"SELECT experiment_id, record FROM verdicts WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters
         )
-        return _assembled(experiments, runs, verdicts)
+        return assemble(
+            [experiment_from(json.loads(body)) for (body,) in experiments],
+            [(id, RunResult.from_json(body)) for id, body in runs],
+            [(id, verdict_from(json.loads(body))) for id, body in verdicts],
+        )
 
     def _show_audit(self, cursor: duckdb.DuckDBPyConnection) -> None:
         """A temporary table lives in this cursor alone: no other connection can reach it."""
@@ -290,20 +272,3 @@ _AUDIT_SCHEMA = pa.schema(
 
 def _audit_row(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: body[name] for name in ("experiment_id", "run_id", *AUDIT_FIELDS)}
-
-
-def _assembled(
-    experiments: Sequence[tuple[Any, ...]], runs: Sequence[tuple[Any, ...]], verdicts: Sequence[tuple[Any, ...]]
-) -> list[ExperimentRecord]:
-    runs_of: dict[str, list[RunResult]] = {}
-    for experiment_id, body in runs:
-        runs_of.setdefault(experiment_id, []).append(RunResult.from_json(body))
-    verdict_of = {experiment_id: verdict_from(json.loads(body)) for experiment_id, body in verdicts}
-    return [
-        ExperimentRecord(
-            experiment=experiment_from(json.loads(body)),
-            runs=tuple(runs_of.get(experiment_id, ())),
-            verdict=verdict_of.get(experiment_id),
-        )
-        for experiment_id, body in experiments
-    ]

@@ -2,9 +2,10 @@
 
 import argparse
 
-from cluster.commands.history import BranchHistory, read_history
+from cluster.commands.recorded import read_history
 from cluster.home import Home, find_home
 from research.errors import UserError
+from results.history import BranchHistory
 from results.overfitting import ALARM_ERRORS, measure_drift
 
 DIRECTIONS = (

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.commands.history import BranchHistory, branch_named, read_history
+from cluster.commands.recorded import read_history
 from cluster.commands.research import run_to_end, summary_lines
 from cluster.commands.use import print_sample, saved_model
 from cluster.hardware import Device, choose_devices, platform_identity
@@ -13,6 +13,7 @@ from cluster.sandbox_checks import layers_here, lines_before_runs
 from research.errors import UserError
 from research.profiles import Recipe
 from research.text import counted
+from results.history import BranchHistory, branch_named
 
 if TYPE_CHECKING:
     from cluster.options import FarmOptions

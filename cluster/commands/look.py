@@ -6,10 +6,11 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from cluster.client import connect
-from cluster.commands.history import BranchHistory, read_history, record_named
+from cluster.commands.recorded import read_history, record_named
 from cluster.home import find_home, home_option
 from research.errors import UserError
 from research.text import counted
+from results.history import BranchHistory
 from results.report import morning_report, show_text
 
 if TYPE_CHECKING:

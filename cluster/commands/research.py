@@ -5,7 +5,7 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.commands.history import BranchHistory, read_history
+from cluster.commands.recorded import read_history
 from cluster.cost import data_line, estimate
 from cluster.hardware import Device, DeviceKind, busy_processes, choose_devices, detect_devices, limited, platform_identity
 from cluster.home import Home, find_cache, find_home, home_option
@@ -14,6 +14,7 @@ from cluster.tags import todays_tag
 from research.errors import UserError
 from research.profiles import memory_limit
 from research.text import counted, duration
+from results.history import BranchHistory
 
 if TYPE_CHECKING:
     from cluster.display import Display

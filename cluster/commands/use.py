@@ -5,13 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cluster.commands.history import BranchHistory, branch_named, read_history, record_named
+from cluster.commands.recorded import read_history, record_named
 from cluster.hardware import Device, choose_devices
 from cluster.home import Home, find_cache, find_checkout, find_home, package_folder
 from cluster.worker import judge_environment
 from research.contract import CONTRACT_VARIABLE, Contract
 from research.errors import UserError
 from results.experiment import ExperimentRecord
+from results.history import BranchHistory, branch_named
 
 MODEL = "model.safetensors"
 

@@ -5,7 +5,7 @@ import sys
 from typing import Any
 
 from cluster.client import connect
-from cluster.commands.history import read_history, record_named
+from cluster.commands.recorded import read_history, record_named
 from cluster.commands.use import recorded_train_py
 from cluster.hardware import choose_devices
 from cluster.home import find_cache, find_home, home_option

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from cluster.commands.history import read_history
+from cluster.commands.recorded import read_history
 from cluster.cost import estimate, free_disk
 from cluster.home import Home
 from research.profiles import contract_for
