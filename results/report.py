@@ -7,7 +7,7 @@ from research.result import RunResult
 from research.text import counted, one_line
 from results.experiment import DECISIONS, Branch, Decision, ExperimentRecord
 from results.overfitting import measure_drift
-from results.verdict import too_equal
+from results.verdict import near_misses, too_equal
 
 TITLE_WIDTH = 48
 
@@ -161,18 +161,6 @@ def _near_miss_line(records: Sequence[ExperimentRecord]) -> str:
         return "Near-misses: none"
     named = "; ".join(f"{_title(record)} [{record.experiment.id}]" for record in misses[:3])
     return f"Near-misses worth combining ({len(misses)}): {named}"
-
-
-def near_misses(records: Iterable[ExperimentRecord]) -> list[ExperimentRecord]:
-    """Discards that gained less than they had to, but lost no more than a sigma; best first."""
-    found = []
-    for record in _with(records, "discard"):
-        verdict = record.verdict
-        if verdict is None or verdict.gain is None or verdict.needed is None or verdict.sigma is None:
-            continue
-        if -verdict.sigma < verdict.gain < verdict.needed:
-            found.append((verdict.gain / verdict.sigma, record))
-    return [record for _, record in sorted(found, key=lambda pair: -pair[0])]
 
 
 def _run_lines(run: RunResult) -> list[str]:

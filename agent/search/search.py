@@ -32,13 +32,12 @@ from research.hyperparameters import literal_text, write_constants
 from research.profiles import Constant
 from research.text import counted
 from results.experiment import ExperimentRecord, Proposal
+from results.verdict import is_near_miss
 
 SETTLING_IN = 8
 """Ideas before the first crossover or ablation: at first single constants pay most."""
 CROSSOVER_EVERY = 5
 ABLATION_EVERY = 8
-NEAR_MISS = -1.0
-"""A discarded experiment with a gain above this, in sigmas, came close."""
 NEAR_MISSES = 10
 """How many of the best are combined."""
 LARGEST_GROUP = 5
@@ -155,7 +154,7 @@ class _View:
         for group in sorted(groups, key=lambda group: -sum(gain for gain, _ in group)):
             changes = [_new_values(record) for _, record in group]
             merged = {name: value for change in changes for name, value in change.items()}
-            if sum(gain for gain, _ in group) > NEAR_MISS and len(merged) == sum(map(len, changes)):
+            if len(merged) == sum(map(len, changes)):
                 names = " and ".join(f"`{record.experiment.title}` ({gain:+.1f} sigma)" for gain, record in group)
                 yield Idea(
                     hypothesis=f"{names} came close to being kept one by one; together they may be worth it.",
@@ -200,7 +199,7 @@ class _View:
         return {} if new is None or new == old else {knob.name: new}
 
     def _near_misses(self) -> Iterator[tuple[float, ExperimentRecord]]:
-        """Discarded changes of constants that came close, with their gains, where the head still has the old values.
+        """Near-misses that changed constants alone, with their gains, where the head still has the old values.
 
         A gain is the mean of the experiment's own and of its share in the crossovers that it was part of.
         """
@@ -213,11 +212,11 @@ class _View:
                     shares[member].append(gain / max(1, len(parents)))
         for record in self.records:
             changes = record.experiment.changes
-            if record.verdict is None or record.verdict.decision != "discard" or record.experiment.parents:
+            if not is_near_miss(record) or record.experiment.parents:
                 continue
             same = all(self.constants.get(name) == old and new is not None for name, (old, new) in changes.items())
             gain = fmean(shares[record.experiment.id])
-            if changes and same and gain > NEAR_MISS and only_constants(record):
+            if changes and same and gain > 0 and only_constants(record):
                 yield gain, record
 
 
