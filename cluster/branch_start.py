@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from agent.patch import changed_constants, problem_with
+from agent.patch import changed_constants
 from agent.repo.git_command import GitFailed, command_to_type, run_git
 from agent.repo.repository import head_train_py, train_py_at, train_py_to_try, uncommitted_train_py
 from agent.repo.worktree import Worktree, branch_exists, checked_out_branch
@@ -14,6 +14,7 @@ from cluster.options import FarmOptions
 from research.errors import UserError
 from research.hyperparameters import fit_to_profile, write_constants
 from research.profiles import Recipe
+from research.train_py import problem_with
 from results.experiment import Branch
 from results.store import Store
 

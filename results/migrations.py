@@ -1,7 +1,7 @@
 """The database's schema as numbered steps: each runs once, in order, and is never edited once a release has it.
 
-Agents read this schema through SQL, so tables, views and columns carry comments. No table holds an audit score: those stay in the
-journal, out of reach of any query by an agent.
+Agents read this schema through SQL, so tables, views and columns carry comments. No table holds an audit score: those stay in
+the journal, out of reach of any query by an agent.
 """
 
 from collections.abc import Callable, Mapping
@@ -140,7 +140,7 @@ HISTORY_COMMENTS: Mapping[str, str] = {
     "gain": "Mean val_bpb of the head minus that of this experiment; positive is better.",
     "needed": "The gain that it had to exceed to be kept: sigma plus the price of added lines.",
     "sigma": "Standard deviation of val_bpb between seeds of one commit.",
-    "peak_memory_mb": "Peak memory in MiB, measured from outside, largest of its runs; reported_peak_memory_mb is train.py's own.",
+    "peak_memory_mb": "Peak memory in MiB, measured from outside, largest of its runs; see also reported_peak_memory_mb.",
     "training_seconds": "Seconds of training, mean over its runs.",
     "total_seconds": "Seconds from start to score, mean over its runs.",
     "cost_usd": "Cost of the proposal in US dollars; NULL if unknown.",

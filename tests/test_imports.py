@@ -19,7 +19,8 @@ LIGHT = {
     "research/contract.py": {"research.errors", "research.files"},
     "research/profiles.py": {"research.contract", "research.errors", "research.gpu_memory"},
     "research/result.py": {"research.contract"},
-    "research/hyperparameters.py": {"research.errors", "research.profiles"},
+    "research/train_py.py": set(),
+    "research/hyperparameters.py": {"research.errors", "research.profiles", "research.train_py"},
 }
 """Files of the standard library and these modules alone, so that every package can use them."""
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import combinations, islice
 from statistics import fmean
 
-from agent.patch import changed_constants, problem_with
+from agent.patch import changed_constants
 from agent.researcher import Context, OutOfIdeas, ProposalFailed
 from agent.search.ablations import ABLATIONS, ablated
 from agent.search.curves import Curve, Step, next_steps, outcome, read_curves
@@ -31,6 +31,7 @@ from research.contract import Contract
 from research.hyperparameters import literal_text, write_constants
 from research.profiles import Constant
 from research.text import counted
+from research.train_py import problem_with
 from results.experiment import ExperimentRecord, Proposal
 from results.verdict import is_near_miss
 

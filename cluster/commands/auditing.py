@@ -6,12 +6,12 @@ from cluster.commands.recorded import read_history
 from cluster.home import Home, find_home
 from research.errors import UserError
 from results.history import BranchHistory
-from results.overfitting import ALARM_ERRORS, measure_drift
+from results.overfitting import ALARM_STANDARD_ERRORS, measure_overfitting
 
 DIRECTIONS = (
     "  a change below 0 is a gain; the drift is the change on validation less that on audit",
     "  a drift below 0 is bad: validation has gained more than rows that no researcher sees. Above 0 is no harm",
-    f"  beyond {ALARM_ERRORS:g} standard errors below 0 it is an alarm",
+    f"  beyond {ALARM_STANDARD_ERRORS:g} standard errors below 0 it is an alarm",
 )
 """How to read the signs."""
 
@@ -36,7 +36,7 @@ def audit_lines(home: Home, history: BranchHistory) -> list[str]:
     if not history.keeps:
         return [f"{name}: no score yet"]
     baseline, head = history.keeps[0], history.keeps[-1]
-    found = measure_drift(baseline, head, home.runs)
+    found = measure_overfitting(baseline, head, home.runs)
     if found is None:
         return [f"{name}: its runs have no audit scores"]
     lines = [
@@ -48,9 +48,9 @@ def audit_lines(home: Home, history: BranchHistory) -> list[str]:
     ]
     if head is baseline:
         return [*lines, "  drift     none: the baseline stands"]
-    if found.error is None:
-        lines.append(f"  {'drift':<10}{found.drift:>+10.6f}; how sure is unknown, since not all runs left their rows")
+    if found.standard_error is None:
+        lines.append(f"  {'drift':<10}{found.gap:>+10.6f}; how sure is unknown, since not all runs left their rows")
         return [*lines, *DIRECTIONS]
     rows = f"on {found.val.rows} and {found.audit.rows} rows"
-    lines.append(f"  {'drift':<10}{found.drift:>+10.6f} +- {found.error:.6f}, {rows}")
+    lines.append(f"  {'drift':<10}{found.gap:>+10.6f} +- {found.standard_error:.6f}, {rows}")
     return [*lines, *DIRECTIONS, *([f"  ALARM: {found.alarm}"] if found.alarm else [])]

@@ -59,8 +59,8 @@ from research.judge.seeds import seed_set_by
 from research.result import RunResult, RunSpec, RunStatus
 from research.sandbox.limits import MemoryMonitor, Supervisor
 from research.software import software_versions
+from research.train_py import size_problem, syntax_problem
 
-MAX_TRAIN_PY_BYTES = 200_000
 MAX_REPORT_BYTES = 2**20
 MAX_REASON = 300
 ANSWERED_EARLY = "the model answered before it was asked"
@@ -142,13 +142,10 @@ class Judge:
     # --- start-up ---------------------------------------------------------------------------------------------------
 
     def _check_train_py(self) -> None:
-        size = len(self.train_py.encode())
-        if size > MAX_TRAIN_PY_BYTES:
-            raise RunEnded("invalid", f"train.py has {size:,} bytes: {MAX_TRAIN_PY_BYTES:,} is the limit")
-        try:
-            compile(self.train_py, "train.py", "exec")
-        except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
-            raise RunEnded("crash", f"train.py does not parse: {str(error) or type(error).__name__}") from None
+        if too_large := size_problem(self.train_py):
+            raise RunEnded("invalid", too_large)
+        if broken := syntax_problem(self.train_py):
+            raise RunEnded("crash", broken)
         own_seed = seed_set_by(self.train_py)
         if own_seed:
             raise RunEnded("invalid", own_seed)

@@ -176,8 +176,8 @@ def test_the_morning_report_says_all_of_it_in_ten_lines(night: list[ExperimentRe
     text = morning_report([(make_branch(), night)])
     assert len(text.splitlines()) <= 10
     assert "val_bpb 0.997900 -> 0.981773: +0.016127 bpb gained (1.62%)" in text
-    assert "16.3 standard errors of that difference (sigma 0.00070 a run)" in text
-    assert "gains from a single run, so unconfirmed: 2 of 2" in text
+    assert "16.3 standard errors" in text and "sigma 0.00070 per run" in text
+    assert "single run: 2 of 2 gains" in text
     assert "6 experiments: 2 kept, 2 discarded, 1 crashed, 1 invalid; 1 lost to the infrastructure and not counted" in text
     assert "proposals $2.00 for 120 tokens" in text and "0.5 device hours" in text
     assert "Best ideas: +0.011859 halve the" in text and "(unconfirmed)" in text
@@ -187,7 +187,7 @@ def test_the_morning_report_says_all_of_it_in_ten_lines(night: list[ExperimentRe
 def test_a_confirmed_gain_is_not_called_unconfirmed(night: list[ExperimentRecord]) -> None:
     confirmed = replace(night[1], runs=(*night[1].runs, make_run("again", 0.9861)))
     text = morning_report([(make_branch(), [night[0], confirmed])])
-    assert "unconfirmed: 0 of 1\n" in text and "(unconfirmed)" not in text
+    assert "single run: 0 of 1 gain\n" in text and "(unconfirmed)" not in text
 
 
 def test_the_morning_report_before_anything_happened() -> None:
