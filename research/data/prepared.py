@@ -136,7 +136,7 @@ def rows_path(folder: Path, split: Split) -> Path:
 
 
 def write_rows(path: Path, rows: Iterable[Tokens], *, limit: int | None = None) -> tuple[int, str]:
-    """Writes rows (uint16, all of one length) one after another, at most `limit`. Returns their number and the file's SHA-256."""
+    """Writes rows (uint16, all of one length), at most `limit`. Returns their number and the file's SHA-256."""
     digest = hashlib.sha256()
     count = 0
     with path.open("wb", buffering=2**20) as file:

@@ -212,5 +212,5 @@ def test_stories_are_held_out_by_their_place(tmp_path: Path) -> None:
 
 def test_too_little_disk_space(tmp_path: Path) -> None:
     check_space(tmp_path / "not" / "yet", 1000)
-    with pytest.raises(UserError, match=r"1,000,000\.0 TB .* --cache"):
+    with pytest.raises(UserError, match=r"1,000,000\.0 TB needed.* --cache"):
         check_space(tmp_path / "not" / "yet", 10**18)
