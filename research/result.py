@@ -84,7 +84,7 @@ class RunResult:
     """Of the tensors that were handed over, by name; of very many only the first."""
     consistency_rows: int | None = None
     consistency_mean: float | None = None
-    """Mean over rows of the difference of cross-entropy on shared prefixes, process B less process A, nats a token."""
+    """Mean over rows of the difference of cross-entropy on shared prefixes, process B less process A, nats per token."""
     consistency_row_rms: float | None = None
     """Root mean square over rows of the same."""
     consistency_section_rms: float | None = None
@@ -116,7 +116,7 @@ class RunResult:
     reported_kernel: str | None = None
     """The attention kernel."""
     reported_curve: tuple[tuple[float, int, float], ...] = ()
-    """(seconds since the clock started, step, training loss in nats a token), a few hundred points at most."""
+    """(seconds since the clock started, step, training loss in nats per token), a few hundred points at most."""
     log_tail: str = ""
     """The last lines of the trainer's log."""
 

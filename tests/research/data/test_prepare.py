@@ -206,7 +206,7 @@ def test_no_training_shards(contract: Contract, tmp_path: Path) -> None:
 
 
 def test_an_empty_folder(contract: Contract, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="too little text"):
+    with pytest.raises(UserError, match="oo little text"):
         prepare(replace(contract, source=f"files:{tmp_path}"), cache=tmp_path / "cache", say=lambda line: None)
 
 
