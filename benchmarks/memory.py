@@ -13,12 +13,14 @@ import asyncio
 import json
 import sys
 import threading
+from contextlib import ExitStack
 from typing import Any
 
 from terms import Terms, add_terms, engine_for, run_once, terms_of, variant_text
 
 from cluster.hardware import Device, platform_identity
 from research.errors import UserError
+from research.gpu_driver import open_nvml
 from research.gpu_memory import GIB, trainer_bytes
 from research.hyperparameters import read_constants
 from research.profiles import profile_named
@@ -30,10 +32,9 @@ class Card:
     """Peaks of a GPU's used memory by phase, in bytes above what was used at first."""
 
     def __init__(self, device: Device) -> None:
-        import pynvml
-
-        pynvml.nvmlInit()
-        self._nvml, self._handle = pynvml, pynvml.nvmlDeviceGetHandleByUUID(device.uuid)
+        self._opened = ExitStack()
+        self._nvml = self._opened.enter_context(open_nvml())
+        self._handle = self._nvml.nvmlDeviceGetHandleByUUID(device.uuid)
         self._before = self._used()
         self._phase, self.peaks = "startup", dict[str, int]()
         self._stopped = threading.Event()
@@ -46,6 +47,7 @@ class Card:
     def stop(self) -> dict[str, int]:
         self._stopped.set()
         self._thread.join()
+        self._opened.close()
         return self.peaks
 
     def _poll(self) -> None:

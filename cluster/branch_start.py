@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.patch import changed_constants, problem_with
+from agent.patch import changed_constants
 from agent.repo.branch_names import short_name, worktree_folder
 from agent.repo.git_command import GitFailed, command_to_type, run_git
 from agent.repo.repository import TRAIN_FILE, head_train_py, train_py_at, train_py_to_try, uncommitted_train_py
@@ -18,6 +18,7 @@ from cluster.options import FarmOptions
 from research.errors import UserError
 from research.hyperparameters import fit_to_profile, write_constants
 from research.text import utc_now
+from research.train_py import problem_with
 from results.experiment import Branch
 from results.store import Store
 

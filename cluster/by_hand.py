@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.loop import BaselineFailed, InfrastructureFailed
-from agent.patch import describe_changes, problem_with, same_code
+from agent.patch import describe_changes, same_code
 from agent.repo.branch_names import experiment_ref, is_farm_branch, short_name
 from agent.repo.git_command import command_to_type
 from agent.repo.repository import TRAIN_FILE, train_py_to_try, uncommitted_train_py
@@ -17,6 +17,7 @@ from cluster.display import Display
 from cluster.driver import Farm
 from cluster.options import FarmOptions
 from research.errors import UserError
+from research.train_py import problem_with
 from results.experiment import ExperimentRecord, Proposal
 
 

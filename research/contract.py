@@ -1,4 +1,4 @@
-"""The contract of a run: the constants that every score depends on, and the fingerprint of all that it depends on.
+"""The contract of a run: the fixed constants of a score, and the fingerprint of everything that a score depends on.
 
 Standard library only, so that every package can use it. Two fingerprints separate what scores depend on from what models
 learn from: farms whose `score_fingerprint` is equal can compare their scores, however many training shards each has.
@@ -28,20 +28,20 @@ ONLY_PROCESSES = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """The fixed constants of a run. The upper-case names are the original's."""
+    """The fixed constants of a run. Upper-case names are the original's. Raises UserError for impossible values."""
 
     profile: str
     """The profile that these constants come from."""
     MAX_SEQ_LEN: int
-    """Tokens of context: a row holds one more."""
+    """Context length in tokens; a row holds one token more."""
     TIME_BUDGET: float
     """Seconds of training."""
     EVAL_TOKENS: int
-    """Tokens that a run is scored on: a multiple of MAX_SEQ_LEN."""
+    """Validation tokens that a run is scored on, a multiple of MAX_SEQ_LEN."""
     VOCAB_SIZE: int
-    """Tokens in the vocabulary, special tokens included."""
+    """Size of the vocabulary, special tokens included."""
     source: str
-    """Where text comes from: `climbmix`, `tinystories`, `stdlib` or `files:PATH`."""
+    """The source of text: `climbmix`, `tinystories`, `stdlib` or `files:PATH`."""
 
     def __post_init__(self) -> None:
         if self.EVAL_TOKENS % self.MAX_SEQ_LEN:
@@ -63,7 +63,7 @@ class Contract:
 
 
 def cache_folder(override: str | Path | None = None) -> Path:
-    """Where prepared data lies: `override`, else $AUTORESEARCH_CACHE, else ~/.cache/autoresearch-farm."""
+    """The folder of prepared data: `override`, else $AUTORESEARCH_CACHE, else ~/.cache/autoresearch-farm."""
     chosen = override or os.environ.get(CACHE_VARIABLE)
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "autoresearch-farm"
 
@@ -86,9 +86,9 @@ def judge_sha256(research: Path | None = None) -> str:
 
 
 def score_fingerprint(contract: Contract, *, tokenizer_sha256: str, val_sha256: str, audit_sha256: str) -> str:
-    """Sixteen hex digits over all that a score depends on: constants, tokenizer, evaluation rows and the judge's code.
+    """Sixteen hex digits over everything that a score depends on: constants, tokenizer, evaluation rows and the judge's code.
 
-    The source's name is left out, since a folder can lie anywhere; the rows made of it are in.
+    The names of profile and source are left out, since a folder of text can lie anywhere; the rows made from it are in.
     """
     constants = {name: value for name, value in asdict(contract).items() if name not in ("profile", "source")}
     parts = [json.dumps(constants, sort_keys=True), tokenizer_sha256, val_sha256, audit_sha256, judge_sha256()]

@@ -1,4 +1,4 @@
-"""The store: what is known, in one place. The journal is the truth; DuckDB is a view of it that can be rebuilt.
+"""The store: everything that is recorded in a home. The journal is the source of truth; DuckDB is a view that can be rebuilt.
 
 One process at a time owns a home. Within it any thread may read and write.
 """
@@ -41,14 +41,14 @@ from results.table_rows import AUDIT_FIELDS, insert_one, row_of
 log = logging.getLogger(__name__)
 
 Audience = Literal["agent", "person"]
-"""A person's queries also see the table `audit`."""
+"""Who asks: queries of a `person` also see the table `audit`."""
 
 
 class Store:
-    """What is known in a home folder.
+    """The records of a home folder, for reading and writing.
 
-    Whatever an `add_...` method returned from survives a kill -9. Adding the same thing again changes nothing and
-    returns False. Records that are read back hold no audit scores, since researchers see them.
+    A record survives a kill -9 once its `add_...` method has returned. Adding it again changes nothing and returns False.
+    Records that are read back hold no audit scores, since researchers see them.
     """
 
     def __init__(self, home: Path) -> None:
@@ -68,7 +68,7 @@ class Store:
 
     @classmethod
     def open(cls, home: Path, *, wait_s: float = 0.0) -> "Store":
-        """Opens or creates a home, waiting up to `wait_s` seconds for another process to let go of it."""
+        """Opens or creates a home, waiting up to `wait_s` seconds for another process to release it. Raises UserError."""
         deadline = time.monotonic() + wait_s
         while True:
             try:
@@ -79,7 +79,7 @@ class Store:
             time.sleep(0.1)
 
     def close(self) -> None:
-        """Lets go of the home. A second call does nothing."""
+        """Releases the home. A second call does nothing."""
         with self._lock:
             self._writer.close()
             self._database.close()
@@ -94,16 +94,16 @@ class Store:
     # Writing
 
     def add_branch(self, branch: Branch) -> bool:
-        """Adds a line of research, once for each name."""
+        """Adds a line of research, once per name."""
         return self._add("branch", branch.name, to_body(branch), time=branch.created)
 
     def add_experiment(self, experiment: Experiment) -> bool:
-        """Adds a committed proposal, once for each id. Raises KeyError for an unknown branch."""
+        """Adds a committed proposal, once per id. Raises KeyError for an unknown branch."""
         self._expect("branch", experiment.branch)
         return self._add("experiment", experiment.id, to_body(experiment), time=experiment.created)
 
     def add_run(self, experiment_id: str, run: RunResult) -> bool:
-        """Adds an experiment's run, once for each run id. Raises KeyError for an unknown experiment."""
+        """Adds an experiment's run, once per run id. Raises KeyError for an unknown experiment."""
         self._expect("experiment", experiment_id)
         with self._lock:
             body = {"experiment_id": experiment_id, **to_body(run)}
@@ -113,7 +113,7 @@ class Store:
             return added
 
     def add_verdict(self, experiment_id: str, verdict: Verdict) -> bool:
-        """Adds the decision on an experiment's runs so far. After one more run it can be decided anew.
+        """Adds the decision on an experiment's runs so far. After another run it can be decided again.
 
         Raises KeyError for an unknown experiment.
         """
@@ -124,11 +124,14 @@ class Store:
             return self._add("verdict", f"{experiment_id}/{runs}", body)
 
     def add_event(self, kind: str, body: Mapping[str, Any], *, id: str | None = None) -> bool:
-        """Adds anything else that is worth keeping; with an `id` only once."""
+        """Adds anything else that is worth recording; with an `id`, only once."""
         return self._add("event", id or uuid.uuid4().hex, {"kind": kind, "details": dict(body)})
 
     def _add(self, kind: RecordKind, key: str, body: Mapping[str, Any], *, time: str | None = None) -> bool:
-        """Journal first, table second; the row is tried before, so that the journal holds only what a table takes."""
+        """Appends a record to the journal and inserts its row, in a transaction that ends once the record is on disk.
+
+        The insertion is tried first, so that the journal holds only what a table takes.
+        """
         record = JournalRecord(id=f"{kind}:{key}", kind=kind, time=time or utc_now(), body=body)
         with self._lock:
             if self.journal.position(record.id) is not None:
@@ -150,11 +153,12 @@ class Store:
     # Reading
 
     def branches(self, tag: str | None = None) -> list[Branch]:
-        """All branches, or a tag's, oldest first."""
+        """All branches, or those of a tag, oldest first."""
         rows = self._rows("SELECT record FROM branches WHERE $1 IS NULL OR tag = $1 ORDER BY seq", tag)
         return [branch_from(json.loads(body)) for (body,) in rows]
 
     def branch(self, name: str) -> Branch | None:
+        """The branch with this name; None if there is none."""
         rows = self._rows("SELECT record FROM branches WHERE id = ?", name)
         return branch_from(json.loads(rows[0][0])) if rows else None
 
@@ -168,7 +172,7 @@ class Store:
         return self._records("e.id = ?", id)[0]
 
     def head(self, branch: str) -> Head | None:
-        """The branch's latest keep, with the scores of all runs of its commit there; None before the baseline."""
+        """The branch's latest keep, with the scores of all runs of its commit on that branch; None before the baseline."""
         latest = self._rows(
             """SELECT e.id, e.commit FROM experiments e JOIN verdicts v ON v.experiment_id = e.id WHERE e.branch = ?
                GROUP BY e.id, e.commit, e.number HAVING arg_max(v.decision, v.seq) = 'keep'
@@ -193,30 +197,30 @@ class Store:
         )
 
     def baseline(self, branch: str) -> ExperimentRecord | None:
-        """The branch's first commit as it was measured; None before that. Baselines that failed don't count."""
+        """The branch's kept baseline; None before it is measured. Baselines that failed don't count."""
         for record in self.records(branch):
             if record.experiment.kind == "baseline" and record.verdict is not None and record.verdict.decision == "keep":
                 return record
         return None
 
     def unfinished(self, branch: str) -> list[ExperimentRecord]:
-        """Experiments without a verdict, in order."""
+        """The branch's experiments without a verdict, in order."""
         return self._records("e.branch = ? AND e.id NOT IN (SELECT experiment_id FROM verdicts)", branch)
 
     def next_number(self, branch: str) -> int:
-        """The number that the branch's next experiment gets; 0 is the baseline."""
+        """The number of the branch's next experiment; 0 is the baseline."""
         ((number,),) = self._rows("SELECT coalesce(max(number) + 1, 0) FROM experiments WHERE branch = ?", branch)
         return int(number)
 
     def query(self, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent") -> Table:
-        """Runs one SELECT, read-only. Raises UserError, one line, for what is refused or wrong and past `timeout_s`."""
+        """The result of one read-only SELECT. Raises UserError, one line, if it is refused, wrong or exceeds `timeout_s`."""
         cursor = self._database.cursor()
         if audience == "person":
             self._show_audit(cursor)
         return run_query(cursor, sql, max_rows=max_rows, timeout_s=timeout_s)
 
     def export_parquet(self) -> Path:
-        """Replaces history.parquet, one row per experiment, at once: readers see the old file or the new one."""
+        """Writes the view `history` to history.parquet, atomically. Returns its path."""
         path = self.home / "history.parquet"
         with self._database.cursor() as cursor:
             table = cursor.sql("SELECT * FROM history").to_arrow_table()
@@ -242,7 +246,7 @@ class Store:
         )
 
     def _show_audit(self, cursor: duckdb.DuckDBPyConnection) -> None:
-        """A temporary table lives in this cursor alone: no other connection can reach it."""
+        """Makes the table `audit` for this cursor alone: it is temporary, and no other connection can reach it."""
         with self._lock:
             table = pa.Table.from_pylist(self._audit_rows(), schema=_AUDIT_SCHEMA)
         cursor.register("audit_batch", table)
@@ -250,7 +254,7 @@ class Store:
         cursor.unregister("audit_batch")
 
     def _audit_rows(self) -> list[dict[str, Any]]:
-        """Audit scores, read from the journal when a person first asks for them."""
+        """All audit scores, read from the journal the first time that a person asks for them."""
         if self._audit is None:
             runs = (record.body for _, record in self.journal.records() if record.kind == "run")
             self._audit = [_audit_row(body) for body in runs if body["audit_bpb"] is not None]
@@ -258,7 +262,7 @@ class Store:
 
 
 def query_home(home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent") -> Table:
-    """One SELECT over a home that no farm uses now. Raises UserError where none is or one runs."""
+    """The result of one SELECT over a home. Raises UserError where nothing is recorded or a farm has the home open."""
     if not (home / "journal.jsonl").exists():
         raise UserError(f"Nothing is recorded in {home} yet: `farm run` or `farm demo` starts a history.")
     with Store.open(home, wait_s=3.0) as store:

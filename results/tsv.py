@@ -1,4 +1,4 @@
-"""results.tsv: a branch's experiments in the five columns that people know."""
+"""results.tsv: a branch's experiments in the five columns of karpathy/autoresearch."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,13 +10,13 @@ from results.experiment import Decision, ExperimentRecord
 HEADER = "commit\tval_bpb\tmemory_gb\tstatus\tdescription"
 
 STATUSES: dict[Decision, str] = {"keep": "keep", "discard": "discard", "crash": "crash", "invalid": "crash"}
-"""The file knows three statuses; lost experiments are left out."""
+"""The file's status by decision; lost experiments are left out."""
 
 
 def write_results_tsv(path: Path, records: Iterable[ExperimentRecord]) -> None:
-    """Replaces `path` at once by one line for each decided experiment, in the order given.
+    """Writes, atomically, one line for each decided experiment, in the order given.
 
-    val_bpb has six decimals, memory_gb is GiB with one; both are 0 for a crash, in this file alone.
+    val_bpb has six decimals; memory_gb is in GiB with one decimal. Both are 0 for a crash, as the format has it.
     """
     lines = [HEADER, *(line for record in records if (line := _line(record)))]
     write_atomically(path, ("\n".join(lines) + "\n").encode(errors="replace"))

@@ -24,7 +24,8 @@ LIGHT = {
     "research/settings.py": {"research.contract"},
     "research/profiles.py": {"research.contract", "research.errors", "research.gpu_memory", "research.settings"},
     "research/result.py": {"research.contract"},
-    "research/hyperparameters.py": {"research.errors", "research.profiles"},
+    "research/train_py.py": set(),
+    "research/hyperparameters.py": {"research.errors", "research.profiles", "research.train_py"},
 }
 """Files that import the standard library and these modules alone, so that every package can use them."""
 

@@ -6,7 +6,7 @@ from agent.researcher import Context
 from research.contract import Contract
 from research.text import counted, one_line
 from results.experiment import ExperimentRecord
-from results.report import near_misses
+from results.verdict import near_misses
 
 RECENT = 30
 """Experiments at the end of the history that the table always has."""

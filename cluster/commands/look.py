@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from results.store import Audience
 
 AUDIT_LEGEND = (
-    "  a change below 0 is a gain; drift = change on validation - change on audit",
-    "  drift below 0 is bad: validation gained more than rows that no researcher sees; drift above 0 is harmless",
-    "  an alarm is raised when drift is more than {errors:g} standard errors below 0",
+    "  a change below 0 is a gain; gap = change on validation - change on audit",
+    "  a gap below 0 is bad: validation gained more than rows that no researcher sees; above 0 it is harmless",
+    "  an alarm is raised when the gap is more than {errors:g} standard errors below 0",
 )
 """How to read the signs of an audit."""
 
@@ -106,14 +106,14 @@ def audit(options: argparse.Namespace) -> int:
 
 
 def audit_lines(home: Home, history: BranchHistory) -> list[str]:
-    """One branch as text: baseline and head on validation and audit, the drift, and the alarm if there is one."""
-    from results.overfitting import ALARM_ERRORS, measure_drift
+    """One branch as text: baseline and head on validation and audit, the gap, and the alarm if there is one."""
+    from results.overfitting import ALARM_STANDARD_ERRORS, measure_overfitting
 
     name = history.branch.name
     if not history.keeps:
         return [f"{name}: no score yet"]
     baseline, head = history.keeps[0], history.keeps[-1]
-    found = measure_drift(baseline, head, home.runs)
+    found = measure_overfitting(baseline, head, home.runs)
     if found is None:
         return [f"{name}: its runs have no audit scores"]
     lines = [
@@ -124,13 +124,13 @@ def audit_lines(home: Home, history: BranchHistory) -> list[str]:
         f"  {'change':<10}{found.val.change:>+10.6f}{found.audit.change:>+11.6f}",
     ]
     if head is baseline:
-        return [*lines, "  drift     none: nothing was kept after the baseline"]
-    legend = [line.format(errors=ALARM_ERRORS) for line in AUDIT_LEGEND]
-    if found.error is None:
-        lines.append(f"  {'drift':<10}{found.drift:>+10.6f}; standard error unknown, since some runs have no scores per row")
+        return [*lines, "  gap       none: nothing was kept after the baseline"]
+    legend = [line.format(errors=ALARM_STANDARD_ERRORS) for line in AUDIT_LEGEND]
+    if found.standard_error is None:
+        lines.append(f"  {'gap':<10}{found.gap:>+10.6f}; standard error unknown, since some runs have no scores per row")
         return [*lines, *legend]
     rows = f"on {found.val.rows} and {found.audit.rows} rows"
-    lines.append(f"  {'drift':<10}{found.drift:>+10.6f} +- {found.error:.6f}, {rows}")
+    lines.append(f"  {'gap':<10}{found.gap:>+10.6f} +- {found.standard_error:.6f}, {rows}")
     return [*lines, *legend, *([f"  ALARM: {found.alarm}"] if found.alarm else [])]
 
 

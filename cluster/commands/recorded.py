@@ -8,7 +8,7 @@ from results.history import BranchHistory
 
 
 def read_history(home: Home) -> list[BranchHistory]:
-    """All branches of a home, the one with the newest experiment last. Raises UserError if nothing is recorded."""
+    """All branches of a home, the one with the newest experiment last. Raises UserError where nothing is recorded."""
     found = history.read_history(home.journal)
     if not found:
         at_home = home_option(home)

@@ -38,8 +38,7 @@ from research.judge.seeds import seed_set_by
 from research.result import Placement, RunResult, RunSpec
 from research.sandbox.limits import Limits, MemoryMonitor, Supervisor
 from research.settings import ChildSettings
-
-MAX_TRAIN_PY_BYTES = 200_000
+from research.train_py import size_problem, syntax_problem
 
 Requested = Callable[[], float | None]
 """When a speculative run was requested, on the monotonic clock; None until it is."""
@@ -222,13 +221,10 @@ class Judge:
 
 def require_runnable(train_py: str) -> None:
     """Raises RunEnded where a train.py can't be run: it is too long, does not parse, or sets its own seed."""
-    size = len(train_py.encode())
-    if size > MAX_TRAIN_PY_BYTES:
-        raise RunEnded("invalid", f"train.py has {size:,} bytes (limit {MAX_TRAIN_PY_BYTES:,})")
-    try:
-        compile(train_py, "train.py", "exec")
-    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
-        raise RunEnded("crash", f"train.py does not parse: {str(error) or type(error).__name__}") from None
+    if too_long := size_problem(train_py):
+        raise RunEnded("invalid", too_long)
+    if broken := syntax_problem(train_py):
+        raise RunEnded("crash", broken)
     own_seed = seed_set_by(train_py)
     if own_seed:
         raise RunEnded("invalid", own_seed)

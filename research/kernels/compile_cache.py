@@ -127,11 +127,11 @@ def _is_whole(folder: Path) -> bool:
 
 def _add(source: Path, target: Path) -> None:
     """Copies a plain file, or the plain files of a folder."""
-    target.parent.mkdir(parents=True, exist_ok=True)
     if not source.is_dir():
-        with replacing(target) as temporary:
-            _copy(source, temporary)
+        with replacing(target) as unfinished:
+            _copy(source, unfinished)
         return
+    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{target.name}.{os.getpid()}{TEMPORARY}")
     temporary.mkdir()
     for path in source.iterdir():

@@ -136,8 +136,8 @@ def test_a_run_without_a_score_exits_with_1(by_hand: list[str], tmp_path: Path) 
         (["--profile", "huge"], "No profile is called 'huge': choose one of standard, small, cpu."),
         (["--profile", "cpu", "--budget", "-1"], "The time budget must be positive, not -1 s."),
         (["--profile", "cpu", "--budget", "nan"], "The time budget must be positive, not nan s."),
-        (["--device", "cpu", "--gpu-memory", "8"], "--gpu-memory limits runs on a GPU with CUDA, and these are on cpu: "),
-        (["--device", "cuda:0", "--gpu-memory", "1"], "--gpu-memory 1 is too little: a run needs 3 GB, or more."),
+        (["--device", "cpu", "--gpu-memory", "8"], "--gpu-memory limits runs on CUDA GPUs only, and these are on cpu: "),
+        (["--device", "cuda:0", "--gpu-memory", "1"], "--gpu-memory 1 is too little: a run needs 3 GB or more."),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_2(

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from research.contract import CONTRACT_VARIABLE
 from research.files import research_folder
 from research.hyperparameters import fit_to_profile, write_constants
 from research.kernels.fused import uses_triton
