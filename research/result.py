@@ -101,7 +101,7 @@ class RunResult:
     consistency_row_rms: float | None = None
     """Root mean square over rows of the same difference, nats per token."""
     consistency_section_rms: float | None = None
-    """The same within the section of the positions where it is the largest, nats per token."""
+    """Root mean square within the section of the positions where it is the largest, nats per token."""
     consistency_boundary: float | None = None
     """Mean difference at the last token before the splice, nats."""
     consistency_max: float | None = None

@@ -25,6 +25,7 @@ import torch._dynamo  # every optimizer imports it, for seconds: children are fo
 from research.contract import cache_folder
 from research.data.prepare import find_prepared
 from research.errors import UserError
+from research.files import research_folder
 from research.gpu_driver import first_gpu
 from research.hyperparameters import fit_to_profile
 from research.ipc.channel import monotonic
@@ -36,7 +37,7 @@ from research.profiles import choose_profile, contract_for, memory_limit
 from research.result import SANDBOX_MODES, Placement, RunResult, RunSpec
 from research.sandbox.linux import become_subreaper, die_with_parent, keep_freed_memory
 
-SHIPPED_TRAIN_PY = Path(__file__).with_name("train.py")
+SHIPPED_TRAIN_PY = research_folder() / "train.py"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_train_py(path: str) -> int:
     """Hands the train.py at `path` to the judge: what `uv run research/train.py` does."""
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != research_folder()]  # or `data` would be a module
     return main(["--train", path, *sys.argv[1:]])
 
 

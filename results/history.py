@@ -128,7 +128,7 @@ def experiment_named(histories: Sequence[BranchHistory], name: str, *, ask: str 
 
 
 def _best_of_comparable(tagged: Sequence[BranchHistory]) -> BranchHistory:
-    """Of the branches that compare with the newest one, the one whose head scores lowest; the newest where none has a score."""
+    """The branch with the lowest head among those that compare with the newest; the newest where none has a score."""
     newest = tagged[-1]
     terms = (newest.branch.platform, newest.branch.score_fingerprint)
     scored = [

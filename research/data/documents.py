@@ -159,7 +159,7 @@ def _cut(file: IO[str]) -> Iterator[str]:
 
 
 def _good_end(text: str, least: int, most: int) -> int:
-    """Where to cut between `least` and `most`: behind the first occurrence of the strongest separator there is."""
+    """The position of a cut between `least` and `most`: behind the first occurrence of the strongest separator there is."""
     for mark in (DOCUMENT_END, "\n\n", "\n"):
         place = text.find(mark, least, most)
         if place >= 0:

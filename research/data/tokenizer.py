@@ -68,7 +68,7 @@ class Tokenizer:
 
     @cached_property
     def encoding(self) -> "tiktoken.Encoding":
-        """The same tokenizer as a tiktoken encoding."""
+        """This tokenizer as a tiktoken encoding."""
         import tiktoken
 
         return tiktoken.Encoding(

@@ -106,7 +106,7 @@ class Consistency:
     """Root mean square over rows of the row's mean difference: it shows differences in both directions, which cancel in the
     mean."""
     section_rms: float
-    """The same within one of SECTIONS parts of the positions, rows weighted by their tokens: the largest of them."""
+    """Root mean square within one of SECTIONS parts of the positions, rows weighted by their tokens: the largest of them."""
     boundary: float
     """Mean over rows of the difference at the last token before the splice."""
     boundary_error: float
