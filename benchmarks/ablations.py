@@ -14,8 +14,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from terms import Terms, add_terms, run_once, terms_of, variant_text
-
+from benchmarks.terms import Terms, add_terms, run_once, terms_of, variant_text
 from cluster.engine import LocalEngine
 from cluster.hardware import platform_identity
 from research.errors import UserError

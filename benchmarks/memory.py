@@ -15,8 +15,7 @@ import sys
 import threading
 from typing import Any
 
-from terms import Terms, add_terms, run_once, terms_of, variant_text
-
+from benchmarks.terms import Terms, add_terms, run_once, terms_of, variant_text
 from cluster.engine import LocalEngine
 from cluster.hardware import GB, Device, platform_identity
 from research.errors import UserError

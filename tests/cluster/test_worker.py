@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,56 +16,59 @@ import psutil
 import pytest
 
 from cluster.engine import LocalEngine
-from cluster.worker import Worker, compile_processes, judge_environment
+from cluster.worker import Progress, Worker, compile_processes, judge_environment
+from research.result import RunResult, RunSpec
 from tests.cluster.farm_samples import CPU, FAKE_JUDGE, gpu
 from tests.cluster.ray_samples import living
 
+MakeSpec = Callable[..., RunSpec]
 
-def quiet(progress):
+
+def quiet(progress: Progress) -> None:
     pass
 
 
-def wait_for(condition, seconds=10.0):
+def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.02)
 
 
-def alive(pid):
+def alive(pid: int) -> bool:
     return bool(living([pid]))
 
 
-def judges():
+def judges() -> list[psutil.Process]:
     """The judges that this process has started."""
     return [child for child in psutil.Process().children() if "fake_judge" in " ".join(child.cmdline())]
 
 
-def started_pids(spec):
+def started_pids(spec: RunSpec) -> list[int]:
     path = Path(spec.run_folder, "pids")
     wait_for(lambda: path.exists() and path.read_text().count(" ") == 1)
     return [int(pid) for pid in path.read_text().split()]
 
 
 @pytest.fixture
-def worker():
+def worker() -> Iterator[Worker]:
     worker = Worker(CPU, judge_command=FAKE_JUDGE, silence_seconds=1.0)
     yield worker
     worker.close()
 
 
-def test_a_run_gives_its_progress_and_its_result(worker, spec):
-    seen = []
+def test_a_run_gives_its_progress_and_its_result(worker: Worker, spec: MakeSpec) -> None:
+    seen: list[Progress] = []
     result = worker.run("ok", spec(), seen.append)
     assert (result.status, result.val_bpb, result.seed) == ("ok", 1.25, 7)
     assert [message["phase"] for message in seen] == ["startup", "scoring"]
 
 
-def test_runs_follow_each_other(worker, spec):
+def test_runs_follow_each_other(worker: Worker, spec: MakeSpec) -> None:
     assert [worker.run("ok", spec(name), quiet).run_id for name in ("a", "b", "c")] == ["a", "b", "c"]
 
 
-def test_a_spare_that_died_is_replaced(worker, spec):
+def test_a_spare_that_died_is_replaced(worker: Worker, spec: MakeSpec) -> None:
     [child] = judges()
     child.kill()
     wait_for(lambda: not alive(child.pid))
@@ -79,13 +83,13 @@ def test_a_spare_that_died_is_replaced(worker, spec):
         ("silent", "said nothing for 1 s"),
     ],
 )
-def test_a_judge_without_a_result_is_lost_not_a_crash(worker, spec, train_py, reason):
+def test_a_judge_without_a_result_is_lost_not_a_crash(worker: Worker, spec: MakeSpec, train_py: str, reason: str) -> None:
     result = worker.run(train_py, spec(), quiet)
     assert result.status == "lost"
     assert reason in result.reason
 
 
-def test_a_killed_judge_is_lost_and_leaves_nothing_behind(worker, spec):
+def test_a_killed_judge_is_lost_and_leaves_nothing_behind(worker: Worker, spec: MakeSpec) -> None:
     a_spec = spec()
     threading.Timer(3.0, lambda: os.kill(started_pids(a_spec)[0], signal.SIGKILL)).start()
     result = worker.run("slow", a_spec, quiet)
@@ -95,9 +99,9 @@ def test_a_killed_judge_is_lost_and_leaves_nothing_behind(worker, spec):
 
 
 @pytest.mark.parametrize("train_py", ["slow", "stubborn"])
-def test_cancel_ends_the_tree_within_five_seconds(worker, spec, train_py):
+def test_cancel_ends_the_tree_within_five_seconds(worker: Worker, spec: MakeSpec, train_py: str) -> None:
     a_spec = spec()
-    results = []
+    results: list[RunResult] = []
     thread = threading.Thread(target=lambda: results.append(worker.run(train_py, a_spec, quiet)))
     thread.start()
     pids = started_pids(a_spec)
@@ -109,11 +113,11 @@ def test_cancel_ends_the_tree_within_five_seconds(worker, spec, train_py):
     assert not any(alive(pid) for pid in pids)
 
 
-def test_a_run_that_was_started_ahead_goes_on_from_there(worker, spec):
+def test_a_run_that_was_started_ahead_goes_on_from_there(worker: Worker, spec: MakeSpec) -> None:
     first, second = spec("first"), spec("second")
     folder = Path(second.run_folder)
 
-    def beside(progress):
+    def beside(progress: Progress) -> None:
         if progress["phase"] == "scoring" and not folder.joinpath("started").exists():
             worker.start_ahead("ok", second)
             wait_for(folder.joinpath("started").exists)
@@ -126,7 +130,7 @@ def test_a_run_that_was_started_ahead_goes_on_from_there(worker, spec):
 
 
 @pytest.mark.parametrize("change", ["its text", "its seed"])
-def test_what_was_started_ahead_for_nothing_is_ended_and_forgotten(worker, spec, change):
+def test_what_was_started_ahead_for_nothing_is_ended_and_forgotten(worker: Worker, spec: MakeSpec, change: str) -> None:
     guess = spec("guess")
     worker.start_ahead("ok", guess)
     started = Path(guess.run_folder, "started")
@@ -137,7 +141,7 @@ def test_what_was_started_ahead_for_nothing_is_ended_and_forgotten(worker, spec,
     assert not alive(pid) and not started.exists()
 
 
-def test_a_guess_that_failed_is_tried_anew(worker, spec):
+def test_a_guess_that_failed_is_tried_anew(worker: Worker, spec: MakeSpec) -> None:
     guess = spec("guess")
     worker.start_ahead("die", guess)
     wait_for(lambda: not worker._ahead.judge.alive)
@@ -145,7 +149,7 @@ def test_a_guess_that_failed_is_tried_anew(worker, spec):
     assert worker.run("ok", spec("next"), quiet).status == "ok"
 
 
-def test_a_guess_that_failed_without_having_said_so_is_tried_anew(worker, spec):
+def test_a_guess_that_failed_without_having_said_so_is_tried_anew(worker: Worker, spec: MakeSpec) -> None:
     guess = spec("guess")
     worker.start_ahead("unlucky", guess)
     wait_for(Path(guess.run_folder, "started").exists)
@@ -155,21 +159,21 @@ def test_a_guess_that_failed_without_having_said_so_is_tried_anew(worker, spec):
 
 
 @pytest.mark.parametrize("how", ["oom", "die"])
-def test_what_fails_beside_a_guess_is_not_charged_and_no_more_is_guessed(worker, spec, how):
+def test_what_fails_beside_a_guess_is_not_charged_and_no_more_is_guessed(worker: Worker, spec: MakeSpec, how: str) -> None:
     guess = spec("guess")
     result = worker.run(f"scored {how}", spec("a"), lambda progress: worker.start_ahead("ok", guess))
     assert result.status == "lost" and result.reason.startswith("it failed while the next run started beside it")
     assert not is_started_ahead(worker, guess)
 
 
-def test_there_is_room_after_all_where_it_fails_alone_too(worker, spec):
+def test_there_is_room_after_all_where_it_fails_alone_too(worker: Worker, spec: MakeSpec) -> None:
     guess = spec("guess")
     assert worker.run("scored oom", spec("a"), lambda progress: worker.start_ahead("ok", guess)).status == "lost"
     assert worker.run("scored oom", spec("b"), quiet).status == "oom"
     assert is_started_ahead(worker, guess)
 
 
-def test_a_guess_that_had_no_room_is_the_last_one(worker, spec):
+def test_a_guess_that_had_no_room_is_the_last_one(worker: Worker, spec: MakeSpec) -> None:
     guess = spec("guess")
     worker.start_ahead("oom", guess)
     wait_for(lambda: worker._ahead.judge.ended_as == "oom")
@@ -177,7 +181,7 @@ def test_a_guess_that_had_no_room_is_the_last_one(worker, spec):
     assert not is_started_ahead(worker, spec("more"))
 
 
-def test_an_idea_that_is_too_large_by_itself_does_not_end_guessing(worker, spec):
+def test_an_idea_that_is_too_large_by_itself_does_not_end_guessing(worker: Worker, spec: MakeSpec) -> None:
     guess = spec("guess")
     worker.start_ahead("oom", guess)
     wait_for(lambda: worker._ahead.judge.ended_as == "oom")
@@ -185,18 +189,18 @@ def test_an_idea_that_is_too_large_by_itself_does_not_end_guessing(worker, spec)
     assert is_started_ahead(worker, spec("more"))
 
 
-def is_started_ahead(worker, spec):
+def is_started_ahead(worker: Worker, spec: RunSpec) -> bool:
     worker.start_ahead("ok", spec)
     return worker.run("ok", spec, quiet).reason == "started ahead"
 
 
-def test_a_guess_that_comes_when_its_run_has_begun_is_too_late(worker, spec):
+def test_a_guess_that_comes_when_its_run_has_begun_is_too_late(worker: Worker, spec: MakeSpec) -> None:
     asked = spec("asked")
     worker.run("scored", asked, lambda progress: worker.start_ahead("scored", asked))
     assert worker._ahead is None and len(judges()) == 1
 
 
-def test_closing_ends_what_was_started_ahead(spec):
+def test_closing_ends_what_was_started_ahead(spec: MakeSpec) -> None:
     worker = Worker(CPU, judge_command=FAKE_JUDGE)
     worker.start_ahead("ok", spec())
     worker.close()
@@ -204,14 +208,14 @@ def test_closing_ends_what_was_started_ahead(spec):
     assert judges() == []
 
 
-def test_closing_leaves_no_process(spec):
+def test_closing_leaves_no_process(spec: MakeSpec) -> None:
     worker = Worker(CPU, judge_command=FAKE_JUDGE)
     worker.run("ok", spec(), quiet)
     worker.close()
     assert judges() == []
 
 
-def test_kill_9_of_the_farm_leaves_no_judge(spec):
+def test_kill_9_of_the_farm_leaves_no_judge(spec: MakeSpec) -> None:
     """Another process stands for the farm: one run and one spare are under way when it is killed."""
     a_spec = spec()
     program = f"""
@@ -232,7 +236,7 @@ worker.run("slow", RunSpec.from_json({a_spec.to_json()!r}), lambda progress: wor
     wait_for(lambda: not any(alive(pid) for pid in pids), seconds=2)
 
 
-def test_the_judge_gets_no_keys():
+def test_the_judge_gets_no_keys() -> None:
     base = {
         "PATH": "/bin",
         "LC_ALL": "C",
@@ -261,7 +265,7 @@ def test_the_compilers_of_a_run_share_its_cores(threads: int, processes: int) ->
     assert compile_processes(threads) == processes
 
 
-def test_the_environment_that_really_arrives(worker, spec, monkeypatch):
+def test_the_environment_that_really_arrives(worker: Worker, spec: MakeSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     worker.run("ok", spec("spare from before"), quiet)
     arrived = json.loads(worker.run("environment", spec(), quiet).reason)
@@ -269,12 +273,12 @@ def test_the_environment_that_really_arrives(worker, spec, monkeypatch):
     assert (arrived["OMP_NUM_THREADS"], arrived["TORCHINDUCTOR_COMPILE_THREADS"]) == ("2", "1")
 
 
-def test_loops_on_one_device_take_turns_in_order(spec):
-    async def three():
+def test_loops_on_one_device_take_turns_in_order(spec: MakeSpec) -> None:
+    async def three() -> list[str]:
         engine = LocalEngine([CPU], judge_command=FAKE_JUDGE)
-        order = []
+        order: list[str] = []
 
-        async def one(name):
+        async def one(name: str) -> None:
             order.append((await engine.execute(CPU, "ok", spec(name), quiet)).run_id)
 
         try:
@@ -286,8 +290,8 @@ def test_loops_on_one_device_take_turns_in_order(spec):
     assert asyncio.run(three()) == ["a", "b", "c"]
 
 
-def test_cancelling_the_task_ends_the_run_and_frees_the_device(spec):
-    async def scenario():
+def test_cancelling_the_task_ends_the_run_and_frees_the_device(spec: MakeSpec) -> None:
+    async def scenario() -> tuple[float, bool, str]:
         engine = LocalEngine([CPU], judge_command=FAKE_JUDGE)
         a_spec = spec()
         task = asyncio.create_task(engine.execute(CPU, "slow", a_spec, quiet))

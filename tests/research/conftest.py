@@ -10,7 +10,7 @@ from tests.research.judged import Runner, write_documents
 
 @pytest.fixture(scope="session")
 def judged_contract(tmp_path_factory: pytest.TempPathFactory) -> Contract:
-    """A contract of 400 evaluation rows of 64 tokens and 0.3 s of training."""
+    """A contract of 400 evaluation rows of 64 tokens and 0.45 s of training."""
     texts = tmp_path_factory.mktemp("judged-texts")
     write_documents(texts, documents=1000, seed=1)
     return Contract(
