@@ -30,7 +30,7 @@ def spec(tmp_path: Path) -> Callable[..., RunSpec]:
     return partial(make_spec, tmp_path)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
 

@@ -71,7 +71,7 @@ def test_kill_9_of_worker_driver_and_raylet(checkout: Checkout, tmp_path: Path) 
     for _ in range(KILLS):
         with ray_cluster() as cluster:
             command = ("run", *terms, "--engine", "ray", "--address", cluster.address)
-            farm = checkout.start(*command)
+            farm = checkout.plain().start(*command)
             training = wait_for("training", traces.training)
             traces.check_gone(training, kill(node_worker_of(training[0])))
             training = wait_for("training by the next worker", traces.training)
@@ -79,7 +79,7 @@ def test_kill_9_of_worker_driver_and_raylet(checkout: Checkout, tmp_path: Path) 
             traces.check_gone(training, kill(farm.pid))
             farm.communicate()
 
-            farm = checkout.start(*command)
+            farm = checkout.plain().start(*command)
             training = wait_for("training after the farm's end", traces.training)
             raylet = next(parent for parent in psutil.Process(training[0]).parents() if name_of(parent) == "raylet")
             traces.check_gone(training, kill(raylet.pid))
@@ -96,7 +96,7 @@ def test_three_nodes_one_removed_and_one_added(checkout: Checkout) -> None:
     """Every experiment is accounted for once, wherever it ran and however often it was lost."""
     newcomer = checkout.folder.parent / "newcomer"
     with ray_cluster(nodes=3) as cluster:
-        farm = checkout.start("run", "--tag", "three", "--devices", "cpu", "--budget", "2",
+        farm = checkout.plain().start("run", "--tag", "three", "--devices", "cpu", "--budget", "2",
                               "--researcher", patient_researcher(checkout, newcomer),
                               "--engine", "ray", "--address", cluster.address, "--experiments", "1")  # fmt: skip
         logs = [checkout.home / "runs" / f"three-cpu{number}-0000-1" for number in range(3)]
