@@ -91,7 +91,7 @@ def test_a_judge_without_a_result_is_lost_not_a_crash(worker: Worker, spec: Make
 
 def test_a_killed_judge_is_lost_and_leaves_nothing_behind(worker: Worker, spec: MakeSpec) -> None:
     a_spec = spec()
-    threading.Timer(3.0, lambda: os.kill(started_pids(a_spec)[0], signal.SIGKILL)).start()
+    threading.Thread(target=lambda: os.kill(started_pids(a_spec)[0], signal.SIGKILL)).start()
     result = worker.run("slow", a_spec, quiet)
     assert (result.status, "signal 9" in result.reason) == ("lost", True)
     assert not any(alive(pid) for pid in started_pids(a_spec))
