@@ -19,14 +19,14 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_compares_constants_as_a_script(no_gpu: None) -> None:
-    command = [sys.executable, str(CHECKOUT / "benchmarks" / "step.py"), *TERMS, "TOTAL_BATCH_SIZE=8192"]
+    command = [sys.executable, str(CHECKOUT / "benchmarks" / "step.py"), *TERMS, "TOTAL_BATCH_SIZE=4096"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "this checkout" in done.stdout
     found = json.loads(done.stdout.splitlines()[-1])
-    (usual,), (larger,) = found["sides"]["this checkout"], found["sides"]["TOTAL_BATCH_SIZE=8192"]
+    (usual,), (larger,) = found["sides"]["this checkout"], found["sides"]["TOTAL_BATCH_SIZE=4096"]
     assert usual["ms"] > 0 and usual["alone_ms"] > 0
-    assert found["ratios"] == {"TOTAL_BATCH_SIZE=8192": larger["ms"] / usual["ms"]}
-    assert larger["tokens_per_second"] * larger["ms"] == pytest.approx(8192 * 1000)
+    assert found["ratios"] == {"TOTAL_BATCH_SIZE=4096": larger["ms"] / usual["ms"]}
+    assert larger["tokens_per_second"] * larger["ms"] == pytest.approx(4096 * 1000)
 
 
 def test_another_checkouts_own_code_is_measured(no_gpu: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
