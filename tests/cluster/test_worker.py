@@ -41,7 +41,15 @@ def alive(pid: int) -> bool:
 
 def judges() -> list[psutil.Process]:
     """The judges that this process has started."""
-    return [child for child in psutil.Process().children() if "fake_judge" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process().children() if "fake_judge" in " ".join(command_of(child))]
+
+
+def command_of(process: psutil.Process) -> list[str]:
+    """Empty for a process that has ended, as another test's may have."""
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
 
 
 def started_pids(spec: RunSpec) -> list[int]:
@@ -91,7 +99,7 @@ def test_a_judge_without_a_result_is_lost_not_a_crash(worker: Worker, spec: Make
 
 def test_a_killed_judge_is_lost_and_leaves_nothing_behind(worker: Worker, spec: MakeSpec) -> None:
     a_spec = spec()
-    threading.Thread(target=lambda: os.kill(started_pids(a_spec)[0], signal.SIGKILL)).start()
+    threading.Timer(3.0, lambda: os.kill(started_pids(a_spec)[0], signal.SIGKILL)).start()  # once its tree has been noted
     result = worker.run("slow", a_spec, quiet)
     assert (result.status, "signal 9" in result.reason) == ("lost", True)
     assert not any(alive(pid) for pid in started_pids(a_spec))
