@@ -14,8 +14,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from terms import Terms, add_terms, engine_for, run_once, terms_of, variant_text
-
+from benchmarks.terms import Terms, add_terms, engine_for, run_once, terms_of, variant_text
 from cluster.hardware import platform_identity
 from research.errors import UserError
 from research.hyperparameters import literal_text, read_constants

@@ -16,8 +16,7 @@ import threading
 from contextlib import ExitStack
 from typing import Any
 
-from terms import Terms, add_terms, engine_for, run_once, terms_of, variant_text
-
+from benchmarks.terms import Terms, add_terms, engine_for, run_once, terms_of, variant_text
 from cluster.hardware import Device, platform_identity
 from research.errors import UserError
 from research.gpu_driver import open_nvml

@@ -22,8 +22,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from terms import Terms, add_terms, engine_for, terms_of, variant_text
-
+from benchmarks.terms import Terms, add_terms, engine_for, terms_of, variant_text
 from cluster.engine import LocalEngine
 from cluster.hardware import platform_identity
 from cluster.judge_process import Progress, judge_environment

@@ -170,8 +170,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def sides_of(options: argparse.Namespace) -> dict[str, tuple[Path, list[str]]]:
     """By name: the checkout and the constants that differ."""
-    from terms import TRAIN_PY, constants_of
-
+    from benchmarks.terms import TRAIN_PY, constants_of
     from research.errors import UserError
     from research.hyperparameters import write_constants
 

@@ -37,11 +37,10 @@ from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 
-from reference_figures import HEADING, NIGHT, OURS, UNTIMED_STEPS, UNTOUCHED, VARIANTS, Figures, Head, Record
-from reference_home import write_home, write_stand_ins
-from reference_run import NIGHT_EDITS, Reference, edited, run_logged, tail, with_constants
-from terms import Terms, add_terms, engine_for, run_once, terms_of
-
+from benchmarks.reference_figures import HEADING, NIGHT, OURS, UNTIMED_STEPS, UNTOUCHED, VARIANTS, Figures, Head, Record
+from benchmarks.reference_home import write_home, write_stand_ins
+from benchmarks.reference_run import NIGHT_EDITS, Reference, edited, run_logged, tail, with_constants
+from benchmarks.terms import Terms, add_terms, engine_for, run_once, terms_of
 from cluster.engine import LocalEngine
 from cluster.hardware import platform_identity
 from cluster.judge_process import judge_environment

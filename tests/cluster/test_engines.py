@@ -31,14 +31,62 @@ def data(tmp_path_factory):
     return contract, prepare(contract, cache=tmp_path_factory.mktemp("cache"), say=lambda line: None)
 
 
+class Opened:
+    """An engine and its one device, which has joined; in an event loop of its own, so that it can outlive a test."""
+
+    def __init__(self, make, runs):
+        self.runs: Path = runs
+        """Where the engine's run folders are."""
+        self._runner = asyncio.Runner()
+        self._runner.run(self._open(make))
+        self._closed = False
+
+    def run(self, use):
+        """Runs `use(engine, device)`."""
+        return self._runner.run(use(self.engine, self.device))
+
+    def close(self):
+        """A second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._runner.run(self.engine.close())
+            self._runner.run(self._changes.aclose())
+            self._runner.close()
+
+    async def _open(self, make):
+        self.engine: Engine = make()
+        self._changes = self.engine.changes()
+        [change] = await anext(self._changes)
+        assert change.kind == "joined"
+        assert change.name == change.device.key
+        self.device = change.device
+
+
+@pytest.fixture(scope="module")
+def on_ray(data, cluster, tmp_path_factory):
+    """One for all tests of this file: joining a cluster and starting a worker takes seconds."""
+    runs, cache = tmp_path_factory.mktemp("runs"), str(tmp_path_factory.mktemp("node-cache"))
+    opened = Opened(lambda: RayEngine(terms=lambda device: data, runs_folder=runs, kind="cpu", address=cluster.address,
+                                      cache=cache, judge_command=FAKE_JUDGE), runs)  # fmt: skip
+    yield opened
+    opened.close()
+
+
 @pytest.fixture(params=["local", "ray"])
-def make_engine(request, data, tmp_path):
-    """Makes an engine with one CPU and a judge that needs no torch."""
-    if request.param == "local":
-        return lambda: LocalEngine({CPU: data[1].folder}, runs_folder=tmp_path, judge_command=FAKE_JUDGE)
-    address = request.getfixturevalue("cluster").address
-    return lambda: RayEngine(terms=lambda device: data, runs_folder=tmp_path, kind="cpu", address=address,
-                             cache=str(tmp_path / "cache"), judge_command=FAKE_JUDGE)  # fmt: skip
+def opened(request):
+    """An engine with one CPU and a judge that needs no torch."""
+    if request.param == "ray":
+        yield request.getfixturevalue("on_ray")
+        return
+    opened = Opened(request.getfixturevalue("local"), request.getfixturevalue("tmp_path"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def local(tmp_path):
+    """Makes a local engine with one CPU."""
+    return lambda: LocalEngine({CPU: tmp_path}, runs_folder=tmp_path, judge_command=FAKE_JUDGE)
 
 
 @pytest.fixture
@@ -52,28 +100,25 @@ def spec(data, tmp_path):
     return make
 
 
-def with_engine(make_engine, use):
-    """Runs `use(engine, device)` and closes the engine."""
-
-    async def whole():
-        engine: Engine = make_engine()
-        try:
-            async for group in engine.changes():
-                [change] = group
-                assert change.kind == "joined"
-                assert change.name == change.device.key
-                return await use(engine, change.device)
-        finally:
-            await engine.close()
-
-    return asyncio.run(whole())
-
-
 def quiet(progress):
     pass
 
 
-def test_a_run_gives_its_result_its_progress_and_its_files(make_engine, spec, tmp_path):
+def test_a_cluster_without_gpus_refuses_a_limit_of_their_memory(cluster, data, tmp_path):
+    """The first test here, since a process is in one cluster at a time."""
+
+    async def first_look():
+        engine = RayEngine(terms=lambda device: data, runs_folder=tmp_path, address=cluster.address, gpu_memory_bytes=24 * GIB)
+        try:
+            await anext(engine.changes())
+        finally:
+            await engine.close()
+
+    with pytest.raises(UserError, match=r"No node of the cluster.*cpu"):
+        asyncio.run(first_look())
+
+
+def test_a_run_gives_its_result_its_progress_and_its_files(opened, spec):
     said = []
     written = spec("files")
 
@@ -84,8 +129,8 @@ def test_a_run_gives_its_result_its_progress_and_its_files(make_engine, spec, tm
         result = await engine.execute(device, "files", written, said.append)
         assert result.status == "ok"
 
-    with_engine(make_engine, use)
-    assert (tmp_path / written.run_id / "run.log").read_text() == "a log\n"
+    opened.run(use)
+    assert (opened.runs / written.run_id / "run.log").read_text() == "a log\n"
     assert any(message.get("phase") == "training" for message in said)
     assert len(said) >= 2  # it took two seconds, and a worker shows every second that it lives
 
@@ -103,19 +148,7 @@ def test_runs_are_under_their_devices_limit_of_memory(spec, tmp_path):
     assert [result.gpu_memory_bytes for result in asyncio.run(use())] == [None, 24 * GIB]
 
 
-def test_a_cluster_without_gpus_refuses_a_limit_of_their_memory(cluster, data, tmp_path):
-    async def first_look():
-        engine = RayEngine(terms=lambda device: data, runs_folder=tmp_path, address=cluster.address, gpu_memory_bytes=24 * GIB)
-        try:
-            await anext(engine.changes())
-        finally:
-            await engine.close()
-
-    with pytest.raises(UserError, match=r"No node of the cluster can work for this farm.*these are on cpu: leave it out"):
-        asyncio.run(first_look())
-
-
-def test_runs_take_turns_and_a_lost_one_is_a_result(make_engine, spec):
+def test_runs_take_turns_and_a_lost_one_is_a_result(opened, spec):
     async def use(engine, device):
         runs = [("a", "ok"), ("b", "die"), ("c", "ok")]
         results = await asyncio.gather(*(engine.execute(device, judge, spec(name), quiet) for name, judge in runs))
@@ -123,10 +156,10 @@ def test_runs_take_turns_and_a_lost_one_is_a_result(make_engine, spec):
         assert [result.status for result in results] == ["ok", "lost", "ok"]
         assert "last words" in results[1].reason
 
-    with_engine(make_engine, use)
+    opened.run(use)
 
 
-def test_a_run_that_was_guessed_is_started_ahead(make_engine, spec):
+def test_a_run_that_was_guessed_is_started_ahead(opened, spec):
     first, second = spec("first"), spec("second")
 
     async def use(engine, device):
@@ -138,7 +171,7 @@ def test_a_run_that_was_guessed_is_started_ahead(make_engine, spec):
         engine.start_speculatively(device, "ok", second)
         assert (await engine.execute(device, "environment", spec("third"), quiet)).status == "ok"
 
-    with_engine(make_engine, use)
+    opened.run(use)
 
 
 def test_a_guess_that_another_device_was_asked_for_leaves_that_ones_files_alone(spec, tmp_path):
@@ -164,10 +197,10 @@ def test_a_guess_that_another_device_was_asked_for_leaves_that_ones_files_alone(
     assert (tmp_path / second.run_id / "run.log").read_text() == "a log\n"
 
 
-def test_cancelling_ends_the_whole_tree(make_engine, spec, tmp_path):
+def test_cancelling_ends_the_whole_tree(opened, spec, tmp_path):
     async def use(engine, device):
         trace = tmp_path / "trace"
-        run = asyncio.create_task(engine.execute(device, f"stubborn traced {trace}", spec(), quiet))
+        run = asyncio.create_task(engine.execute(device, f"stubborn traced {trace}", spec("cancelled"), quiet))
         while not trace.exists() or trace.read_text().count(" ") < 1:
             await asyncio.sleep(0.05)
         pids = [int(pid) for pid in trace.read_text().split()]
@@ -180,19 +213,20 @@ def test_cancelling_ends_the_whole_tree(make_engine, spec, tmp_path):
         assert living(pids) == []
         return pids
 
-    with_engine(make_engine, use)
+    opened.run(use)
 
 
-def test_closing_ends_what_runs(make_engine, spec, tmp_path):
+def test_closing_ends_what_runs(opened, spec, tmp_path):
     trace = tmp_path / "trace"
 
     async def use(engine, device):
-        run = asyncio.create_task(engine.execute(device, f"traced {trace}", spec(), quiet))
+        run = asyncio.create_task(engine.execute(device, f"traced {trace}", spec("closed"), quiet))
         while not trace.exists() or trace.read_text().count(" ") < 1:
             await asyncio.sleep(0.05)
         return run
 
-    with_engine(make_engine, use)
+    opened.run(use)
+    opened.close()
     assert living([int(pid) for pid in trace.read_text().split()]) == []
 
 
@@ -238,12 +272,6 @@ def with_dispatcher(make_engine, use, **options):
     return notes
 
 
-@pytest.fixture
-def local(tmp_path):
-    """Makes a local engine with one CPU."""
-    return lambda: LocalEngine({CPU: tmp_path}, runs_folder=tmp_path, judge_command=FAKE_JUDGE)
-
-
 def test_work_is_seen_waiting_running_and_done(spec, local):
     async def use(dispatcher, device):
         run = spec()
@@ -279,7 +307,13 @@ def test_the_next_run_is_started_ahead_on_a_whole_gpu_with_nothing_in_line(spec,
     with_dispatcher(lambda: LocalEngine({device: tmp_path}, runs_folder=tmp_path, judge_command=FAKE_JUDGE), use)
 
 
-def test_a_worker_that_fails_three_times_in_a_row_gets_no_more_work(spec, local):
+@pytest.fixture
+def short_pause(monkeypatch):
+    """A shorter pause after a lost run."""
+    monkeypatch.setattr("cluster.dispatch.PAUSE_SECONDS", 0.1)
+
+
+def test_a_worker_that_fails_three_times_in_a_row_gets_no_more_work(spec, local, short_pause):
     async def use(dispatcher, device):
         for number in range(3):
             run = spec(f"run{number}")
@@ -292,7 +326,7 @@ def test_a_worker_that_fails_three_times_in_a_row_gets_no_more_work(spec, local)
     assert [state for state, _ in notes.worker_states] == ["joined", "quarantined"]
 
 
-def test_a_success_in_between_clears_a_workers_name(spec, local):
+def test_a_success_in_between_clears_a_workers_name(spec, local, short_pause):
     async def use(dispatcher, device):
         for number, train_py in enumerate(["die", "die", "ok", "die", "die", "ok"]):
             run = spec(f"run{number}")

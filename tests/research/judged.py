@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -22,6 +23,7 @@ import psutil
 
 from research.contract import Contract
 from research.result import Placement, RunResult, RunSpec
+from research.sandbox.layers import Layers
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["research.run"])
@@ -174,14 +176,16 @@ class Runner:
         """Runs `train_py` to its end. `caps` are seconds that replace those of research.judge.clock.Caps; `changes` the spec's
         and the placement's.
 
-        The judge's process adds `environment` to its own and calls `before` before anything else.
+        The judge's process adds `environment` to its own and calls `before` before anything else; it takes the layers that
+        this host gives from a probe that all runs share, unless `before` may have changed them.
         """
         of_spec = {name: value for name, value in changes.items() if name in RunSpec.__dataclass_fields__}
         spec = self.spec(**of_spec)
         placement = self.placement(spec, **{name: value for name, value in changes.items() if name not in of_spec})
+        layers = layers_here() if before is None else None
         ours, theirs = CONTEXT.Pipe(duplex=False)
         order = (spec.to_json(), placement.to_json(), train_py)
-        process = CONTEXT.Process(target=_judge, args=(*order, caps or {}, environment or {}, before, theirs))
+        process = CONTEXT.Process(target=_judge, args=(*order, caps or {}, environment or {}, before, layers, theirs))
         process.start()
         theirs.close()
         try:
@@ -196,12 +200,36 @@ class Runner:
         return Run(result=result, folder=Path(placement.run_folder), left_alive=tuple(answer["left_alive"]))
 
 
+@cache
+def layers_here() -> Layers:
+    """The layers of the sandbox that work on this host; a judge asks for each run, which takes a fifth of a second."""
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_probe, args=(theirs,))
+    process.start()
+    theirs.close()
+    layers: Layers = ours.recv()
+    process.join()
+    return layers
+
+
+def _probe(answer: Connection) -> None:
+    """Runs in a process of its own."""
+    from research.sandbox.layers import probe
+    from research.sandbox.visible import view_of_run
+
+    answer.send(probe(view_of_run(private=(), gpu_minor=None)))
+
+
 def _judge(spec: str, placement: str, train_py: str, caps: Mapping[str, float], environment: Mapping[str, str],
-           before: Callable[[], None] | None, answer: Connection) -> None:  # fmt: skip
+           before: Callable[[], None] | None, layers: Layers | None, answer: Connection) -> None:  # fmt: skip
     """Runs in a process of its own."""
     os.environ.update(environment)
     if before is not None:
         before()
+    if layers is not None:
+        from research.judge import confinement
+
+        confinement.probe = lambda view: layers  # type: ignore[assignment, attr-defined]
     from research.judge.clock import Caps
     from research.judge.judge import Judge
     from research.sandbox.linux import become_subreaper

@@ -59,7 +59,7 @@ def test_the_score_equals_an_independent_float64_computation(split: Split, hones
 def test_an_honest_run_is_told_in_full(honest: Run, run: Runner, judged_data: PreparedData) -> None:
     result = honest.result
     assert (result.status, result.seed, result.device) == ("ok", 1, "cpu")
-    assert result.reason == f"val_bpb {result.val_bpb:.6f} on 400 rows"
+    assert result.reason == f"val_bpb {result.val_bpb:.6f} on 256 rows"
     assert result.num_params == 512 * 16 + 16 * 512 + 512
     assert result.reported_depth == 1 and result.reported_kernel == "none"
     assert result.reported_recompiles == 0
@@ -95,8 +95,8 @@ def test_the_clock_is_the_budget(honest: Run) -> None:
 
 def test_everything_is_checked_for_a_run_that_would_be_kept(run: Runner, honest: Run, judged_data: PreparedData) -> None:
     result = run(TRAIN_PY, keep_below=100.0, save_model=True).result
-    assert (result.consistency_rows, result.audit_rows) == (400, judged_data.audit_rows)
-    assert (honest.result.consistency_rows, honest.result.audit_rows) == (400, judged_data.audit_rows), "no limit: the same"
+    assert (result.consistency_rows, result.audit_rows) == (256, judged_data.audit_rows)
+    assert (honest.result.consistency_rows, honest.result.audit_rows) == (256, judged_data.audit_rows), "no limit: the same"
     assert result.consistency_max is not None and result.consistency_max < 1e-3
     assert (Path(run.runs_folder) / result.run_id / "model.safetensors").exists()
 

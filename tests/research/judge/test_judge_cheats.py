@@ -38,18 +38,19 @@ ANSWERS_BY_MEMORY = variant(
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("text", "reason", "keep_below"),
     [
-        (LOOKS_ONE_AHEAD, "the model looks ahead"),
-        (NOT_CAUSAL, ""),
-        (LEARNS_WHILE_SCORED, ""),
+        (LOOKS_ONE_AHEAD, "the model looks ahead", None),
+        (LOOKS_ONE_AHEAD, "the model looks ahead", 0.0),
+        (NOT_CAUSAL, "", 0.0),
+        (LEARNS_WHILE_SCORED, "", 0.0),
     ],
-    ids=["looks one ahead", "not causal", "learns while scored"],
+    ids=["looks one ahead, all rows", "looks one ahead", "not causal", "learns while scored"],
 )
-@pytest.mark.parametrize("keep_below", [None, 0.0], ids=["all rows", "5% of the rows"])
 def test_a_model_that_knows_more_than_the_prefix_is_invalid(
     text: str, reason: str, keep_below: float | None, run: Runner
 ) -> None:
+    """With `keep_below` 0.0 a few rows are spliced, as for a run that would not be kept."""
     result = run(text, keep_below=keep_below).result
     assert result.status == "invalid" and reason in result.reason, result
     assert result.val_bpb is None and result.audit_bpb is None

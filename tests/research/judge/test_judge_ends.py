@@ -116,7 +116,7 @@ def test_a_loss_that_explodes_is_diverged(loss: str, reason: str, run: Runner) -
 
 def test_a_model_of_nans_that_nobody_checked_is_diverged(run: Runner) -> None:
     done = run(with_train(TRAINED + "model.out.bias.data.fill_(float('nan'))\nsession.finish(model)"))
-    assert_ended(done, "diverged", "the model's logits are not finite on 400 of 400 rows")
+    assert_ended(done, "diverged", "the model's logits are not finite on 256 of 256 rows")
 
 
 def test_a_model_that_breaks_on_some_rows_is_diverged(run: Runner) -> None:
@@ -125,7 +125,7 @@ def test_a_model_that_breaks_on_some_rows_is_diverged(run: Runner) -> None:
         ("return self.out(self.embedding(ids))", "return self.out(self.embedding(ids)) * (float('nan') if SPLICED else 1)"),
         ("BATCH_SIZE = 8", "BATCH_SIZE = 8\nfrom pathlib import Path\nSPLICED = Path.cwd().name == 'scorer-b'"),
     )
-    assert_ended(run(text), "diverged", "not finite on 400 of 400 rows")
+    assert_ended(run(text), "diverged", "not finite on 256 of 256 rows")
 
 
 # --- timeout --------------------------------------------------------------------------------------------------------

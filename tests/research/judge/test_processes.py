@@ -93,8 +93,11 @@ def test_memory_is_measured_from_outside() -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="malloc is told so on Linux alone")
 def test_freed_memory_is_kept_in_forked_processes_too() -> None:
     program = """
-import os, resource
+import ctypes, os, resource
 from research.sandbox.linux import keep_freed_memory
+
+PR_SET_THP_DISABLE = 41  # one fault for a huge page would stand for 512
+ctypes.CDLL(None).prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0)
 
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
