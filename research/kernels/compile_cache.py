@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from research.files import research_folder
+from research.files import TEMPORARY, replacing, research_folder
 from research.hyperparameters import same_but_for_constants
 from research.software import software_versions
 
@@ -24,8 +24,6 @@ LAYOUT = 2
 
 MOST_BYTES = 2 * 2**30
 """Of the shared folder: what comes later is compiled anew by each run."""
-
-UNFINISHED = ".being-added"
 
 TRITON = "triton"
 """Folder of Triton's kernels, each with a folder that is whole once it is there: so these are added and linked as they are."""
@@ -75,11 +73,11 @@ def begin_with_shared() -> None:
         place = Path(private) / Path(where).relative_to(shared)
         place.mkdir(parents=True, exist_ok=True)
         for name in names:
-            if not name.endswith(UNFINISHED):
+            if not name.endswith(TEMPORARY):
                 (place / name).symlink_to(Path(where) / name)
         if Path(where) == Path(shared) / TRITON:
             for name in folders:
-                if not name.endswith(UNFINISHED):
+                if not name.endswith(TEMPORARY):
                     (place / name).symlink_to(Path(where) / name)
             folders.clear()
 
@@ -129,12 +127,12 @@ def _is_whole(folder: Path) -> bool:
 
 def _add(source: Path, target: Path) -> None:
     """Copies a plain file, or the plain files of a folder."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}{UNFINISHED}")
     if not source.is_dir():
-        _copy(source, temporary)
-        temporary.replace(target)
+        with replacing(target) as unfinished:
+            _copy(source, unfinished)
         return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{target.name}.{os.getpid()}{TEMPORARY}")
     temporary.mkdir()
     for path in source.iterdir():
         if stat.S_ISREG(path.lstat().st_mode) and path.name != LOCK:

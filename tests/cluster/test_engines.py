@@ -11,11 +11,12 @@ import pytest
 
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.engine import ALIVE, Engine, LocalEngine
-from cluster.hardware import GB, limited
+from cluster.hardware import limited
 from cluster.ray_cluster.engine import RayEngine
 from cluster.workqueue import WorkItem, WorkQueue
 from research.data.prepare import prepare
 from research.errors import UserError
+from research.gpu_memory import GIB
 from research.profiles import contract_for
 from research.result import RunSpec
 from tests.cluster.farm_samples import CPU, FAKE_JUDGE, gpu
@@ -34,21 +35,19 @@ def data(tmp_path_factory):
 def make_engine(request, data, tmp_path):
     """Makes an engine with one CPU and a judge that needs no torch."""
     if request.param == "local":
-        return lambda: LocalEngine([CPU], judge_command=FAKE_JUDGE)
+        return lambda: LocalEngine({CPU: data[1].folder}, runs_folder=tmp_path, judge_command=FAKE_JUDGE)
     address = request.getfixturevalue("cluster").address
-    return lambda: RayEngine(terms=lambda device: data, kind="cpu", address=address, cache=str(tmp_path / "cache"),
-                             judge_command=FAKE_JUDGE)  # fmt: skip
+    return lambda: RayEngine(terms=lambda device: data, runs_folder=tmp_path, kind="cpu", address=address,
+                             cache=str(tmp_path / "cache"), judge_command=FAKE_JUDGE)  # fmt: skip
 
 
 @pytest.fixture
 def spec(data, tmp_path):
-    contract, prepared = data
+    contract, _ = data
 
     def make(run_id="run1"):
-        folder = tmp_path / run_id
-        folder.mkdir()
-        return RunSpec(run_id=run_id, contract=contract, seed=7, device="?", data_folder=str(prepared.folder),
-                       run_folder=str(folder))  # fmt: skip
+        (tmp_path / run_id).mkdir()
+        return RunSpec(run_id=run_id, contract=contract, seed=7)
 
     return make
 
@@ -74,7 +73,7 @@ def quiet(progress):
     pass
 
 
-def test_a_run_gives_its_result_its_progress_and_its_files(make_engine, spec):
+def test_a_run_gives_its_result_its_progress_and_its_files(make_engine, spec, tmp_path):
     said = []
     written = spec("files")
 
@@ -86,27 +85,27 @@ def test_a_run_gives_its_result_its_progress_and_its_files(make_engine, spec):
         assert result.status == "ok"
 
     with_engine(make_engine, use)
-    assert (Path(written.run_folder) / "run.log").read_text() == "a log\n"
+    assert (tmp_path / written.run_id / "run.log").read_text() == "a log\n"
     assert any(message.get("phase") == "training" for message in said)
     assert len(said) >= 2  # it took two seconds, and a worker shows every second that it lives
 
 
-def test_runs_are_under_their_devices_limit_of_memory(spec):
-    gpus = (gpu(0), limited(gpu(1), 24 * GB))
+def test_runs_are_under_their_devices_limit_of_memory(spec, tmp_path):
+    gpus = (gpu(0), limited(gpu(1), 24 * GIB))
 
     async def use():
-        engine = LocalEngine(gpus, judge_command=FAKE_JUDGE)
+        engine = LocalEngine(dict.fromkeys(gpus, tmp_path), runs_folder=tmp_path, judge_command=FAKE_JUDGE)
         try:
             return [await engine.execute(device, "ok", spec(device.key), quiet) for device in gpus]
         finally:
             await engine.close()
 
-    assert [result.gpu_memory_bytes for result in asyncio.run(use())] == [None, 24 * GB]
+    assert [result.gpu_memory_bytes for result in asyncio.run(use())] == [None, 24 * GIB]
 
 
-def test_a_cluster_without_gpus_refuses_a_limit_of_their_memory(cluster, data):
+def test_a_cluster_without_gpus_refuses_a_limit_of_their_memory(cluster, data, tmp_path):
     async def first_look():
-        engine = RayEngine(terms=lambda device: data, address=cluster.address, gpu_memory_bytes=24 * GB)
+        engine = RayEngine(terms=lambda device: data, runs_folder=tmp_path, address=cluster.address, gpu_memory_bytes=24 * GIB)
         try:
             await anext(engine.changes())
         finally:
@@ -133,36 +132,36 @@ def test_a_run_that_was_guessed_is_started_ahead(make_engine, spec):
     async def use(engine, device):
         run = asyncio.create_task(engine.execute(device, "files", first, quiet))
         await asyncio.sleep(0.5)
-        engine.start_ahead(device, "ok", second)
+        engine.start_speculatively(device, "ok", second)
         assert (await run).reason == "ran"
         assert (await engine.execute(device, "ok", second, quiet)).reason == "started ahead"
-        engine.start_ahead(device, "ok", second)
+        engine.start_speculatively(device, "ok", second)
         assert (await engine.execute(device, "environment", spec("third"), quiet)).status == "ok"
 
     with_engine(make_engine, use)
 
 
-def test_a_guess_that_another_device_was_asked_for_leaves_that_ones_files_alone(spec):
+def test_a_guess_that_another_device_was_asked_for_leaves_that_ones_files_alone(spec, tmp_path):
     other = replace(gpu(), index=1, uuid="another")
     second = spec("second")
 
     async def use():
-        engine = LocalEngine([gpu(), other], judge_command=FAKE_JUDGE)
+        engine = LocalEngine({gpu(): tmp_path, other: tmp_path}, runs_folder=tmp_path, judge_command=FAKE_JUDGE)
         try:
             await engine.execute(gpu(), "ok", spec("first"), quiet)
-            engine.start_ahead(gpu(), "ok", second)
-            while not Path(second.run_folder, "started").exists():
+            engine.start_speculatively(gpu(), "ok", second)
+            while not (tmp_path / second.run_id / "started").exists():
                 await asyncio.sleep(0.05)
             run = asyncio.create_task(engine.execute(other, "files", second, quiet))
             await asyncio.sleep(0.5)
-            engine.start_ahead(gpu(), "ok", second)  # too late, too
+            engine.start_speculatively(gpu(), "ok", second)  # too late, too
             await engine.execute(gpu(), "ok", spec("third"), quiet)
             assert (await run).reason == "ran"
         finally:
             await engine.close()
 
     asyncio.run(use())
-    assert Path(second.run_folder, "run.log").read_text() == "a log\n"
+    assert (tmp_path / second.run_id / "run.log").read_text() == "a log\n"
 
 
 def test_cancelling_ends_the_whole_tree(make_engine, spec, tmp_path):
@@ -206,10 +205,10 @@ class Notes:
     def __init__(self):
         self.work_states, self.worker_states = [], []
 
-    def work(self, item, state, **details):
+    def on_work(self, item, state, **details):
         self.work_states.append((item.id, state))
 
-    def worker(self, name, state, **details):
+    def on_worker(self, name, state, **details):
         self.worker_states.append((state, details.get("reason", "")))
 
 
@@ -239,11 +238,13 @@ def with_dispatcher(make_engine, use, **options):
     return notes
 
 
-def local():
-    return LocalEngine([CPU], judge_command=FAKE_JUDGE)
+@pytest.fixture
+def local(tmp_path):
+    """Makes a local engine with one CPU."""
+    return lambda: LocalEngine({CPU: tmp_path}, runs_folder=tmp_path, judge_command=FAKE_JUDGE)
 
 
-def test_work_is_seen_waiting_running_and_done(spec):
+def test_work_is_seen_waiting_running_and_done(spec, local):
     async def use(dispatcher, device):
         run = spec()
         assert (await dispatcher.execute(item(run, device), "ok", run, quiet)).status == "ok"
@@ -255,10 +256,10 @@ def test_work_is_seen_waiting_running_and_done(spec):
 @pytest.mark.parametrize(("device", "in_line", "reason"), [
     (gpu(), False, "started ahead"),
     (gpu(), True, "ran"),
-    (limited(gpu(), 24 * GB), False, "ran"),
+    (limited(gpu(), 24 * GIB), False, "ran"),
     (CPU, False, "ran"),
 ])  # fmt: skip
-def test_the_next_run_is_started_ahead_on_a_whole_gpu_with_nothing_in_line(spec, device, in_line, reason):
+def test_the_next_run_is_started_ahead_on_a_whole_gpu_with_nothing_in_line(spec, device, in_line, reason, tmp_path):
     first, other, second = spec("first"), spec("other"), spec("second")
 
     async def use(dispatcher, device):
@@ -268,17 +269,17 @@ def test_the_next_run_is_started_ahead_on_a_whole_gpu_with_nothing_in_line(spec,
             if progress.get("phase") == "scoring" and not others:
                 if in_line:
                     others.append(asyncio.create_task(dispatcher.execute(item(other, device), "ok", other, quiet)))
-                asyncio.get_running_loop().call_later(0.2, dispatcher.start_ahead, "first", "ok", second)
+                asyncio.get_running_loop().call_later(0.2, dispatcher.start_speculatively, "first", "ok", second)
 
         await dispatcher.execute(item(first, device), "scored", first, beside)
         await asyncio.gather(*others)
         assert (await dispatcher.execute(item(second, device), "ok", second, quiet)).reason == reason
-        dispatcher.start_ahead("first", "ok", second)  # it is over: nobody's
+        dispatcher.start_speculatively("first", "ok", second)  # it is over: nobody's
 
-    with_dispatcher(lambda: LocalEngine([device], judge_command=FAKE_JUDGE), use)
+    with_dispatcher(lambda: LocalEngine({device: tmp_path}, runs_folder=tmp_path, judge_command=FAKE_JUDGE), use)
 
 
-def test_a_worker_that_fails_three_times_in_a_row_gets_no_more_work(spec):
+def test_a_worker_that_fails_three_times_in_a_row_gets_no_more_work(spec, local):
     async def use(dispatcher, device):
         for number in range(3):
             run = spec(f"run{number}")
@@ -291,7 +292,7 @@ def test_a_worker_that_fails_three_times_in_a_row_gets_no_more_work(spec):
     assert [state for state, _ in notes.worker_states] == ["joined", "quarantined"]
 
 
-def test_a_success_in_between_clears_a_workers_name(spec):
+def test_a_success_in_between_clears_a_workers_name(spec, local):
     async def use(dispatcher, device):
         for number, train_py in enumerate(["die", "die", "ok", "die", "die", "ok"]):
             run = spec(f"run{number}")
@@ -301,12 +302,12 @@ def test_a_success_in_between_clears_a_workers_name(spec):
     assert [state for state, _ in notes.worker_states] == ["joined"]
 
 
-def test_cancelled_runs_are_nobodys_fault(spec):
+def test_cancelled_runs_are_nobodys_fault(spec, tmp_path, local):
     async def use(dispatcher, device):
         for number in range(4):
             run = spec(f"run{number}")
             asked = asyncio.create_task(dispatcher.execute(item(run, device), "slow", run, quiet))
-            while not (Path(run.run_folder) / "pids").exists():
+            while not (tmp_path / run.run_id / "pids").exists():
                 await asyncio.sleep(0.05)
             asked.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -325,7 +326,7 @@ class Mute(LocalEngine):
         return await super().execute(device, train_py, spec, quiet)
 
 
-def test_a_run_whose_worker_falls_silent_is_lost(spec, monkeypatch):
+def test_a_run_whose_worker_falls_silent_is_lost(spec, monkeypatch, tmp_path):
     monkeypatch.setattr("cluster.dispatch.EXPIRY_SECONDS", 0.1)
 
     async def use(dispatcher, device):
@@ -333,7 +334,10 @@ def test_a_run_whose_worker_falls_silent_is_lost(spec, monkeypatch):
         result = await dispatcher.execute(item(run, device), "slow", run, quiet)
         assert (result.status, "said nothing" in result.reason) == ("lost", True)
 
-    notes = with_dispatcher(lambda: Mute([CPU], judge_command=FAKE_JUDGE), use, queue=WorkQueue(lease_seconds=1.0))
+    def mute():
+        return Mute({CPU: tmp_path}, runs_folder=tmp_path, judge_command=FAKE_JUDGE)
+
+    notes = with_dispatcher(mute, use, queue=WorkQueue(lease_seconds=1.0))
     assert notes.work_states[-1] == ("run1", "lost")
 
 
