@@ -9,7 +9,7 @@ import pytest
 from cluster.cli import make_parser
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", ROOT / "program.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 BLOCK = re.compile(r"^ *```[a-z]*\n(.*?)^ *```", re.M | re.S)
 INLINE = re.compile(r"`([^`]+)`")
