@@ -38,7 +38,7 @@ def test_it_compares_a_checkout_and_other_constants(no_gpu: None, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--against", "/"], "no research/train.py"), (["DEPTH"], "nor NAME=value"), (["DEPHT=3"], "no constant DEPHT")],
+    [(["--against", "/"], "no research/train.py"), (["DEPTH"], "NAME=value"), (["DEPHT=3"], "no constant DEPHT")],
 )
 def test_a_mistake_is_a_line(arguments: list[str], said: str) -> None:
     with pytest.raises(SystemExit, match=said):
