@@ -19,7 +19,8 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_it_compares_a_checkout_and_other_constants(no_gpu: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    shutil.copytree(CHECKOUT / "research", tmp_path / "research", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("research", "benchmarks"):
+        shutil.copytree(CHECKOUT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     train_py = tmp_path / "research" / "train.py"
     train_py.write_text(
         train_py.read_text().replace("def build_model()", "raise SystemExit('the other one')\n\n\ndef build_model()")
