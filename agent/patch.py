@@ -1,33 +1,10 @@
-"""Edits of train.py as text: whether one can be tried, and what it changes."""
+"""Edits of train.py as text: what they change."""
 
 import ast
-import warnings
 
 from agent.diff import count_lines, unified_diff
 from research.hyperparameters import literal_text, read_constants
 from research.profiles import Constant
-
-MAX_BYTES = 200_000
-"""The largest train.py that is tried: only a runaway edit needs more."""
-
-
-def problem_with(train_py: str) -> str | None:
-    """One line on why this text can't be tried as train.py, or None. Nothing of it is executed."""
-    try:
-        size = len(train_py.encode())
-    except UnicodeEncodeError:
-        return "train.py is not valid UTF-8"
-    if size > MAX_BYTES:
-        return f"train.py has {size:,} bytes: the limit is {MAX_BYTES:,}"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # an invalid escape in an idea is no concern of the farm's terminal
-            ast.parse(train_py)
-    except SyntaxError as error:
-        return f"train.py does not parse: line {error.lineno}: {error.msg}"
-    except (ValueError, RecursionError, MemoryError) as error:
-        return f"train.py does not parse: {type(error).__name__}: {error}"
-    return None
 
 
 def same_code(old: str, new: str) -> bool:

@@ -5,8 +5,9 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from agent.patch import changed_constants, problem_with, same_code
+from agent.patch import changed_constants, same_code
 from research.hyperparameters import write_constants
+from research.train_py import problem_with
 from results.experiment import Proposal
 
 

@@ -14,9 +14,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-from terms import Terms, add_terms, run_once, terms_of, variant_text
-
-from cluster.engine import LocalEngine
+from benchmarks.terms import Terms, add_terms, engine_for, run_once, terms_of, variant_text
 from cluster.hardware import platform_identity
 from research.errors import UserError
 from research.hyperparameters import literal_text, read_constants
@@ -59,14 +57,11 @@ def _mean(values: object) -> float:
 async def measure(texts: Mapping[str, str], terms: Terms, *, seeds: Sequence[int]) -> dict[str, list[RunResult]]:
     """Runs all variants with each seed; returns the results by variant."""
     results: dict[str, list[RunResult]] = {name: [] for name in texts}
-    engine = LocalEngine([terms.device])
-    try:
+    async with engine_for(terms) as engine:
         for seed in seeds:
             for name, text in texts.items():
                 results[name].append(await run_once(engine, text, terms, seed=seed))
             print(f"after seed {seed}:\n{table(results)}\n", flush=True)
-    finally:
-        await engine.close()
     return results
 
 

@@ -6,7 +6,7 @@ Every checked row is spliced at one random position. A model that looks ahead th
 exceeds the tolerance for a single token. Prints the table of docs/threat-model.md.
 """
 
-from research.judge.score import CONSISTENCY_SHARE, MIN_CONSISTENCY_ROWS
+from research.judge.consistency import CONSISTENCY_SHARE, MIN_CONSISTENCY_ROWS
 from research.profiles import PROFILES
 
 SHARES = (1.0, 0.1, 0.01, 0.001)

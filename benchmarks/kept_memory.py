@@ -16,10 +16,10 @@ import sys
 import time
 from pathlib import Path
 
-from research.contract import CONTRACT_VARIABLE
 from research.hyperparameters import fit_to_profile
 from research.profiles import contract_for
 from research.sandbox.linux import keep_freed_memory
+from research.settings import ChildSettings
 
 TRAIN_PY = Path(__file__).parent.parent / "research" / "train.py"
 WARMUP_STEPS = 5
@@ -28,7 +28,7 @@ WARMUP_STEPS = 5
 def time_steps(steps: int) -> dict[str, float]:
     """Milliseconds and page faults per training step in this process."""
     contract = contract_for("cpu")
-    os.environ[CONTRACT_VARIABLE] = contract.to_json()
+    os.environ.update(ChildSettings(contract=contract).environment())
     train: dict[str, object] = {"__name__": "train"}
     exec(compile(fit_to_profile(TRAIN_PY.read_text(), "cpu", None)[0], str(TRAIN_PY), "exec"), train)
     import torch

@@ -13,14 +13,14 @@ import asyncio
 import json
 import sys
 import threading
+from contextlib import ExitStack
 from typing import Any
 
-from terms import Terms, add_terms, run_once, terms_of, variant_text
-
-from cluster.engine import LocalEngine
-from cluster.hardware import GB, Device, platform_identity
+from benchmarks.terms import Terms, add_terms, engine_for, run_once, terms_of, variant_text
+from cluster.hardware import Device, platform_identity
 from research.errors import UserError
-from research.gpu_memory import trainer_bytes
+from research.gpu_driver import open_nvml
+from research.gpu_memory import GIB, trainer_bytes
 from research.hyperparameters import read_constants
 from research.profiles import profile_named
 
@@ -31,10 +31,9 @@ class MemoryMonitor:
     """Polls a GPU's used memory in a thread; keeps the peak of each phase of a run, in bytes above the use at the start."""
 
     def __init__(self, device: Device) -> None:
-        import pynvml
-
-        pynvml.nvmlInit()
-        self._nvml, self._handle = pynvml, pynvml.nvmlDeviceGetHandleByUUID(device.uuid)
+        self._opened = ExitStack()
+        self._nvml = self._opened.enter_context(open_nvml())
+        self._handle = self._nvml.nvmlDeviceGetHandleByUUID(device.uuid)
         self._used_at_start = self._used()
         self._phase, self.peaks = "startup", dict[str, int]()
         self._stopped = threading.Event()
@@ -49,6 +48,7 @@ class MemoryMonitor:
         """Ends the polling; returns the peaks by phase."""
         self._stopped.set()
         self._thread.join()
+        self._opened.close()
         return self.peaks
 
     def _poll(self) -> None:
@@ -69,12 +69,11 @@ async def measure(terms: Terms, variants: list[str]) -> list[dict[str, Any]]:
     """Runs the shipped train.py and each variant, one after the other; prints a line for each."""
     limit = terms.device.gpu_memory_bytes
     trainer_limit = trainer_bytes(terms.device.memory_bytes)
-    total = "" if limit is None else f", all processes {limit / GB:.2f}"
-    print(f"in GB; limit of the trainer {trainer_limit / GB:.2f}{total}")
+    total = "" if limit is None else f", all processes {limit / GIB:.2f}"
+    print(f"in GB; limit of the trainer {trainer_limit / GIB:.2f}{total}")
     print(f"{'rows':>6}{'all':>8}{'startup':>9}{'train':>8}{'score':>8}{'torch':>8}{'fitted':>8}  run")
     found = []
-    engine = LocalEngine([terms.device])
-    try:
+    async with engine_for(terms) as engine:
         for name in ["as it is", *variants]:
             text = terms.train_py if name == "as it is" else variant_text(name, terms)
             rows = read_constants(text).get("DEVICE_BATCH_SIZE")
@@ -94,11 +93,9 @@ async def measure(terms: Terms, variants: list[str]) -> list[dict[str, Any]]:
                 run["torch"],
                 run["fitted"],
             ]
-            columns = "".join(f"{size / GB:>{width}.2f}" for size, width in zip(sizes, (8, 9, 8, 8, 8, 8), strict=True))
+            columns = "".join(f"{size / GIB:>{width}.2f}" for size, width in zip(sizes, (8, 9, 8, 8, 8, 8), strict=True))
             print(f"{rows:>6}{columns}  {name}: {result.status}, {result.reason}", flush=True)
             found.append(run)
-    finally:
-        await engine.close()
     return found
 
 

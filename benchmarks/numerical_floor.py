@@ -28,11 +28,13 @@ from torch import Tensor, nn
 
 from research.child.scorer import Forward, ready_to_answer
 from research.child.setup import load_train_py
-from research.contract import CONTRACT_VARIABLE, Contract
+from research.contract import Contract
 from research.hyperparameters import write_constants
 from research.ipc.buffer import rows_per_batch
-from research.judge.score import Consistency, compare_prefixes, cross_entropy, splice_rows, tolerance_for
+from research.judge.consistency import Consistency, compare_prefixes, splice_rows, tolerance_for
+from research.judge.score import cross_entropy
 from research.profiles import PROFILES, Constant, starting_hyperparameters
+from research.settings import ChildSettings
 
 ROOT = Path(__file__).parent.parent
 TRAIN_STEPS = 60
@@ -101,7 +103,7 @@ def random_text(contract: Contract, rows: int, rng: np.random.Generator) -> np.n
 
 def build(kind: Kind, contract: Contract, device: torch.device) -> nn.Module:
     """An untrained model of this kind, from the shipped train.py."""
-    os.environ[CONTRACT_VARIABLE] = contract.to_json()
+    os.environ.update(ChildSettings(contract=contract).environment())
     constants = {**starting_hyperparameters(contract.profile), **kind.constants}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "train.py"

@@ -22,11 +22,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from terms import Terms, add_terms, make_spec, terms_of, variant_text
-
+from benchmarks.terms import Terms, add_terms, engine_for, terms_of, variant_text
 from cluster.engine import LocalEngine
 from cluster.hardware import platform_identity
-from cluster.worker import Progress, judge_environment
+from cluster.judge_process import Progress, judge_environment
 from research.data.prepared import PreparedData
 from research.errors import UserError
 from research.kernels import attention_choice, compile_cache
@@ -66,22 +65,20 @@ async def measure(texts: Mapping[str, str], terms: Terms, *, ahead: bool) -> lis
     found: list[dict[str, float | str]] = []
     bar: float | None = None
     sigma = profile_named(terms.profile).sigma
-    engine = LocalEngine([terms.device])
-    scratch = tempfile.TemporaryDirectory(prefix="autoresearch-benchmark-")
 
     def spec_of(name: str) -> RunSpec:
-        return make_spec(terms, Path(scratch.name) / name, seed=1, keep_below=bar)
+        return RunSpec(run_id=name, contract=terms.contract, seed=1, keep_below=bar)
 
-    def start_next(following: list[str], progress: Progress) -> None:
+    def start_next(engine: LocalEngine, following: list[str], progress: Progress) -> None:
         if ahead and progress.get("phase") == "scoring" and bar is not None and following:
             name = following.pop()
-            engine.start_ahead(terms.device, texts[name], spec_of(name))
+            engine.start_speculatively(terms.device, texts[name], spec_of(name))
 
-    try:
+    async with engine_for(terms) as engine:
         for index, name in enumerate(texts):
             began = time.monotonic()
             following = list(texts)[index + 1 : index + 2]
-            result = await engine.execute(terms.device, texts[name], spec_of(name), partial(start_next, following))
+            result = await engine.execute(terms.device, texts[name], spec_of(name), partial(start_next, engine, following))
             wall = time.monotonic() - began
             if result.status != "ok":
                 raise SystemExit(f"{name}: {result.status}, {result.reason}")
@@ -90,9 +87,6 @@ async def measure(texts: Mapping[str, str], terms: Terms, *, ahead: bool) -> lis
             outside = wall - terms.contract.TIME_BUDGET
             print(f"{wall:>8.1f}{start:>9.1f}{train:>9.1f}{score:>9.1f}{outside:>11.1f}  {name}", flush=True)
             found.append({"run": name, "wall": wall, "startup": start, "training": train, "scoring": score, "outside": outside})
-    finally:
-        await engine.close()
-        scratch.cleanup()
     return found
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from research.data.hub import write_atomically
 from research.errors import UserError
+from research.files import write_atomically
 
 UNTOUCHED, NIGHT, OURS = "reference", "reference, its night's changes", "ours"
 VARIANTS = (UNTOUCHED, NIGHT, OURS)

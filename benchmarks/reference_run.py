@@ -14,8 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reference_figures import UNTIMED_STEPS, Figures
-
+from benchmarks.reference_figures import UNTIMED_STEPS, Figures
 from research.contract import Contract
 from research.errors import UserError
 from research.hyperparameters import read_constants, write_constants

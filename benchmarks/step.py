@@ -47,11 +47,11 @@ class Step:
 
 def load_train_py(options: argparse.Namespace) -> ModuleType:
     """The checkout's train.py with the profile's contract and starting hyperparameters, and the constants in the options."""
-    from research.contract import CONTRACT_VARIABLE
     from research.hyperparameters import fit_to_profile, read_constants, write_constants
     from research.profiles import contract_for
+    from research.settings import ChildSettings
 
-    os.environ[CONTRACT_VARIABLE] = contract_for(options.profile).to_json()
+    os.environ.update(ChildSettings(contract=contract_for(options.profile)).environment())
     path = options.measure / "research" / "train.py"
     text, _ = fit_to_profile(path.read_text(), options.profile, None, recipe=options.recipe)
     text = write_constants(text, read_constants("\n".join(word.replace("=", " = ", 1) for word in options.constants)))
@@ -173,8 +173,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def sides_of(options: argparse.Namespace) -> dict[str, tuple[Path, list[str]]]:
     """Checkout and changed constants of each side, by name."""
-    from terms import TRAIN_PY, constants_of
-
+    from benchmarks.terms import TRAIN_PY, constants_of
     from research.errors import UserError
     from research.hyperparameters import write_constants
 
@@ -200,7 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from cluster.hardware import choose_devices, platform_identity
     from research.profiles import choose_profile
 
-    device = choose_devices(None)[0]
+    device = choose_devices()[0]
     options.profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
     sides = sides_of(options)
     print(f"{platform_identity(device)}, profile {options.profile}, {options.steps} steps, {options.rounds} rounds")

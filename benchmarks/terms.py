@@ -1,14 +1,17 @@
 """The common setup of the benchmarks that train through the judge: device, contract, data and train.py."""
 
 import argparse
+import secrets
+import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.engine import LocalEngine
-from cluster.hardware import Device, choose_devices, limited, platform_identity
-from cluster.worker import Progress
+from cluster.hardware import ANY_DEVICE, Device, DeviceRequest, choose_devices, limited, platform_identity
+from cluster.judge_process import Progress
 from research.contract import Contract, cache_folder
 from research.data.prepare import prepare
 from research.data.prepared import PreparedData
@@ -40,7 +43,8 @@ def add_terms(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", help="standard, small or cpu (default: chosen for the hardware)")
     parser.add_argument("--budget", type=float, help="seconds of training per run")
     parser.add_argument("--source", help="source of the text (default: the profile's)")
-    parser.add_argument("--devices", help="one device: 0, cpu or mps (default: the best available)")
+    parser.add_argument("--devices", type=DeviceRequest.parse, default=ANY_DEVICE,
+                        help="one device: 0, cpu or mps (default: the best available)")  # fmt: skip
     parser.add_argument("--gpu-memory", type=float, metavar="GB", help="memory limit per run (default: the free memory)")
     parser.add_argument("--cache", help="folder of prepared data")
 
@@ -92,19 +96,26 @@ async def run_once(
         keep_in: folder for the run's files, including the model; None: they are deleted
         on_progress: called with each progress message of the judge
     """
-    with tempfile.TemporaryDirectory(prefix="autoresearch-benchmark-") as folder:
-        spec = make_spec(terms, keep_in or Path(folder) / "run", seed=seed, keep_below=keep_below)
-        return await engine.execute(terms.device, train_py, replace(spec, save_model=keep_in is not None), on_progress)
-
-
-def make_spec(terms: Terms, run_folder: Path, *, seed: int, keep_below: float | None) -> RunSpec:
-    """The spec of a run in `run_folder`, whose name is also the run's id."""
-    return RunSpec(
-        run_id=run_folder.name,
+    spec = RunSpec(
+        run_id=f"run-{secrets.token_hex(4)}",
         contract=terms.contract,
         seed=seed,
-        device=terms.device.torch_device,
-        data_folder=str(terms.data.folder),
-        run_folder=str(run_folder),
         keep_below=keep_below,
+        save_model=keep_in is not None,
     )
+    result = await engine.execute(terms.device, train_py, spec, on_progress)
+    if keep_in is not None:
+        shutil.copytree(engine.runs_folder / spec.run_id, keep_in, dirs_exist_ok=True)
+    shutil.rmtree(engine.runs_folder / spec.run_id, ignore_errors=True)
+    return result
+
+
+@asynccontextmanager
+async def engine_for(terms: Terms) -> AsyncIterator[LocalEngine]:
+    """An engine with the benchmark's device and data. Its run folders are removed when it is closed."""
+    with tempfile.TemporaryDirectory(prefix="autoresearch-benchmark-") as folder:
+        engine = LocalEngine({terms.device: terms.data.folder}, runs_folder=Path(folder))
+        try:
+            yield engine
+        finally:
+            await engine.close()

@@ -37,20 +37,20 @@ from dataclasses import replace
 from itertools import pairwise, product
 from pathlib import Path
 
-from reference_figures import HEADING, NIGHT, OURS, UNTIMED_STEPS, UNTOUCHED, VARIANTS, Figures, Head, Record
-from reference_home import write_home, write_stand_ins
-from reference_run import NIGHT_EDITS, Reference, edited, run_logged, tail, with_constants
-from terms import Terms, add_terms, run_once, terms_of
-
+from benchmarks.reference_figures import HEADING, NIGHT, OURS, UNTIMED_STEPS, UNTOUCHED, VARIANTS, Figures, Head, Record
+from benchmarks.reference_home import write_home, write_stand_ins
+from benchmarks.reference_run import NIGHT_EDITS, Reference, edited, run_logged, tail, with_constants
+from benchmarks.terms import Terms, add_terms, engine_for, run_once, terms_of
 from cluster.engine import LocalEngine
 from cluster.hardware import platform_identity
-from cluster.worker import judge_environment
+from cluster.judge_process import judge_environment
 from research.contract import cache_folder
 from research.errors import UserError
 from research.hyperparameters import fit_to_profile, read_constants
 from research.kernels import attention_choice, compile_cache
 from research.profiles import SIZES, STANDARD, Constant, profile_named
 from research.result import RunResult
+from research.settings import ChildSettings
 
 BUDGETS = {"speed": 60.0, "score": 120.0}
 """Seconds of training per run, by mode."""
@@ -111,7 +111,7 @@ def score_by_reference(reference: Reference, run_folder: Path, terms: Terms) -> 
     command = [sys.executable, str(script), "--reference", str(folder), "--train", str(run_folder / "train.py"), "--model",
                str(run_folder / "model.safetensors"), "--device", terms.device.torch_device]  # fmt: skip
     log = folder / "evaluation.log"
-    environment = reference.environment() | {"AUTORESEARCH_CONTRACT": terms.contract.to_json()}
+    environment = reference.environment() | ChildSettings(contract=terms.contract).environment()
     code = run_logged(command, folder=folder, environment=environment, log=log, seconds=EVALUATION_TIMEOUT_SECONDS)
     text = log.read_text(errors="replace")
     if code:
@@ -168,8 +168,7 @@ async def compare(terms: Terms, reference: Reference, options: argparse.Namespac
     speed = options.mode == "speed"
     seeds = range(1, options.pairs + 1) if speed else options.seeds
     texts = speed_texts(terms, reference) if speed else score_texts(terms, reference)
-    engine = LocalEngine([terms.device])
-    try:
+    async with engine_for(terms) as engine:
         for seed, (variant, text) in product(seeds, texts.items()):
             if variant not in options.only or not record.lacks(variant, seed):
                 continue
@@ -181,8 +180,6 @@ async def compare(terms: Terms, reference: Reference, options: argparse.Namespac
             else:
                 found = await run_scored(engine, text, terms, reference, seed=seed)
             record.add(found)
-    finally:
-        await engine.close()
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

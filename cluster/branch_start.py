@@ -1,116 +1,183 @@
-"""How a branch begins: with train.py as it is committed, under its profile's starting hyperparameters."""
+"""How a loop's branch is opened: started anew, resumed, or restarted where its baseline failed.
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+A new branch begins with train.py as it is committed in the checkout, under the starting hyperparameters of its profile.
+"""
+
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
-from agent.patch import changed_constants, problem_with
-from agent.repo.branch_names import short_name
+from agent.patch import changed_constants
+from agent.repo.branch_names import short_name, worktree_folder
 from agent.repo.git_command import GitFailed, command_to_type, run_git
-from agent.repo.repository import head_train_py, train_py_at, train_py_to_try, uncommitted_train_py
+from agent.repo.repository import TRAIN_FILE, head_train_py, train_py_at, train_py_to_try, uncommitted_train_py
 from agent.repo.worktree import Worktree, branch_exists, checked_out_branch
 from cluster.hardware import platform_identity
-from cluster.loop_plans import LoopPlan
+from cluster.loop_plans import LoopPlan, check_same_scoring, check_same_terms
 from cluster.options import FarmOptions
 from research.errors import UserError
 from research.hyperparameters import fit_to_profile, write_constants
-from research.profiles import Recipe
+from research.text import utc_now
+from research.train_py import problem_with
 from results.experiment import Branch
 from results.store import Store
 
 
-def start_branch(
-    options: FarmOptions, plan: LoopPlan, folder: Path, *, siblings: Sequence[Branch], say: Callable[[str], None]
-) -> Worktree:
-    """Starts a loop's branch in a worktree of its own. Raises UserError."""
-    text = first_train_py(options, plan, siblings=siblings, say=say)
-    if branch_exists(options.repo, plan.branch_name) and not folder.exists():
-        raise UserError(f"The branch {plan.branch_name} exists, but this home doesn't know it: use another --tag.")
-    return Worktree.create(options.repo, folder, plan.branch_name, train_py=text)
+class BranchStart:
+    """Opens the branches of a farm's loops. Loops may call it at the same time, each in a thread of its own."""
 
+    def __init__(self, options: FarmOptions, store: Store, *, say: Callable[[str], None]) -> None:
+        self._options, self._store, self._say = options, store, say
+        self._said: set[str] = set()
+        self._lock = threading.Lock()
 
-def first_train_py(options: FarmOptions, plan: LoopPlan, *, siblings: Sequence[Branch], say: Callable[[str], None]) -> str:
-    """What a loop's branch begins with. Raises UserError."""
-    begun = siblings_baseline(options.repo, plan, siblings)
-    text = begun or head_train_py(options.repo)
-    if text is None:
-        raise UserError(f"research/train.py isn't committed in {options.repo}: commit it first.")
-    edited = uncommitted_train_py(options.repo)
-    if edited is not None and options.dirty:
-        text = edited
-    elif edited is not None:
-        say("research/train.py has uncommitted edits: they are left out (--dirty takes them).")
-    text, _ = fit_to_profile(text, plan.contract.profile, free_memory(plan), recipe=None if begun else options.recipe)
-    return text
+    def open(self, plan: LoopPlan, *, in_place: bool) -> tuple[Branch, Worktree]:
+        """The branch of a loop, and the folder where it is checked out: a worktree under the home, or the user's own checkout
+        (`in_place`).
+
+        Raises UserError where the branch can't be started, or was begun under other terms than the plan's.
+        """
+        branch = self._store.branch(plan.branch_name)
+        if branch is not None:
+            check_same_terms(branch, plan.device, plan.contract)
+            check_same_scoring(branch, plan)
+            return branch, self._resume(plan, in_place)
+        worktree = self._start_in_checkout(plan) if in_place else self._start_in_worktree(plan)
+        branch = _new_branch(plan, self._options.tag, baseline_commit=worktree.head())
+        self._store.add_branch(branch)
+        return branch, worktree
+
+    def _resume(self, plan: LoopPlan, in_place: bool) -> Worktree:
+        """The branch at its head. A branch on which only a failed baseline was measured starts once more, from what is
+        committed in the checkout by now.
+        """
+        name, repo = plan.branch_name, self._options.repo
+        failed = failed_start(self._store, name)
+        if failed is None and self._options.recipe is not None:
+            self._say_once(f"{name} resumes from its head: --recipe is for new branches, so give it another --tag")
+        if in_place:
+            return Worktree.in_place(repo, name) if failed is None else self._start_in_checkout(plan)
+        worktree = Worktree.open(repo, worktree_folder(self._options.home.folder, name), name)
+        if failed is not None and worktree.head() == failed:  # otherwise it was mended on the branch itself
+            worktree.begin_again(self._first_train_py(plan))
+        return worktree
+
+    # --- a worktree under the home ----------------------------------------------------------------------------------
+
+    def _start_in_worktree(self, plan: LoopPlan) -> Worktree:
+        repo, folder = self._options.repo, worktree_folder(self._options.home.folder, plan.branch_name)
+        text = self._first_train_py(plan)
+        if branch_exists(repo, plan.branch_name) and not folder.exists():
+            raise UserError(f"The branch {plan.branch_name} exists, but this home doesn't know it: use another --tag.")
+        return Worktree.create(repo, folder, plan.branch_name, train_py=text)
+
+    def _first_train_py(self, plan: LoopPlan) -> str:
+        """The train.py of the branch's first commit: a sibling's baseline, else what is committed in the checkout, fitted to
+        the plan's profile and device. Raises UserError.
+        """
+        repo, recipe = self._options.repo, self._options.recipe
+        sibling = self._siblings_baseline(plan)
+        text = sibling or committed_train_py(repo)
+        edited = uncommitted_train_py(repo)
+        if edited is not None and self._options.dirty:
+            text = edited
+        elif edited is not None:
+            self._say_once(f"{TRAIN_FILE} has uncommitted edits: they are left out (--dirty takes them).")
+        text, _ = fit_to_profile(text, plan.contract.profile, free_memory(plan), recipe=None if sibling else recipe)
+        return text
+
+    def _siblings_baseline(self, plan: LoopPlan) -> str | None:
+        """The train.py that another branch of the tag began with under the same contract on the same platform, so that
+        devices of one kind have one starting point; None where there is no such branch.
+        """
+        platform, contract_json = platform_identity(plan.device), plan.contract.to_json()
+        for branch in self._store.branches(self._options.tag):
+            if branch.platform == platform and branch.contract_json == contract_json:
+                baseline = self._store.baseline(branch.name)
+                if baseline is not None:
+                    return train_py_at(self._options.repo, baseline.experiment.commit)
+                if failed_start(self._store, branch.name) is None:
+                    return train_py_at(self._options.repo, branch.baseline_commit)
+        return None
+
+    # --- the user's own checkout ------------------------------------------------------------------------------------
+
+    def _start_in_checkout(self, plan: LoopPlan) -> Worktree:
+        """Switches the checkout to the branch, whose first commit has the profile's starting hyperparameters. Uncommitted edits
+        of train.py stay.
+
+        A branch that the user has made by hand and switched to becomes the loop's as it is, unless a recipe is asked for.
+        Raises UserError.
+        """
+        repo, name, profile = self._options.repo, plan.branch_name, plan.contract.profile
+        committed, working = committed_train_py(repo), train_py_to_try(repo)
+        if not branch_exists(repo, name):
+            self._switch_to_new(name)
+        worktree = Worktree.in_place(repo, name)
+        baseline, changes = fit_to_profile(committed, profile, free_memory(plan), recipe=self._options.recipe)
+        if changes:
+            parent = worktree.head()
+            message = f"Start {name}: train.py with the {profile} profile's starting hyperparameters"
+            start_id = f"{short_name(name)}-start-{parent[:7]}"  # a start that failed can be followed by another
+            commit = worktree.commit(baseline, message=message, parent=parent, experiment_id=start_id)
+            edited = {} if problem_with(working) else changed_constants(committed, working)
+            edits = {constant: new for constant, (_, new) in edited.items() if new is not None}
+            fitted, _ = fit_to_profile(working, profile, free_memory(plan), recipe=self._options.recipe)
+            worktree.advance(commit)
+            (repo / TRAIN_FILE).write_text(write_constants(fitted, edits) if edits else fitted)
+        return worktree
+
+    def _switch_to_new(self, branch: str) -> None:
+        """Switches the checkout to a new branch, and tells how to switch back. Raises UserError."""
+        repo = self._options.repo
+        before = checked_out_branch(repo)
+        back = ("switch", before) if before else ("switch", "--detach", run_git(repo, "rev-parse", "--short", "HEAD").strip())
+        try:
+            run_git(repo, "switch", "--quiet", "--create", branch)
+        except GitFailed as error:
+            raise UserError(f"git can't start the branch {branch}: {str(error).splitlines()[0]}") from None
+        self._say_once(f"The checkout is now on the new branch {branch}; switch back with: {command_to_type(repo, *back)}")
+
+    def _say_once(self, text: str) -> None:
+        """Tells the user what several loops may find out at once."""
+        with self._lock:
+            new = text not in self._said
+            self._said.add(text)
+        if new:
+            self._say(text)
 
 
 def failed_start(store: Store, branch: str) -> str | None:
-    """The commit of the last baseline that failed; None where one was measured, or none was decided on yet."""
+    """The commit of the branch's last baseline, if it failed; None where a baseline was measured or none is decided yet."""
     if store.baseline(branch) is not None or store.unfinished(branch):
         return None
     records = store.records(branch)
     return records[-1].experiment.commit if records else None
 
 
-def siblings_to_start_from(store: Store, tag: str) -> list[Branch]:
-    """The tag's branches whose start didn't fail; a start that was mended is the one that counts."""
-    siblings = []
-    for branch in store.branches(tag):
-        baseline = store.baseline(branch.name)
-        if baseline is not None:
-            siblings.append(replace(branch, baseline_commit=baseline.experiment.commit))
-        elif failed_start(store, branch.name) is None:
-            siblings.append(branch)
-    return siblings
-
-
-def siblings_baseline(repo: Path, plan: LoopPlan, siblings: Sequence[Branch]) -> str | None:
-    """Where another branch of the tag began on the same platform: devices of a kind start from one point."""
-    platform, contract_json = platform_identity(plan.device), plan.contract.to_json()
-    for branch in siblings:
-        if branch.platform == platform and branch.contract_json == contract_json:
-            return train_py_at(repo, branch.baseline_commit)
-    return None
-
-
-def start_in_place(repo: Path, plan: LoopPlan, recipe: Recipe | None, *, say: Callable[[str], None]) -> Worktree:
-    """Puts the checkout on `branch`, whose first commit has the profile's starting hyperparameters; edits of train.py stay.
-
-    An `autoresearch/` branch that the checkout is on already, made by hand, is taken over as it is, unless a recipe is asked
-    for. Raises UserError.
-    """
-    branch, profile, free_bytes = plan.branch_name, plan.contract.profile, free_memory(plan)
-    committed, working = head_train_py(repo), train_py_to_try(repo)
-    if committed is None:
-        raise UserError(f"research/train.py isn't committed in {repo}: commit it first.")
-    if not branch_exists(repo, branch):
-        switch_to_new(repo, branch, say=say)
-    worktree = Worktree.in_place(repo, branch)
-    baseline, changes = fit_to_profile(committed, profile, free_bytes, recipe=recipe)
-    if changes:
-        message = f"Start {branch}: train.py with the {profile} profile's starting hyperparameters"
-        parent = worktree.head()
-        start_id = f"{short_name(branch)}-start-{parent[:7]}"  # a start that failed can be followed by another
-        commit = worktree.commit(baseline, message=message, parent=parent, experiment_id=start_id)
-        edited = {} if problem_with(working) else changed_constants(committed, working)
-        edits = {name: new for name, (_, new) in edited.items() if new is not None}
-        fitted, _ = fit_to_profile(working, profile, free_bytes, recipe=recipe)
-        worktree.advance(commit)
-        (repo / "research" / "train.py").write_text(write_constants(fitted, edits) if edits else fitted)
-    return worktree
-
-
-def switch_to_new(repo: Path, branch: str, *, say: Callable[[str], None]) -> None:
-    """Puts the checkout on a new branch, and says how to get back. Raises UserError."""
-    before = checked_out_branch(repo)
-    back = ("switch", before) if before else ("switch", "--detach", run_git(repo, "rev-parse", "--short", "HEAD").strip())
-    try:
-        run_git(repo, "switch", "--quiet", "--create", branch)
-    except GitFailed as error:
-        raise UserError(f"git can't start the branch {branch}: {str(error).splitlines()[0]}") from None
-    say(f"The checkout is on the new branch {branch} now; back with: {command_to_type(repo, *back)}")
+def committed_train_py(repo: Path) -> str:
+    """The checkout's committed train.py. Raises UserError where there is none."""
+    text = head_train_py(repo)
+    if text is None:
+        raise UserError(f"{TRAIN_FILE} isn't committed in {repo}: commit it first.")
+    return text
 
 
 def free_memory(plan: LoopPlan) -> int | None:
-    """Bytes that the device batch has to fit; None where it need not."""
+    """Bytes of GPU memory that the device batch must fit into; None on a device without a GPU."""
     return plan.device.free_bytes if plan.device.kind == "cuda" else None
+
+
+def _new_branch(plan: LoopPlan, tag: str, *, baseline_commit: str) -> Branch:
+    return Branch(
+        name=plan.branch_name,
+        tag=tag,
+        loop=plan.number,
+        profile=plan.contract.profile,
+        contract_json=plan.contract.to_json(),
+        score_fingerprint=plan.data.score_fingerprint(plan.contract),
+        data_fingerprint=plan.data.data_fingerprint,
+        platform=platform_identity(plan.device),
+        baseline_commit=baseline_commit,
+        created=utc_now(),
+    )

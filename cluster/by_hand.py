@@ -1,4 +1,4 @@
-"""`farm try`: one experiment with the working train.py of the user's own checkout, by the same loop as all others."""
+"""`farm try`: one experiment with the working train.py of the user's checkout, through the same loop as all others."""
 
 import asyncio
 import shutil
@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.loop import BaselineFailed, InfrastructureFailed
-from agent.patch import describe_changes, problem_with, same_code
+from agent.patch import describe_changes, same_code
 from agent.repo.branch_names import experiment_ref, is_farm_branch, short_name
 from agent.repo.git_command import command_to_type
 from agent.repo.repository import TRAIN_FILE, train_py_to_try, uncommitted_train_py
@@ -17,17 +17,18 @@ from cluster.display import Display
 from cluster.driver import Farm
 from cluster.options import FarmOptions
 from research.errors import UserError
+from research.train_py import problem_with
 from results.experiment import ExperimentRecord, Proposal
 
 
 def on_the_checkouts_branch(options: FarmOptions) -> FarmOptions:
-    """The options with the tag of the `autoresearch/` branch that the checkout is on, if it is on one."""
+    """The options, with the tag of the `autoresearch/` branch that is checked out, if one is."""
     branch = checked_out_branch(options.repo) or ""
     return replace(options, tag=short_name(branch)) if is_farm_branch(branch) else options
 
 
 async def try_once(options: FarmOptions, message: str | None, display: Display) -> ExperimentRecord:
-    """`farm try`: the working train.py of the user's checkout as one experiment. Raises UserError."""
+    """The record of an experiment with the working train.py, run now. Raises UserError."""
     farm = await asyncio.to_thread(Farm, options, display)
     try:
         return await try_working_train_py(farm, message)
@@ -38,25 +39,25 @@ async def try_once(options: FarmOptions, message: str | None, display: Display) 
 
 
 async def try_working_train_py(farm: Farm, message: str | None) -> ExperimentRecord:
-    """Commits the working train.py, runs it, and keeps it or puts the head's back. Measures the baseline first if need be.
+    """Commits the working train.py, runs it, and keeps it or restores the head's. Measures the baseline first if necessary.
 
-    A try of the same train.py that was cut off is gone on with, instead of being made a second time.
+    An interrupted try of the same train.py is resumed instead of being repeated. Raises UserError.
     """
     repo = farm.options.repo
-    train_py_to_try(repo)  # without it nothing is worth starting
+    train_py_to_try(repo)  # fails before anything is started
     loop = farm.open_loop(farm.planner.plans[0], in_place=True)
     try:
         await farm.first_devices()
         measured_before = farm.store.head(loop.branch.name) is not None
-        for cut_off in farm.store.unfinished(loop.branch.name):
-            farm.display.say(f"going on with {cut_off.experiment.id} ({cut_off.experiment.title}), which was cut off")
+        for interrupted in farm.store.unfinished(loop.branch.name):
+            farm.display.say(f"resuming {interrupted.experiment.id} ({interrupted.experiment.title}), which was interrupted")
         finished = await loop.start()
         head = loop.head()
         head_text, working = loop.worktree.train_py(head.commit), train_py_to_try(repo)
         record = try_of(working, finished, loop.worktree)
         if record is None and same_code(working, head_text):
             if measured_before:
-                raise UserError("research/train.py is the head's: edit it, then `farm try` again.")
+                raise UserError(f"{TRAIN_FILE} has no edit to try, it is the same as the head's: edit it first.")
             return farm.store.record(head.experiment_id)
         record = record or await loop.try_now(proposal_by_hand(head_text, working, message))
         if not is_kept(record):
@@ -68,37 +69,37 @@ async def try_working_train_py(farm: Farm, message: str | None) -> ExperimentRec
 
 
 def try_of(working: str, finished: Sequence[ExperimentRecord], worktree: Worktree) -> ExperimentRecord | None:
-    """Of experiments the one that tried this text; None where none did."""
+    """The experiment that tried this text; None if none did."""
     same = (r for r in finished if r.is_idea and same_code(working, worktree.train_py(r.experiment.commit)))
     return next(same, None)
 
 
 def proposal_by_hand(head_text: str, working: str, message: str | None) -> Proposal:
-    """The user's edit as an idea."""
+    """The user's edit as a proposal."""
     title = message or title_of(head_text, working)
     return Proposal(title=title, hypothesis=message or "", train_py=working, researcher="you")
 
 
 def is_kept(record: ExperimentRecord) -> bool:
-    """Whether the branch has moved to the experiment's commit."""
+    """Whether the experiment was kept, so that the branch has moved to its commit."""
     return record.verdict is not None and record.verdict.decision == "keep"
 
 
 def where_the_edit_is(record: ExperimentRecord, repo: Path) -> str:
-    """How an edit that was not kept comes back, in a line; empty where it was kept or nothing was edited."""
+    """A line with the command that restores an edit that was not kept; empty if it was kept or is the baseline."""
     if is_kept(record) or not record.is_idea:
         return ""
     command = command_to_type(repo, "restore", f"--source={experiment_ref(record.experiment.id)}", TRAIN_FILE)
-    taken_back = f"{TRAIN_FILE} is the head's again; " if uncommitted_train_py(repo) is None else ""
-    return f"{taken_back}the edit comes back with: {command}"
+    restored = f"{TRAIN_FILE} is the head's again; " if uncommitted_train_py(repo) is None else ""
+    return f"{restored}to restore your edit: {command}"
 
 
 def title_of(head_text: str, working: str) -> str:
-    """What the edit does, in a line."""
+    """What the edit changes, in one line."""
     return "edit that doesn't parse" if problem_with(working) else describe_changes(head_text, working)
 
 
 def copy_log(source: Path, target: Path) -> None:
-    """Puts the run's log where people look for it."""
+    """Copies a run's log, if there is one, to where people look for it."""
     if source.is_file():
         shutil.copyfile(source, target)

@@ -1,70 +1,47 @@
-"""`farm`: the command line. Each command's work is in cluster/commands/, imported only when it is asked for."""
+"""`farm`: the command line. The command of a group `look` called `status` is the function `status` in cluster/commands/look.py.
+
+Only the module of the command that was given is imported, so that help and short commands start at once.
+"""
 
 import argparse
 import importlib
+import keyword
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import NoReturn, TypeVar
 
 from agent.researchers.make import RESEARCHERS
-from cluster.tags import todays_tag
+from cluster.hardware import ANY_DEVICE, DeviceRequest
 from research.errors import UserError
 from research.profiles import PROFILES, RECIPES
 from research.result import SANDBOX_MODES
 
 FIRST_STEPS = """\
-The autoresearch farm: a loop per GPU that edits research/train.py, trains it for a fixed time, and keeps what scores better.
+The autoresearch farm: each GPU's loop edits research/train.py, trains it for a fixed time, and keeps what scores better.
 
-What to do first:
-  farm demo      all of it in five minutes, on whatever is there
-  farm doctor    what works on this machine, and the cure for what doesn't
+First steps:
+  farm demo      the whole way in five minutes, on any machine
+  farm doctor    what works on this machine, and how to fix what doesn't
   farm run       research until you stop it (Ctrl-C)
 
 All commands: farm --help
 """
 
-GROUPS: dict[str, tuple[str, ...]] = {
-    "start": ("demo", "doctor", "prepare", "profile"),
-    "research": ("run", "try", "stop"),
-    "on a cluster": ("submit", "fetch"),
-    "look": ("status", "report", "show", "sql", "audit", "verify"),
-    "use what was found": ("diff", "apply", "sample"),
-}
-"""The commands in the order of the help text."""
-
-HANDLERS: dict[str, str] = {
-    "demo": "demo:demo",
-    "doctor": "machine:doctor",
-    "prepare": "machine:prepare",
-    "profile": "machine:profile",
-    "run": "running:run",
-    "try": "running:try_idea",
-    "stop": "running:stop",
-    "submit": "submitting:submit",
-    "fetch": "fetching:fetch",
-    "status": "looking:status",
-    "report": "looking:report",
-    "show": "looking:show",
-    "sql": "looking:sql",
-    "audit": "auditing:audit",
-    "verify": "verifying:verify",
-    "diff": "winning:diff",
-    "apply": "winning:apply",
-    "sample": "winning:sample",
-}
-"""Where a command's function is: `module:function` in cluster.commands. It gets the options and returns the exit status."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a command. Exit status: 0 done, 1 done with a bad outcome, 2 the user can mend it (one line says how)."""
+    """Runs a command and returns the exit status: 0 done, 1 done with a bad outcome, 2 a mistake that one line explains."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     if not given:
         print(FIRST_STEPS, end="")
         return 0
-    options = make_parser().parse_args(given)
     try:
-        status = handler(options.command)(options)
+        options, unknown = make_parser().parse_known_args(given)
+        if unknown:
+            raise UserError(f"{options.command} doesn't take {' '.join(unknown)} (see farm {options.command} --help)")
+        status = handler(options)(options)
         sys.stdout.flush()
         return status
     except UserError as error:
@@ -74,255 +51,250 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("farm: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `farm sql ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the exit would try once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's exit would try to write once more
         return 1
 
 
-def handler(command: str) -> Callable[[argparse.Namespace], int]:
-    """The function of a command."""
-    module, _, name = HANDLERS[command].partition(":")
-    function: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(f"cluster.commands.{module}"), name)
+def handler(options: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
+    """The function of the command that was given. It takes the options and returns the exit status."""
+    name = f"{options.command}_" if keyword.iskeyword(options.command) else options.command
+    function: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(options.module), name)
     return function
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as commands do; all options are in the help."""
+    """A parser that reports a mistake in one line, as the commands do."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} ({self.prog} --help tells more)\n")
+        text = message.removeprefix("argument ").replace(": must be", " must be", 1)
+        if text.startswith("COMMAND: invalid choice"):  # the list of all commands is in the help
+            text = text.partition(" (")[0].replace("COMMAND: invalid choice:", "unknown command")
+        self.exit(2, f"{self.prog}: {text} (see {self.prog} --help)\n")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandGroup:
+    """The commands of one group. Their functions are in one module."""
+
+    module: str
+    title: str
+    parsers: "argparse._SubParsersAction[OneLineParser]"
+    helps: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, help: str) -> argparse.ArgumentParser:
+        """Adds a command."""
+        self.helps[name] = help
+        parser = self.parsers.add_parser(name, description=f"{help[0].upper()}{help[1:]}.")
+        parser.set_defaults(module=self.module)
+        return parser
+
+    def listing(self) -> str:
+        """The group in the help text."""
+        return "\n".join([f"{self.title}:", *(f"  {name:<10}{help}" for name, help in self.helps.items())])
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """All commands and their options."""
+    """The parser with all commands and their options."""
     parser = OneLineParser(
         prog="farm",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="farm COMMAND [options]      (farm COMMAND --help tells more)",
+        usage="farm COMMAND [options]      (options: farm COMMAND --help)",
         description="A farm of autonomous pretraining researchers.",
     )
-    commands = parser.add_subparsers(prog="farm", dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
-    helps: dict[str, str] = {}
-
-    def command(name: str, help: str) -> argparse.ArgumentParser:
-        helps[name] = help
-        return commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
-
-    _add_start(command)
-    _add_research(command)
-    _add_cluster(command)
-    _add_look(command)
-    _add_use(command)
-    parser.epilog = "\n\n".join(
-        "\n".join([f"{group}:", *(f"  {name:<10}{helps[name]}" for name in names)]) for group, names in GROUPS.items()
-    )
+    parsers = parser.add_subparsers(prog="farm", dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    listings = []
+    for name, title, add_commands in (
+        ("start", "start", _add_start),
+        ("research", "research", _add_research),
+        ("cluster", "on a cluster", _add_cluster),
+        ("look", "look", _add_look),
+        ("use", "use what was found", _add_use),
+    ):
+        group = CommandGroup(module=f"cluster.commands.{name}", title=title, parsers=parsers)
+        add_commands(group)
+        listings.append(group.listing())
+    parser.epilog = "\n\n".join(listings)
     return parser
 
 
-_Number = TypeVar("_Number", int, float)
-
-AddCommand = Callable[[str, str], argparse.ArgumentParser]
-
-
-def _add_start(command: AddCommand) -> None:
-    demo = command("demo", "everything in five minutes: data, baseline, a few experiments, what came of it")
-    demo.add_argument("--experiments", type=_positive(int), default=5, metavar="N", help="how many (default: 5)")
-    demo.add_argument("--budget", type=_positive(float), metavar="S", help="seconds of training in a run")
+def _add_start(group: CommandGroup) -> None:
+    demo = group.add("demo", "the whole way in five minutes: data, baseline, a few experiments, results")
+    demo.add_argument("--experiments", type=_positive(int), default=5, metavar="N", help="experiments (default: 5)")
+    demo.add_argument("--budget", type=_positive(float), metavar="S", help="seconds of training per run (default: 10)")
     _add_devices(demo)
     _add_places(demo)
 
-    doctor = command("doctor", "what works on this machine, and the cure for what doesn't")
+    doctor = group.add("doctor", "what works on this machine, and how to fix what doesn't")
     _add_devices(doctor)
     _add_places(doctor)
 
-    prepare = command("prepare", "fetch text, train the tokenizer, pack rows, find the fastest attention; once per machine")
+    prepare = group.add("prepare", "download text, train the tokenizer, pack rows, time attention kernels; once per machine")
     _add_data(prepare)
-    prepare.add_argument("--allow-visible", action="store_true", help="even where runs can read the text they are scored on")
+    prepare.add_argument("--allow-visible", action="store_true",
+                         help="go ahead although runs can read the text that they are scored on")  # fmt: skip
     _add_devices(prepare)
     _add_places(prepare)
 
-    profile = command("profile", "which profile this machine gets, and why")
-    profile.add_argument("name", nargs="?", choices=list(PROFILES), help="another than that")
-    profile.add_argument("--write", action="store_true", help="put its starting hyperparameters into research/train.py")
+    profile = group.add("profile", "which profile (constants and starting hyperparameters) this machine gets, and why")
+    profile.add_argument("name", nargs="?", choices=list(PROFILES), help="show this profile instead")
+    profile.add_argument("--write", action="store_true", help="write its hyperparameters into research/train.py")
     _add_recipe(profile)
     _add_gpu_memory(profile)
     _add_devices(profile)
 
 
-def _add_research(command: AddCommand) -> None:
-    run = command("run", "research until you stop it; the same command goes on where it was")
+def _add_research(group: CommandGroup) -> None:
+    run = group.add("run", "research until you stop it; the same command resumes")
     _add_tag(run)
     _add_researcher(run)
-    run.add_argument("--engine", choices=("auto", "local", "ray"), default="auto",
-                     help="where runs are executed (auto: local for one device and no cluster, else Ray)")  # fmt: skip
-    run.add_argument("--address", metavar="A", help="of a running Ray cluster (default: the one that this machine is part of)")
-    _add_extent(run)
+    _add_limits(run)
     _add_judging(run)
     _add_data(run)
     _add_recipe(run)
+    run.add_argument("--engine", choices=("auto", "local", "ray"), default="auto",
+                     help="what executes runs (default: auto: local for one device without a cluster, else ray)")  # fmt: skip
+    run.add_argument("--address", metavar="A", help="address of a running Ray cluster (default: this machine's, if it has one)")
     _add_devices(run)
     _add_places(run)
 
-    attempt = command("try", "one experiment by hand: commit the working train.py, run it, keep or undo")
-    attempt.add_argument("-m", "--message", metavar="IDEA", help="the idea in a line")
-    attempt.add_argument(
-        "--tag", help=f"names the branch autoresearch/<tag> (default: the one checked out, else today, {todays_tag()})"
-    )
-    _add_judging(attempt)
-    _add_data(attempt)
-    _add_recipe(attempt)
-    _add_devices(attempt)
-    _add_places(attempt)
+    try_ = group.add("try", "one experiment by hand: commit the working train.py, run it, keep it or restore the last keep")
+    try_.add_argument("-m", "--message", metavar="IDEA", help="the idea, in one line")
+    try_.add_argument("--tag", help="the branch is autoresearch/<tag> (default: the one checked out, else today's date)")
+    _add_judging(try_)
+    _add_data(try_)
+    _add_recipe(try_)
+    _add_devices(try_)
+    _add_places(try_)
 
-    _add_places(command("stop", "end the running farm cleanly"), cache=False)
+    _add_places(group.add("stop", "stop the running farm cleanly"), cache=False)
 
 
-def _add_cluster(command: AddCommand) -> None:
-    submit = command("submit", "farm run as a job of a Ray cluster, with run's options; its home outlives the job")
+def _add_cluster(group: CommandGroup) -> None:
+    submit = group.add("submit", "farm run as a Ray job, with the same options; its home outlives the job")
     _add_dashboard(submit)
-    submit.add_argument("--follow", action="store_true", help="print what the job prints, until it has ended")
+    submit.add_argument("--follow", action="store_true", help="print the job's output until it ends")
     _add_tag(submit)
     _add_researcher(submit)
-    _add_extent(submit)
+    _add_limits(submit)
     _add_judging(submit)
     _add_data(submit)
     _add_recipe(submit)
-    submit.add_argument("--devices", metavar="D", help="of the cluster: cuda or cpu (default: GPUs where it has any)")
+    _add_devices(submit, help="the cluster's devices: cuda or cpu (default: its GPUs, if it has any)")
     places = submit.add_argument_group("places on the cluster")
     _add_job_home(places)
-    places.add_argument("--cache", metavar="FOLDER", help="prepared data, on each node")
+    places.add_argument("--cache", metavar="FOLDER", help="prepared data, on each node (default: ~/.cache/autoresearch-farm)")
 
-    fetch = command("fetch", "branches and history of a farm elsewhere, into this checkout")
+    fetch = group.add("fetch", "copy branches and history of a farm elsewhere into this checkout")
     _add_dashboard(fetch)
     _add_job_home(fetch)
 
 
-def _add_dashboard(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--address", metavar="URL", help="of the cluster's dashboard (default: http://127.0.0.1:8265)")
-
-
-def _add_job_home(parser: "argparse._ActionsContainer") -> None:
-    parser.add_argument("--home", metavar="FOLDER", help="the farm's state, where the job runs (default: ~/autoresearch-farm)")
-
-
-def _add_researcher(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--researcher",
-        default="search",
-        metavar="R",
-        help=f"{RESEARCHERS} (default: search, which needs no key)",
-    )
-    parser.add_argument("--model", metavar="M", help="the model that claude is")
-
-
-def _add_extent(parser: argparse.ArgumentParser) -> None:
-    limits = parser.add_argument_group("limits (without any it never stops)")
-    limits.add_argument("--experiments", type=_positive(int), metavar="N", help="per loop, on its branch")
-    limits.add_argument("--hours", type=_positive(float), metavar="H", help="no experiment starts later")
-    limits.add_argument("--max-cost", type=_positive(float), metavar="USD", help="for the researcher, per loop")
-    parser.add_argument("--loops", type=_positive(int), metavar="N", help="in all (default: one per device)")
-    parser.add_argument("--dirty", action="store_true", help="start from uncommitted edits of research/train.py too")
-    parser.add_argument("--samples", action="store_true", help="keep the model of each keep, for farm sample")
-    parser.add_argument(
-        "--no-start-ahead", action="store_true", help="don't start the next run's processes while a GPU scores a run"
-    )
-
-
-def _add_look(command: AddCommand) -> None:
-    status = command("status", "what the farm is doing, and where each branch stands")
+def _add_look(group: CommandGroup) -> None:
+    status = group.add("status", "what the farm is doing, and where each branch stands")
     _add_places(status, cache=False)
     _add_json(status)
 
-    report = command("report", "ten lines in the morning: gains, how sure, failures, cost")
+    report = group.add("report", "the night in ten lines: gains, confidence, failures, cost")
     report.add_argument("tag", nargs="?", help="only this tag's branches (default: all)")
     _add_places(report, cache=False)
 
-    show = command("show", "everything on one experiment: idea, diff, runs, verdict")
-    show.add_argument("id", help="id or commit (or how it begins), or its number on the newest branch")
+    show = group.add("show", "one experiment in full: idea, diff, runs, verdict")
+    _add_experiment(show)
     _add_places(show, cache=False)
 
-    sql = command("sql", "one SELECT over the history, while the farm runs too")
-    sql.add_argument("query", help="start with: SELECT * FROM history; - reads it from standard input")
-    sql.add_argument("--audit", action="store_true", help="show the table audit too: for people, not for researchers")
+    sql = group.add("sql", "one SELECT over the history, also while the farm runs")
+    sql.add_argument("query", help="for instance 'SELECT * FROM history'; - reads it from standard input")
+    sql.add_argument("--audit", action="store_true", help="include the table audit, which no researcher may see")
     _add_places(sql, cache=False)
     _add_json(sql)
 
-    audit = command("audit", "whether gains on validation are there on the audit rows too; for people, not for researchers")
+    audit = group.add("audit", "whether gains on validation also show on the audit rows, which no researcher may see")
     audit.add_argument("branch", nargs="?", help="a branch or tag (default: all)")
     _add_places(audit, cache=False)
 
-    verify = command("verify", "run an experiment again from its record, and compare; records nothing")
-    verify.add_argument("id", help="id or commit (or how it begins), or its number on the newest branch")
-    verify.add_argument("--num-shards", type=_positive(int), metavar="N", help="training shards that it was run with")
+    verify = group.add("verify", "repeat a recorded run and compare the scores; records nothing")
+    _add_experiment(verify)
+    verify.add_argument(
+        "--num-shards", type=_positive(int), metavar="N", help="training shards of the recorded run (default: 10)"
+    )
     _add_devices(verify)
     _add_places(verify)
 
 
-def _add_use(command: AddCommand) -> None:
-    diff = command("diff", "how the best train.py differs from its baseline")
+def _add_use(group: CommandGroup) -> None:
+    diff = group.add("diff", "how the best train.py differs from its baseline")
     _add_branch(diff)
     _add_places(diff, cache=False)
 
-    apply = command("apply", "put the best train.py into this checkout's research/train.py")
+    apply = group.add("apply", "copy the best train.py into this checkout")
     _add_branch(apply)
-    apply.add_argument("--force", action="store_true", help="even over uncommitted edits")
+    apply.add_argument("--force", action="store_true", help="overwrite uncommitted edits")
     _add_places(apply, cache=False)
 
-    sample = command("sample", "text from a saved model (farm run --samples)")
-    sample.add_argument("id", nargs="?", help="experiment (default: the newest keep that has a model)")
-    sample.add_argument("--prompt", default="", metavar="TEXT", help="how it begins")
-    sample.add_argument("--tokens", type=_positive(int), default=128, metavar="N", help="how many at most (default: 128)")
+    sample = group.add("sample", "generate text with a saved model (see farm run --samples)")
+    sample.add_argument("id", nargs="?", help="experiment (default: the newest keep with a saved model)")
+    sample.add_argument("--prompt", default="", metavar="TEXT", help="text to continue")
+    sample.add_argument("--tokens", type=_positive(int), default=128, metavar="N", help="tokens at most (default: 128)")
     _add_devices(sample)
     _add_places(sample)
 
 
-def _add_branch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("branch", nargs="?", help="a branch or tag (default: the newest; of its loops the best)")
-
-
 def _add_tag(parser: argparse.ArgumentParser) -> None:
-    today = todays_tag()
-    parser.add_argument("--tag", default=today, help=f"names the branches autoresearch/<tag> (default: today, {today})")
+    parser.add_argument("--tag", help="branches are autoresearch/<tag>... (default: today's date, such as mar08)")
+
+
+def _add_researcher(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--researcher", default="search", metavar="R",
+                        help=f"who proposes edits: {RESEARCHERS} (default: search, which needs no key)")  # fmt: skip
+    parser.add_argument("--model", metavar="M", help="Claude model that --researcher claude asks")
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    limits = parser.add_argument_group("limits (default: none; it runs until it is stopped)")
+    limits.add_argument("--experiments", type=_positive(int), metavar="N", help="experiments per loop, counted on its branch")
+    limits.add_argument("--hours", type=_positive(float), metavar="H", help="start no experiment after this time")
+    limits.add_argument("--max-cost", type=_positive(float), metavar="USD", help="US dollars per loop for the researcher")
+    parser.add_argument("--loops", type=_positive(int), metavar="N", help="number of loops (default: one per device)")
+    parser.add_argument("--dirty", action="store_true", help="start new branches from uncommitted edits of research/train.py")
+    parser.add_argument("--samples", action="store_true", help="save the model of each keep, for farm sample")
+    parser.add_argument("--no-start-ahead", action="store_true",
+                        help="don't start the next run's processes speculatively while a GPU scores a run")  # fmt: skip
 
 
 def _add_judging(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--rule", choices=("noise", "greedy"), default="noise", help="noise: a keep beats chance (default); greedy: any gain"
-    )
-    parser.add_argument(
-        "--sandbox",
-        choices=SANDBOX_MODES,
-        default="auto",
-        help="around train.py: auto, what the host has (default); strict, or none of the runs begins; off, for your own edits",
-    )
+    parser.add_argument("--rule", choices=("noise", "greedy"), default="noise",
+                        help="what is kept: noise, a significant gain (default); greedy, any gain")  # fmt: skip
+    parser.add_argument("--sandbox", choices=SANDBOX_MODES, default="auto",
+                        help="auto: the layers that this host has (default); strict: refuse to run unless it has all; "
+                        "off: none, for your own edits only")  # fmt: skip
     _add_gpu_memory(parser)
 
 
 def _add_gpu_memory(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--gpu-memory",
-        type=_positive(float),
-        metavar="GB",
-        help="memory of the GPU that a run may take (default: what is free)",
-    )
+    parser.add_argument("--gpu-memory", type=_positive(float), metavar="GB",
+                        help="GPU memory that a run may use (default: all that is free)")  # fmt: skip
 
 
 def _add_recipe(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--recipe",
-        choices=RECIPES,
-        help="hyperparameters that a new branch starts from: the best that are known, or the original's (default: train.py's)",
-    )
+    parser.add_argument("--recipe", choices=RECIPES,
+                        help="hyperparameters of a new branch: the best known, or those of karpathy/autoresearch "
+                        "(default: train.py's own)")  # fmt: skip
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--profile", choices=list(PROFILES), help="constants and starting point (default: by the hardware)")
-    parser.add_argument("--budget", type=_positive(float), metavar="S", help="seconds of training in a run")
-    parser.add_argument("--source", metavar="S", help="climbmix, tinystories, stdlib or files:PATH")
+    parser.add_argument("--profile", choices=list(PROFILES),
+                        help="constants and starting hyperparameters (default: see farm profile)")  # fmt: skip
+    parser.add_argument("--budget", type=_positive(float), metavar="S",
+                        help="seconds of training per run (default: the profile's)")  # fmt: skip
+    parser.add_argument("--source", metavar="S",
+                        help="climbmix, tinystories, stdlib or files:PATH (default: the profile's)")  # fmt: skip
     parser.add_argument("--num-shards", type=_positive(int), metavar="N", help="training shards (default: 10)")
 
 
-def _add_devices(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--devices", metavar="D", help="0,2 or cpu or mps (default: all GPUs, else what there is)")
+def _add_devices(
+    parser: argparse.ArgumentParser, help: str = "GPU numbers (0,2), cuda, mps or cpu (default: all GPUs, else mps, else cpu)"
+) -> None:
+    parser.add_argument("--devices", type=DeviceRequest.parse, default=ANY_DEVICE, metavar="D", help=help)
 
 
 def _add_places(parser: argparse.ArgumentParser, *, cache: bool = True) -> None:
@@ -332,21 +304,40 @@ def _add_places(parser: argparse.ArgumentParser, *, cache: bool = True) -> None:
         places.add_argument("--cache", metavar="FOLDER", help="prepared data (default: ~/.cache/autoresearch-farm)")
 
 
+def _add_dashboard(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--address", metavar="URL", help="the Ray dashboard (default: http://127.0.0.1:8265)")
+
+
+def _add_job_home(parser: "argparse._ActionsContainer") -> None:
+    parser.add_argument("--home", metavar="FOLDER", help="the farm's state, where the job runs (default: ~/autoresearch-farm)")
+
+
+def _add_experiment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("id", help="id or commit of an experiment (its beginning suffices), or its number on the newest branch")
+
+
+def _add_branch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("branch", nargs="?", help="a branch or tag (default: the newest tag's best branch)")
+
+
 def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+_Number = TypeVar("_Number", int, float)
 
 
 def _positive(kind: Callable[[str], _Number]) -> Callable[[str], _Number]:
-    """A type for argparse: `kind`, above 0."""
-    wanted = "whole number" if kind is int else "number"
+    """A type for argparse: a finite number greater than 0."""
+    wanted = "a whole number" if kind is int else "a number"
 
     def parse(text: str) -> _Number:
         try:
             value = kind(text)
         except ValueError:
             value = kind("0")
-        if not value > 0:
-            raise argparse.ArgumentTypeError(f"{text!r} is no {wanted} above 0")
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"must be {wanted} greater than 0, not {text!r}")
         return value
 
     return parse

@@ -1,4 +1,4 @@
-"""What a run, a night and the disk will cost: said before the farm starts. Measured where the history knows, else guessed."""
+"""The estimate that is printed before a farm starts: time, power, money and disk. Measured if there is a history."""
 
 import shutil
 from collections.abc import Iterable, Sequence
@@ -8,72 +8,73 @@ from statistics import fmean
 
 from cluster.hardware import Device
 from research.contract import Contract
-from research.text import counted
+from research.text import counted, size
 from results.experiment import ExperimentRecord
 
 NIGHT_HOURS = 8.0
 
 RECENT = 50
-"""How many of the newest experiments are averaged."""
+"""Number of the newest experiments to average over."""
 
 OVERHEAD_SECONDS = {"cuda": 60.0, "mps": 60.0, "cpu": 15.0}
-"""Around a run's time budget, by the kind of device: start-up, hand-over and scoring."""
+"""Overhead of a run in seconds, beyond its time budget, by kind of device: start-up, hand-over and scoring."""
 
 RUN_BYTES = 200_000.0
-"""train.py, run.log, result.json, the commit and the journal's lines."""
+"""Disk space of a run: train.py, run.log, result.json, the commit and the journal's lines."""
 
 MODEL_BYTES = {"standard": 250e6, "small": 70e6, "cpu": 8e6}
-"""A saved model, by profile."""
+"""Size of a saved model, by profile."""
 
 DATA_BYTES = {"climbmix": 250e6, "tinystories": 330e6, "stdlib": 30e6}
-"""Prepared data with what it is made from: a training shard, or all of a source without shards."""
+"""Size of prepared data with its text, by source: per training shard, or in all for a source without shards."""
 
 IDEA_TOKENS = {"input": 4_000, "output": 8_000, "cache_read": 80_000, "cache_write_1h": 20_000}
-"""What one idea of a model takes, over all its turns."""
+"""Tokens that a Claude model takes for one idea, over all turns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """Costs of a farm that is about to start."""
+    """The costs of a farm that is about to start."""
 
     budget_seconds: float
     overhead_seconds: float
-    """Around each run's budget."""
+    """Seconds per run beyond its budget."""
     devices: int
     watts: float | None
-    """Power limits of all devices; None where one isn't known."""
+    """Sum of the devices' power limits; None if one is unknown."""
     idea_usd: float | None
-    """None where nobody knows."""
+    """US dollars per idea; None if unknown."""
     researcher: str
     run_bytes: float
     free_bytes: int
 
     @property
-    def runs_a_night(self) -> float:
+    def runs_per_night(self) -> float:
         return self.devices * NIGHT_HOURS * 3600 / (self.budget_seconds + self.overhead_seconds)
 
     def lines(self) -> list[str]:
-        """What people read."""
+        """The estimate as text."""
         night = f"{NIGHT_HOURS:g} hours"
         lines = [
-            f"a run: {self.budget_seconds:g} s of training and about {self.overhead_seconds:.0f} s around it; "
-            f"{night} on {counted(self.devices, 'device')}: about {self.runs_a_night:,.0f} runs"
+            f"each run: {self.budget_seconds:g} s of training plus about {self.overhead_seconds:.0f} s of overhead; "
+            f"about {self.runs_per_night:,.0f} runs in {night} on {counted(self.devices, 'device')}"
         ]
         if self.watts is not None:
             lines.append(f"power: at most {self.watts / 1000 * NIGHT_HOURS:.1f} kWh in {night}")
         lines.append(f"researcher: {self.researcher}{self._money(night)}")
-        disk = f"disk: about {size(self.run_bytes)} a run, {size(self.run_bytes * self.runs_a_night)} in {night}"
-        lines.append(f"{disk}; {size(self.free_bytes)} are free")
-        if self.run_bytes * self.runs_a_night > self.free_bytes:
-            lines.append("warning: the disk will be full before that: choose another --home")
+        night_bytes = self.run_bytes * self.runs_per_night
+        disk = f"disk: about {size(self.run_bytes)} per run, {size(night_bytes)} in {night}"
+        lines.append(f"{disk}; {size(self.free_bytes)} free")
+        if night_bytes > self.free_bytes:
+            lines.append(f"warning: the disk will be full in less than {night}: free some space, or choose another --home")
         return lines
 
     def _money(self, night: str) -> str:
         if self.idea_usd is None:
-            return ", at a price that the farm doesn't know"
+            return ", at an unknown price"
         if self.idea_usd == 0:
-            return ", which costs nothing"
-        return f", about ${self.idea_usd:.2f} an idea, ${self.idea_usd * self.runs_a_night:,.0f} in {night}"
+            return ", free of charge"
+        return f", about ${self.idea_usd:.2f} per idea, ${self.idea_usd * self.runs_per_night:,.0f} in {night}"
 
 
 def estimate(
@@ -87,7 +88,7 @@ def estimate(
     records: Iterable[ExperimentRecord],
     home: Path,
 ) -> Estimate:
-    """The costs of a farm with these options; `records` are earlier experiments with the same profile."""
+    """The estimate for these options; `records` are earlier experiments with the same profile, oldest first."""
     recent = list(records)[-RECENT:]
     power = [device.power_limit_watts for device in devices]
     return Estimate(
@@ -103,37 +104,29 @@ def estimate(
 
 
 def data_line(contract: Contract, num_shards: int | None) -> str:
-    """What preparing the data takes, where it isn't prepared yet."""
+    """A line about data that is not prepared yet."""
     source = contract.source.partition(":")[0]
     if source not in DATA_BYTES:
-        return "data: made from your own text first, about as large again on disk"
+        return "data: first prepared from your text, which takes about as much disk space again"
     shards = 1 if source == "stdlib" else (num_shards or 10) + 2
-    return f"data: {source} is prepared first, about {size(shards * DATA_BYTES[source])} on disk"
+    return f"data: first {source} is prepared, which takes about {size(shards * DATA_BYTES[source])} of disk space"
 
 
 def free_disk(folder: Path) -> int:
-    """Free bytes on the disk of a folder that need not exist yet."""
+    """Free bytes on the disk of a folder, which may not exist yet."""
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free
 
 
-def size(count: float) -> str:
-    """`200 kB`, `1.4 GB`."""
-    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count / 1e3:.0f} kB"
-
-
 def _measured_overhead(records: Sequence[ExperimentRecord]) -> float | None:
-    around = [
+    overheads = [
         run.total_seconds - run.training_seconds
         for record in records
         for run in record.runs
         if run.status == "ok" and run.total_seconds is not None and run.training_seconds is not None
     ]
-    return fmean(around) if around else None
+    return fmean(overheads) if overheads else None
 
 
 def _idea_usd(researcher: str, model: str | None, records: Sequence[ExperimentRecord]) -> float | None:

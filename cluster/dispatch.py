@@ -1,7 +1,7 @@
-"""Brings runs and devices together: loops put runs in line, each device takes the most urgent one that it can do.
+"""Brings runs and devices together: loops enqueue runs, and each device leases the most urgent one of its platform.
 
-A run that a worker lost comes back to its loop as `lost`; the loop puts it in line again. Whoever fails several times in a
-row without a fault of the code is given no more work.
+A run that a worker lost is returned to its loop as `lost`, and the loop enqueues it again. A worker that loses several runs
+in a row is quarantined.
 """
 
 import asyncio
@@ -13,37 +13,37 @@ from typing import Any, Protocol
 
 from cluster.engine import Change, Engine
 from cluster.hardware import Device, platform_identity
-from cluster.worker import Progress
+from cluster.judge_process import Progress
 from cluster.workqueue import Lease, WorkItem, WorkQueue
 from research.result import RunResult, RunSpec
 
 QUARANTINE_AFTER = 3
-"""Runs in a row that a worker lost before it gets no more."""
+"""A worker that lost so many runs in a row gets no more."""
 
 PAUSE_SECONDS = 1.0
-"""After a lost run."""
+"""How long a worker that lost a run gets none."""
 
 EXPIRY_SECONDS = 5.0
-"""How often leases are looked at."""
+"""How often leases are checked."""
 
 
-class Observer(Protocol):
-    """Who is told of work and workers. The driver puts it on record and into metrics."""
+class WorkObserver(Protocol):
+    """Is told of work and workers, to put it on record."""
 
-    def work(self, item: WorkItem, state: str, **details: Any) -> None:
-        """`waiting`, `running`, `done` or `lost`."""
+    def on_work(self, item: WorkItem, state: str, **details: Any) -> None:
+        """A run is `waiting`, `running`, `done` or `lost`."""
 
-    def worker(self, name: str, state: str, **details: Any) -> None:
-        """`joined`, `left`, `refused` or `quarantined`."""
+    def on_worker(self, name: str, state: str, **details: Any) -> None:
+        """A device has `joined` or `left`, or is `refused` or `quarantined`."""
 
 
 class NoWorkersLeft(Exception):
-    """Every device is quarantined. The text says why."""
+    """All devices are quarantined. The text says why."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Assignment:
-    """A run in line, with whoever waits for it."""
+    """A requested run, and who waits for its result."""
 
     item: WorkItem
     train_py: str
@@ -52,10 +52,31 @@ class _Assignment:
     outcome: "asyncio.Future[RunResult]"
 
 
+class Quarantine:
+    """Which workers lost QUARANTINE_AFTER runs in a row, so that they get no more."""
+
+    def __init__(self) -> None:
+        self.reasons: dict[str, str] = {}
+        """The quarantined workers, and why."""
+        self._lost: Counter[str] = Counter()
+
+    def note(self, worker: str, result: RunResult) -> bool:
+        """Counts a worker's result. Returns whether the worker is quarantined now."""
+        self._lost[worker] = self._lost[worker] + 1 if result.status == "lost" else 0
+        if self._lost[worker] < QUARANTINE_AFTER:
+            return False
+        self.reasons[worker] = f"{QUARANTINE_AFTER} runs in a row were lost, the last one because {result.reason}"
+        return True
+
+    def describe(self) -> str:
+        """All quarantined workers and the reasons, in one line."""
+        return "; ".join(f"{worker}: {reason}" for worker, reason in self.reasons.items())
+
+
 class Dispatcher:
     """Serves an engine's devices from one queue, in one event loop."""
 
-    def __init__(self, engine: Engine, observer: Observer, *, queue: WorkQueue | None = None,
+    def __init__(self, engine: Engine, observer: WorkObserver, *, queue: WorkQueue | None = None,
                  clock: Callable[[], float] = time.monotonic) -> None:  # fmt: skip
         self.engine = engine
         self.queue = queue or WorkQueue()
@@ -66,23 +87,22 @@ class Dispatcher:
         self._serving: dict[str, asyncio.Task[None]] = {}
         self._running: dict[str, asyncio.Task[RunResult]] = {}
         self._executing: dict[str, Device] = {}
-        self._failures: Counter[str] = Counter()
-        self._quarantined: dict[str, str] = {}
+        self._quarantine = Quarantine()
         self._news = asyncio.Condition()
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        """Those that take work now."""
+        """The devices that take work now."""
         return tuple(self._devices.values())
 
     @property
     def quarantined(self) -> Mapping[str, str]:
-        """Devices that get no more work, and why."""
-        return self._quarantined
+        """The devices that get no more work, and why."""
+        return self._quarantine.reasons
 
     async def changes(self) -> AsyncIterator[tuple[Device, ...]]:
-        """Follows the engine: what joins is served and yielded, in the groups in which it came. Ends with the engine."""
-        watching = asyncio.create_task(self._expire_now_and_then())
+        """Serves the devices of the engine, and yields those that join, in groups. Ends when the engine is closed."""
+        watching = asyncio.create_task(self._expire_regularly())
         try:
             async for group in self.engine.changes():
                 joined = [device for change in group if (device := await self._apply(change)) is not None]
@@ -92,16 +112,17 @@ class Dispatcher:
             watching.cancel()
 
     async def execute(self, item: WorkItem, train_py: str, spec: RunSpec, report: Callable[[Progress], None]) -> RunResult:
-        """Waits in line, then for the run. Failures of the infrastructure are results with the status `lost`.
+        """Enqueues a run and waits for its result. Failures of the infrastructure are results with the status `lost`.
 
-        Raises NoWorkersLeft. Cancelling takes the run out of line or ends its processes.
+        Raises NoWorkersLeft. Cancelling removes the run from the queue, or ends its processes.
         """
-        self._require_workers()
+        if self._quarantine.reasons and not self._devices:
+            raise NoWorkersLeft(self._quarantine.describe())
         outcome: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
         self.queue.add(item)
         self._assignments[item.id] = _Assignment(item=item, train_py=train_py, spec=spec, report=report, outcome=outcome)
-        self._observer.work(item, "waiting")
-        await self._tell()
+        self._observer.on_work(item, "waiting")
+        await self._wake_devices()
         try:
             result = await outcome
         except asyncio.CancelledError:
@@ -111,19 +132,19 @@ class Dispatcher:
         finally:
             self._assignments.pop(item.id, None)
         lost = result.status == "lost"
-        self._observer.work(item, "lost" if lost else "done", **({"reason": result.reason} if lost else {}))
+        self._observer.on_work(item, "lost" if lost else "done", **({"reason": result.reason} if lost else {}))
         return result
 
-    def start_ahead(self, after: str, train_py: str, spec: RunSpec) -> None:
-        """Tells the device that executes run `after` which run will probably be its next, so that it gets that ready meanwhile.
+    def start_speculatively(self, after: str, train_py: str, spec: RunSpec) -> None:
+        """Lets the device that executes run `after` start the run that will probably be requested next.
 
-        Only on a GPU of which a run may take all, where nothing else is in line: a CPU is busy with the run that it has.
+        Only on a GPU without a limit of its memory, and while nothing is queued. A CPU is busy with the run that it has.
         """
         device = self._executing.get(after)
-        if spec.run_id in self._assignments:  # asked for already
+        if spec.run_id in self._assignments:  # it is requested already
             return
         if device is not None and device.kind == "cuda" and device.gpu_memory_bytes is None and not self.queue.waiting:
-            self.engine.start_ahead(device, train_py, spec)
+            self.engine.start_speculatively(device, train_py, spec)
 
     async def close(self) -> None:
         """Ends what runs."""
@@ -134,15 +155,15 @@ class Dispatcher:
     # --- devices ----------------------------------------------------------------------------------------------------
 
     async def _apply(self, change: Change) -> Device | None:
-        """The device, where one joined that may work."""
-        if change.kind == "joined" and change.name in self._quarantined:
+        """Applies a change; returns the device, if one joined that may work."""
+        if change.kind == "joined" and change.name in self._quarantine.reasons:
             return None
         details = {"reason": change.reason} if change.reason else {}
         if change.device is None:
-            self._observer.worker(change.name, change.kind, **details)
+            self._observer.on_worker(change.name, change.kind, **details)
             await self._stop_serving(change.name)
             return None
-        self._observer.worker(change.name, change.kind, platform=platform_identity(change.device))
+        self._observer.on_worker(change.name, change.kind, platform=platform_identity(change.device))
         self._devices[change.name] = change.device
         self._serving[change.name] = asyncio.create_task(self._serve(change.device), name=f"serve {change.name}")
         return change.device
@@ -154,28 +175,20 @@ class Dispatcher:
             task.cancel()
             await asyncio.wait([task])
 
-    def _quarantine(self, device: Device, reason: str) -> None:
-        words = f"{QUARANTINE_AFTER} runs in a row were lost, the last one because {reason}"
-        self._quarantined[device.key] = words
+    def _drop_quarantined(self, device: Device) -> None:
+        """Serves a quarantined device no more; fails all queued runs if it was the last."""
         self._devices.pop(device.key, None)
         self._serving.pop(device.key, None)
-        self._observer.worker(device.key, "quarantined", reason=words)
+        self._observer.on_worker(device.key, "quarantined", reason=self._quarantine.reasons[device.key])
         if not self._devices:
             for assignment in self._assignments.values():
                 if not assignment.outcome.done() and self.queue.withdraw(assignment.item.id):
-                    assignment.outcome.set_exception(self._no_workers())
-
-    def _require_workers(self) -> None:
-        if self._quarantined and not self._devices:
-            raise self._no_workers()
-
-    def _no_workers(self) -> NoWorkersLeft:
-        return NoWorkersLeft("; ".join(f"{name}: {reason}" for name, reason in self._quarantined.items()))
+                    assignment.outcome.set_exception(NoWorkersLeft(self._quarantine.describe()))
 
     # --- serving ----------------------------------------------------------------------------------------------------
 
     async def _serve(self, device: Device) -> None:
-        """One device's life: claim, run, report; until it leaves or is quarantined."""
+        """Serves one device: claims a run, executes it, returns its result; until the device leaves or is quarantined."""
         platform = platform_identity(device)
         while True:
             async with self._news:
@@ -184,21 +197,18 @@ class Dispatcher:
             result = await self._run(device, lease)
             if result is None:
                 continue
-            if result.status != "lost":
-                self._failures[device.key] = 0
-                continue
-            self._failures[device.key] += 1
-            if self._failures[device.key] >= QUARANTINE_AFTER:
-                return self._quarantine(device, result.reason)
-            await asyncio.sleep(PAUSE_SECONDS)  # a worker that died is about to leave: it must not take the next run, too
+            if self._quarantine.note(device.key, result):
+                return self._drop_quarantined(device)
+            if result.status == "lost":
+                await asyncio.sleep(PAUSE_SECONDS)  # a worker that died will leave soon, and must not lease the next run
 
     async def _run(self, device: Device, lease: Lease) -> RunResult | None:
-        """Executes a leased run and hands the result to whoever waits for it; where the device goes meanwhile, `lost`.
+        """Executes a leased run and returns its result to who waits for it; `lost` where the device leaves meanwhile.
 
-        None where the loop that wanted the run has cancelled it.
+        None where the loop that requested the run has cancelled it.
         """
         assignment = self._assignments[lease.item.id]
-        self._observer.work(lease.item, "running", worker=device.key)
+        self._observer.on_work(lease.item, "running", worker=device.key)
 
         def on_progress(progress: Progress) -> None:
             if self.queue.renew(lease, self._clock()):
@@ -217,19 +227,20 @@ class Dispatcher:
             if assignment.outcome.cancelled() and not leaving:
                 self.queue.finish(lease)
                 return None
-            result = lost_result(spec, f"{device.key} went away" if leaving else f"{device.key} said nothing for too long")
-            self._hand_over(lease, assignment, result)
+            reason = f"{device.key} went away" if leaving else f"{device.key} said nothing for too long"
+            result = RunResult.lost(spec, reason, device=device.key)
+            self._return(lease, assignment, result)
             if leaving:
                 raise
             return result
         finally:
             self._running.pop(lease.item.id, None)
             self._executing.pop(lease.item.id, None)
-        self._hand_over(lease, assignment, result)
+        self._return(lease, assignment, result)
         return result
 
-    def _hand_over(self, lease: Lease, assignment: _Assignment, result: RunResult) -> None:
-        """A result counts only while the lease does."""
+    def _return(self, lease: Lease, assignment: _Assignment, result: RunResult) -> None:
+        """Returns a result to who waits for it, unless the lease has expired."""
         if self.queue.finish(lease) and not assignment.outcome.done():
             assignment.outcome.set_result(result)
 
@@ -240,23 +251,19 @@ class Dispatcher:
             run.cancel()
             await asyncio.wait([run])
 
-    async def _expire_now_and_then(self) -> None:
-        """Gives runs back whose worker has said nothing for the time of a lease."""
+    async def _expire_regularly(self) -> None:
+        """Returns runs as lost whose worker has said nothing for the length of a lease."""
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
             for lease in self.queue.expire(self._clock()):
                 assignment = self._assignments.get(lease.item.id)
                 if assignment is not None and not assignment.outcome.done():
                     silence = f"{lease.worker} said nothing for {self.queue.lease_seconds:.0f} s"
-                    assignment.outcome.set_result(lost_result(assignment.spec, silence))
+                    assignment.outcome.set_result(RunResult.lost(assignment.spec, silence, device=lease.worker))
                 if run := self._running.get(lease.item.id):
                     run.cancel()
 
-    async def _tell(self) -> None:
+    async def _wake_devices(self) -> None:
+        """Lets the idle devices check the queue."""
         async with self._news:
             self._news.notify_all()
-
-
-def lost_result(spec: RunSpec, reason: str) -> RunResult:
-    """The result of a run that the infrastructure lost."""
-    return RunResult(run_id=spec.run_id, status="lost", reason=reason, seed=spec.seed, device=spec.device)

@@ -1,4 +1,4 @@
-"""What the terminal shows while the farm runs: a live view, or plain lines where the output isn't a terminal."""
+"""The display while the farm runs: a live view on a terminal, plain lines elsewhere."""
 
 import threading
 import time
@@ -14,13 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.repo.branch_names import short_name
+from research.text import duration
 from results.experiment import Decision, ExperimentRecord
 
 SHOWN_VERDICTS = 6
 
 BAR_WIDTH = 16
 COLUMNS = {"branch": 6, "doing": 9, "progress": BAR_WIDTH, "left": 7, "loss": 6, "best": 6, "gained": 6}
-"""Least widths, so that columns don't jump when a phase ends."""
+"""Minimum widths, so that columns don't jump when a phase ends."""
 
 COLORS: dict[Decision, str] = {
     "keep": "green",
@@ -32,24 +33,24 @@ COLORS: dict[Decision, str] = {
 
 
 class LoopFields(TypedDict, total=False):
-    """What is known of one loop; what isn't said again stays as it was."""
+    """The state of one loop. An update gives only the fields that have changed."""
 
     phase: str
-    """`proposing`, `starting`; of a run `startup`, `training`, `handover`, `scoring`; or `ended`."""
+    """`proposing`, `starting`, a run's `startup`, `training`, `handover` or `scoring`, or `ended`."""
     experiment: str
-    """Its id."""
+    """Id of the experiment."""
     title: str
     run: int
-    """Of the experiment, from 1."""
+    """Number of the run within its experiment, from 1."""
     seconds: float
-    """Since the phase began."""
+    """Seconds since the phase began."""
     step: int | None
     loss: float | None
     """Training loss, nats per token."""
     fraction: float
-    """Of the time budget, 0 to 1."""
+    """Part of the time budget that is used, 0 to 1."""
     best: float | None
-    """The head's val_bpb."""
+    """val_bpb of the head."""
     baseline: float | None
 
 
@@ -57,32 +58,32 @@ RUNNING = ("starting", "startup", "training", "handover", "scoring")
 
 
 class Display(Protocol):
-    """Shows what happens. May be called from any thread."""
+    """What every display can do. Methods may be called from any thread."""
 
     def loop_state(self, branch: str, **fields: Unpack[LoopFields]) -> None:
-        """Something about a loop has changed."""
+        """Takes the fields of a loop's state that have changed."""
 
     def say(self, text: str) -> None:
-        """One line for the user."""
+        """Shows one line of text."""
 
     def verdict(self, record: ExperimentRecord) -> None:
-        """An experiment has ended."""
+        """Shows that an experiment has ended."""
 
     def close(self) -> None:
-        """Leaves the terminal as it was."""
+        """Restores the terminal."""
 
 
 def make_display(*, debug: bool = False) -> Display:
-    """The live view on a terminal, plain lines elsewhere."""
+    """The display for this process's standard output."""
     console = Console()
     return TerminalDisplay(console) if console.is_terminal else PlainDisplay(debug=debug)
 
 
 class PlainDisplay:
-    """One line per event."""
+    """A display that prints one line per event."""
 
     def __init__(self, write: Callable[[str], None] | None = None, *, debug: bool = False) -> None:
-        """`write` takes each line (default: standard output); `debug` also tells when a loop waits or proposes."""
+        """`write` gets each line (default: standard output); with `debug` also those for loops that wait or propose."""
         self._write = write or _print_now
         self._debug = debug
         self._known: dict[str, LoopFields] = {}
@@ -116,11 +117,11 @@ class _Totals:
 
     def line(self) -> str:
         counts = ", ".join(f"{count} {decision}" for decision, count in self.decisions.items()) or "no verdict yet"
-        return f"{duration(time.monotonic() - self.started)}: {counts}   (Ctrl-C ends cleanly)"
+        return f"{duration(time.monotonic() - self.started)}: {counts}   (Ctrl-C stops cleanly)"
 
 
 class TerminalDisplay:
-    """Loops with their progress, the last verdicts and totals, redrawn in place; what is said scrolls above it."""
+    """A live view of the loops, the last verdicts and totals, redrawn in place. Lines of text scroll above it."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -135,7 +136,7 @@ class TerminalDisplay:
         with self._lock:
             self._loops.setdefault(branch, {}).update(fields)
         if not self._closed:
-            self._live.start()  # once there is something to show; again does nothing. Without the lock: it draws at once
+            self._live.start()  # does nothing after the first time; not under the lock, since it draws at once
 
     def say(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False)
@@ -144,7 +145,7 @@ class TerminalDisplay:
         with self._lock:
             self._verdicts.append(record)
             self._note_scores(record)
-            if record.is_idea and record.verdict is not None:  # the baseline is no experiment
+            if record.is_idea and record.verdict is not None:  # the baseline doesn't count
                 counts = self._totals.decisions
                 counts[record.verdict.decision] = counts.get(record.verdict.decision, 0) + 1
 
@@ -153,7 +154,7 @@ class TerminalDisplay:
         self._live.stop()
 
     def render(self) -> RenderableType:
-        """The whole view as it is now."""
+        """The whole view."""
         with self._lock:
             parts: list[RenderableType] = [self._loop_table()]
             for record in self._verdicts:
@@ -182,7 +183,7 @@ class TerminalDisplay:
         return table
 
     def _note_scores(self, record: ExperimentRecord) -> None:
-        """A keep is the new head, and the first one the baseline."""
+        """Takes the new best score from a keep, and the baseline's score from a baseline."""
         if record.val_bpb is None or record.verdict is None or record.verdict.decision != "keep":
             return
         known = self._loops.setdefault(record.experiment.branch, {})
@@ -192,7 +193,7 @@ class TerminalDisplay:
 
 
 def verdict_line(record: ExperimentRecord) -> str:
-    """An experiment's end in one line: branch, number, decision, score, title and reason."""
+    """A finished experiment in one line: branch, number, decision, score, title and reason."""
     experiment, verdict = record.experiment, record.verdict
     decision = verdict.decision if verdict else "no verdict"
     score = _number(record.val_bpb, "{:.6f}") or "-"
@@ -202,22 +203,12 @@ def verdict_line(record: ExperimentRecord) -> str:
 
 
 def title_and_reason(record: ExperimentRecord) -> str:
-    """What was tried, and why it ended as it did."""
+    """What was tried, and the reason of its verdict."""
     title, verdict = record.experiment.title, record.verdict
     if verdict is None:
         return title
-    reason = verdict.reason.removeprefix(f"{verdict.decision}: ").removeprefix(f"{title}: ")  # both are said already
+    reason = verdict.reason.removeprefix(f"{verdict.decision}: ").removeprefix(f"{title}: ")  # the line says both already
     return f"{title}: {reason}"
-
-
-def duration(seconds: float) -> str:
-    """`45s`, `12m 05s`, `3h 07m`."""
-    whole = max(0, round(seconds))
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m {whole % 60:02}s"
-    return f"{whole // 3600}h {whole % 3600 // 60:02}m"
 
 
 def _what(known: LoopFields) -> str:
@@ -225,13 +216,13 @@ def _what(known: LoopFields) -> str:
 
 
 def _news(known: LoopFields) -> tuple[object, ...]:
-    """What a plain line tells once."""
+    """The part of a loop's state whose change is worth a plain line."""
     phase = known.get("phase")
     return ("running" if phase in RUNNING else phase, known.get("experiment"), known.get("run"))
 
 
 def _time_left(known: LoopFields) -> str:
-    """Until the time budget ends, by how far the run has come."""
+    """Time until the budget ends, estimated from the part that is used; empty at the start."""
     seconds, fraction = known.get("seconds", 0.0), known.get("fraction", 0.0)
     return duration(seconds * (1 - fraction) / fraction) if fraction > 0 else ""
 

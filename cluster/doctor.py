@@ -1,4 +1,4 @@
-"""What works on this machine, and the cure for what doesn't."""
+"""What works on this machine, and how to fix what doesn't. Also what farms say about the sandbox before runs start."""
 
 import importlib.metadata
 import json
@@ -7,28 +7,36 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.client import connect
-from cluster.cost import free_disk, size
-from cluster.hardware import GB, Device, busy_processes, driver_version, platform_identity
+from cluster.cost import free_disk
+from cluster.hardware import Device, busy_processes, platform_identity
 from cluster.home import Home, find_checkout, home_option
+from cluster.local_api import connect
 from cluster.ray_cluster.exposure import RayHere, look_at_ray
-from cluster.sandbox_checks import layers_here, sandbox_findings
 from research.contract import Contract
 from research.errors import UserError
+from research.gpu_driver import driver_version
+from research.gpu_memory import GIB
 from research.profiles import choose_profile, profile_named
-from research.text import counted
+from research.result import SandboxMode
+from research.sandbox.layers import Layers, check_strict, probe
+from research.sandbox.visible import view_of_run
+from research.text import counted, size
 
 State = Literal["ok", "warn", "missing"]
 
 LEAST_FREE_DISK = 5 * 10**9
+"""Bytes."""
+
 FLASH_4_GENERATIONS = (9, 10)
-"""Hopper and its successor: GPUs whose runs can use flash-attn-4 (research/kernels/attention.py)."""
+"""Major compute capabilities (Hopper, Blackwell) of GPUs that flash-attn-4 runs on (research/kernels/attention.py)."""
+
 TORCH_SECONDS = 120.0
+"""Seconds that importing torch may take."""
 
 TORCH_PROBE = """
 import json, torch
@@ -36,22 +44,35 @@ cuda = torch.cuda.is_available()
 print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "available": cuda,
                   "mps": torch.backends.mps.is_available()}))
 """
-"""Run in a process of its own: importing torch takes seconds, and asking for CUDA makes a context."""
+"""A program for a process of its own: importing torch takes seconds, and asking for CUDA makes a context."""
+
+CURES: Mapping[str, str] = {
+    "namespaces": "allow user namespaces: sysctl -w user.max_user_namespaces=15000 "
+    "(Debian: kernel.unprivileged_userns_clone=1, Ubuntu: kernel.apparmor_restrict_unprivileged_userns=0); "
+    "in a container: --cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt systempaths=unconfined",
+    "landlock": "use a kernel from 5.13 on, booted with landlock in lsm=; in a container, a runtime that permits it",
+    "seccomp": "use a kernel with CONFIG_SECCOMP_FILTER, on x86_64 or aarch64",
+    "identity": "runs stay root, without root's capabilities: start the farm as an ordinary user, or install Python and the "
+    "checkout where other users can read them",
+}
+"""How to get each layer of the sandbox."""
+
+NO_LINUX = "only Linux has these layers: elsewhere run only a train.py that you would run yourself"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     name: str
     state: State
     found: str
     cure: str = ""
-    """What to do about it; empty where it is well."""
+    """How to fix it; empty if the state is `ok`."""
 
 
 def examine(home: Home, cache: Path, devices: Sequence[Device]) -> list[Check]:
-    """All checks, in the order in which they matter."""
+    """All checks, the most important first."""
     return [
         _python(),
         _torch(devices),
@@ -70,7 +91,7 @@ def examine(home: Home, cache: Path, devices: Sequence[Device]) -> list[Check]:
 
 
 def check_lines(checks: Sequence[Check]) -> list[str]:
-    """What people read: a line a check, and the cure below it."""
+    """The checks as text: one line per check, with the cure below it."""
     lines = []
     for check in checks:
         lines.append(f"{check.state:<8}{check.name:<14}{check.found}")
@@ -79,10 +100,40 @@ def check_lines(checks: Sequence[Check]) -> list[str]:
     return lines
 
 
+def layers_here() -> Layers:
+    """The layers that would confine a run on this host."""
+    return probe(view_of_run(private=(), gpu_minor=None))
+
+
+def sandbox_findings(layers: Layers) -> list[tuple[str, str, str]]:
+    """A list of layer, what was found, and the cure (empty if it is fine)."""
+    if not layers.linux:
+        return [("sandbox", "a clean environment, resource limits and supervision; no other layer", NO_LINUX)]
+    findings = [("sandbox", ", ".join(layers.names()), "")]
+    findings += [(f"no {name}", problem, CURES[name]) for name, problem in layers.problems.items()]
+    return findings
+
+
+def lines_before_runs(mode: SandboxMode, layers: Layers) -> list[str]:
+    """The warnings about the sandbox for the start of a farm; none if it is complete.
+
+    Raises UserError if `mode` is `strict` and a layer is missing.
+    """
+    if mode == "off":
+        return ["the sandbox is off: train.py runs with your own rights"]
+    if mode == "strict":
+        check_strict(layers)
+    if not layers.linux:
+        return [f"no sandbox here: {NO_LINUX}"]
+    if not layers.problems:
+        return []
+    return [f"the sandbox here has no {' and no '.join(layers.problems)}: farm doctor says why, and how to fix it"]
+
+
 def _python() -> Check:
     system = f"{platform.system()} {platform.machine()}"
     if platform.system() != "Linux":
-        cure = "runs need Linux: use a Linux machine or container"
+        cure = "runs need Linux: use a Linux machine or a container"
         return Check(name="python", state="warn", found=f"{platform.python_version()} on {system}", cure=cure)
     return Check(name="python", state="ok", found=f"{platform.python_version()} on {system}")
 
@@ -95,7 +146,7 @@ def _torch(devices: Sequence[Device]) -> Check:
         found: dict[str, Any] = json.loads(probe.stdout.strip().splitlines()[-1])
     except subprocess.TimeoutExpired:
         return Check(
-            name="torch", state="missing", found="its import hangs", cure="reinstall it: uv sync --reinstall-package torch"
+            name="torch", state="missing", found="importing it hangs", cure="reinstall it: uv sync --reinstall-package torch"
         )
     except (IndexError, ValueError):
         last = (probe.stderr.strip().splitlines() or ["no output"])[-1]
@@ -103,32 +154,32 @@ def _torch(devices: Sequence[Device]) -> Check:
     text = f"{found['version']}, CUDA {found['cuda'] or 'not built in'}"
     if any(device.kind == "cuda" for device in devices) and not found["available"]:
         driver = driver_version() or "unknown"
-        cure = f"install a torch that fits the driver ({driver}), or update the driver"
+        cure = f"install a torch build for this driver ({driver}), or update the driver"
         return Check(name="torch", state="missing", found=f"{text}; it can't use the GPU", cure=cure)
     return Check(name="torch", state="ok", found=text)
 
 
 def _device(device: Device) -> Check:
     profile = choose_profile(device.torch_device, device.memory_bytes)
-    free = f"{device.free_bytes / GB:.0f} of {device.memory_bytes / GB:.0f} GB free"
+    free = f"{device.free_bytes / GIB:.0f} of {device.memory_bytes / GIB:.0f} GB free"
     found = f"{platform_identity(device)}; {free}; profile {profile} ({profile_named(profile).what_for})"
     others = busy_processes(device)
     if others:
         named = ", ".join(f"{process.name} ({process.pid})" for process in others[:3])
-        cure = f"end what else computes there, or choose other --devices: {named}"
+        cure = f"other processes use it: end them, or choose other --devices: {named}"
         return Check(name=device.key, state="warn", found=found, cure=cure)
     return Check(name=device.key, state="ok", found=found)
 
 
 def _compiler(devices: Sequence[Device]) -> list[Check]:
-    """torch.compile on a GPU builds its launchers with the C compiler."""
+    """A check for a C compiler, which torch.compile builds its launchers with on a GPU."""
     if all(device.kind != "cuda" for device in devices):
         return []
     for name in (os.environ.get("CC"), "gcc", "cc", "clang"):
         path = name and shutil.which(name)
         if path:
             return [Check(name="C compiler", state="ok", found=path)]
-    return [Check(name="C compiler", state="missing", found="none", cure="torch.compile needs one: install gcc")]
+    return [Check(name="C compiler", state="missing", found="not found", cure="install gcc: torch.compile needs a C compiler")]
 
 
 def _data(devices: Sequence[Device], cache: Path) -> list[Check]:
@@ -152,7 +203,7 @@ def _prepared(contract: Contract, cache: Path) -> Check:
 def _git() -> Check:
     path = shutil.which("git")
     if path is None:
-        return Check(name="git", state="missing", found="none", cure="install git")
+        return Check(name="git", state="missing", found="not found", cure="install git")
     version = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout.strip()
     return Check(name="git", state="ok", found=version)
 
@@ -160,10 +211,10 @@ def _git() -> Check:
 def _checkout(home: Home) -> Check:
     checkout = find_checkout()
     if checkout is None:
-        cure = "start commands in a checkout to have the branches there"
+        cure = "start commands inside a checkout to get the branches there"
         return Check(name="checkout", state="warn", found=f"none here: branches go to {home.folder / 'repository'}", cure=cure)
     if not (checkout / ".git").exists():
-        found = f"{checkout} is no git repository: branches go to {home.folder / 'repository'}"
+        found = f"{checkout} is not a git repository: branches go to {home.folder / 'repository'}"
         return Check(name="checkout", state="warn", found=found, cure="git init && git add -A && git commit -m Start")
     return Check(name="checkout", state="ok", found=str(checkout))
 
@@ -171,7 +222,7 @@ def _checkout(home: Home) -> Check:
 def _key() -> Check:
     if os.environ.get("ANTHROPIC_API_KEY"):
         return Check(name="key", state="ok", found="ANTHROPIC_API_KEY is set")
-    cure = "for --researcher claude set ANTHROPIC_API_KEY; search needs none"
+    cure = "set it to use --researcher claude; search needs no key"
     return Check(name="key", state="warn", found="ANTHROPIC_API_KEY is not set", cure=cure)
 
 
@@ -187,35 +238,35 @@ def _disk(name: str, folder: Path) -> Check:
 
 
 def _flash_attention(devices: Sequence[Device]) -> list[Check]:
-    """A line for each package of kernels that one of the GPUs is the fastest with."""
+    """A check for each package of attention kernels that is the fastest on one of the GPUs."""
     gpus = [device for device in devices if device.kind == "cuda"]
     newer = [device for device in gpus if device.capability and device.capability[0] in FLASH_4_GENERATIONS]
     checks = []
     if newer:
-        cure = "faster attention on this GPU: uv sync --extra hopper (compiles when it is first used)"
+        cure = "for faster attention on this GPU: uv sync --extra hopper (compiles on first use)"
         checks.append(_kernels("flash-attn-4", cure))
     if len(newer) < len(gpus):
-        checks.append(_kernels("flash-attn", "faster windows of attention: uv sync --extra flash (builds from source)"))
+        checks.append(_kernels("flash-attn", "for faster sliding-window attention: uv sync --extra flash (builds from source)"))
     return checks
 
 
 def _kernels(package: str, cure: str) -> Check:
-    try:  # by its record, since importing it would import torch
+    try:  # by its metadata, since importing it would import torch
         version = importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
-        return Check(name=package, state="warn", found="not installed: slower kernels are used", cure=cure)
+        return Check(name=package, state="warn", found="not installed; slower kernels are used", cure=cure)
     return Check(name=package, state="ok", found=version)
 
 
 def _running(home: Home) -> Check:
     client = connect(home)
     if client is None:
-        return Check(name="farm", state="ok", found="none is running on this home")
+        return Check(name="farm", state="ok", found="not running on this home")
     return Check(name="farm", state="ok", found=f"process {client.pid} is running on this home: farm status{home_option(home)}")
 
 
 def _sandbox() -> list[Check]:
-    """What a run that fools the judge or harms the machine would have to get out of."""
+    """The layers of the sandbox that runs are confined by."""
     return [
         Check(name=name, state="warn" if cure else "ok", found=found, cure=cure)
         for name, found, cure in sandbox_findings(layers_here())
@@ -223,21 +274,21 @@ def _sandbox() -> list[Check]:
 
 
 def _ray() -> list[Check]:
-    """Whether a cluster is up, and who could run code on it: Ray runs what anybody sends to its ports."""
+    """Whether a cluster runs here, and who could run code on it: Ray executes whatever reaches its ports."""
     ray = look_at_ray()
     if ray.address is None and not ray.processes:
-        return [Check(name="ray", state="ok", found="no cluster is up here: farm run starts its own where it needs one")]
-    where = f"a cluster is up at {ray.address}" if ray.address else "processes of Ray are up, of no cluster that answers"
+        return [Check(name="ray", state="ok", found="no cluster runs here; farm run starts its own if it needs one")]
+    where = f"a cluster runs at {ray.address}" if ray.address else "Ray processes run, but no cluster answers"
     found = f"{where}; {counted(ray.processes, 'process', 'processes')} here"
     return [Check(name="ray", state="ok", found=found), _ray_ports(ray), _ray_token(ray)]
 
 
 def _ray_ports(ray: RayHere) -> Check:
     if not ray.open_ports:
-        return Check(name="ray ports", state="ok", found="none can be reached from other machines")
+        return Check(name="ray ports", state="ok", found="not reachable from other machines")
     named = ", ".join(f"{port.port} ({port.process})" for port in ray.open_ports)
     cure = (
-        "let only the cluster's nodes reach them (private network, firewall); on a single machine: "
+        "restrict them to the cluster's nodes (private network, firewall); on a single machine: "
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 ray start --head --node-ip-address=127.0.0.1"
     )
     return Check(name="ray ports", state="warn", found=f"other machines may reach {named}", cure=cure)
@@ -245,7 +296,8 @@ def _ray_ports(ray: RayHere) -> Check:
 
 def _ray_token(ray: RayHere) -> Check:
     if ray.token:
-        return Check(name="ray token", state="ok", found="asked for (RAY_AUTH_MODE=token)")
-    cure = "ray get-auth-token --generate, then start Ray anew with RAY_AUTH_MODE=token on each node (docs/operations.md)"
-    found = "not asked for: who reaches a port can run any code" + ("" if ray.open_ports else ", each user of this machine too")
+        return Check(name="ray token", state="ok", found="required (RAY_AUTH_MODE=token)")
+    cure = "ray get-auth-token --generate, then restart Ray with RAY_AUTH_MODE=token on each node (docs/operations.md)"
+    who = "whoever reaches a port" if ray.open_ports else "every user of this machine"
+    found = f"not required: {who} can run code on the cluster"
     return Check(name="ray token", state="warn", found=found, cure=cure)

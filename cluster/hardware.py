@@ -1,71 +1,101 @@
 """What this machine can train on: GPUs by NVML, an Apple GPU by the platform, else the CPU.
 
-Nothing here imports torch or makes a CUDA context: the farm's own process stays light and off the GPUs.
+Nothing here imports torch or makes a CUDA context: the farm's own process stays light and off the GPUs. psutil and pynvml
+are imported where they are used, since every command parses `--devices`.
 """
 
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
-
-import psutil
+from typing import Any, Literal, get_args
 
 from research.errors import UserError
+from research.gpu_driver import nvml_if_present
+from research.gpu_memory import GIB
+from research.machine import usable_cores
 
 DeviceKind = Literal["cuda", "mps", "cpu"]
 
-GB = 2**30
-"""What a platform's name calls a GB: an 80 GB card has 79.6 of them."""
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceRequest:
+    """The value of `--devices`, before anybody has looked what there is."""
+
+    kind: DeviceKind | None = None
+    """None: GPUs where there are any, else the Apple GPU, else the CPU."""
+    gpus: tuple[int, ...] | None = None
+    """Numbers of the GPUs to use; None: all of the kind."""
+
+    @staticmethod
+    def parse(text: str) -> "DeviceRequest":
+        """The request that `0,2`, `cuda`, `mps` or `cpu` makes. Raises UserError."""
+        for kind in get_args(DeviceKind):
+            if text == kind:
+                return DeviceRequest(kind=kind)
+        numbers = [word.strip().removeprefix("cuda:") for word in text.split(",")]
+        if not all(number.isdecimal() for number in numbers):
+            raise UserError(f"--devices must be GPU numbers (such as 0,2), cuda, mps or cpu, not {text!r}.")
+        gpus = tuple(int(number) for number in numbers)
+        if len(set(gpus)) < len(gpus):
+            raise UserError(f"--devices {text} names a GPU twice.")
+        return DeviceRequest(kind="cuda", gpus=gpus)
+
+    def __str__(self) -> str:
+        """The text that `parse` makes this request of; empty for the default."""
+        return ",".join(map(str, self.gpus)) if self.gpus is not None else self.kind or ""
+
+
+ANY_DEVICE = DeviceRequest()
+"""The request where `--devices` isn't given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """One thing that can train."""
+    """A GPU, the Apple GPU or the CPU, as something that runs can train on."""
 
     kind: DeviceKind
     index: int
     """NVML's number for a GPU; 0 for the others."""
     name: str
     memory_bytes: int
-    """The device's own memory, or the limit of it that its runs have; the machine's for `mps` and `cpu`."""
+    """The GPU's memory, or the limit that its runs have; the machine's memory for `mps` and `cpu`."""
     free_bytes: int
-    """Free when it was looked at, within the limit."""
+    """Memory that was free when the device was detected, within the limit."""
     limited: bool = False
     """Whether `memory_bytes` is a limit (`--gpu-memory`)."""
     power_limit_watts: float | None = None
     capability: tuple[int, int] | None = None
-    """CUDA's version of a GPU: (9, 0) is Hopper."""
+    """CUDA compute capability; (9, 0) is Hopper."""
     threads: int
     """CPU threads that its runs may use."""
     uuid: str | None = None
-    """How CUDA names the GPU whatever the order of its numbers."""
+    """CUDA's own name for the GPU, which doesn't depend on the numbering."""
     node: str = ""
-    """The cluster's node that has it; empty for this machine."""
+    """Name of the cluster node that has it; empty for this machine."""
 
     @property
     def key(self) -> str:
-        """How people and logs name it: `cuda:1`, `mps`, `cpu`, on a cluster behind its node's name. Unique in a farm."""
+        """The name in messages and logs: `cuda:1`, `mps` or `cpu`, on a cluster after `NODE/`. Unique in a farm."""
         name = f"cuda:{self.index}" if self.kind == "cuda" else self.kind
         return f"{self.node}/{name}" if self.node else name
 
     @property
     def gpu_memory_bytes(self) -> int | None:
-        """The limit that its runs have; None: none."""
+        """The limit of GPU memory that its runs have; None: no limit."""
         return self.memory_bytes if self.limited else None
 
     @property
     def torch_device(self) -> str:
-        """What a run calls it: its process sees one GPU only, so that is always `cuda:0`."""
+        """The name inside a run, whose process sees one GPU only: `cuda:0`, `mps` or `cpu`."""
         return "cuda:0" if self.kind == "cuda" else self.kind
 
 
 @dataclass(frozen=True, kw_only=True)
 class BusyProcess:
-    """A process that computes on a GPU."""
+    """A process that uses a GPU for compute."""
 
     pid: int
     name: str
@@ -74,7 +104,9 @@ class BusyProcess:
 
 
 def detect_devices(environment: Mapping[str, str] = os.environ) -> list[Device]:
-    """All that can train here, best first: GPUs that CUDA_VISIBLE_DEVICES leaves visible, the Apple GPU, the CPU."""
+    """This machine's devices, best first: the GPUs that CUDA_VISIBLE_DEVICES leaves visible, the Apple GPU, the CPU."""
+    import psutil
+
     threads = usable_cores()
     memory = psutil.virtual_memory()
     devices = _gpus(environment.get("CUDA_VISIBLE_DEVICES"), threads)
@@ -85,35 +117,34 @@ def detect_devices(environment: Mapping[str, str] = os.environ) -> list[Device]:
     return devices
 
 
-def choose_devices(text: str | None, found: list[Device] | None = None) -> tuple[Device, ...]:
-    """The devices that `--devices` names: `0,2`, `cpu`, `mps`; None is all GPUs, else the Apple GPU, else the CPU.
+def choose_devices(request: DeviceRequest = ANY_DEVICE, found: Sequence[Device] | None = None) -> tuple[Device, ...]:
+    """The requested ones of the devices `found` (default: this machine's). They share the machine's threads.
 
-    The machine's threads are shared out among them. A UserError says what there is to choose from.
+    Raises UserError, which says what there is to choose from.
     """
     found = detect_devices() if found is None else found
-    if text is None:
-        chosen = [device for device in found if device.kind == found[0].kind]
-    else:
-        chosen = [_device_named(word.strip(), found) for word in text.split(",")]
-    if len({device.key for device in chosen}) < len(chosen):
-        raise UserError(f"--devices {text} names a device twice.")
-    threads = max(1, found[-1].threads // len(chosen))
-    return tuple(replace(device, threads=threads) for device in chosen)
+    of_kind = {device.index: device for device in found if device.kind == (request.kind or found[0].kind)}
+    wanted = tuple(of_kind) if request.gpus is None else request.gpus
+    if not of_kind or not set(wanted) <= set(of_kind):
+        there = ", ".join(f"{device.key.removeprefix('cuda:')} ({device.name})" for device in found)
+        raise UserError(f"--devices {request} asks for a device that this machine doesn't have; it has {there}.")
+    threads = max(1, found[-1].threads // len(wanted))
+    return tuple(replace(of_kind[index], threads=threads) for index in wanted)
 
 
 def limited(device: Device, limit: int | None) -> Device:
-    """A GPU with runs that take at most `limit` bytes of its memory; as it is where it has no more."""
+    """The device with its runs limited to `limit` bytes of GPU memory; unchanged if it has no more than that."""
     if limit is None or device.kind != "cuda" or limit >= device.memory_bytes:
         return device
     return replace(device, memory_bytes=limit, free_bytes=min(device.free_bytes, limit), limited=True)
 
 
 def platform_identity(device: Device) -> str:
-    """One line that says on what a wall-clock score was made: scores compare only where it is equal.
+    """The hardware in one line. Scores under a time budget compare only where it is equal.
 
-    A limit of memory stands in the memory's place: it makes batches smaller, and scores other ones.
+    A memory limit takes the place of the memory: it makes batches smaller, and so changes scores.
     """
-    memory = f"{device.memory_bytes / GB:.4g} GB" if device.limited else f"{round(device.memory_bytes / GB)} GB"
+    memory = f"{device.memory_bytes / GIB:.4g} GB" if device.limited else f"{round(device.memory_bytes / GIB)} GB"
     if device.kind == "cuda":
         power = [] if device.power_limit_watts is None else [f"{device.power_limit_watts:.0f} W"]
         return ", ".join([device.name, memory, *power])
@@ -123,10 +154,10 @@ def platform_identity(device: Device) -> str:
 
 
 def busy_processes(device: Device) -> list[BusyProcess]:
-    """Who else computes on this GPU now: it would cost runs time under the clock. Empty for other devices."""
+    """Other processes that use this GPU now, which would slow runs down. Empty for other devices."""
     if device.kind != "cuda":
         return []
-    with _nvml() as nvml:
+    with nvml_if_present() as nvml:
         if nvml is None:
             return []
         try:
@@ -140,12 +171,6 @@ def busy_processes(device: Device) -> list[BusyProcess]:
     ]
 
 
-def driver_version() -> str | None:
-    """The NVIDIA driver's version; None without one."""
-    with _nvml() as nvml:
-        return None if nvml is None else str(nvml.nvmlSystemGetDriverVersion())
-
-
 def cpu_model() -> str:
     """The processor's name."""
     info = Path("/proc/cpuinfo")
@@ -156,41 +181,21 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine() or "CPU"
 
 
-def usable_cores() -> int:
-    """Cores that this process may use, by its affinity and by its control group's quota."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.exists():
-        limit, _, period = quota.read_text().strip().partition(" ")
-        if limit.isdigit() and period.isdigit():
-            cores = min(cores, max(1, int(limit) // int(period)))
-    return cores
-
-
-def _device_named(word: str, found: list[Device]) -> Device:
-    wanted = f"cuda:{word}" if word.isdigit() else word
-    for device in found:
-        if device.key == wanted:
-            return device
-    there = ", ".join(f"{device.key.removeprefix('cuda:')} ({device.name})" for device in found)
-    raise UserError(f"--devices: there is no {word!r} here. What there is: {there}.")
-
-
 def _gpus(visible: str | None, threads: int) -> list[Device]:
-    with _nvml() as nvml:
+    with nvml_if_present() as nvml:
         if nvml is None:
             return []
         devices = []
         for index in range(nvml.nvmlDeviceGetCount()):
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
             devices += [_gpu(nvml, part, index, threads) for part in _parts(nvml, handle)]
-    # the parts of a split card share its number in NVML: count through, so that each has a name of its own
+    # MIG devices share their card's number in NVML: count through, so that each has a name of its own
     devices = [replace(device, index=number) for number, device in enumerate(devices)]
     return devices if visible is None else _visible(devices, visible)
 
 
 def _visible(devices: list[Device], visible: str) -> list[Device]:
-    """What CUDA_VISIBLE_DEVICES leaves, in its order. As CUDA does, whatever follows a wrong entry is ignored."""
+    """The devices that CUDA_VISIBLE_DEVICES lists, in its order. Like CUDA, this ignores everything after a wrong entry."""
     chosen = []
     for word in filter(None, (word.strip() for word in visible.split(","))):
         match = [d for d in devices if str(d.index) == word or (d.uuid or "").startswith(word)]
@@ -204,7 +209,7 @@ def _gpu(nvml: Any, handle: Any, index: int, threads: int) -> Device:
     memory = nvml.nvmlDeviceGetMemoryInfo(handle)
     try:
         power_limit = nvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000
-    except nvml.NVMLError:  # a part of a split card, and some laptops
+    except nvml.NVMLError:  # MIG devices and some laptops have none
         power_limit = None
     try:
         capability = nvml.nvmlDeviceGetCudaComputeCapability(handle)
@@ -224,7 +229,7 @@ def _gpu(nvml: Any, handle: Any, index: int, threads: int) -> Device:
 
 
 def _parts(nvml: Any, handle: Any) -> list[Any]:
-    """The MIG devices of a card that is split into some, else the card itself."""
+    """The MIG devices of a card that is partitioned, else the card itself."""
     try:
         if nvml.nvmlDeviceGetMigMode(handle)[0] != nvml.NVML_DEVICE_MIG_ENABLE:
             return [handle]
@@ -244,23 +249,9 @@ def _handle(nvml: Any, device: Device) -> Any:
 
 
 def _process_name(pid: int) -> str:
+    import psutil
+
     try:
         return str(psutil.Process(pid).name())
     except psutil.Error:
         return "?"
-
-
-@contextmanager
-def _nvml() -> Iterator[Any]:
-    """The NVML bindings, initialised; None where there is no NVIDIA driver."""
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        yield None
-        return
-    try:
-        yield pynvml
-    finally:
-        pynvml.nvmlShutdown()

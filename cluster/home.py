@@ -1,4 +1,4 @@
-"""Where the farm's state lies, who holds it, and the log of its events."""
+"""The farm's home: the folder that holds its state, the lock on it, and the log of events."""
 
 import contextlib
 import fcntl
@@ -6,29 +6,29 @@ import json
 import os
 import shlex
 import socket
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import research
 from research.contract import cache_folder
 from research.errors import UserError
+from research.files import write_atomically
+from research.text import utc_now
 
 HOME_VARIABLE = "FARM_HOME"
 
 JOB_HOME = "~/autoresearch-farm"
-"""The default home of a farm that is a Ray job: it outlives the job's working folder. `~` is that of the driver's node."""
+"""The default home of a farm that runs as a Ray job. It outlives the job's working folder. The driver's node expands `~`."""
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Ray sets it for a job's entrypoint, and for nothing else."""
+"""An environment variable that Ray sets for a job's entrypoint, and for nothing else."""
 
 
 @dataclass(frozen=True)
 class Home:
-    """One folder with all of a farm's state. The path is absolute: runs are started in other folders."""
+    """A folder with all of a farm's state. Its path is absolute, since runs start in other folders."""
 
     folder: Path
 
@@ -58,7 +58,7 @@ class Home:
 
     @property
     def server_json(self) -> Path:
-        """How commands reach the farm that is running: pid, port and token."""
+        """The file with process id, port and token of the running farm."""
         return self.folder / "server.json"
 
     @property
@@ -67,7 +67,7 @@ class Home:
 
     @property
     def repositories_json(self) -> Path:
-        """Which git repositories hold the branches of this home."""
+        """The file that lists the git repositories that hold this home's branches."""
         return self.folder / "repositories.json"
 
     @property
@@ -75,19 +75,19 @@ class Home:
         return self.folder / "farm.lock"
 
     def create(self) -> "Home":
-        """Makes the folders. A UserError says why they can't be written."""
+        """Creates the folders and returns the home. Raises UserError if they can't be written."""
         try:
             for folder in (self.folder, self.runs, self.worktrees, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"The home {self.folder} can't be made ({error.strerror}): choose another --home.") from None
+            raise UserError(f"The home {self.folder} can't be created ({error.strerror}): choose another --home.") from None
         return self
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the home for this process: one farm at a time owns it. The lock ends with the process, however it ends.
+        """Locks the home for this process: one farm at a time owns it. The lock ends with the process, however that ends.
 
-        A UserError names the process that has it.
+        Raises UserError, which names the process that holds it.
         """
         self.create()
         descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
@@ -97,22 +97,22 @@ class Home:
             except OSError:
                 raise UserError(_held_by(self)) from None
             os.ftruncate(descriptor, 0)
-            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": _now()}
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now()}
             os.pwrite(descriptor, json.dumps(holder).encode(), 0)
             yield
         finally:
             os.close(descriptor)
 
     def record_repository(self, repository: Path) -> None:
-        """Notes that a repository holds branches of this home; one under the home by a relative path, so that it may move."""
+        """Records a repository that holds branches of this home: by a relative path if inside the home, so that it can move."""
         known = self._recorded()
         inside = repository.resolve().is_relative_to(self.folder.resolve())
         name = str(repository.resolve().relative_to(self.folder.resolve()) if inside else repository.resolve())
         if name not in known:
-            write_private(self.repositories_json, json.dumps([*known, name]) + "\n")
+            write_atomically(self.repositories_json, json.dumps([*known, name]) + "\n", private=True)
 
     def repositories(self) -> list[Path]:
-        """The recorded repositories that are still there."""
+        """The recorded repositories that still exist."""
         return [self.folder / name for name in self._recorded() if (self.folder / name).is_dir()]
 
     def _recorded(self) -> list[str]:
@@ -122,8 +122,8 @@ class Home:
             return []
 
     def log_event(self, kind: str, **fields: Any) -> None:
-        """Appends one JSON line to the log. One write, so that lines of several threads don't mix."""
-        line = json.dumps({"time": _now(), "event": kind, **fields}, default=str) + "\n"
+        """Appends one JSON line to the log, in one write, so that lines of several threads don't mix."""
+        line = json.dumps({"time": utc_now(), "event": kind, **fields}, default=str) + "\n"
         self.logs.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
@@ -147,9 +147,9 @@ def find_home(override: str | Path | None = None, *, start: Path | None = None) 
 
 
 def home_option(home: Home) -> str:
-    """` --home FOLDER` for a command that people are told to type; empty where it finds the home by itself.
+    """The text ` --home FOLDER` for a command to paste; empty if the command finds this home without it.
 
-    What a job prints is read where the home would be looked for elsewhere.
+    A job always names it: its output is read elsewhere.
     """
     if home == find_home() and not inside_job():
         return ""
@@ -162,21 +162,21 @@ def inside_job() -> bool:
 
 
 def in_job_working_folder() -> bool:
-    """Whether this process is the driver of a Ray job that brought its working folder along, which ends with Ray's session."""
+    """Whether this process is the driver of a Ray job with a working folder of its own, which is deleted with Ray's session."""
     try:
         job = json.loads(os.environ.get(JOB_VARIABLE, "{}"))
         return bool(job.get("runtime_env", {}).get("working_dir"))
-    except (ValueError, AttributeError):  # another Ray writes something else there: its folder may end as well
+    except (ValueError, AttributeError):  # another version of Ray may write something else there
         return True
 
 
 def find_cache(override: str | Path | None = None) -> Path:
-    """Where prepared data lies, as an absolute path: runs are started in other folders."""
+    """The folder of prepared data, as an absolute path, since runs start in other folders."""
     return cache_folder(override).resolve()
 
 
 def find_checkout(start: Path | None = None) -> Path | None:
-    """The nearest folder from `start` (default: where we are) upwards that holds research/train.py and program.md."""
+    """The nearest folder from `start` (default: the current one) upwards with research/train.py and program.md, or None."""
     folder = (start or Path.cwd()).resolve()
     for candidate in (folder, *folder.parents):
         if (candidate / "research" / "train.py").is_file() and (candidate / "program.md").is_file():
@@ -185,16 +185,8 @@ def find_checkout(start: Path | None = None) -> Path | None:
 
 
 def package_folder() -> Path:
-    """The folder that holds the farm's own packages: the checkout, or where it was installed."""
+    """The folder that holds the farm's own packages: a checkout or site-packages."""
     return Path(research.__file__ or ".").resolve().parent.parent
-
-
-def write_private(path: Path, text: str) -> None:
-    """Writes a file that only this user can read, at once or not at all."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)  # mkstemp gives mode 0600
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-    Path(temporary).replace(path)
 
 
 def _held_by(home: Home) -> str:
@@ -203,10 +195,5 @@ def _held_by(home: Home) -> str:
         who = f"process {holder['pid']} on {holder['host']}"
     except (OSError, ValueError, KeyError):
         who = "another process"
-    return (
-        f"A farm is already running on {home.folder} ({who}): stop it (farm stop{home_option(home)}), or choose another --home."
-    )
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+    stop = f"farm stop{home_option(home)}"
+    return f"A farm is already running on {home.folder} ({who}): stop it ({stop}), or choose another --home."

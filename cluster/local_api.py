@@ -1,19 +1,22 @@
-"""The running farm's end for commands: HTTP on loopback, for whoever can read the token in the home.
+"""How commands talk to the running farm: HTTP on loopback, for whoever can read the token in the home. Both ends.
 
-While the farm runs it alone can open the history, so `farm sql` and `farm status` ask here.
+Only the process that runs the farm can open its database, so `farm sql` and `farm status` ask it.
 """
 
 import hmac
+import http.client
 import json
 import os
 import secrets
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from cluster.home import Home, write_private
+from cluster.home import Home
 from research.errors import UserError
+from research.files import write_atomically
 
 if TYPE_CHECKING:
     from results.query import Table
@@ -23,10 +26,10 @@ MAX_BODY_BYTES = 2**20
 
 
 class FarmServer:
-    """Answers `GET /status`, `POST /sql` {"sql": ..., "audience": ...} and `POST /stop`, in threads of its own.
+    """The server: `GET /status`, `POST /sql` {"sql": ..., "audience": ...} and `POST /stop`, answered in its own threads.
 
-    Every request needs the header `Authorization: Bearer <token>`. What a caller can mend comes back as status 400
-    with {"error": one line}.
+    Every request needs the header `Authorization: Bearer <token>`. A caller's mistake comes back as status 400 with
+    {"error": one line}.
     """
 
     def __init__(
@@ -58,17 +61,84 @@ class FarmServer:
         return int(self._http.server_address[1])
 
     def start(self) -> None:
-        """Begins to answer and writes server.json, which only this user can read."""
+        """Starts answering and writes server.json, which only this user can read."""
         self._thread.start()
         address = {"pid": os.getpid(), "port": self.port, "token": self._token}
-        write_private(self._home.server_json, json.dumps(address))
+        write_atomically(self._home.server_json, json.dumps(address), private=True)
 
     def close(self) -> None:
-        """Takes server.json away and stops answering."""
+        """Removes server.json and stops answering."""
         self._home.server_json.unlink(missing_ok=True)
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
+
+
+@dataclass(frozen=True, kw_only=True)
+class FarmClient:
+    """The client of a running farm. Every call raises UserError with the farm's own message, or if it doesn't answer."""
+
+    pid: int
+    port: int
+    token: str
+
+    def status(self) -> dict[str, Any]:
+        """The state of each loop, the devices and the queue."""
+        return self._ask("GET", "/status")
+
+    def sql(self, query: str, *, audience: "Audience" = "agent") -> "Table":
+        """The answer to one SELECT over the history; an `agent` sees no audit scores."""
+        from results.query import Table
+
+        answer = self._ask("POST", "/sql", {"sql": query, "audience": audience})
+        rows = tuple(tuple(row) for row in answer["rows"])
+        return Table(columns=tuple(answer["columns"]), rows=rows, truncated=answer["truncated"])
+
+    def stop(self) -> None:
+        """Asks the farm to end cleanly, as Ctrl-C does."""
+        self._ask("POST", "/stop")
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        # not urllib, which would use a proxy from the environment
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, json.dumps(body or {}), {"Authorization": f"Bearer {self.token}"})
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            how = f"try again, or end it with: kill {self.pid}"
+            raise UserError(f"The farm (process {self.pid}) doesn't answer ({error}): {how}") from None
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise UserError(str(answer.get("error", f"the farm answered {response.status}")))
+        return dict(answer)
+
+
+def connect(home: Home) -> FarmClient | None:
+    """The client of the farm that runs on `home`; None if none runs. A server.json that a killed farm left is ignored."""
+    try:
+        address = json.loads(home.server_json.read_text())
+        client = FarmClient(pid=int(address["pid"]), port=int(address["port"]), token=str(address["token"]))
+    except (OSError, ValueError, KeyError):
+        return None
+    if not _is_alive(client.pid):
+        return None
+    try:
+        client.status()
+    except UserError:
+        return None
+    return client
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        pass
+    return True
 
 
 def _parsed(sent: bytes) -> dict[str, Any]:
@@ -79,7 +149,7 @@ def _parsed(sent: bytes) -> dict[str, Any]:
 
 
 def _audience(body: dict[str, Any]) -> "Audience":
-    """Who asks: an agent, which sees no audit scores, unless the request says that it is a person."""
+    """The caller: an agent, which sees no audit scores, unless the request says that it is a person."""
     return "person" if body.get("audience") == "person" else "agent"
 
 
@@ -92,11 +162,11 @@ def _handler(token: str, answers: dict[str, Callable[[dict[str, Any]], str]]) ->
             self._answer()
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Nothing: the terminal belongs to the display."""
+            """Logs nothing: the terminal belongs to the display."""
 
         def _answer(self) -> None:
             length = int(self.headers.get("Content-Length", "0"))
-            sent = self.rfile.read(min(length, MAX_BODY_BYTES))  # closing with it unread could cut the answer off
+            sent = self.rfile.read(min(length, MAX_BODY_BYTES))  # closing with a body unread could cut the answer off
             if not hmac.compare_digest(self.headers.get("Authorization", "").encode(), f"Bearer {token}".encode()):
                 return self._send(401, json.dumps({"error": "wrong token"}))
             answer = answers.get(f"{self.command} {self.path}")

@@ -1,4 +1,4 @@
-"""Which branch a device's loop works on, under which contract and with which data."""
+"""Plans of loops: the branch that a device's loop works on, its contract and its data."""
 
 import json
 import shlex
@@ -20,31 +20,33 @@ from results.experiment import Branch
 from results.store import Store
 
 DEFAULT_SHARDS = 10
+"""Training shards that are prepared where the user names no number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopPlan:
-    """One loop before it starts."""
+    """A loop that is to start."""
 
     branch_name: str
     number: int
+    """The loop's number in this farm, from 0."""
     device: Device
     contract: Contract
     data: PreparedData
 
 
 class Planner:
-    """Says which loops begin when devices join."""
+    """Plans which loops start when devices join."""
 
     def __init__(self, options: FarmOptions, store: Store, *, say: Callable[[str], None]) -> None:
         self.plans: list[LoopPlan] = []
-        """Of all loops that began, oldest first."""
+        """The plans of all loops that have started, oldest first."""
         self._options, self._store, self._say = options, store, say
         self._data: dict[str, PreparedData] = {}
         self._lock = threading.Lock()
 
     def terms(self, device: Device) -> tuple[Contract, PreparedData]:
-        """What a device works under, with its data prepared. May be called from any thread. Raises UserError."""
+        """The contract of a device, and its data, which is prepared if need be. Callable from any thread. Raises UserError."""
         contract = contract_asked_for(self._options, device)
         with self._lock:
             key = contract.to_json()
@@ -53,14 +55,15 @@ class Planner:
             return contract, self._data[key]
 
     def local(self) -> list[LoopPlan]:
-        """The loops on this machine's own devices: as many as were asked for, in turn."""
+        """The loops on this machine's own devices, which take them in turn."""
         return [self._add(name, device) for name, device in local_loops(self._options)]
 
     def joining(self, joined: Sequence[Device], serving: Collection[Device]) -> list[LoopPlan]:
-        """The loops that begin when devices have joined a cluster: one for each that has none of its platform yet.
+        """The loops that start when devices have joined a cluster: one for each device whose platform has fewer loops than
+        devices.
 
-        `serving` are all devices that work. A loop that has ended counts too: a node that comes back starts nothing anew. Where
-        a number of loops was asked for, there are no more, and the first devices get them all.
+        `serving` are all devices that work. Loops that have ended count too, so a node that comes back starts none. If the user
+        asked for a number of loops, the first devices get them all.
         """
         limit = self._options.loops
         room = len(serving) if limit is None else limit - len(self.plans)
@@ -78,7 +81,7 @@ class Planner:
         return plans
 
     def _free_branch(self, device: Device) -> str:
-        """A branch of this tag and platform that no loop has in this farm, else the next new one."""
+        """A branch of this tag and platform that no loop of this farm has, else a new one."""
         tag, platform = self._options.tag, platform_identity(device)
         taken = {plan.branch_name for plan in self.plans}
         known = self._store.branches(tag)
@@ -100,7 +103,7 @@ class Planner:
 
 
 def prepared_data(contract: Contract, options: FarmOptions, *, say: Callable[[str], None]) -> PreparedData:
-    """The data of a contract: what is there, else prepared now. Raises UserError."""
+    """The prepared data of a contract; it is prepared now where there is none. Raises UserError."""
     try:
         return find_prepared(contract, cache=options.cache, num_shards=options.num_shards)
     except UserError:
@@ -109,7 +112,7 @@ def prepared_data(contract: Contract, options: FarmOptions, *, say: Callable[[st
 
 
 def contract_asked_for(options: FarmOptions, device: Device) -> Contract:
-    """What a device works under: what was asked for, else what its hardware is given."""
+    """The contract of a device: as the user asked for, else as its hardware suggests."""
     profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
     return contract_for(profile, budget=options.budget, source=options.source)
 
@@ -132,37 +135,38 @@ def branch_for(tag: str, number: int, count: int, devices: tuple[Device, ...]) -
 
 
 FRESH = "start afresh with another --tag"
+"""The cure that always works for a branch that can't be resumed."""
 
 TERM_OPTIONS = {"profile": "--profile", "TIME_BUDGET": "--budget", "source": "--source"}
-"""The options that choose a contract, by what they set in it."""
+"""The options that choose a contract, by the field that they set."""
 
 
 def check_same_terms(branch: Branch, device: Device, contract: Contract) -> None:
-    """A branch goes on only under the contract and on the platform that it began with, or its scores would not compare.
-
-    Needs no data. Raises UserError.
-    """
+    """Raises UserError if the branch began with another contract or platform: its scores would not compare. Needs no data."""
     began, asked = json.loads(branch.contract_json), json.loads(contract.to_json())
-    changed = [name for name in began if began[name] != asked[name]]
+    changed = [name for name in began | asked if began.get(name) != asked.get(name)]
     if any(name in TERM_OPTIONS for name in changed):
         old, new = (term_options(terms, changed) for terms in (began, asked))
         raise UserError(f"{branch.name} began with {old}, not {new}: give {old} again, or {FRESH}.")
     if changed:
         name = changed[0]
-        now = f"in research/contract.py it is {asked[name]} now"
-        raise UserError(f"{branch.name} began with {name} {began[name]}, {now}: put it back, or {FRESH}.")
+        now = f"this version of the farm has {name} {asked.get(name)}"
+        raise UserError(
+            f"{branch.name} began with {name} {began.get(name)}, {now}: use the version that it began with, or {FRESH}."
+        )
     if branch.platform != platform_identity(device):
         here = platform_identity(device)
-        raise UserError(f"{branch.name} was measured on {branch.platform}, this is {here}: go on there, or {FRESH}.")
+        raise UserError(f"{branch.name} was measured on {branch.platform}, this is {here}: resume it there, or {FRESH}.")
 
 
 def term_options(contract: Mapping[str, Any], names: Collection[str]) -> str:
-    """The options that ask for these constants of a contract: `--profile cpu --budget 5`."""
+    """The options that give these fields of a contract, such as `--profile cpu --budget 5`."""
     chosen = [(option, contract[name]) for name, option in TERM_OPTIONS.items() if name in names]
     return " ".join(f"{option} {shlex.quote(value) if isinstance(value, str) else f'{value:.12g}'}" for option, value in chosen)
 
 
 def check_same_scoring(branch: Branch, plan: LoopPlan) -> None:
-    """A branch goes on only with the evaluation rows and the judge that it began with. Raises UserError."""
+    """Raises UserError if the branch was scored with other evaluation rows or another version of the judge's code."""
     if branch.score_fingerprint != plan.data.score_fingerprint(plan.contract):
-        raise UserError(f"{branch.name} was scored with other evaluation rows or another judge: {FRESH}.")
+        why = "this version of the farm scores differently (the judge's code or the evaluation rows have changed)"
+        raise UserError(f"{branch.name} can't be resumed: {why}. Use the version of the farm that it began with, or {FRESH}.")

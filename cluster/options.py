@@ -1,10 +1,11 @@
-"""What a farm was asked to do."""
+"""What a farm is asked to do."""
 
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
-from cluster.hardware import Device, DeviceKind
+from cluster.hardware import ANY_DEVICE, Device, DeviceRequest
 from cluster.home import Home
 from research.profiles import Recipe
 from research.result import SandboxMode
@@ -15,50 +16,55 @@ EngineKind = Literal["local", "ray"]
 
 @dataclass(frozen=True, kw_only=True)
 class FarmOptions:
-    """What the command line asks for. None: the profile's or the hardware's own."""
+    """The options of a farm, checked. None means the default of the profile or the hardware."""
 
     repo: Path
     """The git repository that gets the branches."""
     home: Home
     cache: Path
+    """The folder of prepared data on this machine."""
     tag: str
     researcher: str
     """A name that `agent.researchers.make` knows."""
+    model: str | None = None
+    """The Claude model to ask; None: the researcher's default."""
+    max_cost: float | None = None
+    """US dollars that each loop's researcher may spend; None: no limit."""
     profile: str | None = None
     recipe: Recipe | None = None
-    """Where new branches start from; None: from train.py as it is, under its profile."""
+    """Hyperparameters that new branches start from; None: those of train.py, under its profile."""
     budget: float | None = None
-    """Seconds of training."""
+    """Seconds of training per run."""
     source: str | None = None
     num_shards: int | None = None
     devices: tuple[Device, ...]
-    """Of this machine: what the local engine uses."""
+    """This machine's devices that the local engine uses."""
     engine: EngineKind = "local"
-    device_kind: DeviceKind | None = None
-    """What a Ray cluster's workers use; None: GPUs where the cluster has any."""
-    gpu_indices: tuple[int, ...] | None = None
-    """GPUs that a Ray cluster of one's own may use; None: all."""
-    cache_asked_for: str | None = None
-    """As the user named it, for nodes whose default lies elsewhere."""
+    requested: DeviceRequest = ANY_DEVICE
+    """The value of `--devices`; a Ray cluster's workers are chosen by it."""
+    node_cache: str | None = None
+    """The folder of prepared data on a cluster's nodes; None: each node's default."""
     address: str | None = None
-    """Of a running Ray cluster."""
+    """Address of a running Ray cluster."""
     loops: int | None = None
-    """In all; None: one per device."""
+    """Number of loops; None: one per device."""
     experiments: int | None = None
-    """Per loop, on its branch; None: until stopped."""
+    """Experiments per loop, counted on its branch; None: no limit."""
     hours: float | None = None
-    """After these no new experiment begins."""
-    max_cost: float | None = None
-    """US dollars for the researcher."""
-    model: str | None = None
+    """Time after which no experiment starts; None: no limit."""
     dirty: bool = False
-    """Start from uncommitted edits of train.py too."""
+    """Whether new branches start from uncommitted edits of train.py."""
     samples: bool = False
-    """Keep the model of every kept run, for `farm sample`."""
+    """Whether the model of every kept run is saved, for `farm sample`."""
     start_ahead: bool = True
-    """While a GPU scores a run, start the processes of the one that will probably be next."""
+    """Whether the processes of the next run start speculatively while a GPU scores a run."""
     rule: Rule = "noise"
     sandbox: SandboxMode = "auto"
     gpu_memory_bytes: int | None = None
-    """Of each GPU, for runs on it; `devices` are limited to it already."""
+    """Limit of each GPU's memory for its runs; `devices` are limited to it already."""
     baseline_runs: int = 2
+
+
+def todays_tag() -> str:
+    """The default tag: month and day, such as `mar08`."""
+    return date.today().strftime("%b%d").lower()

@@ -1,4 +1,4 @@
-"""Running an experiment again from its record: the same train.py, seed, contract and data, through the same judge."""
+"""Repeating an experiment from its record: the same train.py, seed, contract and data, through the same judge."""
 
 import asyncio
 import hashlib
@@ -19,21 +19,21 @@ from research.result import RunResult, RunSpec
 from results.experiment import Branch, ExperimentRecord
 
 REPRODUCED_SIGMAS = 3.0 * math.sqrt(2)
-"""How many sigma of a run two runs may be apart: three of their difference."""
+"""Limit on the difference of two runs, in sigma of one run: three sigma of their difference."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
-    """A run and its repetition."""
+    """A recorded run and its repetition."""
 
     old: RunResult
     new: RunResult
     sigma: float
-    """Standard deviation of val_bpb between runs."""
+    """Standard deviation of val_bpb between runs of the same code."""
 
     @property
     def sigmas(self) -> float | None:
-        """The difference, new less old; None where the new run has no score."""
+        """New val_bpb minus old, in sigma; None if a run has no score."""
         if self.old.val_bpb is None or self.new.val_bpb is None:
             return None
         return (self.new.val_bpb - self.old.val_bpb) / self.sigma
@@ -44,14 +44,14 @@ class Verification:
 
     @property
     def software(self) -> str:
-        """What differs in software, as `torch 2.11 -> 2.12`; empty where nothing does."""
+        """Differences in software, such as `torch 2.11 -> 2.12`; empty if there are none."""
         old, new = self.old.software, self.new.software
         names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
         return ", ".join(f"{name} {old.get(name, 'none')} -> {new.get(name, 'none')}" for name in names)
 
 
 def run_to_repeat(record: ExperimentRecord) -> RunResult:
-    """The record's first run with a score. Raises UserError."""
+    """The record's first run with a score. Raises UserError if there is none."""
     for run in record.runs:
         if run.status == "ok" and run.val_bpb is not None:
             return run
@@ -60,17 +60,17 @@ def run_to_repeat(record: ExperimentRecord) -> RunResult:
 
 
 def device_like(branch: Branch, devices: tuple[Device, ...], *, gpu_memory_bytes: int | None = None) -> Device:
-    """One of the branch's platform, under the limit of memory that the run had. Raises UserError."""
+    """The first device of the branch's platform, with the recorded run's memory limit. Raises UserError if there is none."""
     devices = tuple(limited(device, gpu_memory_bytes) for device in devices)
     for device in devices:
         if platform_identity(device) == branch.platform:
             return device
     here = " and ".join(dict.fromkeys(platform_identity(device) for device in devices))
-    raise UserError(f"{branch.name} was measured on {branch.platform}, this is {here}: a wall-clock score doesn't compare.")
+    raise UserError(f"{branch.name} was measured on {branch.platform}, and this is {here}: verify it on that platform.")
 
 
 def check_same_as_recorded(run: RunResult, train_py: str, data: PreparedData, contract: Contract) -> None:
-    """Raises UserError, which names what has changed of all that the score depended on. What a record lacks is passed over."""
+    """Raises UserError if anything that the score depends on has changed. What the record lacks is not checked."""
     found = {
         "train.py": (run.train_sha256, hashlib.sha256(train_py.encode()).hexdigest()),
         "the judge's code": (run.judge_sha256, judge_sha256()),
@@ -83,27 +83,29 @@ def check_same_as_recorded(run: RunResult, train_py: str, data: PreparedData, co
     if not other and run.score_fingerprint not in (None, data.score_fingerprint(contract)):
         other = ["the score fingerprint"]
     if other:
-        raise UserError(f"{run.run_id} can't be repeated here: {', '.join(other)} would not be the same.")
+        changed = f"since it ran, {' and '.join(other)} changed"
+        raise UserError(
+            f"{run.run_id} can't be repeated here: {changed}. Use the version of the farm and the data that it ran with."
+        )
 
 
 def repeat(run: RunResult, train_py: str, *, device: Device, data: PreparedData, contract: Contract,
            on_progress: Callable[[dict[str, Any]], None]) -> RunResult:  # fmt: skip
-    """The run once more on this machine, leaving nothing behind."""
+    """The result of the same run, repeated on this machine in a temporary folder."""
 
     async def once(folder: str) -> RunResult:
-        engine = LocalEngine([device])
-        spec = RunSpec(run_id=f"{run.run_id}-verify", contract=contract, seed=run.seed, device=device.torch_device,
-                       data_folder=str(data.folder), run_folder=folder)  # fmt: skip
+        engine = LocalEngine({device: data.folder}, runs_folder=Path(folder))
+        spec = RunSpec(run_id=f"{run.run_id}-verify", contract=contract, seed=run.seed)
         try:
             return await engine.execute(device, train_py, spec, on_progress)
         finally:
             await engine.close()
 
     with tempfile.TemporaryDirectory(prefix="autoresearch-verify-") as folder:
-        return asyncio.run(once(str(Path(folder) / "run")))
+        return asyncio.run(once(folder))
 
 
 def sigma_of(record: ExperimentRecord, branch: Branch) -> float:
-    """The noise that the record was judged by, else its profile's."""
+    """The sigma that the record was judged by, else its profile's prior."""
     judged = record.verdict.sigma if record.verdict else None
     return judged or profile_named(branch.profile).sigma

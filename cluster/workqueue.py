@@ -1,49 +1,51 @@
-"""The work that waits for devices: who may take what, in which order, and for how long. Pure: the time is told.
+"""The queue of runs: which worker may take which run, in which order, and for how long. Pure: callers pass the time.
 
-A worker leases an item, renews the lease while it lives, and finishes it. A lease that was not renewed in time is over: the
-item goes to whoever asks next, and what the silent worker says of it later counts for nothing.
+A worker leases an item, renews the lease while it lives, and finishes it. A lease that was not renewed in time has expired:
+whoever waits for the run may enqueue it anew, and what the silent worker reports later is ignored.
 """
 
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 WorkKind = Literal["baseline", "manual", "confirm", "merge", "wave", "control", "explore"]
-"""Most urgent first. Without a baseline nothing compares; `manual` has a person waiting for it; `confirm` and `merge` (its
-verification) settle what is nearly known; a `wave` combines near-misses; `control` runs a baseline again; `explore` is a new
-idea."""
+"""Kinds of work, most urgent first. Nothing can be compared without a `baseline`; a person waits for a `manual` run; `confirm`
+and `merge` (its verification) settle what is nearly known; a `wave` combines near-misses; `control` runs a baseline again;
+`explore` tries a new idea."""
 
 WORK_KINDS: tuple[WorkKind, ...] = get_args(WorkKind)
 
 LEASE_SECONDS = 60.0
+"""A lease expires when it was not renewed for so long."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkItem:
-    """One run that is to be executed."""
+    """One run that is requested."""
 
     id: str
-    """The run's."""
+    """The run's id."""
     kind: WorkKind
     branch: str
     experiment: str
     platform: str
     """Only devices of this platform may take it."""
     repeats: int = 0
-    """How often it was lost before: it goes before others of its kind."""
+    """How often the run was lost before; a repeated run goes before others of its kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """An item in a worker's hands. A renewed lease is a new object; the number says which lease it is."""
+    """An item that a worker executes. A renewed lease is a new object with the same number."""
 
     item: WorkItem
     worker: str
     number: int
     until: float
+    """The time at which it expires, unless it is renewed."""
 
 
 class WorkQueue:
-    """Waiting and leased items. Times are seconds of any clock that doesn't go back."""
+    """Queued and leased items. Times are seconds of any monotonic clock."""
 
     def __init__(self, *, lease_seconds: float = LEASE_SECONDS) -> None:
         self.lease_seconds = lease_seconds
@@ -53,15 +55,16 @@ class WorkQueue:
 
     @property
     def waiting(self) -> tuple[WorkItem, ...]:
-        """In the order in which they will be taken, all platforms together."""
+        """The queued items of all platforms, in the order in which they will be leased."""
         return tuple(sorted(self._waiting.values(), key=_urgency))  # sorting is stable: first come, first served
 
     @property
     def leases(self) -> tuple[Lease, ...]:
+        """The leases that have not expired."""
         return tuple(self._leases.values())
 
     def add(self, item: WorkItem) -> None:
-        """Puts an item in line. Raises ValueError for an id that is there, or a branch's second waiting exploration."""
+        """Enqueues an item. Raises ValueError for an id that is there already, or a branch's second queued exploration."""
         if item.id in self._waiting or item.id in self._leases:
             raise ValueError(f"{item.id} is in the queue already")
         if item.kind == "explore" and any(o.kind == "explore" and o.branch == item.branch for o in self._waiting.values()):
@@ -69,7 +72,7 @@ class WorkQueue:
         self._waiting[item.id] = item
 
     def claim(self, worker: str, platform: str, now: float) -> Lease | None:
-        """The most urgent item that `worker` can do; None where nothing waits for its platform."""
+        """Leases the most urgent item of the worker's platform; None where none is queued."""
         item = next((item for item in self.waiting if item.platform == platform), None)
         if item is None:
             return None
@@ -80,7 +83,7 @@ class WorkQueue:
         return lease
 
     def renew(self, lease: Lease, now: float) -> bool:
-        """The worker lives. False where the lease is over."""
+        """Extends a lease, since its worker lives. Returns False where it has expired."""
         held = self._held(lease)
         if held:
             self._leases[lease.item.id] = Lease(
@@ -89,18 +92,18 @@ class WorkQueue:
         return held
 
     def finish(self, lease: Lease) -> bool:
-        """The item is done, or given up. False where the lease is over: the outcome must not be used."""
+        """Ends a lease: its item is done or abandoned. Returns False where it has expired: the outcome must not be used."""
         held = self._held(lease)
         if held:
             del self._leases[lease.item.id]
         return held
 
     def withdraw(self, item_id: str) -> bool:
-        """Takes a waiting item out. False where it isn't waiting."""
+        """Removes a queued item. Returns False where it isn't queued."""
         return self._waiting.pop(item_id, None) is not None
 
     def expire(self, now: float) -> tuple[Lease, ...]:
-        """Ends the leases whose time is over, and returns them."""
+        """Removes the leases that have expired, and returns them."""
         over = tuple(lease for lease in self._leases.values() if lease.until < now)
         for lease in over:
             del self._leases[lease.item.id]

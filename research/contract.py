@@ -1,4 +1,4 @@
-"""The contract of a run: the constants that every score depends on, and the fingerprint of all that it depends on.
+"""The contract of a run: the fixed constants of a score, and the fingerprint of everything that a score depends on.
 
 Standard library only, so that every package can use it. Two fingerprints separate what scores depend on from what models
 learn from: farms whose `score_fingerprint` is equal can compare their scores, however many training shards each has.
@@ -14,46 +14,34 @@ from pathlib import Path
 from research.errors import UserError
 from research.files import research_folder
 
-CONTRACT_VARIABLE = "AUTORESEARCH_CONTRACT"
-"""The judge hands the contract to the run's processes in this environment variable."""
-
 CACHE_VARIABLE = "AUTORESEARCH_CACHE"
-"""Overrides where prepared data lies."""
+"""Environment variable that overrides the folder of prepared data."""
 
-JUDGE_FILES = (
-    "ipc/buffer.py",
-    "judge/clock.py",
-    "child/setup.py",
-    "feed.py",
-    "judge/handover.py",
-    "judge/judge.py",
-    "judge/cross_entropy_kernel.py",
-    "judge/row_scores.py",
-    "judge/score.py",
-    "child/scorer.py",
-    "judge/seeds.py",
-    "session.py",
-    "child/trainer.py",
+JUDGE_PARTS = ("child", "ipc", "judge", "feed.py", "session.py")
+"""Folders and files of `research` that a score can depend on: an edit of any of them changes the score fingerprint."""
+
+ONLY_PROCESSES = frozenset(
+    {"judge/confinement.py", "judge/conversation.py", "judge/failures.py", "judge/log.py", "judge/processes.py"}
 )
-"""The judge's own code: an edit of any of these changes the score fingerprint."""
+"""Files among them that only start, end and watch processes, so that no score depends on them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Contract:
-    """The fixed constants of a run. The upper-case names are the original's."""
+    """The fixed constants of a run. Upper-case names are the original's. Raises UserError for impossible values."""
 
     profile: str
     """The profile that these constants come from."""
     MAX_SEQ_LEN: int
-    """Tokens of context: a row holds one more."""
+    """Context length in tokens; a row holds one token more."""
     TIME_BUDGET: float
     """Seconds of training."""
     EVAL_TOKENS: int
-    """Tokens that a run is scored on: a multiple of MAX_SEQ_LEN."""
+    """Validation tokens that a run is scored on, a multiple of MAX_SEQ_LEN."""
     VOCAB_SIZE: int
-    """Tokens in the vocabulary, special tokens included."""
+    """Size of the vocabulary, special tokens included."""
     source: str
-    """Where text comes from: `climbmix`, `tinystories`, `stdlib` or `files:PATH`."""
+    """The source of text: `climbmix`, `tinystories`, `stdlib` or `files:PATH`."""
 
     def __post_init__(self) -> None:
         if self.EVAL_TOKENS % self.MAX_SEQ_LEN:
@@ -75,23 +63,32 @@ class Contract:
 
 
 def cache_folder(override: str | Path | None = None) -> Path:
-    """Where prepared data lies: `override`, else $AUTORESEARCH_CACHE, else ~/.cache/autoresearch-farm."""
+    """The folder of prepared data: `override`, else $AUTORESEARCH_CACHE, else ~/.cache/autoresearch-farm."""
     chosen = override or os.environ.get(CACHE_VARIABLE)
     return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "autoresearch-farm"
 
 
-def judge_sha256() -> str:
-    """SHA-256 over the judge's own code."""
+def judge_files(research: Path | None = None) -> list[str]:
+    """The files that the judge's fingerprint covers, by their names in the `research` folder, sorted."""
+    folder = research or research_folder()
+    parts = [folder / name for name in JUDGE_PARTS]
+    paths = [path for part in parts for path in (part.rglob("*.py") if part.is_dir() else [part])]
+    return sorted({path.relative_to(folder).as_posix() for path in paths} - ONLY_PROCESSES)
+
+
+def judge_sha256(research: Path | None = None) -> str:
+    """SHA-256 over the code that a score depends on; `research` is the folder of the package, normally this one."""
+    folder = research or research_folder()
     digest = hashlib.sha256()
-    for name in JUDGE_FILES:
-        digest.update(name.encode() + b"\0" + (research_folder() / name).read_bytes() + b"\0")
+    for name in judge_files(folder):
+        digest.update(name.encode() + b"\0" + (folder / name).read_bytes() + b"\0")
     return digest.hexdigest()
 
 
 def score_fingerprint(contract: Contract, *, tokenizer_sha256: str, val_sha256: str, audit_sha256: str) -> str:
-    """Sixteen hex digits over all that a score depends on: constants, tokenizer, evaluation rows and the judge's code.
+    """Sixteen hex digits over everything that a score depends on: constants, tokenizer, evaluation rows and the judge's code.
 
-    The source's name is left out, since a folder can lie anywhere; the rows made of it are in.
+    The names of profile and source are left out, since a folder of text can lie anywhere; the rows made from it are in.
     """
     constants = {name: value for name, value in asdict(contract).items() if name not in ("profile", "source")}
     parts = [json.dumps(constants, sort_keys=True), tokenizer_sha256, val_sha256, audit_sha256, judge_sha256()]

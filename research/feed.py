@@ -7,23 +7,24 @@ import torch
 from torch import Tensor
 
 RESIDENT_SHARE = 0.5
-"""Of the memory that is free once a run has warmed up: rows that take no more lie on the GPU."""
+"""Share of the GPU memory that is free after the warm-up: the rows lie on the GPU where they take no more."""
 
 UPLOAD_ROWS = 16_384
-"""Rows that go to the GPU at a time."""
+"""Rows per copy to the GPU."""
 
 
 class RowFeed:
-    """The rows' batches, the same rows in the same order for every batch size.
+    """The training rows as batches, in the same order for every batch size.
 
-    Rows that fit lie on the device: they go there at once, under the clock, and a batch is one gather there. Others come
-    through pinned memory while the device computes. Neither waits for the device, but at the start of an epoch.
+    Rows that fit lie on the device: they are copied at once, under the clock, and a batch is one gather there. Others are
+    copied batch by batch through pinned memory while the device computes. Neither waits for the device, except at the start of
+    an epoch.
     """
 
     def __init__(self, rows: np.ndarray, device: torch.device, seed: int, *, resident: bool | None = None) -> None:
-        """`rows` are (n, T + 1) uint16. `resident` None: where the device has memory of its own, and they fit."""
+        """`rows` are (n, T + 1) uint16. With `resident` None they lie on the device if it is a GPU and they fit."""
         self.epoch = 1
-        """From 1 on; the epoch of the last row that was taken."""
+        """The epoch of the last row that was taken, from 1."""
         self.resident = fits(rows.nbytes, device) if resident is None else resident
         self._rows, self._device, self._seed = rows, device, seed
         self._on_device = uploaded(rows, device) if self.resident else None
@@ -54,17 +55,17 @@ class RowFeed:
 
 
 def row_order(rows: int, seed: int, epoch: int) -> np.ndarray:
-    """The order of training rows in an epoch (from 1): a permutation, (rows,) int64."""
+    """The order of training rows in an epoch (the first is 1): a permutation, (rows,) int64."""
     return np.random.default_rng([seed, epoch]).permutation(rows)
 
 
 def fits(size: int, device: torch.device) -> bool:
-    """Whether `size` bytes of rows may lie on a GPU beside the run."""
+    """Whether `size` bytes of rows may lie on the device: only on a GPU with enough free memory."""
     return device.type == "cuda" and size <= RESIDENT_SHARE * free_bytes(device)
 
 
 def free_bytes(device: torch.device) -> float:
-    """Of a GPU's memory, what is free and this process may take (where the run has a limit)."""
+    """GPU memory in bytes that is free, and that this process may allocate where the run has a limit."""
     free, total = torch.cuda.mem_get_info(device)
     allowed = torch.cuda.get_per_process_memory_fraction(device) * total
     return min(free, allowed - torch.cuda.memory_reserved(device))

@@ -1,6 +1,41 @@
-"""Files and folders: where the package lies."""
+"""Files and folders: writing a file whole or not at all, and where the package lies. Standard library only."""
 
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+TEMPORARY = ".tmp"
+"""How the names of unfinished files end; a killed process can leave one."""
+
+
+@contextmanager
+def replacing(path: Path, *, private: bool = False, overwrite: bool = True) -> Iterator[Path]:
+    """A temporary file beside `path`, empty at first, for the block to write; it becomes `path` at the end.
+
+    Other processes see the old file or the new one, never a part. If the block raises, `path` stays as it was. Nothing is
+    fsynced: after a power cut the file can be the old one, the new one or empty. Missing folders are made. With `private` only
+    this user can read the file (mode 0600). Without `overwrite` a file that is there by the end stays; the new one is dropped.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if private else 0o666))
+    try:
+        yield temporary
+        if overwrite:
+            temporary.replace(path)
+        else:
+            with suppress(FileExistsError):
+                os.link(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: str | bytes, *, private: bool = False, overwrite: bool = True) -> None:
+    """Writes the whole file (text as UTF-8) or leaves `path` as it was; see `replacing`."""
+    with replacing(path, private=private, overwrite=overwrite) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def research_folder() -> Path:

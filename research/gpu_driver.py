@@ -1,73 +1,97 @@
-"""What NVIDIA's driver tells of the GPU that this process sees, by NVML: asking CUDA would start it.
+"""What NVIDIA's driver says of the machine's GPUs, through NVML: asking CUDA would start it.
 
-NVML is shut down after each question: a process that is forked off would have it open on descriptors that it then closes, and
+NVML is shut down after each question. A process that is forked would inherit it open, on descriptors that it then closes, and
 torch asks NVML there, too.
 """
 
 import os
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 
+@contextmanager
+def open_nvml() -> Iterator[Any]:
+    """The NVML bindings (pynvml), initialised for the block. Raises NVMLError where there is no NVIDIA driver."""
+    import pynvml
+
+    pynvml.nvmlInit()
+    try:
+        yield pynvml
+    finally:
+        pynvml.nvmlShutdown()
+
+
+@contextmanager
+def nvml_if_present() -> Iterator[Any | None]:
+    """The NVML bindings, initialised for the block; None where there is no NVIDIA driver."""
+    import pynvml
+
+    with ExitStack() as stack:
+        nvml = None
+        with suppress(pynvml.NVMLError):
+            nvml = stack.enter_context(open_nvml())
+        yield nvml
+
+
+def driver_version() -> str | None:
+    """The NVIDIA driver's version; None where there is no driver."""
+    with nvml_if_present() as nvml:
+        return None if nvml is None else str(nvml.nvmlSystemGetDriverVersion())
+
+
 class Gpu:
-    """The first GPU that this process sees, as long as NVML is open. Everything raises NVMLError."""
+    """One GPU while NVML is open. Every method raises NVMLError."""
 
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml, self._handle = nvml, handle
 
     def memory(self) -> tuple[int, int]:
-        """Total and free bytes."""
+        """Total and free bytes of its memory."""
         memory = self._nvml.nvmlDeviceGetMemoryInfo(self._handle)
         return int(memory.total), int(memory.free)
 
     def capability(self) -> tuple[int, int]:
-        """Its compute capability."""
+        """Its compute capability, major and minor: (9, 0) is Hopper."""
         major, minor = self._nvml.nvmlDeviceGetCudaComputeCapability(self._handle)
         return int(major), int(minor)
 
     def minor(self) -> int:
-        """The number in the name of its device file."""
+        """The number in the name of its device file, /dev/nvidia<number>."""
         return int(self._nvml.nvmlDeviceGetMinorNumber(self._handle))
 
     def uuid(self) -> str:
+        """Its name whatever the order of GPUs, `GPU-...`; CUDA_VISIBLE_DEVICES takes it."""
         return str(self._nvml.nvmlDeviceGetUUID(self._handle))
 
     def bytes_of(self, pids: Collection[int]) -> int:
-        """Its memory that processes hold; 0 where NVML can't tell them apart (in containers and virtual machines)."""
+        """Bytes of its memory that processes hold; 0 where NVML can't tell them apart (in containers and virtual machines)."""
         processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
         return sum(int(process.usedGpuMemory or 0) for process in processes if process.pid in pids)
 
 
 @contextmanager
 def first_gpu() -> Iterator[Gpu]:
-    """By CUDA_VISIBLE_DEVICES, of which NVML knows nothing. Raises NVMLError."""
-    import pynvml
-
-    pynvml.nvmlInit()
-    try:
-        yield Gpu(pynvml, _handle(pynvml, first_visible()))
-    finally:
-        pynvml.nvmlShutdown()
-
-
-def _handle(nvml: Any, visible: str) -> Any:
-    return nvml.nvmlDeviceGetHandleByIndex(int(visible)) if visible.isdigit() else nvml.nvmlDeviceGetHandleByUUID(visible)
+    """The first GPU that CUDA_VISIBLE_DEVICES leaves to this process, for the block. Raises NVMLError."""
+    with open_nvml() as nvml:
+        name = first_visible()
+        handle = nvml.nvmlDeviceGetHandleByIndex(int(name)) if name.isdigit() else nvml.nvmlDeviceGetHandleByUUID(name)
+        yield Gpu(nvml, handle)
 
 
 def first_visible() -> str:
-    """Its number or name in CUDA_VISIBLE_DEVICES."""
+    """The first GPU's number or UUID in CUDA_VISIBLE_DEVICES; `0` where that is not set."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
 def gpu_bytes() -> int:
-    """That GPU's memory. Raises NVMLError."""
+    """Bytes of memory of the first visible GPU. Raises NVMLError."""
     with first_gpu() as gpu:
         return gpu.memory()[0]
 
 
 def gpu_capability() -> tuple[int, int] | None:
-    """Its compute capability; None where there is no NVIDIA GPU that this process sees."""
+    """The first visible GPU's compute capability; None where there is no NVIDIA GPU."""
     try:
         with first_gpu() as gpu:
             return gpu.capability()
@@ -76,13 +100,16 @@ def gpu_capability() -> tuple[int, int] | None:
 
 
 def gpu_minor() -> int:
-    """The number in the name of that GPU's device file. Raises NVMLError."""
+    """The number in the name of the first visible GPU's device file. Raises NVMLError."""
     with first_gpu() as gpu:
         return gpu.minor()
 
 
 def gpu_name_for_cuda() -> str:
-    """What CUDA_VISIBLE_DEVICES calls that GPU by itself: a number would count those that a sandbox shows. Raises NVMLError."""
+    """The first visible GPU's name for CUDA_VISIBLE_DEVICES in a sandbox, which shows no other GPU. Raises NVMLError.
+
+    It is a UUID: a number would count the GPUs that the sandbox shows.
+    """
     visible = first_visible()
     if not visible.isdigit():
         return visible

@@ -1,65 +1,69 @@
 """How the processes of a run share a GPU's memory. Standard library only.
 
-Three at most hold some at the same time. First the trainer and the two scorers, which make one forward pass while the trainer
-warms up, and then keep their model; once the trainer is dead the judge, with the buffer of logits, and the scorers. So a run
-within `memory` bytes gives each scorer `scorer_bytes`, and the trainer all that is left beside what CUDA itself takes. (A
-rehearsal holds some for a while, on a large GPU and in runs without a limit.)
+At most three of them hold GPU memory at once. First the trainer and the two scorers, which make one forward pass while the
+trainer warms up, and keep their model from then on; once the trainer is dead, the judge with the buffer of logits, and the
+scorers. So in a run within `memory` bytes each scorer gets `scorer_bytes`, and the trainer all that is left after CUDA's own
+overhead. (A rehearsal holds some for a while, on a large GPU and in runs without a limit.)
 
-Where a run has a limit (`--gpu-memory`), trainer and scorers each bind torch's allocator to their share, and the sum of
-all processes stays below the limit. That bounds what torch allocates for an honest train.py: one that lifts its own limit, or
-allocates past torch, is not stopped.
+Under a limit (`--gpu-memory`) trainer and scorers each bind torch's allocator to their share, so that all processes together
+stay below the limit. That bounds what torch allocates for an honest train.py: one that lifts its own limit, or allocates past
+torch, is not stopped.
 """
 
 from typing import Final
 
-GB: Final = 2**30
-
-SHARE_VARIABLE: Final = "AUTORESEARCH_GPU_MEMORY"
-"""Bytes that torch may allocate on the GPU in a process of a run; unset where the run has no limit."""
+GIB: Final = 2**30
+"""Bytes in a GiB, which is what people, nvidia-smi and `--gpu-memory` call a GB of GPU memory."""
 
 PROCESSES: Final = 3
-"""Of a run, that have a CUDA context at the same time."""
+"""Processes of a run that hold a CUDA context at once."""
 
-CONTEXT_BYTES: Final = GB // 2
-"""What CUDA takes in each for itself, compiled kernels included. No limit of torch's counts it."""
+CONTEXT_BYTES: Final = GIB // 2
+"""CUDA's own overhead in each process, compiled kernels included. No limit of torch's counts it."""
 
 SCORERS: Final = 2
 
-SCORER_PART, MOST_SCORER_BYTES = 8, 8 * GB
-"""A scorer gets this part of the memory: an eighth, or 8 GB where that is less."""
+SCORER_PART, MOST_SCORER_BYTES = 8, 8 * GIB
+"""A scorer gets one eighth of the memory, and at most 8 GiB."""
 
 BUFFER_PART: Final = 4
-"""The logits of a scored batch are a quarter of it: a forward pass that isn't compiled holds three copies of them."""
+"""The logits of a scored batch get one quarter of a scorer's share: an uncompiled forward pass holds three copies of them."""
 
 FITTED_PART: Final = 0.95
-"""Of the trainer's memory, what a batch is fitted to: torch's allocator can't use the last gaps."""
+"""Share of the trainer's memory that a batch is fitted to: torch's allocator can't use the last gaps."""
 
-LEAST_LIMIT: Final = 3 * GB
-"""A lower one leaves nothing to train with."""
-
+LEAST_LIMIT: Final = 3 * GIB
+"""The lowest `--gpu-memory`: less leaves nothing to train with."""
 
 MEMORY_SIGNS: Final = (
     *("OutOfMemoryError", "out of memory", "can't allocate memory", "MemoryError"),
     *("STATUS_ALLOC_FAILED", "cudaErrorMemoryAllocation", "CUDACachingAllocator.cpp"),
 )
-"""What torch, CUDA's libraries and the allocator's own checks say where memory runs out."""
+"""What torch, CUDA's libraries and the allocator's own checks say when memory runs out."""
 
 
 def says_memory_ran_out(text: str) -> bool:
-    """Whether an error's text is about memory that ran out, under any of its names."""
+    """Whether an error's text says, under any of its names, that memory ran out."""
     return any(sign in text for sign in MEMORY_SIGNS)
 
 
+def child_bytes(limit: int | None, *, trains: bool) -> int | None:
+    """What the trainer (`trains`) or a scorer may allocate in a run with this limit in bytes; None where there is no limit."""
+    if limit is None:
+        return None
+    return trainer_bytes(limit) if trains else scorer_bytes(limit)
+
+
 def scorer_bytes(memory: int) -> int:
-    """What a scorer may allocate in a run within `memory` bytes."""
+    """Bytes that a scorer may allocate in a run within `memory` bytes."""
     return min(memory // SCORER_PART, MOST_SCORER_BYTES)
 
 
 def buffer_bytes(memory: int) -> int:
-    """What the float32 logits of a scored batch may take; 2 GiB on a GPU that has 64 or more."""
+    """Bytes that the float32 logits of a scored batch may take; 2 GiB on a GPU with 64 GiB or more."""
     return scorer_bytes(memory) // BUFFER_PART
 
 
 def trainer_bytes(memory: int) -> int:
-    """What the trainer may allocate; 0 where nothing is left for it."""
+    """Bytes that the trainer may allocate; 0 where nothing is left for it."""
     return max(0, memory - SCORERS * scorer_bytes(memory) - PROCESSES * CONTEXT_BYTES)

@@ -7,15 +7,16 @@ from collections.abc import Mapping
 
 from research.errors import UserError
 from research.profiles import PROFILES, RECIPES, SIZES, Constant, Recipe, fitted_device_batch, starting_hyperparameters
+from research.train_py import parse
 
 
 def read_constants(train_py: str) -> dict[str, Constant]:
     """Module-level `NAME = literal` assignments of `train_py`, in order; arithmetic on numbers (`2**19`) is evaluated.
 
-    Raises SyntaxError where `train_py` is no Python.
+    Raises SyntaxError where `train_py` does not parse.
     """
     constants = {}
-    for node in _statements(train_py):
+    for node in parse(train_py).body:
         name = _assigned_name(node)
         if name is not None and isinstance(node, ast.Assign):
             try:
@@ -26,12 +27,12 @@ def read_constants(train_py: str) -> dict[str, Constant]:
 
 
 def write_constants(train_py: str, values: Mapping[str, Constant]) -> str:
-    """`train_py` with the named module-level constants set to `values`; comments and all else stay as they are.
+    """`train_py` with the named module-level constants set to `values`; comments and everything else stay as they are.
 
-    A UserError names a constant that isn't there.
+    Raises UserError for a constant that isn't there.
     """
     lines = list(io.StringIO(train_py, newline=""))  # lines as Python counts them: a form feed doesn't end one
-    places = [(name, node.value) for node in _statements(train_py)
+    places = [(name, node.value) for node in parse(train_py).body
               if isinstance(node, ast.Assign) and (name := _assigned_name(node)) in values]  # fmt: skip
     missing = [name for name in values if name not in dict(places)]
     if missing:
@@ -47,10 +48,10 @@ def fit_to_profile(
 ) -> tuple[str, dict[str, Constant]]:
     """`train_py` with a profile's starting hyperparameters, and the constants that changed.
 
-    A train.py that was made for this profile already (by its PROFILE) keeps its own, but for a device batch too large for
-    `free_bytes` of device memory, unless a `recipe` is asked for (None: the best where the profile changes); one without
-    PROFILE, or that doesn't parse, stays as it is. Constants that were edited stay, but for sizes where the profile changes;
-    those must be there.
+    Edited constants stay, except for sizes where the profile changes. A train.py that was made for this profile (by its
+    PROFILE) keeps all of its constants unless a `recipe` is given; only a device batch too large for `free_bytes` of device
+    memory is lowered. Where the profile changes, a `recipe` of None means the best. A train.py without PROFILE, or one that
+    does not parse, stays as it is. Raises UserError where a constant to set is missing.
     """
     try:
         present = read_constants(train_py)
@@ -70,7 +71,7 @@ def fit_to_profile(
 
 
 def _not_edited(constants: Mapping[str, Constant]) -> set[str]:
-    """Those that are as a recipe of their own profile has them, a smaller device batch included."""
+    """Names of the constants that still have their profile's default value (any DEVICE_BATCH_SIZE counts as default)."""
     profile = constants["PROFILE"]
     if profile not in PROFILES:
         return set()
@@ -80,7 +81,7 @@ def _not_edited(constants: Mapping[str, Constant]) -> set[str]:
 
 
 def same_but_for_constants(one: str, other: str) -> bool:
-    """Whether two texts of train.py are the same program, but for the values of its literal constants."""
+    """Whether two texts of train.py are the same program, apart from the values of its literal constants."""
     try:
         return _with_constants_blank(one) == _with_constants_blank(other)
     except SyntaxError:
@@ -88,7 +89,7 @@ def same_but_for_constants(one: str, other: str) -> bool:
 
 
 def literal_text(value: Constant) -> str:
-    """How a constant is written: powers of two from 2**10 on as such, all else as Python prints it."""
+    """A constant as source text: powers of two from 2**10 on as powers, everything else as Python prints it."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= 1024 and value & (value - 1) == 0:
         return f"2**{value.bit_length() - 1}"
     if isinstance(value, str):
@@ -97,19 +98,12 @@ def literal_text(value: Constant) -> str:
 
 
 def _with_constants_blank(train_py: str) -> str:
-    statements = _statements(train_py)
+    statements = parse(train_py).body
     constants = read_constants(train_py)
     for node in statements:
         if isinstance(node, ast.Assign) and _assigned_name(node) in constants:
             node.value = ast.Constant(value=None)
     return ast.dump(ast.Module(body=statements, type_ignores=[]))
-
-
-def _statements(train_py: str) -> list[ast.stmt]:
-    try:
-        return ast.parse(train_py).body
-    except (ValueError, RecursionError, MemoryError) as error:
-        raise SyntaxError(str(error)) from None
 
 
 def _assigned_name(node: ast.stmt) -> str | None:

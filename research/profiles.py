@@ -1,19 +1,25 @@
-"""Profiles: named contracts, each with the hyperparameters that train.py starts from. Standard library only."""
+"""Profiles: named contracts, each with the hyperparameters that train.py starts from. Standard library only.
+
+A profile fits a kind of hardware (`choose_profile`). Its contract fixes what scores depend on; its hyperparameters go into
+train.py as literal constants in a branch's first commit, and are the researcher's from then on.
+"""
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
-from research.contract import CONTRACT_VARIABLE, Contract
+from research.contract import Contract
 from research.errors import UserError
-from research.gpu_memory import FITTED_PART, GB, LEAST_LIMIT, trainer_bytes
+from research.gpu_memory import FITTED_PART, GIB, LEAST_LIMIT, trainer_bytes
+from research.settings import ChildSettings
 
 Constant = int | float | str | bool | tuple[float, ...]
 """The value of a hyperparameter of train.py."""
 
 Recipe = Literal["best", "original"]
+"""`best`: the profile's own hyperparameters; `original`: those of karpathy/autoresearch, except for the profile's sizes."""
+
 RECIPES: tuple[Recipe, ...] = get_args(Recipe)
 
 ORIGINAL: Final[Mapping[str, Constant]] = {
@@ -40,7 +46,7 @@ ORIGINAL: Final[Mapping[str, Constant]] = {
     "WARMDOWN_RATIO": 0.5,
     "FINAL_LR_FRAC": 0.0,
 }
-"""karpathy/autoresearch as it was published, for one H100."""
+"""Hyperparameters of karpathy/autoresearch as published, for one H100."""
 
 STANDARD: Final[Mapping[str, Constant]] = {
     **ORIGINAL,
@@ -60,7 +66,7 @@ STANDARD: Final[Mapping[str, Constant]] = {
     "WARMDOWN_RATIO": 0.75,
     "FINAL_LR_FRAC": 0.05,
 }
-"""What a night of karpathy/autoresearch found on an H100 (its session report of March 8: 0.9979 to 0.9697 bpb)."""
+"""What one night of karpathy/autoresearch found on an H100 (its session report of March 8: 0.9979 to 0.9697 bpb)."""
 
 SMALL: Final[Mapping[str, Constant]] = {
     **ORIGINAL,
@@ -69,6 +75,7 @@ SMALL: Final[Mapping[str, Constant]] = {
     "TOTAL_BATCH_SIZE": 2**15,
     "DEVICE_BATCH_SIZE": 32,
 }
+"""Hyperparameters for a GPU with little memory."""
 
 CPU: Final[Mapping[str, Constant]] = {
     **ORIGINAL,
@@ -81,7 +88,14 @@ CPU: Final[Mapping[str, Constant]] = {
     "TOTAL_BATCH_SIZE": 2**11,
     "DEVICE_BATCH_SIZE": 8,
 }
-"""Measured on two cores: docs/performance.md."""
+"""Hyperparameters for two CPU cores, as measured in docs/performance.md."""
+
+
+SIZES: Final = ("DEPTH", "ASPECT_RATIO", "HEAD_DIM", "WINDOW_PATTERN", "TOTAL_BATCH_SIZE", "DEVICE_BATCH_SIZE")
+"""The constants that fit a model to its hardware."""
+
+STANDARD_GPU_BYTES: Final = 19 * 10**9
+"""Memory of a GPU from which on the standard profile fits: what is sold as 20 GB has a little less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,22 +104,20 @@ class Profile:
 
     contract: Contract
     hyperparameters: Mapping[str, Constant]
-    """Overlaid on train.py as literal constants in a branch's first commit."""
+    """The constants of train.py that a branch starts from."""
     sizes: tuple[str, ...] = ()
-    """Those of them that fit the hardware: the original's recipe leaves them as they are."""
+    """Names of hyperparameters that fit the hardware, which the recipe `original` leaves as they are."""
     sigma: float
     """Prior standard deviation of val_bpb between seeds."""
     model_bytes: int
-    """GPU memory that training takes whatever its batch: weights, gradients, the optimizer's state and work."""
+    """GPU memory of training that does not depend on the batch, in bytes: weights, gradients, optimizer state and workspace."""
     device_bytes_per_token: int
-    """GPU memory that a token of the device batch takes beside that. Rows lie on the GPU only where they fit beside all."""
+    """Activation memory per token of the device batch, in bytes."""
     what_for: str
-    """One line for people who choose."""
+    """The hardware that it is for, in one line for people."""
 
 
-SIZES = ("DEPTH", "ASPECT_RATIO", "HEAD_DIM", "WINDOW_PATTERN", "TOTAL_BATCH_SIZE", "DEVICE_BATCH_SIZE")
-
-PROFILES: dict[str, Profile] = {
+PROFILES: Final[Mapping[str, Profile]] = {
     "standard": Profile(
         contract=Contract(
             profile="standard",
@@ -157,7 +169,7 @@ PROFILES: dict[str, Profile] = {
 
 
 def profile_named(name: str) -> Profile:
-    """The profile called `name`; a UserError lists the others."""
+    """The profile called `name`. Raises UserError, which lists them all."""
     try:
         return PROFILES[name]
     except KeyError:
@@ -165,15 +177,15 @@ def profile_named(name: str) -> Profile:
 
 
 def choose_profile(device: str, memory_bytes: int) -> str:
-    """The profile for a device (`cuda`, `mps` or `cpu`, an index is ignored) with `memory_bytes` of its own memory."""
+    """Name of the profile for a device (`cuda`, `mps` or `cpu`; an index is ignored) with `memory_bytes` of its own memory."""
     kind = device.partition(":")[0]
-    if kind == "cuda" and memory_bytes >= 19 * 10**9:
+    if kind == "cuda" and memory_bytes >= STANDARD_GPU_BYTES:
         return "standard"
     return "small" if kind in ("cuda", "mps") else "cpu"
 
 
 def contract_for(profile: str, *, budget: float | None = None, source: str | None = None) -> Contract:
-    """A profile's contract, with the time budget (seconds) and the data source overridden where they are given."""
+    """A profile's contract with the time budget in seconds and the data source overridden where given. Raises UserError."""
     contract = profile_named(profile).contract
     if budget is not None:
         contract = replace(contract, TIME_BUDGET=float(budget))
@@ -183,7 +195,7 @@ def contract_for(profile: str, *, budget: float | None = None, source: str | Non
 
 
 def starting_hyperparameters(profile: str, *, free_bytes: int | None = None, recipe: Recipe = "best") -> dict[str, Constant]:
-    """A profile's overlay; its DEVICE_BATCH_SIZE fits `free_bytes` of device memory (None: unknown)."""
+    """A profile's constants for train.py; DEVICE_BATCH_SIZE fits `free_bytes` of device memory (None: unknown)."""
     chosen = profile_named(profile)
     values = {"PROFILE": profile, **chosen.hyperparameters}
     if recipe == "original":
@@ -194,7 +206,7 @@ def starting_hyperparameters(profile: str, *, free_bytes: int | None = None, rec
 
 
 def fitted_device_batch(profile: str, wanted: int, free_bytes: int | None) -> int:
-    """`wanted` rows, halved until a run of them fits `free_bytes` of device memory (None: unknown)."""
+    """`wanted` rows, halved until a run with that device batch fits `free_bytes` of device memory (None: unknown)."""
     if free_bytes is None:
         return wanted
     chosen = profile_named(profile)
@@ -206,22 +218,22 @@ def fitted_device_batch(profile: str, wanted: int, free_bytes: int | None) -> in
 
 
 def memory_limit(gigabytes: float | None, device: str) -> int | None:
-    """`--gpu-memory` in bytes, for runs on `device`. Raises UserError where it can't be kept, or is too little."""
+    """`--gpu-memory` (GiB) in bytes, for runs on `device`. Raises UserError if the device can't obey it or it is too little."""
     if gigabytes is None:
         return None
     require_cuda_for_limit(device)
-    if not LEAST_LIMIT <= gigabytes * GB < math.inf:
-        raise UserError(f"--gpu-memory {gigabytes:g} is too little: a run needs {LEAST_LIMIT // GB} GB, or more.")
-    return int(gigabytes * GB)
+    if not LEAST_LIMIT <= gigabytes * GIB < math.inf:
+        raise UserError(f"--gpu-memory {gigabytes:g} is too little: a run needs {LEAST_LIMIT // GIB} GB or more.")
+    return int(gigabytes * GIB)
 
 
 def require_cuda_for_limit(device: str) -> None:
-    """Raises UserError where runs on `device` can't be held to a limit of GPU memory."""
+    """Raises UserError for a device on which runs can't be held to a limit of GPU memory."""
     if not device.startswith("cuda"):
-        raise UserError(f"--gpu-memory limits runs on a GPU with CUDA, and these are on {device}: leave it out.")
+        raise UserError(f"--gpu-memory limits runs on CUDA GPUs only, and these are on {device}: leave it out.")
 
 
 def active_contract() -> Contract:
-    """The contract that the judge handed to this process; the `standard` one where there is no judge."""
-    text = os.environ.get(CONTRACT_VARIABLE)
-    return Contract.from_json(text) if text else PROFILES["standard"].contract
+    """The contract in this process's settings, which come from the judge; the `standard` one where it has none."""
+    settings = ChildSettings.from_environment()
+    return settings.contract if settings else PROFILES["standard"].contract

@@ -1,20 +1,19 @@
-"""What goes into a run and what comes out of it. Standard library only.
+"""A run's specification, its placement and its result. Imports only the standard library and the contract.
 
-Whatever the child process said of itself is named `reported_*` and decides nothing.
+What the run reports of itself is named `reported_*` and decides nothing.
 """
 
 import json
 from dataclasses import asdict, dataclass, field, fields
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from research.contract import Contract
 
 RunStatus = Literal["ok", "crash", "oom", "diverged", "timeout", "invalid", "lost"]
-"""`invalid` broke the rules; `lost` is a failure of the infrastructure and is not charged to the idea."""
+"""How a run ended. `invalid` broke the rules; `lost` is a failure of the infrastructure and is not charged to the idea."""
 
 SandboxMode = Literal["auto", "strict", "off"]
-"""What of a sandbox there must be: what the host has, no less than namespaces and Landlock, or none."""
+"""The sandbox that is required: what the host offers (`auto`), at least namespaces and Landlock (`strict`), or none."""
 
 SANDBOX_MODES: tuple[SandboxMode, ...] = get_args(SandboxMode)
 
@@ -23,29 +22,18 @@ RUN_STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """One execution of one train.py."""
+    """What is run: one execution of one train.py."""
 
     run_id: str
     contract: Contract
     seed: int
     """Seeds the initialisation and the order of rows."""
-    device: str
-    """`cuda:0`, `mps` or `cpu`."""
-    data_folder: str
-    """The folder that `farm prepare` wrote (it holds manifest.json)."""
-    run_folder: str
-    """Gets train.py, run.log, result.json and, of a run with a score, rows.npz (research/judge/row_scores.py)."""
     keep_below: float | None = None
-    """A val_bpb below this would be kept: such a run has every row checked for consistency and the whole audit shard scored."""
+    """A val_bpb below this would be kept: such a run has every row checked for consistency and the whole audit shard scored.
+    None: every run does."""
     save_model: bool = False
     """Whether a run that would be kept leaves model.safetensors in the run folder."""
-    threads: int | None = None
-    """CPU threads; None leaves the choice to torch."""
     sandbox: SandboxMode = "auto"
-    memory_bytes: int | None = None
-    """Of the host, for the run's processes together; None: most of what the host has."""
-    gpu_memory_bytes: int | None = None
-    """Of the GPU, for the run's processes together (research/gpu_memory.py); None: all that is free."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -57,38 +45,63 @@ class RunSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a run is executed, and how much of the machine it may use."""
+
+    device: str
+    """`cuda:0`, `mps` or `cpu`, as torch names it in the run's processes."""
+    data_folder: str
+    """The folder that `farm prepare` wrote (it holds manifest.json)."""
+    run_folder: str
+    """Gets train.py, run.log, result.json and, where the run has a score, rows.npz (research/judge/row_scores.py)."""
+    threads: int | None = None
+    """CPU threads; None leaves the choice to torch."""
+    memory_bytes: int | None = None
+    """Limit of the host's memory for the run's processes together; None: most of what the host has."""
+    gpu_memory_bytes: int | None = None
+    """Limit of the GPU's memory for the run's processes together (research/gpu_memory.py); None: all that is free."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @staticmethod
+    def from_json(text: str) -> "Placement":
+        return Placement(**json.loads(text))
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """What the judge found. None is what was not measured, never 0."""
+    """What the judge measured. A value that was not measured is None, never 0."""
 
     run_id: str
     status: RunStatus
     reason: str
-    """Why, in words: one line."""
+    """Why it ended so, in one line."""
     seed: int
     device: str
     val_bpb: float | None = None
     """Validation bits per byte."""
     audit_bpb: float | None = None
-    """Bits per byte on the audit rows; kept from researchers."""
+    """Bits per byte on the audit rows; researchers never see it."""
     audit_rows: int | None = None
     training_seconds: float | None = None
-    """From the hand-over of data to the hand-over of the model, on the judge's clock."""
+    """From the moment the run gets its data to the moment it has submitted the model, on the judge's clock."""
     startup_seconds: float | None = None
     scoring_seconds: float | None = None
     total_seconds: float | None = None
     peak_memory_mb: float | None = None
     """MiB, measured from outside: GPU memory on a GPU, resident memory of the trainer's tree on a CPU."""
     num_params: int | None = None
-    """Counted by the judge in the tensors that were handed over."""
+    """Parameters, counted by the judge in the submitted tensors."""
     tensor_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Of the tensors that were handed over, by name; of very many only the first."""
+    """Shapes of the submitted tensors by name; only the first where there are very many."""
     consistency_rows: int | None = None
     consistency_mean: float | None = None
-    """Mean over rows of the difference of cross-entropy on shared prefixes, process B less process A, nats a token."""
+    """Mean over rows of the difference of cross-entropy on shared prefixes, process B less process A, nats per token."""
     consistency_row_rms: float | None = None
-    """Root mean square over rows of the same."""
+    """Root mean square over rows of the same difference, nats per token."""
     consistency_section_rms: float | None = None
-    """The same within the part of the positions where it is the largest."""
+    """Root mean square within the section of the positions where it is the largest, nats per token."""
     consistency_boundary: float | None = None
     """Mean difference at the last token before the splice, nats."""
     consistency_max: float | None = None
@@ -103,22 +116,29 @@ class RunResult:
     software: dict[str, str] = field(default_factory=dict)
     """Versions: python, torch, cuda, driver."""
     sandbox: tuple[str, ...] = ()
-    """The layers that were really in force."""
+    """The layers of the sandbox that were in force."""
     gpu_memory_bytes: int | None = None
-    """The limit that the run was under; None: there was none."""
+    """The limit of GPU memory that the run was under; None: there was none."""
     reported_steps: int | None = None
     reported_tokens: int | None = None
     reported_mfu_percent: float | None = None
     reported_depth: int | None = None
     reported_peak_memory_mb: float | None = None
     reported_recompiles: int | None = None
-    """Graphs compiled while the clock ran."""
+    """Graphs that were compiled while the clock ran."""
     reported_kernel: str | None = None
     """The attention kernel."""
     reported_curve: tuple[tuple[float, int, float], ...] = ()
-    """(seconds since the clock started, step, training loss in nats a token), a few hundred points at most."""
+    """(seconds since the clock started, step, training loss in nats per token), a few hundred points at most."""
     log_tail: str = ""
     """The last lines of the trainer's log."""
+
+    @staticmethod
+    def lost(spec: RunSpec, reason: str, *, device: str, total_seconds: float | None = None) -> "RunResult":
+        """The result of a run that the infrastructure lost; `device` is where it ran, as people know it."""
+        return RunResult(
+            run_id=spec.run_id, status="lost", reason=reason, seed=spec.seed, device=device, total_seconds=total_seconds
+        )
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -151,8 +171,3 @@ class RunResult:
         lines = ["---"]
         lines += [f"{name + ':':<18}{'n/a' if value is None else format(value, form)}" for name, value, form in rows]
         return "\n".join(lines) + "\n"
-
-
-def read_result(run_folder: str | Path) -> RunResult:
-    """The result that a judge left in `run_folder`."""
-    return RunResult.from_json((Path(run_folder) / "result.json").read_text())

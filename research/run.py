@@ -15,31 +15,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Read when torch is imported: threads that spin while they wait make every step many times slower on a busy CPU.
+# Read when torch is imported: threads that spin while they wait slow every step down many times on a busy CPU.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import psutil
 import torch
-import torch._dynamo  # what every optimizer imports: children are forked off with it, or each would spend seconds on it
+import torch._dynamo  # every optimizer imports it, for seconds: children are forked off with it imported
 
 from research.contract import cache_folder
 from research.data.prepare import find_prepared
 from research.errors import UserError
+from research.files import research_folder
 from research.gpu_driver import first_gpu
 from research.hyperparameters import fit_to_profile
 from research.ipc.channel import monotonic
+from research.judge.conversation import Emit
 from research.judge.judge import Judge, scratch_prefix
 from research.judge.processes import kill_descendants
 from research.kernels.preload import preload_for_gpu
 from research.profiles import choose_profile, contract_for, memory_limit
-from research.result import SANDBOX_MODES, RunResult, RunSpec
+from research.result import SANDBOX_MODES, Placement, RunResult, RunSpec
 from research.sandbox.linux import become_subreaper, die_with_parent, keep_freed_memory
 
-SHIPPED_TRAIN_PY = Path(__file__).with_name("train.py")
+SHIPPED_TRAIN_PY = research_folder() / "train.py"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 0 for a run with a score, 1 for one without, 2 for a mistake of the caller."""
+    """Runs the command. Exit status: 0 for a run with a score, 1 for one without, 2 for a mistake of the user."""
     options = parse_arguments(arguments)
     become_subreaper()
     keep_freed_memory()
@@ -59,11 +61,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run_train_py(path: str) -> int:
-    """What `uv run research/train.py` does: hands that file to the judge."""
+    """Hands the train.py at `path` to the judge: what `uv run research/train.py` does."""
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != research_folder()]  # or `data` would be a module
     return main(["--train", path, *sys.argv[1:]])
 
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    """The options of the command line; `arguments` None: those of this process."""
     parser = argparse.ArgumentParser(
         prog="python -m research.run", description="Run one train.py under the judge; its log and the summary go to stdout."
     )
@@ -72,10 +76,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--budget", type=float, metavar="S", help="seconds of training, instead of the profile's")
     parser.add_argument("--source", help="data source, instead of the profile's")
     parser.add_argument("--seed", type=int, default=42, metavar="N")
-    parser.add_argument("--device", help="cuda:0, mps or cpu; default: the best that is there")
-    parser.add_argument(
-        "--gpu-memory", type=float, metavar="GB", help="of the GPU, that the run may take; default: what is free"
-    )
+    parser.add_argument("--device", help="cuda:0, mps or cpu; default: the best available")
+    parser.add_argument("--gpu-memory", type=float, metavar="GB", help="GPU memory that the run may use; default: what is free")
     parser.add_argument("--sandbox", choices=SANDBOX_MODES, default="auto", help="auto: what the host has; strict; off")
     parser.add_argument("--cache", metavar="FOLDER", help="where prepared data lies")
     parser.add_argument("--folder", metavar="FOLDER", help="keep train.py, run.log and result.json here")
@@ -85,7 +87,10 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> RunResult:
-    """Runs `options.train` with the starting hyperparameters of the profile where it was made for another one."""
+    """Runs `options.train`, fitted to the profile's starting hyperparameters where it was made for another profile.
+
+    Raises UserError.
+    """
     if not options.train.is_file():
         raise UserError(f"There is no file {options.train}: name a train.py with --train.")
     device, total, free = best_device()
@@ -107,24 +112,26 @@ def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> R
             run_id=f"hand-{secrets.token_hex(4)}",
             contract=contract,
             seed=options.seed,
+            sandbox=options.sandbox,
+        )
+        placement = Placement(
             device=device,
             data_folder=str(data.folder),
             run_folder=str(options.folder or scratch),
-            sandbox=options.sandbox,
             gpu_memory_bytes=limit,
         )
-        return Judge(spec, train_py, emit=lambda _: None, cancelled=cancelled, echo=print_now).execute()
+        return Judge(spec, placement, train_py, emit=lambda _: None, cancelled=cancelled, echo=print_now).execute()
 
 
 def best_device() -> tuple[str, int, int | None]:
-    """The first GPU, else a Mac's, else the CPU; with total and free bytes of its memory (free is None where nobody knows).
+    """The first NVIDIA GPU, else a Mac's, else the CPU; with the total and free bytes of its memory (free None: unknown).
 
-    By NVML: asking torch would start CUDA in this process, and children that are forked off it could not use it then.
+    It asks NVML: torch would start CUDA in this process, and children that are forked off it could not use CUDA then.
     """
     try:
         with first_gpu() as gpu:
             return "cuda:0", *gpu.memory()
-    except Exception:  # no driver, no GPU, none visible: NVML has an error of its own for each
+    except Exception:  # no driver, no GPU, none visible: NVML has a different error for each
         total = psutil.virtual_memory().total
         return ("mps" if torch.backends.mps.is_available() else "cpu"), total, None
 
@@ -135,37 +142,37 @@ def print_now(text: str) -> None:
 
 
 GO = b'{"go": true}\n'
-"""What a worker says when a run that it had started ahead is wanted."""
+"""The line by which a worker requests a run that it started speculatively."""
 
 
 def serve(signals: list[int]) -> int:
-    """Runs for a worker, one after another: reads {spec, train_py} as a JSON line, prints events as JSON lines.
+    """Executes runs for a worker, one after another: reads {spec, placement, train_py} as JSON lines, prints events as such.
 
-    A run with {ahead: true} waits where its clock would start, until the worker says GO.
+    A run with {ahead: true} is speculative: it waits where its clock would start, until the worker sends GO.
 
-    Each run is judged in a process that is forked off this one, which has imported what runs need and does nothing else: so a
-    run starts at once, and no run finds traces of another. The end of standard input means that the worker is gone: the run is
-    ended at once. A judge that dies without a result ends this process too, with exit status 1.
+    Each run is judged in a process that is forked off this one, which has imported what runs need and does nothing else. So a
+    run starts at once, and finds no traces of another. The end of standard input means that the worker is gone: then the run
+    is ended at once. A judge that dies without a result ends this process too, with exit status 1.
     """
     preload_for_gpu()
     emit = _event_printer()
     emit({"event": "ready"})
     worker = _Worker()
     while line := worker.read_line(stopped=lambda: bool(signals)):
-        if line + b"\n" == GO:  # it came when its run had ended by itself
+        if line + b"\n" == GO:  # its run had already ended by itself
             continue
-        heard, tell = os.pipe()
+        request_read, request_write = os.pipe()
         pid = os.fork()
         if pid == 0:
-            _judge_and_exit(line, emit, signals, heard)
+            _judge_and_exit(line, emit, signals, request_read)
         while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
             if signals or worker.is_gone():
                 os.kill(pid, signal.SIGTERM)
             elif worker.says_go():
-                os.write(tell, b"%f" % monotonic())
+                os.write(request_write, b"%f" % monotonic())
             time.sleep(0.02)
-        os.close(heard)
-        os.close(tell)
+        os.close(request_read)
+        os.close(request_write)
         if ended[1]:
             kill_descendants()
             for folder in Path(tempfile.gettempdir()).glob(f"{scratch_prefix(pid)}*"):
@@ -174,11 +181,11 @@ def serve(signals: list[int]) -> int:
     return 0
 
 
-def _judge_and_exit(line: bytes, emit: Callable[[dict[str, Any]], None], signals: list[int], heard: int) -> NoReturn:
-    """The forked judge's whole life. `heard` is a pipe that brings the time when a run that was started ahead is wanted."""
+def _judge_and_exit(line: bytes, emit: Emit, signals: list[int], request_pipe: int) -> NoReturn:
+    """Judges one run in a forked process. `request_pipe` brings the time at which a speculative run is requested."""
 
-    def asked() -> float | None:
-        return float(os.read(heard, 64)) if select.select([heard], [], [], 0)[0] else None
+    def requested() -> float | None:
+        return float(os.read(request_pipe, 64)) if select.select([request_pipe], [], [], 0)[0] else None
 
     code = 1
     try:
@@ -186,8 +193,10 @@ def _judge_and_exit(line: bytes, emit: Callable[[dict[str, Any]], None], signals
         become_subreaper()
         request = json.loads(line)
         spec = RunSpec.from_json(json.dumps(request["spec"]))
-        ahead = asked if request.get("ahead") else None
-        result = Judge(spec, request["train_py"], emit=emit, cancelled=lambda: bool(signals), asked=ahead).execute()
+        speculative = requested if request.get("ahead") else None
+        placement = Placement.from_json(json.dumps(request["placement"]))
+        judge = Judge(spec, placement, request["train_py"], emit=emit, cancelled=lambda: bool(signals), requested=speculative)
+        result = judge.execute()
         emit({"event": "result", "result": json.loads(result.to_json())})
         code = 0
     except BaseException:
@@ -204,7 +213,7 @@ class _Worker:
         self._gone = False
 
     def read_line(self, *, stopped: Callable[[], bool]) -> bytes:
-        """The next line; empty where the worker hangs up, or this process is told to stop, before it is whole."""
+        """The next line; empty where the worker hangs up, or this process is told to stop, before it is complete."""
         while b"\n" not in self._unread:
             if stopped() or self.is_gone(wait=0.1):
                 return b""
@@ -212,14 +221,14 @@ class _Worker:
         return line
 
     def says_go(self) -> bool:
-        """Whether what it said last, as far as `is_gone` has read it, is GO, which is used up by that."""
+        """Whether the next line, as far as `is_gone` has read it, is GO; then it is consumed."""
         if not self._unread.startswith(GO):
             return False
         self._unread = self._unread.removeprefix(GO)
         return True
 
     def is_gone(self, *, wait: float = 0.0) -> bool:
-        """Whether the worker has hung up; waits up to `wait` seconds for that, or for a part of its next line."""
+        """Whether the worker has hung up. Waits up to `wait` seconds for that, or for a part of its next line."""
         if not self._gone and select.select([0], [], [], wait)[0]:
             part = os.read(0, 2**16)
             self._unread += part
@@ -227,8 +236,8 @@ class _Worker:
         return self._gone
 
 
-def _event_printer() -> Callable[[dict[str, Any]], None]:
-    """Prints events as JSON lines on a private copy of stdout, so that a stray print cannot end up among them."""
+def _event_printer() -> Emit:
+    """A function that prints events as JSON lines on a private copy of stdout, where no stray print can get between them."""
     out = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     sys.stdout = sys.stderr
 

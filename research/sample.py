@@ -1,7 +1,7 @@
 """`python -m research.sample`: text from a model that a run left behind (--samples keeps them).
 
-It executes the run's train.py to build the model, so it belongs into a process of its own; the contract comes by the
-environment, as in every run.
+It executes the run's train.py to build the model, so it runs in a process of its own; the contract comes from the environment,
+as in every run.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from research.profiles import active_contract
 @torch.inference_mode()
 def sample(model: nn.Module, tokenizer: Tokenizer, prompt: str, *, tokens: int, seq_len: int, device: torch.device,
            temperature: float = 0.8, seed: int = 0) -> str:  # fmt: skip
-    """`prompt` and up to `tokens` more, drawn from the model's distribution; ends early at the end of a document.
+    """`prompt` and up to `tokens` sampled tokens as text; sampling stops early at the end of a document.
 
-    Each step feeds a row of `seq_len` ids, as in scoring, of which a causal model reads only those already there.
+    Each step feeds a row of `seq_len` ids, as in scoring; a causal model reads only the ids so far.
     """
     generator = torch.Generator(device="cpu").manual_seed(seed)
     ids = tokenizer.encode(prompt, bos=True)
@@ -39,6 +39,7 @@ def sample(model: nn.Module, tokenizer: Tokenizer, prompt: str, *, tokens: int, 
 
 
 def main() -> int:
+    """Prints one sample. The exit status is 0."""
     parser = argparse.ArgumentParser(prog="python -m research.sample", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", type=Path, required=True, metavar="FILE", help="model.safetensors of a run")
     parser.add_argument("--train", type=Path, required=True, metavar="FILE", help="the run's train.py")

@@ -1,34 +1,39 @@
-"""train.py's side of a run: warm-up, batches under the clock, handing over the model.
+"""The session: what train.py trains with. Warm-up, batches under the clock, and handing over (submitting) the model.
 
-It is part of the trainer process, which runs the researchers' code, so nothing that it says is believed: the judge keeps the
+It is part of the trainer process, which runs the researchers' code, so nothing that it says is trusted: the judge keeps the
 clock, the data until the clock starts, and the scoring.
 """
 
 import json
 import math
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.ctypeslib  # which safetensors would import under the clock
+import numpy.ctypeslib  # safetensors would import it under the clock
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from research.contract import Contract
 from research.feed import RowFeed, inputs_and_targets, to_device
-from research.ipc.channel import Channel, Kind, map_shared, monotonic, shared_memory
+from research.ipc.channel import Channel, monotonic
+from research.ipc.memory import map_shared, memory_with
+from research.ipc.messages import Data, DataRequested, Finish, Progress
 
 CURVE_POINTS = 256
-"""Points of the loss curve that a report holds at most."""
+"""Points of a report's loss curve, at most."""
 
 LOG_EVERY_SECONDS = 0.25
-"""Step lines are written at most this often."""
+"""Least time between two step lines."""
 
 DIVERGED_LOSS = 100.0
-"""Nats a token above which training has diverged, as in the original."""
+"""Training loss, in nats per token, above which training has diverged, as in the original."""
+
+DIVERGED = 96
+"""Exit status of a trainer whose loss has diverged."""
 
 
 class Session:
@@ -39,13 +44,13 @@ class Session:
 
     def __init__(self, *, channel: Channel, contract: Contract, device: torch.device, seed: int,
                  before_clock: Callable[[], None] | None = None) -> None:  # fmt: skip
-        """`before_clock` is called once, when training asks for data."""
+        """`before_clock` is called once, just before the trainer requests its data."""
         self.contract = contract
         self.device = device
         self.seed = seed
         """Seeds everything: set for torch before train.py is loaded, and again by `reseed()`."""
         self.tokens = 0
-        """Tokens handed out under the clock."""
+        """Training tokens yielded under the clock."""
         self._channel = channel
         self._before_clock = before_clock
         self._feed: RowFeed | None = None
@@ -55,69 +60,71 @@ class Session:
 
     @property
     def progress(self) -> float:
-        """Share of the time budget that is used, 0 to 1; 0 before the clock starts."""
+        """Fraction of the time budget that is used, 0 to 1; 0 before the clock starts."""
         if self._feed is None:
             return 0.0
         return min((monotonic() - self._start) / (self._deadline - self._start), 1.0)
 
     @property
     def epoch(self) -> int:
-        """How often the training rows have begun, from 1 on."""
+        """The current pass over the training rows, from 1."""
         return self._feed.epoch if self._feed is not None else 1
 
     def reseed(self) -> None:
-        """Sets every random generator to the judge's seed: call it before initialising."""
+        """Seeds every random generator with the judge's seed: call it before initialising the model."""
         np.random.seed(self.seed)
         torch.manual_seed(self.seed)
 
     def warmup(self, batch_size: int, batches: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Random tokens in the shapes, strides and dtypes of the real ones, without a clock."""
+        """Batches of random tokens with the shapes, strides and dtypes of the real ones, before the clock starts."""
         shape = (batch_size, self.contract.MAX_SEQ_LEN + 1)
         for _ in range(batches):
             rows = np.random.randint(self.contract.VOCAB_SIZE, size=shape, dtype=np.uint16)
             yield inputs_and_targets(to_device(rows, self.device))
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Training rows in the judge's order until the budget ends: x and y, each (batch_size, MAX_SEQ_LEN) int64.
+        """Training batches until the time budget ends: x and y, each (batch_size, MAX_SEQ_LEN) int64.
 
-        The first call asks the judge for the data, and the clock starts. The rows come in the same order for every batch
-        size; `epoch` counts how often they began anew.
+        The first call requests the data, and the clock starts. The order of rows is the judge's, and the same for every batch
+        size; `epoch` counts the passes over them.
         """
         if self._feed is None:
-            self._feed = self._ask_for_data()
+            self._feed = self._request_data()
         while monotonic() < self._deadline:
             yield self._feed.take(batch_size)
             self.tokens += batch_size * self.contract.MAX_SEQ_LEN
 
     def log(self, *, step: int, loss: Tensor, lrm: float = 1.0, tokens_per_step: int, flops_per_token: float = 0.0) -> None:
-        """Writes the step line of the step before (so that nothing waits for the GPU) and tells the judge.
+        """Writes the step line of the previous step, so that nothing waits for the GPU, and tells the judge.
 
-        `loss` is a scalar tensor in nats a token, `lrm` the learning-rate multiplier. A loss that is NaN or above
+        `loss` is a scalar tensor in nats per token, `lrm` the learning-rate multiplier. A loss that is NaN or above
         DIVERGED_LOSS ends the run.
         """
-        late = self._log.push(step, loss)
-        if late is None:
+        previous = self._log.push(step, loss)
+        if previous is None:
             return
-        late_step, value = late
-        if not value <= DIVERGED_LOSS:
-            fail(f"the training loss is {value:g} at step {late_step}")
+        previous_step, previous_loss = previous
+        if not previous_loss <= DIVERGED_LOSS:
+            fail(f"the training loss is {previous_loss:g} at step {previous_step}")
         if self._feed is None:
             return
         self._log.write(
-            late_step,
-            value,
-            lrm=lrm,
-            progress=self.progress,
-            tokens_per_step=tokens_per_step,
-            peak_flops=peak_flops(self.device),
-            flops_per_token=flops_per_token,
-            epoch=self.epoch,
-            remaining=max(0.0, self._deadline - monotonic()),
-            tokens=self.tokens,
+            _Step(
+                step=previous_step,
+                loss=previous_loss,
+                lrm=lrm,
+                tokens_per_step=tokens_per_step,
+                flops_per_token=flops_per_token,
+                peak_flops=peak_flops(self.device),
+                progress=self.progress,
+                remaining=max(0.0, self._deadline - monotonic()),
+                epoch=self.epoch,
+                tokens=self.tokens,
+            )
         )
 
     def finish(self, model: nn.Module, **reported: float | int | str) -> None:
-        """Hands the model's tensors over and ends the process. `reported` is recorded and decides nothing."""
+        """Hands over (submits) the model and ends the process. `reported` is recorded and decides nothing."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         trained = monotonic() - self._start
@@ -132,12 +139,12 @@ class Session:
             **reported,
         }
         encoded = json.dumps(report).encode()
-        tensors, words = _memory_with(payload), _memory_with(encoded)
-        self._channel.send(Kind.FINISH, len(payload), len(encoded), descriptors=[tensors, words])
+        descriptors = (memory_with(payload), memory_with(encoded))
+        self._channel.send(Finish(model_bytes=len(payload), report_bytes=len(encoded), descriptors=descriptors))
         sys.stdout.flush()
         signal.pause()  # the judge ends this process
 
-    def _ask_for_data(self) -> RowFeed:
+    def _request_data(self) -> RowFeed:
         if self._before_clock is not None:
             self._before_clock()
         if self.device.type == "cuda":
@@ -145,25 +152,25 @@ class Session:
             torch.cuda.reset_peak_memory_stats(self.device)
         self._graphs_before = compiled_graphs()
         self._log.begin()
-        self._channel.send(Kind.READY)
-        message = self._channel.receive()
-        if message is None or message.kind != Kind.DATA:
+        self._channel.send(DataRequested())
+        data = self._channel.receive()
+        if not isinstance(data, Data):
             raise RuntimeError("the judge sent no data")
-        memory = map_shared(message.descriptors[0], message.a * message.b * 2, writable=False)
-        self._deadline = message.x
-        self._start = message.x - self.contract.TIME_BUDGET
-        rows = np.frombuffer(memory, dtype=np.uint16).reshape(message.a, message.b)
+        memory = map_shared(data.descriptors[0], data.rows * data.width * 2, writable=False)
+        self._deadline = data.deadline
+        self._start = data.deadline - self.contract.TIME_BUDGET
+        rows = np.frombuffer(memory, dtype=np.uint16).reshape(data.rows, data.width)
         return RowFeed(rows, self.device, self.seed)
 
 
 def fail(reason: str) -> None:
-    """Ends the process as diverged."""
+    """Ends the process because training has diverged."""
     print(f"FAIL: {reason}", flush=True)
-    sys.exit(1)
+    sys.exit(DIVERGED)
 
 
 def peak_flops(device: torch.device) -> float:
-    """Dense bf16 FLOP/s of the device by its data sheet; 0 where unknown, and MFU is then not reported."""
+    """Dense bf16 FLOP/s of the device by its data sheet; 0 where unknown, and then MFU is not reported."""
     if device.type != "cuda":
         return 0.0
     name = torch.cuda.get_device_name(device)
@@ -173,7 +180,7 @@ def peak_flops(device: torch.device) -> float:
 
 
 def compiled_graphs() -> int:
-    """Graphs that torch.compile has made in this process."""
+    """Graphs that torch.compile has compiled in this process."""
     if "torch._dynamo" not in sys.modules:
         return 0
     from torch._dynamo.utils import counters
@@ -181,8 +188,28 @@ def compiled_graphs() -> int:
     return int(counters["stats"]["unique_graphs"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """The figures of one step line."""
+
+    step: int
+    loss: float
+    """Nats per token."""
+    lrm: float
+    tokens_per_step: int
+    flops_per_token: float
+    peak_flops: float
+    """FLOP/s of the device; 0 where unknown."""
+    progress: float
+    remaining: float
+    """Seconds until the deadline."""
+    epoch: int
+    tokens: int
+    """Training tokens so far."""
+
+
 class _StepLog:
-    """Step lines and the loss curve. Losses are read one step late, when the device has long computed them."""
+    """Step lines and the loss curve. A loss is read one step late, when the device has computed it."""
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -200,6 +227,7 @@ class _StepLog:
         self._last_written = 0.0
 
     def push(self, step: int, loss: Tensor) -> tuple[int, float] | None:
+        """Takes this step's loss, and returns the previous step with its loss; None on the first step."""
         event, value = None, loss.detach()
         if value.is_cuda:
             value = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(value, non_blocking=True)
@@ -213,46 +241,41 @@ class _StepLog:
             late_event.synchronize()
         return late_step, float(late_value)
 
-    def write(self, step: int, loss: float, *, lrm: float, progress: float, tokens_per_step: int, peak_flops: float,
-              flops_per_token: float, epoch: int, remaining: float, tokens: int) -> None:  # fmt: skip
+    def write(self, of: _Step) -> None:
+        """Prints the step line, adds a point to the curve and tells the judge, unless the last line is too recent."""
         now = monotonic()
         seconds, self._last_step_time = now - self._last_step_time, now
-        self._flops_per_token = flops_per_token
-        self.steps = step + 2  # this loss is of the step before the one that just ran
-        self._smooth = 0.9 * self._smooth + 0.1 * loss
+        self._flops_per_token = of.flops_per_token
+        self.steps = of.step + 2  # steps 0 to of.step + 1 have run
+        self._smooth = 0.9 * self._smooth + 0.1 * of.loss
         if now - self._last_written < LOG_EVERY_SECONDS:
             return
         self._last_written = now
-        smooth = self._smooth / (1 - 0.9 ** (step + 1))
-        speed = tokens_per_step / seconds
-        mfu = f"{100 * flops_per_token * speed / peak_flops:.1f}" if peak_flops else "n/a "
+        smooth = self._smooth / (1 - 0.9 ** (of.step + 1))
+        speed = of.tokens_per_step / seconds
+        mfu = f"{100 * of.flops_per_token * speed / of.peak_flops:.1f}" if of.peak_flops else "n/a "
         print(
-            f"step {step:05d} ({100 * progress:.1f}%) | loss: {smooth:.6f} | lrm: {lrm:.2f} | dt: {seconds * 1000:.0f}ms | "
-            f"tok/sec: {speed:,.0f} | mfu: {mfu}% | epoch: {epoch} | remaining: {remaining:.0f}s",
+            f"step {of.step:05d} ({100 * of.progress:.1f}%) | loss: {smooth:.6f} | lrm: {of.lrm:.2f} | "
+            f"dt: {seconds * 1000:.0f}ms | tok/sec: {speed:,.0f} | mfu: {mfu}% | epoch: {of.epoch} | "
+            f"remaining: {of.remaining:.0f}s",
             flush=True,
         )
-        self._points.append((round(now - self._began, 3), step, round(loss, 5)))
-        self._channel.send(Kind.PROGRESS, step, tokens, loss)
+        self._points.append((round(now - self._began, 3), of.step, round(of.loss, 5)))
+        self._channel.send(Progress(step=of.step, tokens=of.tokens, loss=of.loss))
 
     def curve(self) -> list[tuple[float, int, float]]:
-        """At most CURVE_POINTS points, evenly thinned."""
+        """The loss curve as (seconds under the clock, step, loss), evenly thinned to CURVE_POINTS at most."""
         stride = math.ceil(len(self._points) / CURVE_POINTS) or 1
         return self._points[::stride]
 
     def mean_mfu_percent(self, seconds: float, peak_flops: float, tokens: int) -> float | None:
+        """Model FLOPs utilisation over the whole training, in percent; None where it is not known."""
         if not (peak_flops and self._flops_per_token and seconds > 0):
             return None
         return 100 * self._flops_per_token * tokens / seconds / peak_flops
 
 
 def _tensors_as_bytes(model: nn.Module) -> bytes:
-    """The model's persistent tensors as safetensors; tied ones are written out under each name."""
+    """The model's state dict as safetensors; tied tensors are written under each of their names."""
     tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in model.state_dict().items()}
     return save({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()})
-
-
-def _memory_with(payload: bytes) -> int:
-    descriptor = shared_memory(0)
-    with os.fdopen(os.dup(descriptor), "wb") as file:
-        file.write(payload)
-    return descriptor

@@ -1,6 +1,42 @@
-"""How people say it: for the texts of all packages. Standard library only."""
+"""How numbers, times and lines are written for people, in all packages. Standard library only."""
+
+from datetime import UTC, datetime
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """`1 experiment`, `12 experiments`; `plural` for a noun that takes more than an s."""
+    """`1 experiment`, `12 experiments`; `plural` is for a noun that takes more than an s."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def shortened(text: str, limit: int) -> str:
+    """`text`, cut to `limit` characters if it is longer; the last one is an ellipsis then."""
+    return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def one_line(text: str, limit: int | None = None) -> str:
+    """`text` on one line, cut to `limit` characters: white space and control characters become single spaces."""
+    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    return line if limit is None else shortened(line, limit)
+
+
+def utc_now() -> str:
+    """The present time as ISO 8601, UTC, to the millisecond: `2026-03-08T20:00:00.000Z`."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def duration(seconds: float) -> str:
+    """`45s`, `12m 05s`, `3h 07m`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m {whole % 60:02}s"
+    return f"{whole // 3600}h {whole % 3600 // 60:02}m"
+
+
+def size(count: float) -> str:
+    """A number of bytes in decimal units: `200 kB`, `1.4 GB`."""
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:,.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"

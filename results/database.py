@@ -1,4 +1,4 @@
-"""Opening the DuckDB file: it is brought up to the journal, and made anew when it doesn't fit."""
+"""Opens the DuckDB file and brings it up to date with the journal, or rebuilds it."""
 
 from pathlib import Path
 
@@ -11,20 +11,20 @@ from results.query import READ_ONLY_SETTINGS
 from results.table_rows import TABLES, insert_many
 
 BATCH = 5_000
-"""Journal records in a transaction while catching up."""
+"""Journal records per transaction while catching up."""
 
 
 def open_database(path: Path, journal: Journal) -> duckdb.DuckDBPyConnection:
     """The database at `path`, holding exactly what the journal holds, with READ_ONLY_SETTINGS in force.
 
-    A file that is missing, ahead of the journal, of another journal, damaged or of an unknown schema is built anew; one
-    that is behind gets the rest. Raises UserError when another program has the file open.
+    A file that is missing, damaged, ahead of the journal, of another journal or of an unknown schema is rebuilt; one that is
+    behind gets the missing records. Raises UserError when another program has the file open.
     """
     try:
         connection = duckdb.connect(str(path))
     except duckdb.Error as problem:
         if "lock" in str(problem):
-            raise UserError(f"{path} is open in another program: close that first.") from None
+            raise UserError(f"{path} is open in another program: close it there first.") from None
         connection = _fresh(path)
     try:
         migrate(connection)
@@ -49,7 +49,7 @@ def _fresh(path: Path) -> duckdb.DuckDBPyConnection:
 
 
 def _applied(connection: duckdb.DuckDBPyConnection, journal: Journal) -> int | None:
-    """How many of the journal's records the tables hold, from the first on; None when they hold anything else."""
+    """The number of the journal's records, from the first on, that the tables hold; None if they hold anything else."""
     every = " UNION ALL ".join(f"SELECT seq, '{kind}:' || id AS id FROM {table}" for kind, table in TABLES.items())
     rows = connection.execute(f"SELECT count(*), max(seq), arg_max(id, seq) FROM ({every})").fetchall()
     count, last, last_id = rows[0]

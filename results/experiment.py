@@ -1,5 +1,6 @@
-"""The records of research: what was proposed, what was tried and what was decided. Frozen, plain data throughout."""
+"""The records of research: what was proposed, tried and decided. Frozen, plain data throughout."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
@@ -8,18 +9,18 @@ from research.profiles import Constant
 from research.result import RunResult
 
 Decision = Literal["keep", "discard", "crash", "invalid", "lost"]
-"""`crash` covers oom, diverged and timeout; `lost` is the infrastructure's fault."""
+"""How an experiment ended: `crash` covers oom, diverged and timeout; `lost` is the infrastructure's fault."""
 
 DECISIONS: tuple[Decision, ...] = get_args(Decision)
 
 ExperimentKind = Literal["baseline", "explore", "confirm", "manual", "control"]
-"""`baseline` runs the head as it is with one more seed at a branch's start; `manual` comes from `farm try`; `control` runs the
-baseline again after the software has changed."""
+"""`baseline` measures the first commit of a branch; `explore` is a researcher's idea and `manual` one of `farm try`; `confirm`
+runs a commit again; `control` runs the baseline again after a change of software."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What asking a researcher cost."""
+    """The cost of asking a researcher for a proposal."""
 
     model: str | None = None
     input_tokens: int = 0
@@ -27,7 +28,7 @@ class Usage:
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     cost_usd: float | None = None
-    """None where the price is unknown."""
+    """US dollars; None where the price is unknown."""
     seconds: float = 0.0
 
 
@@ -36,50 +37,51 @@ class Proposal:
     """An idea: an edit of train.py and why it should help."""
 
     title: str
-    """One short line: it becomes the commit's subject and the description in results.tsv."""
+    """One short line, which becomes the commit's subject and the description in results.tsv."""
     hypothesis: str
+    """Why it should lower val_bpb."""
     train_py: str
     """The whole new text of train.py."""
     researcher: str
     """The name of the researcher; `you` for an edit made by hand."""
     parents: tuple[str, ...] = ()
-    """Ids of the experiments that it builds on or combines."""
+    """Ids of the experiments that it builds on or combines; none for an edit of the head."""
     changes: Mapping[str, tuple[Constant | None, Constant | None]] = field(default_factory=dict)
-    """Constants that it changes: name -> (old, new)."""
+    """Constants that it changes: name -> (old, new); None is a constant that isn't there."""
     usage: Usage = field(default_factory=Usage)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Branch:
-    """One loop's line of research: its scores are comparable with each other."""
+    """One loop's line of research, whose scores compare with each other."""
 
     name: str
-    """The git branch, `autoresearch/<tag>` or `autoresearch/<tag>-gpu0`."""
+    """The git branch: `autoresearch/<tag>` or `autoresearch/<tag>-gpu0`."""
     tag: str
     loop: int
-    """The loop's number, from 0."""
+    """Number of the loop, from 0."""
     profile: str
     contract_json: str
     """`Contract.to_json()`."""
     score_fingerprint: str
     data_fingerprint: str
     platform: str
-    """What makes a wall-clock score comparable, as one line (`NVIDIA H100 80GB HBM3, 80 GB, 700 W`)."""
+    """The hardware on which scores compare, as one line: `NVIDIA H100 80GB HBM3, 80 GB, 700 W`."""
     baseline_commit: str
-    """The branch's first commit: train.py with the profile's starting hyperparameters."""
+    """The branch's first commit, whose train.py has the profile's starting hyperparameters."""
     created: str
     """ISO 8601, UTC."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """A committed proposal."""
+    """A proposal that has been committed."""
 
     id: str
     """Unique, sortable by time."""
     branch: str
     number: int
-    """Counts from 0 (the baseline) on its branch."""
+    """Number on its branch, from 0, which is the baseline."""
     kind: ExperimentKind
     commit: str
     parent_commit: str
@@ -100,31 +102,33 @@ class Experiment:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What was decided on an experiment, and why."""
+    """The decision on an experiment, and the reason for it."""
 
     decision: Decision
     reason: str
-    """In words, one line; always there."""
+    """One line in words, never empty."""
     gain: float | None = None
-    """The head's mean val_bpb less the experiment's: positive is better. None without a score or a head."""
+    """The head's mean val_bpb minus the experiment's: positive is better. None without a score or a head."""
     needed: float | None = None
-    """The gain that a keep took: sigma plus the price of complexity."""
+    """The gain that a keep had to exceed: sigma plus the price of added lines. None where no gain was asked for."""
     sigma: float | None = None
+    """Standard deviation of val_bpb between seeds, as estimated at the time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """The best verified commit of a branch."""
+    """The latest keep of a branch, which new ideas are tried on."""
 
     commit: str
     experiment_id: str
     scores: tuple[float, ...]
     """val_bpb of every run of that commit; their mean is the head's score."""
     peak_memory_mb: float | None = None
-    """Mean over its runs."""
+    """Peak memory in MiB, mean over its runs."""
 
     @property
     def mean(self) -> float:
+        """The head's score: the mean val_bpb of its runs."""
         return sum(self.scores) / len(self.scores)
 
 
@@ -138,22 +142,23 @@ class ExperimentRecord:
 
     @property
     def is_idea(self) -> bool:
-        """Whether it tries something, rather than measure where a branch stands."""
+        """Whether it tries something new, which a baseline and a control don't."""
         return self.experiment.kind not in ("baseline", "control")
 
     @property
     def is_done(self) -> bool:
-        """Whether it counts as an experiment that was done: an idea with a verdict, and not lost by the infrastructure."""
+        """Whether it counts as a finished experiment: an idea with a verdict that the infrastructure did not lose."""
         return self.is_idea and self.verdict is not None and self.verdict.decision != "lost"
 
     @property
     def val_bpb(self) -> float | None:
-        """Mean over the runs that ended well and have a score."""
+        """Mean val_bpb over the runs that ended well; None without one."""
         scores = [run.val_bpb for run in self.runs if run.status == "ok" and run.val_bpb is not None]
         return sum(scores) / len(scores) if scores else None
 
     @property
     def peak_memory_mb(self) -> float | None:
+        """Largest peak memory of its runs in MiB; None where it wasn't measured."""
         peaks = [run.peak_memory_mb for run in self.runs if run.peak_memory_mb is not None]
         return max(peaks) if peaks else None
 
@@ -164,11 +169,12 @@ def to_body(record: Branch | Experiment | RunResult | Verdict) -> dict[str, Any]
 
 
 def branch_from(body: Mapping[str, Any]) -> Branch:
-    """The branch that `to_body` made plain. Fields that this version doesn't know are left out, here and below."""
+    """The branch in a `to_body`. Fields that this version doesn't know are left out, here and in the functions below."""
     return Branch(**_known(Branch, body))
 
 
 def experiment_from(body: Mapping[str, Any]) -> Experiment:
+    """The experiment in a `to_body`."""
     values = _known(Experiment, body)
     values["usage"] = Usage(**_known(Usage, values.get("usage", {})))
     values["parents"] = tuple(values.get("parents", ()))
@@ -177,7 +183,13 @@ def experiment_from(body: Mapping[str, Any]) -> Experiment:
     return Experiment(**values)
 
 
+def run_from(body: Mapping[str, Any]) -> RunResult:
+    """The run that `to_body` made plain."""
+    return RunResult.from_json(json.dumps(body))
+
+
 def verdict_from(body: Mapping[str, Any]) -> Verdict:
+    """The verdict in a `to_body`."""
     return Verdict(**_known(Verdict, body))
 
 
@@ -187,5 +199,5 @@ def _known(record: type[Branch | Experiment | Usage | Verdict], body: Mapping[st
 
 
 def _constant(value: Any) -> Constant | None:
-    """JSON has no tuples: a list in a constant was one."""
+    """A constant as JSON has it: a list was a tuple."""
     return tuple(value) if isinstance(value, list) else value

@@ -1,8 +1,10 @@
-"""The journal: append-only JSON lines, one for each change of state. It is the truth; every table is made from it.
+"""The journal: append-only JSON lines, one for each change of state. It is the source of truth; every table is made from it.
 
-What is guaranteed: a record whose `append` returned is on disk and survives a kill -9 or a power cut; an id is written
-at most once; one process writes at a time; a line that was damaged later is named and never used.
-What is not: a record whose `append` didn't return may be there or not.
+Guaranteed: a record whose `append` returned is on disk and survives a kill -9 or a power cut; an id is written at most once;
+one process writes at a time; a line that was damaged later is named and never used.
+Not guaranteed: whether a record whose `append` did not return is there. And one writer at a time relies on flock, which some
+network file systems (NFS among them) support only if their lock service runs, and others not at all: keep a farm's home on a
+local disk where you can.
 """
 
 import fcntl
@@ -11,7 +13,6 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -37,23 +38,18 @@ class JournalRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class DamagedLine:
-    """A whole line that is not what was written."""
+    """A complete line that is not as it was written."""
 
     number: int
-    """Counts from 1, as editors do."""
+    """Line number, from 1."""
     problem: str
-
-
-def utc_now() -> str:
-    """The present time as ISO 8601, UTC, to the millisecond."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def read_journal(path: Path, *, on_damage: Callable[[DamagedLine], None] | None = None) -> Iterator[JournalRecord]:
     """The records in order; safe while a farm writes.
 
-    A torn last line (no newline yet) is left out. Damaged lines are left out too and told to `on_damage`; without it
-    the first one raises UserError with its line number.
+    A torn last line (no newline yet) is left out. Damaged lines are left out, too, and passed to `on_damage`; without it the
+    first one raises UserError with its line number.
     """
     if not path.exists():
         return
@@ -78,7 +74,7 @@ class Journal:
         """Opens or creates `path` and cuts off a torn last line. Raises UserError when another process holds it."""
         self.path = path
         self.damaged: list[DamagedLine] = []
-        """Whole lines that can't be used; they stay in the file."""
+        """Complete lines that can't be used; they stay in the file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
@@ -93,17 +89,17 @@ class Journal:
             raise
 
     def __len__(self) -> int:
-        """Records that can be used."""
+        """The number of usable records."""
         return len(self._positions)
 
     def position(self, id: str) -> int | None:
-        """The record's place among the usable records, from 1; None when there is no such record."""
+        """The record's place among the usable records, from 1; None if there is no such record."""
         return self._positions.get(id)
 
     def append(self, record: JournalRecord) -> bool:
-        """Writes a record and waits until it is on disk. False, and nothing is written, when its id is already there.
+        """Writes a record and waits until it is on disk. Writes nothing and returns False if its id is already there.
 
-        Raises UserError when the disk takes no more; the journal is then as it was before.
+        Raises UserError when the disk is full or fails; the journal is then as it was before.
         """
         if record.id in self._positions:
             return False
@@ -119,7 +115,7 @@ class Journal:
         return True
 
     def records(self, *, after: int = 0) -> Iterator[tuple[int, JournalRecord]]:
-        """Positions and records, in order, from the one behind position `after` on."""
+        """Positions and records in order, starting after position `after`."""
         count = 0
         for record in read_journal(self.path, on_damage=lambda _: None):
             position = self._positions.get(record.id)
@@ -130,7 +126,7 @@ class Journal:
                 yield position, record
 
     def close(self) -> None:
-        """Lets go of the lock. A second call does nothing."""
+        """Releases the lock. A second call does nothing."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
@@ -143,7 +139,7 @@ class Journal:
             raise UserError(f"A farm is already running in {home}: stop it, or choose another --home.") from None
 
     def _cut_torn_tail(self) -> int:
-        """Cuts what follows the last newline: it was never acknowledged. Returns the file's size in bytes."""
+        """Cuts off what follows the last newline, which was never acknowledged. Returns the file's size in bytes."""
         size = os.fstat(self._file).st_size
         end = size
         while end > 0:
@@ -165,7 +161,7 @@ def _encode(record: JournalRecord) -> bytes:
 
 
 def _decode(line: bytes) -> JournalRecord:
-    """Raises ValueError, in words, for a line that is not what was written."""
+    """The record in a line. Raises ValueError, in words, for a line that is not as it was written."""
     text = line[: -_CHECKSUM_FIELD_LENGTH - 1] + b"}"
     if line[-_CHECKSUM_FIELD_LENGTH - 1 : -1] != _checksum_field(text):
         raise ValueError("the checksum does not match")
@@ -179,7 +175,7 @@ def _decode(line: bytes) -> JournalRecord:
 
 
 def _checksum_field(text: bytes) -> bytes:
-    """The line's last field: a checksum over the bytes of all the others, which needs no parsing to be verified."""
+    """The line's last field: a checksum over the bytes of all other fields, so that no parsing is needed to verify it."""
     return b', "checksum": "%s"}' % hashlib.blake2b(text, digest_size=8).hexdigest().encode()
 
 
@@ -192,7 +188,7 @@ def _write_all(file: int, data: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a new file's name survive a power cut."""
+    """Makes the name of a new file survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

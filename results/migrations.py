@@ -1,7 +1,7 @@
 """The database's schema as numbered steps: each runs once, in order, and is never edited once a release has it.
 
-Agents read this schema through SQL, so every table and the columns that need it carry a comment. Nothing here holds an
-audit score: those stay in the journal, out of reach of any query by an agent.
+Agents read this schema through SQL, so tables, views and columns carry comments. No table holds an audit score: those stay in
+the journal, out of reach of any query by an agent.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,11 +10,11 @@ import duckdb
 
 
 class UnknownSchema(Exception):
-    """The file was written by a newer version, or is no store at all."""
+    """The file was written by a newer version, or is not a store."""
 
 
 def migrate(connection: duckdb.DuckDBPyConnection) -> None:
-    """Brings the database up to the newest schema. Raises UnknownSchema for one that this code doesn't know."""
+    """Brings the database up to the newest schema. Raises UnknownSchema if it is newer than this code."""
     connection.execute("CREATE TABLE IF NOT EXISTS schema_version (version INTEGER NOT NULL)")
     (version,) = connection.execute("SELECT coalesce(max(version), 0) FROM schema_version").fetchall()[0]
     if version > len(MIGRATIONS):
@@ -61,7 +61,7 @@ def _m001_tables(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _m002_views(connection: duckdb.DuckDBPyConnection) -> None:
-    """What people and agents ask for. A lost run or experiment is no evidence on an idea: it is only in `lost`."""
+    """The views that people and agents query. Lost runs and experiments say nothing of an idea, so only `lost` has them."""
     connection.execute("""
         CREATE VIEW latest_verdicts AS
         SELECT * FROM verdicts QUALIFY row_number() OVER (PARTITION BY experiment_id ORDER BY seq DESC) = 1;
@@ -104,7 +104,7 @@ def _m002_views(connection: duckdb.DuckDBPyConnection) -> None:
         CREATE VIEW near_misses AS
         SELECT id, branch, number, commit, title, hypothesis, val_bpb, runs, gain, needed, sigma, platform,
                score_fingerprint
-        FROM history WHERE decision = 'discard' AND gain > -sigma AND gain < needed ORDER BY gain / sigma DESC;
+        FROM history WHERE decision = 'discard' AND gain > 0 AND gain <= needed ORDER BY gain / needed DESC;
 
         CREATE VIEW changes AS
         SELECT e.id AS experiment_id, e.branch, c.key AS name, c.value ->> 0 AS old, c.value ->> 1 AS new
@@ -116,8 +116,50 @@ def _m002_views(connection: duckdb.DuckDBPyConnection) -> None:
     """)
 
 
+TABLE_COMMENTS: Mapping[str, str] = {
+    "branches": "Lines of research; id is the git branch. Scores compare within one platform and score_fingerprint.",
+    "experiments": "Committed proposals; number 0 of every branch is its baseline.",
+    "runs": "One row per execution of a commit with a seed; status is ok, crash, oom, diverged, timeout, invalid or lost.",
+    "verdicts": "Decisions with their reasons; only the latest one of an experiment counts (see latest_verdicts).",
+    "events": "Everything else that was recorded, by kind.",
+    "history": "Start here: one row per experiment, oldest first, with means over its runs. Lost experiments are left out.",
+    "leaderboard": "Kept experiments, lowest val_bpb first; ranks count within one platform and score_fingerprint.",
+    "near_misses": "Experiments that gained, but too little to be kept, closest to it first: worth combining.",
+    "changes": "One row per constant of train.py that an experiment changed.",
+    "latest_verdicts": "The verdict that counts, one row per experiment.",
+    "lost": "Runs that the infrastructure lost; they say nothing about the idea.",
+}
+
+HISTORY_COMMENTS: Mapping[str, str] = {
+    "number": "Number of the experiment on its branch; 0 is the baseline.",
+    "kind": "baseline, explore, confirm, manual or control (the baseline run again after a change of software).",
+    "decision": "keep, discard, crash or invalid; NULL while it is running.",
+    "status": "Status of the latest run: ok, crash, oom, diverged, timeout or invalid.",
+    "val_bpb": "Validation bits per byte, mean over its ok runs; lower is better. NULL if not measured.",
+    "runs": "Number of runs, lost ones not counted.",
+    "gain": "Mean val_bpb of the head minus that of this experiment; positive is better.",
+    "needed": "The gain that it had to exceed to be kept: sigma plus the price of added lines.",
+    "sigma": "Standard deviation of val_bpb between seeds of one commit.",
+    "peak_memory_mb": "Peak memory in MiB, measured from outside, largest of its runs; see also reported_peak_memory_mb.",
+    "training_seconds": "Seconds of training, mean over its runs.",
+    "total_seconds": "Seconds from start to score, mean over its runs.",
+    "cost_usd": "Cost of the proposal in US dollars; NULL if unknown.",
+    "created": "Time of the commit, UTC.",
+    "best_so_far": "Lowest val_bpb of the branch's keeps up to this experiment.",
+}
+
+
+def _m003_comments(connection: duckdb.DuckDBPyConnection) -> None:
+    """Comments from which an agent learns the schema by SQL alone (duckdb_tables, duckdb_views, duckdb_columns)."""
+    tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
+    for name, text in TABLE_COMMENTS.items():
+        connection.execute(f"COMMENT ON {'TABLE' if name in tables else 'VIEW'} {name} IS '{_quoted(text)}'")
+    for column, text in HISTORY_COMMENTS.items():
+        connection.execute(f"COMMENT ON COLUMN history.{column} IS '{_quoted(text)}'")
+
+
 def _m004_work(connection: duckdb.DuckDBPyConnection) -> None:
-    """The queue and the devices, as the latest event on each tells."""
+    """The queue and the devices, from the latest event on each."""
     connection.execute("""
         CREATE VIEW work AS
         WITH told AS (
@@ -146,51 +188,9 @@ def _m004_work(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 WORK_COMMENTS: Mapping[str, str] = {
-    "work": "one row per run that was put in line: waiting, running, done, lost or dropped; who took it, and when",
-    "workers": "devices: joined, left, refused or quarantined, and why",
+    "work": "One row per run in the queue: waiting, running, done, lost or dropped; which worker ran it, and when.",
+    "workers": "Devices and their state: joined, left, refused or quarantined, and why.",
 }
-
-
-TABLE_COMMENTS: Mapping[str, str] = {
-    "branches": "a line of research; id is the git branch; scores compare within a platform and score_fingerprint",
-    "experiments": "committed proposals; every branch's number 0 is its baseline",
-    "runs": "one execution of one commit with one seed; status ok, crash, oom, diverged, timeout, invalid or lost",
-    "verdicts": "what was decided and why; the latest of an experiment counts (latest_verdicts)",
-    "events": "what else happened",
-    "history": "start here: one row per experiment, oldest first, means over its runs; lost ones are left out",
-    "leaderboard": "keeps, best val_bpb first; ranks count within a platform and score_fingerprint",
-    "near_misses": "discards that were at most one sigma worse than the head, best first: worth combining",
-    "changes": "one row per constant of train.py that an experiment changed",
-    "latest_verdicts": "the verdict that counts, for each experiment",
-    "lost": "runs that the infrastructure lost; they say nothing about the idea",
-}
-
-HISTORY_COMMENTS: Mapping[str, str] = {
-    "number": "counts from 0, the baseline, on its branch",
-    "kind": "baseline, explore, confirm, manual or control (the baseline again, after the software has changed)",
-    "decision": "keep, discard, crash or invalid; NULL while it is running",
-    "status": "of the latest run: ok, crash, oom, diverged, timeout or invalid",
-    "val_bpb": "validation bits per byte, mean over its ok runs; lower is better; NULL when not measured",
-    "runs": "how many runs, lost ones left out",
-    "gain": "the head's mean val_bpb less this one's: positive is better",
-    "needed": "the gain that a keep took: sigma plus the price of added lines",
-    "sigma": "standard deviation of val_bpb between seeds",
-    "peak_memory_mb": "MiB, measured from outside, largest of its runs; reported_peak_memory_mb is train.py's own word",
-    "training_seconds": "seconds of training, mean over its runs",
-    "total_seconds": "seconds from start to score, mean over its runs",
-    "cost_usd": "what the proposal cost in US dollars; NULL when unknown",
-    "created": "UTC",
-    "best_so_far": "lowest val_bpb of the branch's keeps up to this experiment",
-}
-
-
-def _m003_comments(connection: duckdb.DuckDBPyConnection) -> None:
-    """So that an agent finds its way by SQL alone (duckdb_tables, duckdb_views, duckdb_columns)."""
-    tables = {name for (name,) in connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()}
-    for name, text in TABLE_COMMENTS.items():
-        connection.execute(f"COMMENT ON {'TABLE' if name in tables else 'VIEW'} {name} IS '{_quoted(text)}'")
-    for column, text in HISTORY_COMMENTS.items():
-        connection.execute(f"COMMENT ON COLUMN history.{column} IS '{_quoted(text)}'")
 
 
 def _quoted(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Whether a branch's gain on validation is there on the audit rows too. For people: audit scores go into it."""
+"""Overfitting to the validation rows: whether a branch's gain holds on the audit rows. For people: it reads audit scores."""
 
 import math
 from collections.abc import Sequence
@@ -12,75 +12,75 @@ from research.judge.row_scores import RowScores, load_row_scores
 from research.result import RunResult
 from results.experiment import ExperimentRecord
 
-ALARM_ERRORS = 3.0
-"""Standard errors. Rows of one long document are less than independent, so that fewer would cry wolf."""
+ALARM_STANDARD_ERRORS = 3.0
+"""Standard errors beyond which the gap is an alarm. Rows of one long document are not independent: fewer would cry wolf."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
-    """The baseline's and the head's bits per byte on the same rows."""
+class SplitScores:
+    """Bits per byte of the baseline and the head on the same rows of one split."""
 
     baseline: float
     head: float
     rows: int | None = None
-    """None where only the totals are known."""
-    error: float | None = None
-    """Standard error of `change`."""
+    """Number of rows; None where only the totals are known."""
+    standard_error: float | None = None
+    """Standard error of `change`; None where only the totals are known."""
 
     @property
     def change(self) -> float:
-        """Negative is better."""
+        """The head's bits per byte minus the baseline's: negative is better."""
         return self.head - self.baseline
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drift:
-    """How a branch moved on validation and on audit rows."""
+class Overfitting:
+    """How a branch's scores moved from baseline to head, on validation and on audit rows."""
 
-    val: Scores
-    audit: Scores
+    val: SplitScores
+    audit: SplitScores
 
     @property
-    def drift(self) -> float:
-        """The change on validation less that on audit, bits per byte: negative where validation has improved more."""
+    def gap(self) -> float:
+        """The change on validation minus that on audit, bits per byte: negative where validation improved more."""
         return self.val.change - self.audit.change
 
     @property
-    def error(self) -> float | None:
-        """Its standard error; None where the runs left no rows. The two sets of rows are independent."""
-        if self.val.error is None or self.audit.error is None:
+    def standard_error(self) -> float | None:
+        """Standard error of the gap, since both sets of rows are independent; None where runs left no scores of rows."""
+        if self.val.standard_error is None or self.audit.standard_error is None:
             return None
-        return math.hypot(self.val.error, self.audit.error)
+        return math.hypot(self.val.standard_error, self.audit.standard_error)
 
     @property
-    def errors(self) -> float | None:
-        """By how many standard errors validation has improved more than audit."""
-        return None if not self.error else -self.drift / self.error
+    def standard_errors(self) -> float | None:
+        """The number of standard errors by which validation improved more than audit; None where they are unknown or 0."""
+        return None if not self.standard_error else -self.gap / self.standard_error
 
     @property
     def alarm(self) -> str:
-        """What is wrong and what to do, in a sentence; empty where nothing is."""
-        if self.errors is None or not self.errors > ALARM_ERRORS:
+        """What is wrong and what to do, in one sentence; empty where nothing is wrong."""
+        if self.standard_errors is None or not self.standard_errors > ALARM_STANDARD_ERRORS:
             return ""
         return (
-            f"validation has improved more than audit by {self.errors:.1f} standard errors: don't trust the gain, find the "
-            "keep that made it (farm show), and go on under a new --tag from the one before."
+            f"validation improved more than audit by {self.standard_errors:.1f} standard errors: don't trust the gain, find "
+            "the keep that made it (farm show), and start a new --tag from the one before."
         )
 
 
-def measure_drift(baseline: ExperimentRecord, head: ExperimentRecord, runs_folder: Path) -> Drift | None:
-    """From the rows that the runs left, else from the totals in records that hold audit scores; None without either."""
+def measure_overfitting(baseline: ExperimentRecord, head: ExperimentRecord, runs_folder: Path) -> Overfitting | None:
+    """From the scores of rows that the runs left, else from totals in records that hold audit scores; None without either."""
     val, audit = (_from_rows(baseline, head, runs_folder, split) for split in ("val", "audit"))
     if val is None or audit is None:
         val, audit = _from_totals(baseline, head, "val_bpb"), _from_totals(baseline, head, "audit_bpb")
-    return None if val is None or audit is None else Drift(val=val, audit=audit)
+    return None if val is None or audit is None else Overfitting(val=val, audit=audit)
 
 
-def compare_rows(baseline: RowScores, head: RowScores) -> Scores:
-    """Both on the rows that both have, paired.
+def compare_rows(baseline: RowScores, head: RowScores) -> SplitScores:
+    """Paired scores on the rows that both have.
 
-    The change in bits per byte is a ratio of sums over rows, so its standard error is by the delta method: from how far each
-    row's change in nats is from what its bytes would have it be.
+    The change in bits per byte is a ratio of sums over rows, so its standard error comes from the delta method: the residual of
+    a row is its change in nats minus the mean change per byte times its bytes.
     """
     rows = min(len(baseline.nats), len(head.nats))
     first, second, lengths = (np.asarray(a[:rows], dtype=np.float64) for a in (baseline.nats, head.nats, head.bytes))
@@ -88,10 +88,10 @@ def compare_rows(baseline: RowScores, head: RowScores) -> Scores:
     moved = second - first
     residuals = moved - lengths * (moved.sum() / lengths.sum())
     error = math.sqrt(rows / (rows - 1) * np.square(residuals).sum()) / unit if rows > 1 else None
-    return Scores(baseline=float(first.sum() / unit), head=float(second.sum() / unit), rows=rows, error=error)
+    return SplitScores(baseline=float(first.sum() / unit), head=float(second.sum() / unit), rows=rows, standard_error=error)
 
 
-def _from_rows(baseline: ExperimentRecord, head: ExperimentRecord, runs_folder: Path, split: Split) -> Scores | None:
+def _from_rows(baseline: ExperimentRecord, head: ExperimentRecord, runs_folder: Path, split: Split) -> SplitScores | None:
     pair = [_mean_rows(record, runs_folder, split) for record in (baseline, head)]
     first, second = pair
     if first is None or second is None:
@@ -103,7 +103,7 @@ def _from_rows(baseline: ExperimentRecord, head: ExperimentRecord, runs_folder: 
 
 
 def _mean_rows(record: ExperimentRecord, runs_folder: Path, split: Split) -> RowScores | None:
-    """Each row's mean over the record's runs; None where a run with a score left no rows."""
+    """The mean score of each row over the record's runs; None where a run with a score left no scores of rows."""
     found = [load_row_scores(runs_folder / run.run_id, split) for run in _scored(record)]
     known = [scores for scores in found if scores is not None]
     if not known or len(known) < len(found):
@@ -113,14 +113,14 @@ def _mean_rows(record: ExperimentRecord, runs_folder: Path, split: Split) -> Row
     return RowScores(nats=np.asarray(nats), bytes=known[0].bytes[:rows])
 
 
-def _from_totals(baseline: ExperimentRecord, head: ExperimentRecord, name: str) -> Scores | None:
+def _from_totals(baseline: ExperimentRecord, head: ExperimentRecord, name: str) -> SplitScores | None:
     means = []
     for record in (baseline, head):
         scores = [value for run in _scored(record) if (value := getattr(run, name)) is not None]
         if not scores:
             return None
         means.append(sum(scores) / len(scores))
-    return Scores(baseline=means[0], head=means[1])
+    return SplitScores(baseline=means[0], head=means[1])
 
 
 def _scored(record: ExperimentRecord) -> Sequence[RunResult]:

@@ -1,7 +1,6 @@
-"""progress.png: every experiment of a branch, the keeps by name, and where the head stood."""
+"""progress.png: every experiment of a branch, the keeps with their titles, and the head over time."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,7 +8,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from research.text import counted
+from research.files import replacing
+from research.text import counted, one_line, shortened
 from results.experiment import Decision, ExperimentRecord
 
 if TYPE_CHECKING:
@@ -20,28 +20,29 @@ GREEN, DARK_GREEN, GREY, INK = "#2ecc71", "#1a7a3a", "#bdbdbd", "#333333"
 RED, PURPLE = "#d98880", "#a685c0"
 
 WIDTH, HEIGHT, DPI = 16.0, 8.0, 110
-"""Inches, inches, dots an inch."""
+"""The picture's size in inches, and its dots per inch."""
 
 LABEL_ANGLE = 32.0
-"""Degrees: labels rise to the right, where a falling curve leaves room."""
+"""Slope of the labels in degrees. They rise to the right, where a falling curve leaves room."""
 
 LABEL_PITCH = 0.155
-"""Inches between the base lines of neighbouring labels."""
+"""Inches between the baselines of neighbouring labels."""
 
 RIGHT_ROOM = 1.12
-"""Width of the plot in widths of its data."""
+"""Width of the plot relative to its data, which leaves room for the last labels."""
 
 BELOW, ABOVE, TOP = 0.1, 0.18, 0.24
-"""Shares of the scores' range: what room there is below them, up to where discards are drawn at their score, and to the top
-edge, where the others are marked."""
+"""Margins as shares of the range of scores: below the lowest; above the highest, up to where discards are drawn at their score;
+and up to the top edge, where all other experiments are marked."""
 
 FAR = 3.0
-"""Discards this many times as far off as their median don't stretch the picture."""
+"""Discards more than this many times as far from the lowest score as their median don't stretch the picture."""
 
 FAILED = 1.5
-"""Nor do those with this many times the first keep's score: they say no more than that training failed."""
+"""Nor do discards above this multiple of the first keep's score: their training failed."""
 
 LABEL_LENGTH, MAX_LABELS = 46, 60
+"""Characters of a label, and labels in a picture, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,18 +55,14 @@ class Point:
 
 
 def write_progress_png(path: Path, records: Sequence[ExperimentRecord], title: str) -> None:
-    """Replaces `path` at once by the picture. `title` goes before the counts of experiments and of those kept."""
+    """Writes the picture atomically. `title` stands before the counts of experiments and keeps."""
     figure = progress_figure(records, title)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def progress_figure(records: Sequence[ExperimentRecord], title: str) -> "Figure":
-    """The picture, before it is written."""
+    """The picture as a figure of matplotlib's."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -98,7 +95,7 @@ def _numbers(records: Sequence[ExperimentRecord], decision: Decision) -> list[in
 
 def _points(records: Sequence[ExperimentRecord], decision: Decision) -> list[Point]:
     return [
-        Point(number=r.experiment.number, val_bpb=r.val_bpb, title=" ".join(r.experiment.title.split()))
+        Point(number=r.experiment.number, val_bpb=r.val_bpb, title=one_line(r.experiment.title))
         for r in records
         if r.verdict is not None and r.verdict.decision == decision and r.val_bpb is not None
     ]
@@ -115,8 +112,9 @@ def _style(axes: "Axes", title: str) -> None:
 
 
 def score_range(keeps: Sequence[Point], discards: Sequence[Point]) -> tuple[float, float]:
-    """The scores that fill the picture: of the keeps, or where nothing beats the first one, of it and the rest but for what is
-    far off.
+    """Lowest and highest score that the picture shows.
+
+    The highest is a keep's; where no keep beats the first one it is a discard's, if that is not FAR off.
     """
     scores, others = [point.val_bpb for point in keeps], [point.val_bpb for point in discards]
     lowest, highest = min(scores + others), max(scores)
@@ -127,7 +125,7 @@ def score_range(keeps: Sequence[Point], discards: Sequence[Point]) -> tuple[floa
 
 
 def _set_limits(axes: "Axes", keeps: Sequence[Point], discards: Sequence[Point], *, last: int) -> None:
-    """What room there is above, and on the right, is for the labels."""
+    """Sets both axes' limits, with room for labels above and on the right."""
     from matplotlib.ticker import MaxNLocator
 
     lowest, highest = score_range(keeps, discards)
@@ -138,14 +136,14 @@ def _set_limits(axes: "Axes", keeps: Sequence[Point], discards: Sequence[Point],
 
 
 def _draw_keeps(axes: "Axes", keeps: Sequence[Point], *, last: int) -> None:
-    """The keeps, and the head between them: simpler code may be kept at a higher score, so that it is not always the best."""
+    """Draws the keeps, and the head between them, which is not always the best: simpler code may be kept at a higher score."""
     x, y = [p.number for p in keeps], [p.val_bpb for p in keeps]
     axes.scatter(x, y, s=52, color=GREEN, edgecolors="white", linewidths=0.8, zorder=4, label="kept (mean of its runs)")
     axes.step([*x, last], [*y, y[-1]], where="post", color=GREEN, linewidth=2, alpha=0.75, label="head: the last one kept")
 
 
 def _draw_discards(axes: "Axes", keeps: Sequence[Point], discards: Sequence[Point]) -> None:
-    """Discards at their scores; marks at the top edge for those further up."""
+    """Draws discards at their scores, and marks at the top edge for those further up."""
     lowest, highest = score_range(keeps, discards)
     limit = highest + ABOVE * (highest - lowest)
     seen = [point for point in discards if point.val_bpb <= limit]
@@ -156,7 +154,7 @@ def _draw_discards(axes: "Axes", keeps: Sequence[Point], discards: Sequence[Poin
 
 
 def _mark_at_the_top(axes: "Axes", numbers: Sequence[int], *, marker: str, color: str, label: str) -> None:
-    """Marks experiments that have no place among the scores; the legend says how many there are."""
+    """Marks experiments without a place among the scores at the top edge; the legend counts them."""
     if numbers:
         top, where = [1.0] * len(numbers), axes.get_xaxis_transform()
         label = f"{label} ({len(numbers)})"
@@ -164,7 +162,7 @@ def _mark_at_the_top(axes: "Axes", numbers: Sequence[int], *, marker: str, color
 
 
 def _draw_labels(axes: "Axes", keeps: Sequence[Point]) -> None:
-    """A label for each keep, rising from its point; one that would cover its neighbour moves right, on a leader."""
+    """Draws a label for each keep, rising from its point; one that would cover its neighbour moves right, on a leader."""
     from matplotlib.patheffects import withStroke
 
     angle = math.radians(LABEL_ANGLE)
@@ -178,7 +176,7 @@ def _draw_labels(axes: "Axes", keeps: Sequence[Point]) -> None:
         shift = max(0.0, next_free - across) / math.sin(angle)
         next_free = max(across, next_free) + LABEL_PITCH
         axes.annotate(
-            _shortened(point.title),
+            _label(point.title),
             (point.number, point.val_bpb),
             xytext=((0.07 + shift) * 72, 0.06 * 72),
             textcoords="offset points",
@@ -192,11 +190,11 @@ def _draw_labels(axes: "Axes", keeps: Sequence[Point]) -> None:
 
 
 def _most_telling(keeps: Sequence[Point]) -> set[int]:
-    """Indices of the keeps to label: all, or those that gained most where there are too many."""
+    """Indices of the keeps to label: all of them, or the MAX_LABELS that gained most."""
     gains = [math.inf, *(before.val_bpb - after.val_bpb for before, after in pairwise(keeps))]
     return set(sorted(range(len(keeps)), key=lambda i: -gains[i])[:MAX_LABELS])
 
 
-def _shortened(title: str) -> str:
-    title = title.replace("$", r"\$")  # no mathematics
-    return title if len(title) <= LABEL_LENGTH else title[: LABEL_LENGTH - 1].rstrip() + "…"
+def _label(title: str) -> str:
+    """The title as matplotlib takes it: a plain $ would start a formula."""
+    return shortened(title, LABEL_LENGTH).replace("$", r"\$")

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 
 from research.errors import UserError
-from research.text import counted
+from research.text import counted, shortened
 
 READ_ONLY_SETTINGS = (
     "SET temp_directory = ''",  # a hungry query fails instead of filling the disk
@@ -21,7 +21,7 @@ READ_ONLY_SETTINGS = (
     "SET threads = 2",  # runs on this machine are scored by the clock: a query must not slow them
     "SET lock_configuration = true",
 )
-"""For the whole database, once it is open: they hold for every query and can't be undone."""
+"""Settings of an open database: they hold for every query and can't be undone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +31,13 @@ class Table:
     columns: tuple[str, ...]
     rows: tuple[tuple[Any, ...], ...]
     truncated: bool = False
-    """Whether more rows were there than was asked for."""
+    """Whether there were more rows than the limit."""
 
     def to_text(self, *, cell_width: int = 200) -> str:
-        """Aligned columns for a terminal or a prompt. A result of one cell is printed whole, for diffs and logs."""
+        """Aligned columns for a terminal or a prompt. A single cell is printed whole, which suits diffs and logs."""
         if len(self.rows) == 1 and len(self.columns) == 1:
             return f"{_cell(self.rows[0][0])}\n"
-        cells = [[_one_line(_cell(value), cell_width) for value in row] for row in self.rows]
+        cells = [[shortened(_escaped(_cell(value)), cell_width) for value in row] for row in self.rows]
         widths = [max(map(len, column)) for column in zip(self.columns, *cells, strict=True)]
         numeric = [all(_is_number(row[i]) for row in self.rows) and bool(self.rows) for i in range(len(widths))]
         lines = [_aligned(self.columns, widths, numeric), "  ".join("-" * width for width in widths)]
@@ -57,10 +57,10 @@ class Table:
 
 
 def run_query(cursor: duckdb.DuckDBPyConnection, sql: str, *, max_rows: int, timeout_s: float) -> Table:
-    """Runs one SELECT on a cursor of its own, which is closed afterwards.
+    """Runs one SELECT on `cursor`, and closes it.
 
-    Safe only on a database with READ_ONLY_SETTINGS. Raises UserError, one line, for anything but one SELECT, for what
-    DuckDB refuses and past `timeout_s` seconds (one function call over one row, such as a giant repeat(), ends first).
+    Safe only on a database with READ_ONLY_SETTINGS. Raises UserError, one line, for anything but one SELECT, for what DuckDB
+    refuses, and after `timeout_s` seconds (a single function call over one row, such as a giant repeat(), is not interrupted).
     """
     try:
         with _interrupted_after(cursor, timeout_s):
@@ -90,7 +90,7 @@ def _only_select(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statemen
 
 @contextmanager
 def _interrupted_after(cursor: duckdb.DuckDBPyConnection, timeout_s: float) -> Iterator[None]:
-    """Interrupts what the cursor does past the time. Again and again: a single interrupt between two calls is lost."""
+    """Interrupts the cursor after `timeout_s` seconds, repeatedly, since an interrupt between two calls is lost."""
     done = threading.Event()
 
     def watch() -> None:
@@ -108,7 +108,7 @@ def _interrupted_after(cursor: duckdb.DuckDBPyConnection, timeout_s: float) -> I
 
 
 def _in_one_line(problem: duckdb.Error, cursor: duckdb.DuckDBPyConnection) -> str:
-    """DuckDB's message without the quoted query; for an unknown table with the tables that there are."""
+    """DuckDB's message without the quoted query; for an unknown table it lists the tables."""
     message, _, _ = str(problem).partition("\n\nLINE ")
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if isinstance(problem, duckdb.CatalogException) and lines[0].startswith("Catalog Error: Table with name"):
@@ -129,9 +129,9 @@ def _cell(value: Any) -> str:
     return f"{value:.7g}" if isinstance(value, float) else str(value)
 
 
-def _one_line(text: str, width: int) -> str:
-    text = text.replace("\n", "\\n").replace("\t", " ").replace("\r", "")
-    return text if len(text) <= width else text[: width - 1] + "…"
+def _escaped(text: str) -> str:
+    """Text on one line in which line breaks can be seen."""
+    return text.replace("\n", "\\n").replace("\t", " ").replace("\r", "")
 
 
 def _aligned(cells: tuple[str, ...] | list[str], widths: list[int], numeric: list[bool]) -> str:
@@ -144,7 +144,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A value that JSON can hold: NaN and infinities become null."""
+    """The value as JSON can hold it: NaN and infinities become None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, list | tuple):

@@ -1,19 +1,19 @@
-"""What people read: the leaderboard, the report in the morning, and everything on one experiment."""
+"""Texts for people: the leaderboard, the morning report, and everything about one experiment."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from research.result import RunResult
-from research.text import counted
+from research.text import counted, one_line
 from results.experiment import DECISIONS, Branch, Decision, ExperimentRecord
-from results.overfitting import measure_drift
-from results.verdict import too_equal
+from results.overfitting import measure_overfitting
+from results.verdict import near_misses, too_equal
 
 TITLE_WIDTH = 48
 
 
 def leaderboard_text(records: Iterable[ExperimentRecord], *, limit: int = 20) -> str:
-    """The keeps, best first, as a table; scores of other platforms or contracts must not be among them."""
+    """A table of the keeps, best first. Their scores must compare: one platform, one score fingerprint."""
     keeps = sorted(_with(records, "keep"), key=_score)
     if not keeps:
         return "no keep yet\n"
@@ -33,23 +33,23 @@ def leaderboard_text(records: Iterable[ExperimentRecord], *, limit: int = 20) ->
 def morning_report(
     branches: Sequence[tuple[Branch, Sequence[ExperimentRecord]]], *, home: Path | None = None, ask: str = "farm sql"
 ) -> str:
-    """Ten lines a branch: what was gained, how sure it is, what failed, what it cost, and what to look at.
+    """Ten lines per branch: what was gained, how sure it is, what failed, what it cost, and what to look at.
 
-    `ask` is the command that asks this home's history.
+    `ask` is the command that queries this home's history.
     """
     if not branches:
         return "Nothing is recorded yet.\n"
     parts = [_branch_report(branch, records, home) for branch, records in branches]
     if home is not None:
-        parts.append(f"All of it: {home / 'journal.jsonl'}; ask with `{ask}`, or read {home / 'history.parquet'}.\n")
+        parts.append(f"The whole history: `{ask} QUERY`, {home / 'history.parquet'}, {home / 'journal.jsonl'}.\n")
     return "\n".join(parts)
 
 
 def show_text(record: ExperimentRecord) -> str:
-    """Everything on one experiment: what, why, every run, the verdict and the diff."""
+    """Everything about one experiment: the idea, its hypothesis, the verdict, every run and the diff."""
     experiment, verdict = record.experiment, record.verdict
     decided = "none yet"
-    if verdict is not None:  # the reason of a failure begins with the decision as a rule
+    if verdict is not None:  # the reason of a failure usually begins with the decision
         decided = f"{verdict.decision}: {verdict.reason.removeprefix(f'{verdict.decision}: ')}"
     lines = [
         f"{experiment.title}",
@@ -88,13 +88,13 @@ def _branch_report(branch: Branch, records: Sequence[ExperimentRecord], home: Pa
 
 
 def _gain_lines(keeps: Sequence[ExperimentRecord]) -> list[str]:
-    """What the branch gained from its baseline to its head, and how sure that is."""
+    """The gain from the branch's baseline to its head, and how sure it is."""
     if not keeps:
-        return ["No score yet: the baseline has not run through."]
+        return ["No score yet: the baseline has not finished."]
     baseline, head = keeps[0], keeps[-1]
     improvements = [record for record in keeps if record.is_idea]
     if not improvements:
-        return [f"The baseline stands at val_bpb {_score(head):.6f}; nothing has beaten it yet."]
+        return [f"The baseline has val_bpb {_score(head):.6f}; nothing has beaten it yet."]
     gain = _score(baseline) - _score(head)
     line = f"val_bpb {_score(baseline):.6f} -> {_score(head):.6f}: {gain:+.6f} bpb gained ({gain / _score(baseline):.2%})"
     sigma = next((r.verdict.sigma for r in reversed(keeps) if r.verdict and r.verdict.sigma), None)
@@ -102,14 +102,14 @@ def _gain_lines(keeps: Sequence[ExperimentRecord]) -> list[str]:
     sure = "How sure: "
     if sigma is not None:
         error = sigma * (1 / len(_charged(baseline)) + 1 / len(_charged(head))) ** 0.5
-        sure += f"{gain / error:.1f} standard errors of that difference (sigma {sigma:.5f} a run); "
-    return [line, f"{sure}gains from a single run, so unconfirmed: {single} of {len(improvements)}"]
+        sure += f"{gain / error:.1f} standard errors of that difference (sigma {sigma:.5f} per run); "
+    return [line, f"{sure}unconfirmed, with a single run: {single} of {counted(len(improvements), 'gain')}"]
 
 
 def _warning_lines(records: Sequence[ExperimentRecord], keeps: Sequence[ExperimentRecord], home: Path | None) -> list[str]:
-    """What makes the gain doubtful: it isn't there on the audit rows, or seeds make no difference."""
+    """Doubts about the gain: it does not hold on the audit rows, or seeds make no difference."""
     lines = []
-    found = measure_drift(keeps[0], keeps[-1], home / "runs") if keeps and home is not None else None
+    found = measure_overfitting(keeps[0], keeps[-1], home / "runs") if keeps and home is not None else None
     if found is not None and found.alarm:
         lines.append(f"ALARM: {found.alarm}")
     runs_of: dict[str, list[RunResult]] = {}
@@ -119,7 +119,7 @@ def _warning_lines(records: Sequence[ExperimentRecord], keeps: Sequence[Experime
 
 
 def _counts_line(records: Sequence[ExperimentRecord]) -> str:
-    """How the branch's ideas ended; measuring the baseline is none of them."""
+    """How the branch's ideas ended. Baselines and controls are not ideas."""
     ideas = [record for record in records if record.is_idea]
     counts = {decision: len(_with(ideas, decision)) for decision in DECISIONS}
     experiments = counted(sum(record.is_done for record in ideas), "experiment")
@@ -130,9 +130,9 @@ def _counts_line(records: Sequence[ExperimentRecord]) -> str:
 
 
 def _code_line(branch: Branch, keeps: Sequence[ExperimentRecord]) -> str:
-    """The command that shows what was gained; in words where there is nothing to show."""
+    """The command that shows the difference between baseline and head, if there is one."""
     if not any(record.is_idea for record in keeps):
-        return "Code: no difference yet, nothing was kept beside the baseline"
+        return "Code: no difference yet, nothing but the baseline was kept"
     return f"Code: git diff {branch.baseline_commit[:7]} {keeps[-1].experiment.commit[:7]} -- research/train.py"
 
 
@@ -163,18 +163,6 @@ def _near_miss_line(records: Sequence[ExperimentRecord]) -> str:
     return f"Near-misses worth combining ({len(misses)}): {named}"
 
 
-def near_misses(records: Iterable[ExperimentRecord]) -> list[ExperimentRecord]:
-    """Discards that gained less than they had to, but lost no more than a sigma; best first."""
-    found = []
-    for record in _with(records, "discard"):
-        verdict = record.verdict
-        if verdict is None or verdict.gain is None or verdict.needed is None or verdict.sigma is None:
-            continue
-        if -verdict.sigma < verdict.gain < verdict.needed:
-            found.append((verdict.gain / verdict.sigma, record))
-    return [record for _, record in sorted(found, key=lambda pair: -pair[0])]
-
-
 def _run_lines(run: RunResult) -> list[str]:
     figures: Mapping[str, str | None] = {
         "val_bpb": _given(run.val_bpb, ".6f"),
@@ -196,18 +184,18 @@ def _run_lines(run: RunResult) -> list[str]:
     lines = [f"run {run.run_id}: {run.status}{reason} (seed {run.seed}, {run.device})"]
     lines += [f"  {name:<20}{figure}" for name, figure in figures.items() if figure is not None]
     if run.status != "ok" and run.log_tail:
-        lines += ["  the log's end:", *(f"    {line}" for line in run.log_tail.splitlines()[-20:])]
+        lines += ["  end of the log:", *(f"    {line}" for line in run.log_tail.splitlines()[-20:])]
     return lines
 
 
 def _with(records: Iterable[ExperimentRecord], decision: Decision) -> list[ExperimentRecord]:
-    """The records with this decision; keeps only with their score."""
+    """The records with this decision; keeps without a score are left out."""
     chosen = [record for record in records if record.verdict is not None and record.verdict.decision == decision]
     return [record for record in chosen if decision != "keep" or record.val_bpb is not None]
 
 
 def _charged(record: ExperimentRecord) -> list[RunResult]:
-    """The runs that say something about the idea."""
+    """The record's runs that were not lost."""
     return [run for run in record.runs if run.status != "lost"]
 
 
@@ -217,8 +205,7 @@ def _score(record: ExperimentRecord) -> float:
 
 
 def _title(record: ExperimentRecord) -> str:
-    title = " ".join(record.experiment.title.split())
-    return title if len(title) <= TITLE_WIDTH else title[: TITLE_WIDTH - 1].rstrip() + "…"
+    return one_line(record.experiment.title, TITLE_WIDTH)
 
 
 def _usage(record: ExperimentRecord) -> str:

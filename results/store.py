@@ -1,16 +1,14 @@
-"""The store: what is known, in one place. The journal is the truth; DuckDB is a view of it that can be rebuilt.
+"""The store: everything that is recorded in a home. The journal is the source of truth; DuckDB is a view that can be rebuilt.
 
 One process at a time owns a home. Within it any thread may read and write.
 """
 
 import json
 import logging
-import os
 import threading
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -20,7 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from research.errors import UserError
+from research.files import replacing
 from research.result import RunResult
+from research.text import utc_now
 from results.database import open_database
 from results.experiment import (
     Branch,
@@ -33,21 +33,22 @@ from results.experiment import (
     to_body,
     verdict_from,
 )
-from results.journal import Journal, JournalRecord, RecordKind, utc_now
+from results.history import assemble
+from results.journal import Journal, JournalRecord, RecordKind
 from results.query import Table, run_query
 from results.table_rows import AUDIT_FIELDS, insert_one, row_of
 
 log = logging.getLogger(__name__)
 
 Audience = Literal["agent", "person"]
-"""A person's queries also see the table `audit`."""
+"""Who asks: queries of a `person` also see the table `audit`."""
 
 
 class Store:
-    """What is known in a home folder.
+    """The records of a home folder, for reading and writing.
 
-    Whatever an `add_...` method returned from survives a kill -9. Adding the same thing again changes nothing and
-    returns False. Records that are read back hold no audit scores, since researchers see them: `with_audit` adds them.
+    A record survives a kill -9 once its `add_...` method has returned. Adding it again changes nothing and returns False.
+    Records that are read back hold no audit scores, since researchers see them.
     """
 
     def __init__(self, home: Path) -> None:
@@ -67,7 +68,7 @@ class Store:
 
     @classmethod
     def open(cls, home: Path, *, wait_s: float = 0.0) -> "Store":
-        """Opens or creates a home, waiting up to `wait_s` seconds for another process to let go of it."""
+        """Opens or creates a home, waiting up to `wait_s` seconds for another process to release it. Raises UserError."""
         deadline = time.monotonic() + wait_s
         while True:
             try:
@@ -78,7 +79,7 @@ class Store:
             time.sleep(0.1)
 
     def close(self) -> None:
-        """Lets go of the home. A second call does nothing."""
+        """Releases the home. A second call does nothing."""
         with self._lock:
             self._writer.close()
             self._database.close()
@@ -93,16 +94,16 @@ class Store:
     # Writing
 
     def add_branch(self, branch: Branch) -> bool:
-        """Adds a line of research, once for each name."""
+        """Adds a line of research, once per name."""
         return self._add("branch", branch.name, to_body(branch), time=branch.created)
 
     def add_experiment(self, experiment: Experiment) -> bool:
-        """Adds a committed proposal, once for each id. Raises KeyError for an unknown branch."""
+        """Adds a committed proposal, once per id. Raises KeyError for an unknown branch."""
         self._expect("branch", experiment.branch)
         return self._add("experiment", experiment.id, to_body(experiment), time=experiment.created)
 
     def add_run(self, experiment_id: str, run: RunResult) -> bool:
-        """Adds an experiment's run, once for each run id. Raises KeyError for an unknown experiment."""
+        """Adds an experiment's run, once per run id. Raises KeyError for an unknown experiment."""
         self._expect("experiment", experiment_id)
         with self._lock:
             body = {"experiment_id": experiment_id, **to_body(run)}
@@ -112,7 +113,7 @@ class Store:
             return added
 
     def add_verdict(self, experiment_id: str, verdict: Verdict) -> bool:
-        """Adds the decision on an experiment's runs so far. After one more run it can be decided anew.
+        """Adds the decision on an experiment's runs so far. After another run it can be decided again.
 
         Raises KeyError for an unknown experiment.
         """
@@ -123,11 +124,14 @@ class Store:
             return self._add("verdict", f"{experiment_id}/{runs}", body)
 
     def add_event(self, kind: str, body: Mapping[str, Any], *, id: str | None = None) -> bool:
-        """Adds anything else that is worth keeping; with an `id` only once."""
+        """Adds anything else that is worth recording; with an `id`, only once."""
         return self._add("event", id or uuid.uuid4().hex, {"kind": kind, "details": dict(body)})
 
     def _add(self, kind: RecordKind, key: str, body: Mapping[str, Any], *, time: str | None = None) -> bool:
-        """Journal first, table second; the row is tried before, so that the journal holds only what a table takes."""
+        """Appends a record to the journal and inserts its row, in a transaction that ends once the record is on disk.
+
+        The insertion is tried first, so that the journal holds only what a table takes.
+        """
         record = JournalRecord(id=f"{kind}:{key}", kind=kind, time=time or utc_now(), body=body)
         with self._lock:
             if self.journal.position(record.id) is not None:
@@ -149,11 +153,12 @@ class Store:
     # Reading
 
     def branches(self, tag: str | None = None) -> list[Branch]:
-        """All branches, or a tag's, oldest first."""
+        """All branches, or those of a tag, oldest first."""
         rows = self._rows("SELECT record FROM branches WHERE $1 IS NULL OR tag = $1 ORDER BY seq", tag)
         return [branch_from(json.loads(body)) for (body,) in rows]
 
     def branch(self, name: str) -> Branch | None:
+        """The branch with this name; None if there is none."""
         rows = self._rows("SELECT record FROM branches WHERE id = ?", name)
         return branch_from(json.loads(rows[0][0])) if rows else None
 
@@ -161,33 +166,13 @@ class Store:
         """A branch's experiments in order, lost ones included."""
         return self._records("e.branch = ?", branch)
 
-    def record(self, name: str) -> ExperimentRecord:
-        """The experiment with this id, or whose id or commit begins like this. Raises UserError for none or several."""
-        found = self._rows(
-            "SELECT id, commit FROM experiments WHERE starts_with(id, $1) OR starts_with(commit, $1) ORDER BY seq", name
-        )
-        exact = [id for id, _ in found if id == name]
-        if not found or not name:
-            raise UserError(f"No experiment is called {name!r}: `farm sql 'SELECT id, commit, title FROM history'` lists them.")
-        if not exact and len({commit for _, commit in found}) > 1:
-            some = ", ".join(id for id, _ in found[:5])
-            raise UserError(f"{name!r} could be any of {len(found)} experiments ({some}): give more of the id.")
-        return self._records("e.id = ?", exact[0] if exact else found[0][0])[0]
-
-    def with_audit(self, record: ExperimentRecord) -> ExperimentRecord:
-        """The same record with its audit scores, for people."""
-        with self._lock:
-            scores = {row["run_id"]: row for row in self._audit_rows() if row["experiment_id"] == record.experiment.id}
-        runs = [
-            replace(run, audit_bpb=scores[run.run_id]["audit_bpb"], audit_rows=scores[run.run_id]["audit_rows"])
-            if run.run_id in scores
-            else run
-            for run in record.runs
-        ]
-        return replace(record, runs=tuple(runs))
+    def record(self, id: str) -> ExperimentRecord:
+        """The experiment with this id. Raises KeyError for an unknown one."""
+        self._expect("experiment", id)
+        return self._records("e.id = ?", id)[0]
 
     def head(self, branch: str) -> Head | None:
-        """The branch's latest keep, with the scores of all runs of its commit there; None before the baseline."""
+        """The branch's latest keep, with the scores of all runs of its commit on that branch; None before the baseline."""
         latest = self._rows(
             """SELECT e.id, e.commit FROM experiments e JOIN verdicts v ON v.experiment_id = e.id WHERE e.branch = ?
                GROUP BY e.id, e.commit, e.number HAVING arg_max(v.decision, v.seq) = 'keep'
@@ -212,39 +197,35 @@ class Store:
         )
 
     def baseline(self, branch: str) -> ExperimentRecord | None:
-        """The branch's first commit as it was measured; None before that. Baselines that failed don't count."""
+        """The branch's kept baseline; None before it is measured. Baselines that failed don't count."""
         for record in self.records(branch):
             if record.experiment.kind == "baseline" and record.verdict is not None and record.verdict.decision == "keep":
                 return record
         return None
 
     def unfinished(self, branch: str) -> list[ExperimentRecord]:
-        """Experiments without a verdict, in order."""
+        """The branch's experiments without a verdict, in order."""
         return self._records("e.branch = ? AND e.id NOT IN (SELECT experiment_id FROM verdicts)", branch)
 
     def next_number(self, branch: str) -> int:
-        """The number that the branch's next experiment gets; 0 is the baseline."""
+        """The number of the branch's next experiment; 0 is the baseline."""
         ((number,),) = self._rows("SELECT coalesce(max(number) + 1, 0) FROM experiments WHERE branch = ?", branch)
         return int(number)
 
     def query(self, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent") -> Table:
-        """Runs one SELECT, read-only. Raises UserError, one line, for what is refused or wrong and past `timeout_s`."""
+        """The result of one read-only SELECT. Raises UserError, one line, if it is refused, wrong or exceeds `timeout_s`."""
         cursor = self._database.cursor()
         if audience == "person":
             self._show_audit(cursor)
         return run_query(cursor, sql, max_rows=max_rows, timeout_s=timeout_s)
 
     def export_parquet(self) -> Path:
-        """Replaces history.parquet, one row per experiment, at once: readers see the old file or the new one."""
+        """Writes the view `history` to history.parquet, atomically. Returns its path."""
         path = self.home / "history.parquet"
-        temporary = path.with_name(f".history-{os.getpid()}-{threading.get_ident()}.parquet")
         with self._database.cursor() as cursor:
             table = cursor.sql("SELECT * FROM history").to_arrow_table()
-        try:
+        with replacing(path) as temporary:
             pq.write_table(table, temporary)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
         return path
 
     def _rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
@@ -253,17 +234,19 @@ class Store:
 
     def _records(self, condition: str, *parameters: Any) -> list[ExperimentRecord]:
         chosen = f"SELECT e.id FROM experiments e WHERE {condition}"
-        experiments = self._rows(
-            f"SELECT e.id, e.record FROM experiments e WHERE {condition} ORDER BY e.number, e.seq", *parameters
-        )
+        experiments = self._rows(f"SELECT e.record FROM experiments e WHERE {condition} ORDER BY e.number, e.seq", *parameters)
         runs = self._rows(f"SELECT experiment_id, record FROM runs WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters)
         verdicts = self._rows(
             f"SELECT experiment_id, record FROM verdicts WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters
         )
-        return _assembled(experiments, runs, verdicts)
+        return assemble(
+            [experiment_from(json.loads(body)) for (body,) in experiments],
+            [(id, RunResult.from_json(body)) for id, body in runs],
+            [(id, verdict_from(json.loads(body))) for id, body in verdicts],
+        )
 
     def _show_audit(self, cursor: duckdb.DuckDBPyConnection) -> None:
-        """A temporary table lives in this cursor alone: no other connection can reach it."""
+        """Makes the table `audit` for this cursor alone: it is temporary, and no other connection can reach it."""
         with self._lock:
             table = pa.Table.from_pylist(self._audit_rows(), schema=_AUDIT_SCHEMA)
         cursor.register("audit_batch", table)
@@ -271,7 +254,7 @@ class Store:
         cursor.unregister("audit_batch")
 
     def _audit_rows(self) -> list[dict[str, Any]]:
-        """Audit scores, read from the journal when a person first asks for them."""
+        """All audit scores, read from the journal the first time that a person asks for them."""
         if self._audit is None:
             runs = (record.body for _, record in self.journal.records() if record.kind == "run")
             self._audit = [_audit_row(body) for body in runs if body["audit_bpb"] is not None]
@@ -279,7 +262,7 @@ class Store:
 
 
 def query_home(home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent") -> Table:
-    """One SELECT over a home that no farm uses now. Raises UserError where none is or one runs."""
+    """The result of one SELECT over a home. Raises UserError where nothing is recorded or a farm has the home open."""
     if not (home / "journal.jsonl").exists():
         raise UserError(f"Nothing is recorded in {home} yet: `farm run` or `farm demo` starts a history.")
     with Store.open(home, wait_s=3.0) as store:
@@ -293,20 +276,3 @@ _AUDIT_SCHEMA = pa.schema(
 
 def _audit_row(body: Mapping[str, Any]) -> dict[str, Any]:
     return {name: body[name] for name in ("experiment_id", "run_id", *AUDIT_FIELDS)}
-
-
-def _assembled(
-    experiments: Sequence[tuple[Any, ...]], runs: Sequence[tuple[Any, ...]], verdicts: Sequence[tuple[Any, ...]]
-) -> list[ExperimentRecord]:
-    runs_of: dict[str, list[RunResult]] = {}
-    for experiment_id, body in runs:
-        runs_of.setdefault(experiment_id, []).append(RunResult.from_json(body))
-    verdict_of = {experiment_id: verdict_from(json.loads(body)) for experiment_id, body in verdicts}
-    return [
-        ExperimentRecord(
-            experiment=experiment_from(json.loads(body)),
-            runs=tuple(runs_of.get(experiment_id, ())),
-            verdict=verdict_of.get(experiment_id),
-        )
-        for experiment_id, body in experiments
-    ]

@@ -1,4 +1,4 @@
-"""How a journal record becomes a table's row. Audit scores are taken out here, on the way into the database."""
+"""Journal records as rows of the database's tables. Audit scores are removed here, on the way into the database."""
 
 import json
 import math
@@ -11,6 +11,7 @@ import pyarrow as pa
 from results.journal import JournalRecord, RecordKind
 
 Row = dict[str, Any]
+"""Column -> value."""
 
 TABLES: Mapping[RecordKind, str] = {
     "branch": "branches",
@@ -21,9 +22,9 @@ TABLES: Mapping[RecordKind, str] = {
 }
 
 AUDIT_FIELDS = ("audit_bpb", "audit_rows")
-"""Of a RunResult: kept from researchers, so they never reach a table."""
+"""Fields of a RunResult that are kept from researchers, so that they must not reach a table."""
 
-# Taken from a record as they are.
+# Columns that are taken from a record's body unchanged.
 # fmt: off
 _BRANCH_COLUMNS = (
     "tag", "loop", "profile", "platform", "score_fingerprint", "data_fingerprint", "baseline_commit", "created",
@@ -45,12 +46,12 @@ _VERDICT_COLUMNS = (
 
 
 def row_of(position: int, record: JournalRecord) -> Row:
-    """The row that stands for a record; its table is TABLES[record.kind]."""
+    """The row for a record at a position of the journal; its table is TABLES[record.kind]."""
     return {"seq": position, **_BUILDERS[record.kind](record)}
 
 
 def insert_one(connection: duckdb.DuckDBPyConnection, kind: RecordKind, row: Row) -> None:
-    """Inserts a row."""
+    """Inserts one row."""
     columns = ", ".join(row)
     places = ", ".join("?" * len(row))
     sql = f"INSERT INTO {TABLES[kind]} ({columns}) VALUES ({places})"
@@ -58,7 +59,7 @@ def insert_one(connection: duckdb.DuckDBPyConnection, kind: RecordKind, row: Row
 
 
 def insert_many(connection: duckdb.DuckDBPyConnection, records: Iterable[tuple[int, JournalRecord]]) -> None:
-    """Inserts records through Arrow in one transaction: all or none."""
+    """Inserts records with their positions, all or none: one transaction, through Arrow."""
     rows: dict[RecordKind, list[Row]] = {kind: [] for kind in TABLES}
     for position, record in records:
         rows[record.kind].append(row_of(position, record))
@@ -72,6 +73,7 @@ def insert_many(connection: duckdb.DuckDBPyConnection, records: Iterable[tuple[i
 
 
 def without_audit(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A run's body without its audit scores."""
     return {name: value for name, value in body.items() if name not in AUDIT_FIELDS}
 
 
@@ -113,7 +115,7 @@ def _event_row(record: JournalRecord) -> Row:
 
 
 def _key(record: JournalRecord) -> str:
-    """The id without its kind, which goes before it in the journal."""
+    """The record's id without the kind that precedes it in the journal."""
     return record.id.partition(":")[2]
 
 
@@ -122,7 +124,7 @@ def _picked(record: JournalRecord, columns: tuple[str, ...]) -> Row:
 
 
 def _storable(value: Any) -> Any:
-    """A value that any column takes: text can hold half a surrogate pair, and what a run reports can be anything."""
+    """The value as any column takes it: half a surrogate pair becomes `?`, and an integer beyond 64 bits None."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -131,7 +133,7 @@ def _storable(value: Any) -> Any:
 
 
 def _finite(value: Any) -> Any:
-    """JSON columns take neither NaN nor infinities: they become text."""
+    """The value as a JSON column takes it: NaN and infinities become text."""
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,29 +1,25 @@
-"""results.tsv: a branch's experiments in the five columns that people know."""
+"""results.tsv: a branch's experiments in the five columns of karpathy/autoresearch."""
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from research.files import write_atomically
+from research.text import one_line
 from results.experiment import Decision, ExperimentRecord
 
 HEADER = "commit\tval_bpb\tmemory_gb\tstatus\tdescription"
 
 STATUSES: dict[Decision, str] = {"keep": "keep", "discard": "discard", "crash": "crash", "invalid": "crash"}
-"""The file knows three statuses; lost experiments are left out."""
+"""The file's status by decision; lost experiments are left out."""
 
 
 def write_results_tsv(path: Path, records: Iterable[ExperimentRecord]) -> None:
-    """Replaces `path` at once by one line for each decided experiment, in the order given.
+    """Writes, atomically, one line for each decided experiment, in the order given.
 
-    val_bpb has six decimals, memory_gb is GiB with one; both are 0 for a crash, in this file alone.
+    val_bpb has six decimals; memory_gb is in GiB with one decimal. Both are 0 for a crash, as the format has it.
     """
     lines = [HEADER, *(line for record in records if (line := _line(record)))]
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    try:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="replace")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, ("\n".join(lines) + "\n").encode(errors="replace"))
 
 
 def _line(record: ExperimentRecord) -> str | None:
@@ -35,5 +31,5 @@ def _line(record: ExperimentRecord) -> str | None:
     if status != "crash":
         score = "" if val_bpb is None else f"{val_bpb:.6f}"
         memory_gb = "" if memory is None else f"{memory / 1024:.1f}"
-    description = " ".join(record.experiment.title.replace('"', "'").split())
+    description = one_line(record.experiment.title.replace('"', "'"))
     return "\t".join((record.experiment.commit[:7], score, memory_gb, status, description))

@@ -1,71 +1,74 @@
-"""Decisions on results. Pure: what goes in decides what comes out, and the reason is always said in words.
+"""Decisions on results, each with its reason in words. Pure functions.
 
-Scores are validation bits per byte (bpb), lower is better. A gain is the head's mean score less the experiment's.
+Scores are validation bits per byte (bpb), lower is better. A gain is the head's mean score minus the experiment's. Sigma is the
+standard deviation of val_bpb between seeds of one commit.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
 
 from research.result import RunResult, RunStatus
+from research.text import counted, one_line
 from results.experiment import Decision, ExperimentRecord, Head, Verdict
 
 Rule = Literal["noise", "greedy"]
-"""`noise` asks for more than chance gives, and charges for complexity; `greedy` keeps whatever scores lower."""
+"""`noise` keeps a gain of more than one sigma plus the price of the lines that it adds; `greedy` keeps any gain."""
 
 LINE_PRICE = 0.00005
-"""bpb that a net added line has to earn: 0.001 for 20 hacky lines isn't worth it. A removed line earns as much."""
+"""The gain in bpb that each net added line must bring (20 lines: 0.001). A removed line lowers the needed gain as much."""
 
 MEMORY_CAP = 1.5
-"""Times the head's peak memory that a keep may take."""
+"""The most peak memory that a keep may take, in multiples of the head's."""
 
 SLACK_SIGMAS = 0.5
-"""However much simpler the code, a keep may score at most this much worse than the head."""
+"""The most that a keep may lose against the head, in sigmas, however much simpler its code is."""
 
 CONTROL_SIGMAS = 3.0
-"""How far the baseline may score from before until scores on both sides of a change of software don't compare."""
+"""Standard errors that the baseline may move when the software changes; beyond that, old and new scores don't compare."""
 
 NOISY_SIGMAS = 3.0
-"""How far the baseline's seeds may lie apart, in sigmas of a difference, until something is wrong with the machine."""
+"""Standard errors that the baseline's seeds may differ by; beyond that, something is wrong with the machine."""
 
 EQUAL_SHARE = 1e-7
-"""Two runs whose val_bpb differ by less than this share are too equal: float32 sums of the same model differ by as much. Seeds
-differ by some thousandths, so that chance does this once in ten thousand pairs."""
+"""Relative difference of val_bpb below which two runs are suspiciously equal: float32 sums over one model differ by as much.
+Seeds differ by some thousandths, so that chance does this once in ten thousand pairs."""
 
 PRIOR_RUNS, SCALED_PRIOR_RUNS = 10, 2
-"""How many degrees of freedom the profile's prior sigma is worth against measured replicates; less under another budget."""
+"""Degrees of freedom that the profile's prior sigma counts as, against measured replicates; fewer under another budget."""
 
 BUDGET_POWER = 0.6
-"""Noise grows with this power of how much shorter a budget is. Two seeds of one program under the standard profile differed
-with a standard deviation of 0.0012 at 120 s (three pairs) and 0.0025 at 40 s (two pairs), where the prior is 0.0007 at 300 s:
-both are powers of 0.6."""
+"""Sigma is proportional to budget ** -BUDGET_POWER below the profile's budget. Two seeds of one program under the standard
+profile had a standard deviation of 0.0012 at 120 s (three pairs) and 0.0025 at 40 s (two pairs), and the prior is 0.0007 at
+300 s: both give a power of 0.6."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Noise:
-    """What chance does to a score."""
+    """The measured noise of a score."""
 
     sigma: float
     """Standard deviation of val_bpb between seeds of one commit."""
     replicates: int = 0
-    """Degrees of freedom measured so far; 0: the profile's prior alone."""
+    """Degrees of freedom measured so far; 0 means that sigma is the profile's prior."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoisePrior:
-    """What chance is expected to do before anything was measured."""
+    """The noise that is expected before anything is measured."""
 
     sigma: float
+    """Standard deviation of val_bpb between seeds of one commit."""
     runs: int = PRIOR_RUNS
-    """Degrees of freedom that it is worth against measured replicates."""
+    """Degrees of freedom that it counts as, against measured replicates."""
 
 
 def noise_prior(sigma: float, *, measured_at: float, budget: float) -> NoisePrior:
-    """The prior of runs of `budget` seconds from a profile's `sigma`, which is of runs of `measured_at` seconds.
+    """The prior for runs of `budget` seconds, from a profile's `sigma` for runs of `measured_at` seconds.
 
-    Shorter runs are noisier; of longer ones it isn't known how much less noisy they are.
+    Shorter runs are noisier. How much less noisy longer ones are is unknown, so they keep `sigma`.
     """
     if budget == measured_at:
         return NoisePrior(sigma=sigma)
@@ -73,10 +76,10 @@ def noise_prior(sigma: float, *, measured_at: float, budget: float) -> NoisePrio
 
 
 def estimate_noise(prior: NoisePrior, replicates: Sequence[Sequence[float]]) -> Noise:
-    """Pools the prior with groups of scores, each of one commit under several seeds.
+    """Pools the prior with groups of scores, each group from one commit under several seeds.
 
-    The variance is the mean of both, each weighted by its degrees of freedom (a scaled inverse chi-squared prior): with few
-    replicates it stays near the prior, with many it follows them. Raises ValueError for a prior that is not positive.
+    The variance is the mean of both, weighted by degrees of freedom (a scaled inverse chi-squared prior): with few replicates
+    it stays near the prior, with many it follows them. Raises ValueError for a prior that is not positive.
     """
     if not prior.sigma > 0:
         raise ValueError(f"the prior sigma must be positive, not {prior.sigma}")
@@ -92,7 +95,7 @@ def replicates_among(records: Sequence[ExperimentRecord]) -> list[list[float]]:
 
 
 def needed_gain(noise: Noise, net_lines: int, *, rule: Rule = "noise") -> float:
-    """The gain in bpb that a keep has to exceed; below 0 for code that is enough simpler."""
+    """The gain in bpb that a keep must exceed; below 0 for code that is simpler by enough lines."""
     if rule == "greedy":
         return 0.0
     return max(noise.sigma + LINE_PRICE * net_lines, -SLACK_SIGMAS * noise.sigma)
@@ -114,9 +117,9 @@ def decide(
 ) -> Verdict:
     """The verdict on an experiment's runs against the head that it was tried on.
 
-    Lost runs say nothing and are left out. Of the others one that broke the rules decides, else the latest one if it
-    failed. `net_lines` is lines added less lines removed; `memory_cap` is in times the head's peak memory (None: no
-    cap). Raises ValueError without a run.
+    Lost runs are no evidence and are left out. An invalid run decides alone; so does the latest run if it failed. `net_lines`
+    is lines added minus lines removed; `memory_cap` is in multiples of the head's peak memory (None: no cap). Raises
+    ValueError without a run.
     """
     failed = _failure(runs)
     if failed is not None:
@@ -125,7 +128,7 @@ def decide(
     gain = head.mean - score
     needed = needed_gain(noise, net_lines, rule=rule)
     decision: Decision = "keep" if gain > needed else "discard"
-    reason = _reason(score, head.mean, gain, needed, noise, net_lines, rule)
+    reason = _reason(score, head.mean, needed, noise, net_lines, rule)
     too_much = _memory_excess(runs, head, memory_cap)
     if decision == "keep" and too_much:
         decision, reason = "discard", f"{reason}; but {too_much}"
@@ -133,9 +136,23 @@ def decide(
     return Verdict(decision=decision, reason=reason, gain=gain, needed=needed, sigma=noise.sigma)
 
 
+def near_misses(records: Iterable[ExperimentRecord]) -> list[ExperimentRecord]:
+    """The near-misses among the records, those that came closest to being kept first. The view `near_misses` is the same."""
+    return sorted(filter(is_near_miss, records), key=_share_of_needed_gain, reverse=True)
+
+
+def is_near_miss(record: ExperimentRecord) -> bool:
+    """Whether an experiment was discarded with a gain, though not enough of one to be kept."""
+    verdict = record.verdict
+    if verdict is None or verdict.decision != "discard" or verdict.gain is None or verdict.needed is None:
+        return False
+    return 0 < verdict.gain <= verdict.needed
+
+
 def baseline_verdict(runs: Sequence[RunResult], prior: NoisePrior) -> Verdict:
-    """The verdict on a branch's first commit: kept when it runs at all; seeds that differ by far more than `prior` expects are
-    remarked on. Raises ValueError without a run.
+    """The verdict on a branch's first commit: kept if it runs.
+
+    The reason warns of seeds that differ far more than `prior` expects. Raises ValueError without a run.
     """
     failed = _failure(runs)
     if failed is not None:
@@ -146,14 +163,14 @@ def baseline_verdict(runs: Sequence[RunResult], prior: NoisePrior) -> Verdict:
     if spread > NOISY_SIGMAS * math.sqrt(2) * prior.sigma:
         noise = estimate_noise(prior, [scores]).sigma
         words += (
-            f"; its seeds differ by {_figure(spread)}, far more than they should (sigma {_figure(prior.sigma)}): is the "
-            f"machine busy? What is kept has to gain {_figure(noise)} now"
+            f"; its seeds differ by {_figure(spread)}, far more than expected (sigma {_figure(prior.sigma)}): is the machine "
+            f"busy? From now on a keep must gain {_figure(noise)}"
         )
     return Verdict(decision="keep", reason=words + _and(too_equal(runs)))
 
 
 def control_verdict(runs: Sequence[RunResult], baseline: ExperimentRecord, noise: Noise) -> Verdict:
-    """The verdict on the baseline run once more: never kept, but it says whether scores of before still compare.
+    """The verdict on the baseline run again: always a discard, whose reason says whether earlier scores still compare.
 
     Raises ValueError without a run.
     """
@@ -163,19 +180,20 @@ def control_verdict(runs: Sequence[RunResult], baseline: ExperimentRecord, noise
     score = _mean(_scores(runs))
     moved = score - baseline.val_bpb
     sigmas = abs(moved) / (noise.sigma * math.sqrt(1 / len(_scores(runs)) + 1 / len(_scores(baseline.runs))))
-    words = f"control: the baseline scores {score:.4f} now, {_figure(abs(moved))} {'above' if moved > 0 else 'below'} before"
-    if sigmas > CONTROL_SIGMAS:
-        words += f" ({sigmas:.1f} sigma): scores of before don't compare any more, go on with another --tag"
-    else:
-        words += f" ({sigmas:.1f} sigma): scores still compare"
+    direction = "above" if moved > 0 else "below"
+    words = (
+        f"control: the baseline now scores {score:.4f}, {_figure(abs(moved))} {direction} its earlier {baseline.val_bpb:.4f} "
+        f"({sigmas:.1f} standard errors): "
+    )
+    words += "scores still compare" if sigmas <= CONTROL_SIGMAS else "earlier scores no longer compare, start a new --tag"
     words += _and(too_equal([*runs, *baseline.runs]))
     return Verdict(decision="discard", reason=words, gain=-moved, sigma=noise.sigma)
 
 
 def too_equal(runs: Sequence[RunResult]) -> str:
-    """Names two runs of one commit whose seeds differ and whose scores don't; empty where there are none.
+    """A remark on two runs of one commit that score the same under different seeds; empty where there are none.
 
-    It is no proof: a model that did not learn at all scores the same under every seed. So it is said, and decides nothing.
+    It proves nothing, since a model that does not learn scores the same under every seed, and so it decides nothing.
     """
     scored = [(run, run.val_bpb) for run in runs if run.status == "ok" and run.val_bpb is not None]
     for (first, a), (second, b) in combinations(scored, 2):
@@ -185,9 +203,9 @@ def too_equal(runs: Sequence[RunResult]) -> str:
 
 
 def software_changes(records: Sequence[ExperimentRecord]) -> str:
-    """How the software of the last run differs from the baseline's, as `torch 2.11 -> 2.12`.
+    """How the last run's software differs from the baseline's, as `torch 2.11 -> 2.12`.
 
-    Empty where the baseline was measured with the same, before or since.
+    Empty where the baseline or a control was measured with the same software.
     """
     measured = [
         (record.experiment.kind in ("baseline", "control"), run.software)
@@ -205,19 +223,26 @@ def software_changes(records: Sequence[ExperimentRecord]) -> str:
     return ", ".join(f"{name} {before.get(name, 'none')} -> {now[name]}" for name in now if now[name] != before.get(name))
 
 
+def _share_of_needed_gain(record: ExperimentRecord) -> float:
+    """How close a near-miss came to being kept, above 0 and at most 1."""
+    verdict = record.verdict
+    assert verdict is not None and verdict.gain is not None and verdict.needed is not None, "only for near-misses"
+    return verdict.gain / verdict.needed
+
+
 def _and(remark: str) -> str:
     return f"; {remark}" if remark else ""
 
 
 def _failure(runs: Sequence[RunResult]) -> Verdict | None:
-    """The verdict where the runs give no score to judge."""
+    """The verdict on runs without a score; None where there is one."""
     if not runs:
         raise ValueError("no run to decide on")
     charged = [run for run in runs if run.status != "lost"]
     deciding = next((run for run in charged if run.status == "invalid"), (charged or runs)[-1])
     if deciding.status == "ok" and deciding.val_bpb is not None:
         return None
-    reason = " ".join(deciding.reason.split()) or "no reason was given"
+    reason = one_line(deciding.reason) or "no reason was given"
     return Verdict(decision=_DECISIONS.get(deciding.status, "crash"), reason=f"{deciding.status}: {reason}")
 
 
@@ -226,31 +251,37 @@ _DECISIONS: Mapping[RunStatus, Decision] = {"invalid": "invalid", "lost": "lost"
 
 
 def _memory_excess(runs: Sequence[RunResult], head: Head, cap: float | None) -> str:
-    """Says how far over the cap the runs' memory is; empty within it or where it wasn't measured."""
+    """How far the runs' memory exceeds the cap, in words; empty within it or where it wasn't measured."""
     peaks = [run.peak_memory_mb for run in runs if run.status == "ok" and run.peak_memory_mb is not None]
     if cap is None or not peaks or not head.peak_memory_mb or max(peaks) <= cap * head.peak_memory_mb:
         return ""
     times = max(peaks) / head.peak_memory_mb
-    return f"its {max(peaks):.0f} MiB are {times:.2f} times the head's {head.peak_memory_mb:.0f}: the cap is {cap:g}"
+    return f"it takes {max(peaks):.0f} MiB, {times:.2f} times the head's {head.peak_memory_mb:.0f}: the cap is {cap:g} times"
 
 
-def _reason(score: float, head: float, gain: float, needed: float, noise: Noise, net_lines: int, rule: Rule) -> str:
-    distance = "equal to" if gain == 0 else f"{_figure(abs(gain))} {'below' if gain > 0 else 'above'}"
-    result = f"val_bpb {score:.4f}, {distance} the head's {head:.4f}"
+def _reason(score: float, head: float, needed: float, noise: Noise, net_lines: int, rule: Rule) -> str:
+    """Score, gain or loss, and how that compares with the needed gain."""
+    gain = head - score
+    result = f"val_bpb {score:.4f} against the head's {head:.4f}: {_gain_in_words(gain)}"
     if rule == "greedy":
-        return f"{result}: {'lower' if gain > 0 else 'not lower'}, and the rule is greedy"
-    lines = f", {net_lines:+d} line{'' if abs(net_lines) == 1 else 's'}" if net_lines else ""
-    why = f"(noise {_figure(noise.sigma)}{lines})"
+        return f"{result}; the greedy rule keeps any gain"
+    lines = f", {'-' if net_lines < 0 else '+'}{counted(abs(net_lines), 'line')}" if net_lines else ""
+    why = f"(sigma {_figure(noise.sigma)}{lines})"
     if needed < 0:
-        within = "within" if gain > needed else "not within"
-        return f"{result}: {within} the {_figure(-needed)} that simpler code may lose {why}"
+        verb = "may lose" if gain > needed else "may lose no more than"
+        return f"{result}; simpler code {verb} {_figure(-needed)} {why}"
     if gain <= 0:
-        return f"{result}: it had to gain {_figure(needed)} {why}"
-    return f"{result}: {'more' if gain > needed else 'not more'} than the {_figure(needed)} that it had to gain {why}"
+        return f"{result}; a gain of {_figure(needed)} was needed {why}"
+    comparison = "more" if gain > needed else "less" if gain < needed else "no more"
+    return f"{result}, {comparison} than the {_figure(needed)} needed {why}"
+
+
+def _gain_in_words(gain: float) -> str:
+    return f"{'gained' if gain > 0 else 'lost'} {_figure(abs(gain))}" if gain else "no gain"
 
 
 def _figure(value: float) -> str:
-    """Four decimals; five for what four would blur."""
+    """A bpb figure with four decimals, or five where four would blur it."""
     return f"{value:.4f}" if value >= 0.00095 else f"{value:.5f}".removesuffix("0")
 
 

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from agent.researcher import Context
 from research.contract import Contract
-from research.text import counted
+from research.text import counted, one_line
 from results.experiment import ExperimentRecord
-from results.report import near_misses
+from results.verdict import near_misses
 
 RECENT = 30
 """Experiments at the end of the history that the table always has."""
@@ -45,12 +45,6 @@ def history_table(records: Sequence[ExperimentRecord]) -> str:
     left_out = len(finished) - len(rows)
     note = [f"({counted(left_out, 'older experiment')} not shown.)"] if left_out else []
     return "\n".join(["number | verdict | val_bpb | gain | title | reason", *rows, *note])
-
-
-def one_line(text: str, limit: int) -> str:
-    """`text` without line breaks and control characters, cut to `limit` characters."""
-    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
-    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 def _counts(records: Sequence[ExperimentRecord]) -> str:

@@ -17,12 +17,14 @@ from anthropic.types import (
 )
 from anthropic.types import Usage as ReportedUsage
 
-from agent.patch import changed_constants, problem_with, same_code
+from agent.patch import changed_constants, same_code
 from agent.researcher import BudgetSpent, Context, NotConfigured, ProposalFailed
-from agent.researchers.briefing import history_table, one_line, situation
+from agent.researchers.briefing import history_table, situation
 from agent.researchers.claude_editor import Editor, EditRefused
 from agent.researchers.prices import PRICES_AS_OF, price_of
 from research.errors import UserError
+from research.text import one_line
+from research.train_py import problem_with
 from results.experiment import Proposal, Usage
 
 DEFAULT_MODEL = "claude-opus-5-5"

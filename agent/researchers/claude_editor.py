@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from agent.patch import MAX_BYTES, problem_with
+from research.train_py import MAX_BYTES, problem_with
 
 
 class EditRefused(Exception):

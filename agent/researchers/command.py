@@ -14,10 +14,12 @@ from pathlib import Path
 
 import psutil
 
-from agent.patch import MAX_BYTES, changed_constants, describe_changes, problem_with, same_code
+from agent.patch import changed_constants, describe_changes, same_code
 from agent.researcher import Context, NotConfigured, ProposalFailed
-from agent.researchers.briefing import history_table, one_line, situation
+from agent.researchers.briefing import history_table, situation
 from research.files import research_folder
+from research.text import one_line
+from research.train_py import MAX_BYTES, problem_with
 from results.experiment import Proposal, Usage
 from results.tsv import write_results_tsv
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.patch import changed_constants, problem_with
+from agent.patch import changed_constants
 from agent.researcher import Context, OutOfIdeas
 from research.errors import UserError
 from research.hyperparameters import write_constants
 from research.profiles import Constant
 from research.text import counted
+from research.train_py import problem_with
 from results.experiment import Proposal
 
 

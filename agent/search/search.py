@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from itertools import combinations, islice
 from statistics import fmean
 
-from agent.patch import changed_constants, problem_with
+from agent.patch import changed_constants
 from agent.researcher import Context, OutOfIdeas, ProposalFailed
 from agent.search.ablations import ABLATIONS, ablated
 from agent.search.curves import Curve, KnobStep, next_steps, outcome, read_curves
@@ -32,16 +32,16 @@ from research.contract import Contract
 from research.hyperparameters import literal_text, write_constants
 from research.profiles import Constant
 from research.text import counted
+from research.train_py import problem_with
 from results.experiment import ExperimentRecord, Proposal
+from results.verdict import is_near_miss
 
 SETTLING_IN = 8
 """Ideas before the first crossover or ablation: at first, single constants gain most."""
 CROSSOVER_EVERY = 5
 ABLATION_EVERY = 8
-LEAST_GAIN = -1.0
-"""Discarded experiments with a gain above this, in sigmas, are combined."""
-MOST_COMBINED = 10
-"""Discarded experiments, the best ones, whose combinations are tried."""
+NEAR_MISSES = 10
+"""How many of the best are combined."""
 LARGEST_GROUP = 5
 RANDOM_TRIES = 300
 JITTER = 0.1
@@ -154,13 +154,13 @@ class _View:
             yield Idea(hypothesis=_reason(knob, step, self.curves[knob.label]), changes=changes)
 
     def crossovers(self) -> Iterator[Idea]:
-        """Combinations of discarded changes of different constants, those with the largest sum of gains first."""
-        close = sorted(self._came_close(), key=lambda item: -item[0])[:MOST_COMBINED]
+        """Combinations of near-misses that changed different constants, those with the largest sum of gains first."""
+        close = sorted(self._near_misses(), key=lambda item: -item[0])[:NEAR_MISSES]
         groups = [group for size in range(2, LARGEST_GROUP + 1) for group in combinations(close, size)]
         for group in sorted(groups, key=lambda group: -sum(gain for gain, _ in group)):
             changes = [_new_values(record) for _, record in group]
             merged = {name: value for change in changes for name, value in change.items()}
-            if sum(gain for gain, _ in group) > LEAST_GAIN and len(merged) == sum(map(len, changes)):
+            if len(merged) == sum(map(len, changes)):
                 names = " and ".join(f"`{record.experiment.title}` ({gain:+.1f} sigma)" for gain, record in group)
                 yield Idea(
                     hypothesis=f"{names} came close to being kept one by one; together they may gain enough.",
@@ -204,8 +204,8 @@ class _View:
         new = knob.write(old, position)
         return {} if new is None or new == old else {knob.name: new}
 
-    def _came_close(self) -> Iterator[tuple[float, ExperimentRecord]]:
-        """Gains (in sigmas) and records of discarded changes of constants that came close, if the head has the old values.
+    def _near_misses(self) -> Iterator[tuple[float, ExperimentRecord]]:
+        """Near-misses that changed constants alone, with their gains, where the head still has the old values.
 
         A gain is the mean of the experiment's own gain and of its shares of the crossovers that it was part of.
         """
@@ -218,11 +218,11 @@ class _View:
                     shares[member].append(gain / max(1, len(parents)))
         for record in self.records:
             changes = record.experiment.changes
-            if record.verdict is None or record.verdict.decision != "discard" or record.experiment.parents:
+            if not is_near_miss(record) or record.experiment.parents:
                 continue
             same = all(self.constants.get(name) == old and new is not None for name, (old, new) in changes.items())
             gain = fmean(shares[record.experiment.id])
-            if changes and same and gain > LEAST_GAIN and only_constants(record):
+            if changes and same and gain > 0 and only_constants(record):
                 yield gain, record
 
 

@@ -1,31 +1,44 @@
-"""`farm submit`: `farm run` as a job of a Ray cluster."""
+"""`farm submit`, `farm fetch`: the farm as a job of a Ray cluster, and its results in this checkout."""
 
 import argparse
 import os
 import shlex
 import sys
+import tempfile
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, BinaryIO
 
+from agent.repo.branch_names import check_name
 from agent.researchers.make import check_researcher
-from cluster.home import JOB_HOME, find_checkout
+from cluster.home import JOB_HOME, Home, find_checkout, find_home
+from cluster.options import todays_tag
 from cluster.ray_cluster.jobs import MODE_VARIABLE, Jobs, dashboard_address
+from cluster.ray_cluster.parcel import pack, printed_parcel, unpack
 from research.errors import UserError
+from research.text import counted
+
+if TYPE_CHECKING:
+    from agent.repo.bundle import Taken
 
 KEY = "ANTHROPIC_API_KEY"
 
-OWN_OPTIONS = ("command", "address", "home", "follow")
-"""What of the command line isn't for `farm run`."""
+OWN_OPTIONS = ("command", "module", "address", "home", "follow")
+"""Options that are not passed to `farm run`."""
+
+FETCHED = Path("results") / "fetched"
+"""The folder of fetched homes in a checkout."""
 
 
 def submit(options: argparse.Namespace) -> int:
-    """Starts the job and says how to go on. With --follow the exit status is 1 where the job doesn't succeed."""
+    """Starts the job and prints the commands for it. With --follow the exit status is 1 if the job doesn't succeed."""
     check_researcher(options.researcher)
+    check_name(options.tag or todays_tag(), "tag")
     home = options.home or JOB_HOME
     check_outlives_job(home, "--home")
     check_outlives_job(options.cache or "/", "--cache")
     checkout = find_checkout()
     if checkout is None:
-        raise UserError("There is no checkout here to send: change to one.")
+        raise UserError("There is no checkout here to send to the cluster: change to one.")
     jobs = Jobs(dashboard_address(options.address))
     environment, about_key = key_for(options.researcher)
     for line in (*about_edits(checkout), *about_key):
@@ -37,16 +50,18 @@ def submit(options: argparse.Namespace) -> int:
 
 
 def check_outlives_job(folder: str, option: str) -> None:
-    """Raises UserError for a folder that would lie in the job's working folder and go with it."""
+    """Raises UserError for a folder inside the job's working folder, which is deleted with it."""
     if not PurePosixPath(folder).is_absolute() and folder.partition("/")[0] != "~":
-        raise UserError(f"{option} {folder} would go when the job's working folder goes: begin it with / or ~/.")
+        raise UserError(
+            f"{option} {folder} would be deleted with the job's working folder: use a path that begins with / or ~/."
+        )
 
 
 def entrypoint(options: argparse.Namespace, home: str) -> str:
-    """The job's command line for a shell. `~` stays as it is: the driver's node expands it."""
+    """The job's command line, quoted for a shell. `~` is kept: the driver's node expands it."""
     command = ["python3", "-m", "cluster.cli", "run", "--engine=ray", f"--home={home}"]
-    for name, value in vars(options).items():
-        if name in OWN_OPTIONS or value is None or value is False:
+    for name, value in (vars(options) | {"tag": options.tag or todays_tag()}).items():
+        if name in OWN_OPTIONS or value is None or value is False or str(value) == "":
             continue
         option = "--" + name.replace("_", "-")
         command.append(option if value is True else f"{option}={value}")
@@ -54,31 +69,31 @@ def entrypoint(options: argparse.Namespace, home: str) -> str:
 
 
 def about_edits(checkout: Path) -> list[str]:
-    """The job gets the files as they lie here, without the history that could tell edits from commits."""
+    """A line that says that uncommitted edits are sent too, if there are any."""
     from agent.repo.repository import uncommitted_train_py
 
     if uncommitted_train_py(checkout) is None:
         return []
-    return ["research/train.py is sent as it lies here, with its uncommitted edits."]
+    return ["research/train.py is sent with its uncommitted edits"]
 
 
 def key_for(researcher: str) -> tuple[dict[str, str], list[str]]:
-    """What of this shell's environment the job gets, and the lines that say so. The key itself is never printed."""
+    """The environment that the job gets, and the lines that say so. The key itself is never printed."""
     if researcher.partition(":")[0] not in ("claude", "command"):
         return {}, []
     key = os.environ.get(KEY)
     if not key:
-        return {}, [f"{KEY} is not set here: the job uses that of its node, if there is one."]
-    return {KEY: key}, [f"{KEY} goes along in the job's environment: all who reach the cluster's dashboard can read it there."]
+        return {}, [f"{KEY} is not set here: the job uses its node's, if that has one"]
+    return {KEY: key}, [f"{KEY} is sent in the job's environment: everybody who reaches the cluster's dashboard can read it"]
 
 
 def what_next(job: str, home: str, jobs: Jobs) -> list[str]:
-    """The job's id, and the commands for it."""
+    """The job's id, and the commands to follow, stop and fetch it."""
     at = f"--address {jobs.address}"
     named = "" if home == JOB_HOME else f"--home {shlex.quote(home)} "  # quoted: the shell here would expand ~ to its own
     ray = f"{MODE_VARIABLE}=token ray" if jobs.token_found else "ray"
     return [
-        f"job {job} at {jobs.address}; its home is {home} on the node that it runs on",
+        f"job {job} at {jobs.address}; its home is {home} on its node",
         f"follow  {ray} job logs -f {job} {at}",
         f"stop    {ray} job stop {job} {at}",
         f"fetch   farm fetch {named}{at}",
@@ -89,7 +104,100 @@ def _follow(jobs: Jobs, job: str) -> int:
     try:
         status = jobs.follow(job, lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
-        print(f"\nThe job {job} goes on.", file=sys.stderr)
+        print(f"\nThe job {job} keeps running.", file=sys.stderr)
         return 130
     print(f"job {job}: {status}" + (f" ({jobs.problem(job)})" if status == "FAILED" else ""))
     return 0 if status == "SUCCEEDED" else 1
+
+
+def fetch(options: argparse.Namespace) -> int:
+    """Copies branches into the checkout's repository, and everything else into results/fetched."""
+    checkout = find_checkout()
+    if checkout is None or not (checkout / ".git").exists():
+        raise UserError("There is no git checkout here to put branches into: change to one.")
+    named = options.home or JOB_HOME
+    here = find_home(named)
+    if here.folder == checkout / "results" / "data":
+        raise UserError(f"{here.folder} is this checkout's own home: there is nothing to fetch.")
+    target = Home(checkout / FETCHED / name_of(named))
+    with tempfile.TemporaryFile() as parcel:
+        if options.address is None and here.journal.is_file():
+            print(f"from {here.folder} on this machine")
+            pack(here, parcel, compress=False)
+        else:
+            parcel.write(ask_cluster(Jobs(dashboard_address(options.address)), named, checkout))
+        parcel.seek(0)
+        taken = take(parcel, checkout, target)
+    for line in taken_lines(taken, checkout, target):
+        print(line)
+    return 0
+
+
+def name_of(home: str) -> str:
+    """The name of the fetched copy. Raises UserError for a home whose path ends without a name."""
+    name = PurePosixPath(home).name
+    if name in ("", "~", ".."):
+        raise UserError(f"--home {home} must end with the name of the farm's folder.")
+    return name
+
+
+def ask_cluster(jobs: Jobs, home: str, checkout: Path) -> bytes:
+    """A home's parcel, which a small job prints on the node where farms run as jobs. Raises UserError."""
+    check_outlives_job(home, "--home")
+    print(f"from {home} on the cluster at {jobs.address}", flush=True)
+    job = jobs.submit(shlex.join(["python3", "-m", "cluster.ray_cluster.parcel", f"--home={home}"]), checkout, {})
+    try:
+        status = jobs.wait(job)
+    except KeyboardInterrupt:
+        jobs.stop(job)
+        raise
+    log = jobs.log(job)
+    if status != "SUCCEEDED" and not log:
+        raise UserError(f"The job {job} that packs the home {status.lower()}: {jobs.problem(job)}")
+    return printed_parcel(log)
+
+
+def take(parcel: BinaryIO, checkout: Path, target: Home) -> list["Taken"]:
+    """Unpacks a parcel beside its target, takes its branches in, then moves it into place. Raises UserError."""
+    from agent.repo.bundle import take_bundle
+
+    target.folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.folder.parent, prefix=f".{target.folder.name}-") as folder:
+        fresh = Path(folder) / "home"
+        fresh.mkdir()
+        bundles = unpack(parcel, fresh)
+        if not Home(fresh).journal.is_file():
+            raise UserError(
+                "What was fetched holds no journal, so nothing was taken from it: check that --home is a farm's home."
+            )
+        taken = [take_bundle(checkout, bundle) for bundle in bundles]
+        for bundle in bundles:
+            bundle.unlink()
+        Home(fresh).record_repository(checkout)
+        replace_folder(fresh, target, aside=Path(folder) / "old")
+    return taken
+
+
+def replace_folder(fresh: Path, target: Home, *, aside: Path) -> None:
+    """Moves a whole home into place at once. Raises UserError if a running farm holds the one that is there."""
+    if not target.folder.exists():
+        fresh.rename(target.folder)
+        return
+    with target.lock():
+        target.folder.rename(aside)
+        try:
+            fresh.rename(target.folder)
+        except OSError:
+            aside.rename(target.folder)
+            raise
+
+
+def taken_lines(taken: list["Taken"], checkout: Path, target: Home) -> list[str]:
+    """The lines that say what was fetched, where it is, and how to look at it."""
+    branches = [branch for one in taken for branch in one.branches]
+    experiments = counted(sum(one.experiments for one in taken), "new experiment")
+    lines = [f"branches: {', '.join(branches) or 'none new'}; {experiments} (refs/experiments)"]
+    for name, instead, why in (aside for one in taken for aside in one.aside):
+        lines.append(f"{name}: {why}, so the fetched one is called {instead}")
+    home = target.folder.relative_to(checkout)
+    return [*lines, f"home: {home}; look at it with: farm report --home {shlex.quote(str(home))}"]

@@ -1,23 +1,32 @@
-"""`farm status`, `farm report`, `farm show`, `farm sql`: what is known, while the farm runs and afterwards."""
+"""`farm status`, `report`, `show`, `sql`, `audit` and `verify`: the history, while the farm runs and afterwards."""
 
 import argparse
 import json
 import sys
 from typing import TYPE_CHECKING, Any
 
-from cluster.client import connect
-from cluster.commands.history import BranchHistory, read_history, record_named
-from cluster.home import find_home, home_option
+from cluster.commands.recorded import read_history, record_named
+from cluster.home import Home, find_cache, find_home, home_option
+from cluster.local_api import connect
 from research.errors import UserError
 from research.text import counted
-from results.report import morning_report, show_text
+from results.history import BranchHistory
 
 if TYPE_CHECKING:
+    from cluster.replay import Verification
+    from research.result import RunResult
     from results.store import Audience
+
+AUDIT_LEGEND = (
+    "  a change below 0 is a gain; gap = change on validation - change on audit",
+    "  a gap below 0 is bad: validation gained more than rows that no researcher sees; above 0 it is harmless",
+    "  an alarm is raised when the gap is more than {errors:g} standard errors below 0",
+)
+"""How to read the signs of an audit."""
 
 
 def status(options: argparse.Namespace) -> int:
-    """What runs now, and a line for each branch."""
+    """Prints what runs now, and a line for each branch."""
     home = find_home(options.home)
     client = connect(home)
     running = client.status() if client else None
@@ -35,40 +44,39 @@ def status(options: argparse.Namespace) -> int:
         print(f"No farm is running on {home.folder}.")
     else:
         print(f"A farm is running on {home.folder} (process {client.pid}), tag {running['tag']}.")
-        for branch, known in running["loops"].items():
-            print(f"  {branch}: {_doing(known)}")
-        print(f"  devices: {', '.join(running['devices']) or 'none yet'}")
-        if running["waiting"]:
-            print(f"  in line: {', '.join(running['waiting'])}")
-        for device, reason in running["quarantined"].items():
-            print(f"  {device} gets no more work: {reason}")
+        for line in _running_lines(running):
+            print(f"  {line}")
     for history in histories:
         print(_standing_line(history))
     return 0
 
 
 def report(options: argparse.Namespace) -> int:
-    """The morning report."""
+    """Prints the morning report."""
+    from results.report import morning_report
+
     home = find_home(options.home)
     histories = read_history(home)
     chosen = [history for history in histories if options.tag in (None, history.branch.tag, history.branch.name)]
     if not chosen:
         tags = ", ".join(dict.fromkeys(history.branch.tag for history in histories))
-        raise UserError(f"No tag is called {options.tag!r}: there are {tags}.")
+        raise UserError(f"No tag is called {options.tag!r}. This home has: {tags}.")
     branches = [(history.branch, history.records) for history in chosen]
     print(morning_report(branches, home=home.folder, ask=f"farm sql{home_option(home)}"), end="")
     return 0
 
 
 def show(options: argparse.Namespace) -> int:
-    """Everything on one experiment."""
+    """Prints everything about one experiment."""
+    from results.report import show_text
+
     home = find_home(options.home)
     print(show_text(record_named(home, read_history(home), options.id)), end="")
     return 0
 
 
 def sql(options: argparse.Namespace) -> int:
-    """One SELECT: asked of the running farm, else of the file."""
+    """Prints the answer to one SELECT, from the running farm or else from the database file."""
     home = find_home(options.home)
     query = sys.stdin.read() if options.query == "-" else options.query
     audience: Audience = "person" if options.audit else "agent"
@@ -83,6 +91,117 @@ def sql(options: argparse.Namespace) -> int:
     return 0
 
 
+def audit(options: argparse.Namespace) -> int:
+    """Prints validation beside audit for each branch. The exit status is 1 if there is an alarm."""
+    home = find_home(options.home)
+    histories = read_history(home)
+    wanted = options.branch
+    chosen = [history for history in histories if wanted in (None, history.branch.tag, history.branch.name)]
+    if not chosen:
+        there = ", ".join(dict.fromkeys(history.branch.tag for history in histories))
+        raise UserError(f"No branch or tag is called {wanted!r}. This home has the tags {there}.")
+    texts = [audit_lines(home, history) for history in chosen]
+    print("\n\n".join("\n".join(lines) for lines in texts))
+    return 1 if any(line.startswith("  ALARM") for lines in texts for line in lines) else 0
+
+
+def audit_lines(home: Home, history: BranchHistory) -> list[str]:
+    """One branch as text: baseline and head on validation and audit, the gap, and the alarm if there is one."""
+    from results.overfitting import ALARM_STANDARD_ERRORS, measure_overfitting
+
+    name = history.branch.name
+    if not history.keeps:
+        return [f"{name}: no score yet"]
+    baseline, head = history.keeps[0], history.keeps[-1]
+    found = measure_overfitting(baseline, head, home.runs)
+    if found is None:
+        return [f"{name}: its runs have no audit scores"]
+    lines = [
+        f"{name}: {baseline.experiment.id} -> {head.experiment.id}",
+        f"  {'':<10}{'val_bpb':>10}{'audit_bpb':>11}",
+        f"  {'baseline':<10}{found.val.baseline:>10.6f}{found.audit.baseline:>11.6f}",
+        f"  {'head':<10}{found.val.head:>10.6f}{found.audit.head:>11.6f}",
+        f"  {'change':<10}{found.val.change:>+10.6f}{found.audit.change:>+11.6f}",
+    ]
+    if head is baseline:
+        return [*lines, "  gap       none: nothing was kept after the baseline"]
+    legend = [line.format(errors=ALARM_STANDARD_ERRORS) for line in AUDIT_LEGEND]
+    if found.standard_error is None:
+        lines.append(f"  {'gap':<10}{found.gap:>+10.6f}; standard error unknown, since some runs have no scores per row")
+        return [*lines, *legend]
+    rows = f"on {found.val.rows} and {found.audit.rows} rows"
+    lines.append(f"  {'gap':<10}{found.gap:>+10.6f} +- {found.standard_error:.6f}, {rows}")
+    return [*lines, *legend, *([f"  ALARM: {found.alarm}"] if found.alarm else [])]
+
+
+def verify(options: argparse.Namespace) -> int:
+    """Repeats the experiment's first scored run and compares. The exit status is 1 if the score is not reproduced."""
+    from cluster.commands.use import recorded_contract, recorded_train_py
+    from cluster.hardware import choose_devices
+    from cluster.replay import Verification, check_same_as_recorded, device_like, repeat, run_to_repeat, sigma_of
+    from research.data.prepare import find_prepared
+
+    home = find_home(options.home)
+    histories = read_history(home)
+    record = record_named(home, histories, options.id)
+    branch = next(history.branch for history in histories if history.branch.name == record.experiment.branch)
+    old = run_to_repeat(record)
+    train_py = recorded_train_py(home, record.experiment.commit)
+    device = device_like(branch, choose_devices(options.devices), gpu_memory_bytes=old.gpu_memory_bytes)
+    contract = recorded_contract(branch)
+    data = find_prepared(contract, cache=find_cache(options.cache), num_shards=options.num_shards)
+    check_same_as_recorded(old, train_py, data, contract)
+    if connect(home) is not None:
+        stop = f"farm stop{home_option(home)}"
+        raise UserError(f"A farm is running on {home.folder} and would slow this run down: stop it first ({stop}).")
+    print(f"{record.experiment.id} {record.experiment.title}: repeating {old.run_id}, seed {old.seed}, on {device.key}",
+          flush=True)  # fmt: skip
+    new = repeat(old, train_py, device=device, data=data, contract=contract, on_progress=_Phases())
+    found = Verification(old=old, new=new, sigma=sigma_of(record, branch))
+    print("\n".join(verification_lines(found)))
+    return 0 if found.reproduced else 1
+
+
+def verification_lines(found: "Verification") -> list[str]:
+    """Both runs side by side, and whether the score was reproduced."""
+    old, new = found.old, found.new
+    lines = [f"{'':<18}{'then':>12}{'now':>12}"]
+    for name, form in (("val_bpb", ".6f"), ("training_seconds", ".1f"), ("reported_steps", "d"), ("peak_memory_mb", ".0f"),
+                       ("num_params", "d")):  # fmt: skip
+        lines.append(f"{name:<18}{_figure(old, name, form):>12}{_figure(new, name, form):>12}")
+    lines.append(f"software: {found.software or 'the same'}")
+    if found.sigmas is None:
+        return [*lines, f"not reproduced: the run ended as {new.status}: {new.reason}"]
+    verdict = "reproduced" if found.reproduced else "not reproduced"
+    return [*lines, f"{verdict}: {found.sigmas:+.2f} sigma (sigma of a run: {found.sigma:.4f})"]
+
+
+def _figure(run: "RunResult", name: str, form: str) -> str:
+    value = getattr(run, name)
+    return "-" if value is None else format(value, form)
+
+
+class _Phases:
+    """Prints each phase of the run on standard error as it begins."""
+
+    def __init__(self) -> None:
+        self._last = ""
+
+    def __call__(self, progress: dict[str, Any]) -> None:
+        phase = str(progress.get("phase", self._last))
+        if phase != self._last:
+            self._last = phase
+            print(f"  {phase}", file=sys.stderr, flush=True)
+
+
+def _running_lines(running: dict[str, Any]) -> list[str]:
+    lines = [f"{branch}: {_doing(known)}" for branch, known in running["loops"].items()]
+    lines.append(f"devices: {', '.join(running['devices']) or 'none yet'}")
+    if running["waiting"]:
+        lines.append(f"queued: {', '.join(running['waiting'])}")
+    return lines + [f"{device} gets no more work: {reason}" for device, reason in running["quarantined"].items()]
+
+
 def _doing(known: dict[str, Any]) -> str:
     phase = str(known.get("phase", "starting"))
     if phase != "training":
@@ -92,7 +211,7 @@ def _doing(known: dict[str, Any]) -> str:
 
 
 def _standing(history: BranchHistory) -> dict[str, Any]:
-    """Where a branch stands, for programs."""
+    """The state of a branch, for --json."""
     keeps, head = history.keeps, history.head
     return {
         "platform": history.branch.platform,

@@ -2,32 +2,29 @@
 
 import argparse
 import asyncio
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent.researchers.make import check_researcher
-from cluster.commands.history import BranchHistory, read_history
+from cluster.commands.recorded import read_history
 from cluster.cost import data_line, estimate
-from cluster.hardware import Device, DeviceKind, busy_processes, choose_devices, detect_devices, limited, platform_identity
-from cluster.home import Home, find_cache, find_home, home_option
-from cluster.sandbox_checks import layers_here, lines_before_runs
-from cluster.tags import todays_tag
+from cluster.hardware import Device, busy_processes, platform_identity
+from cluster.home import Home, find_home, home_option
 from research.errors import UserError
-from research.profiles import memory_limit
-from research.text import counted
+from research.text import counted, duration
+from results.history import BranchHistory
 
 if TYPE_CHECKING:
     from cluster.display import Display
-    from cluster.driver import FarmSummary
-    from cluster.options import EngineKind, FarmOptions
+    from cluster.options import FarmOptions
+    from cluster.summary import FarmSummary
     from results.experiment import ExperimentRecord
 
 
 def run(options: argparse.Namespace) -> int:
-    """Says what it will cost, then runs the farm until its limits or Ctrl-C."""
+    """Prints what the farm will cost, then runs it until its limits or Ctrl-C."""
+    from cluster.commands.options import run_options
     from cluster.display import make_display
 
-    farm_options = make_options(options, researcher=options.researcher)
+    farm_options = run_options(options)
     for line in before_start(farm_options):
         print(line, flush=True)
     summary = run_to_end(farm_options, make_display())
@@ -36,12 +33,14 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def try_idea(options: argparse.Namespace) -> int:
-    """One experiment with the working train.py. Exit status 1 where it didn't score."""
+def try_(options: argparse.Namespace) -> int:
+    """Runs one experiment with the working train.py. The exit status is 1 if it has no score."""
     from cluster.by_hand import on_the_checkouts_branch, try_once, where_the_edit_is
-    from cluster.display import duration, make_display
+    from cluster.commands.options import try_options
+    from cluster.display import make_display
+    from cluster.doctor import layers_here, lines_before_runs
 
-    farm_options = make_options(options, researcher="search")
+    farm_options = try_options(options)
     if options.tag is None:
         farm_options = on_the_checkouts_branch(farm_options)
     for line in lines_before_runs(farm_options.sandbox, layers_here()):
@@ -53,7 +52,7 @@ def try_idea(options: argparse.Namespace) -> int:
         display.close()
     seconds = sum(result.total_seconds or 0.0 for result in record.runs)
     show = f"farm show{home_option(farm_options.home)} {record.experiment.id}"
-    print(f"{outcome(record)}\n  {record.experiment.id}, {duration(seconds)}; all of it: {show}")
+    print(f"{outcome(record)}\n  {record.experiment.id}, {duration(seconds)}; details: {show}")
     edit = where_the_edit_is(record, farm_options.repo)
     if edit:
         print(f"  {edit}")
@@ -62,96 +61,19 @@ def try_idea(options: argparse.Namespace) -> int:
 
 def stop(options: argparse.Namespace) -> int:
     """Asks the running farm to end."""
-    from cluster.client import connect
+    from cluster.local_api import connect
 
-    client = connect(find_home(options.home))
+    home = find_home(options.home)
+    client = connect(home)
     if client is None:
-        raise UserError(f"No farm is running on {find_home(options.home).folder}.")
+        raise UserError(f"No farm is running on {home.folder}.")
     client.stop()
-    print(f"The farm (process {client.pid}) is ending.")
+    print(f"The farm (process {client.pid}) is stopping.")
     return 0
 
 
-def make_options(options: argparse.Namespace, *, researcher: str) -> "FarmOptions":
-    """The command line as the driver's options."""
-    from agent.repo.repository import repository_for
-    from cluster.options import FarmOptions
-
-    check_researcher(researcher)
-    home = find_home(options.home)
-    address = getattr(options, "address", None)
-    engine = chosen_engine(getattr(options, "engine", "local"), options.devices, address)
-    kind = device_kind(options.devices)
-    devices = local_devices(options.devices, engine)
-    first = (kind or "cuda") if engine == "ray" else devices[0].kind  # of a cluster's nodes nothing is known yet
-    gpu_memory = memory_limit(options.gpu_memory, first)
-    if engine == "local":
-        devices = tuple(limited(device, gpu_memory) for device in devices)
-    return FarmOptions(
-        repo=repository_for(Path.cwd(), home.folder, renew=True),
-        home=home,
-        cache=find_cache(options.cache),
-        tag=options.tag or todays_tag(),
-        researcher=researcher,
-        profile=options.profile,
-        recipe=options.recipe,
-        budget=options.budget,
-        source=options.source,
-        num_shards=options.num_shards,
-        devices=devices,
-        engine=engine,
-        device_kind=kind,
-        gpu_indices=gpu_indices(options.devices),
-        cache_asked_for=options.cache,
-        address=address,
-        rule=options.rule,
-        sandbox=options.sandbox,
-        gpu_memory_bytes=gpu_memory,
-        # what only `farm run` has
-        loops=getattr(options, "loops", None),
-        experiments=getattr(options, "experiments", None),
-        hours=getattr(options, "hours", None),
-        max_cost=getattr(options, "max_cost", None),
-        model=getattr(options, "model", None),
-        dirty=getattr(options, "dirty", False),
-        samples=getattr(options, "samples", False),
-        start_ahead=not getattr(options, "no_start_ahead", False),
-    )
-
-
-def chosen_engine(asked: str, devices: str | None, address: str | None) -> "EngineKind":
-    """`auto` is local for one device and no cluster, Ray otherwise. Raises UserError for choices that exclude each other."""
-    if asked == "local":
-        if address:
-            raise UserError("--engine local uses no cluster: leave --address out, or choose --engine ray.")
-        return "local"
-    if asked == "ray" or address or len(choose_devices(devices)) > 1:
-        return "ray"
-    from cluster.ray_cluster.engine import cluster_here
-
-    return "local" if cluster_here() is None else "ray"
-
-
-def local_devices(text: str | None, engine: "EngineKind") -> tuple[Device, ...]:
-    """The devices of this machine; on a cluster `cuda` may be meant for others than this one has."""
-    return choose_devices(text) if engine == "local" else tuple(detect_devices()[:1])
-
-
-def device_kind(text: str | None) -> DeviceKind | None:
-    """Which kind of device `--devices` asks for; None where it says nothing."""
-    if text is None:
-        return None
-    return "cpu" if text == "cpu" else "mps" if text == "mps" else "cuda"
-
-
-def gpu_indices(text: str | None) -> tuple[int, ...] | None:
-    """The GPUs that `--devices 0,2` names; None where it names none."""
-    words = [] if text is None else [word.strip() for word in text.split(",")]
-    return tuple(int(word) for word in words) if words and all(word.isdigit() for word in words) else None
-
-
 def run_to_end(options: "FarmOptions", display: "Display") -> "FarmSummary":
-    """Runs the farm; the terminal is left as it was, however that ends."""
+    """Runs the farm, and restores the terminal however that ends."""
     from cluster.driver import run_farm
 
     try:
@@ -161,7 +83,8 @@ def run_to_end(options: "FarmOptions", display: "Display") -> "FarmSummary":
 
 
 def before_start(options: "FarmOptions") -> list[str]:
-    """What will run where, what it will cost, and what stands in the way. Raises UserError where it can't begin."""
+    """The lines before a start: what will run where, what it will cost, and warnings. Raises UserError if it can't start."""
+    from cluster.doctor import layers_here, lines_before_runs
     from cluster.loop_plans import contract_asked_for
     from research.data.prepare import find_prepared
 
@@ -193,12 +116,12 @@ def before_start(options: "FarmOptions") -> list[str]:
     except UserError:
         lines.append(data_line(contract, options.num_shards))
     if options.experiments is None and options.hours is None and options.max_cost is None:
-        lines.append("no limit is given: it goes on until Ctrl-C")
+        lines.append("no limit: it runs until Ctrl-C")
     return [*lines, f"home: {options.home.folder}"]
 
 
 def check_known_branches(options: "FarmOptions", histories: list[BranchHistory]) -> None:
-    """Raises UserError where a branch would go on under other terms: before anything else is said of the run."""
+    """Raises UserError if a branch of this tag began with another contract or platform."""
     from cluster.loop_plans import check_same_terms, contract_asked_for, local_loops
 
     known = {history.branch.name: history.branch for history in histories}
@@ -208,23 +131,23 @@ def check_known_branches(options: "FarmOptions", histories: list[BranchHistory])
 
 
 def before_start_on_cluster(options: "FarmOptions") -> list[str]:
-    """Where a farm on Ray gets its devices, and where it keeps what it finds."""
+    """The lines before a start on Ray: whose devices it uses, and where its home is."""
+    from cluster.doctor import layers_here, lines_before_runs
     from cluster.ray_cluster.engine import cluster_here
 
     address = options.address or cluster_here()
-    where = f"the Ray cluster at {address}" if address else "a Ray cluster of its own on this machine"
-    loops = counted(options.loops, "loop") if options.loops else "a loop for each device"
+    where = f"the Ray cluster at {address}" if address else "its own Ray cluster on this machine"
+    loops = counted(options.loops, "loop") if options.loops else "one loop per device"
     lines = [f"tag {options.tag}, {loops}, on {where}"]
-    if address is None or options.sandbox == "off":  # of a cluster's nodes nothing is known yet
+    if address is None or options.sandbox == "off":  # nothing is known yet about a cluster's nodes
         lines += lines_before_runs(options.sandbox, layers_here())
     if options.experiments is None and options.hours is None and options.max_cost is None:
-        lines.append("no limit is given: it goes on until it is stopped")
+        lines.append("no limit: it runs until it is stopped (farm stop)")
     return [*lines, f"home: {options.home.folder}"]
 
 
 def summary_lines(summary: "FarmSummary") -> list[str]:
-    """What a farm did."""
-    from cluster.display import duration
+    """The lines after a farm has ended: why, how long it took, and what it gained."""
 
     lines = [f"ended: {summary.ended}, after {duration(summary.seconds)}"]
     lines.append(f"{counted(summary.experiments, 'experiment')}, {summary.keeps} kept, on {', '.join(summary.branches)}")
@@ -235,10 +158,10 @@ def summary_lines(summary: "FarmSummary") -> list[str]:
 
 
 def look_lines(home: Home) -> list[str]:
-    """Where a farm's history lies, and the commands that show it, to be pasted as they are."""
+    """Where the home is, and commands that show its history, ready to be pasted."""
     commands = {"report": "", "diff": "", "sql": " 'SELECT * FROM leaderboard'"}
     at_home = home_option(home)
-    return [f"home: {home.folder}; look at it with", *(f"  farm {name}{at_home}{rest}" for name, rest in commands.items())]
+    return [f"home: {home.folder}; look at it with:", *(f"  farm {name}{at_home}{rest}" for name, rest in commands.items())]
 
 
 def outcome(record: "ExperimentRecord") -> str:
@@ -263,4 +186,4 @@ def _busy_lines(device: Device) -> list[str]:
         return []
     named = ", ".join(f"{process.name} ({process.pid})" for process in processes[:3])
     others = counted(len(processes), "other process", "other processes")
-    return [f"warning: {device.key} is used by {others}: {named}; scores will suffer"]
+    return [f"warning: {device.key} is used by {others} ({named}): scores will suffer"]

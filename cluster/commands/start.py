@@ -1,17 +1,140 @@
-"""`farm doctor`, `farm prepare`, `farm profile`: getting a machine ready."""
+"""`farm demo`, `farm doctor`, `farm prepare`, `farm profile`: getting to know the farm, and getting a machine ready."""
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from cluster.commands.recorded import read_history
 from cluster.hardware import Device, choose_devices, limited, platform_identity
-from cluster.home import find_cache, find_checkout, find_home
+from cluster.home import Home, find_cache, find_checkout, find_home, home_option
 from research.contract import Contract
 from research.errors import UserError
 from research.profiles import Recipe, choose_profile, contract_for, memory_limit, profile_named
+from research.text import counted
+from results.history import BranchHistory, branch_named
+
+if TYPE_CHECKING:
+    from cluster.options import FarmOptions
+
+DEMO_PROFILE = "cpu"
+"""Tiny and offline: on any device five minutes are enough for it."""
+
+DEMO_RECIPE: Recipe = "original"
+"""It leaves something to find in five experiments; the profile's own hyperparameters, tuned by measurement, leave little."""
+
+DEMO_BUDGET = 10.0
+"""Seconds of training per run."""
+
+DEMO_PROMPT = "def "
+DEMO_TOKENS = 80
+
+
+def demo(options: argparse.Namespace) -> int:
+    """Prepares data, measures the baseline, tries ideas of `search`, and shows the results."""
+    from cluster.commands.research import run_to_end, summary_lines
+    from cluster.display import make_display
+    from cluster.doctor import layers_here, lines_before_runs
+
+    farm = demo_options(options)
+    device = farm.devices[0]
+    print(f"A demo on {device.key} ({platform_identity(device)}): a tiny model, {farm.budget:g} s of training per run.")
+    print(f"First {counted(farm.baseline_runs, 'run')} of the baseline, with the hyperparameters of karpathy/autoresearch,")
+    print(f"then {counted(options.experiments, 'experiment')} by search. It takes a few minutes.\n")
+    for line in lines_before_runs(farm.sandbox, layers_here()):
+        print(line)
+    summary = run_to_end(farm, make_display())
+    history = branch_named(read_history(farm.home), farm.tag)
+    told = ["", *summary_lines(summary), "", *_leaderboard(history), *_places(farm, history)]
+    for line in [*told, "", *next_lines(farm.home, farm.tag)]:
+        print(line, flush=True)
+    _samples(farm.home, history, device, farm.cache)
+    return 0 if summary.baseline is not None else 1
+
+
+def demo_options(options: argparse.Namespace) -> "FarmOptions":
+    """The demo's farm: one loop under a tag of its own."""
+    from agent.repo.repository import repository_for
+    from cluster.options import FarmOptions
+
+    home = find_home(options.home)
+    repo = repository_for(Path.cwd(), home.folder)
+    return FarmOptions(
+        repo=repo,
+        home=home,
+        cache=find_cache(options.cache),
+        tag=unused_tag(repo, home),
+        researcher="search",
+        profile=DEMO_PROFILE,
+        recipe=DEMO_RECIPE,
+        budget=options.budget or DEMO_BUDGET,
+        devices=choose_devices(options.devices)[:1],
+        experiments=options.experiments,
+        samples=True,
+    )
+
+
+def unused_tag(repo: Path, home: Home) -> str:
+    """The first of `demo`, `demo-2`, `demo-3`, ... that neither the repository nor the home knows."""
+    from agent.repo.branch_names import branch_name
+    from agent.repo.worktree import branch_exists
+
+    try:
+        known = {history.branch.tag for history in read_history(home)}
+    except UserError:
+        known = set()
+    number = 1
+    while True:
+        tag = "demo" if number == 1 else f"demo-{number}"
+        if tag not in known and not branch_exists(repo, branch_name(tag)):
+            return tag
+        number += 1
+
+
+def _leaderboard(history: BranchHistory) -> list[str]:
+    from results.report import leaderboard_text
+
+    return leaderboard_text(history.records).splitlines()
+
+
+def _places(farm: "FarmOptions", history: BranchHistory) -> list[str]:
+    """Where the results are."""
+    from agent.repo.branch_names import worktree_folder
+
+    name, home = history.branch.name, farm.home
+    folder = worktree_folder(home.folder, name)
+    return [
+        "",
+        f"branch    {name} in {farm.repo}",
+        f"results   {folder / 'results.tsv'}",
+        f"picture   {folder / 'progress.png'}",
+        f"history   {home.parquet}",
+    ]
+
+
+def next_lines(home: Home, tag: str) -> list[str]:
+    """Commands to try next, ready to be pasted."""
+    at_home = home_option(home)
+    return [
+        "try next:",
+        f"  farm sql{at_home} \"SELECT number, decision, val_bpb, gain, title FROM history WHERE tag = '{tag}'\"",
+        f"  farm diff{at_home} {tag}",
+        f"  farm run{at_home}",
+    ]
+
+
+def _samples(home: Home, history: BranchHistory, device: Device, cache: Path) -> None:
+    """Prints how the baseline and the best model continue the same prompt."""
+    from cluster.commands.use import print_sample, saved_model
+
+    keeps = [record for record in history.keeps if saved_model(home, record) is not None]
+    for record in keeps[:1] + keeps[1:][-1:]:
+        score = "" if record.val_bpb is None else f", val_bpb {record.val_bpb:.4f}"
+        print(f"\ntext from {record.experiment.id} ({record.experiment.title}{score}):", flush=True)
+        print_sample(home, history, record, device, cache=cache, prompt=DEMO_PROMPT, tokens=DEMO_TOKENS)
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Says what works. Exit status 1 where something is missing."""
+    """Prints what works here. The exit status is 1 if something is missing."""
     from cluster.doctor import check_lines, examine
 
     checks = examine(find_home(options.home), find_cache(options.cache), choose_devices(options.devices))
@@ -21,7 +144,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def prepare(options: argparse.Namespace) -> int:
-    """Prepares the data of one profile, and what a GPU needs once; done before, it ends at once."""
+    """Prepares the data of one profile, and on a GPU times the attention kernels. What is done already is not repeated."""
     from research.data.prepare import prepare as prepare_data
 
     device = choose_devices(options.devices)[0]
@@ -35,34 +158,35 @@ def prepare(options: argparse.Namespace) -> int:
 
 
 def _choose_attention(contract: Contract, device: Device, cache: Path) -> None:
-    """Measures which kernel of attention is the fastest: else the first run would, and take that much longer to start."""
-    from cluster.worker import judge_environment
+    """Finds the fastest attention kernel now: otherwise the first run would, and take that much longer to start."""
+    from cluster.judge_process import judge_environment
     from research.kernels import attention_choice, compile_cache
 
     shared = compile_cache.shared_folder(cache, device.torch_device)
     measured = attention_choice.measured_file(contract, shared)
     why = measured.with_suffix(".log")
-    why.unlink(missing_ok=True)  # whoever asks has mended something
+    why.unlink(missing_ok=True)  # try again after a failure: its cause may be fixed
     environment = judge_environment(device)
     kernel = attention_choice.choose(contract, device.torch_device, shared, environment=environment)
     if measured.exists():
-        print(f"attention: {kernel} is the fastest here")
+        print(f"attention: {kernel} is the fastest on this GPU")
     else:
-        print(f"attention: which kernel is the fastest could not be measured ({why} says why), so that {kernel} serves")
+        print(f"attention: the kernels could not be timed (see {why}): using {kernel}")
 
 
 def profile(options: argparse.Namespace) -> int:
-    """Which profile and why; with --write its starting hyperparameters go into train.py."""
+    """Prints the profile and the reason; with --write its hyperparameters go into train.py."""
     device = choose_devices(options.devices)[0]
     device = limited(device, memory_limit(options.gpu_memory, device.kind))
     suggested = choose_profile(device.torch_device, device.memory_bytes)
     name = options.name or suggested
     contract = profile_named(name).contract
     print(f"{device.key}: {platform_identity(device)}")
-    print(f"{'suggested' if name == suggested else 'chosen'}: {name}, for {profile_named(name).what_for}")
+    default = "the default here" if name == suggested else f"the default here is {suggested}"
+    print(f"profile {name} ({default}), for {profile_named(name).what_for}")
     print(
-        f"a run: {contract.TIME_BUDGET:g} s, sequence {contract.MAX_SEQ_LEN}, vocabulary {contract.VOCAB_SIZE}, "
-        f"scored on {contract.EVAL_TOKENS:,} tokens of {contract.source}"
+        f"each run: {contract.TIME_BUDGET:g} s of training, sequence length {contract.MAX_SEQ_LEN}, "
+        f"vocabulary {contract.VOCAB_SIZE}, scored on {contract.EVAL_TOKENS:,} tokens of {contract.source}"
     )
     if options.write:
         _write_profile(name, device.free_bytes if device.kind == "cuda" else None, options.recipe)
@@ -70,12 +194,12 @@ def profile(options: argparse.Namespace) -> int:
 
 
 def _write_profile(name: str, free_bytes: int | None, recipe: Recipe | None) -> None:
-    """Puts a profile's starting hyperparameters into the checkout's train.py."""
+    """Writes a profile's starting hyperparameters into the checkout's train.py."""
     from research.hyperparameters import fit_to_profile
 
     checkout = find_checkout()
     if checkout is None:
-        raise UserError("There is no checkout here whose train.py could be written: change to one.")
+        raise UserError("--write needs a checkout, and there is no checkout here: change to one.")
     path = checkout / "research" / "train.py"
     text, changes = fit_to_profile(path.read_text(encoding="utf-8"), name, free_bytes, recipe=recipe)
     path.write_text(text, encoding="utf-8")

@@ -5,13 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cluster.commands.history import BranchHistory, branch_named, read_history, record_named
+from cluster.commands.recorded import read_history, record_named
 from cluster.hardware import Device, choose_devices
 from cluster.home import Home, find_cache, find_checkout, find_home, package_folder
-from cluster.worker import judge_environment
-from research.contract import CONTRACT_VARIABLE, Contract
+from cluster.judge_process import judge_environment
+from research.contract import Contract
 from research.errors import UserError
-from results.experiment import ExperimentRecord
+from research.settings import ChildSettings
+from results.experiment import Branch, ExperimentRecord
+from results.history import BranchHistory, branch_named
 
 MODEL = "model.safetensors"
 
@@ -79,15 +81,17 @@ def print_sample(
 
     model = saved_model(home, record)
     if model is None:
-        raise UserError(f"No model of {record.experiment.id} was saved: farm run --samples saves those of keeps.")
-    contract = Contract.from_json(history.branch.contract_json)
+        raise UserError(
+            f"No model of {record.experiment.id} was saved: start the farm with --samples to save the models of keeps."
+        )
+    contract = recorded_contract(history.branch)
     data = find_prepared(contract, cache=cache)
     command = [
         *(sys.executable, "-W", "ignore", "-m", "research.sample"),  # flash-attn-4's compiler warns of its own code
         *("--model", str(model), "--train", str(model.with_name("train.py")), "--data", str(data.folder)),
         *("--prompt", prompt, "--tokens", str(tokens), "--device", device.torch_device),
     ]
-    environment = judge_environment(device) | {CONTRACT_VARIABLE: contract.to_json()}
+    environment = judge_environment(device) | ChildSettings(contract=contract).environment()
     return subprocess.run(command, env=environment, cwd=package_folder(), check=False).returncode
 
 
@@ -113,6 +117,15 @@ def _winner(home: Home, name: str | None) -> tuple[BranchHistory, ExperimentReco
     if history.head is None:
         raise UserError(f"{history.branch.name} has no score yet.")
     return history, history.head
+
+
+def recorded_contract(branch: Branch) -> Contract:
+    """The contract that a branch began with. Raises UserError if this version of the farm has other constants."""
+    try:
+        return Contract.from_json(branch.contract_json)
+    except TypeError:
+        other = "a version of the farm whose research/contract.py has other constants"
+        raise UserError(f"{branch.name} began with {other}: use that version for it.") from None
 
 
 def recorded_train_py(home: Home, commit: str) -> str:

@@ -1,27 +1,27 @@
-"""The checkout as the zip that a Ray job works in."""
+"""The checkout as a zip file, which Ray unpacks as the working directory of a job."""
 
 import os
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-from cluster.cost import size
 from research.errors import UserError
+from research.text import size
 
 LEFT_OUT = (".git", ".venv", "results/data", "results/fetched", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache")
-"""Never sent, whether git ignores them or not: names of folders, or paths in the checkout."""
+"""Names of folders, or paths in the checkout, that are never sent, whether git ignores them or not."""
 
 LARGEST_ZIP = 90 * 10**6
-"""Bytes; somewhat less than the body that Ray's job server takes."""
+"""Bytes; somewhat less than the largest request that Ray's job server accepts."""
 
 _SAME_DATE = (2020, 1, 1, 0, 0, 0)
-"""Of all files, so that the same files give the same zip, which Ray then has already."""
+"""The date of all files, so that the same files give the same zip, which Ray then has cached."""
 
 
 def zip_checkout(checkout: Path, target: Path) -> None:
-    """Packs what git tracks or would offer to add; where git doesn't know the folder, all but caches and state.
+    """Packs the files that git tracks or would add; in a folder without git, all files but caches and state.
 
-    Raises UserError as soon as the zip is larger than Ray takes.
+    Raises UserError as soon as the zip is larger than Ray accepts.
     """
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sent_files(checkout):
@@ -35,7 +35,7 @@ def zip_checkout(checkout: Path, target: Path) -> None:
 
 
 def sent_files(checkout: Path) -> list[str]:
-    """Paths in the checkout, sorted. No links: they may lead out of it."""
+    """The paths in the checkout that are packed, sorted; no links, which may lead out of it."""
     names = _known_to_git(checkout) if (checkout / ".git").exists() else _walked(checkout)
     files = (name for name in names if not _left_out(PurePosixPath(name)))
     return sorted(name for name in files if (checkout / name).is_file() and not (checkout / name).is_symlink())
@@ -62,6 +62,6 @@ def _left_out(path: PurePosixPath) -> bool:
 def _check_size(checkout: Path, name: str, packed: int) -> None:
     if packed > LARGEST_ZIP:
         raise UserError(
-            f"{checkout} is too large to send: more than {size(LARGEST_ZIP)} packed, with {name}. Let .gitignore name what "
-            "the job doesn't need."
+            f"{checkout} is too large to send: more than {size(LARGEST_ZIP)} packed, with {name}. Name in .gitignore "
+            "what the job doesn't need."
         )

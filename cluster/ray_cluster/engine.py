@@ -1,4 +1,4 @@
-"""Runs on a Ray cluster: one actor per GPU, or per node where nodes have none. Nodes may come and go."""
+"""Executes runs on a Ray cluster: one actor per GPU, or per node of a cluster without GPUs. Nodes may join and leave."""
 
 import asyncio
 import contextlib
@@ -12,30 +12,35 @@ from pathlib import Path
 from typing import Any
 
 from cluster.engine import ALIVE, ALIVE_SECONDS, Change
-from cluster.hardware import Device, DeviceKind, limited
+from cluster.hardware import Device, DeviceKind
 from cluster.home import inside_job, package_folder
+from cluster.judge_process import JUDGE_COMMAND, Progress
 from cluster.ray_cluster.checkout_zip import zip_checkout
 from cluster.ray_cluster.worker import NodeData, NodeWorker, Outcome, data_on_node, packed
-from cluster.worker import JUDGE_COMMAND, Progress
 from research.contract import Contract
 from research.data.prepared import PreparedData
 from research.errors import UserError
+from research.files import write_atomically
 from research.profiles import require_cuda_for_limit
 from research.result import RunResult, RunSpec
 
 LOOK_SECONDS = 2.0
-"""How often the cluster is looked at for nodes that came or went."""
+"""How often the cluster is checked for nodes that joined or left."""
 
 FIRST_SECONDS, SETTLE_SECONDS = 60.0, 10.0
-"""How long the first look waits for a worker, and then for the others; those that take longer join later."""
+"""How long the first check waits for a worker, and then for the others; those that take longer join later."""
 
 ANSWER_SECONDS = 10.0
-"""How long a worker may take to say how a run goes; three times without an answer, and it is given up."""
+"""How long a worker may take to report how a run goes."""
+
+UNANSWERED = 3
+"""A worker that didn't answer so many questions in a row is abandoned."""
 
 CANCEL_SECONDS = 5.0
+"""How long a worker may take to end a cancelled run."""
 
 SHIP_BYTES = 64 * 2**20
-"""Prepared data up to this size is sent to the nodes; more is prepared there."""
+"""Prepared data of at most so many bytes is sent to the nodes; larger data is prepared there."""
 
 Terms = Callable[[Device], tuple[Contract, PreparedData]]
 """The contract that a device works under and the farm's own data for it. Raises UserError."""
@@ -43,6 +48,8 @@ Terms = Callable[[Device], tuple[Contract, PreparedData]]
 
 @dataclass(frozen=True, kw_only=True)
 class _Node:
+    """A node of the cluster."""
+
     id: str
     name: str
     gpus: int
@@ -50,7 +57,7 @@ class _Node:
 
 
 @dataclass(kw_only=True, eq=False)
-class _Hired:
+class _Serving:
     """An actor that serves a device."""
 
     actor: Any
@@ -59,18 +66,15 @@ class _Hired:
     data_folder: str
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def there(self, spec: RunSpec) -> RunSpec:
-        """A run's spec with what is this node's own."""
-        return replace(spec, data_folder=self.data_folder, gpu_memory_bytes=self.device.gpu_memory_bytes)
-
 
 class RayEngine:
-    """Workers on all nodes of a Ray cluster. Made and used in one process, the farm's driver."""
+    """Workers on all nodes of a Ray cluster. Used in the farm's driver only."""
 
     def __init__(
         self,
         *,
         terms: Terms,
+        runs_folder: Path,
         kind: DeviceKind | None = None,
         address: str | None = None,
         gpus: tuple[int, ...] | None = None,
@@ -79,21 +83,22 @@ class RayEngine:
         gpu_memory_bytes: int | None = None,
         judge_command: Sequence[str] = JUDGE_COMMAND,
     ) -> None:
-        """Joins the cluster at `address`, else the one that this process is in; else starts one on this machine.
+        """Joins the cluster at `address`, else the one that this process or machine belongs to; else starts one here.
 
-        `kind` None: the GPUs, or the CPUs of a cluster that has no GPU. `gpus` are the indices that a cluster of one's own
-        may use; `gpu_memory_bytes` is what runs may take of each. Raises UserError where the cluster can't be joined.
+        `runs_folder` gets a folder for each run. `kind` None: the GPUs, or the CPUs of a cluster without GPUs. `gpus`: the
+        indices of the GPUs that a cluster started here may use. `gpu_memory_bytes`: limit of each GPU's memory for its runs.
+        Raises UserError where the cluster can't be joined.
         """
         self._terms, self._kind, self._cache, self._num_shards = terms, kind, cache, num_shards
-        self._gpu_memory_bytes = gpu_memory_bytes
+        self._runs_folder, self._gpu_memory_bytes = runs_folder, gpu_memory_bytes
         self._judge_command = tuple(judge_command)
-        self._workers: dict[str, _Hired] = {}
-        self._hiring: list[tuple[str, asyncio.Task[Change | None]]] = []
-        """Node ids, and what becomes of the workers that are starting there."""
+        self._workers: dict[str, _Serving] = {}
+        self._starting: list[tuple[str, asyncio.Task[Change | None]]] = []
+        """Ids of nodes, each with the task that starts a worker there."""
         self._refused: dict[str, str] = {}
-        """Nodes that may not work here, and why."""
+        """Ids of refused nodes, and why."""
         self._dead: dict[str, str] = {}
-        """Workers that were given up since the last look, and why."""
+        """Workers that were abandoned since the last check, and why."""
         self._shipped: dict[str, Any] = {}
         self._wake = asyncio.Event()
         self._closed = False
@@ -113,32 +118,32 @@ class RayEngine:
 
         worker = self._workers.get(device.key)
         if worker is None:
-            return _lost(spec, f"{device.key} is gone")
+            return RunResult.lost(spec, f"{device.key} is gone", device=device.key)
         async with worker.turn:
-            run = asyncio.wrap_future(worker.actor.run.remote(train_py, worker.there(spec)).future())
+            run = asyncio.wrap_future(worker.actor.run.remote(train_py, spec, worker.data_folder).future())
             try:
-                outcome: Outcome = await self._followed(worker, run, on_progress)
+                outcome: Outcome = await _followed(worker.actor, run, on_progress)
             except asyncio.CancelledError:
                 await self._cancel(worker, spec.run_id, run)
                 raise
             except (RayError, TimeoutError) as error:
-                reason = _in_words(error)
-                self._give_up(worker, reason)
-                return _lost(spec, reason)
-        await asyncio.to_thread(_write_files, outcome, Path(spec.run_folder))
+                reason = _reason_of(error)
+                self._abandon(worker, reason)
+                return RunResult.lost(spec, reason, device=device.key)
+        await asyncio.to_thread(_write_files, outcome, self._runs_folder / spec.run_id)
         return replace(outcome.result, device=device.key)
 
-    def start_ahead(self, device: Device, train_py: str, spec: RunSpec) -> None:
+    def start_speculatively(self, device: Device, train_py: str, spec: RunSpec) -> None:
         worker = self._workers.get(device.key)
         if worker is not None:
-            worker.actor.start_ahead.remote(train_py, worker.there(spec))
+            worker.actor.start_speculatively.remote(train_py, spec, worker.data_folder)
 
     async def close(self) -> None:
         import ray
 
         self._closed = True
         self._wake.set()
-        for _, task in self._hiring:
+        for _, task in self._starting:
             task.cancel()
         closing = [asyncio.wrap_future(worker.actor.close.remote().future()) for worker in self._workers.values()]
         if closing:
@@ -149,38 +154,21 @@ class RayEngine:
 
     # --- runs -------------------------------------------------------------------------------------------------------
 
-    async def _followed(
-        self, worker: _Hired, run: "asyncio.Future[Outcome]", on_progress: Callable[[Progress], None]
-    ) -> Outcome:
-        """Asks every second how the run goes, until it has ended. Raises TimeoutError for a worker that doesn't answer."""
-        unanswered = 0
-        while not (await asyncio.wait([run], timeout=ALIVE_SECONDS))[0]:
-            try:
-                said: Progress = await asyncio.wait_for(_answer(worker.actor.progress.remote()), ANSWER_SECONDS)
-            except TimeoutError:
-                unanswered += 1
-                if unanswered == 3:
-                    raise TimeoutError(f"the worker didn't answer for {3 * ANSWER_SECONDS:.0f} s") from None
-                continue
-            unanswered = 0
-            on_progress(said or ALIVE)
-        return run.result()
-
-    async def _cancel(self, worker: _Hired, run_id: str, run: "asyncio.Future[Outcome]") -> None:
+    async def _cancel(self, worker: _Serving, run_id: str, run: "asyncio.Future[Outcome]") -> None:
         import ray
 
         if self._closed:
             return  # all workers have ended their runs
         worker.actor.cancel.remote(run_id)
         done, _ = await asyncio.wait([run], timeout=CANCEL_SECONDS)
-        if not done:  # it can't be reached: its judge ends with the actor
+        if not done:  # it can't be reached; its judge ends with the actor
             ray.kill(worker.actor)
-            self._give_up(worker, "it did not end a cancelled run")
+            self._abandon(worker, "it didn't end a cancelled run")
         elif run.exception() is not None:
-            self._give_up(worker, _in_words(run.exception()))
+            self._abandon(worker, _reason_of(run.exception()))
 
-    def _give_up(self, worker: _Hired, reason: str) -> None:
-        """From now on this worker is no more; the watch tells it, and hires another where the device is still there."""
+    def _abandon(self, worker: _Serving, reason: str) -> None:
+        """Ends a worker. The next check reports that it left, and starts another if its device is still there."""
         import ray
 
         ray.kill(worker.actor)
@@ -192,7 +180,7 @@ class RayEngine:
     # --- nodes and workers ------------------------------------------------------------------------------------------
 
     async def _look(self, *, first: bool = False) -> tuple[Change, ...]:
-        """What changed since the last look; the first one waits for workers that are starting."""
+        """What has changed since the last check; the first one waits for workers that are starting."""
         nodes = {node.id: node for node in await asyncio.to_thread(alive_nodes)}
         kind = self._kind or ("cuda" if any(node.gpus for node in nodes.values()) else "cpu")
         changes = [Change(kind="left", name=name, reason=reason) for name, reason in self._dead.items()]
@@ -203,31 +191,31 @@ class RayEngine:
                 del self._workers[key]
                 gone.append(Change(kind="left", name=key, reason="its node is gone"))
         for node in nodes.values():
-            self._hire_on(node, kind)
-        if self._hiring and first:
-            starting = [task for _, task in self._hiring]
+            self._start_workers_on(node, kind)
+        if self._starting and first:
+            starting = [task for _, task in self._starting]
             await asyncio.wait(starting, timeout=FIRST_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait(starting, timeout=SETTLE_SECONDS)
-        changes += [change for _, task in self._hiring if task.done() and (change := task.result()) is not None]
-        changes += gone  # after what joined: a node may go before its worker was told of, which must not be served for ever
-        self._hiring = [(id, task) for id, task in self._hiring if not task.done()]
-        if nodes and not self._workers and not self._hiring and set(nodes) <= set(self._refused):
+        changes += [change for _, task in self._starting if task.done() and (change := task.result()) is not None]
+        changes += gone  # after what joined: a node may leave before its worker was reported, and must not be served for ever
+        self._starting = [(id, task) for id, task in self._starting if not task.done()]
+        if nodes and not self._workers and not self._starting and set(nodes) <= set(self._refused):
             reasons = "; ".join(f"{nodes[id].name}: {self._refused[id]}" for id in nodes)
             raise UserError(f"No node of the cluster can work for this farm. {reasons}")
         return tuple(changes)
 
-    def _hire_on(self, node: _Node, kind: DeviceKind) -> None:
+    def _start_workers_on(self, node: _Node, kind: DeviceKind) -> None:
         """Starts workers for the devices of a node that have none."""
         if node.id in self._refused:
             return
         wanted = node.gpus if kind == "cuda" else 1
-        there = [*(worker.node_id for worker in self._workers.values()), *(id for id, _ in self._hiring)].count(node.id)
+        there = [*(worker.node_id for worker in self._workers.values()), *(id for id, _ in self._starting)].count(node.id)
         for _ in range(wanted - there):
-            hiring = asyncio.create_task(self._hire(node, kind, threads=max(1, node.cpus // wanted)))
-            self._hiring.append((node.id, hiring))
+            starting = asyncio.create_task(self._start_worker(node, kind, threads=max(1, node.cpus // wanted)))
+            self._starting.append((node.id, starting))
 
-    async def _hire(self, node: _Node, kind: DeviceKind, *, threads: int) -> Change | None:
-        """A worker on a node, with its data; None where it could not be started now."""
+    async def _start_worker(self, node: _Node, kind: DeviceKind, *, threads: int) -> Change | None:
+        """Starts a worker on a node and finds its data; None where it could not be started now."""
         import ray
         from ray.exceptions import RayError
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -235,28 +223,31 @@ class RayEngine:
         here = NodeAffinitySchedulingStrategy(node.id, soft=False)
         resources = {"num_gpus": 1, "num_cpus": 0} if kind == "cuda" else {"num_gpus": 0, "num_cpus": 1}
         options: dict[str, Any] = {**resources, "max_concurrency": 8, "max_restarts": 0, "scheduling_strategy": here}
-        actor: Any = ray.remote(NodeWorker).options(**options).remote(kind, node.name, threads, self._judge_command)
+        actor: Any = (
+            ray.remote(NodeWorker)
+            .options(**options)
+            .remote(kind, node.name, threads, self._gpu_memory_bytes, self._judge_command)
+        )
         try:
             device: Device = await _answer(actor.describe.remote())
             if self._gpu_memory_bytes is not None:
                 require_cuda_for_limit(device.kind)
-                device = limited(device, self._gpu_memory_bytes)
             contract, data = await asyncio.to_thread(self._terms, device)
             given: NodeData = await _answer(self._data_task(here, contract, data))
         except UserError as error:
             given = NodeData(problem=str(error))
         except RayError as error:
-            logging.getLogger(__name__).warning("%s: a worker could not be started: %s", node.name, _in_words(error))
+            logging.getLogger(__name__).warning("%s: a worker could not be started: %s", node.name, _reason_of(error))
             return None
         if given.problem:
             self._refused[node.id] = given.problem
             ray.kill(actor)
             return Change(kind="refused", name=node.name, reason=given.problem)
-        self._workers[device.key] = _Hired(actor=actor, device=device, node_id=node.id, data_folder=given.folder)
+        self._workers[device.key] = _Serving(actor=actor, device=device, node_id=node.id, data_folder=given.folder)
         return Change(kind="joined", name=device.key, device=device)
 
     def _data_task(self, here: Any, contract: Contract, data: PreparedData) -> Any:
-        """The task that finds, unpacks or prepares the contract's data on a node."""
+        """The Ray task that finds, unpacks or prepares the contract's data on a node."""
         import ray
 
         name = f"{data.folder.name}-{data.data_fingerprint}"
@@ -273,12 +264,12 @@ def join_cluster(address: str | None, gpus: tuple[int, ...] | None) -> None:
     address = address or cluster_here()
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address is None:
-        # nobody but this machine has any business with a cluster of one's own
+        # a cluster that is started here is for this machine only
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         settings |= {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
         if gpus is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
-    # started by `uv run`, Ray would start every worker by it too, which resolves the project anew on each node
+    # in a process started by `uv run`, Ray would start every worker by it too, which resolves the project on each node
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     import ray
 
@@ -293,7 +284,7 @@ def join_cluster(address: str | None, gpus: tuple[int, ...] | None) -> None:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         where = f"at {address}" if address else "on this machine"
         raise UserError(f"No Ray cluster can be used {where} ({first}): start one with `ray start --head`.") from None
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the driver trains nothing; Ray would leave it every GPU
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the driver trains nothing, though Ray leaves it every GPU
 
 
 def cluster_here() -> str | None:
@@ -313,7 +304,7 @@ def cluster_here() -> str | None:
 
 
 def alive_nodes() -> list[_Node]:
-    """The cluster's nodes, by what Ray says that they have."""
+    """The cluster's nodes with the resources that Ray reports."""
     import ray
 
     nodes = []
@@ -326,25 +317,36 @@ def alive_nodes() -> list[_Node]:
     return nodes
 
 
+async def _followed(actor: Any, run: "asyncio.Future[Outcome]", on_progress: Callable[[Progress], None]) -> Outcome:
+    """Asks the actor every second how its run goes, until that has ended. Raises TimeoutError if the actor doesn't answer."""
+    unanswered = 0
+    while not (await asyncio.wait([run], timeout=ALIVE_SECONDS))[0]:
+        try:
+            progress: Progress = await asyncio.wait_for(_answer(actor.progress.remote()), ANSWER_SECONDS)
+        except TimeoutError:
+            unanswered += 1
+            if unanswered == UNANSWERED:
+                raise TimeoutError(f"the worker didn't answer for {UNANSWERED * ANSWER_SECONDS:.0f} s") from None
+            continue
+        unanswered = 0
+        on_progress(progress or ALIVE)
+    return run.result()
+
+
 async def _answer(reference: Any) -> Any:
+    """The value of an object reference."""
     return await asyncio.wrap_future(reference.future())
 
 
 def _write_files(outcome: Outcome, folder: Path) -> None:
-    """Puts what the judge left on the node into the home."""
+    """Writes what the judge left on the node into the run's folder in the home."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in outcome.files.items():
-        temporary = folder / f"{name}.tmp"
-        temporary.write_bytes(content)
-        temporary.replace(folder / name)
+        write_atomically(folder / name, content)
 
 
-def _lost(spec: RunSpec, reason: str) -> RunResult:
-    return RunResult(run_id=spec.run_id, status="lost", reason=reason, seed=spec.seed, device=spec.device)
-
-
-def _in_words(error: BaseException | None) -> str:
-    """The first line of what Ray says, without its ids."""
+def _reason_of(error: BaseException | None) -> str:
+    """The first line of an error of Ray, without ids."""
     from ray.exceptions import ActorDiedError, ActorUnavailableError
 
     if isinstance(error, ActorDiedError):

@@ -1,4 +1,4 @@
-"""What of Ray is up on this machine, and who could reach it. Asks the processes; imports no ray."""
+"""Which processes of Ray run on this machine, and whether other machines could reach them. Imports no ray."""
 
 import ipaddress
 import os
@@ -9,12 +9,12 @@ import psutil
 from cluster.ray_cluster.engine import cluster_here
 
 CONTROL_STORE = "gcs_server"
-"""The process that each cluster's head has one of."""
+"""The process that runs once on each cluster's head node."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OpenPort:
-    """A port of Ray that other machines may reach."""
+    """A port of Ray that listens to other machines."""
 
     port: int
     process: str
@@ -25,15 +25,15 @@ class RayHere:
     """Ray on this machine."""
 
     address: str | None
-    """Of the cluster that this machine is part of; None where none answers."""
+    """The address of the cluster that this machine is part of; None where none answers."""
     processes: int
     open_ports: tuple[OpenPort, ...]
     token: bool
-    """Whether all clusters' heads here, or where there is none this shell, ask for a token."""
+    """Whether all head nodes here ask for a token; without a head node, whether this shell is set to use one."""
 
 
 def look_at_ray() -> RayHere:
-    """Looks at all processes of Ray that this user may look at."""
+    """What the processes of Ray show that this user may inspect."""
     processes = [process for process in psutil.process_iter(["name", "cmdline"]) if _belongs_to_ray(process)]
     ports = {port for process in processes for port in _open_ports(process)}
     heads = [process for process in processes if process.info["name"] == CONTROL_STORE]
@@ -63,14 +63,14 @@ def _open_ports(process: psutil.Process) -> list[OpenPort]:
 
 
 def _reachable(ip: str) -> bool:
-    """Whether a socket that listens there hears other machines."""
+    """Whether a socket that listens on this address can be reached from other machines."""
     address = ipaddress.ip_address(ip.partition("%")[0])
     mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
     return not (mapped or address).is_loopback
 
 
 def _short_name(process: psutil.Process) -> str:
-    """`gcs_server`, `dashboard`, `ray::NodeWorker`: what people know it by."""
+    """The name that people know a process by: `gcs_server`, `dashboard`, `ray::NodeWorker`."""
     command = process.info["cmdline"] or [""]
     if command[0].startswith("ray::"):
         return str(command[0].split(" ")[0])

@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster, through its dashboard's port alone."""
+"""Jobs on a Ray cluster. Needs to reach its dashboard's port, and no other."""
 
 import asyncio
 import contextlib
@@ -18,32 +18,34 @@ from research.errors import UserError
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
 ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
-"""Where Ray's own commands look for the dashboard, in this order."""
+"""The environment variables in which Ray's own commands look for the dashboard's address, in this order."""
 
 MODE_VARIABLE = "RAY_AUTH_MODE"
+"""The environment variable that makes Ray send a token."""
 
 REACH_SECONDS = 5.0
+"""How long the dashboard may take to accept a connection."""
 
 LOOK_SECONDS = 0.5
-"""How often a job's status is asked for."""
+"""How often a job's status is polled."""
 
 STOP_SECONDS = 30
-"""How long a job that is stopped may take to end by itself; Ray's own default would kill a run's clean-up."""
+"""How long a job that is stopped may take to end by itself; Ray's default is too short for the farm's clean-up."""
 
 
 def dashboard_address(given: str | None) -> str:
-    """The dashboard's URL: `given`, else the one that Ray's variables name, else this machine's. Raises UserError."""
+    """The dashboard's URL: `given`, else the one in Ray's environment variables, else this machine's. Raises UserError."""
     named = [os.environ.get(variable, "") for variable in ADDRESS_VARIABLES]
     address = given or next((value for value in named if value.startswith(("http://", "https://"))), DEFAULT_ADDRESS)
     address = address.rstrip("/") if "://" in address else f"http://{address.rstrip('/')}"
     parts = urlsplit(address)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"{address} is no address of a dashboard: give --address http://HOST:PORT.")
+        raise UserError(f"{address} is not the address of a dashboard: give --address http://HOST:PORT.")
     return address
 
 
 def own_token() -> str | None:
-    """This user's token, where Ray looks for it; None where there is none."""
+    """This user's token, from where Ray looks for it; None where there is none."""
     if token := os.environ.get("RAY_AUTH_TOKEN"):
         return token
     path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
@@ -53,20 +55,20 @@ def own_token() -> str | None:
 
 
 class Jobs:
-    """The jobs of one cluster. All methods raise UserError, in one line, for what goes wrong on the way."""
+    """The jobs of one cluster. All methods raise UserError, in one line, where the cluster can't be reached or refuses."""
 
     def __init__(self, address: str) -> None:
         """`address` is the dashboard's URL."""
         self.address = address
         _check_reachable(address)
-        os.environ[ADDRESS_VARIABLES[0]] = address  # Ray would let its variables override what is asked for
+        os.environ[ADDRESS_VARIABLES[0]] = address  # otherwise Ray's variables would override `address`
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
-        for quiet in ("dashboard_sdk", "job.sdk"):  # they tell of each package and socket
+        for quiet in ("dashboard_sdk", "job.sdk"):  # they log each package and socket
             logging.getLogger(f"ray.dashboard.modules.{quiet}").setLevel(logging.WARNING)
         self.token_found = False
-        """Whether the cluster asked for a token that Ray's own commands don't send as long as RAY_AUTH_MODE isn't set."""
+        """Whether the cluster needs a token that Ray's own commands send only if RAY_AUTH_MODE is set."""
         with _in_one_line(address):
             try:
                 self._client: Any = JobSubmissionClient(address)
@@ -87,7 +89,7 @@ class Jobs:
             return str(self._client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env))
 
     def follow(self, job: str, say: Callable[[str], None]) -> str:
-        """Passes on what the job prints until it has ended; returns its last status."""
+        """Passes the job's output to `say` until the job has ended; returns its final status."""
 
         async def pass_on() -> None:
             async for text in self._client.tail_job_logs(job):
@@ -98,7 +100,7 @@ class Jobs:
             return self.wait(job)
 
     def wait(self, job: str) -> str:
-        """Waits until the job has ended; returns its last status: SUCCEEDED, FAILED or STOPPED."""
+        """Waits until the job has ended; returns its final status: SUCCEEDED, FAILED or STOPPED."""
         with _in_one_line(self.address):
             while not (status := self._client.get_job_status(job)).is_terminal():
                 time.sleep(LOOK_SECONDS)
@@ -110,19 +112,19 @@ class Jobs:
             return str(self._client.get_job_logs(job))
 
     def problem(self, job: str) -> str:
-        """The first line of what Ray says of a job that failed before it printed anything."""
+        """The first line of Ray's message on a job that failed before it printed anything."""
         with _in_one_line(self.address):
             lines = str(self._client.get_job_info(job).message or "").strip().splitlines()
-            return lines[0].partition(", last available logs")[0] if lines else "it didn't say why"
+            return lines[0].partition(", last available logs")[0] if lines else "Ray gave no reason"
 
     def stop(self, job: str) -> None:
-        """Ends a job; one that has ended stays as it is."""
+        """Stops a job; does nothing if it has ended."""
         with _in_one_line(self.address):
             self._client.stop_job(job)
 
 
 def _check_reachable(address: str) -> None:
-    """A connection to where nobody answers would take minutes to fail."""
+    """Raises UserError where nothing accepts a connection; Ray's client would take minutes to fail."""
     parts = urlsplit(address)
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -135,7 +137,7 @@ def _check_reachable(address: str) -> None:
 
 @contextlib.contextmanager
 def _in_one_line(address: str) -> Iterator[None]:
-    """Turns what Ray's client raises into a UserError."""
+    """Turns the errors of Ray's client into a UserError of one line."""
     import aiohttp
     import requests
     from ray.exceptions import AuthenticationError
@@ -148,9 +150,9 @@ def _in_one_line(address: str) -> Iterator[None]:
             "(ray get-auth-token) into ~/.ray/auth_token or the file that RAY_AUTH_TOKEN_PATH names."
         ) from None
     except (requests.exceptions.ConnectionError, aiohttp.ClientError, ConnectionError):
-        raise UserError(f"Ray at {address} broke off: is it still running?") from None
-    except (requests.exceptions.RequestException, KeyError):  # no JSON, or no version in it
-        raise UserError(f"What answers at {address} is no Ray dashboard: give --address http://HOST:PORT.") from None
+        raise UserError(f"Ray at {address} closed the connection: is it still running?") from None
+    except (requests.exceptions.RequestException, KeyError):  # not JSON, or without a version
+        raise UserError(f"What answers at {address} is not a Ray dashboard: give --address http://HOST:PORT.") from None
     except RuntimeError as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise UserError(f"Ray at {address} refuses: {said}") from None

@@ -1,4 +1,4 @@
-"""A node worker's folder for its runs, which doesn't outlive it for long: the next worker removes what a killed one left."""
+"""A node worker's folder for its runs. The next worker on the node removes what a killed one left."""
 
 import fcntl
 import shutil
@@ -11,28 +11,29 @@ LOCK = "lock"
 
 
 class NodeFolder:
-    """A new folder, locked while the process lives that made it."""
+    """A new folder, locked while the process that made it lives."""
 
     def __init__(self, parent: Path | None = None) -> None:
-        """Below `parent`, or the system's folder for temporary files. What workers left there that are gone is removed."""
+        """Makes the folder in `parent` (None: the system's temporary folder), and removes those of workers that are gone."""
         parent = parent or Path(tempfile.gettempdir())
         for folder in parent.glob(f"{PREFIX}*"):
             _remove_if_left(folder)
-        made = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))  # nobody looks for it by that name before it is locked
+        made = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))  # no worker looks for this name
         self._lock = (made / LOCK).open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.path = made.rename(parent / made.name.removeprefix("."))
 
     def remove(self) -> None:
+        """Removes the folder and releases the lock."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
 
 
 def _remove_if_left(folder: Path) -> None:
-    """By the lock rather than a process id, which means nothing in another container that shares the folder."""
+    """Removes a folder that no process has locked. (A process id would mean nothing in another container.)"""
     try:
         lock: IO[str] = (folder / LOCK).open()
-    except OSError:  # another user's, or no worker's
+    except OSError:  # another user's, or not a worker's
         return
     with lock:
         try:

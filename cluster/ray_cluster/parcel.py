@@ -1,6 +1,6 @@
-"""A farm's home as one file, to be carried elsewhere: records, pictures, logs and branches, no models and no secrets.
+"""A farm's home as one archive: records, pictures, logs and branches, but no models and no secrets.
 
-`python -m cluster.ray_cluster.parcel --home FOLDER` prints it between marked lines: so it comes through the log of a Ray job.
+`python -m cluster.ray_cluster.parcel --home FOLDER` prints it between marked lines, so that a Ray job's log can carry it.
 """
 
 import argparse
@@ -16,28 +16,29 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TextIO
 
-from cluster.cost import size
 from cluster.home import Home, find_home
 from research.errors import UserError
+from research.text import size
 
 BUNDLE = "branches-{number}.bundle"
-"""Branches of the home's repositories, numbered from 1."""
+"""The bundles of the home's repositories, numbered from 1."""
 
 MODEL = "model.safetensors"
 
 LARGEST_PRINTED = 256 * 2**20
-"""Bytes. A job's log is read in one piece by the machine that asks for it, and by the cluster's head."""
+"""Bytes. A job's log is held in memory as a whole, by the reader and by the cluster's head node."""
 
 BEGIN, END = "-----BEGIN AUTORESEARCH PARCEL {bytes} {sha256}-----", "-----END AUTORESEARCH PARCEL-----"
 _PRINTED = re.compile(r"^-----BEGIN AUTORESEARCH PARCEL (\d+) ([0-9a-f]{64})-----$(.*?)^" + END + "$", re.M | re.S)
 
 LINE_BYTES = 3 * 2**10
+"""Bytes of the archive per printed line."""
 
 
 def pack(home: Home, target: BinaryIO, *, compress: bool) -> None:
-    """Writes a home as a tar archive, also while a farm works on it. Raises UserError where there is nothing to pack.
+    """Writes a home as a tar archive, also while a farm works in it. Raises UserError where there is nothing to pack.
 
-    The journal goes first and the branches after it, so that each commit that the journal tells of is among them.
+    The journal comes before the branches, so that they hold every commit that the journal names.
     """
     from agent.repo.bundle import write_bundle
 
@@ -55,13 +56,13 @@ def pack(home: Home, target: BinaryIO, *, compress: bool) -> None:
 
 
 def repositories_of(home: Home) -> list[Path]:
-    """The git repositories that hold a home's branches: those that it has on record, and those of its worktrees."""
+    """The git repositories that hold a home's branches: the recorded ones, and those of its worktrees."""
     from agent.repo.git_command import GitFailed, run_git
 
     folders = [*home.repositories(), home.folder / "repository", *sorted(home.worktrees.glob("*"))]
     found: dict[str, Path] = {}
     for folder in folders:
-        if not (folder / ".git").exists():  # git would look further up
+        if not (folder / ".git").exists():  # git would search the parent folders
             continue
         try:
             common = run_git(folder, "rev-parse", "--path-format=absolute", "--git-common-dir").rstrip("\n")
@@ -72,15 +73,16 @@ def repositories_of(home: Home) -> list[Path]:
 
 
 def unpack(source: BinaryIO, folder: Path) -> list[Path]:
-    """Unpacks a parcel into an empty folder; returns the bundles in it. Raises UserError for anything that we don't pack:
-    links, devices, and paths that lead elsewhere."""
+    """Unpacks a parcel into an empty folder; returns the bundles in it. Raises UserError for what `pack` never
+    writes, such as links, devices, and paths that lead elsewhere.
+    """
     bundles = []
     try:
         with tarfile.open(fileobj=source, mode="r|*") as archive:
             for member in archive:
                 path = PurePosixPath(member.name)
                 if not member.isreg() or path.is_absolute() or ".." in path.parts or not path.parts:
-                    raise UserError(f"The parcel holds {member.name!r}, which no farm packs: nothing was taken from it.")
+                    raise UserError(f"The parcel holds {member.name!r}, which no farm packs: it was not unpacked.")
                 archive.extract(member, folder, filter="data")
                 if path.match(BUNDLE.format(number="*")) and len(path.parts) == 1:
                     bundles.append(folder / path)
@@ -90,13 +92,13 @@ def unpack(source: BinaryIO, folder: Path) -> list[Path]:
 
 
 def print_parcel(home: Home, out: TextIO) -> None:
-    """Prints a home between marked lines. Raises UserError where it is too large for that."""
+    """Prints a home between marked lines. Raises UserError where it is too large for a log."""
     with tempfile.TemporaryFile() as file:
         pack(home, file, compress=True)
         length = file.tell()
         if length > LARGEST_PRINTED:
             raise UserError(
-                f"{home.folder} is {size(length)} even when packed, too much for a job's log: copy the folder (rsync -a) and "
+                f"{home.folder} has {size(length)} even when packed, too much for a job's log: copy the folder (rsync -a) and "
                 "give the copy to farm fetch --home."
             )
         file.seek(0)
@@ -110,10 +112,10 @@ def print_parcel(home: Home, out: TextIO) -> None:
 
 
 def printed_parcel(text: str) -> bytes:
-    """The parcel in what a job printed. Raises UserError where there is none, or not all of it."""
+    """The parcel in a job's output. Raises UserError where there is none, or only a part of it."""
     found = _PRINTED.search(text)
     if found is None and "BEGIN AUTORESEARCH PARCEL" in text:
-        raise UserError("The home came only in part (its end is missing): fetch again.")
+        raise UserError("Only a part of the home has arrived (its end is missing): fetch again.")
     if found is None:
         raise UserError(_last_words(text))
     try:
@@ -121,21 +123,21 @@ def printed_parcel(text: str) -> bytes:
     except binascii.Error:
         content = b""
     if len(content) != int(found[1]) or hashlib.sha256(content).hexdigest() != found[2]:
-        raise UserError("The home was damaged on its way (its SHA-256 differs): fetch again.")
+        raise UserError("The home was damaged on the way (its SHA-256 differs): fetch again.")
     return content
 
 
 def _last_words(text: str) -> str:
-    """Why a job printed no parcel: what the farm said there, or the last line."""
+    """Why a job printed no parcel: the farm's error message, else the last line of the output."""
     lines = [line.strip()[:300] for line in text.splitlines() if line.strip()]
     for line in reversed(lines):
         if line.startswith("farm: "):
             return line.replace("farm:", "On the cluster:", 1)
-    return f"The job ended without printing the home: {lines[-1] if lines else 'it said nothing'}"
+    return f"The job ended without printing the home: {lines[-1] if lines else 'it printed nothing'}"
 
 
 def _carried(home: Home) -> Iterator[Path]:
-    """What else is packed: no models, which are large; no DuckDB, which the journal makes; nothing that grants access."""
+    """The other files that are packed: no models (large), no DuckDB (made from the journal), nothing that grants access."""
     yield home.parquet
     yield from _files(home.logs.rglob("*"))
     for folder in sorted(home.worktrees.glob("*")):
@@ -148,7 +150,7 @@ def _files(paths: Iterable[Path]) -> list[Path]:
 
 
 def _add(archive: tarfile.TarFile, base: Path, path: Path, *, whole_lines: bool = False) -> None:
-    """Adds a file as it is now, though others may write or replace it; one that isn't there is left out."""
+    """Adds a file as it is now, though others may write or replace it. A missing file is left out."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
     except OSError:
@@ -161,7 +163,7 @@ def _add(archive: tarfile.TarFile, base: Path, path: Path, *, whole_lines: bool 
 
 
 def _end_of_last_line(file: BinaryIO, end: int) -> int:
-    """Bytes up to the last newline before `end`: what follows is being written."""
+    """The number of bytes up to the last newline before `end`; what follows is being written."""
     position = end
     while position > 0:
         start = max(0, position - 65_536)
@@ -176,7 +178,7 @@ def _end_of_last_line(file: BinaryIO, end: int) -> int:
 
 
 def main() -> int:
-    """Prints the parcel of a home. Exit status 2 where the user can mend what is wrong."""
+    """Prints the parcel of a home. The exit status is 2 for a mistake that the user can fix."""
     parser = argparse.ArgumentParser(description="Prints a farm's home, packed, between marked lines.")
     parser.add_argument("--home", metavar="FOLDER", help="the farm's home")
     try:

@@ -1,4 +1,4 @@
-"""The node's side of the Ray engine: what runs on the machines that have the devices. Imports no ray: the engine wraps it."""
+"""The Ray engine's part on the nodes that have the devices. Imports no ray: the engine makes actors and tasks of it."""
 
 import contextlib
 import os
@@ -12,11 +12,12 @@ from pathlib import Path
 
 import psutil
 
-from cluster.hardware import Device, DeviceKind, detect_devices
+from cluster.hardware import Device, DeviceKind, detect_devices, limited
 from cluster.home import find_cache
+from cluster.judge_process import JUDGE_COMMAND, Progress
 from cluster.loop_plans import DEFAULT_SHARDS
 from cluster.ray_cluster.node_folder import NodeFolder
-from cluster.worker import JUDGE_COMMAND, Progress, Worker
+from cluster.worker import Worker
 from research.contract import Contract
 from research.data.prepare import find_prepared, prepare
 from research.data.prepared import PreparedData
@@ -24,15 +25,15 @@ from research.errors import UserError
 from research.result import RunResult, RunSpec
 
 BROUGHT_BACK = ("run.log", "result.json", "rows.npz", "model.safetensors")
-"""What of a run folder goes to the farm's home; train.py came from there."""
+"""The files of a run folder that are sent to the farm's home; it has train.py already."""
 
 RAYLET_SECONDS = 0.1
-"""How often a worker looks whether its node's raylet lives."""
+"""How often a worker checks that its node's raylet lives."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """A run's result, and its folder's files by name."""
+    """A run's result, and the files of its folder by name."""
 
     result: RunResult
     files: Mapping[str, bytes]
@@ -40,73 +41,78 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeData:
-    """Prepared data on a node: where it lies, or why there is none that fits."""
+    """The folder of prepared data on a node, or why there is none that fits."""
 
     folder: str = ""
     problem: str = ""
 
 
 class NodeWorker:
-    """One device of a node and its judge. The engine makes it an actor that answers while a run goes on."""
+    """One device of a node and its worker. The engine makes it an actor that answers while a run is executed."""
 
-    def __init__(self, kind: DeviceKind, node: str, threads: int, judge_command: Sequence[str] = JUDGE_COMMAND) -> None:
-        """Ray has left this process the one GPU that it may use."""
+    def __init__(
+        self,
+        kind: DeviceKind,
+        node: str,
+        threads: int,
+        gpu_memory_bytes: int | None = None,
+        judge_command: Sequence[str] = JUDGE_COMMAND,
+    ) -> None:
+        """Finds the device: Ray lets this process see the one GPU that it may use. Raises RuntimeError where there is none."""
         end_with_raylet()
         found = [device for device in detect_devices() if device.kind == kind]
         if not found:
             raise RuntimeError(f"{node} has no {kind} device that a worker can see")
-        self.device = replace(found[0], node=node, threads=threads)
-        self._worker = Worker(self.device, judge_command=judge_command)
+        self.device = limited(replace(found[0], node=node, threads=threads), gpu_memory_bytes)
         self._folder = NodeFolder()
+        self._worker = Worker(self.device, runs_folder=self._folder.path, judge_command=judge_command)
         self._progress: Progress = {}
         self._busy = threading.Lock()
 
     def describe(self) -> Device:
+        """The device."""
         return self.device
 
-    def run(self, train_py: str, spec: RunSpec) -> Outcome:
-        """One run, in a folder of this node's own, which is gone afterwards."""
-        here = self._here(spec)
-        folder = Path(here.run_folder)
+    def run(self, train_py: str, spec: RunSpec, data_folder: str) -> Outcome:
+        """Executes one run, in a folder of this node's own, which is removed afterwards."""
+        folder = self._folder.path / spec.run_id
         self._progress = {}
         try:
             with self._busy:
-                result = self._worker.run(train_py, here, self._note)
+                result = self._worker.run(train_py, spec, data_folder, self._note)
             files = {name: (folder / name).read_bytes() for name in BROUGHT_BACK if (folder / name).is_file()}
             return Outcome(result=result, files=files)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def start_ahead(self, train_py: str, spec: RunSpec) -> None:
-        self._worker.start_ahead(train_py, self._here(spec))
+    def start_speculatively(self, train_py: str, spec: RunSpec, data_folder: str) -> None:
+        """Starts the run that will probably be requested next."""
+        self._worker.start_speculatively(train_py, spec, data_folder)
 
     def progress(self) -> Progress:
-        """What the judge said last; empty before it said anything."""
+        """The judge's last progress message; empty before the first."""
         return self._progress
 
     def cancel(self, run_id: str) -> None:
+        """Ends that run."""
         self._worker.cancel(run_id)
 
     def close(self) -> None:
-        """Ends what runs, and returns when it is gone: this process is killed next."""
+        """Ends all processes; returns when they are gone, since this process is killed next."""
         self._worker.close()
         with self._busy:
             self._folder.remove()
-
-    def _here(self, spec: RunSpec) -> RunSpec:
-        folder = str(self._folder.path / spec.run_id)
-        return replace(spec, run_folder=folder, device=self.device.torch_device, threads=self.device.threads)
 
     def _note(self, progress: Progress) -> None:
         self._progress = progress
 
 
 def end_with_raylet() -> None:
-    """Ends this process soon after its raylet; the judge then ends everything that trains. (Ray alone takes minutes.)"""
-    raylet = psutil.Process(int(os.environ["RAY_RAYLET_PID"]))  # not always the parent: `uv run` may lie between
+    """Ends this process soon after its raylet, whereupon the judge ends everything that trains. (Ray alone takes minutes.)"""
+    raylet = psutil.Process(int(os.environ["RAY_RAYLET_PID"]))  # it isn't always the parent: `uv run` may be in between
 
     def watch() -> None:
-        with contextlib.suppress(psutil.Error):  # it went between two questions
+        with contextlib.suppress(psutil.Error):  # it ended between two calls
             while raylet.is_running() and raylet.status() != psutil.STATUS_ZOMBIE:
                 time.sleep(RAYLET_SECONDS)
         os._exit(1)
@@ -122,7 +128,7 @@ def data_on_node(
     shipped: Mapping[str, bytes] | None,
     shipped_name: str,
 ) -> NodeData:
-    """Data whose score fingerprint is `wanted`: found here, unpacked from `shipped`, or prepared now under the cache's lock."""
+    """Prepared data with the score fingerprint `wanted`: found on this node, unpacked from `shipped`, or prepared now."""
     folder = find_cache(cache)
     found: PreparedData | None = None
     with contextlib.suppress(UserError):
@@ -146,7 +152,7 @@ def data_on_node(
 
 
 def packed(data: PreparedData, limit: int) -> Mapping[str, bytes] | None:
-    """A prepared folder's files by name; None where they have more than `limit` bytes together."""
+    """The files of a prepared folder by name; None where they have more than `limit` bytes in all."""
     paths = [path for path in data.folder.iterdir() if path.is_file()]
     if sum(path.stat().st_size for path in paths) > limit:
         return None
@@ -154,7 +160,7 @@ def packed(data: PreparedData, limit: int) -> Mapping[str, bytes] | None:
 
 
 def unpack(files: Mapping[str, bytes], folder: Path) -> PreparedData:
-    """Puts a prepared folder where another process may be doing the same: whole or not at all."""
+    """Writes a prepared folder atomically; another process may be doing the same."""
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent))

@@ -1,1 +1,1 @@
-"""What runs the researcher's code: trainer and scorer. The judge believes nothing that comes out of here."""
+"""The processes that run the researcher's code: trainer and scorers. The judge trusts nothing that comes out of them."""

@@ -1,8 +1,8 @@
-"""Compiles in a second process what the trainer is going to need, where nothing is compiled yet.
+"""The rehearsal: a second process that compiles ahead what the trainer will need, where nothing is compiled yet.
 
 Tracing and compiling the model keeps one thread of the trainer busy for half a minute. Meanwhile a process forked off it
-goes through the warm-up of the same train.py with few rows and the model uncompiled: so it soon meets the kernels that the
-model is made of, and the functions that the optimizer compiles. When the trainer gets there it finds them in its folder.
+runs the warm-up of the same train.py with few rows and the model uncompiled, so it soon reaches the model's own kernels and
+the functions that the optimizer compiles. The trainer then finds them compiled in its folder.
 """
 
 import contextlib
@@ -14,30 +14,27 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from research.gpu_memory import GB
+from research.gpu_memory import GIB
 from research.sandbox.linux import die_with_parent
 from research.session import Session
 
-VARIABLE = "AUTORESEARCH_REHEARSE"
-"""Set for a trainer that shall have a rehearsal."""
-
 LEAST_THREADS = 8
-"""The trainer, both scorers and the compiler's own processes want some at the same time."""
+"""CPU threads from which on a rehearsal pays: trainer, scorers and the compiler's processes run at the same time."""
 
-LEAST_GPU_BYTES = 64 * GB
-"""On a smaller GPU a batch is fitted to what is left beside the scorers, and a rehearsal takes some gigabytes more."""
+LEAST_GPU_BYTES = 64 * GIB
+"""GPU memory from which on there is room: on a smaller GPU the batch takes all that the scorers leave."""
 
 ROWS = 2
-"""In a batch of the rehearsal: kernels are compiled for the widths of a model, whatever the number of rows."""
+"""Rows per batch of the rehearsal: kernels are compiled for the model's widths, whatever the number of rows."""
 
 
 def is_worth_it(*, threads: int, gpu_bytes: int, compiled: bool) -> bool:
-    """Whether a run that may take so much shall have one; `compiled`: what an earlier run compiled is there."""
+    """Whether a run with these resources has a rehearsal; `compiled`: what an earlier run compiled is there."""
     return threads >= LEAST_THREADS and gpu_bytes >= LEAST_GPU_BYTES and not compiled
 
 
 class Rehearsal:
-    """A process that goes through `perform` silently, beside this one. Begin it before anything starts CUDA here."""
+    """A process that calls `perform` silently, beside this one. Start it before anything starts CUDA here."""
 
     def __init__(self, perform: Callable[[], None]) -> None:
         self._pid = os.fork()
@@ -45,14 +42,14 @@ class Rehearsal:
             _perform_and_exit(perform)
 
     def end(self) -> None:
-        """Ends it wherever it is: what it compiles is written whole or not at all."""
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # train.py has collected it, or collects none
+        """Kills the process at any point: what it compiles is written completely or not at all."""
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # train.py has reaped it, or ignores SIGCHLD
             os.kill(self._pid, signal.SIGKILL)
             os.waitpid(self._pid, 0)
 
 
 def _perform_and_exit(perform: Callable[[], None]) -> NoReturn:
-    """What goes wrong here goes wrong in the trainer, too, which says so."""
+    """Ignores all errors: what fails here fails in the trainer, too, which reports it."""
     with contextlib.suppress(BaseException):
         die_with_parent()
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -64,7 +61,7 @@ def _perform_and_exit(perform: Callable[[], None]) -> NoReturn:
 
 
 def leave_models_uncompiled() -> None:
-    """From here on torch.compile compiles functions alone, in this process."""
+    """From here on torch.compile leaves modules as they are, in this process, and compiles functions only."""
     compile_function = torch.compile
 
     def compile_or_leave(model: Any = None, **options: Any) -> Any:
@@ -74,12 +71,12 @@ def leave_models_uncompiled() -> None:
 
 
 class RehearsalSession(Session):
-    """A session of few rows, which ends the process where the clock would start."""
+    """A session with few rows, which ends the process where the clock would start."""
 
     def warmup(self, batch_size: int, batches: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """As in a real one, with ROWS rows at most."""
+        """The warm-up of a real session, with ROWS rows at most."""
         return super().warmup(min(batch_size, ROWS), batches)
 
     def batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Raises SystemExit."""
+        """Ends the process: the rehearsal is over. Raises SystemExit."""
         raise SystemExit

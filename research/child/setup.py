@@ -1,20 +1,33 @@
-"""What the trainer and the scorers do alike: settings from the judge, the device, loading train.py."""
+"""What the trainer and the scorers do alike at their start: settings, channel, device, loading train.py."""
 
-import os
+import socket
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import torch
 
-from research.gpu_memory import SHARE_VARIABLE
+from research.ipc.channel import Channel
 from research.sandbox.layers import BROKEN
+from research.sandbox.linux import die_with_parent
+from research.settings import SETTINGS_VARIABLE, ChildSettings
 
 
-def require_device(device: torch.device) -> None:
-    """Ends the process where its device can't be used: a run on another would score otherwise. It is not the idea's fault.
+def begin() -> tuple[ChildSettings, Channel]:
+    """Ties this process to the judge, and gives torch its threads: the settings, and the channel to the judge."""
+    die_with_parent()
+    settings = ChildSettings.from_environment()
+    if settings is None or settings.channel is None:
+        raise SystemExit(f"{SETTINGS_VARIABLE} names no channel: this is a process of the judge")
+    if settings.threads is not None:  # OMP_NUM_THREADS was read when torch was imported, before the fork
+        torch.set_num_threads(settings.threads)
+    return settings, Channel(socket.socket(fileno=settings.channel))
 
-    Where the run has a limit of GPU memory, torch takes no more from here on than this process's share.
+
+def require_device(device: torch.device, *, memory_limit: int | None) -> None:
+    """Ends the process where its device can't be used: that is not the idea's fault, and no other device may stand in.
+
+    torch allocates at most `memory_limit` bytes of GPU memory from here on; None: no limit.
     """
     if device.type != "cuda":
         return
@@ -22,15 +35,9 @@ def require_device(device: torch.device) -> None:
         print("the GPU can't be used inside the sandbox: --sandbox off shows whether it can outside", file=sys.stderr)
         sys.exit(BROKEN)
     torch.cuda._cached_device_count = torch._C._cuda_getDeviceCount()  # torch 2.11 asks NVML, which may find none in a sandbox
-    if share := os.environ.get(SHARE_VARIABLE):
+    if memory_limit is not None:
         total = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, int(share) / total), device)
-
-
-def set_threads() -> None:
-    """Gives torch as many CPU threads as the judge said (OMP_NUM_THREADS is read at import, which was before the fork)."""
-    if threads := os.environ.get("AUTORESEARCH_THREADS"):
-        torch.set_num_threads(int(threads))
+        torch.cuda.set_per_process_memory_fraction(min(1.0, memory_limit / total), device)
 
 
 def load_train_py(path: Path) -> ModuleType:
@@ -40,8 +47,3 @@ def load_train_py(path: Path) -> ModuleType:
     sys.modules["train"] = module
     exec(compile(path.read_text(), str(path), "exec"), module.__dict__)
     return module
-
-
-def child_setting(name: str) -> str:
-    """A setting that the judge handed to this process."""
-    return os.environ[f"AUTORESEARCH_{name}"]

@@ -1,38 +1,32 @@
-"""`python -m research.child.trainer`: the process that trains a model with train.py and hands it over."""
+"""`python -m research.child.trainer`: the process that trains a model with train.py and hands it over (submits it)."""
 
-import os
-import socket
 from pathlib import Path
 
 import torch
 
-from research.child import rehearsal
 from research.child.rehearsal import Rehearsal, RehearsalSession
-from research.child.setup import child_setting, load_train_py, require_device, set_threads
-from research.ipc.channel import Channel
-from research.profiles import active_contract
-from research.sandbox.linux import die_with_parent
+from research.child.setup import begin, load_train_py, require_device
 from research.session import Session
+from research.settings import ChildSettings
 
 
 def main() -> None:
-    """Loads train.py and lets it train."""
-    die_with_parent()
-    set_threads()
-    channel = Channel(socket.socket(fileno=int(child_setting("CHANNEL"))))
-    contract, device, seed = active_contract(), torch.device(child_setting("DEVICE")), int(child_setting("SEED"))
+    """Loads train.py and lets it train; a rehearsal does the same in a second process until the clock starts."""
+    settings, channel = begin()
+    contract, device, seed = settings.contract, torch.device(settings.device), settings.seed
 
     def rehearse() -> None:
         channel.close()
-        train(RehearsalSession(channel=channel, contract=contract, device=device, seed=seed))
+        train(RehearsalSession(channel=channel, contract=contract, device=device, seed=seed), settings)
 
-    beside = Rehearsal(rehearse) if rehearsal.VARIABLE in os.environ else None
-    train(Session(channel=channel, contract=contract, device=device, seed=seed, before_clock=beside.end if beside else None))
+    rehearsal = Rehearsal(rehearse) if settings.rehearse else None
+    before_clock = rehearsal.end if rehearsal else None
+    train(Session(channel=channel, contract=contract, device=device, seed=seed, before_clock=before_clock), settings)
 
 
-def train(session: Session) -> None:
-    """What train.py does with `session`, which ends the process."""
-    require_device(session.device)
+def train(session: Session, settings: ChildSettings) -> None:
+    """Has train.py train with `session`, which ends the process."""
+    require_device(session.device, memory_limit=settings.gpu_memory_bytes)
     session.reseed()
     train_py = load_train_py(Path("train.py").resolve())
     for name in ("build_model", "train"):

@@ -1,4 +1,4 @@
-"""Documents inside files: parquet, JSON lines, and plain text of any kind."""
+"""Documents in files: parquet, JSON lines, and plain text of any kind."""
 
 import codecs
 import hashlib
@@ -14,28 +14,28 @@ if TYPE_CHECKING:
     import pyarrow.parquet
 
 LARGE_TEXT_BYTES = 2**16
-"""Plain text from this size on is cut into documents of its own, so that one big file can be dealt to three splits."""
+"""Size from which on a plain text file is cut into several documents, so that one big file can serve all three splits."""
 
 CUT_CHARACTERS = 2**13
-"""The size of such a document, about: it ends at a separator, an empty line, or else a line."""
+"""Approximate size of such a document, which ends at a separator, else at an empty line, else at the end of a line."""
 
 DOCUMENT_END = "<|endoftext|>"
-"""The separator that many text dumps have between documents."""
+"""The separator between documents in many text dumps."""
 
 PROBE_BYTES = 2**16
-"""What is looked at to tell text from other files."""
+"""Bytes at the start of a file that tell text from other files."""
 
 
 def text_key(text: str) -> int:
-    """64 bits that stand for a document's text. White space doesn't count."""
+    """A 64-bit hash of a document's text, white space left out."""
     letters = text.encode("utf-8", "replace").translate(None, b" \t\r\n\f\v")
     return int.from_bytes(hashlib.blake2b(letters, digest_size=8).digest(), "little")
 
 
 def list_files(root: Path, *, suffix: str = "", skip_folders: frozenset[str] = frozenset()) -> list[Path]:
-    """The files below `root` in an order that mixes folders and is the same on every machine: by a hash of their path.
+    """The files below `root`, ordered by a hash of their path: that mixes folders, and is the same on every machine.
 
-    Hidden files and folders, symbolic links and empty files are left out; `skip_folders` are names.
+    Hidden files and folders, symbolic links and empty files are left out, and so are folders named in `skip_folders`.
     """
     found: list[Path] = []
     for folder, folders, names in os.walk(root):
@@ -46,7 +46,7 @@ def list_files(root: Path, *, suffix: str = "", skip_folders: frozenset[str] = f
 
 
 def file_documents(path: Path) -> Iterator[str]:
-    """The documents of one file; none if it is neither text nor parquet."""
+    """The documents of one file; none for a file that is neither text nor parquet."""
     if path.suffix == ".parquet":
         yield from parquet_texts(path)
     elif path.suffix == ".jsonl" and _has_text_field(path):
@@ -57,7 +57,10 @@ def file_documents(path: Path) -> Iterator[str]:
 
 
 def parquet_texts(path: Path, *, start: int = 0, stop: int | None = None, delete_if_corrupt: bool = False) -> Iterator[str]:
-    """Rows `start` to `stop` of the column `text`, a few at a time. A UserError names a file that can't be read."""
+    """Rows `start` to `stop - 1` of the column `text`, read in batches. Raises UserError for a file that can't be read.
+
+    `delete_if_corrupt` deletes such a file.
+    """
     try:
         with _open_parquet(path) as file:
             first = 0
@@ -71,7 +74,7 @@ def parquet_texts(path: Path, *, start: int = 0, stop: int | None = None, delete
 
 
 def parquet_rows(path: Path, *, delete_if_corrupt: bool = False) -> int:
-    """How many rows a parquet file has. A UserError names a file that can't be read."""
+    """Number of rows of a parquet file. Raises UserError for a file that can't be read."""
     try:
         with _open_parquet(path) as file:
             return int(file.metadata.num_rows)
@@ -89,7 +92,7 @@ def _open_parquet(path: Path) -> "pyarrow.parquet.ParquetFile":
 
 
 def _row_group_texts(file: "pyarrow.parquet.ParquetFile", group: int, start: int, stop: int) -> Iterator[str]:
-    """Texts of one row group whose place in it is in start .. stop - 1."""
+    """Rows `start` to `stop - 1` of one row group."""
     place = 0
     for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=["text"]):
         wanted = batch.column(0)[max(start - place, 0) : max(stop - place, 0)]
@@ -105,7 +108,7 @@ def _corrupt(path: Path, delete: bool) -> UserError:
 
 
 def _has_text_field(path: Path) -> bool:
-    """Whether the first line is a JSON object with a text: other .jsonl files are read as they are."""
+    """Whether the first line is a JSON object with a field `text`; other .jsonl files are read as plain text."""
     with path.open("rb") as file:
         return _text_of_line(file.readline()) is not None
 
@@ -142,7 +145,7 @@ def _is_text(path: Path) -> bool:
 
 
 def _cut(file: IO[str]) -> Iterator[str]:
-    """A large text as documents, read a part at a time."""
+    """Splits a large text into documents, reading a part at a time."""
     rest = ""
     while part := file.read(2**20):
         rest += part
@@ -156,7 +159,7 @@ def _cut(file: IO[str]) -> Iterator[str]:
 
 
 def _good_end(text: str, least: int, most: int) -> int:
-    """Where to cut between `least` and `most`: the strongest mark there is, its first place."""
+    """The position of a cut between `least` and `most`: behind the first occurrence of the strongest separator there is."""
     for mark in (DOCUMENT_END, "\n\n", "\n"):
         place = text.find(mark, least, most)
         if place >= 0:

@@ -1,8 +1,8 @@
-"""Files of datasets on the Hugging Face hub: one commit for good, parallel and resumable, checksums verified.
+"""Files of datasets on the Hugging Face hub: pinned to a commit, downloaded in parallel, resumable, checksums verified.
 
-A dataset's folder has `pins.json` (which commit a branch was resolved to) and a folder for each commit. In that,
-`incoming` belongs to the hub's client; a file beside it was verified. The client goes on in the middle of a file after
-a broken connection, and with the files that are missing after a killed process.
+A dataset's folder has `pins.json` (the commit that each branch was resolved to) and a folder for each commit. In the latter,
+`incoming` belongs to the hub's client; the files beside it are verified. After a broken connection the client resumes in the
+middle of a file; after a killed process, with the files that are missing.
 """
 
 import errno
@@ -16,27 +16,30 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import UserError
-from research.text import counted
+from research.files import write_atomically
+from research.text import counted, size
 
 REVISION = "main"
-"""The branch whose commit of the first day is used from then on, unless a commit is asked for."""
+"""The default branch. It is resolved to a commit once, which is used from then on."""
 
 DOWNLOADS_AT_ONCE = 8
 NAMES_AT_ONCE = 500
+"""File names per request to the hub."""
 
 INCOMING = "incoming"
+"""Name of the folder that the hub's client downloads into."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A dataset on the hub and where its files are kept."""
+    """A dataset on the hub, and the folder that keeps its files."""
 
     name: str
     """`owner/name`."""
     folder: Path
 
     def commit(self, revision: str) -> str:
-        """The commit that `revision` (a branch, tag or commit) stands for: asked of the hub once, then remembered."""
+        """The commit of `revision` (a branch, tag or commit): the hub is asked once, and the answer is kept."""
         pins = self.folder / "pins.json"
         known: dict[str, str] = json.loads(pins.read_text()) if pins.exists() else {}
         if revision not in known:
@@ -45,9 +48,9 @@ class Dataset:
         return known[revision]
 
     def fetch(self, names: Sequence[str], *, commit: str, say: Callable[[str], None]) -> list[Path]:
-        """The paths of files at a commit, in the order of `names`; the ones that aren't here yet are downloaded.
+        """Paths of the files at a commit, in the order of `names`; missing ones are downloaded.
 
-        UserErrors: no network, no space, a file that the dataset lacks, a file whose bytes are not the hub's.
+        Raises UserError without a network, without disk space, for a file that the dataset lacks, and for a wrong checksum.
         """
         kept = self.folder / commit
         missing = [name for name in names if not (kept / name).exists()]
@@ -64,24 +67,24 @@ class Dataset:
         absent = [name for name in names if name not in listed]
         if absent:
             raise UserError(f"{self.name} has no file {absent[0]} at revision {commit}.")
-        size = sum(file.size for file in listed.values())
-        check_space(kept, size)
-        say(f"{self.name}: fetching {counted(len(names), 'file')}, {size / 1e6:,.0f} MB")
+        total = sum(file.size for file in listed.values())
+        check_space(kept, total)
+        say(f"{self.name}: fetching {counted(len(names), 'file')}, {size(total)}")
         incoming = kept / INCOMING
         for partial in incoming.rglob("*.incomplete"):
-            partial.unlink()  # of a killed process: the client never takes up another's
+            partial.unlink()  # left by a killed process: the client never resumes another's
         for attempt in ("first", "last"):
             self._snapshot(names, commit=commit, into=incoming)
-            if any(not (incoming / name).is_file() for name in names):  # the client takes a lost network lightly
+            if any(not (incoming / name).is_file() for name in names):  # the client does not always raise for a lost network
                 raise self._unreachable("the network was lost")
             names = [name for name in names if not self._accept(incoming / name, kept / name, listed[name])]
             if not names:
                 return
             if attempt == "first":
-                say(f"{self.name}: {', '.join(names)} arrived with a wrong checksum: fetching again")
+                say(f"{self.name}: {', '.join(names)} arrived with a wrong checksum: fetching it again")
         raise UserError(
             f"{names[0]} of {self.name} arrived corrupt twice (its checksum differs from the hub's) and was deleted:"
-            " run the same command again, or look for a proxy that changes downloads."
+            " run the same command again, or check whether a proxy changes downloads."
         )
 
     def _snapshot(self, names: list[str], *, commit: str, into: Path) -> None:
@@ -103,7 +106,7 @@ class Dataset:
 
     @staticmethod
     def _accept(arrived: Path, kept: Path, listed: Any) -> bool:
-        """Keep a file that is byte for byte the hub's, delete it otherwise."""
+        """Keeps a file that is byte for byte the hub's, and deletes any other. Returns whether it was kept."""
         if _is_the_hubs(arrived, listed):
             kept.parent.mkdir(parents=True, exist_ok=True)
             arrived.replace(kept)
@@ -117,50 +120,44 @@ class Dataset:
         return self._guard(lambda: getattr(HfApi(), method)(self.name, repo_type="dataset", **arguments))
 
     def _guard(self, call: Callable[[], Any]) -> Any:
-        """The result of a call of the hub's client, whose errors become one line.
+        """The result of calling the hub's client. Raises UserError, one line, for any exception.
 
-        Everything is caught: which exceptions come through depends on the client's version and its HTTP library.
+        Which exceptions the client raises depends on its version and its HTTP library.
         """
         try:
             return call()
         except Exception as error:
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                raise UserError(f"The disk of {self.folder} is full: free some space and run again.") from error
+                raise UserError(
+                    f"The disk of {self.folder} is full: free some space and run the same command again."
+                ) from error
             lines = str(error).strip().splitlines() or [""]
             raise self._unreachable(f"{type(error).__name__}: {lines[0][:160]}") from error
 
     def _unreachable(self, why: str) -> UserError:
         return UserError(
-            f"{self.name} can't be fetched ({why}). Run again when there is a network (what has arrived is kept), or"
-            " use text that is here: --source files:PATH or --source stdlib."
+            f"{self.name} can't be fetched ({why}). Run the same command again when there is a network (what has arrived is"
+            " kept), or use local text: --source files:PATH or --source stdlib."
         )
 
 
 def check_space(folder: Path, needed: int) -> None:
-    """A UserError unless the disk of `folder` (which need not exist yet) has `needed` bytes free."""
+    """Raises UserError unless the disk of `folder` (which need not exist yet) has `needed` bytes free."""
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
         raise UserError(
-            f"Too little disk space: {needed / 1e9:,.1f} GB are needed and {free / 1e9:,.1f} GB are free at {there}."
+            f"Too little disk space: {size(needed)} needed, {size(free)} free at {there}."
             " Free some, choose another disk with --cache, or take fewer --num-shards."
         )
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a whole file or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)
-
-
 def _is_the_hubs(path: Path, listed: Any) -> bool:
-    """Large files are known by the SHA-256 of their content, small ones by git's SHA-1 of it."""
-    size = path.stat().st_size
-    if size != listed.size:
+    """Whether a file has the hub's checksum: the SHA-256 of a large file's content, git's SHA-1 of a small one's."""
+    length = path.stat().st_size
+    if length != listed.size:
         return False
     with path.open("rb") as file:
         if listed.lfs is not None:
             return hashlib.file_digest(file, "sha256").hexdigest() == str(listed.lfs.sha256)
-        return hashlib.sha1(b"blob %d\0" % size + file.read()).hexdigest() == str(listed.blob_id)
+        return hashlib.sha1(b"blob %d\0" % length + file.read()).hexdigest() == str(listed.blob_id)

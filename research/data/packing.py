@@ -1,8 +1,8 @@
-"""Best-fit packing of tokenized documents into rows of one length. Pure: no files, no clock, no chance.
+"""Best-fit packing of tokenized documents into rows of one length. Pure: no files, no clock, no randomness.
 
-What holds for every row: it starts with BOS, every piece of a document in it follows a BOS, and it is full.
-What holds for the whole: each token of each document is in exactly one row, except for those of the last, partial
-row, which is dropped. The rows depend on the documents and their order alone.
+Every row is full and starts with BOS, and a BOS precedes every piece of a document in it. Each token of each document is in
+exactly one row, except for those of the last, partial row, which is dropped. The rows depend only on the documents and their
+order.
 """
 
 from collections import deque
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Tokens = NDArray[np.uint16]
 
 BUFFER_PIECES = 4096
-"""Pieces to choose from: at most 17 MB at 2,048 tokens a piece."""
+"""Number of pieces to choose from: at most 17 MB at 2,048 tokens per piece."""
 
 
 class PieceBuffer:
@@ -34,8 +34,10 @@ class PieceBuffer:
         self._count += 1
 
     def take(self, room: int) -> Tokens:
-        """The longest piece of at most `room` tokens. Where none fits, the first `room` tokens of the longest piece,
-        whose other tokens stay here as a piece of their own. The buffer must not be empty.
+        """Removes and returns the longest piece of at most `room` tokens.
+
+        Where none fits, it is the first `room` tokens of the longest piece, whose other tokens stay as a piece of their own.
+        The buffer must not be empty.
         """
         fitting = self._lengths & ((1 << (room + 1)) - 1)
         if fitting:
@@ -54,7 +56,7 @@ class PieceBuffer:
 
 
 def split_document(tokens: Tokens, room: int) -> Iterator[Tokens]:
-    """A document as pieces of `room` tokens and a shorter last one. An empty document has none."""
+    """Splits a document into pieces of `room` tokens and a shorter last one. An empty document has no pieces."""
     for start in range(0, len(tokens), room):
         piece = tokens[start : start + room]
         # A short tail may wait long in the buffer: as a view it would keep its whole document in memory.
@@ -62,7 +64,7 @@ def split_document(tokens: Tokens, room: int) -> Iterator[Tokens]:
 
 
 def pack(documents: Iterable[Tokens], *, row_tokens: int, bos: int, buffer_pieces: int = BUFFER_PIECES) -> Iterator[Tokens]:
-    """Rows of `row_tokens` tokens, uint16, made of `documents` (uint16, without BOS), which are read as needed."""
+    """Rows of shape (row_tokens,), uint16, from `documents` (uint16, without BOS), which are read lazily."""
     pieces = (piece for document in documents for piece in split_document(document, row_tokens - 1))
     buffer = PieceBuffer()
     while True:

@@ -1,6 +1,6 @@
-"""Text to rows, once per machine: fetch documents, train the tokenizer, pack rows, write the manifest.
+"""Turns text into rows, once per machine: fetches documents, trains the tokenizer, packs rows, writes the manifest.
 
-`prepare` does it, and a second call finds what the first made. `find_prepared` only looks.
+`prepare` finds what an earlier call made, or makes it. `find_prepared` only finds.
 """
 
 import errno
@@ -39,23 +39,25 @@ from research.data.tokenizer import Tokenizer, check_roundtrip, encode_all, trai
 from research.errors import UserError
 from research.profiles import PROFILES
 from research.sandbox.visible import is_needed
+from research.text import size
 
 __all__ = ["PreparedData", "find_prepared", "prepare"]
 
 Say = Callable[[str], None]
 
 ROUNDTRIP_DOCUMENTS = 20
+"""Validation documents that the tokenizer is checked on."""
 SECONDS_BETWEEN_REPORTS = 10.0
 
 
 def prepare(contract: Contract, *, cache: Path, num_shards: int = 10, revision: str | None = None,
             allow_visible: bool = False, say: Say) -> PreparedData:  # fmt: skip
-    """The data for `contract` in `cache`, made if it isn't there. `say` gets a line for each thing done.
+    """The data for `contract` in `cache`, made if it isn't there. `say` gets a line for each step.
 
-    `num_shards` counts training shards of a source that has them. `revision` is a commit, tag or branch of the source's
-    dataset; None is the one in use here, at first the head of `main`. Two processes may call this at once: one waits.
-    A UserError says in one line what is missing: network, disk space, text. Evaluation text that a run could not be kept from
-    reading is refused, too, unless `allow_visible`.
+    `num_shards` is the number of training shards, for a source that has them. `revision` is a commit, tag or branch of the
+    source's dataset; None is the one in use here, at first the head of `main`. If two processes call this at once, one waits.
+    Raises UserError without a network, disk space or enough text, and for evaluation text that a run must be able to read,
+    unless `allow_visible`.
     """
     cache = Path(cache).expanduser().absolute()
     wanted = _Wanted.of(contract, num_shards=num_shards, revision=revision)
@@ -72,7 +74,7 @@ def prepare(contract: Contract, *, cache: Path, num_shards: int = 10, revision: 
 def find_prepared(contract: Contract, *, cache: Path, num_shards: int | None = None) -> PreparedData:
     """The data that `prepare` made for `contract`, the newest if there are several. Takes milliseconds.
 
-    A UserError says which command to run when there is none.
+    Raises UserError, with the command to run, if there is none.
     """
     cache = Path(cache).expanduser().absolute()
     found = _Wanted.of(contract, num_shards=num_shards, revision=None).newest(cache)
@@ -84,7 +86,7 @@ def find_prepared(contract: Contract, *, cache: Path, num_shards: int | None = N
 
 @dataclass(frozen=True, kw_only=True)
 class _Wanted:
-    """What selects prepared data. None fits anything. The time budget is not among it."""
+    """The criteria that select prepared data; None fits anything. The time budget is not one of them."""
 
     source: str
     vocab_size: int
@@ -114,13 +116,14 @@ class _Wanted:
         return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:60]
 
     def folder_name(self, commit: str) -> str:
-        """A name that people can read, and a hash that tells all variants apart."""
+        """The folder's name: readable, with a hash that distinguishes all variants."""
         shards = "" if self.num_shards is None else f"-{self.num_shards}shards"
         parts = [self.source, self.vocab_size, self.seq_len, self.eval_rows, self.num_shards, commit, FORMAT]
         digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
         return f"{self.slug}{shards}-vocab{self.vocab_size}-seq{self.seq_len}-{digest}"
 
     def fits(self, data: PreparedData) -> bool:
+        """Whether prepared data meets the criteria."""
         return (
             (data.source, data.vocab_size, data.seq_len, data.eval_rows)
             == (self.source, self.vocab_size, self.seq_len, self.eval_rows)
@@ -129,21 +132,21 @@ class _Wanted:
         )
 
     def newest(self, cache: Path) -> PreparedData | None:
-        """The newest prepared data that fits. Damaged folders are passed over."""
+        """The newest prepared data that fits; None if there is none. Damaged folders are skipped."""
         loaded = (_load_if_sound(path.parent) for path in (cache / "prepared").glob("[!.]*/manifest.json"))
         fitting = [data for data in loaded if data is not None and self.fits(data)]
         return max(fitting, key=lambda data: data.created, default=None)
 
 
 def _check_hidden(source: Source, *, allow_visible: bool, say: Say) -> None:
-    """Raises a UserError where a run must be able to read the text that it is scored on."""
+    """Raises UserError where a run must be able to read the text that it is scored on."""
     visible = next(filter(is_needed, source.evaluation_paths), None)
     if visible is None:
         return
     problem = f"{visible} holds the text that runs are scored on, and they must be able to read it"
     if source.name != "stdlib" and not allow_visible:
         raise UserError(f"{problem}: choose another --source, or insist with --allow-visible.")
-    say(f"careful: {problem}; scores on it can be faked")
+    say(f"warning: {problem}; scores on it can be faked")
 
 
 def _load_if_sound(folder: Path) -> PreparedData | None:
@@ -155,13 +158,13 @@ def _load_if_sound(folder: Path) -> PreparedData | None:
 
 def _prepare(contract: Contract, wanted: _Wanted, *, cache: Path, num_shards: int, allow_visible: bool,
              say: Say) -> PreparedData:  # fmt: skip
-    """Build in a temporary folder, which gets its name when it is whole."""
+    """Builds the data in a temporary folder, which gets its name when it is complete."""
     source = open_source(contract, cache=cache, num_shards=num_shards, revision=wanted.revision, say=say)
     _check_hidden(source, allow_visible=allow_visible, say=say)
     check_space(cache, source.text_bytes)  # uint16 rows are about half as large as their text
     folder = cache / "prepared" / wanted.folder_name(source.revision)
     for stale in folder.parent.glob(f".{folder.name}.*"):
-        shutil.rmtree(stale, ignore_errors=True)  # of a process that was killed: the lock is ours
+        shutil.rmtree(stale, ignore_errors=True)  # left by a killed process: the lock is ours
     partial = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     partial.chmod(0o755)  # a cache can be shared by the users of a machine
     try:
@@ -178,7 +181,7 @@ def _prepare(contract: Contract, wanted: _Wanted, *, cache: Path, num_shards: in
 
 
 def _build(contract: Contract, wanted: _Wanted, source: Source, *, folder: Path, say: Say) -> None:
-    """Write a whole prepared folder. Small things first, so that what is wrong with the text shows early."""
+    """Writes everything into `folder`: the small files first, so that problems with the text show early."""
     splits = Splits(source)
     tokenizer = _train_tokenizer(contract, splits, folder=folder, say=say)
     val = _evaluation_rows("val", contract, splits, tokenizer, folder=folder)
@@ -216,7 +219,7 @@ def _build(contract: Contract, wanted: _Wanted, source: Source, *, folder: Path,
 
 
 class Splits:
-    """A source's splits without what they share: no validation text in audit, neither of them in training."""
+    """The splits of a source without overlap: no validation text in audit, and neither of them in training."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -229,10 +232,11 @@ class Splits:
         self.train_bytes = 0
 
     def tokenizer_documents(self) -> Iterator[str]:
+        """Documents to train the tokenizer on, without the evaluation text."""
         return (text for text in self._source.tokenizer_documents() if text_key(text) not in self._held_out)
 
     def evaluation_documents(self, split: Split) -> Iterator[str]:
-        """Documents of validation or audit, each once."""
+        """Documents of the validation or audit split, each once."""
         seen = set(self._validation) if split == "audit" else set()
         for text in self._source.documents(split):
             key = text_key(text)
@@ -241,7 +245,7 @@ class Splits:
                 yield text
 
     def training_documents(self) -> Iterator[str]:
-        """Training documents; what is dropped, and the bytes of what isn't, are counted as they pass."""
+        """Training documents. Counts the dropped ones, and the bytes of the others, as they pass."""
         seen: set[int] = set()
         for text in self._source.documents("train"):
             key = text_key(text)
@@ -258,7 +262,7 @@ class Splits:
 
 @dataclass(frozen=True, kw_only=True)
 class _Packed:
-    """A split's file of rows."""
+    """The file of rows of one split."""
 
     rows: int
     documents: int
@@ -278,8 +282,9 @@ def _train_tokenizer(contract: Contract, splits: Splits, *, folder: Path, say: S
 
 
 def _evaluation_rows(split: Split, contract: Contract, splits: Splits, tokenizer: Tokenizer, *, folder: Path) -> _Packed:
-    """The contract's number of rows, or fewer if the text ends. No more documents are taken than that needs: out of a
-    longer supply best-fit would choose the long ones.
+    """Writes the contract's number of rows, or fewer if the text ends.
+
+    No more documents are read than needed: best-fit packing would prefer the long ones of a larger supply.
     """
     row_tokens = contract.MAX_SEQ_LEN + 1
     wanted = contract.eval_rows * row_tokens
@@ -305,14 +310,14 @@ def _training_rows(contract: Contract, splits: Splits, tokenizer: Tokenizer, *, 
             documents += 1
             if time.monotonic() - reported > SECONDS_BETWEEN_REPORTS:
                 reported = time.monotonic()
-                say(f"packing: {splits.train_bytes / 1e6:,.0f} MB of text so far")
+                say(f"packing: {size(splits.train_bytes)} of text so far")
             yield document
 
     row_tokens = contract.MAX_SEQ_LEN + 1
     rows = pack(counted(), row_tokens=row_tokens, bos=tokenizer.bos)
     count, sha256 = write_rows(rows_path(folder, "train"), rows)
     say(
-        f"{splits.name}: {documents:,} training documents, {splits.train_bytes / 1e6:,.1f} MB of text; dropped"
+        f"{splits.name}: {documents:,} training documents, {size(splits.train_bytes)} of text; dropped"
         f" {splits.dropped_held_out:,} that are in the evaluation text and {splits.dropped_repeats:,} repeats"
     )
     say(
@@ -326,14 +331,14 @@ def _require_rows(split: str, packed: _Packed, needed: int, contract: Contract) 
     if packed.rows >= needed:
         return
     raise UserError(
-        f"{source_name(contract.source)} has too little text: it makes {packed.rows:,} {split} rows of"
-        f" {contract.MAX_SEQ_LEN + 1:,} tokens and {needed:,} are needed."
+        f"{source_name(contract.source)} has too little text: it gives {packed.rows:,} {split} rows of"
+        f" {contract.MAX_SEQ_LEN + 1:,} tokens, and {needed:,} are needed."
         " Give more text, or choose a smaller --profile."
     )
 
 
 def _command(contract: Contract, *, cache: Path, num_shards: int | None) -> str:
-    """The `farm prepare` that makes what is missing."""
+    """The `farm prepare` command that makes the data."""
     words = ["farm", "prepare", "--profile", contract.profile]
     profile = PROFILES.get(contract.profile)
     if profile is None or profile.contract.source != contract.source:
@@ -347,12 +352,12 @@ def _command(contract: Contract, *, cache: Path, num_shards: int | None) -> str:
 
 @contextmanager
 def _only_one(lock: Path, say: Say) -> Iterator[None]:
-    """Hold a lock file. It is released with the process, however that ends."""
+    """Holds a lock file, which is released when the process ends, however it ends."""
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another process prepares this data: waiting for it")
+            say("another process is preparing this data: waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

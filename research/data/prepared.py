@@ -1,4 +1,4 @@
-"""Prepared data on disk: a folder with a manifest, a tokenizer and memory-mapped rows. Light to import."""
+"""Prepared data on disk: a folder with a manifest, a tokenizer and memory-mapped rows. Imports no torch."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ Split = Literal["train", "val", "audit"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 FORMAT = 2
-"""Raised when prepared data of before would no longer be right."""
+"""Version of the format: raise it when earlier prepared data is no longer valid."""
 
 ROW_DTYPE = np.dtype("<u2")
 MANIFEST = "manifest.json"
@@ -31,33 +31,33 @@ TOKEN_BYTES = "token_bytes.npy"
 
 @dataclass(frozen=True, kw_only=True)
 class PreparedData:
-    """One prepared folder: its manifest's fields, and its arrays."""
+    """A prepared folder: the fields of its manifest, and its arrays."""
 
     folder: Path
     source: str
-    """As in the contract; of `files:PATH` the absolute path."""
+    """The contract's source; the path of `files:PATH` is absolute."""
     revision: str
-    """The dataset's commit, or what stands for it where there is none."""
+    """The dataset's commit, or what identifies a source without commits."""
     requested_revision: str
-    """What that commit was asked for by: a branch, a tag, a commit."""
+    """The branch, tag or commit that `revision` was resolved from."""
     num_shards: int | None
-    """Training shards; None for a source that has no shards."""
+    """Number of training shards; None for a source without shards."""
     vocab_size: int
     seq_len: int
-    """Tokens of context: a row holds one more."""
+    """Context length in tokens; a row holds one token more."""
     eval_rows: int
-    """Validation rows that were asked for."""
+    """Validation rows that were requested."""
     train_rows: int
     val_rows: int
     audit_rows: int
     train_documents: int
     val_documents: int
     audit_documents: int
-    """Documents that were read for the split's rows."""
+    """Documents that were read for the rows of each split."""
     dropped_held_out: int
-    """Documents left out of training because they are in the validation or audit text, too."""
+    """Training documents left out because they are also in the validation or audit text."""
     dropped_repeats: int
-    """Documents left out of their own split because they had been there before."""
+    """Training documents left out because they repeat an earlier one."""
     train_bytes: int
     """UTF-8 bytes of the training documents."""
     tokenizer_sha256: str
@@ -66,14 +66,14 @@ class PreparedData:
     data_fingerprint: str
     """Sixteen hex digits over the training rows."""
     evaluation_paths: tuple[str, ...] = field(default=())
-    """Where on this machine the text of the evaluation rows lies: what a run must not be able to read."""
+    """Where the text of the evaluation rows lies on this machine: a run must not be able to read it."""
     created: float
-    """Seconds since 1970."""
+    """Unix time in seconds."""
     format: int = FORMAT
 
     @staticmethod
     def load(folder: str | Path) -> "PreparedData":
-        """What `prepare` wrote into `folder`. A UserError says when it is missing, from another version or damaged."""
+        """The data in `folder`. Raises UserError where it is missing, damaged or of another version."""
         folder = Path(folder)
         try:
             values = json.loads((folder / MANIFEST).read_text())
@@ -88,11 +88,12 @@ class PreparedData:
         return data
 
     def save_manifest(self) -> None:
+        """Writes the manifest into the folder."""
         values = {name: value for name, value in asdict(self).items() if name != "folder"}
         (self.folder / MANIFEST).write_text(json.dumps(values, indent=1) + "\n")
 
     def rows_of(self, split: Split) -> int:
-        """Rows of a split."""
+        """Number of rows of a split."""
         return {"train": self.train_rows, "val": self.val_rows, "audit": self.audit_rows}[split]
 
     def load_rows(self, split: Split) -> np.memmap:
@@ -101,15 +102,16 @@ class PreparedData:
         return np.memmap(rows_path(self.folder, split), dtype=ROW_DTYPE, mode="r", shape=shape)
 
     def token_bytes(self) -> NDArray[np.int32]:
-        """UTF-8 bytes that each token stands for, int32 of shape (vocab_size,); 0 for special tokens."""
+        """UTF-8 bytes per token, int32 of shape (vocab_size,); 0 for special tokens."""
         array: NDArray[np.int32] = np.load(self.folder / TOKEN_BYTES, allow_pickle=False)
         return array
 
     def tokenizer(self) -> Tokenizer:
+        """The tokenizer that the rows were made with."""
         return Tokenizer.load(self.folder / TOKENIZER)
 
     def score_fingerprint(self, contract: Contract) -> str:
-        """What scores on this data under `contract` depend on: sixteen hex digits."""
+        """Sixteen hex digits over everything that scores on this data under `contract` depend on."""
         return contracts.score_fingerprint(
             contract,
             tokenizer_sha256=self.tokenizer_sha256,
@@ -129,11 +131,12 @@ class PreparedData:
 
 
 def rows_path(folder: Path, split: Split) -> Path:
+    """The file of a split's rows."""
     return folder / f"{split}.rows"
 
 
 def write_rows(path: Path, rows: Iterable[Tokens], *, limit: int | None = None) -> tuple[int, str]:
-    """Write rows (uint16, all of one length) one after another, at most `limit`: their number, the file's SHA-256."""
+    """Writes rows (uint16, all of one length), at most `limit`. Returns their number and the file's SHA-256."""
     digest = hashlib.sha256()
     count = 0
     with path.open("wb", buffering=2**20) as file:

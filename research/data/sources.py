@@ -1,9 +1,9 @@
-"""Where documents come from. A source gives the documents of each split, lazily and always in the same order.
+"""Sources of documents. A source gives the documents of each split lazily and always in the same order.
 
 climbmix      shards of a shuffled web corpus; validation and audit are two pinned shards
 tinystories   short stories in plain words; validation and audit are the first 40,000
 stdlib        the running Python's own library; validation and audit come from its tests
-files:PATH    a folder or file of the user's; documents are dealt to the splits by a hash of their text
+files:PATH    the user's own folder or file; documents are assigned to splits by a hash of their text
 """
 
 import sysconfig
@@ -22,30 +22,31 @@ from research.text import counted
 
 CLIMBMIX = "karpathy/climbmix-400b-shuffle"
 CLIMBMIX_AUDIT, CLIMBMIX_VALIDATION = 6541, 6542
-"""The last two of its 6,543 shards are never trained on."""
+"""The last two of its 6,543 shards, which are never trained on."""
 
 TINYSTORIES = "karpathy/tinystories-gpt4-clean"
 TINYSTORIES_FILE = "tinystories_gpt4_clean.parquet"
 TINYSTORIES_HELD_OUT = 20_000
-"""Stories for validation, and as many for audit: 16 MB of text each. The file is shuffled."""
+"""Number of stories for validation, and of those for audit: 16 MB of text each. The file is shuffled."""
 TINYSTORIES_PARTS = 10
-"""What `num_shards` counts in: tenths of the training stories, 220 MB of text each."""
+"""Number of shards that the training stories are divided into, of 220 MB of text each."""
 
 BYTES_PER_TOKEN = 5
-"""More than text has under a vocabulary of 8192, so that a split of the user's own text gets enough."""
+"""Upper estimate of bytes per token under a vocabulary of 8192, so that splits of the user's own text get enough."""
 
 MOST_VALIDATION, MOST_AUDIT, LEAST_HELD_OUT = 0.25, 0.1, 0.01
-"""Shares of the user's own text."""
+"""Shares of the user's own text that are held out."""
 
 OTHER_PYTHONS = ("usr/lib/python3*", "usr/lib64/python3*", "usr/local/lib/python3*")
 
 EXCERPT_CHARACTERS = 4096
-"""Of each test file of `stdlib`: the few rows of the `cpu` profile are to show many files, not one that is large and odd."""
+"""Characters used of each test file of `stdlib`, so that the few rows of the `cpu` profile show many files."""
 
 LEAST_TEST_PACKAGE = 2_000_000
-"""Bytes. Some installations of Python come with a stub of the `test` package, and some with none."""
+"""Bytes that the `test` package must have: some installations of Python have a stub of it, and some none."""
 
 LEAST_UNUSED = 1_000_000
+"""Bytes that its substitute must have, which are packages of the library that no run needs."""
 LONG_EXCERPT_CHARACTERS = 16_384
 
 
@@ -54,37 +55,38 @@ class Source:
     """Documents for the three splits."""
 
     name: str
-    """What `say` calls it."""
+    """Its name for people."""
     revision: str
-    """The dataset's commit, or what stands for it where there is none."""
+    """The dataset's commit, or what identifies a source without commits."""
     text_bytes: int
-    """About how many bytes of text the training split has."""
+    """Approximate bytes of text in the training split."""
     documents: Callable[[Split], Iterator[str]]
+    """Documents of a split."""
     tokenizer_documents: Callable[[], Iterator[str]]
-    """Training documents for the tokenizer: the same ones however many shards there are."""
+    """Training documents for the tokenizer, the same for any number of shards."""
     repeats: bool
-    """Whether documents may come twice: then the second is dropped."""
+    """Whether a document may occur twice, so that repeats must be dropped."""
     disjoint: bool
-    """Whether no document can be in two splits: otherwise that is checked."""
+    """Whether no document can be in two splits, so that this need not be checked."""
     evaluation_paths: tuple[Path, ...]
     """Where the text of validation and audit lies on this machine."""
 
 
 def source_name(source: str) -> str:
-    """A contract's `source`, with the path of `files:PATH` made absolute."""
+    """A contract's `source`; the path of `files:PATH` is made absolute."""
     kind, _, path = source.partition(":")
     return f"files:{Path(path).expanduser().resolve()}" if kind == "files" and path else source
 
 
 def has_shards(source: str) -> bool:
-    """Whether `num_shards` means something for a source."""
+    """Whether a source has shards, so that `num_shards` applies to it."""
     return source in ("climbmix", "tinystories")
 
 
 def open_source(
     contract: Contract, *, cache: Path, num_shards: int, revision: str | None, say: Callable[[str], None]
 ) -> Source:
-    """The contract's source, its files fetched. UserErrors say what is wrong with the source or the way to it."""
+    """The contract's source, with its files downloaded. Raises UserError where the source is wrong or can't be reached."""
     kind, _, path = source_name(contract.source).partition(":")
     if kind == "climbmix":
         dataset = Dataset(name=CLIMBMIX, folder=cache / "hub" / "climbmix")
@@ -101,18 +103,19 @@ def open_source(
 
 
 def original_downloads() -> Path:
-    """Where the original project keeps its shards."""
+    """The folder in which karpathy/autoresearch keeps its shards."""
     return Path.home() / ".cache" / "autoresearch" / "data"
 
 
 def climbmix(
     dataset: Dataset, *, num_shards: int, revision: str | None, downloaded: Path, say: Callable[[str], None]
 ) -> Source:
-    """`num_shards` training shards from the first on. Shards that the original has `downloaded` are used where they
-    lie, unless a certain revision is asked for.
+    """The source with the first `num_shards` training shards.
+
+    Shards in the folder `downloaded`, the original's, are used where they lie unless a revision is requested.
     """
     if not 1 <= num_shards <= CLIMBMIX_AUDIT:
-        raise UserError(f"climbmix has from 1 to {CLIMBMIX_AUDIT:,} training shards: not {num_shards}.")
+        raise UserError(f"--num-shards must be from 1 to {CLIMBMIX_AUDIT:,} for climbmix, not {num_shards}.")
     names = [f"shard_{n:05d}.parquet" for n in (*range(num_shards), CLIMBMIX_AUDIT, CLIMBMIX_VALIDATION)]
     here = {} if revision else {name: downloaded / name for name in names if _is_parquet(downloaded / name)}
     if here:
@@ -141,9 +144,9 @@ def climbmix(
 
 
 def tinystories(dataset: Dataset, *, num_shards: int, revision: str | None, say: Callable[[str], None]) -> Source:
-    """`num_shards` tenths of the training stories; more than ten are all."""
+    """The source with `num_shards` tenths of the training stories; ten or more are all of them."""
     if num_shards < 1:
-        raise UserError(f"tinystories has from 1 to {TINYSTORIES_PARTS} training shards: not {num_shards}.")
+        raise UserError(f"--num-shards must be from 1 to {TINYSTORIES_PARTS} for tinystories, not {num_shards}.")
     commit = dataset.commit(revision or REVISION)
     [path] = dataset.fetch([TINYSTORIES_FILE], commit=commit, say=say)
     rows = parquet_rows(path, delete_if_corrupt=True)
@@ -175,7 +178,10 @@ def tinystories(dataset: Dataset, *, num_shards: int, revision: str | None, say:
 
 
 def stdlib(root: Path, *, evaluation_bytes: int) -> Source:
-    """Python's own library below `root`. A sandbox masks its tests, or what stands in for them: they are never trained on."""
+    """The source of Python's own library below `root`.
+
+    Validation and audit come from its tests, or from packages that no run needs; a sandbox hides both.
+    """
     skipped = frozenset({"site-packages", "dist-packages"})
     revision = f"python {sysconfig.get_python_version()}"
     held_out, least, characters = [root / "test"], LEAST_TEST_PACKAGE, EXCERPT_CHARACTERS
@@ -213,13 +219,13 @@ def _python_files(folders: Iterable[Path]) -> list[Path]:
 
 
 def _copies_of(folders: Iterable[Path], root: Path) -> list[Path]:
-    """The folders of the same names in other Pythons of this machine, whose text is much the same."""
+    """Folders of the same names in this machine's other Pythons, whose text is nearly the same."""
     others = [path for place in OTHER_PYTHONS for path in Path("/").glob(place) if path.resolve() != root.resolve()]
     return [other / folder.name for other in others for folder in folders if (other / folder.name).is_dir()]
 
 
 def own_files(root: Path, *, evaluation_bytes: int) -> Source:
-    """A folder or one file: text, source code, .jsonl (field `text`), .parquet (column `text`); others are skipped."""
+    """The source of a folder or file: text, source code, .jsonl (field `text`), .parquet (column `text`). Skips other files."""
     if not root.exists():
         raise UserError(f"{root} does not exist: give a folder or a file, --source files:PATH.")
     files = list_files(root) if root.is_dir() else [root]
@@ -227,7 +233,7 @@ def own_files(root: Path, *, evaluation_bytes: int) -> Source:
 
 
 def _dealt(name: str, root: Path, files: list[Path], *, revision: str, evaluation_bytes: int) -> Source:
-    """Documents dealt to the splits by a hash of their text, so that none can be in two."""
+    """A source whose documents are assigned to splits by a hash of their text, so that none is in two."""
     total = _total_size(files)
     share = max(evaluation_bytes / max(total, 1), LEAST_HELD_OUT)
     validation_below = int(min(share, MOST_VALIDATION) * 10_000)
@@ -265,7 +271,7 @@ def _total_size(files: Iterable[Path]) -> int:
 
 
 def _is_parquet(path: Path) -> bool:
-    """Whether a file can be read as parquet, as far as its ends show."""
+    """Whether a file begins and ends like a parquet file."""
     if not path.is_file() or path.stat().st_size < 12:
         return False
     with path.open("rb") as file:

@@ -1,9 +1,8 @@
-"""The byte-pair tokenizer: trained by rustbpe, used as a tiktoken encoding, stored as plain JSON."""
+"""The byte-pair tokenizer: trained by rustbpe, used as a tiktoken encoding, stored as JSON."""
 
 import base64
 import hashlib
 import json
-import os
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from research.data.packing import Tokens
 from research.errors import UserError
+from research.machine import usable_cores
 
 if TYPE_CHECKING:
     import tiktoken
@@ -25,22 +25,22 @@ SPLIT_PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
     r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 )
-"""How text is cut before merging: GPT-4's pattern with numbers of at most two digits, as in the original."""
+"""The pattern that splits text before merging: GPT-4's, with numbers of at most two digits, as in the original."""
 
 SPECIAL_TOKENS = tuple(f"<|reserved_{i}|>" for i in range(4))
-"""They have the last ids of the vocabulary. The first of them is BOS."""
+"""The special tokens, which have the last ids of the vocabulary. The first one is BOS."""
 
 TRAINING_CHARACTERS = 200_000_000
-"""Text that the tokenizer learns from, at most."""
+"""Characters of text that the tokenizer is trained on, at most."""
 
 TRAINING_DOCUMENT_CHARACTERS = 10_000
-"""Of each document, so that a few long ones don't shape the vocabulary."""
+"""Characters used of each document, at most, so that a few long ones don't shape the vocabulary."""
 
 SEGMENT_CHARACTERS = 200_000
-"""Longer text is encoded in segments: the split pattern runs out of stack on a million spaces."""
+"""Characters of the segments that longer text is encoded in: the split pattern overflows the stack on a million spaces."""
 
 BATCH_CHARACTERS = 500_000
-"""Text that a thread encodes at a time."""
+"""Characters that a thread encodes at a time."""
 
 ROUNDTRIP_SAMPLES = (
     "Hello world! Numbers: 123, 4567.89 and it's TIME.\n\n\tdef f(x):\r\n    return x  \n",
@@ -54,20 +54,21 @@ class Tokenizer:
 
     pattern: str
     ranks: tuple[bytes, ...]
-    """The bytes of each ordinary token; its place is its id."""
+    """The bytes of each ordinary token, by id."""
 
     @property
     def vocab_size(self) -> int:
-        """Tokens, special ones included."""
+        """Number of tokens, special ones included."""
         return len(self.ranks) + len(SPECIAL_TOKENS)
 
     @property
     def bos(self) -> int:
-        """The id that starts every document."""
+        """Id of the token that starts every document."""
         return len(self.ranks)
 
     @cached_property
     def encoding(self) -> "tiktoken.Encoding":
+        """This tokenizer as a tiktoken encoding."""
         import tiktoken
 
         return tiktoken.Encoding(
@@ -79,7 +80,7 @@ class Tokenizer:
         )
 
     def encode(self, text: str, *, bos: bool = False) -> list[int]:
-        """Ids of `text`. The names of special tokens are ordinary text here."""
+        """Ids of `text`, behind BOS if asked for. The names of special tokens are encoded as ordinary text."""
         ids = self.encode_document(text).tolist()
         return [self.bos, *ids] if bos else ids
 
@@ -89,16 +90,17 @@ class Tokenizer:
         return (parts[0] if len(parts) == 1 else np.concatenate(parts)).astype(np.uint16)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of `ids`; bytes that are no UTF-8 become U+FFFD."""
+        """Text of `ids`; bytes that are not UTF-8 become U+FFFD."""
         return self.encoding.decode(list(ids))
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Bytes of `ids`, exactly as they were encoded."""
         return self.encoding.decode_bytes(list(ids))
 
     def token_bytes(self) -> NDArray[np.int32]:
-        """Bytes of text that each token stands for, int32 of shape (vocab_size,); 0 for the special tokens.
+        """UTF-8 bytes per token, int32 of shape (vocab_size,); 0 for the special tokens.
 
-        Counted from a token's own bytes: decoded by itself, half a character would become U+FFFD, which has three.
+        They are counted from a token's own bytes: half a character, decoded by itself, would become U+FFFD, which has three.
         """
         return np.array([len(token) for token in self.ranks] + [0] * len(SPECIAL_TOKENS), dtype=np.int32)
 
@@ -125,20 +127,20 @@ class Tokenizer:
 def train_tokenizer(documents: Iterable[str], *, vocab_size: int) -> Tokenizer:
     """A tokenizer of exactly `vocab_size` tokens, from the first TRAINING_CHARACTERS of `documents`.
 
-    The same documents give the same tokenizer. A UserError says when there is too little text for that many merges.
+    The same documents give the same tokenizer. Raises UserError where there is too little text for that many merges.
     """
     import rustbpe
 
     if not 256 + len(SPECIAL_TOKENS) <= vocab_size <= 2**16:
-        raise UserError(f"A vocabulary has from {256 + len(SPECIAL_TOKENS)} to {2**16} tokens, not {vocab_size}.")
+        raise UserError(f"VOCAB_SIZE must be from {256 + len(SPECIAL_TOKENS)} to {2**16} tokens, not {vocab_size}.")
     ordinary = vocab_size - len(SPECIAL_TOKENS)
     trainer = rustbpe.Tokenizer()
     trainer.train_from_iterator(_training_text(documents), ordinary, pattern=SPLIT_PATTERN)
     ranks = sorted((rank, bytes(token)) for token, rank in trainer.get_mergeable_ranks())
     if len(ranks) < ordinary:
         raise UserError(
-            f"There is too little text for a vocabulary of {vocab_size:,} tokens (it has merges for"
-            f" {len(ranks) + len(SPECIAL_TOKENS):,}): give more text."
+            f"Too little text for a vocabulary of {vocab_size:,} tokens: it is enough for {len(ranks) + len(SPECIAL_TOKENS):,}."
+            " Give more text."
         )
     tokenizer = Tokenizer(pattern=SPLIT_PATTERN, ranks=tuple(token for _, token in ranks))
     for sample in ROUNDTRIP_SAMPLES:
@@ -147,7 +149,7 @@ def train_tokenizer(documents: Iterable[str], *, vocab_size: int) -> Tokenizer:
 
 
 def check_roundtrip(tokenizer: Tokenizer, text: str) -> None:
-    """A RuntimeError unless `text` comes back from its tokens byte by byte."""
+    """Raises RuntimeError unless decoding the tokens of `text` gives the same bytes."""
     ids = tokenizer.encode_document(text)
     raw = text.encode()
     if tokenizer.decode_bytes(ids.tolist()) != raw or tokenizer.token_bytes()[ids].sum() != len(raw):
@@ -155,8 +157,9 @@ def check_roundtrip(tokenizer: Tokenizer, text: str) -> None:
 
 
 def encode_all(documents: Iterable[str], tokenizer: Tokenizer, *, threads: int | None = None) -> Generator[Tokens]:
-    """The tokens of each document, in order. Threads encode ahead (tiktoken releases the interpreter's lock), but only
-    a few batches, so that memory stays bounded.
+    """The tokens of each document, uint16 without BOS, in order.
+
+    Threads (default: one per usable core) encode a few batches ahead, since tiktoken releases the interpreter lock.
     """
     threads = threads or usable_cores()
     batches = _batches(documents)
@@ -172,13 +175,6 @@ def encode_all(documents: Iterable[str], tokenizer: Tokenizer, *, threads: int |
         finally:
             for future in ahead:
                 future.cancel()
-
-
-def usable_cores() -> int:
-    """CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _encode_batch(tokenizer: Tokenizer, batch: list[str]) -> list[Tokens]:
@@ -199,7 +195,7 @@ def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _segments(text: str) -> Iterator[str]:
-    """`text` in parts of at most SEGMENT_CHARACTERS, cut after a line's end where there is one."""
+    """`text` in parts of at most SEGMENT_CHARACTERS, cut at the end of a line where possible."""
     start = 0
     while len(text) - start > SEGMENT_CHARACTERS:
         limit = start + SEGMENT_CHARACTERS

@@ -1,1 +1,1 @@
-"""How the judge and its children talk: messages of fixed size, and buffers of shared memory. Knows neither side."""
+"""The means by which the judge and its children talk: messages of fixed size and shared memory. It knows neither side."""

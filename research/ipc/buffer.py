@@ -1,7 +1,7 @@
 """The buffer that a scorer writes its logits into: memory that the judge owns.
 
-On a CPU it is shared memory; on a GPU it is one raw CUDA allocation, exported to the scorer by its IPC handle (allocations of
-torch's own allocator bring a reference counter in a file along, which a sandbox would not let through).
+On a CPU it is shared memory; on a GPU it is one raw CUDA allocation, exported to the scorer by its IPC handle (an allocation of
+torch's own allocator comes with a reference counter in a file, which a sandbox does not let through).
 """
 
 import mmap
@@ -14,10 +14,10 @@ from torch import Tensor
 
 from research.contract import Contract
 from research.gpu_memory import buffer_bytes
-from research.ipc.channel import map_shared, shared_memory
+from research.ipc.memory import map_shared, shared_memory
 
 SLOTS = 2
-"""Batches that the buffer holds: a scorer answers one while the judge reads another."""
+"""Batches that the buffers hold: a scorer answers one while the judge reads another."""
 
 
 class SharedIds:
@@ -32,7 +32,7 @@ class SharedIds:
 
 @dataclass(frozen=True, kw_only=True)
 class LogitsBuffer:
-    """(rows, tokens, vocabulary) float32, and the descriptor by which another process can map it."""
+    """Logits, (rows, tokens, vocabulary) float32, and the descriptor by which another process can map them."""
 
     tensor: Tensor
     descriptor: int
@@ -41,10 +41,10 @@ class LogitsBuffer:
 
 
 def rows_per_batch(contract: Contract, device: torch.device, *, gpu_memory: int | None = None) -> int:
-    """Rows that are scored at once, 64 at most: as many as fit 2 GiB of logits (MPS: 128 MiB, CPU: 16 MiB), of which the
-    buffer holds SLOTS times as much.
+    """Rows that are scored at once: as many as fit 2 GiB of logits (MPS: 128 MiB, CPU: 16 MiB), at most 64.
 
-    Less on a GPU whose runs have little memory: `gpu_memory` bytes (None: plenty).
+    The buffer holds SLOTS times as much. It is smaller on a GPU whose runs have little memory: `gpu_memory` bytes, None for
+    plenty.
     """
     large = 2**31 if gpu_memory is None else buffer_bytes(gpu_memory)
     budget = {"cuda": large, "cpu": 2**24}.get(device.type, 2**27)
@@ -52,7 +52,7 @@ def rows_per_batch(contract: Contract, device: torch.device, *, gpu_memory: int 
 
 
 def create_logits_buffer(rows: int, tokens: int, vocabulary: int, device: torch.device) -> LogitsBuffer:
-    """The judge's side. On a GPU the descriptor holds the IPC handle of the allocation."""
+    """The judge's side of the buffer. On a GPU the descriptor holds the IPC handle of the allocation."""
     shape = (rows, tokens, vocabulary)
     size = rows * tokens * vocabulary * 4
     if device.type != "cuda":
@@ -71,7 +71,7 @@ def create_logits_buffer(rows: int, tokens: int, vocabulary: int, device: torch.
 
 
 def open_logits_buffer(descriptor: int, rows: int, tokens: int, vocabulary: int, device: torch.device) -> LogitsBuffer:
-    """The scorer's side."""
+    """The scorer's side of the buffer."""
     shape = (rows, tokens, vocabulary)
     if device.type != "cuda":
         memory = map_shared(descriptor, rows * tokens * vocabulary * 4, writable=True)
@@ -98,7 +98,7 @@ class _Allocation:
 
 
 class _ArrayInterface:
-    """A device pointer in the shape that torch.as_tensor understands."""
+    """A device pointer in the form that torch.as_tensor understands."""
 
     def __init__(self, pointer: int, shape: tuple[int, ...]) -> None:
         self.__cuda_array_interface__ = {"data": (int(pointer), False), "shape": shape, "typestr": "<f4", "version": 3}
@@ -113,7 +113,7 @@ def _host_tensor(memory: mmap.mmap, shape: tuple[int, ...]) -> Tensor:
 
 
 def _checked(answer: tuple[Any, ...]) -> Any:
-    """The value of a CUDA runtime call. Raises RuntimeError where it failed."""
+    """The value of a CUDA runtime call. Raises RuntimeError where the call failed."""
     error, *values = answer
     if int(error):
         raise RuntimeError(f"CUDA: {error.name}")

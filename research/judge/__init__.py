@@ -1,1 +1,1 @@
-"""The trusted side of a run: starts the children, keeps the clock, computes the score. Only research/run.py starts a judge."""
+"""The trusted side of a run: it starts the children, keeps the clock and computes the score. Only run.py starts a judge."""

@@ -1,6 +1,15 @@
-"""How long the phases of a run may take."""
+"""Training under the clock: the time budget, and how long the phases of a run may take."""
 
 from dataclasses import dataclass
+
+from research.ipc.channel import monotonic
+from research.ipc.messages import Finish, Progress
+from research.judge.conversation import Conversation
+from research.judge.failures import RunEnded
+from research.judge.processes import Child
+
+REPORT_EVERY_SECONDS = 0.25
+"""Least time between two progress reports."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,10 +20,52 @@ class Caps:
     grace: float
     """After the budget: a model that comes later makes the run invalid."""
     late: float
-    """After the grace: a trainer that handed nothing over by then has hung."""
+    """After the grace: a trainer that has handed nothing over by then hangs."""
     scoring: float
+    hang_up: float = 10.0
+    """After a process has closed its connection, until it has ended: freeing a GPU's memory takes a while."""
 
     @staticmethod
     def for_budget(budget: float, device: str) -> "Caps":
+        """The caps of a run with `budget` seconds of training."""
         patience = 180.0 if device.startswith("cuda") else 60.0
         return Caps(startup=patience + budget, grace=max(2.0, 0.01 * budget), late=5.0, scoring=2 * patience + budget)
+
+
+class Clock:
+    """The clock of one training, which starts when this is made."""
+
+    def __init__(self, budget: float, caps: Caps) -> None:
+        self._budget, self._caps = budget, caps
+        self._start = monotonic()
+        self.deadline = self._start + budget
+        """End of the time budget, on the monotonic clock."""
+
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return monotonic() - self._start
+
+    def wait_for_model(self, trainer: Child, conversation: Conversation) -> Finish:
+        """The trainer's Finish message; progress is reported meanwhile. Raises RunEnded where it never comes."""
+        reported = 0.0
+        while True:
+            message = conversation.receive(trainer)
+            now = monotonic()
+            if isinstance(message, Finish):
+                return message
+            if message is not None:
+                message.drop()
+            if isinstance(message, Progress) and now - reported > REPORT_EVERY_SECONDS:
+                reported, seconds = now, now - self._start
+                fraction = min(seconds / self._budget, 1.0)
+                conversation.report("training", seconds, step=message.step, loss=message.loss, fraction=fraction)
+            if now > self.deadline + self._caps.grace + self._caps.late:
+                raise RunEnded("timeout", f"no model within {now - self.deadline:.0f} s after the time budget: training hangs "
+                                          "or never called session.finish(model)")  # fmt: skip
+
+    def require_in_time(self, seconds: float) -> None:
+        """Raises RunEnded where the model came `seconds` after the start, and that is after the grace."""
+        late = seconds - self._budget
+        if late > self._caps.grace:
+            grace = self._caps.grace
+            raise RunEnded("invalid", f"over the time budget: the model came {late:.1f} s late (limit {grace:.1f} s)")

@@ -1,4 +1,4 @@
-"""What the judge puts its children into: which sandbox each gets, with which view, identity and compiled code."""
+"""The confinement of a run's children: the sandbox of each, with its view, identity and compiled code."""
 
 import os
 from collections.abc import Mapping
@@ -7,39 +7,41 @@ from pathlib import Path
 from research.child import rehearsal
 from research.data.prepared import PreparedData
 from research.gpu_driver import gpu_bytes, gpu_minor, gpu_name_for_cuda
-from research.gpu_memory import SHARE_VARIABLE, scorer_bytes, trainer_bytes
+from research.judge.processes import CHILDREN, SCORERS, TRAINER
 from research.kernels import attention_choice, compile_cache
 from research.kernels.attention import CHOICE_VARIABLE
-from research.result import RunSpec
+from research.result import Placement, RunSpec
 from research.sandbox.layers import FIRST_IDENTITY, Sandbox, check_strict, probe
-from research.sandbox.limits import Bounds
 from research.sandbox.namespaces import COMPILED
 from research.sandbox.visible import View, view_of_run
 
-CHILDREN = ("trainer", "scorer-a", "scorer-b")
-COMPILING = ("trainer", "scorer-a")
-"""Whose compiled code later runs may have; scorer B compiles what A does."""
+COMPILING = (TRAINER, SCORERS[0])
+"""Children whose compiled code later runs can use; scorer B compiles the same as A."""
 
 
 class Confinement:
-    """The sandboxes of one run. Raises UserError where `strict` asks for more than there is."""
+    """The sandboxes of one run."""
 
-    def __init__(self, spec: RunSpec, data: PreparedData, train_py: str, scratch: Path) -> None:
+    def __init__(self, spec: RunSpec, placement: Placement, data: PreparedData, train_py: str, scratch: Path, *,
+                 disk_bytes: int) -> None:  # fmt: skip
+        """`scratch` holds the children's folders; each child writes at most `disk_bytes`.
+
+        Raises UserError where the sandbox is to be `strict` and a layer is missing.
+        """
         self._scratch = scratch
         self._trusted = compile_cache.is_trusted(train_py)
-        self._shared = compile_cache.shared_folder(data.folder.parents[1], spec.device)
-        self.bounds = Bounds.of_host(spec.memory_bytes)
-        self._view = run_view(spec, data, also_readable=self._shared)
+        self._shared = compile_cache.shared_folder(data.folder.parents[1], placement.device)
+        self._disk_bytes = disk_bytes
+        self._view = run_view(placement, data, also_readable=self._shared)
         self.layers = None if spec.sandbox == "off" else probe(self._view)
         if self.layers is not None and spec.sandbox == "strict":
             check_strict(self.layers)
-        self._on_gpu = spec.device.startswith("cuda")
-        chosen = attention_choice.choose(spec.contract, spec.device, self._shared)
+        self._on_gpu = placement.device.startswith("cuda")
+        chosen = attention_choice.choose(spec.contract, placement.device, self._shared)
         self._attention = {} if chosen is None else {CHOICE_VARIABLE: chosen}
-        self._gpu_memory = spec.gpu_memory_bytes
-        without_limit = self._on_gpu and spec.gpu_memory_bytes is None
-        self._rehearses = without_limit and rehearsal.is_worth_it(
-            threads=spec.threads or os.cpu_count() or 1,
+        without_limit = self._on_gpu and placement.gpu_memory_bytes is None
+        self.rehearses = without_limit and rehearsal.is_worth_it(
+            threads=placement.threads or os.cpu_count() or 1,
             gpu_bytes=gpu_bytes(),
             compiled=compile_cache.holds_a_run(self._shared),
         )
@@ -47,16 +49,16 @@ class Confinement:
 
     @property
     def layer_names(self) -> tuple[str, ...]:
-        """As they are recorded."""
+        """Names of the layers in force, as a result records them."""
         return self.layers.names() if self.layers is not None else ()
 
     @property
     def waiting_processes(self) -> int:
-        """How many of a child's processes only wait for the one that works."""
+        """Processes of each child that only wait for the one that works."""
         return 2 if self.layers is not None and self.layers.namespaces else 0
 
     def sandbox(self, name: str, folder: Path) -> Sandbox | None:
-        """For the child `name`, whose working directory is `folder`; that becomes its own."""
+        """The sandbox of the child `name`; its working directory `folder` now belongs to its identity. None: no sandbox."""
         if self.layers is None or not self.layers.linux:
             return None
         compiled = self._writes_compiled(name)
@@ -71,14 +73,13 @@ class Confinement:
             view=self._view,
             compiled=compiled,
             identity=identity,
-            disk_bytes=self.bounds.disk_bytes,
+            disk_bytes=self._disk_bytes,
         )
 
     def environment(self, name: str, folder: Path) -> Mapping[str, str]:
-        """What the sandbox of a child adds to its environment: everything that it writes goes to its own folder."""
-        share = share_of_gpu(name, self._gpu_memory)
+        """The variables of the child `name` by which it writes into its own `folder` only, and the attention kernel."""
         if self.layers is None:
-            return {"TMPDIR": str(folder), **self._attention, **share}
+            return {"TMPDIR": str(folder), **self._attention}
         private = COMPILED if self.layers.namespaces else self._writes_compiled(name) or folder / "compiled"
         return {
             "TMPDIR": str(folder),
@@ -88,32 +89,23 @@ class Confinement:
             **compile_cache.variables(private),
             compile_cache.SHARED_VARIABLE: str(self._shared),
             **self._attention,
-            **share,
-            **({rehearsal.VARIABLE: "1"} if name == CHILDREN[0] and self._rehearses else {}),
             **({"CUDA_VISIBLE_DEVICES": gpu_name_for_cuda()} if self._on_gpu else {}),
         }
 
     def keep_compiled(self) -> None:
-        """After a run with a score: what a trusted train.py compiled is for later runs too."""
+        """Adds what a trusted train.py compiled to the shared code; call it after a run with a score."""
         written = [folder for name in COMPILING if (folder := self._writes_compiled(name)) is not None and folder.is_dir()]
         if written:
             compile_cache.add_run_to_shared(written, self._shared)
 
     def _writes_compiled(self, name: str) -> Path | None:
-        """A folder outside the sandbox that a child with a trusted train.py compiles into."""
+        """The folder outside the sandbox that the child `name` compiles into; None where its train.py is not trusted."""
         keeps = self._trusted and name in COMPILING and self.layers is not None
         return self._scratch / f"compiled-{name}" if keeps else None
 
 
-def share_of_gpu(name: str, limit: int | None) -> Mapping[str, str]:
-    """What tells the child `name` how much of the GPU's memory it may take, in a run that has a limit in bytes."""
-    if limit is None:
-        return {}
-    return {SHARE_VARIABLE: str(trainer_bytes(limit) if name == CHILDREN[0] else scorer_bytes(limit))}
-
-
-def run_view(spec: RunSpec, data: PreparedData, *, also_readable: Path) -> View:
-    """What the run of `spec` sees of this machine."""
-    private = [data.folder, Path(spec.run_folder).parent, *map(Path, data.evaluation_paths)]
-    minor = gpu_minor() if spec.device.startswith("cuda") else None
+def run_view(placement: Placement, data: PreparedData, *, also_readable: Path) -> View:
+    """The paths of this machine that a run which is executed at `placement` sees."""
+    private = [data.folder, Path(placement.run_folder).parent, *map(Path, data.evaluation_paths)]
+    minor = gpu_minor() if placement.device.startswith("cuda") else None
     return view_of_run(private=private, gpu_minor=minor, also_readable=[also_readable])

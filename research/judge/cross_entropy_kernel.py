@@ -9,20 +9,20 @@ import triton.language as tl
 from torch import Tensor
 
 MAX_VOCABULARY = 2**15
-"""A row of logits is held in registers; a longer one would be read again."""
+"""Largest vocabulary: a row of logits is held in registers, and a longer one would be read twice."""
 
 COLUMNS_PER_WARP = 1024
-"""Logits of a row for each warp of its program."""
+"""Logits of a row per warp."""
 
 
 @triton.jit
 def cross_entropy_kernel(logits, targets, losses, VOCABULARY: tl.constexpr, COLUMNS: tl.constexpr):
     """The loss of one row of float32 logits (n, VOCABULARY) per program.
 
-    Maximum, sum and the target's logit come from one read (`volatile`: the compiler may make no second one). What is no
-    number makes the loss none; a target of -inf costs without bound.
+    Maximum, sum and the target's logit come from one read (`volatile`: the compiler may not add a second one). A NaN logit
+    gives a NaN loss; a target logit of -inf an infinite one.
     """
-    row = tl.program_id(0).to(tl.int64)  # n * VOCABULARY can be more than 2^31
+    row = tl.program_id(0).to(tl.int64)  # n * VOCABULARY can exceed 2^31
     column = tl.arange(0, COLUMNS)
     inside = column < VOCABULARY
     values = tl.load(logits + row * VOCABULARY + column, mask=inside, other=float("-inf"), volatile=True)
@@ -42,5 +42,5 @@ def cross_entropy_rows(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def warps_for(columns: int) -> int:
-    """Of the program that has a row."""
+    """Warps of the program that computes a row of `columns` logits."""
     return min(max(columns // COLUMNS_PER_WARP, 1), 32)

@@ -7,34 +7,42 @@ import numpy as np
 from research.child.scorer import OUT_OF_MEMORY
 from research.gpu_memory import says_memory_ran_out
 from research.hyperparameters import read_constants
-from research.judge.processes import Child, Log
+from research.judge.log import Log
+from research.judge.processes import Child
 from research.result import RunStatus
 from research.sandbox.layers import BROKEN
+from research.sandbox.limits import BrokenLimit
+from research.session import DIVERGED
 
 _SIZE = r"([\d.]+ (?:bytes|[KMG]iB))"
 _CUDA_SAYS = re.compile(rf"CUDA out of memory\. .*?(?:Tried to allocate|Requested size:) {_SIZE}")
 
 
 class RunEnded(Exception):
-    """The run is over without a score."""
+    """The run has ended without a score."""
 
     def __init__(self, status: RunStatus, reason: str, *, log: Log | None = None) -> None:
         super().__init__(reason)
         self.status: RunStatus = status
         self.reason = reason
         self.log = log
-        """Of the child that ended the run by its own end."""
+        """Log of the child whose own end ended the run; None where the judge ended it."""
 
 
 def require_finite(nats: np.ndarray) -> None:
-    """Raises RunEnded where a token's cross-entropy is no number."""
+    """Raises RunEnded unless every token's cross-entropy is finite."""
     broken = (~np.isfinite(nats)).any(axis=1).sum()
     if broken:
         raise RunEnded("diverged", f"the model's logits are not finite on {broken} of {len(nats)} rows")
 
 
+def over_limit(broken: BrokenLimit) -> RunEnded:
+    """The end of a run that has broken a limit: oom for memory, invalid for processes and disk space."""
+    return RunEnded("oom" if broken.resource == "memory" else "invalid", broken.reason)
+
+
 def cure_for_memory(train_py: str, *, trains: bool) -> str:
-    """What to do about a train.py that ran out of memory, in a trainer or while a scorer made itself ready."""
+    """What to do about a train.py that ran out of memory, in the trainer or (`trains` False) while a scorer started."""
     if not trains:
         return "make the model smaller: its forward pass doesn't fit a scorer"
     try:
@@ -42,17 +50,17 @@ def cure_for_memory(train_py: str, *, trains: bool) -> str:
     except SyntaxError:
         batch = None
     if isinstance(batch, int) and batch > 1:
-        return f"halve DEVICE_BATCH_SIZE, {batch} rows now"
+        return f"halve DEVICE_BATCH_SIZE, now {batch} rows"
     return "make the model smaller"
 
 
 def in_few_words(said: str, cure: str) -> str | None:
-    """torch's text on a GPU's memory that has run out, as one short line with what to do; None for any other text."""
+    """torch's message about GPU memory that has run out, as one short line with what to do; None for any other text."""
     match = _CUDA_SAYS.search(said)
     if match is None:
         return None
     facts = [f"needed {match[1]} more"]
-    for pattern, words in ((rf"memory {_SIZE} is allocated", "had {}"), (rf"{_SIZE} allowed;", "may take {}"),
+    for pattern, words in ((rf"memory {_SIZE} is allocated", "had {}"), (rf"{_SIZE} allowed;", "may use {}"),
                            (rf"capacity of {_SIZE}", "GPU has {}"), (rf"of which {_SIZE} is free", "{} free")):  # fmt: skip
         if found := re.search(pattern, said):
             facts.append(words.format(found[1]))
@@ -60,24 +68,27 @@ def in_few_words(said: str, cure: str) -> str | None:
 
 
 def ended_by_itself(child: Child, *, memory_cure: str = "") -> RunEnded:
-    """What a child's early end means: diverged, oom or crash. `memory_cure` is for one that ran out of memory."""
+    """What a child's early end means; `memory_cure` is what to do where it ran out of memory.
+
+    Exit statuses decide where there is one for the case. Memory that ran out in a trainer has none: torch, CUDA's libraries and
+    the allocator only print it, so there the text of the log is the evidence.
+    """
     log, tail = child.log, child.log.tail(30)
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
     last = lines[-1] if lines else "no output"
-    failed = next((line for line in lines[-5:] if line.startswith("FAIL")), None)
     code = child.exit_code()
     if code == BROKEN:
         return RunEnded("lost", last, log=log)
     if code == OUT_OF_MEMORY:
-        return RunEnded("oom", "out of memory while it was scored", log=log)
+        return RunEnded("oom", "out of memory while the model was scored", log=log)
     if log.closed:
-        return RunEnded("crash", f"the model failed while it was scored (exit status {code}): what it said is not shown, since "
+        return RunEnded("crash", f"the model failed while it was scored (exit status {code}): its output is not shown, since "
                                  "it had seen evaluation rows; call forward(ids) in train() to see it", log=log)  # fmt: skip
-    if failed:
-        return RunEnded("diverged", failed, log=log)
+    if code == DIVERGED:
+        return RunEnded("diverged", next((line for line in reversed(lines) if line.startswith("FAIL: ")), last), log=log)
     if says_memory_ran_out(tail):
         reasons = [reason for line in lines if (reason := in_few_words(line, memory_cure))]
         return RunEnded("oom", reasons[-1] if reasons else last, log=log)
-    if child.exit_code() == -9:
-        return RunEnded("oom", "killed by the system, which does that when memory runs out", log=log)
+    if code == -9:
+        return RunEnded("oom", "killed by the system, as it does when memory runs out", log=log)
     return RunEnded("crash", last, log=log)

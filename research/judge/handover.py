@@ -1,23 +1,90 @@
-"""What a trainer hands over, as the judge reads it: a header of tensors and the trainer's own words. None of it is trusted."""
+"""What a trainer hands over, as the judge reads it: tensors and the trainer's own report. Neither is trusted."""
 
 import json
 import math
 import os
 import struct
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+
+from research.ipc.memory import is_sealable_memory, map_shared, seal, shared_memory
+from research.ipc.messages import Finish
+from research.judge.failures import RunEnded
 
 MAX_HEADER_BYTES = 2**24
+MAX_REPORT_BYTES = 2**20
 
 MAX_DIMENSIONS = 64
 MAX_NAMED_TENSORS = 256
-"""A result holds the shapes of at most this many tensors, in the order of their names."""
+"""Tensors whose shapes a result holds at most, in the order of their names."""
 
 MAX_NAME = 120
+MAX_KERNEL = 80
+MAX_CURVE_POINTS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What the trainer reports about itself. None is what it didn't report, or not as a plain value."""
+
+    steps: int | None = None
+    tokens: int | None = None
+    depth: int | None = None
+    recompiles: int | None = None
+    mfu_percent: float | None = None
+    peak_memory_mb: float | None = None
+    kernel: str | None = None
+    curve: tuple[tuple[float, int, float], ...] = ()
+    """(seconds, step, loss)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmittedModel:
+    """A model that was handed over: its tensors as safetensors in sealed memory."""
+
+    descriptor: int
+    size: int
+    """Bytes."""
+    shapes: Mapping[str, tuple[int, ...]]
+    report: Report
+
+    def copy(self) -> int:
+        """A descriptor of a sealed copy for one scorer: two scorers could exchange data by the attributes of one memory."""
+        copy = shared_memory(self.size)
+        os.sendfile(copy, self.descriptor, 0, self.size)
+        seal(copy)
+        return copy
+
+    def tensors(self) -> memoryview:
+        """The safetensors payload."""
+        return memoryview(map_shared(self.descriptor, self.size, writable=False))
+
+
+def accept(message: Finish) -> SubmittedModel:
+    """Checks and seals what the trainer handed over, once it is dead. Raises RunEnded unless that is a model."""
+    if len(message.descriptors) != 2:
+        raise RunEnded("invalid", "the model was not handed over by session.finish(model)")
+    tensors, report = message.descriptors
+    for descriptor, size in ((tensors, message.model_bytes), (report, message.report_bytes)):
+        if not is_sealable_memory(descriptor) or not 0 < size <= os.fstat(descriptor).st_size:
+            raise RunEnded("invalid", "the model was not handed over as tensors in memory")
+        try:
+            seal(descriptor)
+        except OSError:
+            raise RunEnded("invalid", "the model's tensors can still be written to") from None
+    try:
+        shapes = tensor_shapes(tensors, message.model_bytes)
+    except ValueError:
+        raise RunEnded("invalid", "the model was not handed over as safetensors") from None
+    reported = Report()
+    if message.report_bytes <= MAX_REPORT_BYTES:
+        reported = read_report(bytes(map_shared(report, message.report_bytes, writable=False)[:]))
+    os.close(report)
+    return SubmittedModel(descriptor=tensors, size=message.model_bytes, shapes=shapes, report=reported)
 
 
 def tensor_shapes(descriptor: int, size: int) -> dict[str, tuple[int, ...]]:
-    """The shapes in a safetensors payload of `size` bytes, by its header. Raises ValueError where it has none."""
+    """The shapes in a safetensors payload of `size` bytes, by its header. Raises ValueError where the header is invalid."""
     try:
         (length,) = struct.unpack("<Q", os.pread(descriptor, 8, 0))
         if length > min(size, MAX_HEADER_BYTES):
@@ -25,16 +92,16 @@ def tensor_shapes(descriptor: int, size: int) -> dict[str, tuple[int, ...]]:
         header = json.loads(os.pread(descriptor, length, 8))
         shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
         if not all(map(_is_shape, shapes.values())):
-            raise ValueError("a shape that is none")
+            raise ValueError("invalid shape")
         if count_parameters(shapes) > 8 * size:
             raise ValueError("more numbers than bits")
         return shapes
     except (KeyError, TypeError, AttributeError, RecursionError, OverflowError, struct.error) as error:
-        raise ValueError("no safetensors") from error
+        raise ValueError("not a safetensors header") from error
 
 
 def count_parameters(shapes: Mapping[str, tuple[int, ...]]) -> int:
-    """Numbers in all tensors together."""
+    """The number of elements of all tensors together."""
     return sum(math.prod(shape) for shape in shapes.values())
 
 
@@ -43,39 +110,47 @@ def printable_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[i
     return {_printable(name, MAX_NAME): shapes[name] for name in sorted(shapes)[:MAX_NAMED_TENSORS]}
 
 
-def reported_fields(encoded: bytes) -> dict[str, Any]:
-    """The child's own words as `reported_*` fields; what has the wrong type is left out."""
+def read_report(encoded: bytes) -> Report:
+    """The trainer's report, from JSON; values of a wrong type are left out."""
     try:
-        report = json.loads(encoded)
+        values = json.loads(encoded)
     except (ValueError, RecursionError):
-        return {}
-    if not isinstance(report, Mapping):
-        return {}
-    fields: dict[str, Any] = {}
-    for name, kind in (("steps", int), ("tokens", int), ("depth", int), ("recompiles", int), ("mfu_percent", float),
-                       ("peak_memory_mb", float), ("kernel", str)):  # fmt: skip
-        value = report.get(name)
-        if kind is str and isinstance(value, str):
-            fields[f"reported_{name}"] = _printable(value, 80)
-        elif kind is not str and is_plain_number(value) and (kind is float or isinstance(value, int)):
-            fields[f"reported_{name}"] = value
-    curve = report.get("curve")
-    points = [point for point in curve[:1024] if is_curve_point(point)] if isinstance(curve, list) else []
-    fields["reported_curve"] = tuple((float(seconds), int(step), float(loss)) for seconds, step, loss in points)
-    return fields
-
-
-def is_plain_number(value: object) -> bool:
-    """Whether a value of JSON is a number that a database and another JSON parser can take, too."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**53
+        return Report()
+    if not isinstance(values, dict):
+        return Report()
+    curve = values.get("curve")
+    points = [point for point in curve[:MAX_CURVE_POINTS] if is_curve_point(point)] if isinstance(curve, list) else []
+    kernel = values.get("kernel")
+    return Report(
+        steps=_integer(values.get("steps")),
+        tokens=_integer(values.get("tokens")),
+        depth=_integer(values.get("depth")),
+        recompiles=_integer(values.get("recompiles")),
+        mfu_percent=_number(values.get("mfu_percent")),
+        peak_memory_mb=_number(values.get("peak_memory_mb")),
+        kernel=_printable(kernel, MAX_KERNEL) if isinstance(kernel, str) else None,
+        curve=tuple((float(seconds), int(step), float(loss)) for seconds, step, loss in points),
+    )
 
 
 def is_curve_point(value: object) -> bool:
-    return isinstance(value, list) and len(value) == 3 and all(map(is_plain_number, value))
+    """Whether a JSON value is a list of three plain numbers."""
+    return isinstance(value, list) and len(value) == 3 and all(_number(number) is not None for number in value)
+
+
+def _number(value: object) -> float | None:
+    """A JSON value if it is a number that a database and another JSON parser can take, else None."""
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**53
+    return value if plain and isinstance(value, (int, float)) else None
+
+
+def _integer(value: object) -> int | None:
+    """A JSON value if it is a plain integer, else None."""
+    return value if isinstance(value, int) and _number(value) is not None else None
 
 
 def _is_shape(shape: tuple[object, ...]) -> bool:
-    """Whether these are lengths that can be multiplied without taking all day."""
+    """Whether these are sizes whose product is quick to compute."""
     return len(shape) <= MAX_DIMENSIONS and all(type(length) is int and 0 <= length < 2**53 for length in shape)
 
 

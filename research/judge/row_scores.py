@@ -1,6 +1,6 @@
-"""What each evaluation row scored: kept beside a run's result, so that two runs can be compared row by row. Imports no torch.
+"""The scores of each evaluation row, kept beside a run's result so that two runs can be compared row by row. Imports no torch.
 
-Rows of the audit are among them, so the file is for people, as audit scores are.
+Audit rows are among them, so the file is for people only, like audit scores.
 """
 
 import math
@@ -18,16 +18,16 @@ FILE_NAME = "rows.npz"
 
 @dataclass(frozen=True, kw_only=True)
 class RowScores:
-    """Sums over the targets of each row, in the order of the prepared rows."""
+    """Sums over the targets of each of n rows, in the order of the prepared rows."""
 
     nats: np.ndarray
-    """(n,) float."""
+    """(n,) float, cross-entropy in nats."""
     bytes: np.ndarray
-    """(n,) integer."""
+    """(n,) integer, bytes of text."""
 
     @property
     def bits_per_byte(self) -> float:
-        """Total nats over total bytes, in bits."""
+        """Total nats divided by total bytes, in bits."""
         return float(np.sum(self.nats, dtype=np.float64) / (math.log(2) * np.sum(self.bytes, dtype=np.int64)))
 
 
@@ -39,7 +39,7 @@ def save_row_scores(run_folder: Path, of_split: Mapping[Split, RowScores]) -> No
 
 
 def load_row_scores(run_folder: Path, split: Split) -> RowScores | None:
-    """A split's rows as `save_row_scores` left them; None where there are none that can be read."""
+    """The scores of a split that `save_row_scores` wrote; None where there is no readable file."""
     try:
         with np.load(run_folder / FILE_NAME, allow_pickle=False) as arrays:
             return RowScores(nats=arrays[f"{split}_nats"], bytes=arrays[f"{split}_bytes"])

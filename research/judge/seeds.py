@@ -1,11 +1,13 @@
-"""Whether a train.py sets seeds of its own, as its text tells. Standard library only.
+"""Finds seeds that a train.py sets by itself, in its text. Standard library only.
 
-With a seed of its own, a file's runs would all be alike, so that chance could neither be seen nor averaged away. This finds the
-habit, not an attack: who hides a seed is found by scores that are too equal (results/verdict.py).
+With a literal seed all runs of a file would be alike, so that the noise could be neither seen nor averaged out. This finds the
+habit, not an attack: a hidden seed is found by scores that are too equal (results/verdict.py).
 """
 
 import ast
 from collections.abc import Iterator
+
+from research.text import one_line
 
 SEEDING_CALLS = frozenset(
     {
@@ -14,32 +16,29 @@ SEEDING_CALLS = frozenset(
     }
 )
 SEEDING_METHODS = frozenset({"manual_seed", "manual_seed_all"})
-"""Of torch, torch.cuda, and any generator."""
+"""Seeding methods of torch, torch.cuda and any generator."""
 
 SEED_KEYWORDS = ("seed", "a")
 
 MAX_DEPTH = 50
-"""An expression nested deeper is no literal that anyone wrote."""
+"""Depth of an expression above which it is not taken for a literal."""
 
 
 def seed_set_by(train_py: str) -> str:
-    """The first call that sets a literal seed, as a reason in one line; empty where there is none. `train_py` must parse."""
+    """The first call that sets a literal seed, as a one-line reason; empty where there is none. `train_py` must parse."""
     tree = ast.parse(train_py)
     origins = _origins(tree)
     constants = _constants(tree)
     calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and _seeds_something(node.func, origins))
     for call in sorted(calls, key=lambda call: call.lineno):
         if any(_is_literal(argument, constants) for argument in _seed_arguments(call)):
-            words = " ".join((ast.get_source_segment(train_py, call) or "").split())
-            shown = words if len(words) <= 60 else words[:59] + "…"
-            return (
-                f"train.py line {call.lineno} sets a seed of its own ({shown}): seeds come from the judge, use session.reseed()"
-            )
+            shown = one_line(ast.get_source_segment(train_py, call) or "", 60)
+            return f"train.py line {call.lineno} sets its own seed ({shown}): seeds come from the judge, use session.reseed()"
     return ""
 
 
 def _origins(tree: ast.Module) -> dict[str, str]:
-    """What imported names stand for: `np` for `numpy`, `seed` for `random.seed`."""
+    """The full names of imported names: `numpy` for `np`, `random.seed` for `seed`."""
     origins: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -50,7 +49,7 @@ def _origins(tree: ast.Module) -> dict[str, str]:
 
 
 def _constants(tree: ast.Module) -> dict[str, ast.expr]:
-    """Names that are assigned once, anywhere, and what to."""
+    """Names that are assigned exactly once in the file, with the assigned expressions."""
     found: dict[str, ast.expr] = {}
     twice = set()
     for node in ast.walk(tree):
@@ -59,7 +58,7 @@ def _constants(tree: ast.Module) -> dict[str, ast.expr]:
             if isinstance(target, ast.Name) and isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None:
                 twice |= {target.id} & found.keys()
                 found[target.id] = node.value
-        if isinstance(node, ast.arg):  # a parameter of that name can be anything
+        if isinstance(node, ast.arg):  # a parameter of that name can have any value
             twice.add(node.arg)
     return {name: value for name, value in found.items() if name not in twice}
 
@@ -82,7 +81,7 @@ def _seed_arguments(call: ast.Call) -> Iterator[ast.expr]:
 
 
 def _is_literal(node: ast.expr, constants: dict[str, ast.expr], depth: int = 0) -> bool:
-    """Whether an expression's value is in the text: numbers and strings, arithmetic on them, and constants that hold them."""
+    """Whether an expression is constant: numbers and strings, arithmetic on them, and names that hold them."""
     if depth > MAX_DEPTH:
         return False
     if isinstance(node, ast.Constant):

@@ -5,7 +5,6 @@ subprocess runs only library code, so the kernels that it compiles are added to 
 """
 
 import argparse
-import contextlib
 import json
 import os
 import statistics
@@ -19,7 +18,7 @@ from pathlib import Path
 import torch
 
 from research.contract import Contract
-from research.files import research_folder
+from research.files import research_folder, write_atomically
 from research.kernels import compile_cache
 from research.kernels.attention import KERNELS
 
@@ -143,11 +142,7 @@ def main() -> None:
     options = parser.parse_args()
     milliseconds, failures = measure(options.tokens, torch.device(options.device))
     text = json.dumps({"milliseconds": milliseconds, "failed": failures}, indent=1)
-    temporary = options.out.with_suffix(f".{os.getpid()}.tmp")
-    temporary.write_text(text + "\n")
-    with contextlib.suppress(FileExistsError):  # the first measurement counts for all GPUs of this kind
-        os.link(temporary, options.out)
-    temporary.unlink()
+    write_atomically(options.out, text + "\n", overwrite=False)  # the first counts for all GPUs of this kind
     print(text)
 
 

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from research.files import research_folder
+from research.files import TEMPORARY, replacing, research_folder
 from research.hyperparameters import same_but_for_constants
 from research.software import software_versions
 
@@ -25,9 +25,6 @@ LAYOUT_VERSION = 2
 
 MAX_BYTES = 2 * 2**30
 """Maximum size of the shared folder. What does not fit is compiled again by each run."""
-
-PARTIAL_SUFFIX = ".being-added"
-"""Suffix of files and folders that are still being copied into the shared folder."""
 
 TRITON = "triton"
 """Folder of Triton's kernels. Each kernel has a subfolder, which is added and linked as a whole."""
@@ -77,11 +74,11 @@ def link_shared() -> None:
         place = Path(private) / Path(where).relative_to(shared)
         place.mkdir(parents=True, exist_ok=True)
         for name in names:
-            if not name.endswith(PARTIAL_SUFFIX):
+            if not name.endswith(TEMPORARY):
                 (place / name).symlink_to(Path(where) / name)
         if Path(where) == Path(shared) / TRITON:
             for name in folders:
-                if not name.endswith(PARTIAL_SUFFIX):
+                if not name.endswith(TEMPORARY):
                     (place / name).symlink_to(Path(where) / name)
             folders.clear()
 
@@ -133,12 +130,12 @@ def _is_complete(folder: Path) -> bool:
 
 def _add(source: Path, target: Path) -> None:
     """Copies a regular file, or the regular files of a folder, under a temporary name, then renames it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f"{target.name}.{os.getpid()}{PARTIAL_SUFFIX}")
     if not source.is_dir():
-        _copy(source, temporary)
-        temporary.replace(target)
+        with replacing(target) as unfinished:
+            _copy(source, unfinished)
         return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f"{target.name}.{os.getpid()}{TEMPORARY}")
     temporary.mkdir()
     for path in source.iterdir():
         if stat.S_ISREG(path.lstat().st_mode) and path.name != LOCK_SUFFIX:

@@ -1,1 +1,1 @@
-"""The walls around a run, layer by layer. Knows processes and files; nothing of models, data or the judge."""
+"""The sandbox around a run, layer by layer. It knows processes and files, but nothing of models, data or the judge."""

@@ -16,7 +16,7 @@ _IOCTL_DEV = 1 << 15
 READ = EXECUTE | READ_FILE | READ_DIR
 
 _FILE_RIGHTS_BY_ABI = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-"""How many file rights each version knows; later ones have no more."""
+"""Number of file rights of each version; later versions have no more."""
 
 _FILE_ONLY = EXECUTE | WRITE_FILE | READ_FILE | (1 << 14) | _IOCTL_DEV
 """Rights that a rule on something other than a folder may name."""
@@ -35,10 +35,10 @@ def abi() -> int:
 
 
 def restrict(*, readable: Iterable[Path], listable: Iterable[Path], writable: Iterable[Path], devices: Iterable[Path]) -> None:
-    """Leaves this process, and all that it starts, with these paths and what is below them; TCP, sockets by abstract names and
-    signals to processes outside are refused as far as the kernel's version knows of them. Raises OSError.
+    """Restricts this process, and all that it starts, to these paths and what is below them. Raises OSError.
 
-    `listable` folders show their names only. What doesn't exist is left out.
+    `listable` folders show their names only; paths that don't exist are left out. TCP, abstract Unix sockets and signals to
+    processes outside are refused too, where the kernel's version of Landlock can.
     """
     version = abi()
     handled = (1 << _FILE_RIGHTS_BY_ABI.get(version, 16)) - 1

@@ -1,8 +1,8 @@
 """The sandbox of a process that runs a researcher's train.py: layers that stack, each probed before it is relied on.
 
-docs/threat-model.md tells which attack each layer stops. Layers are named by `Layers.names()`; what a run was really under is
-recorded with it. `auto` uses what the host has, `strict` refuses a host that lacks namespaces or Landlock, `off` is for one's
-own edits.
+docs/threat-model.md says which attacks each layer stops, and what is not stopped. `Layers.names()` names the layers; those that
+were in force are recorded with each run. `auto` uses what the host has, `strict` refuses a host that lacks namespaces, Landlock
+or seccomp, `off` is for one's own edits.
 """
 
 import contextlib
@@ -37,35 +37,35 @@ from research.sandbox.namespaces import COMPILED, SCRATCH_FOLDERS, enter_root
 from research.sandbox.visible import View, split_around
 
 FIRST_IDENTITY = 790_000_000
-"""User ids from here on are the runs' own: where the farm is root, every child of a judge gets one that nobody else has."""
+"""First of the user ids that are reserved for runs: where the farm is root, every child of a judge gets its own."""
 
 BROKEN = 97
-"""Exit status of a process that could not be put into its sandbox: not the idea's fault."""
+"""Exit status of a process that could not enter its sandbox, or use its device in it: not the idea's fault."""
 
 MAX_TASKS = 4096
-"""Processes and threads of a run. A limit of the kernel's, which binds every user but root."""
+"""Processes and threads of a run, by a limit of the kernel that binds every user except root."""
 
 _NAMESPACES = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layers:
-    """Which layers this host has, or a run is under."""
+    """The layers that a host has, or that are in force for a run."""
 
     identity: bool
-    """A user id of its own. An ordinary user can't give one."""
+    """A separate user id, which only root can give."""
     namespaces: bool
-    """User (where the farm is not root), mount, pid, net, ipc and uts namespaces."""
+    """Mount, pid, net, ipc and uts namespaces, and a user namespace where the farm is not root."""
     landlock: int
-    """Its version; 0 for none."""
+    """The version of Landlock; 0 for none."""
     seccomp: bool
     linux: bool = True
-    """Without Linux there is a clean environment, bounds and supervision only."""
+    """Whether this is Linux; elsewhere there is supervision only."""
     problems: Mapping[str, str] = field(default_factory=dict)
     """Why a layer is missing, by its name."""
 
     def names(self) -> tuple[str, ...]:
-        """As they are recorded."""
+        """Names of the layers, as a result records them."""
         if not self.linux:
             return ("supervision",)
         names = ["supervision", "limits", "no new privileges", "no capabilities"]
@@ -81,20 +81,20 @@ NO_LAYERS = Layers(identity=False, namespaces=False, landlock=0, seccomp=False, 
 
 @dataclass(frozen=True, kw_only=True)
 class Sandbox:
-    """What one child of the judge is put into."""
+    """The sandbox of one child of the judge."""
 
     layers: Layers
     view: View
     compiled: Path | None = None
-    """A folder of the judge's that this child compiles into, where its train.py is trusted; COMPILED in a root of its own."""
+    """Folder that this child compiles into where its train.py is trusted; it is COMPILED inside namespaces."""
     identity: int
-    """User and group id, where `layers` has an identity."""
+    """User and group id, where `layers.identity`."""
     disk_bytes: int
-    """All files that it may write, where it has a root of its own."""
+    """Size of all files that it may write, inside namespaces."""
 
 
 def probe(view: View, *, platform: str = sys.platform) -> Layers:
-    """The layers that work here, each tried in a process of its own that sees what a run would. Never raises."""
+    """The layers that work here: each is tried in a separate process that sees what a run would. Never raises."""
     if platform != "linux":
         return NO_LAYERS
     version = landlock.abi()
@@ -102,7 +102,7 @@ def probe(view: View, *, platform: str = sys.platform) -> Layers:
         without_namespaces = _failure(lambda: _try_namespaces(view, Path(folder)))
     problems = {
         "namespaces": without_namespaces,
-        "landlock": None if version else "the kernel has none, or has it turned off",
+        "landlock": None if version else "the kernel lacks it, or it is turned off",
         "seccomp": _failure(lambda: seccomp.install(seccomp.run_program())),
     }
     namespaces = problems["namespaces"] is None
@@ -118,19 +118,19 @@ def probe(view: View, *, platform: str = sys.platform) -> Layers:
 
 
 def check_strict(layers: Layers) -> None:
-    """Raises a UserError that names what `--sandbox strict` misses here."""
+    """Raises a UserError that names the layers missing for `--sandbox strict`."""
     missing = [name for name, there in (("namespaces", layers.namespaces), ("Landlock", layers.landlock),
                                         ("seccomp", layers.seccomp)) if not there]  # fmt: skip
     if missing:
-        raise UserError(f"This host has no {' and no '.join(missing)}, which --sandbox strict asks for: `farm doctor` says "
-                        "how to get it; --sandbox auto uses what is there.")  # fmt: skip
+        raise UserError(f"This host has no {' and no '.join(missing)}, which --sandbox strict requires: `farm doctor` says "
+                        "how to get it; --sandbox auto uses what there is.")  # fmt: skip
 
 
 def enter(sandbox: Sandbox, folder: Path, *, channel: int) -> None:
-    """Puts this process, which has one thread only, into the sandbox for good. `folder` is its working directory.
+    """Puts this process, which must have one thread only, into the sandbox for good. `folder` is its working directory.
 
-    With namespaces, three processes come of it: this one, which stays outside and waits; the first one inside, with whose end
-    the kernel ends all others inside; and one that returns from here. Those that wait pass its exit status on.
+    With namespaces it becomes three processes: this one, which stays outside and waits; the first one inside, at whose end the
+    kernel kills all others inside; and the one that returns from here. Those that wait pass its exit status on.
     """
     layers = sandbox.layers
     try:
@@ -138,7 +138,7 @@ def enter(sandbox: Sandbox, folder: Path, *, channel: int) -> None:
         if layers.namespaces:
             _enter_namespaces(sandbox, folder, channel)
         else:
-            _give_up_rights(sandbox)
+            _drop_privileges(sandbox)
         _hide_files(sandbox, folder)
         if layers.seccomp:
             program = seccomp.run_program(keep_attributes=not layers.namespaces, cuda=sandbox.view.has_gpu)
@@ -153,7 +153,7 @@ def enter(sandbox: Sandbox, folder: Path, *, channel: int) -> None:
 def _bound_resources(sandbox: Sandbox) -> None:
     _lower_limit(resource.RLIMIT_CORE, 0)
     if sandbox.layers.identity or (sandbox.layers.namespaces and os.geteuid()):
-        _lower_limit(resource.RLIMIT_NPROC, MAX_TASKS)  # counted per identity, or within the user namespace
+        _lower_limit(resource.RLIMIT_NPROC, MAX_TASKS)  # counted per user id, or within the user namespace
 
 
 def _lower_limit(kind: int, value: int) -> None:
@@ -166,7 +166,7 @@ def _lower_limit(kind: int, value: int) -> None:
 
 
 def _enter_namespaces(sandbox: Sandbox, folder: Path, channel: int) -> None:
-    """Returns in the first process of the new namespaces, without rights; this process waits for its end."""
+    """Returns in the first process of the new namespaces, without privileges; this process waits for its end."""
     _unshare_all()
     watched, held = os.pipe()
     pid = os.fork()
@@ -176,15 +176,15 @@ def _enter_namespaces(sandbox: Sandbox, folder: Path, channel: int) -> None:
     os.close(held)
     owner = sandbox.identity if sandbox.layers.identity else os.geteuid()
     enter_root(sandbox.view, folder, compiled=sandbox.compiled, owner=owner, memory_bytes=sandbox.disk_bytes)
-    _give_up_rights(sandbox)
+    _drop_privileges(sandbox)
     die_with_parent()
-    if select.select([watched], [], [], 0)[0]:  # the parent was gone before it was asked for
+    if select.select([watched], [], [], 0)[0]:  # the parent ended before die_with_parent
         os._exit(1)
     os.close(watched)
 
 
 def _unshare_all() -> None:
-    """New namespaces; an ordinary user gets them by a user namespace, in which it is itself."""
+    """Enters new namespaces; an ordinary user gets them by a user namespace, in which it keeps its id."""
     user, group = os.geteuid(), os.getegid()
     if user == 0:
         unshare(_NAMESPACES)
@@ -196,7 +196,7 @@ def _unshare_all() -> None:
 
 
 def _become_init(channel: int) -> None:
-    """Returns in a child of this process, which waits for its end: signals pass the first process of a namespace by."""
+    """Returns in a child of this process, which waits for its end: the first process of a namespace gets few signals."""
     pid = os.fork()
     if pid:
         _wait_outside(pid, channel)
@@ -205,8 +205,8 @@ def _become_init(channel: int) -> None:
 
 
 def _wait_outside(pid: int, channel: int) -> NoReturn:
-    """Waits for a child, collecting what else ends, and ends as it did. It holds nothing open that others wait for."""
-    prctl(PR_SET_DUMPABLE, 0)  # what it shows of itself under /proc is for root alone
+    """Waits for a child, reaping others meanwhile, and exits as the child did. It holds nothing open that others wait for."""
+    prctl(PR_SET_DUMPABLE, 0)  # only root may read what /proc shows of it
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (channel, 0, 1, 2):
         os.dup2(nothing, descriptor)
@@ -221,11 +221,11 @@ def _wait_outside(pid: int, channel: int) -> NoReturn:
     os._exit(code)
 
 
-# --- rights ---------------------------------------------------------------------------------------------------------
+# --- privileges -----------------------------------------------------------------------------------------------------
 
 
-def _give_up_rights(sandbox: Sandbox) -> None:
-    """Another identity, where there is one; no capabilities; no way to new ones."""
+def _drop_privileges(sandbox: Sandbox) -> None:
+    """Drops all privileges: takes the sandbox's identity, where there is one, and loses all capabilities for good."""
     if sandbox.layers.identity:
         os.setgroups([])
         os.setresgid(sandbox.identity, sandbox.identity, sandbox.identity)
@@ -252,7 +252,7 @@ def _hide_files(sandbox: Sandbox, folder: Path) -> None:
             readable += granted
             listable += listed
     if sandbox.layers.namespaces and view.has_gpu:
-        writable.append(Path("/proc"))  # its own: CUDA won't start where it can't overwrite files of its process there
+        writable.append(Path("/proc"))  # the run's own: CUDA doesn't start unless it can write to its process's files there
     landlock.restrict(readable=readable, listable=listable, writable=writable, devices=view.devices)
 
 
@@ -260,7 +260,7 @@ def _hide_files(sandbox: Sandbox, folder: Path) -> None:
 
 
 def _failure(attempt: Callable[[], None]) -> str | None:
-    """Why `attempt` fails in a process of its own; None where it succeeds."""
+    """Why `attempt` fails in a separate process; None where it succeeds."""
     answer, say = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -277,7 +277,7 @@ def _failure(attempt: Callable[[], None]) -> str | None:
 
 
 def _try_namespaces(view: View, folder: Path) -> None:
-    """Raises where a root of its own can't be made over `folder`."""
+    """Raises OSError where no root folder can be made over `folder`."""
     _unshare_all()
     problem = _failure(lambda: enter_root(view, folder, compiled=None, owner=os.geteuid(), memory_bytes=2**20))
     if problem:
@@ -285,11 +285,11 @@ def _try_namespaces(view: View, folder: Path) -> None:
 
 
 def _try_identity(view: View, *, namespaces: bool) -> None:
-    """Raises where another user could not read what a run needs: most often because Python lies in root's home."""
+    """Raises OSError where another user can't read what a run needs: most often because Python lies in root's home."""
     os.setgroups([])
     os.setresgid(FIRST_IDENTITY, FIRST_IDENTITY, FIRST_IDENTITY)
     os.setresuid(FIRST_IDENTITY, FIRST_IDENTITY, FIRST_IDENTITY)
     if namespaces:
-        return  # what lies in another's home is bound where everybody can reach it
+        return  # files in a home are bound to where everybody can reach them
     for path in view.readable:
         path.stat()

@@ -1,4 +1,4 @@
-"""What a run takes of the machine, polled from outside: its peak memory, and bounds that end it."""
+"""What a run uses of the machine, polled from outside: its peak memory, and the limits that end it."""
 
 import contextlib
 import os
@@ -6,6 +6,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import psutil
 
@@ -14,65 +15,85 @@ from research.gpu_driver import Gpu, first_gpu
 POLL_SECONDS = 0.25
 
 LEAST_FREE_MEMORY = 0.03
-"""Share of the host's memory that must stay free, whoever takes it: memory without a process's name on it counts so, too."""
+"""Fraction of the host's memory that must stay free, whoever uses it: some memory belongs to no process."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bounds:
-    """What all processes of a run may take together."""
+class Limits:
+    """What all processes of a run may use together."""
 
     memory_bytes: int
     processes: int = 512
     disk_bytes: int = 4 * 2**30
-    """In its working folders."""
+    """Disk space in the working folders."""
 
     @staticmethod
-    def of_host(memory_bytes: int | None = None) -> "Bounds":
-        """`memory_bytes`, else most of what the host has."""
-        return Bounds(memory_bytes=memory_bytes or int(0.9 * psutil.virtual_memory().total))
+    def of_host(memory_bytes: int | None = None) -> "Limits":
+        """Limits with `memory_bytes`, or most of the host's memory."""
+        return Limits(memory_bytes=memory_bytes or int(0.9 * psutil.virtual_memory().total))
+
+
+@dataclass(frozen=True, kw_only=True)
+class BrokenLimit:
+    """A limit that a run has broken."""
+
+    resource: Literal["memory", "processes", "disk"]
+    reason: str
+    """The amount and the limit, in words."""
 
 
 class Supervisor:
-    """Polls the trees of some processes, and notes the first bound that they break."""
+    """Polls the trees of some processes, and notes the first limit that they break. It ends no process itself."""
 
-    def __init__(self, pids: Sequence[int], folders: Sequence[Path], bounds: Bounds) -> None:
-        self.broken: str | None = None
-        """Which bound was broken, in words. The tree is ended by whoever asks."""
-        self._pids, self._folders, self._bounds = tuple(pids), tuple(folders), bounds
+    def __init__(self, limits: Limits) -> None:
+        self.broken: BrokenLimit | None = None
+        self._limits = limits
+        self._pids: tuple[int, ...] = ()
+        self._folders: tuple[Path, ...] = ()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
+
+    def watch(self, pids: Sequence[int], folders: Sequence[Path]) -> None:
+        """Starts the thread that polls these processes, with their descendants, and these folders."""
+        self._pids, self._folders = tuple(pids), tuple(folders)
         self._thread.start()
 
     def stop(self) -> None:
+        """Stops polling."""
         self._stopped.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _poll(self) -> None:
         while self.broken is None and not self._stopped.wait(POLL_SECONDS):
             self.broken = self._look()
 
-    def _look(self) -> str | None:
+    def _look(self) -> BrokenLimit | None:
+        limits = self._limits
         tree = [process for pid in self._pids for process in _tree_of(pid)]
         memory = sum(map(_resident_bytes, tree))
-        if memory > self._bounds.memory_bytes:  # as it seems: what forked processes share was counted for each
+        if memory > limits.memory_bytes:  # memory that forked processes share was counted for each of them
             memory = sum(map(_proportional_bytes, tree))
         host = psutil.virtual_memory()
-        if len(tree) > self._bounds.processes:
-            return f"out of processes: {len(tree)} ({self._bounds.processes} is the limit)"
-        if memory > self._bounds.memory_bytes:
-            return f"out of memory: {memory / 2**30:.1f} GiB ({self._bounds.memory_bytes / 2**30:.1f} GiB is the limit)"
+        if len(tree) > limits.processes:
+            return BrokenLimit(resource="processes", reason=f"too many processes: {len(tree)} (limit {limits.processes})")
+        if memory > limits.memory_bytes:
+            reason = f"out of memory: {memory / 2**30:.1f} GiB used (limit {limits.memory_bytes / 2**30:.1f} GiB)"
+            return BrokenLimit(resource="memory", reason=reason)
         if host.available < LEAST_FREE_MEMORY * host.total:
-            return f"out of memory: the host has {host.available / 2**30:.1f} GiB left"
+            reason = f"out of memory: the host has {host.available / 2**30:.1f} GiB left"
+            return BrokenLimit(resource="memory", reason=reason)
         written = sum(map(_bytes_below, self._folders))
-        if written > self._bounds.disk_bytes:
-            return f"out of disk: wrote {written / 2**30:.1f} GiB ({self._bounds.disk_bytes / 2**30:.1f} GiB is the limit)"
+        if written > limits.disk_bytes:
+            reason = f"too much disk space: {written / 2**30:.1f} GiB written (limit {limits.disk_bytes / 2**30:.1f} GiB)"
+            return BrokenLimit(resource="disk", reason=reason)
         return None
 
 
 class MemoryMonitor:
     """Peak memory of a process tree: resident memory, or GPU memory where NVML can tell processes apart.
 
-    The first `waiting` processes of the tree are not counted: they only wait, and share their memory with the one that works.
+    The first `waiting` processes of the tree are not counted: they only wait, and share their memory with the next one.
     """
 
     def __init__(self, pid: int, *, gpu: bool, waiting: int = 0) -> None:
@@ -83,7 +104,7 @@ class MemoryMonitor:
         self._thread.start()
 
     def stop(self) -> float | None:
-        """Peak MiB; None where nothing was seen."""
+        """Stops polling, and returns the peak in MiB; None where nothing was measured."""
         self._stopped.set()
         self._thread.join()
         return self._peak_bytes / 2**20 if self._peak_bytes else None
@@ -115,7 +136,7 @@ def _resident_bytes(process: psutil.Process) -> int:
 
 
 def _proportional_bytes(process: psutil.Process) -> int:
-    """Resident memory, with what several processes share divided among them; all of it where a process doesn't show that."""
+    """Resident memory, with shared pages divided among the processes that share them, where a process shows that."""
     with contextlib.suppress(psutil.Error, AttributeError):
         return int(process.memory_full_info().pss)
     return _resident_bytes(process)

@@ -1,4 +1,4 @@
-"""The few calls of Linux that Python has no name for. Each raises OSError with the call's name."""
+"""The Linux system calls that Python does not offer. Each raises OSError with the call's name."""
 
 import contextlib
 import ctypes
@@ -26,7 +26,7 @@ SYSCALLS = {
     "landlock_add_rule": {"x86_64": 445, "aarch64": 445},
     "landlock_restrict_self": {"x86_64": 446, "aarch64": 446},
 }
-"""Numbers of the calls that the C library has no function for."""
+"""Numbers of the system calls that the C library has no function for."""
 
 _AT_FDCWD, _AT_RECURSIVE = -100, 0x8000
 _MOUNT_ATTR_RDONLY, _MOUNT_ATTR_NOSUID, _MOUNT_ATTR_NODEV = 1, 2, 4
@@ -44,12 +44,12 @@ class _MountAttributes(ctypes.Structure):
 
 
 def machine() -> str:
-    """`x86_64` or `aarch64`, or what else it is."""
+    """The processor's architecture: `x86_64`, `aarch64`, or another name."""
     return {"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine())
 
 
 def syscall(name: str, *arguments: object) -> int:
-    """A call by its number in SYSCALLS. Raises OSError."""
+    """Makes a system call by its number in SYSCALLS. Raises OSError."""
     try:
         number = SYSCALLS[name][machine()]
     except KeyError:
@@ -73,7 +73,7 @@ def mount(source: str, target: str | Path, kind: str | None, flags: int, data: s
 
 
 def bind(source: str | Path, target: str | Path) -> None:
-    """Shows `source`, with whatever is mounted below it, at `target` too."""
+    """Makes `source`, with everything mounted below it, visible at `target` too."""
     mount(str(source), target, None, MS_BIND | MS_REC)
 
 
@@ -95,45 +95,45 @@ def pivot_root(new_root: Path) -> None:
 
 
 def forbid_capabilities() -> None:
-    """Programs that are executed later can't get a capability either. Call it while there are rights to give up."""
+    """Prevents programs that are executed later from getting capabilities. Call it before giving up one's own."""
     prctl(PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
     for number in range(64):
         try:
             prctl(PR_CAPBSET_DROP, number)
-        except OSError:  # past the last one, or without the right to (then there is none to lose)
+        except OSError:  # past the last one, or without the right to (then there is none to drop)
             break
-    with contextlib.suppress(OSError):  # an ordinary user: no_new_privs does the same
+    with contextlib.suppress(OSError):  # an ordinary user can't: no_new_privs has the same effect
         prctl(PR_SET_SECUREBITS, _SECUREBITS_NOROOT_LOCKED)
 
 
 def drop_capabilities() -> None:
-    """Gives up every capability."""
+    """Drops every capability."""
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
     nothing = (ctypes.c_uint32 * 6)()
     syscall("capset", ctypes.byref(header), ctypes.byref(nothing))
 
 
 def die_with_parent(number: int = signal.SIGKILL) -> None:
-    """Asks for a signal when the parent ends, on Linux."""
+    """Has the kernel send this process a signal when its parent ends, on Linux."""
     if sys.platform == "linux":
         prctl(PR_SET_PDEATHSIG, number)
 
 
 def become_subreaper() -> None:
-    """Makes orphans of this process's children its own children, on Linux, so that a double fork cannot hide one."""
+    """Makes this process adopt its orphaned descendants, on Linux, so that a double fork cannot hide one."""
     if sys.platform == "linux":
         prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def keep_freed_memory() -> None:
-    """Lets malloc keep large blocks that are freed, on glibc, for this process and those forked off it.
+    """Lets glibc's malloc keep large blocks that are freed, in this process and those forked off it.
 
-    It would give each tensor of some megabytes back to the kernel, which clears the pages for the next one: on a CPU a third
-    of a training step (benchmarks/kept_memory.py).
+    By default it gives each tensor of some megabytes back to the kernel, which clears the pages for the next one: on a CPU that
+    is a third of a training step (benchmarks/kept_memory.py).
     """
     if sys.platform == "linux" and hasattr(_libc(), "mallopt"):
         taken = next((size for size in _KEPT_BLOCK_BYTES if _libc().mallopt(_M_MMAP_THRESHOLD, size)), None)
-        if taken is not None:  # by itself the other would make blocks of 128 KiB go back, too
+        if taken is not None:  # alone, the other setting would give back blocks of 128 KiB, too
             _libc().mallopt(_M_TRIM_THRESHOLD, max(_KEPT_BLOCK_BYTES))
 
 

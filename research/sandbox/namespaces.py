@@ -1,4 +1,4 @@
-"""A root folder of its own for a run, on memory that vanishes with it: what its View names, read-only, and nothing else."""
+"""A root folder for one run, in memory that vanishes with it: what the run's View names, read-only, and nothing else."""
 
 import contextlib
 import os
@@ -19,18 +19,17 @@ from research.sandbox.linux import (
 from research.sandbox.visible import View, links_on_the_way
 
 SCRATCH_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
-"""Every run has these to itself."""
-
+"""Scratch folders that every run has to itself."""
 
 COMPILED = Path("/autoresearch-compiled")
-"""Where every run compiles into: what is compiled names the folder that it lies in, and is not found in another."""
+"""The folder that every run compiles into: compiled code names the folder that it lies in, and is not found in another."""
 
 
 def enter_root(view: View, folder: Path, *, compiled: Path | None, owner: int, memory_bytes: int) -> None:
-    """Makes what `view` names the whole file system of this process, which has a mount and a process namespace of its own.
+    """Makes what `view` names the whole file system of this process, which has its own mount and process namespaces.
 
-    `folder`, with the files that lie in it, is there under its name, but a copy, and belongs to `owner`; it, COMPILED, /tmp and
-    /dev/shm together hold at most `memory_bytes`. `compiled` is a folder of the outside's that is COMPILED instead, writable.
+    `folder` is there under its name as a copy, with its files, and belongs to `owner`. It, COMPILED and the scratch folders
+    together hold at most `memory_bytes`. `compiled` is a folder outside that becomes COMPILED, writable; None: none.
     """
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     mount("none", "/", None, MS_REC | MS_PRIVATE)
@@ -77,7 +76,7 @@ def _make_devices(view: View, root: Path) -> None:
 
 
 def _show(path: Path, root: Path) -> None:
-    """Binds `path` below `root`, read-only, with the links that lead to it."""
+    """Makes `path` visible below `root`, read-only, with the links that lead to it."""
     links, real = links_on_the_way(path)
     for link, target in links:
         place = root / link.relative_to("/")
@@ -97,7 +96,7 @@ def _show(path: Path, root: Path) -> None:
 
 
 def _is_shown(place: Path, real: Path) -> bool:
-    """Whether a path is there already, by the folder that it lies in."""
+    """Whether a path is visible already, within a folder that is."""
     with contextlib.suppress(OSError):
         return os.path.samestat(place.stat(), real.stat())
     return False
@@ -116,7 +115,7 @@ def _cover(path: Path, root: Path) -> None:
 
 
 def _make_folder(path: Path) -> None:
-    """With its parents, open to be read by everybody whatever the umask is."""
+    """Makes a folder with its parents, readable by everybody whatever the umask is."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir()

@@ -1,9 +1,9 @@
-"""A seccomp filter, written out as the few instructions of BPF that it needs.
+"""A seccomp filter, assembled from the few BPF instructions that it needs.
 
 Source: Linux `Documentation/userspace-api/seccomp_filter`.
 
-It names what a run may not ask the kernel for; all else is allowed, since torch, CUDA and compilers ask for much. So it is one
-layer of several: what a run may see is not its matter.
+It lists the system calls that a run may not make; all others are allowed, since torch, CUDA and compilers need many. So it is
+one layer of several: which files a run may see is decided by others.
 """
 
 import ctypes
@@ -27,10 +27,10 @@ from research.sandbox.linux import (
 )
 
 NUMBERS: dict[str, tuple[int | None, int | None]] = {
-    # sockets: those that the judge gave stay usable, and pairs connect a process with its own children only
+    # sockets: those that the judge gave stay usable, and socket pairs connect a process with its own children only
     "socket": (41, 198), "connect": (42, 203), "bind": (49, 200), "listen": (50, 201), "accept": (43, 202),
     "accept4": (288, 242),
-    # what passes by files and memory limits
+    # what bypasses the limits on files and memory
     "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
     # what outlives a process: keyrings, System V and POSIX message queues and shared memory
     "add_key": (248, 217), "request_key": (249, 218), "keyctl": (250, 219),
@@ -54,7 +54,7 @@ NUMBERS: dict[str, tuple[int | None, int | None]] = {
     "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171), "clock_adjtime": (305, 266),
     "sethostname": (170, 161), "setdomainname": (171, 162),
 }  # fmt: skip
-"""What a run may not call, by its number on x86_64 and on aarch64."""
+"""System calls that a run may not make, with their numbers on x86_64 and aarch64."""
 
 CHANGES_OF_ATTRIBUTES: dict[str, tuple[int | None, int | None]] = {
     "chmod": (90, None), "fchmod": (91, 52), "fchmodat": (268, 53), "fchmodat2": (452, 452), "chown": (92, None),
@@ -62,11 +62,8 @@ CHANGES_OF_ATTRIBUTES: dict[str, tuple[int | None, int | None]] = {
     "futimesat": (261, None), "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
     "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
 }  # fmt: skip
-"""Landlock lets these by for every file whose owner a run is. Where it has no root folder of its own they do nothing, and say
-that they have: much of Python copies attributes and minds when it can't."""
-
-_ALSO_NAMED: dict[str, tuple[int | None, int | None]] = {"landlock_create_ruleset": (444, 444)}
-"""What a host may lack that a run may call: tests take it away."""
+"""System calls that Landlock does not restrict on files that the run owns. Where a run has no root folder of its own they do
+nothing and report success, since much of Python copies attributes and fails when it can't."""
 
 _CLONE, _CLONE3, _PRCTL, _IOCTL, _PRLIMIT = (56, 220), (435, 435), (157, 167), (16, 29), (302, 261)
 _NEW_NAMESPACES = CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET
@@ -85,46 +82,40 @@ _ALLOW, _KILL, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 
 @dataclass(frozen=True, kw_only=True)
 class ArgumentRule:
-    """One call that is refused by what it is asked."""
+    """A system call that is refused depending on its arguments."""
 
     number: int
     argument: int
-    """Which of its arguments, from 0; only the lower 32 bits are looked at."""
+    """The argument that is tested, from 0; only its lower 32 bits."""
     any_bit: int = 0
-    """Refused where one of these bits is set, if there are any here."""
+    """Refused where one of these bits is set (0: this is not tested);"""
     equals: int | None = None
-    """Refused where the argument is this,"""
+    """or refused where the argument has this value,"""
     and_not: tuple[int, int] | None = None
     """unless this other argument has this value."""
     unless: Mapping[int, tuple[int, ...]] | None = None
-    """Instead: refused unless each of these arguments has one of its values."""
+    """Instead of all that: refused unless each of these arguments has one of its values."""
 
 
 def _rules(column: int) -> list[ArgumentRule]:
     return [
         ArgumentRule(number=_CLONE[column], argument=0, any_bit=_NEW_NAMESPACES),
-        # a process asks to be killed with its parent: it can't take that back
+        # a process can ask to be killed with its parent, but not take that back
         ArgumentRule(number=_PRCTL[column], argument=0, equals=_PR_SET_PDEATHSIG, and_not=(1, _SIGKILL)),
-        # its own limits it may lower
+        # a process may lower its own limits, but no other's
         ArgumentRule(number=_PRLIMIT[column], argument=0, any_bit=0xFFFFFFFF),
         ArgumentRule(number=_IOCTL[column], argument=1, equals=_TIOCSTI),
         ArgumentRule(number=_IOCTL[column], argument=1, equals=_TIOCLINUX),
     ]
 
 
-def denied_program(names: Sequence[str]) -> bytes:
-    """A filter that answers EPERM to the calls `names` alone. Raises OSError on a machine that it doesn't know."""
-    column = _column()
-    numbers = [number for name in names if (number := (NUMBERS | _ALSO_NAMED)[name][column]) is not None]
-    return _program(numbers, (), column)
-
-
 def run_program(*, keep_attributes: bool = False, cuda: bool = False) -> bytes:
-    """The filter of a run: NUMBERS, and calls whose arguments decide; with `keep_attributes` CHANGES_OF_ATTRIBUTES do nothing.
+    """The filter of a run: it refuses NUMBERS, and calls by their arguments; with `keep_attributes` CHANGES_OF_ATTRIBUTES do
+    nothing.
 
-    CUDA doesn't start unless it can listen on a Unix socket of its own, by which processes share a descriptor: with `cuda` a
-    run can make such sockets, but connect to none; of their kind (SOCK_SEQPACKET), none sends without a connection.
-    Raises OSError on a machine that it doesn't know.
+    CUDA doesn't start unless it can listen on a Unix socket, by which processes share a descriptor. With `cuda` a run can make
+    such sockets, but connect to none; sockets of this kind (SOCK_SEQPACKET) can't send without a connection.
+    Raises OSError on an unknown machine.
     """
     column = _column()
     idle = _numbers(CHANGES_OF_ATTRIBUTES, column) if keep_attributes else []
@@ -139,7 +130,7 @@ def run_program(*, keep_attributes: bool = False, cuda: bool = False) -> bytes:
 
 
 def install(program: bytes) -> None:
-    """Puts this process and all that it starts under the filter, for good. Raises OSError where the kernel has none."""
+    """Puts this process and all that it starts under the filter, for good. Raises OSError where the kernel has no seccomp."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     buffer = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: a count and a pointer, with the compiler's padding between them
@@ -164,14 +155,14 @@ def _program(numbers: Sequence[int], rules: Sequence[ArgumentRule], column: int,
         _instruction(_JUMP_EQUAL, value=list(_ARCHITECTURES.values())[column], yes=1),
         _instruction(_RETURN, value=_KILL),
         _instruction(_LOAD, value=_NUMBER),
-        _instruction(_JUMP_AT_LEAST, value=_X32, no=1),  # numbers of another table, by which the list would be passed by
+        _instruction(_JUMP_AT_LEAST, value=_X32, no=1),  # numbers of another table, which would bypass the list
         refuse,
     ]
     for number in numbers:
         code += [_instruction(_JUMP_EQUAL, value=number, no=1), refuse]
     for number in idle:
         code += [_instruction(_JUMP_EQUAL, value=number, no=1), _instruction(_RETURN, value=_ERRNO)]
-    if rules:  # glibc goes on with clone, whose flags can be read
+    if rules:  # glibc falls back to clone, whose flags can be read
         code += [_instruction(_JUMP_EQUAL, value=_CLONE3[column], no=1), _instruction(_RETURN, value=_ERRNO | errno.ENOSYS)]
     for rule in rules:
         test = _tests(rule)
@@ -181,7 +172,7 @@ def _program(numbers: Sequence[int], rules: Sequence[ArgumentRule], column: int,
 
 
 def _tests(rule: ArgumentRule) -> list[bytes]:
-    """What follows once the number fits; ends with the number loaded again where the call is not refused."""
+    """The instructions that test a call with the rule's number; where it is not refused, they load the number again."""
     refuse = _instruction(_RETURN, value=_ERRNO | errno.EPERM)
     again = _instruction(_LOAD, value=_NUMBER)
     if rule.unless is not None:
@@ -207,7 +198,7 @@ def _refused_unless(wanted: Mapping[int, tuple[int, ...]], refuse: bytes) -> lis
     code = []
     for argument, values in wanted.items():
         code.append(_instruction(_LOAD, value=_argument(argument)))
-        # each value that fits jumps over the values behind it, and over the refusal
+        # each value that matches jumps over the values after it, and over the refusal
         code += [_instruction(_JUMP_EQUAL, value=value, yes=len(values) - i) for i, value in enumerate(values)]
         code.append(refuse)
     return code

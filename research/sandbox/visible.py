@@ -1,4 +1,4 @@
-"""What a run may see of the machine: the paths that Python, torch and a compiler need, and nothing of the farm."""
+"""What a run may see of the machine: the paths that Python, torch and a compiler need, and none of the farm's state."""
 
 import os
 import sys
@@ -16,7 +16,7 @@ SYSTEM_PATHS = (
     "/etc/passwd", "/etc/group", "/etc/OpenCL", "/etc/nvidia",
     "/sys/devices", "/sys/class", "/sys/bus", "/sys/module",
 )  # fmt: skip
-"""Programs and libraries, and what describes the hardware."""
+"""Programs, libraries, and descriptions of the hardware."""
 
 PLAIN_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset", "/dev/nvidia-caps")
@@ -24,18 +24,17 @@ GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/d
 LIBRARY_VARIABLES = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV")
 """Environment variables that name folders of libraries."""
 
-
 UNUSED_BY_RUNS = ("idlelib", "tkinter", "turtledemo", "lib2to3", "pydoc_data", "curses", "xmlrpc", "wsgiref")
-"""Packages of Python's library, beside its tests, that no train.py needs: a sandbox can mask them."""
+"""Packages of Python's standard library, beside its tests, that no train.py needs: hosts may hide them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """Paths on this machine."""
+    """The paths of this machine that a run sees."""
 
     readable: tuple[Path, ...]
     hidden: tuple[Path, ...]
-    """Lie below readable ones, and are not to be seen."""
+    """Paths below readable ones that the run must not see."""
     devices: tuple[Path, ...]
 
     @property
@@ -45,8 +44,9 @@ class View:
 
 
 def view_of_run(*, private: Iterable[Path], gpu_minor: int | None, also_readable: Iterable[Path] = ()) -> View:
-    """What a run sees: Python and its packages, the farm's `research` package, the system's programs; none of the `private`
-    paths. `gpu_minor` is the number in the name of its GPU's device file.
+    """What a run sees: Python and its packages, the `research` package, the system's programs, and none of the `private` paths.
+
+    `gpu_minor` is the number in the name of its GPU's device file; None: no GPU.
     """
     code = research_folder()
     packages = [Path(entry) for entry in sys.path if Path(entry).is_absolute()]
@@ -68,8 +68,9 @@ def view_of_run(*, private: Iterable[Path], gpu_minor: int | None, also_readable
 
 
 def is_needed(path: Path) -> bool:
-    """Whether a run can't do without `path` or something in it, so that it can't be hidden: the system's, Python's and the
-    farm's own code. Python's tests, and what stands in for them, are not.
+    """Whether a run needs `path` or something in it, so that it can't be hidden: Python's code, its packages and `research`.
+
+    Python's own tests, and UNUSED_BY_RUNS, are not needed.
     """
     library = Path(sysconfig.get_paths()["stdlib"])
     if any(is_within(path, library / name) for name in ("test", *UNUSED_BY_RUNS)):
@@ -79,7 +80,7 @@ def is_needed(path: Path) -> bool:
 
 
 def outermost(paths: Iterable[Path]) -> tuple[Path, ...]:
-    """The paths without those that lie within others, by name."""
+    """The paths, without those that lie within others by their names."""
     chosen: list[Path] = []
     for path in sorted(set(paths), key=lambda path: len(path.parts)):
         if not any(path.is_relative_to(other) for other in chosen):
@@ -88,12 +89,12 @@ def outermost(paths: Iterable[Path]) -> tuple[Path, ...]:
 
 
 def is_within(path: Path, other: Path) -> bool:
-    """Whether `path` is `other` or lies below it, links followed."""
+    """Whether `path` is `other` or lies below it, once links are resolved."""
     return path.resolve().is_relative_to(other.resolve())
 
 
 def split_around(path: Path, hidden: Iterable[Path]) -> tuple[list[Path], list[Path]]:
-    """What to grant of `path` so that nothing of `hidden` is in it: paths, and folders of which only names are listed."""
+    """How to grant `path` without `hidden`: the paths to grant, and the folders that may be listed only."""
     inside = [other for other in hidden if is_within(other, path)]
     if not inside:
         return [path], []
@@ -110,7 +111,7 @@ def split_around(path: Path, hidden: Iterable[Path]) -> tuple[list[Path], list[P
 
 
 def links_on_the_way(path: Path) -> tuple[list[tuple[Path, str]], Path]:
-    """The symbolic links that `path` goes through, as (link, target) in order, and the real path at its end."""
+    """The symbolic links that `path` goes through, as (link, target) in order, and the real path that it leads to."""
     links: list[tuple[Path, str]] = []
     here, ahead = Path("/"), list(path.parts[1:])
     while ahead:

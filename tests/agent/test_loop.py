@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from agent.loop import LOST_RETRIES, BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop
+from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop
 from agent.repo.branch_names import worktree_folder
 from agent.repo.repository import make_repository
 from agent.repo.worktree import Worktree
 from agent.researchers.scripted import ScriptedResearcher, Step
+from agent.runs import MAX_TRIES
 from research.profiles import PROFILES
 from research.result import RunResult, RunSpec
 from results.experiment import Branch, Experiment, ExperimentRecord
@@ -27,13 +28,13 @@ Tell = Callable[[Experiment, RunSpec], RunResult]
 
 
 class Nobody:
-    def loop_state(self, branch: str, **fields: Any) -> None:
+    def on_loop_state(self, branch: str, **fields: Any) -> None:
         pass
 
-    def verdict(self, record: Any) -> None:
+    def on_verdict(self, record: Any) -> None:
         pass
 
-    def event(self, kind: str, **fields: Any) -> None:
+    def on_event(self, kind: str, **fields: Any) -> None:
         pass
 
 
@@ -59,7 +60,6 @@ def make_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         created="2026-03-08T20:00:00Z",
     )
     store.add_branch(branch)
-    spec = RunSpec(run_id="", contract=contract, seed=0, device="cpu", data_folder="", run_folder=str(home / "runs"))
     steps = [Step(title=f"depth {depth}", constants={"DEPTH": depth}) for depth in range(3, 12)]
 
     def make(tell: Tell, asked: list[tuple[str, RunSpec]] | None = None,
@@ -73,11 +73,17 @@ def make_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             return tell(experiment, spec)
 
         settings = LoopSettings(
-            spec=spec, noise=NoisePrior(sigma=0.01), rule="noise", baseline_runs=2, program=tmp_path / "none"
+            contract=contract,
+            sandbox="auto",
+            save_model=False,
+            noise=NoisePrior(sigma=0.01),
+            rule="noise",
+            baseline_runs=2,
+            program=tmp_path / "none",
         )
         return ResearchLoop(branch=branch, worktree=worktree, researcher=ScriptedResearcher(steps), store=store,
-                            execute=execute, start_ahead=lambda *guess: None if guessed is None else guessed.append(guess),
-                            observer=Nobody(), settings=settings)  # fmt: skip
+                            execute=execute, observer=Nobody(), settings=settings,
+                            start_speculatively=lambda *guess: None if guessed is None else guessed.append(guess))  # fmt: skip
 
     yield make
     store.close()
@@ -162,7 +168,7 @@ def test_a_lost_run_is_put_in_line_again_and_in_the_end_given_up(make_loop) -> N
         await loop.close()
         return [(r.experiment.number, r.verdict.decision, len(r.runs)) for r in records if r.verdict]
 
-    assert asyncio.run(steps()) == [(1, "discard", 2), (2, "lost", LOST_RETRIES), (3, "discard", 1)]
+    assert asyncio.run(steps()) == [(1, "discard", 2), (2, "lost", MAX_TRIES), (3, "discard", 1)]
     assert len(asked) == len(set(asked))
 
 
@@ -187,7 +193,7 @@ def test_a_baseline_that_failed_can_be_mended_and_is_not_the_one_that_counts(mak
     loop.worktree.begin_again(TRAIN_PY.replace("DEPTH = 2", "DEPTH = 1"))
     mended = loop.worktree.head()
     states: list[dict[str, Any]] = []
-    loop.observer.loop_state = lambda branch, **fields: states.append(fields)
+    loop.observer.on_loop_state = lambda branch, **fields: states.append(fields)
 
     async def steps() -> list[ExperimentRecord]:
         nonlocal software

@@ -1,13 +1,4 @@
-import pytest
-
-from agent.patch import (
-    MAX_BYTES,
-    changed_blocks,
-    changed_constants,
-    describe_changes,
-    problem_with,
-    same_code,
-)
+from agent.patch import changed_blocks, changed_constants, describe_changes, same_code
 from tests.agent.samples import TRAIN_PY
 
 
@@ -24,24 +15,6 @@ def test_changes_are_described_in_one_line() -> None:
 def test_many_constants_are_cut_short() -> None:
     old = "".join(f"{name} = 1\n" for name in "ABCDE")
     assert describe_changes(old, old.replace("1", "2")) == "A 1 -> 2, B 1 -> 2, C 1 -> 2 and 2 more"
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        (TRAIN_PY, None),
-        ("x = '\\d'\n", None),
-        ("def (", "line 1"),
-        ("x = 1\0", "does not parse"),
-        ("x = '\ud800'", "UTF-8"),
-        ("#" * (MAX_BYTES + 1), "limit"),
-        ("(" * 5000, "does not parse"),
-    ],
-)
-def test_what_cannot_be_tried_is_named(text: str, problem: str | None) -> None:
-    found = problem_with(text)
-    assert found is None if problem is None else problem in (found or "")
-    assert "\n" not in (found or "")
 
 
 def test_blank_space_at_line_ends_is_no_change() -> None:

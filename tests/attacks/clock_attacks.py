@@ -41,7 +41,7 @@ if os.fork() == 0:
 KEEPS_WRITING = """
 import mmap
 from research import session as sessions
-kept = sessions._memory_with
+kept = sessions.memory_with
 def memory_with(payload):
     descriptor = kept(payload)
     view = mmap.mmap(descriptor, len(payload))
@@ -50,7 +50,7 @@ def memory_with(payload):
         while True:
             view[-64:] = os.urandom(64)
     return descriptor
-sessions._memory_with = memory_with
+sessions.memory_with = memory_with
 """
 
 CLOCK_ATTACKS: list[Attack] = [
@@ -97,7 +97,7 @@ CLOCK_ATTACKS: list[Attack] = [
         train_py=goes_on(2.0),
         honest=TIMED,
         statuses=("invalid",),
-        reason="over the clock",
+        reason="over the time budget",
         caps={"grace": 0.5, "late": 3.0},
     ),
     Attack(
@@ -144,6 +144,6 @@ CLOCK_ATTACKS: list[Attack] = [
         tries="have each run be the same one",
         train_py=variant((BUILD, BUILD + "    torch.manual_seed(1337)\n"), text=HONEST),
         statuses=("invalid",),
-        reason="sets a seed of its own",
+        reason="sets its own seed",
     ),
 ]

@@ -3,16 +3,16 @@
 
 def without_namespaces() -> None:
     """As on a machine that lends no namespaces: from now on this process can't make any."""
-    from research.sandbox import seccomp
+    from tests.research.denied import deny
 
-    seccomp.install(seccomp.denied_program(["unshare"]))
+    deny(["unshare"])
 
 
 def with_tolerances_of_a_gpu() -> None:
     """Two processes' answers may differ by as much as they may on a GPU."""
     import torch
 
-    from research.judge import judge, score
+    from research.judge import scoring
 
-    tolerance = score.tolerance_for(torch.device("cuda"))
-    judge.tolerance_for = lambda device: tolerance  # type: ignore[attr-defined]
+    tolerance = scoring.tolerance_for(torch.device("cuda"))
+    scoring.tolerance_for = lambda device: tolerance

@@ -98,7 +98,7 @@ DATA_ATTACKS: list[Attack] = [
         tries="hold what it should learn",
         train_py=HONEST + f'\nTEXT = "{"x" * 200_000}"\n',
         statuses=("invalid",),
-        reason="200,000 is the limit",
+        reason="limit 200,000",
     ),
     Attack(
         number=10,
@@ -152,12 +152,13 @@ DATA_ATTACKS: list[Attack] = [
         train_py=at_import(
             """
             import json
-            from research import contract
-            values = json.loads(os.environ[contract.CONTRACT_VARIABLE])
-            os.environ[contract.CONTRACT_VARIABLE] = json.dumps({**values, "TIME_BUDGET": 100.0, "EVAL_TOKENS": 64})
+            from research import profiles, settings
+            values = json.loads(os.environ[settings.SETTINGS_VARIABLE])
+            values["contract"] |= {"TIME_BUDGET": 100.0, "EVAL_TOKENS": 64}
+            os.environ[settings.SETTINGS_VARIABLE] = json.dumps(values)
             object.__setattr__(CONTRACT, "TIME_BUDGET", 100.0)
             object.__setattr__(CONTRACT, "EVAL_TOKENS", 64)
-            contract.active_contract = lambda: CONTRACT
+            profiles.active_contract = lambda: CONTRACT
             """
         ),
     ),
@@ -175,6 +176,6 @@ DATA_ATTACKS: list[Attack] = [
         honest=TIMED,
         statuses=("invalid",),
         caps={"grace": 0.5, "late": 3.0},
-        reason="over the clock",
+        reason="over the time budget",
     ),
 ]

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from research.contract import CONTRACT_VARIABLE
 from research.data.prepared import PreparedData
 from research.hyperparameters import write_constants
 from research.run import SHIPPED_TRAIN_PY
+from research.settings import ChildSettings
 from tests.attacks.attack import FINISH, FORWARD, HONEST, lines
 from tests.attacks.harness import Harness
 from tests.research.judged import Run, variant
@@ -206,7 +206,7 @@ def score_by_itself(harness: Harness, control: Control, run: Run) -> float:
         torch.set_float32_matmul_precision("high")  # as in a scorer: a tie between two experts goes to another one else
     contract = replace(harness.runner.contract, TIME_BUDGET=control.budget)
     data = PreparedData.load(harness.runner.data_folder)
-    with variables(**{CONTRACT_VARIABLE: contract.to_json()}):
+    with variables(**ChildSettings(contract=contract).environment()):
         module = ModuleType("train")
         sys.modules["train"] = module
         exec(compile(control.train_py.replace("    model.compile()\n", ""), "train.py", "exec"), module.__dict__)

@@ -6,16 +6,16 @@ from tests.research.judged import Run, variant
 
 PATCHES = """
 import gc, types
-import research.judge.score, research.ipc.channel, research.session, research.contract
+import research.judge.score, research.judge.consistency, research.ipc.channel, research.session, research.contract
 try:
-    import research.judge.judge, research.child.scorer
-    research.judge.judge.cross_entropy = research.judge.judge.bits_per_byte = lambda *a, **k: 0.1
+    import research.judge.scoring, research.judge.row_scores, research.child.scorer
+    research.judge.scoring.cross_entropy = lambda *a, **k: 0.1
+    research.judge.row_scores.RowScores.bits_per_byte = 0.1
     research.child.scorer.write_logits = lambda buffer, logits: buffer.tensor.zero_()
 except ImportError:
     pass
 research.judge.score.cross_entropy = lambda logits, targets, **k: torch.zeros(targets.shape)
-research.judge.score.bits_per_byte = lambda *a, **k: 0.1
-research.judge.score.compare_prefixes = lambda *a, **k: None
+research.judge.consistency.compare_prefixes = lambda *a, **k: None
 research.contract.judge_sha256 = lambda: "0" * 64
 F.cross_entropy_kept, F.cross_entropy = F.cross_entropy, lambda *a, **k: F.cross_entropy_kept(*a, **k)
 for thing in gc.get_objects():
@@ -24,12 +24,13 @@ for thing in gc.get_objects():
 """
 
 REPLACED_CHANNEL = """
-from research.ipc.channel import Channel, Kind
+from research.ipc.channel import Channel
+from research.ipc.messages import Answered
 sent = Channel.send
-def send(self, kind, *numbers, **more):
-    sent(self, kind, *numbers, **more)
-    if kind == Kind.ANSWERED:
-        sent(self, kind, *numbers)
+def send(self, message):
+    sent(self, message)
+    if isinstance(message, Answered):
+        sent(self, message)
 Channel.send = send
 """
 
@@ -83,13 +84,14 @@ if not hasattr(Model, "writer"):
 
 ANSWERS_EARLY = """
 import gc, sys
-from research.ipc.channel import Channel, Kind
+from research.ipc.channel import Channel
+from research.ipc.messages import Answered
 channel = next(thing for thing in gc.get_objects() if isinstance(thing, Channel))
 frame = sys._getframe()
 while "request" not in frame.f_locals:
     frame = frame.f_back
 for n in range(3):
-    channel.send(Kind.ANSWERED, len(ids), frame.f_locals["request"].b + n)
+    channel.send(Answered(rows=len(ids), batch=frame.f_locals["request"].batch + n))
 """
 
 A_LYING_TENSOR = """
@@ -123,12 +125,13 @@ JUDGE_ATTACKS: list[Attack] = [
         tries="replace Session.finish and the parameters' count",
         train_py=before_the_end(
             """
-            from research.ipc.channel import Kind
-            from research.session import _memory_with, _tensors_as_bytes
+            from research.ipc.memory import memory_with
+            from research.ipc.messages import Finish
+            from research.session import _tensors_as_bytes
             payload = _tensors_as_bytes(model)
             report = b'{"val_bpb": 0.1, "num_params": 1, "status": "ok", "score_fingerprint": "0", "seed": 5}'
-            memories = [_memory_with(payload), _memory_with(report)]
-            session._channel.send(Kind.FINISH, len(payload), len(report), descriptors=memories)
+            memories = (memory_with(payload), memory_with(report))
+            session._channel.send(Finish(model_bytes=len(payload), report_bytes=len(report), descriptors=memories))
             signal.pause()
             """
         ),
@@ -170,7 +173,7 @@ JUDGE_ATTACKS: list[Attack] = [
             tries="be scored on fewer tokens",
             train_py=in_scoring(f"logits = logits{cut}"),
             statuses=CAUGHT,
-            reason="must give logits of shape",
+            reason="must return logits of shape",
         )
         for cut in SHAPES
     ),

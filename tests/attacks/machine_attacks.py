@@ -224,7 +224,7 @@ MACHINE_ATTACKS: list[Attack] = [
             """
         ),
         statuses=("invalid",),
-        reason="no safetensors",
+        reason="not handed over as safetensors",
         sample=True,
     ),
     Attack(
@@ -242,7 +242,7 @@ MACHINE_ATTACKS: list[Attack] = [
             """
         ),
         statuses=("invalid", "crash"),
-        reason="no safetensors",
+        reason="not handed over as safetensors",
     ),
     *(
         Attack(

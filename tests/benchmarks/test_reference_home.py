@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 import torch
-from reference_home import (
+
+from benchmarks.reference_home import (
     REFERENCE_BUFFER,
     SHARD_DOCUMENTS,
     VALIDATION_SPARE,
@@ -17,7 +18,6 @@ from reference_home import (
     write_stand_ins,
     write_tokenizer,
 )
-
 from research.contract import Contract
 from research.data.prepare import prepare
 from research.data.tokenizer import ROUNDTRIP_SAMPLES, Tokenizer, train_tokenizer

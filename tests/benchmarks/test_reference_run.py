@@ -5,8 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from reference_figures import NIGHT, OURS, UNTOUCHED, Figures, Head, Record, line, score_summary, speed_summary
-from reference_run import (
+
+from benchmarks.reference_figures import NIGHT, OURS, UNTOUCHED, Figures, Head, Record, line, score_summary, speed_summary
+from benchmarks.reference_run import (
     CPU_EDITS,
     CPU_PREPARE_EDITS,
     NIGHT_EDITS,
@@ -19,7 +20,6 @@ from reference_run import (
     tail,
     with_constants,
 )
-
 from research.errors import UserError
 from research.profiles import PROFILES
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from tests.research.judged import write_documents
+
 ROOT = Path(__file__).parents[2]
 
 PREPARE_PY = """
@@ -53,9 +55,13 @@ def command(tmp_path: Path) -> list[str]:
     reference.mkdir()
     (reference / "train.py").write_text(TRAIN_PY.replace("FOLDER", repr(str(tmp_path))))
     (reference / "prepare.py").write_text(PREPARE_PY)
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    write_documents(texts, documents=1500, words=1500, seed=2)
     script = [sys.executable, str(ROOT / "benchmarks" / "training.py"), "--reference", str(reference), "--mode", "speed"]
     folders = ["--cache", str(tmp_path / "cache"), "--work", str(tmp_path / "work"), "--json", str(tmp_path / "runs.json")]
-    return [*script, *folders, "--devices", "cpu", "--profile", "cpu", "--budget", "0.5", "--pairs", "2"]
+    return [*script, *folders, "--devices", "cpu", "--profile", "cpu", "--source", f"files:{texts}", "--budget", "0.5",
+            "--pairs", "2"]  # fmt: skip
 
 
 def test_an_interrupted_comparison_resumes(command: list[str], tmp_path: Path) -> None:

@@ -30,9 +30,11 @@ def spec(tmp_path: Path) -> Callable[..., RunSpec]:
     return partial(make_spec, tmp_path)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+    """Where farms keep prepared data: one folder for all processes that tests run in."""
+    folder = tmp_path_factory.getbasetemp()
+    return (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "farm-cache"
 
 
 @pytest.fixture

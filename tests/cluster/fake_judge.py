@@ -36,17 +36,17 @@ def main():
 
 
 def judge(order):
-    spec, what = order["spec"], order["train_py"]
-    trace = Path(spec["run_folder"], "pids")
+    spec, place, what = order["spec"], order["placement"], order["train_py"]
+    trace = Path(place["run_folder"], "pids")
     if "traced" in what:
         what, _, path = what.rpartition(" ")
         trace, what = Path(path), "stubborn" if "stubborn" in what else "slow"
-    result = {"run_id": spec["run_id"], "status": "ok", "reason": "ran", "seed": spec["seed"], "device": spec["device"],
-              "gpu_memory_bytes": spec["gpu_memory_bytes"]}  # fmt: skip
+    result = {"run_id": spec["run_id"], "status": "ok", "reason": "ran", "seed": spec["seed"], "device": place["device"],
+              "gpu_memory_bytes": place["gpu_memory_bytes"]}  # fmt: skip
     say(event="progress", phase="startup", seconds=0.0, step=None, loss=None, fraction=0.0)
-    Path(spec["run_folder"]).mkdir(parents=True, exist_ok=True)
+    Path(place["run_folder"]).mkdir(parents=True, exist_ok=True)
     if order.get("ahead") and what not in ("oom", "die"):
-        Path(spec["run_folder"], "started").write_text(str(os.getpid()))
+        Path(place["run_folder"], "started").write_text(str(os.getpid()))
         if not (line := sys.stdin.readline()):
             sys.exit(0)
         assert json.loads(line) == {"go": True}
@@ -76,7 +76,7 @@ def judge(order):
         for _ in range(20):
             say(event="progress", phase="training", seconds=1.0, step=1, loss=2.0, fraction=0.1)
             time.sleep(0.1)
-        Path(spec["run_folder"], "run.log").write_text("a log\n")
+        Path(place["run_folder"], "run.log").write_text("a log\n")
     if what.endswith("die"):
         print("something broke\nlast words", file=sys.stderr)
         sys.exit(3)

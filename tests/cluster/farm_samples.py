@@ -30,17 +30,9 @@ def gpu(index: int = 0, **changes: object) -> Device:
 
 
 def make_spec(folder: Path, run_id: str = "run1") -> RunSpec:
-    """A run on the CPU whose folder is made in `folder`."""
-    run_folder = folder / run_id
-    run_folder.mkdir(exist_ok=True)
-    return RunSpec(
-        run_id=run_id,
-        contract=contract_for("cpu"),
-        seed=7,
-        device="cpu",
-        data_folder=str(folder),
-        run_folder=str(run_folder),
-    )
+    """A run whose folder is made in `folder`."""
+    (folder / run_id).mkdir(exist_ok=True)
+    return RunSpec(run_id=run_id, contract=contract_for("cpu"), seed=7)
 
 
 def make_history(home: Path, *, commits: tuple[str, str, str] = ("a" * 40, "b" * 40, "c" * 40),

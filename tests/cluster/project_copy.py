@@ -11,7 +11,8 @@ def copy_project(folder: Path) -> Path:
     """A checkout with one commit in `folder`, which is made."""
     folder.mkdir(parents=True)
     for package in ("research", "results", "agent", "cluster"):
-        ignored = shutil.ignore_patterns("__pycache__", "data", "fetched")
+        state = ("data", "fetched") if package == "results" else ()
+        ignored = shutil.ignore_patterns("__pycache__", *state)
         shutil.copytree(package_folder() / package, folder / package, ignore=ignored)
     for name in ("pyproject.toml", "program.md", ".gitignore"):
         shutil.copy(package_folder() / name, folder / name)

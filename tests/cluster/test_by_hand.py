@@ -31,7 +31,7 @@ def test_what_it_prints_leads_back(checkout: Checkout) -> None:
     output = checkout.farm("try", "--tag", "one", *TERMS)
     assert "discard" in output and branch(checkout) == "autoresearch/one"
     assert checkout.train_py.read_text() != edited
-    type_in(checkout, after("the edit comes back with: ", output))
+    type_in(checkout, after("to restore your edit: ", output))
     assert checkout.train_py.read_text() == edited
     type_in(checkout, "git checkout HEAD -- research/train.py")
     type_in(checkout, after("back with: ", output))
@@ -52,7 +52,7 @@ def test_a_tag_that_is_asked_for_counts_more_than_the_branch_checked_out(checkou
 
     refused = checkout.farm("try", "--tag", "one", *TERMS, status=2)
     assert "git switch autoresearch/one" in refused and len(refused.splitlines()) == 1
-    assert "git can't start the branch" in checkout.farm("try", "--tag", "a..b", *TERMS, status=2)
+    assert "'a..b'" in checkout.farm("try", "--tag", "a..b", *TERMS, status=2)
     checkout.git("worktree", "add", "--quiet", "elsewhere", "autoresearch/one")
     assert f"is checked out in {checkout.folder / 'elsewhere'}" in checkout.farm("try", "--tag", "one", *TERMS, status=2)
     assert branch(checkout) == "autoresearch/two"
@@ -64,12 +64,12 @@ def test_a_try_that_was_cut_off_is_finished_and_not_made_twice(checkout: Checkou
     checkout.edit("LR = 0.000001", f"LR = {GOOD_LR}")
     cut_off_while_training(checkout, "one-0001")
     output = checkout.farm("try", *TERMS)
-    assert "going on with one-0001" in output and "keep: " in output
+    assert "resuming one-0001" in output and "keep: " in output
 
     checkout.edit(f"LR = {GOOD_LR}", f"LR = {BAD_LR}")
     cut_off_while_training(checkout, "one-0002")
     output = checkout.farm("try", *TERMS)
-    assert "going on with one-0002" in output and "discard: " in output
+    assert "resuming one-0002" in output and "discard: " in output
     assert f"LR = {GOOD_LR}" in checkout.train_py.read_text()
 
     rows = checkout.rows("SELECT number, decision, runs FROM history WHERE number > 0 ORDER BY number")

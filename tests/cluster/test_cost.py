@@ -2,8 +2,8 @@
 
 from dataclasses import replace
 
-from cluster.commands.history import read_history
-from cluster.cost import estimate, free_disk, size
+from cluster.commands.recorded import read_history
+from cluster.cost import estimate, free_disk
 from cluster.home import Home
 from research.profiles import contract_for
 from tests.cluster.farm_samples import CPU, gpu, make_history
@@ -28,7 +28,7 @@ def test_measured_runs_replace_the_guess(tmp_path):
     [history] = read_history(Home(tmp_path / "home"))
     measured = costs(tmp_path, records=history.records)
     assert measured.overhead_seconds == 10.0
-    assert measured.runs_a_night == 8 * 3600 / 25
+    assert measured.runs_per_night == 8 * 3600 / 25
     assert costs(tmp_path).overhead_seconds != 10.0
 
 
@@ -36,13 +36,13 @@ def test_power_is_said_where_it_is_known(tmp_path):
     contract = contract_for("standard")
     two = costs(tmp_path, contract=contract, devices=[gpu(0), gpu(1)], loops=2)
     assert "power: at most 11.2 kWh in 8 hours" in two.lines()
-    assert "on 2 devices" in two.lines()[0]
+    assert "2 devices" in two.lines()[0]
     assert costs(tmp_path, contract=contract, devices=[gpu(0), gpu(1, power_limit_watts=None)], loops=2).watts is None
 
 
 def test_what_a_researcher_costs(tmp_path):
-    assert any("costs nothing" in line for line in costs(tmp_path).lines())
-    assert any("the farm doesn't know" in line for line in costs(tmp_path, researcher="command:codex exec").lines())
+    assert any("free of charge" in line for line in costs(tmp_path).lines())
+    assert any("unknown price" in line for line in costs(tmp_path, researcher="command:codex exec").lines())
     assert costs(tmp_path, researcher="claude").idea_usd > 0
     assert costs(tmp_path, researcher="claude", model="unheard of").idea_usd is None
     make_history(tmp_path / "home")
@@ -56,6 +56,5 @@ def test_a_disk_that_is_too_small_is_named(tmp_path):
     assert any("warning: the disk will be full" in line for line in replace(roomy, free_bytes=10**6).lines())
 
 
-def test_disks_and_sizes(tmp_path):
+def test_the_disk_of_a_folder_that_is_not_there_yet(tmp_path):
     assert free_disk(tmp_path / "not" / "there") > 0
-    assert [size(n) for n in (200_000, 1.44e9, 3e6)] == ["200 kB", "1.4 GB", "3.0 MB"]

@@ -2,7 +2,7 @@ import io
 
 from rich.console import Console
 
-from cluster.display import PlainDisplay, TerminalDisplay, duration
+from cluster.display import PlainDisplay, TerminalDisplay
 from research.result import RunResult
 from results.experiment import Experiment, ExperimentRecord, Verdict
 
@@ -58,7 +58,3 @@ def test_the_live_view_shows_loops_verdicts_and_totals():
         assert part in shown
     display.close()
     assert "a [line] above" in console.file.getvalue()
-
-
-def test_durations_are_short():
-    assert [duration(s) for s in (0, 59.6, 725, 11_220)] == ["0s", "1m 00s", "12m 05s", "3h 07m"]

@@ -11,11 +11,12 @@ import pytest
 
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.engine import ALIVE, Engine, LocalEngine
-from cluster.hardware import GB, limited
+from cluster.hardware import limited
 from cluster.ray_cluster.engine import RayEngine
 from cluster.workqueue import WorkItem, WorkQueue
 from research.data.prepare import prepare
 from research.errors import UserError
+from research.gpu_memory import GIB
 from research.profiles import contract_for
 from research.result import RunSpec
 from tests.cluster.farm_samples import CPU, FAKE_JUDGE, gpu
@@ -30,51 +31,94 @@ def data(tmp_path_factory):
     return contract, prepare(contract, cache=tmp_path_factory.mktemp("cache"), say=lambda line: None)
 
 
+class Opened:
+    """An engine and its one device, which has joined; in an event loop of its own, so that it can outlive a test."""
+
+    def __init__(self, make, runs):
+        self.runs: Path = runs
+        """Where the engine's run folders are."""
+        self._runner = asyncio.Runner()
+        self._runner.run(self._open(make))
+        self._closed = False
+
+    def run(self, use):
+        """Runs `use(engine, device)`."""
+        return self._runner.run(use(self.engine, self.device))
+
+    def close(self):
+        """A second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._runner.run(self.engine.close())
+            self._runner.run(self._changes.aclose())
+            self._runner.close()
+
+    async def _open(self, make):
+        self.engine: Engine = make()
+        self._changes = self.engine.changes()
+        [change] = await anext(self._changes)
+        assert change.kind == "joined"
+        assert change.name == change.device.key
+        self.device = change.device
+
+
+@pytest.fixture(scope="module")
+def on_ray(data, cluster, tmp_path_factory):
+    """One for all tests of this file: joining a cluster and starting a worker takes seconds."""
+    runs, cache = tmp_path_factory.mktemp("runs"), str(tmp_path_factory.mktemp("node-cache"))
+    opened = Opened(lambda: RayEngine(terms=lambda device: data, runs_folder=runs, kind="cpu", address=cluster.address,
+                                      cache=cache, judge_command=FAKE_JUDGE), runs)  # fmt: skip
+    yield opened
+    opened.close()
+
+
 @pytest.fixture(params=["local", "ray"])
-def make_engine(request, data, tmp_path):
-    """Makes an engine with one CPU and a judge that needs no torch."""
-    if request.param == "local":
-        return lambda: LocalEngine([CPU], judge_command=FAKE_JUDGE)
-    address = request.getfixturevalue("cluster").address
-    return lambda: RayEngine(terms=lambda device: data, kind="cpu", address=address, cache=str(tmp_path / "cache"),
-                             judge_command=FAKE_JUDGE)  # fmt: skip
+def opened(request):
+    """An engine with one CPU and a judge that needs no torch."""
+    if request.param == "ray":
+        yield request.getfixturevalue("on_ray")
+        return
+    opened = Opened(request.getfixturevalue("local"), request.getfixturevalue("tmp_path"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def local(tmp_path):
+    """Makes a local engine with one CPU."""
+    return lambda: LocalEngine({CPU: tmp_path}, runs_folder=tmp_path, judge_command=FAKE_JUDGE)
 
 
 @pytest.fixture
 def spec(data, tmp_path):
-    contract, prepared = data
+    contract, _ = data
 
     def make(run_id="run1"):
-        folder = tmp_path / run_id
-        folder.mkdir()
-        return RunSpec(run_id=run_id, contract=contract, seed=7, device="?", data_folder=str(prepared.folder),
-                       run_folder=str(folder))  # fmt: skip
+        (tmp_path / run_id).mkdir()
+        return RunSpec(run_id=run_id, contract=contract, seed=7)
 
     return make
-
-
-def with_engine(make_engine, use):
-    """Runs `use(engine, device)` and closes the engine."""
-
-    async def whole():
-        engine: Engine = make_engine()
-        try:
-            async for group in engine.changes():
-                [change] = group
-                assert change.kind == "joined"
-                assert change.name == change.device.key
-                return await use(engine, change.device)
-        finally:
-            await engine.close()
-
-    return asyncio.run(whole())
 
 
 def quiet(progress):
     pass
 
 
-def test_a_run_gives_its_result_its_progress_and_its_files(make_engine, spec):
+def test_a_cluster_without_gpus_refuses_a_limit_of_their_memory(cluster, data, tmp_path):
+    """The first test here, since a process is in one cluster at a time."""
+
+    async def first_look():
+        engine = RayEngine(terms=lambda device: data, runs_folder=tmp_path, address=cluster.address, gpu_memory_bytes=24 * GIB)
+        try:
+            await anext(engine.changes())
+        finally:
+            await engine.close()
+
+    with pytest.raises(UserError, match=r"No node of the cluster.*cpu"):
+        asyncio.run(first_look())
+
+
+def test_a_run_gives_its_result_its_progress_and_its_files(opened, spec):
     said = []
     written = spec("files")
 
@@ -85,38 +129,26 @@ def test_a_run_gives_its_result_its_progress_and_its_files(make_engine, spec):
         result = await engine.execute(device, "files", written, said.append)
         assert result.status == "ok"
 
-    with_engine(make_engine, use)
-    assert (Path(written.run_folder) / "run.log").read_text() == "a log\n"
+    opened.run(use)
+    assert (opened.runs / written.run_id / "run.log").read_text() == "a log\n"
     assert any(message.get("phase") == "training" for message in said)
     assert len(said) >= 2  # it took two seconds, and a worker shows every second that it lives
 
 
-def test_runs_are_under_their_devices_limit_of_memory(spec):
-    gpus = (gpu(0), limited(gpu(1), 24 * GB))
+def test_runs_are_under_their_devices_limit_of_memory(spec, tmp_path):
+    gpus = (gpu(0), limited(gpu(1), 24 * GIB))
 
     async def use():
-        engine = LocalEngine(gpus, judge_command=FAKE_JUDGE)
+        engine = LocalEngine(dict.fromkeys(gpus, tmp_path), runs_folder=tmp_path, judge_command=FAKE_JUDGE)
         try:
             return [await engine.execute(device, "ok", spec(device.key), quiet) for device in gpus]
         finally:
             await engine.close()
 
-    assert [result.gpu_memory_bytes for result in asyncio.run(use())] == [None, 24 * GB]
+    assert [result.gpu_memory_bytes for result in asyncio.run(use())] == [None, 24 * GIB]
 
 
-def test_a_cluster_without_gpus_refuses_a_limit_of_their_memory(cluster, data):
-    async def first_look():
-        engine = RayEngine(terms=lambda device: data, address=cluster.address, gpu_memory_bytes=24 * GB)
-        try:
-            await anext(engine.changes())
-        finally:
-            await engine.close()
-
-    with pytest.raises(UserError, match=r"No node of the cluster can work for this farm.*these are on cpu: leave it out"):
-        asyncio.run(first_look())
-
-
-def test_runs_take_turns_and_a_lost_one_is_a_result(make_engine, spec):
+def test_runs_take_turns_and_a_lost_one_is_a_result(opened, spec):
     async def use(engine, device):
         runs = [("a", "ok"), ("b", "die"), ("c", "ok")]
         results = await asyncio.gather(*(engine.execute(device, judge, spec(name), quiet) for name, judge in runs))
@@ -124,51 +156,51 @@ def test_runs_take_turns_and_a_lost_one_is_a_result(make_engine, spec):
         assert [result.status for result in results] == ["ok", "lost", "ok"]
         assert "last words" in results[1].reason
 
-    with_engine(make_engine, use)
+    opened.run(use)
 
 
-def test_a_run_that_was_guessed_is_started_ahead(make_engine, spec):
+def test_a_run_that_was_guessed_is_started_ahead(opened, spec):
     first, second = spec("first"), spec("second")
 
     async def use(engine, device):
         run = asyncio.create_task(engine.execute(device, "files", first, quiet))
         await asyncio.sleep(0.5)
-        engine.start_ahead(device, "ok", second)
+        engine.start_speculatively(device, "ok", second)
         assert (await run).reason == "ran"
         assert (await engine.execute(device, "ok", second, quiet)).reason == "started ahead"
-        engine.start_ahead(device, "ok", second)
+        engine.start_speculatively(device, "ok", second)
         assert (await engine.execute(device, "environment", spec("third"), quiet)).status == "ok"
 
-    with_engine(make_engine, use)
+    opened.run(use)
 
 
-def test_a_guess_that_another_device_was_asked_for_leaves_that_ones_files_alone(spec):
+def test_a_guess_that_another_device_was_asked_for_leaves_that_ones_files_alone(spec, tmp_path):
     other = replace(gpu(), index=1, uuid="another")
     second = spec("second")
 
     async def use():
-        engine = LocalEngine([gpu(), other], judge_command=FAKE_JUDGE)
+        engine = LocalEngine({gpu(): tmp_path, other: tmp_path}, runs_folder=tmp_path, judge_command=FAKE_JUDGE)
         try:
             await engine.execute(gpu(), "ok", spec("first"), quiet)
-            engine.start_ahead(gpu(), "ok", second)
-            while not Path(second.run_folder, "started").exists():
+            engine.start_speculatively(gpu(), "ok", second)
+            while not (tmp_path / second.run_id / "started").exists():
                 await asyncio.sleep(0.05)
             run = asyncio.create_task(engine.execute(other, "files", second, quiet))
             await asyncio.sleep(0.5)
-            engine.start_ahead(gpu(), "ok", second)  # too late, too
+            engine.start_speculatively(gpu(), "ok", second)  # too late, too
             await engine.execute(gpu(), "ok", spec("third"), quiet)
             assert (await run).reason == "ran"
         finally:
             await engine.close()
 
     asyncio.run(use())
-    assert Path(second.run_folder, "run.log").read_text() == "a log\n"
+    assert (tmp_path / second.run_id / "run.log").read_text() == "a log\n"
 
 
-def test_cancelling_ends_the_whole_tree(make_engine, spec, tmp_path):
+def test_cancelling_ends_the_whole_tree(opened, spec, tmp_path):
     async def use(engine, device):
         trace = tmp_path / "trace"
-        run = asyncio.create_task(engine.execute(device, f"stubborn traced {trace}", spec(), quiet))
+        run = asyncio.create_task(engine.execute(device, f"stubborn traced {trace}", spec("cancelled"), quiet))
         while not trace.exists() or trace.read_text().count(" ") < 1:
             await asyncio.sleep(0.05)
         pids = [int(pid) for pid in trace.read_text().split()]
@@ -181,19 +213,20 @@ def test_cancelling_ends_the_whole_tree(make_engine, spec, tmp_path):
         assert living(pids) == []
         return pids
 
-    with_engine(make_engine, use)
+    opened.run(use)
 
 
-def test_closing_ends_what_runs(make_engine, spec, tmp_path):
+def test_closing_ends_what_runs(opened, spec, tmp_path):
     trace = tmp_path / "trace"
 
     async def use(engine, device):
-        run = asyncio.create_task(engine.execute(device, f"traced {trace}", spec(), quiet))
+        run = asyncio.create_task(engine.execute(device, f"traced {trace}", spec("closed"), quiet))
         while not trace.exists() or trace.read_text().count(" ") < 1:
             await asyncio.sleep(0.05)
         return run
 
-    with_engine(make_engine, use)
+    opened.run(use)
+    opened.close()
     assert living([int(pid) for pid in trace.read_text().split()]) == []
 
 
@@ -206,10 +239,10 @@ class Notes:
     def __init__(self):
         self.work_states, self.worker_states = [], []
 
-    def work(self, item, state, **details):
+    def on_work(self, item, state, **details):
         self.work_states.append((item.id, state))
 
-    def worker(self, name, state, **details):
+    def on_worker(self, name, state, **details):
         self.worker_states.append((state, details.get("reason", "")))
 
 
@@ -239,11 +272,7 @@ def with_dispatcher(make_engine, use, **options):
     return notes
 
 
-def local():
-    return LocalEngine([CPU], judge_command=FAKE_JUDGE)
-
-
-def test_work_is_seen_waiting_running_and_done(spec):
+def test_work_is_seen_waiting_running_and_done(spec, local):
     async def use(dispatcher, device):
         run = spec()
         assert (await dispatcher.execute(item(run, device), "ok", run, quiet)).status == "ok"
@@ -255,10 +284,10 @@ def test_work_is_seen_waiting_running_and_done(spec):
 @pytest.mark.parametrize(("device", "in_line", "reason"), [
     (gpu(), False, "started ahead"),
     (gpu(), True, "ran"),
-    (limited(gpu(), 24 * GB), False, "ran"),
+    (limited(gpu(), 24 * GIB), False, "ran"),
     (CPU, False, "ran"),
 ])  # fmt: skip
-def test_the_next_run_is_started_ahead_on_a_whole_gpu_with_nothing_in_line(spec, device, in_line, reason):
+def test_the_next_run_is_started_ahead_on_a_whole_gpu_with_nothing_in_line(spec, device, in_line, reason, tmp_path):
     first, other, second = spec("first"), spec("other"), spec("second")
 
     async def use(dispatcher, device):
@@ -268,17 +297,23 @@ def test_the_next_run_is_started_ahead_on_a_whole_gpu_with_nothing_in_line(spec,
             if progress.get("phase") == "scoring" and not others:
                 if in_line:
                     others.append(asyncio.create_task(dispatcher.execute(item(other, device), "ok", other, quiet)))
-                asyncio.get_running_loop().call_later(0.2, dispatcher.start_ahead, "first", "ok", second)
+                asyncio.get_running_loop().call_later(0.2, dispatcher.start_speculatively, "first", "ok", second)
 
         await dispatcher.execute(item(first, device), "scored", first, beside)
         await asyncio.gather(*others)
         assert (await dispatcher.execute(item(second, device), "ok", second, quiet)).reason == reason
-        dispatcher.start_ahead("first", "ok", second)  # it is over: nobody's
+        dispatcher.start_speculatively("first", "ok", second)  # it is over: nobody's
 
-    with_dispatcher(lambda: LocalEngine([device], judge_command=FAKE_JUDGE), use)
+    with_dispatcher(lambda: LocalEngine({device: tmp_path}, runs_folder=tmp_path, judge_command=FAKE_JUDGE), use)
 
 
-def test_a_worker_that_fails_three_times_in_a_row_gets_no_more_work(spec):
+@pytest.fixture
+def short_pause(monkeypatch):
+    """A shorter pause after a lost run."""
+    monkeypatch.setattr("cluster.dispatch.PAUSE_SECONDS", 0.1)
+
+
+def test_a_worker_that_fails_three_times_in_a_row_gets_no_more_work(spec, local, short_pause):
     async def use(dispatcher, device):
         for number in range(3):
             run = spec(f"run{number}")
@@ -291,7 +326,7 @@ def test_a_worker_that_fails_three_times_in_a_row_gets_no_more_work(spec):
     assert [state for state, _ in notes.worker_states] == ["joined", "quarantined"]
 
 
-def test_a_success_in_between_clears_a_workers_name(spec):
+def test_a_success_in_between_clears_a_workers_name(spec, local, short_pause):
     async def use(dispatcher, device):
         for number, train_py in enumerate(["die", "die", "ok", "die", "die", "ok"]):
             run = spec(f"run{number}")
@@ -301,12 +336,12 @@ def test_a_success_in_between_clears_a_workers_name(spec):
     assert [state for state, _ in notes.worker_states] == ["joined"]
 
 
-def test_cancelled_runs_are_nobodys_fault(spec):
+def test_cancelled_runs_are_nobodys_fault(spec, tmp_path, local):
     async def use(dispatcher, device):
         for number in range(4):
             run = spec(f"run{number}")
             asked = asyncio.create_task(dispatcher.execute(item(run, device), "slow", run, quiet))
-            while not (Path(run.run_folder) / "pids").exists():
+            while not (tmp_path / run.run_id / "pids").exists():
                 await asyncio.sleep(0.05)
             asked.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -325,7 +360,7 @@ class Mute(LocalEngine):
         return await super().execute(device, train_py, spec, quiet)
 
 
-def test_a_run_whose_worker_falls_silent_is_lost(spec, monkeypatch):
+def test_a_run_whose_worker_falls_silent_is_lost(spec, monkeypatch, tmp_path):
     monkeypatch.setattr("cluster.dispatch.EXPIRY_SECONDS", 0.1)
 
     async def use(dispatcher, device):
@@ -333,7 +368,10 @@ def test_a_run_whose_worker_falls_silent_is_lost(spec, monkeypatch):
         result = await dispatcher.execute(item(run, device), "slow", run, quiet)
         assert (result.status, "said nothing" in result.reason) == ("lost", True)
 
-    notes = with_dispatcher(lambda: Mute([CPU], judge_command=FAKE_JUDGE), use, queue=WorkQueue(lease_seconds=1.0))
+    def mute():
+        return Mute({CPU: tmp_path}, runs_folder=tmp_path, judge_command=FAKE_JUDGE)
+
+    notes = with_dispatcher(mute, use, queue=WorkQueue(lease_seconds=1.0))
     assert notes.work_states[-1] == ("run1", "lost")
 
 

@@ -44,7 +44,7 @@ def test_killed_and_gone_on_with(checkout: Checkout) -> None:
         {"title": "raise", "replace": ["def build_model():", "raise ValueError('as planned')\n\n\ndef build_model():"]},
     )
     command = ("run", "--tag", "night", *TERMS, "--researcher", researcher)
-    farm = checkout.start(*command)
+    farm = checkout.plain().start(*command)
     runs = checkout.home / "runs"
     wait_for("second experiment's training", lambda: "step" in text_of(runs / "night-0002-1" / "run.log"))
 
@@ -61,13 +61,13 @@ def test_killed_and_gone_on_with(checkout: Checkout) -> None:
     farm.wait()
     wait_for("end of what it started", lambda: not processes_with(str(checkout.home)), seconds=10)
 
-    output = checkout.farm(*command)
+    output = checkout.plain().farm(*command)
     assert "3 experiments, 1 kept" in output
-    check_terms(checkout, researcher)
+    check_terms(checkout.plain(), researcher)
     check_records(checkout)
     check_files(checkout)
     check_git(checkout)
-    check_audit_and_verify(checkout)
+    check_audit_and_verify(checkout.plain())
 
 
 def text_of(path: Path) -> str:
@@ -135,7 +135,7 @@ def check_git(checkout: Checkout) -> None:
 
 
 def test_control_c_ends_cleanly(checkout: Checkout) -> None:
-    farm = checkout.start(
+    farm = checkout.plain().start(
         "run", "--tag", "short", *TERMS, "--researcher", checkout.script({"title": "x", "constants": {"LR": 1}})
     )
     wait_for("training", lambda: "step" in text_of(checkout.home / "runs" / "short-0000-1" / "run.log"))

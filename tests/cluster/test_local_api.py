@@ -6,9 +6,8 @@ import stat
 
 import pytest
 
-from cluster.client import connect
 from cluster.home import Home
-from cluster.local_api import FarmServer
+from cluster.local_api import FarmServer, connect
 from research.errors import UserError
 from results.query import Table
 

@@ -1,14 +1,16 @@
 """Which loops begin when devices join a cluster, and on which branches."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cluster.hardware import Device, platform_identity
 from cluster.home import Home
-from cluster.loop_plans import LoopPlan, Planner, check_same_terms
+from cluster.loop_plans import LoopPlan, Planner, check_same_scoring, check_same_terms
 from cluster.options import FarmOptions
 from research.contract import Contract
 from research.errors import UserError
@@ -102,7 +104,7 @@ def test_a_branch_goes_on_under_its_own_terms() -> None:
         (contract_for("cpu", budget=7.5), CPU, "began with --budget 5, not --budget 7.5: give --budget 5 again, or start"),
         (contract_for("cpu", budget=5, source="files:a b"), CPU, "not --source 'files:a b': give --source stdlib again"),
         (contract_for("small", budget=5), CPU, "give --profile cpu --source stdlib again, or start afresh with another --tag"),
-        (replace(contract_for("cpu", budget=5), EVAL_TOKENS=2**20), CPU, "in research/contract.py it is 1048576 now: put"),
+        (replace(contract_for("cpu", budget=5), EVAL_TOKENS=2**20), CPU, "this version of the farm has EVAL_TOKENS 1048576"),
         (contract_for("cpu", budget=5), gpu(), "was measured on Some CPU, 2 threads, this is NVIDIA H100"),
     ],
 )
@@ -110,6 +112,30 @@ def test_other_terms_are_refused_with_both_ways_out(asked: Contract, device: Dev
     with pytest.raises(UserError) as refused:
         check_same_terms(branch_begun(CPU, TIME_BUDGET=5), device, asked)
     assert says in str(refused.value) and "start afresh with another --tag" in str(refused.value)
+
+
+def test_a_branch_of_a_version_that_scores_differently_is_refused_with_both_ways_out() -> None:
+    branch, contract = branch_begun(CPU), contract_for("cpu")
+    plan = LoopPlan(branch_name=branch.name, number=0, device=CPU, contract=contract, data=scored_as("s"))
+    check_same_scoring(branch, plan)
+    with pytest.raises(UserError) as refused:
+        check_same_scoring(branch, replace(plan, data=scored_as("another")))
+    for fact in (branch.name, "scores differently", "version of the farm that it began with", "another --tag"):
+        assert fact in str(refused.value)
+
+
+def scored_as(fingerprint: str) -> Any:
+    """Prepared data of which only the score fingerprint is looked at."""
+    return SimpleNamespace(score_fingerprint=lambda contract: fingerprint)
+
+
+def test_a_branch_whose_contract_has_other_constants_is_refused() -> None:
+    """A version of the farm that knows a constant more, or one less."""
+    branch, contract = branch_begun(CPU), contract_for("cpu")
+    constants = json.loads(branch.contract_json)
+    for changed in (constants | {"OLD": 1}, {name: constants[name] for name in constants if name != "VOCAB_SIZE"}):
+        with pytest.raises(UserError, match="this version of the farm has"):
+            check_same_terms(replace(branch, contract_json=json.dumps(changed)), CPU, contract)
 
 
 def test_local_loops_are_named_by_their_device(make_planner) -> None:

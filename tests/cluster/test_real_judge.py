@@ -12,7 +12,7 @@ import pytest
 
 import research
 from cluster.engine import LocalEngine
-from cluster.hardware import choose_devices
+from cluster.hardware import DeviceRequest, choose_devices
 from research.data.prepare import prepare
 from research.hyperparameters import fit_to_profile, write_constants
 from research.profiles import contract_for
@@ -32,12 +32,9 @@ def make_run(tmp_path_factory):
             run_id=run_id,
             contract=replace(contract, TIME_BUDGET=budget),
             seed=1,
-            device="cpu",
-            data_folder=str(data.folder),
-            run_folder=str(folder / run_id),
-            threads=2,
         )
 
+    make.data_folder = data.folder
     return make
 
 
@@ -49,13 +46,13 @@ def train_py():
     return write_constants(fit_to_profile(text, "cpu", None)[0], small)
 
 
-def test_a_run_and_a_cancelled_one(make_run, train_py):
+def test_a_run_and_a_cancelled_one(make_run, train_py, tmp_path):
     """One engine for both, since starting a judge takes seconds here."""
-    device = choose_devices("cpu")[0]
+    device = choose_devices(DeviceRequest(kind="cpu"))[0]
     phases = []
 
     async def both():
-        engine = LocalEngine([device])
+        engine = LocalEngine({device: make_run.data_folder}, runs_folder=tmp_path)
         training = asyncio.Event()
 
         def note(progress):

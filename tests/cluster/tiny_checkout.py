@@ -5,9 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass
+import tempfile
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from tests.cluster.forked_farm import ForkedFarm
 
 TRAIN_PY = '''\
 """Predicts a token from the one before it."""
@@ -64,6 +67,12 @@ class Checkout:
 
     folder: Path
     cache: Path
+    forked: bool = True
+    """Whether commands are forked off a process that has imported the farm; else each is a Python of its own."""
+
+    def plain(self) -> "Checkout":
+        """The same one, whose commands are Pythons of their own, as a user starts them."""
+        return replace(self, forked=False)
 
     @property
     def train_py(self) -> Path:
@@ -81,8 +90,11 @@ class Checkout:
     def git(self, *arguments: str) -> str:
         return subprocess.run(["git", *arguments], cwd=self.folder, check=True, capture_output=True, text=True).stdout
 
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+    def start(self, *arguments: str) -> "subprocess.Popen[str] | ForkedFarm":
         """A command of the farm, running. It leads a process group of its own, as a command in a shell does."""
+        if self.forked:
+            output = Path(tempfile.mkstemp(dir=self.folder.parent, prefix="printed-")[1])
+            return ForkedFarm(arguments, folder=self.folder, environment=self._environment(), output=output)
         command = [sys.executable, "-m", "cluster.cli", *arguments]
         return subprocess.Popen(command, cwd=self.folder, env=self._environment(), stdout=subprocess.PIPE, text=True,
                                 stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=hear_ctrl_c)  # fmt: skip
@@ -96,7 +108,7 @@ class Checkout:
 
     def rows(self, sql: str) -> list[list[Any]]:
         """The rows of a query."""
-        answer: list[list[Any]] = json.loads(self.farm("sql", "--json", sql))["rows"]
+        answer: list[list[Any]] = json.loads(replace(self, forked=True).farm("sql", "--json", sql))["rows"]
         return answer
 
     def script(self, *steps: dict[str, Any]) -> str:

@@ -10,11 +10,11 @@ from tests.research.judged import Runner, write_documents
 
 @pytest.fixture(scope="session")
 def judged_contract(tmp_path_factory: pytest.TempPathFactory) -> Contract:
-    """A contract of 400 evaluation rows of 64 tokens and 0.3 s of training."""
+    """A contract of 256 evaluation rows of 64 tokens and 0.45 s of training."""
     texts = tmp_path_factory.mktemp("judged-texts")
     write_documents(texts, documents=1000, seed=1)
     return Contract(
-        profile="cpu", MAX_SEQ_LEN=64, TIME_BUDGET=0.45, EVAL_TOKENS=64 * 400, VOCAB_SIZE=512, source=f"files:{texts}"
+        profile="cpu", MAX_SEQ_LEN=64, TIME_BUDGET=0.45, EVAL_TOKENS=64 * 256, VOCAB_SIZE=512, source=f"files:{texts}"
     )
 
 

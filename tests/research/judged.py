@@ -10,7 +10,8 @@ import random
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -21,7 +22,8 @@ from typing import Any
 import psutil
 
 from research.contract import Contract
-from research.result import RunResult, RunSpec
+from research.result import Placement, RunResult, RunSpec
+from research.sandbox.layers import Layers
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["research.run"])
@@ -144,29 +146,46 @@ class Runner:
     device: str = "cpu"
 
     def spec(self, **changes: Any) -> RunSpec:
-        """A spec with a folder of its own."""
+        """A spec whose run has a folder of its own."""
         run_id = f"run-{len(list(self.runs_folder.iterdir()))}"
         (self.runs_folder / run_id).mkdir()
+        values: dict[str, Any] = {"run_id": run_id, "contract": self.contract, "seed": 1}
+        return RunSpec(**{**values, **changes})
+
+    def placement(self, spec: RunSpec, **changes: Any) -> Placement:
+        """The place of a spec's run: this device, with one thread."""
         values: dict[str, Any] = {
-            "run_id": run_id,
-            "contract": self.contract,
-            "seed": 1,
             "device": self.device,
             "data_folder": str(self.data_folder),
-            "run_folder": str(self.runs_folder / run_id),
+            "run_folder": str(self.folder(spec)),
             "threads": 1,
         }
-        return RunSpec(**{**values, **changes})
+        return Placement(**{**values, **changes})
+
+    def folder(self, spec: RunSpec) -> Path:
+        """The folder of a spec's run."""
+        return self.runs_folder / spec.run_id
+
+    def request(self, spec: RunSpec, train_py: str, **changes: Any) -> bytes:
+        """The line by which a worker asks for a run; `changes` are further keys of it."""
+        parts = {"spec": asdict(spec), "placement": asdict(self.placement(spec)), "train_py": train_py}
+        return json.dumps({**parts, **changes}).encode() + b"\n"
 
     def __call__(self, train_py: str, *, caps: Mapping[str, float] | None = None, environment: Mapping[str, str] | None = None,
                  before: Callable[[], None] | None = None, patience: float = 120.0, **changes: Any) -> Run:  # fmt: skip
-        """Runs `train_py` to its end. `caps` are seconds that replace those of research.judge.judge.Caps; `changes` the spec's.
+        """Runs `train_py` to its end. `caps` are seconds that replace those of research.judge.clock.Caps; `changes` the spec's
+        and the placement's.
 
-        The judge's process adds `environment` to its own and calls `before` before anything else.
+        The judge's process adds `environment` to its own and calls `before` before anything else; it takes the layers that
+        this host gives from a probe that all runs share, unless `before` may have changed them.
         """
-        spec = self.spec(**changes)
+        of_spec = {name: value for name, value in changes.items() if name in RunSpec.__dataclass_fields__}
+        spec = self.spec(**of_spec)
+        placement = self.placement(spec, **{name: value for name, value in changes.items() if name not in of_spec})
+        layers = layers_here() if before is None else None
         ours, theirs = CONTEXT.Pipe(duplex=False)
-        process = CONTEXT.Process(target=_judge, args=(spec.to_json(), train_py, caps or {}, environment or {}, before, theirs))
+        order = (spec.to_json(), placement.to_json(), train_py)
+        process = CONTEXT.Process(target=_judge, args=(*order, caps or {}, environment or {}, before, layers, theirs))
         process.start()
         theirs.close()
         try:
@@ -177,29 +196,56 @@ class Runner:
             process.join(5)
             process.kill()
         assert answer is not None, "the judge ended without a result"
-        return Run(
-            result=RunResult.from_json(answer["result"]), folder=Path(spec.run_folder), left_alive=tuple(answer["left_alive"])
-        )
+        result = RunResult.from_json(answer["result"])
+        return Run(result=result, folder=Path(placement.run_folder), left_alive=tuple(answer["left_alive"]))
 
 
-def _judge(spec: str, train_py: str, caps: Mapping[str, float], environment: Mapping[str, str],
-           before: Callable[[], None] | None, answer: Connection) -> None:  # fmt: skip
+@cache
+def layers_here() -> Layers:
+    """The layers of the sandbox that work on this host; a judge asks for each run, which takes a fifth of a second."""
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_probe, args=(theirs,))
+    process.start()
+    theirs.close()
+    layers: Layers = ours.recv()
+    process.join()
+    return layers
+
+
+def _probe(answer: Connection) -> None:
+    """Runs in a process of its own."""
+    from research.sandbox.layers import probe
+    from research.sandbox.visible import view_of_run
+
+    answer.send(probe(view_of_run(private=(), gpu_minor=None)))
+
+
+def _judge(spec: str, placement: str, train_py: str, caps: Mapping[str, float], environment: Mapping[str, str],
+           before: Callable[[], None] | None, layers: Layers | None, answer: Connection) -> None:  # fmt: skip
     """Runs in a process of its own."""
     os.environ.update(environment)
     if before is not None:
         before()
-    from research.judge import judge as judging
+    if layers is not None:
+        from research.judge import confinement
+
+        confinement.probe = lambda view: layers  # type: ignore[assignment, attr-defined]
     from research.judge.clock import Caps
     from research.judge.judge import Judge
     from research.sandbox.linux import become_subreaper
 
-    judging.HANG_UP_SECONDS = 1.0
     become_subreaper()
-    patient: dict[str, float] = {"startup": 60.0, "grace": 10.0, "late": 10.0, "scoring": 60.0, **caps}
-    judge = Judge(RunSpec.from_json(spec), train_py, emit=lambda event: None, cancelled=lambda: False, caps=Caps(**patient))
+    patient: dict[str, float] = {"startup": 60.0, "grace": 10.0, "late": 10.0, "scoring": 60.0, "hang_up": 1.0, **caps}
+    what, where = RunSpec.from_json(spec), Placement.from_json(placement)
+    judge = Judge(what, where, train_py, emit=lambda event: None, cancelled=lambda: False, caps=Caps(**patient))
     result = judge.execute()
     alive = [child.pid for child in psutil.Process().children(recursive=True)]
     answer.send({"result": result.to_json(), "left_alive": alive})
+
+
+def read_result(run_folder: str | Path) -> RunResult:
+    """The result that a judge left in `run_folder`."""
+    return RunResult.from_json((Path(run_folder) / "result.json").read_text())
 
 
 def start_main(

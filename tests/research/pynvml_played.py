@@ -25,6 +25,10 @@ class Played(ModuleType):
     def nvmlShutdown(self) -> None:
         self.closed += 1
 
+    def nvmlSystemGetDriverVersion(self) -> str:
+        self._gpu(True)
+        return "595.1"
+
     def _gpu(self, wanted: bool) -> str:
         if self.opened == self.closed or not wanted:
             raise NVMLError("closed" if wanted else "not found")

@@ -1,14 +1,16 @@
 """The constants of a run, the profiles, and what a fingerprint depends on."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from research import contract as contracts
-from research.contract import CONTRACT_VARIABLE, Contract, cache_folder, score_fingerprint
+from research.contract import ONLY_PROCESSES, Contract, cache_folder, judge_files, judge_sha256, score_fingerprint
 from research.errors import UserError
-from research.gpu_memory import FITTED_PART, GB, trainer_bytes
+from research.files import research_folder
+from research.gpu_memory import FITTED_PART, GIB, trainer_bytes
 from research.hyperparameters import read_constants
 from research.profiles import (
     ORIGINAL,
@@ -24,6 +26,7 @@ from research.profiles import (
     profile_named,
     starting_hyperparameters,
 )
+from research.settings import SETTINGS_VARIABLE, ChildSettings
 
 CPU = contract_for("cpu")
 SHA = {"tokenizer_sha256": "a", "val_sha256": "b", "audit_sha256": "c"}
@@ -43,6 +46,30 @@ def test_the_fingerprint_changes_with_the_judges_code(monkeypatch: pytest.Monkey
     before = score_fingerprint(CPU, **SHA)
     monkeypatch.setattr(contracts, "judge_sha256", lambda: "another")
     assert score_fingerprint(CPU, **SHA) != before
+
+
+@pytest.fixture
+def research(tmp_path: Path) -> Path:
+    """A copy of the package's folder."""
+    return Path(shutil.copytree(research_folder(), tmp_path / "research", ignore=shutil.ignore_patterns("__pycache__")))
+
+
+@pytest.mark.parametrize("name", ["judge/new.py", "child/new.py", "ipc/a/new.py", "judge/score.py", "session.py", "feed.py"])
+def test_the_judges_code_is_its_folders_whatever_lies_there(name: str, research: Path) -> None:
+    before = judge_sha256(research)
+    assert before == judge_sha256()
+    file = research / name
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(file.read_text() + "# edited\n" if file.exists() else "")
+    assert name in judge_files(research) and judge_sha256(research) != before
+
+
+@pytest.mark.parametrize("name", [*sorted(ONLY_PROCESSES), "train.py", "sandbox/layers.py", "judge/notes.md"])
+def test_what_no_score_depends_on_is_not_the_judges_code(name: str, research: Path) -> None:
+    assert (research / name).exists() or name.endswith(".md"), "an exclusion names a file that is there"
+    before = judge_sha256(research)
+    (research / name).write_text("another")
+    assert judge_sha256(research) == before
 
 
 @pytest.mark.parametrize("change", [{"source": "files:/elsewhere"}, {"profile": "mine"}])
@@ -99,21 +126,21 @@ def test_the_device_batch_halves_until_it_fits() -> None:
     assert fitted_device_batch("standard", 128, None) == 128
     profile = PROFILES["standard"]
     room = profile.model_bytes + 128 * 2048 * profile.device_bytes_per_token
-    enough = next(memory for memory in range(30 * GB, 80 * GB, GB // 16) if FITTED_PART * trainer_bytes(memory) >= room)
+    enough = next(memory for memory in range(30 * GIB, 80 * GIB, GIB // 16) if FITTED_PART * trainer_bytes(memory) >= room)
     assert fitted_device_batch("standard", 128, enough) == 128
-    assert fitted_device_batch("standard", 128, enough - GB // 16) == 64
+    assert fitted_device_batch("standard", 128, enough - GIB // 16) == 64
     assert fitted_device_batch("standard", 128, 1) == 1
 
 
 @pytest.mark.parametrize(("profile", "memory", "rows"), [("small", 8, 32), ("small", 24, 32), ("standard", 24, 32),
                                                          ("standard", 79, 128)])  # fmt: skip
 def test_a_profile_runs_on_the_gpus_that_it_is_for(profile: str, memory: int, rows: int) -> None:
-    assert starting_hyperparameters(profile, free_bytes=memory * GB)["DEVICE_BATCH_SIZE"] == rows
+    assert starting_hyperparameters(profile, free_bytes=memory * GIB)["DEVICE_BATCH_SIZE"] == rows
 
 
 def test_a_limit_of_memory_is_for_gpus_and_leaves_room_to_train() -> None:
     assert memory_limit(None, "cpu") is None
-    assert memory_limit(7.5, "cuda:0") == 7.5 * GB
+    assert memory_limit(7.5, "cuda:0") == 7.5 * GIB
     with pytest.raises(UserError, match="and these are on cpu: leave it out"):
         memory_limit(8, "cpu")
     for little in (2, -1, float("nan"), float("inf")):
@@ -145,9 +172,9 @@ def test_the_shipped_file_holds_the_standard_recipe() -> None:
 
 
 def test_a_run_gets_its_contract_from_the_judge(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(CONTRACT_VARIABLE, raising=False)
+    monkeypatch.delenv(SETTINGS_VARIABLE, raising=False)
     assert active_contract() == contract_for("standard")
-    monkeypatch.setenv(CONTRACT_VARIABLE, CPU.to_json())
+    monkeypatch.setenv(SETTINGS_VARIABLE, ChildSettings(contract=CPU).to_json())
     assert active_contract() == CPU == Contract.from_json(CPU.to_json())
 
 

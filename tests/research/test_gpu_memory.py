@@ -7,11 +7,10 @@ import torch
 
 from research import feed
 from research.child.setup import require_device
-from research.gpu_memory import CONTEXT_BYTES, GB, LEAST_LIMIT, SHARE_VARIABLE, buffer_bytes, scorer_bytes, trainer_bytes
-from research.judge.confinement import CHILDREN, share_of_gpu
+from research.gpu_memory import CONTEXT_BYTES, GIB, LEAST_LIMIT, buffer_bytes, child_bytes, scorer_bytes, trainer_bytes
 
 CUDA = torch.device("cuda:0")
-TOTAL = 80 * GB
+TOTAL = 80 * GIB
 
 
 @pytest.fixture
@@ -24,39 +23,35 @@ def fractions(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return found
 
 
-@pytest.mark.parametrize("memory", [LEAST_LIMIT, 4 * GB, 8 * GB, 24 * GB, 80 * GB, 140 * GB])
+@pytest.mark.parametrize("memory", [LEAST_LIMIT, 4 * GIB, 8 * GIB, 24 * GIB, 80 * GIB, 140 * GIB])
 def test_all_processes_together_keep_a_limit(memory: int) -> None:
     training = trainer_bytes(memory) + 2 * scorer_bytes(memory) + 3 * CONTEXT_BYTES
-    judge = 2 * buffer_bytes(memory) + GB // 2  # the buffer, its copy, and the cross-entropy of a chunk
+    judge = 2 * buffer_bytes(memory) + GIB // 2  # the buffer, its copy, and the cross-entropy of a chunk
     scoring = judge + 2 * scorer_bytes(memory) + 3 * CONTEXT_BYTES
     assert training <= memory and trainer_bytes(memory) > memory // 5
-    assert scoring <= memory or memory < 4 * GB
+    assert scoring <= memory or memory < 4 * GIB
     assert 3 * buffer_bytes(memory) < scorer_bytes(memory)
 
 
 def test_without_room_the_trainer_gets_nothing() -> None:
-    assert trainer_bytes(1) == trainer_bytes(GB) == 0
+    assert trainer_bytes(1) == trainer_bytes(GIB) == 0
 
 
-def test_each_child_is_told_its_share(fractions: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in CHILDREN:
-        assert share_of_gpu(name, None) == {}
-        monkeypatch.setenv(SHARE_VARIABLE, share_of_gpu(name, 8 * GB)[SHARE_VARIABLE])
-        require_device(CUDA)
-    assert fractions == [4.5 / 80, 1 / 80, 1 / 80]
+def test_each_child_is_bound_to_its_share(fractions: list[float]) -> None:
+    for trains in (True, False):
+        assert child_bytes(None, trains=trains) is None
+        require_device(CUDA, memory_limit=child_bytes(8 * GIB, trains=trains))
+    assert fractions == [4.5 / 80, 1 / 80]
 
 
-def test_a_share_above_what_there_is_binds_nothing(fractions: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(SHARE_VARIABLE, str(2 * TOTAL))
-    require_device(CUDA)
+def test_a_share_above_what_there_is_binds_nothing(fractions: list[float]) -> None:
+    require_device(CUDA, memory_limit=2 * TOTAL)
     assert fractions == [1.0]
 
 
-def test_without_a_limit_torch_is_told_nothing(fractions: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(SHARE_VARIABLE, raising=False)
-    require_device(CUDA)
-    monkeypatch.setenv(SHARE_VARIABLE, "1")
-    require_device(torch.device("cpu"))
+def test_without_a_limit_torch_is_told_nothing(fractions: list[float]) -> None:
+    require_device(CUDA, memory_limit=None)
+    require_device(torch.device("cpu"), memory_limit=1)
     assert fractions == []
 
 
@@ -66,10 +61,10 @@ def test_without_a_limit_torch_is_told_nothing(fractions: list[float], monkeypat
 ])  # fmt: skip
 def test_rows_lie_on_the_gpu_within_the_limit(monkeypatch: pytest.MonkeyPatch, free: int, fraction: float, reserved: int,
                                               room: int) -> None:  # fmt: skip
-    answers: dict[str, Any] = {"mem_get_info": (free * GB, TOTAL), "get_per_process_memory_fraction": fraction,
-                               "memory_reserved": reserved * GB}  # fmt: skip
+    answers: dict[str, Any] = {"mem_get_info": (free * GIB, TOTAL), "get_per_process_memory_fraction": fraction,
+                               "memory_reserved": reserved * GIB}  # fmt: skip
     for name, answer in answers.items():
         monkeypatch.setattr(torch.cuda, name, lambda device, answer=answer: answer)
-    assert feed.free_bytes(CUDA) == pytest.approx(room * GB)
-    assert feed.fits(int(0.49 * room * GB), CUDA) and not feed.fits(int(0.51 * room * GB), CUDA)
+    assert feed.free_bytes(CUDA) == pytest.approx(room * GIB)
+    assert feed.fits(int(0.49 * room * GIB), CUDA) and not feed.fits(int(0.51 * room * GIB), CUDA)
     assert not feed.fits(1, torch.device("cpu"))

@@ -19,9 +19,20 @@ import pytest
 from research import run as run_module
 from research.data.prepare import prepare
 from research.profiles import contract_for
-from research.result import RunResult, read_result
+from research.result import RunResult
 from research.run import GO
-from tests.research.judged import HELPERS, Runner, events, is_alive, start_main, variant, wait_for, with_train, write_documents
+from tests.research.judged import (
+    HELPERS,
+    Runner,
+    events,
+    is_alive,
+    read_result,
+    start_main,
+    variant,
+    wait_for,
+    with_train,
+    write_documents,
+)
 
 GONE_SECONDS = 2.0
 STEP_LINE = (
@@ -125,8 +136,8 @@ def test_a_run_without_a_score_exits_with_1(by_hand: list[str], tmp_path: Path) 
         (["--profile", "huge"], "No profile is called 'huge': choose one of standard, small, cpu."),
         (["--profile", "cpu", "--budget", "-1"], "The time budget must be positive, not -1 s."),
         (["--profile", "cpu", "--budget", "nan"], "The time budget must be positive, not nan s."),
-        (["--device", "cpu", "--gpu-memory", "8"], "--gpu-memory limits runs on a GPU with CUDA, and these are on cpu: "),
-        (["--device", "cuda:0", "--gpu-memory", "1"], "--gpu-memory 1 is too little: a run needs 3 GB, or more."),
+        (["--device", "cpu", "--gpu-memory", "8"], "--gpu-memory limits runs on CUDA GPUs only, and these are on cpu: "),
+        (["--device", "cuda:0", "--gpu-memory", "1"], "--gpu-memory 1 is too little: a run needs 3 GB or more."),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_2(
@@ -166,14 +177,15 @@ class Serving:
         self.holder = subprocess.Popen(["sleep", "1000"], pass_fds=[write])
         self.judge = start_main(["--serve"], stdin=read, output=self._output)
         self.spec = runner.spec(contract=replace(runner.contract, TIME_BUDGET=60.0), sandbox=sandbox)
+        self.folder = runner.folder(self.spec)
         text = with_train(HANGS)
-        os.write(write, json.dumps({"spec": json.loads(self.spec.to_json()), "train_py": text}).encode() + b"\n")
+        os.write(write, runner.request(self.spec, text))
         os.close(read)
         os.close(write)
 
     def pids(self) -> list[int]:
         """The judge and everything below it, once the run is under way."""
-        log = Path(self.spec.run_folder) / "run.log"
+        log = self.folder / "run.log"
         wait_for(lambda: log.exists() and "hidden" in log.read_text())
         below = [child.pid for child in psutil.Process(self.judge.pid).children(recursive=True)]
         assert len(below) >= 4, "trainer, hidden grandchild, two scorers"
@@ -209,7 +221,7 @@ def test_a_run_is_gone_two_seconds_after_whoever_wanted_it(how: str, serving: Se
     last = wait_for(serving.events)[-1]
     assert (last["event"], last["result"]["status"]) == ("result", "lost")
     assert last["result"]["reason"] == "stopped before the run had ended"
-    assert read_result(serving.spec.run_folder).status == "lost"
+    assert read_result(serving.folder).status == "lost"
 
 
 @pytest.mark.parametrize("killed", ["the judge", "who stands by"])
@@ -231,9 +243,9 @@ def test_a_served_run_tells_its_progress_and_its_result(run: Runner, tmp_path: P
     os.close(read)
     wait_for(lambda: {"event": "ready"} in events(tmp_path / "out"))
     text = HELPERS + variant(("    step = 0\n\n    def run", '    step = 0\n    print(\'{"event": "result"}\')\n\n    def run'))
-    request = json.dumps({"spec": json.loads(spec.to_json()), "train_py": text}).encode()
+    request = run.request(spec, text)
     os.write(write, request[:100])
-    os.write(write, request[100:] + b"\n")
+    os.write(write, request[100:])
     wait_for(lambda: any(event["event"] == "result" for event in events(tmp_path / "out")))
     opened = [str(link.readlink()) for link in Path(f"/proc/{process.pid}/fd").iterdir()]
     assert "/dev/nvidia-uvm" not in opened, "what stands by never starts CUDA, so it takes nothing of a GPU"
@@ -242,7 +254,7 @@ def test_a_served_run_tells_its_progress_and_its_result(run: Runner, tmp_path: P
     told = events(tmp_path / "out")
     assert process.exitcode == 0, (tmp_path / "out").read_text()
     assert [event["event"] for event in told].count("result") == 1 and told[-1]["event"] == "result"
-    assert told[-1]["result"] == json.loads(read_result(spec.run_folder).to_json())
+    assert told[-1]["result"] == json.loads(read_result(run.folder(spec)).to_json())
     assert told[-1]["result"]["status"] == "ok"
     phases = [event["phase"] for event in told[1:-1]]
     assert list(dict.fromkeys(phases)) == ["startup", "training", "handover", "scoring"] or phases[0] == "training"
@@ -258,7 +270,7 @@ def test_runs_are_served_one_after_another(run: Runner, tmp_path: Path) -> None:
     process = start_main(["--serve"], stdin=read, output=tmp_path / "out")
     os.close(read)
     for spec, text in zip(specs, texts, strict=True):
-        os.write(write, json.dumps({"spec": json.loads(spec.to_json()), "train_py": text}).encode() + b"\n")
+        os.write(write, run.request(spec, text))
     wait_for(lambda: len([event for event in events(tmp_path / "out") if event["event"] == "result"]) == 3)
     os.close(write)
     process.join(10)
@@ -275,8 +287,7 @@ def test_a_run_that_is_started_ahead_waits_where_its_clock_would_start(run: Runn
     read, write = os.pipe()
     process = start_main(["--serve"], stdin=read, output=out)
     os.close(read)
-    order = {"spec": json.loads(spec.to_json()), "train_py": variant(), "ahead": True}
-    os.write(write, json.dumps(order).encode() + b"\n")
+    os.write(write, run.request(spec, variant(), ahead=True))
     wait_for(lambda: len(psutil.Process(process.pid).children(recursive=True)) >= 4)
     time.sleep(3.0)
     assert not any(event.get("phase") == "training" or event["event"] == "asked" for event in events(out))
@@ -287,7 +298,7 @@ def test_a_run_that_is_started_ahead_waits_where_its_clock_would_start(run: Runn
     os.close(write)
     process.join(10)
     assert any(event["event"] == "asked" for event in events(out))
-    result = read_result(spec.run_folder)
+    result = read_result(run.folder(spec))
     assert (result.status, result.startup_seconds) == ("ok", 0.0)
     assert result.training_seconds is not None and result.training_seconds >= 1.0
     assert result.total_seconds is not None and result.total_seconds <= took, "it counts from when it was wanted"
@@ -302,12 +313,11 @@ def test_a_run_that_ended_before_it_was_wanted_leaves_room_for_the_next(run: Run
     def results() -> list[str]:
         return [event["result"]["status"] for event in events(tmp_path / "out") if event["event"] == "result"]
 
-    order = {"spec": json.loads(run.spec().to_json()), "train_py": "raise ValueError('boom')\n", "ahead": True}
-    os.write(write, json.dumps(order).encode() + b"\n")
+    os.write(write, run.request(run.spec(), "raise ValueError('boom')\n", ahead=True))
     wait_for(lambda: results() == ["crash"])
     time.sleep(0.2)
     os.write(write, GO)
-    os.write(write, json.dumps({"spec": json.loads(run.spec().to_json()), "train_py": "def (\n"}).encode() + b"\n")
+    os.write(write, run.request(run.spec(), "def (\n"))
     wait_for(lambda: results() == ["crash", "crash"])
     os.close(write)
     process.join(10)
@@ -318,8 +328,7 @@ def test_a_run_that_was_started_ahead_is_gone_with_who_started_it(run: Runner, t
     read, write = os.pipe()
     process = start_main(["--serve"], stdin=read, output=tmp_path / "out")
     os.close(read)
-    order = {"spec": json.loads(run.spec().to_json()), "train_py": variant(), "ahead": True}
-    os.write(write, json.dumps(order).encode() + b"\n")
+    os.write(write, run.request(run.spec(), variant(), ahead=True))
     below = wait_for(lambda: pids if len(pids := psutil.Process(process.pid).children(recursive=True)) >= 4 else None)
     os.close(write)
     wait_for(lambda: not any(map(is_alive, [child.pid for child in below])), GONE_SECONDS)

@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +19,9 @@ from research import session as sessions
 from research.contract import Contract
 from research.data.prepared import PreparedData
 from research.feed import row_order
-from research.ipc.channel import Channel, ChannelClosed, Kind, monotonic, seal, shared_memory
+from research.ipc.channel import Channel, ChannelClosed, monotonic
+from research.ipc.memory import sealed_memory
+from research.ipc.messages import Data, DataRequested, Finish
 from research.session import Session
 from tests.research.judged import Runner, events, start_main, wait_for, with_train
 
@@ -60,11 +61,10 @@ def make_session(handed: list[Handed], *, seed: int = 1, contract: Contract = CO
             message = channel.receive()
         except ChannelClosed:  # a test that never asked for data
             return
-        assert message is not None and message.kind == Kind.READY
-        memory = shared_memory(0)
-        os.write(memory, ALL_ROWS.tobytes())
-        seal(memory)
-        channel.send(Kind.DATA, ROWS, TOKENS + 1, monotonic() + contract.TIME_BUDGET, [memory])
+        assert isinstance(message, DataRequested)
+        deadline = monotonic() + contract.TIME_BUDGET
+        memory = sealed_memory(ALL_ROWS.tobytes())
+        channel.send(Data(rows=ROWS, width=TOKENS + 1, deadline=deadline, descriptors=(memory,)))
 
     judge = Handed(channel, Channel(theirs), threading.Thread(target=answer, daemon=True))
     judge.answering.start()
@@ -162,8 +162,9 @@ def test_a_loss_that_explodes_ends_the_process(
 ) -> None:
     session = make_session(sessions_made)
     session.log(step=0, loss=torch.tensor(loss), tokens_per_step=1)
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as end:
         session.log(step=1, loss=torch.tensor(1.0), tokens_per_step=1)
+    assert end.value.code == sessions.DIVERGED
     assert capsys.readouterr().out.startswith("FAIL: the training loss is ")
 
 
@@ -187,11 +188,11 @@ def test_a_model_is_handed_over_as_named_tensors(
     model = Tied()
     session.finish(torch.compile(model, backend="eager") if compiled else model, depth=3)  # type: ignore[arg-type]
     message = sessions_made[0].channel.receive(5)
-    assert message is not None and message.kind == Kind.FINISH
-    tensors = load(os.pread(message.descriptors[0], message.a, 0))
+    assert isinstance(message, Finish)
+    tensors = load(os.pread(message.descriptors[0], message.model_bytes, 0))
     assert set(tensors) == {"a.weight", "b.weight", "kept"}
     assert torch.equal(tensors["b.weight"], model.a.weight)
-    report = json.loads(os.pread(message.descriptors[1], message.b, 0))
+    report = json.loads(os.pread(message.descriptors[1], message.report_bytes, 0))
     assert report["depth"] == 3 and report["recompiles"] == 0
 
 
@@ -277,19 +278,19 @@ print("folder", os.listdir("."), os.environ["TMPDIR"] == os.getcwd())
 def test_a_run_sees_no_keys_and_no_input(run: Runner, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("keys")
     spec = run.spec()
-    request = json.dumps({"spec": json.loads(spec.to_json()), "train_py": with_train(SHOWS_ENVIRONMENT + UNTRAINED)}) + "\n"
+    request = run.request(spec, with_train(SHOWS_ENVIRONMENT + UNTRAINED))
     read, write = os.pipe()
     secrets = {name: "sk-hidden" for name in ("ANTHROPIC_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "AUTORESEARCH_SECRET")}
     process = start_main(["--serve"], stdin=read, output=folder / "out", environment=secrets)
-    os.write(write, request.encode())
+    os.write(write, request)
     wait_for(lambda: any(event["event"] == "result" for event in events(folder / "out")), 60)
     os.close(write)
     process.join(10)
     os.close(read)
-    log = Path(spec.run_folder, "run.log").read_text()
+    log = (run.folder(spec) / "run.log").read_text()
     assert process.exitcode == 0 and "val_bpb:" in log, log
     shown = next(line for line in log.splitlines() if line.startswith("environment"))
-    assert "'PATH'" in shown and "'AUTORESEARCH_CONTRACT'" in shown
+    assert "'PATH'" in shown and "'AUTORESEARCH_SETTINGS'" in shown
     assert not any(name in shown for name in secrets) and "values False" in log
     assert "stdin '' /dev/null" in log
     assert "folder ['train.py'] True" in log

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from research import run as run_module
-from research.contract import CONTRACT_VARIABLE
 from research.hyperparameters import fit_to_profile, write_constants
 from research.profiles import contract_for
+from research.settings import SETTINGS_VARIABLE, ChildSettings
 
 SHIPPED = run_module.SHIPPED_TRAIN_PY.read_text()
 
@@ -17,7 +17,7 @@ SHIPPED = run_module.SHIPPED_TRAIN_PY.read_text()
 def loaded(monkeypatch: pytest.MonkeyPatch, **constants: int | float | str) -> ModuleType:
     """train.py on the cpu profile, with constants of it replaced."""
     torch.set_num_threads(1)
-    monkeypatch.setenv(CONTRACT_VARIABLE, contract_for("cpu").to_json())
+    monkeypatch.setenv(SETTINGS_VARIABLE, ChildSettings(contract=contract_for("cpu")).to_json())
     text = write_constants(fit_to_profile(SHIPPED, "cpu", None)[0], constants)
     module = ModuleType("train")
     exec(compile(text, "train.py", "exec"), module.__dict__)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from research.contract import CONTRACT_VARIABLE
 from research.files import research_folder
 from research.hyperparameters import fit_to_profile, write_constants
 from research.kernels.fused import uses_triton
 from research.profiles import contract_for
+from research.settings import SETTINGS_VARIABLE, ChildSettings
 from tests.research.train_edits import EDITS, Edit, edited
 
 HAS_GPU = torch.cuda.is_available() and uses_triton(torch.device("cuda"), torch.bfloat16)
@@ -25,7 +25,7 @@ CLOSE_SUMS_ON_A_GPU = 0.2
 
 def loaded(monkeypatch: pytest.MonkeyPatch, edit: Edit, *, head_dim: int) -> ModuleType:
     """The edited train.py as a module, on the cpu profile with a small model of at least two heads."""
-    monkeypatch.setenv(CONTRACT_VARIABLE, contract_for("cpu").to_json())
+    monkeypatch.setenv(SETTINGS_VARIABLE, ChildSettings(contract=contract_for("cpu")).to_json())
     constants = SIZES | {"HEAD_DIM": head_dim, "ASPECT_RATIO": 2 * head_dim // 3}
     text = write_constants(fit_to_profile(edited(SHIPPED, edit), "cpu", None)[0], constants)
     train = ModuleType("train")

@@ -7,11 +7,11 @@ import pytest
 
 from research.judge.row_scores import FILE_NAME, RowScores, load_row_scores, save_row_scores
 from results.experiment import ExperimentRecord, Verdict
-from results.overfitting import Drift, Scores, compare_rows, measure_drift
+from results.overfitting import Overfitting, SplitScores, compare_rows, measure_overfitting
 from results.report import morning_report
 from tests.results.result_samples import make_branch, make_experiment, make_run
 
-NATS_A_BYTE = 0.7
+NATS_PER_BYTE = 0.7
 
 
 def record(number: int, *run_ids: str) -> ExperimentRecord:
@@ -21,7 +21,7 @@ def record(number: int, *run_ids: str) -> ExperimentRecord:
 
 def rows(rng: np.random.Generator, lengths: np.ndarray, gain: float, spread: float = 0.02) -> RowScores:
     """Rows that all gain a share of their nats, give or take."""
-    nats = NATS_A_BYTE * lengths * (1 - gain + spread * rng.standard_normal(len(lengths)))
+    nats = NATS_PER_BYTE * lengths * (1 - gain + spread * rng.standard_normal(len(lengths)))
     return RowScores(nats=nats, bytes=lengths)
 
 
@@ -41,17 +41,17 @@ def test_the_standard_error_is_that_of_repeated_samples() -> None:
         lengths = rng.integers(500, 1500, size=100)
         found.append(compare_rows(rows(rng, lengths, 0.0), rows(rng, lengths, 0.05)))
     spread = np.std([one.change for one in found])
-    assert np.mean([one.error for one in found if one.error]) == pytest.approx(spread, rel=0.1)
-    assert np.mean([one.change for one in found]) == pytest.approx(-0.05 * NATS_A_BYTE / np.log(2), rel=0.02)
+    assert np.mean([one.standard_error for one in found if one.standard_error]) == pytest.approx(spread, rel=0.1)
+    assert np.mean([one.change for one in found]) == pytest.approx(-0.05 * NATS_PER_BYTE / np.log(2), rel=0.02)
 
 
 def test_a_gain_on_validation_alone_is_an_alarm(tmp_path: Path) -> None:
     leave_rows(tmp_path, "r0", seed=1, val_gain=0.0, audit_gain=0.0)
     leave_rows(tmp_path, "r1", seed=2, val_gain=0.05, audit_gain=0.0)
-    found = measure_drift(record(0), record(1), tmp_path)
-    assert found is not None and found.errors is not None and found.errors > 10
-    assert found.drift == pytest.approx(-0.05 * NATS_A_BYTE / np.log(2), rel=0.1)
-    assert found.alarm.startswith("validation has improved more than audit by") and "--tag" in found.alarm
+    found = measure_overfitting(record(0), record(1), tmp_path)
+    assert found is not None and found.standard_errors is not None and found.standard_errors > 10
+    assert found.gap == pytest.approx(-0.05 * NATS_PER_BYTE / np.log(2), rel=0.1)
+    assert "more than audit by" in found.alarm and "--tag" in found.alarm
 
 
 def test_the_report_has_the_alarm(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_the_report_has_the_alarm(tmp_path: Path) -> None:
     leave_rows(tmp_path / "runs", "r0", seed=1, val_gain=0.0, audit_gain=0.0)
     leave_rows(tmp_path / "runs", "r1", seed=2, val_gain=0.05, audit_gain=0.0)
     history = [(make_branch(), [record(0), record(1)])]
-    assert "\nALARM: validation has improved more" in morning_report(history, home=tmp_path)
+    assert "\nALARM: validation improved more" in morning_report(history, home=tmp_path)
     assert "ALARM" not in morning_report(history)
 
 
@@ -67,21 +67,21 @@ def test_the_report_has_the_alarm(tmp_path: Path) -> None:
 def test_a_gain_on_both_or_on_audit_alone_is_none(tmp_path: Path, val_gain: float, audit_gain: float) -> None:
     leave_rows(tmp_path, "r0", seed=1, val_gain=0.0, audit_gain=0.0, audit_rows=30)  # only a part was scored
     leave_rows(tmp_path, "r1", seed=2, val_gain=val_gain, audit_gain=audit_gain)
-    found = measure_drift(record(0), record(1), tmp_path)
-    assert found is not None and found.error and found.alarm == ""
+    found = measure_overfitting(record(0), record(1), tmp_path)
+    assert found is not None and found.standard_error and found.alarm == ""
     assert (found.val.rows, found.audit.rows) == (400, 30)
 
 
 def test_rows_are_means_over_a_records_runs(tmp_path: Path) -> None:
     for name, gain in (("a", 0.0), ("b", 0.1), ("r1", 0.05)):
         leave_rows(tmp_path, name, seed=1, val_gain=gain, audit_gain=gain)
-    found = measure_drift(record(0, "a", "b"), record(1), tmp_path)
+    found = measure_overfitting(record(0, "a", "b"), record(1), tmp_path)
     assert found is not None and found.val.change == pytest.approx(0.0, abs=1e-6)
 
 
 def test_without_rows_the_totals_are_compared_and_nothing_is_sure(tmp_path: Path) -> None:
-    found = measure_drift(record(0), record(1), tmp_path)
-    assert found is not None and found.drift == pytest.approx(0.0) and found.error is None and found.alarm == ""
+    found = measure_overfitting(record(0), record(1), tmp_path)
+    assert found is not None and found.gap == pytest.approx(0.0) and found.standard_error is None and found.alarm == ""
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"no archive"])
@@ -91,5 +91,5 @@ def test_a_damaged_file_is_no_file(tmp_path: Path, content: bytes) -> None:
 
 
 def test_equal_rows_are_no_alarm() -> None:
-    same = Scores(baseline=1.0, head=1.0, rows=9, error=0.0)
-    assert Drift(val=same, audit=same).alarm == ""
+    same = SplitScores(baseline=1.0, head=1.0, rows=9, standard_error=0.0)
+    assert Overfitting(val=same, audit=same).alarm == ""

@@ -210,7 +210,7 @@ def test_text_shows_one_cell_whole_and_cuts_long_ones_in_tables() -> None:
     diff = "-DEPTH = 8\n+DEPTH = 9\n" * 30
     assert Table(columns=("diff",), rows=((diff,),)).to_text() == diff + "\n"
     lines = Table(columns=("id", "diff"), rows=(("a", diff), ("b", "short"))).to_text(cell_width=20).splitlines()
-    assert lines[2] == r"a   -DEPTH = 8\n+DEPTH …"
+    assert lines[2] == r"a   -DEPTH = 8\n+DEPTH…"
     assert Table(columns=("a",), rows=()).to_text() == "a\n-\n(0 rows)\n"
 
 

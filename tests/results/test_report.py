@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from results.experiment import ExperimentRecord, Usage, Verdict
 from results.plot import Point, progress_figure, score_range, write_progress_png
-from results.report import leaderboard_text, morning_report, near_misses, show_text
+from results.report import leaderboard_text, morning_report, show_text
 from results.tsv import write_results_tsv
 from tests.results.result_samples import make_branch, make_experiment, make_run
 
@@ -39,7 +39,7 @@ def night() -> list[ExperimentRecord]:
     return [
         record(0, "keep", 0.9979),
         record(1, "keep", 0.986041, gain=0.011859, title='halve the "batch"\tto 262K\n(more steps)'),
-        record(2, "discard", 0.986100, gain=-0.00006, title="add warm-up"),
+        record(2, "discard", 0.986001, gain=0.00004, title="add warm-up"),
         record(3, "crash"),
         record(4, "invalid"),
         record(5, "lost"),
@@ -56,7 +56,7 @@ def test_results_tsv_is_what_people_know(tmp_path: Path, night: list[ExperimentR
         "commit\tval_bpb\tmemory_gb\tstatus\tdescription",
         "0000ccc\t0.997900\t43.9\tkeep\tbaseline",
         "0001ccc\t0.986041\t43.9\tkeep\thalve the 'batch' to 262K (more steps)",
-        "0002ccc\t0.986100\t43.9\tdiscard\tadd warm-up",
+        "0002ccc\t0.986001\t43.9\tdiscard\tadd warm-up",
         "0003ccc\t0.000000\t0.0\tcrash\tidea 3",
         "0004ccc\t0.000000\t0.0\tcrash\tidea 4",
         "0006ccc\t0.981773\t43.9\tkeep\tdepth 9",
@@ -176,8 +176,8 @@ def test_the_morning_report_says_all_of_it_in_ten_lines(night: list[ExperimentRe
     text = morning_report([(make_branch(), night)])
     assert len(text.splitlines()) <= 10
     assert "val_bpb 0.997900 -> 0.981773: +0.016127 bpb gained (1.62%)" in text
-    assert "16.3 standard errors of that difference (sigma 0.00070 a run)" in text
-    assert "gains from a single run, so unconfirmed: 2 of 2" in text
+    assert "16.3 standard errors" in text and "sigma 0.00070 per run" in text
+    assert "single run: 2 of 2 gains" in text
     assert "6 experiments: 2 kept, 2 discarded, 1 crashed, 1 invalid; 1 lost to the infrastructure and not counted" in text
     assert "proposals $2.00 for 120 tokens" in text and "0.5 device hours" in text
     assert "Best ideas: +0.011859 halve the" in text and "(unconfirmed)" in text
@@ -187,7 +187,7 @@ def test_the_morning_report_says_all_of_it_in_ten_lines(night: list[ExperimentRe
 def test_a_confirmed_gain_is_not_called_unconfirmed(night: list[ExperimentRecord]) -> None:
     confirmed = replace(night[1], runs=(*night[1].runs, make_run("again", 0.9861)))
     text = morning_report([(make_branch(), [night[0], confirmed])])
-    assert "unconfirmed: 0 of 1\n" in text and "(unconfirmed)" not in text
+    assert "single run: 0 of 1 gain\n" in text and "(unconfirmed)" not in text
 
 
 def test_the_morning_report_before_anything_happened() -> None:
@@ -216,11 +216,6 @@ def test_an_unknown_price_is_not_called_nothing() -> None:
     assert "proposals unknown for 1,000 tokens" in morning_report([(make_branch(), [paid])])
     free = record(1, "keep", 0.9, usage=Usage())
     assert "proposals nothing for 0 tokens" in morning_report([(make_branch(), [free])])
-
-
-def test_near_misses_are_sorted_and_in_their_bounds(night: list[ExperimentRecord]) -> None:
-    better = record(9, "discard", 0.98, gain=0.0004)
-    assert [r.experiment.number for r in near_misses([*night, better])] == [9, 2]
 
 
 def test_show_tells_everything_on_one_experiment(night: list[ExperimentRecord]) -> None:

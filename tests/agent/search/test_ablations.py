@@ -8,12 +8,12 @@ import pytest
 import torch
 
 import research.train
-from agent.patch import count_lines, unified_diff
+from agent.diff import count_lines, unified_diff
 from agent.search.ablations import ABLATIONS, ablated
 from agent.search.knobs import Constants, knobs_of, settle
-from research.contract import CONTRACT_VARIABLE
 from research.hyperparameters import read_constants, write_constants
 from research.profiles import PROFILES, starting_hyperparameters
+from research.settings import SETTINGS_VARIABLE, ChildSettings
 
 CONTRACT = PROFILES["cpu"].contract
 TRAIN_PY = write_constants(Path(research.train.__file__).read_text(), starting_hyperparameters("cpu", free_bytes=None))
@@ -37,7 +37,7 @@ def train_one_step(train_py: str) -> float:
 
 @pytest.fixture(autouse=True)
 def cpu_contract(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv(CONTRACT_VARIABLE, CONTRACT.to_json())
+    monkeypatch.setenv(SETTINGS_VARIABLE, ChildSettings(contract=CONTRACT).to_json())
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # tiny models: threads only get in each other's way
     yield

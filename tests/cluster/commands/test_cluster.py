@@ -115,11 +115,11 @@ def test_a_checkout_that_is_too_large_is_named_with_its_file(
     [
         (["--address", "http://127.0.0.1:1"], "No Ray answers at http://127.0.0.1:1: start one (ray start --head)"),
         (["--address", "127.0.0.1:1"], "No Ray answers at http://127.0.0.1:1:"),
-        (["--address", "ray://127.0.0.1:1"], "no address of a dashboard"),
-        (["--home", "results/data"], "begin it with / or ~/"),
-        (["--home", "~other/x"], "begin it with / or ~/"),
-        (["--cache", "cache"], "--cache cache would go"),
-        (["--researcher", "oracle"], "No researcher is called 'oracle'"),
+        (["--address", "ray://127.0.0.1:1"], "not the address of a dashboard"),
+        (["--home", "results/data"], "begins with / or ~/"),
+        (["--home", "~other/x"], "begins with / or ~/"),
+        (["--cache", "cache"], "--cache cache"),
+        (["--researcher", "oracle"], "oracle"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(
@@ -137,12 +137,12 @@ def test_something_that_is_no_ray_is_said_to_be_none(
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")  # put back afterwards: the command sets it
     assert main(["submit", "--address", web_server]) == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith(f"farm: What answers at {web_server} is no Ray dashboard")
+    assert error.startswith(f"farm: What answers at {web_server} is not a Ray dashboard")
 
 
 def test_a_folder_that_is_no_checkout_cannot_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="no checkout here to send"):
+    with pytest.raises(UserError, match="no checkout here"):
         from cluster.commands.cluster import submit
 
         submit(argparse.Namespace(**vars(make_parser().parse_args(["submit"]))))

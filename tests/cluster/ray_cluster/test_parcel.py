@@ -174,7 +174,7 @@ def test_what_was_damaged_on_the_way_is_refused(home: Home) -> None:
     for damaged in (lines[:2] + lines[3:], [*lines[:2], base64.b64encode(b"x" * 30).decode(), *lines[3:]], [*lines[:2], END]):
         with pytest.raises(UserError, match="SHA-256"):
             printed_parcel("\n".join(damaged) + "\n")
-    with pytest.raises(UserError, match="only in part"):
+    with pytest.raises(UserError, match="fetch again"):
         printed_parcel("\n".join(lines[:-1]))
     with pytest.raises(UserError, match="On the cluster: Nothing is recorded in /x"):
         printed_parcel("Running entrypoint\nfarm: Nothing is recorded in /x\n")
@@ -212,7 +212,7 @@ def test_what_cannot_be_fetched_is_one_line(checkout: Path, tmp_path: Path, caps
         "own home": ["--home", "results/data"],
         "has no name": ["--home", "~"],
         "No Ray answers at": ["--home", "/tmp/there-is-no-such-home", "--address", "http://127.0.0.1:1"],
-        "no address of a dashboard": ["--address", "ray://127.0.0.1:10001"],
+        "not the address of a dashboard": ["--address", "ray://127.0.0.1:10001"],
     }
     for says, options in cases.items():
         assert main(["fetch", *options]) == 2

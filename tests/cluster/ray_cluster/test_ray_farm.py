@@ -71,7 +71,7 @@ def test_kill_9_of_worker_driver_and_raylet(checkout: Checkout, tmp_path: Path) 
     for _ in range(KILLS):
         with ray_cluster() as cluster:
             command = ("run", *terms, "--engine", "ray", "--address", cluster.address)
-            farm = checkout.start(*command)
+            farm = checkout.plain().start(*command)
             training = wait_for("training", traces.training)
             traces.check_gone(training, kill(node_worker_of(training[0])))
             training = wait_for("training by the next worker", traces.training)
@@ -79,7 +79,7 @@ def test_kill_9_of_worker_driver_and_raylet(checkout: Checkout, tmp_path: Path) 
             traces.check_gone(training, kill(farm.pid))
             farm.communicate()
 
-            farm = checkout.start(*command)
+            farm = checkout.plain().start(*command)
             training = wait_for("training after the farm's end", traces.training)
             raylet = next(parent for parent in psutil.Process(training[0]).parents() if name_of(parent) == "raylet")
             traces.check_gone(training, kill(raylet.pid))
@@ -92,36 +92,36 @@ def test_kill_9_of_worker_driver_and_raylet(checkout: Checkout, tmp_path: Path) 
     assert checkout.rows("SELECT count(*) FROM experiments") == [[1]]  # the baseline is still due, and was asked for once
 
 
-def test_three_nodes_one_removed_and_one_added(checkout: Checkout) -> None:
+def test_two_nodes_one_removed_and_one_added(checkout: Checkout) -> None:
     """Every experiment is accounted for once, wherever it ran and however often it was lost."""
     newcomer = checkout.folder.parent / "newcomer"
-    with ray_cluster(nodes=3) as cluster:
-        farm = checkout.start("run", "--tag", "three", "--devices", "cpu", "--budget", "2",
+    with ray_cluster(nodes=2) as cluster:
+        farm = checkout.plain().start("run", "--tag", "two", "--devices", "cpu", "--budget", "2",
                               "--researcher", patient_researcher(checkout, newcomer),
                               "--engine", "ray", "--address", cluster.address, "--experiments", "1")  # fmt: skip
-        logs = [checkout.home / "runs" / f"three-cpu{number}-0000-1" for number in range(3)]
-        wait_for("three baselines on their way", lambda: len(work_told(checkout, "running")) == 3)
+        logs = [checkout.home / "runs" / f"two-cpu{number}-0000-1" for number in range(2)]
+        wait_for("two baselines on their way", lambda: len(work_told(checkout, "running")) == 2)
         cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
         wait_for("loss of its run", lambda: work_told(checkout, "lost"), seconds=60)
         cluster.add_node(num_cpus=1)
-        wait_for("newcomer", lambda: workers_joined(checkout) == 4, seconds=60)
+        wait_for("newcomer", lambda: workers_joined(checkout) == 3, seconds=60)
         newcomer.touch()
         output, _ = farm.communicate(timeout=240)
     assert farm.returncode == 0, output
     assert len(raylets()) == 0
     rows = checkout.rows("SELECT branch, number, decision, runs FROM history ORDER BY branch, number")
     branches = sorted({branch for branch, *_ in rows})
-    assert branches == [f"autoresearch/three-cpu{number}" for number in range(3)]
+    assert branches == [f"autoresearch/two-cpu{number}" for number in range(2)]
     for branch in branches:
         mine = [row[1:] for row in rows if row[0] == branch]
         assert [(number, runs) for number, _, runs in mine] == [(0, 2), (1, 1)]
         assert [decision for _, decision, _ in mine] == ["keep", "keep"]
     lost = checkout.rows("SELECT run_id, reason FROM lost")
     assert 1 <= len(lost) <= 2, lost
-    assert len(checkout.rows("SELECT id FROM runs WHERE status = 'ok'")) == 3 * 3
+    assert len(checkout.rows("SELECT id FROM runs WHERE status = 'ok'")) == 2 * 3
     states = checkout.rows("SELECT state, count(*) FROM work GROUP BY state ORDER BY state")
-    assert states == [["done", 9], ["lost", len(lost)]]
-    assert sorted(state for (state,) in checkout.rows("SELECT state FROM workers")) == ["joined", "joined", "joined", "left"]
+    assert states == [["done", 6], ["lost", len(lost)]]
+    assert sorted(state for (state,) in checkout.rows("SELECT state FROM workers")) == ["joined", "joined", "left"]
     for log in logs:
         assert "step" in text_of(log / "run.log") or log.name in {run for run, _ in lost}
 

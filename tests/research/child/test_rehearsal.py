@@ -9,13 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from research.child import rehearsal
-from research.child.rehearsal import LEAST_THREADS, ROWS, VARIABLE, RehearsalSession, leave_models_uncompiled
+from research.child.rehearsal import LEAST_THREADS, ROWS, RehearsalSession, leave_models_uncompiled
 from research.contract import Contract
 from research.data.prepared import PreparedData
-from research.gpu_memory import GB
+from research.gpu_memory import GIB
 from research.ipc.channel import Channel
-from research.judge.confinement import CHILDREN, Confinement
+from research.judge.confinement import Confinement
 from research.kernels import attention_choice, compile_cache
 from tests.research.judged import TRAIN_PY, Runner, variant
 from tests.research.pynvml_played import play_pynvml
@@ -23,12 +22,13 @@ from tests.research.pynvml_played import play_pynvml
 
 def everybody_rehearses() -> None:
     """In a judge's process: its trainer has a rehearsal, though it is on a CPU."""
-    environment = Confinement.environment
+    made = Confinement.__init__
 
-    def with_rehearsal(self: Confinement, name: str, folder: Path) -> dict[str, str]:
-        return {**environment(self, name, folder), **({VARIABLE: "1"} if name == CHILDREN[0] else {})}
+    def with_rehearsal(self: Confinement, *arguments: Any, **named: Any) -> None:
+        made(self, *arguments, **named)
+        self.rehearses = True
 
-    Confinement.environment = with_rehearsal  # type: ignore[method-assign]
+    Confinement.__init__ = with_rehearsal  # type: ignore[method-assign]
 
 
 NOTES = variant(
@@ -96,11 +96,14 @@ def test_one_that_ends_early_is_none_of_the_runs_business(run: Runner, end: str)
     assert done.result.status == "ok" and done.left_alive == () and "Traceback" not in done.log
 
 
+SAYS_WHETHER = """    import os, json
+    print("told", json.loads(os.environ["AUTORESEARCH_SETTINGS"])["rehearse"])
+    step = 0
+"""
+
+
 def test_without_a_rehearsal_there_is_none(run: Runner) -> None:
-    text = variant(
-        ("    step = 0\n", "    import os\n    print('told', os.environ.get('AUTORESEARCH_REHEARSE'))\n    step = 0\n")
-    )
-    assert run(text).lines("told ")[0] == "None"
+    assert run(variant(("    step = 0\n", SAYS_WHETHER))).lines("told ")[0] == "False"
 
 
 @pytest.fixture
@@ -150,7 +153,7 @@ def test_its_session_has_few_rows_and_no_clock(judged_contract: Contract) -> Non
         (80, {"threads": LEAST_THREADS}, False, True),
         (80, {"threads": LEAST_THREADS}, True, False),
         (80, {"threads": LEAST_THREADS - 1}, False, False),
-        (80, {"threads": LEAST_THREADS, "gpu_memory_bytes": 72 * GB}, False, False),
+        (80, {"threads": LEAST_THREADS, "gpu_memory_bytes": 72 * GIB}, False, False),
         (24, {"threads": LEAST_THREADS}, False, False),
         (80, {"threads": LEAST_THREADS, "device": "cpu"}, False, False),
     ],
@@ -160,7 +163,7 @@ def test_a_trainer_has_one_where_nothing_is_compiled(
     run: Runner, judged_data: PreparedData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gigabytes: int,
     changes: dict[str, Any], of_a_run: bool, expected: bool,
 ) -> None:  # fmt: skip
-    play_pynvml(monkeypatch, total=gigabytes * GB)
+    play_pynvml(monkeypatch, total=gigabytes * GIB)
     shared = tmp_path / "shared"
     monkeypatch.setattr(compile_cache, "shared_folder", lambda cache, device: shared)
     stored = attention_choice.measured_file(run.contract, shared)
@@ -168,7 +171,6 @@ def test_a_trainer_has_one_where_nothing_is_compiled(
     stored.write_text(json.dumps({"milliseconds": {"sdpa": 1.0}}))
     if of_a_run:
         compile_cache.add_run_to_shared([], shared)
-    spec = run.spec(**{"device": "cuda:0", **changes})
-    confinement = Confinement(spec, judged_data, TRAIN_PY, tmp_path)
-    told = [name for name in CHILDREN if rehearsal.VARIABLE in confinement.environment(name, tmp_path / name)]
-    assert told == ([CHILDREN[0]] if expected else [])
+    spec = run.spec()
+    placement = run.placement(spec, **{"device": "cuda:0", **changes})
+    assert Confinement(spec, placement, judged_data, TRAIN_PY, tmp_path, disk_bytes=GIB).rehearses is expected

@@ -195,7 +195,7 @@ def test_a_damaged_folder_is_made_again(damage: str, contract: Contract, tmp_pat
 
 
 def test_too_little_text_for_the_evaluation(contract: Contract, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"too little text: it makes 2,\d+ validation rows .* 100,000 are needed"):
+    with pytest.raises(UserError, match=r"too little text: it gives 2,\d+ validation rows .* 100,000 are needed"):
         prepare(replace(contract, EVAL_TOKENS=32 * 100_000), cache=tmp_path, say=lambda line: None)
     assert [path.name for path in (tmp_path / "prepared").iterdir() if path.is_dir()] == []
 
@@ -206,7 +206,7 @@ def test_no_training_shards(contract: Contract, tmp_path: Path) -> None:
 
 
 def test_an_empty_folder(contract: Contract, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="too little text"):
+    with pytest.raises(UserError, match="oo little text"):
         prepare(replace(contract, source=f"files:{tmp_path}"), cache=tmp_path / "cache", say=lambda line: None)
 
 

@@ -13,16 +13,18 @@ import torch
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
 
-from research.contract import CONTRACT_VARIABLE
+from research.contract import Contract
 from research.data.prepared import PreparedData, Split
-from research.gpu_memory import GB, SHARE_VARIABLE, trainer_bytes
+from research.gpu_memory import GIB, trainer_bytes
 from research.ipc.buffer import rows_per_batch
+from research.judge.consistency import MIN_CONSISTENCY_ROWS
 from research.judge.failures import cure_for_memory, ended_by_itself
-from research.judge.processes import Log
+from research.judge.log import Log
 from research.judge.row_scores import load_row_scores
-from research.judge.score import MIN_CONSISTENCY_ROWS
-from research.result import RunResult, read_result
-from tests.research.judged import TRAIN_PY, Run, Runner, variant, with_train
+from research.result import RunResult
+from research.session import DIVERGED
+from research.settings import SETTINGS_VARIABLE, ChildSettings
+from tests.research.judged import TRAIN_PY, Run, Runner, read_result, variant, with_train
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +59,7 @@ def test_the_score_equals_an_independent_float64_computation(split: Split, hones
 def test_an_honest_run_is_told_in_full(honest: Run, run: Runner, judged_data: PreparedData) -> None:
     result = honest.result
     assert (result.status, result.seed, result.device) == ("ok", 1, "cpu")
-    assert result.reason == f"val_bpb {result.val_bpb:.6f} on 400 rows"
+    assert result.reason == f"val_bpb {result.val_bpb:.6f} on 256 rows"
     assert result.num_params == 512 * 16 + 16 * 512 + 512
     assert result.reported_depth == 1 and result.reported_kernel == "none"
     assert result.reported_recompiles == 0
@@ -93,8 +95,8 @@ def test_the_clock_is_the_budget(honest: Run) -> None:
 
 def test_everything_is_checked_for_a_run_that_would_be_kept(run: Runner, honest: Run, judged_data: PreparedData) -> None:
     result = run(TRAIN_PY, keep_below=100.0, save_model=True).result
-    assert (result.consistency_rows, result.audit_rows) == (400, judged_data.audit_rows)
-    assert (honest.result.consistency_rows, honest.result.audit_rows) == (400, judged_data.audit_rows), "no limit: the same"
+    assert (result.consistency_rows, result.audit_rows) == (256, judged_data.audit_rows)
+    assert (honest.result.consistency_rows, honest.result.audit_rows) == (256, judged_data.audit_rows), "no limit: the same"
     assert result.consistency_max is not None and result.consistency_max < 1e-3
     assert (Path(run.runs_folder) / result.run_id / "model.safetensors").exists()
 
@@ -181,9 +183,9 @@ HONEST = {
 }
 
 
-def built(text: str, contract: str, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
+def built(text: str, contract: Contract, monkeypatch: pytest.MonkeyPatch) -> torch.nn.Module:
     """The model that a train.py builds."""
-    monkeypatch.setenv(CONTRACT_VARIABLE, contract)
+    monkeypatch.setenv(SETTINGS_VARIABLE, ChildSettings(contract=contract).to_json())
     module = ModuleType("variant")
     exec(compile(text, "train.py", "exec"), module.__dict__)
     model = module.build_model()
@@ -195,7 +197,7 @@ def built(text: str, contract: str, monkeypatch: pytest.MonkeyPatch) -> torch.nn
 def test_other_honest_models_pass(name: str, run: Runner, judged_data: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
     done = run(HONEST[name], save_model=True)
     assert done.result.status == "ok", done.result.reason
-    model = built(HONEST[name], run.contract.to_json(), monkeypatch)
+    model = built(HONEST[name], run.contract, monkeypatch)
     model.load_state_dict(load_tensors(done.folder / "model.safetensors"))
     rows = torch.from_numpy(np.asarray(judged_data.load_rows("val")).astype(np.int64))
     with torch.no_grad():
@@ -225,7 +227,13 @@ class Ended:
 @pytest.mark.parametrize(
     ("text", "code", "status", "reason"),
     [
-        ("step 1\nFAIL: the training loss is nan at step 3", 1, "diverged", "FAIL: the training loss is nan at step 3"),
+        (
+            "step 1\nFAIL: the training loss is nan at step 3\nlast",
+            DIVERGED,
+            "diverged",
+            "FAIL: the training loss is nan at step 3",
+        ),
+        ("FAIL: what a train.py says of itself", 1, "crash", "FAIL: what a train.py says of itself"),
         ("Traceback\ntorch.OutOfMemoryError: CUDA out of memory.", 1, "oom", "torch.OutOfMemoryError: CUDA out of memory."),
         ("RuntimeError: DefaultCPUAllocator: can't allocate memory: 8 bytes", 1, "oom", "RuntimeError: Default"),
         (
@@ -261,7 +269,7 @@ TORCH_SAYS = (
         (TORCH_SAYS, "out of memory (needed 8.00 GiB more, had 74.77 GiB, GPU has 79.11 GiB, 3.19 GiB free): cure"),
         (
             TORCH_SAYS.replace("Including non-PyTorch memory, this process has 75.91 GiB memory in use.", "76.00 GiB allowed;"),
-            "out of memory (needed 8.00 GiB more, had 74.77 GiB, may take 76.00 GiB, GPU has 79.11 GiB, 3.19 GiB free): cure",
+            "out of memory (needed 8.00 GiB more, had 74.77 GiB, may use 76.00 GiB, GPU has 79.11 GiB, 3.19 GiB free): cure",
         ),
         (
             "torch.OutOfMemoryError: CUDA out of memory. Allocation was preemptively rejected because it would exceed "
@@ -277,7 +285,7 @@ def test_a_full_gpu_is_one_line_with_what_to_do(said: str, reason: str) -> None:
 
 
 def test_the_cure_for_a_full_gpu_names_what_to_edit() -> None:
-    assert cure_for_memory("DEVICE_BATCH_SIZE = 2**7  # rows", trains=True) == "halve DEVICE_BATCH_SIZE, 128 rows now"
+    assert cure_for_memory("DEVICE_BATCH_SIZE = 2**7  # rows", trains=True) == "halve DEVICE_BATCH_SIZE, now 128 rows"
     for text in ("DEVICE_BATCH_SIZE = 1", "BATCH = 8", "def ("):
         assert cure_for_memory(text, trains=True) == "make the model smaller"
     assert "forward pass" in cure_for_memory("DEVICE_BATCH_SIZE = 128", trains=False)
@@ -290,8 +298,9 @@ def test_a_run_that_fills_the_gpu_says_so(run: Runner) -> None:
 
 @pytest.mark.parametrize("sandbox", ["auto", "off"])
 def test_a_limit_of_gpu_memory_reaches_the_children_and_the_record(run: Runner, sandbox: str) -> None:
-    done = run(with_train(f"print('may take', os.environ['{SHARE_VARIABLE}'])"), gpu_memory_bytes=8 * GB, sandbox=sandbox)
-    assert f"may take {trainer_bytes(8 * GB)}\n" in done.log and done.result.gpu_memory_bytes == 8 * GB
+    body = "import json\nprint('may use', json.loads(os.environ['AUTORESEARCH_SETTINGS'])['gpu_memory_bytes'])"
+    done = run(with_train(body), gpu_memory_bytes=8 * GIB, sandbox=sandbox)
+    assert f"may use {trainer_bytes(8 * GIB)}\n" in done.log and done.result.gpu_memory_bytes == 8 * GIB
 
 
 def test_scoring_batches_fit_their_buffer(run: Runner) -> None:
@@ -299,9 +308,9 @@ def test_scoring_batches_fit_their_buffer(run: Runner) -> None:
     assert rows_per_batch(run.contract, cpu) == 64
     large = replace(run.contract, MAX_SEQ_LEN=2048, EVAL_TOKENS=2048, VOCAB_SIZE=8192)
     assert rows_per_batch(large, cpu) == 1
-    assert rows_per_batch(large, torch.device("cuda")) == rows_per_batch(large, torch.device("cuda"), gpu_memory=80 * GB) == 32
-    assert rows_per_batch(large, torch.device("cuda"), gpu_memory=8 * GB) == 4
-    assert rows_per_batch(large, cpu, gpu_memory=8 * GB) == 1
+    assert rows_per_batch(large, torch.device("cuda")) == rows_per_batch(large, torch.device("cuda"), gpu_memory=80 * GIB) == 32
+    assert rows_per_batch(large, torch.device("cuda"), gpu_memory=8 * GIB) == 4
+    assert rows_per_batch(large, cpu, gpu_memory=8 * GIB) == 1
 
 
 def test_a_result_survives_json(honest: Run) -> None:

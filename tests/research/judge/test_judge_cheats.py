@@ -38,18 +38,19 @@ ANSWERS_BY_MEMORY = variant(
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"),
+    ("text", "reason", "keep_below"),
     [
-        (LOOKS_ONE_AHEAD, "the model looks ahead"),
-        (NOT_CAUSAL, ""),
-        (LEARNS_WHILE_SCORED, ""),
+        (LOOKS_ONE_AHEAD, "the model looks ahead", None),
+        (LOOKS_ONE_AHEAD, "the model looks ahead", 0.0),
+        (NOT_CAUSAL, "", 0.0),
+        (LEARNS_WHILE_SCORED, "", 0.0),
     ],
-    ids=["looks one ahead", "not causal", "learns while scored"],
+    ids=["looks one ahead, all rows", "looks one ahead", "not causal", "learns while scored"],
 )
-@pytest.mark.parametrize("keep_below", [None, 0.0], ids=["all rows", "5% of the rows"])
 def test_a_model_that_knows_more_than_the_prefix_is_invalid(
     text: str, reason: str, keep_below: float | None, run: Runner
 ) -> None:
+    """With `keep_below` 0.0 a few rows are spliced, as for a run that would not be kept."""
     result = run(text, keep_below=keep_below).result
     assert result.status == "invalid" and reason in result.reason, result
     assert result.val_bpb is None and result.audit_bpb is None
@@ -84,12 +85,12 @@ def test_logits_of_another_shape_are_invalid(shape: str, run: Runner) -> None:
     text = variant((FORWARD, cut))
     result = run(text).result
     assert result.status == "invalid"
-    assert result.reason.startswith("forward(ids) must give logits of shape (rows, 64, 512), not (")
+    assert "logits of shape (rows, 64, 512), not (" in result.reason
 
 
 def test_a_train_py_that_is_too_large_is_invalid(run: Runner) -> None:
     result = run(TRAIN_PY + "#" * 200_000).result
-    assert result.status == "invalid" and "200,000 is the limit" in result.reason
+    assert result.status == "invalid" and "limit" in result.reason and "200,000" in result.reason
 
 
 # --- the log --------------------------------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ raise ValueError("after all that")
 HAND_OVER = """
 import json
 from safetensors.torch import save
-from research.ipc.channel import Kind
+from research.ipc.messages import Finish
 channel = session._channel
 for x, y in session.batches(8):
     pass
@@ -153,7 +154,7 @@ def memory(payload):
     return descriptor
 
 def hand_over(tensors, size, report=b"{}"):
-    channel.send(Kind.FINISH, size, len(report), descriptors=[tensors, memory(report)])
+    channel.send(Finish(model_bytes=size, report_bytes=len(report), descriptors=(tensors, memory(report))))
     signal.pause()
 
 payload = save(build_model().state_dict())
@@ -163,12 +164,15 @@ payload = save(build_model().state_dict())
 @pytest.mark.parametrize(
     ("body", "reason"),
     [
-        ("channel.send(Kind.FINISH, 10, 10)\nsignal.pause()", "was not handed over by session.finish"),
+        ("channel.send(Finish(model_bytes=10, report_bytes=10))\nsignal.pause()", "was not handed over by session.finish"),
         ("hand_over(os.open('tensors', os.O_RDWR | os.O_CREAT), 10)", "not handed over as tensors in memory"),
         ("read, write = os.pipe()\nhand_over(read, 10)", "not handed over as tensors in memory"),
         ("hand_over(memory(payload), len(payload) + 1)", "not handed over as tensors in memory"),
-        ("hand_over(memory(b'x' * 100), 100)", "no safetensors"),
-        ("p = (100_000).to_bytes(8, 'little') + b'[' * 100_000\nhand_over(memory(p), len(p))", "no safetensors"),
+        ("hand_over(memory(b'x' * 100), 100)", "handed over as safetensors"),
+        (
+            "p = (100_000).to_bytes(8, 'little') + b'[' * 100_000\nhand_over(memory(p), len(p))",
+            "handed over as safetensors",
+        ),
     ],
     ids=["no descriptors", "a file", "a pipe", "too short", "no tensors", "deep JSON"],
 )
@@ -189,7 +193,7 @@ def test_an_absurd_report_is_left_out(run: Runner) -> None:
 def test_breaking_off_the_connection_ends_the_run(where: str, run: Runner) -> None:
     asked = "next(session.batches(8))\n" if where == "under the clock" else ""
     result = run(with_train(asked + "os.closerange(3, 1000)\ntime.sleep(1000)")).result
-    assert (result.status, result.reason) == ("invalid", "train.py broke off its connection to the judge")
+    assert result.status == "invalid" and "closed its connection" in result.reason
 
 
 def test_a_part_of_a_message_does_not_hold_the_judge(run: Runner) -> None:
@@ -199,9 +203,9 @@ def test_a_part_of_a_message_does_not_hold_the_judge(run: Runner) -> None:
 
 def test_a_flood_of_descriptors_does_not_exhaust_the_judge(run: Runner) -> None:
     body = """
-from research.ipc.channel import Kind
+from research.ipc.messages import Progress
 for n in range(1500):
-    session._channel.send(Kind.PROGRESS, n, 0, 1.0, descriptors=[1, 1, 1, 1])
+    session._channel.send(Progress(step=n, tokens=0, loss=1.0, descriptors=(1, 1, 1, 1)))
     if n == 750:
         batches = session.batches(8)
         next(batches)
@@ -216,12 +220,13 @@ def test_a_scorer_that_floods_and_does_not_read_does_not_hold_the_judge(run: Run
     body = """
 if not self.training:
             import gc, time
-            from research.ipc.channel import Channel, Kind
+            from research.ipc.channel import Channel
+            from research.ipc.messages import Answered
             channel = next(o for o in gc.get_objects() if isinstance(o, Channel))
             try:
                 for n in range(100_000):
                     channel._socket.setblocking(False)
-                    channel.send(Kind.ANSWERED, 64)
+                    channel.send(Answered(rows=64, batch=0))
             except Exception:
                 time.sleep(1000)
         return self.out(self.embedding(ids))"""

@@ -98,7 +98,7 @@ def test_a_model_that_runs_out_of_memory_while_it_is_scored(raising: str, run: R
     text = variant(
         ("        return self.out", f"        if not self.training:\n            {raising}\n        return self.out")
     )
-    assert_ended(run(text), "oom", "out of memory while it was scored")
+    assert_ended(run(text), "oom", "out of memory while the model was scored")
 
 
 # --- diverged -------------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def test_a_loss_that_explodes_is_diverged(loss: str, reason: str, run: Runner) -
 
 def test_a_model_of_nans_that_nobody_checked_is_diverged(run: Runner) -> None:
     done = run(with_train(TRAINED + "model.out.bias.data.fill_(float('nan'))\nsession.finish(model)"))
-    assert_ended(done, "diverged", "the model's logits are not finite on 400 of 400 rows")
+    assert_ended(done, "diverged", "the model's logits are not finite on 256 of 256 rows")
 
 
 def test_a_model_that_breaks_on_some_rows_is_diverged(run: Runner) -> None:
@@ -125,7 +125,7 @@ def test_a_model_that_breaks_on_some_rows_is_diverged(run: Runner) -> None:
         ("return self.out(self.embedding(ids))", "return self.out(self.embedding(ids)) * (float('nan') if SPLICED else 1)"),
         ("BATCH_SIZE = 8", "BATCH_SIZE = 8\nfrom pathlib import Path\nSPLICED = Path.cwd().name == 'scorer-b'"),
     )
-    assert_ended(run(text), "diverged", "not finite on 400 of 400 rows")
+    assert_ended(run(text), "diverged", "not finite on 256 of 256 rows")
 
 
 # --- timeout --------------------------------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_start_up_has_a_cap(run: Runner) -> None:
 
 def test_a_train_py_that_sleeps_under_the_clock_times_out(run: Runner) -> None:
     done = run(with_train("for x, y in session.batches(8):\n    time.sleep(1000)"), caps={"grace": 0.2, "late": 0.3})
-    assert_ended(done, "timeout", "training hung or never called session.finish(model)")
+    assert_ended(done, "timeout", "never called session.finish(model)")
 
 
 def test_a_model_that_hangs_while_it_is_scored_times_out(run: Runner) -> None:
@@ -152,7 +152,7 @@ def test_a_model_that_hangs_while_it_is_scored_times_out(run: Runner) -> None:
 
 def test_a_model_that_comes_after_the_grace_is_invalid(run: Runner) -> None:
     done = run(with_train(TRAINED + "time.sleep(1.0)\nsession.finish(model)"), caps={"grace": 0.3})
-    assert_ended(done, "invalid", "over the clock: the model came 1.")
+    assert_ended(done, "invalid", "over the time budget: the model came 1.")
 
 
 # --- processes ------------------------------------------------------------------------------------------------------

@@ -39,12 +39,12 @@ OTHERS = [
 
 @pytest.mark.parametrize("name", OWN)
 def test_a_seed_of_its_own_is_found(name: str) -> None:
-    assert "sets a seed of its own" in seed_set_by(OWN[name])
+    assert "sets its own seed" in seed_set_by(OWN[name])
 
 
 def test_the_reason_is_one_line_with_the_place() -> None:
     assert seed_set_by("import torch\n\ntorch.manual_seed(\n    1337\n)") == (
-        "train.py line 3 sets a seed of its own (torch.manual_seed( 1337 )): seeds come from the judge, use session.reseed()"
+        "train.py line 3 sets its own seed (torch.manual_seed( 1337 )): seeds come from the judge, use session.reseed()"
     )
 
 

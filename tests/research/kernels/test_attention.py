@@ -20,16 +20,11 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
     """The definition: for each head and position a softmax over the window, in float64."""
     q, k, v = q.double(), k.double(), v.double()
     groups = q.size(2) // k.size(2)
-    rows = []
-    for t in range(q.size(1)):
-        first = max(0, t - window + 1)
-        heads = []
-        for head in range(q.size(2)):
-            keys, values = k[:, first : t + 1, head // groups], v[:, first : t + 1, head // groups]
-            scores = torch.einsum("bd,bsd->bs", q[:, t, head], keys) / np.sqrt(q.size(3))
-            heads.append(torch.einsum("bs,bsd->bd", scores.softmax(dim=1), values))
-        rows.append(torch.stack(heads, dim=1))
-    return torch.stack(rows, dim=1)
+    k, v = k.repeat_interleave(groups, dim=2), v.repeat_interleave(groups, dim=2)
+    scores = torch.einsum("bthd,bshd->bhts", q, k) / np.sqrt(q.size(3))
+    back = torch.arange(q.size(1), device=q.device)[:, None] - torch.arange(q.size(1), device=q.device)
+    scores = scores.masked_fill((back < 0) | (back >= window), float("-inf"))
+    return torch.einsum("bhts,bshd->bthd", scores.softmax(dim=-1), v)
 
 
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2), (3, 1)])

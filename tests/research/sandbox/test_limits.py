@@ -1,11 +1,11 @@
-"""Bounds of a run, polled from outside: through the judge, and alone."""
+"""Limits of a run, polled from outside: through the judge, and alone."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from research.sandbox.limits import Bounds, Supervisor
+from research.sandbox.limits import Limits, Supervisor
 from tests.research.judged import Runner, wait_for, with_train
 
 HUNGRY = """
@@ -25,26 +25,27 @@ time.sleep(1000)
 
 def test_a_run_that_takes_too_much_memory_is_oom(run: Runner) -> None:
     result = run(with_train(HUNGRY), memory_bytes=2 * 2**30).result
-    assert result.status == "oom" and "out of memory" in result.reason and "2.0 GiB is the limit" in result.reason
+    assert result.status == "oom" and "out of memory" in result.reason and "limit 2.0 GiB" in result.reason
 
 
 def test_a_run_that_starts_too_many_processes_is_invalid(run: Runner) -> None:
     done = run(with_train(FORKS))
-    assert done.result.status == "invalid" and "out of processes" in done.result.reason, done.result
+    assert done.result.status == "invalid" and "too many processes" in done.result.reason, done.result
     assert done.left_alive == ()
 
 
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
-    supervisor = Supervisor([], [tmp_path], Bounds(memory_bytes=2**40, disk_bytes=2**20))
+    supervisor = Supervisor(Limits(memory_bytes=2**40, disk_bytes=2**20))
+    supervisor.watch([], [tmp_path])
     yield supervisor
     supervisor.stop()
 
 
-def test_a_folder_that_grows_too_large_breaks_a_bound(supervisor: Supervisor, tmp_path: Path) -> None:
+def test_a_folder_that_grows_too_large_breaks_a_limit(supervisor: Supervisor, tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "small").write_bytes(bytes(2**10))
     assert supervisor.broken is None
     (tmp_path / "below" / "large").write_bytes(bytes(2**21))
     wait_for(lambda: supervisor.broken, 5.0)
-    assert supervisor.broken is not None and supervisor.broken.startswith("out of disk")
+    assert supervisor.broken is not None and supervisor.broken.resource == "disk"

@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 
 from cluster.cli import main
-from cluster.commands.verifying import verification_lines
-from cluster.hardware import GB, limited, platform_identity
+from cluster.commands.look import verification_lines
+from cluster.commands.use import recorded_contract
+from cluster.hardware import limited, platform_identity
 from cluster.home import Home
 from cluster.replay import Verification, check_same_as_recorded, device_like, run_to_repeat
 from research.contract import judge_sha256
 from research.data.prepare import prepare
 from research.errors import UserError
+from research.gpu_memory import GIB
 from research.judge.row_scores import RowScores, save_row_scores
 from research.profiles import contract_for
 from research.result import RunResult
@@ -36,13 +38,13 @@ def leave_rows(home, run_id, val_gain):
     save_row_scores(home / "runs" / run_id, {"val": val, "audit": audit})
 
 
-def test_audit_shows_baseline_head_and_drift(home, capsys):
+def test_audit_shows_baseline_head_and_gap(home, capsys):
     assert main(["audit", "--home", str(home)]) == 0
     shown = capsys.readouterr().out
     assert "autoresearch/mar8: mar8-0000 -> mar8-0001" in shown
     assert "  head        2.500000   3.250000" in shown
-    assert "drift      -0.500000; how sure is unknown" in shown
-    assert "a drift below 0 is bad" in shown
+    assert "gap        -0.500000; standard error unknown" in shown
+    assert "a gap below 0 is bad" in shown
 
 
 def test_audit_raises_the_alarm_while_a_farm_holds_the_home(home, capsys):
@@ -52,9 +54,9 @@ def test_audit_raises_the_alarm_while_a_farm_holds_the_home(home, capsys):
         assert main(["audit", "mar8", "--home", str(home)]) == 1
         assert main(["report", "--home", str(home)]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("ALARM: validation has improved more than audit by") == 2
+    assert shown.count("more than audit by") == 2
     assert "on 100 and 100 rows" in shown
-    assert shown.count("a drift below 0 is bad") == 1
+    assert shown.count("a gap below 0 is bad") == 1
 
 
 @pytest.mark.parametrize(
@@ -106,10 +108,10 @@ def test_only_the_same_can_be_repeated(data):
     check_same_as_recorded(same, "", prepared, contract)
     check_same_as_recorded(run_of(), "", prepared, contract)
     for change, says in (
-        ({"train_sha256": "0"}, "train.py would not"),
-        ({"judge_sha256": "0", "val_sha256": "0"}, "the judge's code, the validation rows would not"),
-        ({"data_fingerprint": "0"}, "the training rows would not"),
-        ({"score_fingerprint": "0"}, "the score fingerprint would not"),
+        ({"train_sha256": "0"}, "train.py changed"),
+        ({"judge_sha256": "0", "val_sha256": "0"}, "the judge's code and the validation rows changed"),
+        ({"data_fingerprint": "0"}, "the training rows changed"),
+        ({"score_fingerprint": "0"}, "the score fingerprint changed"),
     ):
         with pytest.raises(UserError, match=says):
             check_same_as_recorded(replace(same, **change), "", prepared, contract)
@@ -124,14 +126,21 @@ def test_a_record_without_a_score_and_another_platform_are_refused():
     branch = Branch(name="b", tag="b", loop=0, profile="cpu", contract_json="", score_fingerprint="", data_fingerprint="",
                     platform=platform_identity(CPU), baseline_commit="", created="")  # fmt: skip
     assert device_like(branch, (CPU,)) is CPU
-    with pytest.raises(UserError, match="was measured on Some CPU, 2 threads, this is Other CPU, 2 threads"):
+    with pytest.raises(UserError, match=r"was measured on Some CPU, 2 threads, .*this is Other CPU, 2 threads"):
         device_like(branch, (replace(CPU, name="Other CPU"),))
 
 
+def test_a_contract_of_another_version_is_refused() -> None:
+    branch = Branch(name="b", tag="b", loop=0, profile="cpu", contract_json='{"OLD": 1}', score_fingerprint="",
+                    data_fingerprint="", platform="", baseline_commit="", created="")  # fmt: skip
+    with pytest.raises(UserError, match=r"b began with a version of the farm .*: use that version"):
+        recorded_contract(branch)
+
+
 def test_a_run_is_repeated_under_its_limit_of_memory():
-    device = limited(gpu(), 24 * GB)
+    device = limited(gpu(), 24 * GIB)
     branch = Branch(name="b", tag="b", loop=0, profile="standard", contract_json="", score_fingerprint="", data_fingerprint="",
                     platform=platform_identity(device), baseline_commit="", created="")  # fmt: skip
-    assert device_like(branch, (CPU, gpu()), gpu_memory_bytes=24 * GB) == device
-    with pytest.raises(UserError, match="was measured on NVIDIA H100 80GB HBM3, 24 GB, 700 W, this is"):
+    assert device_like(branch, (CPU, gpu()), gpu_memory_bytes=24 * GIB) == device
+    with pytest.raises(UserError, match=r"was measured on NVIDIA H100 80GB HBM3, 24 GB, 700 W, .*this is"):
         device_like(branch, (gpu(),))

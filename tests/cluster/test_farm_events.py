@@ -2,7 +2,7 @@
 
 import pytest
 
-from cluster.driver import SAID
+from cluster.farm_events import MESSAGES
 
 
 @pytest.mark.parametrize(
@@ -14,4 +14,4 @@ from cluster.driver import SAID
     ],
 )
 def test_an_event_is_told_in_a_sentence(kind: str, fields: dict[str, object], line: str) -> None:
-    assert SAID[kind].format(branch="b", **fields) == line
+    assert MESSAGES[kind].format(branch="b", **fields) == line

@@ -1,0 +1,83 @@
+"""Where a loop's next proposal comes from: asked for while the current one trains, and moved onto the head if that changes."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from agent.observer import LoopObserver
+from agent.rebase import rebased
+from agent.repo.worktree import Worktree
+from agent.researcher import Context, ProposalFailed, Researcher
+from results.experiment import Proposal
+from results.store import Store
+
+FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0
+"""Seconds before a researcher that failed is asked again; doubled at each failure."""
+
+PreparedProposal = tuple[Proposal, str]
+"""A proposal, and the commit whose train.py it edits."""
+
+
+class Proposer:
+    """Asks a branch's researcher for proposals, one ahead of the loop."""
+
+    def __init__(self, *, branch: str, researcher: Researcher, worktree: Worktree, store: Store, observer: LoopObserver,
+                 context: Callable[[], Context]) -> None:  # fmt: skip
+        """`context` gives what the researcher is shown, as of now."""
+        self._branch, self._researcher, self._worktree, self._store = branch, researcher, worktree, store
+        self._observer, self._context = observer, context
+        self._preparing: asyncio.Task[PreparedProposal] | None = None
+
+    def prepare(self) -> None:
+        """Asks for the next proposal while this one trains, on the guess that this one is discarded, as most are."""
+        self._preparing = asyncio.create_task(self._ask())
+
+    @property
+    def prepared(self) -> PreparedProposal | None:
+        """The proposal that was prepared; None where there is none, or none yet."""
+        task = self._preparing
+        if task is None or not task.done() or task.cancelled() or task.exception():
+            return None
+        return task.result()
+
+    async def next(self) -> Proposal:
+        """The prepared proposal, moved onto the head if that has changed; a new one where there is none or it can't be moved.
+
+        Raises OutOfIdeas or BudgetSpent.
+        """
+        self._observer.on_loop_state(self._branch, phase="proposing")
+        if self._preparing is not None:
+            task, self._preparing = self._preparing, None
+            proposal, base = await task
+            moved = rebased(proposal, self._worktree.train_py(base), self._context().train_py)
+            if moved is not None:
+                return moved
+            self._drop(proposal)
+        proposal, _ = await self._ask()
+        return proposal
+
+    async def close(self) -> None:
+        """Drops the prepared proposal, and closes the researcher."""
+        if self._preparing is not None:
+            self._preparing.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await self._preparing
+        await self._researcher.close()
+
+    async def _ask(self) -> PreparedProposal:
+        """A proposal for the head; asks again, ever more slowly, while the researcher fails."""
+        pause = FIRST_PAUSE
+        while True:
+            context = self._context()
+            try:
+                return await self._researcher.propose(context), context.head.commit
+            except ProposalFailed as failure:
+                self._observer.on_event("proposal_failed", branch=self._branch, reason=str(failure), again_in_s=pause)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _drop(self, proposal: Proposal) -> None:
+        """Records a proposal that was paid for and can't be used."""
+        self._observer.on_event("proposal_dropped", branch=self._branch, title=proposal.title)
+        dropped = {"branch": self._branch, "title": proposal.title, "cost_usd": proposal.usage.cost_usd}
+        self._store.add_event("proposal_dropped", dropped)

@@ -1,0 +1,80 @@
+"""The runs of a loop's experiments: their specs, their repetition when they are lost, and the next one's speculative start."""
+
+import zlib
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from agent.diff import count_lines, unified_diff
+from agent.observer import LoopObserver
+from agent.proposing import Proposer
+from agent.repo.branch_names import experiment_id
+from agent.repo.worktree import Worktree
+from agent.speculation import SpeculativeStart, StartSpeculatively
+from research.contract import Contract
+from research.result import RunResult, RunSpec, SandboxMode
+from results.experiment import Experiment
+from results.store import Store
+
+Execute = Callable[[Experiment, str, RunSpec, Callable[[dict[str, Any]], None]], Awaitable[RunResult]]
+"""Runs an experiment's train.py by a spec on a device of the branch's platform; calls the function with progress events."""
+
+MAX_TRIES = 5
+"""A run that the infrastructure lost is repeated until it was tried this often; then its experiment is abandoned."""
+
+
+class ExperimentRuns:
+    """Executes the runs of a branch's experiments."""
+
+    def __init__(self, *, branch: str, store: Store, worktree: Worktree, proposer: Proposer, observer: LoopObserver,
+                 contract: Contract, sandbox: SandboxMode, save_model: bool, execute: Execute,
+                 start_speculatively: StartSpeculatively | None,
+                 keep_below: Callable[[int], float | None]) -> None:  # fmt: skip
+        """`keep_below` gives the val_bpb below which an edit that adds so many net lines is kept; None for a baseline."""
+        self._branch, self._store, self._worktree, self._proposer = branch, store, worktree, proposer
+        self._observer, self._execute, self._keep_below = observer, execute, keep_below
+        self._contract, self._sandbox, self._save_model = contract, sandbox, save_model
+        start = start_speculatively
+        self._speculation = None if start is None else SpeculativeStart(start, self._next_run)
+
+    async def run(self, experiment: Experiment, index: int) -> RunResult:
+        """The experiment's run `index`, with a seed of its own; `lost` where the infrastructure lost it MAX_TRIES times."""
+        train_py = self._worktree.train_py(experiment.commit)
+        net_lines = experiment.lines_added - experiment.lines_removed
+        for _ in range(MAX_TRIES):
+            tries = len(self._store.record(experiment.id).runs)
+            spec = self._spec(experiment.id, index=index, tries=tries, net_lines=net_lines)
+            self._observer.on_loop_state(
+                self._branch, phase="starting", experiment=experiment.id, title=experiment.title, run=index + 1
+            )
+            result = await self._execute(experiment, train_py, spec, partial(self._on_progress, spec.run_id))
+            self._store.add_run(experiment.id, result)
+            if result.status != "lost":
+                break
+            self._observer.on_event("run_lost", branch=self._branch, run=spec.run_id, reason=result.reason)
+        return result
+
+    def _spec(self, experiment: str, *, index: int, tries: int, net_lines: int) -> RunSpec:
+        """The spec of the experiment's run `index`; `tries` counts its runs so far, lost ones included."""
+        return RunSpec(
+            run_id=f"{experiment}-{tries + 1}",
+            contract=self._contract,
+            seed=zlib.crc32(f"{experiment} {index}".encode()),
+            keep_below=self._keep_below(net_lines),
+            save_model=self._save_model,
+            sandbox=self._sandbox,
+        )
+
+    def _next_run(self) -> tuple[str, RunSpec] | None:
+        """The prepared proposal's train.py and the spec that its run has if the current experiment is discarded."""
+        if self._proposer.prepared is None:
+            return None
+        proposal, base = self._proposer.prepared
+        added, removed = count_lines(unified_diff(self._worktree.train_py(base), proposal.train_py))
+        name = experiment_id(self._branch, self._store.next_number(self._branch))
+        return proposal.train_py, self._spec(name, index=0, tries=0, net_lines=added - removed)
+
+    def _on_progress(self, run_id: str, progress: dict[str, Any]) -> None:
+        self._observer.on_loop_state(self._branch, **progress)
+        if self._speculation is not None:
+            self._speculation.on_progress(run_id, progress)

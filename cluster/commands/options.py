@@ -1,0 +1,89 @@
+"""From the command line to FarmOptions."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from agent.repo.branch_names import check_name
+from agent.repo.repository import repository_for
+from agent.researchers.make import check_researcher
+from cluster.hardware import Device, DeviceRequest, choose_devices, detect_devices, limited
+from cluster.home import find_cache, find_home
+from cluster.options import EngineKind, FarmOptions, todays_tag
+from research.errors import UserError
+from research.profiles import memory_limit
+
+
+def run_options(options: argparse.Namespace) -> FarmOptions:
+    """The options of `farm run`. Raises UserError."""
+    check_researcher(options.researcher)
+    found = detect_devices()
+    engine = chosen_engine(options.engine, options.devices, found, options.address)
+    return replace(
+        _common_options(options, engine, found),
+        researcher=options.researcher,
+        model=options.model,
+        max_cost=options.max_cost,
+        address=options.address,
+        loops=options.loops,
+        experiments=options.experiments,
+        hours=options.hours,
+        dirty=options.dirty,
+        samples=options.samples,
+        start_ahead=not options.no_start_ahead,
+    )
+
+
+def try_options(options: argparse.Namespace) -> FarmOptions:
+    """The options of `farm try`. Raises UserError."""
+    return _common_options(options, "local", detect_devices())
+
+
+def chosen_engine(name: str, request: DeviceRequest, found: Sequence[Device], address: str | None) -> EngineKind:
+    """The engine that `--engine` names; `auto` is local for one device without a cluster, else ray.
+
+    Raises UserError for options that exclude each other.
+    """
+    if name == "local":
+        if address:
+            raise UserError("--engine local uses no cluster: leave out --address, or use --engine ray.")
+        return "local"
+    if name == "ray" or address or len(choose_devices(request, found)) > 1:
+        return "ray"
+    from cluster.ray_cluster.engine import cluster_here
+
+    return "local" if cluster_here() is None else "ray"
+
+
+def _common_options(options: argparse.Namespace, engine: EngineKind, found: Sequence[Device]) -> FarmOptions:
+    """What `farm run` and `farm try` have in common."""
+    tag = options.tag or todays_tag()
+    check_name(tag, "tag")
+    home = find_home(options.home)
+    if engine == "ray":  # --devices may name what only the cluster's nodes have
+        devices = tuple(found[:1])
+        gpu_memory = memory_limit(options.gpu_memory, options.devices.kind or "cuda")
+    else:
+        devices = choose_devices(options.devices, found)
+        gpu_memory = memory_limit(options.gpu_memory, devices[0].kind)
+        devices = tuple(limited(device, gpu_memory) for device in devices)
+    return FarmOptions(
+        repo=repository_for(Path.cwd(), home.folder, renew=True),
+        home=home,
+        cache=find_cache(options.cache),
+        tag=tag,
+        researcher="search",
+        profile=options.profile,
+        recipe=options.recipe,
+        budget=options.budget,
+        source=options.source,
+        num_shards=options.num_shards,
+        devices=devices,
+        engine=engine,
+        requested=options.devices,
+        node_cache=options.cache,
+        rule=options.rule,
+        sandbox=options.sandbox,
+        gpu_memory_bytes=gpu_memory,
+    )

@@ -1,0 +1,23 @@
+"""A home's history for commands: the errors name the command, with its --home, that helps."""
+
+from cluster.home import Home, home_option
+from research.errors import UserError
+from results import history
+from results.experiment import ExperimentRecord
+from results.history import BranchHistory
+
+
+def read_history(home: Home) -> list[BranchHistory]:
+    """All branches of a home, the one with the newest experiment last. Raises UserError where nothing is recorded."""
+    found = history.read_history(home.journal)
+    if not found:
+        at_home = home_option(home)
+        raise UserError(
+            f"Nothing is recorded in {home.folder} yet: `farm demo{at_home}` or `farm run{at_home}` starts a history."
+        )
+    return found
+
+
+def record_named(home: Home, histories: list[BranchHistory], name: str) -> ExperimentRecord:
+    """The experiment that `name` stands for, by the rules of `experiment_named`. Raises UserError."""
+    return history.experiment_named(histories, name, ask=f"farm sql{home_option(home)}")

@@ -1,0 +1,80 @@
+"""What happens in a farm, put on record and shown: verdicts, events, work, workers, and what each loop is doing."""
+
+from typing import Any
+
+from cluster.display import Display
+from cluster.exporting import HistoryExport
+from cluster.home import Home
+from cluster.workqueue import WorkItem
+from results.experiment import ExperimentRecord
+from results.store import Store
+
+MESSAGES = {
+    "proposal_dropped": "{branch}: {title} was dropped: the last keep changed the same thing",
+    "proposal_failed": "{branch}: no proposal, asking again in {again_in_s:g} s: {reason}",
+    "run_lost": "{branch}: run {run} was lost: {reason}",
+}
+"""The events that the user is told of, and in which words; all others are only logged."""
+
+
+class FarmEvents:
+    """The observer of a farm's loops and of its dispatcher."""
+
+    def __init__(self, home: Home, store: Store, display: Display, export: HistoryExport, *, show_joining: bool) -> None:
+        """`show_joining`: whether the user is told which devices join; on a cluster that is news."""
+        self._home, self._store, self._display, self._export = home, store, display, export
+        self._show_joining = show_joining
+        self.loops: dict[str, dict[str, Any]] = {}
+        """What each loop is doing, by its branch."""
+
+    def on_loop_state(self, branch: str, **fields: Any) -> None:
+        """A loop does something else now, or its run has progressed."""
+        fields.pop("event", None)
+        self.loops.setdefault(branch, {}).update(fields)
+        self._display.loop_state(branch, **fields)
+
+    def on_verdict(self, record: ExperimentRecord) -> None:
+        """An experiment is decided."""
+        assert record.verdict is not None
+        self._display.verdict(record)
+        self._home.log_event(
+            "verdict",
+            branch=record.experiment.branch,
+            experiment=record.experiment.id,
+            title=record.experiment.title,
+            decision=record.verdict.decision,
+            val_bpb=record.val_bpb,
+            reason=record.verdict.reason,
+        )
+        self._export.write_if_due()
+
+    def on_event(self, kind: str, **fields: Any) -> None:
+        """Anything else that people may want to know later."""
+        self._home.log_event(kind, **fields)
+        if kind in MESSAGES:
+            self._display.say(MESSAGES[kind].format(**fields))
+
+    def on_work(self, item: WorkItem, state: str, **details: Any) -> None:
+        """A run was enqueued, has begun, is done or was lost."""
+        work = {
+            "run": item.id,
+            "work": item.kind,
+            "branch": item.branch,
+            "experiment": item.experiment,
+            "platform": item.platform,
+            "repeats": item.repeats,
+            "state": state,
+        }
+        self._store.add_event("work", {**work, **details})
+
+    def on_worker(self, name: str, state: str, **details: Any) -> None:
+        """A device joined, left, was refused or quarantined."""
+        self._store.add_event("worker", {"worker": name, "state": state, **details})
+        self._home.log_event("worker", worker=name, state=state, **details)
+        if state != "joined" or self._show_joining:
+            self._display.say(f"{name} {state}" + "".join(f": {value}" for value in details.values()))
+
+    def drop_old_work(self) -> None:
+        """Records that what was queued or running when the last farm on this home ended is so no more: its loops ask anew."""
+        for run, *_ in self._store.query("SELECT run, state FROM work WHERE state IN ('waiting', 'running')").rows:
+            self._store.add_event("work", {"run": run, "state": "dropped", "reason": "the farm ended"})

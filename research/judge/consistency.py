@@ -1,0 +1,170 @@
+"""Whether two processes answer alike: the cross-entropy of shared prefixes, and how far it may differ.
+
+Process B answers spliced rows, a real prefix with another row's suffix. Where its cross-entropy on the prefix differs from that
+of process A, which answered the real rows, the model looked ahead or answered from memory.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+CONSISTENCY_SHARE = 0.05
+"""Share of the validation rows that process B answers for every run; it answers all of them for a run that would be kept."""
+
+MIN_CONSISTENCY_ROWS = 64
+"""Rows that process B answers at least: on small data that takes a second."""
+
+SECTIONS = 8
+"""Equal parts of a row's positions, each compared by itself: a cheat in one part alone would be diluted by the others."""
+
+BIAS_ERRORS = 5.0
+"""Standard errors that the mean difference may be from 0: honest rounding exceeds them once in a million runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tolerance:
+    """How far two honest processes' cross-entropies on the same prefix may differ, in nats per token.
+
+    The limits are fixed. A limit in standard errors alone would be set by whoever is tested, since a model whose rows differ
+    wildly has a large standard error. So the paired tests (`bias` and `look`) only add to the fixed limits: with many rows they
+    find a small shift that all rows share, which the fixed limit would let through.
+    """
+
+    mean: float
+    """Limit on the mean over rows of a row's mean difference, however noisy the rows are."""
+    bias: float
+    """Limit on the same mean where it is more than BIAS_ERRORS standard errors from 0: rounding has no direction."""
+    row_rms: float
+    """Limit on the root mean square of the rows' mean differences, which do not cancel: a model that learns from the rows shows
+    here."""
+    boundary: float
+    """Limit on the mean over the last token before each splice, where a look at the next token shows."""
+    look: float
+    """Limit on the same mean where it is more than BIAS_ERRORS standard errors from 0."""
+    largest: float
+    """Limit on a single token, where a single look ahead shows."""
+
+    @property
+    def section_rms(self) -> float:
+        """Limit on the same root mean square within one section. Independent noise is sqrt(SECTIONS) larger there."""
+        return self.row_rms * math.sqrt(SECTIONS)
+
+
+def tolerance_for(device: torch.device) -> Tolerance:
+    """The effect of rounding alone on a device, with a margin; benchmarks/numerical_floor.py measures it."""
+    if device.type == "cpu":
+        # On an x86-64 CPU every kind of model agreed with itself to the last bit, whatever the batches: the margin is for CPUs
+        # whose kernels depend on the shape. It is about twice the distance of bfloat16 models from float64 (float32 models are
+        # a thousand times closer), and 1e-4 nats per token are 1/500 of the cpu profile's noise.
+        return Tolerance(mean=1e-4, bias=1e-5, row_rms=2e-3, boundary=5e-4, look=1e-4, largest=0.05)
+    # On an H200 every kind of model agreed with itself to the last bit, too. The margin is wider than for a CPU, for GPUs that
+    # were not measured: `mean` and `bias` are 1/4 and 1/40 of a score's noise under the standard profile.
+    return Tolerance(mean=5e-4, bias=5e-5, row_rms=5e-3, boundary=0.0125, look=5e-4, largest=0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splices:
+    """Rows with a real prefix and another row's suffix."""
+
+    rows: np.ndarray
+    """(m,) indices of the rows that the prefixes come from."""
+    lengths: np.ndarray
+    """(m,) lengths of the prefixes in tokens."""
+    ids: np.ndarray
+    """(m, T + 1) ids of the spliced rows."""
+
+
+def splice_rows(rows: np.ndarray, count: int, rng: np.random.Generator) -> Splices:
+    """`count` different rows of `rows` (n, T + 1), each spliced at a random position with another row's suffix.
+
+    The length of the prefix is uniform, from one token to all but the last two, so that a model that looks ahead in one part of
+    the rows alone is caught there.
+    """
+    n, width = rows.shape
+    chosen = rng.choice(n, size=count, replace=False)
+    donors = (chosen + rng.integers(1, n, size=count)) % n
+    lengths = rng.integers(1, width - 1, size=count)
+    from_prefix = np.arange(width)[None, :] < lengths[:, None]
+    return Splices(rows=chosen, lengths=lengths, ids=np.where(from_prefix, rows[chosen], rows[donors]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Consistency:
+    """Differences in cross-entropy on shared prefixes, process B's minus process A's, in nats per token.
+
+    The unit is the row: the tokens of one row are not independent, rows are.
+    """
+
+    rows: int
+    mean: float
+    """Mean over rows of the row's mean difference."""
+    error: float
+    """Standard error of `mean`, from the rows' own spread."""
+    row_rms: float
+    """Root mean square over rows of the row's mean difference: it shows differences in both directions, which cancel in the
+    mean."""
+    section_rms: float
+    """Root mean square within one of SECTIONS parts of the positions, rows weighted by their tokens: the largest of them."""
+    boundary: float
+    """Mean over rows of the difference at the last token before the splice."""
+    boundary_error: float
+    """Standard error of `boundary`."""
+    largest: float
+    """Largest absolute difference on a token of a prefix."""
+
+    def broken_rule(self, allowed: Tolerance) -> str | None:
+        """The rule that is broken, with its limit and the evidence, as a reason; None where A and B agree."""
+        evidence = (
+            f"mean {self.mean:+.2g} +- {self.error:.2g}, rows {self.row_rms:.2g}, in a section {self.section_rms:.2g}, "
+            f"before the splice {self.boundary:+.2g} +- {self.boundary_error:.2g}, "
+            f"largest {self.largest:.2g} nats on {self.rows} rows"
+        )
+        look = min(allowed.boundary, max(allowed.look, BIAS_ERRORS * self.boundary_error))
+        if not abs(self.boundary) <= look:
+            return f"the model looks ahead: its answers change with later tokens (limit {look:.2g}; {evidence})"
+        steady = max(allowed.bias, BIAS_ERRORS * self.error)
+        rules = [
+            ("on average", abs(self.mean), allowed.mean),
+            ("in one direction", abs(self.mean), steady),
+            ("between rows", self.row_rms, allowed.row_rms),
+            ("between rows in a part of the positions", self.section_rms, allowed.section_rms),
+            ("on one token", self.largest, allowed.largest),
+        ]
+        for where, found, limit in rules:
+            if not found <= limit:
+                return f"a fresh process answers the same prefix differently {where} (limit {limit:.2g}; {evidence})"
+        return None
+
+
+def compare_prefixes(nats_a: np.ndarray, nats_b: np.ndarray, splices: Splices) -> Consistency:
+    """Compares B's nats on spliced rows, (m, T), with A's on the real rows, (n, T).
+
+    Position p predicts token p + 1 from tokens 0 to p, so a prefix of k tokens fixes the logits at positions 0 to k - 1. The
+    last of them predicts the first token after the splice: scored against the real row's token, it shows a model that read it.
+    """
+    width = nats_b.shape[1]
+    difference = nats_b.astype(np.float64) - nats_a[splices.rows].astype(np.float64)
+    shared = np.arange(width)[None, :] < splices.lengths[:, None]
+    of_row = (difference * shared).sum(axis=1) / splices.lengths
+    boundary = difference[np.arange(len(splices.rows)), splices.lengths - 1]
+    count = len(splices.rows)
+    return Consistency(
+        rows=count,
+        mean=float(of_row.mean()),
+        error=float(of_row.std(ddof=1) / math.sqrt(count)) if count > 1 else 0.0,
+        row_rms=float(np.sqrt(np.square(of_row).mean())),
+        section_rms=_largest_section_rms(difference * shared, shared),
+        boundary=float(boundary.mean()),
+        boundary_error=float(boundary.std(ddof=1) / math.sqrt(count)) if count > 1 else 0.0,
+        largest=float(np.abs(difference[shared]).max()),
+    )
+
+
+def _largest_section_rms(difference: np.ndarray, shared: np.ndarray) -> float:
+    """The largest root mean square, over sections, of rows' mean differences; `difference` (m, T) is 0 where not `shared`."""
+    starts = np.unique(np.linspace(0, difference.shape[1], SECTIONS, endpoint=False).astype(int))  # fewer in very short rows
+    sums = np.add.reduceat(difference, starts, axis=1)
+    weights = np.square(np.add.reduceat(shared.astype(np.int64), starts, axis=1)).sum(axis=0)
+    return float(np.sqrt(np.square(sums).sum(axis=0)[weights > 0] / weights[weights > 0]).max())

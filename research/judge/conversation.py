@@ -1,0 +1,97 @@
+"""The judge's side of its conversation with the children, which ends as soon as the run can't go on."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from research.contract import Contract
+from research.ipc.channel import ChannelClosed, monotonic
+from research.ipc.messages import Message, Unfit
+from research.judge.failures import RunEnded, cure_for_memory, ended_by_itself, over_limit
+from research.judge.processes import TRAINER, Child
+from research.sandbox.limits import Supervisor
+
+Emit = Callable[[dict[str, Any]], None]
+"""Takes an event of the judge, which a worker reads as a JSON line."""
+
+Wanted = TypeVar("Wanted", bound=Message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A part of a run whose duration is limited."""
+
+    name: str
+    began: float
+    """Seconds on the monotonic clock."""
+    cap: float
+    """Seconds that it may take."""
+
+
+class Conversation:
+    """Sends messages to the children of one run and receives theirs.
+
+    Every method raises RunEnded where the run can't go on: it is cancelled, has broken a limit, or its child has ended.
+    """
+
+    def __init__(self, *, contract: Contract, train_py: str, supervisor: Supervisor, cancelled: Callable[[], bool], emit: Emit,
+                 hang_up_seconds: float) -> None:  # fmt: skip
+        """`hang_up_seconds` is how long a process may live on after its connection has ended."""
+        self._contract, self._train_py = contract, train_py
+        self._supervisor, self._cancelled, self._emit = supervisor, cancelled, emit
+        self._hang_up_seconds = hang_up_seconds
+
+    def send(self, child: Child, message: Message) -> None:
+        try:
+            child.channel.send(message)
+        except ChannelClosed:
+            raise self._hung_up(child) from None
+
+    def receive(self, child: Child, timeout: float = 0.1) -> Message | None:
+        """The next message of `child`; None where none comes within `timeout` seconds."""
+        if self._cancelled():
+            raise RunEnded("lost", "stopped before the run had ended")
+        if self._supervisor.broken is not None:
+            raise over_limit(self._supervisor.broken)
+        try:
+            message = child.channel.receive(timeout)
+        except ChannelClosed:
+            raise self._hung_up(child) from None
+        if message is None and child.exit_code() is not None:
+            raise self._ended(child)
+        return message
+
+    def wait_for(self, child: Child, wanted: type[Wanted], phase: Phase) -> Wanted:
+        """The next message of `child` of the type `wanted`; others are dropped. A phase that takes too long is a timeout."""
+        while True:
+            message = self.receive(child)
+            if isinstance(message, wanted):
+                return message
+            if message is not None:
+                message.drop()
+            if isinstance(message, Unfit):
+                right = f"(rows, {self._contract.MAX_SEQ_LEN}, {self._contract.VOCAB_SIZE})"
+                raise RunEnded("invalid", f"forward(ids) must return logits of shape {right}, not "
+                                          f"({message.rows}, {message.tokens}, {message.vocabulary})")  # fmt: skip
+            seconds = monotonic() - phase.began
+            if seconds > phase.cap:
+                raise RunEnded("timeout", f"{phase.name} took more than {phase.cap:.0f} s")
+            self.report(phase.name, seconds)
+
+    def report(self, phase: str, seconds: float, *, step: int | None = None, loss: float | None = None,
+               fraction: float = 0.0) -> None:  # fmt: skip
+        """Tells whoever started the run how far it is. Raises nothing."""
+        self._emit({"event": "progress", "phase": phase, "seconds": seconds, "step": step, "loss": loss, "fraction": fraction})
+
+    def _hung_up(self, child: Child) -> RunEnded:
+        """Why a child's connection has ended: the child has ended, or will within moments, or it broke the rules."""
+        patience = monotonic() + self._hang_up_seconds
+        while child.exit_code() is None:
+            if monotonic() > patience or self._cancelled():
+                return RunEnded("invalid", "train.py closed its connection to the judge")
+            time.sleep(0.01)
+        return self._ended(child)
+
+    def _ended(self, child: Child) -> RunEnded:
+        return ended_by_itself(child, memory_cure=cure_for_memory(self._train_py, trains=child.name == TRAINER))

@@ -1,0 +1,82 @@
+"""The log of a child: bounded, free of control characters, and without a line that could pass for the judge's summary."""
+
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+MAX_LOG_BYTES = 8 * 2**20
+
+MAX_LINE_BYTES = 2**16
+
+MAX_TAIL_LINES = 80
+
+MAX_TAIL_LINE = 1000
+"""Characters per line of the tail, at most."""
+
+_CONTROL = re.compile(
+    r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]"
+    "|[\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"  # invisible, or reversing the text
+)
+_LOOKS_LIKE_SUMMARY = re.compile(
+    r"^(---|(val_bpb|training_seconds|total_seconds|peak_vram_mb|mfu_percent|total_tokens_M|num_steps|num_params_M|depth)\s*:)"
+)
+
+
+class Log:
+    """A text log, in a file or (with `path` None) in memory only; `echo` is called with everything that the file gets."""
+
+    def __init__(self, path: Path | None, *, echo: Callable[[str], None] | None = None) -> None:
+        self._file = path.open("w", encoding="utf-8") if path else None
+        self._echo = echo
+        self._tail: list[str] = []
+        self._bytes = 0
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def copy_from(self, pipe: IO[bytes]) -> None:
+        """Copies a pipe line by line until it ends; a line longer than MAX_LINE_BYTES is split."""
+        while raw := pipe.readline(MAX_LINE_BYTES):
+            for line in re.split(r"\r\n|\r|\n", raw.decode("utf-8", "replace").rstrip("\r\n")):
+                self.write(_harmless(line) + "\n")
+
+    def write(self, text: str) -> None:
+        """Appends text, unless the log is closed or full."""
+        with self._lock:
+            if self._closed:
+                return
+            kept = text if len(text) <= MAX_TAIL_LINE else f"{text[:MAX_TAIL_LINE]}...\n"
+            self._tail = [*self._tail[-MAX_TAIL_LINES + 1 :], kept]
+            if self._bytes > MAX_LOG_BYTES:
+                return
+            self._bytes += len(text)
+            if self._bytes > MAX_LOG_BYTES:
+                text = "[the log is cut here: it reached its limit]\n"
+            if self._file is not None:
+                self._file.write(text)
+                self._file.flush()
+                if self._echo:
+                    self._echo(text)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def tail(self, lines: int = 50) -> str:
+        """The last `lines` lines, MAX_TAIL_LINES at most."""
+        with self._lock:
+            return "".join(self._tail[-lines:])
+
+    def close(self) -> None:
+        """Closes the log: nothing that the child prints from now on is kept."""
+        with self._lock:
+            self._closed = True
+            if self._file is not None:
+                self._file.close()
+
+
+def _harmless(line: str) -> str:
+    """The line without control characters, and marked where it looks like the summary."""
+    clean = _CONTROL.sub("", line)
+    return f"| {clean}" if _LOOKS_LIKE_SUMMARY.match(clean) else clean

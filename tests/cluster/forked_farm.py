@@ -1,0 +1,112 @@
+"""Commands of the farm in processes forked off one that has imported it and torch, which takes seconds of every new Python.
+
+The judge that such a farm starts is forked off the farm. Evaluation has a quarter of the `cpu` profile's rows. What is started
+as a user does it, and takes those seconds, is in test_farm.py, test_real_judge.py and ray_cluster/.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tests.research.judged import CONTEXT
+
+CONTEXT.set_forkserver_preload(["research.run", "cluster.cli", "cluster.driver", "cluster.commands.look"])
+EVAL_TOKENS = 2**14
+SERVES = ("-m", "research.run", "--serve")
+
+
+class ForkedFarm:
+    """What the tests use of a Popen of `python -m cluster.cli`. It leads a process group of its own."""
+
+    def __init__(self, arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str], output: Path) -> None:
+        """Both streams go to the file `output`."""
+        self._output = output
+        started = (list(arguments), str(folder), dict(environment), str(output))
+        self._process = CONTEXT.Process(target=_farm, args=started)
+        self._process.start()
+
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
+        """All that it printed, once it has ended. Raises TimeoutExpired."""
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("farm", timeout or 0.0)
+        return self._output.read_text(), None
+
+
+def _farm(arguments: list[str], folder: str, environment: dict[str, str], output: str) -> None:
+    """Runs in a process of its own."""
+    os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _become(folder, environment, *(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC) for path in (os.devnull, output)))
+    from cluster import cli
+    from research import profiles
+
+    cpu = profiles.PROFILES["cpu"]
+    profiles.PROFILES["cpu"] = replace(cpu, contract=replace(cpu.contract, EVAL_TOKENS=EVAL_TOKENS))
+    subprocess.Popen = _JudgeForking  # type: ignore[misc]
+    sys.exit(cli.main(arguments))
+
+
+def _become(folder: str, environment: Mapping[str, str], stdin: int, stdout: int, stderr: int | None = None) -> None:
+    """Takes over a working directory, an environment and standard streams, as a new process would."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, descriptor in enumerate((stdin, stdout, stdout if stderr is None else stderr)):
+        os.dup2(descriptor, number)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+
+
+class _JudgeForking(subprocess.Popen):  # type: ignore[type-arg]
+    """Forks this process where the command is the judge's, which torch need not be imported for again."""
+
+    def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, cwd: Any, env: Any,
+                       startupinfo: Any, creationflags: Any, shell: Any, *rest: Any) -> None:  # fmt: skip
+        given = (executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell, *rest)
+        if tuple(args)[1:] != SERVES:
+            super()._execute_child(args, *given)  # type: ignore[misc]
+            return
+        streams = rest[:6]
+        self.pid = os.fork()
+        if self.pid == 0:
+            stdin, _, _, stdout, _, stderr = streams
+            _judge(str(cwd), env, stdin, stdout, stderr)
+        self._child_created = True
+        self._close_pipe_fds(*streams)  # type: ignore[attr-defined]
+
+
+def _judge(folder: str, environment: Mapping[str, str], stdin: int, stdout: int, stderr: int) -> None:
+    """Runs in a process of its own, and never returns."""
+    code = 1
+    try:
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        _become(folder, environment, stdin, stdout, stderr)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+        from research.run import main
+
+        code = main(["--serve"])
+        sys.stdout.flush()
+    finally:
+        os._exit(code)

@@ -1,0 +1,7 @@
+"""Settings of every process that tests run in and start, made before any of them imports torch."""
+
+import os
+
+# as many test processes as cores: each computes by one thread, and none spins while it waits for another
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -1,0 +1,51 @@
+"""The log of a child."""
+
+import io
+from pathlib import Path
+
+import pytest
+
+from research.judge.log import MAX_LINE_BYTES, Log
+
+
+def logged(raw: bytes, path: Path | None = None) -> str:
+    log = Log(path)
+    log.copy_from(io.BytesIO(raw))
+    return log.tail(80)
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (b"plain\n", "plain\n"),
+        (b"no end", "no end\n"),
+        (b"10%\r20%\r\n", "10%\n20%\n"),
+        (b"\x1b[31mred\x1b[0m\n", "red\n"),
+        (b"\ttab \x00\x07\x7f\n", "\ttab \n"),
+        ("é \u2028x\x85\n".encode(), "é x\n"),
+        (b"\xff\n", "\ufffd\n"),
+        (b"val_bpb: 1\n", "| val_bpb: 1\n"),
+        (b"\x1b[2Kval_bpb : 1\n", "| val_bpb : 1\n"),
+        (b"x\rdepth: 1\n", "x\n| depth: 1\n"),
+        (b"---\n", "| ---\n"),
+        (b" val_bpb: 1\n", " val_bpb: 1\n"),
+    ],
+)
+def test_what_a_child_prints_is_made_harmless(raw: bytes, text: str) -> None:
+    assert logged(raw) == text
+
+
+def test_a_long_line_is_cut_and_its_parts_are_harmless_too(tmp_path: Path) -> None:
+    tail = logged(b"a" * MAX_LINE_BYTES + b"val_bpb: 0.5\n", tmp_path / "log")
+    lines = (tmp_path / "log").read_text().split("\n")
+    assert lines == ["a" * MAX_LINE_BYTES, "| val_bpb: 0.5", ""]
+    assert len(tail) < 2000
+
+
+def test_a_closed_log_takes_nothing_more(tmp_path: Path) -> None:
+    said: list[str] = []
+    log = Log(tmp_path / "log", echo=said.append)
+    log.write("before\n")
+    log.close()
+    log.write("after\n")
+    assert (tmp_path / "log").read_text() == "before\n" and said == ["before\n"] and log.tail() == "before\n"

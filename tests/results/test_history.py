@@ -1,0 +1,97 @@
+"""The journal read as records, and experiments and branches found by what people call them."""
+
+from pathlib import Path
+
+import pytest
+
+from research.errors import UserError
+from results.experiment import Verdict
+from results.history import BranchHistory, branch_named, experiment_named, read_history
+from results.store import Store
+from tests.results.result_samples import add, make_branch, make_experiment, make_run
+
+
+@pytest.fixture
+def histories(store: Store) -> list[BranchHistory]:
+    """Two finished experiments and one that runs on the first branch; a newer branch with a baseline of another tag."""
+    add(store, 0, "keep", 0.99)
+    add(store, 1, "discard", 0.995)
+    store.add_experiment(make_experiment(2))
+    later = make_experiment(0, branch="autoresearch/mar9", commit="f" * 40, created="2026-03-09T20:00:00Z")
+    store.add_branch(make_branch("autoresearch/mar9", created="2026-03-09T19:00:00Z"))
+    store.add_experiment(later)
+    store.add_run(later.id, make_run("later", 0.97))
+    store.add_verdict(later.id, Verdict(decision="keep", reason="baseline"))
+    return read_history(store.journal.path)
+
+
+def test_records_are_the_stores(store: Store, histories: list[BranchHistory]) -> None:
+    for history in histories:
+        of_store = store.records(history.branch.name)
+        assert [(r.experiment, r.verdict) for r in history.records] == [(r.experiment, r.verdict) for r in of_store]
+        assert [[run.run_id for run in r.runs] for r in history.records] == [[run.run_id for run in r.runs] for r in of_store]
+
+
+def test_the_newest_branch_is_last_and_its_last_keep_the_head(histories: list[BranchHistory]) -> None:
+    assert [history.branch.tag for history in histories] == ["mar8", "mar9"]
+    assert [history.head.experiment.id for history in histories if history.head] == ["mar8-0000", "mar9-0000"]
+
+
+def test_the_latest_verdict_counts(store: Store) -> None:
+    add(store, 0, "keep", 0.99)
+    store.add_run("mar8-0000", make_run("again", 0.98))
+    store.add_verdict("mar8-0000", Verdict(decision="discard", reason="not again"))
+    [history] = read_history(store.journal.path)
+    assert history.keeps == [] and history.head is None
+
+
+def test_without_a_journal_there_is_no_history(tmp_path: Path) -> None:
+    assert read_history(tmp_path / "journal.jsonl") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [
+        ("mar8-0001", "mar8-0001"),
+        ("0001ccc", "mar8-0001"),
+        ("fffff", "mar9-0000"),
+        ("0", "mar9-0000"),  # on the newest branch
+        ("mar9", "mar9-0000"),
+    ],
+)
+def test_an_experiment_is_found_by_id_commit_or_number(histories: list[BranchHistory], name: str, id: str) -> None:
+    assert experiment_named(histories, name).experiment.id == id
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("mar8-00", "could be any of 3"), ("nosuch", "farm sql --home x 'SELECT"), ("", "No experiment"), ("1", "No experiment")],
+)
+def test_what_is_not_found_or_ambiguous_is_said(histories: list[BranchHistory], name: str, words: str) -> None:
+    with pytest.raises(UserError) as refused:
+        experiment_named(histories, name, ask="farm sql --home x")
+    assert words in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [(None, "autoresearch/mar9"), ("mar8", "autoresearch/mar8"), ("autoresearch/mar8", "autoresearch/mar8")],
+)
+def test_a_branch_is_found_by_name_or_tag(histories: list[BranchHistory], name: str | None, found: str) -> None:
+    assert branch_named(histories, name).branch.name == found
+
+
+def test_of_a_tags_loops_the_best_comparable_one_is_found(store: Store) -> None:
+    for loop, (val_bpb, platform) in enumerate([(0.98, "one"), (0.97, "one"), (0.5, "other"), (0.99, "one")]):
+        name = f"autoresearch/night-gpu{loop}"
+        created = f"2026-03-1{loop}T20:00:00Z"
+        store.add_branch(make_branch(name, tag="night", loop=loop, platform=platform, created=created))
+        experiment = make_experiment(0, branch=name, created=created)
+        store.add_experiment(experiment)
+        store.add_run(experiment.id, make_run(experiment.id, val_bpb))
+        store.add_verdict(experiment.id, Verdict(decision="keep", reason="baseline"))
+    histories = read_history(store.journal.path)
+    assert branch_named(histories, "night").branch.loop == 1
+    assert branch_named(histories, "night-gpu0").branch.loop == 0
+    with pytest.raises(UserError, match="mar8, night-gpu0"):
+        branch_named(histories, "nosuch")
