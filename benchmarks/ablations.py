@@ -1,10 +1,10 @@
-"""What changes of train.py are worth: each against the file as it is, over several seeds, interleaved in one sitting.
+"""Measures how changes to train.py affect the score: each variant against the unchanged file, over several seeds, interleaved.
 
     uv run python benchmarks/ablations.py --seeds 4 "MATRIX_LR=0.06" "DEPTH=3 ASPECT_RATIO=32" other_train.py
 
-A variant is constants to change, separated by spaces, or the path of another train.py. All runs go through the judge under the
-profile's contract. Each seed runs all variants before the next seed begins, so that a machine that slows down slows all; a
-difference is taken seed by seed. Prints a table that grows with each seed, then the same as JSON.
+A variant is a list of constants to change, separated by spaces, or the path of another train.py. The judge runs all of them
+under the profile's contract. All variants run with one seed before the next seed begins, so that a machine that slows down
+affects all variants; differences are computed per seed. Prints the table after each seed, and finally the same as JSON.
 """
 
 import argparse
@@ -20,20 +20,20 @@ from research.errors import UserError
 from research.hyperparameters import literal_text, read_constants
 from research.result import RunResult
 
-AS_IT_IS = "as it is"
+BASELINE = "as it is"
 
 
 def difference(scores: Mapping[int, float], base: Mapping[int, float]) -> tuple[float, float | None]:
-    """Mean over seeds of a variant's val_bpb less the base's, and its standard error (None for one seed)."""
+    """Mean over seeds of a variant's val_bpb minus the baseline's, and its standard error (None for a single seed)."""
     pairs = [scores[seed] - base[seed] for seed in scores.keys() & base.keys()]
     error = statistics.stdev(pairs) / math.sqrt(len(pairs)) if len(pairs) > 1 else None
     return statistics.fmean(pairs), error
 
 
 def table(results: Mapping[str, Sequence[RunResult]]) -> str:
-    """A line for each variant."""
+    """The table, with one line per variant."""
     scores = {name: {r.seed: r.val_bpb for r in runs if r.val_bpb is not None} for name, runs in results.items()}
-    base = scores[AS_IT_IS]
+    base = scores[BASELINE]
     lines = [f"{'val_bpb':>9} {'change':>9} {'+-':>7} {'M tokens':>9} {'start s':>8} {'score s':>8} {'MiB':>7}  variant"]
     for name, runs in results.items():
         good = [run for run in runs if run.val_bpb is not None]
@@ -55,7 +55,7 @@ def _mean(values: object) -> float:
 
 
 async def measure(texts: Mapping[str, str], terms: Terms, *, seeds: Sequence[int]) -> dict[str, list[RunResult]]:
-    """All variants, seed by seed."""
+    """Runs all variants with each seed; returns the results by variant."""
     results: dict[str, list[RunResult]] = {name: [] for name in texts}
     async with engine_for(terms) as engine:
         for seed in seeds:
@@ -66,15 +66,15 @@ async def measure(texts: Mapping[str, str], terms: Terms, *, seeds: Sequence[int
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What changes of train.py are worth, over several seeds.")
+    parser = argparse.ArgumentParser(description="Measures how changes to train.py affect the score, over several seeds.")
     parser.add_argument("variants", nargs="*", help="NAME=value [NAME=value ...], or the path of a train.py")
     add_terms(parser)
-    parser.add_argument("--seeds", type=int, default=3, help="how many (default: 3)")
-    parser.add_argument("--first-seed", type=int, default=1)
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (default: 3)")
+    parser.add_argument("--first-seed", type=int, default=1, help="first seed (default: 1)")
     options = parser.parse_args()
     try:
         terms = terms_of(options)
-        texts = {AS_IT_IS: terms.train_py} | {name: variant_text(name, terms) for name in options.variants}
+        texts = {BASELINE: terms.train_py} | {name: variant_text(name, terms) for name in options.variants}
     except UserError as error:
         raise SystemExit(str(error)) from None
     constants = ", ".join(f"{name}={literal_text(value)}" for name, value in read_constants(terms.train_py).items())

@@ -1,16 +1,17 @@
-"""Each attention kernel that serves this machine (kernels/attention.py): its time, its share of the arithmetic, its error.
+"""Benchmarks the attention kernels that this machine supports (research/kernels/attention.py): time, throughput and error.
 
     uv run python benchmarks/attention.py [--heads 4 5] [--windows 2048 1024 256] [--kernels NAME ...] [--json attention.json]
 
-In bfloat16, under torch.compile on a GPU as train.py runs it, and plain on a CPU as train.py does there; the values are a slice
-of a larger tensor, as train.py's are. Forward is timed without gradients, as a model is scored; the other time is of a forward
-and a backward pass. Medians. Takes about a minute on a GPU, most of it to compile.
+As in train.py, kernels run in bfloat16, under torch.compile on a GPU and in eager mode on a CPU, and v is a slice of a larger
+tensor. The forward pass is timed without gradients, as in scoring; the second time is that of a forward and a backward pass.
+Times are medians. The benchmark takes about a minute on a GPU, most of it for compilation.
 
-TFLOP/s count what the window needs, whatever a kernel computes beside it. A query sees itself and up to `window - 1` keys
-before it, so a row of T tokens has window * T - window * (window - 1) / 2 pairs. A product takes 2 * head_dim operations a pair
-and head; forward has two (scores, output), backward five (scores again, and the gradients of probabilities, q, k and v).
+TFLOP/s count only the operations that the window requires, even if a kernel computes more. A query attends to itself and up to
+`window - 1` keys before it, so a sequence of T tokens has window * T - window * (window - 1) / 2 pairs. A matrix product takes
+2 * head_dim operations per pair and head. The forward pass has two products (scores, output), the backward pass five (scores
+again, and the gradients of probabilities, q, k and v).
 
-Errors are distances to float32 as a share of the norm: of the output, and the worst of the gradients of q, k and v.
+Errors are relative to a float32 reference, in the L2 norm: that of the output, and the largest of the gradients of q, k and v.
 Prints a table, then the same as JSON.
 """
 
@@ -29,17 +30,19 @@ from torch import Tensor
 from research.kernels.attention import KERNELS
 
 GPU_SHAPE = {"batch": 128, "tokens": 2048, "heads": [4, 5], "head_dim": 128, "windows": [2048, 1024, 256]}
-"""What train.py runs in the standard profile, with either width."""
+"""Shapes that train.py runs in the standard profile; the two numbers of heads belong to its two model widths."""
 CPU_SHAPE = {"batch": 2, "tokens": 256, "heads": [2], "head_dim": 32, "windows": [256, 128]}
 
 CPU_ROUNDS = 5
 CHECKED_ROWS = 2
+"""Sequences of the batch that are compared with the float32 reference."""
 FORWARD_PRODUCTS, BACKWARD_PRODUCTS = 2, 5
+"""Matrix products per pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shape:
-    """What is attended to."""
+    """The shape of an attention problem."""
 
     batch: int
     tokens: int
@@ -49,14 +52,14 @@ class Shape:
     window: int
 
     def flops(self, products: int) -> float:
-        """Of so many products over the pairs that the window has."""
+        """Operations of `products` matrix products over the pairs of the window."""
         pairs = self.window * self.tokens - self.window * (self.window - 1) // 2
         return 2.0 * products * self.head_dim * pairs * self.heads * self.batch
 
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """One line of the table; None is what could not be measured."""
+    """One line of the table. None: not measured."""
 
     shape: Shape
     kernel: str
@@ -70,7 +73,7 @@ class Timing:
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-    """The definition, in float32, with whole score matrices."""
+    """The float32 reference, which materialises whole score matrices."""
     q, k, v = (tensor.float().repeat_interleave(q.size(2) // tensor.size(2), dim=2) for tensor in (q, k, v))
     positions = torch.arange(q.size(1), device=q.device)
     distance = positions[:, None] - positions
@@ -80,7 +83,7 @@ def plain_attention(q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
 
 
 def make_inputs(shape: Shape, device: torch.device) -> list[Tensor]:
-    """q, k, v and the gradient of the output."""
+    """Random q, k, v and gradient of the output, in bfloat16."""
     torch.manual_seed(1)
     rows = (shape.batch, shape.tokens)
     q, k, packed, grad = (
@@ -96,7 +99,7 @@ def make_inputs(shape: Shape, device: torch.device) -> list[Tensor]:
 
 
 def measure(name: str, shape: Shape, inputs: Sequence[Tensor]) -> Timing:
-    """Times one kernel; whatever a compiler or a driver raises becomes a note, since the other lines still count."""
+    """Times one kernel. An exception becomes a note in its line, so that the other kernels are still measured."""
     q, k, v, grad = inputs
     attend = KERNELS[name].attend
     if grad.is_cuda:
@@ -107,12 +110,12 @@ def measure(name: str, shape: Shape, inputs: Sequence[Tensor]) -> Timing:
         with torch.no_grad():
             return attend(q, k, v, shape.window)
 
-    def both() -> tuple[Tensor, ...]:
+    def forward_and_backward() -> tuple[Tensor, ...]:
         return torch.autograd.grad(attend(q, k, v, shape.window), (q, k, v), grad)
 
     try:
-        error, gradient_error = errors(forward(), both(), shape, inputs)
-        forward_ms, both_ms = median_ms(forward, grad.device), median_ms(both, grad.device)
+        error, gradient_error = errors(forward(), forward_and_backward(), shape, inputs)
+        forward_ms, both_ms = median_ms(forward, grad.device), median_ms(forward_and_backward, grad.device)
     except Exception as problem:
         first_line = (str(problem).strip().splitlines() or [""])[0]
         return Timing(shape=shape, kernel=name, note=f"{type(problem).__name__}: {first_line[:200]}")
@@ -129,17 +132,18 @@ def measure(name: str, shape: Shape, inputs: Sequence[Tensor]) -> Timing:
 
 
 def errors(out: Tensor, grads: Sequence[Tensor], shape: Shape, inputs: Sequence[Tensor]) -> tuple[float, float]:
-    """Of the output, and the worst of the gradients, in the first rows: no row has to do with another."""
+    """Relative error of the output, and the largest of the gradients, over the first CHECKED_ROWS sequences."""
     *leaves, grad = (tensor.detach()[:CHECKED_ROWS].float() for tensor in inputs)
     for leaf in leaves:
         leaf.requires_grad_()
     expected = plain_attention(leaves[0], leaves[1], leaves[2], shape.window)
     expected_grads = torch.autograd.grad(expected, leaves, grad)
-    return distance(out, expected.detach()), max(distance(*pair) for pair in zip(grads, expected_grads, strict=True))
+    gradient_errors = [relative_error(*pair) for pair in zip(grads, expected_grads, strict=True)]
+    return relative_error(out, expected.detach()), max(gradient_errors)
 
 
-def distance(found: Tensor, expected: Tensor) -> float:
-    """As a share of the norm, unless that is 0 (as of a query's gradient with a window of 1)."""
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Relative error in the L2 norm; absolute if the expected norm is 0, as the gradient of q is with a window of 1."""
     return float((found[: len(expected)].float() - expected).norm()) / (float(expected.norm()) or 1.0)
 
 
@@ -156,8 +160,8 @@ def median_ms(run: Callable[[], object], device: torch.device) -> float:
     return statistics.median(found)
 
 
-def title_line() -> str:
-    numbers = f"{'fwd ms':>9}{'TFLOP/s':>9}{'both ms':>9}{'TFLOP/s':>9}{'error':>10}{'of grad':>10}"
+def table_heading() -> str:
+    numbers = f"{'fwd ms':>9}{'TFLOP/s':>9}{'forward_and_backward ms':>9}{'TFLOP/s':>9}{'error':>10}{'of grad':>10}"
     return f"{'heads':>7}{'window':>8}  {'kernel':<14}{numbers}"
 
 
@@ -174,30 +178,30 @@ def table_line(timing: Timing) -> str:
 
 
 def parse(arguments: Sequence[str] | None, device: torch.device) -> argparse.Namespace:
-    usual = GPU_SHAPE if device.type == "cuda" else CPU_SHAPE
+    defaults = GPU_SHAPE if device.type == "cuda" else CPU_SHAPE
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--batch", type=int, default=usual["batch"])
-    parser.add_argument("--tokens", type=int, default=usual["tokens"], help="T, of a row")
-    parser.add_argument("--heads", type=int, nargs="+", default=usual["heads"], help="of queries")
-    parser.add_argument("--kv-heads", type=int, help="of keys and values (default: as many as of queries)")
-    parser.add_argument("--head-dim", type=int, default=usual["head_dim"])
-    parser.add_argument("--windows", type=int, nargs="+", default=usual["windows"], help="of T or more: full")
-    parser.add_argument("--kernels", nargs="+", choices=list(KERNELS), help="default: all that serve here")
-    parser.add_argument("--json", type=Path, help="also write the numbers there")
+    parser.add_argument("--batch", type=int, default=defaults["batch"])
+    parser.add_argument("--tokens", type=int, default=defaults["tokens"], help="sequence length T")
+    parser.add_argument("--heads", type=int, nargs="+", default=defaults["heads"], help="numbers of query heads")
+    parser.add_argument("--kv-heads", type=int, help="number of key and value heads (default: as many as query heads)")
+    parser.add_argument("--head-dim", type=int, default=defaults["head_dim"])
+    parser.add_argument("--windows", type=int, nargs="+", default=defaults["windows"], help="T or more: full attention")
+    parser.add_argument("--kernels", nargs="+", choices=list(KERNELS), help="default: all that this machine supports")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     terms = parse(arguments, device)
-    serving = [name for name, kernel in KERNELS.items() if kernel.serves(device, torch.bfloat16, terms.head_dim)]
-    kernels = [name for name in serving if name in (terms.kernels or serving)]
+    supported = [name for name, kernel in KERNELS.items() if kernel.supports(device, torch.bfloat16, terms.head_dim)]
+    kernels = [name for name in supported if name in (terms.kernels or supported)]
     if not kernels:
-        raise SystemExit(f"none of these serves here; what does: {', '.join(serving)}")
+        raise SystemExit(f"This machine supports none of these kernels. Name some of: {', '.join(supported)}")
     began = time.monotonic()
     hardware = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    print(f"{hardware}, torch {torch.__version__}, {terms.batch} rows of {terms.tokens:,} tokens, heads of {terms.head_dim}")
-    print(title_line())
+    print(f"{hardware}, torch {torch.__version__}, {terms.batch} rows of {terms.tokens:,} tokens, head_dim {terms.head_dim}")
+    print(table_heading())
     timings: list[Timing] = []
     for heads in terms.heads:
         for window in dict.fromkeys(min(window, terms.tokens) for window in terms.windows):
@@ -209,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for name in kernels:
                 timings.append(measure(name, shape, inputs))
                 print(table_line(timings[-1]), flush=True)
-    print(f"{time.monotonic() - began:.0f} s in all")
+    print(f"{time.monotonic() - began:.0f} s in total")
     found = {"hardware": hardware, "torch": torch.__version__, "timings": [asdict(timing) for timing in timings]}
     text = json.dumps(found)
     if terms.json:

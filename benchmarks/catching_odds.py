@@ -1,8 +1,8 @@
-"""How likely it is that the judge catches a model that looks at the next token now and then.
+"""Computes the probability that the judge catches a model that looks ahead at a share of positions.
 
     uv run python benchmarks/catching_odds.py
 
-Every checked row is spliced at one random place. A model that peeks there reads another row's token, and a single such peek
+Every checked row is spliced at one random position. A model that looks ahead there reads another row's token, which by itself
 exceeds the tolerance for a single token. Prints the table of docs/threat-model.md.
 """
 
@@ -10,15 +10,16 @@ from research.judge.consistency import CONSISTENCY_SHARE, MIN_CONSISTENCY_ROWS
 from research.profiles import PROFILES
 
 SHARES = (1.0, 0.1, 0.01, 0.001)
+"""Shares of positions at which a model looks ahead."""
 
 
 def catching_odds(share: float, rows: int) -> float:
-    """Probability that at least one of `rows` splices meets a model that peeks at a share `share` of positions."""
+    """Probability that the model looks ahead at one or more of `rows` spliced positions, if it does at a `share` of all."""
     return 1 - (1 - share) ** rows
 
 
 def table() -> str:
-    """Odds by profile and share, in Markdown."""
+    """Probabilities by profile and share, as a Markdown table."""
     lines = [
         "| rows checked | " + " | ".join(f"{100 * share:g}% of positions" for share in SHARES) + " |",
         "| --- |" + " ---: |" * len(SHARES),

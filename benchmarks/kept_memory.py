@@ -1,9 +1,9 @@
-"""What it is worth on a CPU that malloc keeps the memory of freed tensors (`research.sandbox.linux.keep_freed_memory`).
+"""Measures the speedup on a CPU if malloc keeps the memory of freed tensors (`research.sandbox.linux.keep_freed_memory`).
 
     uv run python benchmarks/kept_memory.py [--steps 40] [--pairs 3]
 
-Times training steps of the shipped train.py under the `cpu` profile in processes of their own, with and without in turn.
-Prints milliseconds and page faults a step, then the same as JSON.
+Times training steps of the shipped train.py under the `cpu` profile, alternately with and without it, each in a subprocess.
+Prints milliseconds and page faults per step, then the same as JSON.
 """
 
 import argparse
@@ -26,7 +26,7 @@ WARMUP_STEPS = 5
 
 
 def time_steps(steps: int) -> dict[str, float]:
-    """Milliseconds and page faults of a training step in this process."""
+    """Milliseconds and page faults per training step in this process."""
     contract = contract_for("cpu")
     os.environ.update(ChildSettings(contract=contract).environment())
     train: dict[str, object] = {"__name__": "train"}
@@ -56,9 +56,9 @@ def _faults() -> int:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What it is worth on a CPU that malloc keeps freed memory.")
-    parser.add_argument("--steps", type=int, default=40)
-    parser.add_argument("--pairs", type=int, default=3)
+    parser = argparse.ArgumentParser(description="Measures the speedup on a CPU if malloc keeps freed memory.")
+    parser.add_argument("--steps", type=int, default=40, help="timed steps per process (default: 40)")
+    parser.add_argument("--pairs", type=int, default=3, help="processes with and without, each (default: 3)")
     parser.add_argument("--measure", choices=("kept", "given back"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -73,11 +73,10 @@ def main() -> None:
             measured.append(json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout))
     for how, measured in found.items():
         times = ", ".join(f"{one['ms']:.1f}" for one in measured)
-        print(
-            f"freed memory {how:<11} {times} ms a step, {statistics.fmean(one['faults'] for one in measured):,.0f} page faults"
-        )
+        faults = statistics.fmean(one["faults"] for one in measured)
+        print(f"freed memory {how:<11} {times} ms per step, {faults:,.0f} page faults per step")
     ratio = statistics.median(a["ms"] / b["ms"] for a, b in zip(found["given back"], found["kept"], strict=True))
-    print(f"{ratio:.2f} times the steps")
+    print(f"{ratio:.2f} times the steps per second")
     print(json.dumps({"ratio": ratio, **found}))
 
 

@@ -1,16 +1,17 @@
-"""The kernels of research/kernels/fused.py against plain PyTorch under torch.compile, and lower bounds of their times.
+"""Benchmarks the kernels of research/kernels/fused.py against plain PyTorch under torch.compile, with lower bounds.
 
     uv run python benchmarks/kernels.py [--tokens 262144] [--widths 512 640] [--json kernels.json]
 
-Needs an NVIDIA GPU; takes about a minute, most of it to compile. All in bfloat16 under autocast, with float32 weights:
+Needs an NVIDIA GPU; takes about a minute, most of it for compilation. Everything runs in bfloat16 under autocast, with float32
+weights:
 
-- the hidden layer's GEMMs with their epilogues, by the Triton kernel and, on Hopper, by the Gluon kernel with several numbers
-  of stages, beside cuBLAS's bare GEMM; one that does not compile or is wrong is named, with the reason, and skipped;
+- the GEMMs of the hidden layer with fused epilogues: the Triton kernel and, on Hopper, the Gluon kernel with several numbers of
+  stages, against the bare GEMM of cuBLAS; a kernel that fails to compile or is wrong is listed with the reason;
 - the MLP, forward and backward: fused, plain under torch.compile, and its six bare GEMMs, which are a lower bound;
-- the loss likewise, with several chunk sizes, and forward only; its kernel, with several numbers of warps;
-- queries and keys likewise: projection, rotary embedding and norm.
+- the loss: the same, with several chunk sizes, and forward only; its kernel alone, with several numbers of warps;
+- queries and keys (projection, rotary embedding and norm): the same.
 
-Prints a table (medians; TFLOP/s count the matrix products alone), then the same as JSON.
+Prints a table (median times; TFLOP/s count only the matrix products), then the same as JSON.
 """
 
 import argparse
@@ -38,9 +39,10 @@ VOCABULARY = 8192
 ROW_TOKENS = 2048
 HEAD_DIM = 128
 SOFTCAP = 15.0
-WRONG = 1e-2
-"""Distance from plain PyTorch, as a share of the norm, that rounding does not explain."""
+ERROR_LIMIT = 1e-2
+"""Maximum relative error against plain PyTorch, in the L2 norm; rounding stays far below it."""
 CHECKED_ROWS = 4096
+"""Rows at each end of a result that are compared with plain PyTorch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ class Timing:
 
 
 class Table:
-    """Times functions, and prints a line for each as it comes."""
+    """Times functions, and prints a line for each as soon as it is timed."""
 
     def __init__(self, tokens: int) -> None:
         self.tokens = tokens
@@ -65,12 +67,12 @@ class Table:
         print(f"{'width':>6}{'ms':>9}{'TFLOP/s':>9}{'ns/token':>10}  what")
 
     def add(self, width: int, name: str, run: Callable[[], object], *, flops: float = 0.0) -> float:
-        """The median time of `run` in ms, infinite where it fails."""
+        """The median time of `run` in ms; infinite if it fails."""
         from triton.testing import do_bench
 
         try:
             ms = float(do_bench(run, warmup=10, rep=100, return_mode="median"))
-        except Exception as error:  # whatever a compiler or a driver raises: the other lines still count
+        except Exception as error:  # becomes a note in its line: the other kernels are still measured
             first_line = (str(error).strip().splitlines() or [""])[0]
             self._show(Timing(width=width, name=name, ms=None, tflops=None, ns_per_token=None,
                               note=f"{type(error).__name__}: {first_line[:200]}"))  # fmt: skip
@@ -100,6 +102,8 @@ def plain_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
 def forward_and_backward(
     function: Callable[..., Tensor | tuple[Tensor, ...]], leaves: Sequence[Tensor], grad: Tensor | Sequence[Tensor] | None
 ) -> Callable[[], None]:
+    """A forward pass under autocast followed by a backward pass, as a function without arguments."""
+
     def run() -> None:
         with torch.autocast("cuda", torch.bfloat16):
             out = function(*leaves)
@@ -108,8 +112,8 @@ def forward_and_backward(
     return run
 
 
-def distance(found: Tensor, expected: Tensor) -> float:
-    """The distance of the first and the last rows, as a share of the norm."""
+def relative_error(found: Tensor, expected: Tensor) -> float:
+    """Relative error of the first and the last CHECKED_ROWS rows, in the L2 norm."""
     ends = [torch.cat([tensor[:CHECKED_ROWS], tensor[-CHECKED_ROWS:]]).float() for tensor in (found, expected)]
     return float((ends[0] - ends[1]).norm() / ends[1].norm())
 
@@ -119,16 +123,16 @@ def on_hopper() -> bool:
 
 
 def time_hidden_products(table: Table, width: int, x: Tensor, up: Tensor, grad: Tensor) -> None:
-    """Times the two GEMMs of the hidden layer; x, grad (M, C) and up (H, C) are bfloat16."""
+    """Times the two GEMMs of the hidden layer; x and grad (M, C) and up (H, C) are bfloat16."""
     from research.kernels import triton_kernels
 
     product = torch.mm(x, up.t())
     activations = product.relu().square()
     flops = 2.0 * x.size(0) * up.numel()
     out = torch.empty_like(product)
-    for name, left, known in (("up", x, None), ("gradient", grad, activations)):
+    for name, left, aux in (("up", x, None), ("gradient", grad, activations)):
         table.add(width, f"{name}: bare GEMM by cuBLAS", partial(torch.mm, left, up.t(), out=out), flops=flops)
-        expected = out.float().relu().square() if known is None else out.float() * 2 * product.relu()
+        expected = out.float().relu().square() if aux is None else out.float() * 2 * product.relu()
         kernels = {"Triton": triton_kernels.linear_relu2}
         if on_hopper():
             from research.kernels import hopper_kernels
@@ -136,20 +140,22 @@ def time_hidden_products(table: Table, width: int, x: Tensor, up: Tensor, grad: 
             for stages in (3, 4, 5):
                 kernels[f"Gluon, {stages} stages"] = partial(hopper_kernels.linear_relu2, stages=stages)
         for label, kernel in kernels.items():
-            time_checked(table, width, f"{name}: {label}", partial(kernel, left, up, known), expected, flops)
+            time_checked(table, width, f"{name}: {label}", partial(kernel, left, up, aux), expected, flops)
 
 
 def time_checked(
     table: Table, width: int, name: str, run: Callable[[], Tensor], expected: Tensor, flops: float
 ) -> None:  # fmt: skip
+    """Times a kernel; its line says so if the result differs from `expected` by more than ERROR_LIMIT."""
     try:
-        off = distance(run(), expected)
+        error = relative_error(run(), expected)
     except Exception:
-        off = 0.0  # the timed call raises it again, and that is reported
-    table.add(width, name if off < WRONG else f"{name} WRONG by {off:.3g}", run, flops=flops)
+        error = 0.0  # the timed call raises the exception again and reports it
+    table.add(width, name if error < ERROR_LIMIT else f"{name} WRONG: relative error {error:.3g}", run, flops=flops)
 
 
 def time_mlp(table: Table, width: int) -> None:
+    """Times the MLP with its gradients, and the GEMMs in it."""
     tokens, hidden = table.tokens, 4 * width
     x = torch.randn(tokens, width, device="cuda", dtype=torch.bfloat16)
     up = torch.randn(hidden, width, device="cuda") / width**0.5
@@ -161,7 +167,7 @@ def time_mlp(table: Table, width: int) -> None:
     wide = torch.randn(tokens, hidden, device="cuda", dtype=torch.bfloat16)
     flops = 12.0 * tokens * width * hidden
 
-    def products() -> None:
+    def bare_gemms() -> None:
         torch.mm(x, u.t(), out=wide)
         torch.mm(wide, d.t())
         torch.mm(grad, d, out=wide)
@@ -169,7 +175,7 @@ def time_mlp(table: Table, width: int) -> None:
         torch.mm(wide.t(), x)
         torch.mm(wide, u)
 
-    table.add(width, "MLP: its six bare GEMMs, by cuBLAS", products, flops=flops)
+    table.add(width, "MLP: its six bare GEMMs, by cuBLAS", bare_gemms, flops=flops)
     leaves = [tensor.requires_grad_() for tensor in (x, up, down)]
     for name, function in (("plain, compiled", plain_mlp), ("fused, compiled", relu2_mlp)):
         compiled = torch.compile(function, dynamic=False, fullgraph=True)
@@ -178,26 +184,27 @@ def time_mlp(table: Table, width: int) -> None:
 
 
 def time_loss(table: Table, width: int) -> None:
+    """Times unembedding and loss with their gradients, and the GEMMs and the kernel in them."""
     from research.kernels.triton_kernels import cross_entropy_rows
 
     tokens = table.tokens
     hidden = torch.randn(tokens, width, device="cuda", dtype=torch.bfloat16)
     weight = torch.randn(VOCABULARY, width, device="cuda") * 2 / width**0.5
     targets = torch.randint(VOCABULARY, (tokens,), device="cuda")
-    half = weight.bfloat16()
+    weight_bf16 = weight.bfloat16()
     flops = 6.0 * tokens * width * VOCABULARY
-    logits = torch.mm(hidden, half.t())
+    logits = torch.mm(hidden, weight_bf16.t())
 
-    def products() -> None:
-        torch.mm(hidden, half.t(), out=logits)
-        torch.mm(logits, half)
+    def bare_gemms() -> None:
+        torch.mm(hidden, weight_bf16.t(), out=logits)
+        torch.mm(logits, weight_bf16)
         torch.mm(logits.t(), hidden)
 
-    table.add(width, "loss: its three bare GEMMs, by cuBLAS", products, flops=flops)
-    traffic = f"{4e-9 * logits.numel():.1f} GB read and written"
+    table.add(width, "loss: its three bare GEMMs, by cuBLAS", bare_gemms, flops=flops)
+    traffic = f"{4e-9 * logits.numel():.1f} GB of memory traffic"
     for warps in (4, 8, 16):
         run = partial(cross_entropy_rows, logits, targets, softcap=SOFTCAP, grad_scale=1 / tokens, warps=warps)
-        table.add(width, f"loss: its kernel alone, {warps} warps, {traffic}", run)
+        table.add(width, f"loss: kernel alone, {warps} warps, {traffic}", run)
     leaves = [tensor.requires_grad_() for tensor in (hidden, weight)]
     compiled_plain = torch.compile(lambda h, w: plain_loss(h, w, targets), dynamic=False, fullgraph=True)
     table.add(width, "loss: plain, compiled", forward_and_backward(compiled_plain, leaves, None), flops=flops)
@@ -211,7 +218,7 @@ def time_loss(table: Table, width: int) -> None:
     compiled = torch.compile(lambda h, w: softcapped_cross_entropy(h, w, targets, SOFTCAP), dynamic=False, fullgraph=True)
     table.add(width, "loss: fused, compiled", forward_and_backward(compiled, leaves, None), flops=flops)
     with torch.no_grad():
-        table.add(width, "loss: fused, eager, scored only",
+        table.add(width, "loss: fused, eager, forward only",
                   lambda: softcapped_cross_entropy(hidden, weight, targets, SOFTCAP), flops=flops / 3)  # fmt: skip
 
 
@@ -225,6 +232,7 @@ def fused_queries_and_keys(x: Tensor, weight: Tensor, cos: Tensor, sin: Tensor) 
 
 
 def time_queries_and_keys(table: Table, width: int) -> None:
+    """Times projection, rotary embedding and norm of queries and keys with their gradients, and the GEMMs in them."""
     batch, heads = table.tokens // ROW_TOKENS, width // HEAD_DIM
     x = torch.randn(batch, ROW_TOKENS, width, device="cuda", dtype=torch.bfloat16)
     weight = torch.randn(2, width, width, device="cuda") / width**0.5
@@ -232,22 +240,22 @@ def time_queries_and_keys(table: Table, width: int) -> None:
     cos, sin = angles.cos().bfloat16(), angles.sin().bfloat16()
     grads = tuple(torch.randn(batch, ROW_TOKENS, heads, HEAD_DIM, device="cuda", dtype=torch.bfloat16) for _ in range(2))
 
-    flat, half = x.flatten(0, 1), weight.bfloat16().flatten(0, 1)
+    flat, weight_bf16 = x.flatten(0, 1), weight.bfloat16().flatten(0, 1)
     flops = 2.0 * flat.numel() * 2 * width
-    both = torch.mm(flat, half.t())
-    table.add(width, "queries and keys: bare GEMM by cuBLAS", partial(torch.mm, flat, half.t(), out=both), flops=flops)
+    qk = torch.mm(flat, weight_bf16.t())
+    table.add(width, "queries and keys: bare GEMM by cuBLAS", partial(torch.mm, flat, weight_bf16.t(), out=qk), flops=flops)
     if on_hopper():
         from research.kernels import hopper_kernels
 
-        run = partial(hopper_kernels.qk_proj_rope_norm, flat, half, cos, sin, EPSILON, ROW_TOKENS)
+        run = partial(hopper_kernels.qk_proj_rope_norm, flat, weight_bf16, cos, sin, EPSILON, ROW_TOKENS)
         table.add(width, "queries and keys: forward, fused", run, flops=flops)
 
-    def products() -> None:
-        torch.mm(flat, half.t(), out=both)
-        torch.mm(both, half)
-        torch.mm(both.t(), flat)
+    def bare_gemms() -> None:
+        torch.mm(flat, weight_bf16.t(), out=qk)
+        torch.mm(qk, weight_bf16)
+        torch.mm(qk.t(), flat)
 
-    table.add(width, "queries and keys: their three bare GEMMs, by cuBLAS", products, flops=3 * flops)
+    table.add(width, "queries and keys: their three bare GEMMs, by cuBLAS", bare_gemms, flops=3 * flops)
     leaves = [x.requires_grad_(), weight.requires_grad_()]
     for name, function in (("plain", plain_queries_and_keys), ("fused", fused_queries_and_keys)):
         compiled = partial(torch.compile(function, dynamic=False, fullgraph=True), cos=cos, sin=sin)
@@ -256,14 +264,14 @@ def time_queries_and_keys(table: Table, width: int) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--tokens", type=int, default=128 * 2048)
-    parser.add_argument("--widths", type=int, nargs="+", default=[512, 640])
-    parser.add_argument("--json", type=Path, help="also write the numbers there")
+    parser.add_argument("--tokens", type=int, default=128 * 2048, help="tokens per batch")
+    parser.add_argument("--widths", type=int, nargs="+", default=[512, 640], help="model widths")
+    parser.add_argument("--json", type=Path, help="also write the results to this file")
     terms = parser.parse_args(arguments)
     if not torch.cuda.is_available():
-        raise SystemExit("No CUDA device is visible: run this on a machine with an NVIDIA GPU.")
+        raise SystemExit("No CUDA device is visible: run this benchmark on a machine with an NVIDIA GPU.")
     if not uses_triton(torch.device("cuda"), torch.bfloat16):
-        raise SystemExit("The kernels need Triton and an NVIDIA GPU since Ampere; plain PyTorch replaces them here.")
+        raise SystemExit("The kernels need Triton and an NVIDIA GPU since Ampere: run this benchmark on such a machine.")
     began = time.monotonic()
     torch.set_float32_matmul_precision("high")
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {terms.tokens:,} tokens, vocabulary {VOCABULARY:,}")
@@ -274,7 +282,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         time_mlp(table, width)
         time_loss(table, width)
         time_queries_and_keys(table, width)
-    print(f"{time.monotonic() - began:.0f} s in all")
+    print(f"{time.monotonic() - began:.0f} s in total")
     found = {
         "gpu": torch.cuda.get_device_name(), "torch": torch.__version__, "tokens": terms.tokens,
         "timings": [asdict(timing) for timing in table.timings],

@@ -1,13 +1,14 @@
-"""How far an honest model's answers on the same prefix differ: the floor under the tolerances of research/judge/score.py.
+"""Measures how far an honest model's losses on the same prefix differ: the floor of the tolerances in research/judge/score.py.
 
     uv run python benchmarks/numerical_floor.py [--device cpu] [--profile cpu] [--repeats 3]
 
-Trains small models of several kinds for a moment on random text, then does what the judge does: all rows in random order, and
-spliced rows in another, in the judge's batches. Nothing is looked up and nothing is learned, so what differs is rounding. On a
-CPU a second line compares with the same weights in float64: that is all rounding there is, and machines whose kernels depend on
-the shape of a batch differ from themselves by about twice as much at most. Prints a table, then the same as JSON.
+Trains small models of several kinds briefly on random text, then scores them as the judge does: all rows in random order, and
+spliced rows in another order, in the judge's batches. These models neither look ahead nor learn while they are scored, so all
+differences are rounding errors. On a CPU, a second line compares with the same weights in float64: that is the total rounding
+error, and a machine whose kernels depend on the batch shape differs from itself by at most about twice as much. Prints a table,
+then the same as JSON.
 
-All differences are in nats a token.
+All differences are in nats per token.
 """
 
 import argparse
@@ -38,11 +39,11 @@ from research.settings import ChildSettings
 ROOT = Path(__file__).parent.parent
 TRAIN_STEPS = 60
 MAX_ROWS = 512
-"""Rows that are answered at most: those of an ordinary run under the standard profile."""
+"""Maximum number of rows to evaluate: as many as an ordinary run has under the standard profile."""
 
 
 class Experts(nn.Module):
-    """In place of an MLP: every token goes to the expert that it likes best, as a researcher might write it."""
+    """A top-1 mixture of experts in place of an MLP, as a researcher might write it."""
 
     def __init__(self, width: int, experts: int = 4) -> None:
         super().__init__()
@@ -54,8 +55,8 @@ class Experts(nn.Module):
         weights, chosen = self.router(x).softmax(-1).max(-1)
         out: Tensor = torch.zeros_like(x)
         for expert, (up, down) in enumerate(zip(self.up, self.down, strict=True)):
-            mine = chosen == expert
-            out[mine] = (F.relu(x[mine] @ up).square() @ down).to(out.dtype)
+            routed = chosen == expert
+            out[routed] = (F.relu(x[routed] @ up).square() @ down).to(out.dtype)
         out *= weights[..., None]
         return out
 
@@ -66,10 +67,11 @@ class Kind:
 
     name: str
     constants: dict[str, Constant]
-    """Of train.py, beside the profile's own."""
+    """Constants of train.py that differ from the profile's."""
     change: Callable[[nn.Module], None] = lambda model: None
+    """Modifies the model in place before training."""
     bfloat16: bool = False
-    """Whether all of it is bfloat16 when it is scored."""
+    """Whether all weights are cast to bfloat16 after training."""
 
 
 def mix_experts(model: nn.Module) -> None:
@@ -90,7 +92,7 @@ KINDS = (
 
 
 def random_text(contract: Contract, rows: int, rng: np.random.Generator) -> np.ndarray:
-    """Rows in which a token says something about the next, (rows, MAX_SEQ_LEN + 1): there is something to learn."""
+    """Random rows (rows, MAX_SEQ_LEN + 1), int64. Each token has four possible successors, which a model can learn."""
     followers = rng.integers(contract.VOCAB_SIZE, size=(contract.VOCAB_SIZE, 4))
     text = np.empty((rows, contract.MAX_SEQ_LEN + 1), dtype=np.int64)
     text[:, 0] = rng.integers(contract.VOCAB_SIZE, size=rows)
@@ -99,8 +101,8 @@ def random_text(contract: Contract, rows: int, rng: np.random.Generator) -> np.n
     return text
 
 
-def built(kind: Kind, contract: Contract, device: torch.device) -> nn.Module:
-    """The kind's model, from the shipped train.py."""
+def build(kind: Kind, contract: Contract, device: torch.device) -> nn.Module:
+    """An untrained model of this kind, from the shipped train.py."""
     os.environ.update(ChildSettings(contract=contract).environment())
     constants = {**starting_hyperparameters(contract.profile), **kind.constants}
     with tempfile.TemporaryDirectory() as folder:
@@ -112,9 +114,9 @@ def built(kind: Kind, contract: Contract, device: torch.device) -> nn.Module:
     return model.to(device)
 
 
-def trained(kind: Kind, contract: Contract, text: np.ndarray, device: torch.device) -> nn.Module:
-    """Trained until its answers are sure of something: an untrained model's logits are all alike, and so is their rounding."""
-    model = built(kind, contract, device)
+def train(kind: Kind, contract: Contract, text: np.ndarray, device: torch.device) -> nn.Module:
+    """A model of this kind, trained briefly: the logits of an untrained model hardly differ, and so underestimate rounding."""
+    model = build(kind, contract, device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     rng = np.random.default_rng(2)
     for _ in range(TRAIN_STEPS):
@@ -130,9 +132,9 @@ FIGURES = ("mean", "row_rms", "section_rms", "boundary", "largest")
 
 
 @torch.inference_mode()
-def answers(forward: Forward, rows: np.ndarray, targets: np.ndarray, contract: Contract, device: torch.device,
-            rng: np.random.Generator) -> np.ndarray:  # fmt: skip
-    """Nats of each target, (n, T) float32: in random order and in the judge's batches, which a GPU fills up."""
+def losses(forward: Forward, rows: np.ndarray, targets: np.ndarray, contract: Contract, device: torch.device,
+           rng: np.random.Generator) -> np.ndarray:  # fmt: skip
+    """Loss of each target in nats, (n, T) float32. Rows are scored in random order, in the judge's batches, padded on a GPU."""
     batch = rows_per_batch(contract, device)
     nats = np.empty(targets.shape, dtype=np.float32)
     order = rng.permutation(len(rows))
@@ -145,43 +147,43 @@ def answers(forward: Forward, rows: np.ndarray, targets: np.ndarray, contract: C
     return nats
 
 
-def measured(kind: Kind, contract: Contract, device: torch.device, repeats: int) -> dict[str, list[Consistency]]:
-    """What the judge would find, several times over; on a CPU also once where its second process computed in float64."""
+def measure(kind: Kind, contract: Contract, device: torch.device, repeats: int) -> dict[str, list[Consistency]]:
+    """Results of the judge's comparison, `repeats` times; on a CPU also once against a second model in float64."""
     torch.manual_seed(1)
     rng = np.random.default_rng(1)
     rows = random_text(contract, min(MAX_ROWS, contract.eval_rows), rng)
-    model = trained(kind, contract, rows, device)
+    model = train(kind, contract, rows, device)
     first = ready_to_answer(model, contract, device, rows=rows_per_batch(contract, device))
-    nats = answers(first, rows, rows[:, 1:], contract, device, rng)
+    nats = losses(first, rows, rows[:, 1:], contract, device, rng)
 
-    def compared(second: Forward) -> Consistency:
-        splices = splice_rows(rows, len(rows) // 2 + 3, rng)  # so that the last batch has another shape
-        other = answers(second, splices.ids, rows[splices.rows][:, 1:], contract, device, rng)
+    def compare(second: Forward) -> Consistency:
+        splices = splice_rows(rows, len(rows) // 2 + 3, rng)  # a count that gives the last batch another shape
+        other = losses(second, splices.ids, rows[splices.rows][:, 1:], contract, device, rng)
         return compare_prefixes(nats, other, splices)
 
-    found = {"": [compared(first) for _ in range(repeats)]}
-    if device.type == "cpu":  # the shipped model computes in bfloat16 on a GPU, whatever its weights are
-        found[" (float64)"] = [compared(copy.deepcopy(model).double())]
+    found = {"": [compare(first) for _ in range(repeats)]}
+    if device.type == "cpu":  # on a GPU, the shipped model computes in bfloat16 with any weights
+        found[" (float64)"] = [compare(copy.deepcopy(model).double())]
     return found
 
 
 def worst(found: Sequence[Consistency]) -> dict[str, float]:
-    """The largest of each figure over the repeats."""
+    """The maximum of each figure over the repeats."""
     return {name: max(abs(getattr(one, name)) for one in found) for name in FIGURES}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How far an honest model's answers on the same prefix differ.")
+    parser = argparse.ArgumentParser(description="Measures how far an honest model's losses on the same prefix differ.")
     parser.add_argument("--device", default="cpu", help="cpu, mps or cuda:0 (default: cpu)")
-    parser.add_argument("--profile", default="cpu", choices=list(PROFILES), help="whose shapes (default: cpu)")
-    parser.add_argument("--repeats", type=int, default=3, help="of the whole comparison, for each model (default: 3)")
+    parser.add_argument("--profile", default="cpu", choices=list(PROFILES), help="profile that sets the shapes (default: cpu)")
+    parser.add_argument("--repeats", type=int, default=3, help="comparisons per model (default: 3)")
     options = parser.parse_args()
     device, contract = torch.device(options.device), PROFILES[options.profile].contract
     figures: dict[str, dict[str, float]] = {}
     names = "".join(f"{name.replace('_', ' '):>13}" for name in FIGURES)
-    print(f"{'largest of ' + str(options.repeats) + ', nats':<44}{names}")
+    print(f"{'maximum of ' + str(options.repeats) + ', nats per token':<44}{names}")
     for kind in KINDS:
-        for how, found in measured(kind, contract, device, options.repeats).items():
+        for how, found in measure(kind, contract, device, options.repeats).items():
             figures[kind.name + how] = row = worst(found)
             print(f"{kind.name + how:<44}" + "".join(f"{value:>13.1e}" for value in row.values()), flush=True)
     allowed = {name: getattr(tolerance_for(device), name) for name in FIGURES}

@@ -1,13 +1,13 @@
-"""Seconds around training: what a run takes beside its time budget, cold, warm, and for edits, back to back as in a farm.
+"""Measures the overhead of a run beyond its time budget: cold, warm, and for edits, back to back as in a farm.
 
     uv run python benchmarks/overhead.py [--budget 60]
 
-The first run finds no compiled code but that of the attention kernels, which `farm prepare` measures once (timed by itself),
-the second that of the first; then come five edits, two of which change what has to be compiled. They are judged as a
-farm does it: what would be kept (the first run, and what beats it by more than the profile's noise) is checked in full.
-With --start-ahead an edit's processes start while the run before it is scored, as those of `farm run` do on a
-GPU: `start s` is then what was left of that afterwards. Prints a table, what share of the time was spent on training, and how
-many runs an hour that makes at the profile's own budget; then the same as JSON.
+The first run starts with an empty compile cache except for the attention kernels, which `farm prepare` measures once (timed
+separately here); the second run finds the code that the first one compiled. Five edits follow, two of which require another
+compilation. They are judged as in a farm: a run that would be kept (the first one, and each that beats it by more than the
+profile's noise) gets all checks. With --start-ahead, the processes of an edit are started speculatively while the run before it
+is scored, as `farm run` does on a GPU: `start s` is then the remaining startup time. Prints a table, the share of time spent in
+training, and the runs per hour at the profile's own budget; then the same as JSON.
 """
 
 import argparse
@@ -37,7 +37,7 @@ EDITS = ("MATRIX_LR=0.05", "MLP_RATIO=3", "EMBEDDING_LR=0.5", "SOFTCAP=20.0", "W
 
 @contextmanager
 def without_compiled_code(data: PreparedData) -> Iterator[PreparedData]:
-    """The same data in a cache that holds nothing else, by hard links."""
+    """The data, hard-linked into a temporary cache that holds nothing else."""
     with tempfile.TemporaryDirectory(prefix="overhead-", dir=data.folder.parents[1]) as cache:
         folder = Path(cache) / "prepared" / data.folder.name
         folder.mkdir(parents=True)
@@ -48,19 +48,19 @@ def without_compiled_code(data: PreparedData) -> Iterator[PreparedData]:
 
 
 def choose_attention(terms: Terms, data: PreparedData) -> float:
-    """The seconds that it takes to find the fastest kernel; prints them, and which it is."""
+    """Finds the fastest attention kernel; prints its name, and returns the seconds that this took."""
     began = time.monotonic()
     device = terms.device.torch_device
     shared = compile_cache.shared_folder(data.folder.parents[1], device)
     kernel = attention_choice.choose(terms.contract, device, shared, environment=judge_environment(terms.device))
     seconds = time.monotonic() - began
     if kernel is not None:
-        print(f"attention: {kernel}, found in {seconds:.1f} s")
+        print(f"fastest attention kernel: {kernel}, measured in {seconds:.1f} s")
     return seconds
 
 
 async def measure(texts: Mapping[str, str], terms: Terms, *, ahead: bool) -> list[dict[str, float | str]]:
-    """One run of each, in turn, on one engine; prints a line for each."""
+    """Runs each of the texts, one after the other, on one engine; prints a line for each."""
     print(f"{'wall s':>8}{'start s':>9}{'train s':>9}{'score s':>9}{'outside s':>11}  run")
     found: list[dict[str, float | str]] = []
     bar: float | None = None
@@ -69,7 +69,7 @@ async def measure(texts: Mapping[str, str], terms: Terms, *, ahead: bool) -> lis
     def spec_of(name: str) -> RunSpec:
         return RunSpec(run_id=name, contract=terms.contract, seed=1, keep_below=bar)
 
-    def beside(engine: LocalEngine, following: list[str], progress: Progress) -> None:
+    def start_next(engine: LocalEngine, following: list[str], progress: Progress) -> None:
         if ahead and progress.get("phase") == "scoring" and bar is not None and following:
             name = following.pop()
             engine.start_speculatively(terms.device, texts[name], spec_of(name))
@@ -78,7 +78,7 @@ async def measure(texts: Mapping[str, str], terms: Terms, *, ahead: bool) -> lis
         for index, name in enumerate(texts):
             began = time.monotonic()
             following = list(texts)[index + 1 : index + 2]
-            result = await engine.execute(terms.device, texts[name], spec_of(name), partial(beside, engine, following))
+            result = await engine.execute(terms.device, texts[name], spec_of(name), partial(start_next, engine, following))
             wall = time.monotonic() - began
             if result.status != "ok":
                 raise SystemExit(f"{name}: {result.status}, {result.reason}")
@@ -91,7 +91,7 @@ async def measure(texts: Mapping[str, str], terms: Terms, *, ahead: bool) -> lis
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="What a run takes beside its time budget.")
+    parser = argparse.ArgumentParser(description="Measures the overhead of a run beyond its time budget.")
     add_terms(parser)
     parser.add_argument("--start-ahead", action="store_true", help="start each edit's processes while another run is scored")
     options = parser.parse_args()
@@ -109,7 +109,7 @@ def main() -> None:
     share, outside = len(walls) * budget / sum(walls), sum(walls) / len(walls) - budget
     full = profile_named(terms.profile).contract.TIME_BUDGET
     hourly = 3600 / (full + outside)
-    print(f"five edits: {share:.1%} of the time was training; {hourly:.2f} runs an hour at {full:g} s (of {3600 / full:.0f})")
+    print(f"five edits: {share:.1%} of the time in training; at {full:g} s {hourly:.2f} runs per hour (of {3600 / full:.0f})")
     print(json.dumps({"platform": platform_identity(terms.device), "profile": terms.profile, "budget": budget,
                       "start_ahead": options.start_ahead, "attention_seconds": attention,
                       "training_share": share, "runs_an_hour": hourly, "runs": found}))  # fmt: skip

@@ -1,10 +1,10 @@
-"""How fast `farm prepare` makes rows of text, and in how much memory.
+"""Measures the throughput and peak memory of `farm prepare`.
 
     uv run python benchmarks/prepare.py [--megabytes 500] [--profile standard] [--cores 2] [--text FOLDER]
 
-Without --text it writes its own: lines of this Python's packages in new order, as .jsonl documents of a few kilobytes. Then
-it runs the command as a user would, in a process of its own with an empty cache. Prints a table, then the same as JSON.
-Neither fetching text nor reading parquet is in the figures.
+Without --text, the benchmark generates text: shuffled lines of the installed Python packages, as .jsonl documents of a few
+kilobytes. It runs the command in a subprocess with an empty cache. Prints a table, then the same as JSON. The figures include
+neither downloading text nor reading parquet.
 """
 
 import argparse
@@ -25,13 +25,15 @@ from research.profiles import PROFILES
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT_BYTES = (500, 8_000)
+"""Minimum and maximum size of a generated document."""
 BLOCK_LINES = 8
-"""Lines that stay together, so that words keep their neighbours."""
+"""Consecutive lines that stay together, so that the statistics of neighbouring words are realistic."""
 FILE_BYTES = 50_000_000
+"""Size of a generated file."""
 
 
 def write_text(folder: Path, size: int, rng: random.Random) -> None:
-    """`size` bytes of documents as .jsonl files; a document is a random choice of blocks from this machine's source code."""
+    """Writes `size` bytes of documents as .jsonl files; a document is a random choice of blocks of installed source code."""
     blocks = list(_blocks(Path(sysconfig.get_path("purelib")), limit=size))
     for start in range(0, size, FILE_BYTES):
         left = min(FILE_BYTES, size - start)
@@ -62,14 +64,14 @@ def _blocks(folder: Path, *, limit: int) -> Iterator[str]:
 
 
 def measure(text: Path, profile: str, cores: int) -> dict[str, float | int | str]:
-    """One `farm prepare` with an empty cache on the first `cores` cores."""
+    """Runs `farm prepare` once with an empty cache on the first `cores` cores; returns its figures."""
     with tempfile.TemporaryDirectory() as cache:
         command = [sys.executable, "-m", "cluster.cli", "prepare", "--profile", profile, "--source", f"files:{text}",
                    "--cache", cache]  # fmt: skip
         began = time.monotonic()
         process = subprocess.Popen(command, cwd=ROOT, preexec_fn=lambda: _use_cores(cores))
         if process.wait():
-            raise SystemExit("farm prepare failed: see above")
+            raise SystemExit("farm prepare failed: see its output above")
         seconds = time.monotonic() - began
         [manifest] = Path(cache).glob(f"prepared/*/{MANIFEST}")
         data = PreparedData.load(manifest.parent)
@@ -94,11 +96,11 @@ def _use_cores(count: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="How fast farm prepare makes rows of text, and in how much memory.")
-    parser.add_argument("--megabytes", type=int, default=500, help="of text to write where --text is not given (default: 500)")
-    parser.add_argument("--text", type=Path, help="a folder of your own text instead")
+    parser = argparse.ArgumentParser(description="Measures the throughput and peak memory of farm prepare.")
+    parser.add_argument("--megabytes", type=int, default=500, help="amount of text to generate without --text (default: 500)")
+    parser.add_argument("--text", type=Path, help="folder of text to use instead")
     parser.add_argument("--profile", default="standard", choices=list(PROFILES), help="vocabulary and rows (default: standard)")
-    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="that it may use (default: all)")
+    parser.add_argument("--cores", type=int, default=os.cpu_count() or 1, help="cores to use (default: all)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         if options.text is None:

@@ -1,6 +1,6 @@
-"""The figures of runs, ours and a reference's: a table of them, what they come to, and a file that grows with each run.
+"""The figures of our runs and of a reference's: a table, a summary, and a JSON file that is written after each run.
 
-A file is gone on with by the next call, and read by others: all in one have the same head.
+A later call resumes from such a file, and other calls can read it. All runs of a file share a Head.
 """
 
 import json
@@ -14,64 +14,64 @@ from research.files import write_atomically
 
 UNTOUCHED, NIGHT, OURS = "reference", "reference, its night's changes", "ours"
 VARIANTS = (UNTOUCHED, NIGHT, OURS)
-"""In the order in which they run."""
+"""The variants, in the order in which they run."""
 
 UNTIMED_STEPS = 12
-"""Steps at the start that no speed is taken from: they compile."""
+"""Steps at the start that are left out of speeds, as they include compilation."""
 
 Summary = dict[str, dict[str, float | int]]
-"""Mean, least, most and deviation of what has a name."""
+"""Count, mean, minimum, maximum and standard deviation of each named quantity (see `spread`)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """Under what all runs of a comparison were made: they compare only where it is equal."""
+    """The conditions of a comparison. Only runs with equal conditions are comparable."""
 
     platform: str
     profile: str
     budget: float
-    """Seconds of training."""
+    """Seconds of training per run."""
     mode: str
     attention: str
-    """The kernel that the reference's runs were told to use."""
+    """The attention kernel of the reference's runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """One run, ours or the reference's. None is what was not measured."""
+    """Figures of one run, ours or the reference's. None: not measured."""
 
     variant: str
     seed: int
     status: str
     reason: str = ""
-    """Of a run without a score: why, or the tail of its log."""
+    """Why a run has no score, or the tail of its log. Empty if all went well."""
     own_bpb: float | None = None
-    """Validation bits per byte by the run's own evaluator: the reference's, or our judge."""
+    """Validation bits per byte, scored by the run's own evaluator: the reference's, or our judge."""
     reference_bpb: float | None = None
-    """The same by the reference's evaluator."""
+    """Validation bits per byte, scored by the reference's evaluator."""
     tokens_per_second: float | None = None
-    """Mean over the training time: of the reference without its first UNTIMED_STEPS, of ours from the first to the last."""
+    """Mean over the training time. The reference's excludes the first UNTIMED_STEPS; ours includes all steps."""
     median_tokens_per_second: float | None = None
-    """Over steps, or over the points of our loss curve; the first UNTIMED_STEPS are left out."""
+    """Median over the reference's steps, or over the points of our loss curve, without the first UNTIMED_STEPS."""
     mfu_percent: float | None = None
     steps: int | None = None
     tokens: int | None = None
     num_params: int | None = None
     allocated_mb: float | None = None
-    """Peak of the tensors' memory on the device, MiB, by torch."""
+    """Peak memory of tensors on the device in MiB, as reported by torch."""
     device_mb: float | None = None
-    """Peak of all memory on the device, MiB, seen from outside."""
+    """Peak memory of all processes of the run on the device in MiB, as measured by the judge."""
     training_seconds: float | None = None
     outside_seconds: float | None = None
-    """Of the wall clock, from the start of the run to its end, less its training."""
+    """Overhead: wall-clock time of the whole run minus training time."""
     startup_seconds: float | None = None
     scoring_seconds: float | None = None
     kernel: str | None = None
-    """Of attention, as our train.py reported it."""
+    """The attention kernel, as reported by our train.py."""
 
     @property
-    def whole(self) -> bool:
-        """Whether all went well: after a run that did, the reference's evaluator may have failed."""
+    def succeeded(self) -> bool:
+        """Whether the run succeeded and was scored. The reference's evaluator can fail after a run with status ok."""
         return self.status == "ok" and not self.reason
 
 
@@ -82,7 +82,7 @@ HEADING = (
 
 
 def line(run: Figures) -> str:
-    """A run as a line of the table, with the words of one that failed below."""
+    """A run as a line of the table; the reason of a failed run follows on the next lines."""
 
     def cell(value: float | None, form: str, width: int) -> str:
         return f"{'-' if value is None else format(value, form):>{width}}"
@@ -100,12 +100,12 @@ def line(run: Figures) -> str:
         cell(run.training_seconds, ".1f", 8),
         cell(run.outside_seconds, ".1f", 8),
     ]
-    words = f"\n{run.status}: {run.reason}" if run.reason else ""
-    return f"{' '.join(cells)}  {run.variant}{words}"
+    reason = f"\n{run.status}: {run.reason}" if run.reason else ""
+    return f"{' '.join(cells)}  {run.variant}{reason}"
 
 
 def spread(values: Sequence[float]) -> dict[str, float | int]:
-    """Mean, least, most and standard deviation (of several) of some values."""
+    """Count, mean, minimum, maximum and, for several values, standard deviation."""
     found: dict[str, float | int] = {
         "count": len(values),
         "mean": statistics.fmean(values),
@@ -116,7 +116,7 @@ def spread(values: Sequence[float]) -> dict[str, float | int]:
 
 
 def speed_summary(runs: Sequence[Figures]) -> Summary:
-    """Ours by the reference's, pair by pair: ratios of the figures that both sides have."""
+    """Ratios of our figures to the reference's per pair of runs, for the figures that both sides have."""
     good = {(run.variant, run.seed): asdict(run) for run in runs if run.status == "ok"}
     seeds = [seed for variant, seed in good if variant == OURS and (UNTOUCHED, seed) in good]
     found = {}
@@ -129,7 +129,7 @@ def speed_summary(runs: Sequence[Figures]) -> Summary:
 
 
 def score_summary(runs: Sequence[Figures]) -> Summary:
-    """The scores of each recipe over seeds, and the differences between them seed by seed, by the reference's evaluator."""
+    """Scores of each recipe over seeds, and their differences per seed, by the reference's evaluator."""
     scores: dict[str, dict[int, float]] = {}
     for run in runs:
         if run.reference_bpb is not None:
@@ -144,67 +144,68 @@ def score_summary(runs: Sequence[Figures]) -> Summary:
 
 
 def summary_text(mode: str, summary: Summary) -> str:
-    """A line for each of its entries."""
+    """The summary as text, with one line per entry."""
     digits = 3 if mode == "speed" else 5
     lines = ["\nours / reference" if mode == "speed" else "\nbits per byte by the reference's evaluator"]
     for name, values in summary.items():
         deviation = f", deviation {values['deviation']:.{digits}f}" if "deviation" in values else ""
         lines.append(
-            f"{values['mean']:>+10.{digits}f}  {name} ({values['count']} of them: {values['least']:.{digits}f} to "
+            f"{values['mean']:>+10.{digits}f}  {name} (n = {values['count']}, {values['least']:.{digits}f} to "
             f"{values['most']:.{digits}f}{deviation})"
         )
     return "\n".join(lines)
 
 
 def read_runs(path: Path, head: Head) -> list[Figures]:
-    """The runs in a file of a Record's. Raises UserError where it can't be read, or was made under another head."""
+    """The runs in a file that a Record wrote. Raises UserError if it can't be read, or has another head."""
     try:
         values = json.loads(path.read_text())
         runs = [Figures(**run) for run in values["runs"]]
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror}): name a file that --json of this benchmark wrote.") from None
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path} has no runs of this benchmark: name another file.") from None
+        raise UserError(f"{path} has no runs of this benchmark: name a file that --json of this benchmark wrote.") from None
     differences = [
         f"{name} {values.get(name)!r} there, {here!r} here" for name, here in asdict(head).items() if values.get(name) != here
     ]
     if differences:
         raise UserError(
-            f"{path} holds runs that don't compare with these ({'; '.join(differences)}): name another file, or make the runs"
-            " under the same terms."
+            f"{path} holds runs under other conditions ({'; '.join(differences)}): name another file, or run this benchmark"
+            " under the same conditions."
         )
     return runs
 
 
 class Record:
-    """All runs so far, those of earlier calls and of added files among them; printed and written down as they come, so that
-    what is cut off has left those before.
+    """All runs so far, including those of earlier calls and of added files.
+
+    Each run is printed and written to the file as soon as it ends, so that an interrupted benchmark loses only the current run.
     """
 
     def __init__(self, head: Head, path: Path | None = None, *, added: Sequence[Path] = ()) -> None:
-        """Goes on with the file `path` where there is one; `added` are only read. Raises UserError (see `read_runs`)."""
+        """Resumes from the file `path` if it exists; files in `added` are only read. Raises UserError (see `read_runs`)."""
         self._head, self._path, self._added_paths = head, path, added
         self._own = read_runs(path, head) if path is not None and path.exists() else []
         self._added = [run for file in added for run in read_runs(file, head)]
 
     @property
     def runs(self) -> list[Figures]:
-        """One of each variant and seed, seed by seed: a whole one before one that failed, an own one before an added one."""
-        best = {(run.seed, run.variant): run for run in sorted([*self._added, *self._own], key=lambda run: run.whole)}
+        """One run per variant and seed, ordered by seed: preferably a successful one, and preferably an own one."""
+        best = {(run.seed, run.variant): run for run in sorted([*self._added, *self._own], key=lambda run: run.succeeded)}
         return sorted(best.values(), key=lambda run: (run.seed, VARIANTS.index(run.variant)))
 
     def lacks(self, variant: str, seed: int) -> bool:
-        """Whether that run is still to be made, for the first time or once more."""
-        return not any(run.whole for run in self.runs if (run.variant, run.seed) == (variant, seed))
+        """Whether this run has not been made yet, or has to be repeated because it failed."""
+        return not any(run.succeeded for run in self.runs if (run.variant, run.seed) == (variant, seed))
 
     def begin(self) -> None:
-        """Prints what was read, and writes it down."""
+        """Prints the runs that were read, and writes the file."""
         for run in self.runs:
             print(line(run), flush=True)
         self._write()
 
     def add(self, run: Figures) -> None:
-        """Takes a run that has ended, in the place of one that failed before."""
+        """Adds a run that has ended; it replaces an earlier run of the same variant and seed."""
         self._own = [other for other in self._own if (other.variant, other.seed) != (run.variant, run.seed)] + [run]
         print(line(run), flush=True)
         self._write()
@@ -216,7 +217,7 @@ class Record:
         return summary_text(self._head.mode, self.summary())
 
     def _write(self) -> None:
-        """The own runs alone, so that files can be added to each other; the summary is over all."""
+        """Writes only the own runs, so that files can be added to each other; the summary covers all runs."""
         if self._path is not None:
             runs, added = [asdict(run) for run in self._own], [str(path) for path in self._added_paths]
             values = {**asdict(self._head), "runs": runs, "added": added, "summary": self.summary()}

@@ -1,9 +1,9 @@
-"""What a reference train.py expects around it: a home folder with our text and tokenizer, and modules that are missing here.
+"""Creates what a reference train.py expects: a home folder with our text and tokenizer, and modules that are not installed.
 
-The reference (karpathy/autoresearch) reads `~/.cache/autoresearch`: shards of documents as parquet, a pickled tiktoken
-encoding, and the bytes of each token. All of it is written here from what `farm prepare` made, so that both sides read the
-same documents as the same ids. (Ours cuts documents of more than 200,000 characters before it encodes them: an id at a seam
-may differ there.)
+The reference (karpathy/autoresearch) reads from `~/.cache/autoresearch`: shards of documents as parquet, a pickled tiktoken
+encoding, and the number of bytes of each token. All of this is derived from the data of `farm prepare`, so that both sides read
+the same documents as the same token ids. (We split documents of more than 200,000 characters before encoding, so an id at a
+split may differ.)
 """
 
 import importlib.util
@@ -24,23 +24,23 @@ from research.data.sources import Source, open_source
 from research.data.tokenizer import Tokenizer
 
 VALIDATION_SHARD = 6542
-"""The number that the reference gives its validation shard; all others are trained on."""
+"""The number of the reference's validation shard; all other shards are training data."""
 
 SHARD_DOCUMENTS, ROW_GROUP_DOCUMENTS = 65_536, 1024
 
 VALIDATION_SPARE = 2
-"""Validation documents to write, in those that our rows took: the reference crops documents, and so needs more of them."""
+"""Validation documents to write per document that our rows used. The reference crops documents, so it needs more of them."""
 
 REFERENCE_BUFFER = 1000
-"""Documents that the reference packs from at a time: with too few it would choose the shortest of them again and again."""
+"""Size of the reference's packing buffer in documents. With fewer documents, it would choose the shortest ones repeatedly."""
 
 WRITTEN = "written.json"
-"""Says whose text a home holds; it is written last."""
+"""Marker file that identifies the data in a home folder; it is written last."""
 
 OPTIONAL_MODULES = ("requests", "rustbpe")
-"""What the reference imports to fetch text and to train a tokenizer, neither of which it does here."""
+"""Packages that the reference imports to download text and to train a tokenizer, neither of which it does here."""
 
-KERNELS = '''"""Stands in for the package `kernels`: every kernel that is asked for is this package."""
+KERNELS = '''"""Replaces the package `kernels`: every requested kernel is this package."""
 
 import sys
 
@@ -51,37 +51,37 @@ def get_kernel(name, *more, **options):
     return sys.modules[__name__]
 '''
 
-FLASH_ATTENTION = '''"""Stands in for FlashAttention 3: our train.py's attention, so that nobody compares kernels."""
+FLASH_ATTENTION = '''"""Replaces FlashAttention 3 by the attention of our train.py, so that both sides use the same kernel."""
 
 from research.kernels.attention import causal_attention
 
 
 def flash_attn_func(q, k, v, causal=True, window_size=(-1, -1)):
-    """q, k, v: (B, T, H, D). A left window of n is the n positions before and the position itself; negative is all."""
+    """q, k, v: (B, T, H, D). A left window of n covers the n positions before a query and its own; a negative one, all."""
     assert causal and window_size[1] <= 0
     left = window_size[0]
-    # autocast takes RMSNorm to float32 from some version of torch on, and with it q and k: attention is done in v's bfloat16
+    # in recent versions of torch, autocast runs RMSNorm in float32, so that q and k are float32; attention runs in v's bfloat16
     q, k = q.to(v.dtype), k.to(v.dtype)
     return causal_attention(q, k, v, window=q.size(1) if left < 0 else left + 1)
 '''
 
 
 def write_stand_ins(folder: Path) -> None:
-    """Modules to put before all others on PYTHONPATH: `kernels`, and empty ones for what isn't installed."""
+    """Writes the modules that must come first on PYTHONPATH: `kernels`, and an empty one for each missing optional module."""
     package = folder / "kernels"
     package.mkdir(parents=True, exist_ok=True)
     (package / "__init__.py").write_text(KERNELS)
     (package / "flash_attn_interface.py").write_text(FLASH_ATTENTION)
     for name in OPTIONAL_MODULES:
         if importlib.util.find_spec(name) is None:
-            (folder / f"{name}.py").write_text('"""Not installed here, and not needed."""\n')
+            (folder / f"{name}.py").write_text('"""Empty: the package is not installed, and not needed."""\n')
 
 
 def write_home(home: Path, contract: Contract, data: PreparedData, *, cache: Path) -> None:
-    """The reference's home folder, from the documents that `data` was made of; nothing to do where it is there already."""
-    marks = {"train": data.data_fingerprint, "val": data.val_sha256, "tokenizer": data.tokenizer_sha256}
+    """Writes the reference's home folder from the documents that `data` was made from, unless it is there already."""
+    identity = {"train": data.data_fingerprint, "val": data.val_sha256, "tokenizer": data.tokenizer_sha256}
     written = home / WRITTEN
-    if written.exists() and json.loads(written.read_text()) == marks:
+    if written.exists() and json.loads(written.read_text()) == identity:
         return
     shutil.rmtree(home, ignore_errors=True)
     below = home / ".cache" / "autoresearch"
@@ -93,12 +93,13 @@ def write_home(home: Path, contract: Contract, data: PreparedData, *, cache: Pat
     for number in range(VALIDATION_SHARD):
         if not write_shard(_shard(below, number), islice(documents, SHARD_DOCUMENTS)):
             break
-    written.write_text(json.dumps(marks))
+    written.write_text(json.dumps(identity))
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
-    """`tokenizer.pkl`, and `token_bytes.pt` as the reference counts them: bytes of a token's decoded text, so that a part of a
-    character has the three bytes of U+FFFD.
+    """Writes `tokenizer.pkl` and `token_bytes.pt`.
+
+    The reference counts the bytes of a token's decoded text, so that a part of a character has the three bytes of U+FFFD.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.pkl").write_bytes(pickle.dumps(tokenizer.encoding))
@@ -107,7 +108,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
 
 
 def write_shard(path: Path, documents: Iterable[str]) -> int:
-    """A parquet file with the column `text`: how many documents it got. None makes no file."""
+    """Writes a parquet file with the column `text`, unless there are no documents; returns the number of documents."""
     import pyarrow
     import pyarrow.parquet
 
@@ -137,5 +138,5 @@ def _shard(below: Path, number: int) -> Path:
 
 def _source_of(contract: Contract, data: PreparedData, *, cache: Path) -> Source:
     """The source that `data` was prepared from, at the same revision."""
-    asked_for = None if data.requested_revision in ("", REVISION) else data.requested_revision
-    return open_source(contract, cache=cache, num_shards=data.num_shards or 1, revision=asked_for, say=print)
+    revision = None if data.requested_revision in ("", REVISION) else data.requested_revision
+    return open_source(contract, cache=cache, num_shards=data.num_shards or 1, revision=revision, say=print)

@@ -1,6 +1,6 @@
-"""Runs a reference train.py in a process of its own, unchanged or with edits, and reads its log.
+"""Runs a reference train.py in a subprocess, unchanged or with edits, and parses its log.
 
-No edit may miss: where the reference has changed so that one finds nothing, a UserError says which.
+Every edit must match: if the reference has changed so that one does not, a UserError names it.
 """
 
 import os
@@ -23,10 +23,11 @@ from research.profiles import STANDARD, Constant
 
 ROOT = Path(__file__).parent.parent
 
-PATIENCE = 1200.0
-"""Seconds that a run may take beside its budget."""
+TIMEOUT_MARGIN_SECONDS = 1200.0
+"""Seconds that a run may take beyond its budget."""
 
 TAIL_LINES = 30
+"""Lines of the log of a failed run to report."""
 
 _STEP = re.compile(r"step (\d+) \([\d.]+%\) \| loss: (\S+) \|.*?\| dt: \d+ms \| tok/sec: ([\d,]+) \| mfu: ([\d.]+)%", re.ASCII)
 _SUMMARY = re.compile(r"^(\w+): +(-?[\d.]+)$", re.MULTILINE)
@@ -37,14 +38,14 @@ _SUMMARY = re.compile(r"^(\w+): +(-?[\d.]+)$", re.MULTILINE)
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """A textual replacement: `pattern` is a regular expression, which must match; `new` its replacement."""
+    """A textual replacement: `pattern` is a regular expression that must match, `new` its replacement."""
 
     pattern: str
     new: str
 
 
 def _decay(parameters: str, name: str) -> Edit:
-    """The weight decay of one group of Adam's."""
+    """Sets the weight decay of one of Adam's parameter groups to the constant `name` of STANDARD."""
     return Edit(pattern=rf"(params={parameters},.*weight_decay=)0\.0", new=rf"\g<1>{STANDARD[name]}")
 
 
@@ -58,7 +59,8 @@ NIGHT_EDITS = (
     _decay("value_embeds_params", "VALUE_EMBEDDING_DECAY"),
     _decay("lm_head_params", "UNEMBEDDING_DECAY"),
 )
-"""What the published night changed beside constants; the values are those of our STANDARD recipe, which is that night's."""
+"""The changes of the published night other than constants. Their values are those of our STANDARD recipe, which is from that
+night."""
 
 CPU_EDITS = (
     Edit(pattern=r"torch\.cuda\.get_device_capability\(\)", new="(9, 0)"),
@@ -70,26 +72,27 @@ CPU_PREPARE_EDITS = (
     Edit(pattern=r"pin_memory=True", new="pin_memory=False"),
     Edit(pattern=r'device="cuda"', new='device="cpu"'),
 )
-"""Let the reference run where there is no GPU: a smoke test of all this, never a measurement."""
+"""Edits of prepare.py that, with CPU_EDITS, let the reference run without a GPU: only for smoke tests, not for measurements."""
 
 
 def seed_edit(seed: int) -> Edit:
+    """Replaces the reference's fixed seed."""
     return Edit(pattern=r"manual_seed\(42\)", new=f"manual_seed({seed})")
 
 
 def edited(text: str, edits: Sequence[Edit]) -> str:
-    """`text` after all `edits`. A UserError names one that finds nothing."""
+    """`text` with all `edits` applied. Raises UserError if one does not match."""
     for edit in edits:
         text, count = re.subn(edit.pattern, edit.new, text)
         if not count:
             raise UserError(
-                f"The reference has nothing that matches {edit.pattern!r}: it is another version than this expects."
+                f"Nothing in the reference matches {edit.pattern!r}: use the version that this benchmark was written for."
             )
     return text
 
 
 def with_constants(text: str, values: Mapping[str, Constant]) -> str:
-    """`text` with those of `values` that differ from its own; the same text where none does."""
+    """`text` with its constants set to `values`; unchanged if they have these values already."""
     present = read_constants(text)
     return write_constants(text, {name: value for name, value in values.items() if present.get(name) != value})
 
@@ -99,23 +102,23 @@ def with_constants(text: str, values: Mapping[str, Constant]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A reference and where it runs."""
+    """A reference, and where and how it runs."""
 
     folder: Path
-    """Its train.py and prepare.py; never written to."""
+    """Folder of the reference's train.py and prepare.py; never written to."""
     work: Path
-    """Holds `home` and `stand-ins` (see reference_home), and a folder for each run."""
+    """Folder that holds `home` and `stand-ins` (see reference_home), and a folder for each run."""
     contract: Contract
     visible_device: str
-    """CUDA_VISIBLE_DEVICES of its processes; empty where there is no GPU."""
+    """CUDA_VISIBLE_DEVICES of the reference's processes; empty without a GPU."""
     attention: str | None = None
-    """The attention kernel that our runs on this machine use; None: the first that can serve."""
+    """The attention kernel that our runs on this machine use; None: the first that supports the inputs."""
 
     def train_py(self) -> str:
         return (self.folder / "train.py").read_text()
 
-    def lay_out(self, folder: Path, train_py: str) -> None:
-        """A folder to run in: `train_py` and the reference's prepare.py under our contract's constants."""
+    def write_run_folder(self, folder: Path, train_py: str) -> None:
+        """Writes `train_py`, and the reference's prepare.py with our contract's constants, into `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         budget = self.contract.TIME_BUDGET
         constants = {"MAX_SEQ_LEN": self.contract.MAX_SEQ_LEN, "EVAL_TOKENS": self.contract.EVAL_TOKENS}
@@ -129,12 +132,12 @@ class Reference:
         (folder / "prepare.py").write_text(prepare_py)
 
     def environment(self) -> dict[str, str]:
-        """Of its processes: the home and the modules of `work`; compiled code stays there from run to run."""
+        """Environment of the reference's processes: home, modules and compile caches are in `work` and shared by its runs."""
         home = self.work / "home"
         paths = [str(self.work / "stand-ins"), str(ROOT), os.environ.get("PYTHONPATH", "")]
         chosen = {
             "HOME": str(home),
-            "PYTHONUSERBASE": site.getuserbase(),  # which follows HOME otherwise
+            "PYTHONUSERBASE": site.getuserbase(),  # by default derived from HOME
             "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "CUDA_VISIBLE_DEVICES": self.visible_device,
             "TORCHINDUCTOR_CACHE_DIR": str(self.work / "compiled" / "inductor"),
@@ -147,9 +150,9 @@ class Reference:
         return {**os.environ, **chosen}
 
     def run(self, name: str, *, variant: str, seed: int, train_py: str) -> Figures:
-        """One run of `train_py` in the folder `name`; a run that fails has the tail of its log for a reason."""
+        """Runs `train_py` once in the folder `name`. If the run fails, its reason is the tail of its log."""
         folder = self.work / "runs" / name
-        self.lay_out(folder, edited(train_py, [seed_edit(seed)]))
+        self.write_run_folder(folder, edited(train_py, [seed_edit(seed)]))
         log = folder / "run.log"
         began = time.monotonic()
         code = run_logged(
@@ -157,7 +160,7 @@ class Reference:
             folder=folder,
             environment=self.environment(),
             log=log,
-            seconds=self.contract.TIME_BUDGET + PATIENCE,
+            seconds=self.contract.TIME_BUDGET + TIMEOUT_MARGIN_SECONDS,
         )
         wall = time.monotonic() - began
         text = log.read_text(errors="replace")
@@ -169,7 +172,7 @@ class Reference:
 
 
 def run_logged(command: Sequence[str], *, folder: Path, environment: Mapping[str, str], log: Path, seconds: float) -> int:
-    """The exit status of `command`, whose output goes to `log`; it is killed after `seconds`."""
+    """Runs `command` with its output in `log`; returns its exit status, or -1 if it was killed after `seconds`."""
     with log.open("w") as output:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         try:
@@ -188,17 +191,17 @@ def run_logged(command: Sequence[str], *, folder: Path, environment: Mapping[str
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A step line."""
+    """A step line of the reference's log."""
 
     number: int
     loss: float
-    """Smoothed, nats a token."""
+    """Smoothed training loss in nats per token."""
     tokens_per_second: float
     mfu_percent: float
 
 
 def parse_steps(log: str) -> list[Step]:
-    """All step lines, which end in carriage returns."""
+    """All step lines; the reference separates them by carriage returns."""
     return [
         Step(number=int(n), loss=float(loss), tokens_per_second=float(speed.replace(",", "")), mfu_percent=float(mfu))
         for n, loss, speed, mfu in _STEP.findall(log)
@@ -206,13 +209,13 @@ def parse_steps(log: str) -> list[Step]:
 
 
 def parse_summary(log: str) -> dict[str, float]:
-    """The lines `name: value` behind the last `---`; empty where there is none."""
+    """The `name: value` lines after the last `---`; empty if there is none."""
     _, found, summary = log.rpartition("\n---\n")
     return {name: float(value) for name, value in _SUMMARY.findall(summary)} if found else {}
 
 
 def figures_of(log: str, *, variant: str, seed: int, batch: int, wall: float) -> Figures:
-    """What the log of a run says that ended well: `batch` in tokens a step, `wall` in seconds of the whole process."""
+    """Figures from the log of a successful run; `batch` is in tokens per step, `wall` in seconds of the whole process."""
     summary = parse_summary(log)
     speeds = [step.tokens_per_second for step in parse_steps(log) if step.number >= UNTIMED_STEPS and step.tokens_per_second]
     steps = round(summary["num_steps"])
@@ -222,7 +225,7 @@ def figures_of(log: str, *, variant: str, seed: int, batch: int, wall: float) ->
         status="ok",
         own_bpb=summary["val_bpb"],
         reference_bpb=summary["val_bpb"],
-        tokens_per_second=statistics.harmonic_mean(speeds) if speeds else None,  # steps have equally many tokens
+        tokens_per_second=statistics.harmonic_mean(speeds) if speeds else None,  # all steps have the same number of tokens
         median_tokens_per_second=statistics.median(speeds) if speeds else None,
         mfu_percent=summary.get("mfu_percent"),
         steps=steps,
@@ -235,6 +238,6 @@ def figures_of(log: str, *, variant: str, seed: int, batch: int, wall: float) ->
 
 
 def tail(log: str) -> str:
-    """The last lines of a log, of each only what its last carriage return left on the screen."""
+    """The last TAIL_LINES lines of a log; of each line only the text after its last carriage return."""
     lines = [line.rstrip("\r").rpartition("\r")[2] for line in log.strip().split("\n")]
     return "\n".join(lines[-TAIL_LINES:])

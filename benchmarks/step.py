@@ -1,11 +1,11 @@
-"""A training step by itself: how long it takes, in how much memory, and on a GPU by which kernels.
+"""Benchmarks a training step: time, memory and, on a GPU, time by kernel.
 
     uv run python benchmarks/step.py [--recipe original] [--against CHECKOUT] [--rounds 2] [--kernels 20] [NAME=value ...]
 
-Steps of the shipped train.py on random tokens, with frequencies that fall as those of words do; no data is needed, no judge
-runs. Each side is measured in processes of its own, all sides in turn, round by round: this checkout, with --against another
-one, and this one with other constants. Prints for each the milliseconds of a step among others (nothing waits for the GPU
-between them) and of one that is waited for (the median), and the ratios to this checkout; then the same as JSON.
+Runs steps of the shipped train.py on random tokens with Zipf-like frequencies, without prepared data or a judge. The sides are
+this checkout, another one with --against, and this one with other constants. In each round, every side is measured once, in a
+subprocess. Prints for each side the mean milliseconds per step without synchronisation between steps, the median milliseconds
+of a step with synchronisation after it, and the ratios to this checkout; then the same as JSON.
 """
 
 import argparse
@@ -23,30 +23,30 @@ from types import ModuleType
 CHECKOUT = Path(__file__).parent.parent
 WARMUP_STEPS = 6
 ZIPF_OFFSET = 10.0
-"""Of the tokens' ranks: the most frequent ones are not as frequent as Zipf's law has it (Mandelbrot)."""
+"""Offset of the ranks in the Zipf-Mandelbrot law, which makes the most frequent tokens rarer than Zipf's law does."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One process's figures."""
+    """Figures from one process."""
 
     ms: float
-    """Mean over steps that follow each other."""
+    """Mean milliseconds per step, without synchronisation between steps."""
     alone_ms: float
-    """Median of steps that are waited for, one by one."""
+    """Median milliseconds of a step, with synchronisation after each."""
     tokens_per_second: float
     first_seconds: float
-    """Until the first step was done: most of it compiles."""
+    """Seconds of the first step, most of them for compilation."""
     allocated_mb: float
     kernels: dict[str, tuple[float, float]]
-    """On a GPU, by name: milliseconds in a step, and calls; the costliest first."""
+    """Milliseconds and calls per step by kernel name, in descending order of time; empty on a CPU or without --kernels."""
 
 
-# --- in a process of its own, with the checkout that is measured on its path ------------------------------------------
+# --- in a subprocess, with the measured checkout on its path ----------------------------------------------------------
 
 
 def load_train_py(options: argparse.Namespace) -> ModuleType:
-    """The checkout's train.py under the profile's contract and starting hyperparameters, and the constants that are given."""
+    """The checkout's train.py with the profile's contract and starting hyperparameters, and the constants in the options."""
     from research.hyperparameters import fit_to_profile, read_constants, write_constants
     from research.profiles import contract_for
     from research.settings import ChildSettings
@@ -66,7 +66,7 @@ def measure(options: argparse.Namespace) -> Step:
 
     from research.sandbox.linux import keep_freed_memory
 
-    keep_freed_memory()  # as the judge has it
+    keep_freed_memory()  # as in the judge's processes
     torch.manual_seed(1)
     torch.set_float32_matmul_precision("high")
     train = load_train_py(options)
@@ -74,19 +74,22 @@ def measure(options: argparse.Namespace) -> Step:
     device = next(model.parameters()).device
     on_gpu = device.type == "cuda"
     rows, tokens = train.DEVICE_BATCH_SIZE, train.MAX_SEQ_LEN
-    passes = train.TOTAL_BATCH_SIZE // (rows * tokens)
+    accumulation_steps = train.TOTAL_BATCH_SIZE // (rows * tokens)
     frequencies = 1 / (torch.arange(train.VOCAB_SIZE, device=device) + ZIPF_OFFSET)
-    batches = [torch.multinomial(frequencies, rows * (tokens + 1), replacement=True).view(rows, -1) for _ in range(2 * passes)]
+    batches = [
+        torch.multinomial(frequencies, rows * (tokens + 1), replacement=True).view(rows, -1)
+        for _ in range(2 * accumulation_steps)
+    ]
     optimizer = train.Optimizer(model)
     forward = torch.compile(model, dynamic=False) if on_gpu else model
     number = 0
 
     def step() -> None:
         nonlocal number
-        for part in range(passes):
-            ids = batches[(number * passes + part) % len(batches)]
+        for part in range(accumulation_steps):
+            ids = batches[(number * accumulation_steps + part) % len(batches)]
             loss = forward(ids[:, :-1].contiguous(), ids[:, 1:].contiguous())
-            (loss / passes).backward()
+            (loss / accumulation_steps).backward()
         optimizer.step(number, min(0.9, number / 100))
         model.zero_grad(set_to_none=True)
         number += 1
@@ -118,7 +121,7 @@ def measure(options: argparse.Namespace) -> Step:
 
 
 def kernels_of(step: Callable[[], None], steps: int = 2) -> dict[str, tuple[float, float]]:
-    """Milliseconds and calls in a step of everything that runs on the GPU, by torch's profiler."""
+    """Milliseconds and calls per step of each GPU kernel, measured by torch's profiler."""
     import torch
     from torch.profiler import ProfilerActivity, profile
 
@@ -135,8 +138,8 @@ def kernels_of(step: Callable[[], None], steps: int = 2) -> dict[str, tuple[floa
 
 
 def run_measured(checkout: Path, constants: Sequence[str], options: argparse.Namespace) -> Step:
-    """The figures of one process for one side."""
-    script = checkout / "benchmarks" / "step.py"  # its own, which knows where its modules are
+    """Measures one side once, in a subprocess."""
+    script = checkout / "benchmarks" / "step.py"  # the checkout's own script, which knows where its modules are
     command = [sys.executable, str(script), "--measure", str(checkout), "--profile", options.profile, *constants]
     command += ["--steps", str(options.steps), "--kernels", str(options.kernels)]
     command += ["--recipe", options.recipe] if options.recipe else []
@@ -144,32 +147,32 @@ def run_measured(checkout: Path, constants: Sequence[str], options: argparse.Nam
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        raise SystemExit(f"the steps of {checkout} failed with exit status {done.returncode}: what they said is above")
+        raise SystemExit(f"the steps of {checkout} failed with exit status {done.returncode}: see their output above")
     return Step(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def print_kernels(name: str, found: Step, count: int) -> None:
     total = sum(ms for ms, _ in found.kernels.values())
-    print(f"\n{name}: kernels take {total:.1f} ms of a step")
+    print(f"\n{name}: kernels take {total:.1f} ms per step")
     for kernel, (ms, calls) in list(found.kernels.items())[:count]:
         print(f"{ms:9.3f} ms {calls:7.1f} x {1000 * ms / calls:9.1f} us  {kernel[:100]}")
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("constants", nargs="*", metavar="NAME=value", help="constants of another side, of this checkout")
-    parser.add_argument("--profile", help="standard, small or cpu; default: what the hardware suggests")
+    parser.add_argument("constants", nargs="*", metavar="NAME=value", help="also measure this checkout with these constants")
+    parser.add_argument("--profile", help="standard, small or cpu (default: chosen for the hardware)")
     parser.add_argument("--recipe", choices=("best", "original"), help="default: the profile's")
-    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="another checkout of this project, as another side")
-    parser.add_argument("--steps", type=int, default=30)
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--kernels", type=int, default=0, metavar="N", help="name the N costliest of a GPU")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="also measure this other checkout of the project")
+    parser.add_argument("--steps", type=int, default=30, help="timed steps per measurement (default: 30)")
+    parser.add_argument("--rounds", type=int, default=2, help="measurements per side (default: 2)")
+    parser.add_argument("--kernels", type=int, default=0, metavar="N", help="list the N GPU kernels that take the most time")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
 
 
 def sides_of(options: argparse.Namespace) -> dict[str, tuple[Path, list[str]]]:
-    """By name: the checkout and the constants that differ."""
+    """Checkout and changed constants of each side, by name."""
     from benchmarks.terms import TRAIN_PY, constants_of
     from research.errors import UserError
     from research.hyperparameters import write_constants

@@ -1,4 +1,4 @@
-"""What the benchmarks that train through the judge share: on what, under which contract, from which train.py."""
+"""The common setup of the benchmarks that train through the judge: device, contract, data and train.py."""
 
 import argparse
 import secrets
@@ -25,32 +25,32 @@ TRAIN_PY = Path(__file__).parent.parent / "research" / "train.py"
 
 @dataclass(frozen=True, kw_only=True)
 class Terms:
-    """What all runs of a benchmark have in common."""
+    """The device, contract, data and train.py that all runs of a benchmark share."""
 
     device: Device
     profile: str
     contract: Contract
     data: PreparedData
     train_py: str
-    """The shipped one, under the profile's starting hyperparameters."""
+    """Text of the shipped train.py with the profile's starting hyperparameters."""
 
     def title(self) -> str:
         return f"{platform_identity(self.device)}, profile {self.profile}, {self.contract.TIME_BUDGET:g} s"
 
 
 def add_terms(parser: argparse.ArgumentParser) -> None:
-    """The options that `terms_of` reads."""
-    parser.add_argument("--profile", help="default: what the hardware suggests")
-    parser.add_argument("--budget", type=float, help="seconds of training in a run")
-    parser.add_argument("--source", help="of the text")
+    """Adds the options that `terms_of` reads."""
+    parser.add_argument("--profile", help="standard, small or cpu (default: chosen for the hardware)")
+    parser.add_argument("--budget", type=float, help="seconds of training per run")
+    parser.add_argument("--source", help="source of the text (default: the profile's)")
     parser.add_argument("--devices", type=DeviceRequest.parse, default=ANY_DEVICE,
-                        help="one device: 0 or cpu or mps (default: the best that is there)")  # fmt: skip
-    parser.add_argument("--gpu-memory", type=float, metavar="GB", help="that a run may take (default: what is free)")
-    parser.add_argument("--cache", help="of prepared data")
+                        help="one device: 0, cpu or mps (default: the best available)")  # fmt: skip
+    parser.add_argument("--gpu-memory", type=float, metavar="GB", help="memory limit per run (default: the free memory)")
+    parser.add_argument("--cache", help="folder of prepared data")
 
 
 def terms_of(options: argparse.Namespace) -> Terms:
-    """Prepares the data where it isn't there. Raises UserError."""
+    """The setup that the options describe; prepares the data if necessary. Raises UserError."""
     device = choose_devices(options.devices)[0]
     device = limited(device, memory_limit(options.gpu_memory, device.kind))
     profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
@@ -61,21 +61,21 @@ def terms_of(options: argparse.Namespace) -> Terms:
 
 
 def variant_text(variant: str, terms: Terms) -> str:
-    """The train.py of a variant: `NAME=value ...`, or the path of another one, fitted to the profile. Raises UserError."""
+    """The train.py of a variant, which is `NAME=value ...` or the path of another train.py. Raises UserError."""
     if Path(variant).is_file():
         return fit_to_profile(Path(variant).read_text(), terms.profile, None)[0]
     return write_constants(terms.train_py, constants_of(variant))
 
 
 def constants_of(words: str) -> dict[str, Constant]:
-    """Of `NAME=value ...`. Raises UserError."""
+    """Parses `NAME=value ...`. Raises UserError."""
     try:
         pairs = [word.split("=", 1) for word in words.split()]
         found = read_constants("\n".join(f"{name} = {value}" for name, value in pairs))
     except (SyntaxError, ValueError):
         found = {}
     if not found or len(found) != len(words.split()):
-        raise UserError(f"{words!r} is neither a file nor NAME=value with values that are literals.")
+        raise UserError(f"{words!r} is neither a file nor NAME=value ... with literal values.")
     return found
 
 
@@ -89,8 +89,12 @@ async def run_once(
     keep_in: Path | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> RunResult:
-    """One run; a score above `keep_below` spares it the checks before a keep. It leaves nothing behind, or its files, the
-    model among them, in the folder `keep_in`.
+    """Makes one judged run.
+
+    Args:
+        keep_below: a run whose score is higher skips the checks that a kept run needs
+        keep_in: folder for the run's files, including the model; None: they are deleted
+        on_progress: called with each progress message of the judge
     """
     spec = RunSpec(
         run_id=f"run-{secrets.token_hex(4)}",

@@ -1,23 +1,23 @@
-"""Our train.py against a reference: karpathy/autoresearch's own train.py and prepare.py, executed from a folder.
+"""Compares our train.py with a reference: the train.py and prepare.py of karpathy/autoresearch, run from a folder.
 
     uv run python benchmarks/training.py --reference FOLDER --mode speed [--pairs 2] [--budget 60]
     uv run python benchmarks/training.py --reference FOLDER --mode score [--seeds 1 2] [--budget 120]
 
-Both sides train on the same documents under the same tokenizer, with the same attention kernel (ours: the reference's has to be
-fetched), on the same device in turn. Of the reference a copy runs that has another seed and time budget, and the sizes of a
-smaller profile where that is asked for. `speed` has both train the same architecture in the same batches, and compares tokens a
-second, memory, and what a run takes beside its training (ours is judged as an experiment that is not kept). `score` compares
-three recipes by the reference's own evaluator: the reference as it is, with what its published night changed, and ours as
-shipped.
+Both sides train on the same documents with the same tokenizer and the same attention kernel (ours, as the reference's has to
+be downloaded), alternately on the same device. The reference runs as a copy with another seed and time budget and, if
+requested, the sizes of a smaller profile. In mode `speed`, both sides train the same architecture with the same batches, to
+compare tokens per second, memory and the overhead beyond training (our runs are judged like an experiment that is not kept). In
+mode `score`, the reference's own evaluator scores three recipes: the unchanged reference, the reference with the changes of its
+published night, and ours as shipped.
 
-Each side packs documents by its own code, and the reference crops them, so that its evaluator and our judge score different
-rows: with short rows they are far apart. The reference's budget starts after 11 steps, which it has for nothing. On a CPU,
-which the reference doesn't know, an edited copy runs: a smoke test, not a measurement.
+Each side packs documents with its own code, and the reference crops them, so its evaluator and our judge score different rows;
+with short rows, the two scores differ widely. The reference's time budget starts only after 11 steps, which it gets for free.
+On a CPU, which the reference doesn't support, an edited copy runs: this is a smoke test, not a measurement.
 
-Prints a line for each run as it ends, then the differences; `--json` has all figures after each run. Where that file is there
-already the benchmark goes on: what has gone well is not run again. Two of these at once need a GPU each (CUDA_VISIBLE_DEVICES),
-and a `--work` folder and a `--json` file each. They can share the work: `--only` has one run some variants alone, and `--add`
-takes what the other has run into table and differences.
+Prints a line for each run as it ends, then the differences; `--json` names a file that gets all figures after each run. If that
+file exists, the benchmark resumes from it: only failed and missing runs are made. Two instances at the same time need separate
+GPUs (CUDA_VISIBLE_DEVICES), `--work` folders and `--json` files. They can split the work: `--only` selects the variants to run,
+and `--add` includes the runs of another instance in the table and the differences.
 
     ... --mode score --json ours.json --only ours
     ... --mode score --json theirs.json --only reference "reference, its night's changes"
@@ -53,16 +53,16 @@ from research.result import RunResult
 from research.settings import ChildSettings
 
 BUDGETS = {"speed": 60.0, "score": 120.0}
-"""Seconds of training in a run, by mode."""
+"""Seconds of training per run, by mode."""
 
-EVALUATION_SECONDS = 900.0
+EVALUATION_TIMEOUT_SECONDS = 900.0
 
 
 # --- one run of ours --------------------------------------------------------------------------------------------------
 
 
 async def run_ours(engine: LocalEngine, train_py: str, terms: Terms, *, seed: int, keep_in: Path | None = None) -> Figures:
-    """One judged run; where its folder is kept it is checked as one that is kept."""
+    """Makes one judged run. With `keep_in`, its folder is kept and it gets all checks of a run that would be kept."""
     began = time.monotonic()
     keep_below = None if keep_in else 0.0
     result = await run_once(engine, train_py, terms, seed=seed, keep_below=keep_below, keep_in=keep_in)
@@ -70,7 +70,7 @@ async def run_ours(engine: LocalEngine, train_py: str, terms: Terms, *, seed: in
 
 
 def our_figures(result: RunResult, train_py: str, *, wall: float) -> Figures:
-    """What the judge found, and what train.py reported of its speed."""
+    """Figures from the judge's result and from the speed that train.py reported."""
     batch = read_constants(train_py)["TOTAL_BATCH_SIZE"]
     assert isinstance(batch, int)
     tokens, trained = result.reported_tokens, result.training_seconds
@@ -97,26 +97,26 @@ def our_figures(result: RunResult, train_py: str, *, wall: float) -> Figures:
 
 
 def _median_speed(curve: Sequence[tuple[float, int, float]], batch: int) -> float | None:
-    """Tokens a second between neighbouring points of a loss curve (seconds, step, loss)."""
+    """Median tokens per second between adjacent points (seconds, step, loss) of a loss curve, without UNTIMED_STEPS."""
     points = [(seconds, step) for seconds, step, _ in curve if step >= UNTIMED_STEPS]
     speeds = [batch * (step - step0) / (now - then) for (then, step0), (now, step) in pairwise(points) if now > then]
     return statistics.median(speeds) if speeds else None
 
 
 def score_by_reference(reference: Reference, run_folder: Path, terms: Terms) -> float:
-    """Bits per byte of a kept run's model by the reference's evaluator, in a fresh process. Raises UserError."""
+    """Bits per byte of a kept run's model, by the reference's evaluator in a subprocess. Raises UserError if that fails."""
     folder = run_folder / "reference"
-    reference.lay_out(folder, reference.train_py())
+    reference.write_run_folder(folder, reference.train_py())
     script = Path(__file__).with_name("reference_evaluator.py")
     command = [sys.executable, str(script), "--reference", str(folder), "--train", str(run_folder / "train.py"), "--model",
                str(run_folder / "model.safetensors"), "--device", terms.device.torch_device]  # fmt: skip
     log = folder / "evaluation.log"
     environment = reference.environment() | ChildSettings(contract=terms.contract).environment()
-    code = run_logged(command, folder=folder, environment=environment, log=log, seconds=EVALUATION_SECONDS)
+    code = run_logged(command, folder=folder, environment=environment, log=log, seconds=EVALUATION_TIMEOUT_SECONDS)
     text = log.read_text(errors="replace")
     if code:
-        raise UserError(f"The reference's evaluator failed with exit status {code}:\n{tail(text)}")
-    answer = next(line for line in reversed(text.splitlines()) if line.startswith('{"bpb"'))  # warnings may come after it
+        raise UserError(f"The reference's evaluator failed with exit status {code}; its output ended with:\n{tail(text)}")
+    answer = next(line for line in reversed(text.splitlines()) if line.startswith('{"bpb"'))  # warnings may follow it
     return float(json.loads(answer)["bpb"])
 
 
@@ -124,20 +124,20 @@ def score_by_reference(reference: Reference, run_folder: Path, terms: Terms) -> 
 
 
 def sizes_for(terms: Terms, train_py: str) -> dict[str, Constant]:
-    """What the reference must take from our `train_py` to fit this hardware: nothing but the device batch on a large GPU."""
+    """Constants of our `train_py` that the reference needs to fit this hardware: on a large GPU only the device batch size."""
     names = {*profile_named(terms.profile).sizes, "DEVICE_BATCH_SIZE"}
     return {name: value for name, value in read_constants(train_py).items() if name in names}
 
 
 def night_text(untouched: str, sizes: dict[str, Constant]) -> str:
-    """The reference under the hyperparameters of its published night."""
+    """The reference's train.py with the changes of its published night."""
     constants = read_constants(untouched)
     values = {name: value for name, value in STANDARD.items() if name in constants}
     return with_constants(edited(untouched, NIGHT_EDITS), values | sizes)
 
 
 def speed_texts(terms: Terms, reference: Reference) -> dict[str, str]:
-    """Each side's train.py, on the same architecture and batches."""
+    """The train.py of each side, with the same architecture and batches."""
     free = terms.device.free_bytes if terms.device.kind == "cuda" else None
     ours, _ = fit_to_profile(terms.train_py, terms.profile, free, recipe="original")
     sizes = {name: value for name, value in read_constants(ours).items() if name in SIZES}
@@ -152,7 +152,7 @@ def score_texts(terms: Terms, reference: Reference) -> dict[str, str]:
 
 
 async def run_scored(engine: LocalEngine, train_py: str, terms: Terms, reference: Reference, *, seed: int) -> Figures:
-    """A run of ours, its model scored by the reference's evaluator, too."""
+    """Makes one of our runs; the reference's evaluator scores its model as well."""
     folder = reference.work / "runs" / f"score-ours-{seed}"
     found = await run_ours(engine, train_py, terms, seed=seed, keep_in=folder)
     if found.status != "ok":
@@ -164,7 +164,7 @@ async def run_scored(engine: LocalEngine, train_py: str, terms: Terms, reference
 
 
 async def compare(terms: Terms, reference: Reference, options: argparse.Namespace, record: Record) -> None:
-    """Makes the runs that the record lacks, in turn, seed by seed."""
+    """Makes the runs that are missing from the record: all variants for one seed, then for the next."""
     speed = options.mode == "speed"
     seeds = range(1, options.pairs + 1) if speed else options.seeds
     texts = speed_texts(terms, reference) if speed else score_texts(terms, reference)
@@ -197,15 +197,15 @@ def head_of(terms: Terms, reference: Reference, mode: str) -> Head:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--reference", type=Path, required=True, metavar="FOLDER", help="its train.py and prepare.py")
+    parser.add_argument("--reference", type=Path, required=True, metavar="FOLDER", help="holds its train.py and prepare.py")
     parser.add_argument("--mode", choices=list(BUDGETS), required=True)
-    parser.add_argument("--pairs", type=int, default=2, help="of runs, in mode speed (default: 2)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="in mode score (default: 1 2)")
+    parser.add_argument("--pairs", type=int, default=2, help="pairs of runs in mode speed (default: 2)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], help="seeds in mode score (default: 1 2)")
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="keep the reference's home, logs and models here")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here, and go on with what is here")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures here; resume from this file if it exists")
     parser.add_argument("--only", choices=VARIANTS, default=VARIANTS, nargs="+", metavar="VARIANT",
-                        help=f"run no others than these, of {', '.join(map(repr, VARIANTS))}")  # fmt: skip
-    parser.add_argument("--add", type=Path, nargs="+", default=[], metavar="FILE", help="count the runs in these, too")
+                        help=f"run only these variants, of {', '.join(map(repr, VARIANTS))}")  # fmt: skip
+    parser.add_argument("--add", type=Path, nargs="+", default=[], metavar="FILE", help="include the runs in these files")
     add_terms(parser)
     options = parser.parse_args()
     options.budget = options.budget or BUDGETS[options.mode]
@@ -213,7 +213,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def find_reference(options: argparse.Namespace, terms: Terms, work: Path) -> Reference:
-    """The reference that is asked for, to run below `work`. Raises UserError."""
+    """The requested reference, to run below `work`. Raises UserError if files are missing."""
     folder = options.reference.resolve()
     for name in ("train.py", "prepare.py"):
         if not (folder / name).is_file():
@@ -243,7 +243,7 @@ def main() -> int:
         except UserError as error:
             raise SystemExit(str(error)) from None
     print(record.summary_text())
-    return 0 if all(run.whole for run in record.runs) else 1
+    return 0 if all(run.succeeded for run in record.runs) else 1
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import psutil
 from research.files import research_folder
 from research.ipc.channel import Channel
 from research.judge.log import Log
-from research.kernels.compile_cache import begin_with_shared
+from research.kernels.compile_cache import link_shared
 from research.sandbox.layers import Sandbox, enter
 from research.sandbox.linux import die_with_parent
 from research.settings import ChildSettings
@@ -155,7 +155,7 @@ def _fork(main: Callable[[], None], folder: Path, environment: Mapping[str, str]
         if sandbox is not None:
             die_with_parent()
             enter(sandbox, folder, channel=channel)
-        begin_with_shared()
+        link_shared()
         main()
         code = 0
     except SystemExit as end:

@@ -1,1 +1,1 @@
-"""GPU kernels and what compiles and caches them. An interface of train.py; knows no data, sandbox or judge."""
+"""GPU kernels, and how they are compiled and cached. train.py calls them; they know nothing of data, sandbox or judge."""

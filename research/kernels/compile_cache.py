@@ -1,7 +1,8 @@
-"""Compiled code that runs share. Its files are pickles and libraries, which a run executes: only what is trusted writes them.
+"""The compile cache that runs share. It holds pickles and libraries, which runs execute, so only trusted code may add files.
 
-Every run compiles into a folder of its own, which starts with links to what the shared one holds and is thrown away. What a run
-of the shipped train.py compiled, whatever its constants, is added to the shared one: nobody wrote it who could plant anything.
+Every run compiles into a private folder that starts with links to the shared files and is deleted after the run. What a run of
+the shipped train.py compiled, with any constants, is added to the shared folder, as no researcher's code can have planted
+anything in it.
 """
 
 import contextlib
@@ -19,40 +20,40 @@ from research.software import software_versions
 
 SHARED_VARIABLE, PRIVATE_VARIABLE = "AUTORESEARCH_COMPILED", "TORCHINDUCTOR_CACHE_DIR"
 
-LAYOUT = 2
-"""Of the shared folder: another number begins a new one."""
+LAYOUT_VERSION = 2
+"""Version of the shared cache's layout; bump it to start afresh."""
 
-MOST_BYTES = 2 * 2**30
-"""Of the shared folder: what comes later is compiled anew by each run."""
+MAX_BYTES = 2 * 2**30
+"""Maximum size of the shared folder. What does not fit is compiled again by each run."""
 
 TRITON = "triton"
-"""Folder of Triton's kernels, each with a folder that is whole once it is there: so these are added and linked as they are."""
+"""Folder of Triton's kernels. Each kernel has a subfolder, which is added and linked as a whole."""
 
-LOCK = "lock"
-"""How the names of files end that say that a process is at work."""
+LOCK_SUFFIX = "lock"
+"""Suffix of the names of lock files."""
 
 GROUP_PREFIX = "__grp__"
-"""Triton's lists of the files that make a kernel, with the whole path of each."""
+"""Prefix of the names of Triton's group files, which list the absolute paths of a kernel's files."""
 
-OF_A_RUN = "of-a-run"
-"""A file in the shared folder that says that it holds all that a whole run compiled, whatever else lies there."""
+RUN_MARKER = "of-a-run"
+"""Marker file in the shared folder: everything that a complete run compiled has been added."""
 
 _SHIPPED = research_folder() / "train.py"
 
 
 def shared_folder(cache: Path, device: str) -> Path:
-    """Where compiled code for this software and this kind of device lies."""
-    key = json.dumps([software_versions(), device.partition(":")[0], LAYOUT], sort_keys=True)
+    """The folder of compiled code for this software and kind of device."""
+    key = json.dumps([software_versions(), device.partition(":")[0], LAYOUT_VERSION], sort_keys=True)
     return cache / "compiled" / hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def is_trusted(train_py: str) -> bool:
-    """Whether this is the shipped train.py, but for the values of its constants."""
+    """Whether the text equals the shipped train.py except for the values of constants."""
     return same_but_for_constants(train_py, _SHIPPED.read_text())
 
 
 def variables(folder: Path) -> dict[str, str]:
-    """The environment in which torch, Triton and flash-attn-4 keep what they compile in `folder`."""
+    """Environment variables that make torch, Triton and flash-attn-4 cache compiled code in `folder`."""
     return {
         PRIVATE_VARIABLE: str(folder),
         "TRITON_CACHE_DIR": str(folder / TRITON),
@@ -61,10 +62,10 @@ def variables(folder: Path) -> dict[str, str]:
     }
 
 
-def begin_with_shared() -> None:
-    """In a run's process: links what the shared folder holds into its own, as its environment names them.
+def link_shared() -> None:
+    """Links the shared files into the private folder of this run's process. Both folders are named by environment variables.
 
-    Whoever has compiled something anew replaces the link, never what it leads to, which no run can write to.
+    A compiler that writes a file again replaces the link, not its target, which no run can write to.
     """
     shared, private = os.environ.get(SHARED_VARIABLE), os.environ.get(PRIVATE_VARIABLE)
     if not shared or not private:
@@ -83,50 +84,52 @@ def begin_with_shared() -> None:
 
 
 def add_to_shared(private: Path, shared: Path) -> None:
-    """Adds the plain files of `private` that `shared` lacks, each whole or not at all, and so Triton's folders."""
-    lacking = list(_lacking(private, shared))
-    taken = _bytes_in(shared) if lacking else 0
-    for source in lacking:
-        size = _bytes_in(source)
-        if taken + size <= MOST_BYTES:
-            taken += size
+    """Atomically adds each regular file and each folder of a Triton kernel in `private` that is missing from `shared`."""
+    missing = list(_missing(private, shared))
+    used = _size_in_bytes(shared) if missing else 0
+    for source in missing:
+        size = _size_in_bytes(source)
+        if used + size <= MAX_BYTES:
+            used += size
             _add(source, shared / source.relative_to(private))
 
 
 def add_run_to_shared(folders: Iterable[Path], shared: Path) -> None:
-    """Adds what a whole run compiled, in the folders of its processes."""
+    """Adds what a complete run compiled, from the private folders of its processes."""
     for folder in folders:
         add_to_shared(folder, shared)
-    if shared.is_dir():  # else it compiled nothing
-        (shared / OF_A_RUN).touch()
+    if shared.is_dir():  # otherwise the run compiled nothing
+        (shared / RUN_MARKER).touch()
 
 
 def holds_a_run(shared: Path) -> bool:
-    """Whether a run has been added: the next one finds most of what it needs."""
-    return (shared / OF_A_RUN).exists()
+    """Whether a complete run has been added, so that the next one finds most of what it needs."""
+    return (shared / RUN_MARKER).exists()
 
 
-def _lacking(private: Path, shared: Path) -> Iterator[Path]:
-    """Plain files of `private`, and folders of Triton's kernels, that `shared` has not."""
+def _missing(private: Path, shared: Path) -> Iterator[Path]:
+    """Regular files, and folders of Triton kernels, that are in `private` but not in `shared`."""
     for where, folders, names in os.walk(private):
-        found = [Path(where) / name for name in names if not name.endswith(LOCK)]
+        found = [Path(where) / name for name in names if not name.endswith(LOCK_SUFFIX)]
         found = [path for path in found if stat.S_ISREG(path.lstat().st_mode)]
         if Path(where) == private / TRITON:
-            found += [folder for name in folders if _is_whole(folder := Path(where) / name)]
+            found += [folder for name in folders if _is_complete(folder := Path(where) / name)]
             folders.clear()
         yield from (path for path in found if not (shared / path.relative_to(private)).exists())
 
 
-def _is_whole(folder: Path) -> bool:
-    """Whether this is a run's own folder of a kernel of Triton's, to which nothing will be added: the list comes last, and a
-    library is alone."""
+def _is_complete(folder: Path) -> bool:
+    """Whether this is a complete folder of a Triton kernel that the run itself compiled.
+
+    Triton writes the group file last; a library is the only file of its folder.
+    """
     if folder.is_symlink():
         return False
     return any(path.name.startswith(GROUP_PREFIX) or path.suffix == ".so" for path in folder.iterdir())
 
 
 def _add(source: Path, target: Path) -> None:
-    """Copies a plain file, or the plain files of a folder."""
+    """Copies a regular file, or the regular files of a folder, under a temporary name, then renames it."""
     if not source.is_dir():
         with replacing(target) as unfinished:
             _copy(source, unfinished)
@@ -135,13 +138,13 @@ def _add(source: Path, target: Path) -> None:
     temporary = target.with_name(f"{target.name}.{os.getpid()}{TEMPORARY}")
     temporary.mkdir()
     for path in source.iterdir():
-        if stat.S_ISREG(path.lstat().st_mode) and path.name != LOCK:
+        if stat.S_ISREG(path.lstat().st_mode) and path.name != LOCK_SUFFIX:
             _copy(path, temporary / path.name)
     for group in temporary.glob(f"{GROUP_PREFIX}*"):
-        group.write_text(_moved(group.read_text(), target))
+        group.write_text(_relocated(group.read_text(), target))
     try:
         temporary.rename(target)
-    except OSError:  # another run was faster
+    except OSError:  # another run has added it meanwhile
         shutil.rmtree(temporary)
 
 
@@ -150,14 +153,14 @@ def _copy(source: Path, target: Path) -> None:
     target.chmod(0o644)
 
 
-def _moved(group: str, folder: Path) -> str:
-    """Triton's list of files that lie in `folder` now. It takes a file for missing that isn't where its list says."""
+def _relocated(group: str, folder: Path) -> str:
+    """The text of a Triton group file with its paths changed to `folder`: Triton finds files by these paths alone."""
     paths = json.loads(group)["child_paths"]
     return json.dumps({"child_paths": {name: str(folder / name) for name in paths}})
 
 
-def _bytes_in(path: Path) -> int:
-    """Of a file, or all files of a folder; what goes while they are counted counts for nothing."""
+def _size_in_bytes(path: Path) -> int:
+    """Total size of a file, or of all files in a folder. Files that disappear meanwhile are not counted."""
     files = [Path(where) / name for where, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
     total = 0
     for file in files:

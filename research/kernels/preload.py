@@ -1,4 +1,4 @@
-"""What every run on a GPU imports for many seconds: imported once, in the process that its children are forked off."""
+"""Imports the modules that every run on a GPU needs, which take many seconds, once: in the process that forks the children."""
 
 import contextlib
 import ctypes
@@ -26,51 +26,51 @@ COMPILER_PARTS = (
     "sympy.combinatorics.permutations",
     "sympy.tensor.tensor",
 )
-"""What the compiler would import when it is first used."""
+"""Modules that the compiler imports when it is first used."""
 
 COMPILER_PATTERNS = "torch._inductor.fx_passes.serialized_patterns"
-"""A package whose modules the compiler imports one by one."""
+"""Package whose modules the compiler imports one by one."""
 
 COMPILER_KEYS = (("torch._inductor.codecache", "torch_key"), ("torch._inductor.runtime.triton_compat", "triton_key"))
-"""Functions that read all of the compiler's own files and remember what comes of it: what is compiled is found by that."""
+"""Functions, as (module, name), that hash the compiler's own files for its cache keys, and remember the hash."""
 
 FLASH_4_BASE = "quack"
-"""What flash-attn-4 is built on, and most of its import. Not flash_attn.cute: that reads at import where it may keep what it
-compiles, and every run has a folder of its own."""
+"""Package that flash-attn-4 is built on; it takes most of the import time. flash_attn.cute itself is not preloaded: it reads at
+import where its compile cache is, which differs between runs."""
 
-FLASH_4_BASE_ARCHITECTURE = "QUACK_ARCH"
-"""Tells it what GPU there is; it would start CUDA to find out."""
+FLASH_4_BASE_ARCH_VARIABLE = "QUACK_ARCH"
+"""Environment variable that names the GPU architecture, so that the package need not initialise CUDA to find it."""
 
-TURNED_OFF = "AUTORESEARCH_PRELOADING_OFF"
-"""Set in the environment of a process that must not preload."""
+OFF_VARIABLE = "AUTORESEARCH_PRELOADING_OFF"
+"""Environment variable of a process that must not preload."""
 
 CUDA_NOT_INITIALIZED = 3
 
 
 def preload_for_gpu() -> None:
-    """Preloads for the GPU that this process sees; nothing without one of NVIDIA's.
+    """Preloads for the GPU that is visible to this process; does nothing without an NVIDIA GPU.
 
-    Where that has started CUDA, which would be of no use to children that are forked off, the process begins anew without.
+    If an import initialised CUDA, which forked children could not use, the process restarts itself without preloading.
     """
     capability = gpu_capability()
-    if capability is None or TURNED_OFF in os.environ:
+    if capability is None or OFF_VARIABLE in os.environ:
         return
     preload(capability)
-    if has_started_cuda():
-        print(f"importing {COMPILER} or {FLASH_4_BASE} started CUDA: each run imports them itself", file=sys.stderr)
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, TURNED_OFF: "1"})
+    if has_initialised_cuda():
+        print(f"importing {COMPILER} or {FLASH_4_BASE} initialised CUDA: each run imports them itself", file=sys.stderr)
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, OFF_VARIABLE: "1"})
 
 
 def preload(capability: tuple[int, int]) -> None:
-    """Imports torch's compiler, reads what its keys are made of, and imports what flash-attn-4 is built on where that is there.
+    """Imports torch's compiler, computes its cache keys, and imports the package that flash-attn-4 is built on, if installed.
 
-    What is broken, or has another name, shows where it is used.
+    Errors are suppressed: a run that uses a module that can't be imported reports it.
     """
-    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # torch.cuda.is_available() starts CUDA otherwise
-    os.environ[FLASH_4_BASE_ARCHITECTURE] = "{}{}".format(*capability)
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"  # else torch.cuda.is_available() initialises CUDA
+    os.environ[FLASH_4_BASE_ARCH_VARIABLE] = "{}{}".format(*capability)
     with contextlib.suppress(Exception):
         importlib.import_module(COMPILER)
-        torch._inductor.config.cpp_cache_precompile_headers = False  # their folder is chosen at import, and closed to runs
+        torch._inductor.config.cpp_cache_precompile_headers = False  # at import it chooses a folder that runs can't write to
     for name in (*COMPILER_PARTS, *modules_of(COMPILER_PATTERNS)):
         with contextlib.suppress(Exception):
             importlib.import_module(name)
@@ -80,20 +80,20 @@ def preload(capability: tuple[int, int]) -> None:
     if INSTALLED.issuperset(FLASH_4):
         with contextlib.suppress(Exception):
             importlib.import_module(FLASH_4_BASE)
-    del os.environ[FLASH_4_BASE_ARCHITECTURE]
+    del os.environ[FLASH_4_BASE_ARCH_VARIABLE]
     gc.collect()
-    gc.freeze()  # children's collections need not go through all that again
+    gc.freeze()  # the children's garbage collector skips these objects
 
 
 def modules_of(package: str) -> list[str]:
-    """Names of the modules in a package; none where it isn't there."""
+    """Names of the modules in a package; empty if it isn't installed."""
     spec = find_spec(package) if find_spec(package.partition(".")[0]) else None
     paths = spec.submodule_search_locations if spec else None
     return [module.name for module in pkgutil.iter_modules(paths, f"{package}.")] if paths else []
 
 
-def has_started_cuda() -> bool:
-    """Whether anything in this process has: torch knows only of itself. Starts nothing."""
+def has_initialised_cuda() -> bool:
+    """Whether anything in this process has initialised CUDA, not only torch. The check itself initialises nothing."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

@@ -216,7 +216,7 @@ def test_scores_compare_seed_by_seed(tmp_path: Path) -> None:
 FAILED = Figures(variant=OURS, seed=2, status="oom", reason="no memory")
 
 
-def test_a_record_goes_on_with_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_resumes_from_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "figures.json"
     record = Record(HEAD, path)
     for found in (run(UNTOUCHED, 1, 1.0), FAILED, replace(run(OURS, 1, 0.8), reference_bpb=None, reason="not scored")):

@@ -30,7 +30,8 @@ def test_it_compares_constants_as_a_script(no_gpu: None) -> None:
 
 
 def test_another_checkouts_own_code_is_measured(no_gpu: None, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    shutil.copytree(CHECKOUT / "research", tmp_path / "research", ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in ("research", "benchmarks"):
+        shutil.copytree(CHECKOUT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     train_py = tmp_path / "research" / "train.py"
     train_py.write_text(
         train_py.read_text().replace("def build_model()", "raise SystemExit('the other one')\n\n\ndef build_model()")
@@ -44,7 +45,7 @@ def test_another_checkouts_own_code_is_measured(no_gpu: None, tmp_path: Path, ca
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(["--against", "/"], "no research/train.py"), (["DEPTH"], "nor NAME=value"), (["DEPHT=3"], "no constant DEPHT")],
+    [(["--against", "/"], "no research/train.py"), (["DEPTH"], "NAME=value"), (["DEPHT=3"], "no constant DEPHT")],
 )
 def test_a_mistake_is_a_line(arguments: list[str], said: str) -> None:
     with pytest.raises(SystemExit, match=said):

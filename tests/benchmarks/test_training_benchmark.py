@@ -1,4 +1,4 @@
-"""The comparison with a reference, interrupted and gone on with. The reference is a stand-in of a few lines, on a CPU.
+"""The comparison with a reference, interrupted and resumed. The reference is a stand-in of a few lines, on a CPU.
 
 In processes of their own, as the benchmark's modules and those of other tests share names.
 """
@@ -64,7 +64,7 @@ def command(tmp_path: Path) -> list[str]:
             "--pairs", "2"]  # fmt: skip
 
 
-def test_a_comparison_that_was_cut_off_goes_on(command: list[str], tmp_path: Path) -> None:
+def test_an_interrupted_comparison_resumes(command: list[str], tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     begun = tmp_path / "begun"
     cut_off = [*command, "--only", "reference"]

@@ -173,7 +173,7 @@ def test_the_gpu_kernel_agrees_with_float32(tokens: int, window: int, kv_heads: 
 def serving(request: pytest.FixtureRequest) -> str:
     """The name of a kernel, where this GPU has it; nothing that was compiled for another test counts towards a limit."""
     name: str = request.param
-    if not KERNELS[name].serves(torch.device("cuda"), torch.bfloat16, 128):
+    if not KERNELS[name].supports(torch.device("cuda"), torch.bfloat16, 128):
         pytest.skip(f"{name} does not serve this GPU, or is not installed")
     torch.compiler.reset()
     return name

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from research.kernels.attention import KERNELS, kernel_name
-from research.kernels.attention_choice import NOT_TO_BE_DOUBTED, choose, is_worth_measuring
+from research.kernels.attention_choice import FALLBACK_KERNEL, choose, is_worth_measuring
 from research.profiles import PROFILES
 
 CONTRACT = PROFILES["small"].contract
@@ -31,10 +31,10 @@ def test_the_fastest_is_chosen_and_measured_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "{}", '{"milliseconds": {}, "failed": {"flex": "Error"}}'])
-def test_where_nothing_was_measured_a_part_of_torch_is_chosen(tmp_path: Path, text: str) -> None:
+def test_without_a_measurement_a_kernel_of_torch_is_chosen(tmp_path: Path, text: str) -> None:
     stored(tmp_path).write_text(text)
-    assert choose(CONTRACT, "cuda:0", tmp_path) == NOT_TO_BE_DOUBTED
-    assert NOT_TO_BE_DOUBTED in KERNELS
+    assert choose(CONTRACT, "cuda:0", tmp_path) == FALLBACK_KERNEL
+    assert FALLBACK_KERNEL in KERNELS
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_what_cannot_win_is_not_measured(name: str, measured: dict[str, float], 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is visible")
 def test_measuring_without_a_gpu_says_why_it_failed(tmp_path: Path) -> None:
-    assert choose(CONTRACT, "cuda:0", tmp_path / "new") == NOT_TO_BE_DOUBTED
+    assert choose(CONTRACT, "cuda:0", tmp_path / "new") == FALLBACK_KERNEL
     log = stored(tmp_path / "new").with_suffix(".log")
     assert "Error" in log.read_text()
     log.write_text("not tried again at once")
-    assert choose(CONTRACT, "cuda:0", tmp_path / "new") == NOT_TO_BE_DOUBTED
+    assert choose(CONTRACT, "cuda:0", tmp_path / "new") == FALLBACK_KERNEL
     assert log.read_text() == "not tried again at once"
     os.utime(log, (0, 0))
-    assert choose(CONTRACT, "cuda:0", tmp_path / "new") == NOT_TO_BE_DOUBTED
+    assert choose(CONTRACT, "cuda:0", tmp_path / "new") == FALLBACK_KERNEL
     assert "Error" in log.read_text()
 
 

@@ -54,7 +54,7 @@ def test_plain_files_are_added_and_what_is_there_stays(tmp_path: Path) -> None:
 def begin(shared: Path, private: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(compile_cache.SHARED_VARIABLE, str(shared))
     monkeypatch.setenv(compile_cache.PRIVATE_VARIABLE, str(private))
-    compile_cache.begin_with_shared()
+    compile_cache.link_shared()
 
 
 def test_a_run_finds_what_is_shared_and_replaces_it_only_for_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ import torch
 LOOK = """
 import json, os, sys
 import psutil
-from research.kernels.preload import COMPILER, has_started_cuda, preload
+from research.kernels.preload import COMPILER, has_initialised_cuda, preload
 import torch._dynamo
 process = psutil.Process()
 before, threads = dict(os.environ), process.num_threads()
@@ -22,7 +22,7 @@ print(json.dumps({
     "more threads": process.num_threads() - threads,
     "children": len(process.children()),
     "environment": sorted({name for name, _ in set(os.environ.items()) ^ set(before.items())}),
-    "cuda": has_started_cuda(),
+    "cuda": has_initialised_cuda(),
 }))
 """
 
@@ -47,9 +47,9 @@ print("forked")
 BEGINS_ANEW = """
 import os
 from research.kernels import preload as preloading
-print("off" if preloading.TURNED_OFF in os.environ else "on", flush=True)
+print("off" if preloading.OFF_VARIABLE in os.environ else "on", flush=True)
 preloading.gpu_capability = lambda: (9, 0)
-preloading.has_started_cuda = lambda: True
+preloading.has_initialised_cuda = lambda: True
 preloading.preload_for_gpu()
 print("goes on", flush=True)
 """
@@ -71,7 +71,7 @@ def test_only_modules_are_left() -> None:
 def test_a_process_whose_imports_started_cuda_begins_anew_without() -> None:
     done = execute(BEGINS_ANEW)
     assert done.stdout.splitlines() == ["on", "off", "goes on"], done.stderr
-    assert "started CUDA" in done.stderr
+    assert "initialised CUDA" in done.stderr
 
 
 @pytest.mark.gpu
