@@ -224,8 +224,7 @@ ABLATIONS = (
 @@
 -        # q = norm(apply_rotary_emb(self.q(x).unflatten(-1, (-1, HEAD_DIM)), cos, sin)), and k likewise
 -        q, k = qk_proj_rope_norm(x, self.q.weight, self.k.weight, cos, sin)
-+        q = apply_rotary_emb(self.q(x).unflatten(-1, (-1, HEAD_DIM)), cos, sin)
-+        k = apply_rotary_emb(self.k(x).unflatten(-1, (-1, HEAD_DIM)), cos, sin)
++        q, k = (apply_rotary_emb(linear(x).unflatten(-1, (-1, HEAD_DIM)), cos, sin) for linear in (self.q, self.k))
 ''',
     ),
     Ablation(
