@@ -128,7 +128,7 @@ ABLATIONS = (
     ),
     Ablation(
         title="drop the value embeddings",
-        hypothesis="Value embeddings are most of the parameters; without them steps are faster, and more fit the time budget.",
+        hypothesis="Value embeddings cost lookups and large gradients; without them more steps fit the time budget.",
         patch=_WITHOUT_GATE
         + '''\
 -# decoupled, token and bigram embeddings (scales with the LR, like the next two)
