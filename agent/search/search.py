@@ -173,7 +173,7 @@ class _View:
         titles = {record.experiment.title for record in self.records}
         for ablation in ABLATIONS:
             train_py = ablated(self.context.train_py, ablation) if ablation.title not in titles else None
-            if train_py is not None and problem_with(train_py) is None and not self.tried.holds(train_py):
+            if train_py is not None and not self.tried.holds(train_py):
                 return Proposal(
                     title=ablation.title,
                     hypothesis=ablation.hypothesis,
