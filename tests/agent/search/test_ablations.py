@@ -101,7 +101,7 @@ def unread_names(train_py: str) -> set[str]:
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("name", NAMED)
 def test_an_ablation_trains_with_the_constants_of_a_profile(name: str, profile: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(CONTRACT_VARIABLE, PROFILES[profile].contract.to_json())
+    monkeypatch.setenv(SETTINGS_VARIABLE, ChildSettings(contract=PROFILES[profile].contract).to_json())
     text = merged(SHIPPED[profile], name)
     assert read_constants(text).items() <= read_constants(SHIPPED[profile]).items()
     assert train_one_step(write_constants(text, TINY)) < 14
