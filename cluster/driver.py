@@ -14,9 +14,9 @@ from cluster.branch_start import BranchStart
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.display import Display
 from cluster.engine import Engine, LocalEngine
-from cluster.exporting import HistoryExport
 from cluster.farm_events import FarmEvents
 from cluster.hardware import platform_identity
+from cluster.history_export import HistoryExport
 from cluster.local_api import FarmServer
 from cluster.loop_plans import LoopPlan, Planner
 from cluster.options import FarmOptions

@@ -3,7 +3,7 @@
 from typing import Any
 
 from cluster.display import Display
-from cluster.exporting import HistoryExport
+from cluster.history_export import HistoryExport
 from cluster.home import Home
 from cluster.workqueue import WorkItem
 from results.experiment import ExperimentRecord

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from research.cpu_cores import usable_cores
 from research.errors import UserError
 from research.gpu_driver import nvml_if_present
 from research.gpu_memory import GIB
-from research.machine import usable_cores
 
 DeviceKind = Literal["cuda", "mps", "cpu"]
 

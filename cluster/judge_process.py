@@ -34,6 +34,9 @@ PASSED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "AUTORESEARCH_")
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
 """A variable with one of these in its name is not passed on, even where its prefix is one of PASSED_PREFIXES."""
 
+SILENCE_SECONDS = 1800.0
+"""A judge that says nothing for so long hangs; the longest silence of a healthy one is a cold compilation."""
+
 END_SECONDS = 3.0
 """How long a judge has to end its own processes (it promises 2 s) before the worker kills them."""
 

@@ -1,8 +1,9 @@
-"""What a farm did until it ended."""
+"""What a farm did until it ended, as a record and in words."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from research.text import counted, duration
 from results.store import Store
 
 
@@ -42,3 +43,13 @@ def summarise(store: Store, branches: Sequence[str], *, seconds: float, ended: s
 def experiments_done(store: Store, branch: str) -> int:
     """A branch's ideas with a verdict; lost ones don't count."""
     return sum(record.is_done for record in store.records(branch))
+
+
+def summary_lines(summary: FarmSummary) -> list[str]:
+    """The lines after a farm has ended: why, how long it took, and what it gained."""
+    lines = [f"ended: {summary.ended}, after {duration(summary.seconds)}"]
+    lines.append(f"{counted(summary.experiments, 'experiment')}, {summary.keeps} kept, on {', '.join(summary.branches)}")
+    if summary.best is not None and summary.baseline is not None:
+        gained = summary.baseline - summary.best
+        lines.append(f"val_bpb {summary.baseline:.6f} at the start, {summary.best:.6f} now: {gained:.6f} gained")
+    return lines

@@ -16,11 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.hardware import Device
-from cluster.judge_process import CANCELLED, JUDGE_COMMAND, JudgeProcess, Progress, judge_environment
+from cluster.judge_process import CANCELLED, JUDGE_COMMAND, SILENCE_SECONDS, JudgeProcess, Progress, judge_environment
 from research.result import Placement, RunResult, RunSpec
-
-SILENCE_SECONDS = 1800.0
-"""A judge that says nothing for so long hangs; the longest silence of a healthy one is a cold compilation."""
 
 Outcome = RunResult | str
 """A run's result, or why there is none."""

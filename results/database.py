@@ -6,8 +6,8 @@ import duckdb
 
 from research.errors import UserError
 from results.journal import Journal
-from results.migrations import UnknownSchema, migrate
 from results.query import READ_ONLY_SETTINGS
+from results.schema import UnknownSchema, migrate
 from results.table_rows import TABLES, insert_many
 
 BATCH = 5_000

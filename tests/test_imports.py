@@ -18,7 +18,7 @@ LIGHT = {
     "research/errors.py": set(),
     "research/files.py": set(),
     "research/text.py": set(),
-    "research/machine.py": set(),
+    "research/cpu_cores.py": set(),
     "research/gpu_memory.py": set(),
     "research/contract.py": {"research.errors", "research.files"},
     "research/settings.py": {"research.contract"},

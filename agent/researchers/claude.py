@@ -19,8 +19,8 @@ from anthropic.types import Usage as ReportedUsage
 
 from agent.patch import changed_constants, same_code
 from agent.researcher import BudgetSpent, Context, NotConfigured, ProposalFailed
-from agent.researchers.briefing import history_table, situation
 from agent.researchers.claude_editor import Editor, EditRefused
+from agent.researchers.history_text import history_table, situation
 from agent.researchers.prices import PRICES_AS_OF, price_of
 from research.errors import UserError
 from research.text import one_line

@@ -23,6 +23,7 @@ def run(options: argparse.Namespace) -> int:
     """Prints what the farm will cost, then runs it until its limits or Ctrl-C."""
     from cluster.commands.options import run_options
     from cluster.display import make_display
+    from cluster.summary import summary_lines
 
     farm_options = run_options(options)
     for line in before_start(farm_options):
@@ -144,17 +145,6 @@ def before_start_on_cluster(options: "FarmOptions") -> list[str]:
     if options.experiments is None and options.hours is None and options.max_cost is None:
         lines.append("no limit: it runs until it is stopped (farm stop)")
     return [*lines, f"home: {options.home.folder}"]
-
-
-def summary_lines(summary: "FarmSummary") -> list[str]:
-    """The lines after a farm has ended: why, how long it took, and what it gained."""
-
-    lines = [f"ended: {summary.ended}, after {duration(summary.seconds)}"]
-    lines.append(f"{counted(summary.experiments, 'experiment')}, {summary.keeps} kept, on {', '.join(summary.branches)}")
-    if summary.best is not None and summary.baseline is not None:
-        gained = summary.baseline - summary.best
-        lines.append(f"val_bpb {summary.baseline:.6f} at the start, {summary.best:.6f} now: {gained:.6f} gained")
-    return lines
 
 
 def look_lines(home: Home) -> list[str]:

@@ -31,9 +31,10 @@ DEMO_TOKENS = 80
 
 def demo(options: argparse.Namespace) -> int:
     """Prepares data, measures the baseline, tries ideas of `search`, and shows the results."""
-    from cluster.commands.research import run_to_end, summary_lines
+    from cluster.commands.research import run_to_end
     from cluster.display import make_display
     from cluster.doctor import layers_here, lines_before_runs
+    from cluster.summary import summary_lines
 
     farm = demo_options(options)
     device = farm.devices[0]

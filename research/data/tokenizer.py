@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from research.cpu_cores import usable_cores
 from research.data.packing import Tokens
 from research.errors import UserError
-from research.machine import usable_cores
 
 if TYPE_CHECKING:
     import tiktoken

@@ -18,7 +18,7 @@ from research.errors import UserError
 from results.experiment import Verdict, to_body
 from results.history import read_history
 from results.journal import JournalRecord, _encode
-from results.migrations import MIGRATIONS
+from results.schema import MIGRATIONS
 from results.store import Store, query_home
 from results.table_rows import TABLES
 from tests.results.result_samples import NAME, add, make_branch, make_experiment, make_run

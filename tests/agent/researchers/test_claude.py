@@ -7,9 +7,9 @@ import pytest
 from anthropic import AsyncAnthropic
 
 from agent.researcher import BudgetSpent, Context, NotConfigured, ProposalFailed
-from agent.researchers.briefing import history_table, situation
 from agent.researchers.claude import DEFAULT_MODEL, MAX_TURNS, ClaudeResearcher
 from agent.researchers.claude_editor import Editor, EditRefused
+from agent.researchers.history_text import history_table, situation
 from agent.researchers.prices import Price, price_of
 from research.errors import UserError
 from results.experiment import Proposal
@@ -236,7 +236,7 @@ def test_the_editor_refuses_what_cannot_be_done(command: dict[str, Any]) -> None
     assert editor.text == "a = 1\n"
 
 
-# the briefing
+# the history as text
 
 
 def test_the_table_shows_keeps_the_latest_and_near_misses() -> None:

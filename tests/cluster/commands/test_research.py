@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from cluster.cli import main, make_parser
-from cluster.commands.research import before_start, look_lines, summary_lines
+from cluster.commands.research import before_start, look_lines
 from cluster.commands.start import next_lines
 from cluster.home import Home
 from cluster.options import FarmOptions
-from cluster.summary import FarmSummary
+from cluster.summary import FarmSummary, summary_lines
 from research.errors import UserError
 from tests.cluster.farm_samples import CPU, make_history
 

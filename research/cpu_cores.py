@@ -1,4 +1,4 @@
-"""What this machine lends to a process: CPU cores. Standard library only."""
+"""The CPU cores that a process may use, container quotas obeyed. Standard library only."""
 
 import os
 from collections.abc import Iterator

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from research.machine import usable_cores
+from research.cpu_cores import usable_cores
 
 FREE = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
