@@ -1,4 +1,4 @@
-"""`farm diff`, `farm apply`, `farm sample`: using what was found."""
+"""`farm diff`, `farm apply`, `farm sample`: what to do with a result."""
 
 import argparse
 import subprocess
@@ -18,44 +18,44 @@ from results.history import BranchHistory, branch_named
 MODEL = "model.safetensors"
 
 MOST_TOKENS = 10_000
-"""Each costs a pass through the model, and the text is printed when it is whole: more would look like a command that hangs."""
+"""Limit of --tokens. Each takes a forward pass, and text is printed only when complete: more would look like a hang."""
 
 
 def diff(options: argparse.Namespace) -> int:
-    """train.py of the baseline against the head's."""
+    """Prints how the head's train.py differs from its baseline's."""
     from agent.diff import unified_diff
 
     home = find_home(options.home)
     history, head = _winner(home, options.branch)
     before = recorded_train_py(home, history.keeps[0].experiment.commit)
     text = unified_diff(before, recorded_train_py(home, head.experiment.commit))
-    print(text.rstrip("\n") if text else f"{history.branch.name}: the baseline still stands, there is no difference.")
+    print(text.rstrip("\n") if text else f"{history.branch.name}: no difference, nothing was kept after the baseline.")
     return 0
 
 
 def apply(options: argparse.Namespace) -> int:
-    """The head's train.py into the checkout's working file; nothing is committed."""
+    """Writes the head's train.py into the checkout, without a commit."""
     from agent.repo.repository import TRAIN_FILE, uncommitted_train_py
 
     checkout = find_checkout()
     if checkout is None:
-        raise UserError("There is no checkout here to put train.py into: change to one.")
+        raise UserError("There is no checkout here to write train.py into: change to one.")
     home = find_home(options.home)
     history, head = _winner(home, options.branch)
     text = recorded_train_py(home, head.experiment.commit)
     edited = uncommitted_train_py(checkout)
     if edited is not None and edited != text and not options.force:
-        raise UserError(f"{TRAIN_FILE} has uncommitted edits: commit them, or --force to lose them.")
+        raise UserError(f"{TRAIN_FILE} has uncommitted edits: commit them, or discard them with --force.")
     (checkout / TRAIN_FILE).write_text(text, encoding="utf-8")
     score = "" if head.val_bpb is None else f", val_bpb {head.val_bpb:.6f} on {history.branch.platform}"
-    print(f"{TRAIN_FILE} is now that of {head.experiment.id} ({head.experiment.commit[:7]}{score}); nothing is committed.")
+    print(f"{TRAIN_FILE} is now that of {head.experiment.id} ({head.experiment.commit[:7]}{score}). It is not committed.")
     return 0
 
 
 def sample(options: argparse.Namespace) -> int:
-    """Text from a saved model."""
+    """Prints text that a saved model generates."""
     if options.tokens > MOST_TOKENS:
-        raise UserError(f"--tokens {options.tokens} is too many: at most {MOST_TOKENS}, each a pass through the model.")
+        raise UserError(f"--tokens must be at most {MOST_TOKENS}, not {options.tokens}.")
     home = find_home(options.home)
     histories = read_history(home)
     if options.id is None:
@@ -73,9 +73,9 @@ def sample(options: argparse.Namespace) -> int:
 def print_sample(
     home: Home, history: BranchHistory, record: ExperimentRecord, device: Device, *, cache: Path, prompt: str, tokens: int
 ) -> int:
-    """Prints text from a record's model, by a process of its own: train.py is a researcher's code. Returns its exit status.
+    """Prints text that a record's model generates. Returns the exit status of the process that does it.
 
-    Raises UserError where no model was saved.
+    It is a process of its own because train.py is a researcher's code. Raises UserError if no model was saved.
     """
     from research.data.prepare import find_prepared
 
@@ -87,7 +87,7 @@ def print_sample(
     contract = recorded_contract(history.branch)
     data = find_prepared(contract, cache=cache)
     command = [
-        *(sys.executable, "-W", "ignore", "-m", "research.sample"),  # flash-attn-4's compiler warns of its own code
+        *(sys.executable, "-W", "ignore", "-m", "research.sample"),  # flash-attn-4's compiler warns about its own code
         *("--model", str(model), "--train", str(model.with_name("train.py")), "--data", str(data.folder)),
         *("--prompt", prompt, "--tokens", str(tokens), "--device", device.torch_device),
     ]
@@ -96,7 +96,7 @@ def print_sample(
 
 
 def saved_model(home: Home, record: ExperimentRecord) -> Path | None:
-    """The model of the record's first run that has one."""
+    """The saved model of the record's first run that has one; None if there is none."""
     for run in record.runs:
         path = home.runs / run.run_id / MODEL
         if path.is_file():
@@ -109,13 +109,13 @@ def _newest_with_model(home: Home, histories: list[BranchHistory]) -> tuple[Bran
         for record in reversed(history.keeps):
             if saved_model(home, record) is not None:
                 return history, record
-    raise UserError("No model is saved yet: farm run --samples saves those of keeps.")
+    raise UserError("No model is saved yet: start the farm with --samples to save the models of keeps.")
 
 
 def _winner(home: Home, name: str | None) -> tuple[BranchHistory, ExperimentRecord]:
     history = branch_named(read_history(home), name)
     if history.head is None:
-        raise UserError(f"{history.branch.name} has no score yet.")
+        raise UserError(f"{history.branch.name} has no score yet: name another branch or tag, or let the farm run on.")
     return history, history.head
 
 
@@ -129,7 +129,7 @@ def recorded_contract(branch: Branch) -> Contract:
 
 
 def recorded_train_py(home: Home, commit: str) -> str:
-    """train.py at a commit, from the repository that the farm works in."""
+    """The text of train.py at a commit of the farm's repository. Raises UserError."""
     from agent.repo.repository import head_train_py, repository_for
 
     repository = repository_for(Path.cwd(), home.folder)

@@ -128,10 +128,10 @@ def test_every_command_has_a_function_and_help(command):
         (["stop"], "No farm is running"),
         (["sample"], "No model is saved yet"),
         (["sample", "1"], "No model of mar8-0001 was saved"),
-        (["sample", "--tokens", "100000000"], "--tokens must be at most 10000, not 100000000"),
+        (["sample", "--tokens", "100000000"], "at most 10000"),
         (["apply"], "no checkout here"),
         (["profile", "--write"], "no checkout here"),
-        (["run", "--devices", "cpu", "--gpu-memory", "8"], "--gpu-memory limits runs on a GPU with CUDA, and these are on cpu"),
+        (["run", "--devices", "cpu", "--gpu-memory", "8"], "--gpu-memory limits runs on CUDA GPUs only"),
         (["profile", "--devices", "cpu", "--gpu-memory", "8"], "these are on cpu"),
     ],
 )
@@ -220,7 +220,7 @@ def test_the_report_counts_experiments(home, capsys):
     assert main(["report", "--home", str(home)]) == 0
     shown = capsys.readouterr().out
     assert "2 experiments: 1 kept, 1 discarded" in shown
-    assert f"ask with `farm sql --home {home}`" in shown
+    assert f"farm sql --home {home}" in shown
 
 
 def test_sql_as_a_table_as_json_and_from_standard_input(home, capsys, monkeypatch):
