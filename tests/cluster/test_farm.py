@@ -38,13 +38,14 @@ def processes_with(marker: str) -> list[int]:
 
 def test_killed_and_gone_on_with(checkout: Checkout) -> None:
     """kill -9 in the middle of a run; the same command loses nothing and doubles nothing; then everything is on record."""
+    checkout = checkout.plain()  # processes are found by their command lines below
     researcher = checkout.script(
         {"title": "learn", "constants": {"LR": GOOD_LR}},
         {"title": "learn less", "constants": {"LR": BAD_LR}},
         {"title": "raise", "replace": ["def build_model():", "raise ValueError('as planned')\n\n\ndef build_model():"]},
     )
     command = ("run", "--tag", "night", *TERMS, "--researcher", researcher)
-    farm = checkout.plain().start(*command)
+    farm = checkout.start(*command)
     runs = checkout.home / "runs"
     wait_for("second experiment's training", lambda: "step" in text_of(runs / "night-0002-1" / "run.log"))
 
@@ -61,13 +62,13 @@ def test_killed_and_gone_on_with(checkout: Checkout) -> None:
     farm.wait()
     wait_for("end of what it started", lambda: not processes_with(str(checkout.home)), seconds=10)
 
-    output = checkout.plain().farm(*command)
+    output = checkout.farm(*command)
     assert "3 experiments, 1 kept" in output
-    check_terms(checkout.plain(), researcher)
+    check_terms(checkout, researcher)
     check_records(checkout)
     check_files(checkout)
     check_git(checkout)
-    check_audit_and_verify(checkout.plain())
+    check_audit_and_verify(checkout)
 
 
 def text_of(path: Path) -> str:
