@@ -9,14 +9,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tests.research.judged import CONTEXT
 
 CONTEXT.set_forkserver_preload(["research.run", "cluster.cli", "cluster.driver", "cluster.commands.look"])
-EVAL_TOKENS = 2**14
 SERVES = ("-m", "research.run", "--serve")
 
 
@@ -59,10 +57,7 @@ def _farm(arguments: list[str], folder: str, environment: dict[str, str], output
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _become(folder, environment, *(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC) for path in (os.devnull, output)))
     from cluster import cli
-    from research import profiles
 
-    cpu = profiles.PROFILES["cpu"]
-    profiles.PROFILES["cpu"] = replace(cpu, contract=replace(cpu.contract, EVAL_TOKENS=EVAL_TOKENS))
     subprocess.Popen = _JudgeForking  # type: ignore[misc]
     sys.exit(cli.main(arguments))
 
