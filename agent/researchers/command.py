@@ -30,7 +30,7 @@ HIDDEN = ("AUTORESEARCH_", "GIT_", "PYTHON", "RAY_", "VIRTUAL_ENV", "OMP_NUM_THR
 """Prefixes of environment variables that are not passed to the agent."""
 
 TAIL_BYTES = 2000
-"""The part of the output's end that is read for an error message."""
+"""Bytes at the end of the output that are read for an error message."""
 
 PROMPT = """\
 You are one researcher of a farm that searches for the research/train.py with the lowest val_bpb after a fixed training
@@ -51,7 +51,7 @@ class CommandResearcher:
     """Runs the command in a temporary copy of the branch's files, and takes the edited train.py and IDEA.md from it.
 
     In the command, `{prompt}` stands for the prompt and `{prompt_file}` for the path of a file that holds it; without
-    either, the prompt becomes the last argument. No shell is involved. Afterwards the command and all processes that it
+    either, the prompt is appended as the last argument. No shell is involved. Afterwards the command and all processes that it
     started are killed.
     """
 
@@ -159,14 +159,14 @@ def _read_train_py(path: Path) -> str:
 
 
 def _read_idea(path: Path) -> tuple[str, str]:
-    """The title and the hypothesis, both empty where there is no IDEA.md."""
+    """The title and the hypothesis, both empty if there is no IDEA.md."""
     text = (_read_regular_file(path) or b"").decode("utf-8", errors="replace").strip()
     first, _, rest = text.partition("\n")
     return one_line(first.lstrip("# ").removeprefix("Title:"), 120), rest.strip()[:4000]
 
 
 def _read_regular_file(path: Path) -> bytes | None:
-    """The first MAX_BYTES + 1 bytes of a regular file; None where there is a link, a pipe, or nothing."""
+    """The first MAX_BYTES + 1 bytes of a regular file; None if the path is a link, a pipe, or missing."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
