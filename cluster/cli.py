@@ -252,7 +252,7 @@ def _add_researcher(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits (default: none; the farm runs until it is stopped)")
-    limits.add_argument("--experiments", type=_positive(int), metavar="N", help="experiments per loop, in total on its branch")
+    limits.add_argument("--experiments", type=_positive(int), metavar="N", help="total number of experiments per branch")
     limits.add_argument("--hours", type=_positive(float), metavar="H", help="start no new experiment after this many hours")
     limits.add_argument("--max-cost", type=_positive(float), metavar="USD", help="US dollars per loop for its researcher")
     parser.add_argument("--loops", type=_positive(int), metavar="N", help="number of loops (default: one per device)")

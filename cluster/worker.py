@@ -20,7 +20,7 @@ from cluster.judge_process import CANCELLED, JUDGE_COMMAND, JudgeProcess, Progre
 from research.result import Placement, RunResult, RunSpec
 
 SILENCE_SECONDS = 1800.0
-"""A judge that says nothing for this long hangs; the longest silence of a healthy one is a cold compilation."""
+"""A judge that says nothing for so long hangs; the longest silence of a healthy one is a cold compilation."""
 
 Outcome = RunResult | str
 """A run's result, or why there is none."""

@@ -159,14 +159,14 @@ def _read_train_py(path: Path) -> str:
 
 
 def _read_idea(path: Path) -> tuple[str, str]:
-    """The title and the hypothesis, both empty if there is no IDEA.md."""
+    """The title and the hypothesis, both empty where there is no IDEA.md."""
     text = (_read_regular_file(path) or b"").decode("utf-8", errors="replace").strip()
     first, _, rest = text.partition("\n")
     return one_line(first.lstrip("# ").removeprefix("Title:"), 120), rest.strip()[:4000]
 
 
 def _read_regular_file(path: Path) -> bytes | None:
-    """The first MAX_BYTES + 1 bytes of a regular file; None if the path is a link, a pipe, or missing."""
+    """The first MAX_BYTES + 1 bytes of a regular file; None where there is a link, a pipe, or nothing."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:

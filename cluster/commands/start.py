@@ -199,7 +199,7 @@ def _write_profile(name: str, free_bytes: int | None, recipe: Recipe | None) -> 
 
     checkout = find_checkout()
     if checkout is None:
-        raise UserError("--write needs a checkout, and there is none here: run this inside one.")
+        raise UserError("--write needs a checkout, and there is no checkout here: run this inside one.")
     path = checkout / "research" / "train.py"
     text, changes = fit_to_profile(path.read_text(encoding="utf-8"), name, free_bytes, recipe=recipe)
     path.write_text(text, encoding="utf-8")

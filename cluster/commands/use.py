@@ -18,11 +18,11 @@ from results.history import BranchHistory, branch_named
 MODEL = "model.safetensors"
 
 MOST_TOKENS = 10_000
-"""Limit on --tokens: each costs a forward pass, and the text is printed only when complete, so more would look like a hang."""
+"""Each costs a pass through the model, and the text is printed when it is whole: more would look like a command that hangs."""
 
 
 def diff(options: argparse.Namespace) -> int:
-    """Prints how the head's train.py differs from the baseline's."""
+    """train.py of the baseline against the head's."""
     from agent.diff import unified_diff
 
     home = find_home(options.home)
@@ -34,18 +34,18 @@ def diff(options: argparse.Namespace) -> int:
 
 
 def apply(options: argparse.Namespace) -> int:
-    """Copies the head's train.py into the checkout; nothing is committed."""
+    """The head's train.py into the checkout's working file; nothing is committed."""
     from agent.repo.repository import TRAIN_FILE, uncommitted_train_py
 
     checkout = find_checkout()
     if checkout is None:
-        raise UserError("There is no checkout here to put train.py into: run this inside one.")
+        raise UserError("There is no checkout here to put train.py into: change to one.")
     home = find_home(options.home)
     history, head = _winner(home, options.branch)
     text = recorded_train_py(home, head.experiment.commit)
     edited = uncommitted_train_py(checkout)
     if edited is not None and edited != text and not options.force:
-        raise UserError(f"{TRAIN_FILE} has uncommitted edits: commit them, or overwrite them with --force.")
+        raise UserError(f"{TRAIN_FILE} has uncommitted edits: commit them, or --force to lose them.")
     (checkout / TRAIN_FILE).write_text(text, encoding="utf-8")
     score = "" if head.val_bpb is None else f", val_bpb {head.val_bpb:.6f} on {history.branch.platform}"
     print(f"{TRAIN_FILE} is now that of {head.experiment.id} ({head.experiment.commit[:7]}{score}); nothing is committed.")
@@ -53,9 +53,9 @@ def apply(options: argparse.Namespace) -> int:
 
 
 def sample(options: argparse.Namespace) -> int:
-    """Prints text from a saved model."""
+    """Text from a saved model."""
     if options.tokens > MOST_TOKENS:
-        raise UserError(f"--tokens {options.tokens} is too many: at most {MOST_TOKENS}, each costs a forward pass.")
+        raise UserError(f"--tokens {options.tokens} is too many: at most {MOST_TOKENS}, each a pass through the model.")
     home = find_home(options.home)
     histories = read_history(home)
     if options.id is None:
@@ -73,9 +73,9 @@ def sample(options: argparse.Namespace) -> int:
 def print_sample(
     home: Home, history: BranchHistory, record: ExperimentRecord, device: Device, *, cache: Path, prompt: str, tokens: int
 ) -> int:
-    """Prints text from a record's model, in a separate process: train.py is a researcher's code. Returns its exit status.
+    """Prints text from a record's model, by a process of its own: train.py is a researcher's code. Returns its exit status.
 
-    Raises UserError if no model was saved.
+    Raises UserError where no model was saved.
     """
     from research.data.prepare import find_prepared
 
@@ -96,7 +96,7 @@ def print_sample(
 
 
 def saved_model(home: Home, record: ExperimentRecord) -> Path | None:
-    """The model of the record's first run that has one; None if none has."""
+    """The model of the record's first run that has one."""
     for run in record.runs:
         path = home.runs / run.run_id / MODEL
         if path.is_file():
