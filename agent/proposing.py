@@ -65,7 +65,7 @@ class Proposer:
         await self._researcher.close()
 
     async def _ask(self) -> PreparedProposal:
-        """A proposal for the head; asks again, ever more slowly, while the researcher fails."""
+        """A proposal for the head; retries with growing pauses while the researcher fails."""
         pause = FIRST_PAUSE
         while True:
             context = self._context()

@@ -106,7 +106,7 @@ class BranchStart:
         """Switches the checkout to the branch, whose first commit has the profile's starting hyperparameters. Uncommitted edits
         of train.py stay.
 
-        A branch that the user has created and switched to is used as it is, unless a recipe is requested.
+        A branch that the user has created and switched to is used unchanged, unless a recipe is requested.
         Raises UserError.
         """
         repo, name, profile = self._options.repo, plan.branch_name, plan.contract.profile

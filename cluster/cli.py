@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("farm: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `farm sql ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's exit would try to write once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would write again at exit
         return 1
 
 
@@ -158,7 +158,7 @@ def _add_research(group: CommandGroup) -> None:
     _add_devices(run)
     _add_places(run)
 
-    try_ = group.add("try", "one experiment by hand: commit the working train.py, run it, keep it or restore the last keep")
+    try_ = group.add("try", "run one experiment by hand: commit the working train.py, run it, keep it or restore the last keep")
     try_.add_argument("-m", "--message", metavar="IDEA", help="the idea, in one line")
     try_.add_argument("--tag", help="the branch is autoresearch/<tag> (default: the one checked out, else today's date)")
     _add_judging(try_)

@@ -127,7 +127,7 @@ def choose_devices(request: DeviceRequest = ANY_DEVICE, found: Sequence[Device] 
     wanted = tuple(of_kind) if request.gpus is None else request.gpus
     if not of_kind or not set(wanted) <= set(of_kind):
         there = ", ".join(f"{device.key.removeprefix('cuda:')} ({device.name})" for device in found)
-        raise UserError(f"--devices {request} asks for a device that this machine doesn't have; it has {there}.")
+        raise UserError(f"--devices {request} names a device that this machine doesn't have; it has {there}.")
     threads = max(1, found[-1].threads // len(wanted))
     return tuple(replace(of_kind[index], threads=threads) for index in wanted)
 

@@ -27,7 +27,7 @@ class FarmOptions:
     researcher: str
     """A name that `agent.researchers.make` knows."""
     model: str | None = None
-    """The Claude model to ask; None: the researcher's default."""
+    """The Claude model to use; None: the researcher's default."""
     max_cost: float | None = None
     """US dollars that each loop's researcher may spend; None: no limit."""
     profile: str | None = None

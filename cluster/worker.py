@@ -197,7 +197,7 @@ class Worker:
         return None
 
     def _judged_by_company(self, outcome: Outcome, train_py: str) -> Outcome:
-        """The outcome to report for a failed run: lost if a speculative run was on the device too, else `outcome` as it is."""
+        """The outcome to report for a failed run: lost if a speculative run was on the device too, else `outcome` unchanged."""
         with self._lock:
             had_company = self._speculative is not None
             if not had_company and train_py == self._failed_in_company:

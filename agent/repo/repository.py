@@ -94,7 +94,7 @@ def uncommitted_train_py(repo: Path) -> str | None:
 
 
 def _renew(repository: Path, files: dict[str, str]) -> None:
-    """Commits the `files` that have changed, except those that somebody has edited in the repository."""
+    """Commits the `files` that have changed, except those that were edited in the repository."""
     changed = []
     for name, text in files.items():
         committed = _text_at(repository, "HEAD", name)

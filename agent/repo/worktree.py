@@ -1,6 +1,6 @@
 """Git for a research loop: a branch, candidate commits that change train.py alone, and keeps.
 
-A candidate is committed without being checked out, under a ref of its own, so that a discard has nothing to undo and many
+A candidate is committed without being checked out, under its own ref, so that a discard has nothing to undo and many
 loops can commit at once. The branch moves only in `advance`, on a keep.
 """
 
@@ -46,7 +46,7 @@ class Worktree:
     folder: Path
     branch: str
     owned: bool
-    """Whether the farm made the folder. In the user's own checkout nothing but train.py may be touched."""
+    """Whether the farm created the folder. In the user's own checkout nothing but train.py may be touched."""
     identity: str
     """The author of the commits, `Name <email>`."""
 

@@ -167,7 +167,7 @@ def settle(constants: Constants, changes: Constants, *, max_seq_len: int) -> dic
     settled = dict(changes)
     if "DEPTH" in changes and "ASPECT_RATIO" not in changes:
         width = _width(constants)
-        if width is not None:  # keep the width, which has a knob of its own
+        if width is not None:  # keep the width, which has its own knob
             settled["ASPECT_RATIO"] = max(1, width // _integer(changes["DEPTH"]))
     if "TOTAL_BATCH_SIZE" in changes and "DEVICE_BATCH_SIZE" in constants:
         rows, left_over = divmod(_integer(changes["TOTAL_BATCH_SIZE"]), max_seq_len)

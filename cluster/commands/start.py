@@ -52,7 +52,7 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def demo_options(options: argparse.Namespace) -> "FarmOptions":
-    """The demo's farm: one loop under a tag of its own."""
+    """The demo's farm: one loop under its own tag."""
     from agent.repo.repository import repository_for
     from cluster.options import FarmOptions
 

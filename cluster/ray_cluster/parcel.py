@@ -137,7 +137,7 @@ def _last_words(text: str) -> str:
 
 
 def _carried(home: Home) -> Iterator[Path]:
-    """The other files that are packed: no models (large), no DuckDB (made from the journal), nothing that grants access."""
+    """The other files that are packed: no models (large), no DuckDB (rebuilt from the journal), nothing that grants access."""
     yield home.parquet
     yield from _files(home.logs.rglob("*"))
     for folder in sorted(home.worktrees.glob("*")):
