@@ -11,10 +11,10 @@ _HEADER = re.compile(r"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 
 @dataclass(frozen=True, kw_only=True)
 class Hunk:
-    """One hunk of a unified diff. Its lines have no line ends."""
+    """One hunk of a unified diff. Its lines are stored without line endings."""
 
     old_start: int
-    """The number of the hunk's first line in the old text, from 1; where there is none, of the line before it."""
+    """Number of the hunk's first line in the old text, from 1; for a pure insertion, of the line before it."""
     new_start: int
     lines: tuple[tuple[str, str], ...]
     """The sign and the text of each line. The sign is "-" (removed), "+" (added) or " " (context)."""
@@ -45,13 +45,13 @@ class Hunk:
 
 
 def unified_diff(old: str, new: str) -> str:
-    """The change from `old` to `new` as a unified diff of research/train.py; empty where nothing changed."""
+    """The change from `old` to `new` as a unified diff of research/train.py; empty if nothing changed."""
     lines = difflib.unified_diff(_lines(old), _lines(new), fromfile="a/research/train.py", tofile="b/research/train.py")
     return "".join(line if line.endswith("\n") else line + "\n\\ No newline at end of file\n" for line in lines)
 
 
 def hunks(diff: str) -> Iterator[Hunk]:
-    """The hunks of a unified diff of one file. A diff that was cut off gives what is left of its last hunk."""
+    """The hunks of a unified diff of one file. If the diff was cut off, its last hunk is incomplete."""
     lines = iter(diff.split("\n"))
     for line in lines:  # outside of hunks, lines that begin with --- and +++ are file names
         if header := _HEADER.match(line):
@@ -70,9 +70,9 @@ def count_lines(diff: str) -> tuple[int, int]:
 
 
 def apply_diff(text: str, diff: str, *, reverse: bool = False) -> str:
-    """`text` with a unified diff applied, or undone. Raises ValueError where the diff doesn't fit.
+    """`text` with a unified diff applied, or undone. Raises ValueError if the diff doesn't apply.
 
-    Whether the last line ends with a line end stays as it is in `text`.
+    A missing newline at the end of `text` stays missing.
     """
     lines = text.split("\n")
     result: list[str] = []

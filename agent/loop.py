@@ -1,4 +1,4 @@
-"""One research loop: propose, commit, train, decide, record, keep or discard; again."""
+"""One research loop: propose, commit, train, decide, record, keep or discard, repeat."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ class InfrastructureFailed(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class LoopSettings:
-    """What a loop is given beside its parts."""
+    """The settings of a loop."""
 
     contract: Contract
     sandbox: SandboxMode
@@ -54,16 +54,16 @@ class LoopSettings:
     rule: Rule
     baseline_runs: int
     program: Path
-    """program.md; read anew for every proposal, so that people can edit it while the farm runs."""
+    """program.md; read again for every proposal, so that people can edit it while the farm runs."""
 
 
 class ResearchLoop:
-    """A branch's loop. All that it knows is in the store, so it can be killed at any line and resumed."""
+    """A branch's loop. All of its state is in the store, so it can be killed at any line and resumed."""
 
     def __init__(self, *, branch: Branch, worktree: Worktree, researcher: Researcher, store: Store, execute: Execute,
                  start_speculatively: StartSpeculatively | None, observer: LoopObserver,
                  settings: LoopSettings) -> None:  # fmt: skip
-        """`start_speculatively` None: no run is started before it is requested."""
+        """If `start_speculatively` is None, no run is started before it is requested."""
         self.branch, self.worktree, self.store = branch, worktree, store
         self.observer, self.settings = observer, settings
         self._proposer = Proposer(branch=branch.name, researcher=researcher, worktree=worktree, store=store,
@@ -74,8 +74,8 @@ class ResearchLoop:
                                     start_speculatively=start_speculatively, keep_below=self._keep_below)  # fmt: skip
 
     async def start(self) -> list[ExperimentRecord]:
-        """Resumes the loop: finishes experiments that were cut off, repeats the last keep's move of the branch, and measures
-        the baseline where there is none. Returns the experiments that had been cut off.
+        """Resumes the loop: finishes experiments that were cut off, moves the branch to its last keep again, and measures
+        the baseline if there is none. Returns the experiments that had been cut off.
 
         Raises BaselineFailed or InfrastructureFailed.
         """
@@ -92,7 +92,7 @@ class ResearchLoop:
     async def step(self) -> ExperimentRecord:
         """One experiment, from the idea to the verdict. Raises OutOfIdeas or BudgetSpent when there is no next idea.
 
-        Where the software has changed since the baseline was measured, the experiment is the baseline once more.
+        If the software has changed since the baseline was measured, the experiment is a control: the baseline again.
         """
         changes = software_changes(self.store.records(self.branch.name))
         if changes:
@@ -108,7 +108,7 @@ class ResearchLoop:
         return await self._train_and_conclude(self.commit(proposal, kind="manual"), ())
 
     async def close(self) -> None:
-        """Drops the prepared proposal. The experiment that was training stays unfinished, for the next start."""
+        """Drops the prepared proposal. An experiment that was training stays unfinished until the next start."""
         await self._proposer.close()
 
     def head(self) -> Head:
@@ -137,7 +137,7 @@ class ResearchLoop:
     # --- experiments ------------------------------------------------------------------------------------------------
 
     def commit(self, proposal: Proposal, *, kind: ExperimentKind) -> Experiment:
-        """Commits a proposal under refs/experiments/<id>, and puts it on record."""
+        """Commits a proposal under refs/experiments/<id>, and records it."""
         head = self.head()
         number = self.store.next_number(self.branch.name)
         name = experiment_id(self.branch.name, number)
@@ -168,7 +168,7 @@ class ResearchLoop:
         return experiment
 
     def _add_unchanged(self, kind: ExperimentKind, title: str, commit: str) -> Experiment:
-        """Puts a commit that is there already on record as an experiment: a baseline or a control."""
+        """Records an existing commit as an experiment: a baseline or a control."""
         number = self.store.next_number(self.branch.name)  # 0, unless an earlier baseline failed
         experiment = Experiment(
             id=experiment_id(self.branch.name, number),
@@ -198,8 +198,8 @@ class ResearchLoop:
         self.store.add_verdict(experiment.id, verdict)
         if experiment.kind == "baseline" and verdict.decision != "keep":
             raise BaselineFailed(
-                f"research/train.py as it is committed ({experiment.commit[:7]}) can't be measured: {verdict.reason}; "
-                "mend and commit it, then give the same command again"
+                f"the committed research/train.py ({experiment.commit[:7]}) can't be measured: {verdict.reason}; "
+                "fix and commit it, then run the same command again"
             )
         if verdict.decision == "keep":
             self.worktree.advance(experiment.commit)
@@ -242,7 +242,7 @@ def commit_message(proposal: Proposal) -> str:
 
 
 def constants_changed(before: str, after: str) -> dict[str, Any]:
-    """The constants that an edit changed; empty where a text doesn't parse."""
+    """The constants that an edit changed; empty if either text doesn't parse."""
     try:
         return changed_constants(before, after)
     except SyntaxError:

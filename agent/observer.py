@@ -1,4 +1,4 @@
-"""Who is told what a research loop does."""
+"""The interface through which a research loop reports what it does."""
 
 from typing import Any, Protocol
 
@@ -6,13 +6,13 @@ from results.experiment import ExperimentRecord
 
 
 class LoopObserver(Protocol):
-    """Is told what a loop does, to show it or to put it on record."""
+    """Receives what a loop reports, to show or record it."""
 
     def on_loop_state(self, branch: str, **fields: Any) -> None:
-        """The loop does something else now, or its run has progressed: only what has changed is said."""
+        """The loop's state has changed, or its run has progressed. `fields` holds only what has changed."""
 
     def on_verdict(self, record: ExperimentRecord) -> None:
-        """An experiment is decided."""
+        """An experiment has its verdict."""
 
     def on_event(self, kind: str, **fields: Any) -> None:
         """Anything else that people may want to know: `proposal_failed`, `proposal_dropped`, `run_lost`."""

@@ -8,7 +8,7 @@ from research.profiles import Constant
 
 
 def same_code(old: str, new: str) -> bool:
-    """Whether two texts differ in nothing but line ends and trailing blanks."""
+    """Whether two texts differ in nothing but line endings and trailing whitespace."""
     before, after = old.rstrip().splitlines(), new.rstrip().splitlines()
     return [line.rstrip() for line in before] == [line.rstrip() for line in after]
 

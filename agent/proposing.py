@@ -1,4 +1,4 @@
-"""Where a loop's next proposal comes from: asked for while the current one trains, and moved onto the head if that changes."""
+"""Obtains a loop's next proposal: requested while the current one trains, and rebased if the head changes."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ class Proposer:
 
     def __init__(self, *, branch: str, researcher: Researcher, worktree: Worktree, store: Store, observer: LoopObserver,
                  context: Callable[[], Context]) -> None:  # fmt: skip
-        """`context` gives what the researcher is shown, as of now."""
+        """`context` returns what the researcher is shown at that moment."""
         self._branch, self._researcher, self._worktree, self._store = branch, researcher, worktree, store
         self._observer, self._context = observer, context
         self._preparing: asyncio.Task[PreparedProposal] | None = None
@@ -34,14 +34,14 @@ class Proposer:
 
     @property
     def prepared(self) -> PreparedProposal | None:
-        """The proposal that was prepared; None where there is none, or none yet."""
+        """The prepared proposal; None if there is none or it isn't ready."""
         task = self._preparing
         if task is None or not task.done() or task.cancelled() or task.exception():
             return None
         return task.result()
 
     async def next(self) -> Proposal:
-        """The prepared proposal, moved onto the head if that has changed; a new one where there is none or it can't be moved.
+        """The prepared proposal, rebased if the head has changed; a new one if there is none or it can't be rebased.
 
         Raises OutOfIdeas or BudgetSpent.
         """
@@ -65,7 +65,7 @@ class Proposer:
         await self._researcher.close()
 
     async def _ask(self) -> PreparedProposal:
-        """A proposal for the head; asks again, ever more slowly, while the researcher fails."""
+        """A proposal for the head; retries with growing pauses while the researcher fails."""
         pause = FIRST_PAUSE
         while True:
             context = self._context()

@@ -12,7 +12,7 @@ from results.experiment import Proposal
 
 
 def rebased(proposal: Proposal, base: str, head: str) -> Proposal | None:
-    """`proposal`, an edit of `base`, as the same edit of `head`; None where they conflict or nothing would change.
+    """`proposal`, an edit of `base`, as the same edit of `head`; None if they conflict or nothing would change.
 
     Constants are set one by one, since textual merges of adjacent lines conflict; the rest is a three-way merge.
     """
@@ -36,7 +36,7 @@ def rebased(proposal: Proposal, base: str, head: str) -> Proposal | None:
 
 
 def merge_texts(base: str, ours: str, theirs: str) -> str | None:
-    """Git's three-way merge of three texts; None where they conflict."""
+    """Git's three-way merge of three texts; None if they conflict."""
     with tempfile.TemporaryDirectory(prefix="autoresearch-merge-") as scratch:
         paths = [Path(scratch) / name for name in ("ours", "base", "theirs")]
         for path, text in zip(paths, (ours, base, theirs), strict=True):

@@ -27,7 +27,7 @@ class Context:
 
 
 class Researcher(Protocol):
-    """Proposes edits. Has no state that the history doesn't hold, so that it can be resumed."""
+    """Proposes edits. Keeps no state beyond the history, so that it can be resumed."""
 
     name: str
 

@@ -17,10 +17,10 @@ from results.experiment import Experiment
 from results.store import Store
 
 Execute = Callable[[Experiment, str, RunSpec, Callable[[dict[str, Any]], None]], Awaitable[RunResult]]
-"""Runs an experiment's train.py by a spec on a device of the branch's platform; calls the function with progress events."""
+"""Runs an experiment's train.py with a spec on a device of the branch's platform; calls the function with progress events."""
 
 MAX_TRIES = 5
-"""A run that the infrastructure lost is repeated until it was tried this often; then its experiment is abandoned."""
+"""A run that the infrastructure loses is tried this many times; then its experiment is abandoned."""
 
 
 class ExperimentRuns:
@@ -30,7 +30,7 @@ class ExperimentRuns:
                  contract: Contract, sandbox: SandboxMode, save_model: bool, execute: Execute,
                  start_speculatively: StartSpeculatively | None,
                  keep_below: Callable[[int], float | None]) -> None:  # fmt: skip
-        """`keep_below` gives the val_bpb below which an edit that adds so many net lines is kept; None for a baseline."""
+        """`keep_below` maps an edit's net added lines to the val_bpb below which it is kept; None without a baseline."""
         self._branch, self._store, self._worktree, self._proposer = branch, store, worktree, proposer
         self._observer, self._execute, self._keep_below = observer, execute, keep_below
         self._contract, self._sandbox, self._save_model = contract, sandbox, save_model
@@ -38,7 +38,7 @@ class ExperimentRuns:
         self._speculation = None if start is None else SpeculativeStart(start, self._next_run)
 
     async def run(self, experiment: Experiment, index: int) -> RunResult:
-        """The experiment's run `index`, with a seed of its own; `lost` where the infrastructure lost it MAX_TRIES times."""
+        """The experiment's run `index`, with its own seed; `lost` if the infrastructure lost it MAX_TRIES times."""
         train_py = self._worktree.train_py(experiment.commit)
         net_lines = experiment.lines_added - experiment.lines_removed
         for _ in range(MAX_TRIES):
@@ -66,7 +66,7 @@ class ExperimentRuns:
         )
 
     def _next_run(self) -> tuple[str, RunSpec] | None:
-        """The prepared proposal's train.py and the spec that its run has if the current experiment is discarded."""
+        """The prepared proposal's train.py and the spec that its run will have if the current experiment is discarded."""
         if self._proposer.prepared is None:
             return None
         proposal, base = self._proposer.prepared

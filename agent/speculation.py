@@ -11,13 +11,13 @@ it on the same device."""
 
 
 class SpeculativeStart:
-    """Starts the next run once per run, on the guess that the current experiment is discarded, as most are.
+    """Starts the next run once per run, on the guess that the current experiment will be discarded, as most are.
 
     A wrong guess costs nothing but the start: the device abandons a run that is not the one requested next.
     """
 
     def __init__(self, start: StartSpeculatively, next_run: Callable[[], tuple[str, RunSpec] | None]) -> None:
-        """`next_run` gives the train.py and the spec of the next run; None while no proposal is prepared."""
+        """`next_run` returns the train.py and the spec of the next run; None while no proposal is prepared."""
         self._start, self._next_run = start, next_run
         self._started_during = ""
         """The run during whose scoring the last one was started."""

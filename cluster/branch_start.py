@@ -1,6 +1,6 @@
-"""How a loop's branch is opened: started anew, resumed, or restarted where its baseline failed.
+"""Opens the branch of a loop: starts it, resumes it, or restarts it if its baseline failed.
 
-A new branch begins with train.py as it is committed in the checkout, under the starting hyperparameters of its profile.
+A new branch begins with the checkout's committed train.py, set to the starting hyperparameters of its profile.
 """
 
 import threading
@@ -24,7 +24,7 @@ from results.store import Store
 
 
 class BranchStart:
-    """Opens the branches of a farm's loops. Loops may call it at the same time, each in a thread of its own."""
+    """Opens the branches of a farm's loops. Loops may call it at the same time, each in its own thread."""
 
     def __init__(self, options: FarmOptions, store: Store, *, say: Callable[[str], None]) -> None:
         self._options, self._store, self._say = options, store, say
@@ -35,7 +35,7 @@ class BranchStart:
         """The branch of a loop, and the folder where it is checked out: a worktree under the home, or the user's own checkout
         (`in_place`).
 
-        Raises UserError where the branch can't be started, or was begun under other terms than the plan's.
+        Raises UserError if the branch can't be started, or began with another contract or platform than the plan's.
         """
         branch = self._store.branch(plan.branch_name)
         if branch is not None:
@@ -48,17 +48,17 @@ class BranchStart:
         return branch, worktree
 
     def _resume(self, plan: LoopPlan, in_place: bool) -> Worktree:
-        """The branch at its head. A branch on which only a failed baseline was measured starts once more, from what is
-        committed in the checkout by now.
+        """The branch at its head. A branch that has nothing but a failed baseline restarts from what is now committed
+        in the checkout.
         """
         name, repo = plan.branch_name, self._options.repo
         failed = failed_start(self._store, name)
         if failed is None and self._options.recipe is not None:
-            self._say_once(f"{name} resumes from its head: --recipe is for new branches, so give it another --tag")
+            self._say_once(f"{name} resumes from its head: --recipe applies to new branches only (use another --tag)")
         if in_place:
             return Worktree.in_place(repo, name) if failed is None else self._start_in_checkout(plan)
         worktree = Worktree.open(repo, worktree_folder(self._options.home.folder, name), name)
-        if failed is not None and worktree.head() == failed:  # otherwise it was mended on the branch itself
+        if failed is not None and worktree.head() == failed:  # otherwise it was fixed on the branch itself
             worktree.begin_again(self._first_train_py(plan))
         return worktree
 
@@ -68,7 +68,7 @@ class BranchStart:
         repo, folder = self._options.repo, worktree_folder(self._options.home.folder, plan.branch_name)
         text = self._first_train_py(plan)
         if branch_exists(repo, plan.branch_name) and not folder.exists():
-            raise UserError(f"The branch {plan.branch_name} exists, but this home doesn't know it: use another --tag.")
+            raise UserError(f"The branch {plan.branch_name} exists, but this home has no record of it: use another --tag.")
         return Worktree.create(repo, folder, plan.branch_name, train_py=text)
 
     def _first_train_py(self, plan: LoopPlan) -> str:
@@ -82,13 +82,13 @@ class BranchStart:
         if edited is not None and self._options.dirty:
             text = edited
         elif edited is not None:
-            self._say_once(f"{TRAIN_FILE} has uncommitted edits: they are left out (--dirty takes them).")
+            self._say_once(f"{TRAIN_FILE} has uncommitted edits: they are left out (--dirty includes them).")
         text, _ = fit_to_profile(text, plan.contract.profile, free_memory(plan), recipe=None if sibling else recipe)
         return text
 
     def _siblings_baseline(self, plan: LoopPlan) -> str | None:
         """The train.py that another branch of the tag began with under the same contract on the same platform, so that
-        devices of one kind have one starting point; None where there is no such branch.
+        devices of one kind have one starting point; None if there is no such branch.
         """
         platform, contract_json = platform_identity(plan.device), plan.contract.to_json()
         for branch in self._store.branches(self._options.tag):
@@ -106,7 +106,7 @@ class BranchStart:
         """Switches the checkout to the branch, whose first commit has the profile's starting hyperparameters. Uncommitted edits
         of train.py stay.
 
-        A branch that the user has made by hand and switched to becomes the loop's as it is, unless a recipe is asked for.
+        A branch that the user has created and switched to is used unchanged, unless a recipe is requested.
         Raises UserError.
         """
         repo, name, profile = self._options.repo, plan.branch_name, plan.contract.profile
@@ -128,7 +128,7 @@ class BranchStart:
         return worktree
 
     def _switch_to_new(self, branch: str) -> None:
-        """Switches the checkout to a new branch, and tells how to switch back. Raises UserError."""
+        """Switches the checkout to a new branch, and says how to switch back. Raises UserError."""
         repo = self._options.repo
         before = checked_out_branch(repo)
         back = ("switch", before) if before else ("switch", "--detach", run_git(repo, "rev-parse", "--short", "HEAD").strip())
@@ -139,7 +139,7 @@ class BranchStart:
         self._say_once(f"The checkout is now on the new branch {branch}; switch back with: {command_to_type(repo, *back)}")
 
     def _say_once(self, text: str) -> None:
-        """Tells the user what several loops may find out at once."""
+        """Tells the user something once, even if several loops find it out."""
         with self._lock:
             new = text not in self._said
             self._said.add(text)
@@ -148,7 +148,7 @@ class BranchStart:
 
 
 def failed_start(store: Store, branch: str) -> str | None:
-    """The commit of the branch's last baseline, if it failed; None where a baseline was measured or none is decided yet."""
+    """The commit of the branch's last baseline, if it failed; None if a baseline was measured or none is decided yet."""
     if store.baseline(branch) is not None or store.unfinished(branch):
         return None
     records = store.records(branch)
@@ -156,7 +156,7 @@ def failed_start(store: Store, branch: str) -> str | None:
 
 
 def committed_train_py(repo: Path) -> str:
-    """The checkout's committed train.py. Raises UserError where there is none."""
+    """The checkout's committed train.py. Raises UserError if there is none."""
     text = head_train_py(repo)
     if text is None:
         raise UserError(f"{TRAIN_FILE} isn't committed in {repo}: commit it first.")

@@ -1,4 +1,5 @@
-"""`farm`: the command line. The command of a group `look` called `status` is the function `status` in cluster/commands/look.py.
+"""`farm`: the command line. A group's commands are the functions of one module: `status`, in the group `look`, is the function
+`status` in cluster/commands/look.py.
 
 Only the module of the command that was given is imported, so that help and short commands start at once.
 """
@@ -23,7 +24,7 @@ FIRST_STEPS = """\
 The autoresearch farm: each GPU's loop edits research/train.py, trains it for a fixed time, and keeps what scores better.
 
 First steps:
-  farm demo      the whole way in five minutes, on any machine
+  farm demo      the whole workflow in five minutes, on any machine
   farm doctor    what works on this machine, and how to fix what doesn't
   farm run       research until you stop it (Ctrl-C)
 
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("farm: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `farm sql ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's exit would try to write once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would write again at exit
         return 1
 
 
@@ -118,7 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_start(group: CommandGroup) -> None:
-    demo = group.add("demo", "the whole way in five minutes: data, baseline, a few experiments, results")
+    demo = group.add("demo", "the whole workflow in five minutes: data, baseline, a few experiments, results")
     demo.add_argument("--experiments", type=_positive(int), default=5, metavar="N", help="experiments (default: 5)")
     demo.add_argument("--budget", type=_positive(float), metavar="S", help="seconds of training per run (default: 10)")
     _add_devices(demo)
@@ -131,7 +132,7 @@ def _add_start(group: CommandGroup) -> None:
     prepare = group.add("prepare", "download text, train the tokenizer, pack rows, time attention kernels; once per machine")
     _add_data(prepare)
     prepare.add_argument("--allow-visible", action="store_true",
-                         help="go ahead although runs can read the text that they are scored on")  # fmt: skip
+                         help="continue even if runs can read the text that they are scored on")  # fmt: skip
     _add_devices(prepare)
     _add_places(prepare)
 
@@ -157,7 +158,7 @@ def _add_research(group: CommandGroup) -> None:
     _add_devices(run)
     _add_places(run)
 
-    try_ = group.add("try", "one experiment by hand: commit the working train.py, run it, keep it or restore the last keep")
+    try_ = group.add("try", "run one experiment by hand: commit the working train.py, run it, keep it or restore the last keep")
     try_.add_argument("-m", "--message", metavar="IDEA", help="the idea, in one line")
     try_.add_argument("--tag", help="the branch is autoresearch/<tag> (default: the one checked out, else today's date)")
     _add_judging(try_)
@@ -170,7 +171,7 @@ def _add_research(group: CommandGroup) -> None:
 
 
 def _add_cluster(group: CommandGroup) -> None:
-    submit = group.add("submit", "farm run as a Ray job, with the same options; its home outlives the job")
+    submit = group.add("submit", "run the farm as a Ray job, with the options of farm run; its home outlives the job")
     _add_dashboard(submit)
     submit.add_argument("--follow", action="store_true", help="print the job's output until it ends")
     _add_tag(submit)
@@ -184,7 +185,7 @@ def _add_cluster(group: CommandGroup) -> None:
     _add_job_home(places)
     places.add_argument("--cache", metavar="FOLDER", help="prepared data, on each node (default: ~/.cache/autoresearch-farm)")
 
-    fetch = group.add("fetch", "copy branches and history of a farm elsewhere into this checkout")
+    fetch = group.add("fetch", "copy the branches and history of a farm that runs elsewhere into this checkout")
     _add_dashboard(fetch)
     _add_job_home(fetch)
 
@@ -202,13 +203,13 @@ def _add_look(group: CommandGroup) -> None:
     _add_experiment(show)
     _add_places(show, cache=False)
 
-    sql = group.add("sql", "one SELECT over the history, also while the farm runs")
-    sql.add_argument("query", help="for instance 'SELECT * FROM history'; - reads it from standard input")
+    sql = group.add("sql", "run one SELECT over the history, even while the farm runs")
+    sql.add_argument("query", help="for instance 'SELECT * FROM history'; - reads the query from standard input")
     sql.add_argument("--audit", action="store_true", help="include the table audit, which no researcher may see")
     _add_places(sql, cache=False)
     _add_json(sql)
 
-    audit = group.add("audit", "whether gains on validation also show on the audit rows, which no researcher may see")
+    audit = group.add("audit", "check whether gains on validation also show on the audit rows, which no researcher may see")
     audit.add_argument("branch", nargs="?", help="a branch or tag (default: all)")
     _add_places(audit, cache=False)
 
@@ -246,14 +247,14 @@ def _add_tag(parser: argparse.ArgumentParser) -> None:
 def _add_researcher(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--researcher", default="search", metavar="R",
                         help=f"who proposes edits: {RESEARCHERS} (default: search, which needs no key)")  # fmt: skip
-    parser.add_argument("--model", metavar="M", help="Claude model that --researcher claude asks")
+    parser.add_argument("--model", metavar="M", help="model that --researcher claude uses")
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
-    limits = parser.add_argument_group("limits (default: none; it runs until it is stopped)")
-    limits.add_argument("--experiments", type=_positive(int), metavar="N", help="experiments per loop, counted on its branch")
-    limits.add_argument("--hours", type=_positive(float), metavar="H", help="start no experiment after this time")
-    limits.add_argument("--max-cost", type=_positive(float), metavar="USD", help="US dollars per loop for the researcher")
+    limits = parser.add_argument_group("limits (default: none; the farm runs until it is stopped)")
+    limits.add_argument("--experiments", type=_positive(int), metavar="N", help="total number of experiments per branch")
+    limits.add_argument("--hours", type=_positive(float), metavar="H", help="start no new experiment after this many hours")
+    limits.add_argument("--max-cost", type=_positive(float), metavar="USD", help="US dollars per loop for its researcher")
     parser.add_argument("--loops", type=_positive(int), metavar="N", help="number of loops (default: one per device)")
     parser.add_argument("--dirty", action="store_true", help="start new branches from uncommitted edits of research/train.py")
     parser.add_argument("--samples", action="store_true", help="save the model of each keep, for farm sample")
@@ -313,7 +314,7 @@ def _add_job_home(parser: "argparse._ActionsContainer") -> None:
 
 
 def _add_experiment(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("id", help="id or commit of an experiment (its beginning suffices), or its number on the newest branch")
+    parser.add_argument("id", help="an experiment's id or commit (a prefix is enough), or its number on the newest branch")
 
 
 def _add_branch(parser: argparse.ArgumentParser) -> None:

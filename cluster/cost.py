@@ -26,10 +26,10 @@ MODEL_BYTES = {"standard": 250e6, "small": 70e6, "cpu": 8e6}
 """Size of a saved model, by profile."""
 
 DATA_BYTES = {"climbmix": 250e6, "tinystories": 330e6, "stdlib": 30e6}
-"""Size of prepared data with its text, by source: per training shard, or in all for a source without shards."""
+"""Size of prepared data with its text, by source: per training shard, or in total for a source without shards."""
 
 IDEA_TOKENS = {"input": 4_000, "output": 8_000, "cache_read": 80_000, "cache_write_1h": 20_000}
-"""Tokens that a Claude model takes for one idea, over all turns."""
+"""Tokens that a Claude model uses for one idea, over all turns."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +107,9 @@ def data_line(contract: Contract, num_shards: int | None) -> str:
     """A line about data that is not prepared yet."""
     source = contract.source.partition(":")[0]
     if source not in DATA_BYTES:
-        return "data: first prepared from your text, which takes about as much disk space again"
+        return "data: your text is prepared first, which takes about as much disk space again"
     shards = 1 if source == "stdlib" else (num_shards or 10) + 2
-    return f"data: first {source} is prepared, which takes about {size(shards * DATA_BYTES[source])} of disk space"
+    return f"data: {source} is prepared first, which takes about {size(shards * DATA_BYTES[source])} of disk space"
 
 
 def free_disk(folder: Path) -> int:

@@ -1,4 +1,4 @@
-"""Brings runs and devices together: loops enqueue runs, and each device leases the most urgent one of its platform.
+"""Brings runs and devices together: loops enqueue runs, and each device leases the most urgent one for its platform.
 
 A run that a worker lost is returned to its loop as `lost`, and the loop enqueues it again. A worker that loses several runs
 in a row is quarantined.
@@ -18,17 +18,17 @@ from cluster.workqueue import Lease, WorkItem, WorkQueue
 from research.result import RunResult, RunSpec
 
 QUARANTINE_AFTER = 3
-"""A worker that lost so many runs in a row gets no more."""
+"""A worker that has lost this many runs in a row gets no more."""
 
 PAUSE_SECONDS = 1.0
-"""How long a worker that lost a run gets none."""
+"""How long a worker that lost a run waits before it gets another."""
 
 EXPIRY_SECONDS = 5.0
 """How often leases are checked."""
 
 
 class WorkObserver(Protocol):
-    """Is told of work and workers, to put it on record."""
+    """Receives what happens to runs and workers, to record it."""
 
     def on_work(self, item: WorkItem, state: str, **details: Any) -> None:
         """A run is `waiting`, `running`, `done` or `lost`."""
@@ -43,7 +43,7 @@ class NoWorkersLeft(Exception):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Assignment:
-    """A requested run, and who waits for its result."""
+    """A requested run, and the future that gets its result."""
 
     item: WorkItem
     train_py: str
@@ -53,7 +53,7 @@ class _Assignment:
 
 
 class Quarantine:
-    """Which workers lost QUARANTINE_AFTER runs in a row, so that they get no more."""
+    """The workers that lost QUARANTINE_AFTER runs in a row and get no more."""
 
     def __init__(self) -> None:
         self.reasons: dict[str, str] = {}
@@ -138,7 +138,7 @@ class Dispatcher:
     def start_speculatively(self, after: str, train_py: str, spec: RunSpec) -> None:
         """Lets the device that executes run `after` start the run that will probably be requested next.
 
-        Only on a GPU without a limit of its memory, and while nothing is queued. A CPU is busy with the run that it has.
+        It does so only on a GPU without a memory limit, and only while nothing is queued: a CPU is busy with its current run.
         """
         device = self._executing.get(after)
         if spec.run_id in self._assignments:  # it is requested already
@@ -147,7 +147,7 @@ class Dispatcher:
             self.engine.start_speculatively(device, train_py, spec)
 
     async def close(self) -> None:
-        """Ends what runs."""
+        """Ends the runs in progress."""
         for task in self._serving.values():
             task.cancel()
         await asyncio.gather(*self._serving.values(), return_exceptions=True)
@@ -155,7 +155,7 @@ class Dispatcher:
     # --- devices ----------------------------------------------------------------------------------------------------
 
     async def _apply(self, change: Change) -> Device | None:
-        """Applies a change; returns the device, if one joined that may work."""
+        """Applies a change; returns the device if one joined and may work."""
         if change.kind == "joined" and change.name in self._quarantine.reasons:
             return None
         details = {"reason": change.reason} if change.reason else {}
@@ -176,7 +176,7 @@ class Dispatcher:
             await asyncio.wait([task])
 
     def _drop_quarantined(self, device: Device) -> None:
-        """Serves a quarantined device no more; fails all queued runs if it was the last."""
+        """Stops serving a quarantined device; fails all queued runs if it was the last."""
         self._devices.pop(device.key, None)
         self._serving.pop(device.key, None)
         self._observer.on_worker(device.key, "quarantined", reason=self._quarantine.reasons[device.key])
@@ -203,9 +203,9 @@ class Dispatcher:
                 await asyncio.sleep(PAUSE_SECONDS)  # a worker that died will leave soon, and must not lease the next run
 
     async def _run(self, device: Device, lease: Lease) -> RunResult | None:
-        """Executes a leased run and returns its result to who waits for it; `lost` where the device leaves meanwhile.
+        """Executes a leased run and hands its result to whoever waits for it; `lost` if the device leaves meanwhile.
 
-        None where the loop that requested the run has cancelled it.
+        Returns None if the loop that requested the run has cancelled it.
         """
         assignment = self._assignments[lease.item.id]
         self._observer.on_work(lease.item, "running", worker=device.key)
@@ -227,7 +227,7 @@ class Dispatcher:
             if assignment.outcome.cancelled() and not leaving:
                 self.queue.finish(lease)
                 return None
-            reason = f"{device.key} went away" if leaving else f"{device.key} said nothing for too long"
+            reason = f"{device.key} left" if leaving else f"{device.key} said nothing for too long"
             result = RunResult.lost(spec, reason, device=device.key)
             self._return(lease, assignment, result)
             if leaving:
@@ -240,19 +240,19 @@ class Dispatcher:
         return result
 
     def _return(self, lease: Lease, assignment: _Assignment, result: RunResult) -> None:
-        """Returns a result to who waits for it, unless the lease has expired."""
+        """Hands a result to whoever waits for it, unless the lease has expired."""
         if self.queue.finish(lease) and not assignment.outcome.done():
             assignment.outcome.set_result(result)
 
     async def _cancel_run(self, item_id: str) -> None:
-        """Ends the run, if it has begun, and waits until its processes are gone."""
+        """Ends the run, if it has started, and waits until its processes are gone."""
         run = self._running.get(item_id)
         if run is not None:
             run.cancel()
             await asyncio.wait([run])
 
     async def _expire_regularly(self) -> None:
-        """Returns runs as lost whose worker has said nothing for the length of a lease."""
+        """Reports a run as lost if its worker has said nothing for the length of a lease."""
         while True:
             await asyncio.sleep(EXPIRY_SECONDS)
             for lease in self.queue.expire(self._clock()):

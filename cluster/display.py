@@ -48,7 +48,7 @@ class LoopFields(TypedDict, total=False):
     loss: float | None
     """Training loss, nats per token."""
     fraction: float
-    """Part of the time budget that is used, 0 to 1."""
+    """Fraction of the time budget that is used, 0 to 1."""
     best: float | None
     """val_bpb of the head."""
     baseline: float | None
@@ -83,7 +83,7 @@ class PlainDisplay:
     """A display that prints one line per event."""
 
     def __init__(self, write: Callable[[str], None] | None = None, *, debug: bool = False) -> None:
-        """`write` gets each line (default: standard output); with `debug` also those for loops that wait or propose."""
+        """`write` gets each line (default: standard output); `debug` adds lines for loops that wait or propose."""
         self._write = write or _print_now
         self._debug = debug
         self._known: dict[str, LoopFields] = {}
@@ -222,7 +222,7 @@ def _news(known: LoopFields) -> tuple[object, ...]:
 
 
 def _time_left(known: LoopFields) -> str:
-    """Time until the budget ends, estimated from the part that is used; empty at the start."""
+    """Time until the budget ends, estimated from the fraction that is used; empty at the start."""
     seconds, fraction = known.get("seconds", 0.0), known.get("fraction", 0.0)
     return duration(seconds * (1 - fraction) / fraction) if fraction > 0 else ""
 

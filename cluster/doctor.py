@@ -1,4 +1,4 @@
-"""What works on this machine, and how to fix what doesn't. Also what farms say about the sandbox before runs start."""
+"""Checks what works on this machine, and says how to fix what doesn't. Also the sandbox warnings before a farm starts."""
 
 import importlib.metadata
 import json
@@ -30,7 +30,7 @@ from research.text import counted, size
 State = Literal["ok", "warn", "missing"]
 
 LEAST_FREE_DISK = 5 * 10**9
-"""Bytes."""
+"""Free disk space in bytes below which the doctor warns."""
 
 FLASH_4_GENERATIONS = (9, 10)
 """Major compute capabilities (Hopper, Blackwell) of GPUs that flash-attn-4 runs on (research/kernels/attention.py)."""
@@ -44,20 +44,20 @@ cuda = torch.cuda.is_available()
 print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "available": cuda,
                   "mps": torch.backends.mps.is_available()}))
 """
-"""A program for a process of its own: importing torch takes seconds, and asking for CUDA makes a context."""
+"""A program that runs in its own process: importing torch takes seconds, and asking for CUDA creates a context."""
 
 CURES: Mapping[str, str] = {
     "namespaces": "allow user namespaces: sysctl -w user.max_user_namespaces=15000 "
     "(Debian: kernel.unprivileged_userns_clone=1, Ubuntu: kernel.apparmor_restrict_unprivileged_userns=0); "
     "in a container: --cap-add SYS_ADMIN --security-opt seccomp=unconfined --security-opt systempaths=unconfined",
-    "landlock": "use a kernel from 5.13 on, booted with landlock in lsm=; in a container, a runtime that permits it",
+    "landlock": "use Linux 5.13 or later, booted with landlock in lsm=; in a container, a runtime that permits it",
     "seccomp": "use a kernel with CONFIG_SECCOMP_FILTER, on x86_64 or aarch64",
     "identity": "runs stay root, without root's capabilities: start the farm as an ordinary user, or install Python and the "
     "checkout where other users can read them",
 }
 """How to get each layer of the sandbox."""
 
-NO_LINUX = "only Linux has these layers: elsewhere run only a train.py that you would run yourself"
+NO_LINUX = "only Linux has these layers: elsewhere, run only a train.py that you trust"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +106,7 @@ def layers_here() -> Layers:
 
 
 def sandbox_findings(layers: Layers) -> list[tuple[str, str, str]]:
-    """A list of layer, what was found, and the cure (empty if it is fine)."""
+    """(layer, what was found, cure) for each finding; the cure is empty if the layer is fine."""
     if not layers.linux:
         return [("sandbox", "a clean environment, resource limits and supervision; no other layer", NO_LINUX)]
     findings = [("sandbox", ", ".join(layers.names()), "")]
@@ -172,7 +172,7 @@ def _device(device: Device) -> Check:
 
 
 def _compiler(devices: Sequence[Device]) -> list[Check]:
-    """A check for a C compiler, which torch.compile builds its launchers with on a GPU."""
+    """A check for a C compiler, with which torch.compile builds its launchers on a GPU."""
     if all(device.kind != "cuda" for device in devices):
         return []
     for name in (os.environ.get("CC"), "gcc", "cc", "clang"):
@@ -211,7 +211,7 @@ def _git() -> Check:
 def _checkout(home: Home) -> Check:
     checkout = find_checkout()
     if checkout is None:
-        cure = "start commands inside a checkout to get the branches there"
+        cure = "run commands inside a checkout to get the branches there"
         return Check(name="checkout", state="warn", found=f"none here: branches go to {home.folder / 'repository'}", cure=cure)
     if not (checkout / ".git").exists():
         found = f"{checkout} is not a git repository: branches go to {home.folder / 'repository'}"
@@ -266,7 +266,7 @@ def _running(home: Home) -> Check:
 
 
 def _sandbox() -> list[Check]:
-    """The layers of the sandbox that runs are confined by."""
+    """The sandbox layers that confine runs."""
     return [
         Check(name=name, state="warn" if cure else "ok", found=found, cure=cure)
         for name, found, cure in sandbox_findings(layers_here())

@@ -1,4 +1,4 @@
-"""The farm: one process that owns the loops, the store and the engine. It holds no truth of its own: the journal does."""
+"""The farm: one process that owns the loops, the store and the engine. The journal is the source of truth, not this process."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ from results.verdict import NoisePrior, noise_prior
 
 
 async def run_farm(options: FarmOptions, display: Display) -> FarmSummary:
-    """Runs the farm until its limits, Ctrl-C or SIGTERM; the same call resumes where it was. Raises UserError."""
+    """Runs the farm until its limits, Ctrl-C or SIGTERM; the same call resumes where it left off. Raises UserError."""
     farm = await asyncio.to_thread(Farm, options, display)
     try:
         return await FarmRun(farm).run()
@@ -47,7 +47,7 @@ class Farm:
     """A farm that holds its home: the lock, the store, the engine and its devices."""
 
     def __init__(self, options: FarmOptions, display: Display) -> None:
-        """Raises UserError where the home is in use or can't be written, or the engine can't be started."""
+        """Raises UserError if the home is in use or can't be written, or the engine can't be started."""
         self.options, self.display = options, display
         self.began = time.monotonic()
         self.home = options.home.create()
@@ -68,19 +68,19 @@ class Farm:
         self._branch_start = BranchStart(options, self.store, say=display.say)
 
     async def close(self) -> None:
-        """Ends all processes, exports the history and lets go of the home."""
+        """Ends all processes, exports the history and releases the home."""
         with self._cleanup:
             await self.dispatcher.close()
             await self.engine.close()
             self.export.write()
 
     async def first_devices(self) -> None:
-        """Lets the devices that are there now take work, where no FarmRun follows the engine."""
+        """Lets the devices that are there now take work, without the FarmRun that would follow later changes."""
         async for _ in self.dispatcher.changes():
             return
 
     def open_loop(self, plan: LoopPlan, *, in_place: bool = False) -> ResearchLoop:
-        """A loop on its branch, which is started, or resumed where it exists. Raises UserError."""
+        """A loop on its branch, which is started, or resumed if it exists. Raises UserError."""
         options = self.options
         # first, since a branch without a researcher is not worth starting
         researcher = make_researcher(options.researcher, seed=plan.number, model=options.model, max_cost=options.max_cost)
@@ -109,7 +109,7 @@ class Farm:
 
     async def _execute(self, plan: LoopPlan, experiment: Experiment, train_py: str, spec: RunSpec,
                        report: Callable[[dict[str, Any]], None]) -> RunResult:  # fmt: skip
-        """One run of a loop, by whichever device of its platform is free first."""
+        """Executes one run of a loop on whichever device of its platform is free first."""
         item = WorkItem(
             id=spec.run_id,
             kind=experiment.kind,
@@ -122,7 +122,7 @@ class Farm:
 
 
 class FarmRun:
-    """A farm's loops, from the first device to the end of the last loop. Made in the event loop that runs them."""
+    """A farm's loops, from the first device to the end of the last loop. Created in the event loop that runs them."""
 
     def __init__(self, farm: Farm) -> None:
         self._farm, self._options = farm, farm.options
@@ -178,7 +178,7 @@ class FarmRun:
     # --- loops ------------------------------------------------------------------------------------------------------
 
     async def _until_all_loops_have_ended(self) -> list[str | BaseException]:
-        """Why each loop ended, or what it raised. Raises what following the devices raised."""
+        """Returns why each loop ended, or what it raised. Raises an error that following the devices raised."""
         following = asyncio.create_task(self._start_loops_as_devices_join())
         following.add_done_callback(lambda _: self._news.set())
         try:
@@ -194,7 +194,7 @@ class FarmRun:
         return [outcome for task in self._loops.values() if (outcome := _outcome_of(task)) is not None]
 
     async def _start_loops_as_devices_join(self) -> None:
-        """Starts loops when there is a device for them; they then run on whatever devices come and go."""
+        """Starts loops when there is a device for them; they then run on whatever devices join and leave."""
         planner, dispatcher = self._farm.planner, self._farm.dispatcher
         plans = self._farm.local_plans
         async for joined in dispatcher.changes():
@@ -229,7 +229,7 @@ class FarmRun:
             self._farm.events.on_loop_state(plan.branch_name, phase="ended")
 
     def _limit_reached(self, loop: ResearchLoop) -> str | None:
-        """Why a loop begins no further experiment; None while it may."""
+        """Why a loop starts no more experiments; None while it may."""
         hours, experiments = self._options.hours, self._options.experiments
         if hours is not None and self._seconds() >= 3600 * hours:
             return f"{hours:g} {'hour has' if hours == 1 else 'hours have'} passed"
@@ -238,7 +238,7 @@ class FarmRun:
         return self._stop.reason or None
 
     def _cancel_loops(self) -> None:
-        """Ends all loops at once; what was training stays unfinished, for the next start."""
+        """Ends all loops at once; experiments that were training stay unfinished until the next start."""
         for task in self._loops.values():
             task.cancel()
         self._news.set()
@@ -251,7 +251,7 @@ def noise_prior_of(contract: Contract) -> NoisePrior:
 
 
 def make_engine(options: FarmOptions, planner: Planner, local_plans: list[LoopPlan]) -> Engine:
-    """The engine that was asked for. Raises UserError where no Ray cluster can be joined."""
+    """The requested engine. Raises UserError if no Ray cluster can be joined."""
     if options.engine == "local":
         return LocalEngine({plan.device: plan.data.folder for plan in local_plans}, runs_folder=options.home.runs)
     from cluster.ray_cluster.engine import RayEngine
@@ -269,7 +269,7 @@ def make_engine(options: FarmOptions, planner: Planner, local_plans: list[LoopPl
 
 
 def _outcome_of(task: "asyncio.Task[str]") -> str | BaseException | None:
-    """Why a loop ended, or what it raised; None where it was cancelled."""
+    """Why a loop ended, or what it raised; None if it was cancelled."""
     if task.cancelled():
         return None
     return task.exception() or task.result()

@@ -1,4 +1,4 @@
-"""Where runs are executed: a pool of workers behind one small interface."""
+"""The interface of engines, which execute runs, and the engine for this machine's devices."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -35,17 +35,16 @@ class Change:
 class Engine(Protocol):
     """Executes runs. It takes and returns plain data, so that a worker can be on another machine.
 
-    An engine knows where a device's prepared data lies, and which folder gets the runs' folders: a run's spec says only what is
-    run.
+    An engine knows where a device's prepared data and the run folders are: a run's spec says only what to run.
     """
 
     def changes(self) -> AsyncIterator[tuple[Change, ...]]:
-        """The devices: first all that are there now, then whatever changes, until the engine is closed."""
+        """Yields the devices that are there now, then those that join, leave or are refused, until the engine is closed."""
 
     async def execute(self, device: Device, train_py: str, spec: RunSpec, on_progress: Callable[[Progress], None]) -> RunResult:
         """Executes one run on `device`, after those that were requested earlier.
 
-        What the judge leaves (log, result, model) is afterwards in the run's folder, which has its id as its name.
+        Afterwards the judge's files (log, result, model) are in the run's folder, which is named by the run's id.
         `on_progress` is called in the event loop with the judge's messages, and with ALIVE every second while the worker lives.
         Failures of the infrastructure are results with the status `lost`. When the awaiting task is cancelled, the run's
         processes are ended before CancelledError is raised (within 5 s).
@@ -58,7 +57,7 @@ class Engine(Protocol):
         """
 
     async def close(self) -> None:
-        """Ends all judges, the spare ones too."""
+        """Ends all judges, including spare ones."""
 
 
 class LocalEngine:
@@ -67,7 +66,7 @@ class LocalEngine:
     def __init__(
         self, data_folders: Mapping[Device, Path], *, runs_folder: Path, judge_command: Sequence[str] = JUDGE_COMMAND
     ) -> None:
-        """`data_folders`: the devices, with the prepared data of each. `runs_folder` gets a folder for each run."""
+        """`data_folders` maps each device to its prepared data. Each run gets a folder in `runs_folder`."""
         self._data_folders = {device.key: str(folder) for device, folder in data_folders.items()}
         self._devices = tuple(data_folders)
         self.runs_folder = runs_folder

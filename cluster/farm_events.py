@@ -1,4 +1,4 @@
-"""What happens in a farm, put on record and shown: verdicts, events, work, workers, and what each loop is doing."""
+"""Records and shows what happens in a farm: verdicts, events, work, workers, and what each loop is doing."""
 
 from typing import Any
 
@@ -14,27 +14,27 @@ MESSAGES = {
     "proposal_failed": "{branch}: no proposal, asking again in {again_in_s:g} s: {reason}",
     "run_lost": "{branch}: run {run} was lost: {reason}",
 }
-"""The events that the user is told of, and in which words; all others are only logged."""
+"""The messages for events that the user is told about; all others are only logged."""
 
 
 class FarmEvents:
     """The observer of a farm's loops and of its dispatcher."""
 
     def __init__(self, home: Home, store: Store, display: Display, export: HistoryExport, *, show_joining: bool) -> None:
-        """`show_joining`: whether the user is told which devices join; on a cluster that is news."""
+        """`show_joining`: whether the user is told which devices join, as is useful on a cluster."""
         self._home, self._store, self._display, self._export = home, store, display, export
         self._show_joining = show_joining
         self.loops: dict[str, dict[str, Any]] = {}
         """What each loop is doing, by its branch."""
 
     def on_loop_state(self, branch: str, **fields: Any) -> None:
-        """A loop does something else now, or its run has progressed."""
+        """A loop's state has changed, or its run has progressed."""
         fields.pop("event", None)
         self.loops.setdefault(branch, {}).update(fields)
         self._display.loop_state(branch, **fields)
 
     def on_verdict(self, record: ExperimentRecord) -> None:
-        """An experiment is decided."""
+        """An experiment has its verdict."""
         assert record.verdict is not None
         self._display.verdict(record)
         self._home.log_event(
@@ -55,7 +55,7 @@ class FarmEvents:
             self._display.say(MESSAGES[kind].format(**fields))
 
     def on_work(self, item: WorkItem, state: str, **details: Any) -> None:
-        """A run was enqueued, has begun, is done or was lost."""
+        """A run was enqueued, has started, is done or was lost."""
         work = {
             "run": item.id,
             "work": item.kind,
@@ -75,6 +75,6 @@ class FarmEvents:
             self._display.say(f"{name} {state}" + "".join(f": {value}" for value in details.values()))
 
     def drop_old_work(self) -> None:
-        """Records that what was queued or running when the last farm on this home ended is so no more: its loops ask anew."""
+        """Marks what was queued or running when the last farm on this home ended as dropped: loops request it again."""
         for run, *_ in self._store.query("SELECT run, state FROM work WHERE state IN ('waiting', 'running')").rows:
             self._store.add_event("work", {"run": run, "state": "dropped", "reason": "the farm ended"})

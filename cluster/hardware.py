@@ -1,4 +1,4 @@
-"""What this machine can train on: GPUs by NVML, an Apple GPU by the platform, else the CPU.
+"""What this machine can train on: GPUs (found through NVML), an Apple GPU, or the CPU.
 
 Nothing here imports torch or makes a CUDA context: the farm's own process stays light and off the GPUs. psutil and pynvml
 are imported where they are used, since every command parses `--devices`.
@@ -22,10 +22,10 @@ DeviceKind = Literal["cuda", "mps", "cpu"]
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceRequest:
-    """The value of `--devices`, before anybody has looked what there is."""
+    """The value of `--devices`, before the machine's devices are known."""
 
     kind: DeviceKind | None = None
-    """None: GPUs where there are any, else the Apple GPU, else the CPU."""
+    """None: GPUs if there are any, else the Apple GPU, else the CPU."""
     gpus: tuple[int, ...] | None = None
     """Numbers of the GPUs to use; None: all of the kind."""
 
@@ -44,24 +44,24 @@ class DeviceRequest:
         return DeviceRequest(kind="cuda", gpus=gpus)
 
     def __str__(self) -> str:
-        """The text that `parse` makes this request of; empty for the default."""
+        """The text that `parse` turns into this request; empty for the default."""
         return ",".join(map(str, self.gpus)) if self.gpus is not None else self.kind or ""
 
 
 ANY_DEVICE = DeviceRequest()
-"""The request where `--devices` isn't given."""
+"""The request if `--devices` isn't given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """A GPU, the Apple GPU or the CPU, as something that runs can train on."""
+    """A device that runs can train on: a GPU, the Apple GPU, or the CPU."""
 
     kind: DeviceKind
     index: int
     """NVML's number for a GPU; 0 for the others."""
     name: str
     memory_bytes: int
-    """The GPU's memory, or the limit that its runs have; the machine's memory for `mps` and `cpu`."""
+    """The GPU's memory, or the limit for its runs; the machine's memory for `mps` and `cpu`."""
     free_bytes: int
     """Memory that was free when the device was detected, within the limit."""
     limited: bool = False
@@ -78,13 +78,13 @@ class Device:
 
     @property
     def key(self) -> str:
-        """The name in messages and logs: `cuda:1`, `mps` or `cpu`, on a cluster after `NODE/`. Unique in a farm."""
+        """The name in messages and logs: `cuda:1`, `mps` or `cpu`, on a cluster prefixed with `NODE/`. Unique in a farm."""
         name = f"cuda:{self.index}" if self.kind == "cuda" else self.kind
         return f"{self.node}/{name}" if self.node else name
 
     @property
     def gpu_memory_bytes(self) -> int | None:
-        """The limit of GPU memory that its runs have; None: no limit."""
+        """The GPU memory limit for its runs; None: no limit."""
         return self.memory_bytes if self.limited else None
 
     @property
@@ -100,7 +100,7 @@ class BusyProcess:
     pid: int
     name: str
     memory_bytes: int | None
-    """None where the driver doesn't tell (in a container, say)."""
+    """None if the driver doesn't report it (in a container, say)."""
 
 
 def detect_devices(environment: Mapping[str, str] = os.environ) -> list[Device]:
@@ -120,14 +120,14 @@ def detect_devices(environment: Mapping[str, str] = os.environ) -> list[Device]:
 def choose_devices(request: DeviceRequest = ANY_DEVICE, found: Sequence[Device] | None = None) -> tuple[Device, ...]:
     """The requested ones of the devices `found` (default: this machine's). They share the machine's threads.
 
-    Raises UserError, which says what there is to choose from.
+    Raises UserError, which lists the available devices.
     """
     found = detect_devices() if found is None else found
     of_kind = {device.index: device for device in found if device.kind == (request.kind or found[0].kind)}
     wanted = tuple(of_kind) if request.gpus is None else request.gpus
     if not of_kind or not set(wanted) <= set(of_kind):
         there = ", ".join(f"{device.key.removeprefix('cuda:')} ({device.name})" for device in found)
-        raise UserError(f"--devices {request} asks for a device that this machine doesn't have; it has {there}.")
+        raise UserError(f"--devices {request} names a device that this machine doesn't have; it has {there}.")
     threads = max(1, found[-1].threads // len(wanted))
     return tuple(replace(of_kind[index], threads=threads) for index in wanted)
 
@@ -140,9 +140,9 @@ def limited(device: Device, limit: int | None) -> Device:
 
 
 def platform_identity(device: Device) -> str:
-    """The hardware in one line. Scores under a time budget compare only where it is equal.
+    """The hardware in one line. Scores under a time budget are comparable only if it is equal.
 
-    A memory limit takes the place of the memory: it makes batches smaller, and so changes scores.
+    A memory limit replaces the memory size, since it makes batches smaller and so changes scores.
     """
     memory = f"{device.memory_bytes / GIB:.4g} GB" if device.limited else f"{round(device.memory_bytes / GIB)} GB"
     if device.kind == "cuda":
@@ -189,13 +189,13 @@ def _gpus(visible: str | None, threads: int) -> list[Device]:
         for index in range(nvml.nvmlDeviceGetCount()):
             handle = nvml.nvmlDeviceGetHandleByIndex(index)
             devices += [_gpu(nvml, part, index, threads) for part in _parts(nvml, handle)]
-    # MIG devices share their card's number in NVML: count through, so that each has a name of its own
+    # MIG devices share their card's number in NVML: renumber them, so that each has its own name
     devices = [replace(device, index=number) for number, device in enumerate(devices)]
     return devices if visible is None else _visible(devices, visible)
 
 
 def _visible(devices: list[Device], visible: str) -> list[Device]:
-    """The devices that CUDA_VISIBLE_DEVICES lists, in its order. Like CUDA, this ignores everything after a wrong entry."""
+    """The devices that CUDA_VISIBLE_DEVICES lists, in its order. Like CUDA, this ignores everything after an invalid entry."""
     chosen = []
     for word in filter(None, (word.strip() for word in visible.split(","))):
         match = [d for d in devices if str(d.index) == word or (d.uuid or "").startswith(word)]

@@ -1,4 +1,4 @@
-"""When history.parquet is written, which notebooks read."""
+"""The schedule on which history.parquet, the file for notebooks, is written."""
 
 import asyncio
 import time
@@ -25,7 +25,7 @@ class HistoryExport:
         self._last = time.monotonic()
 
     def write_if_due(self) -> None:
-        """Writes the history, unless that was done a moment ago."""
+        """Writes the history, unless it was written a moment ago."""
         if time.monotonic() - self._last > LEAST_SECONDS:
             self.write()
 

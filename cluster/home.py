@@ -149,7 +149,7 @@ def find_home(override: str | Path | None = None, *, start: Path | None = None) 
 def home_option(home: Home) -> str:
     """The text ` --home FOLDER` for a command to paste; empty if the command finds this home without it.
 
-    A job always names it: its output is read elsewhere.
+    A job always names it, since its output is read elsewhere.
     """
     if home == find_home() and not inside_job():
         return ""
@@ -162,7 +162,7 @@ def inside_job() -> bool:
 
 
 def in_job_working_folder() -> bool:
-    """Whether this process is the driver of a Ray job with a working folder of its own, which is deleted with Ray's session."""
+    """Whether this process is the driver of a Ray job with its own working folder, which is deleted with Ray's session."""
     try:
         job = json.loads(os.environ.get(JOB_VARIABLE, "{}"))
         return bool(job.get("runtime_env", {}).get("working_dir"))

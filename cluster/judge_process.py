@@ -1,7 +1,7 @@
-"""The process of a judge, as its worker sees it: how it is started, told what to run, listened to and ended.
+"""A judge's process, as its worker handles it: started, given runs, listened to, and ended.
 
-A judge process stands by with torch imported, so that a run starts at once: it forks one of its own kind for each run, which
-shares nothing with the runs before. It ends by itself, with all that it started, when the pipe to its standard input closes:
+A judge process stands by with torch imported, so that a run starts at once: it forks a new judge for each run, which
+shares nothing with earlier runs. When the pipe to its standard input closes, it ends itself and everything that it started:
 whatever happens to the farm's process, no training outlives it.
 """
 
@@ -32,7 +32,7 @@ PASSED_NAMES = (
 )
 PASSED_PREFIXES = ("LC_", "CUDA_", "NVIDIA_", "AUTORESEARCH_")
 SECRET_WORDS = ("KEY", "TOKEN", "SECRET", "PASSWORD")
-"""A variable with one of these in its name is not passed on, even where its prefix is one of PASSED_PREFIXES."""
+"""A variable with one of these in its name is not passed on, even if its prefix is one of PASSED_PREFIXES."""
 
 SILENCE_SECONDS = 1800.0
 """A judge that says nothing for so long hangs; the longest silence of a healthy one is a cold compilation."""
@@ -44,7 +44,7 @@ POLL_SECONDS = 0.2
 """How often a worker that listens to a judge checks whether the run was cancelled."""
 
 WATCH_SECONDS = 2.0
-"""How often the worker notes a judge's processes, so that it can end them when the judge itself was killed."""
+"""How often the worker notes a judge's processes, so that it can end them if the judge itself was killed."""
 
 CANCELLED = "cancelled"
 """The outcome of a run that was cancelled."""
@@ -66,7 +66,7 @@ class JudgeProcess:
         self._tree: set[psutil.Process] = set()
         self._watched = 0.0
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in end()
-        # a session of its own: Ctrl-C in the terminal is for the farm, which ends its judges in order
+        # its own session: Ctrl-C in the terminal is for the farm, which ends its judges in order
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -100,7 +100,7 @@ class JudgeProcess:
 
     def outcome(self, on_progress: Callable[[Progress], None], *, cancelled: Callable[[], bool],
                 silence_seconds: float) -> Progress | str:  # fmt: skip
-        """Listens to the judge until its result, which is returned as JSON gives it; else why there will be none."""
+        """Listens to the judge until its result, and returns that as parsed JSON, or the reason why there will be none."""
         last_heard = time.monotonic()
         while not cancelled():
             self._watch()
@@ -144,7 +144,7 @@ class JudgeProcess:
         self._stderr.close()
 
     def _send(self, message: Mapping[str, Any]) -> None:
-        """Writes one line to the judge. That it is gone is noticed when it is listened to, not here."""
+        """Writes one line to the judge. If the judge is gone, `outcome` reports it, not this."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
@@ -153,7 +153,7 @@ class JudgeProcess:
             self.messages.put(None)
 
     def _read(self) -> None:
-        """Puts the judge's messages into the queue; runs in a thread of its own."""
+        """Puts the judge's messages into the queue; runs in its own thread."""
         assert self._process.stdout is not None
         with self._process.stdout as lines:
             for line in lines:
@@ -175,7 +175,7 @@ class JudgeProcess:
             self._watched = time.monotonic()
 
     def _death(self) -> str:
-        """How a judge ended that gave no result: its exit status and the last line of its standard error."""
+        """How a judge that gave no result ended: its exit status and the last line of its standard error."""
         try:
             code = self._process.wait(timeout=END_SECONDS)
         except subprocess.TimeoutExpired:
@@ -192,8 +192,8 @@ class JudgeProcess:
 
 
 def judge_environment(device: Device, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The part of the environment `base` that a judge on `device` gets, without keys, and with that one GPU and its share of
-    the threads.
+    """The environment of a judge on `device`: the part of `base` without secrets, with that one GPU and its share of the
+    threads.
     """
     environment = {name: value for name, value in base.items() if _passes(name)}
     environment["CUDA_VISIBLE_DEVICES"] = (device.uuid or str(device.index)) if device.kind == "cuda" else ""

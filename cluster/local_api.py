@@ -1,4 +1,4 @@
-"""How commands talk to the running farm: HTTP on loopback, for whoever can read the token in the home. Both ends.
+"""The server and the client through which commands talk to the running farm: HTTP on loopback, with a token from the home.
 
 Only the process that runs the farm can open its database, so `farm sql` and `farm status` ask it.
 """

@@ -20,12 +20,12 @@ from results.experiment import Branch
 from results.store import Store
 
 DEFAULT_SHARDS = 10
-"""Training shards that are prepared where the user names no number."""
+"""Training shards that are prepared if the user gives no number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopPlan:
-    """A loop that is to start."""
+    """A loop to start."""
 
     branch_name: str
     number: int
@@ -46,7 +46,7 @@ class Planner:
         self._lock = threading.Lock()
 
     def terms(self, device: Device) -> tuple[Contract, PreparedData]:
-        """The contract of a device, and its data, which is prepared if need be. Callable from any thread. Raises UserError."""
+        """The contract of a device, and its data, prepared if necessary. Callable from any thread. Raises UserError."""
         contract = contract_asked_for(self._options, device)
         with self._lock:
             key = contract.to_json()
@@ -55,15 +55,15 @@ class Planner:
             return contract, self._data[key]
 
     def local(self) -> list[LoopPlan]:
-        """The loops on this machine's own devices, which take them in turn."""
+        """The loops on this machine's own devices, assigned round-robin."""
         return [self._add(name, device) for name, device in local_loops(self._options)]
 
     def joining(self, joined: Sequence[Device], serving: Collection[Device]) -> list[LoopPlan]:
         """The loops that start when devices have joined a cluster: one for each device whose platform has fewer loops than
         devices.
 
-        `serving` are all devices that work. Loops that have ended count too, so a node that comes back starts none. If the user
-        asked for a number of loops, the first devices get them all.
+        `serving` are all devices that take work. Loops that have ended count too, so a node that comes back starts none. If the
+        user asked for a number of loops, the first devices get them all.
         """
         limit = self._options.loops
         room = len(serving) if limit is None else limit - len(self.plans)
@@ -103,7 +103,7 @@ class Planner:
 
 
 def prepared_data(contract: Contract, options: FarmOptions, *, say: Callable[[str], None]) -> PreparedData:
-    """The prepared data of a contract; it is prepared now where there is none. Raises UserError."""
+    """The prepared data of a contract, which is prepared now if there is none. Raises UserError."""
     try:
         return find_prepared(contract, cache=options.cache, num_shards=options.num_shards)
     except UserError:
@@ -112,7 +112,7 @@ def prepared_data(contract: Contract, options: FarmOptions, *, say: Callable[[st
 
 
 def contract_asked_for(options: FarmOptions, device: Device) -> Contract:
-    """The contract of a device: as the user asked for, else as its hardware suggests."""
+    """The contract of a device: from the user's options, else the one that suits its hardware."""
     profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
     return contract_for(profile, budget=options.budget, source=options.source)
 
@@ -142,7 +142,7 @@ TERM_OPTIONS = {"profile": "--profile", "TIME_BUDGET": "--budget", "source": "--
 
 
 def check_same_terms(branch: Branch, device: Device, contract: Contract) -> None:
-    """Raises UserError if the branch began with another contract or platform: its scores would not compare. Needs no data."""
+    """Raises UserError if the branch's contract or platform differs, so that scores would not be comparable. Needs no data."""
     began, asked = json.loads(branch.contract_json), json.loads(contract.to_json())
     changed = [name for name in began | asked if began.get(name) != asked.get(name)]
     if any(name in TERM_OPTIONS for name in changed):

@@ -1,4 +1,4 @@
-"""What a farm is asked to do."""
+"""The options of a farm."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -27,7 +27,7 @@ class FarmOptions:
     researcher: str
     """A name that `agent.researchers.make` knows."""
     model: str | None = None
-    """The Claude model to ask; None: the researcher's default."""
+    """The Claude model to use; None: the researcher's default."""
     max_cost: float | None = None
     """US dollars that each loop's researcher may spend; None: no limit."""
     profile: str | None = None
@@ -41,7 +41,7 @@ class FarmOptions:
     """This machine's devices that the local engine uses."""
     engine: EngineKind = "local"
     requested: DeviceRequest = ANY_DEVICE
-    """The value of `--devices`; a Ray cluster's workers are chosen by it."""
+    """The value of `--devices`; it selects a Ray cluster's workers."""
     node_cache: str | None = None
     """The folder of prepared data on a cluster's nodes; None: each node's default."""
     address: str | None = None
@@ -61,7 +61,7 @@ class FarmOptions:
     rule: Rule = "noise"
     sandbox: SandboxMode = "auto"
     gpu_memory_bytes: int | None = None
-    """Limit of each GPU's memory for its runs; `devices` are limited to it already."""
+    """Limit of each GPU's memory for its runs; already applied to `devices`."""
     baseline_runs: int = 2
 
 

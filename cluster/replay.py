@@ -70,7 +70,7 @@ def device_like(branch: Branch, devices: tuple[Device, ...], *, gpu_memory_bytes
 
 
 def check_same_as_recorded(run: RunResult, train_py: str, data: PreparedData, contract: Contract) -> None:
-    """Raises UserError if anything that the score depends on has changed. What the record lacks is not checked."""
+    """Raises UserError if anything that the score depends on has changed. Fields that the record lacks are not checked."""
     found = {
         "train.py": (run.train_sha256, hashlib.sha256(train_py.encode()).hexdigest()),
         "the judge's code": (run.judge_sha256, judge_sha256()),

@@ -1,4 +1,4 @@
-"""How a farm is told to stop: Ctrl-C, SIGTERM, or `farm stop` through the local API."""
+"""The ways to stop a farm: Ctrl-C, SIGTERM, or `farm stop` through the local API."""
 
 import asyncio
 import contextlib
@@ -9,7 +9,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Whether the farm was told to stop, and what happens then. Made in the event loop that it stops."""
+    """Whether the farm was told to stop, and what happens then. Created in the event loop that it stops."""
 
     def __init__(self, on_stop: Callable[[], None]) -> None:
         """`on_stop` is called in the event loop at each request."""

@@ -25,7 +25,7 @@ class FarmSummary:
 
 
 def summarise(store: Store, branches: Sequence[str], *, seconds: float, ended: str) -> FarmSummary:
-    """The summary of a farm that worked on `branches` for so many seconds."""
+    """The summary of a farm that worked on `branches` for `seconds`."""
     done = [record for name in branches for record in store.records(name) if record.is_done]
     first = store.baseline(branches[0]) if branches else None
     heads = [head.mean for name in branches if (head := store.head(name)) is not None]

@@ -1,10 +1,10 @@
 """One device and the judges that run on it. A plain class, so that any engine can wrap it.
 
 A worker executes speculatively: while a run is scored, the run that will probably be requested next already starts on the same
-device, up to the moment where its clock would start. When that very run is requested it is claimed, and resumes from there; any
+device, up to the moment when its clock would start. If that run is then requested, it is claimed and resumes from there; any
 other request abandons it. Two runs may need more memory than the device has, so a failure while both were on the device counts
-for neither: the run is started anew, or reported as lost, and the worker speculates no more, unless the same train.py fails
-alone, too.
+for neither: the run is restarted, or reported as lost, and the worker stops speculating, unless the same train.py also fails
+alone.
 """
 
 import json
@@ -25,16 +25,16 @@ Outcome = RunResult | str
 
 @dataclass(frozen=True, kw_only=True)
 class SpeculativeRun:
-    """A run that was started before it is requested."""
+    """A run that was started before it was requested."""
 
     train_py: str
     spec: RunSpec
     judge: JudgeProcess
 
     def is_claimable_as(self, train_py: str, spec: RunSpec) -> bool:
-        """Whether a requested run is this one, by its id and its text, and can still resume.
+        """Whether a requested run is this one, by its id and its train.py, and this one can still resume.
 
-        The threshold that decides how much of the run is checked must still be right: a keep is always checked in full.
+        The keep threshold must be unchanged, since it decides how much of the run is checked: a keep is checked in full.
         """
         is_same = (self.spec.run_id, self.train_py) == (spec.run_id, train_py)
         return is_same and self.spec.keep_below == spec.keep_below and self.judge.runs
@@ -51,7 +51,7 @@ class Worker:
         judge_command: Sequence[str] = JUDGE_COMMAND,
         silence_seconds: float = SILENCE_SECONDS,
     ) -> None:
-        """`runs_folder` gets a folder for each run, called by the run's id."""
+        """Each run gets a folder in `runs_folder`, named by the run's id."""
         self.device = device
         self._runs_folder = runs_folder
         self._command = tuple(judge_command)
@@ -62,7 +62,7 @@ class Worker:
         self._spare: JudgeProcess | None = None
         self._speculative: SpeculativeRun | None = None
         self._requested: set[str] = set()
-        """Runs that were requested, of this worker or another: too late to start them speculatively."""
+        """Runs that were requested from this worker or another: it is too late to start them speculatively."""
         self._may_speculate = True
         """Whether two runs can be on the device at once, as far as is known."""
         self._failed_in_company = ""
@@ -79,7 +79,7 @@ class Worker:
         """Executes one run on prepared data and waits for its result; `on_progress` gets the judge's progress messages in this
         thread.
 
-        Always returns a result: `lost` where the judge failed or the run was cancelled, never an exception for either.
+        Always returns a result: a failed judge or a cancelled run gives `lost`, not an exception.
         """
         started, placement = time.monotonic(), self._placement(spec, data_folder)
         judge = self._claim(train_py, spec)
@@ -87,7 +87,7 @@ class Worker:
         judge = judge or self._start(train_py, spec, placement)
         outcome = self._outcome(judge, spec, on_progress)
         if was_speculative and not judge.has_resumed and _may_lack_memory(outcome):
-            judge.end()  # it failed before it heard that it was requested, perhaps for the run that was beside it
+            judge.end()  # it failed before it heard that it was requested, perhaps because of the other run on the device
             self._stop_speculating(train_py)
             judge = self._start(train_py, spec, placement)
             outcome = self._outcome(judge, spec, on_progress)
@@ -105,7 +105,7 @@ class Worker:
         return RunResult.lost(spec, outcome, device=placement.device, total_seconds=time.monotonic() - started)
 
     def start_speculatively(self, train_py: str, spec: RunSpec, data_folder: str) -> None:
-        """Starts a run that will probably be requested next, up to its clock; called in another thread, while a run goes on."""
+        """Starts a run that will probably be requested next, up to its clock; called in another thread, during a run."""
         with self._lock:
             too_late = self._closed or spec.run_id in self._requested
             if too_late or self._speculative is not None or not self._may_speculate:
@@ -127,7 +127,7 @@ class Worker:
         self._cancelled.add(run_id)
 
     def close(self) -> None:
-        """Ends the spare judge and whatever runs."""
+        """Ends the spare judge and all runs."""
         with self._lock:
             self._closed = True
             spare, self._spare = self._spare, None
@@ -180,7 +180,7 @@ class Worker:
     # --- speculation ------------------------------------------------------------------------------------------------
 
     def _claim(self, train_py: str, spec: RunSpec) -> JudgeProcess | None:
-        """The judge of the speculative run, if that is the requested one, which then resumes. Else None: it is abandoned."""
+        """The judge of the speculative run, which resumes, if it is the requested one; else None, and it is abandoned."""
         with self._lock:
             self._requested.add(spec.run_id)
             speculative = self._speculative
@@ -194,7 +194,7 @@ class Worker:
         return None
 
     def _judged_by_company(self, outcome: Outcome, train_py: str) -> Outcome:
-        """What a failed run's outcome counts for: while a speculative run was beside it, the run is lost; alone, it counts."""
+        """The outcome to report for a failed run: lost if a speculative run was on the device too, else `outcome` unchanged."""
         with self._lock:
             had_company = self._speculative is not None
             if not had_company and train_py == self._failed_in_company:
@@ -204,10 +204,10 @@ class Worker:
         self._stop_speculating(train_py)
         self._abandon_speculative()
         how = outcome if isinstance(outcome, str) else f"{outcome.status}: {outcome.reason}"
-        return f"it failed while the next run started beside it ({how})"
+        return f"it failed while the next run was starting on the same device ({how})"
 
     def _stop_speculating(self, train_py: str) -> None:
-        """Speculates no more after `train_py` failed in company, unless it fails alone, too."""
+        """Stops speculating, since `train_py` failed while two runs were on the device, until it also fails alone."""
         with self._lock:
             self._may_speculate, self._failed_in_company = False, train_py
 
@@ -231,5 +231,5 @@ def _result(message: Progress, spec: RunSpec) -> Outcome:
 
 
 def _may_lack_memory(outcome: Outcome) -> bool:
-    """Whether a run may have failed for lack of memory, which shows in many ways, also as the judge's death."""
+    """Whether a run may have failed for lack of memory, which shows in many ways, even as the judge's death."""
     return outcome != CANCELLED if isinstance(outcome, str) else outcome.status in ("oom", "crash")

@@ -1,7 +1,7 @@
 """The queue of runs: which worker may take which run, in which order, and for how long. Pure: callers pass the time.
 
 A worker leases an item, renews the lease while it lives, and finishes it. A lease that was not renewed in time has expired:
-whoever waits for the run may enqueue it anew, and what the silent worker reports later is ignored.
+whoever waits for the run may enqueue it again, and what the silent worker reports later is ignored.
 """
 
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ and `merge` (its verification) settle what is nearly known; a `wave` combines ne
 WORK_KINDS: tuple[WorkKind, ...] = get_args(WorkKind)
 
 LEASE_SECONDS = 60.0
-"""A lease expires when it was not renewed for so long."""
+"""A lease that is not renewed for this long expires."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkItem:
-    """One run that is requested."""
+    """One requested run."""
 
     id: str
     """The run's id."""
@@ -30,7 +30,7 @@ class WorkItem:
     platform: str
     """Only devices of this platform may take it."""
     repeats: int = 0
-    """How often the run was lost before; a repeated run goes before others of its kind."""
+    """How often the run was lost before; a repeated run takes precedence over others of its kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +64,7 @@ class WorkQueue:
         return tuple(self._leases.values())
 
     def add(self, item: WorkItem) -> None:
-        """Enqueues an item. Raises ValueError for an id that is there already, or a branch's second queued exploration."""
+        """Enqueues an item. Raises ValueError for an id that is already there, or a branch's second queued exploration."""
         if item.id in self._waiting or item.id in self._leases:
             raise ValueError(f"{item.id} is in the queue already")
         if item.kind == "explore" and any(o.kind == "explore" and o.branch == item.branch for o in self._waiting.values()):
@@ -72,7 +72,7 @@ class WorkQueue:
         self._waiting[item.id] = item
 
     def claim(self, worker: str, platform: str, now: float) -> Lease | None:
-        """Leases the most urgent item of the worker's platform; None where none is queued."""
+        """Leases the most urgent item of the worker's platform; None if none is queued."""
         item = next((item for item in self.waiting if item.platform == platform), None)
         if item is None:
             return None
@@ -83,7 +83,7 @@ class WorkQueue:
         return lease
 
     def renew(self, lease: Lease, now: float) -> bool:
-        """Extends a lease, since its worker lives. Returns False where it has expired."""
+        """Extends a lease, since its worker lives. Returns False if it has expired."""
         held = self._held(lease)
         if held:
             self._leases[lease.item.id] = Lease(
@@ -92,14 +92,14 @@ class WorkQueue:
         return held
 
     def finish(self, lease: Lease) -> bool:
-        """Ends a lease: its item is done or abandoned. Returns False where it has expired: the outcome must not be used."""
+        """Ends a lease: its item is done or abandoned. Returns False if it has expired: the outcome must not be used."""
         held = self._held(lease)
         if held:
             del self._leases[lease.item.id]
         return held
 
     def withdraw(self, item_id: str) -> bool:
-        """Removes a queued item. Returns False where it isn't queued."""
+        """Removes a queued item. Returns False if it isn't queued."""
         return self._waiting.pop(item_id, None) is not None
 
     def expire(self, now: float) -> tuple[Lease, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from research.errors import UserError
 
 PREFIX = "autoresearch/"
-"""What the names of all branches of the farm begin with."""
+"""The prefix of all the farm's branch names."""
 
 BRANCH_REFS = f"refs/heads/{PREFIX.rstrip('/')}"
 """The folder of refs that holds the farm's branches."""
@@ -18,17 +18,17 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def branch_name(tag: str, *, loop: str = "") -> str:
-    """`autoresearch/<tag>`; `autoresearch/<tag>-<loop>` where the tag has several loops."""
+    """`autoresearch/<tag>`; `autoresearch/<tag>-<loop>` if the tag has several loops."""
     return f"{PREFIX}{tag}-{loop}" if loop else f"{PREFIX}{tag}"
 
 
 def full_name(name: str) -> str:
-    """The branch that a person means by its name with or without the prefix."""
+    """A branch's full name, from its name with or without the prefix."""
     return name if is_farm_branch(name) else f"{PREFIX}{name}"
 
 
 def short_name(branch: str) -> str:
-    """The branch's name without the prefix: the tag, and the loop where there are several."""
+    """The branch's name without the prefix: the tag, and the loop if there are several."""
     return branch.removeprefix(PREFIX)
 
 
@@ -43,7 +43,7 @@ def branch_ref(branch: str) -> str:
 
 
 def branch_of_ref(ref: str) -> str:
-    """A branch's name by its ref; any other ref stays as it is."""
+    """The name of the branch that a ref stands for; any other ref is returned unchanged."""
     return ref.removeprefix("refs/heads/")
 
 
@@ -58,7 +58,7 @@ def experiment_ref(identifier: str) -> str:
 
 
 def unrecorded_ref(commit: str) -> str:
-    """The ref that holds a commit whose experiment never came on record."""
+    """The ref that holds a commit whose experiment was never recorded."""
     return f"refs/unrecorded/{commit}"
 
 

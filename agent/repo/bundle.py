@@ -26,7 +26,7 @@ class Taken:
 
 
 def write_bundle(repo: Path, path: Path) -> bool:
-    """Writes all branches and experiments of a repository. Returns False, and writes no file, where it has none.
+    """Writes all branches and experiments of a repository. Returns False, and writes no file, if it has none.
 
     Raises UserError for a shallow clone, whose bundle can't be read.
     """
@@ -41,8 +41,8 @@ def write_bundle(repo: Path, path: Path) -> bool:
 def take_bundle(repo: Path, path: Path) -> Taken:
     """Adds a bundle's branches and experiments to a repository, and overwrites nothing.
 
-    A branch moves only forward, and only where it isn't checked out; a ref whose name is taken becomes `<name>-fetched`.
-    All refs change in one transaction. Raises UserError, and then none changes.
+    A branch moves only forward, and only if it isn't checked out; a ref whose name is taken becomes `<name>-fetched`.
+    All refs change in one transaction. If it raises UserError, none has changed.
     """
     arrival = arrival_folder(uuid.uuid4().hex)
     refspecs = [f"{folder}/*:{arrival}/{folder.removeprefix('refs/')}/*" for folder in FOLDERS]
@@ -82,7 +82,7 @@ def _rename(repo: Path, arrival: str) -> Taken:
 
 
 def _obstacle(repo: Path, ref: str, commit: str, there: dict[str, str], checked_out: set[str]) -> str | None:
-    """The reason why a ref can't move to a commit; None where it can, or already contains it."""
+    """The reason why a ref can't move to a commit; None if it can, or already contains it."""
     old = there.get(ref)
     if old is None or _is_ancestor(repo, commit, old):
         return None

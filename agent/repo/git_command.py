@@ -20,9 +20,9 @@ class GitFailed(Exception):
 
 
 def run_git(folder: Path, *arguments: str, stdin: str = "") -> str:
-    """The output of `git ARGUMENTS` in `folder`. Raises GitFailed, and UserError where git isn't installed.
+    """The output of `git ARGUMENTS` in `folder`. Raises GitFailed, and UserError if git isn't installed.
 
-    Retries while another git process (an editor's `git status`, say) holds a lock for a moment.
+    Retries while another git process (an editor's `git status`, say) briefly holds a lock.
     """
     for _ in range(_LOCK_TRIES):
         try:

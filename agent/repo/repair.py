@@ -9,7 +9,7 @@ from agent.repo.git_command import GitFailed, run_git
 from agent.repo.repository import TRAIN_FILE
 
 STALE_LOCK_S = 3.0
-"""Git holds the locks that the farm may remove for milliseconds: one this old belongs to a dead process."""
+"""Git holds the locks that the farm may remove only for milliseconds: one this old belongs to a dead process."""
 
 
 def common_folder(repo: Path) -> Path:
@@ -18,7 +18,7 @@ def common_folder(repo: Path) -> Path:
 
 
 def same_repository(folder: Path, repo: Path) -> bool:
-    """Whether a worktree belongs to `repo`, or git can't tell. A copied repository still lists the original's worktrees."""
+    """Whether a worktree belongs to `repo`; True if git can't tell. A copied repository lists the original's worktrees."""
     try:
         common = common_folder(folder)
     except GitFailed:
@@ -72,7 +72,7 @@ def remove_stale_locks(repo: Path, folder: Path, branch: str) -> None:
 
 
 def _admin_folders(repo: Path, folder: Path) -> list[Path]:
-    """The folders in `.git/worktrees` that git keeps about this worktree: usually one, none where git doesn't know it."""
+    """The folders in `.git/worktrees` that git keeps about this worktree: usually one, none if git doesn't know it."""
     links = common_folder(repo).glob("worktrees/*/gitdir")
     git_files = {link.parent: link.parent / link.read_text().strip() for link in links}
     return [admin_folder for admin_folder, git_file in git_files.items() if git_file.parent.resolve() == folder.resolve()]

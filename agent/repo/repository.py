@@ -12,15 +12,15 @@ TRAIN_FILE = "research/train.py"
 """The only file that the farm ever commits."""
 
 FARM_NAME, FARM_EMAIL = "autoresearch farm", "farm@localhost"
-"""The author of commits where the user has configured none."""
+"""The author of commits if the user has configured none."""
 
 
 def repository_for(start: Path, home: Path, *, renew: bool = False) -> Path:
     """The checkout around `start`, if it holds research/train.py; else a repository under the farm's home.
 
-    The latter is created from the installed files where it doesn't exist. With `renew`, files that have changed in the
-    installation since then are committed there, so that new branches start from them. Raises UserError for a checkout
-    whose committed train.py is missing in the folder.
+    The latter is created from the installed files if it doesn't exist. With `renew`, files that have since changed in the
+    installation are committed there, so that new branches start from them. Raises UserError for a checkout
+    whose folder lacks the committed train.py.
     """
     checkout = _checkout_around(start)
     if checkout is not None and (checkout / TRAIN_FILE).is_file():
@@ -38,7 +38,7 @@ def repository_for(start: Path, home: Path, *, renew: bool = False) -> Path:
 def make_repository(folder: Path, files: dict[str, str]) -> None:
     """Creates a git repository with one commit of `files` (path -> text).
 
-    It appears complete or not at all, also where two processes create it at once.
+    It appears complete or not at all, even if two processes create it at once.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".repository-"))
@@ -59,7 +59,7 @@ def make_repository(folder: Path, files: dict[str, str]) -> None:
 
 
 def head_train_py(repo: Path, revision: str = "HEAD") -> str | None:
-    """The text of train.py at a revision; None where the revision or the file doesn't exist."""
+    """The text of train.py at a revision; None if the revision or the file doesn't exist."""
     return _text_at(repo, revision, TRAIN_FILE)
 
 
@@ -69,7 +69,7 @@ def train_py_at(repo: Path, commit: str) -> str:
 
 
 def working_train_py(checkout: Path) -> str | None:
-    """The text of train.py in a checkout's folder, with \\n as line end; None where the file is missing. Raises UserError."""
+    """The text of train.py in a checkout's folder, with \\n line endings; None if the file is missing. Raises UserError."""
     try:
         return (checkout / TRAIN_FILE).read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -79,7 +79,7 @@ def working_train_py(checkout: Path) -> str | None:
 
 
 def train_py_to_try(checkout: Path) -> str:
-    """The text of train.py in a checkout's folder. Raises UserError where the file is missing."""
+    """The text of train.py in a checkout's folder. Raises UserError if the file is missing."""
     working = working_train_py(checkout)
     if working is None:
         raise _missing(checkout)
@@ -87,14 +87,14 @@ def train_py_to_try(checkout: Path) -> str:
 
 
 def uncommitted_train_py(repo: Path) -> str | None:
-    """The text of the checkout's train.py where it differs from HEAD's in more than line ends; else None."""
+    """The text of the checkout's train.py if it differs from HEAD's in more than line endings; else None."""
     working, committed = working_train_py(repo), head_train_py(repo)
     same = committed is not None and working == committed.replace("\r\n", "\n")
     return None if same else working
 
 
 def _renew(repository: Path, files: dict[str, str]) -> None:
-    """Commits the `files` that have changed, except those that somebody has edited in the repository."""
+    """Commits the `files` that have changed, except those that were edited in the repository."""
     changed = []
     for name, text in files.items():
         committed = _text_at(repository, "HEAD", name)
@@ -135,11 +135,11 @@ def _checkout_around(start: Path) -> Path | None:
 
 
 def _installed_files() -> dict[str, str]:
-    """The files of the first commit of a repository under the home, read from the installation. Raises UserError."""
+    """The files of the first commit in a repository under the home, read from the installation. Raises UserError."""
     package = Path(research.__file__).parent
     files = {TRAIN_FILE: package / "train.py"}
     if not files[TRAIN_FILE].is_file():
-        raise UserError(f"{files[TRAIN_FILE]} is missing: put it back, or install the farm again.")
+        raise UserError(f"{files[TRAIN_FILE]} is missing: restore it, or reinstall the farm.")
     for program in (package / "program.md", package.parent / "program.md"):  # in a wheel, in a checkout
         if program.is_file():
             files["program.md"] = program

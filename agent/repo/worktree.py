@@ -1,6 +1,6 @@
-"""Git for a research loop: a branch, candidate commits of train.py and nothing else, and keeps.
+"""Git for a research loop: a branch, candidate commits that change train.py alone, and keeps.
 
-A candidate is committed without being checked out, under a ref of its own, so that a discard has nothing to undo and many
+A candidate is committed without being checked out, under its own ref, so that a discard has nothing to undo and many
 loops can commit at once. The branch moves only in `advance`, on a keep.
 """
 
@@ -46,7 +46,7 @@ class Worktree:
     folder: Path
     branch: str
     owned: bool
-    """Whether the farm made the folder. In the user's own checkout nothing but train.py may be touched."""
+    """Whether the farm created the folder. In the user's own checkout nothing but train.py may be touched."""
     identity: str
     """The author of the commits, `Name <email>`."""
 
@@ -54,7 +54,7 @@ class Worktree:
     def create(cls, repo: Path, folder: Path, branch: str, *, base: str = "HEAD", train_py: str | None = None) -> "Worktree":
         """Starts a branch at `base` with a first commit of `train_py`; right after this, `head()` is the baseline.
 
-        Where `train_py` is None or the same as in `base`, the baseline is `base` itself. A start that was interrupted is
+        If `train_py` is None or the same as in `base`, the baseline is `base` itself. A start that was interrupted is
         completed; any other branch of that name is a UserError.
         """
         worktree = cls._at(repo, folder, branch)
@@ -67,7 +67,7 @@ class Worktree:
         text = base_text if train_py is None else train_py
         blocking = PREFIX.rstrip("/")
         if branch_exists(repo, blocking):
-            raise UserError(f"The branch {blocking!r} doesn't let git create {branch!r}: rename it.")
+            raise UserError(f"git can't create {branch!r} while there is a branch {blocking!r}: rename that branch.")
         with _lock(repo):
             worktree._refuse_a_checkout_elsewhere()
             remove_stale_locks(repo, worktree.folder, branch)
@@ -99,7 +99,7 @@ class Worktree:
 
     @classmethod
     def in_place(cls, repo: Path, branch: str) -> "Worktree":
-        """The user's own checkout, in which only train.py is ever touched. Raises UserError where it isn't on the branch."""
+        """The user's own checkout, in which only train.py is ever touched. Raises UserError if it isn't on the branch."""
         worktree = cls(repo=repo, folder=repo, branch=branch, owned=False, identity=_identity(repo))
         if checked_out_branch(repo) != branch:
             worktree._refuse_a_checkout_elsewhere()
@@ -122,8 +122,8 @@ class Worktree:
     def commit(self, train_py: str, *, message: str, parent: str, experiment_id: str) -> str:
         """Commits `train_py` on top of `parent` under the experiment's ref, and checks nothing out. Returns the commit.
 
-        A farm that was killed before the experiment came on record may have left a commit there: the same one is taken,
-        and another one moves to a ref for unrecorded commits.
+        A farm that was killed before the experiment was recorded may have left a commit there: the same commit is reused,
+        and a different one moves to a ref for unrecorded commits.
         """
         check_name(experiment_id, "experiment id")
         ref = experiment_ref(experiment_id)
@@ -143,7 +143,7 @@ class Worktree:
         """Moves the branch and its files to a commit that is kept. Files that git doesn't track stay.
 
         Idempotent: after a crash at any point, another call completes it. In the user's own checkout, edits of other files
-        stay, and so do later edits of train.py. Raises UserError where the branch has commits made by hand that it would lose.
+        stay, and so do later edits of train.py. Raises UserError if the branch has commits made by hand that it would lose.
         """
         old = self.head()
         if not self.owned:
@@ -170,7 +170,7 @@ class Worktree:
     def restore(self, commit: str, *, tried: str | None = None) -> bool:
         """Restores train.py in the folder from a commit, after a discard; no other file is touched.
 
-        Where `tried` is given and train.py holds something else by now, the newer edit stays and the result is False.
+        If `tried` is given and train.py has since changed to something else, that edit stays and the result is False.
         """
         if tried is not None and working_train_py(self.folder) != _unix_lines(tried):
             return False
@@ -178,7 +178,7 @@ class Worktree:
         return True
 
     def _commit(self, train_py: str, *, message: str, parent: str, ref: str) -> str:
-        """Creates blob, trees, commit and ref by one `git fast-import` (5 ms; a process for each step takes 20 ms)."""
+        """Creates blob, trees, commit and ref with one `git fast-import` (5 ms; a process for each step takes 20 ms)."""
         stream = [
             f"commit {ref}\nmark :1\ncommitter {self.identity} {int(time.time())} {time.strftime('%z')}\n",
             _data(message.replace("\0", "") + "\n"),
@@ -189,7 +189,7 @@ class Worktree:
         return run_git(self.repo, "fast-import", "--quiet", "--done", stdin="".join(stream)).strip()
 
     def _refuse_unless_unfinished_start(self, base_commit: str, train_py: str) -> None:
-        """Raises UserError unless the branch holds its baseline alone, as a farm killed during the start leaves it."""
+        """Raises UserError unless the branch holds nothing but its baseline, as a farm killed during the start leaves it."""
         head = self.head()
         at_start = base_commit in (head, _resolve(self.repo, f"{head}^"))
         if not at_start or self.train_py(head) != train_py:

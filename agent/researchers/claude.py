@@ -83,8 +83,8 @@ _FOR_AN_HOUR: CacheControlEphemeralParam = {"type": "ephemeral", "ttl": "1h"}  #
 class ClaudeResearcher:
     """Lets a model edit train.py in memory until it submits an idea.
 
-    `max_cost_usd` limits the cost of all proposals of the branches that this researcher serves, those of earlier sessions
-    included.
+    `max_cost_usd` limits the cost of all proposals of the branches that this researcher serves, including those of earlier
+    sessions.
     """
 
     name = "claude"
@@ -181,7 +181,7 @@ class ClaudeResearcher:
 
 @dataclass(kw_only=True)
 class Draft:
-    """An idea that the model is working on by means of the tools."""
+    """An idea that the model is working on with the tools."""
 
     context: Context
     editor: Editor

@@ -58,7 +58,7 @@ class Editor:
         return self._set("".join([*lines[:line], text if text.endswith("\n") else text + "\n", *lines[line:]]))
 
     def _set(self, text: str) -> str:
-        """Replaces the file, also by text that doesn't parse, since an edit may take several steps; submit refuses that."""
+        """Replaces the file, even with text that doesn't parse, since an edit may take several steps; submit refuses it."""
         if len(text) > MAX_BYTES:
             raise EditRefused(f"train.py would have {len(text):,} characters: the limit is {MAX_BYTES:,}.")
         self.text = text

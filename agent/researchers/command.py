@@ -27,7 +27,7 @@ HIDDEN = ("AUTORESEARCH_", "GIT_", "PYTHON", "RAY_", "VIRTUAL_ENV", "OMP_NUM_THR
 """Prefixes of environment variables that are not passed to the agent."""
 
 TAIL_BYTES = 2000
-"""The part of the output's end that is read for an error message."""
+"""Bytes at the end of the output that are read for an error message."""
 
 PROMPT = """\
 You are one researcher of a farm that searches for the research/train.py with the lowest val_bpb after a fixed training
@@ -48,7 +48,7 @@ class CommandResearcher:
     """Runs the command in a temporary copy of the branch's files, and takes the edited train.py and IDEA.md from it.
 
     In the command, `{prompt}` stands for the prompt and `{prompt_file}` for the path of a file that holds it; without
-    either, the prompt becomes the last argument. No shell is involved. Afterwards the command and all processes that it
+    either, the prompt is appended as the last argument. No shell is involved. Afterwards the command and all processes that it
     started are killed.
     """
 

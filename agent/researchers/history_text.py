@@ -9,9 +9,9 @@ from results.experiment import ExperimentRecord
 from results.verdict import near_misses
 
 RECENT = 30
-"""Experiments at the end of the history that the table always has."""
+"""Number of latest experiments that the table always includes."""
 BEST = 10
-"""Near-misses in the table."""
+"""Number of near-misses in the table."""
 
 
 def situation(context: Context) -> str:

@@ -1,4 +1,4 @@
-"""Which researchers there are, and how one is made from its name on the command line."""
+"""The available researchers, and how to make one from its name on the command line."""
 
 from typing import TYPE_CHECKING
 
@@ -12,14 +12,14 @@ RESEARCHERS = "search, claude, command:'COMMAND' or scripted:FILE"
 
 
 def check_researcher(name: str) -> None:
-    """Raises UserError for a name that no researcher has. Imports no researcher."""
+    """Raises UserError for an unknown name. Imports no researcher."""
     kind, _, argument = name.partition(":")
     if not (name in ("search", "claude") or (kind in ("command", "scripted") and argument)):
         raise UserError(f"No researcher is called {name!r}: use {RESEARCHERS}.")
 
 
 def make_researcher(name: str, *, seed: int = 0, model: str | None = None, max_cost: float | None = None) -> "Researcher":
-    """The researcher with this name. Raises UserError, for instance NotConfigured where a key is missing.
+    """The researcher with this name. Raises UserError, for instance NotConfigured if a key is missing.
 
     `seed` is for search: loops with different seeds try ideas in a different order. `model` (None: the default) and
     `max_cost` (US dollars, None: no limit) are for claude.

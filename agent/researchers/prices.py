@@ -36,5 +36,5 @@ PRICES: Mapping[str, Price] = MappingProxyType(
 
 
 def price_of(model: str) -> Price | None:
-    """The price of a model; None where it is unknown, which never counts as free."""
+    """The price of a model; None if it is unknown, which never counts as free."""
     return PRICES.get(model)

@@ -36,7 +36,7 @@ class Step:
             raise UserError(f"The step {self.title!r} needs exactly one of constants, replace and train_py.")
 
     def apply(self, train_py: str) -> str:
-        """The new text of train.py. Raises UserError where the step doesn't fit."""
+        """The new text of train.py. Raises UserError if the step doesn't fit."""
         if self.constants is not None:
             return write_constants(train_py, self.constants)
         if self.replace is not None:
@@ -75,7 +75,7 @@ class ScriptedResearcher:
         return cls([_step(entry, number, path) for number, entry in enumerate(entries, start=1)])
 
     async def propose(self, context: Context) -> Proposal:
-        """The next step, applied to the head. Raises OutOfIdeas after the last step, UserError where one doesn't fit."""
+        """The next step, applied to the head. Raises OutOfIdeas after the last step, UserError if one doesn't fit."""
         done = sum(record.experiment.researcher == self.name for record in context.records)
         if done >= len(self.steps):
             raise OutOfIdeas(f"All {counted(len(self.steps), 'step')} of the script have been proposed.")
@@ -84,7 +84,7 @@ class ScriptedResearcher:
             train_py = step.apply(context.train_py)
         except UserError as error:
             raise UserError(f"Step {done + 1} of the script ({step.title}) does not fit: {error}") from None
-        parses = problem_with(train_py) is None  # one that doesn't is proposed nevertheless, and its run fails
+        parses = problem_with(train_py) is None  # text that doesn't parse is proposed all the same, and its run fails
         return Proposal(
             title=step.title,
             hypothesis=step.hypothesis,

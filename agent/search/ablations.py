@@ -16,12 +16,12 @@ class Ablation:
     patch: str
     """The hunks of a unified diff of the shipped train.py, separated by `@@` instead of line numbers.
 
-    The old text of a hunk occurs there exactly once. It may begin within a line, to change the comment on any value.
+    The old text of a hunk occurs there exactly once. It may begin in the middle of a line, for a comment after any value.
     """
 
 
 def ablated(train_py: str, ablation: Ablation) -> str | None:
-    """A branch's train.py with an ablation, less the constants and imports that become unused; None where it doesn't fit."""
+    """A branch's train.py with an ablation, minus the constants and imports that become unused; None if it doesn't fit."""
     if problem_with(train_py):
         return None
     patched = _patched(train_py, ablation.patch)
@@ -34,7 +34,7 @@ def ablated(train_py: str, ablation: Ablation) -> str | None:
 
 
 def _patched(text: str, patch: str) -> str | None:
-    """`text` with the hunks of a patch applied; None where the old text of one doesn't occur exactly once."""
+    """`text` with the hunks of a patch applied; None if the old text of one doesn't occur exactly once."""
     for hunk in patch.split("@@\n"):
         lines = hunk.splitlines(keepends=True)
         old = "".join(line[1:] for line in lines if line[0] != "+")

@@ -42,7 +42,7 @@ class Curve:
 
     @property
     def success(self) -> float:
-        """A factor on the prior: 1 before the first experiment, above it after keeps, below it where all failed."""
+        """A factor on the prior: 1 before the first experiment, more after keeps, less if all failed."""
         return (1 + self.keeps) / (1 + 0.5 * self.trials)
 
     def add(self, old: float, new: float, gain: float, *, kept: bool, keeps: int) -> None:
@@ -69,7 +69,7 @@ class KnobStep:
 
 
 def outcome(record: ExperimentRecord, sigma: float) -> float | None:
-    """The gain of an experiment in sigmas; None while it trains, or where it was lost."""
+    """The gain of an experiment in sigmas; None while it trains, or if it was lost."""
     verdict = record.verdict
     if verdict is None or verdict.decision == "lost":
         return None
@@ -79,7 +79,7 @@ def outcome(record: ExperimentRecord, sigma: float) -> float | None:
 
 
 def read_curves(knobs: Iterable[Knob], records: Iterable[ExperimentRecord], sigma: float) -> dict[str, Curve]:
-    """Each knob's curve, by label. Experiments that changed several knobs count only where they were kept."""
+    """Each knob's curve, by label. Experiments that changed several knobs count only if they were kept."""
     curves = {knob.label: Curve() for knob in knobs}
     by_name: dict[str, list[Knob]] = {}
     for knob in knobs:
@@ -131,7 +131,7 @@ def next_steps(knob: Knob, head: float, curve: Curve, *, keeps: int) -> list[Kno
 def _away_from(
     knob: Knob, head: float, known: float, height: float, expected: float, *, came_from: float | None
 ) -> list[KnobStep]:
-    """The next step where one side is measured: continue after a gain, reverse after a loss."""
+    """The next step if one side is measured: continue after a gain, reverse after a loss."""
     away = -1 if known > 0 else 1
     if height > 0:  # better, though not by enough to be kept
         why = f"a step in this direction gained {height:.1f} sigma, too little to be kept: go further"
@@ -151,7 +151,7 @@ def _away_from(
 def _between(
     knob: Knob, head: float, below: tuple[float, float], above: tuple[float, float], expected: float
 ) -> list[KnobStep]:
-    """The next step where both sides are measured: to the vertex of the parabola through both and the head."""
+    """The next step if both sides are measured: to the vertex of the parabola through both and the head."""
     (left, left_height), (right, right_height) = below, above
     curvature = (left_height / left - right_height / right) / (left - right)
     slope = right_height / right - curvature * right

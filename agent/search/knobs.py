@@ -24,7 +24,7 @@ class Knob:
     name: str
     """The constant's name; in KNOBS a pattern, in which `*` stands for any letters."""
     component: int | None = None
-    """The index in a tuple; None for a constant that is no tuple."""
+    """The index in a tuple; None for a constant that is not a tuple."""
     scale: Scale = "log"
     low: float = 0.0
     high: float = math.inf
@@ -39,16 +39,16 @@ class Knob:
     ladder: tuple[str | int, ...] = ()
     """The values of a `ladder` scale, in order."""
     from_zero: float | None = None
-    """The first value to try where the value is 0, which a log scale doesn't have."""
+    """The first value to try if the value is 0, which a log scale can't represent."""
     prior_at_zero: float | None = None
-    """The `prior` where the value is 0; None where it is the same."""
+    """The `prior` if the value is 0; None if it is the same."""
 
     @property
     def label(self) -> str:
         return self.name if self.component is None else f"{self.name}[{self.component}]"
 
     def read(self, value: Constant | None) -> float | None:
-        """The position of a constant's value on the scale; None where it has none."""
+        """The position of a constant's value on the scale; None if it has none."""
         if isinstance(value, tuple):
             in_range = self.component is not None and self.component < len(value)
             return self._coordinate(value[self.component or 0]) if in_range else None
@@ -163,11 +163,11 @@ def knobs_of(constants: Constants) -> list[Knob]:
 
 
 def settle(constants: Constants, changes: Constants, *, max_seq_len: int) -> dict[str, Constant] | None:
-    """`changes` with the changes that they require of other constants; None where they can't work or have no effect."""
+    """`changes`, and the changes of other constants that they require; None if they can't work or have no effect."""
     settled = dict(changes)
     if "DEPTH" in changes and "ASPECT_RATIO" not in changes:
         width = _width(constants)
-        if width is not None:  # keep the width, which has a knob of its own
+        if width is not None:  # keep the width, which has its own knob
             settled["ASPECT_RATIO"] = max(1, width // _integer(changes["DEPTH"]))
     if "TOTAL_BATCH_SIZE" in changes and "DEVICE_BATCH_SIZE" in constants:
         rows, left_over = divmod(_integer(changes["TOTAL_BATCH_SIZE"]), max_seq_len)
@@ -196,7 +196,7 @@ def _has_effect(before: Constants, after: Constants, changes: Constants) -> bool
 
 
 def _width(constants: Constants) -> int | None:
-    """The model's width: DEPTH * ASPECT_RATIO, rounded up to a multiple of HEAD_DIM; None where a constant is missing."""
+    """The model's width: DEPTH * ASPECT_RATIO, rounded up to a multiple of HEAD_DIM; None if a constant is missing."""
     if not {"DEPTH", "ASPECT_RATIO", "HEAD_DIM"} <= constants.keys():
         return None
     head = max(1, _integer(constants["HEAD_DIM"]))

@@ -1,18 +1,18 @@
 """Search: a researcher that needs no key and no network.
 
 It changes one constant at a time by a line search, and mixes in ablations and crossovers of discarded experiments that came
-close. All that it knows is in the history. How it chooses:
+close. All of its state is in the history. How it chooses:
 
 - Every constant is a knob (`knobs.py`), and the experiments that changed it alone give a curve of how good its values
-  were (`curves.py`). Where neither side of the head is known, it probes; after a gain it continues in the same direction,
+  were (`curves.py`). If neither side of the head is known, it probes; after a gain it continues in the same direction,
   with a larger step after a large gain; after a loss it reverses; between two losses it takes the vertex of the parabola.
-- Every step has a score, the expected gain in sigmas: from the curve where there is one, else from a prior per knob, lowered
+- Every step has a score, the expected gain in sigmas: from the curve if there is one, else from a prior per knob, lowered
   for knobs that only failed. The step with the highest score that was never tried is proposed: a greedy bandit.
 - Every fifth idea combines discarded experiments that came close, every eighth removes something.
 - Once all lines are searched, it changes up to three knobs at once, at random.
 
-Loops that start side by side have different seeds: each takes another of the best steps first, and continues in an order of
-its own.
+Loops that start together have different seeds: each begins with a different one of the best steps, and continues in its own
+order.
 """
 
 import random
@@ -41,7 +41,7 @@ SETTLING_IN = 8
 CROSSOVER_EVERY = 5
 ABLATION_EVERY = 8
 NEAR_MISSES = 10
-"""How many of the best are combined."""
+"""Number of the best ones that are combined."""
 LARGEST_GROUP = 5
 RANDOM_TRIES = 300
 JITTER = 0.1
@@ -130,7 +130,7 @@ class _View:
     def starting_step(self, rank: int) -> Proposal | None:
         """The step with this rank, from 0, in the order that all seeds share: no two loops start with the same one.
 
-        None where there are fewer steps.
+        None if there are fewer steps.
         """
         return next(islice(self.new_ones(self.steps(jitter=0.0)), rank, None), None)
 
@@ -199,13 +199,13 @@ class _View:
                 )
 
     def _move(self, knob: Knob, position: float) -> dict[str, Constant]:
-        """The change that moves a knob to a position; empty where that changes nothing or leaves its range."""
+        """The change that moves a knob to a position; empty if that changes nothing or leaves its range."""
         old = self.constants[knob.name]
         new = knob.write(old, position)
         return {} if new is None or new == old else {knob.name: new}
 
     def _near_misses(self) -> Iterator[tuple[float, ExperimentRecord]]:
-        """Near-misses that changed constants alone, with their gains, where the head still has the old values.
+        """Near-misses that changed constants alone, with their gains, if the head still has the old values.
 
         A gain is the mean of the experiment's own gain and of its shares of the crossovers that it was part of.
         """

@@ -1,7 +1,7 @@
 """Which effective configurations a branch has tried, so that none is run twice.
 
 An effective configuration is a train.py without comments, formatting, docstrings, and the notation of its constants. It has
-two parts: the constants' values, and the rest of the code. The texts of past experiments are not at hand: they are
+two parts: the constants' values, and the rest of the code. The texts of past experiments are not stored: they are
 reconstructed from the head's text and the records' diffs.
 """
 
@@ -48,7 +48,7 @@ class _KnownCommit:
 
 
 class Tried:
-    """The effective configurations of the head and of all experiments on record."""
+    """The effective configurations of the head and of all recorded experiments."""
 
     def __init__(self, train_py: str, head_commit: str, records: Sequence[ExperimentRecord]) -> None:
         self.train_py = train_py

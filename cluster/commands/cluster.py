@@ -38,7 +38,7 @@ def submit(options: argparse.Namespace) -> int:
     check_outlives_job(options.cache or "/", "--cache")
     checkout = find_checkout()
     if checkout is None:
-        raise UserError("There is no checkout here to send to the cluster: change to one.")
+        raise UserError("There is no checkout here to send to the cluster: run this inside one.")
     jobs = Jobs(dashboard_address(options.address))
     environment, about_key = key_for(options.researcher)
     for line in (*about_edits(checkout), *about_key):
@@ -84,7 +84,7 @@ def key_for(researcher: str) -> tuple[dict[str, str], list[str]]:
     key = os.environ.get(KEY)
     if not key:
         return {}, [f"{KEY} is not set here: the job uses its node's, if that has one"]
-    return {KEY: key}, [f"{KEY} is sent in the job's environment: everybody who reaches the cluster's dashboard can read it"]
+    return {KEY: key}, [f"{KEY} is sent in the job's environment: everybody who can reach the cluster's dashboard can read it"]
 
 
 def what_next(job: str, home: str, jobs: Jobs) -> list[str]:
@@ -114,7 +114,7 @@ def fetch(options: argparse.Namespace) -> int:
     """Copies branches into the checkout's repository, and everything else into results/fetched."""
     checkout = find_checkout()
     if checkout is None or not (checkout / ".git").exists():
-        raise UserError("There is no git checkout here to put branches into: change to one.")
+        raise UserError("There is no git checkout here to put branches into: run this inside one.")
     named = options.home or JOB_HOME
     here = find_home(named)
     if here.folder == checkout / "results" / "data":
@@ -158,7 +158,7 @@ def ask_cluster(jobs: Jobs, home: str, checkout: Path) -> bytes:
 
 
 def take(parcel: BinaryIO, checkout: Path, target: Home) -> list["Taken"]:
-    """Unpacks a parcel beside its target, takes its branches in, then moves it into place. Raises UserError."""
+    """Unpacks a parcel next to its target, adds its branches to the checkout, then moves it into place. Raises UserError."""
     from agent.repo.bundle import take_bundle
 
     target.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ def take(parcel: BinaryIO, checkout: Path, target: Home) -> list["Taken"]:
 
 
 def replace_folder(fresh: Path, target: Home, *, aside: Path) -> None:
-    """Moves a whole home into place at once. Raises UserError if a running farm holds the one that is there."""
+    """Moves a whole home into place at once. Raises UserError if a running farm holds the home that is there."""
     if not target.folder.exists():
         fresh.rename(target.folder)
         return

@@ -26,7 +26,7 @@ AUDIT_LEGEND = (
 
 
 def status(options: argparse.Namespace) -> int:
-    """Prints what runs now, and a line for each branch."""
+    """Prints what is running now, and a line for each branch."""
     home = find_home(options.home)
     client = connect(home)
     running = client.status() if client else None
@@ -92,7 +92,7 @@ def sql(options: argparse.Namespace) -> int:
 
 
 def audit(options: argparse.Namespace) -> int:
-    """Prints validation beside audit for each branch. The exit status is 1 if there is an alarm."""
+    """Prints validation and audit scores side by side for each branch. The exit status is 1 if there is an alarm."""
     home = find_home(options.home)
     histories = read_history(home)
     wanted = options.branch

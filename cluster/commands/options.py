@@ -1,4 +1,4 @@
-"""From the command line to FarmOptions."""
+"""Turns the options of the command line into FarmOptions."""
 
 import argparse
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def chosen_engine(name: str, request: DeviceRequest, found: Sequence[Device], ad
 
 
 def _common_options(options: argparse.Namespace, engine: EngineKind, found: Sequence[Device]) -> FarmOptions:
-    """What `farm run` and `farm try` have in common."""
+    """The options that `farm run` and `farm try` have in common."""
     tag = options.tag or todays_tag()
     check_name(tag, "tag")
     home = find_home(options.home)

@@ -1,4 +1,4 @@
-"""A home's history for commands: the errors name the command, with its --home, that helps."""
+"""Reads a home's history for commands. The errors name the command that helps, with its --home."""
 
 from cluster.home import Home, home_option
 from research.errors import UserError
@@ -8,7 +8,7 @@ from results.history import BranchHistory
 
 
 def read_history(home: Home) -> list[BranchHistory]:
-    """All branches of a home, the one with the newest experiment last. Raises UserError where nothing is recorded."""
+    """All branches of a home, the one with the newest experiment last. Raises UserError if nothing is recorded."""
     found = history.read_history(home.journal)
     if not found:
         at_home = home_option(home)

@@ -74,7 +74,7 @@ def stop(options: argparse.Namespace) -> int:
 
 
 def run_to_end(options: "FarmOptions", display: "Display") -> "FarmSummary":
-    """Runs the farm, and restores the terminal however that ends."""
+    """Runs the farm, and restores the terminal however the farm ends."""
     from cluster.driver import run_farm
 
     try:
@@ -117,7 +117,7 @@ def before_start(options: "FarmOptions") -> list[str]:
     except UserError:
         lines.append(data_line(contract, options.num_shards))
     if options.experiments is None and options.hours is None and options.max_cost is None:
-        lines.append("no limit: it runs until Ctrl-C")
+        lines.append("no limit: the farm runs until Ctrl-C")
     return [*lines, f"home: {options.home.folder}"]
 
 
@@ -143,7 +143,7 @@ def before_start_on_cluster(options: "FarmOptions") -> list[str]:
     if address is None or options.sandbox == "off":  # nothing is known yet about a cluster's nodes
         lines += lines_before_runs(options.sandbox, layers_here())
     if options.experiments is None and options.hours is None and options.max_cost is None:
-        lines.append("no limit: it runs until it is stopped (farm stop)")
+        lines.append("no limit: the farm runs until it is stopped (farm stop)")
     return [*lines, f"home: {options.home.folder}"]
 
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from cluster.options import FarmOptions
 
 DEMO_PROFILE = "cpu"
-"""Tiny and offline: on any device five minutes are enough for it."""
+"""A tiny, offline profile, for which five minutes are enough on any device."""
 
 DEMO_RECIPE: Recipe = "original"
-"""It leaves something to find in five experiments; the profile's own hyperparameters, tuned by measurement, leave little."""
+"""A recipe that leaves something to find in five experiments; the profile's own, tuned hyperparameters leave little."""
 
 DEMO_BUDGET = 10.0
 """Seconds of training per run."""
@@ -53,7 +53,7 @@ def demo(options: argparse.Namespace) -> int:
 
 
 def demo_options(options: argparse.Namespace) -> "FarmOptions":
-    """The demo's farm: one loop under a tag of its own."""
+    """The demo's farm: one loop under its own tag."""
     from agent.repo.repository import repository_for
     from cluster.options import FarmOptions
 
@@ -145,7 +145,7 @@ def doctor(options: argparse.Namespace) -> int:
 
 
 def prepare(options: argparse.Namespace) -> int:
-    """Prepares the data of one profile, and on a GPU times the attention kernels. What is done already is not repeated."""
+    """Prepares the data of one profile, and on a GPU times the attention kernels. What has been done is not repeated."""
     from research.data.prepare import prepare as prepare_data
 
     device = choose_devices(options.devices)[0]
@@ -200,7 +200,7 @@ def _write_profile(name: str, free_bytes: int | None, recipe: Recipe | None) -> 
 
     checkout = find_checkout()
     if checkout is None:
-        raise UserError("--write needs a checkout, and there is no checkout here: change to one.")
+        raise UserError("--write needs a checkout, and there is no checkout here: run this inside one.")
     path = checkout / "research" / "train.py"
     text, changes = fit_to_profile(path.read_text(encoding="utf-8"), name, free_bytes, recipe=recipe)
     path.write_text(text, encoding="utf-8")

@@ -15,7 +15,7 @@ LARGEST_ZIP = 90 * 10**6
 """Bytes; somewhat less than the largest request that Ray's job server accepts."""
 
 _SAME_DATE = (2020, 1, 1, 0, 0, 0)
-"""The date of all files, so that the same files give the same zip, which Ray then has cached."""
+"""The date of all files, so that the same files give the same zip, which Ray caches."""
 
 
 def zip_checkout(checkout: Path, target: Path) -> None:
@@ -62,6 +62,6 @@ def _left_out(path: PurePosixPath) -> bool:
 def _check_size(checkout: Path, name: str, packed: int) -> None:
     if packed > LARGEST_ZIP:
         raise UserError(
-            f"{checkout} is too large to send: more than {size(LARGEST_ZIP)} packed, with {name}. Name in .gitignore "
-            "what the job doesn't need."
+            f"{checkout} is too large to send: more than {size(LARGEST_ZIP)} packed, with {name}. List what the job "
+            "doesn't need in .gitignore."
         )

@@ -31,16 +31,16 @@ FIRST_SECONDS, SETTLE_SECONDS = 60.0, 10.0
 """How long the first check waits for a worker, and then for the others; those that take longer join later."""
 
 ANSWER_SECONDS = 10.0
-"""How long a worker may take to report how a run goes."""
+"""How long a worker may take to report a run's progress."""
 
 UNANSWERED = 3
-"""A worker that didn't answer so many questions in a row is abandoned."""
+"""A worker that leaves this many requests in a row unanswered is abandoned."""
 
 CANCEL_SECONDS = 5.0
 """How long a worker may take to end a cancelled run."""
 
 SHIP_BYTES = 64 * 2**20
-"""Prepared data of at most so many bytes is sent to the nodes; larger data is prepared there."""
+"""Prepared data of at most this many bytes is sent to the nodes; larger data is prepared there."""
 
 Terms = Callable[[Device], tuple[Contract, PreparedData]]
 """The contract that a device works under and the farm's own data for it. Raises UserError."""
@@ -85,9 +85,9 @@ class RayEngine:
     ) -> None:
         """Joins the cluster at `address`, else the one that this process or machine belongs to; else starts one here.
 
-        `runs_folder` gets a folder for each run. `kind` None: the GPUs, or the CPUs of a cluster without GPUs. `gpus`: the
+        Each run gets a folder in `runs_folder`. `kind` None: the GPUs, or the CPUs of a cluster without GPUs. `gpus`: the
         indices of the GPUs that a cluster started here may use. `gpu_memory_bytes`: limit of each GPU's memory for its runs.
-        Raises UserError where the cluster can't be joined.
+        Raises UserError if the cluster can't be joined.
         """
         self._terms, self._kind, self._cache, self._num_shards = terms, kind, cache, num_shards
         self._runs_folder, self._gpu_memory_bytes = runs_folder, gpu_memory_bytes
@@ -197,7 +197,7 @@ class RayEngine:
             await asyncio.wait(starting, timeout=FIRST_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             await asyncio.wait(starting, timeout=SETTLE_SECONDS)
         changes += [change for _, task in self._starting if task.done() and (change := task.result()) is not None]
-        changes += gone  # after what joined: a node may leave before its worker was reported, and must not be served for ever
+        changes += gone  # after what joined: a node may leave before its worker was reported, and must not be served forever
         self._starting = [(id, task) for id, task in self._starting if not task.done()]
         if nodes and not self._workers and not self._starting and set(nodes) <= set(self._refused):
             reasons = "; ".join(f"{nodes[id].name}: {self._refused[id]}" for id in nodes)
@@ -215,7 +215,7 @@ class RayEngine:
             self._starting.append((node.id, starting))
 
     async def _start_worker(self, node: _Node, kind: DeviceKind, *, threads: int) -> Change | None:
-        """Starts a worker on a node and finds its data; None where it could not be started now."""
+        """Starts a worker on a node and finds its data; None if it could not be started now."""
         import ray
         from ray.exceptions import RayError
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -269,7 +269,7 @@ def join_cluster(address: str | None, gpus: tuple[int, ...] | None) -> None:
         settings |= {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
         if gpus is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
-    # in a process started by `uv run`, Ray would start every worker by it too, which resolves the project on each node
+    # in a process started by `uv run`, Ray would start every worker with it too, and so resolve the project on each node
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     import ray
 
@@ -288,7 +288,7 @@ def join_cluster(address: str | None, gpus: tuple[int, ...] | None) -> None:
 
 
 def cluster_here() -> str | None:
-    """The address of the Ray cluster that this process or machine belongs to; None where there is none that answers."""
+    """The address of the Ray cluster that this process or machine belongs to; None if none answers."""
     if address := os.environ.get("RAY_ADDRESS"):
         return address
     if inside_job():
@@ -318,7 +318,7 @@ def alive_nodes() -> list[_Node]:
 
 
 async def _followed(actor: Any, run: "asyncio.Future[Outcome]", on_progress: Callable[[Progress], None]) -> Outcome:
-    """Asks the actor every second how its run goes, until that has ended. Raises TimeoutError if the actor doesn't answer."""
+    """Asks the actor for its run's progress every second until the run ends. Raises TimeoutError if it doesn't answer."""
     unanswered = 0
     while not (await asyncio.wait([run], timeout=ALIVE_SECONDS))[0]:
         try:
@@ -346,7 +346,7 @@ def _write_files(outcome: Outcome, folder: Path) -> None:
 
 
 def _reason_of(error: BaseException | None) -> str:
-    """The first line of an error of Ray, without ids."""
+    """The first line of a Ray error, without ids."""
     from ray.exceptions import ActorDiedError, ActorUnavailableError
 
     if isinstance(error, ActorDiedError):

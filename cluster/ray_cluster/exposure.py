@@ -1,4 +1,4 @@
-"""Which processes of Ray run on this machine, and whether other machines could reach them. Imports no ray."""
+"""Finds Ray's processes on this machine, and whether other machines could reach them. Doesn't import ray."""
 
 import ipaddress
 import os
@@ -14,7 +14,7 @@ CONTROL_STORE = "gcs_server"
 
 @dataclass(frozen=True, kw_only=True)
 class OpenPort:
-    """A port of Ray that listens to other machines."""
+    """A port of Ray that other machines can reach."""
 
     port: int
     process: str
@@ -25,7 +25,7 @@ class RayHere:
     """Ray on this machine."""
 
     address: str | None
-    """The address of the cluster that this machine is part of; None where none answers."""
+    """The address of the cluster that this machine is part of; None if none answers."""
     processes: int
     open_ports: tuple[OpenPort, ...]
     token: bool
@@ -33,7 +33,7 @@ class RayHere:
 
 
 def look_at_ray() -> RayHere:
-    """What the processes of Ray show that this user may inspect."""
+    """Ray on this machine, as far as this user may inspect its processes."""
     processes = [process for process in psutil.process_iter(["name", "cmdline"]) if _belongs_to_ray(process)]
     ports = {port for process in processes for port in _open_ports(process)}
     heads = [process for process in processes if process.info["name"] == CONTROL_STORE]

@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster. Needs to reach its dashboard's port, and no other."""
+"""Jobs on a Ray cluster, through its dashboard's port alone."""
 
 import asyncio
 import contextlib
@@ -30,7 +30,7 @@ LOOK_SECONDS = 0.5
 """How often a job's status is polled."""
 
 STOP_SECONDS = 30
-"""How long a job that is stopped may take to end by itself; Ray's default is too short for the farm's clean-up."""
+"""How long a job that is stopped may take to end on its own; Ray's default is too short for the farm's clean-up."""
 
 
 def dashboard_address(given: str | None) -> str:
@@ -45,7 +45,7 @@ def dashboard_address(given: str | None) -> str:
 
 
 def own_token() -> str | None:
-    """This user's token, from where Ray looks for it; None where there is none."""
+    """This user's token, from where Ray looks for it; None if there is none."""
     if token := os.environ.get("RAY_AUTH_TOKEN"):
         return token
     path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
@@ -55,7 +55,7 @@ def own_token() -> str | None:
 
 
 class Jobs:
-    """The jobs of one cluster. All methods raise UserError, in one line, where the cluster can't be reached or refuses."""
+    """The jobs of one cluster. All methods raise UserError, in one line, if the cluster can't be reached or refuses."""
 
     def __init__(self, address: str) -> None:
         """`address` is the dashboard's URL."""
@@ -124,7 +124,7 @@ class Jobs:
 
 
 def _check_reachable(address: str) -> None:
-    """Raises UserError where nothing accepts a connection; Ray's client would take minutes to fail."""
+    """Raises UserError if nothing accepts a connection; Ray's client would take minutes to fail."""
     parts = urlsplit(address)
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)

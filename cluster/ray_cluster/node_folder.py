@@ -11,10 +11,10 @@ LOCK = "lock"
 
 
 class NodeFolder:
-    """A new folder, locked while the process that made it lives."""
+    """A new folder, locked while the process that created it is alive."""
 
     def __init__(self, parent: Path | None = None) -> None:
-        """Makes the folder in `parent` (None: the system's temporary folder), and removes those of workers that are gone."""
+        """Creates the folder in `parent` (None: the system's temporary folder), and removes those of workers that are gone."""
         parent = parent or Path(tempfile.gettempdir())
         for folder in parent.glob(f"{PREFIX}*"):
             _remove_if_left(folder)

@@ -36,7 +36,7 @@ LINE_BYTES = 3 * 2**10
 
 
 def pack(home: Home, target: BinaryIO, *, compress: bool) -> None:
-    """Writes a home as a tar archive, also while a farm works in it. Raises UserError where there is nothing to pack.
+    """Writes a home as a tar archive, even while a farm is running on it. Raises UserError if there is nothing to pack.
 
     The journal comes before the branches, so that they hold every commit that the journal names.
     """
@@ -92,13 +92,13 @@ def unpack(source: BinaryIO, folder: Path) -> list[Path]:
 
 
 def print_parcel(home: Home, out: TextIO) -> None:
-    """Prints a home between marked lines. Raises UserError where it is too large for a log."""
+    """Prints a home between marked lines. Raises UserError if it is too large for a log."""
     with tempfile.TemporaryFile() as file:
         pack(home, file, compress=True)
         length = file.tell()
         if length > LARGEST_PRINTED:
             raise UserError(
-                f"{home.folder} has {size(length)} even when packed, too much for a job's log: copy the folder (rsync -a) and "
+                f"{home.folder} is {size(length)} even when packed, too much for a job's log: copy the folder (rsync -a) and "
                 "give the copy to farm fetch --home."
             )
         file.seek(0)
@@ -112,7 +112,7 @@ def print_parcel(home: Home, out: TextIO) -> None:
 
 
 def printed_parcel(text: str) -> bytes:
-    """The parcel in a job's output. Raises UserError where there is none, or only a part of it."""
+    """The parcel in a job's output. Raises UserError if there is none, or only a part of it."""
     found = _PRINTED.search(text)
     if found is None and "BEGIN AUTORESEARCH PARCEL" in text:
         raise UserError("Only a part of the home has arrived (its end is missing): fetch again.")
@@ -123,7 +123,7 @@ def printed_parcel(text: str) -> bytes:
     except binascii.Error:
         content = b""
     if len(content) != int(found[1]) or hashlib.sha256(content).hexdigest() != found[2]:
-        raise UserError("The home was damaged on the way (its SHA-256 differs): fetch again.")
+        raise UserError("The home was damaged in transit (its SHA-256 differs): fetch again.")
     return content
 
 
@@ -137,7 +137,7 @@ def _last_words(text: str) -> str:
 
 
 def _carried(home: Home) -> Iterator[Path]:
-    """The other files that are packed: no models (large), no DuckDB (made from the journal), nothing that grants access."""
+    """The other files that are packed: no models (large), no DuckDB (rebuilt from the journal), nothing that grants access."""
     yield home.parquet
     yield from _files(home.logs.rglob("*"))
     for folder in sorted(home.worktrees.glob("*")):

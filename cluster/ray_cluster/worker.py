@@ -1,4 +1,4 @@
-"""The Ray engine's part on the nodes that have the devices. Imports no ray: the engine makes actors and tasks of it."""
+"""The part of the Ray engine that runs on the nodes. Doesn't import ray: the engine turns it into actors and tasks."""
 
 import contextlib
 import os
@@ -28,7 +28,7 @@ BROUGHT_BACK = ("run.log", "result.json", "rows.npz", "model.safetensors")
 """The files of a run folder that are sent to the farm's home; it has train.py already."""
 
 RAYLET_SECONDS = 0.1
-"""How often a worker checks that its node's raylet lives."""
+"""How often a worker checks that its node's raylet is alive."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class NodeData:
-    """The folder of prepared data on a node, or why there is none that fits."""
+    """The folder of prepared data on a node, or why there is none that can be used."""
 
     folder: str = ""
     problem: str = ""
@@ -58,7 +58,7 @@ class NodeWorker:
         gpu_memory_bytes: int | None = None,
         judge_command: Sequence[str] = JUDGE_COMMAND,
     ) -> None:
-        """Finds the device: Ray lets this process see the one GPU that it may use. Raises RuntimeError where there is none."""
+        """Finds the device: Ray lets this process see the one GPU that it may use. Raises RuntimeError if there is none."""
         end_with_raylet()
         found = [device for device in detect_devices() if device.kind == kind]
         if not found:
@@ -74,7 +74,7 @@ class NodeWorker:
         return self.device
 
     def run(self, train_py: str, spec: RunSpec, data_folder: str) -> Outcome:
-        """Executes one run, in a folder of this node's own, which is removed afterwards."""
+        """Executes one run, in a folder on this node, which is removed afterwards."""
         folder = self._folder.path / spec.run_id
         self._progress = {}
         try:
@@ -108,7 +108,7 @@ class NodeWorker:
 
 
 def end_with_raylet() -> None:
-    """Ends this process soon after its raylet, whereupon the judge ends everything that trains. (Ray alone takes minutes.)"""
+    """Makes this process end soon after its raylet, so that the judge ends all training. (Ray by itself takes minutes.)"""
     raylet = psutil.Process(int(os.environ["RAY_RAYLET_PID"]))  # it isn't always the parent: `uv run` may be in between
 
     def watch() -> None:
@@ -146,13 +146,13 @@ def data_on_node(
     assert found is not None
     if found.score_fingerprint(contract) != wanted:
         return NodeData(
-            problem=f"its tokenizer or evaluation rows in {found.folder} are not the farm's, so scores don't compare"
+            problem=f"its tokenizer or evaluation rows in {found.folder} differ from the farm's, so scores don't compare"
         )
     return NodeData(folder=str(found.folder))
 
 
 def packed(data: PreparedData, limit: int) -> Mapping[str, bytes] | None:
-    """The files of a prepared folder by name; None where they have more than `limit` bytes in all."""
+    """The files of a prepared folder by name; None if they have more than `limit` bytes in total."""
     paths = [path for path in data.folder.iterdir() if path.is_file()]
     if sum(path.stat().st_size for path in paths) > limit:
         return None

@@ -103,9 +103,9 @@ def test_a_first_commit_that_fails_can_be_mended_by_hand(checkout: Checkout) -> 
     """The error is one line, which says what to do; the same tag and another one both go on from what is committed then."""
     commit_train_py(checkout, "def build_model():", BROKEN)
     failed = checkout.farm("try", "--tag", "one", *TERMS, status=2).splitlines()[-1]
-    assert "research/train.py" in failed and "line 18" in failed and "mend and commit it" in failed
+    assert "research/train.py" in failed and "line 18" in failed and "commit it" in failed
     checkout.edit(BROKEN, "def build_model():")
-    assert "mend and commit it" in checkout.farm("try", *TERMS, status=2)
+    assert "commit it" in checkout.farm("try", *TERMS, status=2)
 
     checkout.git("commit", "--quiet", "--all", "--message", "mended")
     checkout.edit("LR = 0.000001", f"LR = {GOOD_LR}")

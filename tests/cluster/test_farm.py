@@ -155,7 +155,7 @@ def test_two_loops_on_two_branches(checkout: Checkout) -> None:
     researcher = checkout.script({"title": "learn", "constants": {"LR": GOOD_LR}})
     told = checkout.farm("run", "--tag", "pair", *TERMS, "--researcher", researcher, "--loops", "2", "--experiments", "1")
     assert "ended: 1 experiment is done" in told
-    assert told.count("uncommitted edits: they are left out (--dirty takes them)") == 1
+    assert told.count("uncommitted edits") == told.count("--dirty") == 1
     rows = checkout.rows("SELECT branch, number, decision FROM history ORDER BY branch, number")
     branches = ["autoresearch/pair-cpu0", "autoresearch/pair-cpu0-2"]
     assert rows == [[branch, number, "keep"] for branch in branches for number in (0, 1)]
@@ -168,8 +168,8 @@ def test_a_first_commit_that_fails_can_be_mended(checkout: Checkout) -> None:
     checkout.edit("def build_model():", "def build_model(:")
     checkout.git("commit", "--quiet", "--all", "--message", "broken")
     failed = checkout.farm(*command, status=2).splitlines()[-1]
-    assert "autoresearch/mended" in failed and "line 18" in failed and "mend and commit it" in failed
-    assert "mend and commit it" in checkout.farm(*command, status=2)
+    assert "autoresearch/mended" in failed and "line 18" in failed and "commit it" in failed
+    assert "commit it" in checkout.farm(*command, status=2)
 
     checkout.edit("def build_model(:", "def build_model():")
     checkout.git("commit", "--quiet", "--all", "--message", "mended")
