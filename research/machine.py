@@ -1,4 +1,4 @@
-"""What this machine lends to a process: CPU cores. Standard library only."""
+"""The CPU cores of this machine that a process may use. Standard library only."""
 
 import os
 from collections.abc import Iterator
