@@ -47,7 +47,7 @@ def test_an_exception_is_a_crash_with_the_tracebacks_tail(run: Runner) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("def build_model(:\n", "does not parse: invalid syntax"),
+        ("def build_model(:\n", "line 1: invalid syntax"),
         ("x = 1\0\n", "does not parse"),
         ("x = " + "-" * 90_000 + "1\n", "does not parse"),
     ],
