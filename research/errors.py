@@ -1,5 +1,5 @@
-"""The error that a user can mend. Every other exception is a bug, and ends in a traceback."""
+"""The error for mistakes that a user can fix. Every other exception is a bug, and ends in a traceback."""
 
 
 class UserError(Exception):
-    """A mistake that the user can mend. The text is one line that says what to do; commands print it without a traceback."""
+    """A mistake that the user can fix. The text is one line that says what to do; commands print it without a traceback."""

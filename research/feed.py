@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 RESIDENT_SHARE = 0.5
-"""Share of the GPU memory that is free after the warm-up: the rows lie on the GPU where they take no more."""
+"""Share of the GPU memory left free by the warm-up: the rows are kept on the GPU if they take no more than that."""
 
 UPLOAD_ROWS = 16_384
 """Rows per copy to the GPU."""
@@ -16,13 +16,13 @@ UPLOAD_ROWS = 16_384
 class RowFeed:
     """The training rows as batches, in the same order for every batch size.
 
-    Rows that fit lie on the device: they are copied at once, under the clock, and a batch is one gather there. Others are
-    copied batch by batch through pinned memory while the device computes. Neither waits for the device, except at the start of
-    an epoch.
+    Rows that fit are kept on the device: they are copied all at once, under the clock, and a batch is one gather. Otherwise
+    rows are copied batch by batch through pinned memory while the device computes. Neither way waits for the device, except at
+    the start of an epoch.
     """
 
     def __init__(self, rows: np.ndarray, device: torch.device, seed: int, *, resident: bool | None = None) -> None:
-        """`rows` are (n, T + 1) uint16. With `resident` None they lie on the device if it is a GPU and they fit."""
+        """`rows` are (n, T + 1) uint16. With `resident` None they are kept on the device if it is a GPU and they fit."""
         self.epoch = 1
         """The epoch of the last row that was taken, from 1."""
         self.resident = fits(rows.nbytes, device) if resident is None else resident
@@ -60,12 +60,12 @@ def row_order(rows: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def fits(size: int, device: torch.device) -> bool:
-    """Whether `size` bytes of rows may lie on the device: only on a GPU with enough free memory."""
+    """Whether `size` bytes of rows may be kept on the device: only on a GPU with enough free memory."""
     return device.type == "cuda" and size <= RESIDENT_SHARE * free_bytes(device)
 
 
 def free_bytes(device: torch.device) -> float:
-    """GPU memory in bytes that is free, and that this process may allocate where the run has a limit."""
+    """Bytes of GPU memory that are free and, if the run has a limit, that this process may still allocate."""
     free, total = torch.cuda.mem_get_info(device)
     allowed = torch.cuda.get_per_process_memory_fraction(device) * total
     return min(free, allowed - torch.cuda.memory_reserved(device))

@@ -1,4 +1,4 @@
-"""Files and folders: writing a file whole or not at all, and where the package lies. Standard library only."""
+"""Files and folders: atomic writes, and the folder of the package. Standard library only."""
 
 import os
 import secrets
@@ -7,16 +7,17 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 TEMPORARY = ".tmp"
-"""How the names of unfinished files end; a killed process can leave one."""
+"""Suffix of the names of unfinished files; a killed process can leave one behind."""
 
 
 @contextmanager
 def replacing(path: Path, *, private: bool = False, overwrite: bool = True) -> Iterator[Path]:
-    """A temporary file beside `path`, empty at first, for the block to write; it becomes `path` at the end.
+    """A temporary file next to `path`, empty at first, for the block to write; it becomes `path` at the end.
 
     Other processes see the old file or the new one, never a part. If the block raises, `path` stays as it was. Nothing is
-    fsynced: after a power cut the file can be the old one, the new one or empty. Missing folders are made. With `private` only
-    this user can read the file (mode 0600). Without `overwrite` a file that is there by the end stays; the new one is dropped.
+    fsynced: after a power cut the file can be the old one, the new one or empty. Missing folders are created. With `private`
+    only this user can read the file (mode 0600). Without `overwrite` a file that exists by the end stays, and the new one is
+    dropped.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{TEMPORARY}")

@@ -1,7 +1,7 @@
-"""What NVIDIA's driver says of the machine's GPUs, through NVML: asking CUDA would start it.
+"""What NVIDIA's driver says about the machine's GPUs, through NVML: asking CUDA would initialise it.
 
-NVML is shut down after each question. A process that is forked would inherit it open, on descriptors that it then closes, and
-torch asks NVML there, too.
+NVML is shut down after each query. A forked process would inherit it open, on descriptors that it then closes, and torch
+queries NVML in that process as well.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 @contextmanager
 def open_nvml() -> Iterator[Any]:
-    """The NVML bindings (pynvml), initialised for the block. Raises NVMLError where there is no NVIDIA driver."""
+    """The NVML bindings (pynvml), initialised for the block. Raises NVMLError if there is no NVIDIA driver."""
     import pynvml
 
     pynvml.nvmlInit()
@@ -24,7 +24,7 @@ def open_nvml() -> Iterator[Any]:
 
 @contextmanager
 def nvml_if_present() -> Iterator[Any | None]:
-    """The NVML bindings, initialised for the block; None where there is no NVIDIA driver."""
+    """The NVML bindings, initialised for the block; None if there is no NVIDIA driver."""
     import pynvml
 
     with ExitStack() as stack:
@@ -35,7 +35,7 @@ def nvml_if_present() -> Iterator[Any | None]:
 
 
 def driver_version() -> str | None:
-    """The NVIDIA driver's version; None where there is no driver."""
+    """The NVIDIA driver's version; None if there is no driver."""
     with nvml_if_present() as nvml:
         return None if nvml is None else str(nvml.nvmlSystemGetDriverVersion())
 
@@ -61,11 +61,11 @@ class Gpu:
         return int(self._nvml.nvmlDeviceGetMinorNumber(self._handle))
 
     def uuid(self) -> str:
-        """Its name whatever the order of GPUs, `GPU-...`; CUDA_VISIBLE_DEVICES takes it."""
+        """Its UUID, `GPU-...`, which doesn't depend on the order of GPUs; CUDA_VISIBLE_DEVICES accepts it."""
         return str(self._nvml.nvmlDeviceGetUUID(self._handle))
 
     def bytes_of(self, pids: Collection[int]) -> int:
-        """Bytes of its memory that processes hold; 0 where NVML can't tell them apart (in containers and virtual machines)."""
+        """Bytes of its memory that processes hold; 0 if NVML can't tell them apart (in containers and virtual machines)."""
         processes = self._nvml.nvmlDeviceGetComputeRunningProcesses(self._handle)
         return sum(int(process.usedGpuMemory or 0) for process in processes if process.pid in pids)
 
@@ -80,7 +80,7 @@ def first_gpu() -> Iterator[Gpu]:
 
 
 def first_visible() -> str:
-    """The first GPU's number or UUID in CUDA_VISIBLE_DEVICES; `0` where that is not set."""
+    """The first GPU's number or UUID in CUDA_VISIBLE_DEVICES; `0` if that is not set."""
     return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
 
 
@@ -91,11 +91,11 @@ def gpu_bytes() -> int:
 
 
 def gpu_capability() -> tuple[int, int] | None:
-    """The first visible GPU's compute capability; None where there is no NVIDIA GPU."""
+    """The first visible GPU's compute capability; None if there is no NVIDIA GPU."""
     try:
         with first_gpu() as gpu:
             return gpu.capability()
-    except Exception:  # no driver, no GPU, none visible: NVML has an error of its own for each
+    except Exception:  # no driver, no GPU, none visible: NVML has a different error for each
         return None
 
 

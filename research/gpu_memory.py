@@ -1,13 +1,13 @@
 """How the processes of a run share a GPU's memory. Standard library only.
 
-At most three of them hold GPU memory at once. First the trainer and the two scorers, which make one forward pass while the
-trainer warms up, and keep their model from then on; once the trainer is dead, the judge with the buffer of logits, and the
-scorers. So in a run within `memory` bytes each scorer gets `scorer_bytes`, and the trainer all that is left after CUDA's own
-overhead. (A rehearsal holds some for a while, on a large GPU and in runs without a limit.)
+At most three of them hold GPU memory at once. At first these are the trainer and the two scorers, which make one forward pass
+while the trainer warms up, and keep their model from then on; once the trainer is dead, they are the judge, with the buffer of
+logits, and the scorers. So in a run within `memory` bytes each scorer gets `scorer_bytes`, and the trainer all that is left
+after CUDA's own overhead. (A rehearsal also holds some for a while, on a large GPU and in runs without a limit.)
 
-Under a limit (`--gpu-memory`) trainer and scorers each bind torch's allocator to their share, so that all processes together
-stay below the limit. That bounds what torch allocates for an honest train.py: one that lifts its own limit, or allocates past
-torch, is not stopped.
+Under a limit (`--gpu-memory`) trainer and scorers each cap torch's allocator at their share, so that all processes together
+stay below the limit. That bounds what torch allocates for an honest train.py: one that lifts its own limit, or bypasses torch's
+allocator, is not stopped.
 """
 
 from typing import Final
@@ -19,7 +19,7 @@ PROCESSES: Final = 3
 """Processes of a run that hold a CUDA context at once."""
 
 CONTEXT_BYTES: Final = GIB // 2
-"""CUDA's own overhead in each process, compiled kernels included. No limit of torch's counts it."""
+"""CUDA's own overhead in each process, compiled kernels included. torch's limits don't count it."""
 
 SCORERS: Final = 2
 
@@ -48,7 +48,7 @@ def says_memory_ran_out(text: str) -> bool:
 
 
 def child_bytes(limit: int | None, *, trains: bool) -> int | None:
-    """What the trainer (`trains`) or a scorer may allocate in a run with this limit in bytes; None where there is no limit."""
+    """What the trainer (`trains`) or a scorer may allocate in a run with this limit in bytes; None if there is no limit."""
     if limit is None:
         return None
     return trainer_bytes(limit) if trains else scorer_bytes(limit)
@@ -65,5 +65,5 @@ def buffer_bytes(memory: int) -> int:
 
 
 def trainer_bytes(memory: int) -> int:
-    """Bytes that the trainer may allocate; 0 where nothing is left for it."""
+    """Bytes that the trainer may allocate; 0 if nothing is left for it."""
     return max(0, memory - SCORERS * scorer_bytes(memory) - PROCESSES * CONTEXT_BYTES)

@@ -13,7 +13,7 @@ from research.train_py import parse
 def read_constants(train_py: str) -> dict[str, Constant]:
     """Module-level `NAME = literal` assignments of `train_py`, in order; arithmetic on numbers (`2**19`) is evaluated.
 
-    Raises SyntaxError where `train_py` does not parse.
+    Raises SyntaxError if `train_py` does not parse.
     """
     constants = {}
     for node in parse(train_py).body:
@@ -36,7 +36,7 @@ def write_constants(train_py: str, values: Mapping[str, Constant]) -> str:
               if isinstance(node, ast.Assign) and (name := _assigned_name(node)) in values]  # fmt: skip
     missing = [name for name in values if name not in dict(places)]
     if missing:
-        raise UserError(f"train.py has no constant {', '.join(missing)} to set: put it back, or choose another profile.")
+        raise UserError(f"train.py has no constant {', '.join(missing)} to set: restore it, or choose another profile.")
     replacements = [(value, literal_text(values[name])) for name, value in places if name is not None]
     for value, text in sorted(replacements, key=lambda item: (-item[0].lineno, -item[0].col_offset)):
         _replace_span(lines, value, text)
@@ -48,10 +48,10 @@ def fit_to_profile(
 ) -> tuple[str, dict[str, Constant]]:
     """`train_py` with a profile's starting hyperparameters, and the constants that changed.
 
-    Edited constants stay, except for sizes where the profile changes. A train.py that was made for this profile (by its
+    Edited constants stay, except for sizes if the profile changes. A train.py that was made for this profile (by its
     PROFILE) keeps all of its constants unless a `recipe` is given; only a device batch too large for `free_bytes` of device
-    memory is lowered. Where the profile changes, a `recipe` of None means the best. A train.py without PROFILE, or one that
-    does not parse, stays as it is. Raises UserError where a constant to set is missing.
+    memory is lowered. If the profile changes, a `recipe` of None means the best. A train.py without PROFILE, or one that
+    does not parse, stays as it is. Raises UserError if a constant to set is missing.
     """
     try:
         present = read_constants(train_py)
@@ -151,6 +151,6 @@ def _replace_span(lines: list[str], node: ast.expr, text: str) -> None:
     tail = lines[last].encode()[node.end_col_offset :].decode()
     old_width = len(lines[first]) - len(head) - len(tail)
     stripped = tail.lstrip(" ")
-    if first == last and stripped.startswith("#"):  # keep the comment's column where there is room
+    if first == last and stripped.startswith("#"):  # keep the comment's column if there is room
         tail = " " * max(2, len(tail) - len(stripped) + old_width - len(text)) + stripped
     lines[first : last + 1] = [head + text + tail]

@@ -95,7 +95,7 @@ SIZES: Final = ("DEPTH", "ASPECT_RATIO", "HEAD_DIM", "WINDOW_PATTERN", "TOTAL_BA
 """The constants that fit a model to its hardware."""
 
 STANDARD_GPU_BYTES: Final = 19 * 10**9
-"""Memory of a GPU from which on the standard profile fits: what is sold as 20 GB has a little less."""
+"""Minimum GPU memory of the standard profile: a GPU that is sold as 20 GB has a little less."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +185,7 @@ def choose_profile(device: str, memory_bytes: int) -> str:
 
 
 def contract_for(profile: str, *, budget: float | None = None, source: str | None = None) -> Contract:
-    """A profile's contract with the time budget in seconds and the data source overridden where given. Raises UserError."""
+    """A profile's contract with the time budget in seconds and the data source overridden if given. Raises UserError."""
     contract = profile_named(profile).contract
     if budget is not None:
         contract = replace(contract, TIME_BUDGET=float(budget))
@@ -234,6 +234,6 @@ def require_cuda_for_limit(device: str) -> None:
 
 
 def active_contract() -> Contract:
-    """The contract in this process's settings, which come from the judge; the `standard` one where it has none."""
+    """The contract in this process's settings, which come from the judge; the `standard` one if it has none."""
     settings = ChildSettings.from_environment()
     return settings.contract if settings else PROFILES["standard"].contract

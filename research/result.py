@@ -1,6 +1,6 @@
 """A run's specification, its placement and its result. Imports only the standard library and the contract.
 
-What the run reports of itself is named `reported_*` and decides nothing.
+What the run reports about itself is named `reported_*` and decides nothing.
 """
 
 import json
@@ -22,15 +22,15 @@ RUN_STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:
-    """What is run: one execution of one train.py."""
+    """The specification of a run, which is one execution of one train.py."""
 
     run_id: str
     contract: Contract
     seed: int
     """Seeds the initialisation and the order of rows."""
     keep_below: float | None = None
-    """A val_bpb below this would be kept: such a run has every row checked for consistency and the whole audit shard scored.
-    None: every run does."""
+    """A run with a val_bpb below this would be kept, so all its rows are checked for consistency and the whole audit shard is
+    scored. None: this is done for every run."""
     save_model: bool = False
     """Whether a run that would be kept leaves model.safetensors in the run folder."""
     sandbox: SandboxMode = "auto"
@@ -53,13 +53,13 @@ class Placement:
     data_folder: str
     """The folder that `farm prepare` wrote (it holds manifest.json)."""
     run_folder: str
-    """Gets train.py, run.log, result.json and, where the run has a score, rows.npz (research/judge/row_scores.py)."""
+    """Gets train.py, run.log, result.json and, if the run has a score, rows.npz (research/judge/row_scores.py)."""
     threads: int | None = None
     """CPU threads; None leaves the choice to torch."""
     memory_bytes: int | None = None
-    """Limit of the host's memory for the run's processes together; None: most of what the host has."""
+    """Limit on the host memory of all the run's processes together; None: most of what the host has."""
     gpu_memory_bytes: int | None = None
-    """Limit of the GPU's memory for the run's processes together (research/gpu_memory.py); None: all that is free."""
+    """Limit on the GPU memory of all the run's processes together (research/gpu_memory.py); None: all that is free."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -76,7 +76,7 @@ class RunResult:
     run_id: str
     status: RunStatus
     reason: str
-    """Why it ended so, in one line."""
+    """Why it ended that way, in one line."""
     seed: int
     device: str
     val_bpb: float | None = None
@@ -94,10 +94,10 @@ class RunResult:
     num_params: int | None = None
     """Parameters, counted by the judge in the submitted tensors."""
     tensor_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Shapes of the submitted tensors by name; only the first where there are very many."""
+    """Shapes of the submitted tensors by name; only the first if there are very many."""
     consistency_rows: int | None = None
     consistency_mean: float | None = None
-    """Mean over rows of the difference of cross-entropy on shared prefixes, process B less process A, nats per token."""
+    """Mean over rows of the difference in cross-entropy on shared prefixes, process B's minus process A's, nats per token."""
     consistency_row_rms: float | None = None
     """Root mean square over rows of the same difference, nats per token."""
     consistency_section_rms: float | None = None
@@ -105,7 +105,7 @@ class RunResult:
     consistency_boundary: float | None = None
     """Mean difference at the last token before the splice, nats."""
     consistency_max: float | None = None
-    """Largest absolute difference of cross-entropy on a prefix token, nats."""
+    """Largest absolute difference in cross-entropy on a prefix token, nats."""
     score_fingerprint: str | None = None
     data_fingerprint: str | None = None
     tokenizer_sha256: str | None = None
@@ -118,7 +118,7 @@ class RunResult:
     sandbox: tuple[str, ...] = ()
     """The layers of the sandbox that were in force."""
     gpu_memory_bytes: int | None = None
-    """The limit of GPU memory that the run was under; None: there was none."""
+    """The run's limit on GPU memory; None: no limit."""
     reported_steps: int | None = None
     reported_tokens: int | None = None
     reported_mfu_percent: float | None = None
@@ -135,7 +135,7 @@ class RunResult:
 
     @staticmethod
     def lost(spec: RunSpec, reason: str, *, device: str, total_seconds: float | None = None) -> "RunResult":
-        """The result of a run that the infrastructure lost; `device` is where it ran, as people know it."""
+        """The result of a run that the infrastructure lost; `device` is a name for people."""
         return RunResult(
             run_id=spec.run_id, status="lost", reason=reason, seed=spec.seed, device=device, total_seconds=total_seconds
         )

@@ -15,12 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Read when torch is imported: threads that spin while they wait slow every step down many times on a busy CPU.
+# Read when torch is imported: on a busy CPU, threads that spin while they wait make every step many times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import psutil
 import torch
-import torch._dynamo  # every optimizer imports it, for seconds: children are forked off with it imported
+import torch._dynamo  # every optimizer imports it, which takes seconds: children are forked with it imported
 
 from research.contract import cache_folder
 from research.data.prepare import find_prepared
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_train_py(path: str) -> int:
     """Hands the train.py at `path` to the judge: what `uv run research/train.py` does."""
-    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != research_folder()]  # or `data` would be a module
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != research_folder()]  # else `data` would be a module
     return main(["--train", path, *sys.argv[1:]])
 
 
@@ -87,7 +87,7 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> RunResult:
-    """Runs `options.train`, fitted to the profile's starting hyperparameters where it was made for another profile.
+    """Runs `options.train`, fitted to the profile's starting hyperparameters if it was made for another profile.
 
     Raises UserError.
     """
@@ -126,7 +126,7 @@ def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> R
 def best_device() -> tuple[str, int, int | None]:
     """The first NVIDIA GPU, else a Mac's, else the CPU; with the total and free bytes of its memory (free None: unknown).
 
-    It asks NVML: torch would start CUDA in this process, and children that are forked off it could not use CUDA then.
+    It asks NVML: torch would initialise CUDA in this process, and forked children could not use CUDA after that.
     """
     try:
         with first_gpu() as gpu:
@@ -146,13 +146,13 @@ GO = b'{"go": true}\n'
 
 
 def serve(signals: list[int]) -> int:
-    """Executes runs for a worker, one after another: reads {spec, placement, train_py} as JSON lines, prints events as such.
+    """Executes runs for a worker, one after another: reads {spec, placement, train_py} and prints events, as JSON lines.
 
-    A run with {ahead: true} is speculative: it waits where its clock would start, until the worker sends GO.
+    A run with {ahead: true} is speculative: when its clock would start, it waits until the worker sends GO.
 
-    Each run is judged in a process that is forked off this one, which has imported what runs need and does nothing else. So a
-    run starts at once, and finds no traces of another. The end of standard input means that the worker is gone: then the run
-    is ended at once. A judge that dies without a result ends this process too, with exit status 1.
+    Each run is judged in a process that is forked from this one, which has imported what runs need and does nothing else. So a
+    run starts at once, and finds no traces of another. The end of standard input means that the worker is gone: the run is
+    then ended at once. A judge that dies without a result ends this process too, with exit status 1.
     """
     preload_for_gpu()
     emit = _event_printer()
@@ -213,7 +213,7 @@ class _Worker:
         self._gone = False
 
     def read_line(self, *, stopped: Callable[[], bool]) -> bytes:
-        """The next line; empty where the worker hangs up, or this process is told to stop, before it is complete."""
+        """The next line; empty if the worker hangs up, or this process is told to stop, before it is complete."""
         while b"\n" not in self._unread:
             if stopped() or self.is_gone(wait=0.1):
                 return b""

@@ -1,4 +1,4 @@
-"""`python -m research.sample`: text from a model that a run left behind (--samples keeps them).
+"""`python -m research.sample`: samples text from a model that a run has saved (--samples saves them).
 
 It executes the run's train.py to build the model, so it runs in a process of its own; the contract comes from the environment,
 as in every run.

@@ -170,7 +170,7 @@ def fail(reason: str) -> None:
 
 
 def peak_flops(device: torch.device) -> float:
-    """Dense bf16 FLOP/s of the device by its data sheet; 0 where unknown, and then MFU is not reported."""
+    """Dense bf16 FLOP/s of the device by its data sheet; 0 if unknown, and then MFU is not reported."""
     if device.type != "cuda":
         return 0.0
     name = torch.cuda.get_device_name(device)
@@ -199,7 +199,7 @@ class _Step:
     tokens_per_step: int
     flops_per_token: float
     peak_flops: float
-    """FLOP/s of the device; 0 where unknown."""
+    """FLOP/s of the device; 0 if unknown."""
     progress: float
     remaining: float
     """Seconds until the deadline."""
@@ -269,7 +269,7 @@ class _StepLog:
         return self._points[::stride]
 
     def mean_mfu_percent(self, seconds: float, peak_flops: float, tokens: int) -> float | None:
-        """Model FLOPs utilisation over the whole training, in percent; None where it is not known."""
+        """Model FLOPs utilisation over the whole training, in percent; None if it is not known."""
         if not (peak_flops and self._flops_per_token and seconds > 0):
             return None
         return 100 * self._flops_per_token * tokens / seconds / peak_flops

@@ -16,7 +16,7 @@ SETTINGS_VARIABLE = "AUTORESEARCH_SETTINGS"
 
 @dataclass(frozen=True, kw_only=True)
 class ChildSettings:
-    """Everything that the judge tells a child at its start, but for the environment variables of other libraries."""
+    """Everything that the judge tells a child at its start, except for the environment variables of other libraries."""
 
     contract: Contract
     seed: int = 0
@@ -43,7 +43,7 @@ class ChildSettings:
 
     @staticmethod
     def from_environment(environment: Mapping[str, str] = os.environ) -> "ChildSettings | None":
-        """The settings of this process; None where it has none."""
+        """The settings of this process; None if it has none."""
         text = environment.get(SETTINGS_VARIABLE)
         if text is None:
             return None

@@ -8,7 +8,7 @@ import torch
 from research.gpu_driver import driver_version
 
 ATTENTION_PACKAGES = ("flash-attn-4", "flash-attn-3", "flash-attn")
-"""Attention kernels that research/kernels/attention.py uses where they are installed."""
+"""Attention kernels that research/kernels/attention.py uses if they are installed."""
 
 
 def software_versions() -> dict[str, str]:

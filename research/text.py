@@ -1,4 +1,4 @@
-"""How numbers, times and lines are written for people, in all packages. Standard library only."""
+"""Formatting of numbers, times and lines for people, in all packages. Standard library only."""
 
 from datetime import UTC, datetime
 
@@ -9,7 +9,7 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 
 
 def shortened(text: str, limit: int) -> str:
-    """`text`, cut to `limit` characters if it is longer; the last one is an ellipsis then."""
+    """`text`, cut to `limit` characters if it is longer; the last one is then an ellipsis."""
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
 
 

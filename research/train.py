@@ -239,14 +239,14 @@ def build_model() -> GPT:
 
 
 def check_hyperparameters() -> None:
-    """Raises SystemExit with one sentence for a constant that would fail late, or be read as something else."""
+    """Raises SystemExit with one sentence for a constant that would fail late, or silently mean something else."""
     tokens = DEVICE_BATCH_SIZE * MAX_SEQ_LEN
     for is_wrong, sentence in (
         (DEPTH < 1, f"DEPTH must be at least 1, not {DEPTH}"),
         (HEAD_DIM < 2 or HEAD_DIM % 2, f"HEAD_DIM must be even for rotary embeddings, not {HEAD_DIM}"),
         (not WINDOW_PATTERN or set(WINDOW_PATTERN) - set("SL"),
          f"WINDOW_PATTERN may contain only the letters S and L, at least one, not {WINDOW_PATTERN!r}"),
-        (MAX_SEQ_LEN * SHORT_WINDOW_RATIO < 1, f"SHORT_WINDOW_RATIO {SHORT_WINDOW_RATIO} gives a window of no token"),
+        (MAX_SEQ_LEN * SHORT_WINDOW_RATIO < 1, f"SHORT_WINDOW_RATIO {SHORT_WINDOW_RATIO} gives a window of 0 tokens"),
         (MUON_WARMUP_STEPS < 0, f"MUON_WARMUP_STEPS must be at least 0, not {MUON_WARMUP_STEPS}"),
         (SOFTCAP <= 0, f"SOFTCAP must be greater than 0, not {SOFTCAP}"),
         (DEVICE_BATCH_SIZE < 1, f"DEVICE_BATCH_SIZE must be at least 1, not {DEVICE_BATCH_SIZE}"),

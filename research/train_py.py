@@ -1,4 +1,4 @@
-"""The text of a train.py: how large it may be, and whether it is Python. Standard library only; nothing of it is executed."""
+"""The text of a train.py: how large it may be, and whether it is Python. Standard library only; it is not executed."""
 
 import ast
 import warnings
@@ -10,7 +10,7 @@ MAX_BYTES = 200_000
 
 
 def parse(train_py: str) -> ast.Module:
-    """The syntax tree. Raises SyntaxError for whatever can't be parsed: bad syntax, NUL bytes, too deep a nesting."""
+    """The syntax tree. Raises SyntaxError for whatever can't be parsed: bad syntax, NUL bytes, nesting that is too deep."""
     with _syntax_errors_only():
         return ast.parse(train_py)
 

@@ -49,7 +49,7 @@ def _fresh(path: Path) -> duckdb.DuckDBPyConnection:
 
 
 def _applied(connection: duckdb.DuckDBPyConnection, journal: Journal) -> int | None:
-    """The number of the journal's records, from the first on, that the tables hold; None if they hold anything else."""
+    """The number of journal records that the tables hold, if these are the first ones and nothing else; otherwise None."""
     every = " UNION ALL ".join(f"SELECT seq, '{kind}:' || id AS id FROM {table}" for kind, table in TABLES.items())
     rows = connection.execute(f"SELECT count(*), max(seq), arg_max(id, seq) FROM ({every})").fetchall()
     count, last, last_id = rows[0]

@@ -14,8 +14,8 @@ Decision = Literal["keep", "discard", "crash", "invalid", "lost"]
 DECISIONS: tuple[Decision, ...] = get_args(Decision)
 
 ExperimentKind = Literal["baseline", "explore", "confirm", "manual", "control"]
-"""`baseline` measures the first commit of a branch; `explore` is a researcher's idea and `manual` one of `farm try`; `confirm`
-runs a commit again; `control` runs the baseline again after a change of software."""
+"""`baseline` measures the first commit of a branch; `explore` is a researcher's idea and `manual` one from `farm try`;
+`confirm` runs a commit again; `control` runs the baseline again after a change of software."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class Usage:
     cache_read_tokens: int = 0
     cache_write_tokens: int = 0
     cost_usd: float | None = None
-    """US dollars; None where the price is unknown."""
+    """US dollars; None if the price is unknown."""
     seconds: float = 0.0
 
 
@@ -47,7 +47,7 @@ class Proposal:
     parents: tuple[str, ...] = ()
     """Ids of the experiments that it builds on or combines; none for an edit of the head."""
     changes: Mapping[str, tuple[Constant | None, Constant | None]] = field(default_factory=dict)
-    """Constants that it changes: name -> (old, new); None is a constant that isn't there."""
+    """Constants that it changes: name -> (old, new); None: there is no such constant."""
     usage: Usage = field(default_factory=Usage)
 
 
@@ -110,7 +110,7 @@ class Verdict:
     gain: float | None = None
     """The head's mean val_bpb minus the experiment's: positive is better. None without a score or a head."""
     needed: float | None = None
-    """The gain that a keep had to exceed: sigma plus the price of added lines. None where no gain was asked for."""
+    """The gain that a keep had to exceed: sigma plus the price of added lines. None if no gain was required."""
     sigma: float | None = None
     """Standard deviation of val_bpb between seeds, as estimated at the time."""
 
@@ -158,7 +158,7 @@ class ExperimentRecord:
 
     @property
     def peak_memory_mb(self) -> float | None:
-        """Largest peak memory of its runs in MiB; None where it wasn't measured."""
+        """Largest peak memory of its runs in MiB; None if it wasn't measured."""
         peaks = [run.peak_memory_mb for run in self.runs if run.peak_memory_mb is not None]
         return max(peaks) if peaks else None
 
@@ -169,12 +169,12 @@ def to_body(record: Branch | Experiment | RunResult | Verdict) -> dict[str, Any]
 
 
 def branch_from(body: Mapping[str, Any]) -> Branch:
-    """The branch in a `to_body`. Fields that this version doesn't know are left out, here and in the functions below."""
+    """The branch that `to_body` made plain. As in the functions below, fields that this version doesn't know are left out."""
     return Branch(**_known(Branch, body))
 
 
 def experiment_from(body: Mapping[str, Any]) -> Experiment:
-    """The experiment in a `to_body`."""
+    """The experiment that `to_body` made plain."""
     values = _known(Experiment, body)
     values["usage"] = Usage(**_known(Usage, values.get("usage", {})))
     values["parents"] = tuple(values.get("parents", ()))
@@ -189,7 +189,7 @@ def run_from(body: Mapping[str, Any]) -> RunResult:
 
 
 def verdict_from(body: Mapping[str, Any]) -> Verdict:
-    """The verdict in a `to_body`."""
+    """The verdict that `to_body` made plain."""
     return Verdict(**_known(Verdict, body))
 
 
@@ -199,5 +199,5 @@ def _known(record: type[Branch | Experiment | Usage | Verdict], body: Mapping[st
 
 
 def _constant(value: Any) -> Constant | None:
-    """A constant as JSON has it: a list was a tuple."""
+    """A constant read from JSON, which has lists for tuples."""
     return tuple(value) if isinstance(value, list) else value

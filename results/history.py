@@ -1,4 +1,4 @@
-"""The history as records: read from the journal, so while a farm runs as well as afterwards, and looked up by name."""
+"""The history as records, looked up by name. It is read from the journal, which works while a farm is running."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from results.experiment import (
 from results.journal import read_journal
 
 SHORTEST_COMMIT = 5
-"""Digits that a commit's prefix has at least: fewer are an experiment's number."""
+"""Minimum length of a commit's prefix: fewer digits are the number of an experiment."""
 
 MOST_NAMED = 5
-"""Experiments that an ambiguous name is told to mean, at most."""
+"""Maximum number of experiments to list for an ambiguous name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class BranchHistory:
 
 
 def read_history(journal: Path) -> list[BranchHistory]:
-    """All branches in a journal file, the one with the newest experiment last; none where there is no such file.
+    """All branches in a journal file, the one with the newest experiment last; none if the file does not exist.
 
     Damaged lines are left out.
     """
@@ -86,9 +86,9 @@ def assemble(
 
 
 def branch_named(histories: Sequence[BranchHistory], name: str | None) -> BranchHistory:
-    """The branch with this name, with or without what stands before its slash, or the best branch of this tag.
+    """The branch with this name (the part before the slash may be left out), or the best branch of this tag.
 
-    None means the newest tag that has a score. A tag's branches compare with its newest one where platform and score
+    None means the newest tag that has a score. A tag's branches compare with its newest one if platform and score
     fingerprint are equal. Raises UserError, which lists what there is. `histories` must not be empty.
     """
     if name is None:
@@ -106,9 +106,9 @@ def branch_named(histories: Sequence[BranchHistory], name: str | None) -> Branch
 
 
 def experiment_named(histories: Sequence[BranchHistory], name: str, *, ask: str = "farm sql") -> ExperimentRecord:
-    """The experiment with this id; else the one whose id or commit begins so, or the newest branch's with this number.
+    """The experiment with this id; else the one whose id or commit begins with it, or the newest branch's with this number.
 
-    Raises UserError where there is none, or several; `ask` is the command that queries this history.
+    Raises UserError if there is none, or several; `ask` is the command that queries this history.
     """
     records = [record for history in histories for record in history.records]
     for record in records:
@@ -123,12 +123,12 @@ def experiment_named(histories: Sequence[BranchHistory], name: str, *, ask: str 
         raise UserError(f"No experiment is called {name!r}: {ask} 'SELECT id, commit, title FROM history' lists them.")
     if len({record.experiment.commit for record in found}) > 1:
         some = ", ".join(record.experiment.id for record in found[:MOST_NAMED])
-        raise UserError(f"{name!r} could be any of {len(found)} experiments ({some}): give more of it.")
+        raise UserError(f"{name!r} could be any of {len(found)} experiments ({some}): give more characters.")
     return found[0]
 
 
 def _best_of_comparable(tagged: Sequence[BranchHistory]) -> BranchHistory:
-    """The branch with the lowest head among those that compare with the newest; the newest where none has a score."""
+    """The branch with the lowest head among those that compare with the newest; the newest if none has a score."""
     newest = tagged[-1]
     terms = (newest.branch.platform, newest.branch.score_fingerprint)
     scored = [

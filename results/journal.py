@@ -2,9 +2,10 @@
 
 Guaranteed: a record whose `append` returned is on disk and survives a kill -9 or a power cut; an id is written at most once;
 one process writes at a time; a line that was damaged later is named and never used.
-Not guaranteed: whether a record whose `append` did not return is there. And one writer at a time relies on flock, which some
-network file systems (NFS among them) support only if their lock service runs, and others not at all: keep a farm's home on a
-local disk where you can.
+
+Not guaranteed: whether a record whose `append` did not return is in the file. And one writer at a time relies on flock, which
+some network file systems (NFS among them) support only if their lock service runs, and others not at all: keep a farm's home on
+a local disk if you can.
 """
 
 import fcntl
@@ -38,7 +39,7 @@ class JournalRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class DamagedLine:
-    """A complete line that is not as it was written."""
+    """A complete line that was damaged after it was written."""
 
     number: int
     """Line number, from 1."""
@@ -48,8 +49,8 @@ class DamagedLine:
 def read_journal(path: Path, *, on_damage: Callable[[DamagedLine], None] | None = None) -> Iterator[JournalRecord]:
     """The records in order; safe while a farm writes.
 
-    A torn last line (no newline yet) is left out. Damaged lines are left out, too, and passed to `on_damage`; without it the
-    first one raises UserError with its line number.
+    A torn last line (no newline yet) is left out. So are damaged lines, which are passed to `on_damage`; without it the first
+    one raises UserError with its line number.
     """
     if not path.exists():
         return
@@ -161,7 +162,7 @@ def _encode(record: JournalRecord) -> bytes:
 
 
 def _decode(line: bytes) -> JournalRecord:
-    """The record in a line. Raises ValueError, in words, for a line that is not as it was written."""
+    """The record in a line. Raises ValueError, in words, for a line that was damaged after it was written."""
     text = line[: -_CHECKSUM_FIELD_LENGTH - 1] + b"}"
     if line[-_CHECKSUM_FIELD_LENGTH - 1 : -1] != _checksum_field(text):
         raise ValueError("the checksum does not match")

@@ -13,7 +13,7 @@ from research.result import RunResult
 from results.experiment import ExperimentRecord
 
 ALARM_STANDARD_ERRORS = 3.0
-"""Standard errors beyond which the gap is an alarm. Rows of one long document are not independent: fewer would cry wolf."""
+"""Standard errors beyond which the gap is an alarm. A lower limit would cry wolf: rows of one document are not independent."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +23,9 @@ class SplitScores:
     baseline: float
     head: float
     rows: int | None = None
-    """Number of rows; None where only the totals are known."""
+    """Number of rows; None if only the totals are known."""
     standard_error: float | None = None
-    """Standard error of `change`; None where only the totals are known."""
+    """Standard error of `change`; None if only the totals are known."""
 
     @property
     def change(self) -> float:
@@ -47,19 +47,19 @@ class Overfitting:
 
     @property
     def standard_error(self) -> float | None:
-        """Standard error of the gap, since both sets of rows are independent; None where runs left no scores of rows."""
+        """Standard error of the gap, since both sets of rows are independent; None if runs left no scores of rows."""
         if self.val.standard_error is None or self.audit.standard_error is None:
             return None
         return math.hypot(self.val.standard_error, self.audit.standard_error)
 
     @property
     def standard_errors(self) -> float | None:
-        """The number of standard errors by which validation improved more than audit; None where they are unknown or 0."""
+        """The number of standard errors by which validation improved more than audit; None if they are unknown or 0."""
         return None if not self.standard_error else -self.gap / self.standard_error
 
     @property
     def alarm(self) -> str:
-        """What is wrong and what to do, in one sentence; empty where nothing is wrong."""
+        """What is wrong and what to do, in one sentence; empty if nothing is wrong."""
         if self.standard_errors is None or not self.standard_errors > ALARM_STANDARD_ERRORS:
             return ""
         return (
@@ -69,7 +69,7 @@ class Overfitting:
 
 
 def measure_overfitting(baseline: ExperimentRecord, head: ExperimentRecord, runs_folder: Path) -> Overfitting | None:
-    """From the scores of rows that the runs left, else from totals in records that hold audit scores; None without either."""
+    """Measured on the row scores that the runs left, else on totals in records that hold audit scores; None without either."""
     val, audit = (_from_rows(baseline, head, runs_folder, split) for split in ("val", "audit"))
     if val is None or audit is None:
         val, audit = _from_totals(baseline, head, "val_bpb"), _from_totals(baseline, head, "audit_bpb")
@@ -103,7 +103,7 @@ def _from_rows(baseline: ExperimentRecord, head: ExperimentRecord, runs_folder: 
 
 
 def _mean_rows(record: ExperimentRecord, runs_folder: Path, split: Split) -> RowScores | None:
-    """The mean score of each row over the record's runs; None where a run with a score left no scores of rows."""
+    """The mean score of each row over the record's runs; None if a run with a score left no scores of rows."""
     found = [load_row_scores(runs_folder / run.run_id, split) for run in _scored(record)]
     known = [scores for scores in found if scores is not None]
     if not known or len(known) < len(found):

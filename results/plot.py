@@ -39,10 +39,10 @@ FAR = 3.0
 """Discards more than this many times as far from the lowest score as their median don't stretch the picture."""
 
 FAILED = 1.5
-"""Nor do discards above this multiple of the first keep's score: their training failed."""
+"""Discards above this multiple of the first keep's score don't stretch it either: their training failed."""
 
 LABEL_LENGTH, MAX_LABELS = 46, 60
-"""Characters of a label, and labels in a picture, at most."""
+"""Maximum characters per label, and maximum labels per picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +62,7 @@ def write_progress_png(path: Path, records: Sequence[ExperimentRecord], title: s
 
 
 def progress_figure(records: Sequence[ExperimentRecord], title: str) -> "Figure":
-    """The picture as a figure of matplotlib's."""
+    """The picture as a matplotlib figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -114,7 +114,7 @@ def _style(axes: "Axes", title: str) -> None:
 def score_range(keeps: Sequence[Point], discards: Sequence[Point]) -> tuple[float, float]:
     """Lowest and highest score that the picture shows.
 
-    The highest is a keep's; where no keep beats the first one it is a discard's, if that is not FAR off.
+    The highest is a keep's or, if no keep beats the first one, a discard's that is not FAR off.
     """
     scores, others = [point.val_bpb for point in keeps], [point.val_bpb for point in discards]
     lowest, highest = min(scores + others), max(scores)
@@ -162,7 +162,7 @@ def _mark_at_the_top(axes: "Axes", numbers: Sequence[int], *, marker: str, color
 
 
 def _draw_labels(axes: "Axes", keeps: Sequence[Point]) -> None:
-    """Draws a label for each keep, rising from its point; one that would cover its neighbour moves right, on a leader."""
+    """Draws a label for each keep, rising from its point; one that would cover its neighbour moves right, with a leader."""
     from matplotlib.patheffects import withStroke
 
     angle = math.radians(LABEL_ANGLE)

@@ -1,4 +1,4 @@
-"""The database's schema as numbered steps: each runs once, in order, and is never edited once a release has it.
+"""The database's schema as numbered steps: each runs once, in order, and is never edited after its release.
 
 Agents read this schema through SQL, so tables, views and columns carry comments. No table holds an audit score: those stay in
 the journal, out of reach of any query by an agent.
@@ -61,7 +61,7 @@ def _m001_tables(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _m002_views(connection: duckdb.DuckDBPyConnection) -> None:
-    """The views that people and agents query. Lost runs and experiments say nothing of an idea, so only `lost` has them."""
+    """The views that people and agents query. Lost runs and experiments say nothing about an idea: only `lost` shows them."""
     connection.execute("""
         CREATE VIEW latest_verdicts AS
         SELECT * FROM verdicts QUALIFY row_number() OVER (PARTITION BY experiment_id ORDER BY seq DESC) = 1;
@@ -120,11 +120,11 @@ TABLE_COMMENTS: Mapping[str, str] = {
     "branches": "Lines of research; id is the git branch. Scores compare within one platform and score_fingerprint.",
     "experiments": "Committed proposals; number 0 of every branch is its baseline.",
     "runs": "One row per execution of a commit with a seed; status is ok, crash, oom, diverged, timeout, invalid or lost.",
-    "verdicts": "Decisions with their reasons; only the latest one of an experiment counts (see latest_verdicts).",
+    "verdicts": "Decisions with their reasons; only the latest one per experiment counts (see latest_verdicts).",
     "events": "Everything else that was recorded, by kind.",
     "history": "Start here: one row per experiment, oldest first, with means over its runs. Lost experiments are left out.",
     "leaderboard": "Kept experiments, lowest val_bpb first; ranks count within one platform and score_fingerprint.",
-    "near_misses": "Experiments that gained, but too little to be kept, closest to it first: worth combining.",
+    "near_misses": "Experiments that gained, but too little to be kept, the closest first: worth combining.",
     "changes": "One row per constant of train.py that an experiment changed.",
     "latest_verdicts": "The verdict that counts, one row per experiment.",
     "lost": "Runs that the infrastructure lost; they say nothing about the idea.",
@@ -159,7 +159,7 @@ def _m003_comments(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _m004_work(connection: duckdb.DuckDBPyConnection) -> None:
-    """The queue and the devices, from the latest event on each."""
+    """The queue and the devices, from the latest event about each."""
     connection.execute("""
         CREATE VIEW work AS
         WITH told AS (

@@ -58,7 +58,7 @@ class Store:
         self._audit: list[dict[str, Any]] | None = None
         self.journal = Journal(home / "journal.jsonl")
         for damage in self.journal.damaged:
-            log.warning("%s, line %d: %s; it is left out", self.journal.path, damage.number, damage.problem)
+            log.warning("%s, line %d: %s; the line is skipped", self.journal.path, damage.number, damage.problem)
         try:
             self._database = open_database(home / "farm.duckdb", self.journal)
         except BaseException:
@@ -130,7 +130,7 @@ class Store:
     def _add(self, kind: RecordKind, key: str, body: Mapping[str, Any], *, time: str | None = None) -> bool:
         """Appends a record to the journal and inserts its row, in a transaction that ends once the record is on disk.
 
-        The insertion is tried first, so that the journal holds only what a table takes.
+        The insertion is tried first, so that the journal holds only what a table accepts.
         """
         record = JournalRecord(id=f"{kind}:{key}", kind=kind, time=time or utc_now(), body=body)
         with self._lock:
@@ -262,7 +262,7 @@ class Store:
 
 
 def query_home(home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent") -> Table:
-    """The result of one SELECT over a home. Raises UserError where nothing is recorded or a farm has the home open."""
+    """The result of one SELECT over a home. Raises UserError if nothing is recorded or a farm has the home open."""
     if not (home / "journal.jsonl").exists():
         raise UserError(f"Nothing is recorded in {home} yet: `farm run` or `farm demo` starts a history.")
     with Store.open(home, wait_s=3.0) as store:

@@ -22,7 +22,7 @@ TABLES: Mapping[RecordKind, str] = {
 }
 
 AUDIT_FIELDS = ("audit_bpb", "audit_rows")
-"""Fields of a RunResult that are kept from researchers, so that they must not reach a table."""
+"""Fields of a RunResult that researchers must not see, so no table may hold them."""
 
 # Columns that are taken from a record's body unchanged.
 # fmt: off
@@ -124,7 +124,7 @@ def _picked(record: JournalRecord, columns: tuple[str, ...]) -> Row:
 
 
 def _storable(value: Any) -> Any:
-    """The value as any column takes it: half a surrogate pair becomes `?`, and an integer beyond 64 bits None."""
+    """The value as any column accepts it: half a surrogate pair becomes `?`, and an integer beyond 64 bits None."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode()
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
@@ -133,7 +133,7 @@ def _storable(value: Any) -> Any:
 
 
 def _finite(value: Any) -> Any:
-    """The value as a JSON column takes it: NaN and infinities become text."""
+    """The value as a JSON column accepts it: NaN and infinities become text."""
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value

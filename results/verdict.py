@@ -18,7 +18,7 @@ Rule = Literal["noise", "greedy"]
 """`noise` keeps a gain of more than one sigma plus the price of the lines that it adds; `greedy` keeps any gain."""
 
 LINE_PRICE = 0.00005
-"""The gain in bpb that each net added line must bring (20 lines: 0.001). A removed line lowers the needed gain as much."""
+"""The gain in bpb that each net added line must bring (20 lines: 0.001). A removed line lowers the needed gain by as much."""
 
 MEMORY_CAP = 1.5
 """The most peak memory that a keep may take, in multiples of the head's."""
@@ -34,7 +34,7 @@ NOISY_SIGMAS = 3.0
 
 EQUAL_SHARE = 1e-7
 """Relative difference of val_bpb below which two runs are suspiciously equal: float32 sums over one model differ by as much.
-Seeds differ by some thousandths, so that chance does this once in ten thousand pairs."""
+Scores of different seeds differ by a few thousandths, so this happens by chance once in ten thousand pairs."""
 
 PRIOR_RUNS, SCALED_PRIOR_RUNS = 10, 2
 """Degrees of freedom that the profile's prior sigma counts as, against measured replicates; fewer under another budget."""
@@ -183,15 +183,15 @@ def control_verdict(runs: Sequence[RunResult], baseline: ExperimentRecord, noise
     direction = "above" if moved > 0 else "below"
     words = (
         f"control: the baseline now scores {score:.4f}, {_figure(abs(moved))} {direction} its earlier {baseline.val_bpb:.4f} "
-        f"({sigmas:.1f} standard errors): "
+        f"({sigmas:.1f} standard errors); "
     )
-    words += "scores still compare" if sigmas <= CONTROL_SIGMAS else "earlier scores no longer compare, start a new --tag"
+    words += "scores still compare" if sigmas <= CONTROL_SIGMAS else "earlier scores no longer compare: start a new --tag"
     words += _and(too_equal([*runs, *baseline.runs]))
     return Verdict(decision="discard", reason=words, gain=-moved, sigma=noise.sigma)
 
 
 def too_equal(runs: Sequence[RunResult]) -> str:
-    """A remark on two runs of one commit that score the same under different seeds; empty where there are none.
+    """A remark on two runs of one commit that score the same under different seeds; empty if there are none.
 
     It proves nothing, since a model that does not learn scores the same under every seed, and so it decides nothing.
     """
@@ -205,7 +205,7 @@ def too_equal(runs: Sequence[RunResult]) -> str:
 def software_changes(records: Sequence[ExperimentRecord]) -> str:
     """How the last run's software differs from the baseline's, as `torch 2.11 -> 2.12`.
 
-    Empty where the baseline or a control was measured with the same software.
+    Empty if the baseline or a control was measured with the same software.
     """
     measured = [
         (record.experiment.kind in ("baseline", "control"), run.software)
@@ -235,7 +235,7 @@ def _and(remark: str) -> str:
 
 
 def _failure(runs: Sequence[RunResult]) -> Verdict | None:
-    """The verdict on runs without a score; None where there is one."""
+    """The verdict on runs without a score; None if there is one."""
     if not runs:
         raise ValueError("no run to decide on")
     charged = [run for run in runs if run.status != "lost"]
@@ -251,7 +251,7 @@ _DECISIONS: Mapping[RunStatus, Decision] = {"invalid": "invalid", "lost": "lost"
 
 
 def _memory_excess(runs: Sequence[RunResult], head: Head, cap: float | None) -> str:
-    """How far the runs' memory exceeds the cap, in words; empty within it or where it wasn't measured."""
+    """How far the runs' memory exceeds the cap, in words; empty within it, or if it wasn't measured."""
     peaks = [run.peak_memory_mb for run in runs if run.status == "ok" and run.peak_memory_mb is not None]
     if cap is None or not peaks or not head.peak_memory_mb or max(peaks) <= cap * head.peak_memory_mb:
         return ""
@@ -281,7 +281,7 @@ def _gain_in_words(gain: float) -> str:
 
 
 def _figure(value: float) -> str:
-    """A bpb figure with four decimals, or five where four would blur it."""
+    """A bpb figure with four decimals, or five if four would blur it."""
     return f"{value:.4f}" if value >= 0.00095 else f"{value:.5f}".removesuffix("0")
 
 

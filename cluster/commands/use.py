@@ -39,7 +39,7 @@ def apply(options: argparse.Namespace) -> int:
 
     checkout = find_checkout()
     if checkout is None:
-        raise UserError("There is no checkout here to write train.py into: change to one.")
+        raise UserError("There is no checkout here to write train.py into: run this inside one.")
     home = find_home(options.home)
     history, head = _winner(home, options.branch)
     text = recorded_train_py(home, head.experiment.commit)

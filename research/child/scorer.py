@@ -1,4 +1,4 @@
-"""`python -m research.child.scorer`: a fresh process that answers rows with the model that a run handed over.
+"""`python -m research.child.scorer`: a fresh process that computes the logits of rows with a submitted model.
 
 It executes train.py's `build_model()`, so the judge takes nothing from it but the logits in the judge's buffer.
 """
@@ -24,7 +24,7 @@ Forward = Callable[[Tensor], Tensor]
 """ids (n, T) int64 -> logits (n, T, V)"""
 
 OUT_OF_MEMORY = 98
-"""Exit status of a scorer that ran out of memory: the one thing that it can say once it has seen rows."""
+"""Exit status of a scorer that ran out of memory: the only thing that it can report once it has seen rows."""
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
     except ChannelClosed:
         sys.exit(0)
     except (RuntimeError, MemoryError) as error:
-        # CUDA's libraries raise plain RuntimeErrors where memory runs out: only their text says so
+        # CUDA's libraries raise plain RuntimeErrors when memory runs out: only their text says so
         if isinstance(error, MemoryError) or says_memory_ran_out(f"{type(error).__name__}: {error}"):
             sys.exit(OUT_OF_MEMORY)
         raise

@@ -1,4 +1,4 @@
-"""What the trainer and the scorers do alike at their start: settings, channel, device, loading train.py."""
+"""Start-up steps that the trainer and the scorers share: settings, channel, device, loading train.py."""
 
 import socket
 import sys
@@ -14,25 +14,25 @@ from research.settings import SETTINGS_VARIABLE, ChildSettings
 
 
 def begin() -> tuple[ChildSettings, Channel]:
-    """Ties this process to the judge, and gives torch its threads: the settings, and the channel to the judge."""
+    """Ties this process to the judge and sets torch's number of threads. Returns the settings and the channel to the judge."""
     die_with_parent()
     settings = ChildSettings.from_environment()
     if settings is None or settings.channel is None:
-        raise SystemExit(f"{SETTINGS_VARIABLE} names no channel: this is a process of the judge")
+        raise SystemExit(f"{SETTINGS_VARIABLE} names no channel: only the judge can start this process")
     if settings.threads is not None:  # OMP_NUM_THREADS was read when torch was imported, before the fork
         torch.set_num_threads(settings.threads)
     return settings, Channel(socket.socket(fileno=settings.channel))
 
 
 def require_device(device: torch.device, *, memory_limit: int | None) -> None:
-    """Ends the process where its device can't be used: that is not the idea's fault, and no other device may stand in.
+    """Ends the process if its device can't be used: that is not the idea's fault, and no other device may replace it.
 
-    torch allocates at most `memory_limit` bytes of GPU memory from here on; None: no limit.
+    From then on torch allocates at most `memory_limit` bytes of GPU memory; None: no limit.
     """
     if device.type != "cuda":
         return
     if not torch.cuda.is_available():
-        print("the GPU can't be used inside the sandbox: --sandbox off shows whether it can outside", file=sys.stderr)
+        print("the GPU can't be used inside the sandbox: try --sandbox off to see whether it works outside", file=sys.stderr)
         sys.exit(BROKEN)
     torch.cuda._cached_device_count = torch._C._cuda_getDeviceCount()  # torch 2.11 asks NVML, which may find none in a sandbox
     if memory_limit is not None:

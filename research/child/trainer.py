@@ -31,7 +31,7 @@ def train(session: Session, settings: ChildSettings) -> None:
     train_py = load_train_py(Path("train.py").resolve())
     for name in ("build_model", "train"):
         if not callable(getattr(train_py, name, None)):
-            raise SystemExit(f"train.py must offer {name}(): see program.md")
+            raise SystemExit(f"train.py must define {name}(): see program.md")
     train_py.train(session)
     raise SystemExit("train(session) returned without session.finish(model)")
 

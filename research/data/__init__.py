@@ -1,1 +1,1 @@
-"""Text, tokenizer and packed rows: everything before a run. Knows nothing of kernels, the judge or what it starts."""
+"""Text, tokenizer and packed rows: everything before a run. Imports neither kernels nor the judge and its children."""

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     import pyarrow.parquet
 
 LARGE_TEXT_BYTES = 2**16
-"""Size from which on a plain text file is cut into several documents, so that one big file can serve all three splits."""
+"""Minimum size of a plain text file that is cut into several documents, so that one big file can serve all three splits."""
 
 CUT_CHARACTERS = 2**13
-"""Approximate size of such a document, which ends at a separator, else at an empty line, else at the end of a line."""
+"""Approximate size of those documents. Each ends at a separator, else at an empty line, else at the end of a line."""
 
 DOCUMENT_END = "<|endoftext|>"
 """The separator between documents in many text dumps."""
@@ -27,13 +27,13 @@ PROBE_BYTES = 2**16
 
 
 def text_key(text: str) -> int:
-    """A 64-bit hash of a document's text, white space left out."""
+    """A 64-bit hash of a document's text, ignoring white space."""
     letters = text.encode("utf-8", "replace").translate(None, b" \t\r\n\f\v")
     return int.from_bytes(hashlib.blake2b(letters, digest_size=8).digest(), "little")
 
 
 def list_files(root: Path, *, suffix: str = "", skip_folders: frozenset[str] = frozenset()) -> list[Path]:
-    """The files below `root`, ordered by a hash of their path: that mixes folders, and is the same on every machine.
+    """The files below `root`, ordered by a hash of their path, which mixes folders and is the same on every machine.
 
     Hidden files and folders, symbolic links and empty files are left out, and so are folders named in `skip_folders`.
     """
@@ -59,7 +59,7 @@ def file_documents(path: Path) -> Iterator[str]:
 def parquet_texts(path: Path, *, start: int = 0, stop: int | None = None, delete_if_corrupt: bool = False) -> Iterator[str]:
     """Rows `start` to `stop - 1` of the column `text`, read in batches. Raises UserError for a file that can't be read.
 
-    `delete_if_corrupt` deletes such a file.
+    With `delete_if_corrupt` that file is deleted.
     """
     try:
         with _open_parquet(path) as file:
@@ -103,7 +103,7 @@ def _row_group_texts(file: "pyarrow.parquet.ParquetFile", group: int, start: int
 def _corrupt(path: Path, delete: bool) -> UserError:
     if delete:
         path.unlink(missing_ok=True)
-        return UserError(f"{path} is corrupt and was deleted: run the same command again to fetch it anew.")
+        return UserError(f"{path} is corrupt and was deleted: run the same command again to download it again.")
     return UserError(f"{path} is corrupt: delete it, and run the same command again.")
 
 
@@ -159,7 +159,7 @@ def _cut(file: IO[str]) -> Iterator[str]:
 
 
 def _good_end(text: str, least: int, most: int) -> int:
-    """The position of a cut between `least` and `most`: behind the first occurrence of the strongest separator there is."""
+    """The position of a cut between `least` and `most`: after the first occurrence of the strongest separator found."""
     for mark in (DOCUMENT_END, "\n\n", "\n"):
         place = text.find(mark, least, most)
         if place >= 0:

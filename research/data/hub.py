@@ -1,7 +1,7 @@
 """Files of datasets on the Hugging Face hub: pinned to a commit, downloaded in parallel, resumable, checksums verified.
 
 A dataset's folder has `pins.json` (the commit that each branch was resolved to) and a folder for each commit. In the latter,
-`incoming` belongs to the hub's client; the files beside it are verified. After a broken connection the client resumes in the
+`incoming` belongs to the hub's client; the files next to it are verified. After a broken connection the client resumes in the
 middle of a file; after a killed process, with the files that are missing.
 """
 
@@ -72,7 +72,7 @@ class Dataset:
         say(f"{self.name}: fetching {counted(len(names), 'file')}, {size(total)}")
         incoming = kept / INCOMING
         for partial in incoming.rglob("*.incomplete"):
-            partial.unlink()  # left by a killed process: the client never resumes another's
+            partial.unlink()  # left by a killed process: the client never resumes another process's file
         for attempt in ("first", "last"):
             self._snapshot(names, commit=commit, into=incoming)
             if any(not (incoming / name).is_file() for name in names):  # the client does not always raise for a lost network

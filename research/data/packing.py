@@ -36,8 +36,8 @@ class PieceBuffer:
     def take(self, room: int) -> Tokens:
         """Removes and returns the longest piece of at most `room` tokens.
 
-        Where none fits, it is the first `room` tokens of the longest piece, whose other tokens stay as a piece of their own.
-        The buffer must not be empty.
+        If none fits, returns the first `room` tokens of the longest piece, whose other tokens stay in the buffer as a new
+        piece. The buffer must not be empty.
         """
         fitting = self._lengths & ((1 << (room + 1)) - 1)
         if fitting:

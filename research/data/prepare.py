@@ -55,7 +55,9 @@ def prepare(contract: Contract, *, cache: Path, num_shards: int = 10, revision: 
     """The data for `contract` in `cache`, made if it isn't there. `say` gets a line for each step.
 
     `num_shards` is the number of training shards, for a source that has them. `revision` is a commit, tag or branch of the
-    source's dataset; None is the one in use here, at first the head of `main`. If two processes call this at once, one waits.
+    source's dataset; None is the one that this cache uses, at first the head of `main`. If two processes call this at once, one
+    waits.
+
     Raises UserError without a network, disk space or enough text, and for evaluation text that a run must be able to read,
     unless `allow_visible`.
     """
@@ -139,13 +141,13 @@ class _Wanted:
 
 
 def _check_hidden(source: Source, *, allow_visible: bool, say: Say) -> None:
-    """Raises UserError where a run must be able to read the text that it is scored on."""
+    """Raises UserError if a run must be able to read the text that it is scored on."""
     visible = next(filter(is_needed, source.evaluation_paths), None)
     if visible is None:
         return
     problem = f"{visible} holds the text that runs are scored on, and they must be able to read it"
     if source.name != "stdlib" and not allow_visible:
-        raise UserError(f"{problem}: choose another --source, or insist with --allow-visible.")
+        raise UserError(f"{problem}: choose another --source, or allow it with --allow-visible.")
     say(f"warning: {problem}; scores on it can be faked")
 
 
@@ -219,7 +221,7 @@ def _build(contract: Contract, wanted: _Wanted, source: Source, *, folder: Path,
 
 
 class Splits:
-    """The splits of a source without overlap: no validation text in audit, and neither of them in training."""
+    """The splits of a source, without overlap: no validation text in audit, and neither of them in training."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -333,7 +335,7 @@ def _require_rows(split: str, packed: _Packed, needed: int, contract: Contract) 
     raise UserError(
         f"{source_name(contract.source)} has too little text: it gives {packed.rows:,} {split} rows of"
         f" {contract.MAX_SEQ_LEN + 1:,} tokens, and {needed:,} are needed."
-        " Give more text, or choose a smaller --profile."
+        " Add text, or choose a smaller --profile."
     )
 
 

@@ -21,7 +21,7 @@ Split = Literal["train", "val", "audit"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 FORMAT = 2
-"""Version of the format: raise it when earlier prepared data is no longer valid."""
+"""Version of the format: increase it when data prepared earlier is no longer valid."""
 
 ROW_DTYPE = np.dtype("<u2")
 MANIFEST = "manifest.json"
@@ -37,7 +37,7 @@ class PreparedData:
     source: str
     """The contract's source; the path of `files:PATH` is absolute."""
     revision: str
-    """The dataset's commit, or what identifies a source without commits."""
+    """The dataset's commit; for a source without commits, another identifier."""
     requested_revision: str
     """The branch, tag or commit that `revision` was resolved from."""
     num_shards: int | None
@@ -66,14 +66,14 @@ class PreparedData:
     data_fingerprint: str
     """Sixteen hex digits over the training rows."""
     evaluation_paths: tuple[str, ...] = field(default=())
-    """Where the text of the evaluation rows lies on this machine: a run must not be able to read it."""
+    """Where this machine has the text of the evaluation rows: a run must not be able to read it."""
     created: float
     """Unix time in seconds."""
     format: int = FORMAT
 
     @staticmethod
     def load(folder: str | Path) -> "PreparedData":
-        """The data in `folder`. Raises UserError where it is missing, damaged or of another version."""
+        """The data in `folder`. Raises UserError if it is missing, damaged or of another version."""
         folder = Path(folder)
         try:
             values = json.loads((folder / MANIFEST).read_text())

@@ -27,9 +27,9 @@ CLIMBMIX_AUDIT, CLIMBMIX_VALIDATION = 6541, 6542
 TINYSTORIES = "karpathy/tinystories-gpt4-clean"
 TINYSTORIES_FILE = "tinystories_gpt4_clean.parquet"
 TINYSTORIES_HELD_OUT = 20_000
-"""Number of stories for validation, and of those for audit: 16 MB of text each. The file is shuffled."""
+"""Number of stories for validation, and for audit: 16 MB of text each. The file is shuffled."""
 TINYSTORIES_PARTS = 10
-"""Number of shards that the training stories are divided into, of 220 MB of text each."""
+"""Number of shards that the training stories are divided into, 220 MB of text each."""
 
 BYTES_PER_TOKEN = 5
 """Upper estimate of bytes per token under a vocabulary of 8192, so that splits of the user's own text get enough."""
@@ -43,10 +43,10 @@ EXCERPT_CHARACTERS = 4096
 """Characters used of each test file of `stdlib`, so that the few rows of the `cpu` profile show many files."""
 
 LEAST_TEST_PACKAGE = 2_000_000
-"""Bytes that the `test` package must have: some installations of Python have a stub of it, and some none."""
+"""Minimum size of the `test` package in bytes: some installations of Python have only a stub of it, or lack it."""
 
 LEAST_UNUSED = 1_000_000
-"""Bytes that its substitute must have, which are packages of the library that no run needs."""
+"""Minimum size in bytes of its substitute: packages of the standard library that no run needs."""
 LONG_EXCERPT_CHARACTERS = 16_384
 
 
@@ -57,7 +57,7 @@ class Source:
     name: str
     """Its name for people."""
     revision: str
-    """The dataset's commit, or what identifies a source without commits."""
+    """The dataset's commit; for a source without commits, another identifier."""
     text_bytes: int
     """Approximate bytes of text in the training split."""
     documents: Callable[[Split], Iterator[str]]
@@ -69,7 +69,7 @@ class Source:
     disjoint: bool
     """Whether no document can be in two splits, so that this need not be checked."""
     evaluation_paths: tuple[Path, ...]
-    """Where the text of validation and audit lies on this machine."""
+    """Where this machine has the text of validation and audit."""
 
 
 def source_name(source: str) -> str:
@@ -86,7 +86,7 @@ def has_shards(source: str) -> bool:
 def open_source(
     contract: Contract, *, cache: Path, num_shards: int, revision: str | None, say: Callable[[str], None]
 ) -> Source:
-    """The contract's source, with its files downloaded. Raises UserError where the source is wrong or can't be reached."""
+    """The contract's source, with its files downloaded. Raises UserError if the source is wrong or can't be reached."""
     kind, _, path = source_name(contract.source).partition(":")
     if kind == "climbmix":
         dataset = Dataset(name=CLIMBMIX, folder=cache / "hub" / "climbmix")
@@ -112,7 +112,7 @@ def climbmix(
 ) -> Source:
     """The source with the first `num_shards` training shards.
 
-    Shards in the folder `downloaded`, the original's, are used where they lie unless a revision is requested.
+    Shards in `downloaded`, the original project's folder, are used in place unless a revision is requested.
     """
     if not 1 <= num_shards <= CLIMBMIX_AUDIT:
         raise UserError(f"--num-shards must be from 1 to {CLIMBMIX_AUDIT:,} for climbmix, not {num_shards}.")
@@ -144,7 +144,7 @@ def climbmix(
 
 
 def tinystories(dataset: Dataset, *, num_shards: int, revision: str | None, say: Callable[[str], None]) -> Source:
-    """The source with `num_shards` tenths of the training stories; ten or more are all of them."""
+    """The source with `num_shards` tenths of the training stories; ten or more give all of them."""
     if num_shards < 1:
         raise UserError(f"--num-shards must be from 1 to {TINYSTORIES_PARTS} for tinystories, not {num_shards}.")
     commit = dataset.commit(revision or REVISION)

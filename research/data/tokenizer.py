@@ -80,7 +80,7 @@ class Tokenizer:
         )
 
     def encode(self, text: str, *, bos: bool = False) -> list[int]:
-        """Ids of `text`, behind BOS if asked for. The names of special tokens are encoded as ordinary text."""
+        """Ids of `text`, preceded by BOS if `bos`. The names of special tokens are encoded as ordinary text."""
         ids = self.encode_document(text).tolist()
         return [self.bos, *ids] if bos else ids
 
@@ -127,7 +127,7 @@ class Tokenizer:
 def train_tokenizer(documents: Iterable[str], *, vocab_size: int) -> Tokenizer:
     """A tokenizer of exactly `vocab_size` tokens, from the first TRAINING_CHARACTERS of `documents`.
 
-    The same documents give the same tokenizer. Raises UserError where there is too little text for that many merges.
+    The same documents give the same tokenizer. Raises UserError if there is too little text for that many merges.
     """
     import rustbpe
 
@@ -140,7 +140,7 @@ def train_tokenizer(documents: Iterable[str], *, vocab_size: int) -> Tokenizer:
     if len(ranks) < ordinary:
         raise UserError(
             f"Too little text for a vocabulary of {vocab_size:,} tokens: it is enough for {len(ranks) + len(SPECIAL_TOKENS):,}."
-            " Give more text."
+            " Add text."
         )
     tokenizer = Tokenizer(pattern=SPLIT_PATTERN, ranks=tuple(token for _, token in ranks))
     for sample in ROUNDTRIP_SAMPLES:
@@ -195,7 +195,7 @@ def _batches(documents: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _segments(text: str) -> Iterator[str]:
-    """`text` in parts of at most SEGMENT_CHARACTERS, cut at the end of a line where possible."""
+    """`text` in parts of at most SEGMENT_CHARACTERS, cut at the end of a line if possible."""
     start = 0
     while len(text) - start > SEGMENT_CHARACTERS:
         limit = start + SEGMENT_CHARACTERS

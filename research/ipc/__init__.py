@@ -1,1 +1,1 @@
-"""The means by which the judge and its children talk: messages of fixed size and shared memory. It knows neither side."""
+"""Communication between the judge and its children: messages of fixed size and shared memory. Imports neither side."""

@@ -113,7 +113,7 @@ def _host_tensor(memory: mmap.mmap, shape: tuple[int, ...]) -> Tensor:
 
 
 def _checked(answer: tuple[Any, ...]) -> Any:
-    """The value of a CUDA runtime call. Raises RuntimeError where the call failed."""
+    """The value of a CUDA runtime call. Raises RuntimeError if the call failed."""
     error, *values = answer
     if int(error):
         raise RuntimeError(f"CUDA: {error.name}")

@@ -31,7 +31,7 @@ class Channel:
         return Channel(ours), theirs
 
     def send(self, message: Message) -> None:
-        """Raises ChannelClosed where the other end is closed, or (the judge's channel) has not read for long."""
+        """Sends it. Raises ChannelClosed if the other end is closed or, on the judge's channel, has not read for long."""
         packed = encode(message)
         try:
             if message.descriptors:
@@ -42,7 +42,7 @@ class Channel:
             raise ChannelClosed(str(error)) from error
 
     def receive(self, timeout: float | None = None) -> Message | None:
-        """The next message; None where it is not there, or not complete, within `timeout` seconds (None: no limit).
+        """The next message; None if it has not arrived completely within `timeout` seconds (None: no limit).
 
         Raises ChannelClosed.
         """

@@ -35,7 +35,7 @@ def sealed_memory(content: bytes | memoryview) -> int:
 
 
 def seal(descriptor: int) -> None:
-    """Makes shared memory read-only for everyone, for good. Raises OSError where something can still write to it.
+    """Makes shared memory read-only for everyone, for good. Raises OSError if something can still write to it.
 
     A read-only descriptor is not enough: it can be opened again for writing through /proc/self/fd.
     """

@@ -18,7 +18,7 @@ SIZE = _LAYOUT.size
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
-    """What all messages have in common. The descriptors travel beside the struct."""
+    """What all messages have in common. The descriptors are sent alongside the struct."""
 
     KIND: ClassVar[int]
 
@@ -122,7 +122,7 @@ class Answered(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Unfit(Message):
-    """Scorer: the logits have the wrong shape. The fields are its first three sizes, 0 where there are fewer."""
+    """Scorer: the logits have the wrong shape. The fields are its first three sizes, 0 if there are fewer."""
 
     KIND = 10
 
@@ -133,7 +133,7 @@ class Unfit(Message):
 
 @dataclass(frozen=True, kw_only=True)
 class Unknown(Message):
-    """A message of no known kind, which no honest child sends."""
+    """A message of an unknown kind, which no honest child sends."""
 
     KIND = 0
 
@@ -145,7 +145,7 @@ _RECORDS: dict[int, type[Message]] = {
 
 
 def encode(message: Message) -> bytes:
-    """The SIZE bytes of a message. Raises struct.error where a number doesn't fit."""
+    """The SIZE bytes of a message. Raises struct.error if a number doesn't fit."""
     integers = [getattr(message, name) for name in _names(type(message), int)]
     floats = [getattr(message, name) for name in _names(type(message), float)] or [0.0]
     return _LAYOUT.pack(message.KIND, *integers, *[0] * (_INTEGERS - len(integers)), *floats)

@@ -14,16 +14,16 @@ REPORT_EVERY_SECONDS = 0.25
 
 @dataclass(frozen=True, kw_only=True)
 class Caps:
-    """Seconds that the phases of a run may take, beside the time budget itself."""
+    """Seconds that the phases of a run may take, in addition to the time budget."""
 
     startup: float
     grace: float
     """After the budget: a model that comes later makes the run invalid."""
     late: float
-    """After the grace: a trainer that has handed nothing over by then hangs."""
+    """After the grace period: a trainer that has handed over no model by then is taken to hang."""
     scoring: float
     hang_up: float = 10.0
-    """After a process has closed its connection, until it has ended: freeing a GPU's memory takes a while."""
+    """Between the end of a process's connection and its own end: freeing a GPU's memory takes a while."""
 
     @staticmethod
     def for_budget(budget: float, device: str) -> "Caps":
@@ -33,7 +33,7 @@ class Caps:
 
 
 class Clock:
-    """The clock of one training, which starts when this is made."""
+    """The clock of one training, which starts when this object is created."""
 
     def __init__(self, budget: float, caps: Caps) -> None:
         self._budget, self._caps = budget, caps
@@ -46,7 +46,7 @@ class Clock:
         return monotonic() - self._start
 
     def wait_for_model(self, trainer: Child, conversation: Conversation) -> Finish:
-        """The trainer's Finish message; progress is reported meanwhile. Raises RunEnded where it never comes."""
+        """The trainer's Finish message; progress is reported while waiting. Raises RunEnded if it never comes."""
         reported = 0.0
         while True:
             message = conversation.receive(trainer)
@@ -64,8 +64,9 @@ class Clock:
                                           "or never called session.finish(model)")  # fmt: skip
 
     def require_in_time(self, seconds: float) -> None:
-        """Raises RunEnded where the model came `seconds` after the start, and that is after the grace."""
+        """Raises RunEnded if a model that came `seconds` after the start came after the grace period."""
         late = seconds - self._budget
         if late > self._caps.grace:
             grace = self._caps.grace
-            raise RunEnded("invalid", f"over the time budget: the model came {late:.1f} s late (limit {grace:.1f} s)")
+            raise RunEnded("invalid", f"over the time budget: the model came {late:.1f} s late (limit {grace:.1f} s); call "
+                                      "session.finish(model) as soon as session.batches() ends")  # fmt: skip

@@ -26,7 +26,7 @@ class Confinement:
                  disk_bytes: int) -> None:  # fmt: skip
         """`scratch` holds the children's folders; each child writes at most `disk_bytes`.
 
-        Raises UserError where the sandbox is to be `strict` and a layer is missing.
+        Raises UserError if the sandbox must be `strict` and a layer is missing.
         """
         self._scratch = scratch
         self._trusted = compile_cache.is_trusted(train_py)
@@ -77,7 +77,7 @@ class Confinement:
         )
 
     def environment(self, name: str, folder: Path) -> Mapping[str, str]:
-        """The variables of the child `name` by which it writes into its own `folder` only, and the attention kernel."""
+        """Environment variables of the child `name`: they keep what it writes in `folder`, and name the attention kernel."""
         if self.layers is None:
             return {"TMPDIR": str(folder), **self._attention}
         private = COMPILED if self.layers.namespaces else self._writes_compiled(name) or folder / "compiled"
@@ -93,19 +93,19 @@ class Confinement:
         }
 
     def keep_compiled(self) -> None:
-        """Adds what a trusted train.py compiled to the shared code; call it after a run with a score."""
+        """Adds what a trusted train.py compiled to the shared cache; call it after a run with a score."""
         written = [folder for name in COMPILING if (folder := self._writes_compiled(name)) is not None and folder.is_dir()]
         if written:
             compile_cache.add_run_to_shared(written, self._shared)
 
     def _writes_compiled(self, name: str) -> Path | None:
-        """The folder outside the sandbox that the child `name` compiles into; None where its train.py is not trusted."""
+        """The folder outside the sandbox that the child `name` compiles into; None if its train.py is not trusted."""
         keeps = self._trusted and name in COMPILING and self.layers is not None
         return self._scratch / f"compiled-{name}" if keeps else None
 
 
 def run_view(placement: Placement, data: PreparedData, *, also_readable: Path) -> View:
-    """The paths of this machine that a run which is executed at `placement` sees."""
+    """The paths of this machine that a run at `placement` sees."""
     private = [data.folder, Path(placement.run_folder).parent, *map(Path, data.evaluation_paths)]
     minor = gpu_minor() if placement.device.startswith("cuda") else None
     return view_of_run(private=private, gpu_minor=minor, also_readable=[also_readable])

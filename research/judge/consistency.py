@@ -1,7 +1,7 @@
 """Whether two processes answer alike: the cross-entropy of shared prefixes, and how far it may differ.
 
-Process B answers spliced rows, a real prefix with another row's suffix. Where its cross-entropy on the prefix differs from that
-of process A, which answered the real rows, the model looked ahead or answered from memory.
+Process B answers spliced rows, a real prefix with another row's suffix. If its cross-entropy on the prefix differs from that of
+process A, which answered the real rows, the model looked ahead or answered from memory.
 """
 
 import math
@@ -14,13 +14,13 @@ CONSISTENCY_SHARE = 0.05
 """Share of the validation rows that process B answers for every run; it answers all of them for a run that would be kept."""
 
 MIN_CONSISTENCY_ROWS = 64
-"""Rows that process B answers at least: on small data that takes a second."""
+"""Minimum number of rows that process B answers: on small data that takes a second."""
 
 SECTIONS = 8
-"""Equal parts of a row's positions, each compared by itself: a cheat in one part alone would be diluted by the others."""
+"""Equal parts of a row's positions, each compared separately: cheating in only one part would be diluted by the others."""
 
 BIAS_ERRORS = 5.0
-"""Standard errors that the mean difference may be from 0: honest rounding exceeds them once in a million runs."""
+"""Limit on the distance of a mean difference from 0, in standard errors: honest rounding exceeds it once in a million runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,32 +35,32 @@ class Tolerance:
     mean: float
     """Limit on the mean over rows of a row's mean difference, however noisy the rows are."""
     bias: float
-    """Limit on the same mean where it is more than BIAS_ERRORS standard errors from 0: rounding has no direction."""
+    """Limit on `mean` if that is more than BIAS_ERRORS standard errors from 0: rounding has no direction."""
     row_rms: float
-    """Limit on the root mean square of the rows' mean differences, which do not cancel: a model that learns from the rows shows
-    here."""
+    """Limit on the root mean square of the rows' mean differences, which do not cancel: it shows a model that learns from
+    the rows."""
     boundary: float
-    """Limit on the mean over the last token before each splice, where a look at the next token shows."""
+    """Limit on the mean over the last token before each splice, which shows a look at the next token."""
     look: float
-    """Limit on the same mean where it is more than BIAS_ERRORS standard errors from 0."""
+    """Limit on `boundary` if that is more than BIAS_ERRORS standard errors from 0."""
     largest: float
-    """Limit on a single token, where a single look ahead shows."""
+    """Limit on a single token, which shows a single look ahead."""
 
     @property
     def section_rms(self) -> float:
-        """Limit on the same root mean square within one section. Independent noise is sqrt(SECTIONS) larger there."""
+        """Limit on the root mean square within one section. Independent noise is sqrt(SECTIONS) larger there."""
         return self.row_rms * math.sqrt(SECTIONS)
 
 
 def tolerance_for(device: torch.device) -> Tolerance:
     """The effect of rounding alone on a device, with a margin; benchmarks/numerical_floor.py measures it."""
     if device.type == "cpu":
-        # On an x86-64 CPU every kind of model agreed with itself to the last bit, whatever the batches: the margin is for CPUs
-        # whose kernels depend on the shape. It is about twice the distance of bfloat16 models from float64 (float32 models are
-        # a thousand times closer), and 1e-4 nats per token are 1/500 of the cpu profile's noise.
+        # On an x86-64 CPU every kind of model agreed with itself to the last bit, however it was batched: the margin is for
+        # CPUs whose kernels depend on the shape. It is about twice the distance of bfloat16 models from float64 (float32 models
+        # are a thousand times closer), and 1e-4 nats per token is 1/500 of the cpu profile's noise.
         return Tolerance(mean=1e-4, bias=1e-5, row_rms=2e-3, boundary=5e-4, look=1e-4, largest=0.05)
-    # On an H200 every kind of model agreed with itself to the last bit, too. The margin is wider than for a CPU, for GPUs that
-    # were not measured: `mean` and `bias` are 1/4 and 1/40 of a score's noise under the standard profile.
+    # The same holds on an H200. The margin is wider than for a CPU because other GPUs were not measured: `mean` and `bias` are
+    # 1/4 and 1/40 of a score's noise under the standard profile.
     return Tolerance(mean=5e-4, bias=5e-5, row_rms=5e-3, boundary=0.0125, look=5e-4, largest=0.5)
 
 
@@ -79,8 +79,8 @@ class Splices:
 def splice_rows(rows: np.ndarray, count: int, rng: np.random.Generator) -> Splices:
     """`count` different rows of `rows` (n, T + 1), each spliced at a random position with another row's suffix.
 
-    The length of the prefix is uniform, from one token to all but the last two, so that a model that looks ahead in one part of
-    the rows alone is caught there.
+    The length of the prefix is uniform, from one token to all but the last two, so that a model that looks ahead in only one
+    part of the rows is caught there.
     """
     n, width = rows.shape
     chosen = rng.choice(n, size=count, replace=False)
@@ -94,7 +94,7 @@ def splice_rows(rows: np.ndarray, count: int, rng: np.random.Generator) -> Splic
 class Consistency:
     """Differences in cross-entropy on shared prefixes, process B's minus process A's, in nats per token.
 
-    The unit is the row: the tokens of one row are not independent, rows are.
+    The unit is the row: the tokens of one row are not independent, but rows are.
     """
 
     rows: int
@@ -115,7 +115,7 @@ class Consistency:
     """Largest absolute difference on a token of a prefix."""
 
     def broken_rule(self, allowed: Tolerance) -> str | None:
-        """The rule that is broken, with its limit and the evidence, as a reason; None where A and B agree."""
+        """The rule that is broken, with its limit and the evidence, as a reason; None if A and B agree."""
         evidence = (
             f"mean {self.mean:+.2g} +- {self.error:.2g}, rows {self.row_rms:.2g}, in a section {self.section_rms:.2g}, "
             f"before the splice {self.boundary:+.2g} +- {self.boundary_error:.2g}, "
@@ -123,7 +123,7 @@ class Consistency:
         )
         look = min(allowed.boundary, max(allowed.look, BIAS_ERRORS * self.boundary_error))
         if not abs(self.boundary) <= look:
-            return f"the model looks ahead: its answers change with later tokens (limit {look:.2g}; {evidence})"
+            return f"the model looks ahead: its logits change with later tokens (limit {look:.2g}; {evidence})"
         steady = max(allowed.bias, BIAS_ERRORS * self.error)
         rules = [
             ("on average", abs(self.mean), allowed.mean),
@@ -134,7 +134,7 @@ class Consistency:
         ]
         for where, found, limit in rules:
             if not found <= limit:
-                return f"a fresh process answers the same prefix differently {where} (limit {limit:.2g}; {evidence})"
+                return f"a fresh process scores the same prefix differently {where} (limit {limit:.2g}; {evidence})"
         return None
 
 
@@ -163,7 +163,7 @@ def compare_prefixes(nats_a: np.ndarray, nats_b: np.ndarray, splices: Splices) -
 
 
 def _largest_section_rms(difference: np.ndarray, shared: np.ndarray) -> float:
-    """The largest root mean square, over sections, of rows' mean differences; `difference` (m, T) is 0 where not `shared`."""
+    """The largest root mean square, over sections, of rows' mean differences; `difference` (m, T) is 0 if not `shared`."""
     starts = np.unique(np.linspace(0, difference.shape[1], SECTIONS, endpoint=False).astype(int))  # fewer in very short rows
     sums = np.add.reduceat(difference, starts, axis=1)
     weights = np.square(np.add.reduceat(shared.astype(np.int64), starts, axis=1)).sum(axis=0)

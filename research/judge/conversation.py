@@ -1,4 +1,4 @@
-"""The judge's side of its conversation with the children, which ends as soon as the run can't go on."""
+"""The judge's side of its conversation with the children, which ends as soon as the run can't continue."""
 
 import time
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class Phase:
 class Conversation:
     """Sends messages to the children of one run and receives theirs.
 
-    Every method raises RunEnded where the run can't go on: it is cancelled, has broken a limit, or its child has ended.
+    Every method raises RunEnded if the run can't continue: it is cancelled, has broken a limit, or its child has ended.
     """
 
     def __init__(self, *, contract: Contract, train_py: str, supervisor: Supervisor, cancelled: Callable[[], bool], emit: Emit,
@@ -49,7 +49,7 @@ class Conversation:
             raise self._hung_up(child) from None
 
     def receive(self, child: Child, timeout: float = 0.1) -> Message | None:
-        """The next message of `child`; None where none comes within `timeout` seconds."""
+        """The next message of `child`; None if none comes within `timeout` seconds."""
         if self._cancelled():
             raise RunEnded("lost", "stopped before the run had ended")
         if self._supervisor.broken is not None:
@@ -81,7 +81,7 @@ class Conversation:
 
     def report(self, phase: str, seconds: float, *, step: int | None = None, loss: float | None = None,
                fraction: float = 0.0) -> None:  # fmt: skip
-        """Tells whoever started the run how far it is. Raises nothing."""
+        """Reports the run's progress to whoever started it. Never raises."""
         self._emit({"event": "progress", "phase": phase, "seconds": seconds, "step": step, "loss": loss, "fraction": fraction})
 
     def _hung_up(self, child: Child) -> RunEnded:

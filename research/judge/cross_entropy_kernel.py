@@ -1,6 +1,6 @@
 """The judge's own Triton kernel: cross-entropy of logits that another process can write to while they are read.
 
-Imported only where Triton is there to run it.
+Import this module only where Triton is installed.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""How a run ends without a score, and what a child's own end means."""
+"""How a run ends without a score, and what the exit of a child means."""
 
 import re
 
@@ -26,7 +26,7 @@ class RunEnded(Exception):
         self.status: RunStatus = status
         self.reason = reason
         self.log = log
-        """Log of the child whose own end ended the run; None where the judge ended it."""
+        """Log of the child whose exit ended the run; None if the judge ended it."""
 
 
 def require_finite(nats: np.ndarray) -> None:
@@ -44,7 +44,7 @@ def over_limit(broken: BrokenLimit) -> RunEnded:
 def cure_for_memory(train_py: str, *, trains: bool) -> str:
     """What to do about a train.py that ran out of memory, in the trainer or (`trains` False) while a scorer started."""
     if not trains:
-        return "make the model smaller: its forward pass doesn't fit a scorer"
+        return "make the model smaller: its forward pass doesn't fit in a scorer's memory"
     try:
         batch = read_constants(train_py).get("DEVICE_BATCH_SIZE")
     except SyntaxError:
@@ -68,10 +68,10 @@ def in_few_words(said: str, cure: str) -> str | None:
 
 
 def ended_by_itself(child: Child, *, memory_cure: str = "") -> RunEnded:
-    """What a child's early end means; `memory_cure` is what to do where it ran out of memory.
+    """What a child's early end means; `memory_cure` says what to do if it ran out of memory.
 
-    Exit statuses decide where there is one for the case. Memory that ran out in a trainer has none: torch, CUDA's libraries and
-    the allocator only print it, so there the text of the log is the evidence.
+    The exit status decides if there is one for the case. A trainer that ran out of memory has none: torch, CUDA's libraries and
+    the allocator only print an error, so the text of the log is the evidence.
     """
     log, tail = child.log, child.log.tail(30)
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
@@ -80,15 +80,15 @@ def ended_by_itself(child: Child, *, memory_cure: str = "") -> RunEnded:
     if code == BROKEN:
         return RunEnded("lost", last, log=log)
     if code == OUT_OF_MEMORY:
-        return RunEnded("oom", "out of memory while the model was scored", log=log)
+        return RunEnded("oom", "out of memory while the model was scored: make the model smaller", log=log)
     if log.closed:
-        return RunEnded("crash", f"the model failed while it was scored (exit status {code}): its output is not shown, since "
-                                 "it had seen evaluation rows; call forward(ids) in train() to see it", log=log)  # fmt: skip
+        return RunEnded("crash", f"the model failed while it was scored (exit status {code}): its output is hidden because it "
+                                 "had seen evaluation rows; call forward(ids) in train() to see it", log=log)  # fmt: skip
     if code == DIVERGED:
         return RunEnded("diverged", next((line for line in reversed(lines) if line.startswith("FAIL: ")), last), log=log)
     if says_memory_ran_out(tail):
         reasons = [reason for line in lines if (reason := in_few_words(line, memory_cure))]
         return RunEnded("oom", reasons[-1] if reasons else last, log=log)
     if code == -9:
-        return RunEnded("oom", "killed by the system, as it does when memory runs out", log=log)
+        return RunEnded("oom", "killed by the operating system, most likely because memory ran out", log=log)
     return RunEnded("crash", last, log=log)

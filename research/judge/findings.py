@@ -17,16 +17,16 @@ MAX_REASON = 300
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Measurements of the training, from outside."""
+    """Measurements of the training, taken from outside."""
 
     seconds: float | None
-    """From the hand-over of the data to the hand-over of the model; None where no model came."""
+    """From the hand-over of the data to the hand-over of the model; None if no model came."""
     peak_memory_mb: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """What process A's answers score, row by row."""
+    """The scores of process A's answers, row by row."""
 
     val: RowScores
     audit: RowScores
@@ -54,7 +54,7 @@ class Ending:
     reason: str
     log_tail: str
     scorer_words: str = ""
-    """The last output of the scorer that ended the run; empty where none did."""
+    """The last output of the scorer that ended the run; empty if none did."""
 
 
 def result_of(findings: Findings, ending: Ending, spec: RunSpec, placement: Placement, train_py: str, data: PreparedData, *,

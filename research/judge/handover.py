@@ -16,7 +16,7 @@ MAX_REPORT_BYTES = 2**20
 
 MAX_DIMENSIONS = 64
 MAX_NAMED_TENSORS = 256
-"""Tensors whose shapes a result holds at most, in the order of their names."""
+"""Maximum number of tensors whose shapes a result holds; the first by name."""
 
 MAX_NAME = 120
 MAX_KERNEL = 80
@@ -25,7 +25,7 @@ MAX_CURVE_POINTS = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What the trainer reports about itself. None is what it didn't report, or not as a plain value."""
+    """What the trainer reports about itself. None: it was not reported, or not as a plain value."""
 
     steps: int | None = None
     tokens: int | None = None
@@ -67,15 +67,15 @@ def accept(message: Finish) -> SubmittedModel:
     tensors, report = message.descriptors
     for descriptor, size in ((tensors, message.model_bytes), (report, message.report_bytes)):
         if not is_sealable_memory(descriptor) or not 0 < size <= os.fstat(descriptor).st_size:
-            raise RunEnded("invalid", "the model was not handed over as tensors in memory")
+            raise RunEnded("invalid", "the model was not handed over as tensors in memory: call session.finish(model)")
         try:
             seal(descriptor)
         except OSError:
-            raise RunEnded("invalid", "the model's tensors can still be written to") from None
+            raise RunEnded("invalid", "the model's tensors can still be written to: call session.finish(model)") from None
     try:
         shapes = tensor_shapes(tensors, message.model_bytes)
     except ValueError:
-        raise RunEnded("invalid", "the model was not handed over as safetensors") from None
+        raise RunEnded("invalid", "the model was not handed over as safetensors: call session.finish(model)") from None
     reported = Report()
     if message.report_bytes <= MAX_REPORT_BYTES:
         reported = read_report(bytes(map_shared(report, message.report_bytes, writable=False)[:]))
@@ -84,7 +84,7 @@ def accept(message: Finish) -> SubmittedModel:
 
 
 def tensor_shapes(descriptor: int, size: int) -> dict[str, tuple[int, ...]]:
-    """The shapes in a safetensors payload of `size` bytes, by its header. Raises ValueError where the header is invalid."""
+    """The shapes in a safetensors payload of `size` bytes, by its header. Raises ValueError if the header is invalid."""
     try:
         (length,) = struct.unpack("<Q", os.pread(descriptor, 8, 0))
         if length > min(size, MAX_HEADER_BYTES):

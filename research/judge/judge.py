@@ -88,7 +88,7 @@ class Judge:
         self._scratch = Path(tempfile.mkdtemp(prefix=scratch_prefix(os.getpid())))
 
     def execute(self) -> RunResult:
-        """The whole run. Everything that it started has ended when this returns."""
+        """Executes the whole run. Every process that it started has ended when this returns."""
         began = monotonic()
         self._folder.mkdir(parents=True, exist_ok=True)
         (self._folder / "train.py").write_text(self._train_py)
@@ -119,7 +119,7 @@ class Judge:
     # --- the phases -------------------------------------------------------------------------------------------------
 
     def _start(self, log: Log) -> Started:
-        """Starts trainer and scorers, and waits until all are ready; the rows are copied meanwhile."""
+        """Starts trainer and scorers, and waits until all are ready, copying the rows in the meantime."""
         try:
             confinement = Confinement(self._spec, self._placement, self._data, self._train_py, self._scratch,
                                       disk_bytes=self._limits.disk_bytes)  # fmt: skip
@@ -162,7 +162,7 @@ class Judge:
         return child
 
     def _wait_until_requested(self, requested: Requested, started: Started) -> float:
-        """Keeps all processes ready until the run is requested; returns when it was, which startup counts from."""
+        """Keeps all processes ready until the run is requested. Returns that time, from which start-up is counted."""
         ready = monotonic()
         while (when := requested()) is None:
             message = self._conversation.receive(started.trainer)
@@ -194,7 +194,7 @@ class Judge:
         return self._findings.model
 
     def _score(self, model: SubmittedModel, started: Started) -> float:
-        """Has the model scored, and saves it where that is wanted; returns its val_bpb."""
+        """Has the model scored, and saves it if that is wanted. Returns its val_bpb."""
         phase = Phase(name="scoring", began=monotonic(), cap=self._caps.scoring)
         self._conversation.report(phase.name, 0.0)
         scoring = Scoring(self._spec, self._placement, self._data, model, self._conversation, phase,
@@ -205,7 +205,7 @@ class Judge:
         self._findings.scoring_seconds = monotonic() - phase.began
         return scores.val.bits_per_byte
 
-    # --- what it leaves ---------------------------------------------------------------------------------------------
+    # --- the run's files ----------------------------------------------------------------------------------------------
 
     def _write_files(self, result: RunResult, ending: Ending) -> None:
         """Ends run.log with the summary or the reason, and writes rows.npz (of a run with a score) and result.json."""
@@ -220,7 +220,7 @@ class Judge:
 
 
 def require_runnable(train_py: str) -> None:
-    """Raises RunEnded where a train.py can't be run: it is too long, does not parse, or sets its own seed."""
+    """Raises RunEnded if a train.py can't be run: it is too long, does not parse, or sets its own seed."""
     if too_long := size_problem(train_py):
         raise RunEnded("invalid", too_long)
     if broken := syntax_problem(train_py):

@@ -77,6 +77,6 @@ class Log:
 
 
 def _harmless(line: str) -> str:
-    """The line without control characters, and marked where it looks like the summary."""
+    """The line without control characters, and marked if it looks like the summary."""
     clean = _CONTROL.sub("", line)
     return f"| {clean}" if _LOOKS_LIKE_SUMMARY.match(clean) else clean

@@ -35,11 +35,11 @@ PASSED_ON = (
     "CUDA_VISIBLE_DEVICES", "CUDA_HOME", "CUDA_PATH", "NVIDIA_VISIBLE_DEVICES", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR",
     "OMP_NUM_THREADS",
 )  # fmt: skip
-"""Environment variables of the judge that reach its children; keys, and all others, do not."""
+"""Environment variables of the judge that reach its children; API keys and all others do not."""
 
 
 def child_environment(*, threads: int | None) -> dict[str, str]:
-    """The environment of a child: PASSED_ON, where the farm's code lies, and OMP_NUM_THREADS."""
+    """The environment of a child: PASSED_ON, the path of the farm's code, and OMP_NUM_THREADS."""
     environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     code = str(research_folder().parent)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [code, environment.get("PYTHONPATH")]))
@@ -87,10 +87,10 @@ class Child:
         if code is None:
             return None
         self._join_pump()
-        return 128 - code if code > 128 else code  # a process that waits for another reports its signal so
+        return 128 - code if code > 128 else code  # a process that waits for another reports that one's signal this way
 
     def kill(self) -> None:
-        """Kills the process and its session (which it may not have opened yet)."""
+        """Kills the process and its session (which it may not have created yet)."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         if self.process.poll() is None:
@@ -197,7 +197,7 @@ def _become_child(folder: Path, environment: Mapping[str, str], *, channel: int,
 def _wipe_first_environment() -> None:
     """Overwrites the environment that the judge itself was started with, which /proc/self/environ shows."""
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    start, end = int(fields[47]), int(fields[48])  # env_start and env_end; 0 where this process may not see them
+    start, end = int(fields[47]), int(fields[48])  # env_start and env_end; 0 if this process may not see them
     ctypes.memset(start, 0, end - start)
 
 
@@ -225,9 +225,9 @@ class Children:
         self._alive.append(child)
 
     def end(self, *children: Child) -> None:
-        """Kills these children and every process that any of them started, whatever session it hides in; the others live on.
+        """Kills these children and every process that any of them started, in whatever session; the other children live on.
 
-        Raises RuntimeError where a process could not be killed.
+        Raises RuntimeError if a process could not be killed.
         """
         ending = [child for child in children if child in self._alive]
         self._alive = [child for child in self._alive if child not in ending]
@@ -240,7 +240,7 @@ class Children:
             raise RuntimeError(f"processes {left} could not be killed")
 
     def end_all(self) -> None:
-        """Kills every child and all that they started. Raises RuntimeError where a process could not be killed."""
+        """Kills every child and all that they started. Raises RuntimeError if a process could not be killed."""
         self.end(*self._alive)
 
 
@@ -270,8 +270,8 @@ def kill_descendants(*, spare: Iterable[int] = (), within: float = 10.0) -> list
 def _descendants_except(spared: set[int]) -> list[psutil.Process]:
     """The descendants of this process without the processes `spared` and their descendants.
 
-    Each walk below a process reads all of /proc. So there is one per spared process, which are few; one per descendant would
-    take time quadratic in the size of a fork bomb.
+    Each walk below a process reads all of /proc. So there is one walk per spared process, of which there are few; one per
+    descendant would take time quadratic in the size of a fork bomb.
     """
     found = psutil.Process().children(recursive=True)
     kept = set(spared)

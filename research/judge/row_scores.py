@@ -1,4 +1,4 @@
-"""The scores of each evaluation row, kept beside a run's result so that two runs can be compared row by row. Imports no torch.
+"""The scores of each evaluation row, kept next to a run's result so that two runs can be compared row by row. Imports no torch.
 
 Audit rows are among them, so the file is for people only, like audit scores.
 """
@@ -39,7 +39,7 @@ def save_row_scores(run_folder: Path, of_split: Mapping[Split, RowScores]) -> No
 
 
 def load_row_scores(run_folder: Path, split: Split) -> RowScores | None:
-    """The scores of a split that `save_row_scores` wrote; None where there is no readable file."""
+    """The scores of a split that `save_row_scores` wrote; None if there is no readable file."""
     try:
         with np.load(run_folder / FILE_NAME, allow_pickle=False) as arrays:
             return RowScores(nats=arrays[f"{split}_nats"], bytes=arrays[f"{split}_bytes"])

@@ -13,7 +13,7 @@ from research.judge.row_scores import RowScores
 def cross_entropy(logits: Tensor, targets: Tensor, *, chunk_tokens: int = 8192) -> Tensor:
     """Nats per token, (n, T) float32 on the CPU, of logits (n, T, V) float32 and targets (n, T) int64.
 
-    The logits are normalised here, whatever they are, in chunks of `chunk_tokens` to bound memory.
+    Any logits are allowed: they are normalised here, in chunks of `chunk_tokens` to bound memory.
     """
     flat, wanted = logits.flatten(0, 1), targets.flatten().to(logits.device)
     parts = [
@@ -24,7 +24,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, *, chunk_tokens: int = 8192) 
 
 
 def copied(logits: Tensor) -> Tensor:
-    """A copy of logits, complete when this returns: the scorer may overwrite them at any time."""
+    """A copy of logits, complete when this returns: the scorer may overwrite the original at any time."""
     copy = logits.clone()
     if copy.is_cuda:
         torch.cuda.synchronize(copy.device)
@@ -32,9 +32,9 @@ def copied(logits: Tensor) -> Tensor:
 
 
 def cross_entropy_read_once(logits: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy, as above, of contiguous logits that may change meanwhile: the judge's kernel reads each of them once.
+    """`cross_entropy` of contiguous logits that may change during the call: the judge's kernel reads each of them once.
 
-    It works where `can_read_once`.
+    Requires `can_read_once`.
     """
     from research.judge.cross_entropy_kernel import cross_entropy_rows
 
@@ -42,7 +42,7 @@ def cross_entropy_read_once(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def can_read_once(device: torch.device, vocabulary: int) -> bool:
-    """Whether the judge's own kernel runs on `device`, an NVIDIA GPU where Triton works: it is tried."""
+    """Whether the judge's own kernel runs on `device`, an NVIDIA GPU where Triton works. It finds out by trying."""
     if device.type != "cuda" or torch.version.hip is not None or find_spec("triton") is None:
         return False
     try:
@@ -51,7 +51,7 @@ def can_read_once(device: torch.device, vocabulary: int) -> bool:
         if vocabulary > MAX_VOCABULARY:
             return False
         cross_entropy_rows(torch.zeros(1, vocabulary, device=device), torch.zeros(1, dtype=torch.int64, device=device)).cpu()
-    except Exception:  # no compiler, or a GPU that Triton doesn't know: torch computes it there, from a copy
+    except Exception:  # no compiler, or a GPU that Triton doesn't support: torch computes the loss from a copy
         return False
     return True
 

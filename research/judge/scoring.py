@@ -30,7 +30,7 @@ from research.result import Placement, RunSpec
 AUDIT_SHARE = 0.1
 """Share of the audit rows that every run is scored on; a run that would be kept is scored on all."""
 
-ANSWERED_EARLY = "the model answered before it was asked"
+ANSWERED_EARLY = "the scorer answered a batch before the judge requested it"
 
 
 class Scoring:
@@ -48,7 +48,7 @@ class Scoring:
     def score(self, scorers: tuple[Child, Child], children: Children, findings: Findings) -> tuple[Scores, bool]:
         """The scores, also added to `findings`, and whether the run would be kept. Ends each scorer after its part.
 
-        Raises RunEnded where the logits are not finite, or the two processes don't agree.
+        Raises RunEnded if the logits are not finite, or the two processes don't agree.
         """
         rows = np.asarray(self._data.load_rows("val")[: self._contract.eval_rows])
         first, second = scorers
@@ -67,7 +67,7 @@ class Scoring:
         return scores, would_keep
 
     def _audit(self, answers: "Answers", *, share: float) -> RowScores:
-        """What the model scores on the first `share` of the audit rows."""
+        """The model's scores on the first `share` of the audit rows."""
         rows = np.asarray(self._data.load_rows("audit"))
         rows = rows[: max(1, round(share * len(rows)))]
         return self._row_scores(answers.cross_entropies(rows, self._rng), rows)
@@ -109,7 +109,7 @@ class Answers:
         conversation.send(scorer, Model(model_bytes=model.size, batch_rows=batch_rows, descriptors=descriptors))
         os.close(tensors)
         conversation.wait_for(scorer, ModelLoaded, phase)
-        scorer.log.close()  # from now on it sees what it must not tell
+        scorer.log.close()  # from now on it sees evaluation rows, which no log may hold
 
     def cross_entropies(self, rows: np.ndarray, rng: np.random.Generator, *, targets: np.ndarray | None = None) -> np.ndarray:
         """Nats per token of `rows` (n, T + 1), requested in random order: (n, T) float32.
@@ -131,13 +131,13 @@ class Answers:
         return nats
 
     def close(self) -> None:
-        """Gives the buffers back."""
+        """Releases the buffers."""
         os.close(self._ids.descriptor)
         os.close(self._logits.descriptor)
         del self._ids, self._logits
 
     def _request(self, rows: np.ndarray) -> None:
-        """Has rows (m, T + 1) answered, in the next slot."""
+        """Requests the answers to rows (m, T + 1), in the next slot."""
         first = self._requested % SLOTS * self._batch_rows
         self._ids.tensor[first : first + len(rows)] = torch.from_numpy(rows[:, :-1].astype(np.int32))
         self._conversation.send(self._scorer, Score(rows=len(rows), batch=self._requested))

@@ -1,7 +1,7 @@
-"""Finds seeds that a train.py sets by itself, in its text. Standard library only.
+"""Finds the seeds that a train.py sets itself, in its text. Standard library only.
 
 With a literal seed all runs of a file would be alike, so that the noise could be neither seen nor averaged out. This finds the
-habit, not an attack: a hidden seed is found by scores that are too equal (results/verdict.py).
+habit, not an attack: a hidden seed shows in scores that are too equal (results/verdict.py).
 """
 
 import ast
@@ -25,7 +25,7 @@ MAX_DEPTH = 50
 
 
 def seed_set_by(train_py: str) -> str:
-    """The first call that sets a literal seed, as a one-line reason; empty where there is none. `train_py` must parse."""
+    """The first call that sets a literal seed, as a one-line reason; empty if there is none. `train_py` must parse."""
     tree = ast.parse(train_py)
     origins = _origins(tree)
     constants = _constants(tree)

@@ -1,6 +1,6 @@
 """Causal attention with an optional sliding window, computed by the fastest kernel available on this machine.
 
-train.py may replace it by an implementation of its own. The fastest kernel is measured once per machine
+train.py may replace it with an implementation of its own. The fastest kernel is measured once per machine
 (research/kernels/attention_choice.py) and passed to every process of a run, so that trainer and scorers use the same one.
 """
 

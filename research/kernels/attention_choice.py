@@ -65,7 +65,7 @@ def choose(contract: Contract, device: str, shared: Path, *, environment: Mappin
 
 
 def measured_file(contract: Contract, shared: Path) -> Path:
-    """The file of a successful measurement. After a failed one, a file with the suffix `.log` in its place says why."""
+    """The file of a successful measurement. After a failed one, a file with the suffix `.log` says why instead."""
     return shared / f"attention-{contract.MAX_SEQ_LEN}.json"
 
 
@@ -109,7 +109,7 @@ def measure(tokens: int, device: torch.device) -> tuple[dict[str, float], dict[s
 
 
 def is_worth_measuring(name: str, milliseconds: Mapping[str, float]) -> bool:
-    """Whether a kernel could be the fastest, given the measurements so far. SDPA never is where another kernel is supported."""
+    """Whether a kernel could be the fastest, given the measurements so far. SDPA never is if another kernel is supported."""
     if name == "sdpa":
         return False
     return name != NEEDS_COMPILING or milliseconds.keys().isdisjoint(FASTER_THAN_FLEX)

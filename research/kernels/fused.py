@@ -5,8 +5,8 @@ train.py at any time. On an NVIDIA GPU since Ampere, in bfloat16, the matrix pro
 Gluon); everywhere else these functions run the plain lines.
 
 The activation is squared ReLU (So et al., 2021, arXiv:2109.08668); computing it in the epilogue of the product that feeds it is
-an idea of the modded-nanogpt speedruns. A loss that overwrites the logits by their gradient, chunk by chunk, is that of Liger
-Kernel's fused linear cross-entropy (Hsu et al., 2024, arXiv:2410.10989). No code is theirs.
+an idea of the modded-nanogpt speedruns. A loss that overwrites the logits with their gradient, chunk by chunk, is that of Liger
+Kernel's fused linear cross-entropy (Hsu et al., 2024, arXiv:2410.10989). No code is taken from either.
 """
 
 from importlib.util import find_spec
@@ -28,7 +28,7 @@ CHUNK_TOKENS = 2**16
 def rms_norm(x: Tensor) -> Tensor:
     """`F.rms_norm(x, (x.size(-1),))`, in x's dtype.
 
-    On a GPU the backward pass uses the output instead of the input, so that autograd keeps one tensor less for each norm.
+    On a GPU the backward pass uses the output instead of the input, so that autograd keeps one tensor fewer per norm.
     """
     if not uses_triton(x.device, x.dtype):
         return F.rms_norm(x, (x.size(-1),))
@@ -86,12 +86,12 @@ def softcapped_cross_entropy(
     Args:
         hidden: (..., C)
         weight: (V, C), cast to the dtype of the product; its gradient has its own dtype
-        targets: (...) int64 in 0..V-1; none is ignored
+        targets: (...) int64 in 0..V-1; there is no ignore_index
         softcap: largest absolute value of a logit
         chunk_tokens: tokens whose logits exist at once (0: all); the plain path has no chunks
 
     Returns a float32 scalar. Logits are rounded to hidden's dtype, or autocast's; what follows is float32. On a GPU the forward
-    pass also computes the gradients where one is needed; they can't be differentiated again.
+    pass also computes the gradients if one is needed; they can't be differentiated again.
     """
     dtype = _matmul_dtype(hidden)
     if not (uses_triton(hidden.device, dtype) and weight.size(0) <= MAX_VOCABULARY):
@@ -239,7 +239,7 @@ _relu2_mlp.register_autograd(_relu2_mlp_backward, setup_context=_relu2_mlp_setup
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Loss: bfloat16 logits are read once, and overwritten by their gradients
+# Loss: bfloat16 logits are read once, and overwritten with their gradients
 # ----------------------------------------------------------------------------------------------------------------------
 
 
@@ -374,7 +374,7 @@ def _keep_qk(ctx: Any, output: tuple[Tensor, Tensor, Tensor], others: tuple[Tens
 
 
 def _qk_grad(q_grad: Tensor | None, k_grad: Tensor | None, q: Tensor, k: Tensor, *others: Tensor) -> Tensor | None:
-    """The gradient (B, T, 2, H, D) with respect to qk; None where neither q nor k has one."""
+    """The gradient (B, T, 2, H, D) with respect to qk; None if neither q nor k has one."""
     if q_grad is None and k_grad is None:
         return None
     q_grad = torch.zeros_like(q) if q_grad is None else q_grad

@@ -2,7 +2,9 @@
 
 One program per SM takes tile after tile of the output. A producer warp loads operands through TMA into a ring of shared memory;
 two consumer warpgroups take tiles in turn, so that one runs its epilogue while the other has the tensor cores: the ping-pong
-schedule of CUTLASS. Gluon is the language below Triton that can express this. To be imported only where Triton is.
+schedule of CUTLASS. Gluon is the language below Triton that can express this.
+
+Import this module only where Triton is installed.
 """
 
 import torch
@@ -73,7 +75,7 @@ def _rope_norm_epilogue(x1, x2, smem_tile, EPSILON: gl.constexpr):
     """Writes one head, given by its halves x1 and x2, rotated and RMS-normed into smem_tile, which holds the angles; returns
     1 / rms of its rows.
 
-    It works on quarters of a head, since registers don't suffice for the angles of a half.
+    It works on quarters of a head, since there are too few registers for the angles of a half.
     """
     half: gl.constexpr = x1.shape[1]
     part: gl.constexpr = half // 2
@@ -195,7 +197,7 @@ def linear_kernel(
     K: gl.constexpr, N: gl.constexpr, STAGES: gl.constexpr, EPILOGUE: gl.constexpr, TOKENS: gl.constexpr,
     EPSILON: gl.constexpr,
 ):  # fmt: skip
-    """out (rows, N) = epilogue(acc), acc = x (rows, K) @ weight (N, K).T; all are tensor descriptors but rstd.
+    """out (rows, N) = epilogue(acc), acc = x (rows, K) @ weight (N, K).T; all except rstd are tensor descriptors.
 
     EPILOGUE "relu2": relu(acc)^2. "relu2_backward": acc * 2 sqrt(a), with the activations a (rows, N) in `aux`. "rope_norm":
     each head of TILE columns rotated by the angles `aux` (TOKENS, TILE), cosines and then sines, and RMS-normed; rstd (rows,

@@ -95,7 +95,7 @@ def cross_entropy_kernel(
     raw_target = tl.load(first + target).to(tl.float32)
     log2e: tl.constexpr = 1.4426950408889634
     exponent_scale = 2.0 * log2e / softcap
-    below = 2.0 / (1.0 + tl.exp2(raw * exponent_scale))  # right at both ends, where exp2 is 0 or infinite
+    below = 2.0 / (1.0 + tl.exp2(raw * exponent_scale))  # correct at both ends, where exp2 is 0 or infinite
     least = 0.0 if BOUNDED else tl.min(tl.where(in_row, below, 2.0), axis=0)
     weights = tl.where(in_row, tl.exp2((least - below) * (softcap * log2e)), 0.0)
     total = tl.sum(weights, axis=0)
@@ -150,9 +150,9 @@ def rope_norm_kernel(
     qk, cos, sin, q, k, rstd_out, rows, heads, tokens, epsilon,
     DIM: tl.constexpr, HALF: tl.constexpr, HEADS: tl.constexpr,
 ):  # fmt: skip
-    """Rotates and norms the heads of qk (n, 2, heads, DIM) into q and k (n, heads, DIM), in float32 between.
+    """Rotates and norms the heads of qk (n, 2, heads, DIM) into q and k (n, heads, DIM), computing in float32.
 
-    A program has HEADS heads of the queries or (second axis of the grid) of the keys; rstd_out (2, n * heads) float32 gets
+    A program handles HEADS heads of the queries or (second axis of the grid) of the keys; rstd_out (2, n * heads) float32 gets
     their 1 / rms. cos and sin are (tokens, DIM / 2), and n is a multiple of tokens.
     """
     half: tl.constexpr = DIM // 2

@@ -1,1 +1,1 @@
-"""The sandbox around a run, layer by layer. It knows processes and files, but nothing of models, data or the judge."""
+"""The sandbox around a run, layer by layer. It deals with processes and files, not with models, data or the judge."""

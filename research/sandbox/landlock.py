@@ -1,4 +1,4 @@
-"""Landlock: which files a process may open, and whom it may signal or connect to.
+"""Landlock: which files a process may open, and what it may signal or connect to.
 
 Source: Linux `Documentation/userspace-api/landlock`.
 """
@@ -16,7 +16,7 @@ _IOCTL_DEV = 1 << 15
 READ = EXECUTE | READ_FILE | READ_DIR
 
 _FILE_RIGHTS_BY_ABI = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-"""Number of file rights of each version; later versions have no more."""
+"""Number of file rights of each version; later versions add none."""
 
 _FILE_ONLY = EXECUTE | WRITE_FILE | READ_FILE | (1 << 14) | _IOCTL_DEV
 """Rights that a rule on something other than a folder may name."""
@@ -27,7 +27,7 @@ _CREATE_RULESET_VERSION, _RULE_PATH_BENEATH = 1, 1
 
 
 def abi() -> int:
-    """The kernel's version of Landlock; 0 where it has none, or has it turned off."""
+    """The kernel's version of Landlock; 0 if it has none, or has it turned off."""
     try:
         return syscall("landlock_create_ruleset", None, ctypes.c_size_t(0), ctypes.c_uint32(_CREATE_RULESET_VERSION))
     except OSError:
@@ -38,7 +38,7 @@ def restrict(*, readable: Iterable[Path], listable: Iterable[Path], writable: It
     """Restricts this process, and all that it starts, to these paths and what is below them. Raises OSError.
 
     `listable` folders show their names only; paths that don't exist are left out. TCP, abstract Unix sockets and signals to
-    processes outside are refused too, where the kernel's version of Landlock can.
+    processes outside are refused as well, if the kernel's version of Landlock supports that.
     """
     version = abi()
     handled = (1 << _FILE_RIGHTS_BY_ABI.get(version, 16)) - 1

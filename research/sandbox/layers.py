@@ -2,7 +2,7 @@
 
 docs/threat-model.md says which attacks each layer stops, and what is not stopped. `Layers.names()` names the layers; those that
 were in force are recorded with each run. `auto` uses what the host has, `strict` refuses a host that lacks namespaces, Landlock
-or seccomp, `off` is for one's own edits.
+or seccomp, `off` is for your own edits.
 """
 
 import contextlib
@@ -37,7 +37,7 @@ from research.sandbox.namespaces import COMPILED, SCRATCH_FOLDERS, enter_root
 from research.sandbox.visible import View, split_around
 
 FIRST_IDENTITY = 790_000_000
-"""First of the user ids that are reserved for runs: where the farm is root, every child of a judge gets its own."""
+"""First of the user ids that are reserved for runs: if the farm is root, every child of a judge gets its own."""
 
 BROKEN = 97
 """Exit status of a process that could not enter its sandbox, or use its device in it: not the idea's fault."""
@@ -55,7 +55,7 @@ class Layers:
     identity: bool
     """A separate user id, which only root can give."""
     namespaces: bool
-    """Mount, pid, net, ipc and uts namespaces, and a user namespace where the farm is not root."""
+    """Mount, pid, net, ipc and uts namespaces, and a user namespace if the farm is not root."""
     landlock: int
     """The version of Landlock; 0 for none."""
     seccomp: bool
@@ -86,9 +86,9 @@ class Sandbox:
     layers: Layers
     view: View
     compiled: Path | None = None
-    """Folder that this child compiles into where its train.py is trusted; it is COMPILED inside namespaces."""
+    """Folder that this child compiles into if its train.py is trusted; inside namespaces it is COMPILED."""
     identity: int
-    """User and group id, where `layers.identity`."""
+    """User and group id, if `layers.identity`."""
     disk_bytes: int
     """Size of all files that it may write, inside namespaces."""
 
@@ -184,7 +184,7 @@ def _enter_namespaces(sandbox: Sandbox, folder: Path, channel: int) -> None:
 
 
 def _unshare_all() -> None:
-    """Enters new namespaces; an ordinary user gets them by a user namespace, in which it keeps its id."""
+    """Enters new namespaces; an ordinary user gets them through a user namespace, in which it keeps its id."""
     user, group = os.geteuid(), os.getegid()
     if user == 0:
         unshare(_NAMESPACES)
@@ -205,7 +205,7 @@ def _become_init(channel: int) -> None:
 
 
 def _wait_outside(pid: int, channel: int) -> NoReturn:
-    """Waits for a child, reaping others meanwhile, and exits as the child did. It holds nothing open that others wait for."""
+    """Waits for a child, reaping others until then, and exits as the child did. It keeps nothing open that others wait for."""
     prctl(PR_SET_DUMPABLE, 0)  # only root may read what /proc shows of it
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (channel, 0, 1, 2):
@@ -225,7 +225,7 @@ def _wait_outside(pid: int, channel: int) -> NoReturn:
 
 
 def _drop_privileges(sandbox: Sandbox) -> None:
-    """Drops all privileges: takes the sandbox's identity, where there is one, and loses all capabilities for good."""
+    """Drops all privileges: takes the sandbox's identity, if there is one, and loses all capabilities for good."""
     if sandbox.layers.identity:
         os.setgroups([])
         os.setresgid(sandbox.identity, sandbox.identity, sandbox.identity)
@@ -260,7 +260,7 @@ def _hide_files(sandbox: Sandbox, folder: Path) -> None:
 
 
 def _failure(attempt: Callable[[], None]) -> str | None:
-    """Why `attempt` fails in a separate process; None where it succeeds."""
+    """Why `attempt` fails in a separate process; None if it succeeds."""
     answer, say = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -277,7 +277,7 @@ def _failure(attempt: Callable[[], None]) -> str | None:
 
 
 def _try_namespaces(view: View, folder: Path) -> None:
-    """Raises OSError where no root folder can be made over `folder`."""
+    """Raises OSError if no root folder can be built in `folder`."""
     _unshare_all()
     problem = _failure(lambda: enter_root(view, folder, compiled=None, owner=os.geteuid(), memory_bytes=2**20))
     if problem:
@@ -285,11 +285,11 @@ def _try_namespaces(view: View, folder: Path) -> None:
 
 
 def _try_identity(view: View, *, namespaces: bool) -> None:
-    """Raises OSError where another user can't read what a run needs: most often because Python lies in root's home."""
+    """Raises OSError if another user can't read what a run needs, most often because Python is in root's home."""
     os.setgroups([])
     os.setresgid(FIRST_IDENTITY, FIRST_IDENTITY, FIRST_IDENTITY)
     os.setresuid(FIRST_IDENTITY, FIRST_IDENTITY, FIRST_IDENTITY)
     if namespaces:
-        return  # files in a home are bound to where everybody can reach them
+        return  # files in a home are bound to paths that everybody can reach
     for path in view.readable:
         path.stat()

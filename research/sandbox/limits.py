@@ -1,4 +1,4 @@
-"""What a run uses of the machine, polled from outside: its peak memory, and the limits that end it."""
+"""A run's use of the machine, polled from outside: its peak memory, and the limits that end it."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from research.gpu_driver import Gpu, first_gpu
 POLL_SECONDS = 0.25
 
 LEAST_FREE_MEMORY = 0.03
-"""Fraction of the host's memory that must stay free, whoever uses it: some memory belongs to no process."""
+"""Fraction of the host's memory that must stay free, whoever uses the rest: some memory belongs to no process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class Supervisor:
 
 
 class MemoryMonitor:
-    """Peak memory of a process tree: resident memory, or GPU memory where NVML can tell processes apart.
+    """Peak memory of a process tree: resident memory, or GPU memory if NVML can tell processes apart.
 
     The first `waiting` processes of the tree are not counted: they only wait, and share their memory with the next one.
     """
@@ -104,7 +104,7 @@ class MemoryMonitor:
         self._thread.start()
 
     def stop(self) -> float | None:
-        """Stops polling, and returns the peak in MiB; None where nothing was measured."""
+        """Stops polling, and returns the peak in MiB; None if nothing was measured."""
         self._stopped.set()
         self._thread.join()
         return self._peak_bytes / 2**20 if self._peak_bytes else None

@@ -73,7 +73,7 @@ def mount(source: str, target: str | Path, kind: str | None, flags: int, data: s
 
 
 def bind(source: str | Path, target: str | Path) -> None:
-    """Makes `source`, with everything mounted below it, visible at `target` too."""
+    """Makes `source`, with everything mounted below it, also visible at `target`."""
     mount(str(source), target, None, MS_BIND | MS_REC)
 
 
@@ -100,7 +100,7 @@ def forbid_capabilities() -> None:
     for number in range(64):
         try:
             prctl(PR_CAPBSET_DROP, number)
-        except OSError:  # past the last one, or without the right to (then there is none to drop)
+        except OSError:  # past the last one, or not permitted (then there is nothing to drop)
             break
     with contextlib.suppress(OSError):  # an ordinary user can't: no_new_privs has the same effect
         prctl(PR_SET_SECUREBITS, _SECUREBITS_NOROOT_LOCKED)
@@ -133,7 +133,7 @@ def keep_freed_memory() -> None:
     """
     if sys.platform == "linux" and hasattr(_libc(), "mallopt"):
         taken = next((size for size in _KEPT_BLOCK_BYTES if _libc().mallopt(_M_MMAP_THRESHOLD, size)), None)
-        if taken is not None:  # alone, the other setting would give back blocks of 128 KiB, too
+        if taken is not None:  # set alone, the trim threshold would give back even blocks of 128 KiB
             _libc().mallopt(_M_TRIM_THRESHOLD, max(_KEPT_BLOCK_BYTES))
 
 

@@ -28,8 +28,8 @@ COMPILED = Path("/autoresearch-compiled")
 def enter_root(view: View, folder: Path, *, compiled: Path | None, owner: int, memory_bytes: int) -> None:
     """Makes what `view` names the whole file system of this process, which has its own mount and process namespaces.
 
-    `folder` is there under its name as a copy, with its files, and belongs to `owner`. It, COMPILED and the scratch folders
-    together hold at most `memory_bytes`. `compiled` is a folder outside that becomes COMPILED, writable; None: none.
+    `folder` exists under the same path as a copy, with its files, and belongs to `owner`. It, COMPILED and the scratch folders
+    together hold at most `memory_bytes`. `compiled` is a folder outside that becomes COMPILED, writable; None: an empty one.
     """
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     mount("none", "/", None, MS_REC | MS_PRIVATE)
@@ -96,7 +96,7 @@ def _show(path: Path, root: Path) -> None:
 
 
 def _is_shown(place: Path, real: Path) -> bool:
-    """Whether a path is visible already, within a folder that is."""
+    """Whether a path is visible already, because a folder that contains it is."""
     with contextlib.suppress(OSError):
         return os.path.samestat(place.stat(), real.stat())
     return False
@@ -115,7 +115,7 @@ def _cover(path: Path, root: Path) -> None:
 
 
 def _make_folder(path: Path) -> None:
-    """Makes a folder with its parents, readable by everybody whatever the umask is."""
+    """Makes a folder with its parents, readable by everybody regardless of the umask."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir()

@@ -62,7 +62,7 @@ CHANGES_OF_ATTRIBUTES: dict[str, tuple[int | None, int | None]] = {
     "futimesat": (261, None), "utimensat": (280, 88), "setxattr": (188, 5), "lsetxattr": (189, 6), "fsetxattr": (190, 7),
     "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
 }  # fmt: skip
-"""System calls that Landlock does not restrict on files that the run owns. Where a run has no root folder of its own they do
+"""System calls that Landlock does not restrict on files that the run owns. If a run has no root folder of its own they do
 nothing and report success, since much of Python copies attributes and fails when it can't."""
 
 _CLONE, _CLONE3, _PRCTL, _IOCTL, _PRLIMIT = (56, 220), (435, 435), (157, 167), (16, 29), (302, 261)
@@ -88,13 +88,13 @@ class ArgumentRule:
     argument: int
     """The argument that is tested, from 0; only its lower 32 bits."""
     any_bit: int = 0
-    """Refused where one of these bits is set (0: this is not tested);"""
+    """The call is refused if one of these bits is set; 0: they are not tested."""
     equals: int | None = None
-    """or refused where the argument has this value,"""
+    """The call is refused if the argument has this value; None: it is not tested."""
     and_not: tuple[int, int] | None = None
-    """unless this other argument has this value."""
+    """Another argument (from 0) and its value with which a call that `equals` would refuse is allowed."""
     unless: Mapping[int, tuple[int, ...]] | None = None
-    """Instead of all that: refused unless each of these arguments has one of its values."""
+    """If given, the only test: the call is refused unless each of these arguments has one of its values."""
 
 
 def _rules(column: int) -> list[ArgumentRule]:
@@ -110,8 +110,9 @@ def _rules(column: int) -> list[ArgumentRule]:
 
 
 def run_program(*, keep_attributes: bool = False, cuda: bool = False) -> bytes:
-    """The filter of a run: it refuses NUMBERS, and calls by their arguments; with `keep_attributes` CHANGES_OF_ATTRIBUTES do
-    nothing.
+    """The filter of a run: it refuses NUMBERS, and some calls depending on their arguments.
+
+    With `keep_attributes`, CHANGES_OF_ATTRIBUTES do nothing.
 
     CUDA doesn't start unless it can listen on a Unix socket, by which processes share a descriptor. With `cuda` a run can make
     such sockets, but connect to none; sockets of this kind (SOCK_SEQPACKET) can't send without a connection.
@@ -130,7 +131,7 @@ def run_program(*, keep_attributes: bool = False, cuda: bool = False) -> bytes:
 
 
 def install(program: bytes) -> None:
-    """Puts this process and all that it starts under the filter, for good. Raises OSError where the kernel has no seccomp."""
+    """Puts this process and all that it starts under the filter, for good. Raises OSError if the kernel has no seccomp."""
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     buffer = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: a count and a pointer, with the compiler's padding between them
@@ -172,7 +173,7 @@ def _program(numbers: Sequence[int], rules: Sequence[ArgumentRule], column: int,
 
 
 def _tests(rule: ArgumentRule) -> list[bytes]:
-    """The instructions that test a call with the rule's number; where it is not refused, they load the number again."""
+    """The instructions that test a call with the rule's number; if it is not refused, they load the number again."""
     refuse = _instruction(_RETURN, value=_ERRNO | errno.EPERM)
     again = _instruction(_LOAD, value=_NUMBER)
     if rule.unless is not None:

@@ -25,7 +25,7 @@ LIBRARY_VARIABLES = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV")
 """Environment variables that name folders of libraries."""
 
 UNUSED_BY_RUNS = ("idlelib", "tkinter", "turtledemo", "lib2to3", "pydoc_data", "curses", "xmlrpc", "wsgiref")
-"""Packages of Python's standard library, beside its tests, that no train.py needs: hosts may hide them."""
+"""Packages of Python's standard library, other than its tests, that no train.py needs: a sandbox may hide them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,7 @@ def is_needed(path: Path) -> bool:
 
 
 def outermost(paths: Iterable[Path]) -> tuple[Path, ...]:
-    """The paths, without those that lie within others by their names."""
+    """The paths, without those that are below others, by name."""
     chosen: list[Path] = []
     for path in sorted(set(paths), key=lambda path: len(path.parts)):
         if not any(path.is_relative_to(other) for other in chosen):

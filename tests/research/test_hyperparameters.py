@@ -160,7 +160,7 @@ def test_edited_constants_stay(profile: str, recipe: Recipe | None) -> None:
 
 def test_the_device_batch_is_fitted_to_free_memory() -> None:
     text, changes = fit_to_profile(SHIPPED, "standard", 24 * 10**9)
-    assert changes == {"DEVICE_BATCH_SIZE": 32} and "DEVICE_BATCH_SIZE = 32         # sequences" in text
+    assert changes == {"DEVICE_BATCH_SIZE": 32} and "DEVICE_BATCH_SIZE = 32         # " in text
     assert fit_to_profile(SHIPPED, "standard", 80 * 10**9)[1] == {}
 
 

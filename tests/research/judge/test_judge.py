@@ -243,7 +243,7 @@ class Ended:
             "RuntimeError: CUDA",
         ),
         ('RuntimeError: NVML_SUCCESS == r INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp":983', 1, "oom", "RuntimeError"),
-        ("step 1", -9, "oom", "killed by the system"),
+        ("step 1", -9, "oom", "killed"),
         ("Traceback\nValueError: boom", 1, "crash", "ValueError: boom"),
         ("", -11, "crash", "no output"),
     ],

@@ -4,6 +4,7 @@ import subprocess
 
 import pytest
 
+from research.judge.scoring import ANSWERED_EARLY
 from tests.research.judged import HELPERS, TRAIN_PY, Runner, variant, with_train
 
 FORWARD = "return self.out(self.embedding(ids))"
@@ -231,4 +232,4 @@ if not self.training:
                 time.sleep(1000)
         return self.out(self.embedding(ids))"""
     result = run(variant((FORWARD, body.strip())), caps={"scoring": 2.0}).result
-    assert result.status == "timeout" or result.reason == "the model answered before it was asked"
+    assert result.status == "timeout" or result.reason == ANSWERED_EARLY
