@@ -103,7 +103,7 @@ def test_a_first_commit_that_fails_can_be_mended_by_hand(checkout: Checkout) -> 
     """The error is one line, which says what to do; the same tag and another one both go on from what is committed then."""
     commit_train_py(checkout, "def build_model():", BROKEN)
     failed = checkout.farm("try", "--tag", "one", *TERMS, status=2).splitlines()[-1]
-    assert "research/train.py" in failed and "line 18" in failed and "commit it" in failed
+    assert "research/train.py" in failed and "line 19" in failed and "commit it" in failed
     checkout.edit(BROKEN, "def build_model():")
     assert "commit it" in checkout.farm("try", *TERMS, status=2)
 

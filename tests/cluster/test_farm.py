@@ -168,7 +168,7 @@ def test_a_first_commit_that_fails_can_be_mended(checkout: Checkout) -> None:
     checkout.edit("def build_model():", "def build_model(:")
     checkout.git("commit", "--quiet", "--all", "--message", "broken")
     failed = checkout.farm(*command, status=2).splitlines()[-1]
-    assert "autoresearch/mended" in failed and "line 18" in failed and "commit it" in failed
+    assert "autoresearch/mended" in failed and "line 19" in failed and "commit it" in failed
     assert "commit it" in checkout.farm(*command, status=2)
 
     checkout.edit("def build_model(:", "def build_model():")
