@@ -141,8 +141,11 @@ def _cost_line(records: Sequence[ExperimentRecord]) -> str:
     costs = [record.experiment.usage.cost_usd for record in records if record.experiment.usage.cost_usd is not None]
     usages = [record.experiment.usage for record in records]
     tokens = sum(u.input_tokens + u.output_tokens + u.cache_read_tokens + u.cache_write_tokens for u in usages)
-    money = f"${sum(costs):.2f}" if costs else "unknown" if tokens else "nothing"
-    return f"Cost: {seconds / 3600:.1f} device hours; proposals {money} for {tokens:,} tokens"
+    device = f"Cost: {seconds / 3600:.1f} device hours"
+    if not tokens and not costs:
+        return f"{device}; the researcher was free"
+    money = f"${sum(costs):.2f}" if costs else "cost unknown"
+    return f"{device}; researcher: {money}, {tokens:,} tokens"
 
 
 def _best_lines(keeps: Sequence[ExperimentRecord]) -> list[str]:

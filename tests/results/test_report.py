@@ -179,7 +179,7 @@ def test_the_morning_report_says_all_of_it_in_ten_lines(night: list[ExperimentRe
     assert "16.3 standard errors" in text and "sigma 0.00070 per run" in text
     assert "single run: 2 of 2 gains" in text
     assert "6 experiments: 2 kept, 2 discarded, 1 crashed, 1 invalid; 1 lost to the infrastructure and not counted" in text
-    assert "proposals $2.00 for 120 tokens" in text and "0.5 device hours" in text
+    assert "$2.00, 120 tokens" in text and "0.5 device hours" in text
     assert "Best ideas: +0.011859 halve the" in text and "(unconfirmed)" in text
     assert "Near-misses worth combining (1): add warm-up [mar8-0002]" in text
 
@@ -213,9 +213,9 @@ def test_the_report_names_no_empty_diff(night: list[ExperimentRecord]) -> None:
 
 def test_an_unknown_price_is_not_called_nothing() -> None:
     paid = record(1, "keep", 0.9, usage=Usage(model="m", input_tokens=1000))
-    assert "proposals unknown for 1,000 tokens" in morning_report([(make_branch(), [paid])])
+    assert "cost unknown, 1,000 tokens" in morning_report([(make_branch(), [paid])])
     free = record(1, "keep", 0.9, usage=Usage())
-    assert "proposals nothing for 0 tokens" in morning_report([(make_branch(), [free])])
+    assert "the researcher was free" in morning_report([(make_branch(), [free])])
 
 
 def test_show_tells_everything_on_one_experiment(night: list[ExperimentRecord]) -> None:
