@@ -104,7 +104,7 @@ def broken_walls(path: str, text: str) -> list[str]:
                 broken.append(f"{path} imports {module}: {place} imports nothing but {', '.join(allowed)}")
         for wanted, importers in IMPORTERS.items():
             if is_part_of(module, wanted) and path not in importers:
-                broken.append(f"{path} imports {module}: only {', '.join(importers) or 'nobody'} may")
+                broken.append(f"{path} imports {module}: {'only ' + ', '.join(importers) if importers else 'nobody'} may")
     return broken
 
 
