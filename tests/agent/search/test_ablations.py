@@ -161,7 +161,7 @@ def matrix_and_gradient(shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return torch.randn(shape), torch.randn(shape)
 
 
-def test_most_ablations_merge_on_top_of_each_other() -> None:
+def test_most_ablations_apply_on_top_of_each_other() -> None:
     count, ablated_once = 0, {name: merged(TRAIN_PY, name) for name in NAMED}
     for first, second in permutations(NAMED, 2):
         if (both := ablated(ablated_once[first], NAMED[second])) is not None:
