@@ -55,9 +55,14 @@ def load_train_py(options: argparse.Namespace) -> ModuleType:
     path = options.measure / "research" / "train.py"
     text, _ = fit_to_profile(path.read_text(), options.profile, None, recipe=options.recipe)
     text = write_constants(text, read_constants("\n".join(word.replace("=", " = ", 1) for word in options.constants)))
-    train = ModuleType("train")
-    exec(compile(text, str(path), "exec"), train.__dict__)
-    return train
+    return module_of(text, "train")
+
+
+def module_of(train_py: str, name: str) -> ModuleType:
+    """A train.py's text as a module, registered under `name`, where torch.compile looks its globals up."""
+    module = sys.modules[name] = ModuleType(name)
+    exec(compile(train_py, f"{name}.py", "exec"), module.__dict__)
+    return module
 
 
 def measure(options: argparse.Namespace) -> Step:

@@ -59,7 +59,8 @@ DEVICE_BATCH_SIZE = 128        # sequences per micro-batch: lower it on OOM
 MATRIX_LR = 0.04               # Muon, matrices
 EMBEDDING_LR = 0.9             # Adam, all embeddings
 UNEMBEDDING_LR = 0.005         # Adam, lm_head
-SCALAR_LR = 0.5                # Adam, per-layer scalars
+SCALAR_LR = 0.5                # Adam, per-layer scalars (times 0.01)
+X0_LR = 0.05                   # Adam, x0_lambdas; Adam's first step is this large, whatever the gradient
 ADAM_BETAS = (0.8, 0.95)
 X0_BETAS = (0.96, 0.95)        # Adam, x0_lambdas
 MUON_MOMENTUM = 0.95
@@ -347,7 +348,7 @@ class Optimizer:
              "weight_decay": VALUE_EMBEDDING_DECAY},
             {"params": [model.lm_head.weight], "lr": UNEMBEDDING_LR * scale, "weight_decay": UNEMBEDDING_DECAY},
             {"params": [model.resid_lambdas], "lr": SCALAR_LR * 0.01},
-            {"params": [model.x0_lambdas], "lr": SCALAR_LR, "betas": X0_BETAS},
+            {"params": [model.x0_lambdas], "lr": X0_LR, "betas": X0_BETAS},
             {"params": [p for p in model.blocks.parameters() if p.ndim <= 1], "lr": SCALAR_LR * 0.01},  # none as shipped
         ]
         self.adam = torch.optim.AdamW(groups, betas=ADAM_BETAS, eps=1e-10, weight_decay=0.0, fused=True)

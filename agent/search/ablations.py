@@ -199,7 +199,7 @@ ABLATIONS = (
 -                x = self.resid_lambdas[layer] * x + self.x0_lambdas[layer] * x0
 +                x = self.resid_lambdas[layer] * x
 @@
--            {"params": [model.x0_lambdas], "lr": SCALAR_LR, "betas": X0_BETAS},
+-            {"params": [model.x0_lambdas], "lr": X0_LR, "betas": X0_BETAS},
 """,
     ),
     Ablation(
