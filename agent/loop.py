@@ -1,21 +1,22 @@
 """One research loop: propose, commit, train, decide, record, keep or discard, repeat."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agent.diff import count_lines, unified_diff
 from agent.observer import LoopObserver
 from agent.patch import changed_constants
-from agent.proposing import Proposer
+from agent.proposing import RETRY_PAUSES_S, Proposer
 from agent.repo.branch_names import experiment_id
 from agent.repo.worktree import Worktree
-from agent.researcher import Context, Researcher
+from agent.researcher import Context, ProposalFailed, Researcher
 from agent.runs import MAX_TRIES, Execute, ExperimentRuns
 from agent.speculation import StartSpeculatively
 from research.contract import Contract
 from research.result import RunResult, SandboxMode
-from research.text import utc_now
+from research.text import plain_lines, utc_now
 from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRecord, Head, Proposal, Verdict
 from results.plot import write_progress_png
 from results.store import Store
@@ -32,6 +33,9 @@ from results.verdict import (
     replicates_among,
     software_changes,
 )
+
+MAX_HYPOTHESIS = 4000
+"""Characters of a hypothesis; the rest is cut off."""
 
 
 class BaselineFailed(Exception):
@@ -55,6 +59,8 @@ class LoopSettings:
     baseline_runs: int
     program: Path
     """program.md; read again for every proposal, so that people can edit it while the farm runs."""
+    retry_pauses_s: tuple[float, float] = RETRY_PAUSES_S
+    """Seconds before a researcher that failed is asked again: at first, and at most."""
 
 
 class ResearchLoop:
@@ -67,7 +73,9 @@ class ResearchLoop:
         self.branch, self.worktree, self.store = branch, worktree, store
         self.observer, self.settings = observer, settings
         self._proposer = Proposer(branch=branch.name, researcher=researcher, worktree=worktree, store=store,
-                                  observer=observer, context=self.context)  # fmt: skip
+                                  observer=observer, context=self.context,
+                                  head_train_py=lambda: worktree.train_py(self.head().commit),
+                                  pauses_s=settings.retry_pauses_s)  # fmt: skip
         self._runs = ExperimentRuns(branch=branch.name, store=store, worktree=worktree, proposer=self._proposer,
                                     observer=observer, contract=settings.contract, sandbox=settings.sandbox,
                                     save_model=settings.save_model, execute=execute,
@@ -122,7 +130,7 @@ class ResearchLoop:
         return estimate_noise(self.settings.noise, replicates_among(self.store.records(self.branch.name)))
 
     def context(self) -> Context:
-        """What the researcher is shown."""
+        """What the researcher is shown. Raises ProposalFailed if program.md can't be read."""
         head = self.head()
         return Context(
             branch=self.branch,
@@ -130,14 +138,17 @@ class ResearchLoop:
             train_py=self.worktree.train_py(head.commit),
             records=tuple(r for r in self.store.records(self.branch.name) if r.experiment.kind != "control"),
             sigma=self.noise().sigma,
-            program=self.settings.program.read_text() if self.settings.program.is_file() else "",
+            program=read_policy(self.settings.program),
             query=lambda sql: self.store.query(sql, audience="agent").to_text(),
+            charge=partial(self.store.add_answer, self.branch.name),
+            spent_usd=partial(self.store.spent_usd, self.branch.tag),
         )
 
     # --- experiments ------------------------------------------------------------------------------------------------
 
     def commit(self, proposal: Proposal, *, kind: ExperimentKind) -> Experiment:
         """Commits a proposal under refs/experiments/<id>, and records it."""
+        proposal = replace(proposal, hypothesis=plain_lines(proposal.hypothesis, MAX_HYPOTHESIS))
         head = self.head()
         number = self.store.next_number(self.branch.name)
         name = experiment_id(self.branch.name, number)
@@ -234,6 +245,23 @@ class ResearchLoop:
         records = self.store.records(self.branch.name)
         write_results_tsv(self.worktree.folder / "results.tsv", records)
         write_progress_png(self.worktree.folder / "progress.png", records, title=self.branch.name)
+
+
+def read_policy(path: Path) -> str:
+    """The text of program.md, empty if there is none. Bytes that are not UTF-8 are read as Latin-1.
+
+    Raises ProposalFailed if the file is there and can't be read.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise ProposalFailed(f"{path} can't be read ({error.strerror}): mend it, and the loop goes on.") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "latin-1", errors="replace")
 
 
 def commit_message(proposal: Proposal) -> str:

@@ -34,8 +34,14 @@ def describe_changes(old: str, new: str) -> str:
 
 
 def changed_blocks(old: str, new: str) -> list[str]:
-    """Top-level functions and classes that an edit adds, removes or changes; comments and formatting don't count."""
-    before, after = _blocks(old), _blocks(new)
+    """Top-level functions and classes that an edit adds, removes or changes; comments and formatting don't count.
+
+    Empty for code that is nested too deeply to be compared.
+    """
+    try:
+        before, after = _blocks(old), _blocks(new)
+    except RecursionError:
+        return []
     names = [*after, *(name for name in before if name not in after)]
     return [name for name in names if before.get(name) != after.get(name)]
 

@@ -3,16 +3,17 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import asdict
 
 from agent.observer import LoopObserver
 from agent.rebase import rebased
 from agent.repo.worktree import Worktree
 from agent.researcher import Context, ProposalFailed, Researcher
-from results.experiment import Proposal
+from results.experiment import Proposal, Usage
 from results.store import Store
 
-FIRST_PAUSE, LONGEST_PAUSE = 2.0, 300.0
-"""Seconds before a researcher that failed is asked again; doubled at each failure."""
+RETRY_PAUSES_S = (2.0, 300.0)
+"""Seconds before a researcher that failed is asked again: at first, and at most; doubled at each failure."""
 
 PreparedProposal = tuple[Proposal, str]
 """A proposal, and the commit whose train.py it edits."""
@@ -22,10 +23,12 @@ class Proposer:
     """Asks a branch's researcher for proposals, one ahead of the loop."""
 
     def __init__(self, *, branch: str, researcher: Researcher, worktree: Worktree, store: Store, observer: LoopObserver,
-                 context: Callable[[], Context]) -> None:  # fmt: skip
-        """`context` returns what the researcher is shown at that moment."""
+                 context: Callable[[], Context], head_train_py: Callable[[], str],
+                 pauses_s: tuple[float, float] = RETRY_PAUSES_S) -> None:  # fmt: skip
+        """`context` returns what the researcher is shown at that moment, and `head_train_py` the head's text."""
         self._branch, self._researcher, self._worktree, self._store = branch, researcher, worktree, store
-        self._observer, self._context = observer, context
+        self._observer, self._context, self._head_train_py = observer, context, head_train_py
+        self._pauses_s = pauses_s
         self._preparing: asyncio.Task[PreparedProposal] | None = None
 
     def prepare(self) -> None:
@@ -43,21 +46,24 @@ class Proposer:
     async def next(self) -> Proposal:
         """The prepared proposal, rebased if the head has changed; a new one if there is none or it can't be rebased.
 
-        Raises OutOfIdeas or BudgetSpent.
+        Raises OutOfIdeas, BudgetSpent or NotConfigured.
         """
         self._observer.on_loop_state(self._branch, phase="proposing")
         if self._preparing is not None:
             task, self._preparing = self._preparing, None
             proposal, base = await task
-            moved = rebased(proposal, self._worktree.train_py(base), self._context().train_py)
+            moved = rebased(proposal, self._worktree.train_py(base), self._head_train_py())
             if moved is not None:
                 return moved
-            self._drop(proposal)
+            self._observer.on_event("proposal_dropped", branch=self._branch, title=proposal.title)
+            self._record_dropped(proposal, "the last keep changed the same thing")
         proposal, _ = await self._ask()
         return proposal
 
     async def close(self) -> None:
         """Drops the prepared proposal, and closes the researcher."""
+        if self.prepared is not None:
+            self._record_dropped(self.prepared[0], "the loop ended")
         if self._preparing is not None:
             self._preparing.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
@@ -66,18 +72,24 @@ class Proposer:
 
     async def _ask(self) -> PreparedProposal:
         """A proposal for the head; retries with growing pauses while the researcher fails."""
-        pause = FIRST_PAUSE
+        pause, longest = self._pauses_s
         while True:
-            context = self._context()
             try:
+                context = self._context()
                 return await self._researcher.propose(context), context.head.commit
             except ProposalFailed as failure:
-                self._observer.on_event("proposal_failed", branch=self._branch, reason=str(failure), again_in_s=pause)
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
+                wait = min(max(pause, failure.retry_after_s or 0.0), longest)
+                self._observer.on_event("proposal_failed", branch=self._branch, reason=str(failure), again_in_s=wait)
+                failed = {"branch": self._branch, "reason": str(failure), "usage": _plain(failure.usage)}
+                self._store.add_event("proposal_failed", failed)
+                await asyncio.sleep(wait)
+                pause = 2 * pause
 
-    def _drop(self, proposal: Proposal) -> None:
-        """Records a proposal that was paid for and can't be used."""
-        self._observer.on_event("proposal_dropped", branch=self._branch, title=proposal.title)
-        dropped = {"branch": self._branch, "title": proposal.title, "cost_usd": proposal.usage.cost_usd}
+    def _record_dropped(self, proposal: Proposal, reason: str) -> None:
+        """Records a proposal that was paid for and isn't tried."""
+        dropped = {"branch": self._branch, "title": proposal.title, "reason": reason, "usage": _plain(proposal.usage)}
         self._store.add_event("proposal_dropped", dropped)
+
+
+def _plain(usage: Usage | None) -> dict[str, object]:
+    return asdict(usage or Usage())

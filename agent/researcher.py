@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from research.errors import UserError
-from results.experiment import Branch, ExperimentRecord, Head, Proposal
+from results.experiment import Branch, ExperimentRecord, Head, Proposal, Usage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,10 @@ class Context:
     """The text of program.md: the research policy."""
     query: Callable[[str], str]
     """Runs one read-only SELECT over the whole history and returns a text table. Raises UserError."""
+    charge: Callable[[Usage], object]
+    """Records the cost of one answer, which counts whatever becomes of the proposal."""
+    spent_usd: Callable[[], float]
+    """US dollars that the researchers of this tag have cost so far, over all of its loops and sessions."""
 
 
 class Researcher(Protocol):
@@ -48,6 +52,11 @@ class BudgetSpent(Exception):
 
 class ProposalFailed(Exception):
     """No usable proposal this time, for the reason in the text. The loop asks again later."""
+
+    def __init__(self, reason: str, *, usage: Usage | None = None, retry_after_s: float | None = None) -> None:
+        """`usage` is what the attempt cost, None if nothing; `retry_after_s` is the pause that was asked for, if any."""
+        super().__init__(reason)
+        self.usage, self.retry_after_s = usage, retry_after_s
 
 
 class NotConfigured(UserError):

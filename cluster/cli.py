@@ -254,7 +254,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits (default: none; the farm runs until it is stopped)")
     limits.add_argument("--experiments", type=_positive(int), metavar="N", help="total number of experiments per branch")
     limits.add_argument("--hours", type=_positive(float), metavar="H", help="start no new experiment after this many hours")
-    limits.add_argument("--max-cost", type=_positive(float), metavar="USD", help="US dollars per loop for its researcher")
+    limits.add_argument("--max-cost", type=_positive(float), metavar="USD",
+                        help="US dollars for the tag's researchers: all of its loops, and earlier sessions too")  # fmt: skip
     parser.add_argument("--loops", type=_positive(int), metavar="N", help="number of loops (default: one per device)")
     parser.add_argument("--dirty", action="store_true", help="start new branches from uncommitted edits of research/train.py")
     parser.add_argument("--samples", action="store_true", help="save the model of each keep, for farm sample")

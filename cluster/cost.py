@@ -9,7 +9,8 @@ from statistics import fmean
 from cluster.hardware import Device
 from research.contract import Contract
 from research.text import counted, size
-from results.experiment import ExperimentRecord
+from results.costs import total
+from results.experiment import ExperimentRecord, Usage
 
 NIGHT_HOURS = 8.0
 
@@ -86,17 +87,22 @@ def estimate(
     model: str | None,
     samples: bool,
     records: Iterable[ExperimentRecord],
+    costs: Iterable[Usage] = (),
     home: Path,
 ) -> Estimate:
-    """The estimate for these options; `records` are earlier experiments with the same profile, oldest first."""
-    recent = list(records)[-RECENT:]
+    """The estimate for these options; `records` are earlier experiments with the same profile, oldest first.
+
+    `costs` is what their researchers cost, failed proposals included.
+    """
+    every = list(records)
+    recent = every[-RECENT:]
     power = [device.power_limit_watts for device in devices]
     return Estimate(
         budget_seconds=contract.TIME_BUDGET,
         overhead_seconds=_measured_overhead(recent) or OVERHEAD_SECONDS[devices[0].kind],
         devices=min(loops, len(devices)),
         watts=sum(watts for watts in power if watts) if all(power) else None,
-        idea_usd=_idea_usd(researcher, model, recent),
+        idea_usd=_idea_usd(researcher, model, every, costs),
         researcher=researcher.partition(":")[0],
         run_bytes=RUN_BYTES + (MODEL_BYTES[contract.profile] if samples else 0),
         free_bytes=free_disk(home),
@@ -129,7 +135,8 @@ def _measured_overhead(records: Sequence[ExperimentRecord]) -> float | None:
     return fmean(overheads) if overheads else None
 
 
-def _idea_usd(researcher: str, model: str | None, records: Sequence[ExperimentRecord]) -> float | None:
+def _idea_usd(researcher: str, model: str | None, records: Sequence[ExperimentRecord], costs: Iterable[Usage]) -> float | None:
+    """US dollars per idea: measured, with those that failed spread over those that were tried; else from the price."""
     if researcher.partition(":")[0] in ("search", "scripted"):
         return 0.0
     if researcher != "claude":
@@ -138,9 +145,9 @@ def _idea_usd(researcher: str, model: str | None, records: Sequence[ExperimentRe
     from agent.researchers.prices import price_of
 
     name = model or DEFAULT_MODEL
-    usages = [record.experiment.usage for record in records]
-    paid = [usage.cost_usd for usage in usages if usage.model == name and usage.cost_usd is not None]
-    if paid:
-        return fmean(paid)
+    ideas = sum(record.experiment.usage.model == name for record in records)
+    paid = total(usage for usage in costs if usage.model == name).cost_usd
+    if ideas and paid is not None:
+        return paid / ideas
     price = price_of(name)
     return None if price is None else price.cost(**IDEA_TOKENS)

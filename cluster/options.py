@@ -29,7 +29,7 @@ class FarmOptions:
     model: str | None = None
     """The Claude model to use; None: the researcher's default."""
     max_cost: float | None = None
-    """US dollars that each loop's researcher may spend; None: no limit."""
+    """US dollars that the researchers of the tag may cost, over all of its loops and sessions; None: no limit."""
     profile: str | None = None
     recipe: Recipe | None = None
     """Hyperparameters that new branches start from; None: those of train.py, under its profile."""

@@ -9,6 +9,9 @@ from research.errors import UserError
 from research.profiles import PROFILES, RECIPES, SIZES, Constant, Recipe, fitted_device_batch, starting_hyperparameters
 from research.train_py import parse
 
+MAX_BITS = 1024
+"""A longer integer is no hyperparameter, and JSON can't hold the longest ones."""
+
 
 def read_constants(train_py: str) -> dict[str, Constant]:
     """Module-level `NAME = literal` assignments of `train_py`, in order; arithmetic on numbers (`2**19`) is evaluated.
@@ -20,9 +23,11 @@ def read_constants(train_py: str) -> dict[str, Constant]:
         name = _assigned_name(node)
         if name is not None and isinstance(node, ast.Assign):
             try:
-                constants[name] = _evaluate(node.value)
-            except (ValueError, ArithmeticError):
+                value = _evaluate(node.value)
+            except (ValueError, ArithmeticError, RecursionError):
                 continue
+            if _can_be_recorded(value):
+                constants[name] = value
     return constants
 
 
@@ -119,6 +124,13 @@ def _evaluate(node: ast.expr) -> Constant:
     if isinstance(node, ast.Tuple):
         return tuple(float(_number(item)) for item in node.elts)
     return _number(node)
+
+
+def _can_be_recorded(value: Constant) -> bool:
+    """Whether JSON and a database can hold a constant: a sane integer, no half of a surrogate pair."""
+    if isinstance(value, str):
+        return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
+    return not isinstance(value, int) or value.bit_length() <= MAX_BITS
 
 
 def _number(node: ast.expr) -> int | float:

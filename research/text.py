@@ -19,6 +19,12 @@ def one_line(text: str, limit: int | None = None) -> str:
     return line if limit is None else shortened(line, limit)
 
 
+def plain_lines(text: str, limit: int) -> str:
+    """`text` with its lines, cut to `limit` characters, without control characters and what turns the direction of text."""
+    lines = text[: 4 * limit].replace("\r\n", "\n").split("\n")
+    return shortened("\n".join("".join(c if c.isprintable() else " " for c in line).rstrip() for line in lines).strip(), limit)
+
+
 def utc_now() -> str:
     """The present time as ISO 8601, UTC, to the millisecond: `2026-03-08T20:00:00.000Z`."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

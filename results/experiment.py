@@ -29,7 +29,16 @@ class Usage:
     cache_write_tokens: int = 0
     cost_usd: float | None = None
     """US dollars; None if the price is unknown."""
+    estimated: bool = False
+    """Whether some of the tokens are an estimate from the length of the texts, because the API didn't report them."""
+    answers: int = 0
+    """Number of the model's answers. Each is an event `answer` in the journal, with its cost; 0: the cost is only here."""
     seconds: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        """All tokens: read, written and cached."""
+        return self.input_tokens + self.output_tokens + self.cache_read_tokens + self.cache_write_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +177,11 @@ def to_body(record: Branch | Experiment | RunResult | Verdict) -> dict[str, Any]
     return asdict(record)
 
 
+def usage_from(body: Mapping[str, Any]) -> Usage:
+    """The usage that `asdict` made plain."""
+    return Usage(**_known(Usage, body))
+
+
 def branch_from(body: Mapping[str, Any]) -> Branch:
     """The branch that `to_body` made plain. As in the functions below, fields that this version doesn't know are left out."""
     return Branch(**_known(Branch, body))
@@ -176,7 +190,7 @@ def branch_from(body: Mapping[str, Any]) -> Branch:
 def experiment_from(body: Mapping[str, Any]) -> Experiment:
     """The experiment that `to_body` made plain."""
     values = _known(Experiment, body)
-    values["usage"] = Usage(**_known(Usage, values.get("usage", {})))
+    values["usage"] = usage_from(values.get("usage", {}))
     values["parents"] = tuple(values.get("parents", ()))
     changes: Mapping[str, list[Any]] = values.get("changes", {})
     values["changes"] = {name: (_constant(old), _constant(new)) for name, (old, new) in changes.items()}

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from research.errors import UserError
 from research.result import RunResult
+from results.costs import cost_in
 from results.experiment import (
     Branch,
     Experiment,
     ExperimentRecord,
+    Usage,
     Verdict,
     branch_from,
     experiment_from,
@@ -31,6 +33,8 @@ class BranchHistory:
 
     branch: Branch
     records: tuple[ExperimentRecord, ...]
+    costs: tuple[Usage, ...] = ()
+    """What its researcher cost, failed proposals included (`results/costs.py`)."""
 
     @property
     def keeps(self) -> list[ExperimentRecord]:
@@ -52,6 +56,7 @@ def read_history(journal: Path) -> list[BranchHistory]:
     experiments: dict[str, Experiment] = {}
     runs: list[tuple[str, RunResult]] = []
     verdicts: list[tuple[str, Verdict]] = []
+    costs: dict[str, list[Usage]] = {}
     for record in read_journal(journal, on_damage=lambda _: None):
         body = record.body
         if record.kind == "branch":
@@ -62,10 +67,16 @@ def read_history(journal: Path) -> list[BranchHistory]:
             runs.append((body["experiment_id"], run_from(body)))
         elif record.kind == "verdict":
             verdicts.append((body["experiment_id"], verdict_from(body)))
+        cost = cost_in(record)
+        if cost is not None:
+            costs.setdefault(cost.branch, []).append(cost.usage)
     of_branch: dict[str, list[ExperimentRecord]] = {name: [] for name in branches}
     for assembled in assemble(experiments.values(), runs, verdicts):
         of_branch[assembled.experiment.branch].append(assembled)
-    histories = [BranchHistory(branch=branch, records=tuple(of_branch[name])) for name, branch in branches.items()]
+    histories = [
+        BranchHistory(branch=branch, records=tuple(of_branch[name]), costs=tuple(costs.get(name, ())))
+        for name, branch in branches.items()
+    ]
     return sorted(histories, key=_last_change)
 
 

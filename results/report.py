@@ -5,7 +5,8 @@ from pathlib import Path
 
 from research.result import RunResult
 from research.text import counted, one_line
-from results.experiment import DECISIONS, Branch, Decision, ExperimentRecord
+from results.costs import total
+from results.experiment import DECISIONS, Branch, Decision, ExperimentRecord, Usage
 from results.overfitting import measure_overfitting
 from results.verdict import near_misses, too_equal
 
@@ -31,15 +32,21 @@ def leaderboard_text(records: Iterable[ExperimentRecord], *, limit: int = 20) ->
 
 
 def morning_report(
-    branches: Sequence[tuple[Branch, Sequence[ExperimentRecord]]], *, home: Path | None = None, ask: str = "farm sql"
+    branches: Sequence[tuple[Branch, Sequence[ExperimentRecord]]],
+    *,
+    costs: Mapping[str, Sequence[Usage]] | None = None,
+    home: Path | None = None,
+    ask: str = "farm sql",
 ) -> str:
     """Ten lines per branch: what was gained, how sure it is, what failed, what it cost, and what to look at.
 
+    `costs` has what each branch's researcher cost, failed proposals included; without it only proposals that were tried count.
     `ask` is the command that queries this home's history.
     """
     if not branches:
         return "Nothing is recorded yet.\n"
-    parts = [_branch_report(branch, records, home) for branch, records in branches]
+    known = costs or {}
+    parts = [_branch_report(branch, records, home, known.get(branch.name)) for branch, records in branches]
     if home is not None:
         parts.append(f"The whole history: `{ask} QUERY`, {home / 'history.parquet'}, {home / 'journal.jsonl'}.\n")
     return "\n".join(parts)
@@ -72,14 +79,16 @@ def show_text(record: ExperimentRecord) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _branch_report(branch: Branch, records: Sequence[ExperimentRecord], home: Path | None) -> str:
+def _branch_report(
+    branch: Branch, records: Sequence[ExperimentRecord], home: Path | None, costs: Sequence[Usage] | None
+) -> str:
     keeps = _with(records, "keep")
     lines = [
         f"{branch.name} on {branch.platform}, profile {branch.profile}",
         *_gain_lines(keeps),
         *_warning_lines(records, keeps, home),
         _counts_line(records),
-        _cost_line(records),
+        _cost_line(records, costs),
         *_best_lines(keeps),
         _near_miss_line(records),
         _code_line(branch, keeps),
@@ -136,16 +145,18 @@ def _code_line(branch: Branch, keeps: Sequence[ExperimentRecord]) -> str:
     return f"Code: git diff {branch.baseline_commit[:7]} {keeps[-1].experiment.commit[:7]} -- research/train.py"
 
 
-def _cost_line(records: Sequence[ExperimentRecord]) -> str:
+def _cost_line(records: Sequence[ExperimentRecord], costs: Sequence[Usage] | None) -> str:
+    """Device hours, and what the researcher cost over all proposals and over those that came to nothing."""
     seconds = sum(run.total_seconds or 0.0 for record in records for run in record.runs)
-    costs = [record.experiment.usage.cost_usd for record in records if record.experiment.usage.cost_usd is not None]
-    usages = [record.experiment.usage for record in records]
-    tokens = sum(u.input_tokens + u.output_tokens + u.cache_read_tokens + u.cache_write_tokens for u in usages)
+    tried = total(record.experiment.usage for record in records)
+    spent = tried if costs is None else total(costs)
     device = f"Cost: {seconds / 3600:.1f} device hours"
-    if not tokens and not costs:
+    if not spent.tokens and spent.cost_usd is None:
         return f"{device}; the researcher was free"
-    money = f"${sum(costs):.2f}" if costs else "cost unknown"
-    return f"{device}; researcher: {money}, {tokens:,} tokens"
+    money = "cost unknown" if spent.cost_usd is None else f"{'about ' if spent.estimated else ''}${spent.cost_usd:.2f}"
+    wasted = (spent.cost_usd or 0.0) - (tried.cost_usd or 0.0)
+    failed = f" (${wasted:.2f} of it for proposals that were not tried)" if wasted >= 0.005 else ""
+    return f"{device}; researcher: {money}, {spent.tokens:,} tokens{failed}"
 
 
 def _best_lines(keeps: Sequence[ExperimentRecord]) -> list[str]:

@@ -193,6 +193,41 @@ WORK_COMMENTS: Mapping[str, str] = {
 }
 
 
+def _m005_costs(connection: duckdb.DuckDBPyConnection) -> None:
+    """What researchers cost, by the rule of `results/costs.py`."""
+    connection.execute(f"""
+        CREATE VIEW costs AS
+        WITH paid AS (
+            SELECT seq, created, record ->> '$.branch' AS branch, record ->> '$.model' AS model,
+                   CAST(record ->> '$.cost_usd' AS DOUBLE) AS cost_usd,
+                   {_TOKENS} AS tokens, coalesce(CAST(record ->> '$.estimated' AS BOOLEAN), false) AS estimated
+            FROM events
+            WHERE kind = 'answer' OR (kind = 'proposal_dropped' AND record ->> '$.cost_usd' IS NOT NULL)
+            UNION ALL
+            SELECT seq, created, branch, model, cost_usd, tokens, false
+            FROM experiments
+            WHERE coalesce(CAST(record ->> '$.usage.answers' AS BIGINT), 0) = 0
+              AND (cost_usd IS NOT NULL OR tokens IS NOT NULL)
+        )
+        SELECT p.branch, b.tag, p.created, p.model, p.cost_usd, p.tokens, p.estimated
+        FROM paid p LEFT JOIN branches b ON b.id = p.branch ORDER BY p.seq;
+        COMMENT ON VIEW costs IS '{_quoted(COSTS_COMMENT)}';
+    """)
+
+
+COSTS_COMMENT = (
+    "What researchers cost: one row per answer of a model, failed proposals included. "
+    "SELECT tag, sum(cost_usd) FROM costs GROUP BY tag is what --max-cost limits."
+)
+
+
+_TOKENS = " + ".join(
+    f"coalesce(CAST(record ->> '$.{name}' AS BIGINT), 0)"
+    for name in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
+)
+"""The SQL expression that sums an event's tokens."""
+
+
 def _quoted(text: str) -> str:
     return text.replace("'", "''")
 
@@ -202,4 +237,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     _m002_views,
     _m003_comments,
     _m004_work,
+    _m005_costs,
 )

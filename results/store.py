@@ -9,6 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -21,12 +22,14 @@ from research.errors import UserError
 from research.files import replacing
 from research.result import RunResult
 from research.text import utc_now
+from results.costs import ANSWER
 from results.database import open_database
 from results.experiment import (
     Branch,
     Experiment,
     ExperimentRecord,
     Head,
+    Usage,
     Verdict,
     branch_from,
     experiment_from,
@@ -127,6 +130,10 @@ class Store:
         """Adds anything else that is worth recording; with an `id`, only once."""
         return self._add("event", id or uuid.uuid4().hex, {"kind": kind, "details": dict(body)})
 
+    def add_answer(self, branch: str, usage: Usage) -> bool:
+        """Adds the cost of one answer of a branch's researcher."""
+        return self.add_event(ANSWER, {"branch": branch, **asdict(usage)})
+
     def _add(self, kind: RecordKind, key: str, body: Mapping[str, Any], *, time: str | None = None) -> bool:
         """Appends a record to the journal and inserts its row, in a transaction that ends once the record is on disk.
 
@@ -211,6 +218,11 @@ class Store:
         """The number of the branch's next experiment; 0 is the baseline."""
         ((number,),) = self._rows("SELECT coalesce(max(number) + 1, 0) FROM experiments WHERE branch = ?", branch)
         return int(number)
+
+    def spent_usd(self, tag: str) -> float:
+        """US dollars that the researchers of a tag have cost, over all of its branches and sessions, as far as known."""
+        ((spent,),) = self._rows("SELECT coalesce(sum(cost_usd), 0) FROM costs WHERE tag = ?", tag)
+        return float(spent)
 
     def query(self, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent") -> Table:
         """The result of one read-only SELECT. Raises UserError, one line, if it is refused, wrong or exceeds `timeout_s`."""

@@ -8,6 +8,7 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
+from results.experiment import usage_from
 from results.journal import JournalRecord, RecordKind
 
 Row = dict[str, Any]
@@ -83,13 +84,12 @@ def _branch_row(record: JournalRecord) -> Row:
 
 def _experiment_row(record: JournalRecord) -> Row:
     usage = record.body["usage"]
-    tokens = ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
     return {
         **_picked(record, _EXPERIMENT_COLUMNS),
         "changes": json.dumps({name: _finite(pair) for name, pair in record.body["changes"].items()}),
         "model": usage["model"],
         "cost_usd": usage["cost_usd"],
-        "tokens": sum(usage[name] for name in tokens) or None,
+        "tokens": usage_from(usage).tokens or None,
         "proposal_seconds": usage["seconds"] or None,
         "record": json.dumps(record.body),
     }

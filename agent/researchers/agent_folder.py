@@ -44,7 +44,7 @@ def read_idea(folder: Path) -> tuple[str, str]:
     """The title and the hypothesis, both empty where there is no IDEA.md."""
     text = (_read_regular_file(folder / "IDEA.md") or b"").decode("utf-8", errors="replace").strip()
     first, _, rest = text.partition("\n")
-    return one_line(first.lstrip("# ").removeprefix("Title:"), 120), rest.strip()[:4000]
+    return one_line(first.lstrip("# ").removeprefix("Title:"), 120), rest.strip()
 
 
 def _read_regular_file(path: Path) -> bytes | None:

@@ -1,7 +1,9 @@
 """The text editor tool for one file that exists only in memory: train.py."""
 
+import io
 from collections.abc import Mapping
 
+from research.text import one_line
 from research.train_py import MAX_BYTES, problem_with
 
 
@@ -19,7 +21,7 @@ class Editor:
         """Carries out one command and returns its result as text. Raises EditRefused, which leaves the file unchanged."""
         path = _text(command, "path")
         if path.rsplit("/", 1)[-1] != "train.py":
-            raise EditRefused(f"There is no file {path}: the only one is train.py.")
+            raise EditRefused(f"There is no file {one_line(path, 60)}: the only one is train.py.")
         match command.get("command"):
             case "view":
                 return self._view(command.get("view_range"))
@@ -30,7 +32,7 @@ class Editor:
             case "create":
                 return self._set(_text(command, "file_text"))
             case other:
-                raise EditRefused(f"Unknown command {other!r}: use view, str_replace, insert or create.")
+                raise EditRefused(f"Unknown command {one_line(str(other), 60)!r}: use view, str_replace, insert or create.")
 
     def _view(self, view_range: object) -> str:
         lines = self.text.split("\n")
@@ -50,7 +52,7 @@ class Editor:
         return self._set(self.text.replace(old, new))
 
     def _insert(self, line: object, text: str) -> str:
-        lines = self.text.splitlines(keepends=True)
+        lines = list(io.StringIO(self.text, newline="\n"))  # lines as view numbers them: a form feed doesn't end one
         if not isinstance(line, int) or not 0 <= line <= len(lines):
             raise EditRefused(f"insert_line must be between 0 and {len(lines)}.")
         if line == len(lines) and lines and not lines[-1].endswith("\n"):
@@ -59,6 +61,7 @@ class Editor:
 
     def _set(self, text: str) -> str:
         """Replaces the file, even with text that doesn't parse, since an edit may take several steps; submit refuses it."""
+        text = text.replace("\r\n", "\n")
         if len(text) > MAX_BYTES:
             raise EditRefused(f"train.py would have {len(text):,} characters: the limit is {MAX_BYTES:,}.")
         self.text = text

@@ -29,6 +29,15 @@ HIDDEN = ("AUTORESEARCH_", "GIT_", "PYTHON", "RAY_", "VIRTUAL_ENV", "OMP_NUM_THR
 TAIL_BYTES = 2000
 """Bytes at the end of the output that are read for an error message."""
 
+CLAUDE_PERMISSIONS = (
+    "--permission-mode",
+    "--dangerously-skip-permissions",
+    "--allowedTools",
+    "--allowed-tools",
+    "--settings",
+)
+"""Options of `claude`, one of which it needs to edit files without asking."""
+
 PROMPT = """\
 You are one researcher of a farm that searches for the research/train.py with the lowest val_bpb after a fixed training
 time. Propose ONE idea now, by editing research/train.py in the current folder.
@@ -60,7 +69,9 @@ class CommandResearcher:
         except ValueError as error:
             raise NotConfigured(f"The researcher's command can't be parsed: {error}.") from None
         if not self.arguments:
-            raise NotConfigured("The researcher's command is empty: give one, such as `command:claude -p`.")
+            raise NotConfigured(
+                "The researcher's command is empty: give one, such as `command:claude -p --permission-mode acceptEdits`."
+            )
         if shutil.which(self.arguments[0]) is None:
             raise NotConfigured(f"The command {self.arguments[0]!r} was not found: install it, or check PATH.")
         self.timeout_s = timeout_s
@@ -68,13 +79,10 @@ class CommandResearcher:
     async def propose(self, context: Context) -> Proposal:
         """One edit made by the command. Raises ProposalFailed with the reason and the end of its output."""
         started = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="autoresearch-agent-", ignore_cleanup_errors=True) as name:
-            scratch = Path(name)
-            folder = scratch / "project"
-            write_agent_folder(folder, context)
-            await self._run(folder, log=scratch / "output.log", prompt_file=scratch / "prompt.txt")
-            train_py = read_train_py(folder)
-            title, hypothesis = read_idea(folder)
+        try:
+            train_py, title, hypothesis = await self._edit(context)
+        except OSError as error:
+            raise ProposalFailed(f"The command's folder can't be used: {error.strerror}.") from None
         problem = problem_with(train_py)
         if problem is not None:
             raise ProposalFailed(f"The command's edit can't be used: {problem}.")
@@ -92,19 +100,31 @@ class CommandResearcher:
     async def close(self) -> None:
         """Does nothing: a proposal that is cancelled kills its command itself."""
 
+    async def _edit(self, context: Context) -> tuple[str, str, str]:
+        """The text of train.py, the title and the hypothesis that the command left."""
+        with tempfile.TemporaryDirectory(prefix="autoresearch-agent-", ignore_cleanup_errors=True) as name:
+            scratch = Path(name)
+            folder = scratch / "project"
+            write_agent_folder(folder, context)
+            await self._run(folder, log=scratch / "output.log", prompt_file=scratch / "prompt.txt")
+            return read_train_py(folder), *read_idea(folder)
+
     async def _run(self, folder: Path, *, log: Path, prompt_file: Path) -> None:
         prompt_file.write_text(PROMPT, encoding="utf-8")
         mark = str(folder)
         with log.open("wb") as output:
-            process = await asyncio.create_subprocess_exec(
-                *_with_prompt(self.arguments, prompt_file),
-                cwd=folder,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=output,
-                stderr=asyncio.subprocess.STDOUT,
-                env=_environment(os.environ, mark),
-                start_new_session=True,
-            )
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *_with_prompt(self.arguments, prompt_file),
+                    cwd=folder,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=asyncio.subprocess.STDOUT,
+                    env=_environment(os.environ, mark),
+                    start_new_session=True,
+                )
+            except OSError as error:  # it was removed, say, since the farm started
+                raise ProposalFailed(f"The command {self.arguments[0]!r} can't be started: {error.strerror}.") from None
         try:
             status = await asyncio.wait_for(process.wait(), self.timeout_s)
         except TimeoutError:
@@ -113,6 +133,20 @@ class CommandResearcher:
             await _kill_all(process, mark)
         if status != 0:
             raise ProposalFailed(f"The command exited with status {status}. {_tail(log)}")
+
+
+def permission_warning(command: str) -> str | None:
+    """One line if the command is `claude -p` without permission to edit; None otherwise, also for what can't be parsed."""
+    try:
+        arguments = shlex.split(command)
+    except ValueError:
+        return None
+    prints = {"-p", "--print"} & set(arguments)
+    if not arguments or Path(arguments[0]).name != "claude" or not prints:
+        return None
+    if any(argument.split("=")[0] in CLAUDE_PERMISSIONS for argument in arguments):
+        return None
+    return "warning: claude -p may not edit files unless it is told so: add --permission-mode acceptEdits to the command"
 
 
 def _with_prompt(arguments: tuple[str, ...], prompt_file: Path) -> list[str]:

@@ -18,11 +18,21 @@ def check_researcher(name: str) -> None:
         raise UserError(f"No researcher is called {name!r}: use {RESEARCHERS}.")
 
 
+def researcher_warning(name: str) -> str | None:
+    """One line about a researcher that will probably fail; None if nothing is known against it."""
+    kind, _, argument = name.partition(":")
+    if kind != "command":
+        return None
+    from agent.researchers.command import permission_warning
+
+    return permission_warning(argument)
+
+
 def make_researcher(name: str, *, seed: int = 0, model: str | None = None, max_cost: float | None = None) -> "Researcher":
     """The researcher with this name. Raises UserError, for instance NotConfigured if a key is missing.
 
     `seed` is for search: loops with different seeds try ideas in a different order. `model` (None: the default) and
-    `max_cost` (US dollars, None: no limit) are for claude.
+    `max_cost` (US dollars for all loops and sessions of a tag, None: no limit) are for claude.
     """
     check_researcher(name)
     kind, _, argument = name.partition(":")

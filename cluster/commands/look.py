@@ -62,7 +62,8 @@ def report(options: argparse.Namespace) -> int:
         tags = ", ".join(dict.fromkeys(history.branch.tag for history in histories))
         raise UserError(f"No tag is called {options.tag!r}. This home has: {tags}.")
     branches = [(history.branch, history.records) for history in chosen]
-    print(morning_report(branches, home=home.folder, ask=f"farm sql{home_option(home)}"), end="")
+    costs = {history.branch.name: history.costs for history in chosen}
+    print(morning_report(branches, costs=costs, home=home.folder, ask=f"farm sql{home_option(home)}"), end="")
     return 0
 
 

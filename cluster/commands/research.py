@@ -10,6 +10,7 @@ from cluster.hardware import Device, busy_processes, platform_identity
 from cluster.home import Home, find_home, home_option
 from research.errors import UserError
 from research.text import counted, duration
+from results.costs import spent_text, total
 from results.history import BranchHistory
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def before_start(options: "FarmOptions") -> list[str]:
         model=options.model,
         samples=options.samples,
         records=records,
+        costs=[usage for history in known if history.branch.profile == profile for usage in history.costs],
         home=options.home.folder,
     )
     lines = [
@@ -112,6 +114,7 @@ def before_start(options: "FarmOptions") -> list[str]:
     lines += [line for device in options.devices for line in _busy_lines(device)]
     lines += lines_before_runs(options.sandbox, layers_here())
     lines += costs.lines()
+    lines += _researcher_lines(options, known)
     try:
         find_prepared(contract, cache=options.cache, num_shards=options.num_shards)
     except UserError:
@@ -142,6 +145,7 @@ def before_start_on_cluster(options: "FarmOptions") -> list[str]:
     lines = [f"tag {options.tag}, {loops}, on {where}"]
     if address is None or options.sandbox == "off":  # nothing is known yet about a cluster's nodes
         lines += lines_before_runs(options.sandbox, layers_here())
+    lines += _researcher_lines(options, _known(options.home))
     if options.experiments is None and options.hours is None and options.max_cost is None:
         lines.append("no limit: the farm runs until it is stopped (farm stop)")
     return [*lines, f"home: {options.home.folder}"]
@@ -161,6 +165,18 @@ def outcome(record: "ExperimentRecord") -> str:
     if record.verdict is None:
         return f"no verdict: {record.experiment.title}"
     return f"{record.verdict.decision}: {title_and_reason(record)}"
+
+
+def _researcher_lines(options: "FarmOptions", known: list[BranchHistory]) -> list[str]:
+    """What is known against the researcher, and what the tag has cost of its --max-cost."""
+    from agent.researchers.make import researcher_warning
+
+    warning = researcher_warning(options.researcher)
+    lines = [] if warning is None else [warning]
+    spent = total(usage for history in known if history.branch.tag == options.tag for usage in history.costs).cost_usd
+    if options.max_cost is not None and spent:
+        lines.append(spent_text(spent, options.max_cost, options.tag))
+    return lines
 
 
 def _known(home: Home) -> list[BranchHistory]:

@@ -78,5 +78,7 @@ def make_context(records: tuple[ExperimentRecord, ...] = (), train_py: str = TRA
         "sigma": 0.01,
         "program": "Lower val_bpb.",
         "query": lambda sql: f"asked: {sql}",
+        "charge": lambda usage: None,
+        "spent_usd": lambda: 0.0,
     }
     return Context(**{**fields, **changes})  # type: ignore[arg-type]

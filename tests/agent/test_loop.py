@@ -16,7 +16,7 @@ from agent.researchers.scripted import ScriptedResearcher, Step
 from agent.runs import MAX_TRIES
 from research.profiles import PROFILES
 from research.result import RunResult, RunSpec
-from results.experiment import Branch, Experiment, ExperimentRecord
+from results.experiment import Branch, Experiment, ExperimentRecord, Proposal
 from results.store import Store
 from results.verdict import NoisePrior
 from tests.agent.samples import TRAIN_PY
@@ -228,3 +228,18 @@ def test_the_noise_of_keeps_follows_the_branchs_replicates(make_loop) -> None:
     record = asyncio.run(steps())
     assert record.verdict is not None and record.verdict.decision == "discard", "0.02 below the baseline's mean"
     assert record.verdict.sigma == pytest.approx(((10 * 0.01**2 + 0.02) / 11) ** 0.5)
+
+
+def test_an_idea_with_any_characters_can_be_committed(make_loop) -> None:
+    """Git takes no NUL in a message, and no encoding takes half a surrogate pair."""
+
+    async def commit() -> str:
+        loop = make_loop(lambda experiment, spec: result(spec, 1.5))
+        await loop.start()
+        proposal = Proposal(title="deeper", hypothesis="a\x00b\ud800\u202e\r\n\x1b[31mc\n", researcher="told",
+                            train_py=TRAIN_PY.replace("DEPTH = 2", "DEPTH = 3"))  # fmt: skip
+        experiment = loop.commit(proposal, kind="explore")
+        await loop.close()
+        return experiment.hypothesis
+
+    assert asyncio.run(commit()) == "a b\n [31mc"

@@ -1,4 +1,10 @@
+import json
+
+import pytest
+
 from agent.patch import changed_blocks, changed_constants, describe_changes, same_code
+from research.text import one_line
+from research.train_py import problem_with
 from tests.agent.samples import TRAIN_PY
 
 
@@ -20,3 +26,19 @@ def test_many_constants_are_cut_short() -> None:
 def test_blank_space_at_line_ends_is_no_change() -> None:
     assert same_code("a\nb\n", "a  \r\nb\n\n")
     assert not same_code("a\nb\n", "a\n b\n")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "    return " + "+".join(["1"] * 2000),
+        "    return None\nDEEP = " + "-" * 2000 + "1",
+        "    return 2\nBIG = 0x" + "f" * 9000,
+        "    return 2\nHALF = '\\ud800'",
+    ],
+)
+def test_code_without_bounds_is_described(line: str) -> None:
+    """Each of these is Python that compiles, so a model can propose it."""
+    new = TRAIN_PY.replace("    return None", line)
+    assert problem_with(new) is None
+    assert one_line(describe_changes(TRAIN_PY, new), 200) and json.dumps(changed_constants(TRAIN_PY, new)) == "{}"

@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 
+import pytest
+
 from cluster.commands.recorded import read_history
 from cluster.cost import estimate, free_disk
 from cluster.home import Home
 from research.profiles import contract_for
+from results.experiment import Usage
 from tests.cluster.farm_samples import CPU, gpu, make_history
 
 
@@ -46,8 +49,12 @@ def test_what_a_researcher_costs(tmp_path):
     assert costs(tmp_path, researcher="claude").idea_usd > 0
     assert costs(tmp_path, researcher="claude", model="unheard of").idea_usd is None
     make_history(tmp_path / "home")
-    records = read_history(Home(tmp_path / "home"))[0].records
-    assert costs(tmp_path, researcher="claude", model="m", records=records).idea_usd == 0.25
+    history = read_history(Home(tmp_path / "home"))[0]
+    told = {"researcher": "claude", "model": "m", "records": history.records}
+    assert costs(tmp_path, **told, costs=history.costs).idea_usd == 0.25
+    ideas = len(history.costs)
+    failed = Usage(model="m", cost_usd=0.5, answers=1)
+    assert costs(tmp_path, **told, costs=[*history.costs, failed]).idea_usd == pytest.approx(0.25 + 0.5 / ideas)
 
 
 def test_a_disk_that_is_too_small_is_named(tmp_path):

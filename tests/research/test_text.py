@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from research.text import counted, duration, one_line, shortened, size, utc_now
+from research.text import counted, duration, one_line, plain_lines, shortened, size, utc_now
 
 
 def test_only_one_is_singular() -> None:
@@ -29,3 +29,8 @@ def test_the_present_time_is_utc_to_the_millisecond() -> None:
 def test_durations_and_sizes() -> None:
     assert [duration(s) for s in (0, 59.6, 725, 11_220)] == ["0s", "1m 00s", "12m 05s", "3h 07m"]
     assert [size(n) for n in (200_000, 1.44e9, 3e6, 2.5e15)] == ["200 kB", "1.4 GB", "3.0 MB", "2,500.0 TB"]
+
+
+def test_plain_lines_are_lines_without_control_characters() -> None:
+    assert plain_lines(" a\x00b \r\n\x1b[1mc\u202e\n\n", 80) == "a b\n [1mc"
+    assert len(plain_lines("x\n" * 999, 40)) <= 40 and plain_lines("", 9) == ""

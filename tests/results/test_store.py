@@ -52,7 +52,7 @@ def night(store: Store) -> None:
 
 
 def tables(store: Store) -> dict[str, list[Any]]:
-    names = [*TABLES.values(), "history", "leaderboard", "near_misses", "changes", "lost"]
+    names = [*TABLES.values(), "history", "leaderboard", "near_misses", "changes", "lost", "costs"]
     return {name: list(store.query(f"FROM {name} ORDER BY ALL").rows) for name in names}
 
 

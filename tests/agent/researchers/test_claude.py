@@ -1,25 +1,26 @@
 """The real SDK against a local Messages API."""
 
 import asyncio
+import os
 from typing import Any
 
 import pytest
 from anthropic import AsyncAnthropic
 
 from agent.researcher import BudgetSpent, Context, NotConfigured, ProposalFailed
-from agent.researchers.claude import DEFAULT_MODEL, MAX_TURNS, ClaudeResearcher
+from agent.researchers.claude import DEFAULT_MODEL, MAX_IDLE_TURNS, MAX_TURNS, ClaudeResearcher
 from agent.researchers.claude_editor import Editor, EditRefused
 from agent.researchers.history_text import history_table, situation
 from agent.researchers.prices import Price, price_of
 from research.errors import UserError
-from results.experiment import Proposal
+from results.experiment import Proposal, Usage
 from tests.agent.local_api import MODEL, LocalApi, answer, edit, error, local_api, submit, tool
 from tests.agent.samples import TRAIN_PY, make_context, make_record
 
 
 def researcher_at(api: LocalApi, **options: Any) -> ClaudeResearcher:
-    client = AsyncAnthropic(api_key="key", base_url=api.url, max_retries=2)
-    return ClaudeResearcher(client=client, **options)
+    client = AsyncAnthropic(api_key="key", base_url=api.url, max_retries=0)
+    return ClaudeResearcher(client=client, retry_pause_s=0.001, **options)
 
 
 def propose(api: LocalApi, context: Context, **options: Any) -> Proposal:
@@ -101,7 +102,8 @@ def test_overload_and_server_errors_are_retried() -> None:
         (error(401, "invalid x-api-key", "authentication_error"), NotConfigured, "ANTHROPIC_API_KEY"),
         (error(403, "not yours", "permission_error"), NotConfigured, "ANTHROPIC_API_KEY"),
         (error(404, "model: claude-opus-5-5", "not_found_error"), NotConfigured, f"no model {MODEL}"),
-        (error(400, "Your credit balance\nis too low", "invalid_request_error"), ProposalFailed, "credit balance is"),
+        (error(400, "Your credit balance\nis too low", "invalid_request_error"), NotConfigured, "credit balance is"),
+        (error(402, "no", "billing_error"), NotConfigured, "add credit"),
         (error(500, "oops"), ProposalFailed, "500"),
         (answer(stop_reason="refusal"), ProposalFailed, "declined"),
         (answer(stop_reason="max_tokens"), ProposalFailed, "cut off"),
@@ -170,28 +172,116 @@ def test_the_history_can_be_queried() -> None:
 
 
 def test_a_model_that_never_submits_is_stopped() -> None:
-    talk = answer({"type": "text", "text": "hm"}, stop_reason="end_turn")
-    with local_api([talk] * MAX_TURNS) as api, pytest.raises(ProposalFailed, match="nothing in"):
+    look = answer(tool("str_replace_based_edit_tool", command="view", path="train.py", view_range=[1, 1]))
+    with local_api([look] * MAX_TURNS) as api, pytest.raises(ProposalFailed, match="nothing in"):
         propose(api, make_context())
     assert len(api.requests) == MAX_TURNS
 
 
-def test_the_cost_limit_counts_history_and_every_request() -> None:
+def test_a_model_that_only_talks_is_stopped_soon() -> None:
+    talk = answer({"type": "text", "text": "hm"}, stop_reason="end_turn")
+    with local_api([talk] * MAX_TURNS) as api, pytest.raises(ProposalFailed, match="no tool in 3") as failure:
+        propose(api, make_context())
+    assert len(api.requests) == MAX_IDLE_TURNS
+    assert failure.value.usage is not None and failure.value.usage.answers == MAX_IDLE_TURNS
+
+
+def test_the_cost_limit_counts_what_was_spent_before_and_every_answer() -> None:
     each = (1000 * 4 + 100 * 20) / 1e6
     good = answer(edit("= 2", "= 3"), submit())
-    paid = make_context((make_record(1, cost_usd=1.0), make_record(2, cost_usd=None)))
+    costs = [1.0]
+
+    def charge(usage: Usage) -> None:
+        assert usage.cost_usd is not None and usage.answers == 1
+        costs.append(usage.cost_usd)
+
+    paid = make_context(charge=charge, spent_usd=lambda: sum(costs))
     with local_api([]) as api:
-        with pytest.raises(BudgetSpent, match=r"\$1\.00 of the \$1\.00"):
-            propose(api, paid, max_cost_usd=1.0)
+        with pytest.raises(BudgetSpent, match=r"\$1\.00 of \$0\.5 .*tag test"):
+            propose(api, paid, max_cost_usd=0.5)
         assert api.requests == []
     with local_api([good] * 3) as api:
         with pytest.raises(BudgetSpent):
             propose_all(api, [paid] * 3, max_cost_usd=1.0 + 1.5 * each)
-        assert len(api.requests) == 2
-    with local_api([answer(edit("= 2", "= 3"))] * 3) as api:
+        assert len(api.requests) == 2 and costs[1:] == [pytest.approx(each)] * 2
+    costs[:] = []
+    with local_api([answer(tool("rm"))] * 3) as api:
         with pytest.raises(BudgetSpent):  # in the middle of a proposal too
-            propose(api, make_context(), max_cost_usd=1.5 * each)
+            propose(api, paid, max_cost_usd=1.5 * each)
         assert len(api.requests) == 2
+
+
+def test_an_edit_that_was_paid_for_outlives_the_budget_and_the_key() -> None:
+    spent = iter([0.0, 9.0])
+    edited = answer(edit("DEPTH = 2", "DEPTH = 3"))
+    with local_api([edited]) as api:
+        proposal = propose(api, make_context(spent_usd=lambda: next(spent)), max_cost_usd=1.0)
+    assert proposal.changes == {"DEPTH": (2, 3)} and "--max-cost" in proposal.hypothesis
+    with local_api([edited, error(401, "revoked", "authentication_error")]) as api:
+        assert propose(api, make_context()).changes == {"DEPTH": (2, 3)}
+
+
+def test_half_an_edit_that_does_not_parse_is_not_tried() -> None:
+    broken = answer(edit("def train(session):", "def train("))
+    with local_api([broken, answer(stop_reason="refusal")]) as api, pytest.raises(ProposalFailed, match="declined") as failure:
+        propose(api, make_context())
+    assert failure.value.usage is not None and failure.value.usage.answers == 2
+
+
+def test_a_gateway_is_reached_with_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", "gateway")
+    with local_api([answer(edit("= 2", "= 3"), submit())]) as api:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", api.url)
+
+        async def ask() -> Proposal:
+            researcher = ClaudeResearcher()
+            try:
+                return await researcher.propose(make_context())
+            finally:
+                await researcher.close()
+
+        assert asyncio.run(ask()).title == "deeper"
+    assert api.requests[0]["key"] == "Bearer gateway"
+
+
+@pytest.mark.parametrize("key", ["a key", "key\n", "schl\u00fcssel", "k\x00"])
+def test_a_key_that_no_header_can_hold_is_refused_at_once(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        if "\x00" in key:
+            patch.setattr("os.environ", {**os.environ, "ANTHROPIC_API_KEY": key})
+        else:
+            patch.setenv("ANTHROPIC_API_KEY", key)
+        with pytest.raises(NotConfigured, match="ANTHROPIC_API_KEY"):
+            ClaudeResearcher()
+
+
+@pytest.mark.parametrize("url", ["api.example", "ftp://api.example"])
+def test_an_address_that_is_none_stops_the_farm(url: str) -> None:
+    async def ask() -> None:
+        client = AsyncAnthropic(api_key="key", base_url=url, max_retries=0)
+        await ClaudeResearcher(client=client, retry_pause_s=0.001).propose(make_context())
+
+    with pytest.raises(NotConfigured, match="ANTHROPIC_BASE_URL"):
+        asyncio.run(ask())
+
+
+def test_titles_and_hypotheses_hold_no_control_characters() -> None:
+    title = "deeper\u202e \x00\x1b[31m\ud800 net"
+    with local_api([answer(edit("= 2", "= 3"), submit(title)), answer(edit("= 2", "= 3"), submit("\u202e"))]) as api:
+        first, second = propose_all(api, [make_context()] * 2)
+    assert first.title.isprintable() and first.title.startswith("deeper") and first.title.endswith("net")
+    assert second.title == "DEPTH 2 -> 3"
+
+
+@pytest.mark.parametrize("text", ["a\x00b", "\ud800", "\x7fELF\x02\x01" * 9])
+def test_a_binary_train_py_is_refused_and_can_be_mended(text: str) -> None:
+    create = {"command": "create", "path": "train.py", "file_text": text}
+    script = [answer(tool("str_replace_based_edit_tool", **create), submit())]
+    script += [answer(tool("str_replace_based_edit_tool", **{**create, "file_text": "DEPTH = 4\r\n"}), submit())]
+    with local_api(script) as api:
+        assert propose(api, make_context()).train_py == "DEPTH = 4\n"
+    assert "Not submitted" in results(api, 1)[1][0]
 
 
 def test_the_default_model_has_a_price() -> None:
@@ -255,3 +345,10 @@ def test_the_situation_names_what_is_fixed() -> None:
     text = situation(make_context((make_record(0, decision="keep"), make_record(1), make_record(2, decision=None))))
     assert "MAX_SEQ_LEN 256" in text and "1.500000 (mean of 1 run)" in text and "(sigma) of 0.01" in text
     assert "Experiments so far: 2 (1 keep, 1 discard)." in text and "Training now: #2 an idea" in text
+
+
+def test_lines_are_inserted_where_view_counts_them() -> None:
+    editor = Editor("a = 1\n\x0cb = 2\u2028\nc = 3\n")
+    assert editor.apply({"command": "view", "path": "train.py", "view_range": [3, 3]}) == "3: c = 3"
+    editor.apply({"command": "insert", "path": "train.py", "insert_line": 2, "insert_text": "x"})
+    assert editor.text == "a = 1\n\x0cb = 2\u2028\nx\nc = 3\n"

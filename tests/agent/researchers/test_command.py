@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from agent.researcher import NotConfigured, ProposalFailed
-from agent.researchers.command import CommandResearcher
+from agent.researchers.command import CommandResearcher, permission_warning
+from agent.researchers.make import researcher_warning
 from research.errors import UserError
 from results.experiment import Proposal
 from tests.agent.samples import TRAIN_PY, make_context, make_record
@@ -170,3 +171,39 @@ def test_a_cancelled_proposal_kills_its_command(tmp_path: Path, notes: Path) -> 
 
     asyncio.run(asyncio.wait_for(cancel_when_running(), 30))
     assert_gone(notes)
+
+
+@pytest.mark.parametrize(
+    "command", ["claude -p", "/opt/bin/claude --print --model m", "claude -p --output-format json {prompt}"]
+)
+def test_claude_without_permission_to_edit_is_warned_of(command: str) -> None:
+    warning = permission_warning(command)
+    assert warning is not None and "--permission-mode acceptEdits" in warning and "\n" not in warning
+    assert researcher_warning(f"command:{command}") == warning
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "claude -p --permission-mode acceptEdits",
+        "claude -p --permission-mode=plan",
+        "claude -p --dangerously-skip-permissions",
+        "claude -p --allowedTools Edit,Write",
+        "codex exec -p x",
+        "sh -c 'claude -p'",
+        "claude 'unbalanced",
+        "",
+    ],
+)
+def test_other_commands_are_not_warned_of(command: str) -> None:
+    assert permission_warning(command) is None
+
+
+def test_a_command_that_vanishes_fails_the_proposal(tmp_path: Path) -> None:
+    path = tmp_path / "agent"
+    path.write_text("#!/bin/sh\n")
+    path.chmod(0o755)
+    researcher = CommandResearcher(str(path))
+    path.unlink()
+    with pytest.raises(ProposalFailed, match="can't be started"):
+        asyncio.run(researcher.propose(make_context()))

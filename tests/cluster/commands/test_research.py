@@ -13,6 +13,8 @@ from cluster.home import Home
 from cluster.options import FarmOptions
 from cluster.summary import FarmSummary, summary_lines
 from research.errors import UserError
+from results.experiment import Usage
+from results.store import Store
 from tests.cluster.farm_samples import CPU, make_history
 
 
@@ -58,3 +60,17 @@ def test_other_terms_are_refused_before_anything_is_said(home: Home, tmp_path: P
 def test_one_experiment_is_no_plural() -> None:
     summary = FarmSummary(branches=("b",), experiments=1, keeps=0, baseline=None, best=None, seconds=1.0, ended="stopped")
     assert summary_lines(summary)[1] == "1 experiment, 0 kept, on b"
+
+
+def test_what_was_spent_and_what_will_fail_is_said_before_a_start(home: Home, tmp_path: Path) -> None:
+    with Store.open(home.folder) as store:
+        [branch] = store.branches("mar8")
+        earlier = store.spent_usd("mar8")
+        store.add_answer(branch.name, Usage(model="m", cost_usd=7.0, answers=1))
+    options = FarmOptions(repo=tmp_path, home=home, cache=tmp_path, tag="mar8", researcher="command:claude -p", max_cost=2.0,
+                          profile="cpu", devices=(CPU,))  # fmt: skip
+    lines = before_start(options)
+    assert any(line.startswith(f"${7.0 + earlier:.2f} of $2 spent already") for line in lines)
+    assert any("warning" in line and "--permission-mode" in line for line in lines)
+    quiet = before_start(replace(options, tag="mar9", researcher="search"))
+    assert not any("spent already" in line or "--permission-mode" in line for line in quiet)

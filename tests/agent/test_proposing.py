@@ -1,0 +1,144 @@
+"""A proposal that fails or is dropped is on record, and the next one is asked for; program.md may be any file."""
+
+import asyncio
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from agent.loop import read_policy
+from agent.proposing import Proposer
+from agent.researcher import Context, ProposalFailed
+from results.experiment import Proposal, Usage
+from results.store import Store
+from tests.agent.samples import TRAIN_PY, make_context
+
+BRANCH = "autoresearch/test"
+IDEA = Proposal(
+    title="deeper",
+    hypothesis="",
+    train_py=TRAIN_PY.replace("= 2", "= 3"),
+    researcher="told",
+    usage=Usage(model="m", cost_usd=0.5, answers=2),
+)
+
+
+class Told:
+    """A researcher that proposes or raises what it is told."""
+
+    name = "told"
+
+    def __init__(self, *answers: Proposal | ProposalFailed) -> None:
+        self.left = list(answers)
+
+    async def propose(self, context: Context) -> Proposal:
+        answer = self.left.pop(0)
+        if isinstance(answer, ProposalFailed):
+            raise answer
+        return answer
+
+    async def close(self) -> None:
+        pass
+
+
+class Observer:
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def on_loop_state(self, branch: str, **fields: Any) -> None:
+        pass
+
+    def on_verdict(self, record: Any) -> None:
+        pass
+
+    def on_event(self, kind: str, **fields: Any) -> None:
+        self.events.append((kind, fields))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store.open(tmp_path / "home") as opened:
+        yield opened
+
+
+def proposer_of(store: Store, researcher: Told, observer: Observer, program: Path | None = None) -> Proposer:
+    def context() -> Context:
+        return make_context() if program is None else replace(make_context(), program=read_policy(program))
+
+    return Proposer(branch=BRANCH, researcher=researcher, worktree=cast(Any, None), store=store, observer=observer,
+                    context=context, head_train_py=lambda: TRAIN_PY, pauses_s=(0.001, 0.004))  # fmt: skip
+
+
+def recorded(store: Store, kind: str, *fields: str) -> tuple[tuple[Any, ...], ...]:
+    columns = ", ".join(f"record ->> '$.{field}'" for field in fields)
+    return store.query(f"SELECT {columns} FROM events WHERE kind = '{kind}' ORDER BY seq").rows
+
+
+def test_failures_are_recorded_with_their_cost_and_their_pauses_grow_to_a_limit(store: Store) -> None:
+    refusal = ProposalFailed("declined", usage=Usage(model="m", cost_usd=0.25, answers=1))
+    busy = ProposalFailed("busy", retry_after_s=86_400.0)
+    observer = Observer()
+    researcher = Told(refusal, refusal, ProposalFailed("no"), busy, IDEA)
+    assert asyncio.run(proposer_of(store, researcher, observer).next()) == IDEA
+    assert [fields["again_in_s"] for _, fields in observer.events] == [0.001, 0.002, 0.004, 0.004]
+    assert recorded(store, "proposal_failed", "branch", "reason", "usage.cost_usd") == (
+        (BRANCH, "declined", "0.25"),
+        (BRANCH, "declined", "0.25"),
+        (BRANCH, "no", None),
+        (BRANCH, "busy", None),
+    )
+
+
+def test_a_prepared_idea_that_the_end_of_the_loop_drops_is_recorded(store: Store) -> None:
+    async def prepare_and_close() -> None:
+        proposer = proposer_of(store, Told(IDEA), Observer())
+        proposer.prepare()
+        while proposer.prepared is None:
+            await asyncio.sleep(0)
+        await proposer.close()
+
+    asyncio.run(prepare_and_close())
+    assert recorded(store, "proposal_dropped", "title", "usage.cost_usd") == (("deeper", "0.5"),)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        ("lower val_bpb, später".encode(), "lower val_bpb, später"),
+        ("lower val_bpb, später".encode("latin-1"), "lower val_bpb, später"),
+        ("lower val_bpb, später".encode("utf-16"), "lower val_bpb, später"),
+        ("lower val_bpb".encode("utf-8-sig"), "lower val_bpb"),
+        (b"", ""),
+    ],
+)
+def test_a_policy_in_any_encoding_is_read(tmp_path: Path, data: bytes, text: str) -> None:
+    (tmp_path / "program.md").write_bytes(data)
+    assert read_policy(tmp_path / "program.md") == text
+
+
+def test_a_policy_of_any_bytes_can_be_sent(tmp_path: Path) -> None:
+    for data in (bytes(range(256)), b"\xff\xfea", b"\xfe\xff\xd8\x00"):
+        (tmp_path / "program.md").write_bytes(data)
+        assert read_policy(tmp_path / "program.md").encode()
+
+
+def test_without_a_policy_there_is_none(tmp_path: Path) -> None:
+    assert read_policy(tmp_path / "program.md") == ""
+
+
+def test_a_policy_that_cannot_be_read_is_waited_for(store: Store, tmp_path: Path) -> None:
+    """A folder in its place stands for any file that can't be read, also for root."""
+    program = tmp_path / "program.md"
+    program.mkdir()
+
+    class Mending(Observer):
+        def on_event(self, kind: str, **fields: Any) -> None:
+            super().on_event(kind, **fields)
+            program.rmdir()
+
+    observer = Mending()
+    assert asyncio.run(proposer_of(store, Told(IDEA), observer, program).next()) == IDEA
+    [(kind, fields)] = observer.events
+    assert kind == "proposal_failed" and str(program) in fields["reason"]
