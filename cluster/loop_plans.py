@@ -105,7 +105,7 @@ class Planner:
 def prepared_data(contract: Contract, options: FarmOptions, *, say: Callable[[str], None]) -> PreparedData:
     """The prepared data of a contract, which is prepared now if there is none. Raises UserError."""
     try:
-        return find_prepared(contract, cache=options.cache, num_shards=options.num_shards)
+        return find_prepared(contract, cache=options.cache, num_shards=options.num_shards, say=say)
     except UserError:
         shards = DEFAULT_SHARDS if options.num_shards is None else options.num_shards
         return prepare(contract, cache=options.cache, num_shards=shards, say=say)
