@@ -93,18 +93,22 @@ def prepare(contract: Contract, *, cache: Path, num_shards: int = 10, revision: 
     return found
 
 
-def find_prepared(contract: Contract, *, cache: Path, num_shards: int | None = None, say: Say | None = None) -> PreparedData:
-    """The data that `prepare` made for `contract`, the newest if there are several. Takes milliseconds.
+def find_prepared(contract: Contract, *, cache: Path, num_shards: int | None = None, score_fingerprint: str | None = None,
+                  say: Say | None = None) -> PreparedData:  # fmt: skip
+    """The data that `prepare` made for `contract`: with this score fingerprint if there is such data, else the newest.
 
     With `say`, the user's files are compared with those that the data was made from, and a change is said. The data is used all
     the same: a branch that began with it could not be resumed with other rows. Raises UserError, with the command to run, if
     there is none.
     """
     cache = Path(cache).expanduser().absolute()
-    found = _Wanted.of(contract, num_shards=num_shards, revision=None).newest(cache)
+    fitting = _Wanted.of(contract, num_shards=num_shards, revision=None).found(cache)
     command = _command(contract, cache=cache, num_shards=num_shards)
-    if found is None:
+    if not fitting:
         raise UserError(f"No data is prepared for profile {contract.profile}: run `{command}`.")
+    found = fitting[0]
+    if score_fingerprint is not None:
+        found = next((data for data in fitting if data.score_fingerprint(contract) == score_fingerprint), found)
     stale = staleness(found) if say is not None else None
     if say is not None and stale is not None:
         cure = f"`{command}` takes the change in, for new branches" if stale.can_prepare else "put the text back to change that"

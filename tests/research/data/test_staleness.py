@@ -71,6 +71,10 @@ def test_changed_files_are_said_and_prepared_again_and_older_data_stays(farm: Fa
     assert farm.built and "4 files changed" in farm.said[0]
     assert second.folder != first.folder and PreparedData.load(first.folder) == first
     assert farm.find() == second and farm.said == []
+    for data in (first, second):  # a branch finds the data that it began with
+        fingerprint = data.score_fingerprint(farm.contract)
+        assert find_prepared(farm.contract, cache=farm.cache, score_fingerprint=fingerprint) == data
+    assert find_prepared(farm.contract, cache=farm.cache, score_fingerprint="another") == second
 
     (texts / "7.txt").write_text(old)
     (texts / "new.txt").unlink()
