@@ -131,6 +131,9 @@ def _add_start(group: CommandGroup) -> None:
 
     prepare = group.add("prepare", "download text, train the tokenizer, pack rows, time attention kernels; once per machine")
     _add_data(prepare)
+    prepare.add_argument("--text-field", metavar="NAME",
+                         help="JSON field or Parquet column with the text of files:PATH (default: text)")  # fmt: skip
+    prepare.add_argument("--force", action="store_true", help="prepare the data again, even if nothing has changed")
     prepare.add_argument("--allow-visible", action="store_true",
                          help="continue even if runs can read the text that they are scored on")  # fmt: skip
     _add_devices(prepare)

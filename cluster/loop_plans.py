@@ -43,6 +43,7 @@ class Planner:
         """The plans of all loops that have started, oldest first."""
         self._options, self._store, self._say = options, store, say
         self._data: dict[str, PreparedData] = {}
+        self._fingerprints = {branch.contract_json: branch.score_fingerprint for branch in store.branches(options.tag)}
         self._lock = threading.Lock()
 
     def terms(self, device: Device) -> tuple[Contract, PreparedData]:
@@ -51,7 +52,8 @@ class Planner:
         with self._lock:
             key = contract.to_json()
             if key not in self._data:
-                self._data[key] = prepared_data(contract, self._options, say=self._say)
+                fingerprint = self._fingerprints.get(key)
+                self._data[key] = prepared_data(contract, self._options, score_fingerprint=fingerprint, say=self._say)
             return contract, self._data[key]
 
     def local(self) -> list[LoopPlan]:
@@ -102,10 +104,17 @@ class Planner:
         return plan
 
 
-def prepared_data(contract: Contract, options: FarmOptions, *, say: Callable[[str], None]) -> PreparedData:
-    """The prepared data of a contract, which is prepared now if there is none. Raises UserError."""
+def prepared_data(
+    contract: Contract, options: FarmOptions, *, score_fingerprint: str | None, say: Callable[[str], None]
+) -> PreparedData:
+    """The prepared data of a contract, which is prepared now if there is none. Raises UserError.
+
+    `score_fingerprint` is that of the branches to resume, whose data may not be the newest; None if there are none.
+    """
     try:
-        return find_prepared(contract, cache=options.cache, num_shards=options.num_shards)
+        return find_prepared(
+            contract, cache=options.cache, num_shards=options.num_shards, score_fingerprint=score_fingerprint, say=say
+        )
     except UserError:
         shards = DEFAULT_SHARDS if options.num_shards is None else options.num_shards
         return prepare(contract, cache=options.cache, num_shards=shards, say=say)

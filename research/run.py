@@ -102,7 +102,7 @@ def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> R
         limit = None
     profile = options.profile or choose_profile(device, total)
     contract = contract_for(profile, budget=options.budget, source=options.source)
-    data = find_prepared(contract, cache=cache_folder(options.cache))
+    data = find_prepared(contract, cache=cache_folder(options.cache), say=lambda line: print(line, flush=True))
     train_py, changes = fit_to_profile(options.train.read_text(), profile, free)
     if changes:
         listed = ", ".join(f"{name} = {value}" for name, value in changes.items() if name != "PROFILE")

@@ -25,6 +25,11 @@ def plain_lines(text: str, limit: int) -> str:
     return shortened("\n".join("".join(c if c.isprintable() else " " for c in line).rstrip() for line in lines).strip(), limit)
 
 
+def printable(name: object) -> str:
+    """A path or another name as any terminal can show it: control characters, and bytes that are not UTF-8, become `?`."""
+    return "".join(character if character.isprintable() else "?" for character in str(name))
+
+
 def utc_now() -> str:
     """The present time as ISO 8601, UTC, to the millisecond: `2026-03-08T20:00:00.000Z`."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -150,7 +150,8 @@ def verify(options: argparse.Namespace) -> int:
     train_py = recorded_train_py(home, record.experiment.commit)
     device = device_like(branch, choose_devices(options.devices), gpu_memory_bytes=old.gpu_memory_bytes)
     contract = recorded_contract(branch)
-    data = find_prepared(contract, cache=find_cache(options.cache), num_shards=options.num_shards)
+    data = find_prepared(contract, cache=find_cache(options.cache), num_shards=options.num_shards,
+                         score_fingerprint=branch.score_fingerprint)  # fmt: skip
     check_same_as_recorded(old, train_py, data, contract)
     if connect(home) is not None:
         stop = f"farm stop{home_option(home)}"

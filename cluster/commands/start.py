@@ -152,7 +152,15 @@ def prepare(options: argparse.Namespace) -> int:
     profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
     contract = contract_for(profile, budget=options.budget, source=options.source)
     shards = {} if options.num_shards is None else {"num_shards": options.num_shards}
-    prepare_data(contract, cache=find_cache(options.cache), allow_visible=options.allow_visible, say=_say, **shards)
+    prepare_data(
+        contract,
+        cache=find_cache(options.cache),
+        text_field=options.text_field,
+        force=options.force,
+        allow_visible=options.allow_visible,
+        say=_say,
+        **shards,
+    )
     if device.kind == "cuda":
         _choose_attention(contract, device, find_cache(options.cache))
     return 0

@@ -85,7 +85,7 @@ def print_sample(
             f"No model of {record.experiment.id} was saved: start the farm with --samples to save the models of keeps."
         )
     contract = recorded_contract(history.branch)
-    data = find_prepared(contract, cache=cache)
+    data = find_prepared(contract, cache=cache, score_fingerprint=history.branch.score_fingerprint)  # the model's own tokenizer
     command = [
         *(sys.executable, "-W", "ignore", "-m", "research.sample"),  # flash-attn-4's compiler warns about its own code
         *("--model", str(model), "--train", str(model.with_name("train.py")), "--data", str(data.folder)),

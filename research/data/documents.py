@@ -1,17 +1,11 @@
-"""Documents in files: parquet, JSON lines, and plain text of any kind."""
+"""Documents of plain text: a large text is cut into several, and every document has a key."""
 
 import codecs
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
-
-from research.errors import UserError
-
-if TYPE_CHECKING:
-    import pyarrow.parquet
+from typing import IO
 
 LARGE_TEXT_BYTES = 2**16
 """Minimum size of a plain text file that is cut into several documents, so that one big file can serve all three splits."""
@@ -32,8 +26,13 @@ def text_key(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(letters, digest_size=8).digest(), "little")
 
 
+def path_key(path: Path, root: Path) -> bytes:
+    """A hash of a path below `root`. Files in its order are mixed across folders, in the same way on every machine."""
+    return hashlib.sha256(os.fsencode(path.relative_to(root).as_posix())).digest()
+
+
 def list_files(root: Path, *, suffix: str = "", skip_folders: frozenset[str] = frozenset()) -> list[Path]:
-    """The files below `root`, ordered by a hash of their path, which mixes folders and is the same on every machine.
+    """The files below `root`, ordered by `path_key`.
 
     Hidden files and folders, symbolic links and empty files are left out, and so are folders named in `skip_folders`.
     """
@@ -42,98 +41,22 @@ def list_files(root: Path, *, suffix: str = "", skip_folders: frozenset[str] = f
         folders[:] = [name for name in folders if not name.startswith(".") and name not in skip_folders]
         paths = (Path(folder, name) for name in names if name.endswith(suffix) and not name.startswith("."))
         found += (path for path in paths if path.is_file() and not path.is_symlink() and path.stat().st_size)
-    return sorted(found, key=lambda path: hashlib.sha256(path.relative_to(root).as_posix().encode()).digest())
+    return sorted(found, key=lambda path: path_key(path, root))
 
 
-def file_documents(path: Path) -> Iterator[str]:
-    """The documents of one file; none for a file that is neither text nor parquet."""
-    if path.suffix == ".parquet":
-        yield from parquet_texts(path)
-    elif path.suffix == ".jsonl" and _has_text_field(path):
-        yield from _json_lines(path)
-    elif _is_text(path):
+def plain_documents(path: Path) -> Iterator[str]:
+    """The documents of a UTF-8 file; none for a file that is not UTF-8."""
+    if _is_utf8(path):
         with path.open(encoding="utf-8", errors="replace", newline="") as file:
-            yield from _cut(file) if path.stat().st_size >= LARGE_TEXT_BYTES else iter([file.read()])
+            yield from text_documents(file, size=path.stat().st_size)
 
 
-def parquet_texts(path: Path, *, start: int = 0, stop: int | None = None, delete_if_corrupt: bool = False) -> Iterator[str]:
-    """Rows `start` to `stop - 1` of the column `text`, read in batches. Raises UserError for a file that can't be read.
-
-    With `delete_if_corrupt` that file is deleted.
-    """
-    try:
-        with _open_parquet(path) as file:
-            first = 0
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
-                if first + rows > start and (stop is None or first < stop):
-                    yield from _row_group_texts(file, group, start - first, rows if stop is None else stop - first)
-                first += rows
-    except (OSError, ValueError) as error:  # pyarrow's own errors are among these
-        raise _corrupt(path, delete_if_corrupt) from error
+def text_documents(file: IO[str], *, size: int) -> Iterator[str]:
+    """The documents of an open text of `size` bytes: one, or several if it is large."""
+    return _cut(file) if size >= LARGE_TEXT_BYTES else iter([file.read()])
 
 
-def parquet_rows(path: Path, *, delete_if_corrupt: bool = False) -> int:
-    """Number of rows of a parquet file. Raises UserError for a file that can't be read."""
-    try:
-        with _open_parquet(path) as file:
-            return int(file.metadata.num_rows)
-    except (OSError, ValueError) as error:
-        raise _corrupt(path, delete_if_corrupt) from error
-
-
-def _open_parquet(path: Path) -> "pyarrow.parquet.ParquetFile":
-    import pyarrow.parquet
-
-    file = pyarrow.parquet.ParquetFile(path)
-    if "text" not in file.schema_arrow.names:
-        raise UserError(f"{path} has no column `text`: rename the column, or leave the file out.")
-    return file
-
-
-def _row_group_texts(file: "pyarrow.parquet.ParquetFile", group: int, start: int, stop: int) -> Iterator[str]:
-    """Rows `start` to `stop - 1` of one row group."""
-    place = 0
-    for batch in file.iter_batches(batch_size=1024, row_groups=[group], columns=["text"]):
-        wanted = batch.column(0)[max(start - place, 0) : max(stop - place, 0)]
-        yield from (text for text in wanted.to_pylist() if text)
-        place += batch.num_rows
-
-
-def _corrupt(path: Path, delete: bool) -> UserError:
-    if delete:
-        path.unlink(missing_ok=True)
-        return UserError(f"{path} is corrupt and was deleted: run the same command again to download it again.")
-    return UserError(f"{path} is corrupt: delete it, and run the same command again.")
-
-
-def _has_text_field(path: Path) -> bool:
-    """Whether the first line is a JSON object with a field `text`; other .jsonl files are read as plain text."""
-    with path.open("rb") as file:
-        return _text_of_line(file.readline()) is not None
-
-
-def _json_lines(path: Path) -> Iterator[str]:
-    with path.open("rb") as file:
-        for line in file:
-            text = _text_of_line(line)
-            if text:
-                yield text
-
-
-def _text_of_line(line: bytes) -> str | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    text = record.get("text") if isinstance(record, dict) else None
-    if not isinstance(text, str):
-        return None
-    # JSON can hold half a surrogate pair, which no UTF-8 text can.
-    return text.encode("utf-8", "replace").decode()
-
-
-def _is_text(path: Path) -> bool:
+def _is_utf8(path: Path) -> bool:
     """Whether the start of a file is UTF-8 without NUL bytes."""
     with path.open("rb") as file:
         probe = file.read(PROBE_BYTES)

@@ -1,6 +1,7 @@
 """Turns text into rows, once per machine: fetches documents, trains the tokenizer, packs rows, writes the manifest.
 
-`prepare` finds what an earlier call made, or makes it. `find_prepared` only finds.
+`prepare` finds what an earlier call made, or makes it. `find_prepared` only finds. The user's own files can change: `prepare`
+then makes the data again, in another folder, and `find_prepared` says so.
 """
 
 import errno
@@ -14,7 +15,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from tempfile import mkdtemp
@@ -23,8 +24,10 @@ import numpy as np
 
 from research.contract import Contract, cache_folder
 from research.data.documents import text_key
+from research.data.file_tree import files_below
 from research.data.hub import REVISION, check_space
 from research.data.packing import Tokens, pack
+from research.data.parquet import TEXT_FIELD
 from research.data.prepared import (
     FORMAT,
     TOKEN_BYTES,
@@ -34,12 +37,23 @@ from research.data.prepared import (
     rows_path,
     write_rows,
 )
-from research.data.sources import Source, has_shards, open_source, source_name
-from research.data.tokenizer import Tokenizer, check_roundtrip, encode_all, train_tokenizer
+from research.data.snapshot import Snapshot
+from research.data.sources import (
+    BYTES_PER_TOKEN,
+    MOST_VALIDATION,
+    Source,
+    has_shards,
+    is_own_files,
+    open_source,
+    own_root,
+    source_name,
+)
+from research.data.staleness import staleness
+from research.data.tokenizer import Tokenizer, TooLittleText, check_roundtrip, encode_all, train_tokenizer
 from research.errors import UserError
 from research.profiles import PROFILES
 from research.sandbox.visible import is_needed
-from research.text import size
+from research.text import counted, printable, size
 
 __all__ = ["PreparedData", "find_prepared", "prepare"]
 
@@ -51,38 +65,54 @@ SECONDS_BETWEEN_REPORTS = 10.0
 
 
 def prepare(contract: Contract, *, cache: Path, num_shards: int = 10, revision: str | None = None,
-            allow_visible: bool = False, say: Say) -> PreparedData:  # fmt: skip
-    """The data for `contract` in `cache`, made if it isn't there. `say` gets a line for each step.
+            text_field: str | None = None, force: bool = False, allow_visible: bool = False,
+            say: Say) -> PreparedData:  # fmt: skip
+    """The data for `contract` in `cache`, made if it isn't there or `force`. `say` gets a line for each step.
 
     `num_shards` is the number of training shards, for a source that has them. `revision` is a commit, tag or branch of the
-    source's dataset; None is the one that this cache uses, at first the head of `main`. If two processes call this at once, one
-    waits.
+    source's dataset; None is the one that this cache uses, at first the head of `main`. `text_field` is the field of JSON
+    records, or column of Parquet, with the text of `files:PATH`; None is the one that this cache uses, at first `text`. If two
+    processes call this at once, one waits.
 
     Raises UserError without a network, disk space or enough text, and for evaluation text that a run must be able to read,
     unless `allow_visible`.
     """
     cache = Path(cache).expanduser().absolute()
-    wanted = _Wanted.of(contract, num_shards=num_shards, revision=revision)
-    found = wanted.newest(cache)
+    wanted = _Wanted.of(contract, num_shards=num_shards, revision=revision, text_field=text_field)
+    found = None if force else _up_to_date(wanted, cache)
     if found is None:
         with _only_one(cache / "prepared" / f".{wanted.slug}.lock", say):
-            found = wanted.newest(cache) or _prepare(
+            found = (None if force else _up_to_date(wanted, cache)) or _prepare(
                 contract, wanted, cache=cache, num_shards=num_shards, allow_visible=allow_visible, say=say
             )
+    newest = _Wanted.of(contract, num_shards=None, revision=None).newest(cache)
+    if is_own_files(found.source) and newest != found:  # the files have changed back: runs shall find this data again
+        found = replace(found, created=time.time())
+        found.save_manifest()
     say(f"prepared: {found.train_rows:,} training rows of {found.seq_len + 1:,} tokens in {found.folder}")
     return found
 
 
-def find_prepared(contract: Contract, *, cache: Path, num_shards: int | None = None) -> PreparedData:
-    """The data that `prepare` made for `contract`, the newest if there are several. Takes milliseconds.
+def find_prepared(contract: Contract, *, cache: Path, num_shards: int | None = None, score_fingerprint: str | None = None,
+                  say: Say | None = None) -> PreparedData:  # fmt: skip
+    """The data that `prepare` made for `contract`: with this score fingerprint if there is such data, else the newest.
 
-    Raises UserError, with the command to run, if there is none.
+    With `say`, the user's files are compared with those that the data was made from, and a change is said. The data is used all
+    the same: a branch that began with it could not be resumed with other rows. Raises UserError, with the command to run, if
+    there is none.
     """
     cache = Path(cache).expanduser().absolute()
-    found = _Wanted.of(contract, num_shards=num_shards, revision=None).newest(cache)
-    if found is None:
-        command = _command(contract, cache=cache, num_shards=num_shards)
+    fitting = _Wanted.of(contract, num_shards=num_shards, revision=None).found(cache)
+    command = _command(contract, cache=cache, num_shards=num_shards)
+    if not fitting:
         raise UserError(f"No data is prepared for profile {contract.profile}: run `{command}`.")
+    found = fitting[0]
+    if score_fingerprint is not None:
+        found = next((data for data in fitting if data.score_fingerprint(contract) == score_fingerprint), found)
+    stale = staleness(found) if say is not None else None
+    if say is not None and stale is not None:
+        cure = f"`{command}` takes the change in, for new branches" if stale.can_prepare else "put the text back to change that"
+        say(f"warning: {stale}: runs use that data as it is; {cure}")
     return found
 
 
@@ -96,11 +126,14 @@ class _Wanted:
     eval_rows: int
     num_shards: int | None
     revision: str | None
+    text_field: str | None
 
     @staticmethod
-    def of(contract: Contract, *, num_shards: int | None, revision: str | None) -> "_Wanted":
+    def of(contract: Contract, *, num_shards: int | None, revision: str | None, text_field: str | None = None) -> "_Wanted":
         source = source_name(contract.source)
         sharded = has_shards(source)
+        if text_field is not None and not is_own_files(source):
+            raise UserError(f"--text-field applies to --source files:PATH, not to {source}: leave it out.")
         return _Wanted(
             source=source,
             vocab_size=contract.VOCAB_SIZE,
@@ -108,6 +141,7 @@ class _Wanted:
             eval_rows=contract.eval_rows,
             num_shards=num_shards if sharded else None,
             revision=revision if sharded else None,
+            text_field=text_field,
         )
 
     @property
@@ -131,13 +165,28 @@ class _Wanted:
             == (self.source, self.vocab_size, self.seq_len, self.eval_rows)
             and self.num_shards in (None, data.num_shards)
             and self.revision in (None, data.revision, data.requested_revision)
+            and self.text_field in (None, data.text_field)
         )
 
     def newest(self, cache: Path) -> PreparedData | None:
         """The newest prepared data that fits; None if there is none. Damaged folders are skipped."""
+        return next(iter(self.found(cache)), None)
+
+    def found(self, cache: Path) -> list[PreparedData]:
+        """All prepared data that fits, the newest first. Damaged folders are skipped."""
         loaded = (_load_if_sound(path.parent) for path in (cache / "prepared").glob("[!.]*/manifest.json"))
         fitting = [data for data in loaded if data is not None and self.fits(data)]
-        return max(fitting, key=lambda data: data.created, default=None)
+        return sorted(fitting, key=lambda data: data.created, reverse=True)
+
+
+def _up_to_date(wanted: _Wanted, cache: Path) -> PreparedData | None:
+    """The newest prepared data that fits, of the files as they are now.
+
+    Without --text-field only data with the field that was used last.
+    """
+    found = wanted.found(cache)
+    same_field = (data for data in found if data.text_field == found[0].text_field)
+    return next((data for data in same_field if staleness(data) is None), None)
 
 
 def _check_hidden(source: Source, *, allow_visible: bool, say: Say) -> None:
@@ -161,17 +210,23 @@ def _load_if_sound(folder: Path) -> PreparedData | None:
 def _prepare(contract: Contract, wanted: _Wanted, *, cache: Path, num_shards: int, allow_visible: bool,
              say: Say) -> PreparedData:  # fmt: skip
     """Builds the data in a temporary folder, which gets its name when it is complete."""
-    source = open_source(contract, cache=cache, num_shards=num_shards, revision=wanted.revision, say=say)
+    before = wanted.newest(cache)
+    text_field = wanted.text_field or (before and before.text_field) or TEXT_FIELD
+    if before is not None and (stale := staleness(before)) is not None:
+        if not stale.can_prepare:
+            raise UserError(f"{stale}: put the text back to prepare it again. Runs still use what is in {before.folder}.")
+        say(f"{stale}: preparing it again; {before.folder} stays, for the branches that began with it")
+    source = open_source(contract, cache=cache, num_shards=num_shards, revision=wanted.revision, text_field=text_field, say=say)
     _check_hidden(source, allow_visible=allow_visible, say=say)
     check_space(cache, source.text_bytes)  # uint16 rows are about half as large as their text
     folder = cache / "prepared" / wanted.folder_name(source.revision)
-    for stale in folder.parent.glob(f".{folder.name}.*"):
-        shutil.rmtree(stale, ignore_errors=True)  # left by a killed process: the lock is ours
+    for left in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(left, ignore_errors=True)  # by a killed process: the lock is ours
     partial = Path(mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     partial.chmod(0o755)  # a cache can be shared by the users of a machine
     try:
-        _build(contract, wanted, source, folder=partial, say=say)
-        shutil.rmtree(folder, ignore_errors=True)  # a damaged one
+        _build(contract, wanted, source, text_field=text_field, folder=partial, say=say)
+        shutil.rmtree(folder, ignore_errors=True)  # a damaged one, or the one before --force
         partial.rename(folder)
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -182,17 +237,26 @@ def _prepare(contract: Contract, wanted: _Wanted, *, cache: Path, num_shards: in
     return PreparedData.load(folder)
 
 
-def _build(contract: Contract, wanted: _Wanted, source: Source, *, folder: Path, say: Say) -> None:
+def _build(contract: Contract, wanted: _Wanted, source: Source, *, text_field: str, folder: Path, say: Say) -> None:
     """Writes everything into `folder`: the small files first, so that problems with the text show early."""
     splits = Splits(source)
-    tokenizer = _train_tokenizer(contract, splits, folder=folder, say=say)
+    try:
+        tokenizer = _train_tokenizer(contract, splits, folder=folder, say=say)
+    except TooLittleText as error:
+        raise UserError(f"{error} {add_text(contract, source)}") from error
     val = _evaluation_rows("val", contract, splits, tokenizer, folder=folder)
-    _require_rows("validation", val, contract.eval_rows, contract)
+    _require_rows("validation", val, contract.eval_rows, contract, source)
     audit = _evaluation_rows("audit", contract, splits, tokenizer, folder=folder)
-    _require_rows("audit", audit, math.ceil(contract.eval_rows / 10), contract)
+    _require_rows("audit", audit, math.ceil(contract.eval_rows / 10), contract, source)
     say(f"evaluation: {val.rows:,} validation rows and {audit.rows:,} audit rows")
+    if audit.rows < contract.eval_rows:
+        more = add_text(contract, source, rows=audit.rows, needed=contract.eval_rows)
+        say(f"warning: the audit set is short ({audit.rows:,} of {contract.eval_rows:,} rows), audits are less certain. {more}")
     train = _training_rows(contract, splits, tokenizer, folder=folder, say=say)
-    _require_rows("training", train, 1, contract)
+    _require_rows("training", train, 1, contract, source)
+    if source.snapshot is not None:
+        _check_unchanged(source.snapshot, own_root(wanted.source))
+        source.snapshot.save(folder)
     PreparedData(
         folder=folder,
         source=wanted.source,
@@ -216,6 +280,7 @@ def _build(contract: Contract, wanted: _Wanted, source: Source, *, folder: Path,
         audit_sha256=audit.sha256,
         data_fingerprint=train.sha256[:16],
         evaluation_paths=tuple(str(path) for path in source.evaluation_paths),
+        text_field=text_field if is_own_files(wanted.source) else None,
         created=time.time(),
     ).save_manifest()
 
@@ -329,14 +394,37 @@ def _training_rows(contract: Contract, splits: Splits, tokenizer: Tokenizer, *, 
     return _Packed(rows=count, documents=documents, sha256=sha256)
 
 
-def _require_rows(split: str, packed: _Packed, needed: int, contract: Contract) -> None:
+def _require_rows(split: str, packed: _Packed, needed: int, contract: Contract, source: Source) -> None:
     if packed.rows >= needed:
         return
     raise UserError(
-        f"{source_name(contract.source)} has too little text: it gives {packed.rows:,} {split} rows of"
+        f"{printable(source_name(contract.source))} has too little text: it gives {packed.rows:,} {split} rows of"
         f" {contract.MAX_SEQ_LEN + 1:,} tokens, and {needed:,} are needed."
-        " Add text, or choose a smaller --profile."
+        f" {add_text(contract, source, rows=packed.rows, needed=needed)}"
     )
+
+
+def add_text(contract: Contract, source: Source, *, rows: int = 0, needed: int = 0) -> str:
+    """How much text to add so that `needed` rows come out instead of `rows`, and which files were skipped.
+
+    Without rows it is estimated what the contract needs in total.
+    """
+    if source.survey is None:
+        return "Add text, or choose a smaller --profile."
+    have = source.survey.text_bytes
+    least = contract.EVAL_TOKENS * BYTES_PER_TOKEN / MOST_VALIDATION
+    total = have * needed / rows if rows else max(least, 2 * have)
+    skipped = source.survey.skipped_line()
+    files = f"{size(have)} in {counted(len(source.survey.read), 'file')}"
+    more = f"Add about {size(max(total - have, 1000))} of text to the {files}, or choose a smaller --profile."
+    return f"{more} {skipped[0].upper()}{skipped[1:]}." if skipped else more
+
+
+def _check_unchanged(snapshot: Snapshot, root: Path) -> None:
+    """Raises UserError if files changed while they were read."""
+    changes, _ = snapshot.compare(root, files_below(root))
+    if changes:
+        raise UserError(f"{printable(root)}: {changes} while it was being prepared: run this again once nothing writes there.")
 
 
 def _command(contract: Contract, *, cache: Path, num_shards: int | None) -> str:
@@ -349,7 +437,7 @@ def _command(contract: Contract, *, cache: Path, num_shards: int | None) -> str:
         words += ["--num-shards", str(num_shards)]
     if cache != cache_folder().absolute():
         words += ["--cache", str(cache)]
-    return shlex.join(words)
+    return printable(shlex.join(words))
 
 
 @contextmanager

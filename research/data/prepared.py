@@ -67,8 +67,10 @@ class PreparedData:
     """Sixteen hex digits over the training rows."""
     evaluation_paths: tuple[str, ...] = field(default=())
     """Where this machine has the text of the evaluation rows: a run must not be able to read it."""
+    text_field: str | None = field(default=None)
+    """The field of records that holds the text of `files:PATH`; None for other sources."""
     created: float
-    """Unix time in seconds."""
+    """Unix time in seconds at which `prepare` made this data, or chose it again after the files had changed back."""
     format: int = FORMAT
 
     @staticmethod

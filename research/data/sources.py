@@ -13,12 +13,17 @@ from itertools import chain
 from pathlib import Path
 
 from research.contract import Contract
-from research.data.documents import file_documents, list_files, parquet_rows, parquet_texts, text_key
+from research.data.documents import list_files, plain_documents, text_key
+from research.data.file_tree import files_below
 from research.data.hub import REVISION, Dataset
+from research.data.parquet import TEXT_FIELD, parquet_rows, parquet_texts
 from research.data.prepared import Split
+from research.data.snapshot import Snapshot
+from research.data.survey import Survey, documents_of, survey
+from research.data.text_files import Readable
 from research.errors import UserError
 from research.sandbox.visible import UNUSED_BY_RUNS
-from research.text import counted
+from research.text import counted, printable
 
 CLIMBMIX = "karpathy/climbmix-400b-shuffle"
 CLIMBMIX_AUDIT, CLIMBMIX_VALIDATION = 6541, 6542
@@ -36,6 +41,9 @@ BYTES_PER_TOKEN = 5
 
 MOST_VALIDATION, MOST_AUDIT, LEAST_HELD_OUT = 0.25, 0.1, 0.01
 """Shares of the user's own text that are held out."""
+
+MOST_HIDDEN_FILES = 256
+"""Files behind links that are hidden from runs one by one; of more, their folders are."""
 
 OTHER_PYTHONS = ("usr/lib/python3*", "usr/lib64/python3*", "usr/local/lib/python3*")
 
@@ -70,6 +78,10 @@ class Source:
     """Whether no document can be in two splits, so that this need not be checked."""
     evaluation_paths: tuple[Path, ...]
     """Where this machine has the text of validation and audit."""
+    survey: Survey | None = None
+    """What was found in files of the user's own; None for other sources."""
+    snapshot: Snapshot | None = None
+    """Their state when they were opened."""
 
 
 def source_name(source: str) -> str:
@@ -83,8 +95,24 @@ def has_shards(source: str) -> bool:
     return source in ("climbmix", "tinystories")
 
 
+def is_own_files(source: str) -> bool:
+    """Whether a source is the user's own folder or file, which can change."""
+    return source.startswith("files:")
+
+
+def own_root(source: str) -> Path:
+    """The folder or file of `files:PATH`."""
+    return Path(source_name(source).partition(":")[2])
+
+
 def open_source(
-    contract: Contract, *, cache: Path, num_shards: int, revision: str | None, say: Callable[[str], None]
+    contract: Contract,
+    *,
+    cache: Path,
+    num_shards: int,
+    revision: str | None,
+    text_field: str = TEXT_FIELD,
+    say: Callable[[str], None],
 ) -> Source:
     """The contract's source, with its files downloaded. Raises UserError if the source is wrong or can't be reached."""
     kind, _, path = source_name(contract.source).partition(":")
@@ -98,7 +126,7 @@ def open_source(
     if kind == "stdlib":
         return stdlib(Path(sysconfig.get_paths()["stdlib"]), evaluation_bytes=evaluation_bytes)
     if kind == "files" and path:
-        return own_files(Path(path), evaluation_bytes=evaluation_bytes)
+        return own_files(Path(path), evaluation_bytes=evaluation_bytes, text_field=text_field, say=say)
     raise UserError(f"No source is called {contract.source!r}: use climbmix, tinystories, stdlib or files:PATH.")
 
 
@@ -190,7 +218,14 @@ def stdlib(root: Path, *, evaluation_bytes: int) -> Source:
     tests = _python_files(held_out)
     if _total_size(tests) < least:
         files = list_files(root, suffix=".py", skip_folders=skipped)
-        return _dealt("stdlib", root, files, revision=revision, evaluation_bytes=evaluation_bytes)
+        return _dealt(
+            "stdlib",
+            lambda: _texts(files),
+            text_bytes=_total_size(files),
+            revision=revision,
+            evaluation_bytes=evaluation_bytes,
+            evaluation_paths=(root,),
+        )
     library = list_files(root, suffix=".py", skip_folders=skipped | {"test"} | {folder.name for folder in held_out})
 
     def excerpts() -> Iterator[str]:
@@ -224,18 +259,58 @@ def _copies_of(folders: Iterable[Path], root: Path) -> list[Path]:
     return [other / folder.name for other in others for folder in folders if (other / folder.name).is_dir()]
 
 
-def own_files(root: Path, *, evaluation_bytes: int) -> Source:
-    """The source of a folder or file: text, source code, .jsonl (field `text`), .parquet (column `text`). Skips other files."""
+def own_files(
+    root: Path, *, evaluation_bytes: int, text_field: str = TEXT_FIELD, say: Callable[[str], None] = lambda line: None
+) -> Source:
+    """The source of a folder or file: text, source code, JSON and Parquet, which may be compressed. Skips other files.
+
+    `text_field` is the field of JSON records, or column of Parquet, that holds the text. Raises UserError if there is no text.
+    """
     if not root.exists():
-        raise UserError(f"{root} does not exist: give a folder or a file, --source files:PATH.")
-    files = list_files(root) if root.is_dir() else [root]
-    return _dealt(f"files:{root.name}", root, files, revision="", evaluation_bytes=evaluation_bytes)
+        raise UserError(f"{printable(root)} does not exist: give a folder or a file, --source files:PATH.")
+    name = f"files:{printable(root.name)}"
+    paths = files_below(root)
+    say(f"{name}: reading {counted(len(paths), 'file')}")
+    snapshot = Snapshot.take(root, paths)
+    found = survey(name, root, paths, field=text_field)
+    for line in found.lines():
+        say(line)
+
+    def texts() -> Iterator[str]:
+        return chain.from_iterable(documents_of(file, text_field) for file in found.read)
+
+    return _dealt(
+        name,
+        texts,
+        text_bytes=found.text_bytes,
+        revision=snapshot.digest() if text_field == TEXT_FIELD else f"{snapshot.digest()}-{text_field}",
+        evaluation_bytes=evaluation_bytes,
+        evaluation_paths=(root, *_behind_links(root, (file.path for file in found.read))),
+        survey=found,
+        snapshot=snapshot,
+    )
 
 
-def _dealt(name: str, root: Path, files: list[Path], *, revision: str, evaluation_bytes: int) -> Source:
+def _behind_links(root: Path, paths: Iterable[Path]) -> tuple[Path, ...]:
+    """Where files lie that links lead to, outside the root: the files, or the folders of many."""
+    inside = root.resolve()
+    outside = {real for path in paths if not (real := path.resolve()).is_relative_to(inside)}
+    return tuple(sorted(outside if len(outside) <= MOST_HIDDEN_FILES else {path.parent for path in outside}))
+
+
+def _dealt(
+    name: str,
+    texts: Callable[[], Iterator[str]],
+    *,
+    text_bytes: int,
+    revision: str,
+    evaluation_bytes: int,
+    evaluation_paths: tuple[Path, ...],
+    survey: Survey | None = None,
+    snapshot: Snapshot | None = None,
+) -> Source:
     """A source whose documents are assigned to splits by a hash of their text, so that none is in two."""
-    total = _total_size(files)
-    share = max(evaluation_bytes / max(total, 1), LEAST_HELD_OUT)
+    share = max(evaluation_bytes / max(text_bytes, 1), LEAST_HELD_OUT)
     validation_below = int(min(share, MOST_VALIDATION) * 10_000)
     audit_below = validation_below + int(min(share, MOST_AUDIT) * 10_000)
 
@@ -244,26 +319,26 @@ def _dealt(name: str, root: Path, files: list[Path], *, revision: str, evaluatio
         return "val" if place < validation_below else "audit" if place < audit_below else "train"
 
     def documents(split: Split) -> Iterator[str]:
-        return (text for text in _texts(files) if split_of(text) == split)
+        return (text for text in texts() if split_of(text) == split)
 
     return Source(
         name=name,
         revision=revision,
-        text_bytes=total,
+        text_bytes=text_bytes,
         documents=documents,
         tokenizer_documents=lambda: documents("train"),
         repeats=True,
         disjoint=True,
-        evaluation_paths=(root,),
+        evaluation_paths=evaluation_paths,
+        survey=survey,
+        snapshot=snapshot,
     )
 
 
 def _texts(files: Iterable[Path]) -> Iterator[str]:
     for path in files:
-        try:
-            yield from file_documents(path)
-        except OSError as error:
-            raise UserError(f"{path} can't be read ({error.strerror}): make it readable, or leave it out.") from error
+        with Readable(path):
+            yield from plain_documents(path)
 
 
 def _total_size(files: Iterable[Path]) -> int:

@@ -48,6 +48,10 @@ ROUNDTRIP_SAMPLES = (
 )
 
 
+class TooLittleText(UserError):
+    """There is not enough text to prepare."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tokenizer:
     """Text to token ids and back. Ids 0 .. n-1 are `ranks`, the special tokens follow."""
@@ -138,10 +142,8 @@ def train_tokenizer(documents: Iterable[str], *, vocab_size: int) -> Tokenizer:
     trainer.train_from_iterator(_training_text(documents), ordinary, pattern=SPLIT_PATTERN)
     ranks = sorted((rank, bytes(token)) for token, rank in trainer.get_mergeable_ranks())
     if len(ranks) < ordinary:
-        raise UserError(
-            f"Too little text for a vocabulary of {vocab_size:,} tokens: it is enough for {len(ranks) + len(SPECIAL_TOKENS):,}."
-            " Add text."
-        )
+        enough = len(ranks) + len(SPECIAL_TOKENS)
+        raise TooLittleText(f"Too little text for a vocabulary of {vocab_size:,} tokens: it is enough for {enough:,}.")
     tokenizer = Tokenizer(pattern=SPLIT_PATTERN, ranks=tuple(token for _, token in ranks))
     for sample in ROUNDTRIP_SAMPLES:
         check_roundtrip(tokenizer, sample)

@@ -23,7 +23,7 @@ from tests.cluster.farm_samples import CPU, gpu
 @pytest.fixture
 def make_planner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A planner on a store of its own; its data is prepared by nobody."""
-    monkeypatch.setattr("cluster.loop_plans.prepared_data", lambda contract, options, say: contract.profile)
+    monkeypatch.setattr("cluster.loop_plans.prepared_data", lambda contract, options, **_: contract.profile)
     with Store.open(tmp_path / "home") as store:
 
         def make(**changes: Any) -> Planner:
@@ -142,3 +142,19 @@ def test_local_loops_are_named_by_their_device(make_planner) -> None:
     two = (gpu(0), gpu(2))
     assert names(make_planner(engine="local", devices=two, loops=3).local()) == ["night-gpu0", "night-gpu2", "night-gpu0-2"]
     assert names(make_planner(engine="local").local()) == ["night"]
+
+
+def test_a_branch_is_resumed_with_the_data_that_it_began_with(make_planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Newer data, of text that has changed since, is for new branches."""
+    asked: list[str | None] = []
+
+    def prepared(contract: Contract, options: FarmOptions, *, score_fingerprint: str | None, say: object) -> str:
+        asked.append(score_fingerprint)
+        return contract.profile
+
+    monkeypatch.setattr("cluster.loop_plans.prepared_data", prepared)
+    make_planner().terms(CPU)
+    make_planner.store.add_branch(branch_begun(CPU))
+    make_planner().terms(CPU)
+    make_planner(tag="another").terms(CPU)
+    assert asked == [None, "s", None]

@@ -109,7 +109,7 @@ def test_the_manifest_says_what_was_done(data: PreparedData, contract: Contract,
 
 def test_nothing_on_disk_is_a_pickle(data: PreparedData) -> None:
     names = {path.name for path in data.folder.iterdir()}
-    assert names == {"manifest.json", "tokenizer.json", "token_bytes.npy", "train.rows", "val.rows", "audit.rows"}
+    assert names == {"manifest.json", "tokenizer.json", "token_bytes.npy", "train.rows", "val.rows", "audit.rows", "files.json"}
     counts = data.token_bytes()
     assert counts.dtype == np.int32 and np.array_equal(counts, data.tokenizer().token_bytes())
 
@@ -206,7 +206,7 @@ def test_no_training_shards(contract: Contract, tmp_path: Path) -> None:
 
 
 def test_an_empty_folder(contract: Contract, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="oo little text"):
+    with pytest.raises(UserError, match="empty"):
         prepare(replace(contract, source=f"files:{tmp_path}"), cache=tmp_path / "cache", say=lambda line: None)
 
 

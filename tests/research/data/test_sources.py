@@ -1,15 +1,15 @@
 """Sources: what is in which split, and files of every kind."""
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from research.data.documents import file_documents, list_files, parquet_texts, text_key
+from research.data.documents import plain_documents, text_key
 from research.data.hub import Dataset, check_space
+from research.data.parquet import parquet_texts
 from research.data.sources import (
     CLIMBMIX,
     TINYSTORIES,
@@ -58,29 +58,11 @@ def test_the_split_is_the_same_wherever_the_folder_lies(tmp_path: Path) -> None:
     assert here == there
 
 
-def test_jsonl_parquet_text_and_nothing_else(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"text": "from json", "id": 1}\n{"id": 2}\n\nbroken\n{"text": "more \\ud800"}\n')
-    (tmp_path / "other.jsonl").write_text('{"prompt": "no text field"}\n')
-    write_parquet(tmp_path / "b.parquet", ["from parquet", "", "more"])
-    (tmp_path / "c.py").write_text("print('source')\n")
-    (tmp_path / "d.bin").write_bytes(b"text with \0 in it")
-    (tmp_path / "e.dat").write_bytes(b"\xff\xfe\xfa")
-    (tmp_path / ".hidden").write_text("hidden")
-    (tmp_path / ".git").mkdir()
-    (tmp_path / ".git" / "config").write_text("hidden, too")
-    (tmp_path / "empty.txt").touch()
-    (tmp_path / "link.txt").symlink_to(tmp_path / "c.py")
-    found = Counter(text for path in list_files(tmp_path) for text in file_documents(path))
-    assert found == Counter(
-        ["from json", "more ?", '{"prompt": "no text field"}\n', "from parquet", "more", "print('source')\n"]
-    )
-
-
 def test_a_large_text_becomes_many_documents_and_loses_nothing(tmp_path: Path) -> None:
     path = tmp_path / "book.txt"
     book = "\n\n".join(sentences(3, 3000))
     path.write_text(book)
-    documents = list(file_documents(path))
+    documents = list(plain_documents(path))
     assert len(documents) > 50 and max(map(len, documents)) <= 2**14
     assert "".join(documents) == book
     splits = splits_of(own_files(path, evaluation_bytes=100_000))
@@ -91,13 +73,13 @@ def test_a_large_text_is_cut_at_its_separators(tmp_path: Path) -> None:
     path = tmp_path / "stories.txt"
     stories = sentences(4, 1000)
     path.write_text("\n<|endoftext|>\n".join(stories))
-    assert [text.strip() for text in file_documents(path)] == stories
+    assert [text.strip() for text in plain_documents(path)] == stories
 
 
 def test_a_large_text_without_lines_is_cut_all_the_same(tmp_path: Path) -> None:
     path = tmp_path / "line.txt"
     path.write_text("é" * 3_000_000)
-    assert "".join(file_documents(path)) == "é" * 3_000_000
+    assert "".join(plain_documents(path)) == "é" * 3_000_000
 
 
 def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,7 +156,7 @@ def test_a_corrupt_parquet_file_is_named(tmp_path: Path) -> None:
 
 def test_a_parquet_file_without_text(tmp_path: Path) -> None:
     pq.write_table(pa.table({"body": ["x"]}), tmp_path / "x.parquet")
-    with pytest.raises(UserError, match="has no column `text`"):
+    with pytest.raises(UserError, match="has no column `text` of text"):
         list(parquet_texts(tmp_path / "x.parquet"))
 
 

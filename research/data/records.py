@@ -1,0 +1,81 @@
+"""Documents in JSON: records in the lines of a file, or in one value that is the whole file.
+
+A record is an object with a field that holds its text, or a string, which is its own text.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import IO, Any
+
+SAMPLED_RECORDS = 1000
+"""Records that are searched for the names of their fields."""
+
+BROKEN = object()
+"""Stands for a line that is not JSON."""
+
+
+def json_texts(file: IO[str], field: str) -> Iterator[str | None]:
+    """The text of each record of an open file; None for a record without it, and for a line that is not JSON.
+
+    Lines end at a line feed alone: open the file with `newline="\\\\n"`.
+    """
+    return (_text_of(record, field) for record in _records(file, field))
+
+
+def json_fields(file: IO[str]) -> tuple[list[str], list[str]]:
+    """The fields that hold text in the first records, the longest text first, and the other fields."""
+    characters: Counter[str] = Counter()
+    others: dict[str, None] = {}
+    for record, _ in zip(_records(file, ""), range(SAMPLED_RECORDS), strict=False):
+        for name, value in record.items() if isinstance(record, dict) else ():
+            if isinstance(value, str):
+                characters[name] += len(value)
+            else:
+                others[name] = None
+    return [name for name, _ in characters.most_common()], [name for name in others if name not in characters]
+
+
+def _records(file: IO[str], field: str) -> Iterator[Any]:
+    """The records of an open file, BROKEN for a line that is not JSON."""
+    lines = (line for line in file if line.strip())
+    first, second = next(lines, ""), next(lines, "")
+    value = _parsed(first)
+    if second and (isinstance(value, dict | str) or first.lstrip()[:1] not in ("{", "[")):
+        yield value
+        yield from (_parsed(line) for line in chain([second], lines))
+        return
+    text = first + second + file.read()
+    whole = _parsed(text)
+    yield from _members(whole, field) if whole is not BROKEN else map(_parsed, filter(str.strip, text.split("\n")))
+
+
+def _members(value: Any, field: str) -> Iterable[Any]:
+    """The records in one JSON value: those of an array, of the only array in an object, or of a column; else the value."""
+    if isinstance(value, list):
+        return value
+    if not isinstance(value, dict) or isinstance(value.get(field), str):
+        return [value]
+    column = value.get(field)
+    if isinstance(column, dict):  # as pandas writes a column
+        column = list(column.values())
+    if isinstance(column, list):
+        return column
+    arrays = [inner for inner in value.values() if isinstance(inner, list) and inner and isinstance(inner[0], dict | str)]
+    return arrays[0] if len(arrays) == 1 else [value]
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return BROKEN
+
+
+def _text_of(record: Any, field: str) -> str | None:
+    text = record.get(field) if isinstance(record, dict) else record
+    if not isinstance(text, str):
+        return None
+    # JSON can hold half a surrogate pair, which no UTF-8 text can.
+    return text.encode("utf-8", "replace").decode()

@@ -1,0 +1,268 @@
+"""What a folder of the user's own holds: which files are read, in which format, and which are skipped and why."""
+
+import io
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+from research.data.documents import text_documents
+from research.data.parquet import parquet_fields, parquet_rows, parquet_values
+from research.data.records import json_fields, json_texts
+from research.data.text_files import COMPRESSIONS, Encoding, Readable, find_encoding, open_bytes
+from research.errors import UserError
+from research.text import counted, printable, size
+
+Format = Literal["text", "JSON", "Parquet"]
+
+COMPRESSED_SUFFIXES = frozenset({".gz", ".bz2", ".xz", ".zst", ".zstd", ".lz4"})
+JSON_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".jl"})
+PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
+
+KNOWN_STARTS = {
+    b"PK\x03\x04": "archives (unpack them)",
+    b"PK\x05\x06": "archives (unpack them)",
+    b"7z\xbc\xaf\x27\x1c": "archives (unpack them)",
+    b"Rar!": "archives (unpack them)",
+    b"ARROW1": "Arrow files (save them as Parquet)",
+    b"%PDF-": "PDF (extract the text)",
+    b"{\\rtf": "RTF (save it as text)",
+    b"version https://git-lfs": "pointers of Git LFS (run git lfs pull)",
+}
+"""The first bytes of files that are not text, though they can look like it, and what they are."""
+
+PARQUET_START = b"PAR1"
+TAR_MARK, TAR_MARK_AT = b"ustar", 257
+NAMES_SHOWN = 3
+"""File names given for each reason to skip files."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFile:
+    """A file that is read."""
+
+    path: Path
+    format: Format
+    encoding: Encoding | None
+    """None for Parquet."""
+    documents: int
+    text_bytes: int
+    """UTF-8 bytes of the documents."""
+    without_text: int = 0
+    """Records without the field, and lines that are not JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A file that is not read."""
+
+    path: Path
+    why: str
+    """What such files are, in the plural, and what to do."""
+    fields: str = ""
+    """The fields of records without the requested one; empty if the file holds no records."""
+    records: int = 0
+    """Number of those records; 0 for Parquet without rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """The files of a source, in order, and what they hold."""
+
+    name: str
+    field: str
+    """The field of records, or column of Parquet, that holds the text."""
+    read: tuple[DataFile, ...]
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def text_bytes(self) -> int:
+        """UTF-8 bytes of all documents."""
+        return sum(file.text_bytes for file in self.read)
+
+    def lines(self) -> list[str]:
+        """What was read and what was skipped, for people."""
+        kinds = Counter(file.format for file in self.read)
+        listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+        documents = counted(sum(file.documents for file in self.read), "document")
+        lines = [
+            f"{self.name}: read {counted(len(self.read), 'file')} ({listed}): {documents}, {size(self.text_bytes)} of text"
+        ]
+        lines += [f"{self.name}: {line}" for line in (self._encodings(), self._replaced(), self._records()) if line]
+        return [*lines, f"{self.name}: {self.skipped_line()}"] if self.skipped else lines
+
+    def skipped_line(self) -> str:
+        """How many files were skipped, for which reasons; empty if none were."""
+        if not self.skipped:
+            return ""
+        reasons = _by_reason({file.path: file.why for file in self.skipped})
+        return f"skipped {counted(len(self.skipped), 'file')}: {reasons}"
+
+    def _encodings(self) -> str:
+        named = {file.path: file.encoding.name for file in self.read if file.encoding}
+        others = {path: name for path, name in named.items() if not name.startswith("utf-8")}
+        return f"in other encodings than UTF-8: {_by_reason(others)}" if others else ""
+
+    def _replaced(self) -> str:
+        found = [file for file in self.read if file.encoding and file.encoding.replaced]
+        count = sum(file.encoding.replaced for file in found if file.encoding)
+        what = f"{counted(count, 'invalid character')} replaced by U+FFFD"
+        return f"{what} in {_names([file.path for file in found])}" if found else ""
+
+    def _records(self) -> str:
+        found = [file for file in self.read if file.without_text]
+        count = sum(file.without_text for file in found)
+        return f"{counted(count, 'record')} without a text `{self.field}` in {_names([f.path for f in found])}" if found else ""
+
+
+def survey(name: str, root: Path, paths: Sequence[Path], *, field: str) -> Survey:
+    """Reads all files once. Raises UserError if there is no text, or a file is damaged or can't be read."""
+    found = [_examine(path, field) for path in paths]
+    read = tuple(file for file in found if isinstance(file, DataFile))
+    skipped = tuple(file for file in found if isinstance(file, Skipped))
+    result = Survey(name=name, field=field, read=read, skipped=skipped)
+    without_field = [file for file in skipped if file.fields]
+    has_records = any(file.format != "text" for file in read)
+    is_data = any(file.records > 1 for file in without_field)  # one object can be a program's settings
+    if without_field and not has_records and (is_data or not read):
+        raise _no_such_field(without_field, field)
+    if not result.text_bytes:
+        why = result.skipped_line() or "the folder is empty"
+        raise UserError(f"{printable(root)} holds no text ({why}): put text, JSON Lines or Parquet files there.")
+    return result
+
+
+def documents_of(file: DataFile, field: str) -> Iterator[str]:
+    """The documents of a file, in order. Raises UserError if it is damaged or can't be read."""
+    return (text for text in _texts(file.path, file.format, file.encoding, field) if text)
+
+
+def _texts(path: Path, kind: Format, encoding: Encoding | None, field: str) -> Iterator[str | None]:
+    """The text of each document or record; None for a record without text."""
+    if encoding is None:
+        yield from parquet_values(path, field)
+        return
+    with Readable(path), _open_text(path, encoding, newline="\n" if kind == "JSON" else "") as file:
+        yield from json_texts(file, field) if kind == "JSON" else text_documents(file, size=encoding.size)
+
+
+def _open_text(path: Path, encoding: Encoding, *, newline: str) -> IO[str]:
+    return io.TextIOWrapper(open_bytes(path), encoding=encoding.name, errors="replace", newline=newline)
+
+
+def _examine(path: Path, field: str) -> DataFile | Skipped:
+    """Reads a file once, to see what it holds."""
+    with Readable(path):
+        if not path.is_file():
+            return Skipped(path=path, why="broken links" if path.is_symlink() else "not regular files")
+        head = _head(path)
+        if head.startswith(PARQUET_START) and _is_compressed(path):
+            return Skipped(path=path, why="compressed as a whole (decompress the Parquet file)")
+        suffixes = [suffix for suffix in path.suffixes if suffix.lower() not in COMPRESSED_SUFFIXES]
+        suffix = suffixes[-1].lower() if suffixes else ""
+        if head.startswith(PARQUET_START) or (suffix in PARQUET_SUFFIXES and head and not _is_compressed(path)):
+            return _examine_records(path, "Parquet", None, field)
+        reason = _known_kind(head)
+        if reason is not None:
+            return Skipped(path=path, why=reason)
+        encoding = find_encoding(path)
+        if encoding is None:
+            return Skipped(path=path, why=_not_text(head))
+        if suffix in JSON_SUFFIXES:
+            return _examine_records(path, "JSON", encoding, field)
+        return _counted(path, "text", encoding, field)
+
+
+def _examine_records(path: Path, kind: Format, encoding: Encoding | None, field: str) -> DataFile | Skipped:
+    """A file of records: read if one of them has the field."""
+    texts, others = _fields(path, encoding)
+    if encoding is None and field not in texts:
+        return _without_field(path, texts, others, field, records=parquet_rows(path))
+    found = _counted(path, kind, encoding, field)
+    if found.documents:
+        return found
+    if not texts and not others:
+        return Skipped(path=path, why="named .json or .jsonl, but without a record in JSON")
+    return _without_field(path, texts, others, field, records=found.without_text)
+
+
+def _counted(path: Path, kind: Format, encoding: Encoding | None, field: str) -> DataFile:
+    documents = text_bytes = without_text = 0
+    for text in _texts(path, kind, encoding, field):
+        if text and not text.isspace():
+            documents += 1
+            text_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+        else:
+            without_text += 1
+    return DataFile(
+        path=path,
+        format=kind,
+        encoding=encoding,
+        documents=documents,
+        text_bytes=text_bytes,
+        without_text=0 if kind == "text" else without_text,
+    )
+
+
+def _fields(path: Path, encoding: Encoding | None) -> tuple[list[str], list[str]]:
+    """The names of the fields that hold text, and those of the others."""
+    if encoding is None:
+        return parquet_fields(path)
+    with Readable(path), _open_text(path, encoding, newline="\n") as file:
+        return json_fields(file)
+
+
+def _without_field(path: Path, texts: list[str], others: list[str], field: str, *, records: int) -> Skipped:
+    if texts:
+        fields = f"text is in {', '.join(f'`{printable(name)}`' for name in texts)}"
+    else:
+        fields = f"none of its fields is text: {', '.join(printable(name) for name in others)}"
+    return Skipped(path=path, why=f"without a text `{field}`", fields=fields, records=records)
+
+
+def _no_such_field(files: Sequence[Skipped], field: str) -> UserError:
+    first = files[0]
+    more = f" (nor {'has' if len(files) == 2 else 'have'} {counted(len(files) - 1, 'other')})" if files[1:] else ""
+    return UserError(
+        f"{printable(first.path)} has no text in a field `{field}`{more}; {first.fields}:"
+        " name the field with farm prepare --text-field NAME, or leave the file out."
+    )
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of the content, decompressed."""
+    with open_bytes(path) as file:
+        return file.read(TAR_MARK_AT + len(TAR_MARK))
+
+
+def _is_compressed(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(6).startswith(tuple(COMPRESSIONS))
+
+
+def _known_kind(head: bytes) -> str | None:
+    """What a file is that need not be decoded; None for what may be text."""
+    if not head:
+        return "empty"
+    if head[TAR_MARK_AT:] == TAR_MARK:
+        return "archives (unpack them)"
+    return next((kind for start, kind in KNOWN_STARTS.items() if head.startswith(start)), None)
+
+
+def _not_text(head: bytes) -> str:
+    is_binary = b"\0" in head or any(byte < 9 for byte in head)
+    return "not text" if is_binary else "not text, or in an encoding that isn't recognised (convert them to UTF-8)"
+
+
+def _by_reason(reasons: Mapping[Path, str]) -> str:
+    """`2 not text (a.png, b.bin); 1 empty (c.txt)`."""
+    grouped: dict[str, list[Path]] = {}
+    for path, reason in reasons.items():
+        grouped.setdefault(reason, []).append(path)
+    return "; ".join(f"{len(paths):,} {reason}: {_names(paths)}" for reason, paths in grouped.items())
+
+
+def _names(paths: Sequence[Path]) -> str:
+    shown = ", ".join(printable(path.name) for path in paths[:NAMES_SHOWN])
+    return f"{shown} and {len(paths) - NAMES_SHOWN:,} more" if len(paths) > NAMES_SHOWN else shown
