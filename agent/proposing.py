@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from agent.observer import LoopObserver
 from agent.rebase import rebased
+from agent.repeats import reason_not_to_run, record_refusal
 from agent.repo.worktree import Worktree
 from agent.researcher import Context, ProposalFailed, Researcher
 from results.experiment import Proposal
@@ -41,7 +42,8 @@ class Proposer:
         return task.result()
 
     async def next(self) -> Proposal:
-        """The prepared proposal, rebased if the head has changed; a new one if there is none or it can't be rebased.
+        """The prepared proposal, rebased if the head has changed; a new one if there is none, or it can't be rebased, or
+        another loop has tried the same by now.
 
         Raises OutOfIdeas or BudgetSpent.
         """
@@ -50,9 +52,12 @@ class Proposer:
             task, self._preparing = self._preparing, None
             proposal, base = await task
             moved = rebased(proposal, self._worktree.train_py(base), self._context().train_py)
-            if moved is not None:
+            if moved is None:
+                self._drop(proposal)
+            elif (reason := self._refused(moved)) is None:
                 return moved
-            self._drop(proposal)
+            else:
+                self._observer.on_event("proposal_refused", branch=self._branch, title=moved.title, reason=reason)
         proposal, _ = await self._ask()
         return proposal
 
@@ -70,11 +75,21 @@ class Proposer:
         while True:
             context = self._context()
             try:
-                return await self._researcher.propose(context), context.head.commit
+                proposal = await self._researcher.propose(context)
+                if (reason := self._refused(proposal)) is not None:
+                    raise ProposalFailed(f"{proposal.title} was refused: {reason}")
+                return proposal, context.head.commit
             except ProposalFailed as failure:
                 self._observer.on_event("proposal_failed", branch=self._branch, reason=str(failure), again_in_s=pause)
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _refused(self, proposal: Proposal) -> str | None:
+        """Why a proposal is not worth a run, which is then on record; None if it is."""
+        reason = reason_not_to_run(proposal.train_py, self._context())
+        if reason is not None:
+            record_refusal(self._store, self._branch, proposal, reason)
+        return reason
 
     def _drop(self, proposal: Proposal) -> None:
         """Records a proposal that was paid for and can't be used."""

@@ -1,11 +1,20 @@
 """The interface of researchers: given the history, each proposes one edit of train.py."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from research.errors import UserError
 from results.experiment import Branch, ExperimentRecord, Head, Proposal
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A proposal that was not run, since it repeats an experiment or changes nothing."""
+
+    title: str
+    researcher: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +33,10 @@ class Context:
     """The text of program.md: the research policy."""
     query: Callable[[str], str]
     """Runs one read-only SELECT over the whole history and returns a text table. Raises UserError."""
+    programs: Mapping[str, ExperimentRecord] = field(default_factory=dict)
+    """The experiments that have tried a program, by `program_of` it: those of all of the tag's loops whose scores compare."""
+    refused: tuple[Refusal, ...] = ()
+    """The branch's proposals that were refused without a run, oldest first."""
 
 
 class Researcher(Protocol):

@@ -193,6 +193,17 @@ WORK_COMMENTS: Mapping[str, str] = {
 }
 
 
+def _m005_near_misses(connection: duckdb.DuckDBPyConnection) -> None:
+    """The view of near-misses anew: homes of earlier versions have one that also lists what was worse than the head."""
+    connection.execute("""
+        CREATE OR REPLACE VIEW near_misses AS
+        SELECT id, branch, number, commit, title, hypothesis, val_bpb, runs, gain, needed, sigma, platform,
+               score_fingerprint
+        FROM history WHERE decision = 'discard' AND gain > 0 AND gain <= needed ORDER BY gain / needed DESC
+    """)
+    connection.execute(f"COMMENT ON VIEW near_misses IS '{_quoted(TABLE_COMMENTS['near_misses'])}'")
+
+
 def _quoted(text: str) -> str:
     return text.replace("'", "''")
 
@@ -202,4 +213,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     _m002_views,
     _m003_comments,
     _m004_work,
+    _m005_near_misses,
 )

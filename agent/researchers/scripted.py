@@ -49,7 +49,7 @@ class Step:
 
 
 class ScriptedResearcher:
-    """Proposes the steps of a script in order, and resumes after those that the history holds."""
+    """Proposes the steps of a script in order, and resumes after those that were tried or refused."""
 
     name = "scripted"
 
@@ -77,6 +77,7 @@ class ScriptedResearcher:
     async def propose(self, context: Context) -> Proposal:
         """The next step, applied to the head. Raises OutOfIdeas after the last step, UserError if one doesn't fit."""
         done = sum(record.experiment.researcher == self.name for record in context.records)
+        done += sum(refusal.researcher == self.name for refusal in context.refused)
         if done >= len(self.steps):
             raise OutOfIdeas(f"All {counted(len(self.steps), 'step')} of the script have been proposed.")
         step = self.steps[done]
