@@ -86,7 +86,7 @@ class Proposer:
 
     def _refused(self, proposal: Proposal) -> str | None:
         """Why a proposal is not worth a run, which is then on record; None if it is."""
-        reason = reason_not_to_run(proposal.train_py, self._context())
+        reason = None if proposal.deliberate else reason_not_to_run(proposal.train_py, self._context())
         if reason is not None:
             record_refusal(self._store, self._branch, proposal, reason)
         return reason

@@ -49,6 +49,8 @@ class Proposal:
     changes: Mapping[str, tuple[Constant | None, Constant | None]] = field(default_factory=dict)
     """Constants that it changes: name -> (old, new); None: there is no such constant."""
     usage: Usage = field(default_factory=Usage)
+    deliberate: bool = False
+    """Whether a person listed it, so that it is run even if it repeats an experiment."""
 
 
 @dataclass(frozen=True, kw_only=True)

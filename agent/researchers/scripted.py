@@ -49,7 +49,10 @@ class Step:
 
 
 class ScriptedResearcher:
-    """Proposes the steps of a script in order, and resumes after those that were tried or refused."""
+    """Proposes the steps of a script in order, and resumes after those that the history holds.
+
+    A person has listed them, so each is run, even if it repeats an experiment: every loop plays the whole script.
+    """
 
     name = "scripted"
 
@@ -77,7 +80,6 @@ class ScriptedResearcher:
     async def propose(self, context: Context) -> Proposal:
         """The next step, applied to the head. Raises OutOfIdeas after the last step, UserError if one doesn't fit."""
         done = sum(record.experiment.researcher == self.name for record in context.records)
-        done += sum(refusal.researcher == self.name for refusal in context.refused)
         if done >= len(self.steps):
             raise OutOfIdeas(f"All {counted(len(self.steps), 'step')} of the script have been proposed.")
         step = self.steps[done]
@@ -92,6 +94,7 @@ class ScriptedResearcher:
             train_py=train_py,
             researcher=self.name,
             changes=changed_constants(context.train_py, train_py) if parses else {},
+            deliberate=True,
         )
 
     async def close(self) -> None:

@@ -1,6 +1,7 @@
 """No program is trained twice: a loop with real git and a real store refuses repetitions, and tells the researcher why."""
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from agent.loop import ResearchLoop
 from agent.patch import program_of
 from agent.repeats import programs_tried, reason_not_to_run
 from agent.repo.worktree import Worktree
-from agent.researcher import OutOfIdeas, Refusal
+from agent.researcher import Context, OutOfIdeas, Refusal
 from agent.researchers.history_text import situation
 from agent.researchers.scripted import ScriptedResearcher, Step
 from agent.search.search import SearchResearcher
@@ -27,8 +28,27 @@ def tried(record: ExperimentRecord, train_py: str, **changes: Any) -> Experiment
     return replace(record, experiment=replace(record.experiment, program=program_of(train_py), **changes))
 
 
-def scripted(loop: ResearchLoop, *steps: Step) -> ResearchLoop:
-    loop._proposer._researcher = ScriptedResearcher(steps)
+class Agent:
+    """Proposes steps in order; one that was refused is behind it, too."""
+
+    name = "agent"
+
+    def __init__(self, steps: Sequence[Step]) -> None:
+        self.steps = steps
+
+    async def propose(self, context: Context) -> Proposal:
+        done = sum(record.is_idea for record in context.records) + len(context.refused)
+        if done >= len(self.steps):
+            raise OutOfIdeas
+        step = self.steps[done]
+        return Proposal(title=step.title, hypothesis="", train_py=step.apply(context.train_py), researcher=self.name)
+
+    async def close(self) -> None:
+        pass
+
+
+def proposing_agent(loop: ResearchLoop, *steps: Step) -> ResearchLoop:
+    loop._proposer._researcher = Agent(steps)
     return loop
 
 
@@ -59,7 +79,7 @@ def test_what_was_lost_or_not_known_is_not_tried() -> None:
 
 
 def test_a_loop_refuses_repetitions_and_goes_on(make_loop, quick) -> None:  # noqa: F811
-    """Refusals are on record, are shown to researchers, and outlive a restart; scripts go on behind them."""
+    """Refusals are on record, are shown to researchers, and outlive a restart."""
     runs: list[str] = []
 
     def tell(experiment, spec):
@@ -74,12 +94,12 @@ def test_a_loop_refuses_repetitions_and_goes_on(make_loop, quick) -> None:  # no
     ]
 
     async def all_of_it() -> ResearchLoop:
-        loop = scripted(make_loop(tell), *steps)
+        loop = proposing_agent(make_loop(tell), *steps)
         await loop.start()
         await loop.step()
         assert (await loop.step()).experiment.title == "deeper"
         await loop.close()
-        loop = scripted(make_loop(tell), *steps)
+        loop = proposing_agent(make_loop(tell), *steps)
         with pytest.raises(OutOfIdeas):
             await loop.step()
         return loop
@@ -115,7 +135,7 @@ def test_a_prepared_proposal_that_another_loop_tried_meanwhile_is_refused(make_l
     steps = [Step(title=f"depth {depth}", constants={"DEPTH": depth}) for depth in (3, 4, 5)]
 
     async def steps_of() -> tuple[str, tuple[Refusal, ...]]:
-        loop = scripted(make_loop(lambda experiment, spec: result(spec, 1.5)), *steps)
+        loop = proposing_agent(make_loop(lambda experiment, spec: result(spec, 1.5)), *steps)
         await loop.start()
         await loop.step()
         while loop._proposer.prepared is None:
@@ -183,3 +203,17 @@ def test_a_discard_that_is_run_again_is_decided_on_all_its_runs(make_loop) -> No
 def decision(record: ExperimentRecord) -> str:
     assert record.verdict is not None
     return record.verdict.decision
+
+
+def test_a_script_is_a_persons_list_and_is_played_whole(make_loop) -> None:  # noqa: F811
+    step = Step(title="deep", constants={"DEPTH": 3})
+
+    async def numbers() -> list[int]:
+        loop = make_loop(lambda experiment, spec: result(spec, 1.5))
+        loop._proposer._researcher = ScriptedResearcher([step, step])
+        await loop.start()
+        records = [await loop.step() for _ in range(2)]
+        await loop.close()
+        return [record.experiment.number for record in records]
+
+    assert asyncio.run(numbers()) == [1, 2]
