@@ -7,8 +7,9 @@ from typing import Any
 
 from agent.diff import count_lines, unified_diff
 from agent.observer import LoopObserver
-from agent.patch import changed_constants
+from agent.patch import changed_constants, program_of
 from agent.proposing import RETRY_PAUSES_S, Proposer
+from agent.repeats import programs_tried, refusals, terms_of
 from agent.repo.branch_names import experiment_id
 from agent.repo.worktree import Worktree
 from agent.researcher import Context, ProposalFailed, Researcher
@@ -115,6 +116,20 @@ class ResearchLoop:
         """One experiment with an idea from outside: `farm try`."""
         return await self._train_and_conclude(self.commit(proposal, kind="manual"), ())
 
+    async def try_again(self, earlier: ExperimentRecord, proposal: Proposal) -> ExperimentRecord:
+        """Another run of the program that `earlier` tried, under another seed.
+
+        It becomes a run of that experiment where that is the head or was tried on it; a new experiment elsewhere.
+        """
+        head, experiment = self.head(), earlier.experiment
+        if experiment.commit == head.commit and experiment.kind != "baseline":  # it was decided against another head
+            await self._runs.run(experiment, len(earlier.runs))
+            self._write_files()
+            return self.store.record(experiment.id)
+        if head.commit in (experiment.commit, experiment.parent_commit) and experiment.branch == self.branch.name:
+            return await self._train_and_conclude(experiment, earlier.runs, again=True)
+        return await self.try_now(replace(proposal, parents=(experiment.id,)))
+
     async def close(self) -> None:
         """Drops the prepared proposal. An experiment that was training stays unfinished until the next start."""
         await self._proposer.close()
@@ -142,7 +157,15 @@ class ResearchLoop:
             query=lambda sql: self.store.query(sql, audience="agent").to_text(),
             charge=partial(self.store.add_answer, self.branch.name),
             spent_usd=partial(self.store.spent_usd, self.branch.tag),
+            programs=self.programs(),
+            refused=refusals(self.store, self.branch.name),
         )
+
+    def programs(self) -> dict[str, ExperimentRecord]:
+        """The experiments that have tried a program: this branch's first, then those of the tag's others that compare."""
+        branches = [branch for branch in self.store.branches(self.branch.tag) if terms_of(branch) == terms_of(self.branch)]
+        names = [self.branch.name, *(branch.name for branch in branches if branch.name != self.branch.name)]
+        return programs_tried(record for name in names for record in self.store.records(name))
 
     # --- experiments ------------------------------------------------------------------------------------------------
 
@@ -170,6 +193,7 @@ class ResearchLoop:
             parents=proposal.parents,
             changes=proposal.changes or constants_changed(before, proposal.train_py),
             diff=diff,
+            program=program_of(proposal.train_py),
             lines_added=added,
             lines_removed=removed,
             usage=proposal.usage,
@@ -190,17 +214,21 @@ class ResearchLoop:
             parent_commit=commit,
             title=title,
             hypothesis="The score to beat.",
+            program=program_of(self.worktree.train_py(commit)),
             researcher="farm",
             created=utc_now(),
         )
         self.store.add_experiment(experiment)
         return experiment
 
-    async def _train_and_conclude(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> ExperimentRecord:
-        """Does the runs that are still due, decides, records, and keeps or discards."""
+    async def _train_and_conclude(
+        self, experiment: Experiment, runs: tuple[RunResult, ...], *, again: bool = False
+    ) -> ExperimentRecord:
+        """Does the runs that are still due, one more with `again`, decides, records, and keeps or discards."""
         runs = tuple(run for run in runs if run.status != "lost")
         due = self.settings.baseline_runs if experiment.kind == "baseline" else 1
-        while len(runs) < due and all(run.status == "ok" for run in runs):
+        while again or (len(runs) < due and all(run.status == "ok" for run in runs)):
+            again = False
             run = await self._runs.run(experiment, len(runs))
             if experiment.kind == "baseline" and run.status == "lost":
                 raise InfrastructureFailed(f"{experiment.id} was lost {MAX_TRIES} times in a row: {run.reason}")

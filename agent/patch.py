@@ -1,16 +1,46 @@
 """Edits of train.py as text: what they change."""
 
 import ast
+import hashlib
+from collections.abc import Iterator
 
 from agent.diff import count_lines, unified_diff
 from research.hyperparameters import literal_text, read_constants
 from research.profiles import Constant
+from research.train_py import parse
+
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def same_code(old: str, new: str) -> bool:
+    """Whether two texts are the same program: they differ in nothing but comments, docstrings and formatting."""
+    return same_lines(old, new) or program_of(old) == program_of(new)
+
+
+def same_lines(old: str, new: str) -> bool:
     """Whether two texts differ in nothing but line endings and trailing whitespace."""
-    before, after = old.rstrip().splitlines(), new.rstrip().splitlines()
-    return [line.rstrip() for line in before] == [line.rstrip() for line in after]
+    return _lines(old) == _lines(new)
+
+
+def program_of(train_py: str) -> str:
+    """SHA-256 of a program: equal for texts that differ in nothing but comments, docstrings and formatting.
+
+    Of a text that doesn't parse the lines count. Another version of Python may give the same text another value.
+    """
+    try:
+        tree = parse(train_py)
+        remove_docstrings(tree)
+        meaning = ast.dump(tree)
+    except (SyntaxError, RecursionError):
+        meaning = "\n".join(_lines(train_py))
+    return hashlib.sha256(meaning.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def remove_docstrings(tree: ast.Module) -> None:
+    """Removes the docstrings of a module and of its functions and classes, nested ones included."""
+    for node in [tree, *_definitions(tree)]:
+        if ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
 
 
 def changed_constants(old: str, new: str) -> dict[str, tuple[Constant | None, Constant | None]]:
@@ -46,9 +76,16 @@ def changed_blocks(old: str, new: str) -> list[str]:
     return [name for name in names if before.get(name) != after.get(name)]
 
 
+def _definitions(tree: ast.Module) -> Iterator[Definition]:
+    return (node for node in ast.walk(tree) if isinstance(node, Definition))
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().splitlines()]
+
+
 def _blocks(train_py: str) -> dict[str, str]:
-    definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    return {node.name: ast.dump(node) for node in ast.parse(train_py).body if isinstance(node, definitions)}
+    return {node.name: ast.dump(node) for node in ast.parse(train_py).body if isinstance(node, Definition)}
 
 
 def _describe_constant(name: str, old: Constant | None, new: Constant | None) -> str:

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from agent.observer import LoopObserver
 from agent.rebase import rebased
+from agent.repeats import reason_not_to_run, record_refusal
 from agent.repo.worktree import Worktree
 from agent.researcher import Context, ProposalFailed, Researcher
 from results.experiment import Proposal, Usage
@@ -44,7 +45,8 @@ class Proposer:
         return task.result()
 
     async def next(self) -> Proposal:
-        """The prepared proposal, rebased if the head has changed; a new one if there is none or it can't be rebased.
+        """The prepared proposal, rebased if the head has changed; a new one if there is none, or it can't be rebased, or
+        another loop has tried the same by now.
 
         Raises OutOfIdeas, BudgetSpent or NotConfigured.
         """
@@ -76,7 +78,10 @@ class Proposer:
         while True:
             try:
                 context = self._context()
-                return await self._researcher.propose(context), context.head.commit
+                proposal = await self._researcher.propose(context)
+                if (reason := self._refused(proposal)) is not None:
+                    raise ProposalFailed(f"{proposal.title} was refused: {reason}")
+                return proposal, context.head.commit
             except ProposalFailed as failure:
                 wait = min(max(pause, failure.retry_after_s or 0.0), longest)
                 self._observer.on_event("proposal_failed", branch=self._branch, reason=str(failure), again_in_s=wait)
@@ -84,6 +89,13 @@ class Proposer:
                 self._store.add_event("proposal_failed", failed)
                 await asyncio.sleep(wait)
                 pause = 2 * pause
+
+    def _refused(self, proposal: Proposal) -> str | None:
+        """Why a proposal is not worth a run, which is then on record; None if it is."""
+        reason = None if proposal.deliberate else reason_not_to_run(proposal.train_py, self._context())
+        if reason is not None:
+            record_refusal(self._store, self._branch, proposal, reason)
+        return reason
 
     def _record_dropped(self, proposal: Proposal, reason: str) -> None:
         """Records a proposal that was paid for and isn't tried."""

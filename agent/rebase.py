@@ -5,7 +5,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from agent.patch import changed_constants, same_code
+from agent.patch import changed_constants, same_code, same_lines
 from research.hyperparameters import write_constants
 from research.train_py import problem_with
 from results.experiment import Proposal
@@ -26,7 +26,7 @@ def rebased(proposal: Proposal, base: str, head: str) -> Proposal | None:
     scalars = {name: new for name, (old, new) in ours.items() if old is not None and new is not None}
     before = {name: old for name, (old, _) in ours.items() if name in scalars and old is not None}
     undone = write_constants(proposal.train_py, before)
-    merged = head if same_code(undone, base) else merge_texts(base, undone, head)
+    merged = head if same_lines(undone, base) else merge_texts(base, undone, head)
     if merged is None:
         return None
     train_py = write_constants(merged, scalars)

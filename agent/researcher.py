@@ -1,11 +1,20 @@
 """The interface of researchers: given the history, each proposes one edit of train.py."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from research.errors import UserError
 from results.experiment import Branch, ExperimentRecord, Head, Proposal, Usage
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A proposal that was not run, since it repeats an experiment or changes nothing."""
+
+    title: str
+    researcher: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +37,10 @@ class Context:
     """Records the cost of one answer, which counts whatever becomes of the proposal."""
     spent_usd: Callable[[], float]
     """US dollars that the researchers of this tag have cost so far, over all of its loops and sessions."""
+    programs: Mapping[str, ExperimentRecord] = field(default_factory=dict)
+    """The experiments that have tried a program, by `program_of` it: those of all of the tag's loops whose scores compare."""
+    refused: tuple[Refusal, ...] = ()
+    """The branch's proposals that were refused without a run, oldest first."""
 
 
 class Researcher(Protocol):

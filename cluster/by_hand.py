@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from agent.loop import BaselineFailed, InfrastructureFailed
-from agent.patch import describe_changes, same_code
+from agent.loop import BaselineFailed, InfrastructureFailed, ResearchLoop
+from agent.patch import describe_changes, program_of, same_code, same_lines
+from agent.repeats import NO_CHANGE, result_in_words
 from agent.repo.branch_names import experiment_ref, is_farm_branch, short_name
 from agent.repo.git_command import command_to_type
 from agent.repo.repository import TRAIN_FILE, train_py_to_try, uncommitted_train_py
@@ -27,21 +28,22 @@ def on_the_checkouts_branch(options: FarmOptions) -> FarmOptions:
     return replace(options, tag=short_name(branch)) if is_farm_branch(branch) else options
 
 
-async def try_once(options: FarmOptions, message: str | None, display: Display) -> ExperimentRecord:
-    """The record of an experiment with the working train.py, run now. Raises UserError."""
+async def try_once(options: FarmOptions, message: str | None, display: Display, *, again: bool = False) -> ExperimentRecord:
+    """The record of an experiment with the working train.py, run now; `again`: even if it has been tried. Raises UserError."""
     farm = await asyncio.to_thread(Farm, options, display)
     try:
-        return await try_working_train_py(farm, message)
+        return await try_working_train_py(farm, message, again=again)
     except (BaselineFailed, InfrastructureFailed, NoWorkersLeft) as failure:
         raise UserError(str(failure)) from failure
     finally:
         await farm.close()
 
 
-async def try_working_train_py(farm: Farm, message: str | None) -> ExperimentRecord:
+async def try_working_train_py(farm: Farm, message: str | None, *, again: bool = False) -> ExperimentRecord:
     """Commits the working train.py, runs it, and keeps it or restores the head's. Measures the baseline first if necessary.
 
-    An interrupted try of the same train.py is resumed instead of being repeated. Raises UserError.
+    An interrupted try of the same train.py is resumed instead of being repeated. What has been tried, or changes no code, is
+    refused, unless the user wants another run of it (`again`). Raises UserError.
     """
     repo = farm.options.repo
     train_py_to_try(repo)  # fails before anything is started
@@ -55,17 +57,30 @@ async def try_working_train_py(farm: Farm, message: str | None) -> ExperimentRec
         head = loop.head()
         head_text, working = loop.worktree.train_py(head.commit), train_py_to_try(repo)
         record = try_of(working, finished, loop.worktree)
-        if record is None and same_code(working, head_text):
-            if measured_before:
-                raise UserError(f"{TRAIN_FILE} has no edit to try, it is the same as the head's: edit it first.")
+        if record is None and same_code(working, head_text) and not measured_before:
             return farm.store.record(head.experiment_id)
-        record = record or await loop.try_now(proposal_by_hand(head_text, working, message))
+        record = record or await try_new(loop, proposal_by_hand(head_text, working, message), head_text, again=again)
         if not is_kept(record):
             loop.worktree.restore(head.commit, tried=working)
         copy_log(farm.home.runs / record.runs[-1].run_id / "run.log", repo / "run.log")
         return record
     finally:
         await loop.close()
+
+
+async def try_new(loop: ResearchLoop, proposal: Proposal, head_text: str, *, again: bool) -> ExperimentRecord:
+    """Runs the user's edit of the head; `again`: also what was tried, as a replicate. Raises UserError for it otherwise."""
+    known = loop.programs() | {program_of(head_text): loop.store.record(loop.head().experiment_id)}
+    earlier = known.get(program_of(proposal.train_py))
+    if earlier is None:
+        return await loop.try_now(proposal)
+    if again:
+        return await loop.try_again(earlier, proposal)
+    if same_lines(proposal.train_py, head_text):
+        raise UserError(f"{TRAIN_FILE} has no edit to try, it is the same as the head's: edit it first, or run it --again.")
+    if same_code(proposal.train_py, head_text):
+        raise UserError(f"{TRAIN_FILE} has no edit to try, {NO_CHANGE}: edit its code, or run it --again.")
+    raise UserError(f"{result_in_words(earlier)}. Edit {TRAIN_FILE} further, or run it --again, as a replicate.")
 
 
 def try_of(working: str, finished: Sequence[ExperimentRecord], worktree: Worktree) -> ExperimentRecord | None:

@@ -163,6 +163,7 @@ def _add_research(group: CommandGroup) -> None:
 
     try_ = group.add("try", "run one experiment by hand: commit the working train.py, run it, keep it or restore the last keep")
     try_.add_argument("-m", "--message", metavar="IDEA", help="the idea, in one line")
+    try_.add_argument("--again", action="store_true", help="run it even if it has been tried: one more seed, as a replicate")
     try_.add_argument("--tag", help="the branch is autoresearch/<tag> (default: the one checked out, else today's date)")
     _add_judging(try_)
     _add_data(try_)

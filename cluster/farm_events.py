@@ -11,6 +11,7 @@ from results.store import Store
 
 MESSAGES = {
     "proposal_dropped": "{branch}: {title} was dropped: the last keep changed the same thing",
+    "proposal_refused": "{branch}: {title} was refused: {reason}",
     "proposal_failed": "{branch}: no proposal, asking again in {again_in_s:g} s: {reason}",
     "run_lost": "{branch}: run {run} was lost: {reason}",
 }

@@ -171,6 +171,19 @@ def busy_processes(device: Device) -> list[BusyProcess]:
     ]
 
 
+def gpu_use_percent(device: Device) -> int | None:
+    """Share of the last moments in which this GPU computed, whoever for; None if the driver doesn't say, and for others."""
+    if device.kind != "cuda":
+        return None
+    with nvml_if_present() as nvml:
+        if nvml is None:
+            return None
+        try:
+            return int(nvml.nvmlDeviceGetUtilizationRates(_handle(nvml, device)).gpu)
+        except nvml.NVMLError:  # MIG devices have none
+            return None
+
+
 def cpu_model() -> str:
     """The processor's name."""
     info = Path("/proc/cpuinfo")

@@ -17,6 +17,7 @@ from research.errors import UserError
 from research.profiles import profile_named
 from research.result import RunResult, RunSpec
 from results.experiment import Branch, ExperimentRecord
+from results.shares import tolerance, work_ratio
 
 REPRODUCED_SIGMAS = 3.0 * math.sqrt(2)
 """Limit on the difference of two runs, in sigma of one run: three sigma of their difference."""
@@ -41,6 +42,29 @@ class Verification:
     @property
     def reproduced(self) -> bool:
         return self.sigmas is not None and abs(self.sigmas) <= REPRODUCED_SIGMAS
+
+    @property
+    def lost(self) -> bool:
+        """Whether the infrastructure lost the repetition, which says nothing about the score."""
+        return self.new.status == "lost"
+
+    @property
+    def unequal(self) -> str:
+        """Why the scores can't be compared: the machine did less or more work in the same time, which moved the score that way.
+
+        Empty if the work was equal, or moved the score the other way.
+        """
+        ratio, sigmas = work_ratio(self.old, self.new), self.sigmas
+        if ratio is None or sigmas is None or abs(ratio - 1) <= tolerance(self.old) or (ratio < 1) != (sigmas > 0):
+            return ""
+        what = "steps" if self.old.reported_steps and self.new.reported_steps else "CPU time"
+        change = f"{abs(ratio - 1):.0%} {'more' if ratio > 1 else 'fewer' if what == 'steps' else 'less'} {what}"
+        return f"{'slower' if ratio < 1 else 'faster'} machine: {change}"
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the repetition says anything: a reproduced score does, and another one if the machine was as fast."""
+        return self.reproduced or not (self.lost or self.unequal)
 
     @property
     def software(self) -> str:

@@ -91,6 +91,9 @@ class RunResult:
     total_seconds: float | None = None
     peak_memory_mb: float | None = None
     """MiB, measured from outside: GPU memory on a GPU, resident memory of the trainer's tree on a CPU."""
+    cpu_share: float | None = None
+    """Share of the CPU time that its threads could have used while it trained and did use, by the kernel's account: 1 on a
+    machine of its own. None where the kernel doesn't say."""
     num_params: int | None = None
     """Parameters, counted by the judge in the submitted tensors."""
     tensor_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)

@@ -12,6 +12,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -23,14 +24,15 @@ import torch
 import torch._dynamo  # every optimizer imports it, which takes seconds: children are forked with it imported
 
 from research.contract import cache_folder
+from research.cpu_share import TrainingShare
 from research.data.prepare import find_prepared
 from research.errors import UserError
-from research.files import research_folder
+from research.files import research_folder, write_atomically
 from research.gpu_driver import first_gpu
 from research.hyperparameters import fit_to_profile
 from research.ipc.channel import monotonic
 from research.judge.conversation import Emit
-from research.judge.judge import Judge, scratch_prefix
+from research.judge.judge import Judge, Requested, scratch_prefix
 from research.judge.processes import kill_descendants
 from research.kernels.preload import preload_for_gpu
 from research.profiles import choose_profile, contract_for, memory_limit
@@ -120,7 +122,17 @@ def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> R
             run_folder=str(options.folder or scratch),
             gpu_memory_bytes=limit,
         )
-        return Judge(spec, placement, train_py, emit=lambda _: None, cancelled=cancelled, echo=print_now).execute()
+        return judged(spec, placement, train_py, emit=lambda _: None, cancelled=cancelled, echo=print_now)
+
+
+def judged(spec: RunSpec, placement: Placement, train_py: str, *, emit: Emit, cancelled: Callable[[], bool],
+           requested: Requested | None = None, echo: Callable[[str], None] | None = None) -> RunResult:  # fmt: skip
+    """The judge's result of one run, with the share of the CPU that it had, also in its result.json."""
+    share = TrainingShare(emit)
+    judge = Judge(spec, placement, train_py, emit=share.emit, cancelled=cancelled, requested=requested, echo=echo)
+    result = replace(judge.execute(), cpu_share=share.value)
+    write_atomically(Path(placement.run_folder) / "result.json", result.to_json())
+    return result
 
 
 def best_device() -> tuple[str, int, int | None]:
@@ -195,8 +207,7 @@ def _judge_and_exit(line: bytes, emit: Emit, signals: list[int], request_pipe: i
         spec = RunSpec.from_json(json.dumps(request["spec"]))
         speculative = requested if request.get("ahead") else None
         placement = Placement.from_json(json.dumps(request["placement"]))
-        judge = Judge(spec, placement, request["train_py"], emit=emit, cancelled=lambda: bool(signals), requested=speculative)
-        result = judge.execute()
+        result = judged(spec, placement, request["train_py"], emit=emit, cancelled=lambda: bool(signals), requested=speculative)
         emit({"event": "result", "result": json.loads(result.to_json())})
         code = 0
     except BaseException:

@@ -58,6 +58,8 @@ class Proposal:
     changes: Mapping[str, tuple[Constant | None, Constant | None]] = field(default_factory=dict)
     """Constants that it changes: name -> (old, new); None: there is no such constant."""
     usage: Usage = field(default_factory=Usage)
+    deliberate: bool = False
+    """Whether a person listed it, so that it is run even if it repeats an experiment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +104,8 @@ class Experiment:
     changes: Mapping[str, tuple[Constant | None, Constant | None]] = field(default_factory=dict)
     diff: str = ""
     """Unified diff of train.py against the head."""
+    program: str = ""
+    """`program_of` its train.py, by which a repetition is recognised; empty if an older version of the farm recorded it."""
     lines_added: int = 0
     lines_removed: int = 0
     usage: Usage = field(default_factory=Usage)

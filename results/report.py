@@ -8,6 +8,7 @@ from research.text import counted, one_line
 from results.costs import total
 from results.experiment import DECISIONS, Branch, Decision, ExperimentRecord, Usage
 from results.overfitting import measure_overfitting
+from results.shares import unequal_shares
 from results.verdict import near_misses, too_equal
 
 TITLE_WIDTH = 48
@@ -116,7 +117,7 @@ def _gain_lines(keeps: Sequence[ExperimentRecord]) -> list[str]:
 
 
 def _warning_lines(records: Sequence[ExperimentRecord], keeps: Sequence[ExperimentRecord], home: Path | None) -> list[str]:
-    """Doubts about the gain: it does not hold on the audit rows, or seeds make no difference."""
+    """Doubts about the gain: it does not hold on the audit rows, runs had unequal shares, or seeds make no difference."""
     lines = []
     found = measure_overfitting(keeps[0], keeps[-1], home / "runs") if keeps and home is not None else None
     if found is not None and found.alarm:
@@ -124,7 +125,18 @@ def _warning_lines(records: Sequence[ExperimentRecord], keeps: Sequence[Experime
     runs_of: dict[str, list[RunResult]] = {}
     for record in records:
         runs_of.setdefault(record.experiment.commit, []).extend(record.runs)
+    lines += _share_lines(records)
     return lines + [remark[0].upper() + remark[1:] for runs in runs_of.values() if (remark := too_equal(runs))]
+
+
+def _share_lines(records: Sequence[ExperimentRecord]) -> list[str]:
+    """A line that names runs which had more or less of the machine than others; none if all had equal shares."""
+    unequal = unequal_shares(records)
+    if not unequal:
+        return []
+    named = "; ".join(f"{found.run.run_id} ({found.words})" for found in unequal[:3])
+    more = f"; and {len(unequal) - 3} more" if len(unequal) > 3 else ""
+    return [f"Unequal shares of the machine, so that scores compare badly: {named}{more}"]
 
 
 def _counts_line(records: Sequence[ExperimentRecord]) -> str:
@@ -184,6 +196,7 @@ def _run_lines(run: RunResult) -> list[str]:
         "start-up": _given(run.startup_seconds, ".1f", " s"),
         "scoring": _given(run.scoring_seconds, ".1f", " s"),
         "total": _given(run.total_seconds, ".1f", " s"),
+        "share of the CPU": _given(run.cpu_share, ".0%"),
         "peak memory": _given(run.peak_memory_mb, ".0f", " MiB"),
         "parameters": _given(run.num_params, ",d"),
         "consistency": _given(run.consistency_mean, ".2e", " nats"),

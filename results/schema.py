@@ -228,6 +228,17 @@ _TOKENS = " + ".join(
 """The SQL expression that sums an event's tokens."""
 
 
+def _m006_near_misses(connection: duckdb.DuckDBPyConnection) -> None:
+    """The view of near-misses anew: homes of earlier versions have one that also lists what was worse than the head."""
+    connection.execute("""
+        CREATE OR REPLACE VIEW near_misses AS
+        SELECT id, branch, number, commit, title, hypothesis, val_bpb, runs, gain, needed, sigma, platform,
+               score_fingerprint
+        FROM history WHERE decision = 'discard' AND gain > 0 AND gain <= needed ORDER BY gain / needed DESC
+    """)
+    connection.execute(f"COMMENT ON VIEW near_misses IS '{_quoted(TABLE_COMMENTS['near_misses'])}'")
+
+
 def _quoted(text: str) -> str:
     return text.replace("'", "''")
 
@@ -238,4 +249,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     _m003_comments,
     _m004_work,
     _m005_costs,
+    _m006_near_misses,
 )

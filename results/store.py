@@ -214,6 +214,11 @@ class Store:
         """The branch's experiments without a verdict, in order."""
         return self._records("e.branch = ? AND e.id NOT IN (SELECT experiment_id FROM verdicts)", branch)
 
+    def events(self, kind: str, branch: str) -> list[dict[str, Any]]:
+        """The details of a branch's events of one kind, oldest first."""
+        rows = self._rows("SELECT record FROM events WHERE kind = ? AND record ->> '$.branch' = ? ORDER BY seq", kind, branch)
+        return [json.loads(details) for (details,) in rows]
+
     def next_number(self, branch: str) -> int:
         """The number of the branch's next experiment; 0 is the baseline."""
         ((number,),) = self._rows("SELECT coalesce(max(number) + 1, 0) FROM experiments WHERE branch = ?", branch)

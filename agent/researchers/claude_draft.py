@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 
 from anthropic.types import ToolUnionParam
 
-from agent.patch import changed_constants, describe_changes, same_code
+from agent.patch import changed_constants, describe_changes, same_code, same_lines
+from agent.repeats import reason_not_to_run
 from agent.researcher import Context
 from agent.researchers.claude_editor import Editor, EditRefused
 from research.errors import UserError
@@ -114,8 +115,10 @@ class Draft:
         problem = problem_with(self.editor.text)
         if problem is not None:
             raise EditRefused(f"Not submitted: {problem}. Fix it first.")
-        if same_code(self.context.train_py, self.editor.text):
+        if same_lines(self.context.train_py, self.editor.text):
             raise EditRefused("Not submitted: train.py is unchanged. Edit it first.")
+        if (reason := reason_not_to_run(self.editor.text, self.context)) is not None:
+            raise EditRefused(f"Not submitted: {reason}. Edit it first.")
         self.submission = arguments
         return "Submitted."
 

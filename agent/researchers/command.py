@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from agent.patch import changed_constants, describe_changes, same_code
+from agent.patch import changed_constants, describe_changes, same_lines
 from agent.researcher import Context, NotConfigured, ProposalFailed
 from agent.researchers.agent_folder import read_idea, read_train_py, write_agent_folder
 from research.text import one_line
@@ -86,7 +86,7 @@ class CommandResearcher:
         problem = problem_with(train_py)
         if problem is not None:
             raise ProposalFailed(f"The command's edit can't be used: {problem}.")
-        if same_code(context.train_py, train_py):
+        if same_lines(context.train_py, train_py):
             raise ProposalFailed("The command left research/train.py unchanged.")
         return Proposal(
             title=title or one_line(describe_changes(context.train_py, train_py), 120),

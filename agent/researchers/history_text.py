@@ -10,12 +10,14 @@ from results.verdict import near_misses
 
 RECENT = 30
 """Number of latest experiments that the table always includes."""
+REFUSED = 5
+"""Number of latest refusals that are shown."""
 BEST = 10
 """Number of near-misses in the table."""
 
 
 def situation(context: Context) -> str:
-    """The branch in a few lines: the contract, the head, the noise, the number of experiments, and what is training now."""
+    """The branch in a few lines: the contract, the head, the noise, what is training now, and what was refused."""
     contract = Contract.from_json(context.branch.contract_json)
     head = context.head
     runs = counted(len(head.scores), "run")
@@ -30,6 +32,8 @@ def situation(context: Context) -> str:
     ]
     training = [record.experiment for record in context.records if record.verdict is None]
     lines += [f"Training now: #{experiment.number} {one_line(experiment.title, 120)}" for experiment in training]
+    latest = context.refused[-REFUSED:]
+    lines += [f"Refused without a run: {one_line(refusal.title, 120)}: {one_line(refusal.reason, 300)}" for refusal in latest]
     return "\n".join(lines)
 
 

@@ -49,7 +49,10 @@ class Step:
 
 
 class ScriptedResearcher:
-    """Proposes the steps of a script in order, and resumes after those that the history holds."""
+    """Proposes the steps of a script in order, and resumes after those that the history holds.
+
+    A person has listed them, so each is run, even if it repeats an experiment: every loop plays the whole script.
+    """
 
     name = "scripted"
 
@@ -91,6 +94,7 @@ class ScriptedResearcher:
             train_py=train_py,
             researcher=self.name,
             changes=changed_constants(context.train_py, train_py) if parses else {},
+            deliberate=True,
         )
 
     async def close(self) -> None:

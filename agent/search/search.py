@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from itertools import combinations, islice
 from statistics import fmean
 
-from agent.patch import changed_constants
+from agent.patch import changed_constants, program_of
 from agent.researcher import Context, OutOfIdeas, ProposalFailed
 from agent.search.ablations import ABLATIONS, ablated
 from agent.search.curves import Curve, KnobStep, next_steps, outcome, read_curves
@@ -118,6 +118,8 @@ class _View:
             changes = settle(self.constants, idea.changes, max_seq_len=self.max_seq_len)
             if changes is not None and not self.tried.holds_constants(changes):
                 train_py = write_constants(self.context.train_py, changes)
+                if program_of(train_py) in self.context.programs:  # another loop's idea
+                    continue
                 yield Proposal(
                     title=_title(self.constants, changes),
                     hypothesis=idea.hypothesis,
@@ -173,7 +175,9 @@ class _View:
         titles = {record.experiment.title for record in self.records}
         for ablation in ABLATIONS:
             train_py = ablated(self.context.train_py, ablation) if ablation.title not in titles else None
-            if train_py is not None and not self.tried.holds(train_py):
+            if train_py is None or self.tried.holds(train_py):
+                continue
+            if program_of(train_py) not in self.context.programs:
                 return Proposal(
                     title=ablation.title,
                     hypothesis=ablation.hypothesis,

@@ -8,10 +8,11 @@ reconstructed from the head's text and the records' diffs.
 import ast
 import re
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.diff import apply_diff, hunks
+from agent.patch import remove_docstrings
 from agent.search.knobs import Constants
 from research.hyperparameters import read_constants
 from research.profiles import Constant
@@ -28,9 +29,7 @@ def code_of(train_py: str) -> str:
     tree = ast.parse(train_py)
     constants = read_constants(train_py)
     tree.body = [node for node in tree.body if not _sets_one_of(node, constants)]
-    for node in [tree, *_definitions(tree.body)]:
-        if node.body and isinstance(node.body[0], ast.Expr) and isinstance(node.body[0].value, ast.Constant):
-            node.body = node.body[1:]
+    remove_docstrings(tree)
     return ast.dump(tree)
 
 
@@ -163,13 +162,6 @@ def only_constants(record: ExperimentRecord) -> bool:
             if code and not code.startswith("#") and not (name and name[1] in changes):
                 return False
     return True
-
-
-def _definitions(body: list[ast.stmt]) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef]:
-    for node in body:
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            yield node
-            yield from _definitions(node.body)
 
 
 def _sets_one_of(node: ast.stmt, names: Constants) -> bool:

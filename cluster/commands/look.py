@@ -24,6 +24,9 @@ AUDIT_LEGEND = (
 )
 """How to read the signs of an audit."""
 
+NOT_COMPARABLE = 3
+"""The exit status of `farm verify` if the repetition was lost, or the machine was slower or faster than the recorded run's."""
+
 
 def status(options: argparse.Namespace) -> int:
     """Prints what is running now, and a line for each branch."""
@@ -136,7 +139,11 @@ def audit_lines(home: Home, history: BranchHistory) -> list[str]:
 
 
 def verify(options: argparse.Namespace) -> int:
-    """Repeats the experiment's first scored run and compares. The exit status is 1 if the score is not reproduced."""
+    """Repeats the experiment's first scored run and compares.
+
+    The exit status is 1 if the score is not reproduced, and NOT_COMPARABLE if the repetition can't tell.
+    """
+    from cluster.busy import busy_lines
     from cluster.commands.use import recorded_contract, recorded_train_py
     from cluster.hardware import choose_devices
     from cluster.replay import Verification, check_same_as_recorded, device_like, repeat, run_to_repeat, sigma_of
@@ -156,26 +163,32 @@ def verify(options: argparse.Namespace) -> int:
     if connect(home) is not None:
         stop = f"farm stop{home_option(home)}"
         raise UserError(f"A farm is running on {home.folder} and would slow this run down: stop it first ({stop}).")
+    for line in busy_lines((device,)):
+        print(line)
     print(f"{record.experiment.id} {record.experiment.title}: repeating {old.run_id}, seed {old.seed}, on {device.key}",
           flush=True)  # fmt: skip
     new = repeat(old, train_py, device=device, data=data, contract=contract, on_progress=_Phases())
     found = Verification(old=old, new=new, sigma=sigma_of(record, branch))
     print("\n".join(verification_lines(found)))
-    return 0 if found.reproduced else 1
+    return 0 if found.reproduced else 1 if found.comparable else NOT_COMPARABLE
 
 
 def verification_lines(found: "Verification") -> list[str]:
     """Both runs side by side, and whether the score was reproduced."""
     old, new = found.old, found.new
     lines = [f"{'':<18}{'then':>12}{'now':>12}"]
-    for name, form in (("val_bpb", ".6f"), ("training_seconds", ".1f"), ("reported_steps", "d"), ("peak_memory_mb", ".0f"),
-                       ("num_params", "d")):  # fmt: skip
+    for name, form in (("val_bpb", ".6f"), ("training_seconds", ".1f"), ("reported_steps", "d"), ("cpu_share", ".0%"),
+                       ("peak_memory_mb", ".0f"), ("num_params", "d")):  # fmt: skip
         lines.append(f"{name:<18}{_figure(old, name, form):>12}{_figure(new, name, form):>12}")
     lines.append(f"software: {found.software or 'the same'}")
+    if found.lost:
+        return [*lines, f"the repetition was lost, which says nothing about the score: {new.reason}"]
     if found.sigmas is None:
         return [*lines, f"not reproduced: the run ended as {new.status}: {new.reason}"]
-    verdict = "reproduced" if found.reproduced else "not reproduced"
-    return [*lines, f"{verdict}: {found.sigmas:+.2f} sigma (sigma of a run: {found.sigma:.4f})"]
+    away = f"{found.sigmas:+.2f} sigma (sigma of a run: {found.sigma:.4f})"
+    if not found.comparable:
+        return [*lines, f"{found.unequal}, so the score can't be compared: {away}; repeat it on a machine that is as fast"]
+    return [*lines, f"{'reproduced' if found.reproduced else 'not reproduced'}: {away}"]
 
 
 def _figure(run: "RunResult", name: str, form: str) -> str:

@@ -4,9 +4,10 @@ import argparse
 import asyncio
 from typing import TYPE_CHECKING
 
+from cluster.busy import busy_lines
 from cluster.commands.recorded import read_history
 from cluster.cost import data_line, estimate
-from cluster.hardware import Device, busy_processes, platform_identity
+from cluster.hardware import platform_identity
 from cluster.home import Home, find_home, home_option
 from research.errors import UserError
 from research.text import counted, duration
@@ -45,11 +46,11 @@ def try_(options: argparse.Namespace) -> int:
     farm_options = try_options(options)
     if options.tag is None:
         farm_options = on_the_checkouts_branch(farm_options)
-    for line in lines_before_runs(farm_options.sandbox, layers_here()):
+    for line in (*lines_before_runs(farm_options.sandbox, layers_here()), *busy_lines(farm_options.devices[:1])):
         print(line, flush=True)
     display = make_display()
     try:
-        record = asyncio.run(try_once(farm_options, options.message, display))
+        record = asyncio.run(try_once(farm_options, options.message, display, again=options.again))
     finally:
         display.close()
     seconds = sum(result.total_seconds or 0.0 for result in record.runs)
@@ -111,7 +112,7 @@ def before_start(options: "FarmOptions") -> list[str]:
     lines = [
         f"tag {options.tag}, profile {profile}, on {device.key}: {platform_identity(device)}" for device in options.devices
     ]
-    lines += [line for device in options.devices for line in _busy_lines(device)]
+    lines += busy_lines(options.devices)
     lines += lines_before_runs(options.sandbox, layers_here())
     lines += costs.lines()
     lines += _researcher_lines(options, known)
@@ -184,12 +185,3 @@ def _known(home: Home) -> list[BranchHistory]:
         return read_history(home)
     except UserError:
         return []
-
-
-def _busy_lines(device: Device) -> list[str]:
-    processes = busy_processes(device)
-    if not processes:
-        return []
-    named = ", ".join(f"{process.name} ({process.pid})" for process in processes[:3])
-    others = counted(len(processes), "other process", "other processes")
-    return [f"warning: {device.key} is used by {others} ({named}): scores will suffer"]

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.busy import busy_lines
 from cluster.commands.recorded import read_history
 from cluster.hardware import Device, choose_devices, limited, platform_identity
 from cluster.home import Home, find_cache, find_checkout, find_home, home_option
@@ -41,7 +42,7 @@ def demo(options: argparse.Namespace) -> int:
     print(f"A demo on {device.key} ({platform_identity(device)}): a tiny model, {farm.budget:g} s of training per run.")
     print(f"First {counted(farm.baseline_runs, 'run')} of the baseline, with the hyperparameters of karpathy/autoresearch,")
     print(f"then {counted(options.experiments, 'experiment')} by search. It takes a few minutes.\n")
-    for line in lines_before_runs(farm.sandbox, layers_here()):
+    for line in (*lines_before_runs(farm.sandbox, layers_here()), *busy_lines(farm.devices)):
         print(line)
     summary = run_to_end(farm, make_display())
     history = branch_named(read_history(farm.home), farm.tag)

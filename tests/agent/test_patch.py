@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from agent.patch import changed_blocks, changed_constants, describe_changes, same_code
+from agent.patch import changed_blocks, changed_constants, describe_changes, program_of, same_code
 from research.text import one_line
 from research.train_py import problem_with
 from tests.agent.samples import TRAIN_PY
@@ -42,3 +42,52 @@ def test_code_without_bounds_is_described(line: str) -> None:
     new = TRAIN_PY.replace("    return None", line)
     assert problem_with(new) is None
     assert one_line(describe_changes(TRAIN_PY, new), 200) and json.dumps(changed_constants(TRAIN_PY, new)) == "{}"
+
+
+PROGRAM = '''"""Doc."""
+
+DEPTH = 2  # layers
+
+
+class Model:
+    """Doc."""
+
+    def f(self):
+        "Doc."
+        return DEPTH
+'''
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        PROGRAM.replace("# layers", "# layers, at least 1"),
+        PROGRAM.replace('"""Doc."""', '"""Another doc."""').replace('"Doc."\n', '"And another."\n'),
+        PROGRAM.replace('    """Doc."""\n\n', ""),
+        PROGRAM.replace("\n\n\n", "\n\n# a section\n\n").replace("return DEPTH", "return (DEPTH)"),
+        PROGRAM.replace("\n", "\r\n"),
+    ],
+    ids=["comment", "docstrings", "no docstring", "formatting", "line endings"],
+)
+def test_what_changes_no_code_is_the_same_program(new):
+    assert new != PROGRAM
+    assert same_code(PROGRAM, new) and program_of(PROGRAM) == program_of(new)
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        PROGRAM.replace("2", "3"),
+        PROGRAM.replace("2", "2.0"),
+        PROGRAM.replace("return", "yield"),
+        PROGRAM.replace("        return DEPTH", "        return DEPTH\n    return 1"),
+        PROGRAM.replace("class Model:", "class Model("),
+    ],
+)
+def test_what_changes_code_is_another_program(new):
+    assert new != PROGRAM and not same_code(PROGRAM, new)
+
+
+def test_texts_that_do_not_parse_are_compared_by_their_lines():
+    assert same_code("def f(:\n", "def f(:  \n\n") and not same_code("def f(:\n", "def f(: # no\n")
+    assert program_of("\0") != program_of("\ud800")

@@ -1,10 +1,17 @@
 """`farm try` in a user's own checkout: which branch it uses, what it says, and that no edit is lost."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import time
 
+import pytest
+
+from cluster.by_hand import proposal_by_hand, try_new
+from research.errors import UserError
+from tests.agent.samples import TRAIN_PY
+from tests.agent.test_loop import make_loop, result  # noqa: F401 - a fixture
 from tests.cluster.tiny_checkout import BAD_LR, GOOD_LR, Checkout
 
 TERMS = ("--devices", "cpu", "--budget", "1")
@@ -115,3 +122,27 @@ def test_a_first_commit_that_fails_can_be_mended_by_hand(checkout: Checkout) -> 
     rows = checkout.rows("SELECT id, decision FROM history ORDER BY id")
     expected = {"one-0000": "crash", "one-0001": "crash", "one-0002": "keep", "one-0003": "keep", "two-0000": "keep"}
     assert dict(rows) == expected
+
+
+def test_what_was_tried_or_changes_no_code_is_refused_in_one_line(make_loop) -> None:  # noqa: F811
+    """With the earlier result and the way to run it all the same."""
+    deep = TRAIN_PY.replace("DEPTH = 2", "DEPTH = 3")
+
+    async def tries() -> None:
+        loop = make_loop(lambda experiment, spec: result(spec, 1.5))
+        await loop.start()
+        first = await try_new(loop, proposal_by_hand(TRAIN_PY, deep, None), TRAIN_PY, again=False)
+        for text, facts in (
+            (deep.replace("# layers", "# more layers"), ("mar8-0001", "discard", "1.5", "--again")),
+            (TRAIN_PY.replace("# layers", ""), ("comments", "--again")),
+            (TRAIN_PY, ("no edit to try",)),
+        ):
+            with pytest.raises(UserError) as refused:
+                await try_new(loop, proposal_by_hand(TRAIN_PY, text, None), TRAIN_PY, again=False)
+            assert all(fact in str(refused.value) for fact in facts) and "\n" not in str(refused.value)
+        again = await try_new(loop, proposal_by_hand(TRAIN_PY, deep, None), TRAIN_PY, again=True)
+        assert again.experiment.id == first.experiment.id and len(again.runs) == 2
+        baseline = await try_new(loop, proposal_by_hand(TRAIN_PY, TRAIN_PY, None), TRAIN_PY, again=True)
+        assert (baseline.experiment.number, len(baseline.runs)) == (0, 3)
+
+    asyncio.run(tries())

@@ -413,3 +413,17 @@ def test_three_thousand_experiments_are_rebuilt_and_asked_in_seconds(tmp_path: P
         head = store.head(NAME)
         assert head is not None and head.experiment_id == "002900"
     assert time.monotonic() - started < 20
+
+
+def test_a_home_of_an_earlier_version_gets_todays_near_misses(tmp_path: Path) -> None:
+    """Its view listed what lost less than a sigma."""
+    with Store.open(tmp_path):
+        pass
+    database = duckdb.connect(tmp_path / "farm.duckdb")
+    database.execute("DELETE FROM schema_version WHERE version > 4")
+    database.execute("CREATE OR REPLACE VIEW near_misses AS SELECT * FROM history WHERE gain > -sigma")
+    database.close()
+    with Store.open(tmp_path) as store:
+        ((sql,),) = store.query("SELECT sql FROM duckdb_views() WHERE view_name = 'near_misses'").rows
+        ((comment,),) = store.query("SELECT comment FROM duckdb_views() WHERE view_name = 'near_misses'").rows
+    assert "gain > 0" in sql and "sigma)" not in sql and comment

@@ -17,6 +17,7 @@ from results.verdict import (
     control_verdict,
     decide,
     estimate_noise,
+    is_near_miss,
     keep_threshold,
     near_misses,
     needed_gain,
@@ -274,3 +275,11 @@ def test_a_verdict_says_what_is_suspicious_and_stays() -> None:
         assert verdict.decision == "keep" and verdict.reason.endswith("score the same under seeds 1 and 2")
     baseline = ExperimentRecord(experiment=make_experiment(0), runs=(runs[0],))
     assert "suspicious" in control_verdict([runs[1]], baseline, NOISE).reason
+
+
+@pytest.mark.parametrize("gain", [-0.046, -0.0001, 0.0])
+@pytest.mark.parametrize("needed", [0.1, 0.001, -0.0004])
+def test_what_is_no_better_than_the_head_is_never_a_near_miss(gain: float, needed: float) -> None:
+    """Whatever the noise, and however much simpler the code."""
+    verdict = Verdict(decision="discard", reason="worse", gain=gain, needed=needed, sigma=0.2)
+    assert not is_near_miss(ExperimentRecord(experiment=make_experiment(1), verdict=verdict))

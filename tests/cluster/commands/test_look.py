@@ -144,3 +144,37 @@ def test_a_run_is_repeated_under_its_limit_of_memory():
     assert device_like(branch, (CPU, gpu()), gpu_memory_bytes=24 * GIB) == device
     with pytest.raises(UserError, match=r"was measured on NVIDIA H100 80GB HBM3, 24 GB, 700 W, .*this is"):
         device_like(branch, (gpu(),))
+
+
+def verified(old, new, *, device="cpu"):
+    values = [run_of(val_bpb=bpb, reported_steps=steps, device=device) for bpb, steps in (old, new)]
+    return Verification(old=values[0], new=values[1], sigma=0.01)
+
+
+@pytest.mark.parametrize(
+    ("now", "device", "says", "comparable"),
+    [
+        ((1.1, 88), "cpu", ("slower machine", "12% fewer steps", "can't be compared"), False),
+        ((0.9, 130), "cpu", ("faster machine", "30% more steps", "can't be compared"), False),
+        ((1.1, 98), "cuda:0", ("slower machine", "2% fewer steps"), False),
+        ((1.1, 97), "cpu", ("not reproduced",), True),
+        ((0.9, 88), "cpu", ("not reproduced",), True),
+        ((1.01, 88), "cpu", ("reproduced",), True),
+        ((1.1, None), "cpu", ("not reproduced",), True),
+    ],
+    ids=["slower", "faster", "slower GPU", "about as fast", "better though slower", "the same though slower", "steps unknown"],
+)
+def test_another_speed_is_not_called_a_score_that_is_not_reproduced(now, device, says, comparable):
+    """Fewer steps explain a worse score, and only that."""
+    found = verified((1.0, 100), now, device=device)
+    assert found.comparable == comparable
+    last = verification_lines(found)[-1]
+    assert all(fact in last for fact in says)
+    assert comparable or not last.startswith(("reproduced", "not reproduced"))
+
+
+def test_a_repetition_that_was_lost_says_nothing():
+    found = Verification(old=run_of(), new=run_of(status="lost", val_bpb=None, reason="the node went away"), sigma=0.01)
+    assert not found.comparable and not found.reproduced
+    last = verification_lines(found)[-1]
+    assert "the node went away" in last and "not reproduced" not in last

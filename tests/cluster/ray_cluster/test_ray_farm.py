@@ -30,12 +30,12 @@ TRACE = """\
 
 
 PATIENT = """\
-import pathlib, re, time
+import os, pathlib, re, time
 
 while not pathlib.Path({sign!r}).exists():
     time.sleep(0.05)
 train_py = pathlib.Path("research/train.py")
-train_py.write_text(re.sub("^LR = .*", "LR = {lr}", train_py.read_text(), flags=re.MULTILINE))
+train_py.write_text(re.sub("^LR = .*", f"LR = {lr} + {{os.getpid()}}e-12", train_py.read_text(), flags=re.MULTILINE))
 pathlib.Path("IDEA.md").write_text("learn")
 """
 

@@ -1,0 +1,65 @@
+"""Edits that are not worth a run: those that change no code, and those that repeat an experiment."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+
+from agent.patch import program_of, same_code
+from agent.researcher import Context, Refusal
+from research.text import one_line
+from results.experiment import Branch, ExperimentRecord, Proposal
+from results.store import Store
+
+REFUSED = "proposal_refused"
+"""The kind of the events that record refusals."""
+
+NO_CHANGE = "nothing but comments, docstrings or formatting differs from the head's train.py"
+"""The reason of an edit that can't change a score."""
+
+
+def reason_not_to_run(train_py: str, context: Context) -> str | None:
+    """One line that says why an edit of the head is not worth a run, with the earlier result; None if it is."""
+    if same_code(context.train_py, train_py):
+        return NO_CHANGE
+    earlier = context.programs.get(program_of(train_py))
+    return None if earlier is None else result_in_words(earlier)
+
+
+def result_in_words(record: ExperimentRecord) -> str:
+    """Which experiment has tried a program, and how that ended."""
+    experiment, verdict = record.experiment, record.verdict
+    who = f"{experiment.id} ({one_line(experiment.title, 80)})"
+    if verdict is None:
+        return f"{who} is trying the same program, and has no result yet"
+    figures = [
+        *([f"val_bpb {record.val_bpb:.6f}"] if record.val_bpb is not None else [one_line(verdict.reason, 120)]),
+        *([f"gain {verdict.gain:+.6f}"] if verdict.gain is not None else []),
+    ]
+    return f"{who} has tried the same program: {verdict.decision}, {', '.join(figures)}"
+
+
+def programs_tried(records: Iterable[ExperimentRecord]) -> dict[str, ExperimentRecord]:
+    """The first experiment with each program, by that program. Lost ones say nothing about it, and controls are baselines."""
+    programs: dict[str, ExperimentRecord] = {}
+    for record in records:
+        lost = record.verdict is not None and record.verdict.decision == "lost"
+        if record.experiment.program and not lost and record.experiment.kind != "control":
+            programs.setdefault(record.experiment.program, record)
+    return programs
+
+
+def record_refusal(store: Store, branch: str, proposal: Proposal, reason: str) -> None:
+    """Records a proposal that is not run, with what it cost."""
+    refused = {"branch": branch, "title": proposal.title, "researcher": proposal.researcher, "reason": reason}
+    store.add_event(REFUSED, {**refused, "usage": asdict(proposal.usage)})
+
+
+def refusals(store: Store, branch: str) -> tuple[Refusal, ...]:
+    """The branch's proposals that were refused, oldest first."""
+    events = store.events(REFUSED, branch)
+    return tuple(Refusal(**{name: event[name] for name in ("title", "researcher", "reason")}) for event in events)
+
+
+def terms_of(branch: Branch) -> Mapping[str, str]:
+    """What must be equal for a program to get the same score on two branches, but for the noise between seeds."""
+    names = ("platform", "contract_json", "score_fingerprint", "data_fingerprint")
+    return {name: str(getattr(branch, name)) for name in names}

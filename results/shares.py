@@ -1,0 +1,77 @@
+"""Whether runs had equal shares of the machine: scores under a time budget compare only if they had. This decides nothing.
+
+On a CPU the kernel's account of a run's threads tells (`RunResult.cpu_share`), for runs of any commit. What slows a run without
+that, such as a GPU that is hot or shared, shows in the steps that it reports, which compare between runs of one commit alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median_high
+
+from research.result import RunResult
+from results.experiment import ExperimentRecord
+
+GPU_TOLERANCE = 0.01
+"""Share of the steps that a run on a GPU may fall behind: on a GPU of its own, runs of one commit differ by less."""
+
+CPU_TOLERANCE = 0.05
+"""Share that a run on a CPU may differ by. With the `cpu` profile on two cores, val_bpb falls by 0.57 per unit of ln(steps) and
+has a standard deviation of 0.034 between seeds, so that 5% of the steps are worth nearly one standard deviation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnequalShare:
+    """A run that had another share of the machine than usual."""
+
+    run: RunResult
+    words: str
+    """How far it differs from what is usual."""
+
+
+def tolerance(run: RunResult) -> float:
+    """Relative difference in work done in the same time, up to which two runs had equal shares of such a device."""
+    return GPU_TOLERANCE if run.device.startswith("cuda") else CPU_TOLERANCE
+
+
+def unequal_shares(records: Sequence[ExperimentRecord]) -> list[UnequalShare]:
+    """The runs of one branch whose share of the machine was unusual, oldest first."""
+    runs = [run for record in records for run in record.runs if run.status == "ok"]
+    shares = [run.cpu_share for run in runs if run.cpu_share is not None and _on_cpu(run)]
+    usual = median_high(shares) if len(shares) > 1 else None
+    steps_of: dict[str, list[int]] = {}
+    for record in records:
+        steps = [run.reported_steps for run in record.runs if run.status == "ok" and run.reported_steps]
+        steps_of.setdefault(record.experiment.commit, []).extend(steps)
+    found = []
+    for record in records:
+        for run in (run for run in record.runs if run.status == "ok"):
+            words = [_cpu_words(run, usual), _steps_words(run, steps_of[record.experiment.commit])]
+            if any(words):
+                found.append(UnequalShare(run=run, words=", ".join(filter(None, words))))
+    return found
+
+
+def work_ratio(old: RunResult, new: RunResult) -> float | None:
+    """The work that `new` did in its time, in multiples of what `old`, a run of the same code, did; None if it isn't known."""
+    if old.reported_steps and new.reported_steps:
+        return new.reported_steps / old.reported_steps
+    if old.cpu_share and new.cpu_share and _on_cpu(old):
+        return new.cpu_share / old.cpu_share
+    return None
+
+
+def _cpu_words(run: RunResult, usual: float | None) -> str:
+    if usual is None or run.cpu_share is None or not _on_cpu(run) or abs(run.cpu_share / usual - 1) <= CPU_TOLERANCE:
+        return ""
+    return f"{run.cpu_share:.0%} of its CPU time, {usual:.0%} is usual"
+
+
+def _steps_words(run: RunResult, steps: Sequence[int]) -> str:
+    if not run.reported_steps or len(steps) < 2:
+        return ""
+    behind = 1 - run.reported_steps / median_high(steps)
+    return f"{behind:.1%} fewer steps than its commit's other runs" if behind > tolerance(run) else ""
+
+
+def _on_cpu(run: RunResult) -> bool:
+    return run.device == "cpu"

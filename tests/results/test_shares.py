@@ -1,0 +1,66 @@
+"""Unequal shares of the machine: what is marked, on a CPU and on a GPU, and that nothing is marked without reason."""
+
+from dataclasses import replace
+
+from research.result import RunResult
+from results.experiment import ExperimentRecord
+from results.report import morning_report, show_text
+from results.shares import unequal_shares, work_ratio
+from tests.results.result_samples import make_branch, make_experiment, make_run
+
+
+def experiment(number: int, *runs: RunResult, **changes: str) -> ExperimentRecord:
+    named = [replace(run, run_id=f"r{number}-{index}") for index, run in enumerate(runs, start=1)]
+    return ExperimentRecord(experiment=make_experiment(number, **changes), runs=tuple(named))
+
+
+def on_cpu(share: float | None, steps: int | None = None) -> RunResult:
+    return make_run("", 1.0, device="cpu", cpu_share=share, reported_steps=steps)
+
+
+def on_gpu(steps: int | None, share: float | None = None) -> RunResult:
+    return make_run("", 1.0, device="cuda:0", cpu_share=share, reported_steps=steps)
+
+
+def marked(*records: ExperimentRecord) -> list[str]:
+    return [found.run.run_id for found in unequal_shares(records)]
+
+
+def test_a_cpu_that_was_busy_or_quiet_for_one_run_is_seen_across_commits() -> None:
+    usual = [experiment(number, on_cpu(0.97)) for number in range(3)]
+    assert marked(*usual, experiment(3, on_cpu(0.93))) == []
+    assert marked(*usual, experiment(3, on_cpu(0.91))) == ["r3-1"]
+    busy = [experiment(number, on_cpu(0.55)) for number in range(3)]
+    assert marked(*busy, experiment(3, on_cpu(0.98))) == ["r3-1"], "a run that had more looks like a gain"
+
+
+def test_steps_compare_within_a_commit_by_the_devices_tolerance() -> None:
+    assert marked(experiment(0, on_gpu(1000), on_gpu(991)), experiment(1, on_gpu(700))) == []
+    assert marked(experiment(0, on_gpu(1000), on_gpu(989), on_gpu(1001))) == ["r0-2"]
+    assert marked(experiment(0, on_cpu(None, 100), on_cpu(None, 96))) == []
+    assert marked(experiment(0, on_cpu(None, 100), on_cpu(None, 94))) == ["r0-2"]
+    again = experiment(5, on_gpu(980), commit=make_experiment(0).commit)
+    assert marked(experiment(0, on_gpu(1000), on_gpu(1000)), again) == ["r5-1"], "a control runs the baseline's commit"
+
+
+def test_what_is_not_known_or_failed_marks_nothing() -> None:
+    failed = make_run("", None, status="crash", device="cpu", cpu_share=0.2, reported_steps=3)
+    assert marked(experiment(0, on_cpu(0.97)), experiment(1, failed), experiment(2, on_cpu(None))) == []
+    assert marked(experiment(0, on_gpu(1000, 0.99), on_gpu(1000, 0.4))) == [], "a GPU's run waits for no CPU"
+    assert marked() == []
+
+
+def test_the_report_names_them_and_an_equal_night_has_no_such_line() -> None:
+    records = [experiment(number, on_cpu(0.97)) for number in range(3)]
+    assert "nequal shares" not in morning_report([(make_branch(), records)])
+    records += [experiment(3, on_cpu(0.62)), *(experiment(number, on_cpu(0.5)) for number in range(4, 7))]
+    records = [experiment(number, on_cpu(0.97)) for number in range(10, 20)] + records
+    [line] = [line for line in morning_report([(make_branch(), records)]).splitlines() if "nequal shares" in line]
+    assert "r3-1" in line and "62%" in line and "97%" in line and "1 more" in line
+    assert "share of the CPU" in show_text(records[0]) and "97%" in show_text(records[0])
+
+
+def test_the_work_of_two_runs_is_compared_by_steps_or_by_the_cpu() -> None:
+    assert work_ratio(on_cpu(0.9, 100), on_cpu(0.9, 88)) == 0.88
+    assert work_ratio(on_cpu(1.0), on_cpu(0.5)) == 0.5
+    assert work_ratio(on_gpu(None, 1.0), on_gpu(None, 0.5)) is None
