@@ -55,10 +55,13 @@ class Proposer:
             task, self._preparing = self._preparing, None
             proposal, base = await task
             moved = rebased(proposal, self._worktree.train_py(base), self._head_train_py())
-            if moved is not None:
+            if moved is None:
+                self._observer.on_event("proposal_dropped", branch=self._branch, title=proposal.title)
+                self._record_dropped(proposal, "the last keep changed the same thing")
+            elif (reason := self._refused(moved)) is None:
                 return moved
-            self._observer.on_event("proposal_dropped", branch=self._branch, title=proposal.title)
-            self._record_dropped(proposal, "the last keep changed the same thing")
+            else:
+                self._observer.on_event("proposal_refused", branch=self._branch, title=moved.title, reason=reason)
         proposal, _ = await self._ask()
         return proposal
 
