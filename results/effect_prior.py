@@ -1,0 +1,111 @@
+"""What an idea's effect may be before it is tried, and after it: a mixture of normals, in standard deviations of a score.
+
+Most ideas do nothing or harm, some help, and few help much. Every share of the mixture is a normal, so what a noisy look leaves
+of it is a mixture of normals again, in closed form. Pure functions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.special import ndtr
+
+Floats = NDArray[np.float64]
+
+SHARES: tuple[tuple[float, float, float], ...] = (
+    (0.55, 0.0, 0.3),
+    (0.157, 0.8, 0.6),
+    (0.025, 1.6, 1.2),
+    (0.02, 3.2, 2.4),
+    (0.016, 6.4, 4.8),
+    (0.015, 12.8, 9.6),
+    (0.038, -0.8, 0.6),
+    (0.039, -1.6, 1.2),
+    (0.05, -3.2, 2.4),
+    (0.052, -6.4, 4.8),
+    (0.035, -12.8, 9.6),
+)
+"""Share, mean and standard deviation of each part of the mixture; a positive effect is a gain."""
+
+PSEUDO_COUNTS = 30.0
+"""How many ideas the shares above count as, against those that were tried."""
+
+EM_STEPS = 20
+"""Steps of expectation and maximisation in a refit, which starts at the shares of the refit before."""
+
+OUTSIDE = 40.0
+"""Standard deviations from every part of a mixture beyond which no quantile is looked for."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mixture:
+    """Mixtures of normals, one for each row; weights, means and sds have the shape (rows, parts)."""
+
+    weights: Floats
+    means: Floats
+    sds: Floats
+
+    def mean(self) -> Floats:
+        """The mean of each row."""
+        return np.asarray((self.weights * self.means).sum(-1))
+
+    def variance(self) -> Floats:
+        """The variance of each row."""
+        return np.asarray((self.weights * (self.sds**2 + self.means**2)).sum(-1) - self.mean() ** 2)
+
+    def above(self, bounds: Floats) -> Floats:
+        """The probability of more than each row's bound."""
+        return np.asarray((self.weights * ndtr((self.means - bounds[:, None]) / self.sds)).sum(-1))
+
+    def quantile(self, row: int, probability: float) -> float:
+        """The value below which a row lies with this probability."""
+        weights, means, sds = self.weights[row], self.means[row], self.sds[row]
+        low, high = float((means - OUTSIDE * sds).min()), float((means + OUTSIDE * sds).max())
+        return float(brentq(lambda x: float(weights @ ndtr((x - means) / sds)) - probability, low, high, xtol=1e-9))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EffectPrior:
+    """The mixture that a new idea's effect is drawn from; the arrays have the shape (parts,)."""
+
+    shares: Floats
+    means: Floats
+    variances: Floats
+
+    def posterior(self, observed: Floats, variances: Floats) -> Mixture:
+        """What is left of the mixture for effects that were observed with noise of these variances, one row each."""
+        spread = self.variances + variances[:, None]
+        log_weights = np.log(self.shares) - 0.5 * (np.log(spread) + (observed[:, None] - self.means) ** 2 / spread)
+        weights = np.exp(log_weights - log_weights.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        gains = self.variances / spread
+        means = self.means + gains * (observed[:, None] - self.means)
+        return Mixture(weights=weights, means=means, sds=np.sqrt(gains * variances[:, None]))
+
+    def refitted(self, observed: Floats, variances: Floats) -> "EffectPrior":
+        """The same parts with the shares that first looks at ideas speak for, by EM; `PSEUDO_COUNTS` ideas speak for `SHARES`."""
+        if not len(observed):
+            return self
+        spread = self.variances + variances[:, None]
+        squares = (observed[:, None] - self.means) ** 2 / spread
+        likelihood = np.exp(-0.5 * (squares - squares.min(-1, keepdims=True))) / np.sqrt(spread)
+        expected = PSEUDO_COUNTS * first_prior().shares
+        shares = self.shares
+        for _ in range(EM_STEPS):
+            weighted = likelihood * shares
+            counts = expected + (weighted / weighted.sum(-1, keepdims=True)).sum(0)
+            shares = counts / counts.sum()
+        return replace(self, shares=shares)
+
+
+def prior_of(parts: Sequence[tuple[float, float, float]]) -> EffectPrior:
+    """The prior with these shares, means and standard deviations."""
+    shares, means, sds = np.array(parts, dtype=np.float64).T
+    return EffectPrior(shares=shares / shares.sum(), means=means, variances=sds**2)
+
+
+def first_prior() -> EffectPrior:
+    """The prior before any idea was tried."""
+    return prior_of(SHARES)
