@@ -85,14 +85,20 @@ def ratio(ours: Sequence[Found], others: Sequence[Found]) -> list[float]:
 
 def calibration(results: Sequence[Found]) -> dict[str, Any]:
     """How often ideas help by deciles of P, and how often the 90% intervals hold the truth."""
-    beliefs = [belief for found in results for belief in found.beliefs]
-    deciles = [decile(beliefs, number) for number in range(DECILES)]
-    covered = [found.gain_is_covered for found in results if found.gain_is_covered is not None]
+    first = [belief for found in results for belief in found.first_beliefs]
+    last = [belief for found in results for belief in found.last_beliefs]
     return {
-        "coverage": float(np.mean([belief.is_covered for belief in beliefs])) if beliefs else None,
-        "gain_coverage": float(np.mean(covered)) if covered else None,
-        "calibration": [row for row in deciles if row is not None],
+        "coverage": share([belief.is_covered for belief in last]),
+        "first_coverage": share([belief.is_covered for belief in first]),
+        "gain_coverage": share([found.gain_is_covered for found in results if found.gain_is_covered is not None]),
+        "calibration": [row for number in range(DECILES) if (row := decile(first, number)) is not None],
+        "last_calibration": [row for number in range(DECILES) if (row := decile(last, number)) is not None],
     }
+
+
+def share(values: Sequence[bool]) -> float | None:
+    """The share that is true; None without a value."""
+    return sum(values) / len(values) if values else None
 
 
 def decile(beliefs: Sequence[Belief], number: int) -> list[float] | None:
@@ -117,8 +123,11 @@ def table(report: dict[str, Any]) -> str:
         if times := ours[f"times_{other}"]:
             lines.append(f"farm = {times[0]:.2f} [{times[1]:.2f}, {times[2]:.2f}] times {other}")
     if ours["coverage"] is not None:
-        lines.append(f"90% intervals: {ours['coverage']:.1%} of effects, {ours['gain_coverage']:.1%} of heads")
-        lines.append("P: " + "  ".join(f"{p:.2f}/{share:.2f} ({count})" for p, share, count in ours["calibration"]))
+        lines.append(
+            f"90% intervals hold {ours['coverage']:.1%} of effects ({ours['first_coverage']:.1%} right after the first run) "
+            f"and {ours['gain_coverage']:.1%} of heads"
+        )
+        lines.append("P: " + "  ".join(f"{p:.2f}/{helps:.2f} ({count})" for p, helps, count in ours["calibration"]))
     return "\n".join(lines)
 
 

@@ -6,7 +6,7 @@ noise depends on the repeat and on its own name alone.
 
 import heapq
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import get_args
 
@@ -36,7 +36,10 @@ class Found:
     reported: float
     bad_share: float
     """NaN where the head is empty."""
-    beliefs: tuple["Belief", ...] = ()
+    first_beliefs: tuple["Belief", ...] = ()
+    """What the farm thought of each idea right after its first run."""
+    last_beliefs: tuple["Belief", ...] = ()
+    """What it thinks of each idea that has a score at the end."""
     gain_is_covered: bool | None = None
 
     @property
@@ -47,7 +50,7 @@ class Found:
 
 @dataclass(frozen=True, kw_only=True)
 class Belief:
-    """What the farm thought of an idea right after its first run, and what was true of it there."""
+    """What the farm thinks of an idea, and what is true of it."""
 
     helps: float
     """P(effect > 0)."""
@@ -89,7 +92,8 @@ def farm(world: World, loops: int, runs: int) -> Found:
         true_gain=gained,
         reported=reported,
         bad_share=world.bad_share(head),
-        beliefs=tuple(research.beliefs),
+        first_beliefs=tuple(research.first_beliefs),
+        last_beliefs=research.last_beliefs(),
         gain_is_covered=low <= gained <= high,
     )
 
@@ -140,7 +144,8 @@ class _Farm:
     def __init__(self, world: World, loops: int) -> None:
         model = NoiseModel(sigma=world.landscape.told_sigma, refit_every=REFIT_PER_LOOP * loops)
         self.state: FarmState = policy.begin(model, devices=loops)
-        self.beliefs: list[Belief] = []
+        self.first_beliefs: list[Belief] = []
+        self._truths: dict[int, float] = {}
         self._world, self._loops = world, loops
         self._ideas = _SharedIdeas(world, loops)
         self._queue = WorkQueue(lease_seconds=float("inf"))
@@ -203,13 +208,30 @@ class _Farm:
             self.state, Finished(kind=run.work.kind, score=score, patches=run.work.patches, idea=run.idea)
         )
         if new is not None and score is not None and self.state.posterior.knows(str(new)):
-            self.beliefs.append(self._belief(ideas, new))
+            self._truths[new] = self._effect_in(ideas, new)
+            self.first_beliefs += self._beliefs({new: self._truths[new]})
 
-    def _belief(self, ideas: list[int], new: int) -> Belief:
-        """What the estimate says of an idea, and what is true of it, on the head that it was tried on."""
-        effect = self._world.value(ideas) - self._world.value([idea for idea in ideas if idea != new])
-        mixture = estimate.effects_of(self.state.posterior, [str(new)])
-        above = float(mixture.above(np.array([effect / self.state.posterior.model.sigma]))[0])
+    def last_beliefs(self) -> tuple[Belief, ...]:
+        """What the estimate says in the end of every idea with a score.
+
+        What is true of an idea is its effect in the head, or, if it isn't there, on the head that it was tried on.
+        """
+        head = sorted(map(int, self.state.head))
+        truths = {idea: self._effect_in(head, idea) if idea in head else effect for idea, effect in self._truths.items()}
+        return tuple(self._beliefs(truths))
+
+    def _effect_in(self, ideas: list[int], idea: int) -> float:
+        return self._world.value(ideas) - self._world.value([other for other in ideas if other != idea])
+
+    def _beliefs(self, truths: Mapping[int, float]) -> list[Belief]:
+        if not truths:
+            return []
+        posterior = self.state.posterior
+        mixture = estimate.effects_of(posterior, map(str, truths))
+        helps = mixture.above(np.zeros(len(truths)))
+        above = mixture.above(np.array(list(truths.values())) / posterior.scale)
         tail = (1 - estimate.INTERVAL) / 2
-        helps = float(mixture.above(np.zeros(1))[0])
-        return Belief(helps=helps, does_help=effect > 0, is_covered=tail <= above <= 1 - tail)
+        return [
+            Belief(helps=p, does_help=effect > 0, is_covered=tail <= beyond <= 1 - tail)
+            for effect, p, beyond in zip(truths.values(), helps.tolist(), above.tolist(), strict=True)
+        ]

@@ -32,6 +32,9 @@ SHARES: tuple[tuple[float, float, float], ...] = (
 PSEUDO_COUNTS = 30.0
 """How many ideas the shares above count as, against those that were tried."""
 
+FIRST_LOOK_SHARE = 0.5
+"""How much an idea's first run says of the noise, against a run without a new idea: its effect isn't known."""
+
 EM_STEPS = 20
 """Steps of expectation and maximisation in a refit, which starts at the shares of the refit before."""
 
@@ -67,6 +70,24 @@ class Mixture:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class FirstLooks:
+    """The first runs of ideas; the arrays have the shape (ideas,)."""
+
+    residuals: Floats
+    """What each run scored above the prediction without its idea."""
+    variances: Floats
+    """Variance of each prediction, without the run's noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseCount:
+    """What is known of the noise from elsewhere: a sum of squares, and how many runs it counts as."""
+
+    sum: float
+    count: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class EffectPrior:
     """The mixture that a new idea's effect is drawn from; the arrays have the shape (parts,)."""
 
@@ -84,20 +105,24 @@ class EffectPrior:
         means = self.means + gains * (observed[:, None] - self.means)
         return Mixture(weights=weights, means=means, sds=np.sqrt(gains * variances[:, None]))
 
-    def refitted(self, observed: Floats, variances: Floats) -> "EffectPrior":
-        """The same parts with the shares that first looks at ideas speak for, by EM; `PSEUDO_COUNTS` ideas speak for `SHARES`."""
-        if not len(observed):
-            return self
-        spread = self.variances + variances[:, None]
-        squares = (observed[:, None] - self.means) ** 2 / spread
-        likelihood = np.exp(-0.5 * (squares - squares.min(-1, keepdims=True))) / np.sqrt(spread)
+    def refitted(self, looks: "FirstLooks", noise: "NoiseCount") -> tuple["EffectPrior", float]:
+        """The same parts with the shares that first looks at ideas speak for, and the noise's variance, by EM.
+
+        `PSEUDO_COUNTS` ideas speak for the shares that the prior begins with.
+        """
         expected = PSEUDO_COUNTS * first_prior().shares
-        shares = self.shares
+        shares, variance = self.shares, noise.sum / noise.count
         for _ in range(EM_STEPS):
-            weighted = likelihood * shares
-            counts = expected + (weighted / weighted.sum(-1, keepdims=True)).sum(0)
+            spread = self.variances + looks.variances[:, None] + variance
+            squares = (looks.residuals[:, None] - self.means) ** 2 / spread
+            weighted = shares * np.exp(-0.5 * (squares - squares.min(-1, keepdims=True))) / np.sqrt(spread)
+            weighted /= weighted.sum(-1, keepdims=True)
+            counts = expected + weighted.sum(0)
             shares = counts / counts.sum()
-        return replace(self, shares=shares)
+            part = variance / spread  # of a residual, the noise's part
+            noises = float((weighted * (part**2 * spread * squares + variance * (1 - part))).sum())
+            variance = (noise.sum + FIRST_LOOK_SHARE * noises) / (noise.count + FIRST_LOOK_SHARE * len(spread))
+        return replace(self, shares=shares), variance
 
 
 def prior_of(parts: Sequence[tuple[float, float, float]]) -> EffectPrior:

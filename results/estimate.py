@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from results.effect_prior import EffectPrior, Floats, Mixture, first_prior
+from results.effect_prior import FIRST_LOOK_SHARE, EffectPrior, FirstLooks, Floats, Mixture, NoiseCount, first_prior
 
 LEVEL_VARIANCE = 1e4
 """Variance of the level before the first run, about that run's own score: whatever it may be."""
@@ -56,7 +56,7 @@ class NoiseModel:
 
 @dataclass(frozen=True, kw_only=True)
 class Belief:
-    """An effect's Gaussian, in sigmas, and how much of it is the prior's doing."""
+    """An effect's Gaussian, in units of the estimate's scale, and how much of it is the prior's doing."""
 
     mean: float
     variance: float
@@ -78,9 +78,11 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Estimate:
-    """The posterior after some runs. Rows of `mean` and `covariance`: the level, then `terms` in their order, in sigmas."""
+    """The posterior after some runs. Rows of `mean` and `covariance`: the level, then `terms` in their order, in units of `scale`."""
 
     model: NoiseModel
+    scale: float
+    """The sigma of the last refit, in bpb: the unit inside."""
     prior: EffectPrior = field(default_factory=first_prior)
     terms: Mapping[str | int, int] = field(default_factory=dict)
     """Row of each patch (by its name) and of each common seed (by its number)."""
@@ -92,16 +94,18 @@ class Estimate:
     """Patches that no run is expected to have again."""
     first_looks: tuple[tuple[float, float], ...] = ()
     """For each idea what its first run scored above the prediction without it, and that prediction's variance."""
-    looks: int = 0
-    noise: float = 1.0
-    """Variance of a run around its prediction, in sigma**2."""
+    looks: tuple[Look, ...] = ()
+    noise: float
+    """Variance of a run around its prediction, in scale**2."""
+    noise_prior: NoiseCount
+    """What is known of the noise beside runs without a new idea."""
     noise_sum: float = 0.0
     noise_looks: int = 0
 
     @property
     def sigma(self) -> float:
         """The standard deviation of a score between seeds, in bpb, as far as runs have told."""
-        return self.model.sigma * math.sqrt(self.noise + self.model.seed_share)
+        return self.scale * math.sqrt(self.noise + self.model.seed_share)
 
     def knows(self, patch: str) -> bool:
         """Whether a run with this patch was seen."""
@@ -120,12 +124,20 @@ def begin(model: NoiseModel) -> Estimate:
     """The estimate before any run. Raises ValueError for a sigma that is not positive."""
     if not model.sigma > 0 or not 0 <= model.seed_share < 1:
         raise ValueError(f"sigma must be positive and seed_share from 0 to below 1, not {model.sigma} and {model.seed_share}")
-    return Estimate(model=model, noise=1 - model.seed_share)
+    noise = 1 - model.seed_share
+    known = NoiseCount(sum=NOISE_RUNS * noise, count=NOISE_RUNS)
+    return Estimate(model=model, scale=model.sigma, noise=noise, noise_prior=known)
 
 
 def observe(before: Estimate, look: Look) -> Estimate:
     """The posterior after one more run."""
-    z = -look.score / before.model.sigma
+    after = _observed(before, look)
+    return refitted(after) if len(after.looks) % after.model.refit_every == 0 else after
+
+
+def _observed(before: Estimate, look: Look) -> Estimate:
+    """The posterior after one more run, under the same prior."""
+    z = -look.score / before.scale
     known = before if len(before.mean) else _with_level(before, z)
     if look.seed is not None and before.model.seed_share and look.seed not in known.terms:
         known = _appended(known, look.seed, Belief(mean=0, variance=before.model.seed_share, site_precision=0, site_shift=0))
@@ -133,8 +145,7 @@ def observe(before: Estimate, look: Look) -> Estimate:
     known = _with_patches(known, look.patches, new[1:])
     rows = _rows(known, look, leaving_out=new[:1])
     after = _first_look(known, new[0], z, rows) if new else _further_look(known, z, rows)
-    after = replace(after, looks=before.looks + 1)
-    return refitted(after) if after.looks % after.model.refit_every == 0 else after
+    return replace(after, looks=(*before.looks, look))
 
 
 def predicted(posterior: Estimate, look: Look) -> tuple[float, float]:
@@ -143,7 +154,7 @@ def predicted(posterior: Estimate, look: Look) -> tuple[float, float]:
     shelved = [posterior.shelved[patch] for patch in look.patches if patch in posterior.shelved]
     mean = float(posterior.mean[rows].sum()) + sum(belief.mean for belief in shelved)
     variance = float(posterior.covariance[np.ix_(rows, rows)].sum()) + sum(belief.variance for belief in shelved)
-    sigma = posterior.model.sigma
+    sigma = posterior.scale
     return -mean * sigma, math.sqrt(variance + posterior.noise) * sigma
 
 
@@ -167,29 +178,45 @@ def shelve(posterior: Estimate, patches: Iterable[str]) -> Estimate:
 
 
 def refitted(posterior: Estimate) -> Estimate:
-    """The same looks under the prior whose shares fit all first looks best."""
-    if not posterior.first_looks:
-        return posterior
-    residuals, variances = np.array(posterior.first_looks).T
-    prior = posterior.prior.refitted(residuals, variances + posterior.noise)
-    return _matched_again(replace(posterior, prior=prior))
+    """The same runs taken up once more, under the noise and the prior's shares that all of them speak for."""
+    fixed = 1 - posterior.model.seed_share
+    prior, noise = posterior.prior, posterior.noise
+    if posterior.first_looks:
+        residuals, variances = np.array(posterior.first_looks).T
+        looks = FirstLooks(residuals=residuals, variances=variances)
+        prior, noise = prior.refitted(looks, _noise_count(posterior))
+    factor = noise / fixed
+    count = NOISE_RUNS + FIRST_LOOK_SHARE * len(posterior.first_looks)
+    rest = NoiseCount(sum=(noise * (count + posterior.noise_looks) - posterior.noise_sum) / factor, count=count)
+    scale = posterior.scale * math.sqrt(factor)
+    again = Estimate(model=posterior.model, scale=scale, prior=prior, noise=fixed, noise_prior=rest)
+    last = {patch: index for index, look in enumerate(posterior.looks) for patch in look.patches}
+    for index, look in enumerate(posterior.looks):
+        over = [patch for patch in look.patches if last[patch] == index and patch not in posterior.terms]
+        again = shelve(replace(_observed(again, look), noise=fixed), over)
+    return again
 
 
 def effects_of(posterior: Estimate, patches: Iterable[str]) -> Mixture:
-    """The posterior of each patch's effect in sigmas, one row each.
+    """The posterior of each patch's effect in units of the estimate's scale, one row each.
 
     Its shape is the mixture's, given all that the runs say of the patch beside its prior. Raises KeyError for a patch that no run had.
     """
-    beliefs = [
-        _belief(posterior, posterior.terms[patch]) if patch in posterior.terms else posterior.shelved[patch] for patch in patches
-    ]
-    columns = [[b.mean, b.variance, b.site_precision, b.site_shift] for b in beliefs]
-    return _tilted(posterior.prior, np.array(columns).reshape(-1, 4).T)
+    names = list(patches)
+    if all(patch in posterior.terms for patch in names):
+        rows = [posterior.terms[patch] for patch in names]
+        marginals = np.column_stack([posterior.mean[rows], posterior.covariance[rows, rows], posterior.sites[rows]])
+    else:
+        beliefs = [
+            _belief(posterior, posterior.terms[patch]) if patch in posterior.terms else posterior.shelved[patch] for patch in names
+        ]
+        marginals = np.array([[b.mean, b.variance, b.site_precision, b.site_shift] for b in beliefs])
+    return _tilted(posterior.prior, marginals.reshape(-1, 4).T)
 
 
 def effect(posterior: Estimate, patch: str) -> Effect:
     """What is known of one patch's effect. Raises KeyError for a patch that no run had."""
-    mixture, sigma = effects_of(posterior, [patch]), posterior.model.sigma
+    mixture, sigma = effects_of(posterior, [patch]), posterior.scale
     tail = (1 - INTERVAL) / 2
     return Effect(
         mean=float(mixture.mean()[0]) * sigma,
@@ -203,7 +230,7 @@ def gain(posterior: Estimate, patches: Iterable[str]) -> tuple[float, float]:
     """Mean and standard deviation of the sum of these patches' effects, in bpb: what a train.py gains over the untouched one."""
     rows = [posterior.terms[patch] for patch in patches]
     variance = float(posterior.covariance[np.ix_(rows, rows)].sum())
-    return float(posterior.mean[rows].sum()) * posterior.model.sigma, math.sqrt(max(variance, 0.0)) * posterior.model.sigma
+    return float(posterior.mean[rows].sum()) * posterior.scale, math.sqrt(max(variance, 0.0)) * posterior.scale
 
 
 def difference_sd(posterior: Estimate, patches: Iterable[str], others: Iterable[str]) -> float:
@@ -211,7 +238,7 @@ def difference_sd(posterior: Estimate, patches: Iterable[str], others: Iterable[
     signs = np.zeros(len(posterior.mean))
     signs[[posterior.terms[patch] for patch in patches]] = 1
     signs[[posterior.terms[patch] for patch in others]] -= 1
-    return math.sqrt(max(float(signs @ posterior.covariance @ signs), 1e-12)) * posterior.model.sigma
+    return math.sqrt(max(float(signs @ posterior.covariance @ signs), 1e-12)) * posterior.scale
 
 
 def _with_level(posterior: Estimate, z: float) -> Estimate:
@@ -263,17 +290,23 @@ def _further_look(posterior: Estimate, z: float, rows: list[int]) -> Estimate:
     innovation = z - float(posterior.mean[rows].sum())
     surprise = innovation**2 / (variance + noise)
     total = variance + noise * max(1.0, surprise / SURPRISE)
-    count, spread = posterior.noise_looks, posterior.noise_sum
-    if posterior.looks:  # the first run has nothing to differ from
-        count, spread = count + 1, spread + min(surprise, SURPRISE) * noise
-    return replace(
+    after = replace(
         posterior,
         mean=posterior.mean + shared * (innovation / total),
         covariance=posterior.covariance - np.outer(shared, shared) / total,
-        noise=(NOISE_RUNS * (1 - posterior.model.seed_share) + spread) / (NOISE_RUNS + count),
-        noise_sum=spread,
-        noise_looks=count,
     )
+    if not posterior.looks:  # the first run has nothing to differ from
+        return after
+    spread = posterior.noise_sum + min(surprise, SURPRISE) * noise
+    after = replace(after, noise_sum=spread, noise_looks=posterior.noise_looks + 1)
+    prior = after.noise_prior
+    return replace(after, noise=(prior.sum + spread) / (prior.count + after.noise_looks))
+
+
+def _noise_count(posterior: Estimate) -> NoiseCount:
+    """What is claimed of the noise, and what runs without a new idea have shown."""
+    claimed = (posterior.model.sigma / posterior.scale) ** 2 * (1 - posterior.model.seed_share)
+    return NoiseCount(sum=NOISE_RUNS * claimed + posterior.noise_sum, count=NOISE_RUNS + posterior.noise_looks)
 
 
 def _first_look(posterior: Estimate, patch: str, z: float, rows: list[int]) -> Estimate:
@@ -315,20 +348,3 @@ def _tilted(prior: EffectPrior, beliefs: Floats) -> Mixture:
     mean, variance, site_precision, site_shift = beliefs
     precision = np.maximum(1 / variance - site_precision, 1e-9)
     return prior.posterior((mean / variance - site_shift) / precision, 1 / precision)
-
-
-def _matched_again(posterior: Estimate) -> Estimate:
-    """The joint Gaussian matched to the present prior, row by row: another step of expectation propagation."""
-    mean, covariance, sites = posterior.mean.copy(), posterior.covariance.copy(), posterior.sites.copy()
-    for name, row in posterior.terms.items():
-        if not isinstance(name, str):
-            continue
-        variance = covariance[row, row]
-        belief = np.array([[mean[row]], [variance], [sites[row, 0]], [sites[row, 1]]])
-        mixture = _tilted(posterior.prior, belief)
-        matched, left = float(mixture.mean()[0]), float(mixture.variance()[0])
-        sites[row] += 1 / left - 1 / variance, matched / left - mean[row] / variance
-        gains = covariance[row] / variance
-        mean += gains * (matched - mean[row])
-        covariance -= np.outer(gains, gains) * (variance - left)
-    return replace(posterior, mean=mean, covariance=covariance, sites=sites)

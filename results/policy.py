@@ -187,7 +187,7 @@ def standing(state: FarmState, names: Sequence[str]) -> Standing:
     """What the runs say of these patches after their prices."""
     if not names:
         return Standing()
-    sigma = state.posterior.model.sigma
+    sigma = state.posterior.scale
     prices = np.array([state.patches[name].price for name in names]) / sigma
     effects = estimate.effects_of(state.posterior, names)
     means = ((effects.mean() - prices) * sigma).tolist()
