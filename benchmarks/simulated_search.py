@@ -178,7 +178,7 @@ class _Farm:
         requested = self._requested.pop(lease.item.id)
         if isinstance(requested, Work):
             return _Run(lease=lease, work=requested, idea=None)
-        return _Run(lease=lease, work=Work(kind="explore", patches=policy.explored(self.state, requested)), idea=requested)
+        return _Run(lease=lease, work=policy.explored(self.state, requested), idea=requested)
 
     def _enqueue(self) -> None:
         """Adds what the policy asks for, and an exploration for each loop that has none waiting."""
@@ -204,9 +204,9 @@ class _Farm:
         ideas = sorted(map(int, run.work.patches))
         new = int(run.idea.name) if run.idea is not None else None
         score = self._world.score(ideas, new, self._rng)
-        self.state = policy.observe(
-            self.state, Finished(kind=run.work.kind, score=score, patches=run.work.patches, idea=run.idea)
-        )
+        work = run.work
+        finished = Finished(kind=work.kind, score=score, patches=work.patches, left_out=work.left_out, idea=run.idea)
+        self.state = policy.observe(self.state, finished)
         if new is not None and score is not None and self.state.posterior.knows(str(new)):
             self._truths[new] = self._effect_in(ideas, new)
             self.first_beliefs += self._beliefs({new: self._truths[new]})

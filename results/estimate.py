@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from results.effect_prior import FIRST_LOOK_SHARE, EffectPrior, FirstLooks, Floats, Mixture, NoiseCount, first_prior
+from results.effect_prior import FIRST_LOOK_SHARE, INTERPLAY, EffectPrior, FirstLooks, Floats, Mixture, NoiseCount, first_prior
 
 LEVEL_VARIANCE = 1e4
 """Variance of the level before the first run, about that run's own score: whatever it may be."""
@@ -38,6 +38,8 @@ class Look:
     """val_bpb."""
     patches: frozenset[str]
     """Every patch that is in the train.py that ran."""
+    left_out: int = 0
+    """How many patches of the head of that time are not in it."""
     seed: int | None = None
     """One of the common seeds; None: a seed of its own, whose effect is part of the noise."""
 
@@ -92,11 +94,14 @@ class Estimate:
     """Precision and shift of the Gaussian that stands for each row's prior, as in `Belief`; 0 in rows that aren't patches."""
     shelved: Mapping[str, Belief] = field(default_factory=dict)
     """Patches that no run is expected to have again."""
-    first_looks: tuple[tuple[float, float], ...] = ()
-    """For each idea what its first run scored above the prediction without it, and that prediction's variance."""
+    first_looks: tuple[tuple[float, float, int], ...] = ()
+    """For each idea what its first run scored above the prediction without it, that prediction's variance, and the patches of the
+    head that were left out."""
     looks: tuple[Look, ...] = ()
     noise: float
     """Variance of a run around its prediction, in scale**2."""
+    interplay: float = INTERPLAY
+    """Variance that each left out patch adds, in scale**2."""
     noise_prior: NoiseCount
     """What is known of the noise beside runs without a new idea."""
     noise_sum: float = 0.0
@@ -144,7 +149,7 @@ def _observed(before: Estimate, look: Look) -> Estimate:
     new = sorted(patch for patch in look.patches if not before.knows(patch))
     known = _with_patches(known, look.patches, new[1:])
     rows = _rows(known, look, leaving_out=new[:1])
-    after = _first_look(known, new[0], z, rows) if new else _further_look(known, z, rows)
+    after = _first_look(known, new[0], z, rows, look.left_out) if new else _further_look(known, z, rows, look.left_out)
     return replace(after, looks=(*before.looks, look))
 
 
@@ -155,7 +160,7 @@ def predicted(posterior: Estimate, look: Look) -> tuple[float, float]:
     mean = float(posterior.mean[rows].sum()) + sum(belief.mean for belief in shelved)
     variance = float(posterior.covariance[np.ix_(rows, rows)].sum()) + sum(belief.variance for belief in shelved)
     sigma = posterior.scale
-    return -mean * sigma, math.sqrt(variance + posterior.noise) * sigma
+    return -mean * sigma, math.sqrt(variance + posterior.noise + look.left_out * posterior.interplay) * sigma
 
 
 def shelve(posterior: Estimate, patches: Iterable[str]) -> Estimate:
@@ -180,16 +185,20 @@ def shelve(posterior: Estimate, patches: Iterable[str]) -> Estimate:
 def refitted(posterior: Estimate) -> Estimate:
     """The same runs taken up once more, under the noise and the prior's shares that all of them speak for."""
     fixed = 1 - posterior.model.seed_share
-    prior, noise = posterior.prior, posterior.noise
-    if posterior.first_looks:
-        residuals, variances = np.array(posterior.first_looks).T
-        looks = FirstLooks(residuals=residuals, variances=variances)
-        prior, noise = prior.refitted(looks, _noise_count(posterior))
-    factor = noise / fixed
-    count = NOISE_RUNS + FIRST_LOOK_SHARE * len(posterior.first_looks)
-    rest = NoiseCount(sum=(noise * (count + posterior.noise_looks) - posterior.noise_sum) / factor, count=count)
-    scale = posterior.scale * math.sqrt(factor)
-    again = Estimate(model=posterior.model, scale=scale, prior=prior, noise=fixed, noise_prior=rest)
+    residuals, variances, left_out = np.array(posterior.first_looks).reshape(-1, 3).T
+    looks = FirstLooks(residuals=residuals, variances=variances, left_out=left_out)
+    fit = posterior.prior.refitted(looks, _noise_count(posterior), posterior.interplay)
+    factor = fit.noise / fixed
+    count = NOISE_RUNS + FIRST_LOOK_SHARE * len(residuals)
+    rest = NoiseCount(sum=(fit.noise * (count + posterior.noise_looks) - posterior.noise_sum) / factor, count=count)
+    again = Estimate(
+        model=posterior.model,
+        scale=posterior.scale * math.sqrt(factor),
+        prior=fit.prior,
+        noise=fixed,
+        interplay=fit.interplay / factor,
+        noise_prior=rest,
+    )
     last = {patch: index for index, look in enumerate(posterior.looks) for patch in look.patches}
     for index, look in enumerate(posterior.looks):
         over = [patch for patch in look.patches if last[patch] == index and patch not in posterior.terms]
@@ -283,10 +292,10 @@ def _rows(posterior: Estimate, look: Look, *, leaving_out: Iterable[str]) -> lis
     return [*rows, posterior.terms[look.seed]] if look.seed in posterior.terms and look.seed is not None else rows
 
 
-def _further_look(posterior: Estimate, z: float, rows: list[int]) -> Estimate:
+def _further_look(posterior: Estimate, z: float, rows: list[int], left_out: int) -> Estimate:
     """The Kalman update by a run whose patches are all known, and the noise that it shows."""
     shared = posterior.covariance[:, rows].sum(1)
-    variance, noise = float(shared[rows].sum()), posterior.noise
+    variance, noise = float(shared[rows].sum()), posterior.noise + left_out * posterior.interplay
     innovation = z - float(posterior.mean[rows].sum())
     surprise = innovation**2 / (variance + noise)
     total = variance + noise * max(1.0, surprise / SURPRISE)
@@ -297,7 +306,7 @@ def _further_look(posterior: Estimate, z: float, rows: list[int]) -> Estimate:
     )
     if not posterior.looks:  # the first run has nothing to differ from
         return after
-    spread = posterior.noise_sum + min(surprise, SURPRISE) * noise
+    spread = posterior.noise_sum + min(surprise, SURPRISE) * posterior.noise
     after = replace(after, noise_sum=spread, noise_looks=posterior.noise_looks + 1)
     prior = after.noise_prior
     return replace(after, noise=(prior.sum + spread) / (prior.count + after.noise_looks))
@@ -309,7 +318,7 @@ def _noise_count(posterior: Estimate) -> NoiseCount:
     return NoiseCount(sum=NOISE_RUNS * claimed + posterior.noise_sum, count=NOISE_RUNS + posterior.noise_looks)
 
 
-def _first_look(posterior: Estimate, patch: str, z: float, rows: list[int]) -> Estimate:
+def _first_look(posterior: Estimate, patch: str, z: float, rows: list[int], left_out: int) -> Estimate:
     """The update by the first run with a patch.
 
     The joint Gaussian has the mean and variance that the mixture gives the effect, and the rest's covariances with it. That equals
@@ -317,7 +326,8 @@ def _first_look(posterior: Estimate, patch: str, z: float, rows: list[int]) -> E
     """
     shared = posterior.covariance[:, rows].sum(1)
     variance = float(shared[rows].sum())
-    residual, total = z - float(posterior.mean[rows].sum()), variance + posterior.noise
+    residual = z - float(posterior.mean[rows].sum())
+    total = variance + posterior.noise + left_out * posterior.interplay
     mixture = posterior.prior.posterior(np.array([residual]), np.array([total]))
     mean, left = float(mixture.mean()[0]), float(mixture.variance()[0])
     gains = shared / total
@@ -325,7 +335,7 @@ def _first_look(posterior: Estimate, patch: str, z: float, rows: list[int]) -> E
         posterior,
         mean=posterior.mean + gains * (residual - mean),
         covariance=posterior.covariance - np.outer(gains, gains) * (total - left),
-        first_looks=(*posterior.first_looks, (residual, variance)),
+        first_looks=(*posterior.first_looks, (residual, variance, left_out)),
     )
     belief = Belief(
         mean=mean, variance=left, site_precision=1 / left - 1 / total, site_shift=mean / left - residual / total

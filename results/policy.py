@@ -17,7 +17,7 @@ from results import estimate
 from results.estimate import INTERVAL, Estimate, Look, NoiseModel
 
 RunKind = Literal["baseline", "merge", "control", "explore"]
-"""`baseline`: the untouched train.py; `merge`: the head that is planned; `control`: the head again; `explore`: an idea on the head."""
+"""`baseline`: the untouched train.py; `merge`: the head that is planned; `control`: the head or the untouched one again; `explore`: an idea on the head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +61,8 @@ class Finished:
     """val_bpb; None for a crash."""
     patches: frozenset[str]
     """Every patch in the train.py that ran."""
+    left_out: frozenset[str] = frozenset()
+    """The patches of the head that it was made from which are not in it."""
     idea: Patch | None = None
     """The new patch among them, in an exploration."""
     seed: int | None = None
@@ -76,10 +78,12 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A run that the policy asks for."""
+    """What a run is of."""
 
     kind: RunKind
     patches: frozenset[str]
+    left_out: frozenset[str] = frozenset()
+    """As in `Finished`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,17 +162,23 @@ def next_work(state: FarmState, under_way: Collection[RunKind]) -> Work | None:
     if state.baselines + baselines < state.rules.baselines:
         return Work(kind="baseline", patches=frozenset())
     if state.plan and "merge" not in under_way:
-        return Work(kind="merge", patches=state.planned)
+        return Work(kind="merge", patches=state.planned, left_out=state.head - state.planned)
     share = state.rules.controls if state.devices > 1 else state.rules.controls_alone
     due = math.floor(share * (state.runs + len(under_way)))
     if state.baselines and state.controls + sum(kind == "control" for kind in under_way) < due:
-        return Work(kind="control", patches=state.head)
+        return Work(kind="control", patches=controlled(state))
     return None
 
 
-def explored(state: FarmState, idea: Patch) -> frozenset[str]:
-    """The patches of the train.py in which an idea is tried: the head's, without its rivals there."""
-    return (state.head - rivals(state, idea, state.head)) | {idea.name}
+def controlled(state: FarmState) -> frozenset[str]:
+    """What the next control runs: in turn the head, and the untouched train.py, from which its gain is measured."""
+    return state.head if state.controls % 2 == 0 else frozenset()
+
+
+def explored(state: FarmState, idea: Patch) -> Work:
+    """The run in which an idea is tried: the head's patches and the idea, without its rivals there."""
+    others = rivals(state, idea, state.head)
+    return Work(kind="explore", patches=(state.head - others) | {idea.name}, left_out=others)
 
 
 def rivals(state: FarmState, idea: Patch, among: Iterable[str]) -> frozenset[str]:
@@ -224,7 +234,7 @@ def _learned(state: FarmState, run: Finished) -> FarmState:
             barred=state.barred | crashed,
             patches={name: patch for name, patch in state.patches.items() if name not in crashed},
         )
-    look = Look(score=run.score, patches=run.patches, seed=run.seed)
+    look = Look(score=run.score, patches=run.patches, left_out=len(run.left_out), seed=run.seed)
     return replace(state, posterior=estimate.observe(state.posterior, look))
 
 
@@ -238,7 +248,7 @@ def _merge_holds(before: Estimate, run: Finished, rules: Rules) -> bool:
     """Whether a merge's score is as good as its parts promised before it ran."""
     if run.score is None:
         return False
-    mean, sd = estimate.predicted(before, Look(score=run.score, patches=run.patches, seed=run.seed))
+    mean, sd = estimate.predicted(before, Look(score=run.score, patches=run.patches, left_out=len(run.left_out)))
     return run.score <= mean + rules.merge_sds * sd
 
 

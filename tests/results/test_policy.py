@@ -20,7 +20,9 @@ def run(kind: RunKind, score: float | None, *patches: str) -> Finished:
 def tried(state: FarmState, name: str, score: float | None, *, slot: str | None = None, price: float = 0.0) -> FarmState:
     """The state after an exploration of a new idea on the head."""
     idea = Patch(name=name, slots=frozenset({slot or name}), price=price)
-    return policy.observe(state, Finished(kind="explore", score=score, patches=policy.explored(state, idea), idea=idea))
+    work = policy.explored(state, idea)
+    run = Finished(kind="explore", score=score, patches=work.patches, left_out=work.left_out, idea=idea)
+    return policy.observe(state, run)
 
 
 def started(*, devices: int = 4, scores: Iterable[float] = (1.0, 1.0)) -> FarmState:
@@ -55,7 +57,7 @@ def test_a_clear_gain_is_merged_and_then_in_the_head_of_all() -> None:
     assert state.head == frozenset() and state.planned == {"a"}
     state = merged(state)
     assert state.head == {"a"} and not state.plan
-    assert policy.explored(state, Patch(name="b")) == {"a", "b"}
+    assert policy.explored(state, Patch(name="b")).patches == {"a", "b"}
 
 
 def test_the_head_rises_by_less_than_the_score_that_was_selected() -> None:
@@ -162,7 +164,8 @@ def test_the_state_is_a_function_of_the_finished_runs(seed: int) -> None:
         else:
             idea = Patch(name=f"{number}", slots=frozenset({str(rng.integers(8))}))
             score = None if rng.random() < 0.1 else 1.0 + 0.005 * rng.standard_normal()
-            runs.append(Finished(kind="explore", score=score, patches=policy.explored(state, idea), idea=idea))
+            work = policy.explored(state, idea)
+            runs.append(Finished(kind="explore", score=score, patches=work.patches, left_out=work.left_out, idea=idea))
         state = policy.observe(state, runs[-1])
         slots = [slot for name in state.planned for slot in state.patches[name].slots]
         assert len(slots) == len(set(slots)) and state.head | state.planned <= set(state.patches)
