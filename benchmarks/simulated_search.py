@@ -1,4 +1,4 @@
-"""Research on a simulated landscape: the farm with its real policy and queue, independent greedy loops, and a noise-free oracle.
+"""Research on a simulated landscape: the farm with its real policy and queue, independent greedy loops, a noise-free oracle.
 
 Time is simulated: every run takes about one unit, and a device that is free takes the most urgent run of the queue. A policy's
 noise depends on the repeat and on its own name alone.

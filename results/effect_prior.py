@@ -35,10 +35,6 @@ PSEUDO_COUNTS = 30.0
 FIRST_LOOK_SHARE = 0.5
 """How much an idea's first run says of the noise, against a run without a new idea: its effect isn't known."""
 
-INTERPLAY, INTERPLAY_COUNTS = 0.1, 5.0
-"""The variance, in sigma**2, by which a head without one of its patches differs from what the patch's effect promises, and how
-many runs that counts as. The effect was measured beside other patches than those of today, and they interact."""
-
 EM_STEPS = 20
 """Steps of expectation and maximisation in a refit, which starts at the shares of the refit before."""
 
@@ -81,8 +77,6 @@ class FirstLooks:
     """What each run scored above the prediction without its idea."""
     variances: Floats
     """Variance of each prediction, without the run's noise."""
-    left_out: Floats
-    """How many patches of the head each run was without."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,17 +85,6 @@ class NoiseCount:
 
     sum: float
     count: float
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Fit:
-    """What a refit found."""
-
-    prior: "EffectPrior"
-    noise: float
-    """Variance of a run around its prediction."""
-    interplay: float
-    """Variance that each patch adds which the run leaves out of the head."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -122,32 +105,24 @@ class EffectPrior:
         means = self.means + gains * (observed[:, None] - self.means)
         return Mixture(weights=weights, means=means, sds=np.sqrt(gains * variances[:, None]))
 
-    def refitted(self, looks: "FirstLooks", known: "NoiseCount", interplay: float) -> "Fit":
-        """The shares of the same parts and the variances that first looks at ideas speak for, by EM.
+    def refitted(self, looks: "FirstLooks", known: "NoiseCount") -> tuple["EffectPrior", float]:
+        """The prior with the shares that first looks at ideas speak for, and the noise's variance, by EM.
 
         `PSEUDO_COUNTS` ideas speak for the shares that the prior begins with.
         """
         expected = PSEUDO_COUNTS * first_prior().shares
         shares, noise = self.shares, known.sum / known.count
-        apart = looks.left_out > 0
         for _ in range(EM_STEPS):
-            spread = self.variances + (looks.variances + noise + interplay * looks.left_out)[:, None]
+            spread = self.variances + (looks.variances + noise)[:, None]
             squares = (looks.residuals[:, None] - self.means) ** 2 / spread
             weights = shares * np.exp(-0.5 * (squares - squares.min(-1, keepdims=True))) / np.sqrt(spread)
             weights /= weights.sum(-1, keepdims=True)
             counts = expected + weights.sum(0)
             shares = counts / counts.sum()
-            noises = float(_squares_of(noise, spread, squares, weights).sum())
+            part = noise / spread  # of a residual, the noise's part
+            noises = float((weights * (part**2 * spread * squares + noise * (1 - part))).sum())
             noise = (known.sum + FIRST_LOOK_SHARE * noises) / (known.count + FIRST_LOOK_SHARE * len(spread))
-            parts = _squares_of(interplay * looks.left_out[:, None], spread, squares, weights)[apart] / looks.left_out[apart]
-            interplay = (INTERPLAY_COUNTS * INTERPLAY + float(parts.sum())) / (INTERPLAY_COUNTS + len(parts))
-        return Fit(prior=replace(self, shares=shares), noise=noise, interplay=interplay)
-
-
-def _squares_of(variance: Floats | float, spread: Floats, squares: Floats, weights: Floats) -> Floats:
-    """For each look the expected square of the part of its residual that has this variance."""
-    part = variance / spread
-    return np.asarray((weights * (part**2 * spread * squares + variance * (1 - part))).sum(-1))
+        return replace(self, shares=shares), noise
 
 
 def prior_of(parts: Sequence[tuple[float, float, float]]) -> EffectPrior:

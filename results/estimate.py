@@ -2,11 +2,12 @@
 
     -score / sigma = level + the seed's effect + the effects of the patches in the train.py that ran + noise
 
-A patch is an idea's edit against its parent; a run's train.py is the untouched one and a set of patches. `observe` takes one run
-and `estimate` takes them all, with the same result. An effect's prior is a mixture (`results/effect_prior.py`), everything else
-is Gaussian: an idea's first look is matched by its first two moments, which is one step of expectation propagation (Minka 2001),
-and every further look is the update of a Kalman filter. Scores and effects are in bpb here, and in sigmas inside; a positive
-effect is a gain.
+A patch is an idea's edit against its parent; a run's train.py is the untouched one and a set of patches. `observe` takes one
+run and `estimate` takes them all, with the same result. An effect's prior is a mixture (`results/effect_prior.py`), everything
+else is Gaussian: an idea's first run is matched by its first two moments, which is one step of expectation propagation (Minka
+2001), and every further one is the update of a Kalman filter. Every `refit_every` runs all of them are taken up anew, under the
+noise and the prior's shares that they speak for. Scores and effects are in bpb here, and in sigmas inside; a positive effect is
+a gain.
 """
 
 import math
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from results.effect_prior import FIRST_LOOK_SHARE, INTERPLAY, EffectPrior, FirstLooks, Floats, Mixture, NoiseCount, first_prior
+from results.effect_prior import FIRST_LOOK_SHARE, EffectPrior, FirstLooks, Floats, Mixture, NoiseCount, first_prior
 
 LEVEL_VARIANCE = 1e4
 """Variance of the level before the first run, about that run's own score: whatever it may be."""
@@ -25,6 +26,10 @@ NOISE_RUNS = 10
 
 SURPRISE = 9.0
 """Squared innovation, in its variances, beyond which a run's noise is taken to have been as much larger."""
+
+INTERPLAY = 0.5
+"""Variance, in sigma**2, by which a head without one of its patches differs from what the patch's effect promises: that was
+measured beside other patches than those of today, and patches interact."""
 
 INTERVAL = 0.9
 """Probability of the intervals."""
@@ -65,7 +70,7 @@ class Belief:
     site_precision: float
     """Precision of the Gaussian that stands for the prior; negative where a look left more doubt than its own noise."""
     site_shift: float
-    """The same Gaussian's precision times its mean."""
+    """Its precision times the mean of that Gaussian."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,10 @@ class Effect:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Estimate:
-    """The posterior after some runs. Rows of `mean` and `covariance`: the level, then `terms` in their order, in units of `scale`."""
+    """The posterior after some runs.
+
+    The rows of `mean` and `covariance` are the level and then `terms` in their order, in units of `scale`.
+    """
 
     model: NoiseModel
     scale: float
@@ -94,14 +102,11 @@ class Estimate:
     """Precision and shift of the Gaussian that stands for each row's prior, as in `Belief`; 0 in rows that aren't patches."""
     shelved: Mapping[str, Belief] = field(default_factory=dict)
     """Patches that no run is expected to have again."""
-    first_looks: tuple[tuple[float, float, int], ...] = ()
-    """For each idea what its first run scored above the prediction without it, that prediction's variance, and the patches of the
-    head that were left out."""
+    first_looks: tuple[tuple[float, float], ...] = ()
+    """For each idea what its first run scored above the prediction without it, and that prediction's variance."""
     looks: tuple[Look, ...] = ()
     noise: float
     """Variance of a run around its prediction, in scale**2."""
-    interplay: float = INTERPLAY
-    """Variance that each left out patch adds, in scale**2."""
     noise_prior: NoiseCount
     """What is known of the noise beside runs without a new idea."""
     noise_sum: float = 0.0
@@ -160,11 +165,11 @@ def predicted(posterior: Estimate, look: Look) -> tuple[float, float]:
     mean = float(posterior.mean[rows].sum()) + sum(belief.mean for belief in shelved)
     variance = float(posterior.covariance[np.ix_(rows, rows)].sum()) + sum(belief.variance for belief in shelved)
     sigma = posterior.scale
-    return -mean * sigma, math.sqrt(variance + posterior.noise + look.left_out * posterior.interplay) * sigma
+    return -mean * sigma, math.sqrt(variance + posterior.noise + look.left_out * INTERPLAY) * sigma
 
 
 def shelve(posterior: Estimate, patches: Iterable[str]) -> Estimate:
-    """The same estimate with these patches set aside: exact for the others as long as no further run has them."""
+    """The estimate with these patches set aside: exact for the others as long as no further run has them."""
     leaving = [patch for patch in patches if patch in posterior.terms]
     if not leaving:
         return posterior
@@ -183,20 +188,18 @@ def shelve(posterior: Estimate, patches: Iterable[str]) -> Estimate:
 
 
 def refitted(posterior: Estimate) -> Estimate:
-    """The same runs taken up once more, under the noise and the prior's shares that all of them speak for."""
+    """The estimate with all runs taken up once more, under the noise and the prior's shares that all of them speak for."""
     fixed = 1 - posterior.model.seed_share
-    residuals, variances, left_out = np.array(posterior.first_looks).reshape(-1, 3).T
-    looks = FirstLooks(residuals=residuals, variances=variances, left_out=left_out)
-    fit = posterior.prior.refitted(looks, _noise_count(posterior), posterior.interplay)
-    factor = fit.noise / fixed
+    residuals, variances = np.array(posterior.first_looks).reshape(-1, 2).T
+    prior, noise = posterior.prior.refitted(FirstLooks(residuals=residuals, variances=variances), _noise_count(posterior))
+    factor = noise / fixed
     count = NOISE_RUNS + FIRST_LOOK_SHARE * len(residuals)
-    rest = NoiseCount(sum=(fit.noise * (count + posterior.noise_looks) - posterior.noise_sum) / factor, count=count)
+    rest = NoiseCount(sum=(noise * (count + posterior.noise_looks) - posterior.noise_sum) / factor, count=count)
     again = Estimate(
         model=posterior.model,
         scale=posterior.scale * math.sqrt(factor),
-        prior=fit.prior,
+        prior=prior,
         noise=fixed,
-        interplay=fit.interplay / factor,
         noise_prior=rest,
     )
     last = {patch: index for index, look in enumerate(posterior.looks) for patch in look.patches}
@@ -209,7 +212,8 @@ def refitted(posterior: Estimate) -> Estimate:
 def effects_of(posterior: Estimate, patches: Iterable[str]) -> Mixture:
     """The posterior of each patch's effect in units of the estimate's scale, one row each.
 
-    Its shape is the mixture's, given all that the runs say of the patch beside its prior. Raises KeyError for a patch that no run had.
+    Its shape is the mixture's, given all that the runs say of the patch beside its prior. Raises KeyError for a patch that no
+    run had.
     """
     names = list(patches)
     if all(patch in posterior.terms for patch in names):
@@ -217,7 +221,8 @@ def effects_of(posterior: Estimate, patches: Iterable[str]) -> Mixture:
         marginals = np.column_stack([posterior.mean[rows], posterior.covariance[rows, rows], posterior.sites[rows]])
     else:
         beliefs = [
-            _belief(posterior, posterior.terms[patch]) if patch in posterior.terms else posterior.shelved[patch] for patch in names
+            _belief(posterior, posterior.terms[patch]) if patch in posterior.terms else posterior.shelved[patch]
+            for patch in names
         ]
         marginals = np.array([[b.mean, b.variance, b.site_precision, b.site_shift] for b in beliefs])
     return _tilted(posterior.prior, marginals.reshape(-1, 4).T)
@@ -236,7 +241,7 @@ def effect(posterior: Estimate, patch: str) -> Effect:
 
 
 def gain(posterior: Estimate, patches: Iterable[str]) -> tuple[float, float]:
-    """Mean and standard deviation of the sum of these patches' effects, in bpb: what a train.py gains over the untouched one."""
+    """Mean and standard deviation of the sum of these patches' effects, in bpb: the gain over the untouched train.py."""
     rows = [posterior.terms[patch] for patch in patches]
     variance = float(posterior.covariance[np.ix_(rows, rows)].sum())
     return float(posterior.mean[rows].sum()) * posterior.scale, math.sqrt(max(variance, 0.0)) * posterior.scale
@@ -295,7 +300,7 @@ def _rows(posterior: Estimate, look: Look, *, leaving_out: Iterable[str]) -> lis
 def _further_look(posterior: Estimate, z: float, rows: list[int], left_out: int) -> Estimate:
     """The Kalman update by a run whose patches are all known, and the noise that it shows."""
     shared = posterior.covariance[:, rows].sum(1)
-    variance, noise = float(shared[rows].sum()), posterior.noise + left_out * posterior.interplay
+    variance, noise = float(shared[rows].sum()), posterior.noise + left_out * INTERPLAY
     innovation = z - float(posterior.mean[rows].sum())
     surprise = innovation**2 / (variance + noise)
     total = variance + noise * max(1.0, surprise / SURPRISE)
@@ -321,13 +326,14 @@ def _noise_count(posterior: Estimate) -> NoiseCount:
 def _first_look(posterior: Estimate, patch: str, z: float, rows: list[int], left_out: int) -> Estimate:
     """The update by the first run with a patch.
 
-    The joint Gaussian has the mean and variance that the mixture gives the effect, and the rest's covariances with it. That equals
-    entering the effect with the Gaussian prior that would have given this posterior, and a Kalman update.
+    The joint Gaussian has the mean and variance that the mixture gives the effect, and the rest's covariances with it. That
+    equals entering the effect with the Gaussian prior that would have given this posterior, and a Kalman update.
     """
     shared = posterior.covariance[:, rows].sum(1)
     variance = float(shared[rows].sum())
     residual = z - float(posterior.mean[rows].sum())
-    total = variance + posterior.noise + left_out * posterior.interplay
+    variance += left_out * INTERPLAY
+    total = variance + posterior.noise
     mixture = posterior.prior.posterior(np.array([residual]), np.array([total]))
     mean, left = float(mixture.mean()[0]), float(mixture.variance()[0])
     gains = shared / total
@@ -335,11 +341,9 @@ def _first_look(posterior: Estimate, patch: str, z: float, rows: list[int], left
         posterior,
         mean=posterior.mean + gains * (residual - mean),
         covariance=posterior.covariance - np.outer(gains, gains) * (total - left),
-        first_looks=(*posterior.first_looks, (residual, variance, left_out)),
+        first_looks=(*posterior.first_looks, (residual, variance)),
     )
-    belief = Belief(
-        mean=mean, variance=left, site_precision=1 / left - 1 / total, site_shift=mean / left - residual / total
-    )
+    belief = Belief(mean=mean, variance=left, site_precision=1 / left - 1 / total, site_shift=mean / left - residual / total)
     return _appended(rest, patch, belief, -gains * left)
 
 

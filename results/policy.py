@@ -17,7 +17,8 @@ from results import estimate
 from results.estimate import INTERVAL, Estimate, Look, NoiseModel
 
 RunKind = Literal["baseline", "merge", "control", "explore"]
-"""`baseline`: the untouched train.py; `merge`: the head that is planned; `control`: the head or the untouched one again; `explore`: an idea on the head."""
+"""`baseline`: the untouched train.py; `merge`: the head that is planned; `control`: the head or the untouched train.py again;
+`explore`: an idea on the head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +284,7 @@ def _tidied(state: FarmState, now: Standing) -> FarmState:
 
 
 def _planned(state: FarmState, now: Standing) -> FarmState:
-    """The state with the head that the estimates ask for: to be verified by a merge, or taken at once by a device that is alone."""
+    """The state with the head that the estimates ask for: to be verified by a merge, or taken at once by a single device."""
     changes = () if state.plan else wanted_changes(state, now)
     if not changes:
         return state

@@ -38,7 +38,7 @@ def test_every_landscape_can_be_read(path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[]", '{"effects": [{"share": 1}]}', '{"effects": [], "slot": 3}', "{}"])
 def test_what_is_no_landscape_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "x.json").write_text(text)
-    with pytest.raises(UserError, match="x.json"):
+    with pytest.raises(UserError, match=r"x\.json"):
         read_landscape(tmp_path / "x.json")
 
 

@@ -46,9 +46,8 @@ def test_intervals_hold_what_was_drawn_from_the_prior() -> None:
 def test_a_refit_finds_the_shares_and_the_noise() -> None:
     shares = [(0.9, 0.0, 0.3), (0.1, 6.4, 4.8)]
     _, looks = sampled(shares, 2000, noise=2.0)
-    told = FirstLooks(residuals=looks, variances=np.zeros(2000), left_out=np.zeros(2000))
-    fit = first_prior().refitted(told, NoiseCount(sum=10.0, count=10.0), 0.1)
-    fitted, noise = fit.prior, fit.noise
+    told = FirstLooks(residuals=looks, variances=np.zeros(2000))
+    fitted, noise = first_prior().refitted(told, NoiseCount(sum=10.0, count=10.0))
     large = fitted.means >= 3
     assert fitted.shares.sum() == pytest.approx(1)
     assert float(fitted.shares[large].sum()) == pytest.approx(0.1, abs=0.05)
@@ -56,6 +55,6 @@ def test_a_refit_finds_the_shares_and_the_noise() -> None:
 
 
 def test_few_looks_move_the_shares_little() -> None:
-    told = FirstLooks(residuals=np.array([8.0]), variances=np.zeros(1), left_out=np.zeros(1))
-    fitted = first_prior().refitted(told, NoiseCount(sum=10.0, count=10.0), 0.1).prior
+    told = FirstLooks(residuals=np.array([8.0]), variances=np.zeros(1))
+    fitted, _ = first_prior().refitted(told, NoiseCount(sum=10.0, count=10.0))
     assert np.abs(fitted.shares - first_prior().shares).max() < 0.04

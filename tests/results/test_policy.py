@@ -110,7 +110,7 @@ def test_several_passed_ideas_are_stacked_in_one_merge_largest_first() -> None:
 def test_a_merge_that_fails_is_taken_apart_until_the_culprit_is_found() -> None:
     state = merged(tried(started(), "first", 0.99))
     for name in "abcd":
-        state = tried(state, name, 0.98) if not state.plan else tried(state, name, 0.98)
+        state = tried(state, name, 0.98)
     state = merged(state)  # what passed first
     culprit, merges = "c", 0
     while state.plan and merges < 10:
@@ -152,7 +152,7 @@ def test_runs_that_end_before_the_first_baseline_are_taken_up_after_it() -> None
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_state_is_a_function_of_the_finished_runs(seed: int) -> None:
-    """Whatever runs come, the replay decides the same; rivals are never together, and the head is made of what is remembered."""
+    """Whatever runs come, the replay decides the same; rivals are never together; the head is made of what is remembered."""
     rng = np.random.default_rng(seed)
     state = begun = policy.begin(NoiseModel(sigma=SIGMA, refit_every=20), devices=4)
     runs: list[Finished] = []
