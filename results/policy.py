@@ -16,9 +16,9 @@ from scipy.special import ndtr, ndtri
 from results import estimate
 from results.estimate import INTERVAL, Estimate, Look, NoiseModel
 
-RunKind = Literal["baseline", "merge", "control", "explore"]
+RunKind = Literal["baseline", "merge", "wave", "control", "explore"]
 """`baseline`: the untouched train.py; `merge`: the head that is planned; `control`: the head or the untouched train.py again;
-`explore`: an idea on the head."""
+`wave`: several candidates on the head (`results/waves.py`); `explore`: an idea on the head."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +153,11 @@ def observe(state: FarmState, run: Finished) -> FarmState:
     before, state = state.posterior, _learned(state, run)
     if run.kind == "merge" and state.plan and run.patches == state.planned:
         state = _verified(state) if _merge_holds(before, run, state.rules) else _bisected(state)
+    return state if run.kind == "wave" else settled(state)  # a wave is judged as a whole
+
+
+def settled(state: FarmState) -> FarmState:
+    """The state after what the estimates say now: what is forgotten, and the head that follows."""
     now = standing(state, tuple(state.patches))
     return _planned(_tidied(state, now), now)
 
