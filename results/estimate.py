@@ -55,6 +55,8 @@ class NoiseModel:
 
     sigma: float
     """Standard deviation of val_bpb between seeds of one commit, in bpb."""
+    is_known: bool = False
+    """Whether sigma is taken as it is, whatever the runs say."""
     seed_share: float = 0.0
     """The share of sigma**2 that runs under one seed have in common; 0: runs under one seed are as different as any."""
     refit_every: int = 10
@@ -192,7 +194,7 @@ def refitted(posterior: Estimate) -> Estimate:
     fixed = 1 - posterior.model.seed_share
     residuals, variances = np.array(posterior.first_looks).reshape(-1, 2).T
     prior, noise = posterior.prior.refitted(FirstLooks(residuals=residuals, variances=variances), _noise_count(posterior))
-    factor = noise / fixed
+    factor = 1.0 if posterior.model.is_known else noise / fixed
     count = NOISE_RUNS + FIRST_LOOK_SHARE * len(residuals)
     rest = NoiseCount(sum=(noise * (count + posterior.noise_looks) - posterior.noise_sum) / factor, count=count)
     again = Estimate(
@@ -312,6 +314,8 @@ def _further_look(posterior: Estimate, z: float, rows: list[int], left_out: int)
     if not posterior.looks:  # the first run has nothing to differ from
         return after
     spread = posterior.noise_sum + min(surprise, SURPRISE) * posterior.noise
+    if posterior.model.is_known:
+        return after
     after = replace(after, noise_sum=spread, noise_looks=posterior.noise_looks + 1)
     prior = after.noise_prior
     return replace(after, noise=(prior.sum + spread) / (prior.count + after.noise_looks))

@@ -145,3 +145,12 @@ def test_the_covariance_stays_one_over_many_runs() -> None:
 def test_a_noise_that_can_not_be_is_refused(model: NoiseModel) -> None:
     with pytest.raises(ValueError, match="sigma"):
         estimate.begin(model)
+
+
+def test_a_broken_idea_says_nothing_of_the_head() -> None:
+    """A loss of thousands of sigmas is the idea's own, not in part the head's."""
+    looks = [look(1.0), look(1.0), look(0.995, "a"), look(0.995, "a"), look(0.994, "a", "b")]
+    before = estimate.estimate(MODEL, looks)
+    after = estimate.observe(before, look(3.2, "a", "b", "broken"))
+    for name in ("a", "b"):
+        assert estimate.effect(after, name).mean == pytest.approx(estimate.effect(before, name).mean, abs=0.05 * SIGMA)
