@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
+from research.text import counted, shortened
 from results import estimate
-from results.effect_prior import Floats, first_prior
+from results.effect_prior import first_prior
 from results.estimate import INTERVAL, Estimate, Look, NoiseModel
 from results.foreign_tsv import ForeignFile, ForeignRow
 
 SIGMAS = (0.00005, 0.02)
 """Between these in bpb the noise of a file is looked for."""
 
-SIGMA_STEPS, SIGMA_ROUNDS = 61, 4
+SIGMA_SPAN, SIGMA_STEPS = 20.0, 12
 ANYTHING = 0.01
 """The share of ideas whose score may be anything, per bpb: a broken model says nothing of the noise."""
 
@@ -125,6 +126,26 @@ def examine(file: ForeignFile, sigma: float | None = None) -> Autopsy:
     )
 
 
+def autopsy_lines(found: Autopsy) -> list[str]:
+    """The autopsy for people."""
+    told = found.to_json()
+    counts = f"{told['keeps']} keeps, {told['discards']} discards, {told['crashes']} crashes"
+    lines = [f"{counted(told['rows'], 'row')}: {counts}"]
+    lines += [f"line {line.line} can't be read ({line.reason}): {shortened(line.text, 60)}" for line in found.file.unreadable]
+    if found.file.duplicates:
+        lines.append(f"repeated, and counted once: line {', '.join(map(str, found.file.duplicates))}")
+    if found.estimated_gain is None or found.reported_gain is None or found.sigma is None:
+        return [*lines, "no keep has a score: nothing can be estimated"]
+    source = "given" if found.sigma_is_given else "estimated from how the scores scatter"
+    lines += [
+        f"sigma {found.sigma:.5f} ({source})",
+        f"reported gain {found.reported_gain:.4f}; estimated {found.estimated_gain:.4f} [{found.low:.4f}, {found.high:.4f}]",
+        f"expected to be wrong: {found.expected_false_keeps:.1f} of {counted(len(found.helps), 'keep')} after the baseline, "
+        f"{found.expected_false_discards:.1f} of {counted(told['discards'], 'discard')}",
+    ]
+    return lines + [f"to settle it: {rerun.runs} runs of {rerun.what} ({rerun.why})" for rerun in found.reruns]
+
+
 def looks(tried: Sequence[ForeignRow]) -> list[Look]:
     """The runs of a file for the regression: the baseline, then each idea on the keeps before it."""
     head = frozenset[str]()
@@ -145,23 +166,23 @@ def patch_name(row: ForeignRow) -> str:
 def estimated_sigma(tried: Sequence[ForeignRow]) -> float:
     """The sigma under which the ideas' scores are most likely, given how ideas' effects are spread in sigmas."""
     runs = looks(tried)
-    grid = np.geomspace(*SIGMAS, SIGMA_STEPS)
-    sigma = float(np.clip(np.median(np.abs(np.diff([run.score for run in runs]))), *SIGMAS)) if len(runs) > 1 else SIGMAS[0]
-    for _ in range(SIGMA_ROUNDS):
-        posterior = estimate.estimate(NoiseModel(sigma=sigma, refit_every=NEVER), runs)
-        if not posterior.first_looks:
-            break
-        residuals, variances = np.array(posterior.first_looks).T
-        fits = [_likelihood(residuals * sigma, variances, float(other)) for other in grid]
-        sigma = float(grid[int(np.argmax(fits))])
-    return sigma
+    if len(runs) < 2:
+        return SIGMAS[0]
+    middle = float(np.clip(np.median(np.abs(np.diff([run.score for run in runs]))), *SIGMAS))
+    low, high = math.log(middle / SIGMA_SPAN), math.log(2 * middle)
+    coarse = np.linspace(low, high, SIGMA_STEPS)
+    best = max(coarse, key=lambda sigma: _likelihood(runs, math.exp(sigma)))
+    fine = np.linspace(best - (high - low) / SIGMA_STEPS, best + (high - low) / SIGMA_STEPS, SIGMA_STEPS // 2)
+    return math.exp(max(fine, key=lambda sigma: _likelihood(runs, math.exp(sigma))))
 
 
-def _likelihood(residuals: Floats, variances: Floats, sigma: float) -> float:
+def _likelihood(runs: Sequence[Look], sigma: float) -> float:
     """Logarithm of the density of ideas' scores above their predictions, in bpb, under this sigma."""
+    posterior = estimate.estimate(NoiseModel(sigma=sigma, is_known=True, refit_every=NEVER), runs)
+    residuals, variances = np.array(posterior.first_looks).T
     prior = first_prior()
     spread = prior.variances + variances[:, None] + 1
-    densities = np.exp(-0.5 * (residuals[:, None] / sigma - prior.means) ** 2 / spread) / np.sqrt(2 * math.pi * spread)
+    densities = np.exp(-0.5 * (residuals[:, None] - prior.means) ** 2 / spread) / np.sqrt(2 * math.pi * spread)
     return float(np.log((1 - ANYTHING) * (densities @ prior.shares) / sigma + ANYTHING).sum())
 
 

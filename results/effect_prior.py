@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import brentq
 from scipy.special import ndtr
 
 Floats = NDArray[np.float64]
@@ -68,6 +67,8 @@ class Mixture:
 
     def quantile(self, row: int, probability: float) -> float:
         """The value below which a row lies with this probability."""
+        from scipy.optimize import brentq  # slow to import, and decisions need no quantile
+
         weights, means, sds = self.weights[row], self.means[row], self.sds[row]
         low, high = float((means - OUTSIDE * sds).min()), float((means + OUTSIDE * sds).max())
         return float(brentq(lambda x: float(weights @ ndtr((x - means) / sds)) - probability, low, high, xtol=1e-9))

@@ -1,4 +1,4 @@
-"""Reads any results.tsv of the wild: other columns, names and cases, headers repeated or changed in mid-file, crashes as 0 or inf.
+"""Reads any results.tsv of the wild: other columns, names and cases, headers that change in mid-file, crashes as 0 or inf.
 
 Every line that isn't blank is a header, a row, or listed as unreadable: none is dropped in silence.
 """
