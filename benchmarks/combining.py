@@ -76,9 +76,8 @@ def _by_wave(scene: Scene, rng: np.random.Generator) -> float:
         state = _ran(scene, state, work, rng)
     state = waves.concluded(state, names)
     for _ in range(RUNS - len(runs)):
-        work = policy.next_work(state, ())
-        if work is None or work.kind != "merge":
-            work = Work(kind="control", patches=state.head)
+        asked = policy.next_work(state, ())
+        work = asked if asked is not None and asked.kind == "merge" else Work(kind="control", patches=state.head)
         state = _ran(scene, state, work, rng)
     return scene.worth(state.head)
 
