@@ -225,6 +225,18 @@ def _add_look(group: CommandGroup) -> None:
     _add_devices(verify)
     _add_places(verify)
 
+    autopsy = group.add(
+        "autopsy", "what any results.tsv really found: the shrunk gain, false keeps, the re-runs that would settle it"
+    )
+    autopsy.add_argument("file", help="a results.tsv of this or another system")
+    autopsy.add_argument(
+        "--sigma",
+        type=_positive(float),
+        metavar="BPB",
+        help="noise of a score between seeds (default: estimated from the file)",
+    )
+    _add_json(autopsy)
+
 
 def _add_use(group: CommandGroup) -> None:
     diff = group.add("diff", "how the best train.py differs from its baseline")

@@ -8,10 +8,25 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("research", "results", "agent", "cluster")
-HOMES = {"torch": "research", "duckdb": "results", "anthropic": "agent", "git": "agent", "ray": "cluster/ray_cluster"}
+HOMES = {
+    "torch": "research",
+    "duckdb": "results",
+    "anthropic": "agent",
+    "git": "agent",
+    "scipy": "results",
+    "pydoe": "results",
+    "ray": "cluster/ray_cluster",
+}
 """Heavy dependency -> the only folder whose files import it."""
 
-PURE = ("cluster/workqueue.py", "results/verdict.py")
+PURE = (
+    "cluster/workqueue.py",
+    "results/verdict.py",
+    "results/effect_prior.py",
+    "results/estimate.py",
+    "results/policy.py",
+    "results/waves.py",
+)
 """Files that are told the time: they import neither asyncio nor time."""
 FARM_STATE = ("results/data", "results/fetched")
 LIGHT = {

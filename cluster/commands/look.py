@@ -1,8 +1,9 @@
-"""`farm status`, `report`, `show`, `sql`, `audit` and `verify`: the history, while the farm runs and afterwards."""
+"""`farm status`, `report`, `show`, `sql`, `audit`, `verify` and `autopsy`: the history, while the farm runs and afterwards."""
 
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.commands.recorded import read_history, record_named
@@ -171,6 +172,16 @@ def verify(options: argparse.Namespace) -> int:
     found = Verification(old=old, new=new, sigma=sigma_of(record, branch))
     print("\n".join(verification_lines(found)))
     return 0 if found.reproduced else 1 if found.comparable else NOT_COMPARABLE
+
+
+def autopsy(options: argparse.Namespace) -> int:
+    """Prints what a results.tsv really found."""
+    from results.autopsy import autopsy_lines, examine
+    from results.foreign_tsv import read_foreign
+
+    found = examine(read_foreign(Path(options.file)), options.sigma)
+    print(json.dumps(found.to_json()) if options.json else "\n".join(autopsy_lines(found)))
+    return 0
 
 
 def verification_lines(found: "Verification") -> list[str]:

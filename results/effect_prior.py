@@ -1,0 +1,141 @@
+"""What an idea's effect may be before it is tried, and after it: a mixture of normals, in standard deviations of a score.
+
+Most ideas do nothing or harm, some help, and few help much. Every share of the mixture is a normal, so what a noisy look leaves
+of it is a mixture of normals again, in closed form. Pure functions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+Floats = NDArray[np.float64]
+
+SHARES: tuple[tuple[float, float, float], ...] = (
+    (0.55, 0.0, 0.3),
+    (0.157, 0.8, 0.6),
+    (0.025, 1.6, 1.2),
+    (0.02, 3.2, 2.4),
+    (0.016, 6.4, 4.8),
+    (0.015, 12.8, 9.6),
+    (0.038, -0.8, 0.6),
+    (0.039, -1.6, 1.2),
+    (0.05, -3.2, 2.4),
+    (0.052, -6.4, 4.8),
+    (0.034, -12.8, 9.6),
+    (0.001, 0.0, 3000.0),
+)
+"""Share, mean and standard deviation of each part of the mixture; a positive effect is a gain.
+
+The last part is of ideas that break the model: without it their losses would be blamed on the rest of the train.py.
+"""
+
+PSEUDO_COUNTS = 30.0
+"""How many ideas the shares above count as, against those that were tried."""
+
+FIRST_LOOK_SHARE = 0.5
+"""How much an idea's first run says of the noise, against a run without a new idea: its effect isn't known."""
+
+EM_STEPS = 20
+"""Steps of expectation and maximisation in a refit, which starts at the shares of the refit before."""
+
+OUTSIDE = 40.0
+"""Standard deviations from every part of a mixture beyond which no quantile is looked for."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Mixture:
+    """Mixtures of normals, one for each row; weights, means and sds have the shape (rows, parts)."""
+
+    weights: Floats
+    means: Floats
+    sds: Floats
+
+    def mean(self) -> Floats:
+        """The mean of each row."""
+        return np.asarray((self.weights * self.means).sum(-1))
+
+    def variance(self) -> Floats:
+        """The variance of each row."""
+        return np.asarray((self.weights * (self.sds**2 + self.means**2)).sum(-1) - self.mean() ** 2)
+
+    def above(self, bounds: Floats) -> Floats:
+        """The probability of more than each row's bound."""
+        return np.asarray((self.weights * ndtr((self.means - bounds[:, None]) / self.sds)).sum(-1))
+
+    def quantile(self, row: int, probability: float) -> float:
+        """The value below which a row lies with this probability."""
+        from scipy.optimize import brentq  # slow to import, and decisions need no quantile
+
+        weights, means, sds = self.weights[row], self.means[row], self.sds[row]
+        low, high = float((means - OUTSIDE * sds).min()), float((means + OUTSIDE * sds).max())
+        return float(brentq(lambda x: float(weights @ ndtr((x - means) / sds)) - probability, low, high, xtol=1e-9))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FirstLooks:
+    """The first runs of ideas; the arrays have the shape (ideas,)."""
+
+    residuals: Floats
+    """What each run scored above the prediction without its idea."""
+    variances: Floats
+    """Variance of each prediction, without the run's noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseCount:
+    """What is known of the noise from elsewhere: a sum of squares, and how many runs it counts as."""
+
+    sum: float
+    count: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EffectPrior:
+    """The mixture that a new idea's effect is drawn from; the arrays have the shape (parts,)."""
+
+    shares: Floats
+    means: Floats
+    variances: Floats
+
+    def posterior(self, observed: Floats, variances: Floats) -> Mixture:
+        """What is left of the mixture for effects that were observed with noise of these variances, one row each."""
+        spread = self.variances + variances[:, None]
+        log_weights = np.log(self.shares) - 0.5 * (np.log(spread) + (observed[:, None] - self.means) ** 2 / spread)
+        weights = np.exp(log_weights - log_weights.max(-1, keepdims=True))
+        weights /= weights.sum(-1, keepdims=True)
+        gains = self.variances / spread
+        means = self.means + gains * (observed[:, None] - self.means)
+        return Mixture(weights=weights, means=means, sds=np.sqrt(gains * variances[:, None]))
+
+    def refitted(self, looks: "FirstLooks", known: "NoiseCount") -> tuple["EffectPrior", float]:
+        """The prior with the shares that first looks at ideas speak for, and the noise's variance, by EM.
+
+        `PSEUDO_COUNTS` ideas speak for the shares that the prior begins with.
+        """
+        expected = PSEUDO_COUNTS * first_prior().shares
+        shares, noise = self.shares, known.sum / known.count
+        for _ in range(EM_STEPS):
+            spread = self.variances + (looks.variances + noise)[:, None]
+            squares = (looks.residuals[:, None] - self.means) ** 2 / spread
+            weights = shares * np.exp(-0.5 * (squares - squares.min(-1, keepdims=True))) / np.sqrt(spread)
+            weights /= weights.sum(-1, keepdims=True)
+            counts = expected + weights.sum(0)
+            shares = counts / counts.sum()
+            part = noise / spread  # of a residual, the noise's part
+            noises = float((weights * (part**2 * spread * squares + noise * (1 - part))).sum())
+            noise = (known.sum + FIRST_LOOK_SHARE * noises) / (known.count + FIRST_LOOK_SHARE * len(spread))
+        return replace(self, shares=shares), noise
+
+
+def prior_of(parts: Sequence[tuple[float, float, float]]) -> EffectPrior:
+    """The prior with these shares, means and standard deviations."""
+    shares, means, sds = np.array(parts, dtype=np.float64).T
+    return EffectPrior(shares=shares / shares.sum(), means=means, variances=sds**2)
+
+
+def first_prior() -> EffectPrior:
+    """The prior before any idea was tried."""
+    return prior_of(SHARES)

@@ -1,0 +1,368 @@
+"""What each idea is worth: one regression over all scores of a platform, as a pure function of the stored runs.
+
+    -score / sigma = level + the seed's effect + the effects of the patches in the train.py that ran + noise
+
+A patch is an idea's edit against its parent; a run's train.py is the untouched one and a set of patches. `observe` takes one
+run and `estimate` takes them all, with the same result. An effect's prior is a mixture (`results/effect_prior.py`), everything
+else is Gaussian: an idea's first run is matched by its first two moments, which is one step of expectation propagation (Minka
+2001), and every further one is the update of a Kalman filter. Every `refit_every` runs all of them are taken up anew, under the
+noise and the prior's shares that they speak for. Scores and effects are in bpb here, and in sigmas inside; a positive effect is
+a gain.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from results.effect_prior import FIRST_LOOK_SHARE, EffectPrior, FirstLooks, Floats, Mixture, NoiseCount, first_prior
+
+LEVEL_VARIANCE = 1e4
+"""Variance of the level before the first run, about that run's own score: whatever it may be."""
+
+NOISE_RUNS = 10
+"""How many runs the claimed sigma counts as, against runs without a new idea."""
+
+SURPRISE = 9.0
+"""Squared innovation, in its variances, beyond which a run's noise is taken to have been as much larger."""
+
+INTERPLAY = 0.5
+"""Variance, in sigma**2, by which a head without one of its patches differs from what the patch's effect promises: that was
+measured beside other patches than those of today, and patches interact."""
+
+INTERVAL = 0.9
+"""Probability of the intervals."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """One run with a score, as the regression sees it."""
+
+    score: float
+    """val_bpb."""
+    patches: frozenset[str]
+    """Every patch that is in the train.py that ran."""
+    left_out: int = 0
+    """How many patches of the head of that time are not in it."""
+    seed: int | None = None
+    """One of the common seeds; None: a seed of its own, whose effect is part of the noise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseModel:
+    """What is claimed of the noise before anything is measured."""
+
+    sigma: float
+    """Standard deviation of val_bpb between seeds of one commit, in bpb."""
+    is_known: bool = False
+    """Whether sigma is taken as it is, whatever the runs say."""
+    seed_share: float = 0.0
+    """The share of sigma**2 that runs under one seed have in common; 0: runs under one seed are as different as any."""
+    refit_every: int = 10
+    """Runs between refits of the prior's shares: ten for each loop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Belief:
+    """An effect's Gaussian, in units of the estimate's scale, and how much of it is the prior's doing."""
+
+    mean: float
+    variance: float
+    site_precision: float
+    """Precision of the Gaussian that stands for the prior; negative where a look left more doubt than its own noise."""
+    site_shift: float
+    """Its precision times the mean of that Gaussian."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What is known of a patch's effect, in bpb."""
+
+    mean: float
+    sd: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Estimate:
+    """The posterior after some runs.
+
+    The rows of `mean` and `covariance` are the level and then `terms` in their order, in units of `scale`.
+    """
+
+    model: NoiseModel
+    scale: float
+    """The sigma of the last refit, in bpb: the unit inside."""
+    prior: EffectPrior = field(default_factory=first_prior)
+    terms: Mapping[str | int, int] = field(default_factory=dict)
+    """Row of each patch (by its name) and of each common seed (by its number)."""
+    mean: Floats = field(default_factory=lambda: np.zeros(0))
+    covariance: Floats = field(default_factory=lambda: np.zeros((0, 0)))
+    sites: Floats = field(default_factory=lambda: np.zeros((0, 2)))
+    """Precision and shift of the Gaussian that stands for each row's prior, as in `Belief`; 0 in rows that aren't patches."""
+    shelved: Mapping[str, Belief] = field(default_factory=dict)
+    """Patches that no run is expected to have again."""
+    first_looks: tuple[tuple[float, float], ...] = ()
+    """For each idea what its first run scored above the prediction without it, and that prediction's variance."""
+    looks: tuple[Look, ...] = ()
+    noise: float
+    """Variance of a run around its prediction, in scale**2."""
+    noise_prior: NoiseCount
+    """What is known of the noise beside runs without a new idea."""
+    noise_sum: float = 0.0
+    noise_looks: int = 0
+
+    @property
+    def sigma(self) -> float:
+        """The standard deviation of a score between seeds, in bpb, as far as runs have told."""
+        return self.scale * math.sqrt(self.noise + self.model.seed_share)
+
+    def knows(self, patch: str) -> bool:
+        """Whether a run with this patch was seen."""
+        return patch in self.terms or patch in self.shelved
+
+
+def estimate(model: NoiseModel, looks: Iterable[Look]) -> Estimate:
+    """The posterior after these runs, in their order."""
+    posterior = begin(model)
+    for look in looks:
+        posterior = observe(posterior, look)
+    return posterior
+
+
+def begin(model: NoiseModel) -> Estimate:
+    """The estimate before any run. Raises ValueError for a sigma that is not positive."""
+    if not model.sigma > 0 or not 0 <= model.seed_share < 1:
+        raise ValueError(f"sigma must be positive and seed_share from 0 to below 1, not {model.sigma} and {model.seed_share}")
+    noise = 1 - model.seed_share
+    known = NoiseCount(sum=NOISE_RUNS * noise, count=NOISE_RUNS)
+    return Estimate(model=model, scale=model.sigma, noise=noise, noise_prior=known)
+
+
+def observe(before: Estimate, look: Look) -> Estimate:
+    """The posterior after one more run."""
+    after = _observed(before, look)
+    return refitted(after) if len(after.looks) % after.model.refit_every == 0 else after
+
+
+def _observed(before: Estimate, look: Look) -> Estimate:
+    """The posterior after one more run, under the same prior."""
+    z = -look.score / before.scale
+    known = before if len(before.mean) else _with_level(before, z)
+    if look.seed is not None and before.model.seed_share and look.seed not in known.terms:
+        known = _appended(known, look.seed, Belief(mean=0, variance=before.model.seed_share, site_precision=0, site_shift=0))
+    new = sorted(patch for patch in look.patches if not before.knows(patch))
+    known = _with_patches(known, look.patches, new[1:])
+    rows = _rows(known, look, leaving_out=new[:1])
+    after = _first_look(known, new[0], z, rows, look.left_out) if new else _further_look(known, z, rows, look.left_out)
+    return replace(after, looks=(*before.looks, look))
+
+
+def predicted(posterior: Estimate, look: Look) -> tuple[float, float]:
+    """The mean of a run's val_bpb and its standard deviation, noise included. Patches that are unknown count as nothing."""
+    rows = _rows(posterior, look, leaving_out=[patch for patch in look.patches if patch not in posterior.terms])
+    shelved = [posterior.shelved[patch] for patch in look.patches if patch in posterior.shelved]
+    mean = float(posterior.mean[rows].sum()) + sum(belief.mean for belief in shelved)
+    variance = float(posterior.covariance[np.ix_(rows, rows)].sum()) + sum(belief.variance for belief in shelved)
+    sigma = posterior.scale
+    return -mean * sigma, math.sqrt(variance + posterior.noise + look.left_out * INTERPLAY) * sigma
+
+
+def shelve(posterior: Estimate, patches: Iterable[str]) -> Estimate:
+    """The estimate with these patches set aside: exact for the others as long as no further run has them."""
+    leaving = [patch for patch in patches if patch in posterior.terms]
+    if not leaving:
+        return posterior
+    beliefs = {patch: _belief(posterior, posterior.terms[patch]) for patch in leaving}
+    keep = np.ones(len(posterior.mean), dtype=bool)
+    keep[[posterior.terms[patch] for patch in leaving]] = False
+    names = [name for name in posterior.terms if name not in beliefs]
+    return replace(
+        posterior,
+        terms={name: row for row, name in enumerate(names, start=1)},
+        mean=posterior.mean[keep],
+        covariance=posterior.covariance[keep][:, keep],
+        sites=posterior.sites[keep],
+        shelved={**posterior.shelved, **beliefs},
+    )
+
+
+def refitted(posterior: Estimate) -> Estimate:
+    """The estimate with all runs taken up once more, under the noise and the prior's shares that all of them speak for."""
+    fixed = 1 - posterior.model.seed_share
+    residuals, variances = np.array(posterior.first_looks).reshape(-1, 2).T
+    prior, noise = posterior.prior.refitted(FirstLooks(residuals=residuals, variances=variances), _noise_count(posterior))
+    factor = 1.0 if posterior.model.is_known else noise / fixed
+    count = NOISE_RUNS + FIRST_LOOK_SHARE * len(residuals)
+    rest = NoiseCount(sum=(noise * (count + posterior.noise_looks) - posterior.noise_sum) / factor, count=count)
+    again = Estimate(
+        model=posterior.model,
+        scale=posterior.scale * math.sqrt(factor),
+        prior=prior,
+        noise=fixed,
+        noise_prior=rest,
+    )
+    last = {patch: index for index, look in enumerate(posterior.looks) for patch in look.patches}
+    for index, look in enumerate(posterior.looks):
+        over = [patch for patch in look.patches if last[patch] == index and patch not in posterior.terms]
+        again = shelve(replace(_observed(again, look), noise=fixed), over)
+    return again
+
+
+def effects_of(posterior: Estimate, patches: Iterable[str]) -> Mixture:
+    """The posterior of each patch's effect in units of the estimate's scale, one row each.
+
+    Its shape is the mixture's, given all that the runs say of the patch beside its prior. Raises KeyError for a patch that no
+    run had.
+    """
+    names = list(patches)
+    if all(patch in posterior.terms for patch in names):
+        rows = [posterior.terms[patch] for patch in names]
+        marginals = np.column_stack([posterior.mean[rows], posterior.covariance[rows, rows], posterior.sites[rows]])
+    else:
+        beliefs = [
+            _belief(posterior, posterior.terms[patch]) if patch in posterior.terms else posterior.shelved[patch]
+            for patch in names
+        ]
+        marginals = np.array([[b.mean, b.variance, b.site_precision, b.site_shift] for b in beliefs])
+    return _tilted(posterior.prior, marginals.reshape(-1, 4).T)
+
+
+def effect(posterior: Estimate, patch: str) -> Effect:
+    """What is known of one patch's effect. Raises KeyError for a patch that no run had."""
+    mixture, sigma = effects_of(posterior, [patch]), posterior.scale
+    tail = (1 - INTERVAL) / 2
+    return Effect(
+        mean=float(mixture.mean()[0]) * sigma,
+        sd=math.sqrt(float(mixture.variance()[0])) * sigma,
+        low=mixture.quantile(0, tail) * sigma,
+        high=mixture.quantile(0, 1 - tail) * sigma,
+    )
+
+
+def gain(posterior: Estimate, patches: Iterable[str]) -> tuple[float, float]:
+    """Mean and standard deviation of the sum of these patches' effects, in bpb: the gain over the untouched train.py."""
+    rows = [posterior.terms[patch] for patch in patches]
+    variance = float(posterior.covariance[np.ix_(rows, rows)].sum())
+    return float(posterior.mean[rows].sum()) * posterior.scale, math.sqrt(max(variance, 0.0)) * posterior.scale
+
+
+def difference_sd(posterior: Estimate, patches: Iterable[str], others: Iterable[str]) -> float:
+    """Standard deviation of the sum of some patches' effects minus the sum of others', in bpb."""
+    signs = np.zeros(len(posterior.mean))
+    signs[[posterior.terms[patch] for patch in patches]] = 1
+    signs[[posterior.terms[patch] for patch in others]] -= 1
+    return math.sqrt(max(float(signs @ posterior.covariance @ signs), 1e-12)) * posterior.scale
+
+
+def _with_level(posterior: Estimate, z: float) -> Estimate:
+    return replace(posterior, mean=np.array([z]), covariance=np.array([[LEVEL_VARIANCE]]), sites=np.zeros((1, 2)))
+
+
+def _with_patches(posterior: Estimate, patches: frozenset[str], more: list[str]) -> Estimate:
+    """The estimate with rows for patches that come back, and for new ones beside the one that the run is a first look at."""
+    for patch in sorted(patches & posterior.shelved.keys()):
+        rest = {name: belief for name, belief in posterior.shelved.items() if name != patch}
+        posterior = replace(_appended(posterior, patch, posterior.shelved[patch]), shelved=rest)
+    for patch in more:
+        prior = posterior.prior
+        mean = float(prior.shares @ prior.means)
+        variance = float(prior.shares @ (prior.variances + prior.means**2)) - mean**2
+        belief = Belief(mean=mean, variance=variance, site_precision=1 / variance, site_shift=mean / variance)
+        posterior = _appended(posterior, patch, belief)
+    return posterior
+
+
+def _appended(posterior: Estimate, name: str | int, belief: Belief, shared: Floats | None = None) -> Estimate:
+    """The estimate with one more row, whose covariances with the others are `shared` (None: 0)."""
+    size = len(posterior.mean)
+    covariance = np.zeros((size + 1, size + 1))
+    covariance[:size, :size] = posterior.covariance
+    covariance[size, size] = belief.variance
+    if shared is not None:
+        covariance[size, :size] = covariance[:size, size] = shared
+    return replace(
+        posterior,
+        terms={**posterior.terms, name: size},
+        mean=np.append(posterior.mean, belief.mean),
+        covariance=covariance,
+        sites=np.vstack([posterior.sites, [belief.site_precision, belief.site_shift]]),
+    )
+
+
+def _rows(posterior: Estimate, look: Look, *, leaving_out: Iterable[str]) -> list[int]:
+    """The rows that a run's prediction is the sum of."""
+    patches = look.patches.difference(leaving_out)
+    rows = [0, *sorted(posterior.terms[patch] for patch in patches)]
+    return [*rows, posterior.terms[look.seed]] if look.seed in posterior.terms and look.seed is not None else rows
+
+
+def _further_look(posterior: Estimate, z: float, rows: list[int], left_out: int) -> Estimate:
+    """The Kalman update by a run whose patches are all known, and the noise that it shows."""
+    shared = posterior.covariance[:, rows].sum(1)
+    variance, noise = float(shared[rows].sum()), posterior.noise + left_out * INTERPLAY
+    innovation = z - float(posterior.mean[rows].sum())
+    surprise = innovation**2 / (variance + noise)
+    total = variance + noise * max(1.0, surprise / SURPRISE)
+    after = replace(
+        posterior,
+        mean=posterior.mean + shared * (innovation / total),
+        covariance=posterior.covariance - np.outer(shared, shared) / total,
+    )
+    if not posterior.looks:  # the first run has nothing to differ from
+        return after
+    spread = posterior.noise_sum + min(surprise, SURPRISE) * posterior.noise
+    if posterior.model.is_known:
+        return after
+    after = replace(after, noise_sum=spread, noise_looks=posterior.noise_looks + 1)
+    prior = after.noise_prior
+    return replace(after, noise=(prior.sum + spread) / (prior.count + after.noise_looks))
+
+
+def _noise_count(posterior: Estimate) -> NoiseCount:
+    """What is claimed of the noise, and what runs without a new idea have shown."""
+    claimed = (posterior.model.sigma / posterior.scale) ** 2 * (1 - posterior.model.seed_share)
+    return NoiseCount(sum=NOISE_RUNS * claimed + posterior.noise_sum, count=NOISE_RUNS + posterior.noise_looks)
+
+
+def _first_look(posterior: Estimate, patch: str, z: float, rows: list[int], left_out: int) -> Estimate:
+    """The update by the first run with a patch.
+
+    The joint Gaussian has the mean and variance that the mixture gives the effect, and the rest's covariances with it. That
+    equals entering the effect with the Gaussian prior that would have given this posterior, and a Kalman update.
+    """
+    shared = posterior.covariance[:, rows].sum(1)
+    variance = float(shared[rows].sum())
+    residual = z - float(posterior.mean[rows].sum())
+    variance += left_out * INTERPLAY
+    total = variance + posterior.noise
+    mixture = posterior.prior.posterior(np.array([residual]), np.array([total]))
+    mean, left = float(mixture.mean()[0]), float(mixture.variance()[0])
+    gains = shared / total
+    rest = replace(
+        posterior,
+        mean=posterior.mean + gains * (residual - mean),
+        covariance=posterior.covariance - np.outer(gains, gains) * (total - left),
+        first_looks=(*posterior.first_looks, (residual, variance)),
+    )
+    belief = Belief(mean=mean, variance=left, site_precision=1 / left - 1 / total, site_shift=mean / left - residual / total)
+    return _appended(rest, patch, belief, -gains * left)
+
+
+def _belief(posterior: Estimate, row: int) -> Belief:
+    precision, shift = posterior.sites[row]
+    return Belief(
+        mean=float(posterior.mean[row]),
+        variance=float(posterior.covariance[row, row]),
+        site_precision=float(precision),
+        site_shift=float(shift),
+    )
+
+
+def _tilted(prior: EffectPrior, beliefs: Floats) -> Mixture:
+    """The mixture prior times what the runs alone say of each effect; beliefs are the fields of `Belief` by patches."""
+    mean, variance, site_precision, site_shift = beliefs
+    precision = np.maximum(1 / variance - site_precision, 1e-9)
+    return prior.posterior((mean / variance - site_shift) / precision, 1 / precision)

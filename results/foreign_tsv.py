@@ -1,0 +1,167 @@
+"""Reads any results.tsv of the wild: other columns, names and cases, headers that change in mid-file, crashes as 0 or inf.
+
+Every line that isn't blank is a header, a row, or listed as unreadable: none is dropped in silence.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from research.errors import UserError
+from research.text import one_line
+
+Status = Literal["keep", "discard", "crash"]
+Column = Literal["commit", "score", "status", "description"]
+
+POSITIONS: Mapping[Column, int] = {"commit": 0, "score": 1, "status": 3, "description": 4}
+"""The columns of karpathy/autoresearch, for a file without a header."""
+
+NAMES: tuple[tuple[Column, tuple[str, ...]], ...] = (
+    ("commit", ("commit", "hash", "sha", "id", "experiment", "exp", "run")),
+    ("score", ("val_bpb", "bpb", "val", "score", "metric", "val_loss", "loss", "result")),
+    ("status", ("status", "decision", "verdict", "outcome", "action", "kept", "state")),
+    ("description", ("description", "desc", "idea", "title", "change", "changes", "hypothesis", "summary", "note", "notes")),
+)
+"""What columns are called, the most telling name first, without case, spaces or dashes."""
+
+STATUSES: tuple[tuple[Status, re.Pattern[str]], ...] = (
+    ("crash", re.compile(r"crash|fail|error|oom|timeout|diverge|invalid|nan|abort|broken", re.I)),
+    ("discard", re.compile(r"discard|reject|revert|drop|no[_ -]?keep|not[_ -]kept|worse|skip|no$|false$|undo|neutral", re.I)),
+    ("keep", re.compile(r"keep|kept|accept|baseline|best|improve|adopt|merge|yes$|true$|new[_ -]head", re.I)),
+)
+"""Status by what is written in the column; the first pattern that is found counts."""
+
+WORST_SCORE = 100.0
+"""A val_bpb beyond this is none: bytes have 8 bits."""
+
+SHOWN = 200
+"""Characters of an unreadable line that are shown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignRow:
+    """One experiment of a foreign file."""
+
+    line: int
+    """Number of its line, from 1."""
+    commit: str
+    """Empty if the file has none."""
+    score: float | None
+    """val_bpb; None for a crash."""
+    status: Status
+    description: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnreadableLine:
+    """A line that is no row, and why."""
+
+    line: int
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignFile:
+    """What a foreign file holds. Its lines that aren't blank are these, each once."""
+
+    rows: tuple[ForeignRow, ...]
+    unreadable: tuple[UnreadableLine, ...]
+    headers: tuple[int, ...]
+    """Line numbers."""
+    duplicates: tuple[int, ...]
+    """Line numbers of rows that repeat an earlier one: same commit, score, status and description."""
+
+
+def read_foreign(path: Path) -> ForeignFile:
+    """The rows of a file. Raises UserError if it can't be opened."""
+    try:
+        text = path.read_bytes().decode("utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{path} can't be read: {error.strerror or error}") from None
+    return parse_foreign(text)
+
+
+def parse_foreign(text: str) -> ForeignFile:
+    """The rows of a file's text."""
+    lines = [line.rstrip("\r") for line in text.removeprefix("\ufeff").split("\n")]
+    separator = "\t" if any("\t" in line for line in lines) else ","
+    columns: Mapping[Column, int] = POSITIONS
+    rows: list[ForeignRow] = []
+    unreadable: list[UnreadableLine] = []
+    headers: list[int] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        cells = [cell.strip().strip('"') for cell in line.split(separator)]
+        header = _header(cells)
+        if header is not None:
+            columns = header
+            headers.append(number)
+            continue
+        row = _row(number, cells, columns)
+        if isinstance(row, ForeignRow):
+            rows.append(row)
+        else:
+            unreadable.append(UnreadableLine(line=number, text=one_line(line, SHOWN), reason=row))
+    return ForeignFile(
+        rows=tuple(rows), unreadable=tuple(unreadable), headers=tuple(headers), duplicates=tuple(_duplicates(rows))
+    )
+
+
+def _header(cells: Sequence[str]) -> Mapping[Column, int] | None:
+    """Where the columns are, if these cells are a header: it names a score and a status."""
+    names = [re.sub(r"[^a-z]+", "_", cell.lower()).strip("_") for cell in cells]
+    found: dict[Column, int] = {}
+    for column, known in NAMES:
+        place = next((names.index(name) for name in known if name in names), None)
+        if place is not None:
+            found[column] = place
+    return found if "score" in found and "status" in found else None
+
+
+def _row(number: int, cells: Sequence[str], columns: Mapping[Column, int]) -> ForeignRow | str:
+    """The row in these cells, or why there is none."""
+
+    def cell(column: Column) -> str:
+        place = columns.get(column, len(cells))
+        return cells[place] if place < len(cells) else ""
+
+    if len(cells) <= max(columns["score"], columns["status"]):
+        return f"{len(cells)} columns: too few for a score and a status"
+    status = next((status for status, pattern in STATUSES if pattern.search(cell("status"))), None)
+    if status is None:
+        return f"no status is called {one_line(cell('status'), 40)!r}"
+    score = _score(cell("score"))
+    if score is None and status != "crash":
+        return f"a {status} without a score: {one_line(cell('score'), 40)!r}"
+    return ForeignRow(
+        line=number,
+        commit=cell("commit"),
+        score=None if status == "crash" else score,
+        status=status,
+        description=one_line(cell("description"), SHOWN),
+    )
+
+
+def _score(text: str) -> float | None:
+    """The score in a cell; None for 0, inf, nan and what is no number."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and 0 < value < WORST_SCORE else None
+
+
+def _duplicates(rows: Sequence[ForeignRow]) -> list[int]:
+    seen: set[tuple[str, float | None, Status, str]] = set()
+    lines = []
+    for row in rows:
+        key = (row.commit, row.score, row.status, row.description)
+        if key in seen:
+            lines.append(row.line)
+        seen.add(key)
+    return lines

@@ -1,0 +1,325 @@
+"""What the farm does with scores: which ideas are in the platform's head, and which run comes next. Pure functions.
+
+`observe` takes one finished run and returns the state after it; `next_work` says what a free device should run. The state
+is a function of the finished runs in their order, so that recomputing it from the stored runs gives what was decided. An idea's
+effect is estimated by `results/estimate.py`; effects, prices and gains are in bpb, and positive is better.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+from scipy.special import ndtr, ndtri
+
+from results import estimate
+from results.estimate import INTERVAL, Estimate, Look, NoiseModel
+
+RunKind = Literal["baseline", "merge", "wave", "control", "explore"]
+"""`baseline`: the untouched train.py; `merge`: the head that is planned; `control`: the head or the untouched train.py again;
+`wave`: several candidates on the head (`results/waves.py`); `explore`: an idea on the head."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """The figures of the policy."""
+
+    keep: float = 0.7
+    """An idea is kept when it helps by more than its price with at least this probability."""
+    forget: float = 0.05
+    """An idea is forgotten when that probability falls below this."""
+    doubt: float = 1.65
+    """An idea is forgotten, too, when its mean and this many standard deviations are below 0."""
+    candidates: int = 50
+    """The most ideas that are remembered outside of the head."""
+    baselines: int = 2
+    controls: float = 0.03
+    """The share of runs that are controls, on several devices."""
+    controls_alone: float = 0.05
+    """The share of runs that are controls, on one device."""
+    merge_sds: float = 3.0
+    """Standard deviations below its prediction at which a merge has failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """An idea's edit, as the policy sees it."""
+
+    name: str
+    slots: frozenset[str] = frozenset()
+    """The constants, functions and classes that it touches: of two patches with a slot in common, one can be in a train.py."""
+    price: float = 0.0
+    """What it must gain, in bpb: the price of its lines and memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """A run that ended, with a score or by the fault of what ran; lost runs are none of them."""
+
+    kind: RunKind
+    score: float | None
+    """val_bpb; None for a crash."""
+    patches: frozenset[str]
+    """Every patch in the train.py that ran."""
+    left_out: frozenset[str] = frozenset()
+    """The patches of the head that it was made from which are not in it."""
+    idea: Patch | None = None
+    """The new patch among them, in an exploration."""
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A step from one head to another: one patch in, its rivals out; or one patch out."""
+
+    add: frozenset[str] = frozenset()
+    remove: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a run is of."""
+
+    kind: RunKind
+    patches: frozenset[str]
+    left_out: frozenset[str] = frozenset()
+    """As in `Finished`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What the runs say of some patches after their prices, in bpb."""
+
+    net: Mapping[str, float] = field(default_factory=dict)
+    """The mean of the effect less the price."""
+    sds: Mapping[str, float] = field(default_factory=dict)
+    helps: Mapping[str, float] = field(default_factory=dict)
+    """The probability that the effect is above the price."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class FarmState:
+    """One platform's research after some runs."""
+
+    posterior: Estimate
+    rules: Rules = field(default_factory=Rules)
+    devices: int
+    head: frozenset[str] = frozenset()
+    """The patches of the head that all loops build on."""
+    patches: Mapping[str, Patch] = field(default_factory=dict)
+    """The patches that are remembered: those of the head and the candidates."""
+    plan: tuple[tuple[Change, ...], ...] = ()
+    """Groups of changes, each of which one merge run verifies, in this order."""
+    barred: frozenset[str] = frozenset()
+    """Patches whose merge failed alone, or that crashed."""
+    early: tuple[Finished, ...] = ()
+    """Runs that ended before the first baseline: they are taken up after it."""
+    runs: int = 0
+    controls: int = 0
+    baselines: int = 0
+
+    @property
+    def candidates(self) -> tuple[str, ...]:
+        """The remembered patches that are not in the head."""
+        return tuple(name for name in self.patches if name not in self.head)
+
+    @property
+    def planned(self) -> frozenset[str]:
+        """The head with the next group of changes; the head itself if none is planned."""
+        return changed(self.head, self.plan[0]) if self.plan else self.head
+
+
+def begin(model: NoiseModel, *, devices: int, rules: Rules | None = None) -> FarmState:
+    """The state before any run."""
+    return FarmState(posterior=estimate.begin(model), devices=devices, rules=rules or Rules())
+
+
+def replay(state: FarmState, runs: Iterable[Finished]) -> FarmState:
+    """The state after these runs, in the order in which they ended."""
+    for run in runs:
+        state = observe(state, run)
+    return state
+
+
+def observe(state: FarmState, run: Finished) -> FarmState:
+    """The state after one more run: estimates, what is forgotten, a merge's outcome, and the head that follows."""
+    if not state.baselines and run.kind != "baseline":
+        return replace(state, early=(*state.early, run), runs=state.runs + 1)
+    state = replace(state, runs=state.runs + 1, controls=state.controls + (run.kind == "control"))
+    if run.kind == "baseline":
+        state = replace(_learned(state, run), baselines=state.baselines + (run.score is not None))
+        return _with_early(state) if state.baselines else state
+    before, state = state.posterior, _learned(state, run)
+    if run.kind == "merge" and state.plan and run.patches == state.planned:
+        state = _verified(state) if _merge_holds(before, run, state.rules) else _bisected(state)
+    return state if run.kind == "wave" else settled(state)  # a wave is judged as a whole
+
+
+def settled(state: FarmState) -> FarmState:
+    """The state after what the estimates say now: what is forgotten, and the head that follows."""
+    now = standing(state, tuple(state.patches))
+    return _planned(_tidied(state, now), now)
+
+
+def next_work(state: FarmState, under_way: Collection[RunKind]) -> Work | None:
+    """The run that the policy asks for beside those under way; None: an idea should be explored."""
+    baselines = sum(kind == "baseline" for kind in under_way)
+    if state.baselines + baselines < state.rules.baselines:
+        return Work(kind="baseline", patches=frozenset())
+    if state.plan and "merge" not in under_way:
+        return Work(kind="merge", patches=state.planned, left_out=state.head - state.planned)
+    share = state.rules.controls if state.devices > 1 else state.rules.controls_alone
+    due = math.floor(share * (state.runs + len(under_way)))
+    if state.baselines and state.controls + sum(kind == "control" for kind in under_way) < due:
+        return Work(kind="control", patches=controlled(state))
+    return None
+
+
+def controlled(state: FarmState) -> frozenset[str]:
+    """What the next control runs: in turn the head, and the untouched train.py, from which its gain is measured."""
+    return state.head if state.controls % 2 == 0 else frozenset()
+
+
+def explored(state: FarmState, idea: Patch) -> Work:
+    """The run in which an idea is tried: the head's patches and the idea, without its rivals there."""
+    others = rivals(state, idea, state.head)
+    return Work(kind="explore", patches=(state.head - others) | {idea.name}, left_out=others)
+
+
+def rivals(state: FarmState, idea: Patch, among: Iterable[str]) -> frozenset[str]:
+    """Those among these patches that can't be in one train.py with the idea."""
+    return frozenset(name for name in among if name != idea.name and state.patches[name].slots & idea.slots)
+
+
+def changed(head: frozenset[str], changes: Iterable[Change]) -> frozenset[str]:
+    """The head after these changes."""
+    for change in changes:
+        head = (head - change.remove) | change.add
+    return head
+
+
+def standing(state: FarmState, names: Sequence[str]) -> Standing:
+    """What the runs say of these patches after their prices."""
+    if not names:
+        return Standing()
+    sigma = state.posterior.scale
+    prices = np.array([state.patches[name].price for name in names]) / sigma
+    effects = estimate.effects_of(state.posterior, names)
+    means = ((effects.mean() - prices) * sigma).tolist()
+    sds = (np.sqrt(effects.variance()) * sigma).tolist()
+    return Standing(
+        net=dict(zip(names, means, strict=True)),
+        sds=dict(zip(names, sds, strict=True)),
+        helps=dict(zip(names, effects.above(prices).tolist(), strict=True)),
+    )
+
+
+def near_misses(state: FarmState) -> tuple[str, ...]:
+    """The candidates that may help and are not kept yet, most likely first."""
+    now = standing(state, [name for name in state.candidates if name not in state.barred])
+    found = [name for name, p in now.helps.items() if now.net[name] > 0 and state.rules.forget <= p < state.rules.keep]
+    return tuple(sorted(found, key=lambda name: (-now.helps[name], name)))
+
+
+def head_gain(state: FarmState) -> tuple[float, float, float]:
+    """What the head gains over the untouched train.py, in bpb, with its interval: shrunk, not the score that was selected."""
+    mean, sd = estimate.gain(state.posterior, state.head)
+    width = float(ndtri((1 + INTERVAL) / 2)) * sd
+    return mean, mean - width, mean + width
+
+
+def _learned(state: FarmState, run: Finished) -> FarmState:
+    """The state with the run's score in the estimate and its idea among the patches; the idea of a crash is barred."""
+    if run.idea is not None:
+        state = replace(state, patches={**state.patches, run.idea.name: run.idea})
+    if run.score is None:
+        crashed = {run.idea.name} if run.idea is not None else set()
+        return replace(
+            state,
+            barred=state.barred | crashed,
+            patches={name: patch for name, patch in state.patches.items() if name not in crashed},
+        )
+    look = Look(score=run.score, patches=run.patches, left_out=len(run.left_out), seed=run.seed)
+    return replace(state, posterior=estimate.observe(state.posterior, look))
+
+
+def _with_early(state: FarmState) -> FarmState:
+    early, runs = state.early, state.runs
+    state = replay(replace(state, early=()), early)
+    return replace(state, runs=runs)
+
+
+def _merge_holds(before: Estimate, run: Finished, rules: Rules) -> bool:
+    """Whether a merge's score is as good as its parts promised before it ran."""
+    if run.score is None:
+        return False
+    mean, sd = estimate.predicted(before, Look(score=run.score, patches=run.patches, left_out=len(run.left_out)))
+    return run.score <= mean + rules.merge_sds * sd
+
+
+def _verified(state: FarmState) -> FarmState:
+    return replace(state, head=state.planned, plan=state.plan[1:])
+
+
+def _bisected(state: FarmState) -> FarmState:
+    """The state after a merge that failed: its changes in two halves, each to be verified; a single one is barred."""
+    failed, rest = state.plan[0], state.plan[1:]
+    if len(failed) == 1:
+        return replace(state, plan=rest, barred=state.barred | failed[0].add)
+    half = len(failed) // 2
+    return replace(state, plan=(failed[:half], failed[half:], *rest))
+
+
+def _tidied(state: FarmState, now: Standing) -> FarmState:
+    """The state without the candidates that are not worth remembering."""
+    wanted = state.head.union(*(change.add for group in state.plan for change in group))
+    names = [name for name in state.patches if name not in wanted]
+    rules = state.rules
+    forgotten = {name for name in names if now.helps[name] < rules.forget or now.net[name] + rules.doubt * now.sds[name] < 0}
+    left = sorted((name for name in names if name not in forgotten), key=lambda name: (now.helps[name], name))
+    forgotten.update(left[: max(0, len(left) - rules.candidates)])
+    if not forgotten:
+        return state
+    return replace(
+        state,
+        posterior=estimate.shelve(state.posterior, forgotten),
+        patches={name: patch for name, patch in state.patches.items() if name not in forgotten},
+    )
+
+
+def _planned(state: FarmState, now: Standing) -> FarmState:
+    """The state with the head that the estimates ask for: to be verified by a merge, or taken at once by a single device."""
+    changes = () if state.plan else wanted_changes(state, now)
+    if not changes:
+        return state
+    if state.devices == 1:
+        return replace(state, head=changed(state.head, changes))
+    return replace(state, plan=(changes,))
+
+
+def wanted_changes(state: FarmState, now: Standing) -> tuple[Change, ...]:
+    """What leaves the head, since it is not expected to help any more, and what comes in, largest first."""
+    changes = [Change(remove=frozenset({name})) for name in sorted(state.head) if now.net[name] < 0]
+    head = changed(state.head, changes)
+    open_names = [name for name in state.candidates if name not in state.barred]
+    passing = [name for name in open_names if passes(state.rules, now, name)]
+    for name in sorted(passing, key=lambda name: (-now.net[name], name)):
+        others = rivals(state, state.patches[name], head)
+        if others and (others - state.head or not _beats(state, now, name, others)):
+            continue  # the rival came in just now, or is not worse
+        changes.append(Change(add=frozenset({name}), remove=others))
+        head = changed(head, changes[-1:])
+    return tuple(changes)
+
+
+def passes(rules: Rules, now: Standing, name: str) -> bool:
+    """Whether an idea is kept where no rival is in the head."""
+    return now.net[name] > 0 and now.helps[name] >= rules.keep
+
+
+def _beats(state: FarmState, now: Standing, name: str, others: frozenset[str]) -> bool:
+    """Whether a patch is better than its rivals in the head together, with the probability that a keep needs."""
+    difference = now.net[name] - sum(now.net[other] for other in others)
+    sd = estimate.difference_sd(state.posterior, {name}, others)
+    return difference > 0 and float(ndtr(difference / sd)) >= state.rules.keep

@@ -1,0 +1,148 @@
+"""Autopsies of results.tsv files: whatever their shape, every line is accounted for; and what such a file really found."""
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.cli import main
+from research.errors import UserError
+from results.autopsy import autopsy_lines, examine
+from results.foreign_tsv import ForeignFile, parse_foreign, read_foreign
+
+MESSY = """\ufeffCommit\tVAL_BPB\tMemory_GB\tStatus\tDescription
+baseline\t0.997900\t44.0\tkeep\tbaseline
+a1\t0.986000\t43.9\tKEEP\thalve the batch
+a2\t0.986900\t43.9\tDiscard\tadd warm-up
+a2\t0.986900\t43.9\tDiscard\tadd warm-up
+\tinf\t0.0\tCRASH\ta hash is missing
+a4\t0.000000\t0.0\tcrash\ttoo large
+Commit\tVAL_BPB\tMemory_GB\tStatus\tDescription
+
+a5\t0.985800\t43.9\tkeep\ta small gain
+
+exp\tstatus\tval_bpb\tdelta\tsteps\tparams\tmfu\tnotes\tseed
+a6\trejected (worse)\t0.985900\t-0.1\t900\t50M\t40\twider\t42
+a7\taccepted\t0.985000\t0.8\t900\t50M\t40\tdeeper\t42
+a8\taccepted\tn/a
+a9\tpending\t0.98\t\t\t\t\tundecided\t42
+what is this
+"""
+
+
+def lines_of(file: ForeignFile) -> list[int]:
+    return sorted([*(row.line for row in file.rows), *(line.line for line in file.unreadable), *file.headers])
+
+
+def night(ideas: int, *, sigma: float, seed: int) -> tuple[str, float]:
+    """A greedy night's results.tsv, and what it truly gained."""
+    rng = np.random.default_rng(seed)
+    best, gain = 1.0, 0.0
+    lines = ["commit\tval_bpb\tmemory_gb\tstatus\tdescription", f"base\t{best:.6f}\t1.0\tkeep\tbaseline"]
+    for number in range(ideas):
+        effect = rng.choice([0.0, 0.002, -0.003], p=[0.6, 0.1, 0.3]) + 0.0002 * rng.standard_normal()
+        score = 1.0 - gain - effect + sigma * rng.standard_normal()
+        status = "keep" if score < best else "discard"
+        if status == "keep":
+            best, gain = score, gain + effect
+        lines.append(f"c{number}\t{score:.6f}\t1.0\t{status}\tidea {number}")
+    return "\n".join(lines) + "\n", gain
+
+
+def test_a_messy_file_is_read_row_by_row() -> None:
+    file = parse_foreign(MESSY)
+    assert [row.status for row in file.rows] == [
+        *("keep", "keep", "discard", "discard", "crash", "crash", "keep", "discard", "keep")
+    ]
+    assert file.rows[-1].description == "deeper" and file.rows[-1].score == 0.985 and file.rows[4].commit == ""
+    assert file.headers == (1, 8, 12) and file.duplicates == (5,)
+    assert [line.line for line in file.unreadable] == [15, 16, 17]
+    told = examine(file, 0.0007).to_json()
+    assert (told["rows"], told["keeps"], told["discards"], told["crashes"]) == (9, 4, 3, 2)
+    assert told["reported_gain"] == pytest.approx(0.0129) and told["low"] < told["estimated_gain"] < told["high"]
+    assert len(told["unreadable"]) == 3 and told["sigma"] == 0.0007
+
+
+def test_a_crash_is_no_score_however_it_is_written() -> None:
+    rows = parse_foreign("".join(f"c\t{score}\t0\tcrash\tx\n" for score in ("0.000000", "inf", "nan", "", "-", "1.2"))).rows
+    assert len(rows) == 6 and all(row.score is None for row in rows)
+
+
+def test_the_estimated_gain_is_nearer_the_truth_than_the_reported_one() -> None:
+    errors, reported = [], []
+    for seed in range(6):
+        text, gain = night(80, sigma=0.001, seed=seed)
+        found = examine(parse_foreign(text), 0.001)
+        assert found.estimated_gain is not None and found.reported_gain is not None
+        errors.append(found.estimated_gain - gain)
+        reported.append(found.reported_gain - gain)
+    assert abs(np.mean(errors)) < 0.5 * np.mean(reported)
+
+
+@pytest.mark.parametrize("sigma", [0.0003, 0.002])
+def test_sigma_is_estimated_from_the_scatter(sigma: float) -> None:
+    found = examine(parse_foreign(night(120, sigma=sigma, seed=1)[0]))
+    assert found.sigma == pytest.approx(sigma, rel=0.5) and not found.sigma_is_given
+
+
+def test_one_broken_model_changes_nothing() -> None:
+    text, _ = night(60, sigma=0.001, seed=2)
+    whole, broken = examine(parse_foreign(text)), examine(parse_foreign(f"{text}x\t3.2\t1.0\tdiscard\ttied weights\n"))
+    assert broken.sigma == pytest.approx(whole.sigma, rel=0.2)
+    assert broken.estimated_gain == pytest.approx(whole.estimated_gain, abs=1e-4)
+
+
+def test_doubtful_keeps_are_named_for_a_rerun() -> None:
+    text = "b\t1.0\t1\tkeep\tbaseline\nc1\t0.99\t1\tkeep\tlarge\nc2\t0.9899\t1\tkeep\tluck\n"
+    found = examine(parse_foreign(text), 0.001)
+    assert any("luck" in rerun.what for rerun in found.reruns) and not any("large" in rerun.what for rerun in found.reruns)
+    assert 0 < found.expected_false_keeps < 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", "\n\n", "commit\tval_bpb\tstatus\n", "x\t0\t0\tcrash\tall\n", "x\t1.0\t1\tdiscard\tnone\n"]
+)
+def test_a_file_without_a_keep_tells_nothing_and_fails_nowhere(text: str) -> None:
+    found = examine(parse_foreign(text))
+    assert found.estimated_gain is None and json.dumps(found.to_json()) and autopsy_lines(found)
+
+
+CELLS = st.one_of(
+    st.sampled_from(
+        ["keep", "DISCARD", "crash", "0.98", "0.000000", "inf", "-1", "val_bpb", "status", "commit", "", '"', "baseline"]
+    ),
+    st.text(max_size=8),
+    st.floats().map(str),
+)
+LINES = st.one_of(st.lists(CELLS, max_size=13).map("\t".join), st.text(max_size=40), st.sampled_from(MESSY.splitlines()))
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.lists(LINES, max_size=25), st.sampled_from(["\n", "\r\n"]))
+def test_no_mangled_file_is_a_traceback_and_no_line_gets_lost(lines: list[str], ending: str) -> None:
+    text = ending.join(lines)
+    file = parse_foreign(text)
+    written = [number for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1) if line.strip()]
+    assert lines_of(file) == written
+    found = examine(file, 0.001)
+    json.dumps(found.to_json(), allow_nan=False)
+    assert autopsy_lines(found)
+
+
+def test_the_command_prints_json_in_a_moment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "results.tsv"
+    path.write_bytes(MESSY.encode() + b"\xff\xfe\t\x00\n")
+    begun = time.process_time()
+    assert main(["autopsy", str(path), "--sigma", "0.0007", "--json"]) == 0
+    assert time.process_time() - begun < 2
+    assert json.loads(capsys.readouterr().out)["keeps"] == 4
+    assert main(["autopsy", str(path)]) == 0 and "sigma" in capsys.readouterr().out
+
+
+def test_a_file_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="none"):
+        read_foreign(tmp_path / "none.tsv")

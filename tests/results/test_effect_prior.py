@@ -1,0 +1,60 @@
+"""The mixture that ideas' effects are drawn from: its posterior, its quantiles, and its refit."""
+
+import numpy as np
+import pytest
+
+from results.effect_prior import FirstLooks, NoiseCount, first_prior, prior_of
+
+
+def sampled(prior_shares: list[tuple[float, float, float]], count: int, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    """Effects drawn from a mixture, and one noisy look at each."""
+    rng = np.random.default_rng(1)
+    shares, means, sds = np.array(prior_shares).T
+    kinds = rng.choice(len(shares), size=count, p=shares / shares.sum())
+    effects = rng.normal(means[kinds], sds[kinds])
+    return effects, effects + noise * rng.standard_normal(count)
+
+
+def test_a_single_normal_is_shrunk_as_the_textbook_says() -> None:
+    posterior = prior_of([(1.0, 1.0, 2.0)]).posterior(np.array([5.0]), np.array([1.0]))
+    assert posterior.mean()[0] == pytest.approx(1 + 4 / 5 * 4)
+    assert posterior.variance()[0] == pytest.approx(4 / 5)
+    assert posterior.quantile(0, 0.5) == pytest.approx(posterior.mean()[0])
+
+
+def test_small_gains_are_shrunk_by_more_than_large_ones() -> None:
+    posterior = first_prior().posterior(np.array([1.0, 10.0]), np.ones(2))
+    small, large = posterior.mean()
+    assert 0 < small < 0.5 and large > 8
+
+
+def test_a_quantile_is_where_the_probability_says() -> None:
+    posterior = first_prior().posterior(np.array([-3.0, 0.3, 4.0]), np.array([1.0, 1.5, 2.0]))
+    for row in range(3):
+        for probability in (0.05, 0.5, 0.95):
+            bounds = np.full(3, posterior.quantile(row, probability))
+            assert posterior.above(bounds)[row] == pytest.approx(1 - probability, abs=1e-6)
+
+
+def test_intervals_hold_what_was_drawn_from_the_prior() -> None:
+    shares = [(0.7, 0.0, 0.3), (0.3, -3.0, 3.0)]
+    effects, looks = sampled(shares, 4000)
+    above = prior_of(shares).posterior(looks, np.ones(4000)).above(effects)
+    assert np.mean((above > 0.05) & (above < 0.95)) == pytest.approx(0.9, abs=0.015)
+
+
+def test_a_refit_finds_the_shares_and_the_noise() -> None:
+    shares = [(0.9, 0.0, 0.3), (0.1, 6.4, 4.8)]
+    _, looks = sampled(shares, 2000, noise=2.0)
+    told = FirstLooks(residuals=looks, variances=np.zeros(2000))
+    fitted, noise = first_prior().refitted(told, NoiseCount(sum=10.0, count=10.0))
+    large = fitted.means >= 3
+    assert fitted.shares.sum() == pytest.approx(1)
+    assert float(fitted.shares[large].sum()) == pytest.approx(0.1, abs=0.05)
+    assert 2.5 < noise < 5
+
+
+def test_few_looks_move_the_shares_little() -> None:
+    told = FirstLooks(residuals=np.array([8.0]), variances=np.zeros(1))
+    fitted, _ = first_prior().refitted(told, NoiseCount(sum=10.0, count=10.0))
+    assert np.abs(fitted.shares - first_prior().shares).max() < 0.04

@@ -1,0 +1,175 @@
+"""Which ideas are in the head, and which run comes next: the promises of the policy, on runs made by hand."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from results import policy
+from results.estimate import NoiseModel
+from results.policy import Change, FarmState, Finished, Patch, RunKind
+
+SIGMA = 0.001
+
+
+def run(kind: RunKind, score: float | None, *patches: str) -> Finished:
+    return Finished(kind=kind, score=score, patches=frozenset(patches))
+
+
+def tried(state: FarmState, name: str, score: float | None, *, slot: str | None = None, price: float = 0.0) -> FarmState:
+    """The state after an exploration of a new idea on the head."""
+    idea = Patch(name=name, slots=frozenset({slot or name}), price=price)
+    work = policy.explored(state, idea)
+    run = Finished(kind="explore", score=score, patches=work.patches, left_out=work.left_out, idea=idea)
+    return policy.observe(state, run)
+
+
+def started(*, devices: int = 4, scores: Iterable[float] = (1.0, 1.0)) -> FarmState:
+    state = policy.begin(NoiseModel(sigma=SIGMA, refit_every=1000), devices=devices)
+    return policy.replay(state, [run("baseline", score) for score in scores])
+
+
+def merged(state: FarmState, score: float | None = None) -> FarmState:
+    """The state after the planned merge, whose score is as its parts promise if none is given."""
+    mean, _, _ = policy.head_gain(replace(state, head=state.planned))
+    return policy.observe(state, run("merge", 1.0 - mean if score is None else score, *state.planned))
+
+
+def kind_of(state: FarmState, under_way: Iterable[RunKind] = ()) -> str | None:
+    work = policy.next_work(state, list(under_way))
+    return work.kind if work else None
+
+
+def test_the_order_is_baselines_then_merge_then_control_then_explore() -> None:
+    empty = policy.begin(NoiseModel(sigma=SIGMA), devices=4)
+    assert kind_of(empty) == kind_of(empty, ["baseline"]) == "baseline" and kind_of(empty, ["baseline"] * 2) is None
+    state = started()
+    assert kind_of(state) is None
+    late = replace(state, runs=40)
+    assert kind_of(late) == "control" and kind_of(late, ["control"]) is None
+    passing = replace(tried(state, "a", 0.99), runs=40)
+    assert kind_of(passing) == "merge" and kind_of(passing, ["merge"]) == "control"
+
+
+def test_a_clear_gain_is_merged_and_then_in_the_head_of_all() -> None:
+    state = tried(started(), "a", 0.99)
+    assert state.head == frozenset() and state.planned == {"a"}
+    state = merged(state)
+    assert state.head == {"a"} and not state.plan
+    assert policy.explored(state, Patch(name="b")).patches == {"a", "b"}
+
+
+def test_the_head_rises_by_less_than_the_score_that_was_selected() -> None:
+    state = tried(started(), "a", 0.997)
+    mean, low, high = policy.head_gain(replace(state, head=state.planned))
+    assert low < mean < 0.003 and mean > 0.0005 and high > 0.003
+
+
+def test_one_device_takes_the_head_without_a_merge() -> None:
+    assert tried(started(devices=1), "a", 0.99).head == {"a"}
+
+
+def test_a_small_gain_is_a_near_miss_and_a_loss_is_forgotten() -> None:
+    state = tried(tried(started(), "small", 0.9995), "bad", 1.01)
+    assert policy.near_misses(state) == ("small",) and not state.plan
+    assert "bad" not in state.patches and state.posterior.knows("bad")
+
+
+def test_a_keep_must_gain_more_than_its_price() -> None:
+    assert tried(started(), "a", 0.996).plan
+    assert not tried(started(), "a", 0.996, price=0.004).plan
+
+
+def test_simpler_code_may_lose_a_little() -> None:
+    assert tried(started(), "a", 1.0, price=-0.001).plan
+
+
+def test_a_crash_is_not_tried_in_the_head() -> None:
+    state = tried(started(), "a", None)
+    assert "a" in state.barred and not state.patches and not state.plan
+
+
+def test_the_larger_of_two_rivals_comes_in_and_the_other_only_if_it_is_better() -> None:
+    state = tried(tried(started(), "a", 0.996, slot="LR"), "b", 0.990, slot="LR")
+    assert state.planned == {"a"}, "the merge that was planned first is verified first"
+    state = merged(state)
+    assert state.plan == ((Change(add=frozenset({"b"}), remove=frozenset({"a"})),),)
+    state = merged(state)
+    assert state.head == {"b"}
+    assert not tried(state, "c", 0.9901, slot="LR").plan, "as good as the rival is no gain"
+
+
+def test_several_passed_ideas_are_stacked_in_one_merge_largest_first() -> None:
+    state = tried(started(), "first", 0.99)
+    state = tried(tried(state, "a", 0.985), "b", 0.98)
+    state = merged(state)
+    assert [sorted(change.add) for change in state.plan[0]] == [["b"], ["a"]]
+
+
+def test_a_merge_that_fails_is_taken_apart_until_the_culprit_is_found() -> None:
+    state = merged(tried(started(), "first", 0.99))
+    for name in "abcd":
+        state = tried(state, name, 0.98)
+    state = merged(state)  # what passed first
+    culprit, merges = "c", 0
+    while state.plan and merges < 10:
+        merges += 1
+        state = merged(state, None if culprit not in state.planned else 1.0)
+    assert culprit in state.barred and state.head == {"first", "a", "b", "d"}
+    assert merges <= 5
+
+
+def test_a_merge_that_crashes_is_no_head() -> None:
+    state = tried(started(), "a", 0.99)
+    state = policy.observe(state, run("merge", None, "a"))
+    assert state.head == frozenset() and "a" in state.barred and not state.plan
+
+
+def test_what_does_not_help_any_more_is_dropped() -> None:
+    state = merged(tried(started(), "a", 0.9965))
+    for _ in range(12):
+        state = policy.observe(state, run("control", 1.001, "a"))
+    dropped = Change(remove=frozenset({"a"}))
+    assert any(dropped in group for group in state.plan) or state.head == frozenset()
+
+
+def test_at_most_so_many_candidates_are_remembered() -> None:
+    state = policy.begin(NoiseModel(sigma=SIGMA), devices=4, rules=policy.Rules(candidates=3))
+    state = policy.replay(state, [run("baseline", 1.0), run("baseline", 1.0)])
+    for number in range(6):
+        state = tried(state, f"idea-{number}", 1.0 - 0.0001 * number)
+    assert set(state.candidates) == {"idea-3", "idea-4", "idea-5"}
+
+
+def test_runs_that_end_before_the_first_baseline_are_taken_up_after_it() -> None:
+    empty = policy.begin(NoiseModel(sigma=SIGMA), devices=4)
+    early = tried(empty, "a", 0.99)
+    assert not early.patches and early.runs == 1
+    after = policy.observe(early, run("baseline", 1.0))
+    assert after.planned == {"a"} and after.runs == 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_state_is_a_function_of_the_finished_runs(seed: int) -> None:
+    """Whatever runs come, the replay decides the same; rivals are never together; the head is made of what is remembered."""
+    rng = np.random.default_rng(seed)
+    state = begun = policy.begin(NoiseModel(sigma=SIGMA, refit_every=20), devices=4)
+    runs: list[Finished] = []
+    for number in range(120):
+        work = policy.next_work(state, [])
+        if work is not None:
+            score = None if rng.random() < 0.05 else 1.0 + 0.003 * rng.standard_normal()
+            runs.append(Finished(kind=work.kind, score=score, patches=work.patches))
+        else:
+            idea = Patch(name=f"{number}", slots=frozenset({str(rng.integers(8))}))
+            score = None if rng.random() < 0.1 else 1.0 + 0.005 * rng.standard_normal()
+            work = policy.explored(state, idea)
+            runs.append(Finished(kind="explore", score=score, patches=work.patches, left_out=work.left_out, idea=idea))
+        state = policy.observe(state, runs[-1])
+        slots = [slot for name in state.planned for slot in state.patches[name].slots]
+        assert len(slots) == len(set(slots)) and state.head | state.planned <= set(state.patches)
+        assert len(state.candidates) <= state.rules.candidates + len(state.planned)
+    again = policy.replay(begun, runs)
+    assert again.head == state.head and again.plan == state.plan and set(again.patches) == set(state.patches)
+    assert policy.head_gain(again) == pytest.approx(policy.head_gain(state))
