@@ -13,6 +13,7 @@ from agent.repo.branch_names import experiment_ref, is_farm_branch, short_name
 from agent.repo.git_command import command_to_type
 from agent.repo.repository import TRAIN_FILE, train_py_to_try, uncommitted_train_py
 from agent.repo.worktree import Worktree, checked_out_branch
+from cluster.busy import busy_lines
 from cluster.dispatch import NoWorkersLeft
 from cluster.display import Display
 from cluster.driver import Farm
@@ -53,13 +54,20 @@ async def try_working_train_py(farm: Farm, message: str | None, *, again: bool =
         measured_before = farm.store.head(loop.branch.name) is not None
         for interrupted in farm.store.unfinished(loop.branch.name):
             farm.display.say(f"resuming {interrupted.experiment.id} ({interrupted.experiment.title}), which was interrupted")
+        if not measured_before:
+            await tell_if_busy(farm)
         finished = await loop.start()
         head = loop.head()
         head_text, working = loop.worktree.train_py(head.commit), train_py_to_try(repo)
         record = try_of(working, finished, loop.worktree)
         if record is None and same_code(working, head_text) and not measured_before:
             return farm.store.record(head.experiment_id)
-        record = record or await try_new(loop, proposal_by_hand(head_text, working, message), head_text, again=again)
+        if record is None:
+            earlier = earlier_try(loop, working, head_text, again=again)
+            proposal = proposal_by_hand(head_text, working, message)
+            if measured_before:  # else it has been told
+                await tell_if_busy(farm)
+            record = await (loop.try_now(proposal) if earlier is None else loop.try_again(earlier, proposal))
         if not is_kept(record):
             loop.worktree.restore(head.commit, tried=working)
         copy_log(farm.home.runs / record.runs[-1].run_id / "run.log", repo / "run.log")
@@ -68,17 +76,21 @@ async def try_working_train_py(farm: Farm, message: str | None, *, again: bool =
         await loop.close()
 
 
-async def try_new(loop: ResearchLoop, proposal: Proposal, head_text: str, *, again: bool) -> ExperimentRecord:
-    """Runs the user's edit of the head; `again`: also what was tried, as a replicate. Raises UserError for it otherwise."""
+async def tell_if_busy(farm: Farm) -> None:
+    """Shows what else uses the machine, right before a run: a refusal has no such line before it."""
+    for line in await asyncio.to_thread(busy_lines, farm.options.devices[:1]):
+        farm.display.say(line)
+
+
+def earlier_try(loop: ResearchLoop, working: str, head_text: str, *, again: bool) -> ExperimentRecord | None:
+    """The experiment that has tried the same program; None if none has. Raises UserError for one that isn't wanted `again`."""
     known = loop.programs() | {program_of(head_text): loop.store.record(loop.head().experiment_id)}
-    earlier = known.get(program_of(proposal.train_py))
-    if earlier is None:
-        return await loop.try_now(proposal)
-    if again:
-        return await loop.try_again(earlier, proposal)
-    if same_lines(proposal.train_py, head_text):
+    earlier = known.get(program_of(working))
+    if earlier is None or again:
+        return earlier
+    if same_lines(working, head_text):
         raise UserError(f"{TRAIN_FILE} has no edit to try, it is the same as the head's: edit it first, or run it --again.")
-    if same_code(proposal.train_py, head_text):
+    if same_code(working, head_text):
         raise UserError(f"{TRAIN_FILE} has no edit to try, {NO_CHANGE}: edit its code, or run it --again.")
     raise UserError(f"{result_in_words(earlier)}. Edit {TRAIN_FILE} further, or run it --again, as a replicate.")
 

@@ -46,7 +46,7 @@ def try_(options: argparse.Namespace) -> int:
     farm_options = try_options(options)
     if options.tag is None:
         farm_options = on_the_checkouts_branch(farm_options)
-    for line in (*lines_before_runs(farm_options.sandbox, layers_here()), *busy_lines(farm_options.devices[:1])):
+    for line in lines_before_runs(farm_options.sandbox, layers_here()):
         print(line, flush=True)
     display = make_display()
     try:

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from cluster.by_hand import proposal_by_hand, try_new
+from cluster.by_hand import earlier_try, proposal_by_hand
 from research.errors import UserError
 from tests.agent.samples import TRAIN_PY
 from tests.agent.test_loop import make_loop, result  # noqa: F401 - a fixture
@@ -131,18 +131,21 @@ def test_what_was_tried_or_changes_no_code_is_refused_in_one_line(make_loop) -> 
     async def tries() -> None:
         loop = make_loop(lambda experiment, spec: result(spec, 1.5))
         await loop.start()
-        first = await try_new(loop, proposal_by_hand(TRAIN_PY, deep, None), TRAIN_PY, again=False)
+        assert earlier_try(loop, deep, TRAIN_PY, again=False) is None
+        first = await loop.try_now(proposal_by_hand(TRAIN_PY, deep, None))
         for text, facts in (
             (deep.replace("# layers", "# more layers"), ("mar8-0001", "discard", "1.5", "--again")),
             (TRAIN_PY.replace("# layers", ""), ("comments", "--again")),
             (TRAIN_PY, ("no edit to try",)),
         ):
             with pytest.raises(UserError) as refused:
-                await try_new(loop, proposal_by_hand(TRAIN_PY, text, None), TRAIN_PY, again=False)
+                earlier_try(loop, text, TRAIN_PY, again=False)
             assert all(fact in str(refused.value) for fact in facts) and "\n" not in str(refused.value)
-        again = await try_new(loop, proposal_by_hand(TRAIN_PY, deep, None), TRAIN_PY, again=True)
-        assert again.experiment.id == first.experiment.id and len(again.runs) == 2
-        baseline = await try_new(loop, proposal_by_hand(TRAIN_PY, TRAIN_PY, None), TRAIN_PY, again=True)
+        again = earlier_try(loop, deep, TRAIN_PY, again=True)
+        assert again is not None and again.experiment.id == first.experiment.id
+        baseline = earlier_try(loop, TRAIN_PY, TRAIN_PY, again=True)
+        assert baseline is not None
+        baseline = await loop.try_again(baseline, proposal_by_hand(TRAIN_PY, TRAIN_PY, None))
         assert (baseline.experiment.number, len(baseline.runs)) == (0, 3)
 
     asyncio.run(tries())
