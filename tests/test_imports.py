@@ -16,7 +16,8 @@ PURE = ("cluster/workqueue.py", "results/verdict.py")
 FARM_STATE = ("results/data", "results/fetched")
 LIGHT = {
     "research/errors.py": set(),
-    "research/files.py": set(),
+    "research/files.py": {"research.errors"},
+    "research/command_line.py": {"research.files"},
     "research/text.py": set(),
     "research/cpu_cores.py": set(),
     "research/gpu_memory.py": set(),
