@@ -40,6 +40,7 @@ def merge_texts(base: str, ours: str, theirs: str) -> str | None:
     with tempfile.TemporaryDirectory(prefix="autoresearch-merge-") as scratch:
         paths = [Path(scratch) / name for name in ("ours", "base", "theirs")]
         for path, text in zip(paths, (ours, base, theirs), strict=True):
-            path.write_text(text)
-        merge = subprocess.run(["git", "merge-file", "-p", "--quiet", *map(str, paths)], capture_output=True, text=True)
+            path.write_text(text, encoding="utf-8")
+        command = ["git", "merge-file", "-p", "--quiet", *map(str, paths)]
+        merge = subprocess.run(command, capture_output=True, encoding="utf-8")
     return merge.stdout if merge.returncode == 0 else None

@@ -4,7 +4,7 @@ A new branch begins with the checkout's committed train.py, set to the starting 
 """
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from agent.patch import changed_constants
@@ -13,7 +13,14 @@ from agent.repo.git_command import GitFailed, command_to_type, run_git
 from agent.repo.repository import TRAIN_FILE, head_train_py, train_py_at, train_py_to_try, uncommitted_train_py
 from agent.repo.worktree import Worktree, branch_exists, checked_out_branch
 from cluster.hardware import platform_identity
-from cluster.loop_plans import LoopPlan, check_same_scoring, check_same_terms
+from cluster.loop_plans import (
+    LoopPlan,
+    check_same_scoring,
+    check_same_terms,
+    contract_asked_for,
+    data_if_prepared,
+    local_loops,
+)
 from cluster.options import FarmOptions
 from research.errors import UserError
 from research.hyperparameters import fit_to_profile, write_constants
@@ -68,7 +75,7 @@ class BranchStart:
         repo, folder = self._options.repo, worktree_folder(self._options.home.folder, plan.branch_name)
         text = self._first_train_py(plan)
         if branch_exists(repo, plan.branch_name) and not folder.exists():
-            raise UserError(f"The branch {plan.branch_name} exists, but this home has no record of it: use another --tag.")
+            raise _unknown_branch(plan.branch_name)
         return Worktree.create(repo, folder, plan.branch_name, train_py=text)
 
     def _first_train_py(self, plan: LoopPlan) -> str:
@@ -145,6 +152,30 @@ class BranchStart:
             self._said.add(text)
         if new:
             self._say(text)
+
+
+def check_branches(options: FarmOptions, known: Mapping[str, Branch]) -> None:
+    """Raises UserError if a loop on this machine's devices can't start or resume its branch; `known` are the home's branches.
+
+    Everything is asked that can be answered at once, so that nothing is said, prepared or started before.
+    """
+    for name, device in local_loops(options):
+        branch, contract = known.get(name), contract_asked_for(options, device)
+        folder = worktree_folder(options.home.folder, name)
+        if branch is not None:
+            check_same_terms(branch, device, contract)
+            data = data_if_prepared(contract, options, score_fingerprint=branch.score_fingerprint)
+            if data is not None:
+                check_same_scoring(branch, LoopPlan(branch_name=name, number=0, device=device, contract=contract, data=data))
+        elif branch_exists(options.repo, name) and not folder.exists():
+            raise _unknown_branch(name)
+        if checked_out_branch(options.repo) == name:
+            switch = command_to_type(options.repo, "switch", "main")
+            raise UserError(f"{name} is checked out in {options.repo}: use another --tag, or switch away from it ({switch}).")
+
+
+def _unknown_branch(name: str) -> UserError:
+    return UserError(f"The branch {name} exists, but this home has no record of it: use another --tag.")
 
 
 def failed_start(store: Store, branch: str) -> str | None:

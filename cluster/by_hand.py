@@ -18,6 +18,7 @@ from cluster.dispatch import NoWorkersLeft
 from cluster.display import Display
 from cluster.driver import Farm
 from cluster.options import FarmOptions
+from cluster.stopping import STOPPING
 from research.errors import UserError
 from research.train_py import problem_with
 from results.experiment import ExperimentRecord, Proposal
@@ -36,6 +37,9 @@ async def try_once(options: FarmOptions, message: str | None, display: Display, 
         return await try_working_train_py(farm, message, again=again)
     except (BaselineFailed, InfrastructureFailed, NoWorkersLeft) as failure:
         raise UserError(str(failure)) from failure
+    except asyncio.CancelledError:
+        display.say(STOPPING)
+        raise
     finally:
         await farm.close()
 

@@ -5,44 +5,42 @@ Only the module of the command that was given is imported, so that help and shor
 """
 
 import argparse
+import contextlib
 import importlib
 import keyword
 import math
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
+from agent.repo.branch_names import check_name
 from agent.researchers.make import RESEARCHERS
 from cluster.hardware import ANY_DEVICE, DeviceRequest
+from cluster.proxies import LOOPBACK, reach_directly
+from research.command_line import to_type
 from research.errors import UserError
 from research.profiles import PROFILES, RECIPES
 from research.result import SANDBOX_MODES
+from research.streams import drop_output, prepare_streams, refusal
+from research.text import is_text
 
-FIRST_STEPS = """\
-The autoresearch farm: each GPU's loop edits research/train.py, trains it for a fixed time, and keeps what scores better.
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
 
-First steps:
-  farm demo      the whole workflow in five minutes, on any machine
-  farm doctor    what works on this machine, and how to fix what doesn't
-  farm run       research until you stop it (Ctrl-C)
-
-All commands: farm --help
-"""
+FIRST_STEPS = {
+    "demo": "the whole workflow in five minutes, on any machine",
+    "doctor": "what works on this machine, and how to fix what doesn't",
+    "run": "research until you stop it (Ctrl-C)",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status: 0 done, 1 done with a bad outcome, 2 a mistake that one line explains."""
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    if not given:
-        print(FIRST_STEPS, end="")
-        return 0
+    prepare_streams()
+    reach_directly(*LOOPBACK)
     try:
-        options, unknown = make_parser().parse_known_args(given)
-        if unknown:
-            raise UserError(f"{options.command} doesn't take {' '.join(unknown)} (see farm {options.command} --help)")
-        status = handler(options)(options)
+        status = run_command(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
         return status
     except UserError as error:
@@ -52,8 +50,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("farm: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `farm sql ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python would write again at exit
+        drop_output()
         return 1
+    except OSError as error:
+        refused = refusal(error)
+        if refused is None:
+            raise
+        with contextlib.suppress(OSError):
+            print(f"farm: {refused}", file=sys.stderr)
+        drop_output()  # what could not be written there can't be at the exit either
+        return 2
+
+
+def run_command(given: Sequence[str]) -> int:
+    """Runs the command that a command line names; without one, says what to do first. Raises UserError."""
+    if not given:
+        print(first_steps(), end="")
+        return 0
+    for word in given:
+        if not is_text(word):
+            raise UserError(f"{word!r} holds bytes that are no text in this terminal's encoding: use other characters.")
+    options, unknown = make_parser().parse_known_args(given)
+    if unknown:
+        usage = to_type(f"farm {options.command} --help")
+        raise UserError(f"{options.command} doesn't take {' '.join(unknown)} (see {usage})")
+    return handler(options)(options)
+
+
+def first_steps() -> str:
+    """What `farm` alone prints."""
+    what = (
+        "The autoresearch farm: each GPU's loop edits research/train.py, trains it for a fixed time, and keeps what is better."
+    )
+    steps = "\n".join(f"  {to_type(f'farm {name:<10}')}{help}" for name, help in FIRST_STEPS.items())
+    return f"{what}\n\nFirst steps:\n{steps}\n\nAll commands: {to_type('farm --help')}\n"
 
 
 def handler(options: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
@@ -67,10 +97,15 @@ class OneLineParser(argparse.ArgumentParser):
     """A parser that reports a mistake in one line, as the commands do."""
 
     def error(self, message: str) -> NoReturn:
-        text = message.removeprefix("argument ").replace(": must be", " must be", 1)
+        text = message.removeprefix("argument ").replace(": must ", " must ", 1)
         if text.startswith("COMMAND: invalid choice"):  # the list of all commands is in the help
             text = text.partition(" (")[0].replace("COMMAND: invalid choice:", "unknown command")
-        self.exit(2, f"{self.prog}: {text} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {text} (see {to_type(f'{self.prog} --help')})\n")
+
+    def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
+        """Prints the help; unlike the base class, raises OSError if it can't be written."""
+        (file or sys.stdout).write(self.format_help())
+        sys.stdout.flush()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +175,8 @@ def _add_start(group: CommandGroup) -> None:
     _add_places(prepare)
 
     profile = group.add("profile", "which profile (constants and starting hyperparameters) this machine gets, and why")
-    profile.add_argument("name", nargs="?", choices=list(PROFILES), help="show this profile instead")
+    profile.add_argument("name", nargs="?", choices=list(PROFILES), help="the same as --profile")
+    profile.add_argument("--profile", choices=list(PROFILES), help="show this profile instead")
     profile.add_argument("--write", action="store_true", help="write its hyperparameters into research/train.py")
     _add_recipe(profile)
     _add_gpu_memory(profile)
@@ -157,14 +193,17 @@ def _add_research(group: CommandGroup) -> None:
     _add_recipe(run)
     run.add_argument("--engine", choices=("auto", "local", "ray"), default="auto",
                      help="what executes runs (default: auto: local for one device without a cluster, else ray)")  # fmt: skip
-    run.add_argument("--address", metavar="A", help="address of a running Ray cluster (default: this machine's, if it has one)")
+    run.add_argument(
+        "--address", type=_text, metavar="A", help="address of a running Ray cluster (default: this machine's, if it has one)"
+    )
     _add_devices(run)
     _add_places(run)
 
     try_ = group.add("try", "run one experiment by hand: commit the working train.py, run it, keep it or restore the last keep")
-    try_.add_argument("-m", "--message", metavar="IDEA", help="the idea, in one line")
+    try_.add_argument("-m", "--message", type=_text, metavar="IDEA", help="the idea, in one line")
     try_.add_argument("--again", action="store_true", help="run it even if it has been tried: one more seed, as a replicate")
-    try_.add_argument("--tag", help="the branch is autoresearch/<tag> (default: the one checked out, else today's date)")
+    try_.add_argument("--tag", type=_tag,
+                      help="the branch is autoresearch/<tag> (default: the one checked out, else like mar08-hand)")  # fmt: skip
     _add_judging(try_)
     _add_data(try_)
     _add_recipe(try_)
@@ -187,7 +226,9 @@ def _add_cluster(group: CommandGroup) -> None:
     _add_devices(submit, help="the cluster's devices: cuda or cpu (default: its GPUs, if it has any)")
     places = submit.add_argument_group("places on the cluster")
     _add_job_home(places)
-    places.add_argument("--cache", metavar="FOLDER", help="prepared data, on each node (default: ~/.cache/autoresearch-farm)")
+    places.add_argument(
+        "--cache", type=_text, metavar="FOLDER", help="prepared data, on each node (default: ~/.cache/autoresearch-farm)"
+    )
 
     fetch = group.add("fetch", "copy the branches and history of a farm that runs elsewhere into this checkout")
     _add_dashboard(fetch)
@@ -200,7 +241,7 @@ def _add_look(group: CommandGroup) -> None:
     _add_json(status)
 
     report = group.add("report", "the night in ten lines: gains, confidence, failures, cost")
-    report.add_argument("tag", nargs="?", help="only this tag's branches (default: all)")
+    report.add_argument("tag", nargs="?", type=_text, help="only this tag's branches (default: all)")
     _add_places(report, cache=False)
 
     show = group.add("show", "one experiment in full: idea, diff, runs, verdict")
@@ -208,13 +249,13 @@ def _add_look(group: CommandGroup) -> None:
     _add_places(show, cache=False)
 
     sql = group.add("sql", "run one SELECT over the history, even while the farm runs")
-    sql.add_argument("query", help="for instance 'SELECT * FROM history'; - reads the query from standard input")
+    sql.add_argument("query", type=_text, help="for instance 'SELECT * FROM history'; - reads the query from standard input")
     sql.add_argument("--audit", action="store_true", help="include the table audit, which no researcher may see")
     _add_places(sql, cache=False)
     _add_json(sql)
 
     audit = group.add("audit", "check whether gains on validation also show on the audit rows, which no researcher may see")
-    audit.add_argument("branch", nargs="?", help="a branch or tag (default: all)")
+    audit.add_argument("branch", nargs="?", type=_text, help="a branch or tag (default: all)")
     _add_places(audit, cache=False)
 
     verify = group.add("verify", "repeat a recorded run and compare the scores; records nothing")
@@ -249,7 +290,7 @@ def _add_use(group: CommandGroup) -> None:
     _add_places(apply, cache=False)
 
     sample = group.add("sample", "generate text with a saved model (see farm run --samples)")
-    sample.add_argument("id", nargs="?", help="experiment (default: the newest keep with a saved model)")
+    sample.add_argument("id", nargs="?", type=_text, help="experiment (default: the newest keep with a saved model)")
     sample.add_argument("--prompt", default="", metavar="TEXT", help="text to continue")
     sample.add_argument("--tokens", type=_positive(int), default=128, metavar="N", help="tokens at most (default: 128)")
     _add_devices(sample)
@@ -257,13 +298,13 @@ def _add_use(group: CommandGroup) -> None:
 
 
 def _add_tag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tag", help="branches are autoresearch/<tag>... (default: today's date, such as mar08)")
+    parser.add_argument("--tag", type=_tag, help="branches are autoresearch/<tag>... (default: today's date, such as mar08)")
 
 
 def _add_researcher(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--researcher", default="search", metavar="R",
+    parser.add_argument("--researcher", type=_text, default="search", metavar="R",
                         help=f"who proposes edits: {RESEARCHERS} (default: search, which needs no key)")  # fmt: skip
-    parser.add_argument("--model", metavar="M", help="model that --researcher claude uses")
+    parser.add_argument("--model", type=_text, metavar="M", help="model that --researcher claude uses")
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
@@ -304,7 +345,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
                         help="constants and starting hyperparameters (default: see farm profile)")  # fmt: skip
     parser.add_argument("--budget", type=_positive(float), metavar="S",
                         help="seconds of training per run (default: the profile's)")  # fmt: skip
-    parser.add_argument("--source", metavar="S",
+    parser.add_argument("--source", type=_text, metavar="S",
                         help="climbmix, tinystories, stdlib or files:PATH (default: the profile's)")  # fmt: skip
     parser.add_argument("--num-shards", type=_positive(int), metavar="N", help="training shards (default: 10)")
 
@@ -317,29 +358,49 @@ def _add_devices(
 
 def _add_places(parser: argparse.ArgumentParser, *, cache: bool = True) -> None:
     places = parser.add_argument_group("places")
-    places.add_argument("--home", metavar="FOLDER", help="the farm's state (default: $FARM_HOME, else results/data)")
+    places.add_argument(
+        "--home", type=_text, metavar="FOLDER", help="the farm's state (default: $FARM_HOME, else results/data)"
+    )
     if cache:
-        places.add_argument("--cache", metavar="FOLDER", help="prepared data (default: ~/.cache/autoresearch-farm)")
+        places.add_argument("--cache", type=_text, metavar="FOLDER",
+                            help="prepared data (default: $FARM_CACHE, else ~/.cache/autoresearch-farm)")  # fmt: skip
 
 
 def _add_dashboard(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--address", metavar="URL", help="the Ray dashboard (default: http://127.0.0.1:8265)")
+    parser.add_argument("--address", type=_text, metavar="URL", help="the Ray dashboard (default: http://127.0.0.1:8265)")
 
 
 def _add_job_home(parser: "argparse._ActionsContainer") -> None:
-    parser.add_argument("--home", metavar="FOLDER", help="the farm's state, where the job runs (default: ~/autoresearch-farm)")
+    parser.add_argument(
+        "--home", type=_text, metavar="FOLDER", help="the farm's state, where the job runs (default: ~/autoresearch-farm)"
+    )
 
 
 def _add_experiment(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("id", help="an experiment's id or commit (a prefix is enough), or its number on the newest branch")
+    parser.add_argument(
+        "id", type=_text, help="an experiment's id or commit (a prefix is enough), or its number on the newest branch"
+    )
 
 
 def _add_branch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("branch", nargs="?", help="a branch or tag (default: the newest tag's best branch)")
+    parser.add_argument("branch", nargs="?", type=_text, help="a branch or tag (default: the newest tag's best branch)")
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _text(text: str) -> str:
+    """A type for argparse: text that is not empty, since an empty shell variable must not silently mean the default."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
+def _tag(text: str) -> str:
+    """A type for argparse: a tag, with which branches can be named. Raises UserError."""
+    check_name(_text(text), "tag")
+    return text
 
 
 _Number = TypeVar("_Number", int, float)

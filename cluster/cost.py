@@ -6,19 +6,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from cluster.hardware import Device
+from cluster.hardware import Device, platform_identity
 from research.contract import Contract
 from research.text import counted, size
 from results.costs import total
 from results.experiment import ExperimentRecord, Usage
+from results.history import BranchHistory
 
 NIGHT_HOURS = 8.0
 
 RECENT = 50
 """Number of the newest experiments to average over."""
 
-OVERHEAD_SECONDS = {"cuda": 60.0, "mps": 60.0, "cpu": 15.0}
-"""Overhead of a run in seconds, beyond its time budget, by kind of device: start-up, hand-over and scoring."""
+OVERHEAD_SECONDS = {"cuda": 24.0, "mps": 24.0, "cpu": 5.0}
+"""Overhead of a run in seconds, beyond its time budget, by kind of device: start-up, hand-over and scoring, which don't depend
+on the budget. The guess until runs are measured; docs/performance.md has 12 to 24 s for GPUs, and 2.5 to 4.2 s for a CPU."""
+
+FIRST_RUN_SECONDS = {"cuda": 50.0, "mps": 50.0, "cpu": 10.0}
+"""What the first run takes beyond that, since nothing is compiled yet and no process stands by."""
+
+KEPT_SHARE = 0.2
+"""Share of the runs whose model is saved under `--samples`: the guess until there are experiments."""
+
+LEAST_RUNS = 10
+"""Runs from which the share of keeps is taken; fewer are mostly the baseline's."""
 
 RUN_BYTES = 200_000.0
 """Disk space of a run: train.py, run.log, result.json, the commit and the journal's lines."""
@@ -40,6 +51,8 @@ class Estimate:
     budget_seconds: float
     overhead_seconds: float
     """Seconds per run beyond its budget."""
+    is_measured: bool
+    """Whether the overhead is that of earlier runs."""
     devices: int
     watts: float | None
     """Sum of the devices' power limits; None if one is unknown."""
@@ -47,6 +60,10 @@ class Estimate:
     """US dollars per idea; None if unknown."""
     researcher: str
     run_bytes: float
+    kept_bytes: float
+    """Size of a saved model; 0 if none are saved."""
+    kept_share: float
+    """Share of the runs whose model is saved."""
     free_bytes: int
 
     @property
@@ -57,15 +74,16 @@ class Estimate:
         """The estimate as text."""
         night = f"{NIGHT_HOURS:g} hours"
         lines = [
-            f"each run: {self.budget_seconds:g} s of training plus about {self.overhead_seconds:.0f} s of overhead; "
+            f"each run: {self.budget_seconds:g} s of training plus about {self.overhead_seconds:.0f} s of overhead "
+            f"({'measured here' if self.is_measured else 'a guess, nothing is measured yet'}); "
             f"about {self.runs_per_night:,.0f} runs in {night} on {counted(self.devices, 'device')}"
         ]
         if self.watts is not None:
             lines.append(f"power: at most {self.watts / 1000 * NIGHT_HOURS:.1f} kWh in {night}")
         lines.append(f"researcher: {self.researcher}{self._money(night)}")
-        night_bytes = self.run_bytes * self.runs_per_night
-        disk = f"disk: about {size(self.run_bytes)} per run, {size(night_bytes)} in {night}"
-        lines.append(f"{disk}; {size(self.free_bytes)} free")
+        night_bytes = (self.run_bytes + self.kept_share * self.kept_bytes) * self.runs_per_night
+        each = f"{size(self.run_bytes)} per run" + (f" and {size(self.kept_bytes)} per keep" if self.kept_bytes else "")
+        lines.append(f"disk: about {each}, {size(night_bytes)} in {night}; {size(self.free_bytes)} free")
         if night_bytes > self.free_bytes:
             lines.append(f"warning: the disk will be full in less than {night}: free some space, or choose another --home")
         return lines
@@ -86,25 +104,31 @@ def estimate(
     researcher: str,
     model: str | None,
     samples: bool,
-    records: Iterable[ExperimentRecord],
-    costs: Iterable[Usage] = (),
+    histories: Iterable[BranchHistory],
     home: Path,
 ) -> Estimate:
-    """The estimate for these options; `records` are earlier experiments with the same profile, oldest first.
+    """The estimate for these options; `histories` are the home's branches.
 
-    `costs` is what their researchers cost, failed proposals included.
+    Overhead and the share of keeps are those of this profile and platform, money is that of the profile.
     """
-    every = list(records)
-    recent = every[-RECENT:]
+    same = [history for history in histories if history.branch.profile == contract.profile]
+    every = [record for history in same for record in history.records]
+    costs = [usage for history in same for usage in history.costs]
+    alike = [history for history in same if history.branch.platform == platform_identity(devices[0])]
+    recent = [record for history in alike for record in history.records][-RECENT:]
+    measured = _measured_overhead(recent)
     power = [device.power_limit_watts for device in devices]
     return Estimate(
         budget_seconds=contract.TIME_BUDGET,
-        overhead_seconds=_measured_overhead(recent) or OVERHEAD_SECONDS[devices[0].kind],
+        overhead_seconds=measured or _guessed_overhead(contract, devices[0]),
+        is_measured=measured is not None,
         devices=min(loops, len(devices)),
         watts=sum(watts for watts in power if watts) if all(power) else None,
         idea_usd=_idea_usd(researcher, model, every, costs),
         researcher=researcher.partition(":")[0],
-        run_bytes=RUN_BYTES + (MODEL_BYTES[contract.profile] if samples else 0),
+        run_bytes=RUN_BYTES,
+        kept_bytes=MODEL_BYTES[contract.profile] if samples else 0.0,
+        kept_share=_kept_share(recent),
         free_bytes=free_disk(home),
     )
 
@@ -133,6 +157,20 @@ def _measured_overhead(records: Sequence[ExperimentRecord]) -> float | None:
         if run.status == "ok" and run.total_seconds is not None and run.training_seconds is not None
     ]
     return fmean(overheads) if overheads else None
+
+
+def _guessed_overhead(contract: Contract, device: Device) -> float:
+    """The usual overhead, and each run's share of what the first one takes beyond it."""
+    usual = OVERHEAD_SECONDS[device.kind]
+    runs = NIGHT_HOURS * 3600 / (contract.TIME_BUDGET + usual)
+    return usual + FIRST_RUN_SECONDS[device.kind] / max(1.0, runs)
+
+
+def _kept_share(records: Sequence[ExperimentRecord]) -> float:
+    runs = [(record, run) for record in records for run in record.runs if run.status == "ok"]
+    if len(runs) < LEAST_RUNS:
+        return KEPT_SHARE
+    return fmean(record.verdict is not None and record.verdict.decision == "keep" for record, _ in runs)
 
 
 def _idea_usd(researcher: str, model: str | None, records: Sequence[ExperimentRecord], costs: Iterable[Usage]) -> float | None:

@@ -4,6 +4,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol, TypedDict, Unpack
 
@@ -22,6 +23,9 @@ SHOWN_VERDICTS = 6
 BAR_WIDTH = 16
 COLUMNS = {"branch": 6, "doing": 9, "progress": BAR_WIDTH, "left": 7, "loss": 6, "best": 6, "gained": 6}
 """Minimum widths, so that columns don't jump when a phase ends."""
+
+WIDE = 120
+"""Columns of a terminal on which an experiment's title fits beside the state of its loop."""
 
 COLORS: dict[Decision, str] = {
     "keep": "green",
@@ -73,19 +77,18 @@ class Display(Protocol):
         """Restores the terminal."""
 
 
-def make_display(*, debug: bool = False) -> Display:
-    """The display for this process's standard output."""
+def make_display(write: Callable[[str], None] | None = None) -> Display:
+    """The display for this process's standard output; `write` prints the lines where it is no terminal."""
     console = Console()
-    return TerminalDisplay(console) if console.is_terminal else PlainDisplay(debug=debug)
+    return TerminalDisplay(console) if console.is_terminal else PlainDisplay(write)
 
 
 class PlainDisplay:
     """A display that prints one line per event."""
 
-    def __init__(self, write: Callable[[str], None] | None = None, *, debug: bool = False) -> None:
-        """`write` gets each line (default: standard output); `debug` adds lines for loops that wait or propose."""
+    def __init__(self, write: Callable[[str], None] | None = None) -> None:
+        """`write` gets each line (default: standard output)."""
         self._write = write or _print_now
-        self._debug = debug
         self._known: dict[str, LoopFields] = {}
         self._lock = threading.Lock()
 
@@ -95,10 +98,8 @@ class PlainDisplay:
             before = _news(known)
             known.update(fields)
             phase, after = known.get("phase", ""), _news(known)
-        if after != before and (phase in RUNNING or self._debug):
-            self._write(
-                f"{short_name(branch)}  {'run ' + str(known.get('run', 1)) if phase in RUNNING else phase}: {_what(known)}"
-            )
+        if after != before and phase in RUNNING:
+            self._write(f"{short_name(branch)}  run {known.get('run', 1)}: {_what(known)}")
 
     def say(self, text: str) -> None:
         self._write(text)
@@ -139,7 +140,8 @@ class TerminalDisplay:
             self._live.start()  # does nothing after the first time; not under the lock, since it draws at once
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False)
+        with suppress(OSError):  # the terminal was closed
+            self._console.print(text, markup=False, highlight=False)
 
     def verdict(self, record: ExperimentRecord) -> None:
         with self._lock:
@@ -151,7 +153,8 @@ class TerminalDisplay:
 
     def close(self) -> None:
         self._closed = True
-        self._live.stop()
+        with suppress(OSError):  # the terminal was closed
+            self._live.stop()
 
     def render(self) -> RenderableType:
         """The whole view."""
@@ -159,15 +162,19 @@ class TerminalDisplay:
             parts: list[RenderableType] = [self._loop_table()]
             for record in self._verdicts:
                 decision = record.verdict.decision if record.verdict else "lost"
-                parts.append(Text(verdict_line(record), style=COLORS[decision], no_wrap=True, overflow="ellipsis"))
+                whole = self._closed  # nothing is redrawn any more, so that lines may wrap
+                parts.append(Text(verdict_line(record), style=COLORS[decision], no_wrap=not whole, overflow="ellipsis"))
             parts.append(Text(self._totals.line(), style="bold"))
         return Group(*parts)
 
-    def _loop_table(self) -> Table:
-        table = Table(box=None, expand=True, pad_edge=False)
+    def _loop_table(self) -> RenderableType:
+        """The state of each loop; what it tries stands beside it on a wide terminal, and below the table on a narrow one."""
+        wide = self._console.width >= WIDE
+        table = Table(box=None, expand=wide, pad_edge=False)
         for header, width in COLUMNS.items():
             table.add_column(header, no_wrap=True, min_width=width)
-        table.add_column("experiment", ratio=1, no_wrap=True, overflow="ellipsis")
+        if wide:
+            table.add_column("experiment", ratio=1, no_wrap=True, overflow="ellipsis")
         for branch, known in self._loops.items():
             training = known.get("phase") == "training"
             table.add_row(
@@ -178,9 +185,10 @@ class TerminalDisplay:
                 _number(known.get("loss") if training else None, "{:.3f}"),
                 _number(known.get("best"), "{:.4f}"),
                 _number(_difference(known.get("baseline"), known.get("best")), "{:.4f}"),
-                Text(_what(known)),
+                *([Text(_what(known))] if wide else []),
             )
-        return table
+        tried = {short_name(branch): _what(known) for branch, known in self._loops.items() if not wide and _what(known)}
+        return Group(table, *(Text(f"{name}: {what}", no_wrap=True, overflow="ellipsis") for name, what in tried.items()))
 
     def _note_scores(self, record: ExperimentRecord) -> None:
         """Takes the new best score from a keep, and the baseline's score from a baseline."""

@@ -7,16 +7,19 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS
 from cluster.cost import free_disk
 from cluster.hardware import Device, busy_processes, platform_identity
 from cluster.home import Home, find_checkout, home_option
-from cluster.local_api import connect
+from cluster.local_api import connect, silent_farm
 from cluster.ray_cluster.exposure import RayHere, look_at_ray
+from research.command_line import to_type
 from research.contract import Contract
 from research.errors import UserError
 from research.gpu_driver import driver_version
@@ -46,6 +49,22 @@ print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "ava
 """
 """A program that runs in its own process: importing torch takes seconds, and asking for CUDA creates a context."""
 
+PACKAGES_PROBE = """
+import importlib, json, sys
+failed = {}
+for name in sys.argv[1:]:
+    try:
+        importlib.import_module(name)
+    except Exception as error:
+        failed[name] = (str(error) or type(error).__name__).splitlines()[0]
+print(json.dumps(failed))
+"""
+"""A program that tries to import packages, and prints why some can't be."""
+
+PACKAGES = ("numpy", "safetensors", "pynvml", "psutil", "rustbpe", "tiktoken", "pyarrow.parquet", "huggingface_hub", "duckdb",
+            "matplotlib", "anthropic", "git.cmd", "ray", "rich", "platformdirs")  # fmt: skip
+"""What pyproject.toml requires, other than torch, by the names that are imported."""
+
 CURES: Mapping[str, str] = {
     "namespaces": "allow user namespaces: sysctl -w user.max_user_namespaces=15000 "
     "(Debian: kernel.unprivileged_userns_clone=1, Ubuntu: kernel.apparmor_restrict_unprivileged_userns=0); "
@@ -71,18 +90,22 @@ class Check:
     """How to fix it; empty if the state is `ok`."""
 
 
-def examine(home: Home, cache: Path, devices: Sequence[Device]) -> list[Check]:
-    """All checks, the most important first."""
+def examine(home: Home, cache: Path | UserError, devices: Sequence[Device]) -> list[Check]:
+    """All checks, the most important first. `cache` may be the reason why there is no folder for prepared data."""
     return [
         _python(),
         _torch(devices),
+        _packages(),
         *(_device(device) for device in devices),
         *_compiler(devices),
-        *_data(devices, cache),
+        *([] if isinstance(cache, UserError) else _data(devices, cache)),
         _git(),
         _checkout(home),
         _key(),
-        *(_disk(name, folder) for name, folder in (("home", home.folder), ("cache", cache))),
+        _disk("home", home.folder),
+        Check(name="cache", state="missing", found="no folder", cure=str(cache))
+        if isinstance(cache, UserError)
+        else _disk("cache", cache),
         *_flash_attention(devices),
         _running(home),
         *_sandbox(),
@@ -127,7 +150,7 @@ def lines_before_runs(mode: SandboxMode, layers: Layers) -> list[str]:
         return [f"no sandbox here: {NO_LINUX}"]
     if not layers.problems:
         return []
-    return [f"the sandbox here has no {' and no '.join(layers.problems)}: farm doctor says why, and how to fix it"]
+    return [f"the sandbox here has no {' and no '.join(layers.problems)}: {to_type('farm doctor')} says why, and how to fix it"]
 
 
 def _python() -> Check:
@@ -157,6 +180,22 @@ def _torch(devices: Sequence[Device]) -> Check:
         cure = f"install a torch build for this driver ({driver}), or update the driver"
         return Check(name="torch", state="missing", found=f"{text}; it can't use the GPU", cure=cure)
     return Check(name="torch", state="ok", found=text)
+
+
+def _packages() -> Check:
+    """Whether the packages that the farm needs can be imported, which is tried in a process of its own."""
+    try:
+        command = [sys.executable, "-c", PACKAGES_PROBE, *PACKAGES]
+        probe = subprocess.run(command, capture_output=True, text=True, timeout=TORCH_SECONDS, check=False)
+        failed: dict[str, str] = json.loads(probe.stdout.strip().splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        failed = {"a package": "importing it hangs"}
+    except (IndexError, ValueError):
+        failed = {"a package": (probe.stderr.strip().splitlines() or ["no output"])[-1]}
+    if not failed:
+        return Check(name="packages", state="ok", found="all that the farm needs can be imported")
+    found = "; ".join(f"{name}: {why}" for name, why in failed.items())
+    return Check(name="packages", state="missing", found=found, cure="install them: uv sync")
 
 
 def _device(device: Device) -> Check:
@@ -194,7 +233,7 @@ def _prepared(contract: Contract, cache: Path) -> Check:
         data = find_prepared(contract, cache=cache)
     except UserError:
         found = f"profile {contract.profile} ({contract.source}) is not prepared"
-        return Check(name="data", state="warn", found=found, cure=f"farm prepare --profile {contract.profile}")
+        return Check(name="data", state="warn", found=found, cure=to_type(f"farm prepare --profile {contract.profile}"))
     return Check(
         name="data", state="ok", found=f"profile {contract.profile}: {data.train_rows:,} training rows in {data.folder}"
     )
@@ -220,21 +259,36 @@ def _checkout(home: Home) -> Check:
 
 
 def _key() -> Check:
-    if os.environ.get("ANTHROPIC_API_KEY"):
-        return Check(name="key", state="ok", found="ANTHROPIC_API_KEY is set")
-    cure = "set it to use --researcher claude; search needs no key"
-    return Check(name="key", state="warn", found="ANTHROPIC_API_KEY is not set", cure=cure)
+    named = [name for name in CLAUDE_KEYS if os.environ.get(name)]
+    gateway = os.environ.get(CLAUDE_GATEWAY)
+    if named:
+        where = f", for {gateway} ({CLAUDE_GATEWAY})" if gateway else ""
+        return Check(name="key", state="ok", found=f"{' and '.join(named)} {'is' if len(named) == 1 else 'are'} set{where}")
+    cure = "set one to use --researcher claude; search needs no key"
+    return Check(name="key", state="warn", found=f"neither {' nor '.join(CLAUDE_KEYS)} is set", cure=cure)
 
 
 def _disk(name: str, folder: Path) -> Check:
+    """Whether a folder can be made and written, which is tried, and how much space there is."""
     try:
+        try_to_write(folder)
         free = free_disk(folder)
     except OSError as error:
-        return Check(name=name, state="missing", found=f"{folder}: {error.strerror}", cure=f"choose another --{name}")
+        found = f"{folder} can't be written ({error.strerror})"
+        return Check(name=name, state="missing", found=found, cure=f"choose another --{name}, or change its permissions")
     found = f"{folder}: {size(free)} free"
     if free < LEAST_FREE_DISK:
         return Check(name=name, state="warn", found=found, cure=f"free some space, or choose another --{name}")
     return Check(name=name, state="ok", found=found)
+
+
+def try_to_write(folder: Path) -> None:
+    """Writes a file where `folder` is or would be made, and removes it again. Raises OSError if that is refused."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".farm-doctor-") as file:
+        file.write(b"x" * 4096)
+        file.flush()
 
 
 def _flash_attention(devices: Sequence[Device]) -> list[Check]:
@@ -261,8 +315,15 @@ def _kernels(package: str, cure: str) -> Check:
 def _running(home: Home) -> Check:
     client = connect(home)
     if client is None:
+        silent = silent_farm(home)
+        if silent:
+            return Check(name="farm", state="warn", found=silent, cure="look again in some seconds")
         return Check(name="farm", state="ok", found="not running on this home")
-    return Check(name="farm", state="ok", found=f"process {client.pid} is running on this home: farm status{home_option(home)}")
+    return Check(
+        name="farm",
+        state="ok",
+        found=f"process {client.pid} is running on this home: {to_type(f'farm status{home_option(home)}')}",
+    )
 
 
 def _sandbox() -> list[Check]:

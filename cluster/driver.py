@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import os
+import signal
 import time
 from collections.abc import Callable
 from functools import partial
@@ -27,7 +29,7 @@ from research.contract import Contract
 from research.errors import UserError
 from research.profiles import profile_named
 from research.result import RunResult, RunSpec
-from research.text import counted
+from research.text import counted, one_line
 from results.experiment import Experiment
 from results.query import Table
 from results.store import Audience, Store
@@ -56,16 +58,47 @@ class Farm:
         try:
             self.home.record_repository(options.repo)
             self.store = self._cleanup.enter_context(Store.open(self.home.folder, wait_s=5.0))
+            self.export = HistoryExport(self.store)
+            self.events = FarmEvents(self.home, self.store, display, self.export, show_joining=options.engine == "ray")
+            self._working: Dispatcher | None = None
+            self.on_stop: Callable[[], None] = _interrupt
+            """What `farm stop` does; called in the local API's threads."""
+            self._serve()  # before data is prepared, which can take long
             self.planner = Planner(options, self.store, say=display.say)
             self.local_plans = self.planner.local() if options.engine == "local" else []
             self.engine = make_engine(options, self.planner, self.local_plans)
         except BaseException:
             self._cleanup.close()
             raise
-        self.export = HistoryExport(self.store)
-        self.events = FarmEvents(self.home, self.store, display, self.export, show_joining=options.engine == "ray")
-        self.dispatcher = Dispatcher(self.engine, self.events)
+        self._working = self.dispatcher = Dispatcher(self.engine, self.events)
         self._branch_start = BranchStart(options, self.store, say=display.say)
+
+    def _serve(self) -> None:
+        """Answers `farm status`, `farm sql` and `farm stop` as long as this farm holds its home."""
+        server = FarmServer(self.home, status=self.status, query=self._query, stop=lambda: self.on_stop())
+        server.start()
+        self._cleanup.callback(server.close)
+
+    def status(self) -> dict[str, Any]:
+        """The answer to `farm status`; called in the local API's threads."""
+        working = self._working
+        return {
+            "tag": self.options.tag,
+            "researcher": self.options.researcher,
+            "home": str(self.home.folder),
+            "seconds": self.seconds(),
+            "loops": {name: dict(state) for name, state in list(self.events.loops.items())},
+            "devices": [device.key for device in working.devices] if working else [],
+            "waiting": [item.id for item in working.queue.waiting] if working else [],
+            "quarantined": dict(working.quarantined) if working else {},
+        }
+
+    def seconds(self) -> float:
+        """Seconds since the farm began."""
+        return time.monotonic() - self.began
+
+    def _query(self, sql: str, audience: Audience) -> Table:
+        return self.store.query(sql, audience=audience)
 
     async def close(self) -> None:
         """Ends all processes, exports the history and releases the home."""
@@ -128,52 +161,37 @@ class FarmRun:
         self._farm, self._options = farm, farm.options
         self._loops: dict[str, asyncio.Task[str]] = {}
         self._news = asyncio.Event()
-        self._stop = StopRequest(self._cancel_loops)
+        self._stop = StopRequest(self._cancel_loops, say=farm.display.say)
 
     async def run(self) -> FarmSummary:
         """Runs all loops until the last has ended or the farm is stopped. Raises what a loop raised."""
         farm = self._farm
         farm.events.drop_old_work()
-        server = FarmServer(farm.home, status=self.status, query=self._query, stop=self._stop.request_from_thread)
-        server.start()
+        farm.on_stop = self._stop.request_from_thread
         farm.events.on_event(
             "farm_started", tag=self._options.tag, engine=self._options.engine, researcher=self._options.researcher
         )
         exporting = asyncio.create_task(farm.export.write_regularly())
         try:
             with self._stop.on_signals():
-                outcomes = await self._until_all_loops_have_ended()
+                ended = await self._until_the_end()
+        except BaseException as error:
+            farm.events.on_event("farm_ended", reason=one_line(str(error)) or type(error).__name__)
+            raise
         finally:
             exporting.cancel()
-            server.close()
+        farm.events.on_event("farm_ended", reason=ended)
+        branches = [plan.branch_name for plan in farm.planner.plans]
+        return summarise(farm.store, branches, seconds=farm.seconds(), ended=ended)
+
+    async def _until_the_end(self) -> str:
+        """Returns why the farm ended, in words. Raises what a loop raised."""
+        outcomes = await self._until_all_loops_have_ended()
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
         reasons = [outcome for outcome in outcomes if isinstance(outcome, str)]
-        ended = self._stop.reason or "; ".join(dict.fromkeys(reasons)) or "done"
-        farm.events.on_event("farm_ended", reason=ended)
-        branches = [plan.branch_name for plan in farm.planner.plans]
-        return summarise(farm.store, branches, seconds=self._seconds(), ended=ended)
-
-    def status(self) -> dict[str, Any]:
-        """The answer to `farm status`; called in the local API's threads."""
-        dispatcher = self._farm.dispatcher
-        return {
-            "tag": self._options.tag,
-            "researcher": self._options.researcher,
-            "home": str(self._farm.home.folder),
-            "seconds": self._seconds(),
-            "loops": {name: dict(state) for name, state in list(self._farm.events.loops.items())},
-            "devices": [device.key for device in dispatcher.devices],
-            "waiting": [item.id for item in dispatcher.queue.waiting],
-            "quarantined": dict(dispatcher.quarantined),
-        }
-
-    def _query(self, sql: str, audience: Audience) -> Table:
-        return self._farm.store.query(sql, audience=audience)
-
-    def _seconds(self) -> float:
-        return time.monotonic() - self._farm.began
+        return self._stop.reason or "; ".join(dict.fromkeys(reasons)) or "done"
 
     # --- loops ------------------------------------------------------------------------------------------------------
 
@@ -231,7 +249,7 @@ class FarmRun:
     def _limit_reached(self, loop: ResearchLoop) -> str | None:
         """Why a loop starts no more experiments; None while it may."""
         hours, experiments = self._options.hours, self._options.experiments
-        if hours is not None and self._seconds() >= 3600 * hours:
+        if hours is not None and self._farm.seconds() >= 3600 * hours:
             return f"{hours:g} {'hour has' if hours == 1 else 'hours have'} passed"
         if experiments is not None and experiments_done(self._farm.store, loop.branch.name) >= experiments:
             return f"{counted(experiments, 'experiment')} {'is' if experiments == 1 else 'are'} done"
@@ -266,6 +284,12 @@ def make_engine(options: FarmOptions, planner: Planner, local_plans: list[LoopPl
         num_shards=options.num_shards,
         gpu_memory_bytes=options.gpu_memory_bytes,
     )
+
+
+def _interrupt() -> None:
+    """Stops this process as Ctrl-C does, or by SIGTERM if it was started in the background, where Ctrl-C is ignored."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    os.kill(os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)
 
 
 def _outcome_of(task: "asyncio.Task[str]") -> str | BaseException | None:

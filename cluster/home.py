@@ -6,15 +6,17 @@ import json
 import os
 import shlex
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import research
+from research.command_line import to_type
 from research.contract import cache_folder
 from research.errors import UserError
-from research.files import write_atomically
+from research.files import user_path, write_atomically
 from research.text import utc_now
 
 HOME_VARIABLE = "FARM_HOME"
@@ -24,6 +26,10 @@ JOB_HOME = "~/autoresearch-farm"
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """An environment variable that Ray sets for a job's entrypoint, and for nothing else."""
+
+
+LOCK_TRIES = 5
+LOCK_PAUSE_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
@@ -92,16 +98,41 @@ class Home:
         self.create()
         descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(_held_by(self)) from None
+            if not _locked(descriptor, fcntl.LOCK_EX, tries=LOCK_TRIES):
+                raise self._held()
             os.ftruncate(descriptor, 0)
             holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": utc_now()}
             os.pwrite(descriptor, json.dumps(holder).encode(), 0)
             yield
         finally:
             os.close(descriptor)
+
+    def holder(self) -> str | None:
+        """The process that holds the home, in words; None if none does."""
+        try:
+            descriptor = os.open(self.lock_file, os.O_RDONLY)
+        except OSError:
+            return None
+        try:
+            return None if _locked(descriptor, fcntl.LOCK_SH) else self._named_holder()
+        finally:
+            os.close(descriptor)
+
+    def check_free(self) -> None:
+        """Raises UserError, which names the process that holds it, if a farm runs on this home."""
+        if self.holder() is not None:
+            raise self._held()
+
+    def _named_holder(self) -> str:
+        try:
+            holder = json.loads(self.lock_file.read_text())
+            return f"process {holder['pid']} on {holder['host']}"
+        except (OSError, ValueError, KeyError):
+            return "another process"
+
+    def _held(self) -> UserError:
+        stop, who = to_type(f"farm stop{home_option(self)}"), self._named_holder()
+        return UserError(f"A farm is already running on {self.folder} ({who}): stop it ({stop}), or choose another --home.")
 
     def record_repository(self, repository: Path) -> None:
         """Records a repository that holds branches of this home: by a relative path if inside the home, so that it can move."""
@@ -134,16 +165,27 @@ class Home:
 
 def find_home(override: str | Path | None = None, *, start: Path | None = None) -> Home:
     """The farm's home: `override`, else $FARM_HOME, else `~/autoresearch-farm` in a Ray job's working folder, else
-    `results/data` of the checkout around `start`, else the user's data folder. Nothing is created."""
+    `results/data` of the checkout around `start`, else the user's data folder. Nothing is created.
+
+    Raises UserError if that can't be the path of a folder.
+    """
+    home = _home(override, start)
+    if home.folder.is_file():
+        raise UserError(f"{home.folder} is a file, not the folder of a farm: choose another --home.")
+    return home
+
+
+def _home(override: str | Path | None, start: Path | None) -> Home:
     chosen = override or os.environ.get(HOME_VARIABLE) or (JOB_HOME if in_job_working_folder() else None)
     if chosen:
-        return Home(Path(chosen).expanduser().resolve())
+        return Home(user_path(chosen, instead="an absolute path for --home").resolve())
     checkout = find_checkout(start)
     if checkout is not None:
         return Home(checkout / "results" / "data")
     import platformdirs
 
-    return Home(Path(platformdirs.user_data_dir("autoresearch-farm", appauthor=False)).resolve())
+    folder = user_path(platformdirs.user_data_dir("autoresearch-farm", appauthor=False), instead="--home FOLDER")
+    return Home(folder.resolve())
 
 
 def home_option(home: Home) -> str:
@@ -189,11 +231,13 @@ def package_folder() -> Path:
     return Path(research.__file__ or ".").resolve().parent.parent
 
 
-def _held_by(home: Home) -> str:
-    try:
-        holder = json.loads(home.lock_file.read_text())
-        who = f"process {holder['pid']} on {holder['host']}"
-    except (OSError, ValueError, KeyError):
-        who = "another process"
-    stop = f"farm stop{home_option(home)}"
-    return f"A farm is already running on {home.folder} ({who}): stop it ({stop}), or choose another --home."
+def _locked(descriptor: int, kind: int, *, tries: int = 1) -> bool:
+    """Whether the lock was got. Another command that only looks whether the home is held has it for a moment, hence `tries`."""
+    for again in range(tries):
+        try:
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(LOCK_PAUSE_SECONDS if again < tries - 1 else 0.0)
+        else:
+            return True
+    return False

@@ -198,6 +198,7 @@ def judge_environment(device: Device, base: Mapping[str, str] = os.environ) -> d
     environment = {name: value for name, value in base.items() if _passes(name)}
     environment["CUDA_VISIBLE_DEVICES"] = (device.uuid or str(device.index)) if device.kind == "cuda" else ""
     environment["OMP_NUM_THREADS"] = str(device.threads)
+    environment["PYTHONUTF8"] = "1"  # train.py is UTF-8, whatever the terminal's encoding is
     environment["TORCHINDUCTOR_COMPILE_THREADS"] = str(compile_processes(device.threads))
     return environment
 

@@ -131,6 +131,16 @@ def connect(home: Home) -> FarmClient | None:
     return client
 
 
+def silent_farm(home: Home) -> str:
+    """What to say of a process that holds the home but can't be asked; empty if none does."""
+    holder = home.holder()
+    if holder is None:
+        return ""
+    return (
+        f"The farm on {home.folder} ({holder}) doesn't answer: it is just starting or ending, try again; or it hangs, end it."
+    )
+
+
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)

@@ -111,13 +111,27 @@ def prepared_data(
 
     `score_fingerprint` is that of the branches to resume, whose data may not be the newest; None if there are none.
     """
+    found = data_if_prepared(contract, options, score_fingerprint=score_fingerprint, say=say)
+    if found is not None:
+        return found
+    shards = DEFAULT_SHARDS if options.num_shards is None else options.num_shards
+    return prepare(contract, cache=options.cache, num_shards=shards, say=say)
+
+
+def data_if_prepared(
+    contract: Contract,
+    options: FarmOptions,
+    *,
+    score_fingerprint: str | None = None,
+    say: Callable[[str], None] | None = None,
+) -> PreparedData | None:
+    """The prepared data of a contract, as `find_prepared` chooses it; None if there is none yet."""
     try:
         return find_prepared(
             contract, cache=options.cache, num_shards=options.num_shards, score_fingerprint=score_fingerprint, say=say
         )
     except UserError:
-        shards = DEFAULT_SHARDS if options.num_shards is None else options.num_shards
-        return prepare(contract, cache=options.cache, num_shards=shards, say=say)
+        return None
 
 
 def contract_asked_for(options: FarmOptions, device: Device) -> Contract:

@@ -1,25 +1,32 @@
-"""The ways to stop a farm: Ctrl-C, SIGTERM, or `farm stop` through the local API."""
+"""The ways to stop a farm: Ctrl-C and other signals, or `farm stop` through the local API."""
 
 import asyncio
 import contextlib
 import signal
 from collections.abc import Callable, Iterator
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that stop the farm: Ctrl-C, a polite kill, and the end of the terminal."""
+
+
+STOPPING = "stopping: what is training now is left unfinished, and runs again when the same command resumes"
+"""What the user is told at once, since ending a run's processes takes seconds."""
 
 
 class StopRequest:
     """Whether the farm was told to stop, and what happens then. Created in the event loop that it stops."""
 
-    def __init__(self, on_stop: Callable[[], None]) -> None:
-        """`on_stop` is called in the event loop at each request."""
+    def __init__(self, on_stop: Callable[[], None], *, say: Callable[[str], None]) -> None:
+        """`on_stop` is called in the event loop at each request; `say` tells the user at the first one."""
         self.reason = ""
         """Why the farm is stopping; empty while it runs."""
-        self._on_stop = on_stop
+        self._on_stop, self._say = on_stop, say
         self._loop = asyncio.get_running_loop()
 
     def request(self) -> None:
         """Stops the farm; called in its event loop."""
+        if not self.reason:
+            self._say(STOPPING)
         self.reason = "stopped"
         self._on_stop()
 
@@ -29,11 +36,13 @@ class StopRequest:
 
     @contextlib.contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Lets Ctrl-C and SIGTERM stop the farm."""
-        for number in SIGNALS:
+        """Lets SIGNALS stop the farm, except for the end of the terminal if it was started by nohup."""
+        nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        heard = [number for number in SIGNALS if number != signal.SIGHUP or not nohup]
+        for number in heard:
             self._loop.add_signal_handler(number, self.request)
         try:
             yield
         finally:
-            for number in SIGNALS:
+            for number in heard:
                 self._loop.remove_signal_handler(number)

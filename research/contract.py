@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from research.errors import UserError
-from research.files import research_folder
+from research.files import research_folder, user_path
 
-CACHE_VARIABLE = "AUTORESEARCH_CACHE"
-"""Environment variable that overrides the folder of prepared data."""
+CACHE_VARIABLES = ("FARM_CACHE", "AUTORESEARCH_CACHE")
+"""Environment variables that override the folder of prepared data; the second is the older name."""
 
 JUDGE_PARTS = ("child", "ipc", "judge", "feed.py", "session.py")
 """Folders and files of `research` that a score can depend on: an edit of any of them changes the score fingerprint."""
@@ -63,9 +63,16 @@ class Contract:
 
 
 def cache_folder(override: str | Path | None = None) -> Path:
-    """The folder of prepared data: `override`, else $AUTORESEARCH_CACHE, else ~/.cache/autoresearch-farm."""
-    chosen = override or os.environ.get(CACHE_VARIABLE)
-    return Path(chosen).expanduser() if chosen else Path.home() / ".cache" / "autoresearch-farm"
+    """The folder of prepared data: `override`, else $FARM_CACHE, else `autoresearch-farm` in $XDG_CACHE_HOME or ~/.cache.
+
+    Raises UserError if it depends on a home folder of the user, and there is none.
+    """
+    chosen = override or next(filter(None, map(os.environ.get, CACHE_VARIABLES)), None)
+    if chosen:
+        return user_path(chosen, instead="an absolute path for the cache")
+    caches = os.environ.get("XDG_CACHE_HOME", "")  # the specification ignores a relative one
+    folder = caches if Path(caches).is_absolute() else "~/.cache"
+    return user_path(folder, instead="--cache FOLDER (or set FARM_CACHE)") / "autoresearch-farm"
 
 
 def judge_files(research: Path | None = None) -> list[str]:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from research.errors import UserError
+
 TEMPORARY = ".tmp"
 """Suffix of the names of unfinished files; a killed process can leave one behind."""
 
@@ -37,6 +39,33 @@ def write_atomically(path: Path, content: str | bytes, *, private: bool = False,
     """Writes the whole file (text as UTF-8) or leaves `path` as it was; see `replacing`."""
     with replacing(path, private=private, overwrite=overwrite) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def make_open_folder(path: Path) -> None:
+    """Makes a folder with its parents, readable by everybody regardless of the umask; does nothing if it exists."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        folder.chmod(0o755)
+
+
+def user_path(path: str | Path, *, instead: str) -> Path:
+    """The path with `~` replaced by the user's home folder.
+
+    Raises UserError, which says what to give `instead`, if the user has none: no HOME, and no entry among the system's users.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path} needs a home folder, and HOME names none: give {instead}.") from None
+
+
+def home_folder() -> Path:
+    """The user's home folder; `/` if there is none, which holds nothing of the user's."""
+    try:
+        return Path.home()
+    except RuntimeError:
+        return Path("/")
 
 
 def research_folder() -> Path:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import os
 import secrets
 import select
@@ -12,6 +13,7 @@ import tempfile
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -23,7 +25,9 @@ import psutil
 import torch
 import torch._dynamo  # every optimizer imports it, which takes seconds: children are forked with it imported
 
+from research.command_line import to_type
 from research.contract import cache_folder
+from research.cpu_cores import usable_cores
 from research.cpu_share import TrainingShare
 from research.data.prepare import find_prepared
 from research.errors import UserError
@@ -35,15 +39,22 @@ from research.judge.conversation import Emit
 from research.judge.judge import Judge, Requested, scratch_prefix
 from research.judge.processes import kill_descendants
 from research.kernels.preload import preload_for_gpu
-from research.profiles import choose_profile, contract_for, memory_limit
+from research.profiles import PROFILES, choose_profile, contract_for, memory_limit
 from research.result import SANDBOX_MODES, Placement, RunResult, RunSpec
 from research.sandbox.linux import become_subreaper, die_with_parent, keep_freed_memory
+from research.streams import drop_output, prepare_streams, refusal
+
+DEVICES = ("cuda:0", "mps", "cpu")
+
+LARGEST_SEED = 2**32 - 1
+"""The largest seed that every random number generator takes; NumPy's is the narrowest."""
 
 SHIPPED_TRAIN_PY = research_folder() / "train.py"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the command. Exit status: 0 for a run with a score, 1 for one without, 2 for a mistake of the user."""
+    prepare_streams()
     options = parse_arguments(arguments)
     become_subreaper()
     keep_freed_memory()
@@ -56,6 +67,12 @@ def main(arguments: list[str] | None = None) -> int:
         result = run_by_hand(options, lambda: bool(signals))
     except UserError as error:
         print(f"research.run: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        refused = refusal(error)
+        if refused is None:
+            raise
+        print(f"research.run: {refused}", file=sys.stderr)
         return 2
     if options.json:
         print(result.to_json(), flush=True)
@@ -70,22 +87,49 @@ def run_train_py(path: str) -> int:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     """The options of the command line; `arguments` None: those of this process."""
-    parser = argparse.ArgumentParser(
+    parser = _OneLineParser(
         prog="python -m research.run", description="Run one train.py under the judge; its log and the summary go to stdout."
     )
     parser.add_argument("--train", type=Path, default=SHIPPED_TRAIN_PY, metavar="FILE", help="default: research/train.py")
-    parser.add_argument("--profile", metavar="P", help="standard, small or cpu; default: what the hardware suggests")
-    parser.add_argument("--budget", type=float, metavar="S", help="seconds of training, instead of the profile's")
+    parser.add_argument("--profile", choices=list(PROFILES), help="default: what the hardware suggests")
+    parser.add_argument("--budget", type=_number, metavar="S", help="seconds of training, instead of the profile's")
     parser.add_argument("--source", help="data source, instead of the profile's")
-    parser.add_argument("--seed", type=int, default=42, metavar="N")
-    parser.add_argument("--device", help="cuda:0, mps or cpu; default: the best available")
-    parser.add_argument("--gpu-memory", type=float, metavar="GB", help="GPU memory that the run may use; default: what is free")
+    parser.add_argument("--seed", type=_seed, default=42, metavar="N", help="a whole number from 0 on; default: 42")
+    parser.add_argument("--device", choices=DEVICES, help="default: the best available")
+    parser.add_argument(
+        "--gpu-memory", type=_number, metavar="GB", help="GPU memory that the run may use; default: what is free"
+    )
     parser.add_argument("--sandbox", choices=SANDBOX_MODES, default="auto", help="auto: what the host has; strict; off")
     parser.add_argument("--cache", metavar="FOLDER", help="where prepared data lies")
     parser.add_argument("--folder", metavar="FOLDER", help="keep train.py, run.log and result.json here")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object on the last line")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
+
+
+class _OneLineParser(argparse.ArgumentParser):
+    """A parser that reports a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"research.run: {message.removeprefix('argument ')} (see {self.prog} --help)\n")
+
+
+def _seed(text: str) -> int:
+    """A type for argparse: a seed that every random number generator takes."""
+    if not text.isascii() or not text.isdigit() or int(text) > LARGEST_SEED:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {LARGEST_SEED}, not {text!r}")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    """A type for argparse: a finite number greater than 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number greater than 0, not {text!r}")
+    return value
 
 
 def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> RunResult:
@@ -96,6 +140,7 @@ def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> R
     if not options.train.is_file():
         raise UserError(f"There is no file {options.train}: name a train.py with --train.")
     device, total, free = best_device()
+    check_device(options.device, best=device)
     device = options.device or device
     limit = memory_limit(options.gpu_memory, device)
     if limit is not None and limit < total:
@@ -108,7 +153,7 @@ def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> R
     train_py, changes = fit_to_profile(options.train.read_text(), profile, free)
     if changes:
         listed = ", ".join(f"{name} = {value}" for name, value in changes.items() if name != "PROFILE")
-        print(f"profile {profile}: {listed} (`farm profile {profile} --write` makes this permanent)", flush=True)
+        print(f"profile {profile}: {listed} (`{to_type(f'farm profile {profile} --write')}` makes this permanent)", flush=True)
     with tempfile.TemporaryDirectory(prefix="autoresearch-") as scratch:
         spec = RunSpec(
             run_id=f"hand-{secrets.token_hex(4)}",
@@ -120,6 +165,7 @@ def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> R
             device=device,
             data_folder=str(data.folder),
             run_folder=str(options.folder or scratch),
+            threads=usable_cores(),
             gpu_memory_bytes=limit,
         )
         return judged(spec, placement, train_py, emit=lambda _: None, cancelled=cancelled, echo=print_now)
@@ -133,6 +179,14 @@ def judged(spec: RunSpec, placement: Placement, train_py: str, *, emit: Emit, ca
     result = replace(judge.execute(), cpu_share=share.value)
     write_atomically(Path(placement.run_folder) / "result.json", result.to_json())
     return result
+
+
+def check_device(wanted: str | None, *, best: str) -> None:
+    """Raises UserError if this machine doesn't have the device that was asked for."""
+    if wanted not in (None, "cpu", best):
+        raise UserError(
+            f"--device {wanted}: this machine has no such device; it has {best if best == 'cpu' else f'{best}, cpu'}."
+        )
 
 
 def best_device() -> tuple[str, int, int | None]:
@@ -149,8 +203,15 @@ def best_device() -> tuple[str, int, int | None]:
 
 
 def print_now(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
+    """Prints a part of the run's log. If standard output breaks (`| head`), the run goes on, and that is said once."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        drop_output()
+        with suppress(OSError):
+            told = f"research.run: standard output can't be written any more ({error.strerror}); the run goes on"
+            print(told, file=sys.stderr, flush=True)
 
 
 GO = b'{"go": true}\n'

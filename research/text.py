@@ -30,6 +30,15 @@ def printable(name: object) -> str:
     return "".join(character if character.isprintable() else "?" for character in str(name))
 
 
+def is_text(text: str) -> bool:
+    """Whether a string can be written as UTF-8: Python keeps bytes that it can't decode as surrogates, which can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def utc_now() -> str:
     """The present time as ISO 8601, UTC, to the millisecond: `2026-03-08T20:00:00.000Z`."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 
 from research.errors import UserError
-from research.text import counted, shortened
+from research.text import counted, is_text, shortened
 
 READ_ONLY_SETTINGS = (
     "SET temp_directory = ''",  # a hungry query fails instead of filling the disk
@@ -62,6 +62,9 @@ def run_query(cursor: duckdb.DuckDBPyConnection, sql: str, *, max_rows: int, tim
     Safe only on a database with READ_ONLY_SETTINGS. Raises UserError, one line, for anything but one SELECT, for what DuckDB
     refuses, and after `timeout_s` seconds (a single function call over one row, such as a giant repeat(), is not interrupted).
     """
+    if not is_text(sql):
+        cursor.close()
+        raise UserError("The query holds bytes or characters that are no UTF-8 text: use others.")
     try:
         with _interrupted_after(cursor, timeout_s):
             statement = _only_select(cursor, sql)

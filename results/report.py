@@ -162,7 +162,7 @@ def _cost_line(records: Sequence[ExperimentRecord], costs: Sequence[Usage] | Non
     seconds = sum(run.total_seconds or 0.0 for record in records for run in record.runs)
     tried = total(record.experiment.usage for record in records)
     spent = tried if costs is None else total(costs)
-    device = f"Cost: {seconds / 3600:.1f} device hours"
+    device = f"Cost: {seconds / 3600:.1f} device hours" if seconds >= 3600 else f"Cost: {seconds / 60:.1f} device minutes"
     if not spent.tokens and spent.cost_usd is None:
         return f"{device}; the researcher was free"
     money = "cost unknown" if spent.cost_usd is None else f"{'about ' if spent.estimated else ''}${spent.cost_usd:.2f}"

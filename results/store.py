@@ -18,6 +18,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from research.command_line import to_type
 from research.errors import UserError
 from research.files import replacing
 from research.result import RunResult
@@ -281,7 +282,7 @@ class Store:
 def query_home(home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent") -> Table:
     """The result of one SELECT over a home. Raises UserError if nothing is recorded or a farm has the home open."""
     if not (home / "journal.jsonl").exists():
-        raise UserError(f"Nothing is recorded in {home} yet: `farm run` or `farm demo` starts a history.")
+        raise UserError(f"Nothing is recorded in {home} yet: `{to_type('farm demo')}` starts a history.")
     with Store.open(home, wait_s=3.0) as store:
         return store.query(sql, max_rows=max_rows, timeout_s=timeout_s, audience=audience)
 

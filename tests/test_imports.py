@@ -31,7 +31,8 @@ PURE = (
 FARM_STATE = ("results/data", "results/fetched")
 LIGHT = {
     "research/errors.py": set(),
-    "research/files.py": set(),
+    "research/files.py": {"research.errors"},
+    "research/command_line.py": {"research.files"},
     "research/text.py": set(),
     "research/cpu_cores.py": set(),
     "research/gpu_memory.py": set(),

@@ -23,7 +23,7 @@ from results.experiment import Proposal, Usage
 MARK = "AUTORESEARCH_AGENT"
 """The environment variable that marks every process of the command, so that leftover ones can be found and killed."""
 
-HIDDEN = ("AUTORESEARCH_", "GIT_", "PYTHON", "RAY_", "VIRTUAL_ENV", "OMP_NUM_THREADS")
+HIDDEN = ("AUTORESEARCH_", "FARM_", "GIT_", "PYTHON", "RAY_", "VIRTUAL_ENV", "OMP_NUM_THREADS")
 """Prefixes of environment variables that are not passed to the agent."""
 
 TAIL_BYTES = 2000

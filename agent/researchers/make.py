@@ -10,6 +10,12 @@ if TYPE_CHECKING:
 RESEARCHERS = "search, claude, command:'COMMAND' or scripted:FILE"
 """The names that `--researcher` takes, as help and error messages list them."""
 
+CLAUDE_KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
+"""The environment variables that hold a key for Claude: of the public API, or of a gateway."""
+
+CLAUDE_GATEWAY = "ANTHROPIC_BASE_URL"
+"""The environment variable with the address that keys are sent to; without it they go to the public one."""
+
 
 def check_researcher(name: str) -> None:
     """Raises UserError for an unknown name. Imports no researcher."""

@@ -7,20 +7,22 @@ import sys
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
+from urllib.parse import urlsplit
 
 from agent.repo.branch_names import check_name
-from agent.researchers.make import check_researcher
+from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS, check_researcher
+from cluster.commands.options import check_used
 from cluster.home import JOB_HOME, Home, find_checkout, find_home
 from cluster.options import todays_tag
+from cluster.proxies import LOOPBACK
 from cluster.ray_cluster.jobs import MODE_VARIABLE, Jobs, dashboard_address
 from cluster.ray_cluster.parcel import pack, printed_parcel, unpack
+from research.command_line import to_type
 from research.errors import UserError
 from research.text import counted
 
 if TYPE_CHECKING:
     from agent.repo.bundle import Taken
-
-KEY = "ANTHROPIC_API_KEY"
 
 OWN_OPTIONS = ("command", "module", "address", "home", "follow")
 """Options that are not passed to `farm run`."""
@@ -32,6 +34,7 @@ FETCHED = Path("results") / "fetched"
 def submit(options: argparse.Namespace) -> int:
     """Starts the job and prints the commands for it. With --follow the exit status is 1 if the job doesn't succeed."""
     check_researcher(options.researcher)
+    check_used(options)
     check_name(options.tag or todays_tag(), "tag")
     home = options.home or JOB_HOME
     check_outlives_job(home, "--home")
@@ -81,22 +84,35 @@ def key_for(researcher: str) -> tuple[dict[str, str], list[str]]:
     """The environment that the job gets, and the lines that say so. The key itself is never printed."""
     if researcher.partition(":")[0] not in ("claude", "command"):
         return {}, []
-    key = os.environ.get(KEY)
-    if not key:
-        return {}, [f"{KEY} is not set here: the job uses its node's, if that has one"]
-    return {KEY: key}, [f"{KEY} is sent in the job's environment: everybody who can reach the cluster's dashboard can read it"]
+    sent = {name: os.environ[name] for name in CLAUDE_KEYS if os.environ.get(name)}
+    if not sent:
+        return {}, [f"neither {' nor '.join(CLAUDE_KEYS)} is set here: the job uses its node's, if that has one"]
+    verb = "is" if len(sent) == 1 else "are"
+    reader = "everybody who can reach the cluster's dashboard can read it"
+    lines = [f"{' and '.join(sent)} {verb} sent in the job's environment: {reader}"]
+    address = os.environ.get(CLAUDE_GATEWAY)
+    if address:  # or the gateway's key would go to the public address
+        sent[CLAUDE_GATEWAY] = address
+        lines.append(f"{CLAUDE_GATEWAY} is sent, too: the job asks {address}{_whose(address)}")
+    return sent, lines
+
+
+def _whose(address: str) -> str:
+    """A warning if an address means another machine on the job's node than here; else empty."""
+    host = urlsplit(address).hostname
+    return ", which on its node is that node itself, not this machine" if host in LOOPBACK else ""
 
 
 def what_next(job: str, home: str, jobs: Jobs) -> list[str]:
     """The job's id, and the commands to follow, stop and fetch it."""
     at = f"--address {jobs.address}"
     named = "" if home == JOB_HOME else f"--home {shlex.quote(home)} "  # quoted: the shell here would expand ~ to its own
-    ray = f"{MODE_VARIABLE}=token ray" if jobs.token_found else "ray"
+    ray = f"{MODE_VARIABLE}=token {to_type('ray job')}" if jobs.token_found else to_type("ray job")
     return [
         f"job {job} at {jobs.address}; its home is {home} on its node",
-        f"follow  {ray} job logs -f {job} {at}",
-        f"stop    {ray} job stop {job} {at}",
-        f"fetch   farm fetch {named}{at}",
+        f"follow  {ray} logs -f {job} {at}",
+        f"stop    {ray} stop {job} {at}",
+        f"fetch   {to_type(f'farm fetch {named}{at}')}",
     ]
 
 
@@ -200,4 +216,4 @@ def taken_lines(taken: list["Taken"], checkout: Path, target: Home) -> list[str]
     for name, instead, why in (aside for one in taken for aside in one.aside):
         lines.append(f"{name}: {why}, so the fetched one is called {instead}")
     home = target.folder.relative_to(checkout)
-    return [*lines, f"home: {home}; look at it with: farm report --home {shlex.quote(str(home))}"]
+    return [*lines, f"home: {home}; look at it with: {to_type(f'farm report --home {shlex.quote(str(home))}')}"]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.commands.recorded import read_history, record_named
 from cluster.home import Home, find_cache, find_home, home_option
-from cluster.local_api import connect
+from cluster.local_api import connect, silent_farm
+from research.command_line import to_type
 from research.errors import UserError
 from research.text import counted
 from results.history import BranchHistory
@@ -45,7 +46,8 @@ def status(options: argparse.Namespace) -> int:
         print(json.dumps({"running": running, "branches": branches}))
         return 0
     if client is None or running is None:
-        print(f"No farm is running on {home.folder}.")
+        silent = silent_farm(home)
+        print(silent or f"No farm is running on {home.folder}.")
     else:
         print(f"A farm is running on {home.folder} (process {client.pid}), tag {running['tag']}.")
         for line in _running_lines(running):
@@ -67,7 +69,7 @@ def report(options: argparse.Namespace) -> int:
         raise UserError(f"No tag is called {options.tag!r}. This home has: {tags}.")
     branches = [(history.branch, history.records) for history in chosen]
     costs = {history.branch.name: history.costs for history in chosen}
-    print(morning_report(branches, costs=costs, home=home.folder, ask=f"farm sql{home_option(home)}"), end="")
+    print(morning_report(branches, costs=costs, home=home.folder, ask=to_type(f"farm sql{home_option(home)}")), end="")
     return 0
 
 
@@ -83,9 +85,11 @@ def show(options: argparse.Namespace) -> int:
 def sql(options: argparse.Namespace) -> int:
     """Prints the answer to one SELECT, from the running farm or else from the database file."""
     home = find_home(options.home)
-    query = sys.stdin.read() if options.query == "-" else options.query
+    query = typed_query() if options.query == "-" else options.query
     audience: Audience = "person" if options.audit else "agent"
     client = connect(home)
+    if client is None and (silent := silent_farm(home)):
+        raise UserError(silent)
     if client is not None:
         table = client.sql(query, audience=audience)
     else:
@@ -94,6 +98,14 @@ def sql(options: argparse.Namespace) -> int:
         table = query_home(home.folder, query, audience=audience)
     print(table.to_json() if options.json else table.to_text().rstrip("\n"))
     return 0
+
+
+def typed_query() -> str:
+    """The query on standard input. Raises UserError if that is no text."""
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise UserError(f"The query on standard input is not {error.encoding} text (byte {error.start + 1}).") from None
 
 
 def audit(options: argparse.Namespace) -> int:
@@ -162,7 +174,7 @@ def verify(options: argparse.Namespace) -> int:
                          score_fingerprint=branch.score_fingerprint)  # fmt: skip
     check_same_as_recorded(old, train_py, data, contract)
     if connect(home) is not None:
-        stop = f"farm stop{home_option(home)}"
+        stop = to_type(f"farm stop{home_option(home)}")
         raise UserError(f"A farm is running on {home.folder} and would slow this run down: stop it first ({stop}).")
     for line in busy_lines((device,)):
         print(line)

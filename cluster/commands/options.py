@@ -18,6 +18,7 @@ from research.profiles import memory_limit
 def run_options(options: argparse.Namespace) -> FarmOptions:
     """The options of `farm run`. Raises UserError."""
     check_researcher(options.researcher)
+    check_used(options)
     found = detect_devices()
     engine = chosen_engine(options.engine, options.devices, found, options.address)
     return replace(
@@ -36,8 +37,22 @@ def run_options(options: argparse.Namespace) -> FarmOptions:
 
 
 def try_options(options: argparse.Namespace) -> FarmOptions:
-    """The options of `farm try`. Raises UserError."""
-    return _common_options(options, "local", detect_devices())
+    """The options of `farm try`. Raises UserError.
+
+    Its default tag is one of its own: `farm run` works on today's in a worktree, and often under other terms.
+    """
+    tag = options.tag or f"{todays_tag()}-hand"
+    return _common_options(argparse.Namespace(**{**vars(options), "tag": tag}), "local", detect_devices())
+
+
+def check_used(options: argparse.Namespace) -> None:
+    """Raises UserError for options that the chosen researcher would not use."""
+    if options.researcher == "claude":
+        return
+    for option, value in (("--model", options.model), ("--max-cost", options.max_cost)):
+        if value is not None:
+            kind = options.researcher.partition(":")[0]
+            raise UserError(f"{option} is for --researcher claude, and {kind} doesn't use it: leave it out.")
 
 
 def chosen_engine(name: str, request: DeviceRequest, found: Sequence[Device], address: str | None) -> EngineKind:

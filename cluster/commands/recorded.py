@@ -1,6 +1,7 @@
 """Reads a home's history for commands. The errors name the command that helps, with its --home."""
 
 from cluster.home import Home, home_option
+from research.command_line import to_type
 from research.errors import UserError
 from results import history
 from results.experiment import ExperimentRecord
@@ -11,13 +12,11 @@ def read_history(home: Home) -> list[BranchHistory]:
     """All branches of a home, the one with the newest experiment last. Raises UserError if nothing is recorded."""
     found = history.read_history(home.journal)
     if not found:
-        at_home = home_option(home)
-        raise UserError(
-            f"Nothing is recorded in {home.folder} yet: `farm demo{at_home}` or `farm run{at_home}` starts a history."
-        )
+        demo, run = (to_type(f"farm {name}{home_option(home)}") for name in ("demo", "run"))
+        raise UserError(f"Nothing is recorded in {home.folder} yet: `{demo}` or `{run}` starts a history.")
     return found
 
 
 def record_named(home: Home, histories: list[BranchHistory], name: str) -> ExperimentRecord:
     """The experiment that `name` stands for, by the rules of `experiment_named`. Raises UserError."""
-    return history.experiment_named(histories, name, ask=f"farm sql{home_option(home)}")
+    return history.experiment_named(histories, name, ask=to_type(f"farm sql{home_option(home)}"))

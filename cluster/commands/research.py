@@ -9,6 +9,7 @@ from cluster.commands.recorded import read_history
 from cluster.cost import data_line, estimate
 from cluster.hardware import platform_identity
 from cluster.home import Home, find_home, home_option
+from research.command_line import to_type
 from research.errors import UserError
 from research.text import counted, duration
 from results.costs import spent_text, total
@@ -18,21 +19,22 @@ if TYPE_CHECKING:
     from cluster.display import Display
     from cluster.options import FarmOptions
     from cluster.summary import FarmSummary
-    from results.experiment import ExperimentRecord
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints what the farm will cost, then runs it until its limits or Ctrl-C."""
     from cluster.commands.options import run_options
     from cluster.display import make_display
+    from cluster.output import LastingOutput
     from cluster.summary import summary_lines
 
     farm_options = run_options(options)
+    output = LastingOutput(farm_options.home)
     for line in before_start(farm_options):
-        print(line, flush=True)
-    summary = run_to_end(farm_options, make_display())
+        output.line(line)
+    summary = run_to_end(farm_options, make_display(output.line))
     for line in (*summary_lines(summary), *look_lines(farm_options.home)):
-        print(line)
+        output.line(line)
     return 0
 
 
@@ -42,34 +44,37 @@ def try_(options: argparse.Namespace) -> int:
     from cluster.commands.options import try_options
     from cluster.display import make_display
     from cluster.doctor import layers_here, lines_before_runs
+    from cluster.output import LastingOutput
 
     farm_options = try_options(options)
     if options.tag is None:
         farm_options = on_the_checkouts_branch(farm_options)
+    farm_options.home.check_free()
+    output = LastingOutput(farm_options.home)
     for line in lines_before_runs(farm_options.sandbox, layers_here()):
-        print(line, flush=True)
-    display = make_display()
+        output.line(line)
+    display = make_display(output.line)
     try:
         record = asyncio.run(try_once(farm_options, options.message, display, again=options.again))
     finally:
         display.close()
     seconds = sum(result.total_seconds or 0.0 for result in record.runs)
-    show = f"farm show{home_option(farm_options.home)} {record.experiment.id}"
-    print(f"{outcome(record)}\n  {record.experiment.id}, {duration(seconds)}; details: {show}")
+    show = to_type(f"farm show{home_option(farm_options.home)} {record.experiment.id}")
+    output.line(f"  {record.experiment.id}, {duration(seconds)}; details: {show}")
     edit = where_the_edit_is(record, farm_options.repo)
     if edit:
-        print(f"  {edit}")
+        output.line(f"  {edit}")
     return 0 if record.verdict is not None and record.verdict.decision in ("keep", "discard") else 1
 
 
 def stop(options: argparse.Namespace) -> int:
     """Asks the running farm to end."""
-    from cluster.local_api import connect
+    from cluster.local_api import connect, silent_farm
 
     home = find_home(options.home)
     client = connect(home)
     if client is None:
-        raise UserError(f"No farm is running on {home.folder}.")
+        raise UserError(silent_farm(home) or f"No farm is running on {home.folder}.")
     client.stop()
     print(f"The farm (process {client.pid}) is stopping.")
     return 0
@@ -86,18 +91,24 @@ def run_to_end(options: "FarmOptions", display: "Display") -> "FarmSummary":
 
 
 def before_start(options: "FarmOptions") -> list[str]:
-    """The lines before a start: what will run where, what it will cost, and warnings. Raises UserError if it can't start."""
-    from cluster.doctor import layers_here, lines_before_runs
-    from cluster.loop_plans import contract_asked_for
-    from research.data.prepare import find_prepared
+    """The lines before a start: what will run where, what it will cost, and warnings.
 
+    Raises UserError for whatever can be known now to prevent the start, so that nothing is printed before it.
+    """
+    from agent.researchers.make import make_researcher
+    from cluster.branch_start import check_branches
+    from cluster.doctor import layers_here, lines_before_runs
+    from cluster.loop_plans import contract_asked_for, data_if_prepared
+
+    options.home.check_free()
+    make_researcher(options.researcher, model=options.model, max_cost=options.max_cost)  # raises for a missing key
     if options.engine == "ray":
         return before_start_on_cluster(options)
     known = _known(options.home)
-    check_known_branches(options, known)
+    check_branches(options, {history.branch.name: history.branch for history in known})
+    options.home.create()
     contract = contract_asked_for(options, options.devices[0])
     profile = contract.profile
-    records = [record for history in known if history.branch.profile == profile for record in history.records]
     costs = estimate(
         contract=contract,
         devices=options.devices,
@@ -105,8 +116,7 @@ def before_start(options: "FarmOptions") -> list[str]:
         researcher=options.researcher,
         model=options.model,
         samples=options.samples,
-        records=records,
-        costs=[usage for history in known if history.branch.profile == profile for usage in history.costs],
+        histories=known,
         home=options.home.folder,
     )
     lines = [
@@ -116,23 +126,11 @@ def before_start(options: "FarmOptions") -> list[str]:
     lines += lines_before_runs(options.sandbox, layers_here())
     lines += costs.lines()
     lines += _researcher_lines(options, known)
-    try:
-        find_prepared(contract, cache=options.cache, num_shards=options.num_shards)
-    except UserError:
+    if data_if_prepared(contract, options) is None:
         lines.append(data_line(contract, options.num_shards))
     if options.experiments is None and options.hours is None and options.max_cost is None:
         lines.append("no limit: the farm runs until Ctrl-C")
     return [*lines, f"home: {options.home.folder}"]
-
-
-def check_known_branches(options: "FarmOptions", histories: list[BranchHistory]) -> None:
-    """Raises UserError if a branch of this tag began with another contract or platform."""
-    from cluster.loop_plans import check_same_terms, contract_asked_for, local_loops
-
-    known = {history.branch.name: history.branch for history in histories}
-    for name, device in local_loops(options):
-        if name in known:
-            check_same_terms(known[name], device, contract_asked_for(options, device))
 
 
 def before_start_on_cluster(options: "FarmOptions") -> list[str]:
@@ -148,24 +146,15 @@ def before_start_on_cluster(options: "FarmOptions") -> list[str]:
         lines += lines_before_runs(options.sandbox, layers_here())
     lines += _researcher_lines(options, _known(options.home))
     if options.experiments is None and options.hours is None and options.max_cost is None:
-        lines.append("no limit: the farm runs until it is stopped (farm stop)")
+        lines.append(f"no limit: the farm runs until it is stopped ({to_type('farm stop')})")
     return [*lines, f"home: {options.home.folder}"]
 
 
 def look_lines(home: Home) -> list[str]:
     """Where the home is, and commands that show its history, ready to be pasted."""
     commands = {"report": "", "diff": "", "sql": " 'SELECT * FROM leaderboard'"}
-    at_home = home_option(home)
-    return [f"home: {home.folder}; look at it with:", *(f"  farm {name}{at_home}{rest}" for name, rest in commands.items())]
-
-
-def outcome(record: "ExperimentRecord") -> str:
-    """An experiment's verdict in a line."""
-    from cluster.display import title_and_reason
-
-    if record.verdict is None:
-        return f"no verdict: {record.experiment.title}"
-    return f"{record.verdict.decision}: {title_and_reason(record)}"
+    lines = [to_type(f"farm {name}{home_option(home)}{rest}") for name, rest in commands.items()]
+    return [f"home: {home.folder}; look at it with:", *(f"  {line}" for line in lines)]
 
 
 def _researcher_lines(options: "FarmOptions", known: list[BranchHistory]) -> list[str]:

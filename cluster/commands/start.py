@@ -8,6 +8,7 @@ from cluster.busy import busy_lines
 from cluster.commands.recorded import read_history
 from cluster.hardware import Device, choose_devices, limited, platform_identity
 from cluster.home import Home, find_cache, find_checkout, find_home, home_option
+from research.command_line import to_type
 from research.contract import Contract
 from research.errors import UserError
 from research.profiles import Recipe, choose_profile, contract_for, memory_limit, profile_named
@@ -35,20 +36,25 @@ def demo(options: argparse.Namespace) -> int:
     from cluster.commands.research import run_to_end
     from cluster.display import make_display
     from cluster.doctor import layers_here, lines_before_runs
+    from cluster.output import LastingOutput
     from cluster.summary import summary_lines
 
     farm = demo_options(options)
     device = farm.devices[0]
-    print(f"A demo on {device.key} ({platform_identity(device)}): a tiny model, {farm.budget:g} s of training per run.")
-    print(f"First {counted(farm.baseline_runs, 'run')} of the baseline, with the hyperparameters of karpathy/autoresearch,")
-    print(f"then {counted(options.experiments, 'experiment')} by search. It takes a few minutes.\n")
+    farm.home.check_free()
+    output = LastingOutput(farm.home)
+    output.line(f"A demo on {device.key} ({platform_identity(device)}): a tiny model, {farm.budget:g} s of training per run.")
+    output.line(
+        f"First {counted(farm.baseline_runs, 'run')} of the baseline, with the hyperparameters of karpathy/autoresearch,"
+    )
+    output.line(f"then {counted(options.experiments, 'experiment')} by search. It takes a few minutes.\n")
     for line in (*lines_before_runs(farm.sandbox, layers_here()), *busy_lines(farm.devices)):
-        print(line)
-    summary = run_to_end(farm, make_display())
+        output.line(line)
+    summary = run_to_end(farm, make_display(output.line))
     history = branch_named(read_history(farm.home), farm.tag)
     told = ["", *summary_lines(summary), "", *_leaderboard(history), *_places(farm, history)]
     for line in [*told, "", *next_lines(farm.home, farm.tag)]:
-        print(line, flush=True)
+        output.line(line)
     _samples(farm.home, history, device, farm.cache)
     return 0 if summary.baseline is not None else 1
 
@@ -118,9 +124,9 @@ def next_lines(home: Home, tag: str) -> list[str]:
     at_home = home_option(home)
     return [
         "try next:",
-        f"  farm sql{at_home} \"SELECT number, decision, val_bpb, gain, title FROM history WHERE tag = '{tag}'\"",
-        f"  farm diff{at_home} {tag}",
-        f"  farm run{at_home}",
+        f"  {to_type('farm sql')}{at_home} \"SELECT number, decision, val_bpb, gain, title FROM history WHERE tag = '{tag}'\"",
+        f"  {to_type('farm diff')}{at_home} {tag}",
+        f"  {to_type('farm run')}{at_home}",
     ]
 
 
@@ -139,7 +145,11 @@ def doctor(options: argparse.Namespace) -> int:
     """Prints what works here. The exit status is 1 if something is missing."""
     from cluster.doctor import check_lines, examine
 
-    checks = examine(find_home(options.home), find_cache(options.cache), choose_devices(options.devices))
+    try:
+        cache: Path | UserError = find_cache(options.cache)
+    except UserError as error:
+        cache = error
+    checks = examine(find_home(options.home), cache, choose_devices(options.devices))
     for line in check_lines(checks):
         print(line)
     return 1 if any(check.state == "missing" for check in checks) else 0
@@ -189,7 +199,9 @@ def profile(options: argparse.Namespace) -> int:
     device = choose_devices(options.devices)[0]
     device = limited(device, memory_limit(options.gpu_memory, device.kind))
     suggested = choose_profile(device.torch_device, device.memory_bytes)
-    name = options.name or suggested
+    if options.name and options.profile not in (None, options.name):
+        raise UserError(f"{options.name} and --profile {options.profile} are two profiles: give one.")
+    name = options.profile or options.name or suggested
     contract = profile_named(name).contract
     print(f"{device.key}: {platform_identity(device)}")
     default = "the default here" if name == suggested else f"the default here is {suggested}"

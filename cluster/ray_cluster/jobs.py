@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import logging
 import os
 import socket
@@ -12,8 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from cluster.proxies import reach_directly, uses_proxies
 from cluster.ray_cluster.checkout_zip import zip_checkout
+from research.command_line import to_type
 from research.errors import UserError
+from research.files import home_folder
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
@@ -48,7 +52,7 @@ def own_token() -> str | None:
     """This user's token, from where Ray looks for it; None if there is none."""
     if token := os.environ.get("RAY_AUTH_TOKEN"):
         return token
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token"
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or home_folder() / ".ray" / "auth_token"
     with contextlib.suppress(OSError):
         return Path(path).read_text().strip() or None
     return None
@@ -60,7 +64,7 @@ class Jobs:
     def __init__(self, address: str) -> None:
         """`address` is the dashboard's URL."""
         self.address = address
-        _check_reachable(address)
+        check_reachable(address)
         os.environ[ADDRESS_VARIABLES[0]] = address  # otherwise Ray's variables would override `address`
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
@@ -123,15 +127,22 @@ class Jobs:
             self._client.stop_job(job)
 
 
-def _check_reachable(address: str) -> None:
-    """Raises UserError if nothing accepts a connection; Ray's client would take minutes to fail."""
+def check_reachable(address: str) -> None:
+    """Raises UserError if nothing accepts a connection; Ray's client would take minutes to fail.
+
+    A dashboard on this machine is asked without a proxy from now on, whatever its name is.
+    """
     parts = urlsplit(address)
+    host = parts.hostname or ""
     try:
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        socket.create_connection((parts.hostname or "", port), timeout=REACH_SECONDS).close()
+        with socket.create_connection((host, port), timeout=REACH_SECONDS) as connection:
+            if ipaddress.ip_address(connection.getpeername()[0]).is_loopback:
+                reach_directly(host)
     except (OSError, ValueError):
+        start = to_type("ray start --head")
         raise UserError(
-            f"No Ray answers at {address}: start one (ray start --head), or give --address http://HOST:PORT of its dashboard."
+            f"No Ray answers at {address}: start one ({start}), or give --address http://HOST:PORT of its dashboard."
         ) from None
 
 
@@ -150,7 +161,8 @@ def _in_one_line(address: str) -> Iterator[None]:
             "(ray get-auth-token) into ~/.ray/auth_token or the file that RAY_AUTH_TOKEN_PATH names."
         ) from None
     except (requests.exceptions.ConnectionError, aiohttp.ClientError, ConnectionError):
-        raise UserError(f"Ray at {address} closed the connection: is it still running?") from None
+        proxy = " The environment names a proxy: add the host to NO_PROXY if it is in between." if uses_proxies() else ""
+        raise UserError(f"Ray at {address} closed the connection: is it still running?{proxy}") from None
     except (requests.exceptions.RequestException, KeyError):  # not JSON, or without a version
         raise UserError(f"What answers at {address} is not a Ray dashboard: give --address http://HOST:PORT.") from None
     except RuntimeError as error:

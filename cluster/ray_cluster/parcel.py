@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TextIO
 
 from cluster.home import Home, find_home
+from research.command_line import to_type
 from research.errors import UserError
 from research.text import size
 
@@ -99,7 +100,7 @@ def print_parcel(home: Home, out: TextIO) -> None:
         if length > LARGEST_PRINTED:
             raise UserError(
                 f"{home.folder} is {size(length)} even when packed, too much for a job's log: copy the folder (rsync -a) and "
-                "give the copy to farm fetch --home."
+                f"give the copy to {to_type('farm fetch --home')}."
             )
         file.seek(0)
         digest = hashlib.file_digest(file, "sha256").hexdigest()

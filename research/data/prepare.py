@@ -22,6 +22,7 @@ from tempfile import mkdtemp
 
 import numpy as np
 
+from research.command_line import to_type
 from research.contract import Contract, cache_folder
 from research.data.documents import text_key
 from research.data.file_tree import files_below
@@ -435,9 +436,17 @@ def _command(contract: Contract, *, cache: Path, num_shards: int | None) -> str:
         words += ["--source", source_name(contract.source)]
     if num_shards is not None and has_shards(contract.source):
         words += ["--num-shards", str(num_shards)]
-    if cache != cache_folder().absolute():
+    if not _is_default(cache):
         words += ["--cache", str(cache)]
-    return printable(shlex.join(words))
+    return printable(to_type(shlex.join(words)))
+
+
+def _is_default(cache: Path) -> bool:
+    """Whether commands use this cache without being told."""
+    try:
+        return cache == cache_folder().absolute()
+    except UserError:  # there is no default
+        return False
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from research import contract as contracts
+from research.command_line import to_type
 from research.contract import Contract
 from research.data.packing import Tokens
 from research.data.tokenizer import Tokenizer
@@ -80,10 +81,10 @@ class PreparedData:
         try:
             values = json.loads((folder / MANIFEST).read_text())
         except (OSError, ValueError):
-            raise UserError(f"{folder} holds no prepared data: run `farm prepare`.") from None
+            raise UserError(f"{folder} holds no prepared data: run `{to_type('farm prepare')}`.") from None
         known = {f.name for f in fields(PreparedData)}
         if values.get("format") != FORMAT or not set(values) < known:
-            raise UserError(f"{folder} was prepared by another version: run `farm prepare`.")
+            raise UserError(f"{folder} was prepared by another version: run `{to_type('farm prepare')}`.")
         values["evaluation_paths"] = tuple(values["evaluation_paths"])
         data = PreparedData(folder=folder, **values)
         data._check_sizes()
@@ -126,10 +127,10 @@ class PreparedData:
         sizes = {rows_path(self.folder, split): self.rows_of(split) * row_bytes for split in SPLITS}
         for path, size in sizes.items():
             if not path.is_file() or path.stat().st_size != size:
-                raise UserError(f"{path} is damaged: run `farm prepare` to make it again.")
+                raise UserError(f"{path} is damaged: run `{to_type('farm prepare')}` to make it again.")
         for path in (self.folder / TOKENIZER, self.folder / TOKEN_BYTES):
             if not path.is_file():
-                raise UserError(f"{path} is missing: run `farm prepare` to make it again.")
+                raise UserError(f"{path} is missing: run `{to_type('farm prepare')}` to make it again.")
 
 
 def rows_path(folder: Path, split: Split) -> Path:

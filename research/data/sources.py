@@ -22,6 +22,7 @@ from research.data.snapshot import Snapshot
 from research.data.survey import Survey, documents_of, survey
 from research.data.text_files import Readable
 from research.errors import UserError
+from research.files import home_folder, user_path
 from research.sandbox.visible import UNUSED_BY_RUNS
 from research.text import counted, printable
 
@@ -87,7 +88,7 @@ class Source:
 def source_name(source: str) -> str:
     """A contract's `source`; the path of `files:PATH` is made absolute."""
     kind, _, path = source.partition(":")
-    return f"files:{Path(path).expanduser().resolve()}" if kind == "files" and path else source
+    return f"files:{user_path(path, instead='an absolute path').resolve()}" if kind == "files" and path else source
 
 
 def has_shards(source: str) -> bool:
@@ -132,7 +133,7 @@ def open_source(
 
 def original_downloads() -> Path:
     """The folder in which karpathy/autoresearch keeps its shards."""
-    return Path.home() / ".cache" / "autoresearch" / "data"
+    return home_folder() / ".cache" / "autoresearch" / "data"
 
 
 def climbmix(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
+from research.command_line import to_type
 from research.data.documents import text_documents
 from research.data.parquet import parquet_fields, parquet_rows, parquet_values
 from research.data.records import json_fields, json_texts
@@ -226,7 +227,7 @@ def _no_such_field(files: Sequence[Skipped], field: str) -> UserError:
     more = f" (nor {'has' if len(files) == 2 else 'have'} {counted(len(files) - 1, 'other')})" if files[1:] else ""
     return UserError(
         f"{printable(first.path)} has no text in a field `{field}`{more}; {first.fields}:"
-        " name the field with farm prepare --text-field NAME, or leave the file out."
+        f" name the field with {to_type('farm prepare --text-field NAME')}, or leave the file out."
     )
 
 

@@ -14,7 +14,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from research.files import TEMPORARY, replacing, research_folder
+from research.files import TEMPORARY, make_open_folder, replacing, research_folder
 from research.hyperparameters import same_but_for_constants
 from research.software import software_versions
 
@@ -130,13 +130,13 @@ def _is_complete(folder: Path) -> bool:
 
 def _add(source: Path, target: Path) -> None:
     """Copies a regular file, or the regular files of a folder, under a temporary name, then renames it."""
+    make_open_folder(target.parent)  # runs read it under identities of their own
     if not source.is_dir():
         with replacing(target) as unfinished:
             _copy(source, unfinished)
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f"{target.name}.{os.getpid()}{TEMPORARY}")
-    temporary.mkdir()
+    make_open_folder(temporary)
     for path in source.iterdir():
         if stat.S_ISREG(path.lstat().st_mode) and path.name != LOCK_SUFFIX:
             _copy(path, temporary / path.name)

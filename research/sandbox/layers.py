@@ -6,17 +6,21 @@ or seccomp, `off` is for your own edits.
 """
 
 import contextlib
+import importlib.util
 import os
 import resource
 import select
+import stat
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from research.command_line import to_type
 from research.errors import UserError
+from research.files import research_folder
 from research.sandbox import landlock, seccomp
 from research.sandbox.linux import (
     CLONE_NEWIPC,
@@ -122,8 +126,8 @@ def check_strict(layers: Layers) -> None:
     missing = [name for name, there in (("namespaces", layers.namespaces), ("Landlock", layers.landlock),
                                         ("seccomp", layers.seccomp)) if not there]  # fmt: skip
     if missing:
-        raise UserError(f"This host has no {' and no '.join(missing)}, which --sandbox strict requires: `farm doctor` says "
-                        "how to get it; --sandbox auto uses what there is.")  # fmt: skip
+        raise UserError(f"This host has no {' and no '.join(missing)}, which --sandbox strict requires: "
+                        f"`{to_type('farm doctor')}` says how to get it; --sandbox auto uses what there is.")  # fmt: skip
 
 
 def enter(sandbox: Sandbox, folder: Path, *, channel: int) -> None:
@@ -284,8 +288,34 @@ def _try_namespaces(view: View, folder: Path) -> None:
         raise OSError(problem)
 
 
+def needed_files() -> list[Path]:
+    """Files that every run reads under its own identity: the farm's code, and one of Python and of torch each."""
+    torch = importlib.util.find_spec("torch")
+    named = [os.__file__, torch.origin if torch else None]
+    return [*(Path(name) for name in named if name), *research_folder().rglob("*.py")]
+
+
+def shut_to_others(path: Path, *, within: Sequence[Path]) -> Path | None:
+    """The file, or the folder around it below one of `within`, that only its owner or group may read; None if all may."""
+    roots = [root for root in within if path.is_relative_to(root)]
+    if not roots or not path.exists():
+        return None
+    inside = [path, *(folder for folder in path.parents if folder.is_relative_to(roots[0]))]
+    for part in inside:
+        needed = stat.S_IROTH | stat.S_IXOTH if part.is_dir() else stat.S_IROTH
+        if part.stat().st_mode & needed != needed:
+            return part
+    return None
+
+
 def _try_identity(view: View, *, namespaces: bool) -> None:
-    """Raises OSError if another user can't read what a run needs, most often because Python is in root's home."""
+    """Raises OSError if another user can't read what a run needs: Python is in root's home, or files were installed with a
+    umask that shuts others out.
+    """
+    for path in needed_files():
+        closed = shut_to_others(path, within=view.readable)
+        if closed is not None:
+            raise OSError(f"another user can't read {closed}")
     os.setgroups([])
     os.setresgid(FIRST_IDENTITY, FIRST_IDENTITY, FIRST_IDENTITY)
     os.setresuid(FIRST_IDENTITY, FIRST_IDENTITY, FIRST_IDENTITY)

@@ -5,6 +5,7 @@ import os
 import stat
 from pathlib import Path
 
+from research.files import make_open_folder
 from research.sandbox.linux import (
     MS_NODEV,
     MS_NOEXEC,
@@ -41,18 +42,18 @@ def enter_root(view: View, folder: Path, *, compiled: Path | None, owner: int, m
         _show(path, root)
     for path in view.hidden:
         _cover(path, root)
-    _make_folder(root / "proc")
+    make_open_folder(root / "proc")
     mount("proc", root / "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
     for name in SCRATCH_FOLDERS:
         place = root / name.lstrip("/")
-        _make_folder(place)
+        make_open_folder(place)
         place.chmod(0o1777)
     home = root / folder.relative_to("/")
-    _make_folder(home)
+    make_open_folder(home)
     for name, content in files.items():
         (home / name).write_bytes(content)
         os.chown(home / name, owner, -1)
-    _make_folder(root / COMPILED.relative_to("/"))
+    make_open_folder(root / COMPILED.relative_to("/"))
     for place in (home, root / COMPILED.relative_to("/")):
         os.chown(place, owner, -1)
     if compiled is not None:
@@ -65,13 +66,13 @@ def _make_devices(view: View, root: Path) -> None:
     for path in view.devices:
         place = root / path.relative_to("/")
         if path.is_dir():
-            _make_folder(place)
+            make_open_folder(place)
         else:
-            _make_folder(place.parent)
+            make_open_folder(place.parent)
             place.touch()
         bind(path, place)
     for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
-        _make_folder(root / "dev")
+        make_open_folder(root / "dev")
         (root / "dev" / name).symlink_to(f"/proc/self/{target}")
 
 
@@ -80,16 +81,16 @@ def _show(path: Path, root: Path) -> None:
     links, real = links_on_the_way(path)
     for link, target in links:
         place = root / link.relative_to("/")
-        _make_folder(place.parent)
+        make_open_folder(place.parent)
         with contextlib.suppress(FileExistsError):
             place.symlink_to(target)
     place = root / real.relative_to("/")
     if _is_shown(place, real):
         return
     if real.is_dir():
-        _make_folder(place)
+        make_open_folder(place)
     else:
-        _make_folder(place.parent)
+        make_open_folder(place.parent)
         place.touch()
     bind(real, place)
     make_read_only(place)
@@ -112,11 +113,3 @@ def _cover(path: Path, root: Path) -> None:
         make_read_only(place)
     else:
         bind("/dev/null", place)
-
-
-def _make_folder(path: Path) -> None:
-    """Makes a folder with its parents, readable by everybody regardless of the umask."""
-    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
-    for folder in reversed(missing):
-        folder.mkdir()
-        folder.chmod(0o755)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from research.files import research_folder
+from research.files import home_folder, research_folder
 
 SYSTEM_PATHS = (
     "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store",
@@ -51,7 +51,7 @@ def view_of_run(*, private: Iterable[Path], gpu_minor: int | None, also_readable
     code = research_folder()
     packages = [Path(entry) for entry in sys.path if Path(entry).is_absolute()]
     libraries = [Path(entry) for name in LIBRARY_VARIABLES for entry in os.environ.get(name, "").split(os.pathsep) if entry]
-    kept_back = (Path.home(), code.parent, Path(tempfile.gettempdir()))
+    kept_back = (home_folder(), code.parent, Path(tempfile.gettempdir()))
     wanted = [*map(Path, SYSTEM_PATHS), Path(sys.prefix), Path(sys.base_prefix), *packages, *libraries]
     readable = [path for path in wanted if path.exists() and not any(is_within(other, path) for other in kept_back)]
     readable += [code, *(path for path in also_readable if path.exists())]

@@ -21,10 +21,11 @@ SERVES = ("-m", "research.run", "--serve")
 class ForkedFarm:
     """What the tests use of a Popen of `python -m cluster.cli`. It leads a process group of its own."""
 
-    def __init__(self, arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str], output: Path) -> None:
+    def __init__(self, arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str], output: Path,
+                 umask: int = 0o022) -> None:  # fmt: skip
         """Both streams go to the file `output`."""
         self._output = output
-        started = (list(arguments), str(folder), dict(environment), str(output))
+        started = (list(arguments), str(folder), dict(environment), str(output), umask)
         self._process = CONTEXT.Process(target=_farm, args=started)
         self._process.start()
 
@@ -51,9 +52,10 @@ class ForkedFarm:
         return self._output.read_text(), None
 
 
-def _farm(arguments: list[str], folder: str, environment: dict[str, str], output: str) -> None:
+def _farm(arguments: list[str], folder: str, environment: dict[str, str], output: str, umask: int) -> None:
     """Runs in a process of its own."""
     os.setsid()
+    os.umask(umask)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     _become(folder, environment, *(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC) for path in (os.devnull, output)))
     from cluster import cli

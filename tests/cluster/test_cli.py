@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +78,23 @@ def test_farm_alone_says_what_to_do_first(capsys):
     assert all(f"farm {command}" in shown for command in ("demo", "doctor", "run"))
 
 
+def test_a_query_on_standard_input_that_is_no_text_is_one_line(home, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"SELECT '\xe9'"), encoding="utf-8"))
+    assert main(["sql", "-", "--home", str(home)]) == 2
+    error = capsys.readouterr().err
+    assert "byte 9" in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["sql", "SELECT 1"]])
+def test_an_output_that_cannot_be_written_is_one_line(home, arguments):
+    command = [sys.executable, "-m", "cluster.cli", *arguments, *(["--home", str(home)] if arguments[0] == "sql" else [])]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1) and "No space left" in ended.stderr
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: os.close(1), check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
 def test_help_lists_the_commands_by_their_groups():
     sections = {text.partition(":\n")[0]: text for text in make_parser().format_help().split("\n\n")}
     for title, commands in GROUPS.items():
@@ -113,7 +131,7 @@ def test_every_command_has_a_function_and_help(command):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["run", "--nights", "2"], "run doesn't take --nights 2 (see farm run --help)"),
+        (["run", "--nights", "2"], "run doesn't take --nights 2 (see "),
         (["run", "--tag", "a/../b"], "'a/../b'"),
         (["run", "--devices", "7"], "--devices 7"),
         (["run", "--devices", "gpu"], "--devices must be GPU numbers"),
@@ -131,6 +149,29 @@ def test_every_command_has_a_function_and_help(command):
         (["sample", "--tokens", "100000000"], "at most 10000"),
         (["apply"], "no checkout here"),
         (["profile", "--write"], "no checkout here"),
+        (["run", "--tag", ".."], "'..' is not a valid tag"),
+        (["run", "--tag", "a b"], "'a b' is not a valid tag"),
+        (["run", "--tag", "x.lock"], "'x.lock' is not a valid tag"),
+        (["run", "--tag", "HEAD~1"], "'HEAD~1' is not a valid tag"),
+        (["run", "--tag", "x" * 200], "is not a valid tag"),
+        (["try", "--tag", "\N{SNOWMAN}"], "is not a valid tag"),
+        (["run", "--devices", "0,0"], "--devices 0,0 names a GPU twice"),
+        (["run", "--devices", ""], "--devices must be GPU numbers"),
+        (["run", "--devices", "-1"], "--devices must be GPU numbers"),
+        (["run", "--devices", "0,,1"], "--devices must be GPU numbers"),
+        (["run", "--devices", "99999999999999999999"], "doesn't have"),
+        (["run", "--model", "claude-opus-5-5"], "--model is for --researcher claude"),
+        (["run", "--researcher", "command:agent", "--model", "m"], "--model is for --researcher claude"),
+        (["run", "--max-cost", "3"], "--max-cost is for --researcher claude"),
+        (["run", "--engine", "local", "--address", "10.0.0.1:6379"], "--engine local uses no cluster"),
+        (["sql", "SELECT"], "Parser Error"),
+        (["sql", "SELECT 1; SELECT 2"], "2 statements"),
+        (["sql", "-- nothing"], "0 statements"),
+        (["sql", "SELECT \udce9"], "no text"),
+        (["sql", "SELECT 1", "--audit", "--jsn"], "doesn't take --jsn"),
+        (["report", "\udcff"], "no text"),
+        (["status", "extra"], "status doesn't take extra"),
+        (["profile", "small", "--profile", "cpu"], "two profiles"),
         (["run", "--devices", "cpu", "--gpu-memory", "8"], "--gpu-memory limits runs on CUDA GPUs only"),
         (["profile", "--devices", "cpu", "--gpu-memory", "8"], "these are on cpu"),
     ],
@@ -144,6 +185,16 @@ def test_what_the_user_can_mend_is_one_line(home, capsys, arguments, says):
     assert says in error
 
 
+EMPTY = [
+    *(["run", option, ""] for option in ("--tag", "--model", "--researcher", "--source", "--home", "--cache", "--address")),
+    *(["try", option, " "] for option in ("--tag", "-m", "--home", "--cache", "--source")),
+    *(["submit", option, ""] for option in ("--tag", "--address", "--home", "--cache")),
+    *([command, ""] for command in ("report", "audit", "diff", "apply", "sample", "show", "verify", "sql")),
+    *([command, "--home="] for command in ("status", "stop", "fetch", "doctor", "demo", "prepare")),
+]
+"""What a shell makes of a variable that is not set: it must not silently mean the default."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -154,6 +205,27 @@ def test_what_the_user_can_mend_is_one_line(home, capsys, arguments, says):
         (["run", "--budget", "inf"], "--budget must be a number greater than 0, not 'inf'"),
         (["run", "--rule", "lucky"], "--rule: invalid choice: 'lucky' (choose from "),
         (["run", "--budget"], "--budget: expected one argument"),
+        (["run", "--budget", "nan"], "--budget must be a number greater than 0, not 'nan'"),
+        (["run", "--budget", "1e999"], "--budget must be a number greater than 0"),
+        (["run", "--hours", "-0.0"], "--hours must be a number greater than 0"),
+        (["run", "--max-cost", "$5"], "--max-cost must be a number greater than 0, not '$5'"),
+        (["run", "--loops", "0x10"], "--loops must be a whole number greater than 0"),
+        (["run", "--num-shards", "ten"], "--num-shards must be a whole number greater than 0"),
+        (["run", "--gpu-memory", "24GB"], "--gpu-memory must be a number greater than 0, not '24GB'"),
+        (["run", "--profile", "huge"], "--profile: invalid choice: 'huge'"),
+        (["run", "--recipe", "secret"], "--recipe: invalid choice: 'secret'"),
+        (["run", "--engine", "slurm"], "--engine: invalid choice: 'slurm'"),
+        (["run", "--sandbox", "none"], "--sandbox: invalid choice: 'none'"),
+        (["try", "--sandbox", ""], "--sandbox: invalid choice: ''"),
+        (["sample", "--tokens", "-5"], "--tokens must be a whole number greater than 0"),
+        (["demo", "--experiments", "many"], "--experiments must be a whole number greater than 0"),
+        (["verify"], "farm verify: the following arguments are required: id"),
+        (["sql"], "farm sql: the following arguments are required: query"),
+        (["--tag", "x"], "farm: "),
+        (["-v"], "farm: "),
+        (["run run"], "unknown command 'run run'"),
+        (["run", "--tag", "-x"], "--tag: expected one argument"),
+        *((words, "must not be empty") for words in EMPTY),
         (["show"], "farm show: the following arguments are required: id"),
         (["rum"], "farm: unknown command 'rum'"),
     ],

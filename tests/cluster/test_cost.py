@@ -20,7 +20,7 @@ def costs(tmp_path, **changes):
         "researcher": "search",
         "model": None,
         "samples": False,
-        "records": [],
+        "histories": [],
         "home": tmp_path,
     }
     return estimate(**{**values, **changes})
@@ -28,11 +28,31 @@ def costs(tmp_path, **changes):
 
 def test_measured_runs_replace_the_guess(tmp_path):
     make_history(tmp_path / "home")
-    [history] = read_history(Home(tmp_path / "home"))
-    measured = costs(tmp_path, records=history.records)
-    assert measured.overhead_seconds == 10.0
+    measured = costs(tmp_path, histories=read_history(Home(tmp_path / "home")))
+    assert measured.overhead_seconds == 10.0 and "measured" in measured.lines()[0]
     assert measured.runs_per_night == 8 * 3600 / 25
-    assert costs(tmp_path).overhead_seconds != 10.0
+    assert costs(tmp_path).overhead_seconds != 10.0 and "guess" in costs(tmp_path).lines()[0]
+
+
+@pytest.mark.parametrize("other", [{"devices": [replace(CPU, threads=16)]}, {"contract": contract_for("small")}])
+def test_what_was_measured_elsewhere_is_no_measure_here(tmp_path, other):
+    make_history(tmp_path / "home")
+    assert not costs(tmp_path, histories=read_history(Home(tmp_path / "home")), **other).is_measured
+
+
+def test_a_night_of_short_runs_on_a_gpu_is_not_underestimated(tmp_path):
+    """On an H200 with --budget 30 the overhead was 24 s, and a night had about 530 runs."""
+    short = costs(tmp_path, contract=contract_for("standard", budget=30), devices=[gpu()])
+    assert 480 < short.runs_per_night < 580
+
+
+def test_models_of_keeps_alone_are_counted(tmp_path):
+    """320 runs of which a fifth leaves 250 MB fit on a disk that 320 such models would fill."""
+    gpus = {"contract": contract_for("standard"), "devices": [gpu()]}
+    saving = replace(costs(tmp_path, samples=True, **gpus), free_bytes=10**10)
+    assert "250.0 MB per keep" in " ".join(saving.lines()) and "per keep" not in " ".join(costs(tmp_path, **gpus).lines())
+    assert not any("warning" in line for line in saving.lines())
+    assert any("warning" in line for line in replace(saving, kept_share=1.0).lines())
 
 
 def test_power_is_said_where_it_is_known(tmp_path):
@@ -49,12 +69,12 @@ def test_what_a_researcher_costs(tmp_path):
     assert costs(tmp_path, researcher="claude").idea_usd > 0
     assert costs(tmp_path, researcher="claude", model="unheard of").idea_usd is None
     make_history(tmp_path / "home")
-    history = read_history(Home(tmp_path / "home"))[0]
-    told = {"researcher": "claude", "model": "m", "records": history.records}
-    assert costs(tmp_path, **told, costs=history.costs).idea_usd == 0.25
-    ideas = len(history.costs)
+    histories = read_history(Home(tmp_path / "home"))
+    told = {"researcher": "claude", "model": "m"}
+    assert costs(tmp_path, **told, histories=histories).idea_usd == 0.25
     failed = Usage(model="m", cost_usd=0.5, answers=1)
-    assert costs(tmp_path, **told, costs=[*history.costs, failed]).idea_usd == pytest.approx(0.25 + 0.5 / ideas)
+    more = [replace(history, costs=(*history.costs, failed)) for history in histories]
+    assert costs(tmp_path, **told, histories=more).idea_usd == pytest.approx(0.25 + 0.5 / len(histories[0].costs))
 
 
 def test_a_disk_that_is_too_small_is_named(tmp_path):

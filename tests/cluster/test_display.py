@@ -1,5 +1,7 @@
 import io
+from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from cluster.display import PlainDisplay, TerminalDisplay
@@ -58,3 +60,36 @@ def test_the_live_view_shows_loops_verdicts_and_totals():
         assert part in shown
     display.close()
     assert "a [line] above" in console.file.getvalue()
+
+
+def shown_at(width: int, loops: int = 1) -> tuple[TerminalDisplay, list[str]]:
+    """A display of loops that train, and what it shows on a terminal of that width."""
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    display = TerminalDisplay(console)
+    for number in range(loops):
+        state = {"phase": "training", "fraction": 0.5, "seconds": 150.0, "loss": 3.214, "best": 0.9979, "baseline": 1.0021}
+        display.loop_state(
+            f"{BRANCH}-gpu{number}", experiment=f"nov22-gpu{number}-0042", title="EMBEDDING_LR 0.6 -> 0.9", **state
+        )
+    with console.capture() as capture:
+        console.print(display.render())
+    return display, capture.get().splitlines()
+
+
+@pytest.mark.parametrize("width", [80, 100, 119, 120, 160])
+@pytest.mark.parametrize("loops", [1, 8])
+def test_the_idea_that_is_tried_is_shown_at_every_width(width, loops):
+    display, lines = shown_at(width, loops)
+    display.close()
+    for number in range(loops):
+        assert any(f"nov22-gpu{number}-0042 EMBEDDING_LR 0.6 -> 0.9" in line for line in lines), lines
+    assert all(len(line.rstrip()) <= width for line in lines)
+
+
+def test_the_last_verdicts_are_whole_once_nothing_is_redrawn():
+    console = Console(file=io.StringIO(), width=80, force_terminal=True, color_system=None)
+    display = TerminalDisplay(console)
+    display.verdict(replace(record(), verdict=Verdict(decision="discard", reason="word " * 30 + "end", gain=0.0)))
+    display.loop_state(BRANCH, phase="ended")
+    display.close()
+    assert "end" in console.file.getvalue().split()

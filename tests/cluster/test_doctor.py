@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,8 @@ from research.sandbox.layers import NO_LAYERS, Layers
 from tests.cluster.farm_samples import CPU, gpu
 
 
-def test_every_problem_has_a_cure(tmp_path):
+def test_every_problem_has_a_cure(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "PACKAGES", ("json",))  # importing all of them takes seconds
     checks = examine(Home(tmp_path / "home"), tmp_path / "cache", [CPU])
     named = {check.name: check for check in checks}
     assert named["torch"].state == "ok"
@@ -21,7 +23,7 @@ def test_every_problem_has_a_cure(tmp_path):
     assert "farm prepare --profile cpu" in named["data"].cure
     assert all(check.cure for check in checks if check.state != "ok")
     lines = "\n".join(check_lines(checks))
-    assert "-> farm prepare --profile cpu" in lines
+    assert "farm prepare --profile cpu" in lines
 
 
 def test_a_gpu_that_torch_cannot_use_is_missing(monkeypatch):
@@ -114,3 +116,38 @@ def test_what_is_missing_is_said_before_runs_begin() -> None:
     assert "your own rights" in lines_before_runs("off", WHOLE)[0]
     with pytest.raises(UserError, match=r"no namespaces.*--sandbox strict"):
         lines_before_runs("strict", partial)
+
+
+@pytest.mark.parametrize("place", ["/proc/self/x", "/dev/null/x", "/etc/hostname"])
+def test_a_folder_that_cannot_be_written_is_found_by_writing(tmp_path, place):
+    """The system's own files say who is asked: even root can't write there."""
+    assert doctor._disk("cache", tmp_path / "not" / "there").state == "ok"
+    assert list(tmp_path.iterdir()) == []
+    check = doctor._disk("cache", Path(place))
+    assert check.state == "missing" and "can't be written" in check.found and "--cache" in check.cure
+
+
+def test_a_machine_without_a_home_folder_is_examined_all_the_same(tmp_path, monkeypatch):
+    for name in ("_torch", "_packages"):
+        monkeypatch.setattr(doctor, name, lambda *_: doctor.Check(name="x", state="ok", found=""))
+    checks = examine(Home(tmp_path), UserError("~/.cache needs a home folder: give --cache FOLDER."), [CPU])
+    [cache] = [check for check in checks if check.name == "cache"]
+    assert (cache.state, "--cache FOLDER" in cache.cure) == ("missing", True)
+    assert {"git", "home", "sandbox"} <= {check.name for check in checks}
+
+
+def test_a_package_that_does_not_load_is_named(monkeypatch):
+    monkeypatch.setattr(doctor, "PACKAGES", ("json", "numpi"))
+    check = doctor._packages()
+    assert (check.state, check.found) == ("missing", "numpi: No module named 'numpi'")
+
+
+@pytest.mark.parametrize("key", ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"])
+def test_either_key_will_do_and_its_address_is_shown(key, monkeypatch):
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    assert doctor._key().state == "warn"
+    monkeypatch.setenv(key, "sk-secret")
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", "https://gateway.example")
+    check = doctor._key()
+    assert check.state == "ok" and key in check.found and "gateway.example" in check.found and "sk-" not in check.found

@@ -2,11 +2,13 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from cluster.home import Home, find_home, home_option
+from cluster.local_api import silent_farm
 from research.errors import UserError
 
 
@@ -53,8 +55,13 @@ with Home(Path({str(tmp_path)!r})).lock():
     assert other.stdout.readline() == "held\n"
     with pytest.raises(UserError, match=f"process {other.pid}"), home.lock():
         pass
+    with pytest.raises(UserError, match=f"process {other.pid}"):
+        home.check_free()
+    assert f"process {other.pid}" in silent_farm(home)
     other.kill()
     other.communicate()
+    home.check_free()
+    assert home.holder() is None and silent_farm(home) == ""
     with home.lock():
         assert json.loads(home.lock_file.read_text())["pid"] == os.getpid()
 
@@ -91,3 +98,24 @@ def test_a_job_in_a_checkout_that_stays_keeps_its_home_there(tmp_path, monkeypat
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps({"runtime_env": {"env_vars": {}}, "metadata": {}}))
     folder = checkout(tmp_path / "repo")
     assert find_home(start=folder).folder == folder / "results" / "data"
+
+
+def test_a_file_is_no_home(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FARM_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match="--home"):
+        find_home()
+
+
+def test_a_look_at_the_lock_never_refuses_a_farm_that_starts(tmp_path):
+    """`farm status` asked again and again while farms start."""
+    home, looking = Home(tmp_path).create(), threading.Event()
+    watcher = threading.Thread(target=lambda: [home.holder() for _ in iter(looking.is_set, True)])
+    watcher.start()
+    try:
+        for _ in range(200):
+            with home.lock():
+                pass
+    finally:
+        looking.set()
+        watcher.join()

@@ -268,6 +268,7 @@ def test_the_judge_gets_no_keys() -> None:
         "AUTORESEARCH_CACHE": "/c",
         "CUDA_VISIBLE_DEVICES": "GPU-1abc",
         "OMP_NUM_THREADS": "16",
+        "PYTHONUTF8": "1",
         "TORCHINDUCTOR_COMPILE_THREADS": "8",
     }
     assert judge_environment(CPU, base)["CUDA_VISIBLE_DEVICES"] == ""

@@ -179,7 +179,25 @@ def test_a_run_gets_its_contract_from_the_judge(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_where_prepared_data_lies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("AUTORESEARCH_CACHE", raising=False)
+    for name in ("FARM_CACHE", "AUTORESEARCH_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
     assert cache_folder() == Path.home() / ".cache" / "autoresearch-farm"
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    assert cache_folder() == Path.home() / ".cache" / "autoresearch-farm"
+    monkeypatch.setenv("XDG_CACHE_HOME", "/caches")
+    assert cache_folder() == Path("/caches/autoresearch-farm")
     monkeypatch.setenv("AUTORESEARCH_CACHE", "~/cache")
     assert cache_folder() == Path.home() / "cache" and cache_folder("/given") == Path("/given")
+    monkeypatch.setenv("FARM_CACHE", "/newer")
+    assert cache_folder() == Path("/newer")
+
+
+def test_without_a_home_folder_a_cache_must_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No HOME, and a user id without a name, as in many containers."""
+    for name in ("FARM_CACHE", "AUTORESEARCH_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.getuid", lambda: 790_000_123)
+    for given in (None, "~/cache"):
+        with pytest.raises(UserError, match="HOME"):
+            cache_folder(given)
+    assert cache_folder("/given") == Path("/given")

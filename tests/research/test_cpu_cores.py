@@ -27,6 +27,14 @@ PROC, CGROUP = "proc/self/cgroup", "sys/fs/cgroup"
 ONE, MANY, NONE = "100000 100000", "99900000 100000", "max 100000"
 
 
+MOUNTS = "proc/self/mountinfo"
+
+
+def mounted(top: str, place: str, kind: str, options: str = "rw") -> str:
+    """A line of mountinfo."""
+    return f"32 31 0:29 {top} /{place} rw,nosuid shared:9 - {kind} {kind} {options}"
+
+
 @pytest.mark.parametrize(
     "files",
     [
@@ -42,6 +50,33 @@ ONE, MANY, NONE = "100000 100000", "99900000 100000", "max 100000"
         {PROC: "5:cpuacct,cpu:/a", **v1(f"{CGROUP}/cpu/a", 150_000)},
         {PROC: "5:cpu:/a/b\n4:memory:/", **v1(f"{CGROUP}/cpu/a/b", -1), **v1(f"{CGROUP}/cpu/a", 100_000)},
         {PROC: "5:cpu:/docker/of-the-host", **v1(f"{CGROUP}/cpu", 100_000)},
+        # a hybrid: version 1 has the controller, version 2 is mounted beside it
+        {
+            PROC: "1:cpu:/a\n0::/a",
+            MOUNTS: mounted("/", f"{CGROUP}/cpu", "cgroup", "rw,cpu") + "\n" + mounted("/", f"{CGROUP}/unified", "cgroup2"),
+            **v1(f"{CGROUP}/cpu/a", 100_000),
+        },
+        {
+            PROC: "1:cpuset:/a\n0::/a/b",
+            MOUNTS: mounted("/", f"{CGROUP}/cpuset", "cgroup", "rw,cpuset")
+            + "\n"
+            + mounted("/", f"{CGROUP}/unified", "cgroup2"),
+            f"{CGROUP}/unified/a/cpu.max": ONE,
+        },
+        # mounted in another place, as by systems without systemd
+        {PROC: "3:cpu:/x", MOUNTS: mounted("/", "cgroup/cpu", "cgroup", "rw,cpu"), **v1("cgroup/cpu/x", 100_000)},
+        # a container that sees the host's path, of which only its own part is mounted
+        {
+            PROC: "3:cpu,cpuacct:/docker/7/inner",
+            MOUNTS: mounted("/docker/7", f"{CGROUP}/cpu,cpuacct", "cgroup", "rw,cpu,cpuacct"),
+            **v1(f"{CGROUP}/cpu,cpuacct/inner", 100_000),
+        },
+        {
+            PROC: "0::/docker/7/inner",
+            MOUNTS: mounted("/docker/7", CGROUP, "cgroup2"),
+            f"{CGROUP}/inner/cpu.max": NONE,
+            f"{CGROUP}/cpu.max": ONE,
+        },
     ],
 )
 def test_a_quota_of_one_core_leaves_one(tmp_path: Path, files: Mapping[str, str]) -> None:

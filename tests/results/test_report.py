@@ -179,7 +179,7 @@ def test_the_morning_report_says_all_of_it_in_ten_lines(night: list[ExperimentRe
     assert "16.3 standard errors" in text and "sigma 0.00070 per run" in text
     assert "single run: 2 of 2 gains" in text
     assert "6 experiments: 2 kept, 2 discarded, 1 crashed, 1 invalid; 1 lost to the infrastructure and not counted" in text
-    assert "$2.00, 120 tokens" in text and "0.5 device hours" in text
+    assert "$2.00, 120 tokens" in text and "28.3 device minutes" in text
     assert "Best ideas: +0.011859 halve the" in text and "(unconfirmed)" in text
     assert "Near-misses worth combining (1): add warm-up [mar8-0002]" in text
 

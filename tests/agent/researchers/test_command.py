@@ -71,6 +71,7 @@ pathlib.Path({str(notes)!r}).write_text(json.dumps(seen))
     )
     monkeypatch.setenv("ANTHROPIC_API_KEY", "the agent's own")
     monkeypatch.setenv("AUTORESEARCH_CACHE", "/x")
+    monkeypatch.setenv("FARM_CACHE", "/x")
     monkeypatch.setenv("GIT_DIR", "/x")
     propose(tmp_path, script)
     seen = json.loads(notes.read_text())
@@ -79,7 +80,7 @@ pathlib.Path({str(notes)!r}).write_text(json.dumps(seen))
     assert "#1 | discard" in seen["history"] and "wider" in seen["tsv"] and seen["program"] == "Lower val_bpb."
     assert "IDEA.md" in seen["prompt"] and seen["stdin"] == ""
     assert seen["env"]["ANTHROPIC_API_KEY"] == "the agent's own" and seen["env"]["CUDA_VISIBLE_DEVICES"] == ""
-    assert "AUTORESEARCH_CACHE" not in seen["env"] and "GIT_DIR" not in seen["env"]
+    assert not {"AUTORESEARCH_CACHE", "FARM_CACHE", "GIT_DIR"} & set(seen["env"])
 
 
 def test_the_prompt_replaces_its_placeholders(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.repo.repository import make_repository
+from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS
 from cluster.cli import main, make_parser
 from cluster.commands.cluster import OWN_OPTIONS, about_edits, entrypoint, key_for
 from cluster.ray_cluster import checkout_zip as working_folder
@@ -61,6 +62,8 @@ def test_submit_takes_all_that_run_takes() -> None:
 
 
 def test_the_key_goes_only_where_it_is_needed_and_is_not_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-secret")
     assert key_for("search") == ({}, []) == key_for("scripted:ideas.json")
     for researcher in ("claude", "command:agent -p"):
@@ -70,7 +73,22 @@ def test_the_key_goes_only_where_it_is_needed_and_is_not_printed(monkeypatch: py
         assert "sk-secret" not in "".join(lines)
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     assert key_for("claude")[0] == {}
-    assert "not set here" in key_for("claude")[1][0]
+    assert "set here" in key_for("claude")[1][0] and "node's" in key_for("claude")[1][0]
+
+
+@pytest.mark.parametrize("key", ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"])
+def test_a_gateways_key_never_goes_to_the_public_address(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address travels with the key, whichever of the two it is; without a key it doesn't."""
+    for name in CLAUDE_KEYS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(CLAUDE_GATEWAY, "http://gateway.example:4000")
+    assert key_for("claude")[0] == {}
+    monkeypatch.setenv(key, "sk-secret")
+    environment, lines = key_for("claude")
+    assert environment == {key: "sk-secret", CLAUDE_GATEWAY: "http://gateway.example:4000"}
+    assert "gateway.example" in lines[1] and "this machine" not in lines[1] and "sk-secret" not in "".join(lines)
+    monkeypatch.setenv(CLAUDE_GATEWAY, "http://127.0.0.1:4000")
+    assert "not this machine" in key_for("claude")[1][1]
 
 
 def test_what_is_sent_is_what_git_would_take(checkout: Path) -> None:
@@ -113,7 +131,7 @@ def test_a_checkout_that_is_too_large_is_named_with_its_file(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--address", "http://127.0.0.1:1"], "No Ray answers at http://127.0.0.1:1: start one (ray start --head)"),
+        (["--address", "http://127.0.0.1:1"], "No Ray answers at http://127.0.0.1:1: start one ("),
         (["--address", "127.0.0.1:1"], "No Ray answers at http://127.0.0.1:1:"),
         (["--address", "ray://127.0.0.1:1"], "not the address of a dashboard"),
         (["--home", "results/data"], "begins with / or ~/"),
@@ -157,3 +175,16 @@ def test_where_the_dashboard_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "http://head:8265/")
     assert dashboard_address(None) == "http://head:8265"
     assert dashboard_address("https://other:1") == "https://other:1"
+
+
+def test_a_proxy_in_the_environment_is_not_asked_for_this_machine(
+    checkout: Path, web_server: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proxy here refuses all connections, so that whatever is sent to it is said to be unreachable."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY", "RAY_API_SERVER_ADDRESS"):
+        monkeypatch.setenv(name, "example.org" if "proxy" in name.lower() else "")
+    assert main(["submit", "--address", web_server]) == 2
+    assert f"What answers at {web_server} is not a Ray dashboard" in capsys.readouterr().err
+    assert os.environ["NO_PROXY"].startswith("example.org,")

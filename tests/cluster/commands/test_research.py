@@ -1,16 +1,25 @@
 """What `farm run` and the demo print before and after: it must be true, and its commands must work when they are pasted."""
 
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from agent.repo.git_command import run_git
+from agent.repo.repository import make_repository
+from cluster import driver
 from cluster.cli import main, make_parser
+from cluster.commands.options import run_options, try_options
 from cluster.commands.research import before_start, look_lines
 from cluster.commands.start import next_lines
+from cluster.display import PlainDisplay
 from cluster.home import Home
-from cluster.options import FarmOptions
+from cluster.local_api import connect
+from cluster.options import FarmOptions, todays_tag
 from cluster.summary import FarmSummary, summary_lines
 from research.errors import UserError
 from results.experiment import Usage
@@ -29,7 +38,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
 
 def pasted(lines: list[str]) -> list[list[str]]:
     """The words of each command among the lines, as a shell makes them."""
-    return [shlex.split(line)[1:] for line in lines if line.startswith("  farm ")]
+    commands = [found[1] for line in lines if (found := re.match(r"  (?:uv run .*?)?(?:\S*/)?farm (.*)", line))]
+    return [shlex.split(command) for command in commands]
 
 
 def test_commands_after_a_run_work_when_they_are_pasted(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
@@ -48,9 +58,7 @@ def test_commands_after_the_demo_name_its_home(home: Home) -> None:
     assert main(commands[0]) == 0
 
 
-def test_other_terms_are_refused_before_anything_is_said(home: Home, tmp_path: Path) -> None:
-    options = FarmOptions(repo=tmp_path, home=home, cache=tmp_path, tag="mar8", researcher="search", profile="cpu",
-                          devices=(CPU,))  # fmt: skip
+def test_other_terms_are_refused_before_anything_is_said(options: FarmOptions) -> None:
     assert before_start(options)[0] == "tag mar8, profile cpu, on cpu: Some CPU, 2 threads"
     with pytest.raises(UserError, match="give --budget 15 again, or start afresh with another --tag"):
         before_start(replace(options, budget=5.0))
@@ -74,3 +82,70 @@ def test_what_was_spent_and_what_will_fail_is_said_before_a_start(home: Home, tm
     assert any("warning" in line and "--permission-mode" in line for line in lines)
     quiet = before_start(replace(options, tag="mar9", researcher="search"))
     assert not any("spent already" in line or "--permission-mode" in line for line in quiet)
+
+
+@pytest.fixture
+def options(home: Home, tmp_path: Path) -> FarmOptions:
+    """What `farm run --tag mar8 --profile cpu` asks for in a checkout, on data that counts as prepared."""
+    repo = tmp_path / "checkout"
+    make_repository(repo, {"research/train.py": "DEPTH = 4\n", "program.md": "policy\n"})
+    return FarmOptions(repo=repo, home=home, cache=tmp_path, tag="mar8", researcher="search", profile="cpu", devices=(CPU,))
+
+
+def prepared_as(fingerprint: str) -> Any:
+    """Stands in for the search for prepared data; of what it finds, only the score fingerprint is looked at."""
+    return lambda *_, **__: SimpleNamespace(score_fingerprint=lambda contract: fingerprint)
+
+
+def test_a_home_of_another_version_is_refused_before_anything_is_said(
+    options: FarmOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.branch_start.data_if_prepared", prepared_as("5c0e"))
+    assert before_start(options)
+    monkeypatch.setattr("cluster.branch_start.data_if_prepared", prepared_as("another"))
+    with pytest.raises(UserError, match="scores differently"):
+        before_start(options)
+    assert before_start(replace(options, tag="mar9"))
+
+
+def test_a_branch_that_cannot_be_used_is_refused_before_anything_is_said(options: FarmOptions) -> None:
+    """One that this home doesn't know, and one that is checked out where the user works."""
+    run_git(options.repo, "branch", "autoresearch/other")
+    with pytest.raises(UserError, match="no record of it"):
+        before_start(replace(options, tag="other"))
+    run_git(options.repo, "switch", "--quiet", "--create", "autoresearch/mar8")
+    with pytest.raises(UserError, match="is checked out in"):
+        before_start(options)
+
+
+def test_a_home_in_use_and_a_researcher_that_cannot_work_are_refused_before_anything_is_said(options: FarmOptions) -> None:
+    with pytest.raises(UserError, match=r"nothing\.json"):
+        before_start(replace(options, researcher="scripted:nothing.json"))
+    with options.home.lock(), pytest.raises(UserError, match="already running"):
+        before_start(options)
+
+
+def test_run_and_try_have_default_tags_of_their_own(home: Home) -> None:
+    """`farm run` works in a worktree and `farm try` in the checkout, often under other terms: one branch can't be both."""
+    run, by_hand = (make_parser().parse_args([name, "--home", str(home.folder), "--devices", "cpu"]) for name in ("run", "try"))
+    tags = run_options(run).tag, try_options(by_hand).tag
+    assert tags[0] == todays_tag() and tags[1] != tags[0] and tags[1].startswith(tags[0])
+    named = make_parser().parse_args(["try", "--tag", "mine", "--home", str(home.folder), "--devices", "cpu"])
+    assert try_options(named).tag == "mine"
+
+
+def test_a_farm_answers_while_its_data_is_prepared(options: FarmOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Status, SQL and stop from the moment at which the home is locked, for `farm try` as for `farm run`."""
+    answers: dict[str, Any] = {}
+
+    def prepare_for_long(planner: object) -> None:
+        client = connect(options.home)
+        assert client is not None
+        answers["status"], answers["rows"] = client.status(), client.sql("SELECT count(*) FROM history").rows
+        raise UserError("seen enough")
+
+    monkeypatch.setattr(driver.Planner, "local", prepare_for_long)
+    with pytest.raises(UserError, match="seen enough"):
+        driver.Farm(options, PlainDisplay(lambda line: None))
+    assert answers["rows"] == ((3,),) and answers["status"]["tag"] == "mar8" and answers["status"]["devices"] == []
+    assert connect(options.home) is None and options.home.holder() is None

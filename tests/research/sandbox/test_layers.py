@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from research.errors import UserError
-from research.sandbox.layers import NO_LAYERS, Layers, check_strict, probe
+from research.sandbox.layers import NO_LAYERS, Layers, check_strict, needed_files, probe, shut_to_others
 from research.sandbox.linux import machine
 from research.sandbox.visible import view_of_run
 from tests.research.inside import inside
@@ -172,3 +172,23 @@ for family, kind in ((socket.AF_UNIX, socket.SOCK_STREAM), (socket.AF_UNIX, sock
 def test_cuda_may_listen_and_nothing_can_be_sent() -> None:
     ended = subprocess.run([sys.executable, "-c", CUDA_SOCKETS], check=True, capture_output=True, text=True)
     assert set(ended.stdout.split()) == {"refused"} and len(ended.stdout.split()) == 6
+
+
+def test_a_file_that_a_runs_user_cannot_read_is_found_before_the_run(tmp_path: Path) -> None:
+    """Code that was installed with a umask of 077, file or folder; what lies around the view doesn't matter."""
+    (tmp_path / "code" / "package").mkdir(parents=True)
+    file = tmp_path / "code" / "package" / "module.py"
+    file.touch()
+    for folder in (tmp_path, tmp_path / "code", tmp_path / "code" / "package"):
+        folder.chmod(0o755)
+    file.chmod(0o644)
+    tmp_path.chmod(0o700)
+    within = [tmp_path / "code"]
+    assert shut_to_others(file, within=within) is None
+    for part, mode in ((file, 0o600), (file.parent, 0o700), (file.parent, 0o744), (tmp_path / "code", 0o750)):
+        before = part.stat().st_mode
+        part.chmod(mode)
+        assert shut_to_others(file, within=within) == part
+        part.chmod(before)
+    assert shut_to_others(tmp_path / "elsewhere", within=within) is None
+    assert {path.name for path in needed_files()} >= {"train.py", "session.py", "profiles.py", "os.py"}
