@@ -23,11 +23,11 @@ GROUPS = {
     "start": ("demo", "doctor", "prepare", "profile"),
     "research": ("run", "try", "stop"),
     "on a cluster": ("submit", "fetch"),
-    "look": ("status", "report", "show", "sql", "audit", "verify"),
+    "look": ("status", "report", "show", "sql", "audit", "verify", "autopsy"),
     "use what was found": ("diff", "apply", "sample"),
 }
 COMMANDS = [command for commands in GROUPS.values() for command in commands]
-NEEDED = {"show": ["1"], "sql": ["SELECT 1"], "verify": ["1"]}
+NEEDED = {"autopsy": ["results.tsv"], "show": ["1"], "sql": ["SELECT 1"], "verify": ["1"]}
 
 
 @pytest.fixture
