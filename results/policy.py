@@ -27,6 +27,8 @@ class Rules:
 
     keep: float = 0.7
     """An idea is kept when it helps by more than its price with at least this probability."""
+    drop: float = 0.6
+    """A patch leaves the head when that probability falls below this, or when its effect is expected to be below its price."""
     forget: float = 0.05
     """An idea is forgotten when that probability falls below this."""
     doubt: float = 1.65
@@ -299,8 +301,9 @@ def _planned(state: FarmState, now: Standing) -> FarmState:
 
 
 def wanted_changes(state: FarmState, now: Standing) -> tuple[Change, ...]:
-    """What leaves the head, since it is not expected to help any more, and what comes in, largest first."""
-    changes = [Change(remove=frozenset({name})) for name in sorted(state.head) if now.net[name] < 0]
+    """What leaves the head, since it is not likely to help any more, and what comes in, largest first."""
+    dropped = [name for name in sorted(state.head) if now.net[name] < 0 or now.helps[name] < state.rules.drop]
+    changes = [Change(remove=frozenset({name})) for name in dropped]
     head = changed(state.head, changes)
     open_names = [name for name in state.candidates if name not in state.barred]
     passing = [name for name in open_names if passes(state.rules, now, name)]
