@@ -67,6 +67,7 @@ def module_of(train_py: str, name: str) -> ModuleType:
 
 def measure(options: argparse.Namespace) -> Step:
     """Times steps in this process."""
+    train = load_train_py(options)
     import torch
 
     from research.sandbox.linux import keep_freed_memory
@@ -74,7 +75,6 @@ def measure(options: argparse.Namespace) -> Step:
     keep_freed_memory()  # as in the judge's processes
     torch.manual_seed(1)
     torch.set_float32_matmul_precision("high")
-    train = load_train_py(options)
     model = train.build_model()
     device = next(model.parameters()).device
     on_gpu = device.type == "cuda"
@@ -112,7 +112,7 @@ def measure(options: argparse.Namespace) -> Step:
         return time.perf_counter() - began
 
     first = seconds_of(1)
-    seconds_of(WARMUP_STEPS)
+    seconds_of(options.warmup)
     alone = statistics.median(seconds_of(1) for _ in range(options.steps))
     each = seconds_of(options.steps) / options.steps
     return Step(
@@ -147,6 +147,7 @@ def run_measured(checkout: Path, constants: Sequence[str], options: argparse.Nam
     script = checkout / "benchmarks" / "step.py"  # the checkout's own script, which knows where its modules are
     command = [sys.executable, str(script), "--measure", str(checkout), "--profile", options.profile, *constants]
     command += ["--steps", str(options.steps), "--kernels", str(options.kernels)]
+    command += ["--warmup", str(options.warmup)] if options.warmup != WARMUP_STEPS else []  # older checkouts don't have it
     command += ["--recipe", options.recipe] if options.recipe else []
     paths = [str(checkout), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -170,6 +171,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--recipe", choices=("best", "original"), help="default: the profile's")
     parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="also measure this other checkout of the project")
     parser.add_argument("--steps", type=int, default=30, help="timed steps per measurement (default: 30)")
+    parser.add_argument("--warmup", type=int, default=WARMUP_STEPS, help="further steps that are not timed (default: 6)")
     parser.add_argument("--rounds", type=int, default=2, help="measurements per side (default: 2)")
     parser.add_argument("--kernels", type=int, default=0, metavar="N", help="list the N GPU kernels that take the most time")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)

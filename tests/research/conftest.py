@@ -1,5 +1,7 @@
 """What the tests of the judge share: a little prepared data, and a runner of train.py files."""
 
+from dataclasses import replace
+
 import pytest
 
 from research.contract import Contract
@@ -21,6 +23,12 @@ def judged_contract(tmp_path_factory: pytest.TempPathFactory) -> Contract:
 @pytest.fixture(scope="session")
 def judged_data(judged_contract: Contract, tmp_path_factory: pytest.TempPathFactory) -> PreparedData:
     return prepare(judged_contract, cache=tmp_path_factory.mktemp("judged-cache"), say=lambda line: None)
+
+
+@pytest.fixture(scope="session")
+def quick(run: Runner) -> Runner:
+    """`run` with 0.1 s of training, which keeps a core busy to its end: for what does not depend on how much was learned."""
+    return replace(run, contract=replace(run.contract, TIME_BUDGET=0.1))
 
 
 @pytest.fixture(scope="session")

@@ -203,21 +203,34 @@ class Runner:
 @cache
 def layers_here() -> Layers:
     """The layers of the sandbox that work on this host; a judge asks for each run, which takes a fifth of a second."""
-    ours, theirs = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_probe, args=(theirs,))
-    process.start()
-    theirs.close()
-    layers: Layers = ours.recv()
-    process.join()
+    layers: Layers = in_a_fork(_probe)
     return layers
 
 
-def _probe(answer: Connection) -> None:
-    """Runs in a process of its own."""
+def _probe() -> Layers:
     from research.sandbox.layers import probe
     from research.sandbox.visible import view_of_run
 
-    answer.send(probe(view_of_run(private=(), gpu_minor=None)))
+    return probe(view_of_run(private=(), gpu_minor=None))
+
+
+def in_a_fork(work: Callable[[], Any], *, patience: float = 60.0) -> Any:
+    """What `work`, a module's function, returns in a process of its own that need not import torch anew."""
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    process = CONTEXT.Process(target=_work, args=(work, theirs))
+    process.start()
+    theirs.close()
+    try:
+        assert ours.poll(patience), "it takes too long"
+        return ours.recv()
+    finally:
+        process.join(5)
+        process.kill()
+
+
+def _work(work: Callable[[], Any], answer: Connection) -> None:
+    """Runs in a process of its own."""
+    answer.send(work())
 
 
 def _judge(spec: str, placement: str, train_py: str, caps: Mapping[str, float], environment: Mapping[str, str],
@@ -232,9 +245,10 @@ def _judge(spec: str, placement: str, train_py: str, caps: Mapping[str, float], 
         confinement.probe = lambda view: layers  # type: ignore[assignment, attr-defined]
     from research.judge.clock import Caps
     from research.judge.judge import Judge
-    from research.sandbox.linux import become_subreaper
+    from research.sandbox.linux import become_subreaper, keep_freed_memory
 
     become_subreaper()
+    keep_freed_memory()
     patient: dict[str, float] = {"startup": 60.0, "grace": 10.0, "late": 10.0, "scoring": 60.0, "hang_up": 1.0, **caps}
     what, where = RunSpec.from_json(spec), Placement.from_json(placement)
     judge = Judge(what, where, train_py, emit=lambda event: None, cancelled=lambda: False, caps=Caps(**patient))

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from itertools import permutations
 from types import ModuleType
 
@@ -85,6 +86,7 @@ def train_one_step(train_py: str) -> float:
     return float(torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()))
 
 
+@cache
 def unread_names(train_py: str) -> set[str]:
     """Names that are defined or imported and never read."""
     read, defined = set(), set()

@@ -56,8 +56,8 @@ NOTES = variant(
 )
 
 
-def test_it_goes_through_the_warm_up_and_ends_before_the_clock(run: Runner) -> None:
-    done = run(NOTES, before=everybody_rehearses)
+def test_it_goes_through_the_warm_up_and_ends_before_the_clock(quick: Runner) -> None:
+    done = quick(NOTES, before=everybody_rehearses)
     assert done.result.status == "ok" and done.left_alive == ()
     assert done.lines("rehearsed ") == [f"{ROWS} {ROWS} "] and done.lines("warmed up ") == ["8 8 "]
     assert done.lines("printed by ") == ["Session"]
@@ -71,7 +71,7 @@ def test_it_goes_through_the_warm_up_and_ends_before_the_clock(run: Runner) -> N
     ["os.wait()", "signal.signal(signal.SIGCHLD, signal.SIG_IGN); time.sleep(0.5)"],
     ids=["collects it", "collects none"],
 )
-def test_a_trainer_may_have_collected_it(run: Runner, collect: str) -> None:
+def test_a_trainer_may_have_collected_it(quick: Runner, collect: str) -> None:
     text = variant(
         ("import torch\n", "import os, signal, time\nimport torch\n"),
         (
@@ -84,15 +84,15 @@ def test_a_trainer_may_have_collected_it(run: Runner, collect: str) -> None:
 """,
         ),
     )
-    done = run(text, before=everybody_rehearses)
+    done = quick(text, before=everybody_rehearses)
     assert done.result.status == "ok" and done.left_alive == ()
 
 
 @pytest.mark.parametrize("end", ["raise SystemExit", "1 / 0", "import os; os.kill(os.getpid(), 9)"])
-def test_one_that_ends_early_is_none_of_the_runs_business(run: Runner, end: str) -> None:
+def test_one_that_ends_early_is_none_of_the_runs_business(quick: Runner, end: str) -> None:
     text = variant(("    step = 0\n", f"    if type(session).__name__ == 'RehearsalSession':\n        {end}\n    step = 0\n"))
     assert text != TRAIN_PY
-    done = run(text, before=everybody_rehearses)
+    done = quick(text, before=everybody_rehearses)
     assert done.result.status == "ok" and done.left_alive == () and "Traceback" not in done.log
 
 
@@ -102,8 +102,8 @@ SAYS_WHETHER = """    import os, json
 """
 
 
-def test_without_a_rehearsal_there_is_none(run: Runner) -> None:
-    assert run(variant(("    step = 0\n", SAYS_WHETHER))).lines("told ")[0] == "False"
+def test_without_a_rehearsal_there_is_none(quick: Runner) -> None:
+    assert quick(variant(("    step = 0\n", SAYS_WHETHER))).lines("told ")[0] == "False"
 
 
 @pytest.fixture

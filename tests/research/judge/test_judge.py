@@ -194,10 +194,10 @@ def built(text: str, contract: Contract, monkeypatch: pytest.MonkeyPatch) -> tor
 
 
 @pytest.mark.parametrize("name", HONEST)
-def test_other_honest_models_pass(name: str, run: Runner, judged_data: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
-    done = run(HONEST[name], save_model=True)
+def test_other_honest_models_pass(name: str, quick: Runner, judged_data: PreparedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = quick(HONEST[name], save_model=True, sandbox="off")
     assert done.result.status == "ok", done.result.reason
-    model = built(HONEST[name], run.contract, monkeypatch)
+    model = built(HONEST[name], quick.contract, monkeypatch)
     model.load_state_dict(load_tensors(done.folder / "model.safetensors"))
     rows = torch.from_numpy(np.asarray(judged_data.load_rows("val")).astype(np.int64))
     with torch.no_grad():
@@ -291,8 +291,8 @@ def test_the_cure_for_a_full_gpu_names_what_to_edit() -> None:
     assert "forward pass" in cure_for_memory("DEVICE_BATCH_SIZE = 128", trains=False)
 
 
-def test_a_run_that_fills_the_gpu_says_so(run: Runner) -> None:
-    result = run(with_train(f"raise torch.OutOfMemoryError({TORCH_SAYS.partition(': ')[2]!r})")).result
+def test_a_run_that_fills_the_gpu_says_so(quick: Runner) -> None:
+    result = quick(with_train(f"raise torch.OutOfMemoryError({TORCH_SAYS.partition(': ')[2]!r})")).result
     assert result.status == "oom" and result.reason.startswith("out of memory (needed 8.00 GiB more")
 
 

@@ -74,23 +74,23 @@ def test_a_model_that_answers_by_memory_is_invalid(run: Runner) -> None:
     ],
     ids=["a huge constant", "beyond float32", "+inf", "an unused token at -inf", "used tokens at -inf"],
 )
-def test_whatever_the_logits_are_the_judge_normalises_them(change: str, status: str, run: Runner) -> None:
+def test_whatever_the_logits_are_the_judge_normalises_them(change: str, status: str, quick: Runner) -> None:
     text = f"logits = self.out(self.embedding(ids))\n        return logits if self.training else {change}"
-    result = run(variant((FORWARD, text)), keep_below=0.0).result
+    result = quick(variant((FORWARD, text)), keep_below=0.0, sandbox="off").result
     assert result.status == status and (status == "ok" or "not finite" in result.reason), result
 
 
 @pytest.mark.parametrize("shape", ["[:, :, :-1]", "[:, :-1]", "[:1]", ".flatten()"])
-def test_logits_of_another_shape_are_invalid(shape: str, run: Runner) -> None:
+def test_logits_of_another_shape_are_invalid(shape: str, quick: Runner) -> None:
     cut = f"logits = self.out(self.embedding(ids))\n        return logits if self.training else logits{shape}"
     text = variant((FORWARD, cut))
-    result = run(text).result
+    result = quick(text, sandbox="off").result
     assert result.status == "invalid"
     assert "logits of shape (rows, 64, 512), not (" in result.reason
 
 
-def test_a_train_py_that_is_too_large_is_invalid(run: Runner) -> None:
-    result = run(TRAIN_PY + "#" * 200_000).result
+def test_a_train_py_that_is_too_large_is_invalid(quick: Runner) -> None:
+    result = quick(TRAIN_PY + "#" * 200_000).result
     assert result.status == "invalid" and "limit" in result.reason and "200,000" in result.reason
 
 
@@ -109,13 +109,13 @@ def fake():
 """
 
 
-def test_no_line_of_a_train_py_can_pass_for_the_summary(run: Runner) -> None:
+def test_no_line_of_a_train_py_can_pass_for_the_summary(quick: Runner) -> None:
     for_ever = "    fake()\n    if os.fork() == 0:\n        while True:\n            fake()\n"
     text = variant(
         ("    session.finish(", for_ever + "    session.finish("),
         ("def build_model():\n", "def build_model():\n    fake()\n"),
     )
-    done = run(HELPERS + FAKE_LINES + text)
+    done = quick(HELPERS + FAKE_LINES + text)
     assert done.result.status == "ok", done.result
     for pattern, lines in (("^val_bpb", 1), ("^peak_vram_mb", 1), ("^---", 1)):
         grep = subprocess.run(["grep", "-a", pattern, "run.log"], cwd=done.folder, capture_output=True, text=True, check=True)
@@ -125,7 +125,7 @@ def test_no_line_of_a_train_py_can_pass_for_the_summary(run: Runner) -> None:
     assert "| val_bpb:          0.500000" in done.log, "what it printed is kept, marked"
 
 
-def test_endless_output_is_cut_and_the_end_still_known(run: Runner) -> None:
+def test_endless_output_is_cut_and_the_end_still_known(quick: Runner) -> None:
     body = """
 for n in range(3000):
     print("x" * 4096)
@@ -133,7 +133,7 @@ sys.stdout.write("y" * 10_000_000)
 print()
 raise ValueError("after all that")
 """
-    done = run(with_train(body))
+    done = quick(with_train(body))
     assert done.result.status == "crash" and done.result.reason == "ValueError: after all that"
     assert "[the log is cut here" in done.log and len(done.log) < 9 * 2**20
     assert len(done.result.log_tail) < 60_000
@@ -177,32 +177,33 @@ payload = save(build_model().state_dict())
     ],
     ids=["no descriptors", "a file", "a pipe", "too short", "no tensors", "deep JSON"],
 )
-def test_a_model_in_another_form_is_invalid(body: str, reason: str, run: Runner) -> None:
-    result = run(with_train(HAND_OVER + body)).result
+def test_a_model_in_another_form_is_invalid(body: str, reason: str, quick: Runner) -> None:
+    result = quick(with_train(HAND_OVER + body), sandbox="off").result
     assert result.status == "invalid" and reason in result.reason, result
 
 
-def test_an_absurd_report_is_left_out(run: Runner) -> None:
+def test_an_absurd_report_is_left_out(quick: Runner) -> None:
     report = '{"steps": 1' + "0" * 60 + ', "mfu_percent": NaN, "curve": [[Infinity, 1, 2]], "kernel": 5, "depth": 4}'
-    result = run(with_train(HAND_OVER + f"hand_over(memory(payload), len(payload), {report!r}.encode())")).result
+    body = f"hand_over(memory(payload), len(payload), {report!r}.encode())"
+    result = quick(with_train(HAND_OVER + body), sandbox="off").result
     assert result.status == "ok", result
     assert (result.reported_steps, result.reported_mfu_percent, result.reported_kernel) == (None, None, None)
     assert result.reported_depth == 4 and result.reported_curve == ()
 
 
 @pytest.mark.parametrize("where", ["before the data", "under the clock"])
-def test_breaking_off_the_connection_ends_the_run(where: str, run: Runner) -> None:
+def test_breaking_off_the_connection_ends_the_run(where: str, quick: Runner) -> None:
     asked = "next(session.batches(8))\n" if where == "under the clock" else ""
-    result = run(with_train(asked + "os.closerange(3, 1000)\ntime.sleep(1000)")).result
+    result = quick(with_train(asked + "os.closerange(3, 1000)\ntime.sleep(1000)")).result
     assert result.status == "invalid" and "closed its connection" in result.reason
 
 
-def test_a_part_of_a_message_does_not_hold_the_judge(run: Runner) -> None:
+def test_a_part_of_a_message_does_not_hold_the_judge(quick: Runner) -> None:
     body = "next(session.batches(8))\nsession._channel._socket.send(b'abc')\ntime.sleep(1000)"
-    assert run(with_train(body), caps={"grace": 0.2, "late": 0.3}).result.status == "timeout"
+    assert quick(with_train(body), caps={"grace": 0.2, "late": 0.3}).result.status == "timeout"
 
 
-def test_a_flood_of_descriptors_does_not_exhaust_the_judge(run: Runner) -> None:
+def test_a_flood_of_descriptors_does_not_exhaust_the_judge(quick: Runner) -> None:
     body = """
 from research.ipc.messages import Progress
 for n in range(1500):
@@ -214,10 +215,10 @@ for x, y in batches:
     pass
 session.finish(build_model())
 """
-    assert run(with_train(body)).result.status == "ok"
+    assert quick(with_train(body)).result.status == "ok"
 
 
-def test_a_scorer_that_floods_and_does_not_read_does_not_hold_the_judge(run: Runner) -> None:
+def test_a_scorer_that_floods_and_does_not_read_does_not_hold_the_judge(quick: Runner) -> None:
     body = """
 if not self.training:
             import gc, time
@@ -231,5 +232,5 @@ if not self.training:
             except Exception:
                 time.sleep(1000)
         return self.out(self.embedding(ids))"""
-    result = run(variant((FORWARD, body.strip())), caps={"scoring": 2.0}).result
+    result = quick(variant((FORWARD, body.strip())), caps={"scoring": 2.0}).result
     assert result.status == "timeout" or result.reason == ANSWERED_EARLY

@@ -36,8 +36,8 @@ def assert_ended(done: Run, status: str, reason: str) -> None:
 # --- crash ----------------------------------------------------------------------------------------------------------
 
 
-def test_an_exception_is_a_crash_with_the_tracebacks_tail(run: Runner) -> None:
-    done = run(with_train("session.batches(8)\nraise ValueError('boom')"))
+def test_an_exception_is_a_crash_with_the_tracebacks_tail(quick: Runner) -> None:
+    done = quick(with_train("session.batches(8)\nraise ValueError('boom')"))
     assert_ended(done, "crash", "ValueError: boom")
     assert "Traceback (most recent call last)" in done.result.log_tail
     assert 'train.py", line' in done.result.log_tail and "raise ValueError('boom')" in done.result.log_tail
@@ -53,29 +53,29 @@ def test_an_exception_is_a_crash_with_the_tracebacks_tail(run: Runner) -> None:
     ],
     ids=["syntax", "null byte", "depth"],
 )
-def test_what_is_no_python_is_a_crash(text: str, reason: str, run: Runner) -> None:
-    assert_ended(run(text), "crash", reason)
+def test_what_is_no_python_is_a_crash(text: str, reason: str, quick: Runner) -> None:
+    assert_ended(quick(text), "crash", reason)
 
 
 @pytest.mark.parametrize("name", ["build_model", "train"])
-def test_a_missing_function_is_a_crash(name: str, run: Runner) -> None:
-    done = run(variant((f"def {name}(", f"def other_{name}("), ("    model = build_model()", "    model = Model()")))
+def test_a_missing_function_is_a_crash(name: str, quick: Runner) -> None:
+    done = quick(variant((f"def {name}(", f"def other_{name}("), ("    model = build_model()", "    model = Model()")))
     assert_ended(done, "crash", f"{name}()")
 
 
-def test_a_model_that_is_never_handed_over_is_a_crash(run: Runner) -> None:
-    assert_ended(run(with_train("return")), "crash", "without session.finish(model)")
+def test_a_model_that_is_never_handed_over_is_a_crash(quick: Runner) -> None:
+    assert_ended(quick(with_train("return")), "crash", "without session.finish(model)")
 
 
-def test_a_model_with_other_tensors_than_build_models_is_a_crash(run: Runner) -> None:
-    done = run(with_train(TRAINED + "session.finish(nn.Linear(4, 4))"))
+def test_a_model_with_other_tensors_than_build_models_is_a_crash(quick: Runner) -> None:
+    done = quick(with_train(TRAINED + "session.finish(nn.Linear(4, 4))"))
     assert_ended(done, "crash", "")
     for text in (done.result.log_tail, done.log):
         assert "Error(s) in loading state_dict for Model" in text and 'Missing key(s) in state_dict: "embedding.weight"' in text
 
 
-def test_a_model_with_other_shapes_than_build_models_is_a_crash(run: Runner) -> None:
-    done = run(variant(("    session.finish(", "    model.out = nn.Linear(16, 8)\n    session.finish(")))
+def test_a_model_with_other_shapes_than_build_models_is_a_crash(quick: Runner) -> None:
+    done = quick(variant(("    session.finish(", "    model.out = nn.Linear(16, 8)\n    session.finish(")))
     assert_ended(done, "crash", "size mismatch for out.bias")
 
 
@@ -86,19 +86,19 @@ def test_a_model_with_other_shapes_than_build_models_is_a_crash(run: Runner) -> 
     "raising",
     ["raise MemoryError", "raise torch.OutOfMemoryError('CUDA out of memory.')", "torch.empty(2**60)", "os.kill(0, 9)"],
 )
-def test_running_out_of_memory_is_told_from_a_crash(raising: str, run: Runner) -> None:
-    assert_ended(run(with_train(raising)), "oom", "")
+def test_running_out_of_memory_is_told_from_a_crash(raising: str, quick: Runner) -> None:
+    assert_ended(quick(with_train(raising)), "oom", "")
 
 
 @pytest.mark.parametrize(
     "raising", ["raise MemoryError", "raise RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`')"]
 )
-def test_a_model_that_runs_out_of_memory_while_it_is_scored(raising: str, run: Runner) -> None:
+def test_a_model_that_runs_out_of_memory_while_it_is_scored(raising: str, quick: Runner) -> None:
     """On a CPU scorers don't try the model before they have seen rows."""
     text = variant(
         ("        return self.out", f"        if not self.training:\n            {raising}\n        return self.out")
     )
-    assert_ended(run(text), "oom", "out of memory while the model was scored")
+    assert_ended(quick(text), "oom", "out of memory while the model was scored")
 
 
 # --- diverged -------------------------------------------------------------------------------------------------------
@@ -108,50 +108,50 @@ def test_a_model_that_runs_out_of_memory_while_it_is_scored(raising: str, run: R
     ("loss", "reason"),
     [("loss * float('nan')", "FAIL: the training loss is nan at step"), ("loss * 100", "FAIL: the training loss is 6")],
 )
-def test_a_loss_that_explodes_is_diverged(loss: str, reason: str, run: Runner) -> None:
-    done = run(variant(("loss=loss,", f"loss={loss},")))
+def test_a_loss_that_explodes_is_diverged(loss: str, reason: str, quick: Runner) -> None:
+    done = quick(variant(("loss=loss,", f"loss={loss},")))
     assert_ended(done, "diverged", reason)
     assert done.lines("FAIL: ")
 
 
-def test_a_model_of_nans_that_nobody_checked_is_diverged(run: Runner) -> None:
-    done = run(with_train(TRAINED + "model.out.bias.data.fill_(float('nan'))\nsession.finish(model)"))
+def test_a_model_of_nans_that_nobody_checked_is_diverged(quick: Runner) -> None:
+    done = quick(with_train(TRAINED + "model.out.bias.data.fill_(float('nan'))\nsession.finish(model)"))
     assert_ended(done, "diverged", "the model's logits are not finite on 256 of 256 rows")
 
 
-def test_a_model_that_breaks_on_some_rows_is_diverged(run: Runner) -> None:
+def test_a_model_that_breaks_on_some_rows_is_diverged(quick: Runner) -> None:
     """The scored rows are fine, the spliced ones, which only the second process sees, are not."""
     text = variant(
         ("return self.out(self.embedding(ids))", "return self.out(self.embedding(ids)) * (float('nan') if SPLICED else 1)"),
         ("BATCH_SIZE = 8", "BATCH_SIZE = 8\nfrom pathlib import Path\nSPLICED = Path.cwd().name == 'scorer-b'"),
     )
-    assert_ended(run(text), "diverged", "not finite on 256 of 256 rows")
+    assert_ended(quick(text), "diverged", "not finite on 256 of 256 rows")
 
 
 # --- timeout --------------------------------------------------------------------------------------------------------
 
 
-def test_start_up_has_a_cap(run: Runner) -> None:
-    done = run(HELPERS + "time.sleep(1000)\n" + TRAIN_PY, caps={"startup": 1.0})
+def test_start_up_has_a_cap(quick: Runner) -> None:
+    done = quick(HELPERS + "time.sleep(1000)\n" + TRAIN_PY, caps={"startup": 1.0})
     assert_ended(done, "timeout", "startup took more than 1 s")
 
 
-def test_a_train_py_that_sleeps_under_the_clock_times_out(run: Runner) -> None:
-    done = run(with_train("for x, y in session.batches(8):\n    time.sleep(1000)"), caps={"grace": 0.2, "late": 0.3})
+def test_a_train_py_that_sleeps_under_the_clock_times_out(quick: Runner) -> None:
+    done = quick(with_train("for x, y in session.batches(8):\n    time.sleep(1000)"), caps={"grace": 0.2, "late": 0.3})
     assert_ended(done, "timeout", "never called session.finish(model)")
 
 
-def test_a_model_that_hangs_while_it_is_scored_times_out(run: Runner) -> None:
+def test_a_model_that_hangs_while_it_is_scored_times_out(quick: Runner) -> None:
     hang = "        if not self.training:\n            import time; time.sleep(1000)\n"
     text = variant(("        return self.out", hang + "        return self.out"))
-    assert_ended(run(text, caps={"scoring": 1.0}), "timeout", "scoring took more than 1 s")
+    assert_ended(quick(text, caps={"scoring": 1.0}), "timeout", "scoring took more than 1 s")
 
 
 # --- the clock ------------------------------------------------------------------------------------------------------
 
 
-def test_a_model_that_comes_after_the_grace_is_invalid(run: Runner) -> None:
-    done = run(with_train(TRAINED + "time.sleep(1.0)\nsession.finish(model)"), caps={"grace": 0.3})
+def test_a_model_that_comes_after_the_grace_is_invalid(quick: Runner) -> None:
+    done = quick(with_train(TRAINED + "time.sleep(1.0)\nsession.finish(model)"), caps={"grace": 0.3})
     assert_ended(done, "invalid", "over the time budget: the model came 1.")
 
 
@@ -186,7 +186,7 @@ while len(Path({pids!r}).read_text().split()) < 4:
 
 
 @pytest.mark.parametrize("ending", ["hangs", "finishes", "raises"])
-def test_nothing_that_a_run_started_outlives_it(ending: str, run: Runner, tmp_path: Path) -> None:
+def test_nothing_that_a_run_started_outlives_it(ending: str, quick: Runner, tmp_path: Path) -> None:
     ends = {
         "hangs": "for x, y in session.batches(8):\n    time.sleep(1000)",
         "finishes": TRAINED + "session.finish(model)",
@@ -194,7 +194,7 @@ def test_nothing_that_a_run_started_outlives_it(ending: str, run: Runner, tmp_pa
     }
     pids = tmp_path / "pids"
     text = with_train(FORKING.format(pids=str(pids)) + ends[ending])
-    done = run(text, caps={"grace": 1.0, "late": 0.5}, sandbox="off")  # inside one it could not note its ids out here
+    done = quick(text, caps={"grace": 1.0, "late": 0.5}, sandbox="off")  # inside one it could not note its ids out here
     assert done.result.status == {"hangs": "timeout", "finishes": "ok", "raises": "crash"}[ending], done.result
     started = [int(pid) for pid in pids.read_text().split()]
     assert len(started) == 4 and done.left_alive == ()

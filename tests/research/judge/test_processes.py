@@ -1,15 +1,19 @@
 """The environment and the end of a run's processes."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
-from research.judge.processes import child_environment
+from research.judge.processes import child_environment, kill_descendants
 from research.sandbox.limits import MemoryMonitor
+from research.sandbox.linux import become_subreaper
+from tests.research.judged import in_a_fork
 
 
 def test_a_run_gets_no_variable_that_it_does_not_need(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,59 +26,47 @@ def test_a_run_gets_no_variable_that_it_does_not_need(monkeypatch: pytest.Monkey
     assert str(Path(__file__).parents[3]) in environment["PYTHONPATH"].split(os.pathsep)
 
 
-KILL = """
-import os, signal, subprocess, sys, time
-from research.sandbox.linux import become_subreaper
-from research.judge.processes import kill_descendants
-become_subreaper()
-spared = subprocess.Popen(["sleep", "1000"])
-read, write = os.pipe()
-if os.fork() == 0:
-    os.setsid()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def end_a_hidden_grandchild() -> tuple[int, bool, list[int]]:
+    """The hidden process, whether the spared one lives, and what is left."""
+    become_subreaper()
+    spared = subprocess.Popen(["sleep", "1000"])
+    read, write = os.pipe()
     if os.fork() == 0:
         os.setsid()
-        os.write(write, b"%d\\n" % os.getpid())
-        time.sleep(1000)
-    os._exit(0)
-hidden = os.read(read, 100).decode().strip()
-left = kill_descendants(spare=[spared.pid])
-print(hidden, spared.pid, spared.poll(), left)
-spared.kill()
-"""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if os.fork() == 0:
+            os.setsid()
+            os.write(write, b"%d\n" % os.getpid())
+            time.sleep(1000)
+        os._exit(0)
+    hidden = int(os.read(read, 100))
+    left = kill_descendants(spare=[spared.pid])
+    lives = spared.poll() is None
+    spared.kill()
+    return hidden, lives, left
 
 
 def test_a_hidden_grandchild_is_ended_and_what_is_spared_lives() -> None:
-    done = subprocess.run([sys.executable, "-c", KILL], capture_output=True, text=True, timeout=60)
-    hidden, _, alive, left = done.stdout.split()
-    assert not psutil.pid_exists(int(hidden)), done.stderr
-    assert (alive, left) == ("None", "[]")
+    hidden, spared_lives, left = in_a_fork(end_a_hidden_grandchild)
+    assert not psutil.pid_exists(hidden)
+    assert (spared_lives, left) == (True, [])
 
 
-BOMB = """
-import os, time
-from research.sandbox.linux import become_subreaper
-from research.judge.processes import kill_descendants
-become_subreaper()
-pids = []
-for _ in range(500):
-    if (pid := os.fork()) == 0:
-        os.setsid()
-        time.sleep(1000)
-        os._exit(0)
-    pids.append(pid)
-print(kill_descendants())
-for pid in pids:
-    try:
-        print(os.waitpid(pid, os.WNOHANG))
-    except ChildProcessError:
-        pass
-"""
+def end_a_fork_bomb() -> tuple[int, list[int], list[int]]:
+    """How many processes there were, how many the killer left, and which were not collected."""
+    become_subreaper()
+    script = "for n in $(seq 500); do setsid sleep 1000 & done; echo; wait"
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE) as bomb:
+        assert bomb.stdout is not None
+        bomb.stdout.readline()
+        count = len(psutil.Process().children(recursive=True))
+        left = kill_descendants()
+        return count, left, [child.pid for child in psutil.Process().children(recursive=True)]
 
 
 def test_as_many_processes_as_a_fork_bomb_makes_are_ended() -> None:
-    done = subprocess.run([sys.executable, "-c", BOMB], capture_output=True, text=True, timeout=120)
-    assert done.stdout == "[]\n", done.stderr  # all ended, all collected
+    count, left, uncollected = in_a_fork(end_a_fork_bomb)
+    assert count > 500 and (left, uncollected) == ([], [])
 
 
 def test_memory_is_measured_from_outside() -> None:

@@ -1,11 +1,7 @@
 """The fused operators against their formulas: plain PyTorch in float64, the Triton kernels in float32."""
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 
 import pytest
 import torch
@@ -171,43 +167,6 @@ def test_there_may_be_fewer_keys_than_queries() -> None:
     assert q.shape == (2, 5, 4, 8) and k.shape == (2, 5, 2, 8)
     torch.testing.assert_close(q, expected[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(k, expected[1][:, :, :2], atol=1e-4, rtol=1e-4)
-
-
-INTERPRETED = """
-import torch
-from research.kernels import triton_kernels
-from tests.research.kernels.test_fused import distance, loss_formula, rotary_formula, rotary_inputs
-
-for softcap, vocabulary in ((15.0, 64), (15.0, 50), (60.0, 50)):
-    logits = (torch.randn(7, vocabulary) * 2 * softcap).bfloat16()
-    targets = torch.randint(vocabulary, (7,))
-    leaf = logits.double().requires_grad_()
-    losses = torch.stack([loss_formula(row, torch.eye(vocabulary).double(), target, softcap)
-                          for row, target in zip(leaf, targets)])
-    (grads,) = torch.autograd.grad(3 * losses.sum(), leaf)
-    found = triton_kernels.cross_entropy_rows(logits, targets, softcap=softcap, grad_scale=3.0)
-    assert distance(found, losses.detach()) < 1e-5, (softcap, vocabulary)
-    assert distance(logits, grads) < 1e-2, (softcap, vocabulary)
-
-for heads, dim in ((5, 128), (3, 24)):
-    qk, cos, sin = rotary_inputs(9, heads, dim)
-    leaf = qk.double().requires_grad_()
-    out = rotary_formula(leaf, cos.double(), sin.double())
-    weights = torch.randn(out.shape).bfloat16()
-    (grads,) = torch.autograd.grad((out * weights).sum(), leaf)
-    q, k, rstd = triton_kernels.rope_norm(qk.bfloat16(), cos, sin, 0.0)
-    assert distance(torch.stack([q, k]), out.detach()) < 1e-2, (heads, dim)
-    assert distance(triton_kernels.rope_norm_backward(*weights, q, k, rstd, cos, sin), grads) < 1e-2, (heads, dim)
-print("right")
-"""
-
-
-@pytest.mark.skipif(not fused.HAS_TRITON, reason="Triton is not installed")
-def test_the_kernels_of_loss_queries_and_keys_are_right_in_tritons_interpreter() -> None:
-    root = Path(__file__).parents[3]
-    environment = dict(os.environ) | {"TRITON_INTERPRET": "1", "PYTHONPATH": str(root)}
-    done = subprocess.run([sys.executable, "-c", INTERPRETED], env=environment, cwd=root, capture_output=True, text=True)
-    assert done.stdout == "right\n", done.stderr
 
 
 def test_weights_are_cast_to_the_inputs_dtype() -> None:

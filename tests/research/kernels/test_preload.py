@@ -1,30 +1,34 @@
 """What is imported before the judge forks leaves no trace but modules."""
 
-import json
 import os
 import subprocess
 import sys
 from importlib.util import find_spec
+from typing import Any
 
+import psutil
 import pytest
 import torch
 
-LOOK = """
-import json, os, sys
-import psutil
 from research.kernels.preload import COMPILER, has_initialised_cuda, preload
-import torch._dynamo
-process = psutil.Process()
-before, threads = dict(os.environ), process.num_threads()
-preload((9, 0))
-print(json.dumps({
-    "compiler": COMPILER in sys.modules,
-    "more threads": process.num_threads() - threads,
-    "children": len(process.children()),
-    "environment": sorted({name for name, _ in set(os.environ.items()) ^ set(before.items())}),
-    "cuda": has_initialised_cuda(),
-}))
-"""
+from tests.research.judged import in_a_fork
+
+
+def look() -> dict[str, Any]:
+    """What is different after the preload."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    process = psutil.Process()
+    before, threads = dict(os.environ), process.num_threads()
+    assert COMPILER not in sys.modules
+    preload((9, 0))
+    return {
+        "compiler": COMPILER in sys.modules,
+        "more threads": process.num_threads() - threads,
+        "children": len(process.children()),
+        "environment": sorted({name for name, _ in set(os.environ.items()) ^ set(before.items())}),
+        "cuda": has_initialised_cuda(),
+    }
+
 
 FORK = """
 import os, sys
@@ -49,21 +53,19 @@ import os
 from research.kernels import preload as preloading
 print("off" if preloading.OFF_VARIABLE in os.environ else "on", flush=True)
 preloading.gpu_capability = lambda: (9, 0)
+preloading.preload = lambda capability: None
 preloading.has_initialised_cuda = lambda: True
 preloading.preload_for_gpu()
 print("goes on", flush=True)
 """
 
 
-def execute(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
+def execute(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
 def test_only_modules_are_left() -> None:
-    done = execute(LOOK, CUDA_VISIBLE_DEVICES="")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = in_a_fork(look)
     assert set(found.pop("environment")) <= {"PYTORCH_NVML_BASED_CUDA_CHECK", "TORCHINDUCTOR_CACHE_DIR"}
     assert found == {"compiler": True, "more threads": 0, "children": 0, "cuda": False}
 
