@@ -8,12 +8,14 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from agent.repo.repository import make_repository
 from cluster.cli import main, make_parser
-from cluster.commands.cluster import OWN_OPTIONS, about_edits, entrypoint, key_for
+from cluster.commands.cluster import OWN_OPTIONS, about_edits, entrypoint, key_for, what_next
 from cluster.ray_cluster import checkout_zip as working_folder
 from cluster.ray_cluster.checkout_zip import sent_files, zip_checkout
 from cluster.ray_cluster.jobs import dashboard_address
@@ -71,6 +73,13 @@ def test_the_key_goes_only_where_it_is_needed_and_is_not_printed(monkeypatch: py
     monkeypatch.delenv("ANTHROPIC_API_KEY")
     assert key_for("claude")[0] == {}
     assert "not set here" in key_for("claude")[1][0]
+
+
+def test_what_is_told_after_a_submit_names_the_home_and_the_token() -> None:
+    jobs: Any = SimpleNamespace(address="http://head:8265", token_found=True)
+    told = what_next("job1", "~/x", jobs)
+    assert "farm fetch --home '~/x' --address http://head:8265" in told[-1]
+    assert "RAY_AUTH_MODE=token ray job stop job1" in told[2]
 
 
 def test_what_is_sent_is_what_git_would_take(checkout: Path) -> None:
