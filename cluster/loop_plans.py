@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.repo.branch_names import branch_name
 from cluster.hardware import Device, platform_identity
-from cluster.options import FarmOptions
+from cluster.options import DEFAULT_SHARDS, FarmOptions
 from research.contract import Contract
 from research.data.prepare import find_prepared, prepare
 from research.data.prepared import PreparedData
@@ -18,9 +18,6 @@ from research.errors import UserError
 from research.profiles import choose_profile, contract_for
 from results.experiment import Branch
 from results.store import Store
-
-DEFAULT_SHARDS = 10
-"""Training shards that are prepared if the user gives no number."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from cluster.hardware import Device, DeviceKind
 from cluster.home import inside_job, package_folder
 from cluster.judge_process import JUDGE_COMMAND, Progress
 from cluster.ray_cluster.checkout_zip import zip_checkout
-from cluster.ray_cluster.worker import NodeData, NodeWorker, Outcome, data_on_node, packed
+from cluster.ray_cluster.worker import NodeData, NodeWorker, Outcome, packed
 from research.contract import Contract
 from research.data.prepared import PreparedData
 from research.errors import UserError
@@ -233,7 +233,7 @@ class RayEngine:
             if self._gpu_memory_bytes is not None:
                 require_cuda_for_limit(device.kind)
             contract, data = await asyncio.to_thread(self._terms, device)
-            given: NodeData = await _answer(self._data_task(here, contract, data))
+            given: NodeData = await _answer(self._find_data(actor, contract, data))
         except UserError as error:
             given = NodeData(problem=str(error))
         except RayError as error:
@@ -246,8 +246,10 @@ class RayEngine:
         self._workers[device.key] = _Serving(actor=actor, device=device, node_id=node.id, data_folder=given.folder)
         return Change(kind="joined", name=device.key, device=device)
 
-    def _data_task(self, here: Any, contract: Contract, data: PreparedData) -> Any:
-        """The Ray task that finds, unpacks or prepares the contract's data on a node."""
+    def _find_data(self, actor: Any, contract: Contract, data: PreparedData) -> Any:
+        """Lets a worker find, unpack or prepare the contract's data on its node; in its process, since another takes seconds
+        to start.
+        """
         import ray
 
         name = f"{data.folder.name}-{data.data_fingerprint}"
@@ -255,8 +257,7 @@ class RayEngine:
             files = packed(data, SHIP_BYTES)
             self._shipped[name] = None if files is None else ray.put(files)
         wanted = data.score_fingerprint(contract)
-        task = ray.remote(data_on_node).options(num_cpus=0, scheduling_strategy=here)
-        return task.remote(contract, self._cache, self._num_shards, wanted, self._shipped[name], name)
+        return actor.find_data.remote(contract, self._cache, self._num_shards, wanted, self._shipped[name], name)
 
 
 def join_cluster(address: str | None, gpus: tuple[int, ...] | None) -> None:

@@ -15,7 +15,7 @@ import psutil
 from cluster.hardware import Device, DeviceKind, detect_devices, limited
 from cluster.home import find_cache
 from cluster.judge_process import JUDGE_COMMAND, Progress
-from cluster.loop_plans import DEFAULT_SHARDS
+from cluster.options import DEFAULT_SHARDS
 from cluster.ray_cluster.node_folder import NodeFolder
 from cluster.worker import Worker
 from research.contract import Contract
@@ -72,6 +72,18 @@ class NodeWorker:
     def describe(self) -> Device:
         """The device."""
         return self.device
+
+    def find_data(
+        self,
+        contract: Contract,
+        cache: str | None,
+        num_shards: int | None,
+        wanted: str,
+        shipped: Mapping[str, bytes] | None,
+        shipped_name: str,
+    ) -> NodeData:
+        """The prepared data of this node that a run's scores compare on; see `data_on_node`."""
+        return data_on_node(contract, cache, num_shards, wanted, shipped, shipped_name)
 
     def run(self, train_py: str, spec: RunSpec, data_folder: str) -> Outcome:
         """Executes one run, in a folder on this node, which is removed afterwards."""

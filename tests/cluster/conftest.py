@@ -1,27 +1,23 @@
 """What the tests of the cluster package share."""
 
 import os
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from research.result import RunSpec
+from tests.cluster import warm_judge
 from tests.cluster.farm_samples import make_spec
-from tests.cluster.ray_samples import ray_cluster
+from tests.cluster.forked_farm import CONTEXT
+from tests.cluster.ray_samples import wait_for
 from tests.cluster.tiny_checkout import Checkout, make_checkout
 
 # Ray reads it when it is imported, and a farm's process sets it before: or its workers start by `uv run` where the tests do
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A Ray of one node for a module's tests."""
-    with ray_cluster() as cluster:
-        yield cluster
 
 
 @pytest.fixture
@@ -40,3 +36,15 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def checkout(tmp_path: Path, cache: Path) -> Checkout:
     return make_checkout(tmp_path / "checkout", cache)
+
+
+@pytest.fixture(scope="session")
+def judge_command() -> Iterator[tuple[str, ...]]:
+    """The command of real judges which need not import torch, wherever they are started."""
+    with tempfile.TemporaryDirectory() as folder:  # short: paths of sockets are limited
+        path = f"{folder}/judges"
+        serving = CONTEXT.Process(target=warm_judge.serve, args=(path,), daemon=True)
+        serving.start()
+        wait_for("listening process", Path(path).exists)
+        yield (sys.executable, "-S", "-E", warm_judge.__file__, path)
+        serving.kill()

@@ -1,7 +1,8 @@
-"""Commands of the farm in processes forked off one that has imported it and torch, which takes seconds of every new Python.
+"""Commands of the farm in processes forked off one that has imported it, torch and Ray: a new Python takes seconds for that.
 
-The judge that such a farm starts is forked off the farm. Evaluation has a quarter of the `cpu` profile's rows. What is started
-as a user does it, and takes those seconds, is in test_farm.py, test_real_judge.py and ray_cluster/.
+The judge that such a farm starts is forked off the farm, or off a process that the test has. Evaluation has a quarter of the
+`cpu` profile's rows, and a baseline one run unless the test says otherwise. What is started as a user does it, and takes those
+seconds, is in test_farm.py, test_real_judge.py and ray_cluster/test_jobs.py.
 """
 
 import os
@@ -9,23 +10,43 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tests.research.judged import CONTEXT
 
-CONTEXT.set_forkserver_preload(["research.run", "cluster.cli", "cluster.driver", "cluster.commands.look"])
+CONTEXT.set_forkserver_preload(
+    [
+        *("research.run", "ray", "tiktoken", "matplotlib.backends.backend_agg", "matplotlib.figure", "matplotlib.patheffects"),
+        *("cluster.cli", "cluster.driver", "cluster.commands.look", "cluster.commands.research", "cluster.by_hand"),
+    ]
+)
+EVAL_TOKENS = 2**14
 SERVES = ("-m", "research.run", "--serve")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cheaper:
+    """What a forked farm does otherwise than a user's, to take less time."""
+
+    baseline_runs: int = 1
+    ray_judge: tuple[str, ...] | None = None
+    """The command of the judges that its workers on Ray start; None: the one that ships."""
+
+
+CHEAPER = Cheaper()
 
 
 class ForkedFarm:
     """What the tests use of a Popen of `python -m cluster.cli`. It leads a process group of its own."""
 
     def __init__(self, arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str], output: Path,
-                 umask: int = 0o022) -> None:  # fmt: skip
+                 cheaper: Cheaper = CHEAPER, umask: int = 0o022) -> None:  # fmt: skip
         """Both streams go to the file `output`."""
         self._output = output
-        started = (list(arguments), str(folder), dict(environment), str(output), umask)
+        started = (list(arguments), str(folder), dict(environment), str(output), cheaper, umask)
         self._process = CONTEXT.Process(target=_farm, args=started)
         self._process.start()
 
@@ -52,19 +73,29 @@ class ForkedFarm:
         return self._output.read_text(), None
 
 
-def _farm(arguments: list[str], folder: str, environment: dict[str, str], output: str, umask: int) -> None:
+def _farm(arguments: list[str], folder: str, environment: dict[str, str], output: str, cheaper: Cheaper,
+          umask: int) -> None:  # fmt: skip
     """Runs in a process of its own."""
     os.setsid()
     os.umask(umask)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _become(folder, environment, *(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC) for path in (os.devnull, output)))
+    become(folder, environment, *(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC) for path in (os.devnull, output)))
     from cluster import cli
+    from cluster.options import FarmOptions
+    from research import profiles
 
+    cpu = profiles.PROFILES["cpu"]
+    profiles.PROFILES["cpu"] = replace(cpu, contract=replace(cpu.contract, EVAL_TOKENS=EVAL_TOKENS))
+    FarmOptions.__init__.__kwdefaults__["baseline_runs"] = cheaper.baseline_runs
+    if cheaper.ray_judge is not None:
+        from cluster.ray_cluster import engine
+
+        engine.RayEngine = partial(engine.RayEngine, judge_command=cheaper.ray_judge)  # type: ignore[assignment, misc]
     subprocess.Popen = _JudgeForking  # type: ignore[misc]
     sys.exit(cli.main(arguments))
 
 
-def _become(folder: str, environment: Mapping[str, str], stdin: int, stdout: int, stderr: int | None = None) -> None:
+def become(folder: str, environment: Mapping[str, str], stdin: int, stdout: int, stderr: int | None = None) -> None:
     """Takes over a working directory, an environment and standard streams, as a new process would."""
     os.chdir(folder)
     os.environ.clear()
@@ -99,7 +130,7 @@ def _judge(folder: str, environment: Mapping[str, str], stdin: int, stdout: int,
     try:
         os.setsid()
         signal.set_wakeup_fd(-1)
-        _become(folder, environment, stdin, stdout, stderr)
+        become(folder, environment, stdin, stdout, stderr)
         os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         from research.run import main
 

@@ -33,6 +33,7 @@ class RayHead:
             *("--node-ip-address=127.0.0.1", "--port=0", f"--temp-dir={self.session}", f"--num-gpus={gpus}"),
             *("--dashboard-host=127.0.0.1", f"--dashboard-port={self.address.rpartition(':')[2]}"),
             *("--dashboard-agent-listen-port=0", f"--ray-client-server-port={free_port()}", "--object-store-memory=80000000"),
+            *("--no-monitor", "--include-log-monitor=false", *([] if gpus else ["--num-cpus=1"])),  # fewer processes
         ]
         environment = self.environment() | {
             "HOME": str(self.home),

@@ -12,16 +12,15 @@ import psutil
 
 
 @contextlib.contextmanager
-def ray_cluster(nodes: int = 1) -> Iterator[Any]:
-    """Real nodes with one CPU each; they are ended here, whatever became of them."""
+def ray_cluster() -> Iterator[Any]:
+    """A real node with one CPU; it and those that are added are ended here, whatever became of them."""
     import ray
     from ray.cluster_utils import Cluster
 
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    head = {"num_cpus": 1, "include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
-        for _ in range(nodes - 1):
-            cluster.add_node(num_cpus=1)
         yield cluster
     finally:
         ray.shutdown()  # a cluster doesn't end a node that this process is connected to
@@ -31,6 +30,11 @@ def ray_cluster(nodes: int = 1) -> Iterator[Any]:
             if child.pid not in before:
                 with contextlib.suppress(psutil.Error):
                     child.kill()
+
+
+def add_node(cluster: Any) -> None:
+    """One more, with one CPU."""
+    cluster.add_node(num_cpus=1, include_log_monitor=False)
 
 
 def raylets() -> list[psutil.Process]:
@@ -46,11 +50,11 @@ def name_of(process: psutil.Process) -> str:
 
 
 def wait_for(what: str, condition: Callable[[], Any], seconds: float = 90.0) -> Any:
-    """Polls until `condition()` is true, and returns what it gave."""
+    """Polls, ten times a second, until `condition()` is true, and returns what it gave."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline, f"no {what} within {seconds:.0f} s"
-        time.sleep(0.05)
+        time.sleep(0.1)
     return value
 
 

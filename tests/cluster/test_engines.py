@@ -1,8 +1,9 @@
-"""One behavioural suite for every engine: what a loop may rely on, whatever executes its runs."""
+"""One behavioural suite for every engine: what a loop may rely on, whatever executes its runs.
+
+The tests that take `opened` are run on Ray as well, in ray_cluster/test_ray_farm.py.
+"""
 
 import asyncio
-import shutil
-import sysconfig
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -12,23 +13,10 @@ import pytest
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.engine import ALIVE, Engine, LocalEngine
 from cluster.hardware import limited
-from cluster.ray_cluster.engine import RayEngine
 from cluster.workqueue import WorkItem, WorkQueue
-from research.data.prepare import prepare
-from research.errors import UserError
 from research.gpu_memory import GIB
-from research.profiles import contract_for
-from research.result import RunSpec
 from tests.cluster.farm_samples import CPU, FAKE_JUDGE, gpu
 from tests.cluster.ray_samples import living
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A short contract on some modules of the standard library, with its prepared data."""
-    text = shutil.copytree(Path(sysconfig.get_path("stdlib"), "asyncio"), tmp_path_factory.mktemp("text") / "asyncio")
-    contract = replace(contract_for("cpu", source=f"files:{text}"), EVAL_TOKENS=256 * 8)
-    return contract, prepare(contract, cache=tmp_path_factory.mktemp("cache"), say=lambda line: None)
 
 
 class Opened:
@@ -62,23 +50,10 @@ class Opened:
         self.device = change.device
 
 
-@pytest.fixture(scope="module")
-def on_ray(data, cluster, tmp_path_factory):
-    """One for all tests of this file: joining a cluster and starting a worker takes seconds."""
-    runs, cache = tmp_path_factory.mktemp("runs"), str(tmp_path_factory.mktemp("node-cache"))
-    opened = Opened(lambda: RayEngine(terms=lambda device: data, runs_folder=runs, kind="cpu", address=cluster.address,
-                                      cache=cache, judge_command=FAKE_JUDGE), runs)  # fmt: skip
-    yield opened
-    opened.close()
-
-
-@pytest.fixture(params=["local", "ray"])
-def opened(request):
-    """An engine with one CPU and a judge that needs no torch."""
-    if request.param == "ray":
-        yield request.getfixturevalue("on_ray")
-        return
-    opened = Opened(request.getfixturevalue("local"), request.getfixturevalue("tmp_path"))
+@pytest.fixture
+def opened(local, tmp_path):
+    """An engine with one CPU and a judge that needs no torch; ray_cluster/test_ray_farm.py has one on Ray."""
+    opened = Opened(local, tmp_path)
     yield opened
     opened.close()
 
@@ -89,33 +64,8 @@ def local(tmp_path):
     return lambda: LocalEngine({CPU: tmp_path}, runs_folder=tmp_path, judge_command=FAKE_JUDGE)
 
 
-@pytest.fixture
-def spec(data, tmp_path):
-    contract, _ = data
-
-    def make(run_id="run1"):
-        (tmp_path / run_id).mkdir()
-        return RunSpec(run_id=run_id, contract=contract, seed=7)
-
-    return make
-
-
 def quiet(progress):
     pass
-
-
-def test_a_cluster_without_gpus_refuses_a_limit_of_their_memory(cluster, data, tmp_path):
-    """The first test here, since a process is in one cluster at a time."""
-
-    async def first_look():
-        engine = RayEngine(terms=lambda device: data, runs_folder=tmp_path, address=cluster.address, gpu_memory_bytes=24 * GIB)
-        try:
-            await anext(engine.changes())
-        finally:
-            await engine.close()
-
-    with pytest.raises(UserError, match=r"No node of the cluster.*cpu"):
-        asyncio.run(first_look())
 
 
 def test_a_run_gives_its_result_its_progress_and_its_files(opened, spec):

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -10,6 +11,8 @@ import pandas
 import psutil
 
 from results.journal import read_journal
+from tests.cluster.forked_farm import Cheaper
+from tests.cluster.ray_samples import living
 from tests.cluster.tiny_checkout import BAD_LR, GOOD_LR, Checkout
 
 TERMS = ("--devices", "cpu", "--budget", "1")
@@ -44,7 +47,8 @@ def test_killed_and_gone_on_with(checkout: Checkout) -> None:
         {"title": "raise", "replace": ["def build_model():", "raise ValueError('as planned')\n\n\ndef build_model():"]},
     )
     command = ("run", "--tag", "night", *TERMS, "--researcher", researcher)
-    farm = checkout.plain().start(*command)  # its processes are found by their command lines below
+    checkout = replace(checkout, cheaper=Cheaper(baseline_runs=2))
+    farm = checkout.start(*command)
     runs = checkout.home / "runs"
     wait_for("first experiment's training", lambda: "step" in text_of(runs / "night-0001-1" / "run.log"))
 
@@ -57,11 +61,13 @@ def test_killed_and_gone_on_with(checkout: Checkout) -> None:
     if (checkout.home / "history.parquet").exists():
         assert len(pandas.read_parquet(checkout.home / "history.parquet")) >= 1
 
+    started = [process.pid for process in psutil.Process(farm.pid).children(recursive=True)]
+    assert started
     os.kill(farm.pid, signal.SIGKILL)
-    farm.wait()
-    wait_for("end of what it started", lambda: not processes_with(str(checkout.home)), seconds=10)
+    farm.communicate()
+    wait_for("end of what it started", lambda: not living(started), seconds=10)
 
-    output = checkout.plain().farm(*command)
+    output = checkout.farm(*command)
     assert "3 experiments, 1 kept" in output
     check_terms(checkout, researcher)
     check_records(checkout)

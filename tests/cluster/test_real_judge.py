@@ -46,13 +46,12 @@ def train_py():
     return write_constants(fit_to_profile(text, "cpu", None)[0], small)
 
 
-def test_a_run_and_a_cancelled_one(make_run, train_py, tmp_path):
-    """One engine for both, since starting a judge takes seconds here."""
+def test_a_run_and_a_cancelled_one(make_run, train_py, tmp_path, judge_command):
     device = choose_devices(DeviceRequest(kind="cpu"))[0]
     phases = []
 
     async def both():
-        engine = LocalEngine({device: make_run.data_folder}, runs_folder=tmp_path)
+        engine = LocalEngine({device: make_run.data_folder}, runs_folder=tmp_path, judge_command=judge_command)
         training = asyncio.Event()
 
         def note(progress):
@@ -61,7 +60,7 @@ def test_a_run_and_a_cancelled_one(make_run, train_py, tmp_path):
                 training.set()
 
         try:
-            whole = await engine.execute(device, train_py, make_run("whole", 4.0), note)
+            whole = await engine.execute(device, train_py, make_run("whole", 3.0), note)
             training.clear()
             cut = asyncio.create_task(engine.execute(device, train_py, make_run("cut", 60.0), note))
             await asyncio.wait_for(training.wait(), timeout=60)
@@ -78,4 +77,4 @@ def test_a_run_and_a_cancelled_one(make_run, train_py, tmp_path):
     assert 0 < whole.val_bpb < 9
     assert [phase for phase in dict.fromkeys(phases) if phase != "training"] == ["startup", "handover", "scoring"]
     assert seconds < 5
-    assert [child for child in psutil.Process().children(recursive=True) if "--serve" in child.cmdline()] == []
+    assert [child for child in psutil.Process().children(recursive=True) if judge_command[-1] in child.cmdline()] == []

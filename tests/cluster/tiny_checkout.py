@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.forked_farm import ForkedFarm
+from tests.cluster.forked_farm import CHEAPER, Cheaper, ForkedFarm
 
 TRAIN_PY = '''\
 """Predicts a token from the one before it."""
@@ -72,6 +72,9 @@ class Checkout:
     forked: bool = True
     """Whether commands are forked off a process that has imported the farm; else each is a Python of its own."""
 
+    cheaper: Cheaper = CHEAPER
+    """What forked commands do otherwise than a user's."""
+
     def plain(self) -> "Checkout":
         """The same one, whose commands are Pythons of their own, as a user starts them."""
         return replace(self, forked=False)
@@ -96,7 +99,8 @@ class Checkout:
         """A command of the farm, running. It leads a process group of its own, as a command in a shell does."""
         if self.forked:
             output = Path(tempfile.mkstemp(dir=self.folder.parent, prefix="printed-")[1])
-            return ForkedFarm(arguments, folder=self.folder, environment=self._environment(), output=output)
+            environment = self._environment()
+            return ForkedFarm(arguments, folder=self.folder, environment=environment, output=output, cheaper=self.cheaper)
         command = [sys.executable, "-m", "cluster.cli", *arguments]
         return subprocess.Popen(command, cwd=self.folder, env=self._environment(), stdout=subprocess.PIPE, text=True,
                                 stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=hear_ctrl_c)  # fmt: skip

@@ -8,13 +8,15 @@ import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from agent.repo.repository import make_repository
 from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS
 from cluster.cli import main, make_parser
-from cluster.commands.cluster import OWN_OPTIONS, about_edits, entrypoint, key_for
+from cluster.commands.cluster import OWN_OPTIONS, about_edits, entrypoint, key_for, what_next
 from cluster.ray_cluster import checkout_zip as working_folder
 from cluster.ray_cluster.checkout_zip import sent_files, zip_checkout
 from cluster.ray_cluster.jobs import dashboard_address
@@ -89,6 +91,13 @@ def test_a_gateways_key_never_goes_to_the_public_address(key: str, monkeypatch: 
     assert "gateway.example" in lines[1] and "this machine" not in lines[1] and "sk-secret" not in "".join(lines)
     monkeypatch.setenv(CLAUDE_GATEWAY, "http://127.0.0.1:4000")
     assert "not this machine" in key_for("claude")[1][1]
+
+
+def test_what_is_told_after_a_submit_names_the_home_and_the_token() -> None:
+    jobs: Any = SimpleNamespace(address="http://head:8265", token_found=True)
+    told = what_next("job1", "~/x", jobs)
+    assert "farm fetch --home '~/x' --address http://head:8265" in told[-1]
+    assert "RAY_AUTH_MODE=token ray job stop job1" in told[2]
 
 
 def test_what_is_sent_is_what_git_would_take(checkout: Path) -> None:

@@ -15,6 +15,7 @@ from agent.repo.worktree import Worktree
 from cluster.cli import main
 from cluster.home import Home
 from cluster.ray_cluster.parcel import END, pack, print_parcel, printed_parcel, repositories_of, unpack
+from cluster.ray_cluster.parcel import main as parcel_main
 from research.errors import UserError
 from results.experiment import Experiment, Usage
 from results.journal import read_journal
@@ -178,6 +179,15 @@ def test_what_was_damaged_on_the_way_is_refused(home: Home) -> None:
         printed_parcel("\n".join(lines[:-1]))
     with pytest.raises(UserError, match="On the cluster: Nothing is recorded in /x"):
         printed_parcel("Running entrypoint\nfarm: Nothing is recorded in /x\n")
+
+
+def test_a_home_that_is_not_there_is_said_to_whoever_reads_the_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["parcel", "--home=/there/is/none"])
+    assert parcel_main() == 2
+    with pytest.raises(UserError, match="On the cluster: Nothing is recorded in /there/is/none"):
+        printed_parcel(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -24,9 +24,9 @@ def make_contract(tmp_path_factory) -> Make:
         folder = tmp_path_factory.mktemp(name)
         words = random.Random(name)
         for number in range(600):
-            text = " ".join("".join(words.choices("abcdefghij", k=words.randint(2, 7))) for _ in range(500))
+            text = " ".join("".join(words.choices("abcdefghij", k=words.randint(2, 7))) for _ in range(60))
             (folder / f"{number}.txt").write_text(f"{name} {number} {text}")
-        return replace(contract_for("cpu", source=f"files:{folder}"), EVAL_TOKENS=256 * 4)
+        return replace(contract_for("cpu", source=f"files:{folder}"), MAX_SEQ_LEN=32, EVAL_TOKENS=256, VOCAB_SIZE=300)
 
     return make
 
