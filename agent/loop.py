@@ -1,23 +1,26 @@
 """One research loop: propose, commit, train, decide, record, keep or discard, repeat."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agent.adoption import check_not_reset, commits_to_adopt, is_by_hand, place_on_branch
 from agent.diff import count_lines, unified_diff
 from agent.observer import LoopObserver
 from agent.patch import changed_constants, program_of
 from agent.proposing import RETRY_PAUSES_S, Proposer
 from agent.repeats import programs_tried, refusals, terms_of
 from agent.repo.branch_names import experiment_id
+from agent.repo.commits import FITTED_FROM, message_of
 from agent.repo.worktree import Worktree
 from agent.researcher import Context, ProposalFailed, Researcher
 from agent.runs import MAX_TRIES, Execute, ExperimentRuns
 from agent.speculation import StartSpeculatively
 from research.contract import Contract
 from research.result import RunResult, SandboxMode
-from research.text import plain_lines, utc_now
+from research.text import counted, plain_lines, utc_now
 from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRecord, Head, Proposal, Verdict
 from results.plot import write_progress_png
 from results.store import Store
@@ -31,6 +34,7 @@ from results.verdict import (
     decide,
     estimate_noise,
     keep_threshold,
+    kept_by_hand,
     replicates_among,
     software_changes,
 )
@@ -62,6 +66,8 @@ class LoopSettings:
     """program.md; read again for every proposal, so that people can edit it while the farm runs."""
     retry_pauses_s: tuple[float, float] = RETRY_PAUSES_S
     """Seconds before a researcher that failed is asked again: at first, and at most."""
+    fit: Callable[[str], str] = str
+    """Sets the profile's starting hyperparameters in a train.py that a person committed for another profile."""
 
 
 class ResearchLoop:
@@ -83,26 +89,33 @@ class ResearchLoop:
                                     start_speculatively=start_speculatively, keep_below=self._keep_below)  # fmt: skip
 
     async def start(self) -> list[ExperimentRecord]:
-        """Resumes the loop: finishes experiments that were cut off, moves the branch to its last keep again, and measures
-        the baseline if there is none. Returns the experiments that had been cut off.
+        """Resumes the loop: finishes experiments that were cut off, moves the branch to its last keep again, measures the
+        baseline if there is none, and adopts a person's commits. Returns what had been cut off, and what was adopted.
 
-        Raises BaselineFailed or InfrastructureFailed.
+        Raises BaselineFailed or InfrastructureFailed, and UserError if somebody has reset the branch.
         """
+        measured = self.store.head(self.branch.name)
+        if measured is not None:
+            check_not_reset(self.worktree, measured)
         unfinished = self.store.unfinished(self.branch.name)
         finished = [await self._train_and_conclude(record.experiment, record.runs) for record in unfinished]
         if self.store.head(self.branch.name) is None:
-            await self._train_and_conclude(self._add_unchanged("baseline", "baseline", self.worktree.head()), ())
+            first = not self.store.records(self.branch.name)  # later, one that failed has been mended on the branch
+            commit = self.branch.baseline_commit if first else self.worktree.head()
+            await self._train_and_conclude(self._add_unchanged("baseline", "baseline", commit), ())
+        adopted = await self.adopt()
         head = self.head()
-        self.worktree.advance(head.commit)
+        self._move_to(head.commit)
         self._write_files()
         self.observer.on_loop_state(self.branch.name, baseline=self._baseline().val_bpb, best=head.mean)
-        return finished
+        return [*finished, *adopted]
 
     async def step(self) -> ExperimentRecord:
         """One experiment, from the idea to the verdict. Raises OutOfIdeas or BudgetSpent when there is no next idea.
 
         If the software has changed since the baseline was measured, the experiment is a control: the baseline again.
         """
+        await self.adopt()
         changes = software_changes(self.store.records(self.branch.name))
         if changes:
             again = self._add_unchanged("control", f"baseline again: {changes}", self._baseline().experiment.commit)
@@ -129,6 +142,13 @@ class ResearchLoop:
         if head.commit in (experiment.commit, experiment.parent_commit) and experiment.branch == self.branch.name:
             return await self._train_and_conclude(experiment, earlier.runs, again=True)
         return await self.try_now(replace(proposal, parents=(experiment.id,)))
+
+    async def adopt(self) -> list[ExperimentRecord]:
+        """Makes an experiment of each commit that a person made on the branch: runs it once, keeps it if it has a score."""
+        commits = commits_to_adopt(self.worktree, self.head(), self.store.records(self.branch.name))
+        if commits:
+            self.observer.on_event("adopting", branch=self.branch.name, commits=counted(len(commits), "commit"))
+        return [await self._train_and_conclude(self._add_by_hand(commit), ()) for commit in commits]
 
     async def close(self) -> None:
         """Drops the prepared proposal. An experiment that was training stays unfinished until the next start."""
@@ -172,16 +192,35 @@ class ResearchLoop:
     def commit(self, proposal: Proposal, *, kind: ExperimentKind) -> Experiment:
         """Commits a proposal under refs/experiments/<id>, and records it."""
         proposal = replace(proposal, hypothesis=plain_lines(proposal.hypothesis, MAX_HYPOTHESIS))
+        name = experiment_id(self.branch.name, self.store.next_number(self.branch.name))
+        parent = self.worktree.head()  # the head, or a person's commits on it that have no score or leave train.py alone
+        commit = self.worktree.commit(proposal.train_py, message=commit_message(proposal), parent=parent, experiment_id=name)
+        return self._add_idea(proposal, commit, kind=kind)
+
+    def _add_by_hand(self, commit: str) -> Experiment:
+        """Records a person's commit as an experiment, fitted to the profile by a commit on top if it was made for another."""
+        name = experiment_id(self.branch.name, self.store.next_number(self.branch.name))
+        title, hypothesis = message_of(self.worktree.repo, commit)
+        text = self.worktree.train_py(commit)
+        fitted = self.settings.fit(text)
+        if fitted == text:
+            self.worktree.name_experiment(commit, name)
+        else:
+            message = f"{title}: the profile's starting hyperparameters\n\n{FITTED_FROM}: {commit}\n"
+            commit = self.worktree.commit(fitted, message=message, parent=commit, experiment_id=name)
+        hypothesis = plain_lines(hypothesis, MAX_HYPOTHESIS)
+        proposal = Proposal(title=title or commit[:7], hypothesis=hypothesis, train_py=fitted, researcher="you")
+        return self._add_idea(proposal, commit, kind="manual")
+
+    def _add_idea(self, proposal: Proposal, commit: str, *, kind: ExperimentKind) -> Experiment:
+        """Records a commit as an experiment on the head."""
         head = self.head()
         number = self.store.next_number(self.branch.name)
-        name = experiment_id(self.branch.name, number)
-        message = commit_message(proposal)
-        commit = self.worktree.commit(proposal.train_py, message=message, parent=head.commit, experiment_id=name)
         before = self.worktree.train_py(head.commit)
         diff = unified_diff(before, proposal.train_py)
         added, removed = count_lines(diff)
         experiment = Experiment(
-            id=name,
+            id=experiment_id(self.branch.name, number),
             branch=self.branch.name,
             number=number,
             kind=kind,
@@ -234,6 +273,8 @@ class ResearchLoop:
                 raise InfrastructureFailed(f"{experiment.id} was lost {MAX_TRIES} times in a row: {run.reason}")
             runs = (*runs, run)
         verdict = self._decide(experiment, runs)
+        if is_by_hand(self.worktree, experiment):
+            verdict = kept_by_hand(verdict)
         self.store.add_verdict(experiment.id, verdict)
         if experiment.kind == "baseline" and verdict.decision != "keep":
             raise BaselineFailed(
@@ -241,11 +282,16 @@ class ResearchLoop:
                 "fix and commit it, then run the same command again"
             )
         if verdict.decision == "keep":
-            self.worktree.advance(experiment.commit)
+            self._move_to(experiment.commit)
         self._write_files()
         record = self.store.record(experiment.id)
         self.observer.on_verdict(record)
         return record
+
+    def _move_to(self, commit: str) -> None:
+        """Moves the branch to a keep, unless a person's commits on top of it are there already."""
+        if place_on_branch(self.worktree, commit) in (None, self.worktree.head()):
+            self.worktree.advance(commit)
 
     def _decide(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> Verdict:
         if experiment.kind == "baseline":
@@ -271,7 +317,9 @@ class ResearchLoop:
     def _write_files(self) -> None:
         """Writes results.tsv and progress.png into the worktree, untracked."""
         records = self.store.records(self.branch.name)
-        write_results_tsv(self.worktree.folder / "results.tsv", records)
+        aside = write_results_tsv(self.worktree.folder / "results.tsv", records)
+        if aside is not None:
+            self.observer.on_event("moved_aside", branch=self.branch.name, file=str(aside))
         write_progress_png(self.worktree.folder / "progress.png", records, title=self.branch.name)
 
 

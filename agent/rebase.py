@@ -1,11 +1,11 @@
 """Rebasing a proposal onto a head that changed after the proposal was requested."""
 
-import subprocess
 import tempfile
 from dataclasses import replace
 from pathlib import Path
 
 from agent.patch import changed_constants, same_code, same_lines
+from agent.repo.git_command import start_git
 from research.hyperparameters import write_constants
 from research.train_py import problem_with
 from results.experiment import Proposal
@@ -41,6 +41,5 @@ def merge_texts(base: str, ours: str, theirs: str) -> str | None:
         paths = [Path(scratch) / name for name in ("ours", "base", "theirs")]
         for path, text in zip(paths, (ours, base, theirs), strict=True):
             path.write_text(text, encoding="utf-8")
-        command = ["git", "merge-file", "-p", "--quiet", *map(str, paths)]
-        merge = subprocess.run(command, capture_output=True, encoding="utf-8")
-    return merge.stdout if merge.returncode == 0 else None
+        merge = start_git(("merge-file", "-p", "--quiet", *map(str, paths)), folder=Path(scratch))
+    return merge.stdout.decode("utf-8") if merge.returncode == 0 else None

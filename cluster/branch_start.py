@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from agent.patch import changed_constants
-from agent.repo.branch_names import short_name, worktree_folder
+from agent.repo.branch_names import branch_ref, short_name, worktree_folder
+from agent.repo.commits import FITTED_FROM, is_ancestor, positions_of
 from agent.repo.git_command import GitFailed, command_to_type, run_git
 from agent.repo.repository import TRAIN_FILE, head_train_py, train_py_at, train_py_to_try, uncommitted_train_py
 from agent.repo.worktree import Worktree, branch_exists, checked_out_branch
@@ -24,6 +25,7 @@ from cluster.loop_plans import (
 from cluster.options import FarmOptions
 from research.errors import UserError
 from research.hyperparameters import fit_to_profile, write_constants
+from research.profiles import Recipe
 from research.text import utc_now
 from research.train_py import problem_with
 from results.experiment import Branch
@@ -49,8 +51,12 @@ class BranchStart:
             check_same_terms(branch, plan.device, plan.contract)
             check_same_scoring(branch, plan)
             return branch, self._resume(plan, in_place)
-        worktree = self._start_in_checkout(plan) if in_place else self._start_in_worktree(plan)
-        branch = _new_branch(plan, self._options.tag, baseline_commit=worktree.head())
+        if in_place:
+            worktree, baseline = self._start_in_checkout(plan, adopt=self._options.recipe is None)
+        else:
+            worktree = self._start_in_worktree(plan)
+            baseline = worktree.head()
+        branch = _new_branch(plan, self._options.tag, baseline_commit=baseline)
         self._store.add_branch(branch)
         return branch, worktree
 
@@ -63,7 +69,7 @@ class BranchStart:
         if failed is None and self._options.recipe is not None:
             self._say_once(f"{name} resumes from its head: --recipe applies to new branches only (use another --tag)")
         if in_place:
-            return Worktree.in_place(repo, name) if failed is None else self._start_in_checkout(plan)
+            return Worktree.in_place(repo, name) if failed is None else self._start_in_checkout(plan, adopt=False)[0]
         worktree = Worktree.open(repo, worktree_folder(self._options.home.folder, name), name)
         if failed is not None and worktree.head() == failed:  # otherwise it was fixed on the branch itself
             worktree.begin_again(self._first_train_py(plan))
@@ -109,30 +115,33 @@ class BranchStart:
 
     # --- the user's own checkout ------------------------------------------------------------------------------------
 
-    def _start_in_checkout(self, plan: LoopPlan) -> Worktree:
-        """Switches the checkout to the branch, whose first commit has the profile's starting hyperparameters. Uncommitted edits
-        of train.py stay.
+    def _start_in_checkout(self, plan: LoopPlan, *, adopt: bool) -> tuple[Worktree, str]:
+        """Switches the checkout to the branch. Returns it with its baseline, a commit of train.py with the profile's starting
+        hyperparameters. Uncommitted edits of train.py stay.
 
-        A branch that the user has created and switched to is used unchanged, unless a recipe is requested.
-        Raises UserError.
+        A branch that the user has created and switched to is used unchanged, unless a recipe is requested. With `adopt` its
+        baseline is where it was created: the user's commits since are experiments. Raises UserError.
         """
-        repo, name, profile = self._options.repo, plan.branch_name, plan.contract.profile
+        repo, name = self._options.repo, plan.branch_name
         committed, working = committed_train_py(repo), train_py_to_try(repo)
         if not branch_exists(repo, name):
             self._switch_to_new(name)
         worktree = Worktree.in_place(repo, name)
-        baseline, changes = fit_to_profile(committed, profile, free_memory(plan), recipe=self._options.recipe)
-        if changes:
-            parent = worktree.head()
-            message = f"Start {name}: train.py with the {profile} profile's starting hyperparameters"
-            start_id = f"{short_name(name)}-start-{parent[:7]}"  # a start that failed can be followed by another
-            commit = worktree.commit(baseline, message=message, parent=parent, experiment_id=start_id)
-            edited = {} if problem_with(working) else changed_constants(committed, working)
-            edits = {constant: new for constant, (_, new) in edited.items() if new is not None}
-            fitted, _ = fit_to_profile(working, profile, free_memory(plan), recipe=self._options.recipe)
+        head = worktree.head()
+        start = created_at(repo, name) if adopt else head
+        recipe = self._options.recipe
+        baseline, changes = fit_to_profile(train_py_at(repo, start), plan.contract.profile, free_memory(plan), recipe=recipe)
+        if not changes:
+            return worktree, start
+        message = f"Start {name}: train.py with the {plan.contract.profile} profile's starting hyperparameters"
+        start_id = f"{short_name(name)}-start-{start[:7]}"  # a start that failed can be followed by another
+        message = f"{message}\n\n{FITTED_FROM}: {start}\n"
+        commit = worktree.commit(baseline, message=message, parent=start, experiment_id=start_id)
+        edit = fitted_edit(plan, committed, working, recipe=recipe)
+        if start == head:
             worktree.advance(commit)
-            (repo / TRAIN_FILE).write_text(write_constants(fitted, edits) if edits else fitted)
-        return worktree
+        (repo / TRAIN_FILE).write_text(edit, encoding="utf-8")
+        return worktree, commit
 
     def _switch_to_new(self, branch: str) -> None:
         """Switches the checkout to a new branch, and says how to switch back. Raises UserError."""
@@ -142,7 +151,7 @@ class BranchStart:
         try:
             run_git(repo, "switch", "--quiet", "--create", branch)
         except GitFailed as error:
-            raise UserError(f"git can't start the branch {branch}: {str(error).splitlines()[0]}") from None
+            raise UserError(f"git can't start the branch {branch}: {error}") from None
         self._say_once(f"The checkout is now on the new branch {branch}; switch back with: {command_to_type(repo, *back)}")
 
     def _say_once(self, text: str) -> None:
@@ -186,12 +195,27 @@ def failed_start(store: Store, branch: str) -> str | None:
     return records[-1].experiment.commit if records else None
 
 
+def created_at(repo: Path, branch: str) -> str:
+    """The commit that a branch was created at; its head if git doesn't know, or the branch has left that commit."""
+    positions = positions_of(repo, branch)
+    head = run_git(repo, "rev-parse", branch_ref(branch)).strip()
+    return positions[-1] if positions and is_ancestor(repo, positions[-1], head) else head
+
+
 def committed_train_py(repo: Path) -> str:
     """The checkout's committed train.py. Raises UserError if there is none."""
     text = head_train_py(repo)
     if text is None:
         raise UserError(f"{TRAIN_FILE} isn't committed in {repo}: commit it first.")
     return text
+
+
+def fitted_edit(plan: LoopPlan, committed: str, working: str, *, recipe: Recipe | None) -> str:
+    """An edit of the committed train.py as the same edit of the one with the profile's starting hyperparameters."""
+    fitted, _ = fit_to_profile(working, plan.contract.profile, free_memory(plan), recipe=recipe)
+    edited = {} if problem_with(working) else changed_constants(committed, working)
+    edits = {constant: new for constant, (_, new) in edited.items() if new is not None}
+    return write_constants(fitted, edits) if edits else fitted
 
 
 def free_memory(plan: LoopPlan) -> int | None:

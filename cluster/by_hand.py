@@ -1,27 +1,33 @@
-"""`farm try`: one experiment with the working train.py of the user's checkout, through the same loop as all others."""
+"""`farm try`: one experiment with the user's own train.py, through the same loop as all others."""
 
 import asyncio
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from agent.adoption import is_by_hand
 from agent.loop import BaselineFailed, InfrastructureFailed, ResearchLoop
 from agent.patch import describe_changes, program_of, same_code, same_lines
 from agent.repeats import NO_CHANGE, result_in_words
 from agent.repo.branch_names import experiment_ref, is_farm_branch, short_name
 from agent.repo.git_command import command_to_type
-from agent.repo.repository import TRAIN_FILE, train_py_to_try, uncommitted_train_py
+from agent.repo.repository import TRAIN_FILE, train_py_to_try, uncommitted_train_py, working_train_py
 from agent.repo.worktree import Worktree, checked_out_branch
+from cluster.branch_start import committed_train_py, fitted_edit
 from cluster.busy import busy_lines
 from cluster.dispatch import NoWorkersLeft
 from cluster.display import Display
 from cluster.driver import Farm
+from cluster.home import home_option
 from cluster.options import FarmOptions
 from cluster.stopping import STOPPING
+from research.command_line import to_type
 from research.errors import UserError
 from research.train_py import problem_with
 from results.experiment import ExperimentRecord, Proposal
+from results.tsv import write_results_tsv
 
 
 def on_the_checkouts_branch(options: FarmOptions) -> FarmOptions:
@@ -45,39 +51,57 @@ async def try_once(options: FarmOptions, message: str | None, display: Display, 
 
 
 async def try_working_train_py(farm: Farm, message: str | None, *, again: bool = False) -> ExperimentRecord:
-    """Commits the working train.py, runs it, and keeps it or restores the head's. Measures the baseline first if necessary.
+    """Commits the working train.py, runs it, and keeps it or restores the head's. Measures the baseline first if necessary, and
+    adopts the commits that the user has made on the branch.
 
     An interrupted try of the same train.py is resumed instead of being repeated. What has been tried, or changes no code, is
     refused, unless the user wants another run of it (`again`). Raises UserError.
     """
-    repo = farm.options.repo
-    train_py_to_try(repo)  # fails before anything is started
-    loop = farm.open_loop(farm.planner.plans[0], in_place=True)
+    options, plan, tree = farm.options, farm.planner.plans[0], farm.options.source_tree
+    tried = train_py_to_try(tree or options.repo)  # fails before anything is started
+    loop = farm.open_loop(plan, in_place=tree is None)
     try:
         await farm.first_devices()
         measured_before = farm.store.head(loop.branch.name) is not None
-        for interrupted in farm.store.unfinished(loop.branch.name):
-            farm.display.say(f"resuming {interrupted.experiment.id} ({interrupted.experiment.title}), which was interrupted")
+        if tree is None:
+            working = tried = train_py_to_try(options.repo)  # opening the branch may have fitted it to the profile
+        else:
+            recipe = None if measured_before else options.recipe
+            working = fitted_edit(plan, committed_train_py(options.repo), tried, recipe=recipe)
+        resume_or_refuse(farm, loop, working)
         if not measured_before:
             await tell_if_busy(farm)
         finished = await loop.start()
-        head = loop.head()
-        head_text, working = loop.worktree.train_py(head.commit), train_py_to_try(repo)
         record = try_of(working, finished, loop.worktree)
-        if record is None and same_code(working, head_text) and not measured_before:
-            return farm.store.record(head.experiment_id)
+        head_text = loop.worktree.train_py(loop.head().commit)
+        if record is None and same_code(working, head_text) and (finished or not measured_before):
+            record = farm.store.record(loop.head().experiment_id)
         if record is None:
             earlier = earlier_try(loop, working, head_text, again=again)
             proposal = proposal_by_hand(head_text, working, message)
             if measured_before:  # else it has been told
                 await tell_if_busy(farm)
             record = await (loop.try_now(proposal) if earlier is None else loop.try_again(earlier, proposal))
-        if not is_kept(record):
-            loop.worktree.restore(head.commit, tried=working)
-        copy_log(farm.home.runs / record.runs[-1].run_id / "run.log", repo / "run.log")
+        give_back(options, loop, record, tried)
+        copy_log(farm.home.runs / record.runs[-1].run_id / "run.log", (tree or options.repo) / "run.log")
         return record
     finally:
         await loop.close()
+
+
+def resume_or_refuse(farm: Farm, loop: ResearchLoop, working: str) -> None:
+    """Says what was interrupted and will be finished first. Raises UserError for an edit that the user has since changed."""
+    for record in farm.store.unfinished(loop.branch.name):
+        experiment = record.experiment
+        text = loop.worktree.train_py(experiment.commit)
+        if record.is_idea and not same_code(working, text) and not is_by_hand(loop.worktree, experiment):
+            abandon = to_type(f"farm abandon {experiment.id}{home_option(farm.home)}")
+            raise UserError(
+                f"{experiment.id} ({experiment.title}) was interrupted, and {TRAIN_FILE} is another one now: "
+                f"`{abandon}` drops it; `{restoring(experiment.id, farm.options)}` brings it back, "
+                "to be finished by farm try."
+            )
+        farm.display.say(f"resuming {experiment.id} ({experiment.title}), which was interrupted")
 
 
 async def tell_if_busy(farm: Farm) -> None:
@@ -99,6 +123,19 @@ def earlier_try(loop: ResearchLoop, working: str, head_text: str, *, again: bool
     raise UserError(f"{result_in_words(earlier)}. Edit {TRAIN_FILE} further, or run it --again, as a replicate.")
 
 
+def give_back(options: FarmOptions, loop: ResearchLoop, record: ExperimentRecord, tried: str) -> None:
+    """Restores the head's train.py after a discard, unless the user has edited it since; a commit of the user's stays."""
+    head, tree = loop.head(), options.source_tree
+    if tree is None:
+        if not is_kept(record) and not is_by_hand(loop.worktree, record.experiment):
+            loop.worktree.restore(head.commit, tried=tried)
+        return
+    text = loop.worktree.train_py(head.commit)
+    if working_train_py(tree) == tried != text:
+        (tree / TRAIN_FILE).write_text(text, encoding="utf-8")
+    write_results_tsv(tree / "results.tsv", loop.store.records(loop.branch.name))
+
+
 def try_of(working: str, finished: Sequence[ExperimentRecord], worktree: Worktree) -> ExperimentRecord | None:
     """The experiment that tried this text; None if none did."""
     same = (r for r in finished if r.is_idea and same_code(working, worktree.train_py(r.experiment.commit)))
@@ -116,13 +153,22 @@ def is_kept(record: ExperimentRecord) -> bool:
     return record.verdict is not None and record.verdict.decision == "keep"
 
 
-def where_the_edit_is(record: ExperimentRecord, repo: Path) -> str:
+def where_the_edit_is(record: ExperimentRecord, options: FarmOptions) -> str:
     """A line with the command that restores an edit that was not kept; empty if it was kept or is the baseline."""
     if is_kept(record) or not record.is_idea:
         return ""
-    command = command_to_type(repo, "restore", f"--source={experiment_ref(record.experiment.id)}", TRAIN_FILE)
-    restored = f"{TRAIN_FILE} is the head's again; " if uncommitted_train_py(repo) is None else ""
-    return f"{restored}to restore your edit: {command}"
+    unedited = options.source_tree is None and uncommitted_train_py(options.repo) is None
+    restored = f"{TRAIN_FILE} is the head's again; " if unedited else ""
+    return f"{restored}to restore your edit: {restoring(record.experiment.id, options)}"
+
+
+def restoring(experiment_id: str, options: FarmOptions) -> str:
+    """The command that brings an experiment's train.py back into the folder that `farm try` takes it from."""
+    ref = experiment_ref(experiment_id)
+    if options.source_tree is None:
+        return command_to_type(options.repo, "restore", f"--source={ref}", TRAIN_FILE)
+    show = command_to_type(options.repo, "show", f"{ref}:{TRAIN_FILE}")
+    return f"{show} > {shlex.quote(str(options.source_tree / TRAIN_FILE))}"
 
 
 def title_of(head_text: str, working: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop
 from agent.researcher import BudgetSpent, OutOfIdeas
 from agent.researchers.make import make_researcher
-from cluster.branch_start import BranchStart
+from cluster.branch_start import BranchStart, free_memory
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.display import Display
 from cluster.engine import Engine, LocalEngine
@@ -27,6 +27,7 @@ from cluster.summary import FarmSummary, experiments_done, summarise
 from cluster.workqueue import WorkItem
 from research.contract import Contract
 from research.errors import UserError
+from research.hyperparameters import fit_to_profile
 from research.profiles import profile_named
 from research.result import RunResult, RunSpec
 from research.text import counted, one_line
@@ -138,6 +139,7 @@ class Farm:
             rule=self.options.rule,
             baseline_runs=self.options.baseline_runs,
             program=self.options.repo / "program.md",
+            fit=lambda text: fit_to_profile(text, plan.contract.profile, free_memory(plan))[0],
         )
 
     async def _execute(self, plan: LoopPlan, experiment: Experiment, train_py: str, spec: RunSpec,

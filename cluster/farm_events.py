@@ -13,6 +13,8 @@ MESSAGES = {
     "proposal_dropped": "{branch}: {title} was dropped: the last keep changed the same thing",
     "proposal_refused": "{branch}: {title} was refused: {reason}",
     "proposal_failed": "{branch}: no proposal, asking again in {again_in_s:g} s: {reason}",
+    "adopting": "{branch}: {commits} made by hand will be run once each and recorded as kept (another --tag starts afresh)",
+    "moved_aside": "{branch}: results.tsv was no table of experiments: it is now {file}",
     "run_lost": "{branch}: run {run} was lost: {reason}",
 }
 """The messages for events that the user is told about; all others are only logged."""

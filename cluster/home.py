@@ -96,7 +96,10 @@ class Home:
         Raises UserError, which names the process that holds it.
         """
         self.create()
-        descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise UserError(f"The home {self.folder} can't be written ({error.strerror}): choose another --home.") from None
         try:
             if not _locked(descriptor, fcntl.LOCK_EX, tries=LOCK_TRIES):
                 raise self._held()
@@ -149,7 +152,7 @@ class Home:
     def _recorded(self) -> list[str]:
         try:
             return [str(name) for name in json.loads(self.repositories_json.read_text())]
-        except (FileNotFoundError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError):  # among them PermissionError, in a home that is somebody else's
             return []
 
     def log_event(self, kind: str, **fields: Any) -> None:

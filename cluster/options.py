@@ -26,6 +26,8 @@ class FarmOptions:
     home: Home
     cache: Path
     """The folder of prepared data on this machine."""
+    source_tree: Path | None = None
+    """The folder whose research/train.py `farm try` takes where git can't commit, so that `repo` is elsewhere. None: `repo`."""
     tag: str
     researcher: str
     """A name that `agent.researchers.make` knows."""

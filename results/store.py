@@ -5,12 +5,16 @@ One process at a time owns a home. Within it any thread may read and write.
 
 import json
 import logging
+import os
+import shutil
 import threading
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any, Literal
 
@@ -280,11 +284,27 @@ class Store:
 
 
 def query_home(home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent") -> Table:
-    """The result of one SELECT over a home. Raises UserError if nothing is recorded or a farm has the home open."""
-    if not (home / "journal.jsonl").exists():
+    """The result of one SELECT over a home, which need not be writable.
+
+    Raises UserError if nothing is recorded, or a farm has the home open.
+    """
+    journal = home / "journal.jsonl"
+    if not os.path.lexists(journal) and (os.access(home, os.X_OK) or not os.path.lexists(home)):  # else it can't be seen
         raise UserError(f"Nothing is recorded in {home} yet: `{to_type('farm demo')}` starts a history.")
-    with Store.open(home, wait_s=3.0) as store:
+    with ExitStack() as cleanup:
+        if not all(os.access(path, os.W_OK) for path in (home, journal)):  # somebody else's, or on a read-only mount
+            home = _copied_journal(home, Path(cleanup.enter_context(TemporaryDirectory(prefix="autoresearch-home-"))))
+        store = cleanup.enter_context(Store.open(home, wait_s=3.0))
         return store.query(sql, max_rows=max_rows, timeout_s=timeout_s, audience=audience)
+
+
+def _copied_journal(home: Path, folder: Path) -> Path:
+    """`folder`, with a copy of a home's journal. Raises UserError if that can't be read."""
+    try:
+        shutil.copyfile(home / "journal.jsonl", folder / "journal.jsonl")
+    except OSError as error:
+        raise UserError(f"{home} can't be read ({error.strerror}): ask its owner, or choose another --home.") from None
+    return folder
 
 
 _AUDIT_SCHEMA = pa.schema(

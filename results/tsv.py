@@ -1,6 +1,10 @@
-"""results.tsv: a branch's experiments in the five columns of karpathy/autoresearch."""
+"""results.tsv: experiments in the five columns of karpathy/autoresearch.
 
-from collections.abc import Iterable
+People and agents add rows and notes of their own to the same file. What the farm's records don't explain stays where it is.
+"""
+
+from collections.abc import Iterable, Sequence
+from itertools import count
 from pathlib import Path
 
 from research.files import write_atomically
@@ -13,23 +17,82 @@ STATUSES: dict[Decision, str] = {"keep": "keep", "discard": "discard", "crash": 
 """The file's status by decision; lost experiments are left out."""
 
 
-def write_results_tsv(path: Path, records: Iterable[ExperimentRecord]) -> None:
-    """Writes, atomically, one line for each decided experiment, in the order given.
+def write_results_tsv(path: Path, records: Iterable[ExperimentRecord]) -> Path | None:
+    """Writes, atomically, one line for each decided experiment, in the order given, into the table that is there or a new one.
+
+    Lines that these records didn't write stay in place: a person's rows, another branch's, notes. New rows follow the table's
+    last row. A file that is no such table is moved to `results.tsv.1`, or the next free number, and that path is returned.
 
     val_bpb has six decimals; memory_gb is in GiB with one decimal. Both are 0 for a crash, as the format has it.
     """
-    lines = [HEADER, *(line for record in records if (line := _line(record)))]
-    write_atomically(path, ("\n".join(lines) + "\n").encode(errors="replace"))
+    target = path.resolve() if path.is_symlink() else path
+    before = _read(target)
+    aside = None
+    if before is None:
+        aside = next(free for number in count(1) if not (free := path.with_name(f"{path.name}.{number}")).exists())
+        path.rename(aside)
+        target, before = path, []
+    lines = _merged(before, list(records))
+    write_atomically(target, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
+    return aside
 
 
-def _line(record: ExperimentRecord) -> str | None:
+def _read(path: Path) -> list[str] | None:
+    """The lines of a table, with what isn't UTF-8 escaped; none if the file is missing or empty. None if it is no table."""
+    try:
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return []
+    except IsADirectoryError:
+        return None
+    lines = text.removeprefix("\ufeff").removesuffix("\n").split("\n") if text.strip() else []
+    is_table = not lines or any(_is_header(line) or _is_row(line) for line in lines)
+    return lines if is_table else None
+
+
+def _merged(before: Sequence[str], records: Sequence[ExperimentRecord]) -> list[str]:
+    """The lines of the file with these records' rows: those that are there brought up to date, the others added."""
+    rows = {index: row for index, record in enumerate(records) if (row := _row(record, len(record.runs))) is not None}
+    earlier: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        for row in {_row(record, runs) for runs in range(len(record.runs) + 1)} - {None}:
+            earlier.setdefault(_without_status(str(row)), []).append(index)
+    merged: list[str] = []
+    end = 0  # where the table's last row ends
+    for line in before:
+        known = [index for index in earlier.get(_without_status(line), ()) if index in rows]
+        merged.append(rows.pop(known[0]) if known else line)
+        if _is_header(line) or _is_row(line):
+            end = len(merged)
+    merged[end:end] = rows.values()
+    return merged if any(_is_header(line) for line in merged) else [HEADER, *merged]
+
+
+def _row(record: ExperimentRecord, runs: int) -> str | None:
+    """An experiment's row as it was written after its first runs; None for one that isn't written."""
     status = STATUSES.get(record.verdict.decision) if record.verdict else None
     if status is None:
         return None
-    val_bpb, memory = record.val_bpb, record.peak_memory_mb
+    then = ExperimentRecord(experiment=record.experiment, runs=record.runs[:runs])
+    val_bpb, memory = then.val_bpb, then.peak_memory_mb
     score, memory_gb = "0.000000", "0.0"
     if status != "crash":
         score = "" if val_bpb is None else f"{val_bpb:.6f}"
         memory_gb = "" if memory is None else f"{memory / 1024:.1f}"
-    description = one_line(record.experiment.title.replace('"', "'"))
+    description = one_line(record.experiment.title.replace('"', "'")).encode(errors="replace").decode()
     return "\t".join((record.experiment.commit[:7], score, memory_gb, status, description))
+
+
+def _is_header(line: str) -> bool:
+    return line.rstrip().lower() == HEADER
+
+
+def _is_row(line: str) -> bool:
+    columns = line.split("\t")
+    return len(columns) == 5 and columns[3].strip() in STATUSES.values()
+
+
+def _without_status(row: str) -> str:
+    """A row less its status, which another decision on the same runs may have changed."""
+    columns = row.rstrip("\r").split("\t")
+    return "\t".join((*columns[:3], *columns[4:]))

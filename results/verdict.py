@@ -6,7 +6,7 @@ standard deviation of val_bpb between seeds of one commit.
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
@@ -134,6 +134,20 @@ def decide(
         decision, reason = "discard", f"{reason}; but {too_much}"
     reason += _and(too_equal(runs))
     return Verdict(decision=decision, reason=reason, gain=gain, needed=needed, sigma=noise.sigma)
+
+
+def kept_by_hand(verdict: Verdict) -> Verdict:
+    """The verdict on a commit that a person has put on the branch: kept if it has a score, whatever the rule says of it."""
+    if verdict.decision == "keep":
+        return replace(verdict, reason=f"kept by hand, and by the rule: {verdict.reason}")
+    if verdict.decision != "discard":
+        return verdict
+    return replace(verdict, decision="keep", reason=f"kept by hand, where the rule would discard it: {verdict.reason}")
+
+
+def abandoned_by_a_person() -> Verdict:
+    """The verdict on an experiment that was interrupted and that nobody wants to finish."""
+    return Verdict(decision="lost", reason="abandoned by a person")
 
 
 def near_misses(records: Iterable[ExperimentRecord]) -> list[ExperimentRecord]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.repo.branch_names import BRANCH_REFS, EXPERIMENT_REFS, arrival_folder, branch_of_ref, branch_ref
+from agent.repo.commits import is_ancestor
 from agent.repo.git_command import GitFailed, run_git
 from agent.repo.worktree import checked_out_branches
 from research.errors import UserError
@@ -51,7 +52,7 @@ def take_bundle(repo: Path, path: Path) -> Taken:
         run_git(repo, "fetch", *quietly, str(path.absolute()), *refspecs)
         return _rename(repo, arrival)
     except GitFailed as error:
-        raise UserError(f"git can't add the branches to {repo}: {str(error).splitlines()[-1]}") from None
+        raise UserError(f"git can't add the branches to {repo}: {error.said.splitlines()[-1]}") from None
     finally:
         leftover = "".join(f"delete {ref}\n" for ref in _refs(repo, arrival))
         run_git(repo, "update-ref", "--stdin", stdin=leftover)
@@ -71,7 +72,7 @@ def _rename(repo: Path, arrival: str) -> Taken:
             ref = f"{wanted}-fetched" if number == 1 else f"{wanted}-fetched-{number}"
             number += 1
         old = there.get(ref)
-        if old is None or not _is_ancestor(repo, commit, old):
+        if old is None or not is_ancestor(repo, commit, old):
             commands.append(f"update {ref} {commit} {old or '0' * len(commit)}\n")
             moved.append(ref)
         if ref != wanted:
@@ -84,21 +85,11 @@ def _rename(repo: Path, arrival: str) -> Taken:
 def _obstacle(repo: Path, ref: str, commit: str, there: dict[str, str], checked_out: set[str]) -> str | None:
     """The reason why a ref can't move to a commit; None if it can, or already contains it."""
     old = there.get(ref)
-    if old is None or _is_ancestor(repo, commit, old):
+    if old is None or is_ancestor(repo, commit, old):
         return None
-    if not _is_ancestor(repo, old, commit):
+    if not is_ancestor(repo, old, commit):
         return "it has other commits here"
     return "it is checked out here" if ref in checked_out else None
-
-
-def _is_ancestor(repo: Path, older: str, newer: str) -> bool:
-    if older == newer:
-        return True
-    try:
-        run_git(repo, "merge-base", "--is-ancestor", older, newer)
-    except GitFailed:
-        return False
-    return True
 
 
 def _refs(repo: Path, *folders: str) -> dict[str, str]:

@@ -1,38 +1,71 @@
 """The git repository that the farm works in, and the train.py in it."""
 
+import os
+import re
+import shlex
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import research
+from agent.repo.branch_names import BRANCH_REFS
 from agent.repo.git_command import GitFailed, command_to_type, run_git
 from research.errors import UserError
 
 TRAIN_FILE = "research/train.py"
 """The only file that the farm ever commits."""
 
+IGNORED = "results.tsv*\nprogress.png\nrun.log\n"
+"""The .gitignore of a repository under the home."""
+
 FARM_NAME, FARM_EMAIL = "autoresearch farm", "farm@localhost"
 """The author of commits if the user has configured none."""
 
 
-def repository_for(start: Path, home: Path, *, renew: bool = False) -> Path:
-    """The checkout around `start`, if it holds research/train.py; else a repository under the farm's home.
+def repository_for(start: Path, home: Path, *, renew: bool = False, edited: bool = False) -> Path:
+    """The checkout around `start`, if it holds research/train.py and git can write there; else a repository under the farm's
+    home.
 
-    The latter is created from the installed files if it doesn't exist. With `renew`, files that have since changed in the
-    installation are committed there, so that new branches start from them. Raises UserError for a checkout
-    whose folder lacks the committed train.py.
+    The latter is created if it doesn't exist, with the train.py that is committed around `start`, else the installed one. With
+    `renew`, files that have since changed there are committed, so that new branches start from them. With `edited`, the
+    train.py around `start` may be an edit: if no other text of it is known, that is a UserError. So is a checkout whose folder
+    lacks the committed train.py.
     """
-    checkout = _checkout_around(start)
+    checkout = checkout_around(start)
     if checkout is not None and (checkout / TRAIN_FILE).is_file():
-        return checkout
-    if checkout is not None and head_train_py(checkout) is not None:
+        if _can_commit(checkout):
+            return checkout
+    elif checkout is not None and head_train_py(checkout) is not None:
         raise _missing(checkout)
     repository = home / "repository"
     if not repository.exists():
-        make_repository(repository, _installed_files())
-    elif renew:
-        _renew(repository, _installed_files())
+        make_repository(repository, _first_files(start, edited=edited))
+    elif renew and not _on_farm_branch(repository):
+        _renew(repository, _first_files(start, edited=False))
     return repository
+
+
+def source_tree(start: Path) -> Path | None:
+    """The nearest folder from `start` upwards that holds research/train.py, whether git knows it or not; None if none does."""
+    folder = start.resolve()
+    return next((tree for tree in (folder, *folder.parents) if (tree / TRAIN_FILE).is_file()), None)
+
+
+def recorded_train_py(repositories: Iterable[Path], commit: str) -> str | None:
+    """The text of train.py at a commit, from the first of the repositories that holds it; None if none does.
+
+    Nothing is created. Raises UserError if git refuses to read one of them.
+    """
+    refused: UserError | None = None
+    for repository in repositories:
+        try:
+            return train_py_at(repository, commit)
+        except GitFailed as error:
+            refused = refused or _untrusted(repository, error)
+    if refused is not None:
+        raise refused
+    return None
 
 
 def make_repository(folder: Path, files: dict[str, str]) -> None:
@@ -114,6 +147,9 @@ def _identity() -> tuple[str, ...]:
 
 
 def _missing(checkout: Path) -> UserError:
+    if _is_sparse(checkout):
+        command = command_to_type(checkout, "sparse-checkout", "add", str(Path(TRAIN_FILE).parent))
+        return UserError(f"{checkout / TRAIN_FILE} is left out of this sparse checkout: `{command}` adds it.")
     command = command_to_type(checkout, "checkout", "HEAD", "--", TRAIN_FILE)
     return UserError(f"{checkout / TRAIN_FILE} is missing: `{command}` restores what is committed.")
 
@@ -125,13 +161,60 @@ def _text_at(repo: Path, revision: str, name: str) -> str | None:
         return None
 
 
-def _checkout_around(start: Path) -> Path | None:
+def checkout_around(start: Path) -> Path | None:
+    """The top folder of the checkout that `start` is in; None outside of any. Raises UserError if git doesn't trust it."""
     try:
         return Path(run_git(start, "rev-parse", "--show-toplevel").rstrip("\n"))
     except GitFailed as error:
-        if "dubious ownership" in str(error):
-            raise UserError(f"git doesn't trust {start}, which another user owns: add it to git's safe.directory.") from None
+        refused = _untrusted(start, error)
+        if refused is not None:
+            raise refused from None
         return None
+
+
+def _untrusted(folder: Path, error: GitFailed) -> UserError | None:
+    """The error for a folder that git refuses to read because another user owns it; None if that isn't why git failed."""
+    if "dubious ownership" not in error.said:
+        return None
+    named = re.search(r"dubious ownership in repository at '(.+)'", error.said)
+    command = shlex.join(["git", "config", "--global", "--add", "safe.directory", named[1] if named else str(folder)])
+    return UserError(f"git doesn't trust {folder}, which another user owns: if you do, run `{command}`.")
+
+
+def _on_farm_branch(repository: Path) -> bool:
+    """Whether somebody is at work there on a branch of the farm, which gets no commit that isn't an experiment."""
+    return run_git(repository, "rev-parse", "--symbolic-full-name", "HEAD").startswith(f"{BRANCH_REFS}/")
+
+
+def _is_sparse(checkout: Path) -> bool:
+    try:
+        return run_git(checkout, "config", "--type=bool", "core.sparseCheckout").strip() == "true"
+    except GitFailed:  # it is not set
+        return False
+
+
+def _can_commit(checkout: Path) -> bool:
+    """Whether this process can write where git keeps the checkout's commits and branches, and its index."""
+    folders = run_git(checkout, "rev-parse", "--path-format=absolute", "--git-common-dir", "--git-dir").splitlines()
+    return all(os.access(folder, os.W_OK) for folder in folders)
+
+
+def _first_files(start: Path, *, edited: bool) -> dict[str, str]:
+    """The files of the first commit in a repository under the home: those that are committed around `start`, else the installed
+    ones. Raises UserError if `edited` and those may be an edit.
+    """
+    tree = source_tree(start)
+    committed = None if tree is None else _text_at(tree, "HEAD", f"./{TRAIN_FILE}")
+    if tree is None or committed is None:
+        if edited and tree is not None and tree / TRAIN_FILE == Path(research.__file__).resolve().parent / "train.py":
+            commands = "git init && git add --all && git commit -m start"
+            raise UserError(
+                f"{tree} is not in a git repository, so nothing tells your edit of {TRAIN_FILE} from the text to compare it "
+                f"with: with the unedited file in place run `{commands}` there, then make the edit and try it."
+            )
+        return _installed_files()
+    program = _text_at(tree, "HEAD", "./program.md")
+    return {TRAIN_FILE: committed, **({} if program is None else {"program.md": program}), ".gitignore": IGNORED}
 
 
 def _installed_files() -> dict[str, str]:
@@ -145,4 +228,4 @@ def _installed_files() -> dict[str, str]:
             files["program.md"] = program
             break
     texts = {name: path.read_text(encoding="utf-8") for name, path in files.items()}
-    return {**texts, ".gitignore": "results.tsv\nprogress.png\nrun.log\n"}
+    return {**texts, ".gitignore": IGNORED}

@@ -101,6 +101,8 @@ class Worktree:
     def in_place(cls, repo: Path, branch: str) -> "Worktree":
         """The user's own checkout, in which only train.py is ever touched. Raises UserError if it isn't on the branch."""
         worktree = cls(repo=repo, folder=repo, branch=branch, owned=False, identity=_identity(repo))
+        if not branch_exists(repo, branch):
+            raise UserError(f"There is no branch {branch} in {repo}: use another --tag, or work in the checkout that has it.")
         if checked_out_branch(repo) != branch:
             worktree._refuse_a_checkout_elsewhere()
             raise UserError(f"{repo} is not on the branch {branch}: run `git switch {branch}` first, or use another --tag.")
@@ -139,6 +141,11 @@ class Worktree:
             run_git(self.repo, "update-ref", "-d", ref, existing)
             return self._commit(train_py, message=message, parent=parent, ref=ref)
 
+    def name_experiment(self, commit: str, experiment_id: str) -> None:
+        """Puts a commit that a person made under an experiment's ref."""
+        check_name(experiment_id, "experiment id")
+        run_git(self.repo, "update-ref", experiment_ref(experiment_id), commit)
+
     def advance(self, commit: str) -> None:
         """Moves the branch and its files to a commit that is kept. Files that git doesn't track stay.
 
@@ -146,8 +153,7 @@ class Worktree:
         stay, and so do later edits of train.py. Raises UserError if the branch has commits made by hand that it would lose.
         """
         old = self.head()
-        if not self.owned:
-            self._refuse_to_lose_commits(old, commit)
+        self._refuse_to_lose_commits(old, commit)
         untouched = {self.train_py(old), self.train_py(commit)}
         if old != commit:
             run_git(self.repo, "update-ref", "-m", "autoresearch: keep", branch_ref(self.branch), commit, old)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.repo.branch_names import check_name
-from agent.repo.repository import repository_for
+from agent.repo.repository import checkout_around, repository_for, source_tree
 from agent.researchers.make import check_researcher
 from cluster.hardware import Device, DeviceRequest, choose_devices, detect_devices, limited
 from cluster.home import find_cache, find_home
@@ -42,7 +42,8 @@ def try_options(options: argparse.Namespace) -> FarmOptions:
     Its default tag is one of its own: `farm run` works on today's in a worktree, and often under other terms.
     """
     tag = options.tag or f"{todays_tag()}-hand"
-    return _common_options(argparse.Namespace(**{**vars(options), "tag": tag}), "local", detect_devices())
+    tagged = argparse.Namespace(**{**vars(options), "tag": tag})
+    return _common_options(tagged, "local", detect_devices(), edited=True)
 
 
 def check_used(options: argparse.Namespace) -> None:
@@ -71,8 +72,10 @@ def chosen_engine(name: str, request: DeviceRequest, found: Sequence[Device], ad
     return "local" if cluster_here() is None else "ray"
 
 
-def _common_options(options: argparse.Namespace, engine: EngineKind, found: Sequence[Device]) -> FarmOptions:
-    """The options that `farm run` and `farm try` have in common."""
+def _common_options(
+    options: argparse.Namespace, engine: EngineKind, found: Sequence[Device], *, edited: bool = False
+) -> FarmOptions:
+    """The options that `farm run` and `farm try` have in common; `edited`: the train.py here may be an edit."""
     tag = options.tag or todays_tag()
     check_name(tag, "tag")
     home = find_home(options.home)
@@ -83,8 +86,10 @@ def _common_options(options: argparse.Namespace, engine: EngineKind, found: Sequ
         devices = choose_devices(options.devices, found)
         gpu_memory = memory_limit(options.gpu_memory, devices[0].kind)
         devices = tuple(limited(device, gpu_memory) for device in devices)
+    repo = repository_for(Path.cwd(), home.folder, renew=not edited, edited=edited)
     return FarmOptions(
-        repo=repository_for(Path.cwd(), home.folder, renew=True),
+        repo=repo,
+        source_tree=None if repo == checkout_around(Path.cwd()) else source_tree(Path.cwd()),
         home=home,
         cache=find_cache(options.cache),
         tag=tag,

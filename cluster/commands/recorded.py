@@ -9,8 +9,13 @@ from results.history import BranchHistory
 
 
 def read_history(home: Home) -> list[BranchHistory]:
-    """All branches of a home, the one with the newest experiment last. Raises UserError if nothing is recorded."""
-    found = history.read_history(home.journal)
+    """All branches of a home, the one with the newest experiment last. Raises UserError if nothing is recorded
+    or the home can't be read.
+    """
+    try:
+        found = history.read_history(home.journal)
+    except OSError as error:
+        raise UserError(f"{home.journal} can't be read ({error.strerror}): ask its owner, or choose another --home.") from None
     if not found:
         demo, run = (to_type(f"farm {name}{home_option(home)}") for name in ("demo", "run"))
         raise UserError(f"Nothing is recorded in {home.folder} yet: `{demo}` or `{run}` starts a history.")

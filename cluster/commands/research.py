@@ -1,4 +1,4 @@
-"""`farm run`, `farm try`, `farm stop`."""
+"""`farm run`, `farm try`, `farm abandon`, `farm stop`."""
 
 import argparse
 import asyncio
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from cluster.display import Display
     from cluster.options import FarmOptions
     from cluster.summary import FarmSummary
+    from results.experiment import ExperimentRecord
 
 
 def run(options: argparse.Namespace) -> int:
@@ -61,10 +62,40 @@ def try_(options: argparse.Namespace) -> int:
     seconds = sum(result.total_seconds or 0.0 for result in record.runs)
     show = to_type(f"farm show{home_option(farm_options.home)} {record.experiment.id}")
     output.line(f"  {record.experiment.id}, {duration(seconds)}; details: {show}")
-    edit = where_the_edit_is(record, farm_options.repo)
+    edit = where_the_edit_is(record, farm_options)
     if edit:
         output.line(f"  {edit}")
     return 0 if record.verdict is not None and record.verdict.decision in ("keep", "discard") else 1
+
+
+def abandon(options: argparse.Namespace) -> int:
+    """Records that an interrupted experiment is not to be finished."""
+    from agent.repo.branch_names import experiment_ref
+    from agent.repo.repository import TRAIN_FILE
+    from results.store import Store
+    from results.verdict import abandoned_by_a_person
+
+    home = find_home(options.home)
+    unfinished = [record for history in read_history(home) for record in history.records if record.verdict is None]
+    record = interrupted_named(unfinished, options.id)
+    experiment = record.experiment
+    with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
+        store.add_verdict(experiment.id, abandoned_by_a_person())
+    where = f"; its {TRAIN_FILE} stays at {experiment_ref(experiment.id)}" if record.is_idea else ""
+    print(f"{experiment.id} ({experiment.title}) is abandoned{where}.")
+    return 0
+
+
+def interrupted_named(unfinished: "list[ExperimentRecord]", name: str | None) -> "ExperimentRecord":
+    """The interrupted experiment with this id; without one, the only one that there is. Raises UserError."""
+    if not unfinished:
+        raise UserError("No experiment was interrupted: there is nothing to abandon.")
+    found = [record for record in unfinished if name in (None, record.experiment.id)]
+    if len(found) != 1:
+        there = ", ".join(record.experiment.id for record in unfinished)
+        problem = "Several experiments were interrupted" if name is None else f"{name} is not an interrupted experiment"
+        raise UserError(f"{problem}: {to_type('farm abandon')} takes one of {there}.")
+    return found[0]
 
 
 def stop(options: argparse.Namespace) -> int:

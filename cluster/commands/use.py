@@ -129,11 +129,14 @@ def recorded_contract(branch: Branch) -> Contract:
 
 
 def recorded_train_py(home: Home, commit: str) -> str:
-    """The text of train.py at a commit of the farm's repository. Raises UserError."""
-    from agent.repo.repository import head_train_py, repository_for
+    """The text of train.py at a commit of the farm's repository, which is only read. Raises UserError."""
+    from agent.repo import repository
 
-    repository = repository_for(Path.cwd(), home.folder)
-    text = head_train_py(repository, commit)
+    checkout = repository.checkout_around(Path.cwd())
+    of_home = [*home.repositories(), home.folder / "repository"]
+    folders = list(dict.fromkeys([*([] if checkout is None else [checkout]), *of_home]))
+    text = repository.recorded_train_py(folders, commit)
     if text is None:
-        raise UserError(f"{repository} doesn't hold commit {commit[:7]}: run this in the checkout that the farm ran in.")
+        looked = ", ".join(str(folder) for folder in folders)
+        raise UserError(f"There is no commit {commit[:7]} in {looked}: run this in the checkout that the farm ran in.")
     return text

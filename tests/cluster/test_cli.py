@@ -21,7 +21,7 @@ TRAIN = "research/train.py"
 
 GROUPS = {
     "start": ("demo", "doctor", "prepare", "profile"),
-    "research": ("run", "try", "stop"),
+    "research": ("run", "try", "abandon", "stop"),
     "on a cluster": ("submit", "fetch"),
     "look": ("status", "report", "show", "sql", "audit", "verify", "autopsy"),
     "use what was found": ("diff", "apply", "sample"),

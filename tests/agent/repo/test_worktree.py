@@ -245,6 +245,9 @@ def test_a_branch_by_hand_loses_no_commit_that_was_made_on_it(by_hand: Worktree)
 
 
 def test_by_hand_needs_the_branch_to_be_checked_out(repo: Path) -> None:
+    with pytest.raises(UserError, match=f"no branch {BRANCH}"):
+        Worktree.in_place(repo, BRANCH)
+    git(repo, "branch", BRANCH)
     with pytest.raises(UserError, match=f"git switch {BRANCH}"):
         Worktree.in_place(repo, BRANCH)
 

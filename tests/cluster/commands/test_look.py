@@ -64,7 +64,7 @@ def test_audit_raises_the_alarm_while_a_farm_holds_the_home(home, capsys):
     [
         (["audit", "apr1"], "No branch or tag is called 'apr1'"),
         (["verify", "zz"], "No experiment is called 'zz'"),
-        (["verify", "mar8-0001"], "doesn't hold commit bbbbbbb"),
+        (["verify", "mar8-0001"], "no commit bbbbbbb"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(home, capsys, arguments, says):

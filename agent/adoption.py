@@ -1,0 +1,55 @@
+"""Commits that a person has made on a branch of the farm: which of them are experiments that nothing has recorded yet."""
+
+from collections.abc import Iterable
+
+from agent.repo.commits import commits_since, fitted_from, is_ancestor, positions_of
+from agent.repo.git_command import command_to_type
+from agent.repo.repository import uncommitted_train_py
+from agent.repo.worktree import Worktree
+from research.errors import UserError
+from results.experiment import Experiment, ExperimentRecord, Head
+
+
+def place_on_branch(worktree: Worktree, commit: str) -> str | None:
+    """Where an experiment is on the branch: its commit, or a person's that it was fitted from; None if neither is there."""
+    tip = worktree.head()
+    if is_ancestor(worktree.repo, commit, tip):
+        return commit
+    origin = fitted_from(worktree.repo, commit)
+    return origin if origin is not None and is_ancestor(worktree.repo, origin, tip) else None
+
+
+def is_by_hand(worktree: Worktree, experiment: Experiment) -> bool:
+    """Whether a person had put an experiment on the branch before it had a verdict."""
+    return experiment.kind == "manual" and place_on_branch(worktree, experiment.commit) is not None
+
+
+def commits_to_adopt(worktree: Worktree, head: Head, records: Iterable[ExperimentRecord]) -> list[str]:
+    """The commits after the head that change train.py and are no experiment yet, oldest first."""
+    if worktree.head() == head.commit:
+        return []
+    place = place_on_branch(worktree, head.commit)
+    later = [] if place is None else commits_since(worktree.repo, place, worktree.branch)
+    before = dict(zip(later, [place or "", *later], strict=False))
+    changing = [commit for commit in later if worktree.train_py(commit) != worktree.train_py(before[commit])]
+    recorded = {origin_of(worktree, record.experiment) for record in records if record.experiment.kind == "manual"}
+    return [commit for commit in changing if commit not in recorded]
+
+
+def origin_of(worktree: Worktree, experiment: Experiment) -> str:
+    """The commit that a person made, where the experiment's only sets the starting hyperparameters; else the experiment's."""
+    return fitted_from(worktree.repo, experiment.commit) or experiment.commit
+
+
+def check_not_reset(worktree: Worktree, head: Head) -> None:
+    """Raises UserError if somebody has taken the recorded head off the branch; one that never was there is a keep cut off."""
+    commit = head.commit
+    if place_on_branch(worktree, commit) is not None or commit not in positions_of(worktree.repo, worktree.branch):
+        return
+    edited = uncommitted_train_py(worktree.folder) is not None
+    kept = is_ancestor(worktree.repo, worktree.head(), commit) and not edited
+    command = command_to_type(worktree.folder, "reset", "--keep" if kept else "--soft", commit[:7])
+    raise UserError(
+        f"{worktree.branch} was reset behind {head.experiment_id} ({commit[:7]}), which is recorded as kept: `{command}` "
+        f"takes it back there{'' if kept else ' and leaves train.py as it is'}; another --tag starts a new branch from here."
+    )

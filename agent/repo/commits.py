@@ -1,0 +1,45 @@
+"""What git knows of the commits on a branch: their order, their messages, and where the branch has been."""
+
+from pathlib import Path
+
+from agent.repo.branch_names import branch_ref
+from agent.repo.git_command import GitFailed, run_git
+
+FITTED_FROM = "Fitted-from"
+"""The trailer of a commit that only sets the profile's starting hyperparameters; it names the commit below."""
+
+
+def is_ancestor(repo: Path, older: str, newer: str) -> bool:
+    """Whether `newer` is `older` or builds on it."""
+    if older == newer:
+        return True
+    try:
+        run_git(repo, "merge-base", "--is-ancestor", older, newer)
+    except GitFailed:
+        return False
+    return True
+
+
+def commits_since(repo: Path, commit: str, branch: str) -> list[str]:
+    """The branch's commits after `commit`, oldest first; what a merge brought in counts as one commit, the merge."""
+    return run_git(repo, "rev-list", "--reverse", "--first-parent", f"{commit}..{branch_ref(branch)}").split()
+
+
+def positions_of(repo: Path, branch: str) -> list[str]:
+    """The commits that the branch has been at, newest first, as far as its reflog goes back."""
+    try:
+        return run_git(repo, "rev-list", "--walk-reflogs", branch_ref(branch)).split()
+    except GitFailed:  # no reflog is kept
+        return []
+
+
+def fitted_from(repo: Path, commit: str) -> str | None:
+    """The commit that this one only sets the starting hyperparameters of; None for any other commit."""
+    form = f"--format=%(trailers:key={FITTED_FROM},valueonly,separator=%x20)"
+    return run_git(repo, "log", "-1", form, commit).strip() or None
+
+
+def message_of(repo: Path, commit: str) -> tuple[str, str]:
+    """A commit's subject, and the rest of its message."""
+    subject, _, rest = run_git(repo, "log", "-1", "--format=%s%n%b", commit).partition("\n")
+    return subject, rest.strip()

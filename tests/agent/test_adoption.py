@@ -1,0 +1,224 @@
+"""Commits that people make on a branch become experiments. Real git and store; the test tells the results of runs."""
+
+import asyncio
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.loop import LoopSettings, ResearchLoop
+from agent.repo.repository import make_repository
+from agent.repo.worktree import Worktree
+from agent.researchers.scripted import ScriptedResearcher
+from research.errors import UserError
+from research.profiles import PROFILES
+from research.result import RunResult, RunSpec
+from results.experiment import Branch, Experiment, ExperimentRecord, Proposal
+from results.store import Store
+from results.verdict import NoisePrior
+from tests.agent.repo.git_samples import git
+from tests.agent.samples import TRAIN_PY
+from tests.agent.test_loop import Nobody
+
+BRANCH = "autoresearch/mar8"
+USER = ("-c", "user.name=T", "-c", "user.email=t@localhost")
+
+
+def depth(number: int) -> str:
+    return TRAIN_PY.replace("DEPTH = 2", f"DEPTH = {number}")
+
+
+SCORES = {2: 1.5, 3: 1.4, 4: 1.45, 5: None, 6: 1.3}
+"""val_bpb by depth; 5 has none."""
+
+
+class Checkout:
+    """A user's checkout on a branch of the farm, and loops on it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.repo, self.ran = folder / "repo", []  # type: tuple[Path, list[str]]
+        make_repository(self.repo, {"research/train.py": TRAIN_PY, "notes.md": "one\n"})
+        git(self.repo, "switch", "-q", "-c", BRANCH)
+        self.store = Store.open(folder / "home")
+        self.stop_at: int | None = None
+        self.fit: Callable[[str], str] = str
+        self.baseline = self.head()
+
+    def head(self) -> str:
+        return git(self.repo, "rev-parse", "HEAD")
+
+    def commit(self, text: str, subject: str, **others: str) -> str:
+        (self.repo / "research/train.py").write_text(text)
+        for name, content in others.items():
+            (self.repo / f"{name}.md").write_text(content)
+        git(self.repo, *USER, "commit", "-q", "-a", "-m", subject)
+        return self.head()
+
+    def loop(self, worktree: Worktree | None = None) -> ResearchLoop:
+        contract = PROFILES["cpu"].contract
+        branch = Branch(name=BRANCH, tag="mar8", loop=0, profile="cpu", contract_json=contract.to_json(), score_fingerprint="s",
+                        data_fingerprint="d", platform="a CPU", baseline_commit=self.baseline,
+                        created="2026-03-08T20:00:00Z")  # fmt: skip
+        self.store.add_branch(branch)
+        settings = LoopSettings(contract=contract, sandbox="auto", save_model=False, noise=NoisePrior(sigma=0.01), rule="noise",
+                                baseline_runs=1, program=self.repo / "none", fit=self.fit)  # fmt: skip
+        return ResearchLoop(branch=branch, worktree=worktree or Worktree.in_place(self.repo, BRANCH), store=self.store,
+                            researcher=ScriptedResearcher([]), execute=self._execute, start_speculatively=None,
+                            observer=Nobody(), settings=settings)  # fmt: skip
+
+    def start(self) -> list[ExperimentRecord]:
+        return asyncio.run(self.loop().start())
+
+    def edit(self, text: str) -> ExperimentRecord:
+        """What `farm try` does with an edit."""
+
+        async def tried() -> ExperimentRecord:
+            loop = self.loop()
+            await loop.start()
+            return await loop.try_now(Proposal(title="edit", hypothesis="", train_py=text, researcher="you"))
+
+        return asyncio.run(tried())
+
+    def told(self) -> list[tuple[str, str]]:
+        """Title and decision of every experiment."""
+        records = self.store.records(BRANCH)
+        return [(record.experiment.title, record.verdict.decision if record.verdict else "") for record in records]
+
+    async def _execute(self, experiment: Experiment, train_py: str, spec: RunSpec, report: Any) -> RunResult:
+        self.ran.append(train_py)
+        if experiment.number == self.stop_at:
+            raise KeyboardInterrupt
+        score = next(SCORES[number] for number in SCORES if f"DEPTH = {number} " in train_py)
+        return RunResult(run_id=spec.run_id, status="ok" if score else "crash", reason="told", seed=spec.seed, device="cpu",
+                         val_bpb=score)  # fmt: skip
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Checkout]:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    made = Checkout(tmp_path)
+    yield made
+    made.store.close()
+
+
+def test_commits_by_hand_become_experiments_in_order(checkout: Checkout) -> None:
+    """Also one that the rule would discard: the reason says that a person kept it, and what it lost."""
+    commits = [checkout.commit(depth(3), "three layers"), checkout.commit(depth(4), "four layers")]
+    checkout.start()
+    assert checkout.told() == [("baseline", "keep"), ("three layers", "keep"), ("four layers", "keep")]
+    records = checkout.store.records(BRANCH)
+    assert [record.experiment.commit for record in records] == [checkout.baseline, *commits]
+    assert [record.experiment.kind for record in records[1:]] == ["manual", "manual"]
+    verdict = records[2].verdict
+    assert verdict is not None and verdict.gain == pytest.approx(-0.05)
+    assert "by hand" in verdict.reason and "lost 0.0500" in verdict.reason
+    assert checkout.head() == commits[1] and git(checkout.repo, "rev-parse", "refs/experiments/mar8-0001") == commits[0]
+    assert checkout.start() == [] and len(checkout.ran) == 3
+
+    assert checkout.edit(depth(6)).experiment.parent_commit == commits[1]
+    assert checkout.told()[-1] == ("edit", "keep") and git(checkout.repo, "rev-parse", "HEAD^") == commits[1]
+
+
+def test_commits_that_leave_train_py_alone_are_built_upon(checkout: Checkout) -> None:
+    checkout.start()
+    notes = checkout.commit(TRAIN_PY, "notes", notes="two\n")
+    both = checkout.commit(depth(3), "three layers, and notes", notes="three\n")
+    more = checkout.commit(depth(3), "more notes", notes="four\n")
+    checkout.start()
+    assert checkout.told()[1:] == [("three layers, and notes", "keep")]
+    checkout.edit(depth(6))
+    assert git(checkout.repo, "rev-list", "HEAD").split()[1:4] == [more, both, notes]
+    assert git(checkout.repo, "show", "HEAD:notes.md") == "four"
+
+
+def test_a_commit_without_a_score_stays_and_can_be_mended(checkout: Checkout) -> None:
+    checkout.commit(depth(5), "five layers")
+    assert [record.experiment.title for record in checkout.start()] == ["five layers"]
+    assert checkout.start() == []
+    mended = checkout.edit(depth(6))
+    assert mended.experiment.parent_commit == checkout.baseline and mended.verdict is not None
+    assert mended.verdict.gain == pytest.approx(0.2)
+    assert checkout.told() == [("baseline", "keep"), ("five layers", "crash"), ("edit", "keep")]
+    assert git(checkout.repo, "log", "--format=%s", "-2") == "edit\nfive layers"
+
+
+def test_an_adoption_that_was_cut_off_is_finished_by_the_same_rule(checkout: Checkout) -> None:
+    checkout.start()
+    checkout.commit(depth(3), "three layers")
+    checkout.commit(depth(4), "four layers")
+    checkout.stop_at = 2
+    with pytest.raises(KeyboardInterrupt):
+        checkout.start()
+    checkout.stop_at = None
+    checkout.start()
+    assert checkout.told() == [("baseline", "keep"), ("three layers", "keep"), ("four layers", "keep")]
+
+
+def test_a_reset_of_what_was_never_recorded_is_no_matter(checkout: Checkout) -> None:
+    checkout.start()
+    checkout.commit(depth(4), "four layers")
+    git(checkout.repo, "reset", "-q", "--hard", "HEAD~1")
+    assert checkout.start() == [] and checkout.told() == [("baseline", "keep")]
+
+
+@pytest.mark.parametrize("later", ["nothing", "an edit", "a commit"])
+def test_a_reset_behind_a_recorded_keep_is_one_line_that_leads_back(checkout: Checkout, later: str) -> None:
+    checkout.start()
+    kept = checkout.edit(depth(3)).experiment.commit
+    git(checkout.repo, "reset", "-q", "--hard", "HEAD~1")
+    if later == "an edit":
+        (checkout.repo / "research/train.py").write_text(depth(6))
+    elif later == "a commit":
+        checkout.commit(depth(6), "six layers")
+    there = checkout.head()
+    with pytest.raises(UserError) as error:
+        checkout.start()
+    assert checkout.head() == there and "mar8-0001" in str(error.value) and "\n" not in str(error.value)
+    subprocess.run(str(error.value).split("`")[1], shell=True, check=True)
+    assert checkout.start() == [] and checkout.head() == kept
+    assert (checkout.repo / "research/train.py").read_text() == depth(3 if later == "nothing" else 6)
+
+
+def test_a_keep_that_was_cut_off_before_the_branch_moved_is_redone(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkout.start()
+    with monkeypatch.context() as context:
+        context.setattr(Worktree, "advance", lambda self, commit: None)
+        kept = checkout.edit(depth(3)).experiment.commit
+    assert checkout.head() == checkout.baseline
+    checkout.start()
+    assert checkout.head() == kept
+
+
+def test_a_farm_on_the_branch_loses_no_commit_either(checkout: Checkout, tmp_path: Path) -> None:
+    """`farm run` in a worktree of its own, after a commit by hand in the checkout."""
+    checkout.start()
+    mine = checkout.commit(depth(4), "four layers")
+    git(checkout.repo, "switch", "-q", "main")
+    worktree = Worktree.open(checkout.repo, tmp_path / "home" / "worktrees" / "mar8", BRANCH)
+    asyncio.run(checkout.loop(worktree).start())
+    assert worktree.head() == mine and checkout.told()[-1] == ("four layers", "keep")
+
+
+@pytest.mark.parametrize("last", [4, 5])
+def test_commits_for_another_profile_are_fitted_on_top_of_themselves(checkout: Checkout, last: int) -> None:
+    """The person's commits stay as they are; what ran is what the history names."""
+    checkout.fit = lambda text: text.replace("EMBEDDING_LR = 0.6", "EMBEDDING_LR = 0.1")
+    start = checkout.baseline
+    commits = [checkout.commit(depth(3), "three layers"), checkout.commit(depth(last), "more layers")]
+    worktree = Worktree.in_place(checkout.repo, BRANCH)
+    checkout.baseline = worktree.commit(checkout.fit(TRAIN_PY), message=f"Start\n\nFitted-from: {start}\n", parent=start,
+                                        experiment_id="mar8-start")  # fmt: skip
+    checkout.start()
+    records = checkout.store.records(BRANCH)
+    assert [title for title, _ in checkout.told()] == ["baseline", "three layers", "more layers"]
+    assert [git(checkout.repo, "rev-parse", f"{record.experiment.commit}^") for record in records] == [start, *commits]
+    assert all("EMBEDDING_LR = 0.1" in text for text in checkout.ran)
+    assert checkout.ran == [worktree.train_py(record.experiment.commit) for record in records]
+    assert records[1].experiment.lines_added == 1
+    assert checkout.start() == []
+    tip = checkout.head()
+    assert tip == (records[2].experiment.commit if last == 4 else commits[1])
+    checkout.edit(checkout.fit(depth(6)))
+    assert git(checkout.repo, "rev-parse", "HEAD^") == tip and checkout.told()[-1] == ("edit", "keep")

@@ -1,0 +1,60 @@
+"""`farm abandon`, on homes in which experiments were interrupted."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster.cli import main
+from cluster.home import Home
+from results.store import Store
+from results.verdict import Verdict
+from tests.cluster.farm_samples import make_history
+from tests.results.result_samples import make_experiment
+
+BRANCH = "autoresearch/mar8"
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    make_history(tmp_path / "home")
+    return Home(tmp_path / "home")
+
+
+def interrupt(home: Home, *numbers: int) -> None:
+    with Store.open(home.folder) as store:
+        for number in numbers:
+            store.add_experiment(make_experiment(number, branch=BRANCH, title="an idea that hangs"))
+
+
+def test_an_interrupted_experiment_is_recorded_as_abandoned(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupt(home, 3)
+    assert main(["abandon", "--home", str(home.folder)]) == 0
+    said = capsys.readouterr().out
+    assert "mar8-0003" in said and "an idea that hangs" in said and "refs/experiments/mar8-0003" in said
+    with Store.open(home.folder) as store:
+        assert store.unfinished(BRANCH) == []
+        verdict = store.record("mar8-0003").verdict
+        assert isinstance(verdict, Verdict) and verdict.decision == "lost" and "abandoned" in verdict.reason
+        assert not store.record("mar8-0003").is_done
+
+
+def test_which_one_is_asked_for(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    at_home = ["--home", str(home.folder)]
+    assert main(["abandon", *at_home]) == 2
+    assert "nothing to abandon" in capsys.readouterr().err
+    interrupt(home, 3, 4)
+    for arguments in ([], ["mar8-0001"]):
+        assert main(["abandon", *arguments, *at_home]) == 2
+        said = capsys.readouterr().err
+        assert "mar8-0003, mar8-0004" in said and len(said.splitlines()) == 1
+    assert main(["abandon", "mar8-0004", *at_home]) == main(["abandon", *at_home]) == 0
+
+
+def test_a_running_farm_and_a_home_without_one_are_left_alone(home: Home, capsys: pytest.CaptureFixture[str],
+                                                             tmp_path: Path) -> None:  # fmt: skip
+    interrupt(home, 3)
+    with home.lock():
+        assert main(["abandon", "--home", str(home.folder)]) == 2
+    assert "already running" in capsys.readouterr().err
+    assert main(["abandon", "--home", str(tmp_path / "none")]) == 2
+    assert not (tmp_path / "none").exists()
