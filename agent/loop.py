@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from agent.adoption import check_not_reset, commits_to_adopt, is_by_hand, place_on_branch
+from agent.compare_programs import changed_constants, program_of
 from agent.diff import count_lines, unified_diff
 from agent.observer import LoopObserver
-from agent.patch import changed_constants, program_of
 from agent.proposing import RETRY_PAUSES_S, Proposer
-from agent.repeats import programs_tried, refusals, terms_of
+from agent.refusals import programs_on_same_terms, refusals
 from agent.repo.branch_names import experiment_id
 from agent.repo.commits import FITTED_FROM, message_of
 from agent.repo.worktree import Worktree
@@ -177,15 +177,9 @@ class ResearchLoop:
             query=lambda sql: self.store.query(sql, audience="agent").to_text(),
             charge=partial(self.store.add_answer, self.branch.name),
             spent_usd=partial(self.store.spent_usd, self.branch.tag),
-            programs=self.programs(),
+            programs=programs_on_same_terms(self.store, self.branch),
             refused=refusals(self.store, self.branch.name),
         )
-
-    def programs(self) -> dict[str, ExperimentRecord]:
-        """The experiments that have tried a program: this branch's first, then those of the tag's others that compare."""
-        branches = [branch for branch in self.store.branches(self.branch.tag) if terms_of(branch) == terms_of(self.branch)]
-        names = [self.branch.name, *(branch.name for branch in branches if branch.name != self.branch.name)]
-        return programs_tried(record for name in names for record in self.store.records(name))
 
     # --- experiments ------------------------------------------------------------------------------------------------
 

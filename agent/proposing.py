@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from agent.observer import LoopObserver
 from agent.rebase import rebased
-from agent.repeats import reason_not_to_run, record_refusal
+from agent.refusals import reason_not_to_run, record_refusal
 from agent.repo.worktree import Worktree
 from agent.researcher import Context, ProposalFailed, Researcher
 from results.experiment import Proposal, Usage

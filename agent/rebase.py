@@ -4,7 +4,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from agent.patch import changed_constants, same_code, same_lines
+from agent.compare_programs import changed_constants, same_code, same_lines
 from agent.repo.git_command import start_git
 from research.hyperparameters import write_constants
 from research.train_py import problem_with

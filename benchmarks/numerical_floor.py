@@ -1,4 +1,4 @@
-"""Measures how far an honest model's losses on the same prefix differ: the floor of the tolerances in research/judge/score.py.
+"""Measures how far an honest model's losses on the same prefix differ, on which the tolerances of the consistency check stand.
 
     uv run python benchmarks/numerical_floor.py [--device cpu] [--profile cpu] [--repeats 3]
 
@@ -32,7 +32,7 @@ from research.contract import Contract
 from research.hyperparameters import write_constants
 from research.ipc.buffer import rows_per_batch
 from research.judge.consistency import Consistency, compare_prefixes, splice_rows, tolerance_for
-from research.judge.score import cross_entropy
+from research.judge.cross_entropy import cross_entropy
 from research.profiles import PROFILES, Constant, starting_hyperparameters
 from research.settings import ChildSettings
 

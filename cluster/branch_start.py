@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from agent.patch import changed_constants
+from agent.compare_programs import changed_constants
 from agent.repo.branch_names import branch_ref, short_name, worktree_folder
 from agent.repo.commits import FITTED_FROM, is_ancestor, positions_of
 from agent.repo.git_command import GitFailed, command_to_type, run_git

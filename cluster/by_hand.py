@@ -8,21 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.adoption import is_by_hand
+from agent.compare_programs import describe_changes, program_of, same_code, same_lines
 from agent.loop import BaselineFailed, InfrastructureFailed, ResearchLoop
-from agent.patch import describe_changes, program_of, same_code, same_lines
-from agent.repeats import NO_CHANGE, result_in_words
+from agent.refusals import NO_CHANGE, programs_on_same_terms, result_in_words
 from agent.repo.branch_names import experiment_ref, is_farm_branch, short_name
 from agent.repo.git_command import command_to_type
 from agent.repo.repository import TRAIN_FILE, train_py_to_try, uncommitted_train_py, working_train_py
 from agent.repo.worktree import Worktree, checked_out_branch
 from cluster.branch_start import committed_train_py, fitted_edit
-from cluster.busy import busy_lines
 from cluster.dispatch import NoWorkersLeft
 from cluster.display import Display
 from cluster.driver import Farm
 from cluster.home import home_option
+from cluster.machine_load import busy_lines
 from cluster.options import FarmOptions
-from cluster.stopping import STOPPING
+from cluster.stop_request import STOPPING
 from research.command_line import to_type
 from research.errors import UserError
 from research.train_py import problem_with
@@ -112,7 +112,9 @@ async def tell_if_busy(farm: Farm) -> None:
 
 def earlier_try(loop: ResearchLoop, working: str, head_text: str, *, again: bool) -> ExperimentRecord | None:
     """The experiment that has tried the same program; None if none has. Raises UserError for one that isn't wanted `again`."""
-    known = loop.programs() | {program_of(head_text): loop.store.record(loop.head().experiment_id)}
+    known = programs_on_same_terms(loop.store, loop.branch) | {
+        program_of(head_text): loop.store.record(loop.head().experiment_id)
+    }
     earlier = known.get(program_of(working))
     if earlier is None or again:
         return earlier

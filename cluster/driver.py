@@ -22,7 +22,7 @@ from cluster.history_export import HistoryExport
 from cluster.local_api import FarmServer
 from cluster.loop_plans import LoopPlan, Planner
 from cluster.options import FarmOptions
-from cluster.stopping import StopRequest
+from cluster.stop_request import StopRequest
 from cluster.summary import FarmSummary, experiments_done, summarise
 from cluster.workqueue import WorkItem
 from research.contract import Contract

@@ -28,7 +28,6 @@ import torch._dynamo  # every optimizer imports it, which takes seconds: childre
 from research.command_line import to_type
 from research.contract import cache_folder
 from research.cpu_cores import usable_cores
-from research.cpu_share import TrainingShare
 from research.data.prepare import find_prepared
 from research.errors import UserError
 from research.files import research_folder, write_atomically
@@ -39,6 +38,7 @@ from research.judge.conversation import Emit
 from research.judge.judge import Judge, Requested, scratch_prefix
 from research.judge.processes import kill_descendants
 from research.kernels.preload import preload_for_gpu
+from research.measured_cpu_share import TrainingShare
 from research.profiles import PROFILES, choose_profile, contract_for, memory_limit
 from research.result import SANDBOX_MODES, Placement, RunResult, RunSpec
 from research.sandbox.linux import become_subreaper, die_with_parent, keep_freed_memory

@@ -167,7 +167,7 @@ def test_imports_follow_the_rule(path: str) -> None:
     [
         ("research/judge/judge.py", "import results.store"),
         ("research/judge/judge.py", "from cluster import worker"),
-        ("results/store.py", "def f():\n    from agent.patch import merge"),
+        ("results/store.py", "def f():\n    from agent.compare_programs import merge"),
         ("agent/search/search.py", "from cluster.home import Home"),
         ("cluster/driver.py", "import torch.nn as nn"),
         ("results/report.py", "import torch"),

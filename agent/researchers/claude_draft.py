@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from anthropic.types import ToolUnionParam
 
-from agent.patch import changed_constants, describe_changes, same_code, same_lines
-from agent.repeats import reason_not_to_run
+from agent.compare_programs import changed_constants, describe_changes, same_code, same_lines
+from agent.refusals import reason_not_to_run
 from agent.researcher import Context
 from agent.researchers.claude_editor import Editor, EditRefused
 from research.errors import UserError

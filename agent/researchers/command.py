@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from agent.patch import changed_constants, describe_changes, same_lines
+from agent.compare_programs import changed_constants, describe_changes, same_lines
 from agent.researcher import Context, NotConfigured, ProposalFailed
 from agent.researchers.agent_folder import read_idea, read_train_py, write_agent_folder
 from research.text import one_line

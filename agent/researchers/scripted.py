@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.patch import changed_constants
+from agent.compare_programs import changed_constants
 from agent.researcher import Context, OutOfIdeas
 from research.errors import UserError
 from research.hyperparameters import write_constants

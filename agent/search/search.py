@@ -4,7 +4,7 @@ It changes one constant at a time by a line search, and mixes in ablations and c
 close. All of its state is in the history. How it chooses:
 
 - Every constant is a knob (`knobs.py`), and the experiments that changed it alone give a curve of how good its values
-  were (`curves.py`). If neither side of the head is known, it probes; after a gain it continues in the same direction,
+  were (`line_search.py`). If neither side of the head is known, it probes; after a gain it continues in the same direction,
   with a larger step after a large gain; after a loss it reverses; between two losses it takes the vertex of the parabola.
 - Every step has a score, the expected gain in sigmas: from the curve if there is one, else from a prior per knob, lowered
   for knobs that only failed. The step with the highest score that was never tried is proposed: a greedy bandit.
@@ -22,11 +22,11 @@ from dataclasses import dataclass
 from itertools import combinations, islice
 from statistics import fmean
 
-from agent.patch import changed_constants, program_of
+from agent.compare_programs import changed_constants, program_of
 from agent.researcher import Context, OutOfIdeas, ProposalFailed
 from agent.search.ablations import ABLATIONS, ablated
-from agent.search.curves import Curve, KnobStep, next_steps, outcome, read_curves
 from agent.search.knobs import Knob, knobs_of, settle
+from agent.search.line_search import Curve, KnobStep, next_steps, outcome, read_curves
 from agent.search.tried import Tried, only_constants
 from research.contract import Contract
 from research.hyperparameters import literal_text, write_constants

@@ -11,8 +11,8 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from agent.compare_programs import remove_docstrings
 from agent.diff import apply_diff, hunks
-from agent.patch import remove_docstrings
 from agent.search.knobs import Constants
 from research.hyperparameters import read_constants
 from research.profiles import Constant

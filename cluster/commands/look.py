@@ -156,9 +156,9 @@ def verify(options: argparse.Namespace) -> int:
 
     The exit status is 1 if the score is not reproduced, and NOT_COMPARABLE if the repetition can't tell.
     """
-    from cluster.busy import busy_lines
     from cluster.commands.use import recorded_contract, recorded_train_py
     from cluster.hardware import choose_devices
+    from cluster.machine_load import busy_lines
     from cluster.replay import Verification, check_same_as_recorded, device_like, repeat, run_to_repeat, sigma_of
     from research.data.prepare import find_prepared
 

@@ -4,11 +4,11 @@ import argparse
 import asyncio
 from typing import TYPE_CHECKING
 
-from cluster.busy import busy_lines
 from cluster.commands.recorded import read_history
 from cluster.cost import data_line, estimate
 from cluster.hardware import platform_identity
 from cluster.home import Home, find_home, home_option
+from cluster.machine_load import busy_lines
 from research.command_line import to_type
 from research.errors import UserError
 from research.text import counted, duration

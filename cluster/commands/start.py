@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.busy import busy_lines
 from cluster.commands.recorded import read_history
 from cluster.hardware import Device, choose_devices, limited, platform_identity
 from cluster.home import Home, find_cache, find_checkout, find_home, home_option
+from cluster.machine_load import busy_lines
 from research.command_line import to_type
 from research.contract import Contract
 from research.errors import UserError

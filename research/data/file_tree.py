@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from research.data.decoding import Readable
 from research.data.documents import path_key
-from research.data.text_files import Readable
 
 
 def files_below(root: Path) -> list[Path]:

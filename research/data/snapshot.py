@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from research.data.text_files import Readable
+from research.data.decoding import Readable
 from research.files import write_atomically
 from research.text import counted
 

@@ -13,14 +13,14 @@ from itertools import chain
 from pathlib import Path
 
 from research.contract import Contract
+from research.data.decoding import Readable
 from research.data.documents import list_files, plain_documents, text_key
+from research.data.file_formats import Survey, documents_of, survey
 from research.data.file_tree import files_below
 from research.data.hub import REVISION, Dataset
 from research.data.parquet import TEXT_FIELD, parquet_rows, parquet_texts
 from research.data.prepared import Split
 from research.data.snapshot import Snapshot
-from research.data.survey import Survey, documents_of, survey
-from research.data.text_files import Readable
 from research.errors import UserError
 from research.files import home_folder, user_path
 from research.sandbox.visible import UNUSED_BY_RUNS

@@ -19,12 +19,12 @@ from research.judge.consistency import (
     tolerance_for,
 )
 from research.judge.conversation import Conversation, Phase
+from research.judge.cross_entropy import can_read_once, copied, cross_entropy, cross_entropy_read_once, row_scores
 from research.judge.failures import RunEnded, require_finite
 from research.judge.findings import Findings, Scores
 from research.judge.handover import SubmittedModel
 from research.judge.processes import Child, Children
 from research.judge.row_scores import RowScores
-from research.judge.score import can_read_once, copied, cross_entropy, cross_entropy_read_once, row_scores
 from research.result import Placement, RunSpec
 
 AUDIT_SHARE = 0.1

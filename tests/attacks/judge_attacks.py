@@ -6,7 +6,7 @@ from tests.research.judged import Run, variant
 
 PATCHES = """
 import gc, types
-import research.judge.score, research.judge.consistency, research.ipc.channel, research.session, research.contract
+import research.judge.cross_entropy, research.judge.consistency, research.ipc.channel, research.session, research.contract
 try:
     import research.judge.scoring, research.judge.row_scores, research.child.scorer
     research.judge.scoring.cross_entropy = lambda *a, **k: 0.1
@@ -14,7 +14,7 @@ try:
     research.child.scorer.write_logits = lambda buffer, logits: buffer.tensor.zero_()
 except ImportError:
     pass
-research.judge.score.cross_entropy = lambda logits, targets, **k: torch.zeros(targets.shape)
+research.judge.cross_entropy.cross_entropy = lambda logits, targets, **k: torch.zeros(targets.shape)
 research.judge.consistency.compare_prefixes = lambda *a, **k: None
 research.contract.judge_sha256 = lambda: "0" * 64
 F.cross_entropy_kept, F.cross_entropy = F.cross_entropy, lambda *a, **k: F.cross_entropy_kept(*a, **k)

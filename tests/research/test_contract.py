@@ -54,7 +54,9 @@ def research(tmp_path: Path) -> Path:
     return Path(shutil.copytree(research_folder(), tmp_path / "research", ignore=shutil.ignore_patterns("__pycache__")))
 
 
-@pytest.mark.parametrize("name", ["judge/new.py", "child/new.py", "ipc/a/new.py", "judge/score.py", "session.py", "feed.py"])
+@pytest.mark.parametrize(
+    "name", ["judge/new.py", "child/new.py", "ipc/a/new.py", "judge/cross_entropy.py", "session.py", "feed.py"]
+)
 def test_the_judges_code_is_its_folders_whatever_lies_there(name: str, research: Path) -> None:
     before = judge_sha256(research)
     assert before == judge_sha256()

@@ -1,7 +1,7 @@
 from dataclasses import replace
 
+from agent.compare_programs import changed_constants
 from agent.diff import unified_diff
-from agent.patch import changed_constants
 from agent.search.tried import Tried, code_of, only_constants
 from results.experiment import ExperimentRecord
 from tests.agent.samples import make_record

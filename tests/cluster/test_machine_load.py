@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster import busy, hardware
-from cluster.busy import CpuUse, busy_lines, cpu_lines, gpu_lines, measure_cpu_use
+from cluster import hardware, machine_load
+from cluster.machine_load import CpuUse, busy_lines, cpu_lines, gpu_lines, measure_cpu_use
 from tests.cluster.farm_samples import CPU, gpu
 
 SPIN = "print(flush=True)\nwhile True: pass"
@@ -70,5 +70,5 @@ def test_a_gpu_that_others_use_from_another_container_is_told(monkeypatch, perce
 
 
 def test_an_idle_machine_says_nothing(monkeypatch) -> None:
-    monkeypatch.setattr(busy, "measure_cpu_use", lambda: CpuUse(cores=2, others=0.05))
+    monkeypatch.setattr(machine_load, "measure_cpu_use", lambda: CpuUse(cores=2, others=0.05))
     assert busy_lines([CPU]) == [] == busy_lines([replace(CPU, kind="mps")])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from research.cpu_share import TrainingShare, share_between, thread_times
+from research.measured_cpu_share import TrainingShare, share_between, thread_times
 
 needs_schedstat = pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="this kernel keeps no such account")
 SPIN = "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nprint(flush=True)\nwhile True: pass"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from research.judge.score import can_read_once, cross_entropy, cross_entropy_read_once, row_scores
+from research.judge.cross_entropy import can_read_once, cross_entropy, cross_entropy_read_once, row_scores
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 8192])

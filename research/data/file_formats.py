@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import IO, Literal
 
 from research.command_line import to_type
+from research.data.decoding import COMPRESSIONS, Encoding, Readable, find_encoding, open_bytes
 from research.data.documents import text_documents
 from research.data.parquet import parquet_fields, parquet_rows, parquet_values
 from research.data.records import json_fields, json_texts
-from research.data.text_files import COMPRESSIONS, Encoding, Readable, find_encoding, open_bytes
 from research.errors import UserError
 from research.text import counted, printable, size
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from cluster.stopping import SIGNALS, STOPPING, StopRequest
+from cluster.stop_request import SIGNALS, STOPPING, StopRequest
 
 
 async def told(number: int, times: int) -> tuple[list[str], int]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from agent.compare_programs import program_of
 from agent.loop import ResearchLoop
-from agent.patch import program_of
-from agent.repeats import programs_tried, reason_not_to_run
+from agent.refusals import programs_tried, reason_not_to_run
 from agent.repo.worktree import Worktree
 from agent.researcher import Context, OutOfIdeas, Refusal
 from agent.researchers.history_text import situation

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
-from agent.patch import program_of, same_code
+from agent.compare_programs import program_of, same_code
 from agent.researcher import Context, Refusal
 from research.text import one_line
 from results.experiment import Branch, ExperimentRecord, Proposal
@@ -35,6 +35,13 @@ def result_in_words(record: ExperimentRecord) -> str:
         *([f"gain {verdict.gain:+.6f}"] if verdict.gain is not None else []),
     ]
     return f"{who} has tried the same program: {verdict.decision}, {', '.join(figures)}"
+
+
+def programs_on_same_terms(store: Store, branch: Branch) -> dict[str, ExperimentRecord]:
+    """The experiments that have tried a program: the branch's own first, then those of the tag's others that compare."""
+    names = [other.name for other in store.branches(branch.tag) if terms_of(other) == terms_of(branch)]
+    names = [branch.name, *(name for name in names if name != branch.name)]
+    return programs_tried(record for name in names for record in store.records(name))
 
 
 def programs_tried(records: Iterable[ExperimentRecord]) -> dict[str, ExperimentRecord]:
