@@ -23,7 +23,7 @@ GROUPS = {
     "start": ("demo", "doctor", "prepare", "profile"),
     "research": ("run", "try", "stop"),
     "on a cluster": ("submit", "fetch"),
-    "look": ("status", "report", "show", "sql", "audit", "verify"),
+    "look": ("status", "report", "show", "sql", "audit", "verify", "autopsy"),
     "use what was found": ("diff", "apply", "sample"),
 }
 COMMANDS = [command for commands in GROUPS.values() for command in commands]
