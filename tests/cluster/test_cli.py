@@ -27,7 +27,7 @@ GROUPS = {
     "use what was found": ("diff", "apply", "sample"),
 }
 COMMANDS = [command for commands in GROUPS.values() for command in commands]
-NEEDED = {"show": ["1"], "sql": ["SELECT 1"], "verify": ["1"]}
+NEEDED = {"autopsy": ["results.tsv"], "show": ["1"], "sql": ["SELECT 1"], "verify": ["1"]}
 
 
 @pytest.fixture
