@@ -1,5 +1,7 @@
 """Devices, runs and a judge for tests."""
 
+import json
+import random
 import sys
 from pathlib import Path
 
@@ -85,3 +87,14 @@ def make_history(home: Path, *, commits: tuple[str, str, str] = ("a" * 40, "b" *
             )
             store.add_run(experiment.id, run)
             store.add_verdict(experiment.id, Verdict(decision=decision, reason=f"it was a {decision}"))
+
+
+def write_text(folder: Path, *, documents: int = 2000, seed: str = "text") -> Path:
+    """A new folder with short documents of words by chance, enough for some evaluation rows."""
+    random_words = random.Random(seed)
+    folder.mkdir()
+    with (folder / "documents.jsonl").open("w") as file:
+        for _ in range(documents):
+            text = " ".join("".join(random_words.choices("abcdefghij", k=random_words.randint(2, 7))) for _ in range(60))
+            file.write(json.dumps({"text": text}) + "\n")
+    return folder

@@ -1,8 +1,6 @@
 """The engine with the judge that ships, on a little text of its own."""
 
 import asyncio
-import shutil
-import sysconfig
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -17,13 +15,14 @@ from research.data.prepare import prepare
 from research.hyperparameters import fit_to_profile, write_constants
 from research.profiles import contract_for
 from research.result import RunSpec
+from tests.cluster.farm_samples import write_text
 
 
 @pytest.fixture(scope="module")
 def make_run(tmp_path_factory):
-    """Makes a spec by its id; a short contract on some modules of the standard library."""
+    """Makes a spec by its id; a short contract on little text."""
     folder = tmp_path_factory.mktemp("real")
-    text = shutil.copytree(Path(sysconfig.get_path("stdlib"), "asyncio"), folder / "asyncio")
+    text = write_text(folder / "text")
     contract = replace(contract_for("cpu", source=f"files:{text}"), EVAL_TOKENS=256 * 8)
     data = prepare(contract, cache=folder / "cache", say=lambda line: None)
 

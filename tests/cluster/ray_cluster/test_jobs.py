@@ -1,9 +1,7 @@
 """farm submit and farm fetch against a real Ray head."""
 
-import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +10,7 @@ import pytest
 
 from cluster.ray_cluster.exposure import _belongs_to_ray, _open_ports
 from results.journal import read_journal
+from tests.cluster.farm_samples import write_text
 from tests.cluster.forked_farm import ForkedFarm
 from tests.cluster.project_copy import commit, copy_project, git
 from tests.cluster.ray_head import RayHead
@@ -76,7 +75,7 @@ def test_a_farm_as_a_job_outlives_its_working_folder(head: RayHead, checkout: Pa
     The key is in the job's environment and nowhere in what is printed.
     """
     at = ("--address", head.address)
-    text = shutil.copytree(Path(sysconfig.get_path("stdlib"), "asyncio"), tmp_path / "text")
+    text = write_text(tmp_path / "text", documents=5000)
     (tmp_path / "researcher.py").write_text(RESEARCHER)
     terms = ("--tag", "night", "--devices", "cpu", "--budget", "1", "--experiments", "1", "--cache", str(tmp_path / "cache"),
              "--source", f"files:{text}", "--researcher", f"command:{sys.executable} {tmp_path / 'researcher.py'}")  # fmt: skip

@@ -7,9 +7,7 @@ import asyncio
 import contextlib
 import os
 import secrets
-import shutil
 import sys
-import sysconfig
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -27,7 +25,7 @@ from research.gpu_memory import GIB
 from research.profiles import contract_for
 from results.journal import read_journal
 from tests.cluster import test_engines
-from tests.cluster.farm_samples import FAKE_JUDGE
+from tests.cluster.farm_samples import FAKE_JUDGE, write_text
 from tests.cluster.forked_farm import Cheaper
 from tests.cluster.ray_samples import add_node, kill, living, name_of, ray_cluster, raylets, text_of, wait_for
 from tests.cluster.test_engines import Opened
@@ -55,8 +53,8 @@ def checkout(checkout: Checkout, judge_command: tuple[str, ...]) -> Checkout:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Contract, PreparedData]:
-    """A short contract on some modules of the standard library, with its prepared data."""
-    text = shutil.copytree(Path(sysconfig.get_path("stdlib"), "asyncio"), tmp_path_factory.mktemp("text") / "asyncio")
+    """A short contract on little text, with its prepared data."""
+    text = write_text(tmp_path_factory.mktemp("texts") / "text")
     contract = replace(contract_for("cpu", source=f"files:{text}"), MAX_SEQ_LEN=32, EVAL_TOKENS=256, VOCAB_SIZE=300)
     return contract, prepare(contract, cache=tmp_path_factory.mktemp("cache"), say=lambda line: None)
 

@@ -1,6 +1,5 @@
 """Data on nodes: found there, sent, prepared, or refused where scores would not compare."""
 
-import random
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,20 +11,17 @@ from research.contract import Contract
 from research.data.prepare import prepare
 from research.data.prepared import PreparedData
 from research.profiles import contract_for
+from tests.cluster.farm_samples import write_text
 
 Make = Callable[[str], Contract]
 
 
 @pytest.fixture(scope="module")
 def make_contract(tmp_path_factory) -> Make:
-    """A short contract on a text of its own, which begins in words that its name gives."""
+    """A short contract on a text of its own, of words that its name gives."""
 
     def make(name: str) -> Contract:
-        folder = tmp_path_factory.mktemp(name)
-        words = random.Random(name)
-        for number in range(600):
-            text = " ".join("".join(words.choices("abcdefghij", k=words.randint(2, 7))) for _ in range(60))
-            (folder / f"{number}.txt").write_text(f"{name} {number} {text}")
+        folder = write_text(tmp_path_factory.mktemp("texts") / name, seed=name)
         return replace(contract_for("cpu", source=f"files:{folder}"), MAX_SEQ_LEN=32, EVAL_TOKENS=256, VOCAB_SIZE=300)
 
     return make
