@@ -14,7 +14,9 @@ from typing import Any
 
 from tests.research.judged import CONTEXT
 
-CONTEXT.set_forkserver_preload(["research.run", "cluster.cli", "cluster.driver", "cluster.commands.look"])
+CONTEXT.set_forkserver_preload(
+    ["research.run", "cluster.cli", "cluster.driver", "cluster.commands.look", "tests.research.huge_pages"]
+)
 SERVES = ("-m", "research.run", "--serve")
 
 
