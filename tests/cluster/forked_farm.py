@@ -21,6 +21,7 @@ CONTEXT.set_forkserver_preload(
     [
         *("research.run", "ray", "tiktoken", "matplotlib.backends.backend_agg", "matplotlib.figure", "matplotlib.patheffects"),
         *("cluster.cli", "cluster.driver", "cluster.commands.look", "cluster.commands.research", "cluster.by_hand"),
+        "tests.research.huge_pages",
     ]
 )
 EVAL_TOKENS = 2**14

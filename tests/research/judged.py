@@ -26,7 +26,7 @@ from research.result import Placement, RunResult, RunSpec
 from research.sandbox.layers import Layers
 
 CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["research.run"])
+CONTEXT.set_forkserver_preload(["research.run", "tests.research.huge_pages"])
 
 TRAIN_PY = '''
 import torch
