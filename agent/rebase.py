@@ -41,5 +41,5 @@ def merge_texts(base: str, ours: str, theirs: str) -> str | None:
         paths = [Path(scratch) / name for name in ("ours", "base", "theirs")]
         for path, text in zip(paths, (ours, base, theirs), strict=True):
             path.write_text(text, encoding="utf-8")
-        merge = start_git(("merge-file", "-p", "--quiet", *map(str, paths)), folder=Path(scratch))
-    return merge.stdout.decode("utf-8") if merge.returncode == 0 else None
+        status, merged, _ = start_git(("merge-file", "-p", "--quiet", *map(str, paths)), folder=Path(scratch))
+    return merged.decode("utf-8") if status == 0 else None

@@ -62,7 +62,7 @@ print(json.dumps(failed))
 """A program that tries to import packages, and prints why some can't be."""
 
 PACKAGES = ("numpy", "safetensors", "pynvml", "psutil", "rustbpe", "tiktoken", "pyarrow.parquet", "huggingface_hub", "duckdb",
-            "matplotlib", "anthropic", "ray", "rich", "platformdirs")  # fmt: skip
+            "matplotlib", "scipy", "pydoe", "anthropic", "git.cmd", "ray", "rich", "platformdirs")  # fmt: skip
 """What pyproject.toml requires, other than torch, by the names that are imported."""
 
 CURES: Mapping[str, str] = {

@@ -153,7 +153,10 @@ def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> R
     train_py, changes = fit_to_profile(options.train.read_text(), profile, free)
     if changes:
         listed = ", ".join(f"{name} = {value}" for name, value in changes.items() if name != "PROFILE")
-        print(f"profile {profile}: {listed} (`{to_type(f'farm profile {profile} --write')}` makes this permanent)", flush=True)
+        print(
+            f"profile {profile}: {listed} (`{to_type(f'farm profile --profile {profile} --write')}` makes this permanent)",
+            flush=True,
+        )
     with tempfile.TemporaryDirectory(prefix="autoresearch-") as scratch:
         spec = RunSpec(
             run_id=f"hand-{secrets.token_hex(4)}",

@@ -3,11 +3,13 @@
 import os
 import re
 import shlex
-import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
+
+from git.cmd import Git
+from git.exc import GitCommandNotFound
 
 from research.errors import UserError
 from research.text import one_line
@@ -53,13 +55,9 @@ def run_git(folder: Path, *arguments: str, stdin: str = "") -> str:
     return _run_once(folder, arguments, stdin)
 
 
-def git_environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of every git that the farm starts: `base` (default: this process's) less git's variables other than
-    PASSED_ON. Messages are in English.
-    """
-    variables = os.environ if base is None else base
-    kept = {name: value for name, value in variables.items() if not name.startswith("GIT_") or name in PASSED_ON}
-    return kept | {"LANGUAGE": "C", "LC_ALL": "C"}
+def variables_to_drop(names: Iterable[str]) -> list[str]:
+    """The variables among `names` that must not reach the farm's git: git's own, other than PASSED_ON."""
+    return sorted(name for name in names if name.startswith("GIT_") and name not in PASSED_ON)
 
 
 def command_to_type(folder: Path, *arguments: str) -> str:
@@ -68,36 +66,43 @@ def command_to_type(folder: Path, *arguments: str) -> str:
     return shlex.join(["git", *where, *arguments])
 
 
-def start_git(arguments: tuple[str, ...], *, folder: Path, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
-    """Runs git to its end, in a session of its own: Ctrl-C in the terminal must not interrupt it. Raises UserError if git isn't
-    installed.
+def start_git(arguments: tuple[str, ...], *, folder: Path, stdin: bytes = b"") -> tuple[int, bytes, str]:
+    """Runs git to its end, in a session of its own: Ctrl-C in the terminal must not interrupt it.
+
+    Returns its exit status, its output and its message. Raises UserError if git isn't installed.
     """
+    dropped = [word for name in variables_to_drop(os.environ) for word in ("-u", name)]
+    command = [*(["env", *dropped] if dropped else []), "git", *arguments]  # GitPython can add variables, and drop none
+    missing = UserError("git was not found on the PATH: install it, or add its folder to PATH.")
     with tempfile.TemporaryFile() as source:
         source.write(stdin)
         source.seek(0)
         try:
-            return subprocess.run(
-                ["git", *arguments],
-                cwd=folder,
-                env=git_environment(),
-                stdin=source,
-                capture_output=True,
-                check=False,
+            status, output, said = Git(str(folder)).execute(
+                command,
+                istream=source,
+                with_extended_output=True,
+                with_exceptions=False,
+                stdout_as_string=False,
+                strip_newline_in_stdout=False,
                 start_new_session=True,
             )
-        except (FileNotFoundError, PermissionError):
-            raise UserError("git was not found on the PATH: install it, or add its folder to PATH.") from None
+        except (GitCommandNotFound, PermissionError):
+            raise missing from None
+    if status in (126, 127) and dropped:  # what env says of a program that it can't start
+        raise missing
+    return status, output, said
 
 
 def _run_once(folder: Path, arguments: tuple[str, ...], stdin: str) -> str:
     if not folder.is_dir():
         raise GitFailed(f"there is no folder {folder}")
     settings = tuple(part for setting in _SETTINGS for part in ("-c", setting))
-    done = start_git((*settings, *arguments), folder=folder, stdin=stdin.encode("utf-8", "surrogateescape"))
-    if done.returncode:
-        said = done.stderr.decode("utf-8", "replace").strip()
-        raise GitFailed(said or f"git {arguments[0]} exited with status {done.returncode}", cure=_cure(said, folder))
-    return done.stdout.decode("utf-8", "surrogateescape")
+    status, output, said = start_git((*settings, *arguments), folder=folder, stdin=stdin.encode("utf-8", "surrogateescape"))
+    if status:
+        said = said.strip() or f"git {arguments[0]} exited with status {status}"
+        raise GitFailed(said, cure=_cure(said, folder))
+    return output.decode("utf-8", "surrogateescape")
 
 
 def _cure(said: str, folder: Path) -> str:

@@ -12,7 +12,7 @@ from cluster.by_hand import earlier_try, proposal_by_hand
 from research.errors import UserError
 from tests.agent.samples import TRAIN_PY
 from tests.agent.test_loop import make_loop, result  # noqa: F401 - a fixture
-from tests.cluster.tiny_checkout import BAD_LR, GOOD_LR, Checkout
+from tests.cluster.tiny_checkout import BAD_LR, GOOD_LR, Checkout, decision_of
 
 TERMS = ("--devices", "cpu", "--budget", "1")
 
@@ -71,12 +71,12 @@ def test_a_try_that_was_cut_off_is_finished_and_not_made_twice(checkout: Checkou
     checkout.edit("LR = 0.000001", f"LR = {GOOD_LR}")
     cut_off_while_training(checkout, "one-0001")
     output = checkout.farm("try", *TERMS)
-    assert "resuming one-0001" in output and "keep: " in output
+    assert "resuming one-0001" in output and decision_of(output) == "keep"
 
     checkout.edit(f"LR = {GOOD_LR}", f"LR = {BAD_LR}")
     cut_off_while_training(checkout, "one-0002")
     output = checkout.farm("try", *TERMS)
-    assert "resuming one-0002" in output and "discard: " in output
+    assert "resuming one-0002" in output and decision_of(output) == "discard"
     assert f"LR = {GOOD_LR}" in checkout.train_py.read_text()
 
     rows = checkout.rows("SELECT number, decision, runs FROM history WHERE number > 0 ORDER BY number")
@@ -116,9 +116,9 @@ def test_a_first_commit_that_fails_can_be_mended_by_hand(checkout: Checkout) -> 
 
     checkout.git("commit", "--quiet", "--all", "--message", "mended")
     checkout.edit("LR = 0.000001", f"LR = {GOOD_LR}")
-    assert "keep: " in checkout.farm("try", *TERMS)
+    assert decision_of(checkout.farm("try", *TERMS)) == "keep"
     assert "-LR = 0.000001" in checkout.farm("diff") and BROKEN not in checkout.farm("diff")
-    assert "keep: " in checkout.farm("try", "--tag", "two", *TERMS)
+    assert decision_of(checkout.farm("try", "--tag", "two", *TERMS)) == "keep"
     rows = checkout.rows("SELECT id, decision FROM history ORDER BY id")
     expected = {"one-0000": "crash", "one-0001": "crash", "one-0002": "keep", "one-0003": "keep", "two-0000": "keep"}
     assert dict(rows) == expected

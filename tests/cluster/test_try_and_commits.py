@@ -4,7 +4,7 @@ import subprocess
 
 from results.tsv import HEADER
 from tests.cluster.test_by_hand import TERMS, commit_train_py, cut_off_while_training
-from tests.cluster.tiny_checkout import BAD_LR, GOOD_LR, Checkout
+from tests.cluster.tiny_checkout import BAD_LR, GOOD_LR, Checkout, decision_of
 
 MINE = ["1234567\t1.042310\t11.8\tkeep\tby hand", "", "a note"]
 
@@ -42,7 +42,7 @@ def test_a_try_that_was_cut_off_can_be_abandoned(checkout: Checkout) -> None:
     assert "one-0001" in refused and checkout.train_py.read_text() == edited
     _, abandon, _, restore, _ = refused.split("`")
     checkout.farm("abandon", *abandon.partition(" abandon ")[2].split())
-    assert "keep: " in checkout.farm("try", *TERMS)
+    assert decision_of(checkout.farm("try", *TERMS)) == "keep"
     assert checkout.rows("SELECT experiment_id, decision FROM verdicts ORDER BY 1") == [
         ["one-0000", "keep"],
         ["one-0001", "lost"],
@@ -65,7 +65,7 @@ def test_a_folder_of_a_larger_repository_is_tried_where_it_lies(checkout: Checko
     refs = lab.git("for-each-ref")
     lab.edit("LR = 0.000001", f"LR = {GOOD_LR}")
     edited = lab.train_py.read_text()
-    assert "keep: " in lab.farm("try", "--tag", "one", *TERMS) and lab.train_py.read_text() == edited
+    assert decision_of(lab.farm("try", "--tag", "one", *TERMS)) == "keep" and lab.train_py.read_text() == edited
     lab.edit(f"LR = {GOOD_LR}", f"LR = {BAD_LR}")
     worse = lab.train_py.read_text()
     output = lab.farm("try", "--tag", "one", *TERMS)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -143,3 +144,8 @@ def make_checkout(folder: Path, cache: Path) -> Checkout:
     checkout.git("add", ".")
     checkout.git("commit", "--quiet", "-m", "start")
     return checkout
+
+
+def decision_of(output: str) -> str:
+    """The last decision in the output of `farm try`."""
+    return re.findall(r"#\d+ +(\w+)", output)[-1]

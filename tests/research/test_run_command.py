@@ -70,7 +70,8 @@ def test_the_shipped_file_runs_as_people_know_it(by_hand: list[str], tmp_path: P
     assert done.returncode == 0, done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert re.fullmatch(
-        r"profile cpu: DEPTH = 2, .*DEVICE_BATCH_SIZE = \d+, .*\(`farm profile cpu --write` makes this permanent\)", lines[0]
+        r"profile cpu: DEPTH = 2, .*DEVICE_BATCH_SIZE = \d+, .*\(`.*farm profile --profile cpu --write` makes this permanent\)",
+        lines[0],
     )
     steps = [line for line in lines if line.startswith("step ")]
     assert steps and all(re.fullmatch(STEP_LINE, line) for line in steps), steps
@@ -129,25 +130,30 @@ def test_a_run_without_a_score_exits_with_1(by_hand: list[str], tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "facts"),
     [
-        (["--train", "/nowhere/train.py"], "There is no file /nowhere/train.py: name a train.py with --train."),
-        (["--profile", "cpu", "--cache", "/nowhere"], "No data is prepared for profile cpu: run `farm prepare"),
-        (["--profile", "huge"], "No profile is called 'huge': choose one of standard, small, cpu."),
-        (["--profile", "cpu", "--budget", "-1"], "The time budget must be positive, not -1 s."),
-        (["--profile", "cpu", "--budget", "nan"], "The time budget must be positive, not nan s."),
-        (["--device", "cpu", "--gpu-memory", "8"], "--gpu-memory limits runs on CUDA GPUs only, and these are on cpu: "),
-        (["--device", "cuda:0", "--gpu-memory", "1"], "--gpu-memory 1 is too little: a run needs 3 GB or more."),
+        (["--train", "/nowhere/train.py"], ["/nowhere/train.py", "--train"]),
+        (["--profile", "cpu", "--cache", "/nowhere"], ["No data is prepared for profile cpu", "farm prepare", "/nowhere"]),
+        (["--profile", "huge"], ["--profile", "huge", "standard"]),
+        (["--budget", "-1"], ["--budget", "greater than 0", "-1"]),
+        (["--budget", "nan"], ["--budget", "greater than 0", "nan"]),
+        (["--seed", "-1"], ["--seed", "from 0", "-1"]),
+        (["--device", "cpu", "--gpu-memory", "8"], ["--gpu-memory", "CUDA GPUs only", "cpu"]),
+        (["--device", "tpu"], ["--device", "tpu", "cpu"]),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_status_2(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    arguments: list[str], facts: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(run_module, "become_subreaper", lambda: None)
     monkeypatch.setattr(run_module.signal, "signal", lambda number, handler: None)
-    assert run_module.main(arguments) == 2
+    try:
+        status = run_module.main(arguments)
+    except SystemExit as ended:  # the parser's own
+        status = ended.code
     shown = capsys.readouterr()
-    assert shown.err.startswith(f"research.run: {message}") and shown.err.count("\n") == 1 and shown.out == ""
+    assert status == 2 and shown.err.startswith("research.run: ") and shown.err.count("\n") == 1 and shown.out == ""
+    assert all(fact in shown.err for fact in facts)
 
 
 # --- for a worker ---------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """What `farm run` and the demo print before and after: it must be true, and its commands must work when they are pasted."""
 
+import os
 import re
 import shlex
 from dataclasses import replace
@@ -70,7 +71,14 @@ def test_one_experiment_is_no_plural() -> None:
     assert summary_lines(summary)[1] == "1 experiment, 0 kept, on b"
 
 
-def test_what_was_spent_and_what_will_fail_is_said_before_a_start(home: Home, tmp_path: Path) -> None:
+def test_what_was_spent_and_what_will_fail_is_said_before_a_start(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claude = tmp_path / "bin" / "claude"
+    claude.parent.mkdir()
+    claude.write_text("#!/bin/sh\n")
+    claude.chmod(0o755)
+    monkeypatch.setenv("PATH", str(claude.parent), prepend=os.pathsep)
     with Store.open(home.folder) as store:
         [branch] = store.branches("mar8")
         earlier = store.spent_usd("mar8")

@@ -159,7 +159,8 @@ def test_what_is_missing_is_said_with_the_command(
 ) -> None:
     with pytest.raises(UserError) as raised:
         find_prepared(contract_for(profile, source=source), cache=tmp_path, num_shards=shards)
-    assert str(raised.value) == f"No data is prepared for profile {profile}: run `{command.format(cache=tmp_path)}`."
+    message = str(raised.value)
+    assert f"profile {profile}" in message and f"{command.format(cache=tmp_path)}`" in message
 
 
 def test_the_newest_variant_is_taken(data: PreparedData, contract: Contract, tmp_path: Path) -> None:
@@ -186,7 +187,7 @@ def test_a_damaged_folder_is_made_again(damage: str, contract: Contract, tmp_pat
         "manifest": lambda: (whole.folder / "manifest.json").write_text("{"),
     }
     harm[damage]()
-    with pytest.raises(UserError, match="run `farm prepare"):
+    with pytest.raises(UserError, match="farm prepare"):
         PreparedData.load(whole.folder)
     with pytest.raises(UserError, match="No data is prepared"):
         find_prepared(contract, cache=tmp_path)
