@@ -1,8 +1,8 @@
 """Commands of the farm in processes forked off one that has imported it, torch and Ray: a new Python takes seconds for that.
 
 The judge that such a farm starts is forked off the farm, or off a process that the test has. Evaluation has a quarter of the
-`cpu` profile's rows, and a baseline one run unless the test says otherwise. What is started as a user does it, and takes those
-seconds, is in test_farm.py, test_real_judge.py and ray_cluster/test_jobs.py.
+`cpu` profile's rows, a baseline has one run, and progress.png isn't drawn, unless the test says so. What is started as a user
+does it, and takes those seconds, is in test_farm.py and ray_cluster/test_jobs.py.
 """
 
 import os
@@ -33,6 +33,8 @@ class Cheaper:
     """What a forked farm does otherwise than a user's, to take less time."""
 
     baseline_runs: int = 1
+    draws: bool = False
+    """Whether progress.png is drawn after each experiment, which takes half a second of computing."""
     ray_judge: tuple[str, ...] | None = None
     """The command of the judges that its workers on Ray start; None: the one that ships."""
 
@@ -88,6 +90,10 @@ def _farm(arguments: list[str], folder: str, environment: dict[str, str], output
     cpu = profiles.PROFILES["cpu"]
     profiles.PROFILES["cpu"] = replace(cpu, contract=replace(cpu.contract, EVAL_TOKENS=EVAL_TOKENS))
     FarmOptions.__init__.__kwdefaults__["baseline_runs"] = cheaper.baseline_runs
+    if not cheaper.draws:
+        from agent import loop
+
+        loop.write_progress_png = lambda *arguments, **options: None
     if cheaper.ray_judge is not None:
         from cluster.ray_cluster import engine
 

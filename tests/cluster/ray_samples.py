@@ -15,21 +15,39 @@ import psutil
 def ray_cluster() -> Iterator[Any]:
     """A real node with one CPU; it and those that are added are ended here, whatever became of them."""
     import ray
-    from ray.cluster_utils import Cluster
 
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    head = {"num_cpus": 1, "include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
-    cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = _started(before)
     try:
         yield cluster
     finally:
         ray.shutdown()  # a cluster doesn't end a node that this process is connected to
         with contextlib.suppress(Exception):
             cluster.shutdown()
-        for child in psutil.Process().children(recursive=True):
-            if child.pid not in before:
-                with contextlib.suppress(psutil.Error):
-                    child.kill()
+        _end_all_but(before)
+
+
+def _started(before: set[int]) -> Any:
+    """A cluster; on a busy machine its node may not start within the 30 s that Ray gives it, so it is tried again."""
+    from ray.cluster_utils import Cluster
+
+    head = {"num_cpus": 1, "include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
+    for _ in range(2):
+        try:
+            return Cluster(initialize_head=True, head_node_args=head)
+        except Exception as error:
+            if "timed out" not in str(error):
+                raise
+            _end_all_but(before)
+    return Cluster(initialize_head=True, head_node_args=head)
+
+
+def _end_all_but(before: set[int]) -> None:
+    """Ends this process's children that are not in `before`."""
+    for child in psutil.Process().children(recursive=True):
+        if child.pid not in before:
+            with contextlib.suppress(psutil.Error):
+                child.kill()
 
 
 def add_node(cluster: Any) -> None:

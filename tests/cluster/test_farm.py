@@ -47,7 +47,7 @@ def test_killed_and_gone_on_with(checkout: Checkout) -> None:
         {"title": "raise", "replace": ["def build_model():", "raise ValueError('as planned')\n\n\ndef build_model():"]},
     )
     command = ("run", "--tag", "night", *TERMS, "--researcher", researcher)
-    checkout = replace(checkout, cheaper=Cheaper(baseline_runs=2))
+    checkout = replace(checkout, cheaper=Cheaper(baseline_runs=2, draws=True))
     farm = checkout.start(*command)
     runs = checkout.home / "runs"
     wait_for("first experiment's training", lambda: "step" in text_of(runs / "night-0001-1" / "run.log"))

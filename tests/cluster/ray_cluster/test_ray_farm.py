@@ -35,8 +35,8 @@ KILLS = int(os.environ.get("KILLS", "1"))
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """A cluster of one node."""
+def cluster(judge_command: tuple[str, ...]) -> Iterator[Any]:
+    """A cluster of one node. What it leaves is ended with it, so the judges of the session are started before."""
     with ray_cluster() as cluster:
         yield cluster
     assert raylets() == []
