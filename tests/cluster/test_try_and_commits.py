@@ -69,7 +69,7 @@ def test_a_folder_of_a_larger_repository_is_tried_where_it_lies(checkout: Checko
     lab.edit(f"LR = {GOOD_LR}", f"LR = {BAD_LR}")
     worse = lab.train_py.read_text()
     output = lab.farm("try", "--tag", "one", *TERMS)
-    assert "discard: " in output and lab.train_py.read_text() == edited
+    assert decision_of(output) == "discard" and lab.train_py.read_text() == edited
     subprocess.run(output.split("to restore your edit: ")[1].splitlines()[0], shell=True, check=True, cwd=lab.folder)
     assert lab.train_py.read_text() == worse
     assert lab.rows("SELECT number, decision FROM history ORDER BY number") == [[0, "keep"], [1, "keep"], [2, "discard"]]
