@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from agent.repo.commits import commits_since, fitted_from, is_ancestor, positions_of
+from agent.repo.branch_log import commits_since, fitted_from, is_ancestor, positions_of
 from agent.repo.git_command import command_to_type
 from agent.repo.repository import uncommitted_train_py
 from agent.repo.worktree import Worktree

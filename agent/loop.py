@@ -12,8 +12,8 @@ from agent.diff import count_lines, unified_diff
 from agent.observer import LoopObserver
 from agent.proposing import RETRY_PAUSES_S, Proposer
 from agent.refusals import programs_on_same_terms, refusals
+from agent.repo.branch_log import FITTED_FROM, message_of
 from agent.repo.branch_names import experiment_id
-from agent.repo.commits import FITTED_FROM, message_of
 from agent.repo.worktree import Worktree
 from agent.researcher import Context, ProposalFailed, Researcher
 from agent.runs import MAX_TRIES, Execute, ExperimentRuns

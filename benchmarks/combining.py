@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks.landscape import BASELINE
 from results import policy, waves
+from results.effect_estimate import NoiseModel
 from results.effect_prior import SHARES
-from results.estimate import NoiseModel
 from results.policy import FarmState, Finished, Patch, Work
 
 SIGMA = 0.0007

@@ -2,9 +2,9 @@
 
     uv run python benchmarks/search.py --landscape benchmarks/landscapes/sparse.json --loops 8 --runs 60 --repeats 200 --json
 
-The farm is the real one in simulated time: `results/policy.py` and `results/estimate.py` decide, `cluster/workqueue.py` hands
-out the runs. Prints the true gain, how much more than it is reported, and the share of the final head's ideas that don't help
-(each the mean with its 95% interval, in bpb), and how well the farm's probabilities and 90% intervals hold. The files in
+The farm is the real one in simulated time: `results/policy.py` and `results/effect_estimate.py` decide, `cluster/workqueue.py`
+hands out the runs. Prints the true gain, how much more than it is reported, and the share of the final head's ideas that don't
+help (each the mean with its 95% interval, in bpb), and how well the farm's probabilities and 90% intervals hold. The files in
 benchmarks/landscapes/ were not tuned on; benchmarks/landscape.py describes their fields. With `--combine` it simulates instead
 how 11 near-misses are combined in 15 runs.
 """

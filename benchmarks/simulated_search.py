@@ -14,8 +14,9 @@ import numpy as np
 
 from benchmarks.landscape import World
 from cluster.workqueue import Lease, WorkItem, WorkQueue
-from results import estimate, policy
-from results.estimate import NoiseModel
+from results import effect_estimate as estimate
+from results import policy
+from results.effect_estimate import NoiseModel
 from results.experiment import Head
 from results.policy import FarmState, Finished, Patch, RunKind, Work
 from results.verdict import Noise, keep_threshold

@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from agent.compare_programs import changed_constants
+from agent.repo.branch_log import FITTED_FROM, is_ancestor, positions_of
 from agent.repo.branch_names import branch_ref, short_name, worktree_folder
-from agent.repo.commits import FITTED_FROM, is_ancestor, positions_of
 from agent.repo.git_command import GitFailed, command_to_type, run_git
 from agent.repo.repository import TRAIN_FILE, head_train_py, train_py_at, train_py_to_try, uncommitted_train_py
 from agent.repo.worktree import Worktree, branch_exists, checked_out_branch

@@ -1,7 +1,7 @@
 """What a finished search really found: the shrunk gain behind a results.tsv, and how many of its keeps and discards were wrong.
 
 Every keep is a patch on the keeps before it, and every discard a patch that was tried on them once; the regression of
-`results/estimate.py` does the rest. Pure functions.
+`results/effect_estimate.py` does the rest. Pure functions.
 """
 
 import math
@@ -13,9 +13,9 @@ import numpy as np
 from scipy.special import ndtri
 
 from research.text import counted, shortened
-from results import estimate
+from results import effect_estimate as estimate
+from results.effect_estimate import INTERVAL, Estimate, Look, NoiseModel
 from results.effect_prior import first_prior
-from results.estimate import INTERVAL, Estimate, Look, NoiseModel
 from results.foreign_tsv import ForeignFile, ForeignRow
 
 SIGMAS = (0.00005, 0.02)

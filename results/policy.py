@@ -2,7 +2,7 @@
 
 `observe` takes one finished run and returns the state after it; `next_work` says what a free device should run. The state
 is a function of the finished runs in their order, so that recomputing it from the stored runs gives what was decided. An idea's
-effect is estimated by `results/estimate.py`; effects, prices and gains are in bpb, and positive is better.
+effect is estimated by `results/effect_estimate.py`; effects, prices and gains are in bpb, and positive is better.
 """
 
 import math
@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from results import estimate
-from results.estimate import INTERVAL, Estimate, Look, NoiseModel
+from results import effect_estimate as estimate
+from results.effect_estimate import INTERVAL, Estimate, Look, NoiseModel
 
 RunKind = Literal["baseline", "merge", "wave", "control", "explore"]
 """`baseline`: the untouched train.py; `merge`: the head that is planned; `control`: the head or the untouched train.py again;

@@ -22,7 +22,7 @@ PURE = (
     "cluster/workqueue.py",
     "results/verdict.py",
     "results/effect_prior.py",
-    "results/estimate.py",
+    "results/effect_estimate.py",
     "results/policy.py",
     "results/waves.py",
 )

@@ -4,8 +4,8 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.repo.branch_log import is_ancestor
 from agent.repo.branch_names import BRANCH_REFS, EXPERIMENT_REFS, arrival_folder, branch_of_ref, branch_ref
-from agent.repo.commits import is_ancestor
 from agent.repo.git_command import GitFailed, run_git
 from agent.repo.worktree import checked_out_branches
 from research.errors import UserError

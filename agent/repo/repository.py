@@ -11,6 +11,7 @@ from pathlib import Path
 import research
 from agent.repo.branch_names import BRANCH_REFS
 from agent.repo.git_command import GitFailed, command_to_type, run_git
+from agent.repo.identity import as_the_farm
 from research.errors import UserError
 
 TRAIN_FILE = "research/train.py"
@@ -18,9 +19,6 @@ TRAIN_FILE = "research/train.py"
 
 IGNORED = "results.tsv*\nprogress.png\nrun.log\n"
 """The .gitignore of a repository under the home."""
-
-FARM_NAME, FARM_EMAIL = "autoresearch farm", "farm@localhost"
-"""The author of commits if the user has configured none."""
 
 
 def repository_for(start: Path, home: Path, *, renew: bool = False, edited: bool = False) -> Path:
@@ -81,7 +79,7 @@ def make_repository(folder: Path, files: dict[str, str]) -> None:
             (unfinished / name).parent.mkdir(parents=True, exist_ok=True)
             (unfinished / name).write_text(text, encoding="utf-8")
         run_git(unfinished, "add", "--all")
-        run_git(unfinished, *_identity(), "commit", "--quiet", "--message", "Start from the installed train.py")
+        run_git(unfinished, *as_the_farm(), "commit", "--quiet", "--message", "Start from the installed train.py")
         unfinished.chmod(0o755)
         unfinished.rename(folder)
     except OSError:
@@ -138,12 +136,7 @@ def _renew(repository: Path, files: dict[str, str]) -> None:
     if changed:
         message = "Update to the installed " + " and ".join(changed)
         run_git(repository, "add", "--", *changed)
-        run_git(repository, *_identity(), "commit", "--quiet", "--message", message, "--only", "--", *changed)
-
-
-def _identity() -> tuple[str, ...]:
-    """Options of git that set the author."""
-    return ("-c", f"user.name={FARM_NAME}", "-c", f"user.email={FARM_EMAIL}")
+        run_git(repository, *as_the_farm(), "commit", "--quiet", "--message", message, "--only", "--", *changed)
 
 
 def _missing(checkout: Path) -> UserError:

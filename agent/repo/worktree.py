@@ -13,8 +13,9 @@ from pathlib import Path
 
 from agent.repo.branch_names import PREFIX, branch_of_ref, branch_ref, check_name, experiment_ref, short_name, unrecorded_ref
 from agent.repo.git_command import GitFailed, command_to_type, run_git
+from agent.repo.identity import identity_of
 from agent.repo.repair import check_out, common_folder, remove_stale_locks, same_repository
-from agent.repo.repository import FARM_EMAIL, FARM_NAME, TRAIN_FILE, head_train_py, train_py_at, working_train_py
+from agent.repo.repository import TRAIN_FILE, head_train_py, train_py_at, working_train_py
 from research.errors import UserError
 from research.text import counted
 
@@ -100,7 +101,7 @@ class Worktree:
     @classmethod
     def in_place(cls, repo: Path, branch: str) -> "Worktree":
         """The user's own checkout, in which only train.py is ever touched. Raises UserError if it isn't on the branch."""
-        worktree = cls(repo=repo, folder=repo, branch=branch, owned=False, identity=_identity(repo))
+        worktree = cls(repo=repo, folder=repo, branch=branch, owned=False, identity=identity_of(repo))
         if not branch_exists(repo, branch):
             raise UserError(f"There is no branch {branch} in {repo}: use another --tag, or work in the checkout that has it.")
         if checked_out_branch(repo) != branch:
@@ -111,7 +112,7 @@ class Worktree:
     @classmethod
     def _at(cls, repo: Path, folder: Path, branch: str) -> "Worktree":
         check_name(short_name(branch), "tag")
-        return cls(repo=repo, folder=folder.absolute(), branch=branch, owned=True, identity=_identity(repo))
+        return cls(repo=repo, folder=folder.absolute(), branch=branch, owned=True, identity=identity_of(repo))
 
     def head(self) -> str:
         """The branch's commit."""
@@ -220,14 +221,6 @@ class Worktree:
 def _data(text: str) -> str:
     """A fast-import `data` command, whose length counts bytes."""
     return f"data {len(text.encode('utf-8', 'surrogateescape'))}\n{text}\n"
-
-
-def _identity(repo: Path) -> str:
-    try:
-        stamp = run_git(repo, "-c", "user.useConfigOnly=true", "var", "GIT_COMMITTER_IDENT")
-    except GitFailed:
-        return f"{FARM_NAME} <{FARM_EMAIL}>"
-    return stamp.rsplit(" ", 2)[0]
 
 
 def _resolve(repo: Path, revision: str) -> str | None:

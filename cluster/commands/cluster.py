@@ -15,8 +15,8 @@ from cluster.commands.options import check_used
 from cluster.home import JOB_HOME, Home, find_checkout, find_home
 from cluster.options import todays_tag
 from cluster.proxies import LOOPBACK
+from cluster.ray_cluster.home_archive import pack, printed_archive, unpack
 from cluster.ray_cluster.jobs import MODE_VARIABLE, Jobs, dashboard_address
-from cluster.ray_cluster.parcel import pack, printed_parcel, unpack
 from research.command_line import to_type
 from research.errors import UserError
 from research.text import counted
@@ -136,14 +136,14 @@ def fetch(options: argparse.Namespace) -> int:
     if here.folder == checkout / "results" / "data":
         raise UserError(f"{here.folder} is this checkout's own home: there is nothing to fetch.")
     target = Home(checkout / FETCHED / name_of(named))
-    with tempfile.TemporaryFile() as parcel:
+    with tempfile.TemporaryFile() as archive:
         if options.address is None and here.journal.is_file():
             print(f"from {here.folder} on this machine")
-            pack(here, parcel, compress=False)
+            pack(here, archive, compress=False)
         else:
-            parcel.write(ask_cluster(Jobs(dashboard_address(options.address)), named, checkout))
-        parcel.seek(0)
-        taken = take(parcel, checkout, target)
+            archive.write(ask_cluster(Jobs(dashboard_address(options.address)), named, checkout))
+        archive.seek(0)
+        taken = take(archive, checkout, target)
     for line in taken_lines(taken, checkout, target):
         print(line)
     return 0
@@ -158,10 +158,10 @@ def name_of(home: str) -> str:
 
 
 def ask_cluster(jobs: Jobs, home: str, checkout: Path) -> bytes:
-    """A home's parcel, which a small job prints on the node where farms run as jobs. Raises UserError."""
+    """A home's archive, which a small job prints on the node where farms run as jobs. Raises UserError."""
     check_outlives_job(home, "--home")
     print(f"from {home} on the cluster at {jobs.address}", flush=True)
-    job = jobs.submit(shlex.join(["python3", "-m", "cluster.ray_cluster.parcel", f"--home={home}"]), checkout, {})
+    job = jobs.submit(shlex.join(["python3", "-m", "cluster.ray_cluster.home_archive", f"--home={home}"]), checkout, {})
     try:
         status = jobs.wait(job)
     except KeyboardInterrupt:
@@ -170,18 +170,18 @@ def ask_cluster(jobs: Jobs, home: str, checkout: Path) -> bytes:
     log = jobs.log(job)
     if status != "SUCCEEDED" and not log:
         raise UserError(f"The job {job} that packs the home {status.lower()}: {jobs.problem(job)}")
-    return printed_parcel(log)
+    return printed_archive(log)
 
 
-def take(parcel: BinaryIO, checkout: Path, target: Home) -> list["Taken"]:
-    """Unpacks a parcel next to its target, adds its branches to the checkout, then moves it into place. Raises UserError."""
+def take(archive: BinaryIO, checkout: Path, target: Home) -> list["Taken"]:
+    """Unpacks an archive next to its target, adds its branches to the checkout, then moves it into place. Raises UserError."""
     from agent.repo.bundle import take_bundle
 
     target.folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.folder.parent, prefix=f".{target.folder.name}-") as folder:
         fresh = Path(folder) / "home"
         fresh.mkdir()
-        bundles = unpack(parcel, fresh)
+        bundles = unpack(archive, fresh)
         if not Home(fresh).journal.is_file():
             raise UserError(
                 "What was fetched holds no journal, so nothing was taken from it: check that --home is a farm's home."

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.commands.recorded import read_history, record_named
+from cluster.commands.read_home import read_history, record_named
 from cluster.home import Home, find_cache, find_home, home_option
 from cluster.local_api import connect, silent_farm
 from research.command_line import to_type

@@ -4,7 +4,7 @@ import argparse
 import asyncio
 from typing import TYPE_CHECKING
 
-from cluster.commands.recorded import read_history
+from cluster.commands.read_home import read_history
 from cluster.cost import data_line, estimate
 from cluster.hardware import platform_identity
 from cluster.home import Home, find_home, home_option

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.commands.recorded import read_history
+from cluster.commands.read_home import read_history
 from cluster.hardware import Device, choose_devices, limited, platform_identity
 from cluster.home import Home, find_cache, find_checkout, find_home, home_option
 from cluster.machine_load import busy_lines

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cluster.commands.recorded import read_history, record_named
+from cluster.commands.read_home import read_history, record_named
 from cluster.hardware import Device, choose_devices
 from cluster.home import Home, find_cache, find_checkout, find_home, package_folder
 from cluster.judge_process import judge_environment

@@ -16,7 +16,8 @@ from cluster.hardware import Device, DeviceKind
 from cluster.home import inside_job, package_folder
 from cluster.judge_process import JUDGE_COMMAND, Progress
 from cluster.ray_cluster.checkout_zip import zip_checkout
-from cluster.ray_cluster.worker import NodeData, NodeWorker, Outcome, packed
+from cluster.ray_cluster.data_shipping import SHIP_BYTES, NodeData, packed
+from cluster.ray_cluster.worker import NodeWorker, Outcome
 from research.contract import Contract
 from research.data.prepared import PreparedData
 from research.errors import UserError
@@ -38,9 +39,6 @@ UNANSWERED = 3
 
 CANCEL_SECONDS = 5.0
 """How long a worker may take to end a cancelled run."""
-
-SHIP_BYTES = 64 * 2**20
-"""Prepared data of at most this many bytes is sent to the nodes; larger data is prepared there."""
 
 Terms = Callable[[Device], tuple[Contract, PreparedData]]
 """The contract that a device works under and the farm's own data for it. Raises UserError."""

@@ -5,15 +5,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from research.data.records import TEXT_FIELD
 from research.errors import UserError
 from research.text import printable
 
 if TYPE_CHECKING:
     import pyarrow
     import pyarrow.parquet
-
-TEXT_FIELD = "text"
-"""Default name of the column, or field of a JSON record, that holds a document's text."""
 
 
 def parquet_texts(path: Path, *, start: int = 0, stop: int | None = None, delete_if_corrupt: bool = False) -> Iterator[str]:

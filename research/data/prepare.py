@@ -28,7 +28,6 @@ from research.data.documents import text_key
 from research.data.file_tree import files_below
 from research.data.hub import REVISION, check_space
 from research.data.packing import Tokens, pack
-from research.data.parquet import TEXT_FIELD
 from research.data.prepared import (
     FORMAT,
     TOKEN_BYTES,
@@ -38,6 +37,7 @@ from research.data.prepared import (
     rows_path,
     write_rows,
 )
+from research.data.records import TEXT_FIELD
 from research.data.snapshot import Snapshot
 from research.data.sources import (
     BYTES_PER_TOKEN,

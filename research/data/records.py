@@ -9,6 +9,9 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import IO, Any
 
+TEXT_FIELD = "text"
+"""Default name of the field of a JSON record, or the column of a Parquet file, that holds a document's text."""
+
 SAMPLED_RECORDS = 1000
 """Records that are searched for the names of their fields."""
 

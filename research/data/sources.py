@@ -18,8 +18,9 @@ from research.data.documents import list_files, plain_documents, text_key
 from research.data.file_formats import Survey, documents_of, survey
 from research.data.file_tree import files_below
 from research.data.hub import REVISION, Dataset
-from research.data.parquet import TEXT_FIELD, parquet_rows, parquet_texts
+from research.data.parquet import parquet_rows, parquet_texts
 from research.data.prepared import Split
+from research.data.records import TEXT_FIELD
 from research.data.snapshot import Snapshot
 from research.errors import UserError
 from research.files import home_folder, user_path

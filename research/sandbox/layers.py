@@ -22,6 +22,7 @@ from research.command_line import to_type
 from research.errors import UserError
 from research.files import research_folder
 from research.sandbox import landlock, seccomp
+from research.sandbox.limits import MAX_TASKS
 from research.sandbox.linux import (
     CLONE_NEWIPC,
     CLONE_NEWNET,
@@ -45,9 +46,6 @@ FIRST_IDENTITY = 790_000_000
 
 BROKEN = 97
 """Exit status of a process that could not enter its sandbox, or use its device in it: not the idea's fault."""
-
-MAX_TASKS = 4096
-"""Processes and threads of a run, by a limit of the kernel that binds every user except root."""
 
 _NAMESPACES = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS
 

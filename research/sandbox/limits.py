@@ -14,6 +14,9 @@ from research.gpu_driver import Gpu, first_gpu
 
 POLL_SECONDS = 0.25
 
+MAX_TASKS = 4096
+"""Processes and threads of a run, by a limit of the kernel that binds every user except root."""
+
 LEAST_FREE_MEMORY = 0.03
 """Fraction of the host's memory that must stay free, whoever uses the rest: some memory belongs to no process."""
 

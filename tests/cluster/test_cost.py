@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.commands.recorded import read_history
+from cluster.commands.read_home import read_history
 from cluster.cost import estimate, free_disk
 from cluster.home import Home
 from research.profiles import contract_for

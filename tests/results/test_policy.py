@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from results import policy
-from results.estimate import NoiseModel
+from results.effect_estimate import NoiseModel
 from results.policy import Change, FarmState, Finished, Patch, RunKind
 
 SIGMA = 0.001

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.ray_cluster.worker import NodeData, data_on_node, packed, unpack
+from cluster.ray_cluster.data_shipping import NodeData, data_on_node, packed, unpack
 from research.contract import Contract
 from research.data.prepare import prepare
 from research.data.prepared import PreparedData

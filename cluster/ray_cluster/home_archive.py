@@ -1,6 +1,6 @@
 """A farm's home as one archive: records, pictures, logs and branches, but no models and no secrets.
 
-`python -m cluster.ray_cluster.parcel --home FOLDER` prints it between marked lines, so that a Ray job's log can carry it.
+`python -m cluster.ray_cluster.home_archive --home FOLDER` prints it between marked lines, so that a Ray job's log can carry it.
 """
 
 import argparse
@@ -29,8 +29,8 @@ MODEL = "model.safetensors"
 LARGEST_PRINTED = 256 * 2**20
 """Bytes. A job's log is held in memory as a whole, by the reader and by the cluster's head node."""
 
-BEGIN, END = "-----BEGIN AUTORESEARCH PARCEL {bytes} {sha256}-----", "-----END AUTORESEARCH PARCEL-----"
-_PRINTED = re.compile(r"^-----BEGIN AUTORESEARCH PARCEL (\d+) ([0-9a-f]{64})-----$(.*?)^" + END + "$", re.M | re.S)
+BEGIN, END = "-----BEGIN AUTORESEARCH HOME {bytes} {sha256}-----", "-----END AUTORESEARCH HOME-----"
+_PRINTED = re.compile(r"^-----BEGIN AUTORESEARCH HOME (\d+) ([0-9a-f]{64})-----$(.*?)^" + END + "$", re.M | re.S)
 
 LINE_BYTES = 3 * 2**10
 """Bytes of the archive per printed line."""
@@ -74,7 +74,7 @@ def repositories_of(home: Home) -> list[Path]:
 
 
 def unpack(source: BinaryIO, folder: Path) -> list[Path]:
-    """Unpacks a parcel into an empty folder; returns the bundles in it. Raises UserError for what `pack` never
+    """Unpacks an archive into an empty folder; returns the bundles in it. Raises UserError for what `pack` never
     writes, such as links, devices, and paths that lead elsewhere.
     """
     bundles = []
@@ -83,16 +83,16 @@ def unpack(source: BinaryIO, folder: Path) -> list[Path]:
             for member in archive:
                 path = PurePosixPath(member.name)
                 if not member.isreg() or path.is_absolute() or ".." in path.parts or not path.parts:
-                    raise UserError(f"The parcel holds {member.name!r}, which no farm packs: it was not unpacked.")
+                    raise UserError(f"The archive holds {member.name!r}, which no farm packs: it was not unpacked.")
                 archive.extract(member, folder, filter="data")
                 if path.match(BUNDLE.format(number="*")) and len(path.parts) == 1:
                     bundles.append(folder / path)
     except tarfile.TarError as error:
-        raise UserError(f"The parcel can't be unpacked ({error}): fetch again.") from None
+        raise UserError(f"The archive can't be unpacked ({error}): fetch again.") from None
     return bundles
 
 
-def print_parcel(home: Home, out: TextIO) -> None:
+def print_archive(home: Home, out: TextIO) -> None:
     """Prints a home between marked lines. Raises UserError if it is too large for a log."""
     with tempfile.TemporaryFile() as file:
         pack(home, file, compress=True)
@@ -112,10 +112,10 @@ def print_parcel(home: Home, out: TextIO) -> None:
         out.flush()
 
 
-def printed_parcel(text: str) -> bytes:
-    """The parcel in a job's output. Raises UserError if there is none, or only a part of it."""
+def printed_archive(text: str) -> bytes:
+    """The archive in a job's output. Raises UserError if there is none, or only a part of it."""
     found = _PRINTED.search(text)
-    if found is None and "BEGIN AUTORESEARCH PARCEL" in text:
+    if found is None and "BEGIN AUTORESEARCH HOME" in text:
         raise UserError("Only a part of the home has arrived (its end is missing): fetch again.")
     if found is None:
         raise UserError(_last_words(text))
@@ -129,7 +129,7 @@ def printed_parcel(text: str) -> bytes:
 
 
 def _last_words(text: str) -> str:
-    """Why a job printed no parcel: the farm's error message, else the last line of the output."""
+    """Why a job printed no archive: the farm's error message, else the last line of the output."""
     lines = [line.strip()[:300] for line in text.splitlines() if line.strip()]
     for line in reversed(lines):
         if line.startswith("farm: "):
@@ -179,11 +179,11 @@ def _end_of_last_line(file: BinaryIO, end: int) -> int:
 
 
 def main() -> int:
-    """Prints the parcel of a home. The exit status is 2 for a mistake that the user can fix."""
+    """Prints the archive of a home. The exit status is 2 for a mistake that the user can fix."""
     parser = argparse.ArgumentParser(description="Prints a farm's home, packed, between marked lines.")
     parser.add_argument("--home", metavar="FOLDER", help="the farm's home")
     try:
-        print_parcel(find_home(parser.parse_args().home), sys.stdout)
+        print_archive(find_home(parser.parse_args().home), sys.stdout)
     except UserError as error:
         print(f"farm: {error}", file=sys.stderr)
         return 2

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from results import estimate
-from results.estimate import Estimate, Look, NoiseModel
+from results import effect_estimate as estimate
+from results.effect_estimate import Estimate, Look, NoiseModel
 
 SIGMA = 0.001
 MODEL = NoiseModel(sigma=SIGMA)

@@ -1,4 +1,4 @@
-"""A home as a parcel: what goes in, that it comes out, and what is refused."""
+"""A home as a archive: what goes in, that it comes out, and what is refused."""
 
 import base64
 import contextlib
@@ -14,8 +14,8 @@ from agent.repo.repository import make_repository
 from agent.repo.worktree import Worktree
 from cluster.cli import main
 from cluster.home import Home
-from cluster.ray_cluster.parcel import END, pack, print_parcel, printed_parcel, repositories_of, unpack
-from cluster.ray_cluster.parcel import main as parcel_main
+from cluster.ray_cluster.home_archive import END, pack, print_archive, printed_archive, repositories_of, unpack
+from cluster.ray_cluster.home_archive import main as archive_main
 from research.errors import UserError
 from results.experiment import Experiment, Usage
 from results.journal import read_journal
@@ -75,7 +75,7 @@ def names(file: io.BytesIO) -> set[str]:
         return set(archive.getnames())
 
 
-def test_what_a_parcel_holds(home: Home) -> None:
+def test_what_an_archive_holds(home: Home) -> None:
     assert names(packed(home)) == {
         *("journal.jsonl", "branches-1.bundle", "history.parquet", "logs/farm.log.jsonl"),
         *("worktrees/mar8/results.tsv", "worktrees/mar8/progress.png"),
@@ -123,7 +123,7 @@ def add_experiment(home: Home, number: int) -> None:
 
 
 def test_packed_while_the_journal_is_written(home: Home, tmp_path: Path) -> None:
-    """Each parcel's journal is whole lines, however often it is taken in the middle of one."""
+    """Each archive's journal is whole lines, however often it is taken in the middle of one."""
     line = home.journal.read_bytes().splitlines(keepends=True)[0]
     done = threading.Event()
 
@@ -162,32 +162,32 @@ def test_repositories_are_found_by_record_by_place_and_by_worktree(home: Home, c
 
 def test_printed_and_read_back(home: Home) -> None:
     out = io.StringIO()
-    print_parcel(home, out)
-    content = printed_parcel(f"warning: something\n{out.getvalue()}something after it\n")
+    print_archive(home, out)
+    content = printed_archive(f"warning: something\n{out.getvalue()}something after it\n")
     assert "journal.jsonl" in names(io.BytesIO(content))
 
 
 def test_what_was_damaged_on_the_way_is_refused(home: Home) -> None:
     out = io.StringIO()
-    print_parcel(home, out)
+    print_archive(home, out)
     lines = out.getvalue().splitlines()
     assert len(lines) > 3 and END in lines
     for damaged in (lines[:2] + lines[3:], [*lines[:2], base64.b64encode(b"x" * 30).decode(), *lines[3:]], [*lines[:2], END]):
         with pytest.raises(UserError, match="SHA-256"):
-            printed_parcel("\n".join(damaged) + "\n")
+            printed_archive("\n".join(damaged) + "\n")
     with pytest.raises(UserError, match="fetch again"):
-        printed_parcel("\n".join(lines[:-1]))
+        printed_archive("\n".join(lines[:-1]))
     with pytest.raises(UserError, match="On the cluster: Nothing is recorded in /x"):
-        printed_parcel("Running entrypoint\nfarm: Nothing is recorded in /x\n")
+        printed_archive("Running entrypoint\nfarm: Nothing is recorded in /x\n")
 
 
 def test_a_home_that_is_not_there_is_said_to_whoever_reads_the_log(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["parcel", "--home=/there/is/none"])
-    assert parcel_main() == 2
+    monkeypatch.setattr("sys.argv", ["archive", "--home=/there/is/none"])
+    assert archive_main() == 2
     with pytest.raises(UserError, match="On the cluster: Nothing is recorded in /there/is/none"):
-        printed_parcel(capsys.readouterr().err)
+        printed_archive(capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_home_that_is_not_there_is_said_to_whoever_reads_the_log(
         {"name": "folder", "type": tarfile.DIRTYPE},
     ],
 )
-def test_a_parcel_that_reaches_out_is_refused(tmp_path: Path, member: dict[str, str]) -> None:
+def test_an_archive_that_reaches_out_is_refused(tmp_path: Path, member: dict[str, str]) -> None:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w") as archive:
         info = tarfile.TarInfo()
