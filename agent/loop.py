@@ -22,7 +22,6 @@ from research.contract import Contract
 from research.result import RunResult, SandboxMode
 from research.text import counted, plain_lines, utc_now
 from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRecord, Head, Proposal, Verdict
-from results.plot import write_progress_png
 from results.store import Store
 from results.tsv import write_results_tsv
 from results.verdict import (
@@ -106,7 +105,7 @@ class ResearchLoop:
         adopted = await self.adopt()
         head = self.head()
         self._move_to(head.commit)
-        self._write_files()
+        self._write_results_tsv()
         self.observer.on_loop_state(self.branch.name, baseline=self._baseline().val_bpb, best=head.mean)
         return [*finished, *adopted]
 
@@ -137,7 +136,7 @@ class ResearchLoop:
         head, experiment = self.head(), earlier.experiment
         if experiment.commit == head.commit and experiment.kind != "baseline":  # it was decided against another head
             await self._runs.run(experiment, len(earlier.runs))
-            self._write_files()
+            self._write_results_tsv()
             return self.store.record(experiment.id)
         if head.commit in (experiment.commit, experiment.parent_commit) and experiment.branch == self.branch.name:
             return await self._train_and_conclude(experiment, earlier.runs, again=True)
@@ -277,7 +276,7 @@ class ResearchLoop:
             )
         if verdict.decision == "keep":
             self._move_to(experiment.commit)
-        self._write_files()
+        self._write_results_tsv()
         record = self.store.record(experiment.id)
         self.observer.on_verdict(record)
         return record
@@ -308,13 +307,12 @@ class ResearchLoop:
         assert baseline is not None, "the baseline comes first"
         return baseline
 
-    def _write_files(self) -> None:
-        """Writes results.tsv and progress.png into the worktree, untracked."""
+    def _write_results_tsv(self) -> None:
+        """Writes results.tsv into the worktree, untracked."""
         records = self.store.records(self.branch.name)
         aside = write_results_tsv(self.worktree.folder / "results.tsv", records)
         if aside is not None:
             self.observer.on_event("moved_aside", branch=self.branch.name, file=str(aside))
-        write_progress_png(self.worktree.folder / "progress.png", records, title=self.branch.name)
 
 
 def read_policy(path: Path) -> str:

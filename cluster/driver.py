@@ -119,6 +119,7 @@ class Farm:
         # first, since a branch without a researcher is not worth starting
         researcher = make_researcher(options.researcher, seed=plan.number, model=options.model, max_cost=options.max_cost)
         branch, worktree = self._branch_start.open(plan, in_place=in_place)
+        self.export.add_picture(branch.name, worktree.folder / "progress.png")
         return ResearchLoop(
             branch=branch,
             worktree=worktree,

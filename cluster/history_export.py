@@ -1,36 +1,51 @@
-"""The schedule on which history.parquet, the file for notebooks, is written."""
+"""The schedule on which files for people are written: history.parquet, for notebooks, and each branch's progress.png."""
 
 import asyncio
 import time
+from pathlib import Path
 
+from results.plot import write_progress_png
 from results.store import Store
 
 EXPORT_SECONDS = 120.0
-"""history.parquet is written at least this often."""
+"""The files are written at least this often."""
 
 LEAST_SECONDS = 5.0
 """Verdicts that follow one another faster than this are written together."""
 
 
 class HistoryExport:
-    """Keeps history.parquet up to date."""
+    """Keeps history.parquet and the pictures of the branches up to date."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._last = 0.0
+        self._pictures: dict[str, Path] = {}
+        self._drawn: dict[str, int] = {}
+        """Runs and verdicts in the picture of each branch."""
+
+    def add_picture(self, branch: str, path: Path) -> None:
+        """Draws the branch's progress to `path` from now on."""
+        self._pictures[branch] = path
 
     def write(self) -> None:
-        """Writes the history now."""
+        """Writes the history now, and the pictures of the branches that have changed."""
         self._store.export_parquet()
+        for branch, path in self._pictures.items():
+            records = self._store.records(branch)
+            seen = sum(len(record.runs) + (record.verdict is not None) for record in records)
+            if self._drawn.get(branch) != seen:
+                write_progress_png(path, records, title=branch)
+                self._drawn[branch] = seen
         self._last = time.monotonic()
 
     def write_if_due(self) -> None:
-        """Writes the history, unless it was written a moment ago."""
+        """Writes the files, unless they were written a moment ago."""
         if time.monotonic() - self._last > LEAST_SECONDS:
             self.write()
 
     async def write_regularly(self) -> None:
-        """Writes the history every EXPORT_SECONDS until it is cancelled."""
+        """Writes the files every EXPORT_SECONDS until it is cancelled."""
         while True:
             await asyncio.sleep(EXPORT_SECONDS)
             self.write_if_due()

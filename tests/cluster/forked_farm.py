@@ -34,7 +34,7 @@ class Cheaper:
 
     baseline_runs: int = 1
     draws: bool = False
-    """Whether progress.png is drawn after each experiment, which takes half a second of computing."""
+    """Whether progress.png is drawn, which takes half a second of computing."""
     ray_judge: tuple[str, ...] | None = None
     """The command of the judges that its workers on Ray start; None: the one that ships."""
 
@@ -91,9 +91,9 @@ def _farm(arguments: list[str], folder: str, environment: dict[str, str], output
     profiles.PROFILES["cpu"] = replace(cpu, contract=replace(cpu.contract, EVAL_TOKENS=EVAL_TOKENS))
     FarmOptions.__init__.__kwdefaults__["baseline_runs"] = cheaper.baseline_runs
     if not cheaper.draws:
-        from agent import loop
+        from cluster import history_export
 
-        loop.write_progress_png = lambda *arguments, **options: None
+        history_export.write_progress_png = lambda *arguments, **options: None
     if cheaper.ray_judge is not None:
         from cluster.ray_cluster import engine
 
