@@ -1,8 +1,8 @@
 """Commands of the farm in processes forked off one that has imported it, torch and Ray: a new Python takes seconds for that.
 
 The judge that such a farm starts is forked off the farm, or off a process that the test has. Evaluation has a quarter of the
-`cpu` profile's rows, a baseline has one run, and progress.png isn't drawn, unless the test says so. What is started as a user
-does it, and takes those seconds, is in test_farm.py and ray_cluster/test_jobs.py.
+`cpu` profile's rows, a baseline has one run, the machine's load is measured for a moment, and progress.png isn't drawn, unless
+the test says so. What is started as a user does it, and takes those seconds, is in test_farm.py and ray_cluster/test_jobs.py.
 """
 
 import os
@@ -83,13 +83,14 @@ def _farm(arguments: list[str], folder: str, environment: dict[str, str], output
     os.umask(umask)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     become(folder, environment, *(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC) for path in (os.devnull, output)))
-    from cluster import cli
+    from cluster import cli, machine_load
     from cluster.options import FarmOptions
     from research import profiles
 
     cpu = profiles.PROFILES["cpu"]
     profiles.PROFILES["cpu"] = replace(cpu, contract=replace(cpu.contract, EVAL_TOKENS=EVAL_TOKENS))
     FarmOptions.__init__.__kwdefaults__["baseline_runs"] = cheaper.baseline_runs
+    machine_load.measure_cpu_use.__defaults__ = (0.05,)
     if not cheaper.draws:
         from cluster import history_export
 
