@@ -24,7 +24,7 @@ BUSY_GPU_PERCENT = 10
 
 @dataclass(frozen=True, kw_only=True)
 class CpuUse:
-    """The use of this process's CPU cores by all others, and by the hypervisor's other guests."""
+    """The use of this process's CPU cores by all but it and what it started, the hypervisor's other guests among them."""
 
     cores: int
     """CPU cores that this process may run on."""
@@ -66,18 +66,20 @@ def cpu_lines(use: CpuUse, devices: Sequence[Device]) -> list[str]:
 
 
 def measure_cpu_use(seconds: float = MEASURED_SECONDS) -> CpuUse:
-    """What others use of this process's CPU cores now, measured for some seconds."""
-    own = psutil.Process()
-    began, before, own_before, all_before = time.monotonic(), _busy_seconds(), own.cpu_times(), dict(_processes())
+    """What others use of this process's CPU cores now, measured for some seconds. What it has started is its own use."""
+    began, busy_before, used_before = time.monotonic(), _busy_seconds(), dict(_processes())
     time.sleep(seconds)
     taken = time.monotonic() - began
-    after, own_after = _busy_seconds(), own.cpu_times()
-    ours = own_after.user + own_after.system - own_before.user - own_before.system
-    cores = len(after)
-    others = min(max((sum(after) - sum(before) - ours) / taken, 0.0), cores)
-    used = sorted(((now - all_before.get(process, now)) / taken, process) for process, now in _processes())
-    names = tuple(f"{name} ({pid})" for cores_used, (pid, _, name) in used[:-4:-1] if cores_used >= NAMED_CORES)
-    return CpuUse(cores=cores, others=others, names=names)
+    busy, used = sum(_busy_seconds()) - sum(busy_before), dict(_processes())
+    own = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
+    spent = {
+        process: (now - used_before.get(process, 0.0 if process[0] in own else now)) / taken for process, now in used.items()
+    }
+    ours = sum(cores for (pid, _, _), cores in spent.items() if pid in own)
+    theirs = sorted((cores, f"{name} ({pid})") for (pid, _, name), cores in spent.items() if pid not in own)
+    others = min(max(busy / taken - ours, 0.0), len(busy_before))
+    names = tuple(name for cores, name in theirs[:-4:-1] if cores >= NAMED_CORES)
+    return CpuUse(cores=len(busy_before), others=others, names=names)
 
 
 def _busy_seconds() -> list[float]:
@@ -91,9 +93,9 @@ def _busy_seconds() -> list[float]:
 
 
 def _processes() -> Iterator[tuple[tuple[int, float, str], float]]:
-    """The other processes as (pid, start, name), with the CPU seconds that each has used."""
+    """The machine's processes as (pid, start, name), with the CPU seconds that each has used."""
     for process in psutil.process_iter(["pid", "create_time", "name", "cpu_times"]):
         known = process.info
-        if known["cpu_times"] is not None and known["pid"] != os.getpid():
+        if known["cpu_times"] is not None:
             used = known["cpu_times"].user + known["cpu_times"].system
             yield (known["pid"], known["create_time"] or 0.0, known["name"] or "?"), used
