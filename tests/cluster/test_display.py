@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from cluster.display import PlainDisplay, TerminalDisplay
+from cluster.display import PlainDisplay, TerminalDisplay, verdict_line
 from research.result import RunResult
 from results.experiment import Experiment, ExperimentRecord, Verdict
 
@@ -93,3 +93,11 @@ def test_the_last_verdicts_are_whole_once_nothing_is_redrawn():
     display.loop_state(BRANCH, phase="ended")
     display.close()
     assert "end" in console.file.getvalue().split()
+
+
+@pytest.mark.parametrize("branch", ["autoresearch/a", "autoresearch/nov22-hand", "autoresearch/a-tag-of-many-words-gpu11"])
+@pytest.mark.parametrize("number", [0, 12345])
+def test_a_number_and_its_decision_are_two_words(branch: str, number: int) -> None:
+    kept = record()
+    line = verdict_line(replace(kept, experiment=replace(kept.experiment, branch=branch, number=number)))
+    assert line.split()[:3] == [branch.removeprefix("autoresearch/"), f"#{number}", "keep"]
