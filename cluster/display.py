@@ -206,7 +206,7 @@ def verdict_line(record: ExperimentRecord) -> str:
     decision = verdict.decision if verdict else "no verdict"
     score = _number(record.val_bpb, "{:.6f}") or "-"
     gain = "" if verdict is None or verdict.gain is None else f" ({verdict.gain:+.4f})"
-    where = f"{short_name(experiment.branch)}  #{experiment.number:<4}"
+    where = f"{short_name(experiment.branch)}  #{experiment.number:<5}"
     return f"{where} {decision:<9}{score}{gain}  {title_and_reason(record)}"
 
 
