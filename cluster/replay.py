@@ -57,8 +57,9 @@ class Verification:
         ratio, sigmas = work_ratio(self.old, self.new), self.sigmas
         if ratio is None or sigmas is None or abs(ratio - 1) <= tolerance(self.old) or (ratio < 1) != (sigmas > 0):
             return ""
-        what = "steps" if self.old.reported_steps and self.new.reported_steps else "CPU time"
-        change = f"{abs(ratio - 1):.0%} {'more' if ratio > 1 else 'fewer' if what == 'steps' else 'less'} {what}"
+        by_steps = self.old.reported_steps and self.new.reported_steps
+        what = "steps by the runs' own reports" if by_steps else "CPU time"
+        change = f"{abs(ratio - 1):.0%} {'more' if ratio > 1 else 'fewer' if by_steps else 'less'} {what}"
         return f"{'slower' if ratio < 1 else 'faster'} machine: {change}"
 
     @property
