@@ -24,9 +24,9 @@ def is_by_hand(worktree: Worktree, experiment: Experiment) -> bool:
     return experiment.kind == "manual" and place_on_branch(worktree, experiment.commit) is not None
 
 
-def commits_to_adopt(worktree: Worktree, head: Head, records: Iterable[ExperimentRecord]) -> list[str]:
+def commits_to_adopt(worktree: Worktree, head: Head | None, records: Iterable[ExperimentRecord]) -> list[str]:
     """The commits after the head that change train.py and are no experiment yet, oldest first."""
-    if worktree.head() == head.commit:
+    if head is None or worktree.head() == head.commit:
         return []
     place = place_on_branch(worktree, head.commit)
     later = [] if place is None else commits_since(worktree.repo, place, worktree.branch)

@@ -2,7 +2,8 @@
 
 import ast
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
 
 from agent.diff import count_lines, unified_diff
 from research.hyperparameters import literal_text, read_constants
@@ -22,18 +23,63 @@ def same_lines(old: str, new: str) -> bool:
     return _lines(old) == _lines(new)
 
 
+@lru_cache(maxsize=256)
 def program_of(train_py: str) -> str:
-    """SHA-256 of a program: equal for texts that differ in nothing but comments, docstrings and formatting.
+    """SHA-256 of a program: equal for texts that differ in nothing but comments, docstrings, formatting and random seeds.
 
     Of a text that doesn't parse the lines count. Another version of Python may give the same text another value.
     """
     try:
         tree = parse(train_py)
         remove_docstrings(tree)
+        _remove_seeds(tree)
         meaning = ast.dump(tree)
     except (SyntaxError, RecursionError):
         meaning = "\n".join(_lines(train_py))
     return hashlib.sha256(meaning.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def code_of(train_py: str) -> str:
+    """The code without constants, comments, formatting and docstrings: two files with equal code differ in constants alone."""
+    tree = ast.parse(train_py)
+    constants = read_constants(train_py)
+    tree.body = [node for node in tree.body if not _sets_one_of(node, constants)]
+    remove_docstrings(tree)
+    return ast.dump(tree)
+
+
+@lru_cache(maxsize=256)
+def structure_of(train_py: str) -> str:
+    """A short name of the code of a train.py, equal for those that differ in constants alone; empty if it doesn't parse."""
+    try:
+        return hashlib.sha256(code_of(train_py).encode("utf-8", "surrogatepass")).hexdigest()[:12]
+    except (SyntaxError, RecursionError):
+        return ""
+
+
+def slots_of(old: str, new: str) -> tuple[str, ...]:
+    """What an edit changes: names of constants, functions and classes. Empty if a text doesn't parse."""
+    try:
+        return (*changed_constants(old, new), *changed_blocks(old, new))
+    except SyntaxError:
+        return ()
+
+
+def _remove_seeds(tree: ast.Module) -> None:
+    """Sets the seeds of random generators to 0: `SEED = 42`, `torch.manual_seed(42)`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and _name_of(node.func).endswith(("seed", "seed_all")):
+            node.args = [ast.Constant(0) if isinstance(arg, ast.Constant) else arg for arg in node.args]
+        elif isinstance(node, ast.Assign) and any(_name_of(target).endswith("SEED") for target in node.targets):
+            node.value = ast.Constant(0)
+
+
+def _sets_one_of(node: ast.stmt, names: Mapping[str, Constant]) -> bool:
+    return isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in names
+
+
+def _name_of(node: ast.expr) -> str:
+    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 def remove_docstrings(tree: ast.Module) -> None:

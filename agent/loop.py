@@ -4,42 +4,39 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from agent.adoption import check_not_reset, commits_to_adopt, is_by_hand, place_on_branch
-from agent.compare_programs import changed_constants, program_of
-from agent.diff import count_lines, unified_diff
+from agent.new_experiments import NewExperiments
 from agent.observer import LoopObserver
 from agent.proposing import RETRY_PAUSES_S, Proposer
 from agent.refusals import programs_on_same_terms, refusals
-from agent.repo.branch_log import FITTED_FROM, message_of
-from agent.repo.branch_names import experiment_id
 from agent.repo.worktree import Worktree
-from agent.researcher import Context, ProposalFailed, Researcher
+from agent.researcher import Context, OutOfIdeas, ProposalFailed, Researcher
 from agent.runs import MAX_TRIES, Execute, ExperimentRuns
+from agent.shared_research import SharedResearch
 from agent.speculation import StartSpeculatively
 from research.contract import Contract
 from research.result import RunResult, SandboxMode
-from research.text import counted, plain_lines, utc_now
-from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRecord, Head, Proposal, Verdict
+from research.text import counted
+from results import policy
+from results.experiment import Branch, Experiment, ExperimentRecord, Head, Proposal, Verdict
+from results.group_state import estimate_of, unusual_share
+from results.group_verdicts import idea_verdict, measurement_verdict, merge_verdict
 from results.store import Store
 from results.tsv import write_results_tsv
 from results.verdict import (
-    Noise,
+    LINE_PRICE,
     NoisePrior,
     Rule,
     baseline_verdict,
     control_verdict,
-    decide,
-    estimate_noise,
-    keep_threshold,
+    greedy_verdict,
     kept_by_hand,
-    replicates_among,
     software_changes,
 )
 
-MAX_HYPOTHESIS = 4000
-"""Characters of a hypothesis; the rest is cut off."""
+UNUSUAL_SHARE = 0.01
+"""How much more or less of the machine than usual a run may have, as a share, and still decide something."""
 
 
 class BaselineFailed(Exception):
@@ -61,6 +58,10 @@ class LoopSettings:
     noise: NoisePrior
     rule: Rule
     baseline_runs: int
+    line_price: float = LINE_PRICE
+    """The gain in bpb that each net added line must bring."""
+    memory_cap_mb: float | None = None
+    """The most peak memory in MiB that an idea may need to be kept; None: no cap."""
     program: Path
     """program.md; read again for every proposal, so that people can edit it while the farm runs."""
     retry_pauses_s: tuple[float, float] = RETRY_PAUSES_S
@@ -72,106 +73,101 @@ class LoopSettings:
 class ResearchLoop:
     """A branch's loop. All of its state is in the store, so it can be killed at any line and resumed."""
 
-    def __init__(self, *, branch: Branch, worktree: Worktree, researcher: Researcher, store: Store, execute: Execute,
-                 start_speculatively: StartSpeculatively | None, observer: LoopObserver,
+    def __init__(self, *, branch: Branch, worktree: Worktree, researcher: Researcher, store: Store, shared: SharedResearch,
+                 execute: Execute, start_speculatively: StartSpeculatively | None, observer: LoopObserver,
                  settings: LoopSettings) -> None:  # fmt: skip
-        """If `start_speculatively` is None, no run is started before it is requested."""
-        self.branch, self.worktree, self.store = branch, worktree, store
+        """`shared` is that of the branch's group. If `start_speculatively` is None, no run starts before it is requested."""
+        self.branch, self.worktree, self.store, self.shared = branch, worktree, store, shared
         self.observer, self.settings = observer, settings
+        self._new = NewExperiments(branch=branch, store=store, worktree=worktree, shared=shared,
+                                   line_price=settings.line_price, fit=settings.fit)  # fmt: skip
         self._proposer = Proposer(branch=branch.name, researcher=researcher, worktree=worktree, store=store,
                                   observer=observer, context=self.context,
                                   head_train_py=lambda: worktree.train_py(self.head().commit),
                                   pauses_s=settings.retry_pauses_s)  # fmt: skip
-        self._runs = ExperimentRuns(branch=branch.name, store=store, worktree=worktree, proposer=self._proposer,
+        self._runs = ExperimentRuns(branch=branch, store=store, worktree=worktree, proposer=self._proposer,
                                     observer=observer, contract=settings.contract, sandbox=settings.sandbox,
                                     save_model=settings.save_model, execute=execute,
                                     start_speculatively=start_speculatively, keep_below=self._keep_below)  # fmt: skip
 
     async def start(self) -> list[ExperimentRecord]:
-        """Resumes the loop: finishes experiments that were cut off, moves the branch to its last keep again, measures the
+        """Resumes the loop: finishes experiments that were cut off, moves the branch to its head again, measures the
         baseline if there is none, and adopts a person's commits. Returns what had been cut off, and what was adopted.
 
         Raises BaselineFailed or InfrastructureFailed, and UserError if somebody has reset the branch.
         """
-        measured = self.store.head(self.branch.name)
-        if measured is not None:
-            check_not_reset(self.worktree, measured)
+        head = self.shared.head()
+        for known in () if head is None else (head, *reversed(self.store.groups.heads(self.shared.group))):
+            check_not_reset(self.worktree, known)
         unfinished = self.store.unfinished(self.branch.name)
         finished = [await self._train_and_conclude(record.experiment, record.runs) for record in unfinished]
-        if self.store.head(self.branch.name) is None:
-            first = not self.store.records(self.branch.name)  # later, one that failed has been mended on the branch
-            commit = self.branch.baseline_commit if first else self.worktree.head()
-            await self._train_and_conclude(self._add_unchanged("baseline", "baseline", commit), ())
+        if self.store.baseline(self.branch.name) is None:
+            await self._measure_baseline()
+        self.shared.settle()
         adopted = await self.adopt()
-        head = self.head()
-        self._move_to(head.commit)
+        self._take_head(self.head())
         self._write_results_tsv()
-        self.observer.on_loop_state(self.branch.name, baseline=self._baseline().val_bpb, best=head.mean)
+        self.observer.on_loop_state(self.branch.name, baseline=self._baseline().val_bpb, best=self.head().expected)
         return [*finished, *adopted]
 
     async def step(self) -> ExperimentRecord:
-        """One experiment, from the idea to the verdict. Raises OutOfIdeas or BudgetSpent when there is no next idea.
+        """One experiment: a run that the policy asks for, else an idea. Raises OutOfIdeas or BudgetSpent when there is none.
 
         If the software has changed since the baseline was measured, the experiment is a control: the baseline again.
         """
         await self.adopt()
-        changes = software_changes(self.store.records(self.branch.name))
-        if changes:
-            again = self._add_unchanged("control", f"baseline again: {changes}", self._baseline().experiment.commit)
-            return await self._train_and_conclude(again, ())
-        proposal = await self._proposer.next()
-        experiment = self.commit(proposal, kind="explore")
-        self._proposer.prepare()
+        self._follow_head()
+        experiment = self._control_of_software() or self._requested() or await self._idea()
         return await self._train_and_conclude(experiment, ())
 
     async def try_now(self, proposal: Proposal) -> ExperimentRecord:
         """One experiment with an idea from outside: `farm try`."""
-        return await self._train_and_conclude(self.commit(proposal, kind="manual"), ())
+        return await self._train_and_conclude(self._new.of_proposal(proposal, kind="manual"), ())
 
     async def try_again(self, earlier: ExperimentRecord, proposal: Proposal) -> ExperimentRecord:
         """Another run of the program that `earlier` tried, under another seed.
 
-        It becomes a run of that experiment where that is the head or was tried on it; a new experiment elsewhere.
+        It becomes a run of that experiment where that is of this group; a new experiment elsewhere.
         """
-        head, experiment = self.head(), earlier.experiment
-        if experiment.commit == head.commit and experiment.kind != "baseline":  # it was decided against another head
-            await self._runs.run(experiment, len(earlier.runs))
-            self._write_results_tsv()
-            return self.store.record(experiment.id)
-        if head.commit in (experiment.commit, experiment.parent_commit) and experiment.branch == self.branch.name:
+        experiment = earlier.experiment
+        if experiment.branch in [branch.name for branch in self.store.groups.members(self.shared.group)]:
             return await self._train_and_conclude(experiment, earlier.runs, again=True)
         return await self.try_now(replace(proposal, parents=(experiment.id,)))
 
     async def adopt(self) -> list[ExperimentRecord]:
         """Makes an experiment of each commit that a person made on the branch: runs it once, keeps it if it has a score."""
-        commits = commits_to_adopt(self.worktree, self.head(), self.store.records(self.branch.name))
+        commits = commits_to_adopt(self.worktree, self._own_head(), self.store.records(self.branch.name))
         if commits:
             self.observer.on_event("adopting", branch=self.branch.name, commits=counted(len(commits), "commit"))
-        return [await self._train_and_conclude(self._add_by_hand(commit), ()) for commit in commits]
+        new = (self._new.of_commit_by_hand(commit, on=self._own_head() or self.head()) for commit in commits)
+        return [await self._train_and_conclude(experiment, ()) for experiment in new]
 
     async def close(self) -> None:
         """Drops the prepared proposal. An experiment that was training stays unfinished until the next start."""
         await self._proposer.close()
 
     def head(self) -> Head:
-        """The branch's head."""
-        head = self.store.head(self.branch.name)
+        """The head of the branch's group."""
+        head = self.shared.head()
         assert head is not None, "the baseline comes first"
         return head
 
-    def noise(self) -> Noise:
-        """The noise of a score on this branch: the prior, updated by the branch's replicates."""
-        return estimate_noise(self.settings.noise, replicates_among(self.store.records(self.branch.name)))
+    def sigma(self) -> float:
+        """The standard deviation of val_bpb between seeds, as estimated by all runs of the group."""
+        return self.shared.state().farm.posterior.sigma
 
     def context(self) -> Context:
         """What the researcher is shown. Raises ProposalFailed if program.md can't be read."""
         head = self.head()
+        near = policy.near_misses(self.shared.state().farm)
         return Context(
             branch=self.branch,
             head=head,
             train_py=self.worktree.train_py(head.commit),
             records=tuple(r for r in self.store.records(self.branch.name) if r.experiment.kind != "control"),
-            sigma=self.noise().sigma,
+            others=tuple(r for r in self.shared.records() if self._is_anothers(r)),
+            near_misses=tuple(self.store.record(idea) for idea in near),
+            sigma=self.sigma(),
             program=read_policy(self.settings.program),
             query=lambda sql: self.store.query(sql, audience="agent").to_text(),
             charge=partial(self.store.add_answer, self.branch.name),
@@ -180,124 +176,149 @@ class ResearchLoop:
             refused=refusals(self.store, self.branch.name),
         )
 
-    # --- experiments ------------------------------------------------------------------------------------------------
+    def _is_anothers(self, record: ExperimentRecord) -> bool:
+        """Whether another loop of the group made an experiment that changes train.py."""
+        experiment = record.experiment
+        return experiment.kind in ("explore", "manual", "merge") and experiment.branch != self.branch.name
 
-    def commit(self, proposal: Proposal, *, kind: ExperimentKind) -> Experiment:
-        """Commits a proposal under refs/experiments/<id>, and records it."""
-        proposal = replace(proposal, hypothesis=plain_lines(proposal.hypothesis, MAX_HYPOTHESIS))
-        name = experiment_id(self.branch.name, self.store.next_number(self.branch.name))
-        parent = self.worktree.head()  # the head, or a person's commits on it that have no score or leave train.py alone
-        commit = self.worktree.commit(proposal.train_py, message=commit_message(proposal), parent=parent, experiment_id=name)
-        return self._add_idea(proposal, commit, kind=kind)
+    # --- what comes next --------------------------------------------------------------------------------------------
 
-    def _add_by_hand(self, commit: str) -> Experiment:
-        """Records a person's commit as an experiment, fitted to the profile by a commit on top if it was made for another."""
-        name = experiment_id(self.branch.name, self.store.next_number(self.branch.name))
-        title, hypothesis = message_of(self.worktree.repo, commit)
-        text = self.worktree.train_py(commit)
-        fitted = self.settings.fit(text)
-        if fitted == text:
-            self.worktree.name_experiment(commit, name)
-        else:
-            message = f"{title}: the profile's starting hyperparameters\n\n{FITTED_FROM}: {commit}\n"
-            commit = self.worktree.commit(fitted, message=message, parent=commit, experiment_id=name)
-        hypothesis = plain_lines(hypothesis, MAX_HYPOTHESIS)
-        proposal = Proposal(title=title or commit[:7], hypothesis=hypothesis, train_py=fitted, researcher="you")
-        return self._add_idea(proposal, commit, kind="manual")
+    def _control_of_software(self) -> Experiment | None:
+        """The baseline again, if the software has changed since it was measured."""
+        changes = software_changes(self.store.records(self.branch.name))
+        if not changes:
+            return None
+        title, commit = f"baseline again: {changes}", self._baseline().experiment.commit
+        return self._new.of_commit("control", title, commit, hypothesis="Whether earlier scores still compare.")
 
-    def _add_idea(self, proposal: Proposal, commit: str, *, kind: ExperimentKind) -> Experiment:
-        """Records a commit as an experiment on the head."""
-        head = self.head()
-        number = self.store.next_number(self.branch.name)
-        before = self.worktree.train_py(head.commit)
-        diff = unified_diff(before, proposal.train_py)
-        added, removed = count_lines(diff)
-        experiment = Experiment(
-            id=experiment_id(self.branch.name, number),
-            branch=self.branch.name,
-            number=number,
-            kind=kind,
-            commit=commit,
-            parent_commit=head.commit,
-            title=proposal.title,
-            hypothesis=proposal.hypothesis,
-            researcher=proposal.researcher,
-            parents=proposal.parents,
-            changes=proposal.changes or constants_changed(before, proposal.train_py),
-            diff=diff,
-            program=program_of(proposal.train_py),
-            lines_added=added,
-            lines_removed=removed,
-            usage=proposal.usage,
-            created=utc_now(),
-        )
-        self.store.add_experiment(experiment)
+    def _requested(self) -> Experiment | None:
+        """The run that the policy or a person asks for now."""
+        request = self.shared.next_run()
+        return None if request is None else self._new.of_request(request)
+
+    async def _idea(self) -> Experiment:
+        """The researcher's next idea, or the first run of a wave of near-misses when it has none. Raises OutOfIdeas."""
+        try:
+            proposal = await self._proposer.next()
+        except OutOfIdeas:
+            experiment = self._requested() if self.shared.start_wave() else None
+            if experiment is None:
+                raise
+            return experiment
+        self._follow_head()  # it may have moved in the meantime
+        experiment = self._new.of_proposal(proposal, kind="explore")
+        self._proposer.prepare()
         return experiment
 
-    def _add_unchanged(self, kind: ExperimentKind, title: str, commit: str) -> Experiment:
-        """Records an existing commit as an experiment: a baseline or a control."""
-        number = self.store.next_number(self.branch.name)  # 0, unless an earlier baseline failed
-        experiment = Experiment(
-            id=experiment_id(self.branch.name, number),
-            branch=self.branch.name,
-            number=number,
-            kind=kind,
-            commit=commit,
-            parent_commit=commit,
-            title=title,
-            hypothesis="The score to beat.",
-            program=program_of(self.worktree.train_py(commit)),
-            researcher="farm",
-            created=utc_now(),
-        )
-        self.store.add_experiment(experiment)
-        return experiment
+    async def _measure_baseline(self) -> None:
+        first = not self.store.records(self.branch.name)  # later, one that failed has been mended on the branch
+        commit = self.branch.baseline_commit if first else self.worktree.head()
+        experiment = self._new.of_commit("baseline", "baseline", commit, hypothesis="The score to beat.")
+        await self._train_and_conclude(experiment, ())
+
+    # --- running and deciding ---------------------------------------------------------------------------------------
 
     async def _train_and_conclude(
         self, experiment: Experiment, runs: tuple[RunResult, ...], *, again: bool = False
     ) -> ExperimentRecord:
-        """Does the runs that are still due, one more with `again`, decides, records, and keeps or discards."""
+        """Does the runs that are still due, one more with `again`, decides, records, and takes the head that follows."""
         runs = tuple(run for run in runs if run.status != "lost")
-        due = self.settings.baseline_runs if experiment.kind == "baseline" else 1
-        while again or (len(runs) < due and all(run.status == "ok" for run in runs)):
-            again = False
-            run = await self._runs.run(experiment, len(runs))
-            if experiment.kind == "baseline" and run.status == "lost":
-                raise InfrastructureFailed(f"{experiment.id} was lost {MAX_TRIES} times in a row: {run.reason}")
-            runs = (*runs, run)
+        with self.shared.running(experiment):
+            while again or self._is_due(experiment, runs):
+                again = False
+                run = await self._runs.run(experiment, len(runs))
+                if experiment.kind == "baseline" and run.status == "lost":
+                    raise InfrastructureFailed(f"{experiment.id} was lost {MAX_TRIES} times in a row: {run.reason}")
+                runs = (*runs, run)
+        self._bar_if_too_large(experiment, runs)
         verdict = self._decide(experiment, runs)
         if is_by_hand(self.worktree, experiment):
             verdict = kept_by_hand(verdict)
+            self.shared.rule("pin", experiment.id, "a person has committed it")
         self.store.add_verdict(experiment.id, verdict)
         if experiment.kind == "baseline" and verdict.decision != "keep":
             raise BaselineFailed(
                 f"the committed research/train.py ({experiment.commit[:7]}) can't be measured: {verdict.reason}; "
                 "fix and commit it, then run the same command again"
             )
-        if verdict.decision == "keep":
-            self._move_to(experiment.commit)
-        self._write_results_tsv()
         record = self.store.record(experiment.id)
         self.observer.on_verdict(record)
+        self.shared.settle()
+        self._follow_head()
+        self._write_results_tsv()
         return record
 
-    def _move_to(self, commit: str) -> None:
-        """Moves the branch to a keep, unless a person's commits on top of it are there already."""
-        if place_on_branch(self.worktree, commit) in (None, self.worktree.head()):
-            self.worktree.advance(commit)
+    def _is_due(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> bool:
+        """Whether an experiment needs a run that it has not had."""
+        if not all(run.status == "ok" for run in runs):
+            return False
+        if experiment.kind != "baseline":
+            return not runs or (len(runs) == 1 and self._is_to_be_repeated(experiment, runs[0]))
+        alone = len(self.store.groups.members(self.shared.group)) == 1
+        return len(runs) < (self.settings.baseline_runs if alone else 1)
+
+    def _is_to_be_repeated(self, experiment: Experiment, run: RunResult) -> bool:
+        """Whether a run had an unusual share of the machine, in the direction that decides about its idea."""
+        state = self.shared.state()
+        found, share = estimate_of(state, experiment.id), unusual_share(state, run)
+        if found is None or abs(share) <= UNUSUAL_SHARE or self.settings.rule == "greedy":
+            return False
+        is_kept = experiment.id in policy.kept(state.farm)
+        decides = is_kept if share > 0 else not is_kept and found.helps >= state.farm.rules.forget
+        if decides:
+            self.observer.on_event("share_unusual", branch=self.branch.name, run=run.run_id, share=share)
+        return decides
+
+    def _bar_if_too_large(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> None:
+        """Keeps an idea out of the head that needs more memory than it may."""
+        peak = max((run.peak_memory_mb or 0.0 for run in runs if run.status == "ok"), default=0.0)
+        cap = self.settings.memory_cap_mb
+        if experiment.kind in ("explore", "manual") and cap is not None and peak > cap:
+            self.shared.rule("bar", experiment.id, f"it takes {peak:.0f} MiB, and the cap is {cap:.0f}")
 
     def _decide(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> Verdict:
+        state = self.shared.state()
         if experiment.kind == "baseline":
             return baseline_verdict(runs, self.settings.noise)
-        if experiment.kind == "control":
-            return control_verdict(runs, self._baseline(), self.noise())
-        net_lines = experiment.lines_added - experiment.lines_removed
-        return decide(runs, self.head(), self.noise(), net_lines=net_lines, rule=self.settings.rule)
+        if experiment.kind == "merge":
+            return merge_verdict(state, experiment, runs)
+        if experiment.kind == "control" and experiment.title.startswith("baseline again"):
+            return control_verdict(runs, self._baseline(), self.sigma())
+        if experiment.kind in ("control", "wave"):
+            return measurement_verdict(state, experiment, runs)
+        if self.settings.rule == "greedy":
+            return greedy_verdict(runs, self.head())
+        return idea_verdict(state, experiment, runs)
 
-    def _keep_below(self, net_lines: int) -> float | None:
-        """The val_bpb below which an edit is kept that adds `net_lines` lines; None while there is no baseline."""
-        head = self.store.head(self.branch.name)
-        return None if head is None else keep_threshold(head, self.noise(), net_lines, rule=self.settings.rule)
+    def _keep_below(self) -> float | None:
+        """The val_bpb above which a run of an idea is checked less, since it is not kept; None while there is no baseline."""
+        head = self.shared.head()
+        return None if head is None else head.expected
+
+    # --- the branch -------------------------------------------------------------------------------------------------
+
+    def _own_head(self) -> Head | None:
+        """The latest head of the group that this branch has taken; None before the baseline."""
+        head = self.shared.head()
+        if head is None or place_on_branch(self.worktree, head.commit) is not None:
+            return head
+        heads = self.store.groups.heads(self.shared.group)
+        taken = (earlier for earlier in reversed(heads) if place_on_branch(self.worktree, earlier.commit) is not None)
+        return next(taken, replace(head, commit=self.branch.baseline_commit, patches=()))
+
+    def _follow_head(self) -> None:
+        """Moves the branch to the group's head if that has moved."""
+        head = self.shared.head()
+        if head is not None and self.worktree.head() != head.commit:
+            self._take_head(head)
+
+    def _take_head(self, head: Head) -> None:
+        """Moves the branch to a head, unless a person's commits on top of it are there already. Completes an earlier call."""
+        if place_on_branch(self.worktree, head.commit) in (None, self.worktree.head()):
+            self.worktree.advance(head.commit)
+        if self.shared.group != self.branch.name:
+            self.worktree.move_shared(self.shared.group, head.commit)
+        self.observer.on_loop_state(self.branch.name, best=head.expected)
 
     # --- what is known ----------------------------------------------------------------------------------------------
 
@@ -330,16 +351,3 @@ def read_policy(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "latin-1", errors="replace")
-
-
-def commit_message(proposal: Proposal) -> str:
-    """The title, the hypothesis, and who proposed it."""
-    return f"{proposal.title}\n\n{proposal.hypothesis}\n\nResearcher: {proposal.researcher}\n"
-
-
-def constants_changed(before: str, after: str) -> dict[str, Any]:
-    """The constants that an edit changed; empty if either text doesn't parse."""
-    try:
-        return changed_constants(before, after)
-    except SyntaxError:
-        return {}

@@ -27,6 +27,10 @@ class Context:
     """The head's train.py, which the proposal edits."""
     records: tuple[ExperimentRecord, ...]
     """The branch's experiments, oldest first; the one that is training now has no verdict."""
+    others: tuple[ExperimentRecord, ...] = ()
+    """The ideas and merges of the other loops that share the head, oldest first."""
+    near_misses: tuple[ExperimentRecord, ...] = ()
+    """The ideas of all of them that may help and are not in the head, the likeliest first."""
     sigma: float
     """Standard deviation of val_bpb between seeds, in bits per byte."""
     program: str

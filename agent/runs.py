@@ -1,11 +1,9 @@
 """The runs of a loop's experiments: their specs, their repetition when they are lost, and the next one's speculative start."""
 
-import zlib
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-from agent.diff import count_lines, unified_diff
 from agent.observer import LoopObserver
 from agent.proposing import Proposer
 from agent.repo.branch_names import experiment_id
@@ -13,7 +11,8 @@ from agent.repo.worktree import Worktree
 from agent.speculation import SpeculativeStart, StartSpeculatively
 from research.contract import Contract
 from research.result import RunResult, RunSpec, SandboxMode
-from results.experiment import Experiment
+from results.experiment import Branch, Experiment
+from results.group_state import common_seed
 from results.store import Store
 
 Execute = Callable[[Experiment, str, RunSpec, Callable[[dict[str, Any]], None]], Awaitable[RunResult]]
@@ -26,24 +25,25 @@ MAX_TRIES = 5
 class ExperimentRuns:
     """Executes the runs of a branch's experiments."""
 
-    def __init__(self, *, branch: str, store: Store, worktree: Worktree, proposer: Proposer, observer: LoopObserver,
+    def __init__(self, *, branch: Branch, store: Store, worktree: Worktree, proposer: Proposer, observer: LoopObserver,
                  contract: Contract, sandbox: SandboxMode, save_model: bool, execute: Execute,
                  start_speculatively: StartSpeculatively | None,
-                 keep_below: Callable[[int], float | None]) -> None:  # fmt: skip
-        """`keep_below` maps an edit's net added lines to the val_bpb below which it is kept; None without a baseline."""
-        self._branch, self._store, self._worktree, self._proposer = branch, store, worktree, proposer
+                 keep_below: Callable[[], float | None]) -> None:  # fmt: skip
+        """`keep_below` returns the val_bpb above which an idea is not kept; None without a baseline."""
+        self._loop, self._group, self._branch = branch.loop, branch.head_branch, branch.name
+        self._store, self._worktree, self._proposer = store, worktree, proposer
         self._observer, self._execute, self._keep_below = observer, execute, keep_below
         self._contract, self._sandbox, self._save_model = contract, sandbox, save_model
         start = start_speculatively
         self._speculation = None if start is None else SpeculativeStart(start, self._next_run)
 
     async def run(self, experiment: Experiment, index: int) -> RunResult:
-        """The experiment's run `index`, with its own seed; `lost` if the infrastructure lost it MAX_TRIES times."""
+        """The experiment's run `index`, under a common seed; `lost` if the infrastructure lost it MAX_TRIES times."""
         train_py = self._worktree.train_py(experiment.commit)
-        net_lines = experiment.lines_added - experiment.lines_removed
+        is_idea = experiment.kind in ("explore", "manual")
         for _ in range(MAX_TRIES):
             tries = len(self._store.record(experiment.id).runs)
-            spec = self._spec(experiment.id, index=index, tries=tries, net_lines=net_lines)
+            spec = self._spec(experiment.id, number=experiment.number, index=index, tries=tries, is_idea=is_idea)
             self._observer.on_loop_state(
                 self._branch, phase="starting", experiment=experiment.id, title=experiment.title, run=index + 1
             )
@@ -54,13 +54,13 @@ class ExperimentRuns:
             self._observer.on_event("run_lost", branch=self._branch, run=spec.run_id, reason=result.reason)
         return result
 
-    def _spec(self, experiment: str, *, index: int, tries: int, net_lines: int) -> RunSpec:
+    def _spec(self, experiment: str, *, number: int, index: int, tries: int, is_idea: bool) -> RunSpec:
         """The spec of the experiment's run `index`; `tries` counts its runs so far, lost ones included."""
         return RunSpec(
             run_id=f"{experiment}-{tries + 1}",
             contract=self._contract,
-            seed=zlib.crc32(f"{experiment} {index}".encode()),
-            keep_below=self._keep_below(net_lines),
+            seed=common_seed(self._group, self._loop, number, index),
+            keep_below=self._keep_below() if is_idea else None,
             save_model=self._save_model,
             sandbox=self._sandbox,
         )
@@ -69,10 +69,10 @@ class ExperimentRuns:
         """The prepared proposal's train.py and the spec that its run will have if the current experiment is discarded."""
         if self._proposer.prepared is None:
             return None
-        proposal, base = self._proposer.prepared
-        added, removed = count_lines(unified_diff(self._worktree.train_py(base), proposal.train_py))
-        name = experiment_id(self._branch, self._store.next_number(self._branch))
-        return proposal.train_py, self._spec(name, index=0, tries=0, net_lines=added - removed)
+        proposal, _ = self._proposer.prepared
+        number = self._store.next_number(self._branch)
+        name = experiment_id(self._branch, number)
+        return proposal.train_py, self._spec(name, number=number, index=0, tries=0, is_idea=True)
 
     def _on_progress(self, run_id: str, progress: dict[str, Any]) -> None:
         self._observer.on_loop_state(self._branch, **progress)

@@ -17,16 +17,11 @@ from cluster.workqueue import Lease, WorkItem, WorkQueue
 from results import effect_estimate as estimate
 from results import policy
 from results.effect_estimate import NoiseModel
-from results.experiment import Head
 from results.policy import FarmState, Finished, Patch, RunKind, Work
-from results.verdict import Noise, keep_threshold
 
 PLATFORM = "simulated"
 JITTER = 0.05
 """How much longer or shorter than one unit a run may take."""
-
-REFIT_PER_LOOP = 10
-"""Runs of each loop between refits of the prior."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,15 +97,13 @@ def farm(world: World, loops: int, runs: int) -> Found:
 def _greedy_loop(world: World, loop: int, runs: int) -> tuple[float, frozenset[int]]:
     """The gain that one loop reports, and its head."""
     rng = np.random.default_rng([world.repeat, 2, loop])
-    noise = Noise(sigma=world.landscape.told_sigma)
     baseline = world.score((), None, rng)
     assert baseline is not None, "the untouched train.py does not crash"
     best, head = baseline, frozenset[int]()
     for idea in world.order(loop)[: runs - 1].tolist():
         tried = world.with_idea(head, idea)
         score = world.score(sorted(tried), idea, rng)
-        measured = Head(commit="", experiment_id="", scores=(best,))
-        if score is not None and score < keep_threshold(measured, noise, 0, rule="greedy"):
+        if score is not None and score < best:
             best, head = score, tried
     return baseline - best, head
 
@@ -143,7 +136,7 @@ class _Farm:
     """Devices, queue and policy in simulated time. One loop for each device."""
 
     def __init__(self, world: World, loops: int) -> None:
-        model = NoiseModel(sigma=world.landscape.told_sigma, refit_every=REFIT_PER_LOOP * loops)
+        model = NoiseModel(sigma=world.landscape.told_sigma, refit_every=policy.LOOP_REFIT * loops)
         self.state: FarmState = policy.begin(model, devices=loops)
         self.first_beliefs: list[Belief] = []
         self._truths: dict[int, float] = {}

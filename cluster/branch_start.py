@@ -5,11 +5,13 @@ A new branch begins with the checkout's committed train.py, set to the starting 
 
 import threading
 from collections.abc import Callable, Mapping
+from itertools import count, islice
 from pathlib import Path
 
 from agent.compare_programs import changed_constants
+from agent.refusals import terms_of
 from agent.repo.branch_log import FITTED_FROM, is_ancestor, positions_of
-from agent.repo.branch_names import branch_ref, short_name, worktree_folder
+from agent.repo.branch_names import branch_name, branch_ref, short_name, worktree_folder
 from agent.repo.git_command import GitFailed, command_to_type, run_git
 from agent.repo.repository import TRAIN_FILE, head_train_py, train_py_at, train_py_to_try, uncommitted_train_py
 from agent.repo.worktree import Worktree, branch_exists, checked_out_branch
@@ -51,12 +53,14 @@ class BranchStart:
             check_same_terms(branch, plan.device, plan.contract)
             check_same_scoring(branch, plan)
             return branch, self._resume(plan, in_place)
+        sibling = self._sibling(plan)
         if in_place:
             worktree, baseline = self._start_in_checkout(plan, adopt=self._options.recipe is None)
         else:
-            worktree = self._start_in_worktree(plan)
-            baseline = worktree.head()
-        branch = _new_branch(plan, self._options.tag, baseline_commit=baseline)
+            worktree = self._start_in_worktree(plan, sibling)
+            baseline = worktree.head() if sibling is None else sibling.baseline_commit
+        group = self._group(plan, sibling if sibling is not None and baseline == sibling.baseline_commit else None)
+        branch = _new_branch(plan, self._options, baseline_commit=baseline, group=group)
         self._store.add_branch(branch)
         return branch, worktree
 
@@ -77,40 +81,53 @@ class BranchStart:
 
     # --- a worktree under the home ----------------------------------------------------------------------------------
 
-    def _start_in_worktree(self, plan: LoopPlan) -> Worktree:
+    def _start_in_worktree(self, plan: LoopPlan, sibling: Branch | None) -> Worktree:
+        """A new branch: at the sibling's baseline if there is one, or where it is if it is the head of the group."""
         repo, folder = self._options.repo, worktree_folder(self._options.home.folder, plan.branch_name)
-        text = self._first_train_py(plan)
+        if sibling is not None and sibling.head_branch == plan.branch_name and branch_exists(repo, plan.branch_name):
+            return Worktree.open(repo, folder, plan.branch_name)
         if branch_exists(repo, plan.branch_name) and not folder.exists():
             raise _unknown_branch(plan.branch_name)
-        return Worktree.create(repo, folder, plan.branch_name, train_py=text)
+        if sibling is not None:
+            return Worktree.create(repo, folder, plan.branch_name, base=sibling.baseline_commit)
+        return Worktree.create(repo, folder, plan.branch_name, train_py=self._first_train_py(plan))
+
+    def _group(self, plan: LoopPlan, sibling: Branch | None) -> str:
+        """The branch that will hold the head of a new branch's group: the sibling's, its own, or one for several loops."""
+        options, name = self._options, plan.branch_name
+        if not options.share or options.rule == "greedy":
+            return name
+        if sibling is not None:
+            return sibling.head_branch
+        own = branch_name(options.tag)
+        taken = {branch.head_branch for branch in self._store.branches(options.tag)}
+        numbered = (branch_name(options.tag, loop=f"platform{number}") for number in count(2))
+        return next(free for free in (own, *islice(numbered, len(taken) + 1)) if free not in taken)
 
     def _first_train_py(self, plan: LoopPlan) -> str:
-        """The train.py of the branch's first commit: a sibling's baseline, else what is committed in the checkout, fitted to
-        the plan's profile and device. Raises UserError.
+        """The train.py of a tag's first commit: what is committed in the checkout, fitted to the plan's profile and device.
+
+        Raises UserError.
         """
         repo, recipe = self._options.repo, self._options.recipe
-        sibling = self._siblings_baseline(plan)
-        text = sibling or committed_train_py(repo)
+        text = committed_train_py(repo)
         edited = uncommitted_train_py(repo)
         if edited is not None and self._options.dirty:
             text = edited
         elif edited is not None:
             self._say_once(f"{TRAIN_FILE} has uncommitted edits: they are left out (--dirty includes them).")
-        text, _ = fit_to_profile(text, plan.contract.profile, free_memory(plan), recipe=None if sibling else recipe)
+        text, _ = fit_to_profile(text, plan.contract.profile, free_memory(plan), recipe=recipe)
         return text
 
-    def _siblings_baseline(self, plan: LoopPlan) -> str | None:
-        """The train.py that another branch of the tag began with under the same contract on the same platform, so that
-        devices of one kind have one starting point; None if there is no such branch.
+    def _sibling(self, plan: LoopPlan) -> Branch | None:
+        """Another branch of the tag whose scores compare with the plan's, so that loops on devices of one kind have one
+        starting point; None if there is none, or its baseline has failed.
         """
-        platform, contract_json = platform_identity(plan.device), plan.contract.to_json()
+        wanted = _new_branch(plan, self._options, baseline_commit="", group="")
         for branch in self._store.branches(self._options.tag):
-            if branch.platform == platform and branch.contract_json == contract_json:
-                baseline = self._store.baseline(branch.name)
-                if baseline is not None:
-                    return train_py_at(self._options.repo, baseline.experiment.commit)
-                if failed_start(self._store, branch.name) is None:
-                    return train_py_at(self._options.repo, branch.baseline_commit)
+            is_measured = self._store.baseline(branch.name) is not None
+            if terms_of(branch) == terms_of(wanted) and (is_measured or failed_start(self._store, branch.name) is None):
+                return branch
         return None
 
     # --- the user's own checkout ------------------------------------------------------------------------------------
@@ -223,10 +240,10 @@ def free_memory(plan: LoopPlan) -> int | None:
     return plan.device.free_bytes if plan.device.kind == "cuda" else None
 
 
-def _new_branch(plan: LoopPlan, tag: str, *, baseline_commit: str) -> Branch:
+def _new_branch(plan: LoopPlan, options: FarmOptions, *, baseline_commit: str, group: str) -> Branch:
     return Branch(
         name=plan.branch_name,
-        tag=tag,
+        tag=options.tag,
         loop=plan.number,
         profile=plan.contract.profile,
         contract_json=plan.contract.to_json(),
@@ -235,4 +252,6 @@ def _new_branch(plan: LoopPlan, tag: str, *, baseline_commit: str) -> Branch:
         platform=platform_identity(plan.device),
         baseline_commit=baseline_commit,
         created=utc_now(),
+        group=group,
+        rule=options.rule,
     )

@@ -24,6 +24,7 @@ from research.profiles import PROFILES, RECIPES
 from research.result import SANDBOX_MODES
 from research.streams import drop_output, prepare_streams, refusal
 from research.text import is_text
+from results.verdict import LINE_PRICE
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
@@ -317,6 +318,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--hours", type=_positive(float), metavar="H", help="start no new experiment after this many hours")
     limits.add_argument("--max-cost", type=_positive(float), metavar="USD",
                         help="US dollars for the tag's researchers: all of its loops, and earlier sessions too")  # fmt: skip
+    parser.add_argument("--share", choices=("all", "none"), default="all",
+                        help="whether loops of one platform go on from one head (default: all)")  # fmt: skip
     parser.add_argument("--loops", type=_positive(int), metavar="N", help="number of loops (default: one per device)")
     parser.add_argument("--dirty", action="store_true", help="start new branches from uncommitted edits of research/train.py")
     parser.add_argument("--samples", action="store_true", help="save the model of each keep, for farm sample")
@@ -325,8 +328,12 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_judging(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rule", choices=("noise", "greedy"), default="noise",
-                        help="what is kept: noise, a significant gain (default); greedy, any gain")  # fmt: skip
+    parser.add_argument("--rule", choices=("estimate", "greedy"), default="estimate",
+                        help="what is kept: estimate, what probably helps by all runs (default); greedy, any gain")  # fmt: skip
+    parser.add_argument("--line-price", type=_not_negative, default=LINE_PRICE, metavar="BPB",
+                        help=f"gain that each added line must bring (default: {LINE_PRICE:f})".rstrip("0"))  # fmt: skip
+    parser.add_argument("--memory-cap", type=_positive(float), metavar="GB",
+                        help="peak memory that a keep may need (default: what the device has)")  # fmt: skip
     parser.add_argument("--sandbox", choices=SANDBOX_MODES, default="auto",
                         help="auto: the layers that this host has (default); strict: refuse to run unless it has all; "
                         "off: none, for your own edits only")  # fmt: skip
@@ -405,6 +412,17 @@ def _tag(text: str) -> str:
     """A type for argparse: a tag, with which branches can be named. Raises UserError."""
     check_name(_text(text), "tag")
     return text
+
+
+def _not_negative(text: str) -> float:
+    """A type for argparse: a finite number that is at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number that is at least 0, not {text!r}")
+    return value
 
 
 _Number = TypeVar("_Number", int, float)

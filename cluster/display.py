@@ -191,13 +191,10 @@ class TerminalDisplay:
         return Group(table, *(Text(f"{name}: {what}", no_wrap=True, overflow="ellipsis") for name, what in tried.items()))
 
     def _note_scores(self, record: ExperimentRecord) -> None:
-        """Takes the new best score from a keep, and the baseline's score from a baseline."""
-        if record.val_bpb is None or record.verdict is None or record.verdict.decision != "keep":
-            return
-        known = self._loops.setdefault(record.experiment.branch, {})
-        known["best"] = record.val_bpb
-        if record.experiment.kind == "baseline":
-            known["baseline"] = record.val_bpb
+        """Takes the baseline's score from a baseline; what is best since then, the loop says."""
+        if record.val_bpb is not None and record.experiment.kind == "baseline":
+            known = self._loops.setdefault(record.experiment.branch, {})
+            known["best"] = known["baseline"] = record.val_bpb
 
 
 def verdict_line(record: ExperimentRecord) -> str:

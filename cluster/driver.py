@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +13,7 @@ from typing import Any
 from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop
 from agent.researcher import BudgetSpent, OutOfIdeas
 from agent.researchers.make import make_researcher
+from agent.shared_research import SharedResearch
 from cluster.branch_start import BranchStart, free_memory
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.display import Display
@@ -31,7 +33,7 @@ from research.hyperparameters import fit_to_profile
 from research.profiles import profile_named
 from research.result import RunResult, RunSpec
 from research.text import counted, one_line
-from results.experiment import Experiment
+from results.experiment import Branch, Experiment
 from results.query import Table
 from results.store import Audience, Store
 from results.verdict import NoisePrior, noise_prior
@@ -73,6 +75,8 @@ class Farm:
             raise
         self._working = self.dispatcher = Dispatcher(self.engine, self.events)
         self._branch_start = BranchStart(options, self.store, say=display.say)
+        self._shared: dict[str, SharedResearch] = {}
+        self._opening = threading.Lock()
 
     def _serve(self) -> None:
         """Answers `farm status`, `farm sql` and `farm stop` as long as this farm holds its home."""
@@ -118,17 +122,29 @@ class Farm:
         options = self.options
         # first, since a branch without a researcher is not worth starting
         researcher = make_researcher(options.researcher, seed=plan.number, model=options.model, max_cost=options.max_cost)
-        branch, worktree = self._branch_start.open(plan, in_place=in_place)
+        with self._opening:  # of two new loops, the second one builds on what the first one has started
+            branch, worktree = self._branch_start.open(plan, in_place=in_place)
+            shared = self._shared.setdefault(branch.head_branch, self._shared_research(branch))
         self.export.add_picture(branch.name, worktree.folder / "progress.png")
         return ResearchLoop(
             branch=branch,
             worktree=worktree,
             researcher=researcher,
             store=self.store,
+            shared=shared,
             execute=partial(self._execute, plan),
             start_speculatively=self.dispatcher.start_speculatively if options.start_ahead else None,
             observer=self.events,
             settings=self._settings(plan),
+        )
+
+    def _shared_research(self, branch: Branch) -> SharedResearch:
+        return SharedResearch(
+            store=self.store,
+            repo=self.options.repo,
+            group=branch.head_branch,
+            baseline_commit=branch.baseline_commit,
+            observer=self.events,
         )
 
     def _settings(self, plan: LoopPlan) -> LoopSettings:
@@ -137,6 +153,8 @@ class Farm:
             sandbox=self.options.sandbox,
             save_model=self.options.samples,
             noise=noise_prior_of(plan.contract),
+            line_price=self.options.line_price,
+            memory_cap_mb=self.options.memory_cap_mb,
             rule=self.options.rule,
             baseline_runs=self.options.baseline_runs,
             program=self.options.repo / "program.md",

@@ -15,6 +15,10 @@ MESSAGES = {
     "proposal_failed": "{branch}: no proposal, asking again in {again_in_s:g} s: {reason}",
     "adopting": "{branch}: {commits} made by hand will be run once each and recorded as kept (another --tag starts afresh)",
     "moved_aside": "{branch}: results.tsv was no table of experiments: it is now {file}",
+    "decision_changed": "{branch}: {experiment} ({title}) {reason}",
+    "head_moved": "{branch}: the head is now {change}; {expected:.6f} expected",
+    "share_unusual": "{branch}: {run} had {share:+.1%} of the machine than usual, which may decide: it is repeated",
+    "no_wave": "{branch}: too few near-misses to combine, or they have been combined on this head",
     "run_lost": "{branch}: run {run} was lost: {reason}",
 }
 """The messages for events that the user is told about; all others are only logged."""

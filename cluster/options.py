@@ -9,7 +9,7 @@ from cluster.hardware import ANY_DEVICE, Device, DeviceRequest
 from cluster.home import Home
 from research.profiles import Recipe
 from research.result import SandboxMode
-from results.verdict import Rule
+from results.verdict import LINE_PRICE, Rule
 
 EngineKind = Literal["local", "ray"]
 
@@ -63,7 +63,13 @@ class FarmOptions:
     """Whether the model of every kept run is saved, for `farm sample`."""
     start_ahead: bool = True
     """Whether the processes of the next run start speculatively while a GPU scores a run."""
-    rule: Rule = "noise"
+    rule: Rule = "estimate"
+    share: bool = True
+    """Whether loops of one platform go on from one head; greedy loops never do."""
+    line_price: float = LINE_PRICE
+    """The gain in bpb that each net added line of an idea must bring."""
+    memory_cap_mb: float | None = None
+    """The most peak memory in MiB that an idea may need to be kept; None: what the device has."""
     sandbox: SandboxMode = "auto"
     gpu_memory_bytes: int | None = None
     """Limit of each GPU's memory for its runs; already applied to `devices`."""

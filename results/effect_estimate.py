@@ -21,9 +21,6 @@ from results.effect_prior import FIRST_LOOK_SHARE, EffectPrior, FirstLooks, Floa
 LEVEL_VARIANCE = 1e4
 """Variance of the level before the first run, about that run's own score: whatever it may be."""
 
-NOISE_RUNS = 10
-"""How many runs the claimed sigma counts as, against runs without a new idea."""
-
 SURPRISE = 9.0
 """Squared innovation, in its variances, beyond which a run's noise is taken to have been as much larger."""
 
@@ -33,6 +30,18 @@ measured beside other patches than those of today, and patches interact."""
 
 INTERVAL = 0.9
 """Probability of the intervals."""
+
+SEEDS_CLAIMED = 4
+"""How many seeds the claimed share of seeds counts as, against those that were measured."""
+
+LEAST_KNOWN = 0.01
+"""The least share of a belief's precision that is taken to come from runs: less is rounding, and would blow up."""
+
+LARGEST_SHARE = 0.99
+"""The most of sigma**2 that seeds are ever taken to explain."""
+
+Seed = int | tuple[int, str]
+"""A common seed; with the name of a structure, what it draws for programs of that structure."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +54,10 @@ class Look:
     """Every patch that is in the train.py that ran."""
     left_out: int = 0
     """How many patches of the head of that time are not in it."""
-    seed: int | None = None
+    seed: Seed | None = None
     """One of the common seeds; None: a seed of its own, whose effect is part of the noise."""
+    doubt: float = 0.0
+    """Standard deviation, in bpb, that this run has beside the noise of all runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +68,10 @@ class NoiseModel:
     """Standard deviation of val_bpb between seeds of one commit, in bpb."""
     is_known: bool = False
     """Whether sigma is taken as it is, whatever the runs say."""
+    runs: float = 10
+    """How many runs sigma counts as, against runs without a new idea."""
     seed_share: float = 0.0
-    """The share of sigma**2 that runs under one seed have in common; 0: runs under one seed are as different as any."""
+    """The share of sigma**2 that runs under one seed have in common, until refits have learned it; 0: they have nothing."""
     refit_every: int = 10
     """Runs between refits of the prior's shares: ten for each loop."""
 
@@ -96,8 +109,8 @@ class Estimate:
     scale: float
     """The sigma of the last refit, in bpb: the unit inside."""
     prior: EffectPrior = field(default_factory=first_prior)
-    terms: Mapping[str | int, int] = field(default_factory=dict)
-    """Row of each patch (by its name) and of each common seed (by its number)."""
+    terms: Mapping[str | Seed, int] = field(default_factory=dict)
+    """Row of each patch (by its name) and of each common seed."""
     mean: Floats = field(default_factory=lambda: np.zeros(0))
     covariance: Floats = field(default_factory=lambda: np.zeros((0, 0)))
     sites: Floats = field(default_factory=lambda: np.zeros((0, 2)))
@@ -109,6 +122,8 @@ class Estimate:
     looks: tuple[Look, ...] = ()
     noise: float
     """Variance of a run around its prediction, in scale**2."""
+    seed_share: float
+    """Variance of the common seeds' effects, in scale**2."""
     noise_prior: NoiseCount
     """What is known of the noise beside runs without a new idea."""
     noise_sum: float = 0.0
@@ -117,7 +132,7 @@ class Estimate:
     @property
     def sigma(self) -> float:
         """The standard deviation of a score between seeds, in bpb, as far as runs have told."""
-        return self.scale * math.sqrt(self.noise + self.model.seed_share)
+        return self.scale * math.sqrt(self.noise + self.seed_share)
 
     def knows(self, patch: str) -> bool:
         """Whether a run with this patch was seen."""
@@ -137,8 +152,8 @@ def begin(model: NoiseModel) -> Estimate:
     if not model.sigma > 0 or not 0 <= model.seed_share < 1:
         raise ValueError(f"sigma must be positive and seed_share from 0 to below 1, not {model.sigma} and {model.seed_share}")
     noise = 1 - model.seed_share
-    known = NoiseCount(sum=NOISE_RUNS * noise, count=NOISE_RUNS)
-    return Estimate(model=model, scale=model.sigma, noise=noise, noise_prior=known)
+    known = NoiseCount(sum=model.runs * noise, count=model.runs)
+    return Estimate(model=model, scale=model.sigma, noise=noise, seed_share=model.seed_share, noise_prior=known)
 
 
 def observe(before: Estimate, look: Look) -> Estimate:
@@ -151,13 +166,19 @@ def _observed(before: Estimate, look: Look) -> Estimate:
     """The posterior after one more run, under the same prior."""
     z = -look.score / before.scale
     known = before if len(before.mean) else _with_level(before, z)
-    if look.seed is not None and before.model.seed_share and look.seed not in known.terms:
-        known = _appended(known, look.seed, Belief(mean=0, variance=before.model.seed_share, site_precision=0, site_shift=0))
+    if look.seed is not None and before.seed_share and look.seed not in known.terms:
+        known = _appended(known, look.seed, Belief(mean=0, variance=before.seed_share, site_precision=0, site_shift=0))
     new = sorted(patch for patch in look.patches if not before.knows(patch))
     known = _with_patches(known, look.patches, new[1:])
-    rows = _rows(known, look, leaving_out=new[:1])
-    after = _first_look(known, new[0], z, rows, look.left_out) if new else _further_look(known, z, rows, look.left_out)
+    rows, doubt = _rows(known, look, leaving_out=new[:1]), _doubt(before, look)
+    after = _first_look(known, new[0], z, rows, doubt) if new else _further_look(known, z, rows, doubt)
     return replace(after, looks=(*before.looks, look))
+
+
+def _doubt(posterior: Estimate, look: Look) -> float:
+    """The variance of a run beside the noise of all runs, in scale**2."""
+    own_seed = posterior.seed_share if look.seed is None else 0.0
+    return own_seed + look.left_out * INTERPLAY + (look.doubt / posterior.scale) ** 2
 
 
 def predicted(posterior: Estimate, look: Look) -> tuple[float, float]:
@@ -166,8 +187,10 @@ def predicted(posterior: Estimate, look: Look) -> tuple[float, float]:
     shelved = [posterior.shelved[patch] for patch in look.patches if patch in posterior.shelved]
     mean = float(posterior.mean[rows].sum()) + sum(belief.mean for belief in shelved)
     variance = float(posterior.covariance[np.ix_(rows, rows)].sum()) + sum(belief.variance for belief in shelved)
+    if look.seed is not None and look.seed not in posterior.terms:
+        variance += posterior.seed_share
     sigma = posterior.scale
-    return -mean * sigma, math.sqrt(variance + posterior.noise + look.left_out * INTERPLAY) * sigma
+    return -mean * sigma, math.sqrt(variance + posterior.noise + _doubt(posterior, look)) * sigma
 
 
 def shelve(posterior: Estimate, patches: Iterable[str]) -> Estimate:
@@ -189,19 +212,29 @@ def shelve(posterior: Estimate, patches: Iterable[str]) -> Estimate:
     )
 
 
+def recalled(posterior: Estimate, patches: Iterable[str]) -> Estimate:
+    """The estimate with patches that were set aside among the others again."""
+    return _with_patches(posterior, frozenset(patches), [])
+
+
 def refitted(posterior: Estimate) -> Estimate:
     """The estimate with all runs taken up once more, under the noise and the prior's shares that all of them speak for."""
-    fixed = 1 - posterior.model.seed_share
     residuals, variances = np.array(posterior.first_looks).reshape(-1, 2).T
     prior, noise = posterior.prior.refitted(FirstLooks(residuals=residuals, variances=variances), _noise_count(posterior))
-    factor = 1.0 if posterior.model.is_known else noise / fixed
-    count = NOISE_RUNS + FIRST_LOOK_SHARE * len(residuals)
+    seeds = _seed_variance(posterior)
+    share = min(seeds / (noise + seeds), LARGEST_SHARE)
+    factor = noise / (1 - share)
+    if posterior.model.is_known:
+        share, factor = posterior.seed_share, 1.0
+    count = posterior.model.runs + FIRST_LOOK_SHARE * len(residuals)
     rest = NoiseCount(sum=(noise * (count + posterior.noise_looks) - posterior.noise_sum) / factor, count=count)
+    fixed = 1 - share
     again = Estimate(
         model=posterior.model,
         scale=posterior.scale * math.sqrt(factor),
         prior=prior,
         noise=fixed,
+        seed_share=share,
         noise_prior=rest,
     )
     last = {patch: index for index, look in enumerate(posterior.looks) for patch in look.patches}
@@ -237,8 +270,8 @@ def effect(posterior: Estimate, patch: str) -> Effect:
     return Effect(
         mean=float(mixture.mean()[0]) * sigma,
         sd=math.sqrt(float(mixture.variance()[0])) * sigma,
-        low=mixture.quantile(0, tail) * sigma,
-        high=mixture.quantile(0, 1 - tail) * sigma,
+        low=float(mixture.quantiles(tail)[0]) * sigma,
+        high=float(mixture.quantiles(1 - tail)[0]) * sigma,
     )
 
 
@@ -275,7 +308,7 @@ def _with_patches(posterior: Estimate, patches: frozenset[str], more: list[str])
     return posterior
 
 
-def _appended(posterior: Estimate, name: str | int, belief: Belief, shared: Floats | None = None) -> Estimate:
+def _appended(posterior: Estimate, name: str | Seed, belief: Belief, shared: Floats | None = None) -> Estimate:
     """The estimate with one more row, whose covariances with the others are `shared` (None: 0)."""
     size = len(posterior.mean)
     covariance = np.zeros((size + 1, size + 1))
@@ -299,10 +332,10 @@ def _rows(posterior: Estimate, look: Look, *, leaving_out: Iterable[str]) -> lis
     return [*rows, posterior.terms[look.seed]] if look.seed in posterior.terms and look.seed is not None else rows
 
 
-def _further_look(posterior: Estimate, z: float, rows: list[int], left_out: int) -> Estimate:
+def _further_look(posterior: Estimate, z: float, rows: list[int], doubt: float) -> Estimate:
     """The Kalman update by a run whose patches are all known, and the noise that it shows."""
     shared = posterior.covariance[:, rows].sum(1)
-    variance, noise = float(shared[rows].sum()), posterior.noise + left_out * INTERPLAY
+    variance, noise = float(shared[rows].sum()), posterior.noise + doubt
     innovation = z - float(posterior.mean[rows].sum())
     surprise = innovation**2 / (variance + noise)
     total = variance + noise * max(1.0, surprise / SURPRISE)
@@ -323,11 +356,20 @@ def _further_look(posterior: Estimate, z: float, rows: list[int], left_out: int)
 
 def _noise_count(posterior: Estimate) -> NoiseCount:
     """What is claimed of the noise, and what runs without a new idea have shown."""
+    runs = posterior.model.runs
     claimed = (posterior.model.sigma / posterior.scale) ** 2 * (1 - posterior.model.seed_share)
-    return NoiseCount(sum=NOISE_RUNS * claimed + posterior.noise_sum, count=NOISE_RUNS + posterior.noise_looks)
+    return NoiseCount(sum=runs * claimed + posterior.noise_sum, count=runs + posterior.noise_looks)
 
 
-def _first_look(posterior: Estimate, patch: str, z: float, rows: list[int], left_out: int) -> Estimate:
+def _seed_variance(posterior: Estimate) -> float:
+    """The variance of the common seeds' effects in scale**2, from what is claimed and from those that were measured."""
+    rows = [row for term, row in posterior.terms.items() if not isinstance(term, str)]
+    squares = float((posterior.mean[rows] ** 2 + np.diag(posterior.covariance)[rows]).sum())
+    claimed = (posterior.model.sigma / posterior.scale) ** 2 * posterior.model.seed_share
+    return (SEEDS_CLAIMED * claimed + squares) / (SEEDS_CLAIMED + len(rows))
+
+
+def _first_look(posterior: Estimate, patch: str, z: float, rows: list[int], doubt: float) -> Estimate:
     """The update by the first run with a patch.
 
     The joint Gaussian has the mean and variance that the mixture gives the effect, and the rest's covariances with it. That
@@ -336,7 +378,7 @@ def _first_look(posterior: Estimate, patch: str, z: float, rows: list[int], left
     shared = posterior.covariance[:, rows].sum(1)
     variance = float(shared[rows].sum())
     residual = z - float(posterior.mean[rows].sum())
-    variance += left_out * INTERPLAY
+    variance += doubt
     total = variance + posterior.noise
     mixture = posterior.prior.posterior(np.array([residual]), np.array([total]))
     mean, left = float(mixture.mean()[0]), float(mixture.variance()[0])
@@ -364,5 +406,7 @@ def _belief(posterior: Estimate, row: int) -> Belief:
 def _tilted(prior: EffectPrior, beliefs: Floats) -> Mixture:
     """The mixture prior times what the runs alone say of each effect; beliefs are the fields of `Belief` by patches."""
     mean, variance, site_precision, site_shift = beliefs
-    precision = np.maximum(1 / variance - site_precision, 1e-9)
-    return prior.posterior((mean / variance - site_shift) / precision, 1 / precision)
+    precision, least = 1 / variance - site_precision, LEAST_KNOWN / variance
+    known = np.maximum(precision, least)
+    observed = np.where(precision > least, (mean / variance - site_shift) / known, mean)
+    return prior.posterior(observed, 1 / known)

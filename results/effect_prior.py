@@ -41,6 +41,9 @@ FIRST_LOOK_SHARE = 0.5
 EM_STEPS = 20
 """Steps of expectation and maximisation in a refit, which starts at the shares of the refit before."""
 
+BISECTIONS = 40
+"""Halvings in a search for a residual."""
+
 OUTSIDE = 40.0
 """Standard deviations from every part of a mixture beyond which no quantile is looked for."""
 
@@ -65,13 +68,14 @@ class Mixture:
         """The probability of more than each row's bound."""
         return np.asarray((self.weights * ndtr((self.means - bounds[:, None]) / self.sds)).sum(-1))
 
-    def quantile(self, row: int, probability: float) -> float:
-        """The value below which a row lies with this probability."""
-        from scipy.optimize import brentq  # slow to import, and decisions need no quantile
-
-        weights, means, sds = self.weights[row], self.means[row], self.sds[row]
-        low, high = float((means - OUTSIDE * sds).min()), float((means + OUTSIDE * sds).max())
-        return float(brentq(lambda x: float(weights @ ndtr((x - means) / sds)) - probability, low, high, xtol=1e-9))
+    def quantiles(self, probability: float) -> Floats:
+        """The value below which each row lies with this probability."""
+        low, high = (self.means - OUTSIDE * self.sds).min(-1), (self.means + OUTSIDE * self.sds).max(-1)
+        for _ in range(2 * BISECTIONS):
+            middle = (low + high) / 2
+            is_below = 1 - self.above(middle) < probability
+            low, high = np.where(is_below, middle, low), np.where(is_below, high, middle)
+        return np.asarray((low + high) / 2)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -109,6 +113,15 @@ class EffectPrior:
         gains = self.variances / spread
         means = self.means + gains * (observed[:, None] - self.means)
         return Mixture(weights=weights, means=means, sds=np.sqrt(gains * variances[:, None]))
+
+    def residual_that_shows(self, variance: float, bound: float, probability: float) -> float:
+        """The smallest residual, with noise of this variance, after which the effect is probably above a bound."""
+        low, high = bound - OUTSIDE, bound + OUTSIDE
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            shown = self.posterior(np.array([middle]), np.array([variance])).above(np.array([bound]))[0]
+            low, high = (low, middle) if shown >= probability else (middle, high)
+        return high
 
     def refitted(self, looks: "FirstLooks", known: "NoiseCount") -> tuple["EffectPrior", float]:
         """The prior with the shares that first looks at ideas speak for, and the noise's variance, by EM.

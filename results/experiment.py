@@ -13,9 +13,10 @@ Decision = Literal["keep", "discard", "crash", "invalid", "lost"]
 
 DECISIONS: tuple[Decision, ...] = get_args(Decision)
 
-ExperimentKind = Literal["baseline", "explore", "confirm", "manual", "control"]
-"""`baseline` measures the first commit of a branch; `explore` is a researcher's idea and `manual` one from `farm try`;
-`confirm` runs a commit again; `control` runs the baseline again after a change of software."""
+ExperimentKind = Literal["baseline", "explore", "confirm", "manual", "control", "merge", "wave"]
+"""`baseline` measures the first commit of a branch; `explore` is a researcher's idea and `manual` one from `farm try`; `merge`
+verifies a head that is put together from several ideas; `wave` runs half of some near-misses on the head; `control` runs the
+head or the baseline again; `confirm` runs a commit under fresh seeds, for the report alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +83,15 @@ class Branch:
     """The branch's first commit, whose train.py has the profile's starting hyperparameters."""
     created: str
     """ISO 8601, UTC."""
+    group: str = ""
+    """The branch of the head that it shares with the other branches of its group; empty: it shares none, it is its own head."""
+    rule: str = ""
+    """The rule by which ideas are kept; empty if an older version of the farm recorded it."""
+
+    @property
+    def head_branch(self) -> str:
+        """The branch that holds the head of its group."""
+        return self.group or self.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +116,16 @@ class Experiment:
     """Unified diff of train.py against the head."""
     program: str = ""
     """`program_of` its train.py, by which a repetition is recognised; empty if an older version of the farm recorded it."""
+    structure: str = ""
+    """`structure_of` its train.py: what its constants' values don't change; empty if an older version recorded it."""
+    patches: tuple[str, ...] = ()
+    """The ideas in its train.py, by the ids of the experiments that first tried them; of an idea its own id is the last."""
+    left_out: tuple[str, ...] = ()
+    """The ideas in the head that it was made from which are not in its train.py."""
+    slots: tuple[str, ...] = ()
+    """The constants, functions and classes that it changes."""
+    price: float = 0.0
+    """The gain in bpb that its lines must pay for."""
     lines_added: int = 0
     lines_removed: int = 0
     usage: Usage = field(default_factory=Usage)
@@ -121,28 +141,40 @@ class Verdict:
     reason: str
     """One line in words, never empty."""
     gain: float | None = None
-    """The head's mean val_bpb minus the experiment's: positive is better. None without a score or a head."""
+    """The val_bpb that is expected of the head minus the experiment's: positive is better. None without a score or a head."""
     needed: float | None = None
-    """The gain that a keep had to exceed: sigma plus the price of added lines. None if no gain was required."""
+    """The gain that one run had to show for a keep, its price included. None if no gain was required."""
     sigma: float | None = None
     """Standard deviation of val_bpb between seeds, as estimated at the time."""
+    effect: float | None = None
+    """The estimated effect of the idea in bpb, shrunk for having been selected; None if no estimate decided."""
+    low: float | None = None
+    high: float | None = None
+    """The ends of the effect's 90% interval, in bpb."""
+    helps: float | None = None
+    """The probability that the effect is above its price."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """The latest keep of a branch, which new ideas are tried on."""
+    """What new ideas are tried on: the train.py that all branches of a group build on."""
 
     commit: str
     experiment_id: str
+    """The experiment that made it."""
     scores: tuple[float, ...]
-    """val_bpb of every run of that commit; their mean is the head's score."""
+    """val_bpb of every run of that commit; none if it was put together by dropping an idea and has not run yet."""
+    expected: float
+    """The val_bpb that it is expected to have, as estimated when it became the head."""
+    patches: tuple[str, ...] = ()
+    """The ideas in it, by the ids of the experiments that first tried them."""
     peak_memory_mb: float | None = None
     """Peak memory in MiB, mean over its runs."""
 
     @property
     def mean(self) -> float:
-        """The head's score: the mean val_bpb of its runs."""
-        return sum(self.scores) / len(self.scores)
+        """The mean val_bpb of its runs; what it is expected to have if there are none."""
+        return sum(self.scores) / len(self.scores) if self.scores else self.expected
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,8 +187,8 @@ class ExperimentRecord:
 
     @property
     def is_idea(self) -> bool:
-        """Whether it tries something new, which a baseline and a control don't."""
-        return self.experiment.kind not in ("baseline", "control")
+        """Whether it tries something new, as an edit by a researcher or a person does."""
+        return self.experiment.kind in ("explore", "manual")
 
     @property
     def is_done(self) -> bool:
@@ -195,7 +227,8 @@ def experiment_from(body: Mapping[str, Any]) -> Experiment:
     """The experiment that `to_body` made plain."""
     values = _known(Experiment, body)
     values["usage"] = usage_from(values.get("usage", {}))
-    values["parents"] = tuple(values.get("parents", ()))
+    for name in ("parents", "patches", "left_out", "slots"):
+        values[name] = tuple(values.get(name, ()))
     changes: Mapping[str, list[Any]] = values.get("changes", {})
     values["changes"] = {name: (_constant(old), _constant(new)) for name, (old, new) in changes.items()}
     return Experiment(**values)

@@ -14,17 +14,23 @@ import numpy as np
 from scipy.special import ndtr, ndtri
 
 from results import effect_estimate as estimate
-from results.effect_estimate import INTERVAL, Estimate, Look, NoiseModel
+from results.effect_estimate import INTERVAL, Estimate, Look, NoiseModel, Seed
 
 RunKind = Literal["baseline", "merge", "wave", "control", "explore"]
 """`baseline`: the untouched train.py; `merge`: the head that is planned; `control`: the head or the untouched train.py again;
 `wave`: several candidates on the head (`results/waves.py`); `explore`: an idea on the head."""
 
 
+LOOP_REFIT = 10
+"""Runs of each loop between refits of the prior."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """The figures of the policy."""
 
+    greedy: bool = False
+    """Whether an idea is kept when its score is below the head's own, as karpathy/autoresearch does, whatever is likely."""
     keep: float = 0.7
     """An idea is kept when it helps by more than its price with at least this probability."""
     drop: float = 0.6
@@ -53,6 +59,8 @@ class Patch:
     """The constants, functions and classes that it touches: of two patches with a slot in common, one can be in a train.py."""
     price: float = 0.0
     """What it must gain, in bpb: the price of its lines and memory."""
+    needs: frozenset[str] = frozenset()
+    """The patches without which it can't be in a train.py: it edits what they made of a slot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +76,9 @@ class Finished:
     """The patches of the head that it was made from which are not in it."""
     idea: Patch | None = None
     """The new patch among them, in an exploration."""
-    seed: int | None = None
+    seed: Seed | None = None
+    doubt: float = 0.0
+    """As in `Look`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +124,9 @@ class FarmState:
     plan: tuple[tuple[Change, ...], ...] = ()
     """Groups of changes, each of which one merge run verifies, in this order."""
     barred: frozenset[str] = frozenset()
-    """Patches whose merge failed alone, or that crashed."""
+    """Patches that stay out of the head: their merge failed alone, they crashed, or a person dropped them."""
+    pinned: frozenset[str] = frozenset()
+    """Patches of the head that can't be taken out: their text has been built upon, or a person keeps them."""
     early: tuple[Finished, ...] = ()
     """Runs that ended before the first baseline: they are taken up after it."""
     runs: int = 0
@@ -155,13 +167,52 @@ def observe(state: FarmState, run: Finished) -> FarmState:
     before, state = state.posterior, _learned(state, run)
     if run.kind == "merge" and state.plan and run.patches == state.planned:
         state = _verified(state) if _merge_holds(before, run, state.rules) else _bisected(state)
-    return state if run.kind == "wave" else settled(state)  # a wave is judged as a whole
+    if state.rules.greedy:
+        return settled(_greedily(state, run))
+    if run.kind == "wave":  # it is judged as a whole
+        return state
+    return settled(state, ran=run.patches if run.score is not None else None)
 
 
-def settled(state: FarmState) -> FarmState:
-    """The state after what the estimates say now: what is forgotten, and the head that follows."""
+def settled(state: FarmState, *, ran: frozenset[str] | None = None) -> FarmState:
+    """The state after what the estimates say now: what is forgotten, and the head that follows.
+
+    `ran` are the patches of the train.py that was just measured, which needs no merge to become the head.
+    """
     now = standing(state, tuple(state.patches))
-    return _planned(_tidied(state, now), now)
+    tidied = _tidied(state, now)
+    return tidied if state.rules.greedy else _planned(tidied, now, ran)
+
+
+def joined(state: FarmState) -> FarmState:
+    """The state after one more loop has joined."""
+    devices = state.devices + 1
+    model = replace(state.posterior.model, refit_every=LOOP_REFIT * devices)
+    return replace(state, devices=devices, posterior=replace(state.posterior, model=model))
+
+
+def barred(state: FarmState, patch: str) -> FarmState:
+    """The state after it was found that a patch can't be in the head: it doesn't fit, or a person drops it."""
+    state = replace(state, barred=state.barred | {patch}, pinned=state.pinned - {patch}, head=state.head - {patch}, plan=())
+    return settled(state)
+
+
+def pinned(state: FarmState, patch: Patch) -> FarmState:
+    """The state after it was found that a patch can't leave the head: later edits stand on it, or a person keeps it.
+
+    The patch must have run with a score.
+    """
+    head = (state.head - rivals(state, patch, state.head)) | {patch.name}
+    state = replace(
+        state,
+        posterior=estimate.recalled(state.posterior, {patch.name}),
+        patches={**state.patches, patch.name: patch},
+        barred=state.barred - {patch.name},
+        pinned=state.pinned | {patch.name},
+        head=head,
+        plan=(),
+    )
+    return settled(state)
 
 
 def next_work(state: FarmState, under_way: Collection[RunKind]) -> Work | None:
@@ -169,6 +220,8 @@ def next_work(state: FarmState, under_way: Collection[RunKind]) -> Work | None:
     baselines = sum(kind == "baseline" for kind in under_way)
     if state.baselines + baselines < state.rules.baselines:
         return Work(kind="baseline", patches=frozenset())
+    if state.rules.greedy:
+        return None
     if state.plan and "merge" not in under_way:
         return Work(kind="merge", patches=state.planned, left_out=state.head - state.planned)
     share = state.rules.controls if state.devices > 1 else state.rules.controls_alone
@@ -191,7 +244,12 @@ def explored(state: FarmState, idea: Patch) -> Work:
 
 def rivals(state: FarmState, idea: Patch, among: Iterable[str]) -> frozenset[str]:
     """Those among these patches that can't be in one train.py with the idea."""
-    return frozenset(name for name in among if name != idea.name and state.patches[name].slots & idea.slots)
+    return frozenset(name for name in among if name != idea.name and _are_rivals(state.patches[name], idea))
+
+
+def _are_rivals(one: Patch, other: Patch) -> bool:
+    """Whether two patches change one slot, and neither builds on the other."""
+    return bool(one.slots & other.slots) and one.name not in other.needs and other.name not in one.needs
 
 
 def changed(head: frozenset[str], changes: Iterable[Change]) -> frozenset[str]:
@@ -224,6 +282,20 @@ def near_misses(state: FarmState) -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda name: (-now.helps[name], name)))
 
 
+def expected_score(state: FarmState, patches: frozenset[str], seed: Seed | None = None) -> tuple[float, float]:
+    """The val_bpb that a train.py with these patches is expected to have, and its standard deviation, noise included."""
+    return estimate.predicted(state.posterior, Look(score=0.0, patches=patches, seed=seed))
+
+
+def needed_gain(state: FarmState, price: float) -> float:
+    """How much below the head's expected score an idea with this price must score to be kept at once, in bpb."""
+    if state.rules.greedy:
+        return 0.0
+    _, sd = expected_score(state, state.head)
+    sigma = state.posterior.scale
+    return sigma * state.posterior.prior.residual_that_shows((sd / sigma) ** 2, price / sigma, state.rules.keep)
+
+
 def head_gain(state: FarmState) -> tuple[float, float, float]:
     """What the head gains over the untouched train.py, in bpb, with its interval: shrunk, not the score that was selected."""
     mean, sd = estimate.gain(state.posterior, state.head)
@@ -242,8 +314,19 @@ def _learned(state: FarmState, run: Finished) -> FarmState:
             barred=state.barred | crashed,
             patches={name: patch for name, patch in state.patches.items() if name not in crashed},
         )
-    look = Look(score=run.score, patches=run.patches, left_out=len(run.left_out), seed=run.seed)
-    return replace(state, posterior=estimate.observe(state.posterior, look))
+    return replace(state, posterior=estimate.observe(state.posterior, _look(run, run.score)))
+
+
+def _look(run: Finished, score: float) -> Look:
+    return Look(score=score, patches=run.patches, left_out=len(run.left_out), seed=run.seed, doubt=run.doubt)
+
+
+def _greedily(state: FarmState, run: Finished) -> FarmState:
+    """The state after a run by the greedy rule, which compares it with the mean score of the head's train.py."""
+    scores = [look.score for look in state.posterior.looks if look.patches == state.head]
+    if run.idea is None or run.score is None or not scores or run.score >= sum(scores) / len(scores):
+        return state
+    return replace(state, head=run.patches)
 
 
 def _with_early(state: FarmState) -> FarmState:
@@ -256,7 +339,7 @@ def _merge_holds(before: Estimate, run: Finished, rules: Rules) -> bool:
     """Whether a merge's score is as good as its parts promised before it ran."""
     if run.score is None:
         return False
-    mean, sd = estimate.predicted(before, Look(score=run.score, patches=run.patches, left_out=len(run.left_out)))
+    mean, sd = estimate.predicted(before, _look(run, run.score))
     return run.score <= mean + rules.merge_sds * sd
 
 
@@ -290,30 +373,58 @@ def _tidied(state: FarmState, now: Standing) -> FarmState:
     )
 
 
-def _planned(state: FarmState, now: Standing) -> FarmState:
-    """The state with the head that the estimates ask for: to be verified by a merge, or taken at once by a single device."""
+def _planned(state: FarmState, now: Standing, ran: frozenset[str] | None) -> FarmState:
+    """The state with the head that the estimates ask for: taken at once if it has just run, else to be verified by a merge."""
     changes = () if state.plan else wanted_changes(state, now)
     if not changes:
         return state
-    if state.devices == 1:
-        return replace(state, head=changed(state.head, changes))
+    head = changed(state.head, changes)
+    if head == ran:
+        return replace(state, head=head)
     return replace(state, plan=(changes,))
 
 
 def wanted_changes(state: FarmState, now: Standing) -> tuple[Change, ...]:
     """What leaves the head, since it is not likely to help any more, and what comes in, largest first."""
     dropped = [name for name in sorted(state.head) if now.net[name] < 0 or now.helps[name] < state.rules.drop]
-    changes = [Change(remove=frozenset({name})) for name in dropped]
-    head = changed(state.head, changes)
+    changes: list[Change] = []
+    head = state.head
+    for name in dropped:
+        if name not in state.pinned and not needed(state, name, head):
+            changes.append(Change(remove=frozenset({name})))
+            head -= {name}
     open_names = [name for name in state.candidates if name not in state.barred]
     passing = [name for name in open_names if passes(state.rules, now, name)]
     for name in sorted(passing, key=lambda name: (-now.net[name], name)):
         others = rivals(state, state.patches[name], head)
+        if not state.patches[name].needs <= head or not _may_leave(state, others, head):
+            continue
         if others and (others - state.head or not _beats(state, now, name, others)):
             continue  # the rival came in just now, or is not worse
         changes.append(Change(add=frozenset({name}), remove=others))
         head = changed(head, changes[-1:])
     return tuple(changes)
+
+
+def needed(state: FarmState, name: str, head: frozenset[str]) -> bool:
+    """Whether another patch of this head builds on a patch."""
+    return any(name in state.patches[other].needs for other in head)
+
+
+def _may_leave(state: FarmState, names: frozenset[str], head: frozenset[str]) -> bool:
+    """Whether these patches can leave this head together."""
+    return not names & state.pinned and not any(needed(state, name, head - names) for name in names)
+
+
+def kept(state: FarmState) -> frozenset[str]:
+    """The ideas of the head as it will be once everything that is wanted has been verified."""
+    if state.rules.greedy:
+        return state.head
+    head = state.head
+    for group in state.plan:
+        head = changed(head, group)
+    planned = replace(state, head=head, plan=())
+    return changed(head, wanted_changes(planned, standing(planned, tuple(state.patches))))
 
 
 def passes(rules: Rules, now: Standing, name: str) -> bool:

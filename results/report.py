@@ -8,8 +8,9 @@ from research.text import counted, one_line
 from results.costs import total
 from results.experiment import DECISIONS, Branch, Decision, ExperimentRecord, Usage
 from results.overfitting import measure_overfitting
+from results.policy import Rules
 from results.shares import unequal_shares
-from results.verdict import near_misses, too_equal
+from results.verdict import too_equal
 
 TITLE_WIDTH = 48
 
@@ -182,11 +183,19 @@ def _best_lines(keeps: Sequence[ExperimentRecord]) -> list[str]:
 
 
 def _near_miss_line(records: Sequence[ExperimentRecord]) -> str:
-    misses = near_misses(records)
+    misses = [record for record in records if is_near_miss(record)]
     if not misses:
         return "Near-misses: none"
     named = "; ".join(f"{_title(record)} [{record.experiment.id}]" for record in misses[:3])
     return f"Near-misses worth combining ({len(misses)}): {named}"
+
+
+def is_near_miss(record: ExperimentRecord) -> bool:
+    """Whether an idea was discarded although it may help, as far as was known when it was decided."""
+    verdict = record.verdict
+    if verdict is None or verdict.decision != "discard" or verdict.helps is None or verdict.effect is None:
+        return False
+    return verdict.effect > 0 and verdict.helps >= Rules().forget
 
 
 def _run_lines(run: RunResult) -> list[str]:

@@ -239,6 +239,51 @@ def _m006_near_misses(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(f"COMMENT ON VIEW near_misses IS '{_quoted(TABLE_COMMENTS['near_misses'])}'")
 
 
+def _m007_groups(connection: duckdb.DuckDBPyConnection) -> None:
+    """What one head for several branches brings: estimates of ideas, heads, and near-misses by their probability."""
+    connection.execute("""
+        CREATE TABLE estimates (
+            head_branch VARCHAR NOT NULL, id VARCHAR NOT NULL, effect DOUBLE, low DOUBLE, high DOUBLE, helps DOUBLE,
+            price DOUBLE, in_head BOOLEAN, is_near_miss BOOLEAN
+        );
+        CREATE OR REPLACE VIEW near_misses AS
+        SELECT h.id, h.branch, h.number, h.commit, h.title, h.hypothesis, h.val_bpb, h.runs, e.effect, e.low, e.high,
+               e.helps, e.price, h.gain, h.sigma, h.platform, h.score_fingerprint
+        FROM estimates e JOIN history h ON h.id = e.id WHERE e.is_near_miss ORDER BY e.helps DESC;
+
+        CREATE VIEW heads AS
+        SELECT record ->> '$.group' AS head_branch, record ->> '$.experiment' AS experiment_id,
+               record ->> '$.commit' AS commit, CAST(record ->> '$.expected' AS DOUBLE) AS expected,
+               CAST(record -> '$.patches' AS VARCHAR[]) AS patches, record ->> '$.reason' AS reason, created
+        FROM events WHERE kind = 'head' ORDER BY seq;
+
+        CREATE VIEW decisions AS
+        SELECT v.experiment_id, e.branch, e.title, v.decision, v.reason,
+               CAST(v.record ->> '$.effect' AS DOUBLE) AS effect, CAST(v.record ->> '$.low' AS DOUBLE) AS low,
+               CAST(v.record ->> '$.high' AS DOUBLE) AS high, CAST(v.record ->> '$.helps' AS DOUBLE) AS helps, v.created,
+               lag(v.decision) OVER (PARTITION BY v.experiment_id ORDER BY v.seq) AS before
+        FROM verdicts v JOIN experiments e ON e.id = v.experiment_id ORDER BY v.seq;
+    """)
+    tables = {"estimates"}
+    for name, text in GROUP_COMMENTS.items():
+        connection.execute(f"COMMENT ON {'TABLE' if name in tables else 'VIEW'} {name} IS '{_quoted(text)}'")
+    connection.execute(f"COMMENT ON COLUMN history.kind IS '{_quoted(KIND_COMMENT)}'")
+
+
+GROUP_COMMENTS: Mapping[str, str] = {
+    "estimates": "What all runs say of each idea, in bpb: its effect with the 90% interval, and the probability (helps) that "
+    "it is above its price. Shrunk for having been selected, so believe it rather than a score.",
+    "near_misses": "Ideas that may help and are not in the head, the likeliest first: worth combining.",
+    "heads": "What became the head that the branches of a group build on, oldest first, with the ideas in it.",
+    "decisions": "Every decision on every experiment, oldest first; `before` is what it changed, such as keep to discard.",
+}
+
+KIND_COMMENT = (
+    "baseline, explore (an idea), manual (a person's), merge (several ideas put together), wave (half of some near-misses), "
+    "control (head or baseline again) or confirm (fresh seeds, for the report alone)."
+)
+
+
 def _quoted(text: str) -> str:
     return text.replace("'", "''")
 
@@ -250,4 +295,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     _m004_work,
     _m005_costs,
     _m006_near_misses,
+    _m007_groups,
 )

@@ -10,13 +10,13 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -32,6 +32,7 @@ from results.database import open_database
 from results.experiment import (
     Branch,
     Experiment,
+    ExperimentKind,
     ExperimentRecord,
     Head,
     Usage,
@@ -41,6 +42,8 @@ from results.experiment import (
     to_body,
     verdict_from,
 )
+from results.group_state import estimates
+from results.groups import Groups
 from results.history import assemble
 from results.journal import Journal, JournalRecord, RecordKind
 from results.query import Table, run_query
@@ -48,8 +51,16 @@ from results.table_rows import AUDIT_FIELDS, insert_one, row_of
 
 log = logging.getLogger(__name__)
 
+Parsed = TypeVar("Parsed")
+
 Audience = Literal["agent", "person"]
 """Who asks: queries of a `person` also see the table `audit`."""
+
+REQUEST, REQUEST_TAKEN = "request", "request_taken"
+"""The kinds of the events that record what a person asks of the loops, and that one of them has taken it up."""
+
+ESTIMATED = ("estimates", "near_misses")
+"""The tables that are computed from the runs when a query names them."""
 
 
 class Store:
@@ -64,6 +75,7 @@ class Store:
         self.home = home
         self._lock = threading.RLock()
         self._audit: list[dict[str, Any]] | None = None
+        self._records_by_id: dict[str, dict[str, Any]] = {}
         self.journal = Journal(home / "journal.jsonl")
         for damage in self.journal.damaged:
             log.warning("%s, line %d: %s; the line is skipped", self.journal.path, damage.number, damage.problem)
@@ -73,6 +85,7 @@ class Store:
             self.journal.close()
             raise
         self._writer = self._database.cursor()
+        self.groups = Groups(self._rows, version=lambda: len(self.journal))
 
     @classmethod
     def open(cls, home: Path, *, wait_s: float = 0.0) -> "Store":
@@ -121,15 +134,21 @@ class Store:
             return added
 
     def add_verdict(self, experiment_id: str, verdict: Verdict) -> bool:
-        """Adds the decision on an experiment's runs so far. After another run it can be decided again.
+        """Adds the decision on an experiment's runs so far.
 
-        Raises KeyError for an unknown experiment.
+        It can be decided again after another run, and differently after other experiments' runs. Raises KeyError for an
+        unknown experiment.
         """
         self._expect("experiment", experiment_id)
         with self._lock:
             ((runs,),) = self._rows("SELECT count(*) FROM runs WHERE experiment_id = ?", experiment_id)
+            latest = self._rows("SELECT id, decision FROM verdicts WHERE experiment_id = ? ORDER BY seq", experiment_id)
+            name = f"{experiment_id}/{runs}"
+            changes = sum(id.partition(".")[0] == name for id, _ in latest)
+            if changes and latest[-1][1] == verdict.decision:
+                return False
             body = {"experiment_id": experiment_id, "runs": runs, **to_body(verdict)}
-            return self._add("verdict", f"{experiment_id}/{runs}", body)
+            return self._add("verdict", f"{name}.{changes}" if changes else name, body)
 
     def add_event(self, kind: str, body: Mapping[str, Any], *, id: str | None = None) -> bool:
         """Adds anything else that is worth recording; with an `id`, only once."""
@@ -184,29 +203,9 @@ class Store:
         return self._records("e.id = ?", id)[0]
 
     def head(self, branch: str) -> Head | None:
-        """The branch's latest keep, with the scores of all runs of its commit on that branch; None before the baseline."""
-        latest = self._rows(
-            """SELECT e.id, e.commit FROM experiments e JOIN verdicts v ON v.experiment_id = e.id WHERE e.branch = ?
-               GROUP BY e.id, e.commit, e.number HAVING arg_max(v.decision, v.seq) = 'keep'
-               ORDER BY e.number DESC LIMIT 1""",
-            branch,
-        )
-        if not latest:
-            return None
-        experiment_id, commit = latest[0]
-        runs = self._rows(
-            """SELECT r.val_bpb, r.peak_memory_mb FROM runs r JOIN experiments e ON e.id = r.experiment_id
-               WHERE e.branch = ? AND e.commit = ? AND r.status = 'ok' AND r.val_bpb IS NOT NULL ORDER BY r.seq""",
-            branch,
-            commit,
-        )
-        peaks = [peak for _, peak in runs if peak is not None]
-        return Head(
-            commit=commit,
-            experiment_id=experiment_id,
-            scores=tuple(score for score, _ in runs),
-            peak_memory_mb=sum(peaks) / len(peaks) if peaks else None,
-        )
+        """What the branch's new ideas are tried on: the head of its group; None before a baseline has a score."""
+        known = self.branch(branch)
+        return None if known is None else self.groups.head(known.head_branch)
 
     def baseline(self, branch: str) -> ExperimentRecord | None:
         """The branch's kept baseline; None before it is measured. Baselines that failed don't count."""
@@ -224,6 +223,31 @@ class Store:
         rows = self._rows("SELECT record FROM events WHERE kind = ? AND record ->> '$.branch' = ? ORDER BY seq", kind, branch)
         return [json.loads(details) for (details,) in rows]
 
+    def add_request(self, group: str, request: str) -> bool:
+        """Adds something that a person asks of a group's loops."""
+        return self.add_event(REQUEST, {"branch": group, "request": request, "number": len(self.events(REQUEST, group))})
+
+    def open_requests(self, group: str) -> list[dict[str, Any]]:
+        """What people have asked of a group's loops and none of them has taken up yet, oldest first."""
+        closed = {event["number"] for event in self.events(REQUEST_TAKEN, group)}
+        return [event for event in self.events(REQUEST, group) if event["number"] not in closed]
+
+    def close_request(self, request: Mapping[str, Any]) -> bool:
+        """Adds that a loop has taken a request up."""
+        return self.add_event(REQUEST_TAKEN, {"branch": request["branch"], "number": request["number"]})
+
+    def titles_of_kind(self, group: str, kind: ExperimentKind, *, done: bool = False) -> set[str]:
+        """The titles of a group's experiments of one kind; of those that have a verdict, with `done`."""
+        names = [branch.name for branch in self.groups.members(group)]
+        rows = self._rows(
+            """SELECT title FROM experiments WHERE kind = ? AND branch = ANY(?)
+               AND (NOT ? OR id IN (SELECT experiment_id FROM verdicts))""",
+            kind,
+            names,
+            done,
+        )
+        return {title for (title,) in rows}
+
     def next_number(self, branch: str) -> int:
         """The number of the branch's next experiment; 0 is the baseline."""
         ((number,),) = self._rows("SELECT coalesce(max(number) + 1, 0) FROM experiments WHERE branch = ?", branch)
@@ -236,6 +260,8 @@ class Store:
 
     def query(self, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent") -> Table:
         """The result of one read-only SELECT. Raises UserError, one line, if it is refused, wrong or exceeds `timeout_s`."""
+        if any(name in sql.lower() for name in ESTIMATED):
+            self.refresh_estimates()
         cursor = self._database.cursor()
         if audience == "person":
             self._show_audit(cursor)
@@ -250,22 +276,45 @@ class Store:
             pq.write_table(table, temporary)
         return path
 
+    def refresh_estimates(self) -> None:
+        """Computes the table `estimates` anew from the stored runs."""
+        with self._lock:
+            rows = [(group, *astuple(found)) for group in self.groups.names() for found in estimates(self.groups.state(group))]
+            self._writer.execute("BEGIN")
+            self._writer.execute("DELETE FROM estimates")
+            if rows:
+                self._writer.executemany("INSERT INTO estimates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            self._writer.execute("COMMIT")
+
     def _rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         with self._database.cursor() as cursor:
             return cursor.execute(sql, list(parameters)).fetchall()
 
     def _records(self, condition: str, *parameters: Any) -> list[ExperimentRecord]:
         chosen = f"SELECT e.id FROM experiments e WHERE {condition}"
-        experiments = self._rows(f"SELECT e.record FROM experiments e WHERE {condition} ORDER BY e.number, e.seq", *parameters)
-        runs = self._rows(f"SELECT experiment_id, record FROM runs WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters)
+        experiments = self._rows(f"SELECT e.id FROM experiments e WHERE {condition} ORDER BY e.number, e.seq", *parameters)
+        runs = self._rows(f"SELECT experiment_id, id FROM runs WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters)
         verdicts = self._rows(
-            f"SELECT experiment_id, record FROM verdicts WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters
+            f"SELECT experiment_id, id FROM verdicts WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters
         )
+        experiment = self._parsed("experiments", [id for (id,) in experiments], experiment_of)
+        run = self._parsed("runs", [id for _, id in runs], RunResult.from_json)
+        verdict = self._parsed("verdicts", [id for _, id in verdicts], verdict_of)
         return assemble(
-            [experiment_from(json.loads(body)) for (body,) in experiments],
-            [(id, RunResult.from_json(body)) for id, body in runs],
-            [(id, verdict_from(json.loads(body))) for id, body in verdicts],
+            [experiment[id] for (id,) in experiments],
+            [(of, run[id]) for of, id in runs],
+            [(of, verdict[id]) for of, id in verdicts],
         )
+
+    def _parsed(self, table: str, ids: Sequence[str], parse: Callable[[str], Parsed]) -> Mapping[str, Parsed]:
+        """The records of a table with these ids. Each is parsed once, since none ever changes."""
+        with self._lock:
+            known = self._records_by_id.setdefault(table, {})
+            missing = [id for id in ids if id not in known]
+            if missing:
+                found = self._rows(f"SELECT id, record FROM {table} WHERE id = ANY(?)", missing)
+                known.update((id, parse(body)) for id, body in found)
+            return known
 
     def _show_audit(self, cursor: duckdb.DuckDBPyConnection) -> None:
         """Makes the table `audit` for this cursor alone: it is temporary, and no other connection can reach it."""
@@ -281,6 +330,16 @@ class Store:
             runs = (record.body for _, record in self.journal.records() if record.kind == "run")
             self._audit = [_audit_row(body) for body in runs if body["audit_bpb"] is not None]
         return self._audit
+
+
+def experiment_of(text: str) -> Experiment:
+    """The experiment that a row's JSON holds."""
+    return experiment_from(json.loads(text))
+
+
+def verdict_of(text: str) -> Verdict:
+    """The verdict that a row's JSON holds."""
+    return verdict_from(json.loads(text))
 
 
 def query_home(home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent") -> Table:

@@ -33,6 +33,12 @@ def positions_of(repo: Path, branch: str) -> list[str]:
         return []
 
 
+def follows(repo: Path, older: str, newer: str) -> bool:
+    """Whether `newer` builds on `older`, or on the commit that `older` was fitted from."""
+    origin = fitted_from(repo, older)
+    return is_ancestor(repo, older, newer) or (origin is not None and is_ancestor(repo, origin, newer))
+
+
 def fitted_from(repo: Path, commit: str) -> str | None:
     """The commit that this one only sets the starting hyperparameters of; None for any other commit."""
     form = f"--format=%(trailers:key={FITTED_FROM},valueonly,separator=%x20)"

@@ -6,7 +6,7 @@ loops can commit at once. The branch moves only in `advance`, on a keep.
 
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,8 +122,10 @@ class Worktree:
         """The text of train.py at a commit."""
         return train_py_at(self.repo, commit)
 
-    def commit(self, train_py: str, *, message: str, parent: str, experiment_id: str) -> str:
+    def commit(self, train_py: str, *, message: str, parent: str, experiment_id: str, merged: Sequence[str] = ()) -> str:
         """Commits `train_py` on top of `parent` under the experiment's ref, and checks nothing out. Returns the commit.
+
+        `merged` are the commits that it puts together; they become its further parents.
 
         A farm that was killed before the experiment was recorded may have left a commit there: the same commit is reused,
         and a different one moves to a ref for unrecorded commits.
@@ -131,7 +133,7 @@ class Worktree:
         check_name(experiment_id, "experiment id")
         ref = experiment_ref(experiment_id)
         try:
-            return self._commit(train_py, message=message, parent=parent, ref=ref)
+            return self._commit(train_py, message=message, parent=parent, ref=ref, merged=merged)
         except GitFailed:
             existing = _resolve(self.repo, ref)
             if existing is None:
@@ -140,7 +142,7 @@ class Worktree:
                 return existing
             run_git(self.repo, "update-ref", unrecorded_ref(existing), existing)
             run_git(self.repo, "update-ref", "-d", ref, existing)
-            return self._commit(train_py, message=message, parent=parent, ref=ref)
+            return self._commit(train_py, message=message, parent=parent, ref=ref, merged=merged)
 
     def name_experiment(self, commit: str, experiment_id: str) -> None:
         """Puts a commit that a person made under an experiment's ref."""
@@ -166,6 +168,10 @@ class Worktree:
             blob = run_git(self.repo, "rev-parse", f"{commit}:{TRAIN_FILE}").strip()
             run_git(self.folder, "update-index", "--cacheinfo", f"100644,{blob},{TRAIN_FILE}")
 
+    def move_shared(self, branch: str, commit: str) -> None:
+        """Moves another branch, which is checked out nowhere, to a commit that follows its own; creates it if necessary."""
+        run_git(self.repo, "update-ref", "-m", "autoresearch: head", branch_ref(branch), commit)
+
     def begin_again(self, train_py: str) -> None:
         """Adds a commit of another train.py to a branch on which nothing has been measured yet. No commit is removed."""
         with _lock(self.repo):
@@ -184,12 +190,14 @@ class Worktree:
         run_git(self.folder, "checkout", "--quiet", commit, "--", TRAIN_FILE)
         return True
 
-    def _commit(self, train_py: str, *, message: str, parent: str, ref: str) -> str:
+    def _commit(self, train_py: str, *, message: str, parent: str, ref: str, merged: Sequence[str] = ()) -> str:
         """Creates blob, trees, commit and ref with one `git fast-import` (5 ms; a process for each step takes 20 ms)."""
         stream = [
             f"commit {ref}\nmark :1\ncommitter {self.identity} {int(time.time())} {time.strftime('%z')}\n",
             _data(message.replace("\0", "") + "\n"),
-            f"from {parent}\nM 100644 inline {TRAIN_FILE}\n",
+            f"from {parent}\n",
+            *(f"merge {commit}\n" for commit in merged),
+            f"M 100644 inline {TRAIN_FILE}\n",
             _data(train_py),
             "get-mark :1\ndone\n",
         ]

@@ -239,7 +239,7 @@ def _opening(context: Context) -> MessageParam:
         "text": f"train.py at the head:\n\n```python\n{context.train_py}\n```",
         "cache_control": _FOR_AN_HOUR,
     }
-    table = history_table(context.records)
+    table = history_table(context)
     task = "Edit train.py for your next idea, then submit it."
     now: TextBlockParam = {
         "type": "text",

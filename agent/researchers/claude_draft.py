@@ -125,6 +125,6 @@ class Draft:
     def _parents(self, named: object) -> tuple[str, ...]:
         """Ids of the experiments that the model named by number or id; unknown ones are left out."""
         known = {str(record.experiment.number): record.experiment.id for record in self.context.records}
-        known |= {record.experiment.id: record.experiment.id for record in self.context.records}
+        known |= {record.experiment.id: record.experiment.id for record in (*self.context.records, *self.context.others)}
         names = [str(name).lstrip("#") for name in named] if isinstance(named, list) else []
         return tuple(dict.fromkeys(known[name] for name in names if name in known))

@@ -6,7 +6,6 @@ from agent.researcher import Context
 from research.contract import Contract
 from research.text import counted, one_line
 from results.experiment import ExperimentRecord
-from results.verdict import near_misses
 
 RECENT = 30
 """Number of latest experiments that the table always includes."""
@@ -26,7 +25,7 @@ def situation(context: Context) -> str:
         f"Branch {context.branch.name}, profile {contract.profile}, on {context.branch.platform}.",
         f"Fixed: MAX_SEQ_LEN {contract.MAX_SEQ_LEN}, VOCAB_SIZE {contract.VOCAB_SIZE}, "
         f"TIME_BUDGET {contract.TIME_BUDGET:g} s, data {contract.source}.",
-        f"Head: val_bpb {head.mean:.6f} (mean of {runs}), peak memory {memory}.",
+        f"Head: val_bpb {head.mean:.6f} (mean of {runs}), {head.expected:.6f} expected of it; peak memory {memory}.",
         f"Noise: val_bpb of the same code with different seeds has a standard deviation (sigma) of {context.sigma:g}.",
         _counts(context.records),
     ]
@@ -37,18 +36,22 @@ def situation(context: Context) -> str:
     return "\n".join(lines)
 
 
-def history_table(records: Sequence[ExperimentRecord]) -> str:
-    """The history as a table, oldest first: all keeps, the latest experiments, and the best near-misses."""
+def history_table(context: Context) -> str:
+    """The history of all loops as a table, oldest first: all keeps, the latest experiments, and the best near-misses."""
+    records = sorted((*context.records, *context.others), key=lambda record: record.experiment.created)
     finished = [record for record in records if record.verdict is not None]
     if not finished:
         return "No experiment has finished yet."
     chosen = {record.experiment.id for record in finished[-RECENT:]}
     chosen |= {record.experiment.id for record in finished if record.verdict and record.verdict.decision == "keep"}
-    chosen |= {record.experiment.id for record in near_misses(finished)[:BEST]}
+    near = [record.experiment.id for record in context.near_misses[:BEST]]
+    chosen |= set(near)
     rows = [_row(record) for record in finished if record.experiment.id in chosen]
     left_out = len(finished) - len(rows)
     note = [f"({counted(left_out, 'older experiment')} not shown.)"] if left_out else []
-    return "\n".join(["number | verdict | val_bpb | gain | title | reason", *rows, *note])
+    if near:
+        note.append(f"Near-misses, likely to help if combined, the likeliest first: {', '.join(near)}.")
+    return "\n".join(["id | verdict | val_bpb | gain | title | reason", *rows, *note])
 
 
 def _counts(records: Sequence[ExperimentRecord]) -> str:
@@ -63,4 +66,4 @@ def _row(record: ExperimentRecord) -> str:
     score = "-" if record.val_bpb is None else f"{record.val_bpb:.6f}"
     gain = "-" if verdict.gain is None else f"{verdict.gain:+.6f}"
     title, reason = (one_line(text, 160).replace("|", "/") for text in (record.experiment.title, verdict.reason))
-    return f"#{record.experiment.number} | {verdict.decision} | {score} | {gain} | {title} | {reason}"
+    return f"{record.experiment.id} | {verdict.decision} | {score} | {gain} | {title} | {reason}"

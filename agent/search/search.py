@@ -34,7 +34,6 @@ from research.profiles import Constant
 from research.text import counted
 from research.train_py import problem_with
 from results.experiment import ExperimentRecord, Proposal
-from results.verdict import is_near_miss
 
 SETTLING_IN = 8
 """Ideas before the first crossover or ablation: at first, single constants gain most."""
@@ -98,14 +97,14 @@ class _View:
 
     def __init__(self, context: Context, seed: int) -> None:
         self.context = context
-        self.records = context.records
+        self.records = sorted((*context.records, *context.others), key=lambda record: record.experiment.created)
         self.max_seq_len = Contract.from_json(context.branch.contract_json).MAX_SEQ_LEN
-        self.tried = Tried(context.train_py, context.head.commit, context.records)
+        self.tried = Tried(context.train_py, context.head.commit, self.records)
         self.constants = self.tried.constants
         self.knobs = knobs_of(self.constants)
-        self.curves = read_curves(self.knobs, context.records, context.sigma)
+        self.curves = read_curves(self.knobs, self.records, context.sigma)
         self.keeps = sum(record.verdict is not None and record.verdict.decision == "keep" for record in self.records)
-        self.random = random.Random(f"{seed} {context.head.commit} {len(context.records)}")
+        self.random = random.Random(f"{seed} {context.head.commit} {len(self.records)}")
         self.jitter = random.Random(seed)
 
     def first_new(self, ideas: Iterator[Idea]) -> Proposal | None:
@@ -214,6 +213,7 @@ class _View:
         A gain is the mean of the experiment's own gain and of its shares of the crossovers that it was part of.
         """
         shares = defaultdict(list)
+        near = {record.experiment.id for record in self.context.near_misses}
         for record in self.records:
             gain = outcome(record, self.context.sigma)
             parents = record.experiment.parents
@@ -222,7 +222,7 @@ class _View:
                     shares[member].append(gain / max(1, len(parents)))
         for record in self.records:
             changes = record.experiment.changes
-            if not is_near_miss(record) or record.experiment.parents:
+            if record.experiment.id not in near or record.experiment.parents:
                 continue
             same = all(self.constants.get(name) == old and new is not None for name, (old, new) in changes.items())
             gain = fmean(shares[record.experiment.id])

@@ -5,13 +5,12 @@ two parts: the constants' values, and the rest of the code. The texts of past ex
 reconstructed from the head's text and the records' diffs.
 """
 
-import ast
 import re
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.compare_programs import remove_docstrings
+from agent.compare_programs import code_of
 from agent.diff import apply_diff, hunks
 from agent.search.knobs import Constants
 from research.hyperparameters import read_constants
@@ -22,15 +21,6 @@ LOST_TRIES = 2
 """A configuration that the infrastructure lost this many times counts as tried."""
 
 _CONSTANT = re.compile(r"([A-Z][A-Z0-9_]*) *=")
-
-
-def code_of(train_py: str) -> str:
-    """The code without constants, comments, formatting and docstrings: two files with equal code differ in constants alone."""
-    tree = ast.parse(train_py)
-    constants = read_constants(train_py)
-    tree.body = [node for node in tree.body if not _sets_one_of(node, constants)]
-    remove_docstrings(tree)
-    return ast.dump(tree)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +152,3 @@ def only_constants(record: ExperimentRecord) -> bool:
             if code and not code.startswith("#") and not (name and name[1] in changes):
                 return False
     return True
-
-
-def _sets_one_of(node: ast.stmt, names: Constants) -> bool:
-    return isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in names

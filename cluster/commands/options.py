@@ -27,6 +27,7 @@ def run_options(options: argparse.Namespace) -> FarmOptions:
         model=options.model,
         max_cost=options.max_cost,
         address=options.address,
+        share=options.share == "all",
         loops=options.loops,
         experiments=options.experiments,
         hours=options.hours,
@@ -104,6 +105,8 @@ def _common_options(
         requested=options.devices,
         node_cache=options.cache,
         rule=options.rule,
+        line_price=options.line_price,
+        memory_cap_mb=None if options.memory_cap is None else options.memory_cap * 1000**3 / 1024**2,
         sandbox=options.sandbox,
         gpu_memory_bytes=gpu_memory,
     )

@@ -72,7 +72,7 @@ def make_context(records: tuple[ExperimentRecord, ...] = (), train_py: str = TRA
     )
     fields: dict[str, object] = {
         "branch": branch,
-        "head": Head(commit="0" * 40, experiment_id="e0000", scores=(1.5,), peak_memory_mb=2048.0),
+        "head": Head(commit="0" * 40, experiment_id="e0000", scores=(1.5,), expected=1.5, peak_memory_mb=2048.0),
         "train_py": train_py,
         "records": records,
         "sigma": 0.01,

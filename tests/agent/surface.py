@@ -67,7 +67,8 @@ class Lab:
 
     def __post_init__(self) -> None:
         score = self.surface.measured_bpb(self.train_py)
-        self.head = Head(commit="c0", experiment_id="e0", scores=(score, self.surface.measured_bpb(self.train_py)))
+        scores = (score, self.surface.measured_bpb(self.train_py))
+        self.head = Head(commit="c0", experiment_id="e0", scores=scores, expected=sum(scores) / 2)
 
     def propose(self) -> Proposal:
         context = make_context(tuple(self.records), self.train_py, head=self.head, sigma=SIGMA)
@@ -102,7 +103,7 @@ class Lab:
         kept = gain > SIGMA
         if kept:
             self.train_py = proposal.train_py
-            self.head = Head(commit=commit, experiment_id=record.experiment.id, scores=(score,))
+            self.head = Head(commit=commit, experiment_id=record.experiment.id, scores=(score,), expected=score)
         verdict = Verdict(decision="keep" if kept else "discard", reason="", gain=gain, needed=SIGMA, sigma=SIGMA)
         return replace(record, runs=(run,), verdict=verdict)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from research.profiles import PROFILES
 from research.result import RunResult
 from results.experiment import Branch, Experiment, ExperimentRecord, Usage, Verdict
 from results.store import Store
@@ -15,7 +16,7 @@ def make_branch(name: str = NAME, **changes: Any) -> Branch:
         "tag": name.removeprefix("autoresearch/"),
         "loop": 0,
         "profile": "standard",
-        "contract_json": "{}",
+        "contract_json": PROFILES["standard"].contract.to_json(),
         "score_fingerprint": "5c0e",
         "data_fingerprint": "da7a",
         "platform": "NVIDIA H100 80GB HBM3, 80 GB, 700 W",

@@ -1,8 +1,8 @@
 from dataclasses import replace
 
-from agent.compare_programs import changed_constants
+from agent.compare_programs import changed_constants, code_of
 from agent.diff import unified_diff
-from agent.search.tried import Tried, code_of, only_constants
+from agent.search.tried import Tried, only_constants
 from results.experiment import ExperimentRecord
 from tests.agent.samples import make_record
 

@@ -1,0 +1,252 @@
+"""What the loops of a group share: the head, what all runs say of each idea, and the runs that the policy asks for.
+
+All of it is in the store: rulings, heads and changed decisions are recorded as they are found, so that a farm that was killed
+at any line finds the same again.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from agent.head_text import DoesNotFit, HeadChange, changed_head, head_change
+from agent.observer import LoopObserver
+from agent.repo.branch_log import follows
+from agent.repo.repository import train_py_at
+from agent.waves import Waves
+from research.text import counted, one_line
+from results import policy
+from results.experiment import Experiment, ExperimentKind, ExperimentRecord, Head
+from results.group_state import KINDS, GroupState, Ruled, Ruling
+from results.group_verdicts import flips
+from results.groups import HEAD, RULING, head_event, ruling_event
+from results.policy import RunKind, Work
+from results.store import Store
+
+CONTROL_REQUEST, WAVE_REQUEST = "control", "wave"
+"""What a person may ask for: the baseline again, and a wave of near-misses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RequestedRun:
+    """A run that the policy or a person asks for."""
+
+    kind: ExperimentKind
+    title: str
+    hypothesis: str
+    base: str
+    """The commit that its train.py is made from."""
+    train_py: str | None
+    """None: the base's."""
+    parents: tuple[str, ...] = ()
+    """The ideas that it puts together."""
+    patches: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+class SharedResearch:
+    """The research of one group. Its loops run in one event loop and share this object."""
+
+    def __init__(self, *, store: Store, repo: Path, group: str, baseline_commit: str, observer: LoopObserver) -> None:
+        self.store, self.group, self.baseline_commit = store, group, baseline_commit
+        self._repo, self._observer = repo, observer
+        self._text_at = partial(train_py_at, repo)
+        self._under_way: dict[str, RunKind] = {}
+        self._waves = Waves(store, group)
+
+    def state(self) -> GroupState:
+        """What all runs of the group say so far."""
+        return self.store.groups.state(self.group)
+
+    def head(self) -> Head | None:
+        """What new ideas are tried on; None before a baseline has a score."""
+        return self.store.groups.head(self.group)
+
+    def records(self) -> list[ExperimentRecord]:
+        """The experiments of all branches of the group, oldest first."""
+        names = [branch.name for branch in self.store.groups.members(self.group)]
+        records = [record for name in names for record in self.store.records(name)]
+        return sorted(records, key=lambda record: record.experiment.created)
+
+    @contextmanager
+    def running(self, experiment: Experiment) -> Iterator[None]:
+        """Says that an experiment is under way, so that no other loop is asked for the same."""
+        if experiment.kind in KINDS:
+            self._under_way[experiment.id] = KINDS[experiment.kind]
+        try:
+            yield
+        finally:
+            self._under_way.pop(experiment.id, None)
+
+    # --- the runs that are asked for --------------------------------------------------------------------------------
+
+    def next_run(self) -> RequestedRun | None:
+        """The run that is due before another idea is tried; None: an idea should be tried."""
+        if self.head() is None:
+            return None
+        while True:
+            try:
+                return self._asked_by_person() or self._asked_by_policy() or self._of_wave()
+            except DoesNotFit as misfit:
+                self._rule_on(misfit)
+
+    def start_wave(self) -> bool:
+        """Plans a wave of the near-misses. Returns False if there are too few, or these have been in one on this head."""
+        head = self.head()
+        assert head is not None, "the baseline comes first"
+        return self._waves.start(self.state().farm, head, fits=self._fits)
+
+    def _asked_by_person(self) -> RequestedRun | None:
+        for request in self.store.open_requests(self.group):
+            self.store.close_request(request)
+            if request["request"] == CONTROL_REQUEST:
+                return self._control(frozenset())
+            if request["request"] == WAVE_REQUEST and not self.start_wave():
+                self._observer.on_event("no_wave", branch=self.group)
+        return None
+
+    def _asked_by_policy(self) -> RequestedRun | None:
+        state = self.state()
+        work = policy.next_work(state.farm, list(self._under_way.values()))
+        if work is None:
+            return None
+        return self._control(work.patches) if work.kind == "control" else self._merge(work)
+
+    def _control(self, patches: frozenset[str]) -> RequestedRun:
+        head = self.head()
+        assert head is not None
+        of_head = bool(patches) and patches == frozenset(head.patches)
+        return RequestedRun(
+            kind="control",
+            title="control: the head again" if of_head else "control: the baseline again",
+            hypothesis="A known train.py again, which shows the noise and whether the machine has changed.",
+            base=head.commit if of_head else self.baseline_commit,
+            train_py=None,
+            patches=head.patches if of_head else (),
+        )
+
+    def _merge(self, work: Work) -> RequestedRun:
+        """The next head. Raises DoesNotFit."""
+        head = self.head()
+        assert head is not None
+        change = self._change(frozenset(head.patches), work.patches)
+        text = changed_head(self._text_at(head.commit), change, self._text_at)
+        return RequestedRun(
+            kind="merge",
+            title=f"merge: {in_words(change)}",
+            hypothesis="Ideas that probably help, put together: if they don't score as promised, they are taken apart.",
+            base=head.commit,
+            train_py=text,
+            parents=tuple(idea.id for idea in change.add),
+            patches=self._in_order(work.patches),
+            left_out=tuple(sorted(work.left_out)),
+        )
+
+    def _of_wave(self) -> RequestedRun | None:
+        """The next run of the wave that is under way."""
+        run = self._waves.next_run(self._under_way)
+        if run is None:
+            if (ended := self._waves.ended()) is not None:
+                self._rule("wave", ended, "the wave has ended")
+                self.settle()
+            return None
+        change = HeadChange(
+            remove=tuple(self.store.record(name).experiment for name in reversed(run.left_out)),
+            add=tuple(self.store.record(name).experiment for name in run.inside),
+        )
+        try:
+            text = changed_head(self._text_at(run.base), change, self._text_at)
+        except DoesNotFit as misfit:
+            self._rule("wave", run.inside, f"the wave ends early: {misfit}")
+            self.settle()
+            return None
+        return RequestedRun(
+            kind="wave",
+            title=run.title,
+            hypothesis=f"{counted(len(run.inside), 'idea')} that came close, together on the head.",
+            base=run.base,
+            train_py=text,
+            parents=run.inside,
+            patches=self._in_order(run.patches),
+            left_out=run.left_out,
+        )
+
+    # --- what follows from runs -------------------------------------------------------------------------------------
+
+    def rule(self, ruling: Ruling, idea: str, reason: str) -> None:
+        """Records that an idea stays out of the head, or in it, whatever scores say."""
+        self._rule(ruling, (idea,), reason)
+
+    def settle(self) -> None:
+        """Records what follows from the runs so far: decisions that have changed, and a new head."""
+        state = self.state()
+        decided = {r.experiment.id: r.verdict.decision for r in self.records() if r.verdict is not None}
+        for idea, verdict in flips(state, decided):
+            self.store.add_verdict(idea, verdict)
+            experiment = self.store.record(idea).experiment
+            self._observer.on_event("decision_changed", branch=experiment.branch, experiment=idea,
+                                    title=experiment.title, decision=verdict.decision, reason=verdict.reason)  # fmt: skip
+        self._move_head(state)
+
+    def _move_head(self, state: GroupState) -> None:
+        head = self.head()
+        wanted = state.farm.head
+        if head is None or frozenset(head.patches) == wanted:
+            return
+        measured = self._measured(state, head, wanted)
+        if measured is None:  # it has not run yet: a merge will
+            return
+        change = self._change(frozenset(head.patches), wanted)
+        moved = Head(
+            commit=measured.commit,
+            experiment_id=measured.id,
+            scores=(),
+            expected=policy.expected_score(state.farm, wanted)[0],
+            patches=self._in_order(wanted),
+        )
+        self.store.add_event(HEAD, head_event(self.group, moved, in_words(change)))
+        self._observer.on_event("head_moved", branch=self.group, change=in_words(change), expected=moved.expected)
+
+    def _measured(self, state: GroupState, head: Head, wanted: frozenset[str]) -> Experiment | None:
+        """The latest experiment with a score whose train.py has these ideas and follows the head's commit."""
+        for record in reversed(self.records()):
+            experiment = record.experiment
+            is_wanted = record.val_bpb is not None and state.patches_at.get(experiment.commit) == wanted
+            if is_wanted and follows(self._repo, head.commit, experiment.commit):
+                return experiment
+        return None
+
+    def _rule_on(self, misfit: DoesNotFit) -> None:
+        """Keeps an idea whose edit doesn't fit out of the head; or in it, if it can't be taken out."""
+        is_in = misfit.idea in self.state().farm.head
+        reason = "later edits stand on it: it can't be taken out" if is_in else "its edit conflicts with the head"
+        self._rule("pin" if is_in else "bar", (misfit.idea,), reason)
+        self.settle()
+
+    def _rule(self, ruling: Ruling, patches: tuple[str, ...], reason: str) -> None:
+        self.store.add_event(RULING, ruling_event(self.group, Ruled(ruling=ruling, patches=patches), reason))
+
+    def _fits(self, head: Head, ideas: tuple[str, ...]) -> str | None:
+        """The first of these ideas whose edit does not fit the head with those before it; None if all fit."""
+        change = HeadChange(add=tuple(self.store.record(name).experiment for name in ideas))
+        try:
+            changed_head(self._text_at(head.commit), change, self._text_at)
+        except DoesNotFit as misfit:
+            return misfit.idea
+        return None
+
+    def _change(self, before: frozenset[str], after: frozenset[str]) -> HeadChange:
+        ideas = [self.store.record(name).experiment for name in self._in_order(before | after)]
+        return head_change(before, after, ideas)
+
+    def _in_order(self, patches: frozenset[str]) -> tuple[str, ...]:
+        """Ideas in the order in which they first ran."""
+        return tuple(name for name in self.state().ideas if name in patches)
+
+
+def in_words(change: HeadChange) -> str:
+    """What a step between two heads does, in one line."""
+    added = [one_line(idea.title, 60) for idea in change.add]
+    removed = [f"without {one_line(idea.title, 60)}" for idea in reversed(change.remove)]
+    return "; ".join([*added, *removed])

@@ -1,0 +1,275 @@
+"""What the runs of a group of branches say: the state of `results/policy.py`, computed from the stored records in their order.
+
+A group is the branches of a tag that share one head: same platform, contract, data and baseline. `advance` takes one record and
+returns the state after it, so that replaying the journal gives what was decided. An idea is named by the id of the experiment
+that first tried it, and is the difference of its train.py from the head that it was tried on.
+"""
+
+import math
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from statistics import median
+from typing import Literal
+
+import numpy as np
+
+from research.contract import Contract
+from research.profiles import profile_named
+from research.result import RunResult
+from results import effect_estimate as estimate
+from results import policy, waves
+from results.effect_estimate import INTERVAL, NoiseModel, Seed
+from results.experiment import Branch, Experiment
+from results.policy import FarmState, Finished, Patch, Rules, RunKind
+from results.verdict import noise_prior
+
+SEED_SHARE = 0.9
+"""The share of sigma**2 that runs under one seed have in common before it was measured. On an H200 at 60 s four seeds had a
+standard deviation of 0.0034 bpb, and one small change under the same seeds moved them by 0.0008 with one of 0.0005."""
+
+MEMORY_PRICE = 0.0005
+"""The gain in bpb that each doubling of the head's peak memory must pay for."""
+
+SLACK_SIGMAS = 0.5
+"""The most that an idea may lose, in sigmas as claimed, however much simpler its code is."""
+
+STEPS_SLOPE = 0.57
+"""Loss in bpb per unit of ln(steps) on a CPU (`results/shares.py`), by which an unusual share of the machine moves a score."""
+
+USUAL_OF = 8
+"""The number of latest runs whose median share of the machine is the usual one."""
+
+Ruling = Literal["bar", "pin", "wave"]
+"""`bar`: an idea stays out of the head, `pin`: it stays in; `wave`: the wave of these ideas has ended."""
+
+KINDS: Mapping[str, RunKind] = {
+    "baseline": "baseline",
+    "explore": "explore",
+    "manual": "explore",
+    "merge": "merge",
+    "wave": "wave",
+    "control": "control",
+}
+"""What the policy calls the kinds of experiments. Confirmations are none of its runs: they must not be selected upon."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joined:
+    """A branch has joined the group."""
+
+    branch: Branch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """A run of an experiment has ended."""
+
+    experiment: Experiment
+    run: RunResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ruled:
+    """Something about ideas that no score says."""
+
+    ruling: Ruling
+    patches: tuple[str, ...]
+
+
+Entry = Joined | Ran | Ruled
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GroupState:
+    """A group's research after some records."""
+
+    farm: FarmState
+    patches_at: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The ideas in each commit that ran."""
+    ideas: Mapping[str, Patch] = field(default_factory=dict)
+    """Every idea that has a score, forgotten ones too."""
+    memory_at: Mapping[str, float] = field(default_factory=dict)
+    """Peak memory in MiB of each commit's last run with a score."""
+    shares: tuple[float, ...] = ()
+    """The latest runs' shares of the machine, on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IdeaEstimate:
+    """What is known of one idea, in bpb."""
+
+    idea: str
+    effect: float
+    low: float
+    high: float
+    """The ends of its 90% interval."""
+    helps: float
+    """The probability that the effect is above the price."""
+    price: float
+    in_head: bool
+    is_near_miss: bool
+
+
+def begin(branch: Branch, *, rules: Rules | None = None) -> GroupState:
+    """The state before any record of a group to which this branch belongs."""
+    return GroupState(farm=policy.begin(noise_model(branch), devices=0, rules=rules or rules_of(branch)))
+
+
+def noise_model(branch: Branch) -> NoiseModel:
+    """The noise that is expected of a branch's scores before anything is measured."""
+    contract = Contract.from_json(branch.contract_json)
+    profile = profile_named(branch.profile)
+    prior = noise_prior(profile.sigma, measured_at=profile.contract.TIME_BUDGET, budget=contract.TIME_BUDGET)
+    return NoiseModel(sigma=prior.sigma, runs=prior.runs, seed_share=SEED_SHARE, refit_every=policy.LOOP_REFIT)
+
+
+def rules_of(branch: Branch) -> Rules:
+    """The rules by which a branch keeps ideas."""
+    return Rules(greedy=branch.rule == "greedy")
+
+
+def replay(state: GroupState, entries: Iterable[Entry]) -> GroupState:
+    """The state after these records, in the order in which they were stored."""
+    for entry in entries:
+        state = advance(state, entry)
+    return state
+
+
+def advance(state: GroupState, entry: Entry) -> GroupState:
+    """The state after one more record."""
+    if isinstance(entry, Joined):
+        return replace(state, farm=policy.joined(state.farm))
+    if isinstance(entry, Ruled):
+        return _ruled(state, entry)
+    if entry.run.status == "lost" or entry.experiment.kind not in KINDS:
+        return state
+    state, patches = _with_patches_of(state, entry.experiment)
+    finished = _finished(state, entry, patches)
+    state = _with_machine(state, entry)
+    if finished.idea is not None and finished.score is not None:
+        state = replace(state, ideas={**state.ideas, finished.idea.name: finished.idea})
+    return replace(state, farm=policy.observe(state.farm, finished))
+
+
+def common_seed(group: str, loop: int, number: int, index: int) -> int:
+    """The seed of a loop's run: one of a few common ones, more of them as the research gets longer, at most 8.
+
+    `number` is that of the experiment on its branch, and `index` counts the experiment's runs.
+    """
+    count = min(8, 2 + loop + number // 8)
+    return seed_named(f"{group} {(loop + number + index) % count}")
+
+
+def seed_named(name: str) -> int:
+    """A seed that depends on nothing but this name."""
+    return zlib.crc32(name.encode())
+
+
+def seed_of(experiment: Experiment, run: RunResult) -> Seed | None:
+    """What the run's seed draws: the same for all programs that differ in constants alone and have as many parameters."""
+    return (run.seed, f"{experiment.structure} {run.num_params}") if experiment.structure else None
+
+
+def unusual_share(state: GroupState, run: RunResult) -> float:
+    """How much more of the machine a run had than usual, as a logarithm; 0 if that isn't known."""
+    if run.device != "cpu" or not run.cpu_share or len(state.shares) < 2:
+        return 0.0
+    return math.log(run.cpu_share / median(state.shares))
+
+
+def estimates(state: GroupState) -> tuple[IdeaEstimate, ...]:
+    """What is known of every idea that has a score, in the order in which they first ran."""
+    farm, names = state.farm, [name for name in state.ideas if state.farm.posterior.knows(name)]
+    if not names:
+        return ()
+    scale = farm.posterior.scale
+    mixture = estimate.effects_of(farm.posterior, names)
+    prices = np.array([state.ideas[name].price for name in names])
+    tail = (1 - INTERVAL) / 2
+    columns = (mixture.mean(), mixture.quantiles(tail), mixture.quantiles(1 - tail), mixture.above(prices / scale))
+    near = set(policy.near_misses(farm))
+    return tuple(
+        IdeaEstimate(
+            idea=name,
+            effect=mean * scale,
+            low=low * scale,
+            high=high * scale,
+            helps=helps,
+            price=state.ideas[name].price,
+            in_head=name in farm.head,
+            is_near_miss=name in near,
+        )
+        for name, mean, low, high, helps in zip(names, *(column.tolist() for column in columns), strict=True)
+    )
+
+
+def estimate_of(state: GroupState, idea: str) -> IdeaEstimate | None:
+    """What is known of one idea; None if it has no score."""
+    if idea not in state.ideas:
+        return None
+    (found,) = estimates(replace(state, ideas={idea: state.ideas[idea]}))
+    return found
+
+
+def _with_patches_of(state: GroupState, experiment: Experiment) -> tuple[GroupState, frozenset[str]]:
+    """The ideas in an experiment's train.py: as recorded, else its parent's and its own."""
+    patches = frozenset(experiment.patches)
+    if not patches and KINDS[experiment.kind] == "explore":
+        patches = state.patches_at.get(experiment.parent_commit, frozenset()) | {experiment.id}
+    return replace(state, patches_at={**state.patches_at, experiment.commit: patches}), patches
+
+
+def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finished:
+    experiment, run = entry.experiment, entry.run
+    kind = KINDS[experiment.kind]
+    return Finished(
+        kind=kind,
+        score=run.val_bpb if run.status == "ok" else None,
+        patches=patches,
+        left_out=frozenset(experiment.left_out),
+        idea=_idea(state, entry, patches) if kind == "explore" else None,
+        seed=seed_of(experiment, run),
+        doubt=STEPS_SLOPE * abs(unusual_share(state, run)),
+    )
+
+
+def _idea(state: GroupState, entry: Ran, patches: frozenset[str]) -> Patch:
+    """The idea of an experiment, with what it builds on and what it must pay for."""
+    experiment = entry.experiment
+    slots, others = frozenset(experiment.slots), patches & state.ideas.keys() - {experiment.id}
+    needs = frozenset(name for name in others if state.ideas[name].slots & slots)
+    least = -SLACK_SIGMAS * state.farm.posterior.model.sigma
+    price = max(experiment.price, least) + _memory_price(state, entry)
+    return Patch(name=experiment.id, slots=slots, price=price, needs=needs)
+
+
+def _memory_price(state: GroupState, entry: Ran) -> float:
+    """What more memory than the parent's must pay for, in bpb."""
+    before, peak = state.memory_at.get(entry.experiment.parent_commit), entry.run.peak_memory_mb
+    return MEMORY_PRICE * math.log2(peak / before) if before and peak and peak > before else 0.0
+
+
+def _with_machine(state: GroupState, entry: Ran) -> GroupState:
+    """The state with the run's memory and its share of the machine."""
+    run = entry.run
+    if run.status != "ok":
+        return state
+    if run.device == "cpu" and run.cpu_share:
+        state = replace(state, shares=(*state.shares, run.cpu_share)[-USUAL_OF:])
+    if run.peak_memory_mb is None:
+        return state
+    return replace(state, memory_at={**state.memory_at, entry.experiment.commit: run.peak_memory_mb})
+
+
+def _ruled(state: GroupState, entry: Ruled) -> GroupState:
+    farm = state.farm
+    if entry.ruling == "wave":
+        members = [name for name in entry.patches if name in farm.patches]
+        return replace(state, farm=policy.settled(waves.concluded(farm, members)))
+    for patch in entry.patches:
+        if entry.ruling == "bar":
+            farm = policy.barred(farm, patch)
+        elif patch in state.ideas:
+            farm = policy.pinned(farm, state.ideas[patch])
+    return replace(state, farm=farm)
