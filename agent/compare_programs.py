@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 from agent.diff import count_lines, unified_diff
+from agent.variable_names import normalise_names
 from research.hyperparameters import literal_text, read_constants
 from research.profiles import Constant
 from research.train_py import parse
@@ -14,7 +15,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
 
 def same_code(old: str, new: str) -> bool:
-    """Whether two texts are the same program: they differ in nothing but comments, docstrings and formatting."""
+    """Whether two texts are the same program: they differ in nothing that can change what it does."""
     return same_lines(old, new) or program_of(old) == program_of(new)
 
 
@@ -25,7 +26,8 @@ def same_lines(old: str, new: str) -> bool:
 
 @lru_cache(maxsize=256)
 def program_of(train_py: str) -> str:
-    """SHA-256 of a program: equal for texts that differ in nothing but comments, docstrings, formatting and random seeds.
+    """SHA-256 of a program: equal for texts that differ in nothing but comments, docstrings, formatting, the names of variables
+    and random seeds.
 
     Of a text that doesn't parse the lines count. Another version of Python may give the same text another value.
     """
@@ -33,6 +35,7 @@ def program_of(train_py: str) -> str:
         tree = parse(train_py)
         remove_docstrings(tree)
         _remove_seeds(tree)
+        normalise_names(tree)
         meaning = ast.dump(tree)
     except (SyntaxError, RecursionError):
         meaning = "\n".join(_lines(train_py))

@@ -87,6 +87,8 @@ class GroupState:
     farm: FarmState
     patches_at: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """The ideas in each commit that ran."""
+    patches_of: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The ideas in each program that ran, by `Experiment.program`: whoever runs it again measures the same ideas."""
     ideas: Mapping[str, Patch] = field(default_factory=dict)
     """Every idea that has a score, forgotten ones too."""
     memory_at: Mapping[str, float] = field(default_factory=dict)
@@ -125,8 +127,8 @@ def noise_model(branch: Branch) -> NoiseModel:
 
 
 def rules_of(branch: Branch) -> Rules:
-    """The rules by which a branch keeps ideas."""
-    return Rules(greedy=branch.rule == "greedy")
+    """The rules by which a branch keeps ideas. Each of its loops begins with a baseline, so that none is ever asked for."""
+    return Rules(greedy=branch.rule == "greedy", baselines=1)
 
 
 def replay(state: GroupState, entries: Iterable[Entry]) -> GroupState:
@@ -155,10 +157,10 @@ def advance(state: GroupState, entry: Entry) -> GroupState:
 def common_seed(group: str, loop: int, number: int, index: int) -> int:
     """The seed of a loop's run: one of a few common ones, more of them as the research gets longer, at most 8.
 
-    `number` is that of the experiment on its branch, and `index` counts the experiment's runs.
+    `number` is that of the experiment on its branch, and `index` counts the experiment's runs, whose seeds all differ.
     """
     count = min(8, 2 + loop + number // 8)
-    return seed_named(f"{group} {(loop + number + index) % count}")
+    return seed_named(f"{group} {(loop + number + index) % count if index < count else index}")
 
 
 def seed_named(name: str) -> int:
@@ -213,10 +215,13 @@ def estimate_of(state: GroupState, idea: str) -> IdeaEstimate | None:
 
 
 def _with_patches_of(state: GroupState, experiment: Experiment) -> tuple[GroupState, frozenset[str]]:
-    """The ideas in an experiment's train.py: as recorded, else its parent's and its own."""
+    """The ideas in an experiment's train.py: those of the same program, else as recorded, else its parent's and its own."""
     patches = frozenset(experiment.patches)
     if not patches and KINDS[experiment.kind] == "explore":
         patches = state.patches_at.get(experiment.parent_commit, frozenset()) | {experiment.id}
+    if experiment.program:
+        patches = state.patches_of.get(experiment.program, patches)
+        state = replace(state, patches_of={**state.patches_of, experiment.program: patches})
     return replace(state, patches_at={**state.patches_at, experiment.commit: patches}), patches
 
 
@@ -228,7 +233,7 @@ def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finishe
         score=run.val_bpb if run.status == "ok" else None,
         patches=patches,
         left_out=frozenset(experiment.left_out),
-        idea=_idea(state, entry, patches) if kind == "explore" else None,
+        idea=_idea(state, entry, patches) if experiment.id in patches else None,
         seed=seed_of(experiment, run),
         doubt=STEPS_SLOPE * abs(unusual_share(state, run)),
     )

@@ -15,17 +15,21 @@ def idea_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunRe
     Lost runs are left out; a failed one decides alone. Raises ValueError without a run.
     """
     failed = failure(runs)
-    found = estimate_of(state, experiment.id)
-    if failed is not None or found is None:
-        return failed or Verdict(decision="lost", reason="no baseline has a score yet")
+    if failed is not None:
+        return failed
+    idea = idea_in(state, experiment)
+    found = None if idea is None else estimate_of(state, idea)
+    if idea is None or found is None:
+        return measurement_verdict(state, experiment, runs)
     farm = state.farm
-    others = state.patches_at[experiment.commit] - {experiment.id}
+    others = state.patches_at[experiment.commit] - {idea}
     expected = [policy.expected_score(farm, others, seed_of(experiment, run))[0] for run in runs if run.status == "ok"]
     scores = scores_of(runs)
     gain = (sum(expected) - sum(scores)) / len(scores)
     score, needed = sum(scores) / len(scores), policy.needed_gain(farm, found.price)
-    is_kept = experiment.id in policy.kept(farm)
-    words = f"val_bpb {score:.4f} against {score + gain:.4f} expected of the head: {gain_in_words(gain)}; {_effect(found)}"
+    is_kept = idea in policy.kept(farm)
+    again = "" if idea == experiment.id else f"the same program as {idea}: "
+    words = f"{again}val_bpb {score:.4f} against {score + gain:.4f} expected of the head: {gain_in_words(gain)}; {_effect(found)}"
     words += _outcome(state, found, is_kept)
     return Verdict(
         decision="keep" if is_kept else "discard",
@@ -38,6 +42,15 @@ def idea_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunRe
         high=found.high,
         helps=found.helps,
     )
+
+
+def idea_in(state: GroupState, experiment: Experiment) -> str | None:
+    """The idea that an experiment tries: its own, or that of an earlier experiment with the same program; None: none."""
+    patches = state.patches_at[experiment.commit]
+    if experiment.id in patches:
+        return experiment.id
+    new = patches - state.patches_at.get(experiment.parent_commit, frozenset())
+    return next(iter(new)) if len(new) == 1 else None
 
 
 def merge_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunResult]) -> Verdict:
@@ -67,7 +80,8 @@ def measurement_verdict(state: GroupState, experiment: Experiment, runs: Sequenc
     patches = state.patches_at[experiment.commit]
     expected, sd = policy.expected_score(state.farm, patches)
     away = (score - expected) / sd
-    words = f"{experiment.kind}: val_bpb {score:.4f}, {expected:.4f} expected by now ({away:+.1f} standard deviations away)"
+    what = "known program" if experiment.kind in ("explore", "manual") else experiment.kind
+    words = f"{what}: val_bpb {score:.4f}, {expected:.4f} expected by now ({away:+.1f} standard deviations away)"
     return Verdict(decision="discard", reason=words, gain=expected - score, sigma=state.farm.posterior.sigma)
 
 

@@ -56,6 +56,12 @@ class Surface:
         return self.true_bpb(train_py) + self.chance.gauss(0, self.noise)
 
 
+def is_near_miss(record: ExperimentRecord) -> bool:
+    """Whether an experiment was discarded by the lab's rule although it gained."""
+    verdict = record.verdict
+    return verdict is not None and verdict.decision == "discard" and verdict.gain is not None and verdict.gain > 0
+
+
 @dataclass
 class Lab:
     """A branch on a surface, under a plain rule: keep what beats the head by sigma."""
@@ -71,7 +77,8 @@ class Lab:
         self.head = Head(commit="c0", experiment_id="e0", scores=scores, expected=sum(scores) / 2)
 
     def propose(self) -> Proposal:
-        context = make_context(tuple(self.records), self.train_py, head=self.head, sigma=SIGMA)
+        near = tuple(record for record in self.records if is_near_miss(record))
+        context = make_context(tuple(self.records), self.train_py, head=self.head, sigma=SIGMA, near_misses=near)
         return asyncio.run(self.researcher.propose(context))
 
     def training(self, proposal: Proposal) -> ExperimentRecord:

@@ -91,3 +91,45 @@ def test_what_changes_code_is_another_program(new):
 def test_texts_that_do_not_parse_are_compared_by_their_lines():
     assert same_code("def f(:\n", "def f(:  \n\n") and not same_code("def f(:\n", "def f(: # no\n")
     assert program_of("\0") != program_of("\ud800")
+
+
+NAMED = """
+RATE = 0.1
+
+def step(x, scale=1.0):
+    total = x * scale
+    for index in range(3):
+        total = total + index
+    return total
+
+model = step(RATE)
+loss = model + 1
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("total", "accumulated", True),  # a function's variable
+        ("index", "i", True),
+        ("model", "network", True),  # the module's
+        ("RATE", "SPEED", False),  # a constant is known by its name
+        ("scale", "factor", False),  # so is a parameter
+        ("step", "advance", False),
+        ("total + index", "total + total", False),
+        ("model + 1", "RATE + 1", False),
+    ],
+)
+def test_the_names_of_variables_make_no_difference(old: str, new: str, same: bool) -> None:
+    assert same_code(NAMED, NAMED.replace(old, new)) == same
+
+
+def test_a_name_that_other_code_may_go_by_stays() -> None:
+    text = NAMED + 'print(globals()["loss"])\n'
+    assert not same_code(text, text.replace("loss = ", "cost = "))
+
+
+def test_random_seeds_make_no_difference() -> None:
+    text = "import torch\nSEED = 1\ntorch.manual_seed(42)\n"
+    assert same_code(text, text.replace("42", "43").replace("SEED = 1", "SEED = 2"))
+    assert not same_code("x = f(42)\n", "x = f(43)\n")

@@ -146,7 +146,7 @@ def test_a_prepared_proposal_that_another_loop_tried_meanwhile_is_refused(make_l
 
 
 def test_a_person_may_run_it_again_as_a_replicate(make_loop) -> None:  # noqa: F811
-    """The runs of one experiment are decided together; another head's experiment becomes a new one."""
+    """The runs of one experiment are decided together, those of the baseline too."""
     scores = {"deep": [1.2, 1.6]}
     seeds: list[int] = []
 
@@ -167,15 +167,15 @@ def test_a_person_may_run_it_again_as_a_replicate(make_loop) -> None:  # noqa: F
         assert again.experiment.id == deep.experiment.id and len(again.runs) == 2
         assert loop.head().mean == pytest.approx(1.4) and decision(again) == "keep"
         baseline = loop._baseline()
-        elsewhere = await loop.try_again(baseline, replace(proposal("back", 2), train_py=TRAIN_PY))
-        assert elsewhere.experiment.parents == (baseline.experiment.id,) and elsewhere.experiment.number == 2
+        measured = await loop.try_again(baseline, replace(proposal("back", 2), train_py=TRAIN_PY))
+        assert measured.experiment.id == baseline.experiment.id and len(measured.runs) == len(baseline.runs) + 1
 
     asyncio.run(tries())
-    assert len(set(seeds)) == len(seeds)
+    assert len(set(seeds)) > 2
 
 
 def test_a_discard_that_is_run_again_is_decided_on_all_its_runs(make_loop) -> None:  # noqa: F811
-    scores = [1.52, 1.2]
+    scores = [1.505, 1.45]
 
     def tell(experiment, spec):
         return result(spec, 1.5 if experiment.kind == "baseline" else scores.pop(0))
@@ -187,7 +187,7 @@ def test_a_discard_that_is_run_again_is_decided_on_all_its_runs(make_loop) -> No
         first = await loop.try_now(proposal)
         assert decision(first) == "discard"
         again = await loop.try_again(first, proposal)
-        assert decision(again) == "keep" and again.val_bpb == pytest.approx(1.36)
+        assert decision(again) == "keep" and again.val_bpb == pytest.approx(1.4775)
         assert loop.worktree.head() == first.experiment.commit
         return loop.worktree
 

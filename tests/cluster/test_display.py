@@ -51,6 +51,7 @@ def test_the_live_view_shows_loops_verdicts_and_totals():
     display.loop_state(BRANCH, fraction=0.25, seconds=2.5, loss=3.21)
     display.verdict(record("keep", 1.25, kind="baseline"))
     display.verdict(record("keep", 1.2))
+    display.loop_state(BRANCH, best=1.2)
     display.verdict(record("discard", None))
     display.say("a [line] above")
     with console.capture() as capture:

@@ -77,7 +77,7 @@ pathlib.Path({str(notes)!r}).write_text(json.dumps(seen))
     seen = json.loads(notes.read_text())
     assert {"HISTORY.md", "program.md", "results.tsv", "research/train.py", "research/contract.py"} <= set(seen["files"])
     assert not [name for name in seen["files"] if ".git" in name]
-    assert "#1 | discard" in seen["history"] and "wider" in seen["tsv"] and seen["program"] == "Lower val_bpb."
+    assert "e0001 | discard" in seen["history"] and "wider" in seen["tsv"] and seen["program"] == "Lower val_bpb."
     assert "IDEA.md" in seen["prompt"] and seen["stdin"] == ""
     assert seen["env"]["ANTHROPIC_API_KEY"] == "the agent's own" and seen["env"]["CUDA_VISIBLE_DEVICES"] == ""
     assert not {"AUTORESEARCH_CACHE", "FARM_CACHE", "GIT_DIR"} & set(seen["env"])

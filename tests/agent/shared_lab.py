@@ -1,0 +1,127 @@
+"""Loops of one group in a small world, with real git and a real store: scores are made up, from effects that the test knows."""
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any
+
+from agent.loop import LoopSettings, ResearchLoop
+from agent.repo.branch_names import worktree_folder
+from agent.repo.repository import make_repository
+from agent.repo.worktree import Worktree
+from agent.researcher import OutOfIdeas
+from agent.researchers.scripted import ScriptedResearcher, Step
+from agent.shared_research import SharedResearch
+from research.hyperparameters import read_constants
+from research.profiles import PROFILES
+from research.result import RunResult, RunSpec
+from results.experiment import Branch, Experiment
+from results.store import Store
+from results.verdict import NoisePrior
+
+GROUP = "autoresearch/mar8"
+SIGMA = 0.004
+
+SALT = 1
+
+EFFECTS = dict(zip("ABCDEFGHIJKLMNOP", (0.03, 0.02, -0.02, 0.0, 0.002, 0.0015, 0.003, 0.003, 0.0015, 0.012, 0.003, 0.002, 0.003, 0.0,
+                                        0.002, 0.003), strict=True))  # fmt: skip
+"""The true gain in bpb of each constant's change from 0 to 1."""
+
+TEXT = "".join(f"{name} = 0\n\n\ndef use_{name.lower()}():\n    return {name}\n\n\n" for name in EFFECTS)
+
+
+class Listener:
+    """Keeps the events that loops report."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def on_loop_state(self, branch: str, **fields: Any) -> None:
+        pass
+
+    def on_verdict(self, record: Any) -> None:
+        pass
+
+    def on_event(self, kind: str, **fields: Any) -> None:
+        self.events.append((kind, fields))
+
+
+def score_of(train_py: str, seed: int) -> float:
+    """The val_bpb of a program under a seed: the same every time."""
+    constants = read_constants(train_py)
+    gain = sum(effect for name, effect in EFFECTS.items() if constants[name] == 1)
+    of_seed, of_run = (_chance(f"{seed}"), _chance(f"{SALT} {seed} {sorted(constants.items())}"))
+    return 2.0 - gain + SIGMA * (0.9 * of_seed + 0.4 * of_run)
+
+
+def _chance(text: str) -> float:
+    """A number from the standard normal distribution that depends on the text alone."""
+    digest = int.from_bytes(hashlib.sha256(text.encode()).digest()[:6], "big")
+    return NormalDist().inv_cdf((digest + 0.5) / 2**48)
+
+
+class SharedLab:
+    """Two loops of one group, each with half of the ideas as its script."""
+
+    def __init__(self, folder: Path, *, loops: int = 2) -> None:
+        self.repo, self.home = folder / "repo", folder / "home"
+        if not self.repo.exists():
+            make_repository(self.repo, {"research/train.py": TEXT})
+        self.names = [f"{GROUP}-cpu{number}" for number in range(loops)]
+        self.listener = Listener()
+        self.store = Store.open(self.home)
+        self.loops: list[ResearchLoop] = []
+
+    def open(self) -> list[ResearchLoop]:
+        """The loops, as a farm opens them at its start."""
+        self.loops = []
+        for number in range(len(self.names)):
+            self.loops.append(self._loop(number))
+        return self.loops
+
+    def _loop(self, number: int) -> ResearchLoop:
+        contract, name = PROFILES["cpu"].contract, self.names[number]
+        folder = worktree_folder(self.home, name)
+        worktree = (Worktree.open if folder.exists() else Worktree.create)(self.repo, folder, name)
+        branch = self.store.branch(name) or Branch(
+            name=name, tag="mar8", loop=number, profile="cpu", contract_json=contract.to_json(), score_fingerprint="s",
+            data_fingerprint="d", platform="a CPU", group=GROUP, baseline_commit=worktree.head(),
+            created="2026-03-08T20:00:00Z",
+        )  # fmt: skip
+        self.store.add_branch(branch)
+        shared = self.loops[0].shared if self.loops else SharedResearch(
+            store=self.store, repo=self.repo, group=GROUP, baseline_commit=branch.baseline_commit, observer=self.listener
+        )  # fmt: skip
+        settings = LoopSettings(contract=contract, sandbox="auto", save_model=False, noise=NoisePrior(sigma=SIGMA),
+                                rule="estimate", baseline_runs=2, program=self.home / "none")  # fmt: skip
+        steps = [Step(title=idea, constants={idea: 1}) for idea in list(EFFECTS)[number :: len(self.names)]]
+        return ResearchLoop(branch=branch, worktree=worktree, researcher=ScriptedResearcher(steps), store=self.store,
+                            shared=shared, execute=execute, observer=self.listener, settings=settings,
+                            start_speculatively=None)  # fmt: skip
+
+    async def research(self) -> None:
+        """Runs all loops until they are out of ideas, and of near-misses to combine."""
+
+        async def one(loop: ResearchLoop) -> None:
+            await loop.start()
+            try:
+                while True:
+                    await loop.step()
+            except OutOfIdeas:
+                await loop.close()
+
+        await asyncio.gather(*(one(loop) for loop in self.open()))
+
+    def rows(self, sql: str) -> list[tuple[Any, ...]]:
+        """The answer to a query."""
+        return list(self.store.query(sql, audience="person").rows)
+
+
+async def execute(experiment: Experiment, train_py: str, spec: RunSpec, report: Callable[..., None]) -> RunResult:
+    """A run of the small world."""
+    await asyncio.sleep(0)
+    return RunResult(run_id=spec.run_id, status="ok", reason="", seed=spec.seed, device="cpu",
+                     val_bpb=score_of(train_py, spec.seed), num_params=1)  # fmt: skip
