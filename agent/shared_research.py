@@ -87,9 +87,12 @@ class SharedResearch:
             return None
         while True:
             try:
-                return self._asked_by_person() or self._asked_by_policy() or self._of_wave()
+                run = self._asked_by_person() or self._asked_by_policy() or self._of_wave()
             except DoesNotFit as misfit:
                 self._rule_on(misfit)
+                continue
+            if run is not None or not self._concludes_wave():
+                return run
 
     def start_wave(self) -> bool:
         """Plans a wave of the near-misses. Returns False if there are too few, or these have been in one on this head."""
@@ -145,11 +148,8 @@ class SharedResearch:
 
     def _of_wave(self) -> RequestedRun | None:
         """The next run of the wave that is under way."""
-        run = self._waves.next_run(self._under_way)
+        run = self._waves.next_run()
         if run is None:
-            if (ended := self._waves.ended()) is not None:
-                self._rule("wave", ended, "the wave has ended")
-                self.settle()
             return None
         change = HeadChange(
             remove=tuple(self.store.record(name).experiment for name in reversed(run.left_out)),
@@ -171,6 +171,14 @@ class SharedResearch:
             patches=self._in_order(run.patches),
             left_out=run.left_out,
         )
+
+    def _concludes_wave(self) -> bool:
+        """Records that the wave under way has ended, if it has. Returns whether that is so."""
+        ended = self._waves.ended()
+        if ended is not None:
+            self._rule("wave", ended, "the wave has ended")
+            self.settle()
+        return ended is not None
 
     # --- what follows from runs -------------------------------------------------------------------------------------
 

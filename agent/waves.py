@@ -1,6 +1,6 @@
 """Waves: near-misses combined on the head by a Plackett-Burman design (`results/waves.py`), as events and runs of the store."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -66,7 +66,7 @@ class Waves:
                 "runs": runs}  # fmt: skip
         return self._store.add_event(WAVE, wave)
 
-    def next_run(self, under_way: Collection[str]) -> WaveRun | None:
+    def next_run(self) -> WaveRun | None:
         """The first run of the wave under way that no loop has begun."""
         wave = self._under_way()
         if wave is None:

@@ -57,7 +57,7 @@ class Groups:
     def _state(self, group: str) -> GroupState:
         with self._lock:
             position, state = self._states.get(group, (0, None))
-            for seq, entry in self._entries(group, position):
+            for seq, entry in self.entries(group, position):
                 if state is None:
                     assert isinstance(entry, Joined), "a branch comes before its runs"
                     state = begin(entry.branch)
@@ -117,7 +117,7 @@ class Groups:
             (seq, branch_from(json.loads(body))) for seq, body in self._rows("SELECT seq, record FROM branches ORDER BY seq")
         ]
 
-    def _entries(self, group: str, after: int) -> list[tuple[int, Entry]]:
+    def entries(self, group: str, after: int = 0) -> list[tuple[int, Entry]]:
         """The group's records after a position of the journal, with their positions, in order."""
         branches = [(seq, branch) for seq, branch in self._branches() if branch.head_branch == group]
         names = [branch.name for _, branch in branches]

@@ -2,6 +2,9 @@
 
 import asyncio
 import hashlib
+import os
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import NormalDist
@@ -18,6 +21,7 @@ from research.hyperparameters import read_constants
 from research.profiles import PROFILES
 from research.result import RunResult, RunSpec
 from results.experiment import Branch, Experiment
+from results.journal import JournalRecord
 from results.store import Store
 from results.verdict import NoisePrior
 
@@ -120,8 +124,43 @@ class SharedLab:
         return list(self.store.query(sql, audience="person").rows)
 
 
+def research_until_killed(folder: Path, boundary: str) -> None:
+    """Researches in this process, which is killed right before or after the first record of a kind, as in `before head`."""
+    when, _, kind = boundary.partition(" ")
+    lab = SharedLab(folder)
+    append = lab.store.journal.append
+
+    def append_and_die(record: JournalRecord) -> None:
+        is_it = bool(kind) and kind in kinds_of(lab.store, record)
+        if is_it and when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        append(record)
+        if is_it:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    lab.store.journal.append = append_and_die  # type: ignore[method-assign]
+    asyncio.run(lab.research())
+
+
+def kinds_of(store: Store, record: JournalRecord) -> set[str]:
+    """What a record is: `merge verdict`, `wave run`, `flip`, `head`, ..."""
+    body = record.body
+    if record.kind == "event":
+        return {str(body["kind"])}
+    if record.kind == "experiment":
+        return {f"{body['kind']} experiment"}
+    if record.kind not in ("run", "verdict"):
+        return set()
+    kind = store.record(body["experiment_id"]).experiment.kind
+    return {f"{kind} {record.kind}", *(["flip"] if "." in record.id else [])}
+
+
 async def execute(experiment: Experiment, train_py: str, spec: RunSpec, report: Callable[..., None]) -> RunResult:
     """A run of the small world."""
     await asyncio.sleep(0)
     return RunResult(run_id=spec.run_id, status="ok", reason="", seed=spec.seed, device="cpu",
                      val_bpb=score_of(train_py, spec.seed), num_params=1)  # fmt: skip
+
+
+if __name__ == "__main__":
+    research_until_killed(Path(sys.argv[1]), sys.argv[2])
