@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop
@@ -61,7 +62,7 @@ class Farm:
         try:
             self.home.record_repository(options.repo)
             self.store = self._cleanup.enter_context(Store.open(self.home.folder, wait_s=5.0))
-            self.export = HistoryExport(self.store)
+            self.export = HistoryExport(self.store, on_aside=self._on_aside)
             self.events = FarmEvents(self.home, self.store, display, self.export, show_joining=options.engine == "ray")
             self._working: Dispatcher | None = None
             self.on_stop: Callable[[], None] = _interrupt
@@ -97,6 +98,9 @@ class Farm:
             "waiting": [item.id for item in working.queue.waiting] if working else [],
             "quarantined": dict(working.quarantined) if working else {},
         }
+
+    def _on_aside(self, branch: str, file: Path) -> None:
+        self.events.on_event("picture_moved_aside", branch=branch, file=str(file))
 
     def seconds(self) -> float:
         """Seconds since the farm began."""
