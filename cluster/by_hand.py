@@ -135,7 +135,9 @@ def give_back(options: FarmOptions, loop: ResearchLoop, record: ExperimentRecord
     text = loop.worktree.train_py(head.commit)
     if working_train_py(tree) == tried != text:
         (tree / TRAIN_FILE).write_text(text, encoding="utf-8")
-    write_results_tsv(tree / "results.tsv", loop.store.records(loop.branch.name))
+    aside = write_results_tsv(tree / "results.tsv", loop.store.records(loop.branch.name))
+    if aside is not None:
+        loop.observer.on_event("moved_aside", branch=loop.branch.name, file=str(aside))
 
 
 def try_of(working: str, finished: Sequence[ExperimentRecord], worktree: Worktree) -> ExperimentRecord | None:

@@ -5,10 +5,11 @@ import os
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from cluster.by_hand import earlier_try, proposal_by_hand
+from cluster.by_hand import earlier_try, give_back, proposal_by_hand
 from research.errors import UserError
 from tests.agent.samples import TRAIN_PY
 from tests.agent.test_loop import make_loop, result  # noqa: F401 - a fixture
@@ -149,3 +150,20 @@ def test_what_was_tried_or_changes_no_code_is_refused_in_one_line(make_loop) -> 
         assert (baseline.experiment.number, len(baseline.runs)) == (0, 3)
 
     asyncio.run(tries())
+
+
+def test_a_foreign_file_beside_a_train_py_that_git_cant_commit_is_moved_aside_and_named(make_loop, tmp_path) -> None:  # noqa: F811
+    tree, told = tmp_path / "zip", []
+    (tree / "research").mkdir(parents=True)
+    (tree / "research" / "train.py").write_text(TRAIN_PY)
+    (tree / "results.tsv").write_text("my notes\n")
+
+    async def tries() -> None:
+        loop = make_loop(lambda experiment, spec: result(spec, 1.5))
+        loop.observer.on_event = lambda kind, **fields: told.append((kind, fields["file"]))
+        await loop.start()
+        give_back(SimpleNamespace(source_tree=tree), loop, loop.store.record("mar8-0000"), TRAIN_PY)
+
+    asyncio.run(tries())
+    assert told == [("moved_aside", str(tree / "results.tsv.1"))]
+    assert (tree / "results.tsv.1").read_text() == "my notes\n" and "baseline" in (tree / "results.tsv").read_text()
