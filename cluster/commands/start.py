@@ -65,6 +65,7 @@ def demo_options(options: argparse.Namespace) -> "FarmOptions":
     from cluster.options import FarmOptions
 
     home = find_home(options.home)
+    home.check_writable()
     repo = repository_for(Path.cwd(), home.folder)
     return FarmOptions(
         repo=repo,

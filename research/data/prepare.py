@@ -52,6 +52,7 @@ from research.data.sources import (
 from research.data.staleness import staleness
 from research.data.tokenizer import Tokenizer, TooLittleText, check_roundtrip, encode_all, train_tokenizer
 from research.errors import UserError
+from research.files import not_writable, try_to_write
 from research.profiles import PROFILES
 from research.sandbox.visible import is_needed
 from research.text import counted, printable, size
@@ -82,6 +83,7 @@ def prepare(contract: Contract, *, cache: Path, num_shards: int = 10, revision: 
     wanted = _Wanted.of(contract, num_shards=num_shards, revision=revision, text_field=text_field)
     found = None if force else _up_to_date(wanted, cache)
     if found is None:
+        check_writable(cache)
         with _only_one(cache / "prepared" / f".{wanted.slug}.lock", say):
             found = (None if force else _up_to_date(wanted, cache)) or _prepare(
                 contract, wanted, cache=cache, num_shards=num_shards, allow_visible=allow_visible, say=say
@@ -92,6 +94,15 @@ def prepare(contract: Contract, *, cache: Path, num_shards: int = 10, revision: 
         found.save_manifest()
     say(f"prepared: {found.train_rows:,} training rows of {found.seq_len + 1:,} tokens in {found.folder}")
     return found
+
+
+def check_writable(cache: Path) -> None:
+    """Raises UserError if data can't be prepared in `cache` because it can't be made or written, which is tried."""
+    folder = Path(cache).expanduser().absolute() / "prepared"
+    try:
+        try_to_write(folder)
+    except OSError as error:
+        raise not_writable("cache", folder.parent, error, option="--cache (or FARM_CACHE)") from None
 
 
 def find_prepared(contract: Contract, *, cache: Path, num_shards: int | None = None, score_fingerprint: str | None = None,
@@ -174,8 +185,12 @@ class _Wanted:
         return next(iter(self.found(cache)), None)
 
     def found(self, cache: Path) -> list[PreparedData]:
-        """All prepared data that fits, the newest first. Damaged folders are skipped."""
-        loaded = (_load_if_sound(path.parent) for path in (cache / "prepared").glob("[!.]*/manifest.json"))
+        """All prepared data that fits, the newest first. What is damaged or can't be read is skipped."""
+        try:
+            manifests = list((cache / "prepared").glob("[!.]*/manifest.json"))
+        except PermissionError:
+            return []
+        loaded = (_load_if_sound(path.parent) for path in manifests)
         fitting = [data for data in loaded if data is not None and self.fits(data)]
         return sorted(fitting, key=lambda data: data.created, reverse=True)
 
