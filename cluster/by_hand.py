@@ -15,6 +15,7 @@ from agent.repo.branch_names import experiment_ref, is_farm_branch, short_name
 from agent.repo.git_command import command_to_type
 from agent.repo.repository import TRAIN_FILE, train_py_to_try, uncommitted_train_py, working_train_py
 from agent.repo.worktree import Worktree, checked_out_branch
+from cluster.background import in_background
 from cluster.branch_start import committed_train_py, fitted_edit
 from cluster.dispatch import NoWorkersLeft
 from cluster.display import Display
@@ -38,7 +39,7 @@ def on_the_checkouts_branch(options: FarmOptions) -> FarmOptions:
 
 async def try_once(options: FarmOptions, message: str | None, display: Display, *, again: bool = False) -> ExperimentRecord:
     """The record of an experiment with the working train.py, run now; `again`: even if it has been tried. Raises UserError."""
-    farm = await asyncio.to_thread(Farm, options, display)
+    farm = await in_background(Farm, options, display)
     try:
         return await try_working_train_py(farm, message, again=again)
     except (BaselineFailed, InfrastructureFailed, NoWorkersLeft) as failure:

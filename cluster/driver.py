@@ -15,6 +15,7 @@ from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, Resea
 from agent.researcher import BudgetSpent, OutOfIdeas
 from agent.researchers.make import make_researcher
 from agent.shared_research import SharedResearch
+from cluster.background import in_background
 from cluster.branch_start import BranchStart, free_memory
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.display import Display
@@ -42,7 +43,7 @@ from results.verdict import NoisePrior, noise_prior
 
 async def run_farm(options: FarmOptions, display: Display) -> FarmSummary:
     """Runs the farm until its limits, Ctrl-C or SIGTERM; the same call resumes where it left off. Raises UserError."""
-    farm = await asyncio.to_thread(Farm, options, display)
+    farm = await in_background(Farm, options, display)
     try:
         return await FarmRun(farm).run()
     finally:
@@ -242,7 +243,7 @@ class FarmRun:
         plans = self._farm.local_plans
         async for joined in dispatcher.changes():
             if self._options.engine == "ray":
-                plans = await asyncio.to_thread(planner.joining, joined, dispatcher.devices)
+                plans = await in_background(planner.joining, joined, dispatcher.devices)
             for plan in plans:
                 task = asyncio.create_task(self._run_loop(plan), name=plan.branch_name)
                 task.add_done_callback(lambda _: self._news.set())

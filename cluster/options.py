@@ -13,9 +13,6 @@ from results.verdict import LINE_PRICE, Rule
 
 EngineKind = Literal["local", "ray"]
 
-DEFAULT_SHARDS = 10
-"""Training shards that are prepared if the user gives no number."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class FarmOptions:
