@@ -13,9 +13,18 @@ from agent.refusals import terms_of
 from agent.repo.branch_log import FITTED_FROM, is_ancestor, positions_of
 from agent.repo.branch_names import branch_name, branch_ref, short_name, worktree_folder
 from agent.repo.git_command import GitFailed, command_to_type, run_git
-from agent.repo.repository import TRAIN_FILE, head_train_py, train_py_at, train_py_to_try, uncommitted_train_py
+from agent.repo.repository import (
+    TRAIN_FILE,
+    head_train_py,
+    is_committed_around,
+    train_py_at,
+    train_py_to_try,
+    uncommitted_train_py,
+    working_train_py,
+)
 from agent.repo.worktree import Worktree, branch_exists, checked_out_branch
 from cluster.hardware import platform_identity
+from cluster.home import inside_job
 from cluster.loop_plans import (
     LoopPlan,
     check_same_scoring,
@@ -32,6 +41,8 @@ from research.text import utc_now
 from research.train_py import problem_with
 from results.experiment import Branch
 from results.store import Store
+
+LEFT_OUT = "{file} has uncommitted edits: they are left out (--dirty includes them)."
 
 
 class BranchStart:
@@ -111,11 +122,11 @@ class BranchStart:
         """
         repo, recipe = self._options.repo, self._options.recipe
         text = committed_train_py(repo)
-        edited = uncommitted_train_py(repo)
-        if edited is not None and self._options.dirty:
-            text = edited
+        edited, tree = uncommitted_train_py(repo), self._options.source_tree
+        if self._options.dirty:
+            text = edited or (tree and working_train_py(tree)) or text
         elif edited is not None:
-            self._say_once(f"{TRAIN_FILE} has uncommitted edits: they are left out (--dirty includes them).")
+            self._say_once(LEFT_OUT.format(file=TRAIN_FILE if tree is None else repo / TRAIN_FILE))
         text, _ = fit_to_profile(text, plan.contract.profile, free_memory(plan), recipe=recipe)
         return text
 
@@ -202,6 +213,23 @@ def check_branches(options: FarmOptions, known: Mapping[str, Branch]) -> None:
 
 def _unknown_branch(name: str) -> UserError:
     return UserError(f"The branch {name} exists, but this home has no record of it: use another --tag.")
+
+
+def source_tree_lines(options: FarmOptions) -> list[str]:
+    """What a new branch starts from where git can't commit in the user's folder. A job's folder is what was sent to it."""
+    tree = options.source_tree
+    if tree is None or inside_job():
+        return []
+    working = train_py_to_try(tree)
+    if working != committed_train_py(options.repo).replace("\r\n", "\n"):
+        return [] if options.dirty else [LEFT_OUT.format(file=tree / TRAIN_FILE)]
+    if is_committed_around(tree):
+        return []
+    start = "git init && git add --all && git commit -m start"
+    return [
+        f"{tree} is not in a git repository: the branch starts from its {TRAIN_FILE} as it is now, edits included; to tell "
+        f"them apart, run `{start}` there before you edit it"
+    ]
 
 
 def failed_start(store: Store, branch: str) -> str | None:

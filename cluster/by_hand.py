@@ -1,6 +1,7 @@
 """`farm try`: one experiment with the user's own train.py, through the same loop as all others."""
 
 import asyncio
+import os
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from agent.repo.branch_names import experiment_ref, is_farm_branch, short_name
 from agent.repo.git_command import command_to_type
 from agent.repo.repository import TRAIN_FILE, train_py_to_try, uncommitted_train_py, working_train_py
 from agent.repo.worktree import Worktree, checked_out_branch
+from cluster.background import in_background
 from cluster.branch_start import committed_train_py, fitted_edit
 from cluster.dispatch import NoWorkersLeft
 from cluster.display import Display
@@ -38,7 +40,7 @@ def on_the_checkouts_branch(options: FarmOptions) -> FarmOptions:
 
 async def try_once(options: FarmOptions, message: str | None, display: Display, *, again: bool = False) -> ExperimentRecord:
     """The record of an experiment with the working train.py, run now; `again`: even if it has been tried. Raises UserError."""
-    farm = await asyncio.to_thread(Farm, options, display)
+    farm = await in_background(Farm, options, display)
     try:
         return await try_working_train_py(farm, message, again=again)
     except (BaselineFailed, InfrastructureFailed, NoWorkersLeft) as failure:
@@ -82,8 +84,7 @@ async def try_working_train_py(farm: Farm, message: str | None, *, again: bool =
             if measured_before:  # else it has been told
                 await tell_if_busy(farm)
             record = await (loop.try_now(proposal) if earlier is None else loop.try_again(earlier, proposal))
-        give_back(options, loop, record, tried)
-        copy_log(farm.home.runs / record.runs[-1].run_id / "run.log", (tree or options.repo) / "run.log")
+        leave_results(farm, loop, record, tried)
         return record
     finally:
         await loop.close()
@@ -125,6 +126,18 @@ def earlier_try(loop: ResearchLoop, working: str, head_text: str, *, again: bool
     raise UserError(f"{result_in_words(earlier)}. Edit {TRAIN_FILE} further, or run it --again, as a replicate.")
 
 
+def leave_results(farm: Farm, loop: ResearchLoop, record: ExperimentRecord, tried: str) -> None:
+    """Leaves the head's train.py, results.tsv and run.log where the user works. What can't be written there is said and stays:
+    the experiment is on record.
+    """
+    folder = farm.options.source_tree or farm.options.repo
+    try:
+        give_back(farm.options, loop, record, tried)
+        copy_log(farm.home.runs / record.runs[-1].run_id / "run.log", folder / "run.log")
+    except OSError as error:
+        farm.display.say(f"{error.filename or folder} can't be written ({error.strerror}): it stays as it is")
+
+
 def give_back(options: FarmOptions, loop: ResearchLoop, record: ExperimentRecord, tried: str) -> None:
     """Restores the head's train.py after a discard, unless the user has edited it since; a commit of the user's stays."""
     head, tree = loop.head(), options.source_tree
@@ -135,7 +148,9 @@ def give_back(options: FarmOptions, loop: ResearchLoop, record: ExperimentRecord
     text = loop.worktree.train_py(head.commit)
     if working_train_py(tree) == tried != text:
         (tree / TRAIN_FILE).write_text(text, encoding="utf-8")
-    write_results_tsv(tree / "results.tsv", loop.store.records(loop.branch.name))
+    aside = write_results_tsv(tree / "results.tsv", loop.store.records(loop.branch.name))
+    if aside is not None:
+        loop.observer.on_event("moved_aside", branch=loop.branch.name, file=str(aside))
 
 
 def try_of(working: str, finished: Sequence[ExperimentRecord], worktree: Worktree) -> ExperimentRecord | None:
@@ -156,8 +171,11 @@ def is_kept(record: ExperimentRecord) -> bool:
 
 
 def where_the_edit_is(record: ExperimentRecord, options: FarmOptions) -> str:
-    """A line with the command that restores an edit that was not kept; empty if it was kept or is the baseline."""
-    if is_kept(record) or not record.is_idea:
+    """A line with the command that restores an edit that was not kept; empty if it was kept, is the baseline, or is still
+    there because the folder can't be written.
+    """
+    tree = options.source_tree
+    if is_kept(record) or not record.is_idea or (tree is not None and not os.access(tree / TRAIN_FILE, os.W_OK)):
         return ""
     unedited = options.source_tree is None and uncommitted_train_py(options.repo) is None
     restored = f"{TRAIN_FILE} is the head's again; " if unedited else ""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 from agent.repo.branch_names import check_name
 from agent.researchers.make import RESEARCHERS
+from cluster.background import exit_without_waiting, is_left_behind
 from cluster.hardware import ANY_DEVICE, DeviceRequest
 from cluster.proxies import LOOPBACK, reach_directly
 from research.command_line import to_type
@@ -40,15 +41,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit status: 0 done, 1 done with a bad outcome, 2 a mistake that one line explains."""
     prepare_streams()
     reach_directly(*LOOPBACK)
+    status = _status_of(sys.argv[1:] if arguments is None else list(arguments))
+    exit_without_waiting(status)
+    return status
+
+
+def _status_of(given: Sequence[str]) -> int:
+    """Runs a command, and explains in one line whatever ends it early."""
     try:
-        status = run_command(sys.argv[1:] if arguments is None else list(arguments))
+        status = run_command(given)
         sys.stdout.flush()
         return status
     except UserError as error:
         print(f"farm: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("farm: stopped", file=sys.stderr)
+        again = " while it prepared: the same command prepares again what is not complete" if is_left_behind() else ""
+        print(f"farm: stopped{again}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `farm sql ... | head`
         drop_output()

@@ -135,10 +135,12 @@ def estimate(
 
 def data_line(contract: Contract, num_shards: int | None) -> str:
     """A line about data that is not prepared yet."""
+    from research.data.prepare import DEFAULT_SHARDS
+
     source = contract.source.partition(":")[0]
     if source not in DATA_BYTES:
         return "data: your text is prepared first, which takes about as much disk space again"
-    shards = 1 if source == "stdlib" else (num_shards or 10) + 2
+    shards = 1 if source == "stdlib" else (num_shards or DEFAULT_SHARDS) + 2
     return f"data: {source} is prepared first, which takes about {size(shards * DATA_BYTES[source])} of disk space"
 
 

@@ -7,7 +7,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from cluster.ray_cluster.exposure import RayHere, look_at_ray
 from research.command_line import to_type
 from research.contract import Contract
 from research.errors import UserError
+from research.files import try_to_write
 from research.gpu_driver import driver_version
 from research.gpu_memory import GIB
 from research.profiles import choose_profile, profile_named
@@ -280,15 +280,6 @@ def _disk(name: str, folder: Path) -> Check:
     if free < LEAST_FREE_DISK:
         return Check(name=name, state="warn", found=found, cure=f"free some space, or choose another --{name}")
     return Check(name=name, state="ok", found=found)
-
-
-def try_to_write(folder: Path) -> None:
-    """Writes a file where `folder` is or would be made, and removes it again. Raises OSError if that is refused."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=".farm-doctor-") as file:
-        file.write(b"x" * 4096)
-        file.flush()
 
 
 def _flash_attention(devices: Sequence[Device]) -> list[Check]:

@@ -8,12 +8,14 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop
 from agent.researcher import BudgetSpent, OutOfIdeas
 from agent.researchers.make import make_researcher
 from agent.shared_research import SharedResearch
+from cluster.background import in_background
 from cluster.branch_start import BranchStart, free_memory
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.display import Display
@@ -41,7 +43,7 @@ from results.verdict import NoisePrior, noise_prior
 
 async def run_farm(options: FarmOptions, display: Display) -> FarmSummary:
     """Runs the farm until its limits, Ctrl-C or SIGTERM; the same call resumes where it left off. Raises UserError."""
-    farm = await asyncio.to_thread(Farm, options, display)
+    farm = await in_background(Farm, options, display)
     try:
         return await FarmRun(farm).run()
     finally:
@@ -61,7 +63,7 @@ class Farm:
         try:
             self.home.record_repository(options.repo)
             self.store = self._cleanup.enter_context(Store.open(self.home.folder, wait_s=5.0))
-            self.export = HistoryExport(self.store)
+            self.export = HistoryExport(self.store, on_aside=self._on_aside)
             self.events = FarmEvents(self.home, self.store, display, self.export, show_joining=options.engine == "ray")
             self._working: Dispatcher | None = None
             self.on_stop: Callable[[], None] = _interrupt
@@ -97,6 +99,9 @@ class Farm:
             "waiting": [item.id for item in working.queue.waiting] if working else [],
             "quarantined": dict(working.quarantined) if working else {},
         }
+
+    def _on_aside(self, branch: str, file: Path) -> None:
+        self.events.on_event("picture_moved_aside", branch=branch, file=str(file))
 
     def seconds(self) -> float:
         """Seconds since the farm began."""
@@ -238,7 +243,7 @@ class FarmRun:
         plans = self._farm.local_plans
         async for joined in dispatcher.changes():
             if self._options.engine == "ray":
-                plans = await asyncio.to_thread(planner.joining, joined, dispatcher.devices)
+                plans = await in_background(planner.joining, joined, dispatcher.devices)
             for plan in plans:
                 task = asyncio.create_task(self._run_loop(plan), name=plan.branch_name)
                 task.add_done_callback(lambda _: self._news.set())

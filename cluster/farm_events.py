@@ -19,6 +19,7 @@ MESSAGES = {
     "head_moved": "{branch}: the head is now {change}; {expected:.6f} expected",
     "share_unusual": "{branch}: {run} had {share:+.1%} of the machine than usual, which may decide: it is repeated",
     "no_wave": "{branch}: too few near-misses to combine, or they have been combined on this head",
+    "picture_moved_aside": "{branch}: progress.png was not drawn by the farm: it is now {file}",
     "run_lost": "{branch}: run {run} was lost: {reason}",
 }
 """The messages for events that the user is told about; all others are only logged."""

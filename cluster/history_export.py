@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from results.plot import write_progress_png
@@ -17,8 +18,9 @@ LEAST_SECONDS = 5.0
 class HistoryExport:
     """Keeps history.parquet and the pictures of the branches up to date."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, *, on_aside: Callable[[str, Path], None]) -> None:
+        """`on_aside(branch, file)` is told of a person's picture that was moved out of the way."""
+        self._store, self._on_aside = store, on_aside
         self._last = 0.0
         self._pictures: dict[str, Path] = {}
         self._drawn: dict[str, int] = {}
@@ -35,7 +37,9 @@ class HistoryExport:
             records = self._store.records(branch)
             seen = sum(len(record.runs) + (record.verdict is not None) for record in records)
             if self._drawn.get(branch) != seen:
-                write_progress_png(path, records, title=branch)
+                aside = write_progress_png(path, records, title=branch)
+                if aside is not None:
+                    self._on_aside(branch, aside)
                 self._drawn[branch] = seen
         self._last = time.monotonic()
 

@@ -16,7 +16,7 @@ import research
 from research.command_line import to_type
 from research.contract import cache_folder
 from research.errors import UserError
-from research.files import user_path, write_atomically
+from research.files import not_writable, try_to_write, user_path, write_atomically
 from research.text import utc_now
 
 HOME_VARIABLE = "FARM_HOME"
@@ -80,13 +80,20 @@ class Home:
     def lock_file(self) -> Path:
         return self.folder / "farm.lock"
 
+    def check_writable(self) -> None:
+        """Raises UserError if the home can't be made or written, which is tried. Nothing is left there."""
+        try:
+            try_to_write(self.folder)
+        except OSError as error:
+            raise self._not_writable(error) from None
+
     def create(self) -> "Home":
         """Creates the folders and returns the home. Raises UserError if they can't be written."""
         try:
             for folder in (self.folder, self.runs, self.worktrees, self.logs):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"The home {self.folder} can't be created ({error.strerror}): choose another --home.") from None
+            raise self._not_writable(error) from None
         return self
 
     @contextlib.contextmanager
@@ -99,7 +106,7 @@ class Home:
         try:
             descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
-            raise UserError(f"The home {self.folder} can't be written ({error.strerror}): choose another --home.") from None
+            raise self._not_writable(error) from None
         try:
             if not _locked(descriptor, fcntl.LOCK_EX, tries=LOCK_TRIES):
                 raise self._held()
@@ -125,6 +132,9 @@ class Home:
         """Raises UserError, which names the process that holds it, if a farm runs on this home."""
         if self.holder() is not None:
             raise self._held()
+
+    def _not_writable(self, error: OSError) -> UserError:
+        return not_writable("home", self.folder, error, option="--home")
 
     def _named_holder(self) -> str:
         try:

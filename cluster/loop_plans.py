@@ -10,7 +10,7 @@ from typing import Any
 
 from agent.repo.branch_names import branch_name
 from cluster.hardware import Device, platform_identity
-from cluster.options import DEFAULT_SHARDS, FarmOptions
+from cluster.options import FarmOptions
 from research.contract import Contract
 from research.data.prepare import find_prepared, prepare
 from research.data.prepared import PreparedData
@@ -111,8 +111,7 @@ def prepared_data(
     found = data_if_prepared(contract, options, score_fingerprint=score_fingerprint, say=say)
     if found is not None:
         return found
-    shards = DEFAULT_SHARDS if options.num_shards is None else options.num_shards
-    return prepare(contract, cache=options.cache, num_shards=shards, say=say)
+    return prepare(contract, cache=options.cache, num_shards=options.num_shards, say=say)
 
 
 def data_if_prepared(

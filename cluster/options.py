@@ -13,9 +13,6 @@ from results.verdict import LINE_PRICE, Rule
 
 EngineKind = Literal["local", "ray"]
 
-DEFAULT_SHARDS = 10
-"""Training shards that are prepared if the user gives no number."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class FarmOptions:
@@ -27,7 +24,7 @@ class FarmOptions:
     cache: Path
     """The folder of prepared data on this machine."""
     source_tree: Path | None = None
-    """The folder whose research/train.py `farm try` takes where git can't commit, so that `repo` is elsewhere. None: `repo`."""
+    """The folder with the user's research/train.py where git can't commit, so that `repo` is elsewhere. None: `repo`."""
     tag: str
     researcher: str
     """A name that `agent.researchers.make` knows."""

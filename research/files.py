@@ -1,9 +1,12 @@
 """Files and folders: atomic writes, and the folder of the package. Standard library only."""
 
+import errno
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path
 
 from research.errors import UserError
@@ -41,12 +44,34 @@ def write_atomically(path: Path, content: str | bytes, *, private: bool = False,
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def move_aside(path: Path) -> Path:
+    """Renames what is at `path` to `NAME.1`, or the next number that is free, and returns that path."""
+    aside = next(free for number in count(1) if not (free := path.with_name(f"{path.name}.{number}")).exists())
+    return path.rename(aside)
+
+
 def make_open_folder(path: Path) -> None:
     """Makes a folder with its parents, readable by everybody regardless of the umask; does nothing if it exists."""
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
         folder.chmod(0o755)
+
+
+def try_to_write(folder: Path) -> None:
+    """Writes a file where `folder` is or would be made, and removes it again. Raises OSError if that is refused."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".farm-tries-", suffix=TEMPORARY) as file:
+        file.write(b"x" * 4096)
+        file.flush()
+
+
+def not_writable(what: str, folder: Path, error: OSError, *, option: str) -> UserError:
+    """The error for a folder of the farm's that can't be made or written, with the option that names another."""
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    cure = "free some space there" if is_full else "change its permissions"
+    return UserError(f"The {what} {folder} can't be written ({error.strerror}): {cure}, or choose another {option}.")
 
 
 def user_path(path: str | Path, *, instead: str) -> Path:

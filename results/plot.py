@@ -1,14 +1,17 @@
 """progress.png: every experiment of a branch, the keeps with their titles, and the head over time."""
 
+import logging
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
 
-from research.files import replacing
+from research.files import move_aside, replacing
 from research.text import counted, one_line, shortened
 from results.experiment import Decision, ExperimentRecord
 
@@ -44,6 +47,12 @@ FAILED = 1.5
 LABEL_LENGTH, MAX_LABELS = 46, 60
 """Maximum characters per label, and maximum labels per picture."""
 
+DRAWN_BY = "the autoresearch farm"
+"""The PNG's field `Software`, which tells the farm's pictures from a person's."""
+
+MARKED_BYTES = 1024
+"""Bytes at the beginning of a picture that hold that field."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
@@ -54,11 +63,38 @@ class Point:
     title: str
 
 
-def write_progress_png(path: Path, records: Sequence[ExperimentRecord], title: str) -> None:
-    """Writes the picture atomically. `title` stands before the counts of experiments and keeps."""
-    figure = progress_figure(records, title)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png")
+def write_progress_png(path: Path, records: Sequence[ExperimentRecord], title: str) -> Path | None:
+    """Writes the picture atomically. `title` stands before the counts of experiments and keeps.
+
+    A file that isn't the farm's is moved to `progress.png.1`, or the next free number, and that path is returned.
+    """
+    with _silent_matplotlib():
+        figure = progress_figure(records, title)
+        aside = None if _is_free(path) else move_aside(path)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, format="png", metadata={"Software": DRAWN_BY})
+    return aside
+
+
+def _is_free(path: Path) -> bool:
+    """Whether nothing of a person's is lost if the path is written: it is missing, empty, or one of the farm's pictures."""
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(MARKED_BYTES)
+    except FileNotFoundError:
+        return not path.is_symlink()
+    except IsADirectoryError:
+        return False
+    return not beginning or DRAWN_BY.encode() in beginning
+
+
+@contextmanager
+def _silent_matplotlib() -> Iterator[None]:
+    """Keeps off the terminal what matplotlib says of a home that it can't write and of letters that its fonts lack."""
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def progress_figure(records: Sequence[ExperimentRecord], title: str) -> "Figure":

@@ -4,10 +4,9 @@ People and agents add rows and notes of their own to the same file. What the far
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import count
 from pathlib import Path
 
-from research.files import write_atomically
+from research.files import move_aside, write_atomically
 from research.text import one_line
 from results.experiment import Decision, ExperimentRecord
 
@@ -29,8 +28,7 @@ def write_results_tsv(path: Path, records: Iterable[ExperimentRecord]) -> Path |
     before = _read(target)
     aside = None
     if before is None:
-        aside = next(free for number in count(1) if not (free := path.with_name(f"{path.name}.{number}")).exists())
-        path.rename(aside)
+        aside = move_aside(path)
         target, before = path, []
     lines = _merged(before, list(records))
     write_atomically(target, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))

@@ -17,7 +17,7 @@ from research.errors import UserError
 TRAIN_FILE = "research/train.py"
 """The only file that the farm ever commits."""
 
-IGNORED = "results.tsv*\nprogress.png\nrun.log\n"
+IGNORED = "results.tsv*\nprogress.png*\nrun.log\n"
 """The .gitignore of a repository under the home."""
 
 
@@ -115,6 +115,11 @@ def train_py_to_try(checkout: Path) -> str:
     if working is None:
         raise _missing(checkout)
     return working
+
+
+def is_committed_around(tree: Path) -> bool:
+    """Whether git has a committed train.py of a source tree, which may be a folder of a larger repository."""
+    return _text_at(tree, "HEAD", f"./{TRAIN_FILE}") is not None
 
 
 def uncommitted_train_py(repo: Path) -> str | None:

@@ -87,6 +87,7 @@ def _common_options(
         devices = choose_devices(options.devices, found)
         gpu_memory = memory_limit(options.gpu_memory, devices[0].kind)
         devices = tuple(limited(device, gpu_memory) for device in devices)
+    home.check_writable()
     repo = repository_for(Path.cwd(), home.folder, renew=not edited, edited=edited)
     return FarmOptions(
         repo=repo,

@@ -130,6 +130,7 @@ def before_start(options: "FarmOptions") -> list[str]:
     from cluster.branch_start import check_branches
     from cluster.doctor import layers_here, lines_before_runs
     from cluster.loop_plans import contract_asked_for, data_if_prepared
+    from research.data.prepare import check_writable
 
     options.home.check_free()
     make_researcher(options.researcher, model=options.model, max_cost=options.max_cost)  # raises for a missing key
@@ -137,8 +138,11 @@ def before_start(options: "FarmOptions") -> list[str]:
         return before_start_on_cluster(options)
     known = _known(options.home)
     check_branches(options, {history.branch.name: history.branch for history in known})
-    options.home.create()
     contract = contract_asked_for(options, options.devices[0])
+    is_prepared = data_if_prepared(contract, options) is not None
+    if not is_prepared:
+        check_writable(options.cache)
+    options.home.create()
     profile = contract.profile
     costs = estimate(
         contract=contract,
@@ -157,7 +161,8 @@ def before_start(options: "FarmOptions") -> list[str]:
     lines += lines_before_runs(options.sandbox, layers_here())
     lines += costs.lines()
     lines += _researcher_lines(options, known)
-    if data_if_prepared(contract, options) is None:
+    lines += _start_lines(options, known)
+    if not is_prepared:
         lines.append(data_line(contract, options.num_shards))
     if options.experiments is None and options.hours is None and options.max_cost is None:
         lines.append("no limit: the farm runs until Ctrl-C")
@@ -175,7 +180,9 @@ def before_start_on_cluster(options: "FarmOptions") -> list[str]:
     lines = [f"tag {options.tag}, {loops}, on {where}"]
     if address is None or options.sandbox == "off":  # nothing is known yet about a cluster's nodes
         lines += lines_before_runs(options.sandbox, layers_here())
-    lines += _researcher_lines(options, _known(options.home))
+    known = _known(options.home)
+    lines += _researcher_lines(options, known)
+    lines += _start_lines(options, known)
     if options.experiments is None and options.hours is None and options.max_cost is None:
         lines.append(f"no limit: the farm runs until it is stopped ({to_type('farm stop')})")
     return [*lines, f"home: {options.home.folder}"]
@@ -198,6 +205,14 @@ def _researcher_lines(options: "FarmOptions", known: list[BranchHistory]) -> lis
     if options.max_cost is not None and spent:
         lines.append(spent_text(spent, options.max_cost, options.tag))
     return lines
+
+
+def _start_lines(options: "FarmOptions", known: list[BranchHistory]) -> list[str]:
+    """What a new tag starts from, where that isn't plain from git."""
+    from cluster.branch_start import source_tree_lines
+
+    is_new = all(history.branch.tag != options.tag for history in known)
+    return source_tree_lines(options) if is_new else []
 
 
 def _known(home: Home) -> list[BranchHistory]:

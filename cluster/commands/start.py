@@ -1,9 +1,12 @@
 """`farm demo`, `farm doctor`, `farm prepare`, `farm profile`: getting to know the farm, and getting a machine ready."""
 
 import argparse
+import asyncio
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cluster.background import in_background
 from cluster.commands.read_home import read_history
 from cluster.hardware import Device, choose_devices, limited, platform_identity
 from cluster.home import Home, find_cache, find_checkout, find_home, home_option
@@ -65,6 +68,7 @@ def demo_options(options: argparse.Namespace) -> "FarmOptions":
     from cluster.options import FarmOptions
 
     home = find_home(options.home)
+    home.check_writable()
     repo = repository_for(Path.cwd(), home.folder)
     return FarmOptions(
         repo=repo,
@@ -162,16 +166,17 @@ def prepare(options: argparse.Namespace) -> int:
     device = choose_devices(options.devices)[0]
     profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
     contract = contract_for(profile, budget=options.budget, source=options.source)
-    shards = {} if options.num_shards is None else {"num_shards": options.num_shards}
-    prepare_data(
+    preparing = partial(
+        prepare_data,
         contract,
         cache=find_cache(options.cache),
+        num_shards=options.num_shards,
         text_field=options.text_field,
         force=options.force,
         allow_visible=options.allow_visible,
         say=_say,
-        **shards,
     )
+    asyncio.run(in_background(preparing))
     if device.kind == "cuda":
         _choose_attention(contract, device, find_cache(options.cache))
     return 0

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.home import find_cache
-from cluster.options import DEFAULT_SHARDS
 from research.contract import Contract
 from research.data.prepare import find_prepared, prepare
 from research.data.prepared import PreparedData
@@ -32,24 +31,30 @@ def data_on_node(
     num_shards: int | None,
     wanted: str,
     shipped: Mapping[str, bytes] | None,
-    shipped_name: str,
+    farms: PreparedData,
 ) -> NodeData:
-    """Prepared data with the score fingerprint `wanted`: found on this node, unpacked from `shipped`, or prepared now."""
+    """Prepared data with the score fingerprint `wanted`: found on this node, unpacked from `shipped`, or prepared now as
+    `farms`, the farm's own data, was.
+    """
     folder = find_cache(cache)
-    found: PreparedData | None = None
     with contextlib.suppress(UserError):
-        found = find_prepared(contract, cache=folder, num_shards=num_shards)
-    if found is not None and found.score_fingerprint(contract) == wanted:
-        return NodeData(folder=str(found.folder))
+        found = find_prepared(contract, cache=folder, num_shards=num_shards, score_fingerprint=wanted)
+        if found.score_fingerprint(contract) == wanted:
+            return NodeData(folder=str(found.folder))
     try:
         if shipped is not None:
-            found = unpack(shipped, folder / "shipped" / shipped_name)
-        elif found is None:
-            shards = DEFAULT_SHARDS if num_shards is None else num_shards
-            found = prepare(contract, cache=folder, num_shards=shards, say=lambda line: None)
+            found = unpack(shipped, folder / "shipped" / f"{farms.folder.name}-{farms.data_fingerprint}")
+        else:
+            found = prepare(
+                contract,
+                cache=folder,
+                num_shards=farms.num_shards,
+                revision=farms.revision,
+                text_field=farms.text_field,
+                say=lambda line: None,
+            )
     except UserError as error:
         return NodeData(problem=str(error))
-    assert found is not None
     if found.score_fingerprint(contract) != wanted:
         return NodeData(
             problem=f"its tokenizer or evaluation rows in {found.folder} differ from the farm's, so scores don't compare"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.background import in_background
 from cluster.engine import ALIVE, ALIVE_SECONDS, Change
 from cluster.hardware import Device, DeviceKind
 from cluster.home import inside_job, package_folder
@@ -230,7 +231,7 @@ class RayEngine:
             device: Device = await _answer(actor.describe.remote())
             if self._gpu_memory_bytes is not None:
                 require_cuda_for_limit(device.kind)
-            contract, data = await asyncio.to_thread(self._terms, device)
+            contract, data = await in_background(self._terms, device)
             given: NodeData = await _answer(self._find_data(actor, contract, data))
         except UserError as error:
             given = NodeData(problem=str(error))
@@ -255,7 +256,7 @@ class RayEngine:
             files = packed(data, SHIP_BYTES)
             self._shipped[name] = None if files is None else ray.put(files)
         wanted = data.score_fingerprint(contract)
-        return actor.find_data.remote(contract, self._cache, self._num_shards, wanted, self._shipped[name], name)
+        return actor.find_data.remote(contract, self._cache, self._num_shards, wanted, self._shipped[name], data)
 
 
 def join_cluster(address: str | None, gpus: tuple[int, ...] | None) -> None:

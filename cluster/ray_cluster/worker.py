@@ -16,6 +16,7 @@ from cluster.ray_cluster.data_shipping import NodeData, data_on_node
 from cluster.ray_cluster.node_folder import NodeFolder
 from cluster.worker import Worker
 from research.contract import Contract
+from research.data.prepared import PreparedData
 from research.result import RunResult, RunSpec
 
 BROUGHT_BACK = ("run.log", "result.json", "rows.npz", "model.safetensors")
@@ -66,10 +67,10 @@ class NodeWorker:
         num_shards: int | None,
         wanted: str,
         shipped: Mapping[str, bytes] | None,
-        shipped_name: str,
+        farms: PreparedData,
     ) -> NodeData:
         """The prepared data of this node that a run's scores compare on; see `data_on_node`."""
-        return data_on_node(contract, cache, num_shards, wanted, shipped, shipped_name)
+        return data_on_node(contract, cache, num_shards, wanted, shipped, farms)
 
     def run(self, train_py: str, spec: RunSpec, data_folder: str) -> Outcome:
         """Executes one run, in a folder on this node, which is removed afterwards."""

@@ -52,6 +52,7 @@ from research.data.sources import (
 from research.data.staleness import staleness
 from research.data.tokenizer import Tokenizer, TooLittleText, check_roundtrip, encode_all, train_tokenizer
 from research.errors import UserError
+from research.files import not_writable, try_to_write
 from research.profiles import PROFILES
 from research.sandbox.visible import is_needed
 from research.text import counted, printable, size
@@ -64,27 +65,33 @@ ROUNDTRIP_DOCUMENTS = 20
 """Validation documents that the tokenizer is checked on."""
 SECONDS_BETWEEN_REPORTS = 10.0
 
+DEFAULT_SHARDS = 10
+"""Training shards that are prepared if no number is given."""
 
-def prepare(contract: Contract, *, cache: Path, num_shards: int = 10, revision: str | None = None,
+
+def prepare(contract: Contract, *, cache: Path, num_shards: int | None = None, revision: str | None = None,
             text_field: str | None = None, force: bool = False, allow_visible: bool = False,
             say: Say) -> PreparedData:  # fmt: skip
     """The data for `contract` in `cache`, made if it isn't there or `force`. `say` gets a line for each step.
 
-    `num_shards` is the number of training shards, for a source that has them. `revision` is a commit, tag or branch of the
-    source's dataset; None is the one that this cache uses, at first the head of `main`. `text_field` is the field of JSON
-    records, or column of Parquet, with the text of `files:PATH`; None is the one that this cache uses, at first `text`. If two
-    processes call this at once, one waits.
+    `num_shards` is the number of training shards, for a source that has them; None is DEFAULT_SHARDS. `revision` is a commit,
+    tag or branch of the source's dataset; None is the one that this cache uses, at first the head of `main`. `text_field` is
+    the field of JSON records, or column of Parquet, with the text of `files:PATH`; None is the one that this cache uses, at
+    first `text`. If two processes call this at once, one waits.
 
     Raises UserError without a network, disk space or enough text, and for evaluation text that a run must be able to read,
     unless `allow_visible`.
     """
     cache = Path(cache).expanduser().absolute()
-    wanted = _Wanted.of(contract, num_shards=num_shards, revision=revision, text_field=text_field)
+    _say_if_no_shards(contract, num_shards, say)
+    shards = DEFAULT_SHARDS if num_shards is None else num_shards
+    wanted = _Wanted.of(contract, num_shards=shards, revision=revision, text_field=text_field)
     found = None if force else _up_to_date(wanted, cache)
     if found is None:
+        check_writable(cache)
         with _only_one(cache / "prepared" / f".{wanted.slug}.lock", say):
             found = (None if force else _up_to_date(wanted, cache)) or _prepare(
-                contract, wanted, cache=cache, num_shards=num_shards, allow_visible=allow_visible, say=say
+                contract, wanted, cache=cache, num_shards=shards, allow_visible=allow_visible, say=say
             )
     newest = _Wanted.of(contract, num_shards=None, revision=None).newest(cache)
     if is_own_files(found.source) and newest != found:  # the files have changed back: runs shall find this data again
@@ -92,6 +99,15 @@ def prepare(contract: Contract, *, cache: Path, num_shards: int = 10, revision: 
         found.save_manifest()
     say(f"prepared: {found.train_rows:,} training rows of {found.seq_len + 1:,} tokens in {found.folder}")
     return found
+
+
+def check_writable(cache: Path) -> None:
+    """Raises UserError if data can't be prepared in `cache` because it can't be made or written, which is tried."""
+    folder = Path(cache).expanduser().absolute() / "prepared"
+    try:
+        try_to_write(folder)
+    except OSError as error:
+        raise not_writable("cache", folder.parent, error, option="--cache (or FARM_CACHE)") from None
 
 
 def find_prepared(contract: Contract, *, cache: Path, num_shards: int | None = None, score_fingerprint: str | None = None,
@@ -107,6 +123,8 @@ def find_prepared(contract: Contract, *, cache: Path, num_shards: int | None = N
     command = _command(contract, cache=cache, num_shards=num_shards)
     if not fitting:
         raise UserError(f"No data is prepared for profile {contract.profile}: run `{command}`.")
+    if say is not None:
+        _say_if_no_shards(contract, num_shards, say)
     found = fitting[0]
     if score_fingerprint is not None:
         found = next((data for data in fitting if data.score_fingerprint(contract) == score_fingerprint), found)
@@ -115,6 +133,12 @@ def find_prepared(contract: Contract, *, cache: Path, num_shards: int | None = N
         cure = f"`{command}` takes the change in, for new branches" if stale.can_prepare else "put the text back to change that"
         say(f"warning: {stale}: runs use that data as it is; {cure}")
     return found
+
+
+def _say_if_no_shards(contract: Contract, num_shards: int | None, say: Say) -> None:
+    source = source_name(contract.source)
+    if num_shards is not None and not has_shards(source):
+        say(f"warning: --num-shards {num_shards} is ignored: {printable(source)} has no shards, all of its text is used")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,8 +198,12 @@ class _Wanted:
         return next(iter(self.found(cache)), None)
 
     def found(self, cache: Path) -> list[PreparedData]:
-        """All prepared data that fits, the newest first. Damaged folders are skipped."""
-        loaded = (_load_if_sound(path.parent) for path in (cache / "prepared").glob("[!.]*/manifest.json"))
+        """All prepared data that fits, the newest first. What is damaged or can't be read is skipped."""
+        try:
+            manifests = list((cache / "prepared").glob("[!.]*/manifest.json"))
+        except PermissionError:
+            return []
+        loaded = (_load_if_sound(path.parent) for path in manifests)
         fitting = [data for data in loaded if data is not None and self.fits(data)]
         return sorted(fitting, key=lambda data: data.created, reverse=True)
 

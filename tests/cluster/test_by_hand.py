@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from cluster.by_hand import earlier_try, proposal_by_hand
+from cluster.by_hand import earlier_try, give_back, leave_results, proposal_by_hand
+from cluster.home import Home
 from research.errors import UserError
 from tests.agent.samples import TRAIN_PY
 from tests.agent.test_loop import make_loop, result  # noqa: F401 - a fixture
@@ -149,3 +151,41 @@ def test_what_was_tried_or_changes_no_code_is_refused_in_one_line(make_loop) -> 
         assert (baseline.experiment.number, len(baseline.runs)) == (0, 3)
 
     asyncio.run(tries())
+
+
+def test_a_foreign_file_beside_a_train_py_that_git_cant_commit_is_moved_aside_and_named(make_loop, tmp_path) -> None:  # noqa: F811
+    tree, told = tmp_path / "zip", []
+    (tree / "research").mkdir(parents=True)
+    (tree / "research" / "train.py").write_text(TRAIN_PY)
+    (tree / "results.tsv").write_text("my notes\n")
+
+    async def tries() -> None:
+        loop = make_loop(lambda experiment, spec: result(spec, 1.5))
+        loop.observer.on_event = lambda kind, **fields: told.append((kind, fields["file"]))
+        await loop.start()
+        give_back(SimpleNamespace(source_tree=tree), loop, loop.store.record("mar8-0000"), TRAIN_PY)
+
+    asyncio.run(tries())
+    assert told == [("moved_aside", str(tree / "results.tsv.1"))]
+    assert (tree / "results.tsv.1").read_text() == "my notes\n" and "baseline" in (tree / "results.tsv").read_text()
+
+
+def test_what_cannot_be_written_after_a_try_is_one_line(make_loop, tmp_path) -> None:  # noqa: F811
+    """A folder stands for a file that the system refuses to write: the experiment is on record, and the command goes on."""
+    said: list[str] = []
+    (tmp_path / "tree" / "run.log").mkdir(parents=True)
+    options = SimpleNamespace(source_tree=tmp_path / "tree", repo=tmp_path)
+    farm = SimpleNamespace(options=options, home=Home(tmp_path / "home"), display=SimpleNamespace(say=said.append))
+
+    async def tries() -> None:
+        loop = make_loop(lambda experiment, spec: result(spec, 1.5))
+        await loop.start()
+        record = loop.store.record("mar8-0000")
+        log = farm.home.runs / record.runs[-1].run_id / "run.log"
+        log.parent.mkdir(parents=True)
+        log.touch()
+        leave_results(farm, loop, record, TRAIN_PY)
+
+    asyncio.run(tries())
+    assert len(said) == 1 and str(tmp_path / "tree" / "run.log") in said[0]
+    assert (tmp_path / "tree" / "results.tsv").is_file()

@@ -1,5 +1,8 @@
 """What people read: results.tsv, the picture and the texts."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -252,3 +255,42 @@ def test_where_nothing_beats_the_first_all_show_but_what_is_far_off() -> None:
 
 def test_a_discard_that_is_lower_within_the_noise_shows() -> None:
     assert score_range(points(1.0), points(0.99, 1.1, 9.0)) == (0.99, 1.1)
+
+
+@pytest.mark.parametrize("left", ["file", "folder", "dangling link", "link"])
+def test_what_a_person_left_under_the_pictures_name_is_moved_aside(tmp_path: Path, left: str) -> None:
+    path = tmp_path / "progress.png"
+    if left == "folder":
+        path.mkdir()
+    elif left == "file":
+        path.write_text("mine")
+    else:
+        path.symlink_to(tmp_path / "theirs.png")
+        if left == "link":
+            (tmp_path / "theirs.png").write_text("mine")
+    assert write_progress_png(path, [record(0, "keep", 1.0)], "one keep") == tmp_path / "progress.png.1"
+    assert write_progress_png(path, [record(0, "keep", 1.0)], "one keep again") is None
+    assert path.read_bytes().startswith(b"\x89PNG") and not path.is_symlink()
+    assert left != "link" or (tmp_path / "progress.png.1").read_text() == "mine"
+
+
+def test_an_empty_picture_is_nothing_to_keep(tmp_path: Path) -> None:
+    """A power cut can leave one."""
+    (tmp_path / "progress.png").touch()
+    assert write_progress_png(tmp_path / "progress.png", [], "nothing") is None
+
+
+DRAWS = """
+import sys
+from pathlib import Path
+from results.plot import write_progress_png
+write_progress_png(Path(sys.argv[1]), [], "\\u5b66\\u4e60")
+"""
+
+
+def test_a_home_that_cant_be_written_and_letters_that_fonts_lack_are_drawn_without_a_word(tmp_path: Path) -> None:
+    odd = {**os.environ, "HOME": "/proc", "PYTHONWARNINGS": "error"}
+    odd.pop("MPLCONFIGDIR", None)
+    command = [sys.executable, "-c", DRAWS, str(tmp_path / "progress.png")]
+    done = subprocess.run(command, env=odd, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent.repo.git_command import run_git
-from agent.repo.repository import make_repository
+from agent.repo.repository import TRAIN_FILE, make_repository
 from cluster import driver
 from cluster.cli import main, make_parser
 from cluster.commands.options import run_options, try_options
@@ -157,3 +157,33 @@ def test_a_farm_answers_while_its_data_is_prepared(options: FarmOptions, monkeyp
         driver.Farm(options, PlainDisplay(lambda line: None))
     assert answers["rows"] == ((3,),) and answers["status"]["tag"] == "mar8" and answers["status"]["devices"] == []
     assert connect(options.home) is None and options.home.holder() is None
+
+
+def test_what_a_branch_starts_from_is_said_where_git_has_no_commit(options: FarmOptions, tmp_path: Path) -> None:
+    """In sources without git, an edit can't be told from what was there; in a checkout that can't be written it is left out."""
+    tree = tmp_path / "zip"
+    (tree / "research").mkdir(parents=True)
+    (tree / TRAIN_FILE).write_text("DEPTH = 4\n")
+    new = replace(options, source_tree=tree, tag="mar9")
+    told = {line for line in before_start(new) if str(tree) in line}
+    assert len(told) == 1 and "not in a git repository" in str(told) and "git init" in str(told)
+    assert not any(str(tree) in line for line in before_start(replace(new, tag="mar8")))
+
+    run_git(tree, "init", "--quiet")
+    run_git(tree, "add", TRAIN_FILE)
+    run_git(tree, "-c", "user.name=T", "-c", "user.email=t", "commit", "--quiet", "--message", "start")
+    assert not any(str(tree) in line for line in before_start(new))
+    (tree / TRAIN_FILE).write_text("DEPTH = 5\n")
+    told = {line for line in before_start(new) if str(tree) in line}
+    assert len(told) == 1 and "--dirty" in str(told)
+    assert not any(str(tree) in line for line in before_start(replace(new, dirty=True)))
+
+
+@pytest.mark.parametrize("place", ["home", "cache"])
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_said(options: FarmOptions, place: str) -> None:
+    """One line, which names the option; nothing has been made by then."""
+    below = Path("/proc/nothing")
+    refused = replace(options, tag="mar9", **{place: Home(below) if place == "home" else below})
+    with pytest.raises(UserError, match=f"The {place} /proc/nothing can't be written .*--{place}") as error:
+        before_start(refused)
+    assert "\n" not in str(error.value)

@@ -1,5 +1,6 @@
 """Data on nodes: found there, sent, prepared, or refused where scores would not compare."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -40,7 +41,7 @@ def data(contract: Contract, tmp_path_factory) -> PreparedData:
 
 def on_node(contract: Contract, data: PreparedData, cache: Path, *, shipped: bool = False) -> NodeData:
     files = packed(data, 2**30) if shipped else None
-    return data_on_node(contract, str(cache), None, data.score_fingerprint(contract), files, "sent")
+    return data_on_node(contract, str(cache), None, data.score_fingerprint(contract), files, data)
 
 
 def test_a_node_that_has_the_data_uses_it(contract, data, tmp_path):
@@ -50,7 +51,7 @@ def test_a_node_that_has_the_data_uses_it(contract, data, tmp_path):
 
 def test_a_node_without_it_is_sent_it(contract, data, tmp_path):
     given = on_node(contract, data, tmp_path, shipped=True)
-    assert given.folder == str(tmp_path / "shipped" / "sent")
+    assert given.folder == str(tmp_path / "shipped" / f"{data.folder.name}-{data.data_fingerprint}")
     assert PreparedData.load(given.folder).data_fingerprint == data.data_fingerprint
     assert on_node(contract, data, tmp_path, shipped=True) == given  # a second worker of that node
 
@@ -86,3 +87,16 @@ def test_what_was_sent_is_there_whole_or_not_at_all(contract, data, tmp_path):
     folder = tmp_path / "shipped" / "x"
     unpack(packed(data, 2**30), folder)
     assert [path.name for path in folder.parent.iterdir()] == ["x"]
+
+
+def test_a_node_prepares_the_text_of_the_farms_field(make_contract: Make, tmp_path: Path) -> None:
+    """Also where data of another field has been prepared."""
+    contract = make_contract("bodies")
+    [file] = Path(contract.source.removeprefix("files:")).iterdir()
+    texts = [json.loads(line)["text"] for line in file.read_text().splitlines()]
+    file.write_text("".join(json.dumps({"text": text[::-1], "body": text}) + "\n" for text in texts))
+    data = prepare(contract, cache=tmp_path / "farm", text_field="body", say=lambda line: None)
+    prepare(contract, cache=tmp_path / "other", say=lambda line: None)
+    for node in ("fresh", "other"):
+        given = on_node(contract, data, tmp_path / node)
+        assert given.problem == "" and PreparedData.load(given.folder).text_field == "body"

@@ -274,3 +274,23 @@ def test_the_cpu_profile_on_this_pythons_library(tmp_path: Path) -> None:
     assert data.val_rows == 256 and data.audit_rows >= 26
     assert data.train_bytes > 5_000_000
     assert data.revision.startswith("python 3.")
+
+
+def test_a_number_of_shards_for_text_without_any_is_one_line(contract: Contract, cache: Path) -> None:
+    """Whether the data is prepared now or was already."""
+    prepare(contract, cache=cache, say=lambda line: None)
+    for find in (prepare, find_prepared):
+        told: list[str] = []
+        find(contract, cache=cache, num_shards=4, say=told.append)
+        assert len([line for line in told if "--num-shards 4" in line and "ignored" in line]) == 1
+        told.clear()
+        find(contract, cache=cache, say=told.append)
+        assert not any("--num-shards" in line for line in told)
+
+
+def test_a_cache_that_cannot_be_written_is_one_line_with_its_option(contract: Contract, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for cache in (Path("/proc/nothing"), tmp_path / "file" / "cache"):
+        with pytest.raises(UserError, match=f"The cache {cache} can't be written .*--cache") as error:
+            prepare(contract, cache=cache, say=lambda line: None)
+        assert "\n" not in str(error.value)
