@@ -120,6 +120,11 @@ class ResearchLoop:
         experiment = self._control_of_software() or self._requested() or await self._idea()
         return await self._train_and_conclude(experiment, ())
 
+    async def finish(self) -> None:
+        """Verifies what has been put together and is not verified yet: a head is not left for the next session."""
+        while (request := self.shared.next_merge()) is not None:
+            await self._train_and_conclude(self._new.of_request(request), ())
+
     async def try_now(self, proposal: Proposal) -> ExperimentRecord:
         """One experiment with an idea from outside: `farm try`."""
         return await self._train_and_conclude(self._new.of_proposal(proposal, kind="manual"), ())

@@ -94,6 +94,17 @@ class SharedResearch:
             if run is not None or not self._concludes_wave():
                 return run
 
+    def next_merge(self) -> RequestedRun | None:
+        """The merge that is due; None if none is."""
+        while self.head() is not None:
+            try:
+                run = self._asked_by_policy()
+            except DoesNotFit as misfit:
+                self._rule_on(misfit)
+                continue
+            return run if run is not None and run.kind == "merge" else None
+        return None
+
     def start_wave(self) -> bool:
         """Plans a wave of the near-misses. Returns False if there are too few, or these have been in one on this head."""
         head = self.head()

@@ -257,8 +257,11 @@ class FarmRun:
             await loop.start()
             while (reason := self._limit_reached(loop)) is None:
                 await loop.step()
+            if not self._stop.reason:
+                await loop.finish()
             return reason
         except (OutOfIdeas, BudgetSpent) as end:
+            await loop.finish()
             return str(end) or type(end).__name__
         except NoWorkersLeft as failure:
             raise UserError(f"No device is left to work with: {failure}") from failure

@@ -29,10 +29,8 @@ def idea_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunRe
     score, needed = sum(scores) / len(scores), policy.needed_gain(farm, found.price)
     is_kept = idea in policy.kept(farm)
     again = "" if idea == experiment.id else f"the same program as {idea}: "
-    words = (
-        f"{again}val_bpb {score:.4f} against {score + gain:.4f} expected of the head: {gain_in_words(gain)}; {_effect(found)}"
-    )
-    words += _outcome(state, found, is_kept)
+    words = f"{again}val_bpb {score:.4f} against {score + gain:.4f} expected of the head: {gain_in_words(gain)}"
+    words += f"; {_effect(found)}{_outcome(state, found, is_kept)}"
     return Verdict(
         decision="keep" if is_kept else "discard",
         reason=words + and_(too_equal(runs)),

@@ -30,8 +30,8 @@ SIGMA = 0.004
 
 SALT = 1
 
-EFFECTS = dict(zip("ABCDEFGHIJKLMNOP", (0.03, 0.02, -0.02, 0.0, 0.002, 0.0015, 0.003, 0.003, 0.0015, 0.012, 0.003, 0.002, 0.003, 0.0,
-                                        0.002, 0.003), strict=True))  # fmt: skip
+_GAINS = (0.03, 0.02, -0.02, 0.0, 0.002, 0.0015, 0.003, 0.003, 0.0015, 0.012, 0.003, 0.002, 0.003, 0.0, 0.002, 0.003)
+EFFECTS = dict(zip("ABCDEFGHIJKLMNOP", _GAINS, strict=True))
 """The true gain in bpb of each constant's change from 0 to 1."""
 
 TEXT = "".join(f"{name} = 0\n\n\ndef use_{name.lower()}():\n    return {name}\n\n\n" for name in EFFECTS)
@@ -115,6 +115,7 @@ class SharedLab:
                 while True:
                     await loop.step()
             except OutOfIdeas:
+                await loop.finish()
                 await loop.close()
 
         await asyncio.gather(*(one(loop) for loop in self.open()))
