@@ -1,5 +1,6 @@
 """One research loop: propose, commit, train, decide, record, keep or discard, repeat."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ from research.result import RunResult, SandboxMode
 from research.text import counted
 from results import policy
 from results.experiment import Branch, Experiment, ExperimentRecord, Head, Proposal, Verdict
-from results.group_state import estimate_of, unusual_share
+from results.group_state import estimate_of, seed_of, unusual_share
 from results.group_verdicts import idea_verdict, measurement_verdict, merge_verdict
 from results.store import Store
 from results.tsv import write_results_tsv
@@ -295,10 +296,20 @@ class ResearchLoop:
             return greedy_verdict(runs, self.head())
         return idea_verdict(state, experiment, runs)
 
-    def _keep_below(self) -> float | None:
-        """The val_bpb above which a run of an idea is checked less, since it is not kept; None while there is no baseline."""
+    def _keep_below(self, seed: int) -> float | None:
+        """The val_bpb above which a run of an idea is checked less, since it is not kept; None while there is no baseline.
+
+        It is half a sigma more than the head is expected to score under this seed, rounded up to a sigma, so that it is the
+        same for runs that follow each other.
+        """
         head = self.shared.head()
-        return None if head is None else head.expected
+        if head is None or self.settings.rule == "greedy":
+            return None if head is None else head.mean
+        record, farm = self.store.record(head.experiment_id), self.shared.state().farm
+        drawn = seed_of(record.experiment, replace(record.runs[-1], seed=seed)) if record.runs else None
+        expected, _ = policy.expected_score(farm, frozenset(head.patches) & farm.patches.keys(), drawn)
+        sigma = farm.posterior.model.sigma
+        return math.ceil(expected / sigma + 0.5) * sigma
 
     # --- the branch -------------------------------------------------------------------------------------------------
 

@@ -28,8 +28,8 @@ class ExperimentRuns:
     def __init__(self, *, branch: Branch, store: Store, worktree: Worktree, proposer: Proposer, observer: LoopObserver,
                  contract: Contract, sandbox: SandboxMode, save_model: bool, execute: Execute,
                  start_speculatively: StartSpeculatively | None,
-                 keep_below: Callable[[], float | None]) -> None:  # fmt: skip
-        """`keep_below` returns the val_bpb above which an idea is not kept; None without a baseline."""
+                 keep_below: Callable[[int], float | None]) -> None:  # fmt: skip
+        """`keep_below` returns the val_bpb above which an idea is not kept under a seed; None without a baseline."""
         self._loop, self._group, self._branch = branch.loop, branch.head_branch, branch.name
         self._store, self._worktree, self._proposer = store, worktree, proposer
         self._observer, self._execute, self._keep_below = observer, execute, keep_below
@@ -56,11 +56,12 @@ class ExperimentRuns:
 
     def _spec(self, experiment: str, *, number: int, index: int, tries: int, is_idea: bool) -> RunSpec:
         """The spec of the experiment's run `index`; `tries` counts its runs so far, lost ones included."""
+        seed = common_seed(self._group, self._loop, number, index)
         return RunSpec(
             run_id=f"{experiment}-{tries + 1}",
             contract=self._contract,
-            seed=common_seed(self._group, self._loop, number, index),
-            keep_below=self._keep_below() if is_idea else None,
+            seed=seed,
+            keep_below=self._keep_below(seed) if is_idea else None,
             save_model=self._save_model,
             sandbox=self._sandbox,
         )

@@ -242,8 +242,8 @@ def test_an_idea_with_any_characters_can_be_committed(make_loop) -> None:
         await loop.start()
         proposal = Proposal(title="deeper", hypothesis="a\x00b\ud800\u202e\r\n\x1b[31mc\n", researcher="told",
                             train_py=TRAIN_PY.replace("DEPTH = 2", "DEPTH = 3"))  # fmt: skip
-        experiment = loop.commit(proposal, kind="explore")
+        record = await loop.try_now(proposal)
         await loop.close()
-        return experiment.hypothesis
+        return record.experiment.hypothesis
 
     assert asyncio.run(commit()) == "a b\n [31mc"
