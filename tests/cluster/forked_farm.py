@@ -1,8 +1,9 @@
 """Commands of the farm in processes forked off one that has imported it, torch and Ray: a new Python takes seconds for that.
 
 The judge that such a farm starts is forked off the farm, or off a process that the test has. Evaluation has a quarter of the
-`cpu` profile's rows, a baseline has one run, the machine's load is measured for a moment, and progress.png isn't drawn, unless
-the test says so. What is started as a user does it, and takes those seconds, is in test_farm.py and ray_cluster/test_jobs.py.
+`cpu` profile's rows, a baseline has one run, a training that hangs is given up after 0.5 s instead of 5, the machine's load is
+measured for a moment, and progress.png isn't drawn, unless the test says so. What is started as a user does it, and takes those
+seconds, is in test_farm.py and ray_cluster/test_jobs.py.
 """
 
 import os
@@ -94,6 +95,10 @@ def _farm(arguments: list[str], folder: str, environment: dict[str, str], output
     from cluster import machine_load
     from cluster.options import FarmOptions
     from research import profiles
+    from research.judge.clock import Caps
+
+    for_budget = Caps.for_budget
+    Caps.for_budget = lambda budget, device: replace(for_budget(budget, device), late=0.5)  # type: ignore[method-assign]
 
     cpu = profiles.PROFILES["cpu"]
     profiles.PROFILES["cpu"] = replace(cpu, contract=replace(cpu.contract, EVAL_TOKENS=EVAL_TOKENS))
