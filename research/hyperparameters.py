@@ -18,8 +18,12 @@ def read_constants(train_py: str) -> dict[str, Constant]:
 
     Raises SyntaxError if `train_py` does not parse.
     """
+    return _constants_of(parse(train_py).body)
+
+
+def _constants_of(statements: list[ast.stmt]) -> dict[str, Constant]:
     constants = {}
-    for node in parse(train_py).body:
+    for node in statements:
         name = _assigned_name(node)
         if name is not None and isinstance(node, ast.Assign):
             try:
@@ -88,9 +92,11 @@ def _not_edited(constants: Mapping[str, Constant]) -> set[str]:
 def same_but_for_constants(one: str, other: str) -> bool:
     """Whether two texts of train.py are the same program, apart from the values of its literal constants."""
     try:
-        return _with_constants_blank(one) == _with_constants_blank(other)
+        statements, others = _with_constants_blank(one), _with_constants_blank(other)
     except SyntaxError:
         return False
+    pairs = zip(statements, others, strict=False)
+    return len(statements) == len(others) and all(ast.dump(first) == ast.dump(second) for first, second in pairs)
 
 
 def literal_text(value: Constant) -> str:
@@ -102,13 +108,13 @@ def literal_text(value: Constant) -> str:
     return repr(value)
 
 
-def _with_constants_blank(train_py: str) -> str:
+def _with_constants_blank(train_py: str) -> list[ast.stmt]:
     statements = parse(train_py).body
-    constants = read_constants(train_py)
+    constants = _constants_of(statements)
     for node in statements:
         if isinstance(node, ast.Assign) and _assigned_name(node) in constants:
             node.value = ast.Constant(value=None)
-    return ast.dump(ast.Module(body=statements, type_ignores=[]))
+    return statements
 
 
 def _assigned_name(node: ast.stmt) -> str | None:

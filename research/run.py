@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 # Read when torch is imported: on a busy CPU, threads that spin while they wait make every step many times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+import numpy.ma  # noqa: F401 # np.unique imports it: each judge would, that is forked with it imported
 import psutil
 import torch
 import torch._dynamo  # every optimizer imports it, which takes seconds: children are forked with it imported

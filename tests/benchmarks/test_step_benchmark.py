@@ -1,14 +1,19 @@
 """The benchmark of a step, on a CPU."""
 
+import contextlib
+import io
 import json
+import os
 import shutil
 import subprocess
-import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.step import CHECKOUT, main, parse_arguments, run_measured, sides_of
+from tests.research.judged import in_a_fork
 
 TERMS = ["--profile", "cpu", "--steps", "1", "--warmup", "0", "--rounds", "1"]
 
@@ -18,11 +23,30 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
-def test_it_compares_constants_as_a_script(no_gpu: None) -> None:
-    command = [sys.executable, str(CHECKOUT / "benchmarks" / "step.py"), *TERMS, "TOTAL_BATCH_SIZE=4096"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "this checkout" in done.stdout
-    found = json.loads(done.stdout.splitlines()[-1])
+@pytest.fixture
+def forked_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script is run in a fork that has imported torch."""
+
+    def run(command: list[str], **options: Any) -> "subprocess.CompletedProcess[str]":
+        assert command[1] == str(CHECKOUT / "benchmarks" / "step.py")
+        return subprocess.CompletedProcess(command, 0, in_a_fork(partial(printed, command[2:])))
+
+    monkeypatch.setattr("benchmarks.step.subprocess.run", run)
+
+
+def printed(arguments: list[str]) -> str:
+    """What the script prints, without a GPU. Runs in a process of its own."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        main(arguments)
+    return output.getvalue()
+
+
+def test_it_compares_constants(no_gpu: None, forked_steps: None, capsys: pytest.CaptureFixture[str]) -> None:
+    main([*TERMS, "TOTAL_BATCH_SIZE=4096"])
+    said = capsys.readouterr().out
+    assert "this checkout" in said
+    found = json.loads(said.splitlines()[-1])
     (usual,), (larger,) = found["sides"]["this checkout"], found["sides"]["TOTAL_BATCH_SIZE=4096"]
     assert usual["ms"] > 0 and usual["alone_ms"] > 0
     assert found["ratios"] == {"TOTAL_BATCH_SIZE=4096": larger["ms"] / usual["ms"]}

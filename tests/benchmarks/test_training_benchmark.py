@@ -1,12 +1,11 @@
 """The comparison with a reference, interrupted and resumed. The reference is a stand-in of a few lines, on a CPU.
 
-In processes of their own, as the benchmark's modules and those of other tests share names.
+In processes forked for it, as the benchmark's modules and those of other tests share names.
 """
 
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.cluster.forked_farm import ForkedFarm
 from tests.research.judged import write_documents
 
 ROOT = Path(__file__).parents[2]
@@ -58,23 +58,34 @@ def command(tmp_path: Path) -> list[str]:
     texts = tmp_path / "texts"
     texts.mkdir()
     write_documents(texts, documents=1500, words=1500, seed=2)
-    script = [sys.executable, str(ROOT / "benchmarks" / "training.py"), "--reference", str(reference), "--mode", "speed"]
+    script = ["--reference", str(reference), "--mode", "speed"]
     folders = ["--cache", str(tmp_path / "cache"), "--work", str(tmp_path / "work"), "--json", str(tmp_path / "runs.json")]
     return [*script, *folders, "--devices", "cpu", "--profile", "cpu", "--source", f"files:{texts}", "--budget", "0.5",
             "--pairs", "2"]  # fmt: skip
 
 
+def compare(arguments: list[str]) -> int:
+    """What the script with these arguments does in its process."""
+    from benchmarks.training import main
+
+    sys.argv[1:] = arguments
+    return main()
+
+
+def start(command: list[str], output: Path) -> ForkedFarm:
+    return ForkedFarm(command, folder=ROOT, environment=os.environ, output=output, program=compare)
+
+
 def test_an_interrupted_comparison_resumes(command: list[str], tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     begun = tmp_path / "begun"
-    cut_off = [*command, "--only", "reference"]
-    with subprocess.Popen(cut_off, env=environment, stdout=subprocess.DEVNULL, start_new_session=True) as process:
-        try:
-            while not (begun.exists() and "manual_seed(2)" in begun.read_text()):
-                assert process.poll() is None
-                time.sleep(0.05)
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
+    cut_off = start([*command, "--only", "reference"], tmp_path / "cut off")
+    try:
+        while not (begun.exists() and "manual_seed(2)" in begun.read_text()):
+            assert cut_off.poll() is None
+            time.sleep(0.05)
+    finally:
+        os.killpg(cut_off.pid, signal.SIGKILL)
+        cut_off.communicate()
     before = json.loads((tmp_path / "runs.json").read_text())
     assert [(run["variant"], run["seed"]) for run in before["runs"]] == [("reference", 1)]
 
@@ -82,13 +93,15 @@ def test_an_interrupted_comparison_resumes(command: list[str], tmp_path: Path) -
     (tmp_path / "ours.json").write_text(json.dumps({**before, "runs": [ours]}))
     (tmp_path / "go").touch()
     added = ["--add", str(tmp_path / "ours.json")]
-    done = subprocess.run([*command, *added], env=environment, capture_output=True, text=True, check=True)
+    done = start([*command, *added], tmp_path / "printed")
+    printed, _ = done.communicate(timeout=120)
+    assert done.returncode == 0, printed
 
     after = json.loads((tmp_path / "runs.json").read_text())
     assert [(run["variant"], run["seed"]) for run in after["runs"]] == [("reference", 1), ("reference", 2), ("ours", 2)]
     assert after["runs"][0] == before["runs"][0] and after["runs"][2]["tokens_per_second"] != 1234.0
     assert after["summary"]["tokens_per_second"]["count"] == 2
-    table = done.stdout.split("  run\n")[1].split("\n\n")[0].splitlines()
+    table = printed.split("  run\n")[1].split("\n\n")[0].splitlines()
     assert [(line.split()[0], line.split()[-1]) for line in table] == [
         ("1", "reference"), ("1", "ours"), ("2", "reference"), ("2", "ours")
     ]  # fmt: skip

@@ -1,15 +1,16 @@
 """Commands of the farm in processes forked off one that has imported it, torch and Ray: a new Python takes seconds for that.
 
 The judge that such a farm starts is forked off the farm, or off a process that the test has. Evaluation has a quarter of the
-`cpu` profile's rows, a baseline has one run, the machine's load is measured for a moment, and progress.png isn't drawn, unless
-the test says so. What is started as a user does it, and takes those seconds, is in test_farm.py and ray_cluster/test_jobs.py.
+`cpu` profile's rows, a baseline has one run, a training that hangs is given up after 0.5 s instead of 5, the machine's load is
+measured for a moment, and progress.png isn't drawn, unless the test says so. What is started as a user does it, and takes those
+seconds, is in test_farm.py and ray_cluster/test_jobs.py.
 """
 
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -42,14 +43,22 @@ class Cheaper:
 CHEAPER = Cheaper()
 
 
+def farm_command(arguments: list[str]) -> int:
+    """What `farm` with these arguments does in its process."""
+    from cluster import cli
+
+    return cli.main(arguments)
+
+
 class ForkedFarm:
     """What the tests use of a Popen of `python -m cluster.cli`. It leads a process group of its own."""
 
     def __init__(self, arguments: Sequence[str], *, folder: Path, environment: Mapping[str, str], output: Path,
-                 cheaper: Cheaper = CHEAPER, umask: int = 0o022) -> None:  # fmt: skip
-        """Both streams go to the file `output`."""
+                 cheaper: Cheaper = CHEAPER, umask: int = 0o022,
+                 program: Callable[[list[str]], int] = farm_command) -> None:  # fmt: skip
+        """Both streams go to the file `output`. `program` is a module's function."""
         self._output = output
-        started = (list(arguments), str(folder), dict(environment), str(output), cheaper, umask)
+        started = (list(arguments), str(folder), dict(environment), str(output), cheaper, umask, program)
         self._process = CONTEXT.Process(target=_farm, args=started)
         self._process.start()
 
@@ -76,16 +85,20 @@ class ForkedFarm:
         return self._output.read_text(), None
 
 
-def _farm(arguments: list[str], folder: str, environment: dict[str, str], output: str, cheaper: Cheaper,
-          umask: int) -> None:  # fmt: skip
+def _farm(arguments: list[str], folder: str, environment: dict[str, str], output: str, cheaper: Cheaper, umask: int,
+          program: Callable[[list[str]], int]) -> None:  # fmt: skip
     """Runs in a process of its own."""
     os.setsid()
     os.umask(umask)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     become(folder, environment, *(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC) for path in (os.devnull, output)))
-    from cluster import cli, machine_load
+    from cluster import machine_load
     from cluster.options import FarmOptions
     from research import profiles
+    from research.judge.clock import Caps
+
+    for_budget = Caps.for_budget
+    Caps.for_budget = lambda budget, device: replace(for_budget(budget, device), late=0.5)  # type: ignore[method-assign]
 
     cpu = profiles.PROFILES["cpu"]
     profiles.PROFILES["cpu"] = replace(cpu, contract=replace(cpu.contract, EVAL_TOKENS=EVAL_TOKENS))
@@ -100,7 +113,7 @@ def _farm(arguments: list[str], folder: str, environment: dict[str, str], output
 
         engine.RayEngine = partial(engine.RayEngine, judge_command=cheaper.ray_judge)  # type: ignore[assignment, misc]
     subprocess.Popen = _JudgeForking  # type: ignore[misc]
-    sys.exit(cli.main(arguments))
+    sys.exit(program(arguments))
 
 
 def become(folder: str, environment: Mapping[str, str], stdin: int, stdout: int, stderr: int | None = None) -> None:

@@ -82,7 +82,7 @@ def test_a_run_gives_its_result_its_progress_and_its_files(opened, spec):
     opened.run(use)
     assert (opened.runs / written.run_id / "run.log").read_text() == "a log\n"
     assert any(message.get("phase") == "training" for message in said)
-    assert len(said) >= 2  # it took two seconds, and a worker shows every second that it lives
+    assert len(said) >= 2  # it took more than a second, and a worker shows every second that it lives
 
 
 def test_runs_are_under_their_devices_limit_of_memory(spec, tmp_path):
@@ -147,7 +147,9 @@ def test_a_guess_that_another_device_was_asked_for_leaves_that_ones_files_alone(
     assert (tmp_path / second.run_id / "run.log").read_text() == "a log\n"
 
 
-def test_cancelling_ends_the_whole_tree(opened, spec, tmp_path):
+def test_cancelling_ends_the_whole_tree(opened, spec, tmp_path, monkeypatch):
+    monkeypatch.setattr("cluster.judge_process.END_SECONDS", 0.5)  # not of a worker on Ray
+
     async def use(engine, device):
         trace = tmp_path / "trace"
         run = asyncio.create_task(engine.execute(device, f"stubborn traced {trace}", spec("cancelled"), quiet))

@@ -11,6 +11,7 @@ import pandas
 import psutil
 
 from results.journal import read_journal
+from tests.cluster.farm_samples import write_text
 from tests.cluster.forked_farm import Cheaper
 from tests.cluster.ray_samples import living
 from tests.cluster.tiny_checkout import BAD_LR, GOOD_LR, Checkout
@@ -140,10 +141,11 @@ def check_git(checkout: Checkout) -> None:
     assert checkout.git("branch", "--show-current").strip() == "main"
 
 
-def test_control_c_ends_cleanly(checkout: Checkout) -> None:
-    farm = checkout.plain().start(
-        "run", "--tag", "short", *TERMS, "--researcher", checkout.script({"title": "x", "constants": {"LR": 1}})
-    )
+def test_control_c_ends_cleanly(checkout: Checkout, tmp_path: Path) -> None:
+    """As a user starts it, with all evaluation rows: of little text, which is prepared sooner than Python's library."""
+    researcher = checkout.script({"title": "x", "constants": {"LR": 1}})
+    source = f"files:{write_text(tmp_path / 'text', documents=3000)}"
+    farm = checkout.plain().start("run", "--tag", "short", *TERMS, "--source", source, "--researcher", researcher)
     wait_for("training", lambda: "step" in text_of(checkout.home / "runs" / "short-0000-1" / "run.log"))
     os.killpg(farm.pid, signal.SIGINT)  # as a terminal does: to the whole group
     pressed = time.monotonic()

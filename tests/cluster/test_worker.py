@@ -60,6 +60,13 @@ def started_pids(folder: Path) -> list[int]:
 
 
 @pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A judge's processes are noted more often, and it has less time to end them."""
+    monkeypatch.setattr("cluster.judge_process.WATCH_SECONDS", 0.1)
+    monkeypatch.setattr("cluster.judge_process.END_SECONDS", 0.5)
+
+
+@pytest.fixture
 def worker(tmp_path: Path) -> Iterator[Worker]:
     worker = Worker(CPU, runs_folder=tmp_path, judge_command=FAKE_JUDGE, silence_seconds=1.0)
     yield worker
@@ -98,15 +105,17 @@ def test_a_judge_without_a_result_is_lost_not_a_crash(worker: Worker, spec: Make
     assert reason in result.reason
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_killed_judge_is_lost_and_leaves_nothing_behind(worker: Worker, spec: MakeSpec, tmp_path: Path) -> None:
     a_spec = spec()
-    threading.Timer(3.0, lambda: os.kill(started_pids(tmp_path / a_spec.run_id)[0], signal.SIGKILL)).start()
+    threading.Timer(1.0, lambda: os.kill(started_pids(tmp_path / a_spec.run_id)[0], signal.SIGKILL)).start()
     result = worker.run("slow", a_spec, "data", quiet)
     assert (result.status, "signal 9" in result.reason) == ("lost", True)
     assert not any(alive(pid) for pid in started_pids(tmp_path / a_spec.run_id))
     assert worker.run("ok", spec("next"), "data", quiet).status == "ok"
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize("train_py", ["slow", "stubborn"])
 def test_cancel_ends_the_tree_within_five_seconds(worker: Worker, spec: MakeSpec, train_py: str, tmp_path: Path) -> None:
     a_spec = spec()

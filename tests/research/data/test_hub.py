@@ -47,6 +47,7 @@ class LocalHub:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # else a body waits until the client has acknowledged its header: 40 ms each
 
             def do_HEAD(self) -> None:
                 hub.answer(self)
