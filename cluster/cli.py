@@ -283,14 +283,21 @@ def _add_look(group: CommandGroup) -> None:
     autopsy = group.add(
         "autopsy", "what any results.tsv really found: the shrunk gain, false keeps, the re-runs that would settle it"
     )
-    autopsy.add_argument("file", help="a results.tsv of this or another system")
-    autopsy.add_argument(
-        "--sigma",
-        type=_positive(float),
-        metavar="BPB",
-        help="noise of a score between seeds (default: estimated from the file)",
-    )
+    _add_foreign(autopsy)
     _add_json(autopsy)
+
+    import_ = group.add(
+        "import", "record another system's results.tsv, for researchers to read; no score of ours depends on it"
+    )
+    _add_foreign(import_)
+    import_.add_argument("--name", type=_text, metavar="N", help="what the file is called here (default: its own name)")
+    _add_places(import_, cache=False)
+
+
+def _add_foreign(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=_text, help="a results.tsv of this or another system")
+    parser.add_argument("--sigma", type=_positive(float), metavar="BPB",
+                        help="noise of a score between seeds (default: estimated from the file)")  # fmt: skip
 
 
 def _add_use(group: CommandGroup) -> None:
