@@ -24,7 +24,7 @@ GROUPS = {
     "research": ("run", "try", "abandon", "stop"),
     "on a cluster": ("submit", "fetch"),
     "look": ("status", "report", "show", "sql", "audit", "verify", "autopsy", "import"),
-    "use what was found": ("diff", "apply", "sample"),
+    "use what was found": ("diff", "apply", "sample", "transfer"),
 }
 COMMANDS = [command for commands in GROUPS.values() for command in commands]
 NEEDED = {"autopsy": ["results.tsv"], "import": ["results.tsv"], "show": ["1"], "sql": ["SELECT 1"], "verify": ["1"]}
@@ -191,7 +191,7 @@ EMPTY = [
     *(["submit", option, ""] for option in ("--tag", "--address", "--home", "--cache")),
     *(
         [command, ""]
-        for command in ("report", "audit", "diff", "apply", "sample", "show", "verify", "sql", "import")
+        for command in ("report", "audit", "diff", "apply", "sample", "show", "verify", "sql", "transfer", "import")
     ),
     *([command, "--home="] for command in ("status", "stop", "fetch", "doctor", "demo", "prepare")),
 ]
