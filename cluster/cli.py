@@ -283,14 +283,21 @@ def _add_look(group: CommandGroup) -> None:
     autopsy = group.add(
         "autopsy", "what any results.tsv really found: the shrunk gain, false keeps, the re-runs that would settle it"
     )
-    autopsy.add_argument("file", help="a results.tsv of this or another system")
-    autopsy.add_argument(
-        "--sigma",
-        type=_positive(float),
-        metavar="BPB",
-        help="noise of a score between seeds (default: estimated from the file)",
-    )
+    _add_foreign(autopsy)
     _add_json(autopsy)
+
+    import_ = group.add(
+        "import", "record another system's results.tsv, for researchers to read; no score of ours depends on it"
+    )
+    _add_foreign(import_)
+    import_.add_argument("--name", type=_text, metavar="N", help="what the file is called here (default: its own name)")
+    _add_places(import_, cache=False)
+
+
+def _add_foreign(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=_text, help="a results.tsv of this or another system")
+    parser.add_argument("--sigma", type=_positive(float), metavar="BPB",
+                        help="noise of a score between seeds (default: estimated from the file)")  # fmt: skip
 
 
 def _add_use(group: CommandGroup) -> None:
@@ -309,6 +316,22 @@ def _add_use(group: CommandGroup) -> None:
     sample.add_argument("--tokens", type=_positive(int), default=128, metavar="N", help="tokens at most (default: 128)")
     _add_devices(sample)
     _add_places(sample)
+    _add_transfer(group)
+
+
+def _add_transfer(group: CommandGroup) -> None:
+    transfer = group.add(
+        "transfer", "whether a gain carries over to another depth or budget, and whether it is speed or learning"
+    )
+    _add_branch(transfer)
+    transfer.add_argument("--depth", type=_positive(int), metavar="D", help="DEPTH of both train.py (default: their own)")
+    transfer.add_argument("--budget", type=_positive(float), metavar="S", help="seconds per run (default: the branch's)")
+    transfer.add_argument("--seeds", type=_positive(int), default=2, metavar="N", help="runs of each train.py (default: 2)")
+    transfer.add_argument("--no-split", action="store_true", help="leave out the runs that tell speed from learning")
+    transfer.add_argument("--num-shards", type=_positive(int), metavar="N", help="training shards (default: the branch's)")
+    _add_devices(transfer)
+    _add_places(transfer)
+    _add_json(transfer)
 
 
 def _add_tag(parser: argparse.ArgumentParser) -> None:

@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -26,7 +24,7 @@ from cluster.history_export import HistoryExport
 from cluster.local_api import FarmServer
 from cluster.loop_plans import LoopPlan, Planner
 from cluster.options import FarmOptions
-from cluster.stop_request import StopRequest
+from cluster.stop_request import StopRequest, interrupt_this_process
 from cluster.summary import FarmSummary, experiments_done, summarise
 from cluster.workqueue import WorkItem
 from research.contract import Contract
@@ -66,7 +64,7 @@ class Farm:
             self.export = HistoryExport(self.store, on_aside=self._on_aside)
             self.events = FarmEvents(self.home, self.store, display, self.export, show_joining=options.engine == "ray")
             self._working: Dispatcher | None = None
-            self.on_stop: Callable[[], None] = _interrupt
+            self.on_stop: Callable[[], None] = interrupt_this_process
             """What `farm stop` does; called in the local API's threads."""
             self._serve()  # before data is prepared, which can take long
             self.planner = Planner(options, self.store, say=display.say)
@@ -313,12 +311,6 @@ def make_engine(options: FarmOptions, planner: Planner, local_plans: list[LoopPl
         num_shards=options.num_shards,
         gpu_memory_bytes=options.gpu_memory_bytes,
     )
-
-
-def _interrupt() -> None:
-    """Stops this process as Ctrl-C does, or by SIGTERM if it was started in the background, where Ctrl-C is ignored."""
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    os.kill(os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)
 
 
 def _outcome_of(task: "asyncio.Task[str]") -> str | BaseException | None:

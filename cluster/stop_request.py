@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 from collections.abc import Callable, Iterator
 
@@ -46,3 +47,9 @@ class StopRequest:
         finally:
             for number in heard:
                 self._loop.remove_signal_handler(number)
+
+
+def interrupt_this_process() -> None:
+    """Stops this process as Ctrl-C does, or by SIGTERM if it was started in the background, where Ctrl-C is ignored."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    os.kill(os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)

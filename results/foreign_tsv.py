@@ -3,6 +3,7 @@
 Every line that isn't blank is a header, a row, or listed as unreadable: none is dropped in silence.
 """
 
+import hashlib
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -14,14 +15,18 @@ from research.errors import UserError
 from research.text import one_line
 
 Status = Literal["keep", "discard", "crash"]
-Column = Literal["commit", "score", "status", "description"]
+Column = Literal["commit", "score", "memory", "status", "description"]
 
-POSITIONS: Mapping[Column, int] = {"commit": 0, "score": 1, "status": 3, "description": 4}
+POSITIONS: Mapping[Column, int] = {"commit": 0, "score": 1, "memory": 2, "status": 3, "description": 4}
 """The columns of karpathy/autoresearch, for a file without a header."""
+
+MEMORY_IN_MB = ("memory_mb", "mem_mb", "vram_mb", "peak_vram_mb", "peak_memory_mb")
+"""What a column is called whose figures are MiB, not GiB."""
 
 NAMES: tuple[tuple[Column, tuple[str, ...]], ...] = (
     ("commit", ("commit", "hash", "sha", "id", "experiment", "exp", "run")),
     ("score", ("val_bpb", "bpb", "val", "score", "metric", "val_loss", "loss", "result")),
+    ("memory", ("memory_gb", "memory", "mem_gb", "mem", "vram_gb", "vram", "peak_memory_gb", *MEMORY_IN_MB)),
     ("status", ("status", "decision", "verdict", "outcome", "action", "kept", "state")),
     ("description", ("description", "desc", "idea", "title", "change", "changes", "hypothesis", "summary", "note", "notes")),
 )
@@ -51,6 +56,8 @@ class ForeignRow:
     """Empty if the file has none."""
     score: float | None
     """val_bpb; None for a crash."""
+    memory_gb: float | None
+    """Peak memory in GiB; None for a crash, or if the file has none."""
     status: Status
     description: str
 
@@ -68,6 +75,8 @@ class UnreadableLine:
 class ForeignFile:
     """What a foreign file holds. Its lines that aren't blank are these, each once."""
 
+    sha256: str
+    """SHA-256 of its text, as 64 hex digits."""
     rows: tuple[ForeignRow, ...]
     unreadable: tuple[UnreadableLine, ...]
     headers: tuple[int, ...]
@@ -90,6 +99,7 @@ def parse_foreign(text: str) -> ForeignFile:
     lines = [line.rstrip("\r") for line in text.removeprefix("\ufeff").split("\n")]
     separator = "\t" if any("\t" in line for line in lines) else ","
     columns: Mapping[Column, int] = POSITIONS
+    in_mb = False
     rows: list[ForeignRow] = []
     unreadable: list[UnreadableLine] = []
     headers: list[int] = []
@@ -99,22 +109,26 @@ def parse_foreign(text: str) -> ForeignFile:
         cells = [cell.strip().strip('"') for cell in line.split(separator)]
         header = _header(cells)
         if header is not None:
-            columns = header
+            columns, in_mb = header, _names(cells)[header.get("memory", 0)] in MEMORY_IN_MB
             headers.append(number)
             continue
-        row = _row(number, cells, columns)
+        row = _row(number, cells, columns, in_mb=in_mb)
         if isinstance(row, ForeignRow):
             rows.append(row)
         else:
             unreadable.append(UnreadableLine(line=number, text=one_line(line, SHOWN), reason=row))
     return ForeignFile(
-        rows=tuple(rows), unreadable=tuple(unreadable), headers=tuple(headers), duplicates=tuple(_duplicates(rows))
+        sha256=hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest(),
+        rows=tuple(rows),
+        unreadable=tuple(unreadable),
+        headers=tuple(headers),
+        duplicates=tuple(_duplicates(rows)),
     )
 
 
 def _header(cells: Sequence[str]) -> Mapping[Column, int] | None:
     """Where the columns are, if these cells are a header: it names a score and a status."""
-    names = [re.sub(r"[^a-z]+", "_", cell.lower()).strip("_") for cell in cells]
+    names = _names(cells)
     found: dict[Column, int] = {}
     for column, known in NAMES:
         place = next((names.index(name) for name in known if name in names), None)
@@ -123,8 +137,12 @@ def _header(cells: Sequence[str]) -> Mapping[Column, int] | None:
     return found if "score" in found and "status" in found else None
 
 
-def _row(number: int, cells: Sequence[str], columns: Mapping[Column, int]) -> ForeignRow | str:
-    """The row in these cells, or why there is none."""
+def _names(cells: Sequence[str]) -> list[str]:
+    return [re.sub(r"[^a-z]+", "_", cell.lower()).strip("_") for cell in cells]
+
+
+def _row(number: int, cells: Sequence[str], columns: Mapping[Column, int], *, in_mb: bool) -> ForeignRow | str:
+    """The row in these cells, or why there is none; `in_mb`: memory is in MiB."""
 
     def cell(column: Column) -> str:
         place = columns.get(column, len(cells))
@@ -138,10 +156,12 @@ def _row(number: int, cells: Sequence[str], columns: Mapping[Column, int]) -> Fo
     score = _score(cell("score"))
     if score is None and status != "crash":
         return f"a {status} without a score: {one_line(cell('score'), 40)!r}"
+    memory = None if status == "crash" else _positive(cell("memory"))
     return ForeignRow(
         line=number,
-        commit=cell("commit"),
+        commit=one_line(cell("commit"), SHOWN),
         score=None if status == "crash" else score,
+        memory_gb=memory / 1024 if memory is not None and in_mb else memory,
         status=status,
         description=one_line(cell("description"), SHOWN),
     )
@@ -149,11 +169,17 @@ def _row(number: int, cells: Sequence[str], columns: Mapping[Column, int]) -> Fo
 
 def _score(text: str) -> float | None:
     """The score in a cell; None for 0, inf, nan and what is no number."""
+    value = _positive(text)
+    return value if value is not None and value < WORST_SCORE else None
+
+
+def _positive(text: str) -> float | None:
+    """The number in a cell; None unless it is finite and above 0."""
     try:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) and 0 < value < WORST_SCORE else None
+    return value if 0 < value < math.inf else None
 
 
 def _duplicates(rows: Sequence[ForeignRow]) -> list[int]:

@@ -26,8 +26,9 @@ TOOLS: tuple[ToolUnionParam, ...] = (
         "description": (
             "Runs one read-only SELECT (DuckDB) over all experiments of the farm and returns a table. Start with the "
             "view history (branch, number, title, hypothesis, decision, val_bpb, gain, sigma, reason, id); "
-            "there are also leaderboard, near_misses, changes (experiment_id, name, old, new), experiments (with diff) "
-            "and runs (with log_tail). Scores compare only within one platform and score_fingerprint."
+            "there are also leaderboard, near_misses, changes (experiment_id, name, old, new), experiments (with diff), "
+            "runs (with log_tail) and foreign_results (what other systems tried, if a person imported any). "
+            "Scores compare only within one platform and score_fingerprint."
         ),
         "input_schema": {"type": "object", "properties": {"sql": {"type": "string"}}, "required": ["sql"]},
     },

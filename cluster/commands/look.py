@@ -1,4 +1,6 @@
-"""`farm status`, `report`, `show`, `sql`, `audit`, `verify` and `autopsy`: the history, while the farm runs and afterwards."""
+"""`farm status`, `report`, `show`, `sql`, `audit`, `verify`, `autopsy` and `import`: the history, while the farm runs and
+afterwards.
+"""
 
 import argparse
 import json
@@ -11,7 +13,7 @@ from cluster.home import Home, find_cache, find_home, home_option
 from cluster.local_api import connect, silent_farm
 from research.command_line import to_type
 from research.errors import UserError
-from research.text import counted
+from research.text import counted, one_line, printable
 from results.history import BranchHistory
 
 if TYPE_CHECKING:
@@ -25,6 +27,9 @@ AUDIT_LEGEND = (
     "  an alarm is raised when the gap is more than {errors:g} standard errors below 0",
 )
 """How to read the signs of an audit."""
+
+LONGEST_NAME = 80
+"""Characters of the name of an imported file."""
 
 NOT_COMPARABLE = 3
 """The exit status of `farm verify` if the repetition was lost, or the machine was slower or faster than the recorded run's."""
@@ -193,6 +198,32 @@ def autopsy(options: argparse.Namespace) -> int:
 
     found = examine(read_foreign(Path(options.file)), options.sigma)
     print(json.dumps(found.to_json()) if options.json else "\n".join(autopsy_lines(found)))
+    return 0
+
+
+def import_(options: argparse.Namespace) -> int:
+    """Records the rows of an outside results.tsv, for researchers to read."""
+    from results.autopsy import autopsy_lines
+    from results.foreign_import import examined, import_file
+    from results.foreign_tsv import read_foreign
+    from results.store import Store
+
+    home, path = find_home(options.home), Path(options.file)
+    file = read_foreign(path)
+    if not file.rows:
+        raise UserError(
+            f"{path} holds no row with a score and a status: nothing is imported ({to_type('farm autopsy')} tells)."
+        )
+    name = one_line(options.name or printable(path.name), LONGEST_NAME)
+    found = examined(file, options.sigma)
+    with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
+        done = import_file(store, found, name=name, replace=options.name is not None)
+    if not done.is_new:
+        print(f"The same file is there already, as {done.name}: nothing is changed.")
+        return 0
+    print("\n".join(autopsy_lines(found)))
+    query = to_type(f"farm sql{home_option(home)} 'SELECT * FROM foreign_results'")
+    print(f"imported as {done.name}{', instead of the file that had this name' if done.replaces else ''}; to see it: {query}")
     return 0
 
 

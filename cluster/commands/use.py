@@ -1,9 +1,13 @@
-"""`farm diff`, `farm apply`, `farm sample`: what to do with a result."""
+"""`farm diff`, `farm apply`, `farm sample`, `farm transfer`: what to do with a result."""
 
 import argparse
+import asyncio
+import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.commands.read_home import read_history, record_named
 from cluster.hardware import Device, choose_devices
@@ -14,6 +18,10 @@ from research.errors import UserError
 from research.settings import ChildSettings
 from results.experiment import Branch, ExperimentRecord
 from results.history import BranchHistory, branch_named
+
+if TYPE_CHECKING:
+    from cluster.transfer import TransferPlan
+    from results.store import Store
 
 MODEL = "model.safetensors"
 
@@ -67,6 +75,70 @@ def sample(options: argparse.Namespace) -> int:
     device = choose_devices(options.devices)[0]
     return print_sample(
         home, history, record, device, cache=find_cache(options.cache), prompt=options.prompt, tokens=options.tokens
+    )
+
+
+def transfer(options: argparse.Namespace) -> int:
+    """Runs a branch's baseline and head under other terms, and prints whether the gain carries over.
+
+    The exit status is 1 if a run has no score.
+    """
+    from cluster.cost import OVERHEAD_SECONDS
+    from cluster.machine_load import busy_lines
+    from cluster.transfer import TRANSFER, TransferFailed, held, original_gain, plan_line, run_pairs
+    from results.transfer import compare, transfer_event, transfer_lines
+
+    def say(line: str) -> None:
+        print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
+
+    home = find_home(options.home)
+    branch = branch_named(read_history(home), options.branch).branch
+    home.check_free()
+    with held(home, branch) as (store, state):
+        plan = transfer_plan(options, home, store, branch)
+        say(plan_line(plan, OVERHEAD_SECONDS[plan.device.kind]))
+        for line in busy_lines((plan.device,)):
+            say(line)
+        if plan.data.score_fingerprint(recorded_contract(branch)) != branch.score_fingerprint:
+            say("the judge's code or the data have changed since: the original gain compares by its size only")
+        try:
+            pairs = asyncio.run(run_pairs(plan, store, runs_folder=home.runs, say=say, state=state))
+        except TransferFailed as failure:
+            say(f"nothing can be compared: {failure}")
+            return 1
+        found = compare(pairs, original_gain(store, branch))
+        event = transfer_event(found, pairs, terms=plan.terms())
+        store.add_event(TRANSFER, event, id=f"{TRANSFER} {' '.join(event['runs'])}")
+    print(json.dumps(event) if options.json else "\n".join(transfer_lines(found)))
+    return 0
+
+
+def transfer_plan(options: argparse.Namespace, home: Home, store: "Store", branch: Branch) -> "TransferPlan":
+    """What `farm transfer` runs. Raises UserError for a branch without a gain, terms that can't be, and missing data."""
+    from cluster.transfer import Side, TransferPlan, at_depth, baseline_and_head, seeds
+    from research.data.prepare import find_prepared
+
+    baseline, head = baseline_and_head(store, branch)
+    began = recorded_contract(branch)
+    data = find_prepared(began, cache=find_cache(options.cache), num_shards=options.num_shards,
+                         score_fingerprint=branch.score_fingerprint)  # fmt: skip
+    device = choose_devices(options.devices)[0]
+    before, after = baseline.experiment.commit, head.commit
+    sides = (
+        Side(name="baseline", commit=before, train_py=recorded_train_py(home, before)),
+        Side(name="head", commit=after, train_py=recorded_train_py(home, after)),
+    )
+    first, second = (at_depth(side, options.depth, profile=branch.profile, device=device) for side in sides)
+    return TransferPlan(
+        branch=branch,
+        baseline=first,
+        head=second,
+        depth=options.depth,
+        contract=began if options.budget is None else replace(began, TIME_BUDGET=options.budget),
+        data=data,
+        device=device,
+        seeds=seeds(options.seeds),
+        splits=not options.no_split,
     )
 
 

@@ -3,6 +3,7 @@
 import json
 import random
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from cluster.hardware import Device
@@ -38,8 +39,8 @@ def make_spec(folder: Path, run_id: str = "run1") -> RunSpec:
 
 
 def make_history(home: Path, *, commits: tuple[str, str, str] = ("a" * 40, "b" * 40, "c" * 40),
-                 audit_bpb: float | None = None) -> None:  # fmt: skip
-    """A home with one branch: a baseline, a keep and a discard, of these commits."""
+                 audit_bpb: float | None = None, **changes: str) -> None:  # fmt: skip
+    """A home with one branch: a baseline, a keep and a discard, of these commits; `changes` are of the branch."""
     branch = Branch(
         name="autoresearch/mar8",
         tag="mar8",
@@ -52,6 +53,7 @@ def make_history(home: Path, *, commits: tuple[str, str, str] = ("a" * 40, "b" *
         baseline_commit=commits[0],
         created="2026-03-08T20:00:00Z",
     )
+    branch = replace(branch, **changes)  # type: ignore[arg-type]
     outcomes: list[tuple[ExperimentKind, Decision, float]] = [
         ("baseline", "keep", 3.0),
         ("explore", "keep", 2.5),

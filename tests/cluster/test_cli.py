@@ -23,11 +23,11 @@ GROUPS = {
     "start": ("demo", "doctor", "prepare", "profile"),
     "research": ("run", "try", "abandon", "stop"),
     "on a cluster": ("submit", "fetch"),
-    "look": ("status", "report", "show", "sql", "audit", "verify", "autopsy"),
-    "use what was found": ("diff", "apply", "sample"),
+    "look": ("status", "report", "show", "sql", "audit", "verify", "autopsy", "import"),
+    "use what was found": ("diff", "apply", "sample", "transfer"),
 }
 COMMANDS = [command for commands in GROUPS.values() for command in commands]
-NEEDED = {"autopsy": ["results.tsv"], "show": ["1"], "sql": ["SELECT 1"], "verify": ["1"]}
+NEEDED = {"autopsy": ["results.tsv"], "import": ["results.tsv"], "show": ["1"], "sql": ["SELECT 1"], "verify": ["1"]}
 
 
 @pytest.fixture
@@ -189,7 +189,10 @@ EMPTY = [
     *(["run", option, ""] for option in ("--tag", "--model", "--researcher", "--source", "--home", "--cache", "--address")),
     *(["try", option, " "] for option in ("--tag", "-m", "--home", "--cache", "--source")),
     *(["submit", option, ""] for option in ("--tag", "--address", "--home", "--cache")),
-    *([command, ""] for command in ("report", "audit", "diff", "apply", "sample", "show", "verify", "sql")),
+    *(
+        [command, ""]
+        for command in ("report", "audit", "diff", "apply", "sample", "show", "verify", "sql", "transfer", "import")
+    ),
     *([command, "--home="] for command in ("status", "stop", "fetch", "doctor", "demo", "prepare")),
 ]
 """What a shell makes of a variable that is not set: it must not silently mean the default."""

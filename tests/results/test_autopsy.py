@@ -2,7 +2,9 @@
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 import numpy as np
 import pytest
@@ -146,3 +148,72 @@ def test_the_command_prints_json_in_a_moment(tmp_path: Path, capsys: pytest.Capt
 def test_a_file_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none"):
         read_foreign(tmp_path / "none.tsv")
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a line of a well-meant file says, and how it is to be read."""
+
+    line: str
+    status: str
+    score: float | None
+
+
+NAMES = {
+    "commit": ("commit", "Hash", "SHA", "exp"),
+    "score": ("val_bpb", "VAL_BPB", "score", "Loss"),
+    "memory": ("memory_gb", "Peak VRAM MB", "mem"),
+    "status": ("status", "Decision", "VERDICT"),
+    "description": ("description", "Idea", "notes"),
+}
+WORDS = {
+    "keep": ("keep", "KEEP", "Kept", "accepted", "baseline"),
+    "discard": ("discard", "Rejected", "REVERT"),
+    "crash": ("crash", "OOM", "FAIL"),
+}
+NO_SCORES = ("0.000000", "0", "inf", "-inf", "nan", "", "-")
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> list[str | Row]:
+    """Lines of a file of the wild with 5 to 13 columns: headers under any names, repeated and changed in mid-file; no hashes;
+    rows that are doubled; crashes without a score, however that is written.
+    """
+    lines: list[str | Row] = []
+    for _ in range(draw(st.integers(1, 3))):
+        columns = draw(st.permutations([*NAMES, *(f"extra{number}" for number in range(draw(st.integers(0, 8))))]))
+        header = "\t".join(draw(st.sampled_from(NAMES.get(column, (column,)))) for column in columns)
+        lines += [header] * draw(st.integers(1, 2))
+        for _ in range(draw(st.integers(0, 4))):
+            status = draw(st.sampled_from(sorted(WORDS)))
+            score = round(draw(st.floats(0.5, 2.0)), 6)
+            cells = {
+                "commit": draw(st.sampled_from(["", "a1b2c3d", "baseline"])),
+                "score": draw(st.sampled_from(NO_SCORES)) if status == "crash" else f"{score:.6f}",
+                "memory": "44.0",
+                "status": draw(st.sampled_from(WORDS[status])),
+                "description": draw(st.sampled_from(["deeper", "", "LR 0.04 -> 0.06"])),
+            }
+            row = Row("\t".join(cells.get(column, "7") for column in columns), status, None if status == "crash" else score)
+            lines += [row] * draw(st.integers(1, 2))
+    return lines
+
+
+@settings(max_examples=80, deadline=None)
+@given(tables(), st.sampled_from(["\n", "\r\n"]), st.sampled_from(["", "\ufeff"]))
+def test_files_of_the_wild_are_read_for_what_they_say(lines: list[str | Row], ending: str, begins: str) -> None:
+    file = parse_foreign(begins + ending.join(line.line if isinstance(line, Row) else line for line in lines))
+    rows = {number: line for number, line in enumerate(lines, start=1) if isinstance(line, Row)}
+    assert [(row.line, row.status, row.score) for row in file.rows] == [(n, row.status, row.score) for n, row in rows.items()]
+    assert file.unreadable == () and len(file.headers) == len(lines) - len(rows)
+    doubled = [number for number in rows if rows.get(number - 1) is rows[number]]
+    assert set(doubled) <= set(file.duplicates)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.binary(max_size=300))
+def test_no_bytes_are_a_traceback(content: bytes) -> None:
+    with NamedTemporaryFile() as written:
+        Path(written.name).write_bytes(content + b"\nx\t1.0\t1\tkeep\tlast\n")
+        file = read_foreign(Path(written.name))
+        assert autopsy_lines(examine(file, 0.001)) and len(lines_of(file)) >= 1

@@ -188,8 +188,9 @@ def test_rows_are_capped_and_it_says_so(asked: Store) -> None:
 
 def test_errors_are_one_line_that_helps(asked: Store) -> None:
     assert refusal(asked, "SELECT * FROM experiment") == (
-        "Catalog Error: Table with name experiment does not exist! There are: branches, changes, costs, decisions, estimates, "
-        "events, experiments, heads, history, latest_verdicts, leaderboard, lost, near_misses, runs, verdicts, work, workers."
+        "Catalog Error: Table with name experiment does not exist! There are: branches, changes, costs, decisions, "
+        "estimates, events, experiments, foreign_results, heads, history, latest_verdicts, leaderboard, lost, near_misses, "
+        "runs, verdicts, work, workers."
     )
     assert 'Candidate bindings: "val_bpb"' in refusal(asked, "SELECT val_bp FROM history")
     assert refusal(asked, "SELEC 1") == 'Parser Error: syntax error at or near "SELEC"'
