@@ -1,12 +1,12 @@
 """One research loop: propose, commit, train, decide, record, keep or discard, repeat."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from agent.adoption import check_not_reset, commits_to_adopt, is_by_hand, place_on_branch
+from agent.decisions import BASELINE_AGAIN, Decisions
 from agent.new_experiments import NewExperiments
 from agent.observer import LoopObserver
 from agent.proposing import RETRY_PAUSES_S, Proposer
@@ -20,24 +20,16 @@ from research.contract import Contract
 from research.result import RunResult, SandboxMode
 from research.text import counted
 from results import policy
-from results.experiment import Branch, Experiment, ExperimentRecord, Head, Proposal, Verdict
-from results.group_state import estimate_of, seed_of, unusual_share
-from results.group_verdicts import idea_verdict, measurement_verdict, merge_verdict
+from results.experiment import Branch, Experiment, ExperimentRecord, Head, Proposal
 from results.store import Store
 from results.tsv import write_results_tsv
 from results.verdict import (
     LINE_PRICE,
     NoisePrior,
     Rule,
-    baseline_verdict,
-    control_verdict,
-    greedy_verdict,
     kept_by_hand,
     software_changes,
 )
-
-UNUSUAL_SHARE = 0.01
-"""How much more or less of the machine than usual a run may have, as a share, and still decide something."""
 
 
 class BaselineFailed(Exception):
@@ -82,6 +74,9 @@ class ResearchLoop:
         self.observer, self.settings = observer, settings
         self._new = NewExperiments(branch=branch, store=store, worktree=worktree, shared=shared,
                                    line_price=settings.line_price, fit=settings.fit)  # fmt: skip
+        self._decisions = Decisions(branch=branch.name, store=store, shared=shared, observer=observer,
+                                    noise=settings.noise, rule=settings.rule, baseline_runs=settings.baseline_runs,
+                                    memory_cap_mb=settings.memory_cap_mb)  # fmt: skip
         self._proposer = Proposer(branch=branch.name, researcher=researcher, worktree=worktree, store=store,
                                   observer=observer, context=self.context,
                                   head_train_py=lambda: worktree.train_py(self.head().commit),
@@ -89,7 +84,7 @@ class ResearchLoop:
         self._runs = ExperimentRuns(branch=branch, store=store, worktree=worktree, proposer=self._proposer,
                                     observer=observer, contract=settings.contract, sandbox=settings.sandbox,
                                     save_model=settings.save_model, execute=execute,
-                                    start_speculatively=start_speculatively, keep_below=self._keep_below)  # fmt: skip
+                                    start_speculatively=start_speculatively, keep_below=self._decisions.keep_below)  # fmt: skip
 
     async def start(self) -> list[ExperimentRecord]:
         """Resumes the loop: finishes experiments that were cut off, moves the branch to its head again, measures the
@@ -108,7 +103,7 @@ class ResearchLoop:
         adopted = await self.adopt()
         self._take_head(self.head())
         self._write_results_tsv()
-        self.observer.on_loop_state(self.branch.name, baseline=self._baseline().val_bpb, best=self.head().expected)
+        self.observer.on_loop_state(self.branch.name, baseline=self._decisions.baseline().val_bpb, best=self.head().expected)
         return [*finished, *adopted]
 
     async def step(self) -> ExperimentRecord:
@@ -158,10 +153,6 @@ class ResearchLoop:
         assert head is not None, "the baseline comes first"
         return head
 
-    def sigma(self) -> float:
-        """The standard deviation of val_bpb between seeds, as estimated by all runs of the group."""
-        return self.shared.state().farm.posterior.sigma
-
     def context(self) -> Context:
         """What the researcher is shown. Raises ProposalFailed if program.md can't be read."""
         head = self.head()
@@ -173,7 +164,7 @@ class ResearchLoop:
             records=tuple(r for r in self.store.records(self.branch.name) if r.experiment.kind != "control"),
             others=tuple(r for r in self.shared.records() if self._is_anothers(r)),
             near_misses=tuple(self.store.record(idea) for idea in near),
-            sigma=self.sigma(),
+            sigma=self._decisions.sigma(),
             program=read_policy(self.settings.program),
             query=lambda sql: self.store.query(sql, audience="agent").to_text(),
             charge=partial(self.store.add_answer, self.branch.name),
@@ -194,7 +185,7 @@ class ResearchLoop:
         changes = software_changes(self.store.records(self.branch.name))
         if not changes:
             return None
-        title, commit = f"baseline again: {changes}", self._baseline().experiment.commit
+        title, commit = f"{BASELINE_AGAIN}: {changes}", self._decisions.baseline().experiment.commit
         return self._new.of_commit("control", title, commit, hypothesis="Whether earlier scores still compare.")
 
     def _requested(self) -> Experiment | None:
@@ -230,14 +221,14 @@ class ResearchLoop:
         """Does the runs that are still due, one more with `again`, decides, records, and takes the head that follows."""
         runs = tuple(run for run in runs if run.status != "lost")
         with self.shared.running(experiment):
-            while again or self._is_due(experiment, runs):
+            while again or self._decisions.is_due(experiment, runs):
                 again = False
                 run = await self._runs.run(experiment, len(runs))
                 if experiment.kind == "baseline" and run.status == "lost":
                     raise InfrastructureFailed(f"{experiment.id} was lost {MAX_TRIES} times in a row: {run.reason}")
                 runs = (*runs, run)
-        self._bar_if_too_large(experiment, runs)
-        verdict = self._decide(experiment, runs)
+        self._decisions.bar_if_too_large(experiment, runs)
+        verdict = self._decisions.verdict(experiment, runs)
         if is_by_hand(self.worktree, experiment):
             verdict = kept_by_hand(verdict)
             self.shared.rule("pin", experiment.id, "a person has committed it")
@@ -253,63 +244,6 @@ class ResearchLoop:
         self._follow_head()
         self._write_results_tsv()
         return record
-
-    def _is_due(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> bool:
-        """Whether an experiment needs a run that it has not had."""
-        if not all(run.status == "ok" for run in runs):
-            return False
-        if experiment.kind != "baseline":
-            return not runs or (len(runs) == 1 and self._is_to_be_repeated(experiment, runs[0]))
-        alone = len(self.store.groups.members(self.shared.group)) == 1
-        return len(runs) < (self.settings.baseline_runs if alone else 1)
-
-    def _is_to_be_repeated(self, experiment: Experiment, run: RunResult) -> bool:
-        """Whether a run had an unusual share of the machine, in the direction that decides about its idea."""
-        state = self.shared.state()
-        found, share = estimate_of(state, experiment.id), unusual_share(state, run)
-        if found is None or abs(share) <= UNUSUAL_SHARE or self.settings.rule == "greedy":
-            return False
-        is_kept = experiment.id in policy.kept(state.farm)
-        decides = is_kept if share > 0 else not is_kept and found.helps >= state.farm.rules.forget
-        if decides:
-            self.observer.on_event("share_unusual", branch=self.branch.name, run=run.run_id, share=share)
-        return decides
-
-    def _bar_if_too_large(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> None:
-        """Keeps an idea out of the head that needs more memory than it may."""
-        peak = max((run.peak_memory_mb or 0.0 for run in runs if run.status == "ok"), default=0.0)
-        cap = self.settings.memory_cap_mb
-        if experiment.kind in ("explore", "manual") and cap is not None and peak > cap:
-            self.shared.rule("bar", experiment.id, f"it takes {peak:.0f} MiB, and the cap is {cap:.0f}")
-
-    def _decide(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> Verdict:
-        state = self.shared.state()
-        if experiment.kind == "baseline":
-            return baseline_verdict(runs, self.settings.noise)
-        if experiment.kind == "merge":
-            return merge_verdict(state, experiment, runs)
-        if experiment.kind == "control" and experiment.title.startswith("baseline again"):
-            return control_verdict(runs, self._baseline(), self.sigma())
-        if experiment.kind in ("control", "wave"):
-            return measurement_verdict(state, experiment, runs)
-        if self.settings.rule == "greedy":
-            return greedy_verdict(runs, self.head())
-        return idea_verdict(state, experiment, runs)
-
-    def _keep_below(self, seed: int) -> float | None:
-        """The val_bpb above which a run of an idea is checked less, since it is not kept; None while there is no baseline.
-
-        It is half a sigma more than the head is expected to score under this seed, rounded up to a sigma, so that it is the
-        same for runs that follow each other.
-        """
-        head = self.shared.head()
-        if head is None or self.settings.rule == "greedy":
-            return None if head is None else head.mean
-        record, farm = self.store.record(head.experiment_id), self.shared.state().farm
-        drawn = seed_of(record.experiment, replace(record.runs[-1], seed=seed)) if record.runs else None
-        expected, _ = policy.expected_score(farm, frozenset(head.patches) & farm.patches.keys(), drawn)
-        sigma = farm.posterior.model.sigma
-        return math.ceil(expected / sigma + 0.5) * sigma
 
     # --- the branch -------------------------------------------------------------------------------------------------
 
@@ -337,12 +271,6 @@ class ResearchLoop:
         self.observer.on_loop_state(self.branch.name, best=head.expected)
 
     # --- what is known ----------------------------------------------------------------------------------------------
-
-    def _baseline(self) -> ExperimentRecord:
-        """The branch's baseline as it was measured."""
-        baseline = self.store.baseline(self.branch.name)
-        assert baseline is not None, "the baseline comes first"
-        return baseline
 
     def _write_results_tsv(self) -> None:
         """Writes results.tsv into the worktree, untracked."""

@@ -10,13 +10,13 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, astuple
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import duckdb
 import pyarrow as pa
@@ -38,20 +38,17 @@ from results.experiment import (
     Usage,
     Verdict,
     branch_from,
-    experiment_from,
     to_body,
-    verdict_from,
 )
 from results.group_state import estimates
 from results.groups import Groups
 from results.history import assemble
 from results.journal import Journal, JournalRecord, RecordKind
+from results.parsed_records import ParsedRecords
 from results.query import Table, run_query
 from results.table_rows import AUDIT_FIELDS, insert_one, row_of
 
 log = logging.getLogger(__name__)
-
-Parsed = TypeVar("Parsed")
 
 Audience = Literal["agent", "person"]
 """Who asks: queries of a `person` also see the table `audit`."""
@@ -75,7 +72,6 @@ class Store:
         self.home = home
         self._lock = threading.RLock()
         self._audit: list[dict[str, Any]] | None = None
-        self._records_by_id: dict[str, dict[str, Any]] = {}
         self.journal = Journal(home / "journal.jsonl")
         for damage in self.journal.damaged:
             log.warning("%s, line %d: %s; the line is skipped", self.journal.path, damage.number, damage.problem)
@@ -85,6 +81,7 @@ class Store:
             self.journal.close()
             raise
         self._writer = self._database.cursor()
+        self._parsed = ParsedRecords(self._rows)
         self.groups = Groups(self._rows, version=lambda: len(self.journal))
 
     @classmethod
@@ -297,24 +294,11 @@ class Store:
         verdicts = self._rows(
             f"SELECT experiment_id, id FROM verdicts WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters
         )
-        experiment = self._parsed("experiments", [id for (id,) in experiments], experiment_of)
-        run = self._parsed("runs", [id for _, id in runs], RunResult.from_json)
-        verdict = self._parsed("verdicts", [id for _, id in verdicts], verdict_of)
         return assemble(
-            [experiment[id] for (id,) in experiments],
-            [(of, run[id]) for of, id in runs],
-            [(of, verdict[id]) for of, id in verdicts],
+            self._parsed.experiments([id for (id,) in experiments]),
+            zip((of for of, _ in runs), self._parsed.runs([id for _, id in runs]), strict=True),
+            zip((of for of, _ in verdicts), self._parsed.verdicts([id for _, id in verdicts]), strict=True),
         )
-
-    def _parsed(self, table: str, ids: Sequence[str], parse: Callable[[str], Parsed]) -> Mapping[str, Parsed]:
-        """The records of a table with these ids. Each is parsed once, since none ever changes."""
-        with self._lock:
-            known = self._records_by_id.setdefault(table, {})
-            missing = [id for id in ids if id not in known]
-            if missing:
-                found = self._rows(f"SELECT id, record FROM {table} WHERE id = ANY(?)", missing)
-                known.update((id, parse(body)) for id, body in found)
-            return known
 
     def _show_audit(self, cursor: duckdb.DuckDBPyConnection) -> None:
         """Makes the table `audit` for this cursor alone: it is temporary, and no other connection can reach it."""
@@ -330,16 +314,6 @@ class Store:
             runs = (record.body for _, record in self.journal.records() if record.kind == "run")
             self._audit = [_audit_row(body) for body in runs if body["audit_bpb"] is not None]
         return self._audit
-
-
-def experiment_of(text: str) -> Experiment:
-    """The experiment that a row's JSON holds."""
-    return experiment_from(json.loads(text))
-
-
-def verdict_of(text: str) -> Verdict:
-    """The verdict that a row's JSON holds."""
-    return verdict_from(json.loads(text))
 
 
 def query_home(home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent") -> Table:

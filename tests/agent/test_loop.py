@@ -223,7 +223,7 @@ def test_one_unlucky_pair_of_baselines_does_not_close_the_night(make_loop) -> No
     async def steps() -> ExperimentRecord:
         loop = make_loop(tell)
         await loop.start()
-        assert loop.context().sigma == loop.sigma() > 0.01
+        assert loop.context().sigma == loop._decisions.sigma() > 0.01
         record = await loop.step()
         await loop.close()
         return record

@@ -166,7 +166,7 @@ def test_a_person_may_run_it_again_as_a_replicate(make_loop) -> None:  # noqa: F
         again = await loop.try_again(deep, proposal("deep", 3))  # it is the head: its score becomes the mean
         assert again.experiment.id == deep.experiment.id and len(again.runs) == 2
         assert loop.head().mean == pytest.approx(1.4) and decision(again) == "keep"
-        baseline = loop._baseline()
+        baseline = loop._decisions.baseline()
         measured = await loop.try_again(baseline, replace(proposal("back", 2), train_py=TRAIN_PY))
         assert measured.experiment.id == baseline.experiment.id and len(measured.runs) == len(baseline.runs) + 1
 

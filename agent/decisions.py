@@ -1,0 +1,100 @@
+"""What a loop decides about its experiments: how often each runs, and its verdict."""
+
+import math
+from dataclasses import replace
+
+from agent.observer import LoopObserver
+from agent.shared_research import SharedResearch
+from research.result import RunResult
+from results import policy
+from results.experiment import Experiment, ExperimentRecord, Verdict
+from results.group_state import estimate_of, seed_of, unusual_share
+from results.group_verdicts import idea_verdict, measurement_verdict, merge_verdict
+from results.store import Store
+from results.verdict import NoisePrior, Rule, baseline_verdict, control_verdict, greedy_verdict
+
+UNUSUAL_SHARE = 0.01
+"""How much more or less of the machine than usual a run may have, as a share, and still decide something."""
+
+BASELINE_AGAIN = "baseline again"
+"""How the titles of controls begin that ask whether earlier scores still compare."""
+
+
+class Decisions:
+    """Decides for one branch, by all runs of its group."""
+
+    def __init__(self, *, branch: str, store: Store, shared: SharedResearch, observer: LoopObserver, noise: NoisePrior,
+                 rule: Rule, baseline_runs: int, memory_cap_mb: float | None) -> None:  # fmt: skip
+        """`baseline_runs` is how often a baseline runs that is the only one of its group."""
+        self._branch, self._store, self._shared, self._observer = branch, store, shared, observer
+        self._noise, self._rule, self._baseline_runs, self._memory_cap_mb = noise, rule, baseline_runs, memory_cap_mb
+
+    def baseline(self) -> ExperimentRecord:
+        """The branch's baseline as it was measured."""
+        baseline = self._store.baseline(self._branch)
+        assert baseline is not None, "the baseline comes first"
+        return baseline
+
+    def sigma(self) -> float:
+        """The standard deviation of val_bpb between seeds, as estimated by all runs of the group."""
+        return self._shared.state().farm.posterior.sigma
+
+    def is_due(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> bool:
+        """Whether an experiment needs a run that it has not had."""
+        if not all(run.status == "ok" for run in runs):
+            return False
+        if experiment.kind != "baseline":
+            return not runs or (len(runs) == 1 and self._is_to_be_repeated(experiment, runs[0]))
+        alone = len(self._store.groups.members(self._shared.group)) == 1
+        return len(runs) < (self._baseline_runs if alone else 1)
+
+    def verdict(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> Verdict:
+        """The verdict on an experiment's runs. Raises ValueError without a run."""
+        state = self._shared.state()
+        if experiment.kind == "baseline":
+            return baseline_verdict(runs, self._noise)
+        if experiment.kind == "merge":
+            return merge_verdict(state, experiment, runs)
+        if experiment.kind == "control" and experiment.title.startswith(BASELINE_AGAIN):
+            return control_verdict(runs, self.baseline(), self.sigma())
+        if experiment.kind in ("control", "wave"):
+            return measurement_verdict(state, experiment, runs)
+        if self._rule == "greedy":
+            head = self._shared.head()
+            assert head is not None, "the baseline comes first"
+            return greedy_verdict(runs, head)
+        return idea_verdict(state, experiment, runs)
+
+    def bar_if_too_large(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> None:
+        """Keeps an idea out of the head that needs more memory than it may."""
+        peak = max((run.peak_memory_mb or 0.0 for run in runs if run.status == "ok"), default=0.0)
+        cap = self._memory_cap_mb
+        if experiment.kind in ("explore", "manual") and cap is not None and peak > cap:
+            self._shared.rule("bar", experiment.id, f"it takes {peak:.0f} MiB, and the cap is {cap:.0f}")
+
+    def keep_below(self, seed: int) -> float | None:
+        """The val_bpb above which a run of an idea is checked less, since it is not kept; None while there is no baseline.
+
+        It is half a sigma more than the head is expected to score under this seed, rounded up to a sigma, so that it is the
+        same for runs that follow each other.
+        """
+        head = self._shared.head()
+        if head is None or self._rule == "greedy":
+            return None if head is None else head.mean
+        record, farm = self._store.record(head.experiment_id), self._shared.state().farm
+        drawn = seed_of(record.experiment, replace(record.runs[-1], seed=seed)) if record.runs else None
+        expected, _ = policy.expected_score(farm, frozenset(head.patches) & farm.patches.keys(), drawn)
+        sigma = farm.posterior.model.sigma
+        return math.ceil(expected / sigma + 0.5) * sigma
+
+    def _is_to_be_repeated(self, experiment: Experiment, run: RunResult) -> bool:
+        """Whether a run had an unusual share of the machine, in the direction that decides about its idea."""
+        state = self._shared.state()
+        found, share = estimate_of(state, experiment.id), unusual_share(state, run)
+        if found is None or abs(share) <= UNUSUAL_SHARE or self._rule == "greedy":
+            return False
+        is_kept = experiment.id in policy.kept(state.farm)
+        decides = is_kept if share > 0 else not is_kept and found.helps >= state.farm.rules.forget
+        if decides:
+            self._observer.on_event("share_unusual", branch=self._branch, run=run.run_id, share=math.exp(share) - 1)
+        return decides

@@ -1,0 +1,55 @@
+"""Records of the store as objects. Each is parsed once, since none ever changes."""
+
+import json
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from research.result import RunResult
+from results.experiment import Experiment, Verdict, experiment_from, verdict_from
+
+Rows = Callable[..., list[tuple[Any, ...]]]
+"""The rows of a query with parameters."""
+
+Record = TypeVar("Record")
+
+
+class ParsedRecords:
+    """The experiments, runs and verdicts that have been asked for. Any thread may ask."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self._lock = threading.Lock()
+        self._experiments: dict[str, Experiment] = {}
+        self._runs: dict[str, RunResult] = {}
+        self._verdicts: dict[str, Verdict] = {}
+
+    def experiments(self, ids: Sequence[str]) -> list[Experiment]:
+        """The experiments with these ids, in the order given."""
+        return self._parsed("experiments", ids, self._experiments, experiment_of)
+
+    def runs(self, ids: Sequence[str]) -> list[RunResult]:
+        """The runs with these ids, in the order given."""
+        return self._parsed("runs", ids, self._runs, RunResult.from_json)
+
+    def verdicts(self, ids: Sequence[str]) -> list[Verdict]:
+        """The verdicts with these ids, in the order given."""
+        return self._parsed("verdicts", ids, self._verdicts, verdict_of)
+
+    def _parsed(self, table: str, ids: Sequence[str], known: dict[str, Record], parse: Callable[[str], Record]) -> list[Record]:
+        with self._lock:
+            missing = [id for id in ids if id not in known]
+            if missing:
+                found = self._rows(f"SELECT id, record FROM {table} WHERE id = ANY(?)", missing)
+                known.update((id, parse(body)) for id, body in found)
+            return [known[id] for id in ids]
+
+
+def experiment_of(text: str) -> Experiment:
+    """The experiment that a row's JSON holds."""
+    return experiment_from(json.loads(text))
+
+
+def verdict_of(text: str) -> Verdict:
+    """The verdict that a row's JSON holds."""
+    return verdict_from(json.loads(text))
