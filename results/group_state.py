@@ -91,6 +91,8 @@ class GroupState:
     """The ideas in each program that ran, by `Experiment.program`: whoever runs it again measures the same ideas."""
     ideas: Mapping[str, Patch] = field(default_factory=dict)
     """Every idea that has a score, forgotten ones too."""
+    idea_of_edit: Mapping[str, str] = field(default_factory=dict)
+    """The first idea that made each edit."""
     memory_at: Mapping[str, float] = field(default_factory=dict)
     """Peak memory in MiB of each commit's last run with a score."""
     shares: tuple[float, ...] = ()
@@ -215,14 +217,27 @@ def estimate_of(state: GroupState, idea: str) -> IdeaEstimate | None:
 
 
 def _with_patches_of(state: GroupState, experiment: Experiment) -> tuple[GroupState, frozenset[str]]:
-    """The ideas in an experiment's train.py: those of the same program, else as recorded, else its parent's and its own."""
+    """The ideas in an experiment's train.py.
+
+    Those of an idea's experiment are those of the same program, if that ran before; else its parent's and its own, which is an
+    earlier one if that was the same edit.
+    """
     patches = frozenset(experiment.patches)
-    if not patches and KINDS[experiment.kind] == "explore":
-        patches = state.patches_at.get(experiment.parent_commit, frozenset()) | {experiment.id}
+    if KINDS[experiment.kind] == "explore":
+        before = (patches or state.patches_at.get(experiment.parent_commit, frozenset())) - {experiment.id}
+        edit = edit_of(experiment)
+        idea = state.idea_of_edit.get(edit, experiment.id) if edit else experiment.id
+        patches = state.patches_of.get(experiment.program, before | {idea if idea not in before else experiment.id})
+        state = replace(state, idea_of_edit={edit: experiment.id, **state.idea_of_edit})
     if experiment.program:
-        patches = state.patches_of.get(experiment.program, patches)
-        state = replace(state, patches_of={**state.patches_of, experiment.program: patches})
+        state = replace(state, patches_of={experiment.program: patches, **state.patches_of})
     return replace(state, patches_at={**state.patches_at, experiment.commit: patches}), patches
+
+
+def edit_of(experiment: Experiment) -> str:
+    """The lines that an idea removes and adds, which are the same on whatever head it is tried."""
+    lines = experiment.diff.splitlines()
+    return "\n".join(line for line in lines if line.startswith(("+", "-")) and not line.startswith(("+++", "---")))
 
 
 def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finished:
@@ -233,15 +248,18 @@ def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finishe
         score=run.val_bpb if run.status == "ok" else None,
         patches=patches,
         left_out=frozenset(experiment.left_out),
-        idea=_idea(state, entry, patches) if experiment.id in patches else None,
+        idea=_idea(state, entry, patches) if kind == "explore" else None,
         seed=seed_of(experiment, run),
         doubt=STEPS_SLOPE * abs(unusual_share(state, run)),
     )
 
 
-def _idea(state: GroupState, entry: Ran, patches: frozenset[str]) -> Patch:
-    """The idea of an experiment, with what it builds on and what it must pay for."""
+def _idea(state: GroupState, entry: Ran, patches: frozenset[str]) -> Patch | None:
+    """The idea of an experiment, with what it builds on and what it must pay for; None if it tries nothing new."""
     experiment = entry.experiment
+    if experiment.id not in patches:
+        new = patches - state.patches_at.get(experiment.parent_commit, frozenset())
+        return state.ideas.get(next(iter(new))) if len(new) == 1 else None
     slots, others = frozenset(experiment.slots), patches & state.ideas.keys() - {experiment.id}
     needs = frozenset(name for name in others if state.ideas[name].slots & slots)
     least = -SLACK_SIGMAS * state.farm.posterior.model.sigma

@@ -1,0 +1,143 @@
+"""What stored runs mean to the policy: which ideas are in a train.py, under which seed, at which price."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from results import policy
+from results.experiment import Experiment
+from results.group_state import (
+    MEMORY_PRICE,
+    GroupState,
+    Joined,
+    Ran,
+    Ruled,
+    advance,
+    begin,
+    common_seed,
+    estimate_of,
+    estimates,
+    replay,
+)
+from tests.results.result_samples import make_branch, make_experiment, make_run
+
+SIGMA = 0.0007
+
+
+def started(*, loops: int = 2, baseline: float = 1.0) -> GroupState:
+    """A group whose baseline has run twice."""
+    branches = [Joined(branch=make_branch(f"autoresearch/mar8-gpu{number}")) for number in range(loops)]
+    state = replay(begin(make_branch()), branches)
+    first = make_experiment(0, commit="base", program="p0", diff="")
+    return replay(state, [Ran(experiment=first, run=make_run(f"b{run}", baseline)) for run in range(2)])
+
+
+def idea(number: int, on: str = "base", *, edit: str | None = None, **changes: Any) -> Experiment:
+    text = f"-X{number} = 0\n+X{number} = 1\n" if edit is None else edit
+    return make_experiment(number, commit=f"c{number}", parent_commit=on, program=f"p{number}-{on}", diff=text, **changes)
+
+
+def ran(state: GroupState, experiment: Experiment, score: float | None, **changes: Any) -> GroupState:
+    return advance(state, Ran(experiment=experiment, run=make_run(f"{experiment.id}-r", score, **changes)))
+
+
+def test_each_branch_is_a_loop_and_its_runs_make_the_state() -> None:
+    state = started(loops=3)
+    assert state.farm.devices == 3 and state.farm.baselines == 2
+    state = ran(state, idea(1), 0.99)
+    assert state.farm.head == {"mar8-0001"} and state.patches_at["c1"] == {"mar8-0001"}
+    found = estimate_of(state, "mar8-0001")
+    assert found is not None and found.in_head and found.low < found.effect < found.high and estimates(state) == (found,)
+
+
+def test_lost_runs_and_confirmations_say_nothing() -> None:
+    state = started()
+    assert ran(state, idea(1), None, status="lost").farm is state.farm
+    assert ran(state, idea(1, kind="confirm"), 0.9).farm is state.farm
+
+
+def test_the_same_edit_on_another_head_is_the_same_idea() -> None:
+    state = ran(ran(started(), idea(1), 0.9999), idea(2), 0.98)
+    assert state.farm.head == {"mar8-0002"}
+    again = ran(state, idea(3, on="c2", edit="-X1 = 0\n+X1 = 1\n"), 0.979)
+    assert again.patches_at["c3"] == {"mar8-0002", "mar8-0001"} and "mar8-0003" not in again.ideas
+    assert len(again.farm.posterior.looks) == len(state.farm.posterior.looks) + 1
+    merge = make_experiment(
+        4, kind="merge", commit="c4", parent_commit="c2", patches=("mar8-0002", "mar8-0001"), program="p3-c2"
+    )
+    assert ran(again, merge, 0.979).patches_at["c4"] == again.patches_at["c3"]
+
+
+def test_a_program_that_ran_is_another_look_at_it() -> None:
+    state = ran(started(), idea(1), 0.99)
+    again = ran(state, replace(idea(2), program="p1-base", commit="other"), 0.991)
+    assert again.patches_at["other"] == {"mar8-0001"} and list(again.ideas) == ["mar8-0001"]
+    nothing = ran(state, replace(idea(3), program="p0", commit="same"), 1.0)
+    assert nothing.patches_at["same"] == frozenset() and list(nothing.ideas) == ["mar8-0001"]
+
+
+def test_an_idea_builds_on_what_shares_its_slots() -> None:
+    state = ran(started(), idea(1, slots=("LR",)), 0.99)
+    state = ran(state, idea(2, on="c1", slots=("LR", "norm"), edit="-X = 1\n+X = 2\n"), 0.98)
+    assert state.ideas["mar8-0002"].needs == {"mar8-0001"} and state.farm.head == {"mar8-0001", "mar8-0002"}
+
+
+def test_lines_and_memory_have_a_price_and_simpler_code_may_lose_a_little() -> None:
+    def price(**changes: Any) -> float:
+        peak = changes.pop("peak", 45_000.0)
+        return ran(started(), idea(1, **changes), 0.99, peak_memory_mb=peak).ideas["mar8-0001"].price
+
+    assert price(price=0.001) == pytest.approx(0.001)
+    assert price(price=0.001, peak=90_000.0) == pytest.approx(0.001 + MEMORY_PRICE)
+    assert price(price=-0.1) == pytest.approx(-SIGMA / 2), "however many lines go"
+    assert price(peak=20_000.0) == 0.0
+
+
+def test_an_older_home_has_the_ideas_of_its_chain_of_keeps() -> None:
+    """It recorded neither patches nor programs nor slots."""
+    old = [replace(idea(number, on=on), program="") for number, on in ((1, "base"), (2, "c1"), (3, "c2"))]
+    state = ran(ran(ran(started(), old[0], 0.99), old[1], 0.98), old[2], 0.975)
+    assert state.patches_at["c3"] == {"mar8-0001", "mar8-0002", "mar8-0003"} == state.farm.head
+
+
+def test_rulings_hold() -> None:
+    state = ran(ran(started(), idea(1), 0.99), idea(2, on="c1"), 1.2)
+    assert advance(state, Ruled(ruling="bar", patches=("mar8-0001",))).farm.head == frozenset()
+    kept = advance(state, Ruled(ruling="pin", patches=("mar8-0002",)))
+    assert kept.farm.head == {"mar8-0001", "mar8-0002"} == policy.kept(kept.farm)
+    assert advance(state, Ruled(ruling="pin", patches=("unknown",))).farm.head == state.farm.head
+
+
+def test_a_run_with_an_unusual_share_of_the_machine_is_less_certain() -> None:
+    usual = started()
+    for number in (1, 2):
+        usual = ran(usual, idea(number), 1.0, device="cpu", cpu_share=0.9)
+
+    def helps(share: float) -> float:
+        found = estimate_of(ran(usual, idea(3), 0.995, device="cpu", cpu_share=share), "mar8-0003")
+        assert found is not None
+        return found.helps
+
+    assert helps(0.9) > 0.9 > helps(0.99)
+
+
+@pytest.mark.parametrize("loop", range(4))
+def test_seeds_are_a_few_that_all_loops_share_and_an_experiments_runs_differ(loop: int) -> None:
+    every = {common_seed("g", loop, number, 0) for number in range(100)}
+    assert 2 <= len({common_seed("g", loop, number, 0) for number in range(8)}) <= len(every) == 8
+    for number in (0, 1, 17, 90):
+        seeds = [common_seed("g", loop, number, index) for index in range(10)]
+        assert len(set(seeds)) == 10
+    assert every == {common_seed("g", 7, number, 0) for number in range(8)} and every.isdisjoint({common_seed("h", 0, 0, 0)})
+
+
+def test_another_structure_draws_something_else_from_a_seed() -> None:
+    """A lucky seed of the untouched train.py is no excuse for, and no proof of, an edit of the model."""
+    state = started()
+    for number in range(1, 7):
+        state = ran(state, idea(number, structure="plain"), 1.0, seed=number % 2, num_params=7)
+    rows = [term for term in state.farm.posterior.terms if isinstance(term, tuple)]
+    assert len(rows) == 2
+    state = ran(state, idea(9, structure="other"), 1.0, seed=1, num_params=7)
+    assert len([term for term in state.farm.posterior.terms if isinstance(term, tuple)]) == 3
