@@ -18,9 +18,10 @@ from agent.waves import Waves
 from research.text import counted, one_line
 from results import policy
 from results.experiment import Experiment, ExperimentKind, ExperimentRecord, Head
-from results.group_state import KINDS, GroupState, Ruled, Ruling
+from results.group_entries import HEAD, RULING, Ruled, Ruling
+from results.group_state import KINDS, GroupState
 from results.group_verdicts import flips
-from results.groups import HEAD, RULING, head_event, ruling_event
+from results.groups import head_event, ruling_event
 from results.policy import RunKind, Work
 from results.store import Store
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from results import policy, waves
 from results.experiment import Head
-from results.groups import RULING
+from results.group_entries import RULING
 from results.policy import FarmState
 from results.store import Store
 

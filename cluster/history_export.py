@@ -2,10 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from results.plot import write_progress_png
+from results.experiment import ExperimentRecord
+from results.group_entries import HEAD
+from results.plot import Point, write_progress_png
 from results.store import Store
 
 EXPORT_SECONDS = 120.0
@@ -24,7 +26,9 @@ class HistoryExport:
         self._last = 0.0
         self._pictures: dict[str, Path] = {}
         self._drawn: dict[str, int] = {}
-        """Runs and verdicts in the picture of each branch."""
+        """Runs, verdicts and heads in the picture of each branch."""
+        self._created: dict[str, str] = {}
+        """When each experiment that made a head was created."""
 
     def add_picture(self, branch: str, path: Path) -> None:
         """Draws the branch's progress to `path` from now on."""
@@ -35,13 +39,26 @@ class HistoryExport:
         self._store.export_parquet()
         for branch, path in self._pictures.items():
             records = self._store.records(branch)
-            seen = sum(len(record.runs) + (record.verdict is not None) for record in records)
+            heads = self._heads(branch, records)
+            seen = len(heads) + sum(len(record.runs) + (record.verdict is not None) for record in records)
             if self._drawn.get(branch) != seen:
-                aside = write_progress_png(path, records, title=branch)
+                aside = write_progress_png(path, records, title=branch, heads=heads)
                 if aside is not None:
                     self._on_aside(branch, aside)
                 self._drawn[branch] = seen
         self._last = time.monotonic()
+
+    def _heads(self, name: str, records: Sequence[ExperimentRecord]) -> list[Point]:
+        """The heads of a branch's group, each at the branch's last experiment that began no later than what made it."""
+        branch = self._store.branch(name)
+        points = []
+        for event in [] if branch is None else self._store.events(HEAD, branch.head_branch):
+            made = event["experiment"]
+            if made not in self._created:
+                self._created[made] = self._store.record(made).experiment.created
+            earlier = [r.experiment.number for r in records if r.experiment.created <= self._created[made]]
+            points.append(Point(number=max(earlier, default=0), val_bpb=event["expected"], title=""))
+        return points
 
     def write_if_due(self) -> None:
         """Writes the files, unless they were written a moment ago."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from research.text import counted, duration
+from results.gains import ExpectedGain, expected_gain, interval_text
 from results.store import Store
 
 
@@ -17,8 +18,8 @@ class FarmSummary:
     keeps: int
     baseline: float | None
     """val_bpb of the first branch's baseline."""
-    best: float | None
-    """The lowest val_bpb of a branch's head."""
+    gain: ExpectedGain | None
+    """What the best head gains by all runs, among the branches that compare with the first; None before it is known."""
     seconds: float
     ended: str
     """Why the farm ended, in words."""
@@ -28,16 +29,24 @@ def summarise(store: Store, branches: Sequence[str], *, seconds: float, ended: s
     """The summary of a farm that worked on `branches` for `seconds`."""
     done = [record for name in branches for record in store.records(name) if record.is_done]
     first = store.baseline(branches[0]) if branches else None
-    heads = [head.mean for name in branches if (head := store.head(name)) is not None]
     return FarmSummary(
         branches=tuple(branches),
         experiments=len(done),
         keeps=sum(record.verdict is not None and record.verdict.decision == "keep" for record in done),
         baseline=first.val_bpb if first else None,
-        best=min(heads, default=None),
+        gain=_best_gain(store, branches),
         seconds=seconds,
         ended=ended,
     )
+
+
+def _best_gain(store: Store, branches: Sequence[str]) -> ExpectedGain | None:
+    """The gain of the head that is expected to score lowest, of the groups on the platform of the first branch."""
+    known = [branch for name in branches if (branch := store.branch(name)) is not None]
+    alike = dict.fromkeys(branch.head_branch for branch in known if branch.platform == known[0].platform)
+    heads = [(group, head) for group in alike if (head := store.groups.head(group)) is not None]
+    gains = [gain for group, head in heads if (gain := expected_gain(store.groups.state(group), head.commit)) is not None]
+    return min(gains, key=lambda gain: gain.head, default=None)
 
 
 def experiments_done(store: Store, branch: str) -> int:
@@ -49,7 +58,10 @@ def summary_lines(summary: FarmSummary) -> list[str]:
     """The lines after a farm has ended: why, how long it took, and what it gained."""
     lines = [f"ended: {summary.ended}, after {duration(summary.seconds)}"]
     lines.append(f"{counted(summary.experiments, 'experiment')}, {summary.keeps} kept, on {', '.join(summary.branches)}")
-    if summary.best is not None and summary.baseline is not None:
-        gained = summary.baseline - summary.best
-        lines.append(f"val_bpb {summary.baseline:.6f} at the start, {summary.best:.6f} now: {gained:.6f} gained")
+    gain = summary.gain
+    if gain is not None and gain.low == gain.high:
+        lines.append(f"val_bpb {gain.baseline:.4f} is expected of the baseline, which is still the head")
+    elif gain is not None:
+        words = interval_text(gain.gain, gain.low, gain.high)
+        lines.append(f"val_bpb {gain.baseline:.4f} at the start, {gain.head:.4f} expected of the head: {words} (90%)")
     return lines

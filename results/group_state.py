@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from statistics import median
-from typing import Literal
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from results import effect_estimate as estimate
 from results import policy, waves
 from results.effect_estimate import INTERVAL, NoiseModel, Seed
 from results.experiment import Branch, Experiment
+from results.group_entries import Entry, Joined, Ran, Ruled
 from results.policy import FarmState, Finished, Patch, Rules, RunKind
 from results.verdict import noise_prior
 
@@ -40,9 +40,6 @@ STEPS_SLOPE = 0.57
 USUAL_OF = 8
 """The number of latest runs whose median share of the machine is the usual one."""
 
-Ruling = Literal["bar", "pin", "wave"]
-"""`bar`: an idea stays out of the head, `pin`: it stays in; `wave`: the wave of these ideas has ended."""
-
 KINDS: Mapping[str, RunKind] = {
     "baseline": "baseline",
     "explore": "explore",
@@ -52,32 +49,6 @@ KINDS: Mapping[str, RunKind] = {
     "control": "control",
 }
 """What the policy calls the kinds of experiments. Confirmations are none of its runs: they must not be selected upon."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Joined:
-    """A branch has joined the group."""
-
-    branch: Branch
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ran:
-    """A run of an experiment has ended."""
-
-    experiment: Experiment
-    run: RunResult
-
-
-@dataclass(frozen=True, kw_only=True)
-class Ruled:
-    """Something about ideas that no score says."""
-
-    ruling: Ruling
-    patches: tuple[str, ...]
-
-
-Entry = Joined | Ran | Ruled
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,10 +10,8 @@ from typing import Any, TypeVar
 
 from research.result import RunResult
 from results.experiment import Branch, Experiment, Head, branch_from, experiment_from
-from results.group_state import Entry, GroupState, Joined, Ran, Ruled, advance, begin
-
-HEAD, RULING = "head", "ruling"
-"""The kinds of the events that record what became the head of a group, and what was ruled about ideas without a score."""
+from results.group_entries import HEAD, RULING, Entry, Joined, Ran, Ruled
+from results.group_state import GroupState, advance, begin
 
 Answer = TypeVar("Answer")
 

@@ -1,8 +1,9 @@
 """The history as records, looked up by name. It is read from the journal, which works while a farm is running."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from research.errors import UserError
 from research.result import RunResult
@@ -18,7 +19,9 @@ from results.experiment import (
     run_from,
     verdict_from,
 )
-from results.journal import read_journal
+from results.group_entries import HEAD, RULING, Entry, Joined, Ran, Ruled
+from results.group_history import Decided, GroupHistory, is_baseline, is_keep
+from results.journal import JournalRecord, read_journal
 
 SHORTEST_COMMIT = 5
 """Minimum length of a commit's prefix: fewer digits are the number of an experiment."""
@@ -29,22 +32,29 @@ MOST_NAMED = 5
 
 @dataclass(frozen=True, kw_only=True)
 class BranchHistory:
-    """A branch with its experiments, oldest first. The records hold audit scores: they are for people, not for researchers."""
+    """A branch with its experiments, oldest first. As in its group, the records hold audit scores."""
 
     branch: Branch
     records: tuple[ExperimentRecord, ...]
     costs: tuple[Usage, ...] = ()
     """What its researcher cost, failed proposals included (`results/costs.py`)."""
+    group: GroupHistory
+    """The branches that it shares its head with, itself included."""
 
     @property
     def keeps(self) -> list[ExperimentRecord]:
-        """The baseline and what was kept since, oldest first."""
-        return [record for record in self.records if record.verdict is not None and record.verdict.decision == "keep"]
+        """The baseline and what was kept since on this branch, oldest first, as far as it has a score."""
+        return [record for record in self.records if is_keep(record)]
+
+    @property
+    def baseline(self) -> ExperimentRecord | None:
+        """The branch's own baseline, else another one of its group; None before one has a score."""
+        return next((record for record in self.records if is_baseline(record) and is_keep(record)), self.group.baseline)
 
     @property
     def head(self) -> ExperimentRecord | None:
-        """The last keep; None before the baseline has a score."""
-        return self.keeps[-1] if self.keeps else None
+        """The experiment that made its group's head, on whatever branch; None before the baseline has a score."""
+        return self.group.head_record
 
 
 def read_history(journal: Path) -> list[BranchHistory]:
@@ -52,32 +62,82 @@ def read_history(journal: Path) -> list[BranchHistory]:
 
     Damaged lines are left out.
     """
-    branches: dict[str, Branch] = {}
-    experiments: dict[str, Experiment] = {}
-    runs: list[tuple[str, RunResult]] = []
-    verdicts: list[tuple[str, Verdict]] = []
-    costs: dict[str, list[Usage]] = {}
+    told = _Told()
     for record in read_journal(journal, on_damage=lambda _: None):
-        body = record.body
-        if record.kind == "branch":
-            branches[body["name"]] = branch_from(body)
-        elif record.kind == "experiment":
-            experiments[body["id"]] = experiment_from(body)
-        elif record.kind == "run":
-            runs.append((body["experiment_id"], run_from(body)))
-        elif record.kind == "verdict":
-            verdicts.append((body["experiment_id"], verdict_from(body)))
-        cost = cost_in(record)
-        if cost is not None:
-            costs.setdefault(cost.branch, []).append(cost.usage)
-    of_branch: dict[str, list[ExperimentRecord]] = {name: [] for name in branches}
-    for assembled in assemble(experiments.values(), runs, verdicts):
+        told.take(record)
+    of_branch: dict[str, list[ExperimentRecord]] = {name: [] for name in told.branches}
+    for assembled in assemble(told.experiments.values(), told.runs, told.verdicts):
         of_branch[assembled.experiment.branch].append(assembled)
+    groups = {name: _group(name, told, of_branch) for name in {branch.head_branch for branch in told.branches.values()}}
     histories = [
-        BranchHistory(branch=branch, records=tuple(of_branch[name]), costs=tuple(costs.get(name, ())))
-        for name, branch in branches.items()
+        BranchHistory(
+            branch=branch,
+            records=tuple(of_branch[name]),
+            costs=tuple(told.costs.get(name, ())),
+            group=groups[branch.head_branch],
+        )
+        for name, branch in told.branches.items()
     ]
     return sorted(histories, key=_last_change)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a journal has told so far."""
+
+    branches: dict[str, Branch] = field(default_factory=dict)
+    experiments: dict[str, Experiment] = field(default_factory=dict)
+    runs: list[tuple[str, RunResult]] = field(default_factory=list)
+    verdicts: list[tuple[str, Verdict]] = field(default_factory=list)
+    costs: dict[str, list[Usage]] = field(default_factory=dict)
+    entries: dict[str, list[Entry]] = field(default_factory=dict)
+    """By group, as are the heads."""
+    heads: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
+    decisions: dict[str, list[Decided]] = field(default_factory=dict)
+
+    def take(self, record: JournalRecord) -> None:
+        body = record.body
+        if record.kind == "branch":
+            branch = branch_from(body)
+            self.branches[branch.name] = branch
+            self.entries.setdefault(branch.head_branch, []).append(Joined(branch=branch))
+        elif record.kind == "experiment" and body["branch"] in self.branches:  # the branch's line may be damaged
+            self.experiments[body["id"]] = experiment_from(body)
+        elif record.kind == "run" and body["experiment_id"] in self.experiments:
+            self._take_run(self.experiments[body["experiment_id"]], run_from(body))
+        elif record.kind == "verdict":
+            verdict = verdict_from(body)
+            self.verdicts.append((body["experiment_id"], verdict))
+            self.decisions.setdefault(body["experiment_id"], []).append(Decided(time=record.time, verdict=verdict))
+        elif record.kind == "event":
+            self._take_event(body["kind"], body["details"])
+        cost = cost_in(record)
+        if cost is not None:
+            self.costs.setdefault(cost.branch, []).append(cost.usage)
+
+    def _take_run(self, experiment: Experiment, run: RunResult) -> None:
+        self.runs.append((experiment.id, run))
+        self.entries[self.branches[experiment.branch].head_branch].append(Ran(experiment=experiment, run=run))
+
+    def _take_event(self, kind: str, details: Mapping[str, Any]) -> None:
+        if kind == RULING:
+            ruled = Ruled(ruling=details["ruling"], patches=tuple(details["patches"]))
+            self.entries.setdefault(details["group"], []).append(ruled)
+        elif kind == HEAD:
+            self.heads.setdefault(details["group"], []).append(details)
+
+
+def _group(name: str, told: _Told, of_branch: Mapping[str, Sequence[ExperimentRecord]]) -> GroupHistory:
+    members = [branch for branch in told.branches.values() if branch.head_branch == name]
+    records = {record.experiment.id: record for branch in members for record in of_branch[branch.name]}
+    return GroupHistory(
+        name=name,
+        branches=tuple(members),
+        records=tuple(records[id] for id in told.experiments if id in records),
+        entries=tuple(told.entries[name]),
+        head_events=tuple(told.heads.get(name, ())),
+        decisions={id: told.decisions.get(id, ()) for id in records},
+    )
 
 
 def assemble(
@@ -97,7 +157,8 @@ def assemble(
 
 
 def branch_named(histories: Sequence[BranchHistory], name: str | None) -> BranchHistory:
-    """The branch with this name (the part before the slash may be left out), or the best branch of this tag.
+    """The branch with this name (the part before the slash may be left out), or the best of the branches that share the head
+    of this name, or of this tag.
 
     None means the newest tag that has a score. A tag's branches compare with its newest one if platform and score
     fingerprint are equal. Raises UserError, which lists what there is. `histories` must not be empty.
@@ -108,6 +169,9 @@ def branch_named(histories: Sequence[BranchHistory], name: str | None) -> Branch
         exact = [history for history in histories if name in (history.branch.name, _short(history.branch.name))]
         if exact:
             return exact[0]
+        sharing = [history for history in histories if name in (history.group.name, _short(history.group.name))]
+        if sharing:
+            return _best_of_comparable(sharing)
         tag = _short(name)
     tagged = [history for history in histories if history.branch.tag == tag]
     if not tagged:
@@ -139,17 +203,19 @@ def experiment_named(histories: Sequence[BranchHistory], name: str, *, ask: str 
 
 
 def _best_of_comparable(tagged: Sequence[BranchHistory]) -> BranchHistory:
-    """The branch with the lowest head among those that compare with the newest; the newest if none has a score."""
+    """The branch whose head is expected to score lowest, among those that compare with the newest one of the tag.
+
+    Of branches that share that head it is the one that made it; the newest if none has a score.
+    """
     newest = tagged[-1]
     terms = (newest.branch.platform, newest.branch.score_fingerprint)
-    scored = [
-        (history.head.val_bpb, -index, history)
-        for index, history in enumerate(tagged)
-        if (history.branch.platform, history.branch.score_fingerprint) == terms
-        and history.head is not None
-        and history.head.val_bpb is not None
-    ]
-    return min(scored)[2] if scored else newest
+    comparable = [one for one in tagged if (one.branch.platform, one.branch.score_fingerprint) == terms]
+    scored = [(head.expected, one) for one in reversed(comparable) if (head := one.group.head) is not None]
+    if not scored:
+        return newest
+    _, best = min(scored, key=lambda pair: pair[0])
+    sharing = [one for one in comparable if one.group is best.group]
+    return next((one for one in sharing if best.head in one.records), best)
 
 
 def _short(branch_name: str) -> str:

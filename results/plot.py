@@ -54,16 +54,20 @@ MARKED_BYTES = 1024
 """Bytes at the beginning of a picture that hold that field."""
 
 
+EXPECTED, LAST_KEPT = "head: the val_bpb that is expected of it", "head: the last one kept"
+"""What the line shows, with and without recorded heads."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """An experiment that has a score."""
+    """An experiment that has a score, or a head at the number that its branch had reached."""
 
     number: int
     val_bpb: float
     title: str
 
 
-def write_progress_png(path: Path, records: Sequence[ExperimentRecord], title: str) -> Path | None:
+def write_progress_png(path: Path, records: Sequence[ExperimentRecord], title: str, heads: Sequence[Point] = ()) -> Path | None:
     """Writes the picture atomically. `title` stands before the counts of experiments and keeps.
 
     A file that isn't the farm's is moved to `progress.png.1`, or the next free number, and that path is returned.
@@ -97,8 +101,12 @@ def _silent_matplotlib() -> Iterator[None]:
         yield
 
 
-def progress_figure(records: Sequence[ExperimentRecord], title: str) -> "Figure":
-    """The picture as a matplotlib figure."""
+def progress_figure(records: Sequence[ExperimentRecord], title: str, heads: Sequence[Point] = ()) -> "Figure":
+    """The picture as a matplotlib figure.
+
+    `heads` are those that the branch's group has had after its baseline: where on this branch each became the head, and what
+    was expected of it. Without any, the line follows the keeps.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -112,8 +120,10 @@ def progress_figure(records: Sequence[ExperimentRecord], title: str) -> "Figure"
     _style(axes, f"{title}: {counted(len(ideas), 'experiment')}, {len(_points(ideas, 'keep'))} kept")
     if keeps:
         last = max(record.experiment.number for record in records if record.verdict is not None)
-        _set_limits(axes, keeps, discards, last=last)
-        _draw_keeps(axes, keeps, last=last)
+        line = [keeps[0], *heads] if heads else keeps
+        _set_limits(axes, [*keeps, *line], discards, last=last)
+        _draw_keeps(axes, keeps)
+        _draw_heads(axes, line, last=last, label=EXPECTED if heads else LAST_KEPT)
         _draw_discards(axes, keeps, discards)
         _mark_at_the_top(axes, _numbers(ideas, "crash"), marker="x", color=RED, label="crashed")
         _mark_at_the_top(axes, _numbers(ideas, "invalid"), marker="D", color=PURPLE, label="invalid")
@@ -171,11 +181,15 @@ def _set_limits(axes: "Axes", keeps: Sequence[Point], discards: Sequence[Point],
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def _draw_keeps(axes: "Axes", keeps: Sequence[Point], *, last: int) -> None:
-    """Draws the keeps, and the head between them, which is not always the best: simpler code may be kept at a higher score."""
+def _draw_keeps(axes: "Axes", keeps: Sequence[Point]) -> None:
     x, y = [p.number for p in keeps], [p.val_bpb for p in keeps]
     axes.scatter(x, y, s=52, color=GREEN, edgecolors="white", linewidths=0.8, zorder=4, label="kept (mean of its runs)")
-    axes.step([*x, last], [*y, y[-1]], where="post", color=GREEN, linewidth=2, alpha=0.75, label="head: the last one kept")
+
+
+def _draw_heads(axes: "Axes", line: Sequence[Point], *, last: int, label: str) -> None:
+    """Draws the head over time, which is not always the best: it is the one that is likely to be, or that is simpler."""
+    x, y = [p.number for p in line], [p.val_bpb for p in line]
+    axes.step([*x, last], [*y, y[-1]], where="post", color=GREEN, linewidth=2, alpha=0.75, label=label)
 
 
 def _draw_discards(axes: "Axes", keeps: Sequence[Point], discards: Sequence[Point]) -> None:

@@ -1,18 +1,42 @@
-"""Texts for people: the leaderboard, the morning report, and everything about one experiment."""
+"""Texts for people: the leaderboard and the morning report."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from research.result import RunResult
 from research.text import counted, one_line
+from results import policy
+from results.confirmation import LEVEL
 from results.costs import total
-from results.experiment import DECISIONS, Branch, Decision, ExperimentRecord, Usage
+from results.experiment import DECISIONS, Decision, ExperimentKind, ExperimentRecord
+from results.gains import (
+    BPB_STEP,
+    ExpectedGain,
+    confirmation_of,
+    device_seconds,
+    gain_by_scores,
+    gain_of_head,
+    interval_text,
+)
+from results.group_history import GroupHistory
+from results.group_state import estimates
+from results.history import BranchHistory
 from results.overfitting import measure_overfitting
-from results.policy import Rules
 from results.shares import unequal_shares
-from results.verdict import too_equal
+from results.verdict import figure, too_equal
 
 TITLE_WIDTH = 48
+
+MOST_IDEAS = 3
+"""The most ideas of a sort that the report names."""
+
+BESIDE_IDEAS: Mapping[ExperimentKind, tuple[str, ...]] = {
+    "merge": ("merge",),
+    "control": ("control",),
+    "wave": ("run of waves", "runs of waves"),
+    "confirm": ("confirmation",),
+}
+"""Kinds of experiments that are no ideas, with their singular and plural."""
 
 
 def leaderboard_text(records: Iterable[ExperimentRecord], *, limit: int = 20) -> str:
@@ -33,101 +57,165 @@ def leaderboard_text(records: Iterable[ExperimentRecord], *, limit: int = 20) ->
     return "\n".join(lines) + "\n"
 
 
-def morning_report(
-    branches: Sequence[tuple[Branch, Sequence[ExperimentRecord]]],
-    *,
-    costs: Mapping[str, Sequence[Usage]] | None = None,
-    home: Path | None = None,
-    ask: str = "farm sql",
-) -> str:
-    """Ten lines per branch: what was gained, how sure it is, what failed, what it cost, and what to look at.
+def morning_report(histories: Sequence[BranchHistory], *, home: Path | None = None, ask: str = "farm sql",
+                   confirm: str = "farm confirm") -> str:  # fmt: skip
+    """What was gained and how sure it is, once for the branches that share a head; then for each what failed and what it cost.
 
-    `costs` has what each branch's researcher cost, failed proposals included; without it only proposals that were tried count.
-    `ask` is the command that queries this home's history.
+    `ask` is the command that queries this home's history, `confirm` the one that runs a branch's head under fresh seeds.
     """
-    if not branches:
+    if not histories:
         return "Nothing is recorded yet.\n"
-    known = costs or {}
-    parts = [_branch_report(branch, records, home, known.get(branch.name)) for branch, records in branches]
+    of_group: dict[str, list[BranchHistory]] = {}
+    for history in histories:
+        of_group.setdefault(history.group.name, []).append(history)
+    parts = ["\n".join(_group_report(chosen, home, confirm)) + "\n" for chosen in of_group.values()]
     if home is not None:
         parts.append(f"The whole history: `{ask} QUERY`, {home / 'history.parquet'}, {home / 'journal.jsonl'}.\n")
     return "\n".join(parts)
 
 
-def show_text(record: ExperimentRecord) -> str:
-    """Everything about one experiment: the idea, its hypothesis, the verdict, every run and the diff."""
-    experiment, verdict = record.experiment, record.verdict
-    decided = "none yet"
-    if verdict is not None:  # the reason of a failure usually begins with the decision
-        decided = f"{verdict.decision}: {verdict.reason.removeprefix(f'{verdict.decision}: ')}"
+def _group_report(histories: Sequence[BranchHistory], home: Path | None, confirm: str) -> list[str]:
+    """The report on branches of one group."""
+    group, branch = histories[0].group, histories[0].branch
+    loops = f", the head of {len(group.branches)} branches" if len(group.branches) > 1 else ""
+    gain = gain_of_head(group)
     lines = [
-        f"{experiment.title}",
-        f"  experiment  {experiment.id}: number {experiment.number} of {experiment.branch}, {experiment.kind}",
-        f"  commit      {experiment.commit} on {experiment.parent_commit[:7]}",
-        f"  created     {experiment.created} by {experiment.researcher}{_usage(record)}",
-        f"  verdict     {decided}",
-        f"  val_bpb     {_number(record.val_bpb, '.6f')}{_over_runs(record)}",
-        f"  lines       +{experiment.lines_added} -{experiment.lines_removed}",
+        f"{group.name} on {branch.platform}, profile {branch.profile}{loops}",
+        *_gain_lines(group, gain, f"{confirm} {group.name}"),
+        *_audit_lines(group, home),
+        *_price_lines(group, gain),
+        *_idea_lines(group),
+        *_beside_ideas(group),
+        _code_line(group),
     ]
-    if experiment.hypothesis:
-        lines.append(f"  hypothesis  {' '.join(experiment.hypothesis.split())}")
-    if experiment.parents:
-        lines.append(f"  builds on   {', '.join(experiment.parents)}")
-    lines += [f"  {name}: {old} -> {new}" for name, (old, new) in experiment.changes.items()]
-    for run in record.runs:
-        lines += ["", *_run_lines(run)]
-    if experiment.diff:
-        lines += ["", experiment.diff.rstrip("\n")]
-    return "\n".join(lines) + "\n"
+    for history in histories:
+        about = [*_warning_lines(history.records), _counts_line(history.records), _cost_line(history)]
+        lines += about if len(group.branches) == 1 else [history.branch.name, *(f"  {line}" for line in about)]
+    return lines
 
 
-def _branch_report(
-    branch: Branch, records: Sequence[ExperimentRecord], home: Path | None, costs: Sequence[Usage] | None
-) -> str:
-    keeps = _with(records, "keep")
-    lines = [
-        f"{branch.name} on {branch.platform}, profile {branch.profile}",
-        *_gain_lines(keeps),
-        *_warning_lines(records, keeps, home),
-        _counts_line(records),
-        _cost_line(records, costs),
-        *_best_lines(keeps),
-        _near_miss_line(records),
-        _code_line(branch, keeps),
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _gain_lines(keeps: Sequence[ExperimentRecord]) -> list[str]:
-    """The gain from the branch's baseline to its head, and how sure it is."""
-    if not keeps:
+def _gain_lines(group: GroupHistory, gain: ExpectedGain | None, confirm: str) -> list[str]:
+    """The gain from the baseline to the head: by all runs, by the head's own score, and under fresh seeds."""
+    head, baseline = group.head, group.baseline
+    if head is None or baseline is None:
         return ["No score yet: the baseline has not finished."]
-    baseline, head = keeps[0], keeps[-1]
-    improvements = [record for record in keeps if record.is_idea]
-    if not improvements:
-        return [f"The baseline has val_bpb {_score(head):.6f}; nothing has beaten it yet."]
-    gain = _score(baseline) - _score(head)
-    line = f"val_bpb {_score(baseline):.6f} -> {_score(head):.6f}: {gain:+.6f} bpb gained ({gain / _score(baseline):.2%})"
-    sigma = next((r.verdict.sigma for r in reversed(keeps) if r.verdict and r.verdict.sigma), None)
-    single = sum(len(_charged(record)) == 1 for record in improvements)
-    sure = "How sure: "
-    if sigma is not None:
-        error = sigma * (1 / len(_charged(baseline)) + 1 / len(_charged(head))) ** 0.5
-        sure += f"{gain / error:.1f} standard errors of that difference (sigma {sigma:.5f} per run); "
-    return [line, f"{sure}unconfirmed, with a single run: {single} of {counted(len(improvements), 'gain')}"]
+    if head.commit == baseline.experiment.commit:
+        return [f"The baseline has val_bpb {head.mean:.4f}; nothing has beaten it yet."]
+    own = _own_score_line(group, gain)
+    if gain is None:
+        return ["No estimate: this version of the farm doesn't know the terms of these branches.", own]
+    words = interval_text(gain.gain, gain.low, gain.high)
+    return [
+        f"val_bpb {gain.baseline:.4f} -> {gain.head:.4f} expected: {words} (90%; sigma {figure(gain.sigma)})",
+        own,
+        _confirmation_line(group, head.commit, confirm),
+    ]
 
 
-def _warning_lines(records: Sequence[ExperimentRecord], keeps: Sequence[ExperimentRecord], home: Path | None) -> list[str]:
-    """Doubts about the gain: it does not hold on the audit rows, runs had unequal shares, or seeds make no difference."""
-    lines = []
-    found = measure_overfitting(keeps[0], keeps[-1], home / "runs") if keeps and home is not None else None
-    if found is not None and found.alarm:
-        lines.append(f"ALARM: {found.alarm}")
+def _own_score_line(group: GroupHistory, gain: ExpectedGain | None) -> str:
+    """What the score says with which the head was selected."""
+    head, scored = group.head_record, gain_by_scores(group)
+    if head is None or head.val_bpb is None or scored is None:
+        return "The head has not run by itself."
+    words = f"Its own score, {head.val_bpb:.6f} [{head.experiment.id}], says {scored:+.4f}"
+    if gain is None:
+        return f"{words}; it was selected, and overstates"
+    over = scored - gain.gain
+    return f"{words}, which {'overstates' if over > 0 else 'understates'} by {figure(abs(over))}"
+
+
+def _confirmation_line(group: GroupHistory, commit: str, confirm: str) -> str:
+    """What fresh seeds say of the head; of an earlier one if nothing is known of it."""
+    found = confirmation_of(group, commit)
+    if found is not None:
+        words = interval_text(found.found.gain, found.found.low, found.found.high)
+        return f"Confirmed under {counted(found.seeds, 'fresh seed')}: {words} (Welch, {LEVEL:.0%})"
+    before = [one for head in reversed(group.heads) if (one := confirmation_of(group, head.commit)) is not None]
+    earlier = f"; an earlier head gained {before[0].found.gain:+.4f} under fresh seeds" if before else ""
+    return f"Not confirmed under fresh seeds: {confirm}{earlier}"
+
+
+def _price_lines(group: GroupHistory, gain: ExpectedGain | None) -> list[str]:
+    hours = device_seconds(group.records) / 3600
+    if gain is None or gain.gain <= 0 or not hours:
+        return []
+    return [f"Device hours: {hours:.2g}, {hours / (gain.gain / BPB_STEP):.2g} for each {BPB_STEP} bpb gained"]
+
+
+def _audit_lines(group: GroupHistory, home: Path | None) -> list[str]:
+    """How much of the head's own gain shows on the audit rows, with the alarm if there is one."""
+    baseline, head = group.baseline, group.head_record
+    if baseline is None or head is None or head is baseline or home is None:
+        return []
+    found = measure_overfitting(baseline, head, home / "runs")
+    if found is None:
+        return []
+    error = "" if found.standard_error is None else f" +- {found.standard_error:.4f}"
+    lines = [f"Audit: {-found.audit.change:+.4f} on rows that no researcher sees, {-found.val.change:+.4f} on validation: "
+             f"gap {found.gap:+.4f}{error}"]  # fmt: skip
+    return [*lines, f"ALARM: {found.alarm}"] if found.alarm else lines
+
+
+def _idea_lines(group: GroupHistory) -> list[str]:
+    """The best ideas of the head, near-misses, and what was dropped, by what all runs say."""
+    if group.state is None or group.head is None:
+        return []
+    inside = group.state.patches_at.get(group.head.commit, frozenset())
+    titles = {record.experiment.id: _title(record) for record in group.records}
+    known = {found.idea: found for found in estimates(group.state)}
+    best = sorted((found for found in known.values() if found.idea in inside), key=lambda found: -found.effect)[:MOST_IDEAS]
+    lines = _listed("Best ideas:", [
+        f"{interval_text(found.effect, found.low, found.high)} P {found.helps:.2f} {titles[found.idea]} [{found.idea}]"
+        for found in best
+    ])  # fmt: skip
+    misses = policy.near_misses(group.state.farm)
+    named = [f"P {known[idea].helps:.2f} {titles[idea]} [{idea}]" for idea in misses[:MOST_IDEAS]]
+    lines += _listed(f"Near-misses ({len(misses)}):", named) or ["Near-misses: none"]
+    return lines + _dropped_lines(group)
+
+
+def _listed(label: str, items: Sequence[str]) -> list[str]:
+    """A line for each item, the first one behind the label."""
+    return [f"{label if at == 0 else '':<{len(label)}} {item}" for at, item in enumerate(items)]
+
+
+def _dropped_lines(group: GroupHistory) -> list[str]:
+    """The ideas that were kept once and are not now, the latest first."""
+    dropped = []
+    for record in group.records:
+        decisions = group.decisions.get(record.experiment.id, ())
+        was_kept = any(one.verdict.decision == "keep" for one in decisions[:-1])
+        if record.is_idea and was_kept and decisions[-1].verdict.decision != "keep":
+            dropped.append((decisions[-1], record))
+    latest = sorted(dropped, key=lambda pair: pair[0].time, reverse=True)[:MOST_IDEAS]
+    named = [f"{_title(record)} [{record.experiment.id}]: {_why(last.verdict.reason)}" for last, record in latest]
+    if len(dropped) > MOST_IDEAS:
+        named.append(f"and {len(dropped) - MOST_IDEAS} more")
+    return _listed("Dropped:", named)
+
+
+def _why(reason: str) -> str:
+    """The part of a verdict's reason that says why an idea was dropped."""
+    return reason.removeprefix("dropped: ").partition(";")[0]
+
+
+def _beside_ideas(group: GroupHistory) -> list[str]:
+    """What was run beside ideas and baselines, in a line; none if there was nothing."""
+    count = {kind: len([r for r in group.records if r.experiment.kind == kind and r.verdict]) for kind in BESIDE_IDEAS}
+    apart = sum(record.experiment.kind == "merge" for record in _with(group.records, "discard"))
+    parts = [counted(count[kind], *nouns) for kind, nouns in BESIDE_IDEAS.items() if count[kind]]
+    if apart:
+        parts[0] += f" ({apart} taken apart)"
+    return [f"Beside ideas: {', '.join(parts)}"] if parts else []
+
+
+def _warning_lines(records: Sequence[ExperimentRecord]) -> list[str]:
+    """Doubts about a branch's scores: runs had unequal shares of the machine, or seeds make no difference."""
     runs_of: dict[str, list[RunResult]] = {}
     for record in records:
         runs_of.setdefault(record.experiment.commit, []).extend(record.runs)
-    lines += _share_lines(records)
-    return lines + [remark[0].upper() + remark[1:] for runs in runs_of.values() if (remark := too_equal(runs))]
+    remarks = [remark for runs in runs_of.values() if (remark := too_equal(runs))]
+    return _share_lines(records) + [remark[0].upper() + remark[1:] for remark in remarks]
 
 
 def _share_lines(records: Sequence[ExperimentRecord]) -> list[str]:
@@ -151,18 +239,18 @@ def _counts_line(records: Sequence[ExperimentRecord]) -> str:
     )
 
 
-def _code_line(branch: Branch, keeps: Sequence[ExperimentRecord]) -> str:
+def _code_line(group: GroupHistory) -> str:
     """The command that shows the difference between baseline and head, if there is one."""
-    if not any(record.is_idea for record in keeps):
+    head, baseline = group.head, group.baseline
+    if head is None or baseline is None or head.commit == baseline.experiment.commit:
         return "Code: no difference yet, nothing but the baseline was kept"
-    return f"Code: git diff {branch.baseline_commit[:7]} {keeps[-1].experiment.commit[:7]} -- research/train.py"
+    return f"Code: git diff {baseline.experiment.commit[:7]} {head.commit[:7]} -- research/train.py"
 
 
-def _cost_line(records: Sequence[ExperimentRecord], costs: Sequence[Usage] | None) -> str:
+def _cost_line(history: BranchHistory) -> str:
     """Device hours, and what the researcher cost over all proposals and over those that came to nothing."""
-    seconds = sum(run.total_seconds or 0.0 for record in records for run in record.runs)
-    tried = total(record.experiment.usage for record in records)
-    spent = tried if costs is None else total(costs)
+    seconds = device_seconds(history.records)
+    tried, spent = total(record.experiment.usage for record in history.records), total(history.costs)
     device = f"Cost: {seconds / 3600:.1f} device hours" if seconds >= 3600 else f"Cost: {seconds / 60:.1f} device minutes"
     if not spent.tokens and spent.cost_usd is None:
         return f"{device}; the researcher was free"
@@ -170,58 +258,6 @@ def _cost_line(records: Sequence[ExperimentRecord], costs: Sequence[Usage] | Non
     wasted = (spent.cost_usd or 0.0) - (tried.cost_usd or 0.0)
     failed = f" (${wasted:.2f} of it for proposals that were not tried)" if wasted >= 0.005 else ""
     return f"{device}; researcher: {money}, {spent.tokens:,} tokens{failed}"
-
-
-def _best_lines(keeps: Sequence[ExperimentRecord]) -> list[str]:
-    gains = [(record.verdict.gain, record) for record in keeps if record.verdict and record.verdict.gain is not None]
-    best = sorted(gains, key=lambda pair: -pair[0])[:3]
-    return [
-        f"{'Best ideas:' if rank == 0 else '           '} {gain:+.6f} {_title(record)} [{record.experiment.id}]"
-        f"{' (unconfirmed)' if len(_charged(record)) == 1 else ''}"
-        for rank, (gain, record) in enumerate(best)
-    ]
-
-
-def _near_miss_line(records: Sequence[ExperimentRecord]) -> str:
-    misses = [record for record in records if is_near_miss(record)]
-    if not misses:
-        return "Near-misses: none"
-    named = "; ".join(f"{_title(record)} [{record.experiment.id}]" for record in misses[:3])
-    return f"Near-misses worth combining ({len(misses)}): {named}"
-
-
-def is_near_miss(record: ExperimentRecord) -> bool:
-    """Whether an idea was discarded although it may help, as far as was known when it was decided."""
-    verdict = record.verdict
-    if verdict is None or verdict.decision != "discard" or verdict.helps is None or verdict.effect is None:
-        return False
-    return verdict.effect > 0 and verdict.helps >= Rules().forget
-
-
-def _run_lines(run: RunResult) -> list[str]:
-    figures: Mapping[str, str | None] = {
-        "val_bpb": _given(run.val_bpb, ".6f"),
-        "training": _given(run.training_seconds, ".1f", " s"),
-        "start-up": _given(run.startup_seconds, ".1f", " s"),
-        "scoring": _given(run.scoring_seconds, ".1f", " s"),
-        "total": _given(run.total_seconds, ".1f", " s"),
-        "share of the CPU": _given(run.cpu_share, ".0%"),
-        "peak memory": _given(run.peak_memory_mb, ".0f", " MiB"),
-        "parameters": _given(run.num_params, ",d"),
-        "consistency": _given(run.consistency_mean, ".2e", " nats"),
-        "reported steps": _given(run.reported_steps, "d"),
-        "reported tokens": _given(run.reported_tokens, ",d"),
-        "reported mfu": _given(run.reported_mfu_percent, ".1f", "%"),
-        "reported recompiles": _given(run.reported_recompiles, "d"),
-        "reported kernel": run.reported_kernel,
-        "sandbox": ", ".join(run.sandbox) or None,
-    }
-    reason = f": {run.reason}" if run.reason else ""
-    lines = [f"run {run.run_id}: {run.status}{reason} (seed {run.seed}, {run.device})"]
-    lines += [f"  {name:<20}{figure}" for name, figure in figures.items() if figure is not None]
-    if run.status != "ok" and run.log_tail:
-        lines += ["  end of the log:", *(f"    {line}" for line in run.log_tail.splitlines()[-20:])]
-    return lines
 
 
 def _with(records: Iterable[ExperimentRecord], decision: Decision) -> list[ExperimentRecord]:
@@ -244,21 +280,5 @@ def _title(record: ExperimentRecord) -> str:
     return one_line(record.experiment.title, TITLE_WIDTH)
 
 
-def _usage(record: ExperimentRecord) -> str:
-    usage = record.experiment.usage
-    parts = [usage.model, _given(usage.cost_usd, ".4f", " USD")]
-    known = [part for part in parts if part]
-    return f" ({', '.join(known)})" if known else ""
-
-
-def _over_runs(record: ExperimentRecord) -> str:
-    runs = len(_charged(record))
-    return f" (mean of {runs} runs)" if runs > 1 else " (one run: unconfirmed)" if record.val_bpb is not None else ""
-
-
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
-
-
-def _given(value: float | None, form: str, unit: str = "") -> str | None:
-    return None if value is None else f"{format(value, form)}{unit}"

@@ -14,6 +14,7 @@ from cluster.local_api import connect, silent_farm
 from research.command_line import to_type
 from research.errors import UserError
 from research.text import counted, one_line, printable
+from results.group_history import GroupHistory
 from results.history import BranchHistory
 
 if TYPE_CHECKING:
@@ -68,22 +69,24 @@ def report(options: argparse.Namespace) -> int:
 
     home = find_home(options.home)
     histories = read_history(home)
-    chosen = [history for history in histories if options.tag in (None, history.branch.tag, history.branch.name)]
+    chosen = [history for history in histories if options.tag in (None, *_names(history))]
     if not chosen:
         tags = ", ".join(dict.fromkeys(history.branch.tag for history in histories))
         raise UserError(f"No tag is called {options.tag!r}. This home has: {tags}.")
-    branches = [(history.branch, history.records) for history in chosen]
-    costs = {history.branch.name: history.costs for history in chosen}
-    print(morning_report(branches, costs=costs, home=home.folder, ask=to_type(f"farm sql{home_option(home)}")), end="")
+    ask, confirm = (to_type(f"farm {command}{home_option(home)}") for command in ("sql", "confirm"))
+    print(morning_report(chosen, home=home.folder, ask=ask, confirm=confirm), end="")
     return 0
 
 
 def show(options: argparse.Namespace) -> int:
     """Prints everything about one experiment."""
-    from results.report import show_text
+    from results.show import show_text
 
     home = find_home(options.home)
-    print(show_text(record_named(home, read_history(home), options.id)), end="")
+    histories = read_history(home)
+    record = record_named(home, histories, options.id)
+    group = next(history.group for history in histories if history.branch.name == record.experiment.branch)
+    print(show_text(record, group), end="")
     return 0
 
 
@@ -114,27 +117,31 @@ def typed_query() -> str:
 
 
 def audit(options: argparse.Namespace) -> int:
-    """Prints validation and audit scores side by side for each branch. The exit status is 1 if there is an alarm."""
+    """Prints validation and audit scores side by side for each head. The exit status is 1 if there is an alarm."""
     home = find_home(options.home)
     histories = read_history(home)
     wanted = options.branch
-    chosen = [history for history in histories if wanted in (None, history.branch.tag, history.branch.name)]
+    chosen = [history for history in histories if wanted in (None, *_names(history))]
     if not chosen:
         there = ", ".join(dict.fromkeys(history.branch.tag for history in histories))
         raise UserError(f"No branch or tag is called {wanted!r}. This home has the tags {there}.")
-    texts = [audit_lines(home, history) for history in chosen]
+    texts = [audit_lines(home, group) for group in dict.fromkeys(history.group for history in chosen)]
     print("\n\n".join("\n".join(lines) for lines in texts))
     return 1 if any(line.startswith("  ALARM") for lines in texts for line in lines) else 0
 
 
-def audit_lines(home: Home, history: BranchHistory) -> list[str]:
-    """One branch as text: baseline and head on validation and audit, the gap, and the alarm if there is one."""
+def _names(history: BranchHistory) -> tuple[str, ...]:
+    """What a branch is chosen by: its tag, its name, and that of the head that it shares."""
+    return (history.branch.tag, history.branch.name, history.group.name)
+
+
+def audit_lines(home: Home, group: GroupHistory) -> list[str]:
+    """A group of branches as text: baseline and head on validation and audit, the gap, and the alarm if there is one."""
     from results.overfitting import ALARM_STANDARD_ERRORS, measure_overfitting
 
-    name = history.branch.name
-    if not history.keeps:
+    name, baseline, head = group.name, group.baseline, group.head_record
+    if baseline is None or head is None:
         return [f"{name}: no score yet"]
-    baseline, head = history.keeps[0], history.keeps[-1]
     found = measure_overfitting(baseline, head, home.runs)
     if found is None:
         return [f"{name}: its runs have no audit scores"]
@@ -145,7 +152,7 @@ def audit_lines(home: Home, history: BranchHistory) -> list[str]:
         f"  {'head':<10}{found.val.head:>10.6f}{found.audit.head:>11.6f}",
         f"  {'change':<10}{found.val.change:>+10.6f}{found.audit.change:>+11.6f}",
     ]
-    if head is baseline:
+    if head.experiment.commit == baseline.experiment.commit:
         return [*lines, "  gap       none: nothing was kept after the baseline"]
     legend = [line.format(errors=ALARM_STANDARD_ERRORS) for line in AUDIT_LEGEND]
     if found.standard_error is None:
@@ -280,22 +287,27 @@ def _doing(known: dict[str, Any]) -> str:
 
 
 def _standing(history: BranchHistory) -> dict[str, Any]:
-    """The state of a branch, for --json."""
-    keeps, head = history.keeps, history.head
+    """The state of a branch, for --json. What is expected of its head was recorded when that became the head."""
+    group, head = history.group, history.group.head
+    scores = group.baseline_scores
+    baseline = sum(scores) / len(scores) if scores else None
     return {
         "platform": history.branch.platform,
         "profile": history.branch.profile,
         "experiments": sum(record.is_done for record in history.records),
-        "keeps": sum(record.is_done for record in keeps),
-        "baseline": keeps[0].val_bpb if keeps else None,
-        "best": head.val_bpb if head else None,
-        "head": head.experiment.commit if head else None,
+        "keeps": sum(record.is_done for record in history.keeps),
+        "baseline": baseline,
+        "best": head.expected if head else None,
+        "gain": baseline - head.expected if head and baseline is not None else None,
+        "head": head.commit if head else None,
+        "head_branch": group.name,
     }
 
 
 def _standing_line(history: BranchHistory) -> str:
     standing = _standing(history)
     name, counts = history.branch.name, f"{counted(standing['experiments'], 'experiment')}, {standing['keeps']} kept"
-    if standing["best"] is None:
+    if standing["best"] is None or standing["baseline"] is None:
         return f"{name}: {counts}; no score yet"
-    return f"{name}: {counts}; val_bpb {standing['baseline']:.6f} -> {standing['best']:.6f}"
+    expected = f"{standing['best']:.4f} expected of the head: {standing['gain']:+.4f}"
+    return f"{name}: {counts}; val_bpb {standing['baseline']:.4f} -> {expected}"

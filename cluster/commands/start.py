@@ -136,10 +136,11 @@ def next_lines(home: Home, tag: str) -> list[str]:
 
 def _samples(home: Home, history: BranchHistory, device: Device, cache: Path) -> None:
     """Prints how the baseline and the best model continue the same prompt."""
-    from cluster.commands.use import print_sample, saved_model
+    from cluster.commands.use import best_with_model, print_sample, saved_model
 
-    keeps = [record for record in history.keeps if saved_model(home, record) is not None]
-    for record in keeps[:1] + keeps[1:][-1:]:
+    found = (history.baseline, best_with_model(home, history))
+    shown = {record.experiment.id: record for record in found if record is not None and saved_model(home, record) is not None}
+    for record in shown.values():
         score = "" if record.val_bpb is None else f", val_bpb {record.val_bpb:.4f}"
         print(f"\ntext from {record.experiment.id} ({record.experiment.title}{score}):", flush=True)
         print_sample(home, history, record, device, cache=cache, prompt=DEMO_PROMPT, tokens=DEMO_TOKENS)

@@ -16,7 +16,7 @@ from cluster.judge_process import judge_environment
 from research.contract import Contract
 from research.errors import UserError
 from research.settings import ChildSettings
-from results.experiment import Branch, ExperimentRecord
+from results.experiment import Branch, ExperimentRecord, Head
 from results.history import BranchHistory, branch_named
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ def diff(options: argparse.Namespace) -> int:
     from agent.diff import unified_diff
 
     home = find_home(options.home)
-    history, head = _winner(home, options.branch)
-    before = recorded_train_py(home, history.keeps[0].experiment.commit)
-    text = unified_diff(before, recorded_train_py(home, head.experiment.commit))
+    history, baseline, head = _winner(home, options.branch)
+    before = recorded_train_py(home, baseline.experiment.commit)
+    text = unified_diff(before, recorded_train_py(home, head.commit))
     print(text.rstrip("\n") if text else f"{history.branch.name}: no difference, nothing was kept after the baseline.")
     return 0
 
@@ -49,14 +49,14 @@ def apply(options: argparse.Namespace) -> int:
     if checkout is None:
         raise UserError("There is no checkout here to write train.py into: run this inside one.")
     home = find_home(options.home)
-    history, head = _winner(home, options.branch)
-    text = recorded_train_py(home, head.experiment.commit)
+    history, _, head = _winner(home, options.branch)
+    text = recorded_train_py(home, head.commit)
     edited = uncommitted_train_py(checkout)
     if edited is not None and edited != text and not options.force:
         raise UserError(f"{TRAIN_FILE} has uncommitted edits: commit them, or discard them with --force.")
     (checkout / TRAIN_FILE).write_text(text, encoding="utf-8")
-    score = "" if head.val_bpb is None else f", val_bpb {head.val_bpb:.6f} on {history.branch.platform}"
-    print(f"{TRAIN_FILE} is now that of {head.experiment.id} ({head.experiment.commit[:7]}{score}). It is not committed.")
+    score = f"{head.commit[:7]}, val_bpb {head.expected:.4f} expected on {history.branch.platform}"
+    print(f"{TRAIN_FILE} is now that of {head.experiment_id} ({score}). It is not committed.")
     return 0
 
 
@@ -178,17 +178,25 @@ def saved_model(home: Home, record: ExperimentRecord) -> Path | None:
 
 def _newest_with_model(home: Home, histories: list[BranchHistory]) -> tuple[BranchHistory, ExperimentRecord]:
     for history in reversed(histories):
-        for record in reversed(history.keeps):
-            if saved_model(home, record) is not None:
-                return history, record
+        record = best_with_model(home, history)
+        if record is not None:
+            return history, record
     raise UserError("No model is saved yet: start the farm with --samples to save the models of keeps.")
 
 
-def _winner(home: Home, name: str | None) -> tuple[BranchHistory, ExperimentRecord]:
+def best_with_model(home: Home, history: BranchHistory) -> ExperimentRecord | None:
+    """The experiment that made the head, or else the branch's latest keep, whose model was saved; None if none was."""
+    candidates = [*history.keeps, *([] if history.head is None else [history.head])]
+    return next((record for record in reversed(candidates) if saved_model(home, record) is not None), None)
+
+
+def _winner(home: Home, name: str | None) -> tuple[BranchHistory, ExperimentRecord, Head]:
+    """The branch with this name, or the best of this tag, with its baseline and its head. Raises UserError."""
     history = branch_named(read_history(home), name)
-    if history.head is None:
+    baseline, head = history.baseline, history.group.head
+    if baseline is None or head is None:
         raise UserError(f"{history.branch.name} has no score yet: name another branch or tag, or let the farm run on.")
-    return history, history.head
+    return history, baseline, head
 
 
 def recorded_contract(branch: Branch) -> Contract:

@@ -10,7 +10,8 @@ import pytest
 
 from agent.repo.git_command import run_git
 from research.files import research_folder
-from results.group_state import GroupState, Joined, advance, begin, estimate_of
+from results.group_entries import Joined
+from results.group_state import GroupState, advance, begin, estimate_of
 from results.parsed_records import verdict_of
 from tests.agent.shared_lab import EFFECTS, GROUP, SharedLab
 

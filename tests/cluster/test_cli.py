@@ -249,7 +249,8 @@ def test_an_empty_home_says_how_to_begin(tmp_path, capsys):
 
 def test_status_says_where_each_branch_stands(home, capsys):
     assert main(["status", "--home", str(home)]) == 0
-    assert "autoresearch/mar8: 2 experiments, 1 kept; val_bpb 3.000000 -> 2.500000" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "autoresearch/mar8: 2 experiments, 1 kept; val_bpb 3.0000 -> 2.5000 expected" in shown and "+0.5000" in shown
     assert main(["status", "--json", "--home", str(home)]) == 0
     status = json.loads(capsys.readouterr().out)
     assert status["running"] is None

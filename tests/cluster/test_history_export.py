@@ -1,8 +1,15 @@
 from pathlib import Path
 
+import pytest
+
+from cluster import history_export
 from cluster.history_export import HistoryExport
+from results.experiment import Head
+from results.group_entries import HEAD
+from results.groups import head_event
+from results.plot import Point
 from results.store import Store
-from tests.results.result_samples import add, make_branch
+from tests.results.result_samples import add, make_branch, make_experiment
 
 
 def test_a_picture_is_drawn_when_its_branch_has_changed(tmp_path: Path) -> None:
@@ -25,3 +32,23 @@ def test_a_picture_is_drawn_when_its_branch_has_changed(tmp_path: Path) -> None:
         add(store, 1, "keep", 1.4)
         export.write()
         assert told == [tmp_path / "progress.png.1"] and told[0].read_bytes() == b"\x89PNG a person's"
+
+
+def test_a_picture_has_the_heads_that_other_branches_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[Point]] = []
+    monkeypatch.setattr(history_export, "write_progress_png", lambda path, records, title, heads: drawn.append(heads))
+    other = "autoresearch/mar8-b"
+    with Store.open(tmp_path / "home") as store:
+        store.add_branch(make_branch())
+        store.add_branch(make_branch(other, group=make_branch().name))
+        for number in range(3):
+            add(store, number, "discard" if number else "keep", 1.5)
+        for number, created in ((1, "2026-03-08T20:01:30Z"), (2, "2026-03-08T20:05:00Z")):
+            store.add_experiment(make_experiment(number, branch=other, created=created))
+        for id, expected in (("mar8-b-0001", 1.4), ("mar8-0002", 1.3), ("mar8-b-0002", 1.2)):
+            head = Head(commit="c", experiment_id=id, scores=(), expected=expected)
+            store.add_event(HEAD, head_event(make_branch().name, head, ""))
+        export = HistoryExport(store, on_aside=lambda branch, file: None)
+        export.add_picture(make_branch().name, tmp_path / "progress.png")
+        export.write()
+    assert [(point.number, point.val_bpb) for point in drawn[0]] == [(1, 1.4), (2, 1.3), (2, 1.2)]

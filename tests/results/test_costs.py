@@ -51,7 +51,7 @@ def test_limit_sql_and_report_have_one_sum(spent: Path) -> None:
 
 def test_the_report_says_what_came_to_nothing(spent: Path) -> None:
     history = next(h for h in read_history(spent / "journal.jsonl") if h.branch == make_branch())
-    text = morning_report([(history.branch, history.records)], costs={history.branch.name: history.costs})
+    text = morning_report([history])
     assert "about $3.00, 146 tokens ($1.00 of it for proposals that were not tried)" in text
 
 

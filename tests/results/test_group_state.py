@@ -7,12 +7,10 @@ import pytest
 
 from results import policy
 from results.experiment import Experiment
+from results.group_entries import Joined, Ran, Ruled
 from results.group_state import (
     MEMORY_PRICE,
     GroupState,
-    Joined,
-    Ran,
-    Ruled,
     advance,
     begin,
     common_seed,

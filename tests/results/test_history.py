@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from research.errors import UserError
-from results.experiment import Verdict
+from results.experiment import Head, Verdict
+from results.group_entries import HEAD, RULING, Ruled
+from results.group_state import estimates
+from results.groups import head_event, ruling_event
 from results.history import BranchHistory, branch_named, experiment_named, read_history
 from results.store import Store
 from tests.results.result_samples import add, make_branch, make_experiment, make_run
@@ -43,6 +46,7 @@ def test_the_latest_verdict_counts(store: Store) -> None:
     store.add_verdict("mar8-0000", Verdict(decision="discard", reason="not again"))
     [history] = read_history(store.journal.path)
     assert history.keeps == [] and history.head is None
+    assert [one.verdict.decision for one in history.group.decisions["mar8-0000"]] == ["keep", "discard"]
 
 
 def test_without_a_journal_there_is_no_history(tmp_path: Path) -> None:
@@ -95,3 +99,65 @@ def test_of_a_tags_loops_the_best_comparable_one_is_found(store: Store) -> None:
     assert branch_named(histories, "night-gpu0").branch.loop == 0
     with pytest.raises(UserError, match="mar8, night-gpu0"):
         branch_named(histories, "nosuch")
+
+
+GROUP = "autoresearch/night"
+
+
+@pytest.fixture
+def shared(store: Store) -> list[BranchHistory]:
+    """Two branches on one head, which is an idea of the first and, for a moment, was one of the second."""
+    for loop, name in enumerate(("autoresearch/night-a", "autoresearch/night-b")):
+        created = f"2026-03-1{loop}T20:00:00Z"
+        store.add_branch(make_branch(name, tag="night", loop=loop, group=GROUP, created=created))
+        for number, (decision, score) in enumerate((("keep", 0.99), ("keep", 0.98 - 0.001 * loop), ("discard", 1.0))):
+            slots, commit = (f"{name}{number}",), f"{loop}{number}" * 20
+            one = make_experiment(number, branch=name, commit=commit, created=created, slots=slots)
+            store.add_experiment(one)
+            store.add_run(one.id, make_run(one.id, score, seed=number))
+            store.add_verdict(one.id, Verdict(decision=decision, reason="so it is"))  # type: ignore[arg-type]
+    for loop, expected in ((1, 0.982), (0, 0.983)):
+        head = Head(commit=f"{loop}1" * 20, experiment_id=f"night-{'ab'[loop]}-0001", scores=(), expected=expected)
+        store.add_event(HEAD, head_event(GROUP, head, "an idea"))
+    store.add_event(RULING, ruling_event(GROUP, Ruled(ruling="bar", patches=("night-b-0001",)), "a person dropped it"))
+    confirmed = make_experiment(9, branch="autoresearch/night-b", kind="confirm", commit="01" * 20)
+    store.add_experiment(confirmed)
+    store.add_run(confirmed.id, make_run("fresh", 0.5))
+    store.add_verdict(confirmed.id, Verdict(decision="keep", reason="whatever it says"))
+    return [history for history in read_history(store.journal.path) if history.branch.tag == "night"]
+
+
+def test_branches_of_a_group_have_one_head_and_the_stores_estimates(store: Store, shared: list[BranchHistory]) -> None:
+    """All of it from the journal alone, which can be read while a farm holds the store."""
+    group = shared[0].group
+    assert all(history.group is group for history in shared)
+    assert {history.head.experiment.id for history in shared if history.head} == {"night-a-0001"}
+    told = [(head.commit, head.experiment_id, head.expected, head.patches) for head in store.groups.heads(GROUP)]
+    assert [(head.commit, head.experiment_id, head.expected, head.patches) for head in group.heads] == told
+    assert group.state is not None and estimates(group.state) == estimates(store.groups.state(GROUP))
+    assert "night-b-0001" in group.state.farm.barred
+    assert [history.baseline.experiment.branch for history in shared if history.baseline] == [h.branch.name for h in shared]
+
+
+def test_a_confirmation_is_neither_a_keep_nor_a_score_of_the_head(shared: list[BranchHistory]) -> None:
+    assert shared[0].group.head is not None and shared[0].group.head.scores == (0.98,)
+    assert all(len(history.keeps) == 2 for history in shared)
+
+
+@pytest.mark.parametrize("name", ["night", GROUP])
+def test_of_branches_on_one_head_the_one_that_made_it_is_found(shared: list[BranchHistory], name: str) -> None:
+    assert branch_named(shared, name).branch.name == "autoresearch/night-a"
+
+
+def test_heads_are_compared_by_what_is_expected_of_them(store: Store) -> None:
+    """A lucky score does not win."""
+    for loop, (score, expected) in enumerate(((0.90, 0.97), (0.95, 0.96))):
+        name = f"autoresearch/two-{loop}"
+        store.add_branch(make_branch(name, tag="two", loop=loop))
+        one = make_experiment(0, branch=name)
+        store.add_experiment(one)
+        store.add_run(one.id, make_run(one.id, score))
+        store.add_verdict(one.id, Verdict(decision="keep", reason="baseline"))
+        head = Head(commit=one.commit, experiment_id=one.id, scores=(), expected=expected)
+        store.add_event(HEAD, head_event(name, head, ""))
+    assert branch_named(read_history(store.journal.path), "two").branch.loop == 1

@@ -9,7 +9,8 @@ from research.judge.row_scores import FILE_NAME, RowScores, load_row_scores, sav
 from results.experiment import ExperimentRecord, Verdict
 from results.overfitting import Overfitting, SplitScores, compare_rows, measure_overfitting
 from results.report import morning_report
-from tests.results.result_samples import make_branch, make_experiment, make_run
+from tests.results.history_samples import history_of
+from tests.results.result_samples import make_experiment, make_run
 
 NATS_PER_BYTE = 0.7
 
@@ -58,7 +59,7 @@ def test_the_report_has_the_alarm(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     leave_rows(tmp_path / "runs", "r0", seed=1, val_gain=0.0, audit_gain=0.0)
     leave_rows(tmp_path / "runs", "r1", seed=2, val_gain=0.05, audit_gain=0.0)
-    history = [(make_branch(), [record(0), record(1)])]
+    history = [history_of([record(0), record(1)])]
     assert "\nALARM: validation improved more" in morning_report(history, home=tmp_path)
     assert "ALARM" not in morning_report(history)
 

@@ -1,20 +1,27 @@
 """What people read: results.tsv, the picture and the texts."""
 
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from scipy.stats import ttest_ind
 
+from results import policy
+from results.confirmation import LEVEL
 from results.experiment import ExperimentRecord, Usage, Verdict
+from results.group_history import Decided
 from results.plot import Point, progress_figure, score_range, write_progress_png
-from results.report import leaderboard_text, morning_report, show_text
+from results.report import leaderboard_text, morning_report
 from results.tsv import write_results_tsv
+from tests.results.history_samples import history_of
 from tests.results.result_samples import make_branch, make_experiment, make_run
 
 SIGMA = 0.0007
@@ -176,66 +183,149 @@ def test_the_leaderboard_is_sorted(night: list[ExperimentRecord]) -> None:
 
 
 def test_the_morning_report_says_all_of_it_in_ten_lines(night: list[ExperimentRecord]) -> None:
-    text = morning_report([(make_branch(), night)])
-    assert len(text.splitlines()) <= 10
-    assert "val_bpb 0.997900 -> 0.981773: +0.016127 bpb gained (1.62%)" in text
-    assert "16.3 standard errors" in text and "sigma 0.00070 per run" in text
-    assert "single run: 2 of 2 gains" in text
+    text = morning_report([history_of(night)])
+    assert len(text.splitlines()) <= 12
     assert "6 experiments: 2 kept, 2 discarded, 1 crashed, 1 invalid; 1 lost to the infrastructure and not counted" in text
     assert "$2.00, 120 tokens" in text and "28.3 device minutes" in text
-    assert "Best ideas: +0.011859 halve the" in text and "(unconfirmed)" in text
-    assert "Near-misses worth combining (1): add warm-up [mar8-0002]" in text
 
 
-def test_a_confirmed_gain_is_not_called_unconfirmed(night: list[ExperimentRecord]) -> None:
-    confirmed = replace(night[1], runs=(*night[1].runs, make_run("again", 0.9861)))
-    text = morning_report([(make_branch(), [night[0], confirmed])])
-    assert "single run: 0 of 1 gain\n" in text and "(unconfirmed)" not in text
+def headline(text: str) -> tuple[float, float, float, float, float]:
+    """Baseline, head and the gain with its interval, as a report's first figures say."""
+    found = re.search(r"val_bpb (\S+) -> (\S+) expected: (\S+) \[(\S+), (\S+)\] \(90%", text)
+    assert found is not None, text
+    baseline, head, gain, low, high = map(float, found.groups())
+    return baseline, head, gain, low, high
+
+
+def night_of(*scores: float, baselines: int = 4) -> list[ExperimentRecord]:
+    """A baseline with several runs, and ideas with these scores, each on the head; those with a gain are kept."""
+    rng = np.random.default_rng(baselines)
+    runs = tuple(make_run(f"b{n}", 1.0 + SIGMA * rng.standard_normal(), seed=n) for n in range(baselines))
+    records = [replace(record(0, "keep", 1.0), runs=runs)]
+    kept: tuple[str, ...] = ()
+    for number, score in enumerate(scores, start=1):
+        idea = f"mar8-{number:04d}"
+        is_kept = score < 1.0 - 2 * SIGMA
+        one = record(number, "keep" if is_kept else "discard", score, patches=(*kept, idea), slots=(f"S{number}",),
+                     structure="s", left_out=())  # fmt: skip
+        records.append(replace(one, runs=tuple(replace(run, seed=1000 + number) for run in one.runs)))
+        kept = (*kept, idea) if is_kept else kept
+    return records
+
+
+def test_the_headline_is_the_shrunk_gain_and_the_own_score_stands_beside_it() -> None:
+    """A small gain that was selected among many ideas is reported as less than its score says."""
+    text = morning_report([history_of(night_of(*[1.0 + SIGMA / 2] * 6, 1.0 - 2.5 * SIGMA))])
+    baseline, head, gain, low, high = headline(text)
+    assert low < gain < high and head == pytest.approx(baseline - gain, abs=2e-4)
+    [own] = [line for line in text.splitlines() if line.startswith("Its own score")]
+    said, over = (float(found) for found in re.findall(r"says (\S+), which overstates by (\S+)", own)[0])
+    assert said - gain == pytest.approx(over, abs=1e-4) and gain < 0.8 * said
+    assert "[mar8-0007]" in own
+
+
+def test_ideas_have_their_estimated_effect_with_interval_and_probability() -> None:
+    text = morning_report([history_of(night_of(0.99, 1.0 - 0.5 * SIGMA, 1.01))])
+    [best] = [line for line in text.splitlines() if line.startswith("Best ideas:")]
+    effect, low, high, p = map(float, re.findall(r"(\S+) \[(\S+), (\S+)\] P (\S+)", best)[0])
+    assert low < effect < high and effect == pytest.approx(0.01, abs=0.002) and p > 0.95 and "[mar8-0001]" in best
+
+
+def test_near_misses_are_those_of_the_policy(night: list[ExperimentRecord]) -> None:
+    history = history_of(night_of(0.99, 0.99 - 0.6 * SIGMA, 1.05))
+    state = history.group.state
+    assert state is not None
+    named = policy.near_misses(state.farm)
+    text = morning_report([history])
+    assert named and f"Near-misses ({len(named)}): P 0." in text and f"[{named[0]}]" in text
+    assert "[mar8-0003]" not in text
+
+
+def confirmed(number: int, commit: str, *scores: float) -> ExperimentRecord:
+    one = record(number, "discard", 1.0, kind="confirm", commit=commit)
+    return replace(one, runs=tuple(make_run(f"c{number}-{n}", score, seed=n) for n, score in enumerate(scores)))
+
+
+def test_a_confirmation_has_welchs_interval_and_moves_no_estimate() -> None:
+    records = night_of(0.99)
+    head, baseline = records[1].experiment.commit, records[0].experiment.commit
+    before = morning_report([history_of(records)], confirm="farm confirm --home x")
+    assert "Not confirmed under fresh seeds: farm confirm --home x autoresearch/mar8" in before
+    tried, untouched = (0.9921, 0.9930, 0.9924), (1.0010, 1.0002, 1.0016)
+    pair = [confirmed(2, head, *tried), confirmed(3, baseline, *untouched)]
+    text = morning_report([history_of([*records, *pair])])
+    [line] = [line for line in text.splitlines() if line.startswith("Confirmed under 3 fresh seeds")]
+    gain, low, high = map(float, re.findall(r"(\S+) \[(\S+), (\S+)\]", line)[0])
+    expected = ttest_ind(untouched, tried, equal_var=False).confidence_interval(LEVEL)
+    assert (gain, low, high) == pytest.approx((0.00843, expected.low, expected.high), abs=1e-4)
+    assert headline(text) == headline(before)
+    assert "Code: git diff 0000ccc 0001ccc" in text, "a confirmation becomes no head"
+
+
+def test_a_confirmation_of_an_earlier_head_is_said_to_be_that() -> None:
+    records = night_of(0.99, 0.98)
+    first, second = (record.experiment for record in records[1:])
+    heads = [{"commit": one.commit, "experiment": one.id, "expected": 0.99} for one in (first, second)]
+    pair = [confirmed(3, first.commit, 0.991, 0.992), confirmed(4, records[0].experiment.commit, 1.0, 1.001)]
+    text = morning_report([history_of([*records, *pair], heads=heads)])
+    assert "Not confirmed" in text and "an earlier head gained +0.0090" in text
+
+
+def test_what_was_dropped_says_why_and_other_runs_are_counted() -> None:
+    records = night_of(0.99, 0.98)
+    flips = [Verdict(decision="keep", reason="it was"), Verdict(decision="discard", reason="dropped: it harms; effect -0.1")]
+    records[1] = replace(records[1], verdict=flips[1])
+    merges = [record(3, "keep", 0.98, kind="merge", patches=("mar8-0002",)), record(4, "discard", 0.98, kind="merge")]
+    decisions = {"mar8-0001": [Decided(time=f"2026-03-08T21:0{n}:00Z", verdict=v) for n, v in enumerate(flips)]}
+    text = morning_report([history_of([*records, *merges, record(5, "discard", 1.0, kind="control")], decisions=decisions)])
+    assert "Dropped: idea 1 [mar8-0001]: it harms\n" in text
+    assert "Beside ideas: 2 merges (1 taken apart), 1 control\n" in text
+
+
+def test_branches_that_share_a_head_have_one_headline_and_their_own_counts() -> None:
+    """The head may be another branch's, and a branch without keeps of its own stands on it."""
+    ours = night_of(0.99)
+    theirs = [record(number, decision, score, branch="autoresearch/mar8-b", id=f"b-{number}", commit=f"b{number}" * 20)
+              for number, decision, score in ((0, "keep", 1.0003), (1, "discard", 1.01))]  # fmt: skip
+    text = morning_report([history_of(ours, theirs)])
+    assert text.count("expected:") == 1 and "the head of 2 branches" in text
+    assert "autoresearch/mar8\n  1 experiment: 1 kept" in text
+    swapped = history_of(theirs, ours, branch=make_branch("autoresearch/mar8-b", group="autoresearch/mar8"))
+    assert swapped.head is not None and swapped.head.experiment.id == "mar8-0001"
+    assert "autoresearch/mar8-b\n  1 experiment: 0 kept, 1 discarded" in morning_report([swapped])
+
+
+def test_a_branch_of_another_version_has_scores_but_no_estimate(night: list[ExperimentRecord]) -> None:
+    text = morning_report([history_of(night, branch=make_branch(contract_json='{"OLD": 1}'))])
+    assert "No estimate" in text and "says +0.0161" in text and "6 experiments" in text and "expected:" not in text
 
 
 def test_the_morning_report_before_anything_happened() -> None:
     assert morning_report([]) == "Nothing is recorded yet.\n"
-    assert "No score yet" in morning_report([(make_branch(), [])])
-    assert "nothing has beaten it yet" in morning_report([(make_branch(), [record(0, "keep", 0.99)])])
+    assert "No score yet" in morning_report([history_of([])])
+    assert "nothing has beaten it yet" in morning_report([history_of([record(0, "keep", 0.99)])])
 
 
 def test_the_report_counts_ideas_alone(night: list[ExperimentRecord]) -> None:
     """The baseline and controls measure where a branch stands; what was lost says nothing."""
     control = record(9, "discard", 0.9978, kind="control")
-    text = morning_report([(make_branch(), [night[0], night[1], night[5], control])])
+    text = morning_report([history_of([night[0], night[1], night[5], control])])
     assert "\n1 experiment: 1 kept, 0 discarded, 0 crashed, 0 invalid; 1 lost to" in text
-    assert "\n0 experiments: 0 kept," in morning_report([(make_branch(), [night[0]])])
+    assert "\n0 experiments: 0 kept," in morning_report([history_of([night[0]])])
 
 
 def test_the_report_names_no_empty_diff(night: list[ExperimentRecord]) -> None:
     for records in ([], [night[0]], [night[0], night[2], night[3]]):
-        text = morning_report([(make_branch(), records)])
+        text = morning_report([history_of(records)])
         assert "git diff" not in text and "Code: no difference yet" in text
-    assert "Code: git diff ba5e11e 0006ccc -- research/train.py" in morning_report([(make_branch(), night)])
+    assert "Code: git diff 0000ccc 0006ccc -- research/train.py" in morning_report([history_of(night)])
 
 
 def test_an_unknown_price_is_not_called_nothing() -> None:
     paid = record(1, "keep", 0.9, usage=Usage(model="m", input_tokens=1000))
-    assert "cost unknown, 1,000 tokens" in morning_report([(make_branch(), [paid])])
+    assert "cost unknown, 1,000 tokens" in morning_report([history_of([paid])])
     free = record(1, "keep", 0.9, usage=Usage())
-    assert "the researcher was free" in morning_report([(make_branch(), [free])])
-
-
-def test_show_tells_everything_on_one_experiment(night: list[ExperimentRecord]) -> None:
-    text = show_text(night[1])
-    for part in ("keep: so it is", "0.986041 (one run: unconfirmed)", "DEPTH: 8 -> 9", "+DEPTH = 9", "45000 MiB", "landlock"):
-        assert part in text
-    assert "(m, 0.2500 USD)" in text and "it should learn faster" in text
-
-
-def test_show_ends_a_crash_with_its_log() -> None:
-    crashed = replace(
-        record(3, "crash"), runs=(make_run("r", None, reason="RuntimeError", log_tail="line 1\nRuntimeError: x"),)
-    )
-    text = show_text(crashed)
-    assert "run r: crash: RuntimeError (seed 1, cuda:0)" in text and "    RuntimeError: x" in text
-    assert "val_bpb     -\n" in text
-    assert "none yet" in show_text(replace(crashed, verdict=None))
+    assert "the researcher was free" in morning_report([history_of([free])])
 
 
 def points(*scores: float) -> list[Point]:
@@ -294,3 +384,13 @@ def test_a_home_that_cant_be_written_and_letters_that_fonts_lack_are_drawn_witho
     command = [sys.executable, "-c", DRAWS, str(tmp_path / "progress.png")]
     done = subprocess.run(command, env=odd, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("", "", 0)
+
+
+def test_the_line_shows_what_is_expected_of_heads(night: list[ExperimentRecord]) -> None:
+    """Also of heads that other branches made, and where it is below every score of this branch."""
+    heads = [Point(number=2, val_bpb=0.987, title=""), Point(number=5, val_bpb=0.975, title="")]
+    figure = progress_figure(night, "heads", heads)
+    [line] = figure.axes[0].get_lines()
+    assert list(line.get_xdata()) == [0, 2, 5, 7] and list(line.get_ydata()) == [0.9979, 0.987, 0.975, 0.975]
+    assert figure.axes[0].get_ylim()[0] < 0.975
+    assert any("expected" in text for text in legend_of(figure))

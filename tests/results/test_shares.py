@@ -4,9 +4,11 @@ from dataclasses import replace
 
 from research.result import RunResult
 from results.experiment import ExperimentRecord
-from results.report import morning_report, show_text
+from results.report import morning_report
 from results.shares import unequal_shares, work_ratio
-from tests.results.result_samples import make_branch, make_experiment, make_run
+from results.show import show_text
+from tests.results.history_samples import history_of
+from tests.results.result_samples import make_experiment, make_run
 
 
 def experiment(number: int, *runs: RunResult, **changes: str) -> ExperimentRecord:
@@ -52,12 +54,13 @@ def test_what_is_not_known_or_failed_marks_nothing() -> None:
 
 def test_the_report_names_them_and_an_equal_night_has_no_such_line() -> None:
     records = [experiment(number, on_cpu(0.97)) for number in range(3)]
-    assert "nequal shares" not in morning_report([(make_branch(), records)])
+    assert "nequal shares" not in morning_report([history_of(records)])
     records += [experiment(3, on_cpu(0.62)), *(experiment(number, on_cpu(0.5)) for number in range(4, 7))]
     records = [experiment(number, on_cpu(0.97)) for number in range(10, 20)] + records
-    [line] = [line for line in morning_report([(make_branch(), records)]).splitlines() if "nequal shares" in line]
+    [line] = [line for line in morning_report([history_of(records)]).splitlines() if "nequal shares" in line]
     assert "r3-1" in line and "62%" in line and "97%" in line and "1 more" in line
-    assert "share of the CPU" in show_text(records[0]) and "97%" in show_text(records[0])
+    group = history_of(records).group
+    assert "share of the CPU" in show_text(records[0], group) and "97%" in show_text(records[0], group)
 
 
 def test_the_work_of_two_runs_is_compared_by_steps_or_by_the_cpu() -> None:

@@ -67,7 +67,7 @@ def test_other_terms_are_refused_before_anything_is_said(options: FarmOptions) -
 
 
 def test_one_experiment_is_no_plural() -> None:
-    summary = FarmSummary(branches=("b",), experiments=1, keeps=0, baseline=None, best=None, seconds=1.0, ended="stopped")
+    summary = FarmSummary(branches=("b",), experiments=1, keeps=0, baseline=None, gain=None, seconds=1.0, ended="stopped")
     assert summary_lines(summary)[1] == "1 experiment, 0 kept, on b"
 
 

@@ -1,0 +1,95 @@
+"""How much a head gains over the untouched train.py: by all runs, by its own score, under fresh seeds, and for what cost.
+
+All gains are in bpb, and positive is better. The gain by all runs is shrunk for having been selected: it is the one to report.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from results import effect_estimate as estimate
+from results import policy
+from results.confirmation import Difference, difference
+from results.experiment import ExperimentRecord
+from results.group_history import GroupHistory, is_baseline, is_keep, scores_in
+from results.group_state import GroupState
+
+BPB_STEP = 0.001
+"""The gain whose price in device time is reported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpectedGain:
+    """What all runs say of a train.py's gain over the untouched one."""
+
+    baseline: float
+    """The val_bpb that is expected of the untouched train.py."""
+    gain: float
+    low: float
+    high: float
+    """The ends of the gain's 90% interval."""
+    sigma: float
+    """Standard deviation of val_bpb between seeds, as far as runs have told."""
+
+    @property
+    def head(self) -> float:
+        """The val_bpb that is expected of the train.py."""
+        return self.baseline - self.gain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """What fresh seeds say of an experiment's gain."""
+
+    experiment: ExperimentRecord
+    """The confirmation of what was tried; its parent is the experiment that made it."""
+    found: Difference
+    seeds: int
+    """Runs with a score on the side that has fewer of them."""
+
+
+def expected_gain(state: GroupState, commit: str) -> ExpectedGain | None:
+    """The gain of a commit's train.py by all runs of its group; None if it has not run."""
+    patches = state.patches_at.get(commit)
+    if patches is None:
+        return None
+    posterior = estimate.recalled(state.farm.posterior, patches)
+    gain, low, high = policy.head_gain(replace(state.farm, posterior=posterior, head=patches))
+    baseline, _ = policy.expected_score(state.farm, frozenset())
+    return ExpectedGain(baseline=baseline, gain=gain, low=low, high=high, sigma=posterior.sigma)
+
+
+def gain_of_head(group: GroupHistory) -> ExpectedGain | None:
+    """The gain of a group's head by all runs; None if it isn't known."""
+    if group.head is None or group.state is None:
+        return None
+    return expected_gain(group.state, group.head.commit)
+
+
+def gain_by_scores(group: GroupHistory) -> float | None:
+    """The gain that the score says with which the head was selected; None without one."""
+    head, baseline = group.head_record, group.baseline_scores
+    return fmean(baseline) - head.val_bpb if head is not None and head.val_bpb is not None and baseline else None
+
+
+def confirmation_of(group: GroupHistory, commit: str) -> Confirmation | None:
+    """The latest confirmation of a commit's train.py; None if there is none with an interval."""
+    confirmed = [record for record in group.records if record.experiment.kind == "confirm" and scores_in(record)]
+    untouched = {record.experiment.commit for record in group.records if is_keep(record) and is_baseline(record)}
+    tried = [record for record in confirmed if record.experiment.commit == commit and commit not in untouched]
+    baselines = [record for record in confirmed if record.experiment.commit in untouched]
+    if not tried or not baselines:
+        return None
+    scores = scores_in(tried[-1]), scores_in(baselines[-1])
+    found = difference(*scores)
+    return None if found is None else Confirmation(experiment=tried[-1], found=found, seeds=min(map(len, scores)))
+
+
+def device_seconds(records: Iterable[ExperimentRecord]) -> float:
+    """The time that the runs of these experiments have taken on their devices."""
+    return sum(run.total_seconds or 0.0 for record in records for run in record.runs)
+
+
+def interval_text(value: float, low: float, high: float) -> str:
+    """A gain in bpb with the ends of its interval."""
+    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"

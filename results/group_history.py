@@ -1,0 +1,123 @@
+"""The branches that share a head, as the journal tells of them: their experiments, their heads, and what all runs say.
+
+What the runs say is computed when it is first asked for, once for each group.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from research.errors import UserError
+from results.experiment import Branch, ExperimentRecord, Head, Verdict
+from results.group_entries import Entry
+
+if TYPE_CHECKING:
+    from results.group_state import GroupState
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decided:
+    """A decision on an experiment, and when it was made."""
+
+    time: str
+    """ISO 8601, UTC."""
+    verdict: Verdict
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GroupHistory:
+    """A group of branches with one head. The records hold audit scores: they are for people, not for researchers."""
+
+    name: str
+    """The branch that holds the head."""
+    branches: tuple[Branch, ...]
+    records: tuple[ExperimentRecord, ...] = ()
+    """The experiments of all branches, oldest first."""
+    entries: tuple[Entry, ...] = ()
+    """What the estimates follow from, in the order of the journal."""
+    head_events: tuple[Mapping[str, Any], ...] = ()
+    """The details of the events that something became the head, oldest first."""
+    decisions: Mapping[str, Sequence[Decided]] = field(default_factory=dict)
+    """Every decision on each experiment, oldest first, by the experiment's id."""
+
+    @cached_property
+    def state(self) -> "GroupState | None":
+        """What all runs say; None before a baseline has a score, or if another version of the farm made the branches."""
+        from results.group_state import begin, replay  # they need NumPy, and without them a history is read at once
+
+        try:
+            first = begin(self.branches[0])
+        except (TypeError, UserError):  # other constants of a contract, or a profile that is unknown here
+            return None
+        state = replay(first, self.entries)
+        return state if state.farm.baselines else None
+
+    @cached_property
+    def heads(self) -> tuple[Head, ...]:
+        """The heads that the group has had after its baseline, oldest first."""
+        known = {record.experiment.id for record in self.records}  # a line of the journal may be damaged
+        return tuple(self._head(event) for event in self.head_events if event["experiment"] in known)
+
+    @cached_property
+    def head(self) -> Head | None:
+        """What new ideas are tried on; None before a baseline has a score.
+
+        Without an event it is the latest keep: the baseline, or what an older version of the farm kept after it.
+        """
+        if self.heads:
+            return self.heads[-1]
+        numbered = [(record.experiment.number, -at, record) for at, record in enumerate(self.records) if is_keep(record)]
+        if not numbered:
+            return None
+        latest = max(numbered, key=lambda found: found[:2])[2].experiment
+        return self._head({"commit": latest.commit, "experiment": latest.id})
+
+    @property
+    def head_record(self) -> ExperimentRecord | None:
+        """The experiment that made the head; None before a baseline has a score."""
+        head = self.head
+        return None if head is None else next(r for r in self.records if r.experiment.id == head.experiment_id)
+
+    @property
+    def baseline(self) -> ExperimentRecord | None:
+        """The first baseline that was kept; None before one has a score."""
+        return next((record for record in self.records if is_baseline(record) and is_keep(record)), None)
+
+    @property
+    def baseline_scores(self) -> list[float]:
+        """The scores of all runs of the untouched train.py but its confirmations."""
+        kept = {record.experiment.commit for record in self.records if is_keep(record) and is_baseline(record)}
+        return [score for commit in kept for score in self.scores(commit)]
+
+    def scores(self, commit: str) -> list[float]:
+        """The scores of all runs of a commit but its confirmations."""
+        records = [record for record in self.records if record.experiment.commit == commit]
+        return [score for record in records if record.experiment.kind != "confirm" for score in scores_in(record)]
+
+    def _head(self, event: Mapping[str, Any]) -> Head:
+        scores = tuple(self.scores(event["commit"]))
+        return Head(
+            commit=event["commit"],
+            experiment_id=event["experiment"],
+            scores=scores,
+            expected=event.get("expected") or sum(scores) / len(scores),
+            patches=tuple(event.get("patches", ())),
+        )
+
+
+def is_keep(record: ExperimentRecord) -> bool:
+    """Whether an experiment is kept and has a score. A confirmation decides nothing."""
+    verdict = record.verdict
+    is_kept = verdict is not None and verdict.decision == "keep" and record.val_bpb is not None
+    return is_kept and record.experiment.kind != "confirm"
+
+
+def is_baseline(record: ExperimentRecord) -> bool:
+    """Whether an experiment measures a branch's first commit."""
+    return record.experiment.kind == "baseline"
+
+
+def scores_in(record: ExperimentRecord) -> list[float]:
+    """The val_bpb of an experiment's runs that ended well."""
+    return [run.val_bpb for run in record.runs if run.status == "ok" and run.val_bpb is not None]
