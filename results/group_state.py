@@ -197,11 +197,13 @@ def _with_patches_of(state: GroupState, experiment: Experiment) -> tuple[GroupSt
     if KINDS[experiment.kind] == "explore":
         before = (patches or state.patches_at.get(experiment.parent_commit, frozenset())) - {experiment.id}
         edit = edit_of(experiment)
-        idea = state.idea_of_edit.get(edit, experiment.id) if edit else experiment.id
-        patches = state.patches_of.get(experiment.program, before | {idea if idea not in before else experiment.id})
-        state = replace(state, idea_of_edit={edit: experiment.id, **state.idea_of_edit})
+        idea = state.idea_of_edit.get(edit, "") if edit else ""
+        idea = idea if idea in state.ideas and idea not in before else experiment.id
+        known = state.patches_of.get(experiment.program)
+        patches = known if known is not None and known - before <= state.ideas.keys() else before | {idea}
+        state = replace(state, idea_of_edit={**state.idea_of_edit, edit: idea})
     if experiment.program:
-        state = replace(state, patches_of={experiment.program: patches, **state.patches_of})
+        state = replace(state, patches_of={**state.patches_of, experiment.program: patches})
     return replace(state, patches_at={**state.patches_at, experiment.commit: patches}), patches
 
 
@@ -230,7 +232,8 @@ def _idea(state: GroupState, entry: Ran, patches: frozenset[str]) -> Patch | Non
     experiment = entry.experiment
     if experiment.id not in patches:
         new = patches - state.patches_at.get(experiment.parent_commit, frozenset())
-        return state.ideas.get(next(iter(new))) if len(new) == 1 else None
+        is_known = len(new) == 1 and entry.run.status == "ok"
+        return state.ideas.get(next(iter(new))) if is_known else None
     slots, others = frozenset(experiment.slots), patches & state.ideas.keys() - {experiment.id}
     needs = frozenset(name for name in others if state.ideas[name].slots & slots)
     least = -SLACK_SIGMAS * state.farm.posterior.model.sigma

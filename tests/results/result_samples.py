@@ -38,7 +38,7 @@ def make_experiment(number: int, *, branch: str = NAME, **changes: Any) -> Exper
         "hypothesis": "it should learn faster",
         "researcher": "search",
         "changes": {"DEPTH": (8, 9), "ADAM_BETAS": ((0.8, 0.95), (0.9, 0.95))} if number else {},
-        "diff": "-DEPTH = 8\n+DEPTH = 9\n",
+        "diff": f"-DEPTH = 8\n+DEPTH = 9  # idea {number}\n",
         "lines_added": 1,
         "lines_removed": 1,
         "usage": Usage(model="m", input_tokens=10, output_tokens=5, cost_usd=0.25, seconds=2.0) if number else Usage(),

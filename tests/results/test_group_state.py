@@ -139,3 +139,13 @@ def test_another_structure_draws_something_else_from_a_seed() -> None:
     assert len(rows) == 2
     state = ran(state, idea(9, structure="other"), 1.0, seed=1, num_params=7)
     assert len([term for term in state.farm.posterior.terms if isinstance(term, tuple)]) == 3
+
+
+def test_an_edit_that_crashes_elsewhere_stays_what_it_was() -> None:
+    """And one that crashed at first has its chance on another head."""
+    state = ran(started(), idea(1), 0.99)
+    crashed = ran(state, idea(2, on="elsewhere", edit="-X1 = 0\n+X1 = 1\n"), None)
+    assert crashed.farm.head == {"mar8-0001"} and "mar8-0001" not in crashed.farm.barred
+    state = ran(ran(started(), idea(1), None), idea(2), 0.98)
+    again = ran(state, idea(3, on="c2", edit="-X1 = 0\n+X1 = 1\n"), 0.97)
+    assert again.farm.head == {"mar8-0002", "mar8-0003"}
