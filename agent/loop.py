@@ -20,7 +20,7 @@ from research.contract import Contract
 from research.result import RunResult, SandboxMode
 from research.text import counted
 from results import policy
-from results.experiment import Branch, Experiment, ExperimentRecord, Head, Proposal
+from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRecord, Head, Proposal
 from results.store import Store
 from results.tsv import write_results_tsv
 from results.verdict import (
@@ -30,6 +30,9 @@ from results.verdict import (
     kept_by_hand,
     software_changes,
 )
+
+NOT_SHOWN: tuple[ExperimentKind, ...] = ("control", "confirm")
+"""The kinds of experiments that researchers aren't shown: they try nothing new, and no idea may be chosen by fresh seeds."""
 
 
 class BaselineFailed(Exception):
@@ -161,7 +164,7 @@ class ResearchLoop:
             branch=self.branch,
             head=head,
             train_py=self.worktree.train_py(head.commit),
-            records=tuple(r for r in self.store.records(self.branch.name) if r.experiment.kind != "control"),
+            records=tuple(r for r in self.store.records(self.branch.name) if r.experiment.kind not in NOT_SHOWN),
             others=tuple(r for r in self.shared.records() if self._is_anothers(r)),
             near_misses=tuple(self.store.record(idea) for idea in near),
             sigma=self._decisions.sigma(),

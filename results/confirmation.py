@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 from research.result import RunResult
 from research.text import counted
 from results.experiment import Verdict
-from results.verdict import and_, failure, figure, gain_in_words, scores_of, too_equal
+from results.verdict import and_, failure, figure, scores_of, too_equal
 
 LEVEL = 0.95
 """The confidence level of Welch's interval."""
@@ -40,8 +40,8 @@ class ExpectedGain:
 
 
 def difference(tried: Sequence[float], baseline: Sequence[float]) -> Difference | None:
-    """The difference of the means with Welch's interval; None if too few runs have a score, or no score differs."""
-    if min(len(tried), len(baseline)) < FEWEST_SEEDS or max(stdev(tried), stdev(baseline)) == 0.0:
+    """The difference of the means with Welch's interval; None if too few runs have a score, or one side's are equal."""
+    if min(len(tried), len(baseline)) < FEWEST_SEEDS or min(stdev(tried), stdev(baseline)) == 0.0:
         return None
     from scipy.stats import ttest_ind
 
@@ -55,7 +55,11 @@ def confirmation_lines(tried: Sequence[float], baseline: Sequence[float], expect
     lines = [f"{label:<{width}}  {_scores_in_words(scores)}" for label, scores in ((name, tried), ("baseline", baseline))]
     found = difference(tried, baseline)
     if found is None:
-        why = "no score differs" if min(len(tried), len(baseline)) >= FEWEST_SEEDS else "too few runs have a score"
+        why = (
+            "scores of one train.py are all equal"
+            if min(len(tried), len(baseline)) >= FEWEST_SEEDS
+            else "too few runs have a score"
+        )
         return [*lines, f"{'gain':<{width}}  no interval: {why}"]
     estimated = f"{expected.gain:+.4f} [{expected.low:+.4f}, {expected.high:+.4f}], 90% interval"
     return [
@@ -82,7 +86,7 @@ def tried_verdict(runs: Sequence[RunResult], baseline: Sequence[RunResult]) -> V
     found = difference(scores, scores_of(baseline))
     words = f"confirm: val_bpb {_scores_in_words(scores)}"
     if found is not None:
-        words += f"; {gain_in_words(found.gain)} against the baseline: {_in_words(found)}"
+        words += f"; gain over the baseline {_in_words(found)}"
     return Verdict(decision="discard", reason=words + and_(too_equal(runs)), gain=None if found is None else found.gain)
 
 

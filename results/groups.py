@@ -80,7 +80,8 @@ class Groups:
     def _head(self, group: str, recorded: dict[str, Any]) -> Head:
         runs = self._rows(
             """SELECT r.val_bpb, r.peak_memory_mb FROM runs r JOIN experiments e ON e.id = r.experiment_id
-               WHERE e.commit = ? AND e.branch = ANY(?) AND r.status = 'ok' AND r.val_bpb IS NOT NULL ORDER BY r.seq""",
+               WHERE e.commit = ? AND e.branch = ANY(?) AND e.kind <> 'confirm' AND r.status = 'ok' AND r.val_bpb IS NOT NULL
+               ORDER BY r.seq""",
             recorded["commit"],
             [branch.name for branch in self.members(group)],
         )

@@ -212,8 +212,10 @@ class Store:
         return None
 
     def unfinished(self, branch: str) -> list[ExperimentRecord]:
-        """The branch's experiments without a verdict, in order."""
-        return self._records("e.branch = ? AND e.id NOT IN (SELECT experiment_id FROM verdicts)", branch)
+        """The branch's experiments without a verdict, in order, but for confirmations, which are no loop's."""
+        return self._records(
+            "e.branch = ? AND e.kind <> 'confirm' AND e.id NOT IN (SELECT experiment_id FROM verdicts)", branch
+        )
 
     def events(self, kind: str, branch: str) -> list[dict[str, Any]]:
         """The details of a branch's events of one kind, oldest first."""
