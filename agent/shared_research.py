@@ -123,10 +123,27 @@ class SharedResearch:
 
     def _asked_by_policy(self) -> RequestedRun | None:
         state = self.state()
-        work = policy.next_work(state.farm, list(self._under_way.values()))
+        work = policy.next_work(state.farm, list(self._under_way.values())) or self._without_dropped(state)
         if work is None:
             return None
         return self._control(work.patches) if work.kind == "control" else self._merge(work)
+
+    def _without_dropped(self, state: GroupState) -> Work | None:
+        """The merge that takes out of the head what a person has dropped; None if nothing is to be taken out.
+
+        If train.py fails without it, it stays in.
+        """
+        head, wanted = self.head(), state.farm.head
+        assert head is not None
+        leaving = frozenset(head.patches) - wanted
+        if not leaving or state.farm.plan or "merge" in self._under_way.values() or self._measured(state, head, wanted):
+            return None
+        merges = [r for r in self.records() if r.experiment.kind == "merge" and frozenset(r.experiment.patches) == wanted]
+        if any(r.verdict is not None and r.verdict.decision in ("crash", "invalid") for r in merges):
+            self._rule("pin", tuple(sorted(leaving)), "train.py fails without it")
+            self.settle()
+            return None
+        return Work(kind="merge", patches=wanted, left_out=leaving)
 
     def _control(self, patches: frozenset[str]) -> RequestedRun:
         head = self.head()
@@ -239,7 +256,8 @@ class SharedResearch:
 
     def _rule_on(self, misfit: DoesNotFit) -> None:
         """Keeps an idea whose edit doesn't fit out of the head; or in it, if it can't be taken out."""
-        is_in = misfit.idea in self.state().farm.head
+        head = self.head()
+        is_in = head is not None and misfit.idea in head.patches
         reason = "later edits stand on it: it can't be taken out" if is_in else "its edit conflicts with the head"
         self._rule("pin" if is_in else "bar", (misfit.idea,), reason)
         self.settle()
