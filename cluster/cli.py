@@ -11,13 +11,13 @@ import keyword
 import math
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TypeVar
 
 from agent.repo.branch_names import check_name
 from agent.researchers.make import RESEARCHERS
 from cluster.background import exit_without_waiting, is_left_behind
 from cluster.hardware import ANY_DEVICE, DeviceRequest
+from cluster.parser_parts import CommandGroup, OneLineParser
 from cluster.proxies import LOOPBACK, reach_directly
 from research.command_line import to_type
 from research.errors import UserError
@@ -27,8 +27,8 @@ from research.streams import drop_output, prepare_streams, refusal
 from research.text import is_text
 from results.verdict import LINE_PRICE
 
-if TYPE_CHECKING:
-    from _typeshed import SupportsWrite
+DEFAULT_SEEDS = 5
+"""Fresh seeds of `farm confirm`."""
 
 FIRST_STEPS = {
     "demo": "the whole workflow in five minutes, on any machine",
@@ -103,42 +103,6 @@ def handler(options: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
     return function
 
 
-class OneLineParser(argparse.ArgumentParser):
-    """A parser that reports a mistake in one line, as the commands do."""
-
-    def error(self, message: str) -> NoReturn:
-        text = message.removeprefix("argument ").replace(": must ", " must ", 1)
-        if text.startswith("COMMAND: invalid choice"):  # the list of all commands is in the help
-            text = text.partition(" (")[0].replace("COMMAND: invalid choice:", "unknown command")
-        self.exit(2, f"{self.prog}: {text} (see {to_type(f'{self.prog} --help')})\n")
-
-    def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
-        """Prints the help; unlike the base class, raises OSError if it can't be written."""
-        (file or sys.stdout).write(self.format_help())
-        sys.stdout.flush()
-
-
-@dataclass(frozen=True, kw_only=True)
-class CommandGroup:
-    """The commands of one group. Their functions are in one module."""
-
-    module: str
-    title: str
-    parsers: "argparse._SubParsersAction[OneLineParser]"
-    helps: dict[str, str] = field(default_factory=dict)
-
-    def add(self, name: str, help: str) -> argparse.ArgumentParser:
-        """Adds a command."""
-        self.helps[name] = help
-        parser = self.parsers.add_parser(name, description=f"{help[0].upper()}{help[1:]}.")
-        parser.set_defaults(module=self.module)
-        return parser
-
-    def listing(self) -> str:
-        """The group in the help text."""
-        return "\n".join([f"{self.title}:", *(f"  {name:<10}{help}" for name, help in self.helps.items())])
-
-
 def make_parser() -> argparse.ArgumentParser:
     """The parser with all commands and their options."""
     parser = OneLineParser(
@@ -152,6 +116,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name, title, add_commands in (
         ("start", "start", _add_start),
         ("research", "research", _add_research),
+        ("decide", "your own judgement", _add_decide),
         ("cluster", "on a cluster", _add_cluster),
         ("look", "look", _add_look),
         ("use", "use what was found", _add_use),
@@ -225,6 +190,32 @@ def _add_research(group: CommandGroup) -> None:
     _add_places(abandon, cache=False)
 
     _add_places(group.add("stop", "stop the running farm cleanly"), cache=False)
+
+
+def _add_decide(group: CommandGroup) -> None:
+    confirm = group.add("confirm", "run the head and its baseline under fresh seeds, which have decided nothing")
+    confirm.add_argument("name", nargs="?", type=_text, metavar="BRANCH|ID",
+                         help="a branch or tag, or an experiment to run instead of a head "
+                         "(default: the newest tag's best branch)")  # fmt: skip
+    confirm.add_argument("--seeds", type=_positive(int), default=DEFAULT_SEEDS, metavar="N",
+                         help=f"fresh seeds, under each of which both run (default: {DEFAULT_SEEDS})")  # fmt: skip
+    confirm.add_argument("--num-shards", type=_positive(int), metavar="N",
+                         help="training shards of the recorded runs (default: 10)")  # fmt: skip
+    _add_devices(confirm)
+    _add_places(confirm)
+
+    drop = group.add("drop", "take an idea out of the head, whatever its estimate says; it stays out")
+    _add_experiment(drop)
+    _add_places(drop, cache=False)
+
+    combine = group.add("combine", "combine near-misses on the head: a wave of runs, each with half of them")
+    _add_branch(combine, "tag")
+    _add_places(combine, cache=False)
+
+    baseline = group.add("baseline", "run the baseline again, as a control")
+    baseline.add_argument("--again", action="store_true", required=True, help="the first time, farm run measures it")
+    _add_branch(baseline, "tag")
+    _add_places(baseline, cache=False)
 
 
 def _add_cluster(group: CommandGroup) -> None:
@@ -425,8 +416,8 @@ def _add_experiment(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_branch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("branch", nargs="?", type=_text, help="a branch or tag (default: the newest tag's best branch)")
+def _add_branch(parser: argparse.ArgumentParser, name: str = "branch") -> None:
+    parser.add_argument(name, nargs="?", type=_text, help="a branch or tag (default: the newest tag's best branch)")
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:

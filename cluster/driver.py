@@ -24,6 +24,7 @@ from cluster.history_export import HistoryExport
 from cluster.local_api import FarmServer
 from cluster.loop_plans import LoopPlan, Planner
 from cluster.options import FarmOptions
+from cluster.person_requests import Answer, Ask, record
 from cluster.stop_request import StopRequest, interrupt_this_process
 from cluster.summary import FarmSummary, experiments_done, summarise
 from cluster.workqueue import WorkItem
@@ -64,6 +65,8 @@ class Farm:
             self.export = HistoryExport(self.store, on_aside=self._on_aside)
             self.events = FarmEvents(self.home, self.store, display, self.export, show_joining=options.engine == "ray")
             self._working: Dispatcher | None = None
+            self.has_loops = False
+            """Whether loops run, rather than a single command's runs."""
             self.on_stop: Callable[[], None] = interrupt_this_process
             """What `farm stop` does; called in the local API's threads."""
             self._serve()  # before data is prepared, which can take long
@@ -79,8 +82,8 @@ class Farm:
         self._opening = threading.Lock()
 
     def _serve(self) -> None:
-        """Answers `farm status`, `farm sql` and `farm stop` as long as this farm holds its home."""
-        server = FarmServer(self.home, status=self.status, query=self._query, stop=lambda: self.on_stop())
+        """Answers `farm status`, `farm sql`, `farm stop` and what people ask of loops as long as this farm holds its home."""
+        server = FarmServer(self.home, status=self.status, query=self._query, ask=self._ask, stop=lambda: self.on_stop())
         server.start()
         self._cleanup.callback(server.close)
 
@@ -107,6 +110,18 @@ class Farm:
 
     def _query(self, sql: str, audience: Audience) -> Table:
         return self.store.query(sql, audience=audience)
+
+    def _ask(self, ask: Ask) -> Answer:
+        """Records what a person asks; called in the local API's threads. Raises UserError."""
+        answer = Answer(recorded=record(self.store, ask), is_taken_up=self._is_looping(ask.group))
+        self.display.say(f"asked by a person: {answer.recorded}")
+        return answer
+
+    def _is_looping(self, group: str) -> bool:
+        """Whether a loop of the group will take another step."""
+        running = [name for name, state in list(self.events.loops.items()) if state.get("phase") != "ended"]
+        members = {branch.name for branch in self.store.branches() if branch.head_branch == group}
+        return self.has_loops and not members.isdisjoint(running)
 
     async def close(self) -> None:
         """Ends all processes, exports the history and releases the home."""
@@ -135,7 +150,7 @@ class Farm:
             researcher=researcher,
             store=self.store,
             shared=shared,
-            execute=partial(self._execute, plan),
+            execute=partial(self.execute, plan),
             start_speculatively=self.dispatcher.start_speculatively if options.start_ahead else None,
             observer=self.events,
             settings=self._settings(plan),
@@ -164,9 +179,9 @@ class Farm:
             fit=lambda text: fit_to_profile(text, plan.contract.profile, free_memory(plan))[0],
         )
 
-    async def _execute(self, plan: LoopPlan, experiment: Experiment, train_py: str, spec: RunSpec,
-                       report: Callable[[dict[str, Any]], None]) -> RunResult:  # fmt: skip
-        """Executes one run of a loop on whichever device of its platform is free first."""
+    async def execute(self, plan: LoopPlan, experiment: Experiment, train_py: str, spec: RunSpec,
+                      report: Callable[[dict[str, Any]], None]) -> RunResult:  # fmt: skip
+        """Executes one run of an experiment on whichever device of its platform is free first."""
         item = WorkItem(
             id=spec.run_id,
             kind=experiment.kind,
@@ -191,6 +206,7 @@ class FarmRun:
         """Runs all loops until the last has ended or the farm is stopped. Raises what a loop raised."""
         farm = self._farm
         farm.events.drop_old_work()
+        farm.has_loops = True
         farm.on_stop = self._stop.request_from_thread
         farm.events.on_event(
             "farm_started", tag=self._options.tag, engine=self._options.engine, researcher=self._options.researcher

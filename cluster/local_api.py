@@ -10,11 +10,12 @@ import os
 import secrets
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from cluster.home import Home
+from cluster.person_requests import Answer, Ask
 from research.errors import UserError
 from research.files import write_atomically
 
@@ -26,7 +27,8 @@ MAX_BODY_BYTES = 2**20
 
 
 class FarmServer:
-    """The server: `GET /status`, `POST /sql` {"sql": ..., "audience": ...} and `POST /stop`, answered in its own threads.
+    """The server: `GET /status`, `POST /sql` {"sql": ..., "audience": ...}, `POST /request` with the fields of an `Ask`, and
+    `POST /stop`, answered in its own threads.
 
     Every request needs the header `Authorization: Bearer <token>`. A caller's mistake comes back as status 400 with
     {"error": one line}.
@@ -38,9 +40,10 @@ class FarmServer:
         *,
         status: Callable[[], dict[str, Any]],
         query: Callable[[str, "Audience"], "Table"],
+        ask: Callable[[Ask], Answer],
         stop: Callable[[], None],
     ) -> None:
-        """`status`, `query(sql, audience)` and `stop` are called in the server's threads."""
+        """`status`, `query(sql, audience)`, `ask` and `stop` are called in the server's threads."""
         self._home = home
         self._token = secrets.token_urlsafe(32)
 
@@ -51,6 +54,7 @@ class FarmServer:
         answers: dict[str, Callable[[dict[str, Any]], str]] = {
             "GET /status": lambda body: json.dumps(status(), default=str),
             "POST /sql": lambda body: query(str(body["sql"]), _audience(body)).to_json(),
+            "POST /request": lambda body: json.dumps(asdict(ask(Ask(**body)))),
             "POST /stop": stopping,
         }
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self._token, answers))
@@ -93,6 +97,10 @@ class FarmClient:
         answer = self._ask("POST", "/sql", {"sql": query, "audience": audience})
         rows = tuple(tuple(row) for row in answer["rows"])
         return Table(columns=tuple(answer["columns"]), rows=rows, truncated=answer["truncated"])
+
+    def ask(self, ask: Ask) -> Answer:
+        """Asks something of a group's loops."""
+        return Answer(**self._ask("POST", "/request", asdict(ask)))
 
     def stop(self) -> None:
         """Asks the farm to end cleanly, as Ctrl-C does."""

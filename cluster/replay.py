@@ -86,12 +86,17 @@ def run_to_repeat(record: ExperimentRecord) -> RunResult:
 
 def device_like(branch: Branch, devices: tuple[Device, ...], *, gpu_memory_bytes: int | None = None) -> Device:
     """The first device of the branch's platform, with the recorded run's memory limit. Raises UserError if there is none."""
+    return devices_like(branch, devices, gpu_memory_bytes=gpu_memory_bytes)[0]
+
+
+def devices_like(branch: Branch, devices: tuple[Device, ...], *, gpu_memory_bytes: int | None = None) -> tuple[Device, ...]:
+    """The devices of the branch's platform, with the recorded run's memory limit. Raises UserError if there is none."""
     devices = tuple(limited(device, gpu_memory_bytes) for device in devices)
-    for device in devices:
-        if platform_identity(device) == branch.platform:
-            return device
-    here = " and ".join(dict.fromkeys(platform_identity(device) for device in devices))
-    raise UserError(f"{branch.name} was measured on {branch.platform}, and this is {here}: verify it on that platform.")
+    alike = tuple(device for device in devices if platform_identity(device) == branch.platform)
+    if not alike:
+        here = " and ".join(dict.fromkeys(platform_identity(device) for device in devices))
+        raise UserError(f"{branch.name} was measured on {branch.platform}, and this is {here}: use a machine of that platform.")
+    return alike
 
 
 def check_same_as_recorded(run: RunResult, train_py: str, data: PreparedData, contract: Contract) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from cluster.home import Home
 from cluster.local_api import FarmServer, connect
+from cluster.person_requests import Answer, Ask
 from research.errors import UserError
 from results.query import Table
 
@@ -22,7 +23,13 @@ def farm(tmp_path):
             raise UserError("Only SELECT.")
         return Table(columns=("sql", "audience"), rows=((sql, audience),))
 
-    server = FarmServer(home, status=lambda: {"loops": [], "home": tmp_path}, query=query, stop=lambda: stops.append(1))
+    def ask(asked):
+        if asked.what == "drop":
+            raise UserError("It is not in the head.")
+        return Answer(recorded=f"{asked.what} of {asked.group}", is_taken_up=True)
+
+    status = {"loops": [], "home": tmp_path}
+    server = FarmServer(home, status=lambda: status, query=query, ask=ask, stop=lambda: stops.append(1))
     server.start()
     yield home, stops
     server.close()
@@ -51,7 +58,7 @@ def test_what_the_user_can_mend_comes_back_in_words(farm):
         connect(farm[0]).sql("DROP TABLE runs")
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/status"), ("POST", "/sql"), ("POST", "/stop")])
+@pytest.mark.parametrize(("method", "path"), [("GET", "/status"), ("POST", "/sql"), ("POST", "/request"), ("POST", "/stop")])
 def test_a_wrong_token_is_refused(farm, method, path):
     home, stops = farm
     for token in ("wrong", "é"):
@@ -81,3 +88,12 @@ def test_no_farm_no_client(tmp_path):
     assert connect(home) is None
     home.server_json.write_text('{"pid": 1, "port": 1, "token": "x"}')  # that pid lives, but is no farm
     assert connect(home) is None
+
+
+def test_what_a_person_asks_reaches_the_farm_and_its_answer_comes_back(farm):
+    client = connect(farm[0])
+    assert client.ask(Ask(what="combine", group="g")) == Answer(recorded="combine of g", is_taken_up=True)
+    with pytest.raises(UserError, match="not in the head"):
+        client.ask(Ask(what="drop", group="g", idea="mar8-0001"))
+    for body in ('{"what": "combine"}', '{"group": "g", "else": 1}'):
+        assert ask(farm[0], None, "POST", "/request", body)[0] == 400

@@ -1,0 +1,163 @@
+"""`farm confirm`, `farm drop`, `farm combine`, `farm baseline`: a person's own judgement."""
+
+import argparse
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.commands.read_home import read_history, record_named
+from cluster.home import Home, find_cache, find_home, home_option
+from cluster.local_api import connect, silent_farm
+from cluster.person_requests import Ask, record
+from research.command_line import to_type
+from research.errors import UserError
+from results.history import BranchHistory, branch_named
+
+if TYPE_CHECKING:
+    from cluster.confirm import Subject
+    from cluster.options import FarmOptions
+    from research.contract import Contract
+    from research.result import RunResult
+    from results.experiment import Branch
+
+
+def confirm(options: argparse.Namespace) -> int:
+    """Runs the head, or an experiment, and the baseline under fresh seeds. The exit status is 1 without an interval."""
+    from cluster.commands.use import recorded_contract, recorded_train_py
+    from cluster.confirm import confirm as confirm_subject
+    from cluster.confirm import subject_of
+    from cluster.display import make_display
+    from cluster.machine_load import busy_lines
+    from cluster.output import LastingOutput
+    from cluster.replay import run_to_repeat
+    from results.confirmation import FEWEST_SEEDS
+    from results.store import Store
+
+    if options.seeds < FEWEST_SEEDS:
+        raise UserError(f"--seeds must be at least {FEWEST_SEEDS}, not {options.seeds}: one score says nothing of the noise.")
+    home = find_home(options.home)
+    branch, experiment = branch_or_experiment(home, options.name)
+    contract = recorded_contract(branch)
+    with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
+        subject = subject_of(store, branch, experiment)
+        before = [run_to_repeat(store.record(found.id)) for found in (subject.tried, subject.baseline)]
+    tried, baseline = (recorded_train_py(home, found.commit) for found in (subject.tried, subject.baseline))
+    farm_options = confirm_options(options, home, subject, contract, before[1])
+    check_same_scoring_as(before, (tried, baseline), farm_options, subject, contract)
+    output = LastingOutput(home)
+    for line in busy_lines(farm_options.devices):
+        output.line(line)
+    display = make_display(output.line)
+    confirming = confirm_subject(
+        farm_options, subject, (tried, baseline), contract=contract, seeds=options.seeds, display=display
+    )
+    try:
+        lines, has_interval = asyncio.run(confirming)
+    finally:
+        display.close()
+    for line in lines:
+        output.line(line)
+    return 0 if has_interval else 1
+
+
+def confirm_options(
+    options: argparse.Namespace, home: Home, subject: "Subject", contract: "Contract", before: "RunResult"
+) -> "FarmOptions":
+    """The options of a farm on this machine's devices of the branch's platform, on its terms. Raises UserError."""
+    from agent.repo.repository import checkout_around
+    from cluster.hardware import choose_devices
+    from cluster.options import FarmOptions
+    from cluster.replay import devices_like
+
+    devices = devices_like(subject.branch, choose_devices(options.devices), gpu_memory_bytes=before.gpu_memory_bytes)
+    repositories = [*home.repositories(), checkout_around(Path.cwd()) or home.folder / "repository"]
+    return FarmOptions(
+        repo=repositories[0],
+        home=home,
+        cache=find_cache(options.cache),
+        tag=subject.branch.tag,
+        researcher="search",
+        profile=contract.profile,
+        budget=contract.TIME_BUDGET,
+        source=contract.source,
+        num_shards=options.num_shards,
+        devices=devices,
+        gpu_memory_bytes=before.gpu_memory_bytes,
+    )
+
+
+def check_same_scoring_as(
+    before: "list[RunResult]", texts: tuple[str, str], options: "FarmOptions", subject: "Subject", contract: "Contract"
+) -> None:
+    """Raises UserError if the data isn't prepared, or runs of these train.py would not be scored as they were."""
+    from cluster.replay import check_same_as_recorded
+    from research.data.prepare import find_prepared
+
+    data = find_prepared(contract, cache=options.cache, num_shards=options.num_shards,
+                         score_fingerprint=subject.branch.score_fingerprint)  # fmt: skip
+    for run, text in zip(before, texts, strict=True):
+        check_same_as_recorded(run, text, data, contract)
+
+
+def drop(options: argparse.Namespace) -> int:
+    """Takes an idea out of the head for good."""
+    home = find_home(options.home)
+    histories = read_history(home)
+    experiment = record_named(home, histories, options.id).experiment
+    branch = next(history.branch for history in histories if history.branch.name == experiment.branch)
+    return ask(home, branch, Ask(what="drop", group=branch.head_branch, idea=experiment.id))
+
+
+def combine(options: argparse.Namespace) -> int:
+    """Asks for a wave of near-misses."""
+    home = find_home(options.home)
+    branch = branch_named(read_history(home), options.tag).branch
+    return ask(home, branch, Ask(what="combine", group=branch.head_branch))
+
+
+def baseline(options: argparse.Namespace) -> int:
+    """Asks for the baseline again."""
+    home = find_home(options.home)
+    branch = branch_named(read_history(home), options.tag).branch
+    return ask(home, branch, Ask(what="baseline", group=branch.head_branch))
+
+
+def ask(home: Home, branch: "Branch", asked: Ask) -> int:
+    """Records what is asked, through the farm that holds the home if one does, and prints what follows. Raises UserError."""
+    from results.store import Store
+
+    client = connect(home)
+    if client is None and (silent := silent_farm(home)):
+        raise UserError(silent)
+    if client is not None:
+        answer = client.ask(asked)
+        recorded, is_taken_up = answer.recorded, answer.is_taken_up
+    else:
+        with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
+            recorded, is_taken_up = record(store, asked), False
+    when = "The running farm takes that up at its next step" if is_taken_up else f"That begins with: {resuming(home, branch)}"
+    print(f"{recorded}.\n{when}")
+    return 0
+
+
+def resuming(home: Home, branch: "Branch") -> str:
+    """The command that resumes a branch on its terms."""
+    from cluster.loop_plans import TERM_OPTIONS, term_options
+
+    terms = term_options(json.loads(branch.contract_json), TERM_OPTIONS)
+    return to_type(f"farm run --tag {branch.tag} {terms}{home_option(home)}")
+
+
+def branch_or_experiment(home: Home, name: str | None) -> "tuple[Branch, str | None]":
+    """The branch that a name stands for, or the experiment's with its id. Raises UserError."""
+    histories = read_history(home)
+    if name is None or _names_a_branch(histories, name):
+        return branch_named(histories, name).branch, None
+    experiment = record_named(home, histories, name).experiment
+    return next(history.branch for history in histories if history.branch.name == experiment.branch), experiment.id
+
+
+def _names_a_branch(histories: list[BranchHistory], name: str) -> bool:
+    names = {text for history in histories for text in (history.branch.tag, history.branch.name, history.branch.head_branch)}
+    return name in names | {text.partition("/")[2] for text in names}

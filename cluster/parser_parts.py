@@ -1,0 +1,47 @@
+"""The parts of the command line's parser: one that reports a mistake in one line, and groups of commands."""
+
+import argparse
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NoReturn
+
+from research.command_line import to_type
+
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser that reports a mistake in one line, as the commands do."""
+
+    def error(self, message: str) -> NoReturn:
+        text = message.removeprefix("argument ").replace(": must ", " must ", 1)
+        if text.startswith("COMMAND: invalid choice"):  # the list of all commands is in the help
+            text = text.partition(" (")[0].replace("COMMAND: invalid choice:", "unknown command")
+        self.exit(2, f"{self.prog}: {text} (see {to_type(f'{self.prog} --help')})\n")
+
+    def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
+        """Prints the help; unlike the base class, raises OSError if it can't be written."""
+        (file or sys.stdout).write(self.format_help())
+        sys.stdout.flush()
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandGroup:
+    """The commands of one group. Their functions are in one module."""
+
+    module: str
+    title: str
+    parsers: "argparse._SubParsersAction[OneLineParser]"
+    helps: dict[str, str] = field(default_factory=dict)
+
+    def add(self, name: str, help: str) -> argparse.ArgumentParser:
+        """Adds a command."""
+        self.helps[name] = help
+        parser = self.parsers.add_parser(name, description=f"{help[0].upper()}{help[1:]}.")
+        parser.set_defaults(module=self.module)
+        return parser
+
+    def listing(self) -> str:
+        """The group in the help text."""
+        return "\n".join([f"{self.title}:", *(f"  {name:<10}{help}" for name, help in self.helps.items())])

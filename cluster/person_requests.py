@@ -1,0 +1,92 @@
+"""What a person asks of the loops of a group: a wave of near-misses, the baseline again, or that an idea leaves the head.
+
+It is recorded in the store by the process that holds the home, and a loop takes it up at its next step.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from research.command_line import to_type
+from research.errors import UserError
+from research.text import counted, one_line
+
+if TYPE_CHECKING:
+    from results.group_state import GroupState
+    from results.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ask:
+    """One thing that a person asks."""
+
+    what: Literal["combine", "baseline", "drop"]
+    group: str
+    """The branch that holds the head of the group."""
+    idea: str = ""
+    """The id of the idea to drop."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What became of it."""
+
+    recorded: str
+    """One line that says what follows."""
+    is_taken_up: bool
+    """Whether a loop of the group is running, so that nothing needs to be started."""
+
+
+def record(store: "Store", ask: Ask) -> str:
+    """Records what is asked. Returns one line that says what follows. Raises UserError if it can't be done."""
+    from agent.shared_research import CONTROL_REQUEST
+
+    members = [branch for branch in store.branches() if branch.head_branch == ask.group]
+    if not members or store.groups.head(ask.group) is None:
+        raise UserError(f"{ask.group} has no baseline with a score yet: {to_type('farm run')} measures it.")
+    is_greedy, state = members[0].rule == "greedy", store.groups.state(ask.group)
+    if ask.what == "baseline":
+        return _request(store, ask.group, CONTROL_REQUEST, f"The baseline of {ask.group} runs again, as a control")
+    if is_greedy:
+        raise UserError(f"{ask.group} keeps ideas by --rule greedy, which estimates none and combines none.")
+    return _combine(store, ask, state) if ask.what == "combine" else _drop(store, ask, state)
+
+
+def _combine(store: "Store", ask: Ask, state: "GroupState") -> str:
+    from agent.shared_research import WAVE_REQUEST
+    from agent.waves import FEWEST
+    from results import policy, waves
+
+    near = policy.near_misses(state.farm)
+    together = waves.members(state.farm, near)
+    if len(together) < FEWEST:
+        there = f"{counted(len(near), 'near-miss', 'near-misses')}, of which {len(together)} can be in one train.py"
+        raise UserError(f"{ask.group} has {there}, and a wave combines {FEWEST} or more: let it try more ideas first.")
+    follows = f"A wave combines {len(together)} of the {len(near)} near-misses of {ask.group}"
+    return _request(store, ask.group, WAVE_REQUEST, follows)
+
+
+def _request(store: "Store", group: str, request: str, follows: str) -> str:
+    if any(known["request"] == request for known in store.open_requests(group)):
+        raise UserError(f"That is requested for {group} already, and no loop has taken it up yet.")
+    store.add_request(group, request)
+    return follows
+
+
+def _drop(store: "Store", ask: Ask, state: "GroupState") -> str:
+    from results.group_state import Ruled
+    from results.group_verdicts import flips
+    from results.groups import RULING, ruling_event
+
+    head = state.farm.head
+    title = one_line(store.record(ask.idea).experiment.title, 60)
+    if ask.idea not in head:
+        there = ", ".join(sorted(head)) or "none"
+        raise UserError(f"{ask.idea} ({title}) is not in the head of {ask.group}; the ideas in it: {there}.")
+    on_it = sorted(name for name in head if ask.idea in state.farm.patches[name].needs)
+    if on_it:
+        raise UserError(f"{ask.idea} ({title}) can't leave the head: {', '.join(on_it)} builds on it; drop that first.")
+    ruling = Ruled(ruling="bar", patches=(ask.idea,))
+    store.add_event(RULING, ruling_event(ask.group, ruling, "a person dropped it"))
+    for idea, verdict in flips(store.groups.state(ask.group), {ask.idea: "keep"}):
+        store.add_verdict(idea, verdict)
+    return f"{ask.idea} ({title}) leaves the head of {ask.group} and stays out; a merge without it is run next"

@@ -1,0 +1,160 @@
+"""`farm drop`, `farm combine` and `farm baseline --again`, on a home whose loops then go on, with real git and a real store."""
+
+import asyncio
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.cli import main, make_parser
+from cluster.home import Home
+from cluster.local_api import FarmServer
+from cluster.person_requests import Answer, Ask, record
+from research.result import RunResult, RunSpec
+from results import policy
+from results.experiment import Experiment, Verdict
+from results.query import Table
+from results.store import Store
+from tests.agent.test_shared_research import GROUP, Lab, research, rows
+from tests.results.result_samples import NAME, make_branch, make_experiment, make_run
+
+DECISION = "SELECT arg_max(decision, seq) FROM verdicts WHERE experiment_id = '{}'"
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    made = Lab(tmp_path, 1)
+    yield made
+    made.store.close()
+
+
+def typed(lab: Lab, *words: str) -> int:
+    """The exit status of a command on the lab's home, while no farm runs there."""
+    lab.store.close()
+    try:
+        return main([*words, "--home", str(lab.home)])
+    finally:
+        lab.store = Store.open(lab.home)
+
+
+def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio.run(research(lab, 5))
+    [(before, commit)] = rows(lab, "SELECT patches, commit FROM heads ORDER BY created DESC LIMIT 1")
+    state = lab.store.groups.state(GROUP).farm
+    dropped = next(name for name in before if not policy.needed(state, name, state.head))
+    assert lab.surface.true_bpb(lab.loops[0].worktree.train_py(commit)) < lab.surface.true_bpb(lab.text)
+
+    assert typed(lab, "drop", dropped) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert dropped in first and GROUP in first
+    command = shlex.split(second.partition("farm ")[2])
+    assert make_parser().parse_args(command).tag == "mar8"
+    assert rows(lab, DECISION.format(dropped)) == [("discard",)]
+    assert typed(lab, "drop", dropped) == 2
+    assert "is not in the head" in capsys.readouterr().err
+
+    asyncio.run(research(lab, 3))
+    merged, *later = rows(lab, "SELECT patches, experiment_id FROM heads ORDER BY created OFFSET 2")
+    assert sorted(merged[0]) == sorted(set(before) - {dropped})
+    assert rows(lab, f"SELECT kind FROM experiments WHERE id = '{merged[1]}'") == [("merge",)]
+    assert all(dropped not in patches for patches, _ in later)
+    assert rows(lab, DECISION.format(dropped)) == [("discard",)]
+
+
+def test_an_idea_without_which_train_py_fails_stays_in(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(research(lab, 5))
+    [(before,)] = rows(lab, "SELECT patches FROM heads ORDER BY created DESC LIMIT 1")
+    state = lab.store.groups.state(GROUP).farm
+    dropped = next(name for name in before if not policy.needed(state, name, state.head))
+    execute = lab._execute
+
+    async def failing(experiment: Experiment, train_py: str, spec: RunSpec, report: Any) -> RunResult:
+        result = await execute(experiment, train_py, spec, report)
+        return replace(result, status="crash", val_bpb=None) if experiment.kind == "merge" else result
+
+    monkeypatch.setattr(lab, "_execute", failing)
+    assert typed(lab, "drop", dropped) == 0
+    merges = rows(lab, "SELECT count(*) FROM experiments WHERE kind = 'merge'")[0][0]
+    asyncio.run(research(lab, 2))
+    assert rows(lab, "SELECT count(*) FROM experiments WHERE kind = 'merge'") == [(merges + 1,)]
+    assert rows(lab, DECISION.format(dropped)) == [("keep",)]
+    assert dropped in lab.store.groups.state(GROUP).farm.head
+
+
+def test_a_running_farm_is_asked_and_its_loop_runs_the_baseline_again(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    asyncio.run(research(lab, 1))
+    home = Home(lab.home).create()
+
+    def ask(asked: Ask) -> Answer:
+        return Answer(recorded=record(lab.store, asked), is_taken_up=True)
+
+    with home.lock():
+        server = FarmServer(
+            home, status=dict, query=lambda sql, audience: Table(columns=(), rows=()), ask=ask, stop=lambda: None
+        )
+        server.start()
+        assert main(["baseline", "--again", "--home", str(home.folder)]) == 0
+        assert "running farm" in capsys.readouterr().out
+        assert main(["baseline", "--again", "mar8", "--home", str(home.folder)]) == 2
+        assert "already" in capsys.readouterr().err
+        server.close()
+        assert main(["baseline", "--again", "--home", str(home.folder)]) == 2  # the home is held, and nobody answers
+    asyncio.run(research(lab, 1))
+    baseline, last = rows(lab, "SELECT kind, commit FROM experiments WHERE kind IN ('baseline', 'control') ORDER BY seq")
+    assert (baseline[0], last[0]) == ("baseline", "control") and baseline[1] == last[1]
+    assert lab.store.open_requests(GROUP) == []
+
+
+def close_calls(home: Path, count: int, **branch: Any) -> None:
+    """A history with ideas that gained little, each with a constant of its own."""
+    with Store.open(home) as store:
+        store.add_branch(make_branch(**branch))
+        for number in range(count + 1):
+            idea = {"slots": (f"CONSTANT_{number}",), "patches": (f"mar8-{number:04d}",)} if number else {}
+            experiment = make_experiment(number, **idea)
+            store.add_experiment(experiment)
+            for again in range(1 if number else 2):
+                score = 0.9896 if number else 0.99
+                store.add_run(experiment.id, make_run(f"{experiment.id}-{again}", score, peak_memory_mb=None))
+            store.add_verdict(experiment.id, Verdict(decision="discard" if number else "keep", reason="so it is"))
+
+
+def test_a_wave_is_requested_where_there_are_near_misses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    close_calls(tmp_path, 4)
+    assert main(["combine", "--home", str(tmp_path)]) == 0
+    assert "4 of the 4" in capsys.readouterr().out
+    assert main(["combine", "mar8", "--home", str(tmp_path)]) == 2
+    with Store.open(tmp_path) as store:
+        assert [request["request"] for request in store.open_requests(NAME)] == ["wave"]
+
+
+@pytest.mark.parametrize(
+    ("words", "fact", "count", "branch"),
+    [
+        (("combine",), "2 near-misses", 2, {}),
+        (("combine",), "greedy", 4, {"rule": "greedy"}),
+        (("combine", "mar9"), "'mar9'", 4, {}),
+        (("drop", "nothing"), "'nothing'", 1, {}),
+        (("drop", "mar8-0001"), "not in the head", 1, {}),
+        (("drop", "mar8-0001"), "no baseline", -1, {}),
+        (("baseline", "--again"), "no baseline", -1, {}),
+        (("baseline",), "--again", 1, {}),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_one_line(
+    tmp_path: Path, words: tuple[str, ...], fact: str, count: int, branch: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    close_calls(tmp_path, count, **branch)
+    if count < 0:
+        with Store.open(tmp_path) as store:
+            store.add_experiment(make_experiment(1))
+    try:
+        status: Any = main([*words, "--home", str(tmp_path)])
+    except SystemExit as refused:
+        status = refused.code
+    said = capsys.readouterr().err
+    assert status == 2 and fact in said and len(said.splitlines()) == 1
