@@ -12,6 +12,7 @@ from typing import Any
 
 from agent.repo.branch_names import experiment_id
 from agent.runs import MAX_TRIES
+from cluster.background import in_background
 from cluster.dispatch import NoWorkersLeft
 from cluster.display import Display
 from cluster.driver import Farm
@@ -73,7 +74,7 @@ async def confirm(options: FarmOptions, subject: Subject, texts: tuple[str, str]
 
     `texts` are the train.py of the subject and of its baseline.
     """
-    farm = await asyncio.to_thread(Farm, options, display)
+    farm = await in_background(Farm, options, display)
     try:
         await farm.first_devices()
         confirmation = Confirmation(farm, subject, texts, contract=contract, seeds=seeds)

@@ -18,21 +18,30 @@ from results import policy
 from results.experiment import Experiment, Verdict
 from results.query import Table
 from results.store import Store
-from tests.agent.test_shared_research import GROUP, Lab, research, rows
+from tests.agent import shared_lab
+from tests.agent.shared_lab import GROUP, SharedLab
 from tests.results.result_samples import NAME, make_branch, make_experiment, make_run
 
 DECISION = "SELECT arg_max(decision, seq) FROM verdicts WHERE experiment_id = '{}'"
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SharedLab]:
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
-    made = Lab(tmp_path, 1)
+    made = SharedLab(tmp_path, loops=1)
     yield made
     made.store.close()
 
 
-def typed(lab: Lab, *words: str) -> int:
+async def research(lab: SharedLab, steps: int) -> None:
+    (loop,) = lab.open()
+    await loop.start()
+    for _ in range(steps):
+        await loop.step()
+    await loop.close()
+
+
+def typed(lab: SharedLab, *words: str) -> int:
     """The exit status of a command on the lab's home, while no farm runs there."""
     lab.store.close()
     try:
@@ -41,51 +50,53 @@ def typed(lab: Lab, *words: str) -> int:
         lab.store = Store.open(lab.home)
 
 
-def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: SharedLab, capsys: pytest.CaptureFixture[str]) -> None:
     asyncio.run(research(lab, 5))
-    [(before, commit)] = rows(lab, "SELECT patches, commit FROM heads ORDER BY created DESC LIMIT 1")
+    [(before,)] = lab.rows("SELECT patches FROM heads ORDER BY created DESC LIMIT 1")
     state = lab.store.groups.state(GROUP).farm
     dropped = next(name for name in before if not policy.needed(state, name, state.head))
-    assert lab.surface.true_bpb(lab.loops[0].worktree.train_py(commit)) < lab.surface.true_bpb(lab.text)
+    count = len(lab.rows("SELECT * FROM heads"))
 
     assert typed(lab, "drop", dropped) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert dropped in first and GROUP in first
     command = shlex.split(second.partition("farm ")[2])
     assert make_parser().parse_args(command).tag == "mar8"
-    assert rows(lab, DECISION.format(dropped)) == [("discard",)]
+    assert lab.rows(DECISION.format(dropped)) == [("discard",)]
     assert typed(lab, "drop", dropped) == 2
     assert "is not in the head" in capsys.readouterr().err
 
     asyncio.run(research(lab, 3))
-    merged, *later = rows(lab, "SELECT patches, experiment_id FROM heads ORDER BY created OFFSET 2")
+    merged, *later = lab.rows(f"SELECT patches, experiment_id FROM heads ORDER BY created OFFSET {count}")
     assert sorted(merged[0]) == sorted(set(before) - {dropped})
-    assert rows(lab, f"SELECT kind FROM experiments WHERE id = '{merged[1]}'") == [("merge",)]
+    assert lab.rows(f"SELECT kind FROM experiments WHERE id = '{merged[1]}'") == [("merge",)]
     assert all(dropped not in patches for patches, _ in later)
-    assert rows(lab, DECISION.format(dropped)) == [("discard",)]
+    assert lab.rows(DECISION.format(dropped)) == [("discard",)]
 
 
-def test_an_idea_without_which_train_py_fails_stays_in(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idea_without_which_train_py_fails_stays_in(lab: SharedLab, monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(research(lab, 5))
-    [(before,)] = rows(lab, "SELECT patches FROM heads ORDER BY created DESC LIMIT 1")
+    [(before,)] = lab.rows("SELECT patches FROM heads ORDER BY created DESC LIMIT 1")
     state = lab.store.groups.state(GROUP).farm
     dropped = next(name for name in before if not policy.needed(state, name, state.head))
-    execute = lab._execute
+    execute = shared_lab.execute
 
     async def failing(experiment: Experiment, train_py: str, spec: RunSpec, report: Any) -> RunResult:
         result = await execute(experiment, train_py, spec, report)
         return replace(result, status="crash", val_bpb=None) if experiment.kind == "merge" else result
 
-    monkeypatch.setattr(lab, "_execute", failing)
+    monkeypatch.setattr(shared_lab, "execute", failing)
     assert typed(lab, "drop", dropped) == 0
-    merges = rows(lab, "SELECT count(*) FROM experiments WHERE kind = 'merge'")[0][0]
+    merges = lab.rows("SELECT count(*) FROM experiments WHERE kind = 'merge'")[0][0]
     asyncio.run(research(lab, 2))
-    assert rows(lab, "SELECT count(*) FROM experiments WHERE kind = 'merge'") == [(merges + 1,)]
-    assert rows(lab, DECISION.format(dropped)) == [("keep",)]
+    assert lab.rows("SELECT count(*) FROM experiments WHERE kind = 'merge'") == [(merges + 1,)]
+    assert lab.rows(DECISION.format(dropped)) == [("keep",)]
     assert dropped in lab.store.groups.state(GROUP).farm.head
 
 
-def test_a_running_farm_is_asked_and_its_loop_runs_the_baseline_again(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_running_farm_is_asked_and_its_loop_runs_the_baseline_again(
+    lab: SharedLab, capsys: pytest.CaptureFixture[str]
+) -> None:
     asyncio.run(research(lab, 1))
     home = Home(lab.home).create()
 
@@ -104,7 +115,7 @@ def test_a_running_farm_is_asked_and_its_loop_runs_the_baseline_again(lab: Lab, 
         server.close()
         assert main(["baseline", "--again", "--home", str(home.folder)]) == 2  # the home is held, and nobody answers
     asyncio.run(research(lab, 1))
-    baseline, last = rows(lab, "SELECT kind, commit FROM experiments WHERE kind IN ('baseline', 'control') ORDER BY seq")
+    baseline, last = lab.rows("SELECT kind, commit FROM experiments WHERE kind IN ('baseline', 'control') ORDER BY seq")
     assert (baseline[0], last[0]) == ("baseline", "control") and baseline[1] == last[1]
     assert lab.store.open_requests(GROUP) == []
 
