@@ -16,6 +16,7 @@ from cluster.engine import Engine, LocalEngine
 from cluster.hardware import Device, platform_identity
 from cluster.home import Home
 from cluster.local_api import FarmServer
+from cluster.person_requests import Answer, record
 from cluster.stop_request import interrupt_this_process
 from research.contract import Contract
 from research.data.prepared import PreparedData
@@ -231,6 +232,7 @@ def held(home: Home, branch: Branch) -> Iterator[tuple[Store, dict[str, Any]]]:
             home,
             status=status,
             query=lambda sql, audience: store.query(sql, audience=audience),
+            ask=lambda asked: Answer(recorded=record(store, asked), is_taken_up=False),
             stop=interrupt_this_process,
         )
         server.start()
