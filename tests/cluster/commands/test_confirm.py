@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,10 +19,15 @@ SIDES = """SELECT e.id, e.parents[1], count(r.seed), list(DISTINCT r.seed ORDER 
            JOIN runs r ON r.experiment_id = e.id WHERE e.kind = 'confirm' GROUP BY ALL ORDER BY e.id"""
 
 
+def rows(checkout: Checkout, sql: str) -> list[tuple[Any, ...]]:
+    with Store.open(checkout.home, wait_s=5.0) as store:
+        return list(store.query(sql).rows)
+
+
 def test_head_and_baseline_run_under_the_same_fresh_seeds_and_what_was_cut_off_is_resumed(checkout: Checkout) -> None:
     checkout.edit("LR = 0.000001", f"LR = {GOOD_LR}")
-    assert "keep" in checkout.farm("try", "--tag", "one", "--devices", "cpu", "--budget", "1")
-    estimates = checkout.rows("SELECT * FROM estimates")
+    assert "keep" in checkout.farm("try", "--tag", "one", "--devices", "cpu", "--budget", "0.5")
+    estimates = rows(checkout, "SELECT * FROM estimates")
     farm = checkout.start("confirm", "--seeds", "2", "--devices", "cpu")
     deadline = time.monotonic() + 60
     while "run:one-0002-1" not in (checkout.home / "journal.jsonl").read_text():
@@ -32,15 +38,15 @@ def test_head_and_baseline_run_under_the_same_fresh_seeds_and_what_was_cut_off_i
 
     output = checkout.farm("confirm", "--devices", "cpu")
     assert "3 runs of 4" in output
-    sides = checkout.rows(SIDES)
-    assert [side[:3] for side in sides] == [["one-0002", "one-0001", 2], ["one-0003", "one-0000", 2]]
+    sides = rows(checkout, SIDES)
+    assert [side[:3] for side in sides] == [("one-0002", "one-0001", 2), ("one-0003", "one-0000", 2)]
     assert sides[0][3] == sides[1][3]
-    common = checkout.rows("SELECT seed FROM runs WHERE experiment_id < 'one-0002'")
+    common = rows(checkout, "SELECT seed FROM runs WHERE experiment_id < 'one-0002'")
     assert not {seed for (seed,) in common} & set(sides[0][3])
-    assert checkout.rows("SELECT * FROM estimates") == estimates
-    [[gain, decision]] = checkout.rows("SELECT gain, decision FROM history WHERE number = 2")
+    assert rows(checkout, "SELECT * FROM estimates") == estimates
+    [(gain, decision)] = rows(checkout, "SELECT gain, decision FROM history WHERE number = 2")
     assert gain > 0.1 and f"{gain:+.4f}" in output and decision == "discard"
-    assert "is the baseline" in checkout.farm("confirm", "one-0000", status=2)
+    assert main(["confirm", "one-0000", "--home", str(checkout.home)]) == 2  # it is the baseline
 
 
 @pytest.fixture
