@@ -73,20 +73,22 @@ def _request(store: "Store", group: str, request: str, follows: str) -> str:
 
 
 def _drop(store: "Store", ask: Ask, state: "GroupState") -> str:
-    from results.group_state import Ruled
+    from results.group_state import Ruled, edit_of
     from results.group_verdicts import flips
     from results.groups import RULING, ruling_event
 
-    head = state.farm.head
-    title = one_line(store.record(ask.idea).experiment.title, 60)
-    if ask.idea not in head:
+    head, experiment = state.farm.head, store.record(ask.idea).experiment
+    first = state.idea_of_edit.get(edit_of(experiment))
+    idea = first if ask.idea not in head and first in head else ask.idea
+    title = one_line(experiment.title, 60)
+    if idea not in head:
         there = ", ".join(sorted(head)) or "none"
-        raise UserError(f"{ask.idea} ({title}) is not in the head of {ask.group}; the ideas in it: {there}.")
-    on_it = sorted(name for name in head if ask.idea in state.farm.patches[name].needs)
+        raise UserError(f"{idea} ({title}) is not in the head of {ask.group}; the ideas in it: {there}.")
+    on_it = sorted(name for name in head if idea in state.farm.patches[name].needs)
     if on_it:
-        raise UserError(f"{ask.idea} ({title}) can't leave the head: {', '.join(on_it)} builds on it; drop that first.")
-    ruling = Ruled(ruling="bar", patches=(ask.idea,))
+        raise UserError(f"{idea} ({title}) can't leave the head: {', '.join(on_it)} builds on it; drop that first.")
+    ruling = Ruled(ruling="bar", patches=(idea,))
     store.add_event(RULING, ruling_event(ask.group, ruling, "a person dropped it"))
-    for idea, verdict in flips(store.groups.state(ask.group), {ask.idea: "keep"}):
-        store.add_verdict(idea, verdict)
-    return f"{ask.idea} ({title}) leaves the head of {ask.group} and stays out; a merge without it is run next"
+    for name, verdict in flips(store.groups.state(ask.group), {idea: "keep"}):
+        store.add_verdict(name, verdict)
+    return f"{idea} ({title}) leaves the head of {ask.group} and stays out; a merge without it is run next"

@@ -125,7 +125,11 @@ def close_calls(home: Path, count: int, **branch: Any) -> None:
     with Store.open(home) as store:
         store.add_branch(make_branch(**branch))
         for number in range(count + 1):
-            idea = {"slots": (f"CONSTANT_{number}",), "patches": (f"mar8-{number:04d}",)} if number else {}
+            idea = (
+                {"slots": (f"CONSTANT_{number}",), "diff": f"+CONSTANT_{number} = 1", "patches": (f"mar8-{number:04d}",)}
+                if number
+                else {}
+            )
             experiment = make_experiment(number, **idea)
             store.add_experiment(experiment)
             for again in range(1 if number else 2):
