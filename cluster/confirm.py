@@ -6,7 +6,7 @@ once, so that the same command resumes a confirmation that was interrupted.
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -23,9 +23,9 @@ from research.contract import Contract
 from research.errors import UserError
 from research.result import RunResult, RunSpec
 from research.text import counted, duration, utc_now
-from results import effect_estimate, policy
-from results.confirmation import ExpectedGain, baseline_again_verdict, confirmation_lines, difference, tried_verdict
+from results.confirmation import Difference, baseline_again_verdict, confirmation_lines, difference, tried_verdict
 from results.experiment import Branch, Experiment, ExperimentRecord
+from results.gains import expected_gain
 from results.group_state import seed_named
 from results.store import Store
 from results.verdict import scores_of
@@ -118,7 +118,11 @@ class Confirmation:
         self._store.add_verdict(tried.experiment.id, tried_verdict(tried.runs, baseline.runs))
         self._store.add_verdict(baseline.experiment.id, baseline_again_verdict(baseline.runs))
         scores = scores_of(tried.runs), scores_of(baseline.runs)
-        lines = confirmation_lines(*scores, expected_gain(self._store, self._subject), name=self._subject.tried.id)
+        state = self._store.groups.state(self._subject.branch.head_branch)
+        found = expected_gain(state, self._subject.tried.commit)
+        assert found is not None, "it has run"
+        expected = Difference(gain=found.gain, low=found.low, high=found.high)
+        lines = confirmation_lines(*scores, expected, name=self._subject.tried.id)
         return lines, difference(*scores) is not None
 
     # --- one run ----------------------------------------------------------------------------------------------------
@@ -217,12 +221,3 @@ class Confirmation:
         )
         self._store.add_experiment(new)
         return new
-
-
-def expected_gain(store: Store, subject: Subject) -> ExpectedGain:
-    """What all runs but confirmations say of the subject's gain over the untouched train.py."""
-    state = store.groups.state(subject.branch.head_branch)
-    patches = state.patches_at[subject.tried.commit]
-    posterior = effect_estimate.recalled(state.farm.posterior, patches)
-    gain, low, high = policy.head_gain(replace(state.farm, posterior=posterior, head=patches))
-    return ExpectedGain(gain=gain, low=low, high=high)

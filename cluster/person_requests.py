@@ -73,9 +73,10 @@ def _request(store: "Store", group: str, request: str, follows: str) -> str:
 
 
 def _drop(store: "Store", ask: Ask, state: "GroupState") -> str:
-    from results.group_state import Ruled, edit_of
+    from results.group_entries import RULING, Ruled
+    from results.group_state import edit_of
     from results.group_verdicts import flips
-    from results.groups import RULING, ruling_event
+    from results.groups import ruling_event
 
     head, experiment = state.farm.head, store.record(ask.idea).experiment
     first = state.idea_of_edit.get(edit_of(experiment))

@@ -27,16 +27,7 @@ class Difference:
     gain: float
     low: float
     high: float
-    """The ends of Welch's interval at LEVEL."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpectedGain:
-    """The shrunk estimate of the same gain from all earlier runs, with its 90% interval, in bpb."""
-
-    gain: float
-    low: float
-    high: float
+    """The ends of its interval: Welch's at LEVEL for fresh seeds, of 90% for an estimate."""
 
 
 def difference(tried: Sequence[float], baseline: Sequence[float]) -> Difference | None:
@@ -49,7 +40,7 @@ def difference(tried: Sequence[float], baseline: Sequence[float]) -> Difference 
     return Difference(gain=fmean(baseline) - fmean(tried), low=float(interval.low), high=float(interval.high))
 
 
-def confirmation_lines(tried: Sequence[float], baseline: Sequence[float], expected: ExpectedGain, *, name: str) -> list[str]:
+def confirmation_lines(tried: Sequence[float], baseline: Sequence[float], expected: Difference, *, name: str) -> list[str]:
     """Both means, the difference, and how it compares with the estimate; `name` is what was confirmed."""
     width = max(len(name), len("baseline"))
     lines = [f"{label:<{width}}  {_scores_in_words(scores)}" for label, scores in ((name, tried), ("baseline", baseline))]
@@ -69,7 +60,7 @@ def confirmation_lines(tried: Sequence[float], baseline: Sequence[float], expect
     ]
 
 
-def compared(found: Difference, expected: ExpectedGain) -> str:
+def compared(found: Difference, expected: Difference) -> str:
     """How an estimate compares with what fresh seeds say."""
     if expected.gain > found.high:
         return f"it overstates the gain by {figure(expected.gain - found.gain)}"

@@ -6,7 +6,6 @@ import pytest
 
 from results.confirmation import (
     Difference,
-    ExpectedGain,
     baseline_again_verdict,
     compared,
     confirmation_lines,
@@ -16,7 +15,7 @@ from results.confirmation import (
 from results.store import Store
 from tests.results.result_samples import NAME, add, make_branch, make_experiment, make_run
 
-EXPECTED = ExpectedGain(gain=0.01, low=0.008, high=0.012)
+EXPECTED = Difference(gain=0.01, low=0.008, high=0.012)
 
 
 def test_welchs_interval_of_a_textbook_example() -> None:
