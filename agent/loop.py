@@ -77,7 +77,7 @@ class ResearchLoop:
         self._decisions = Decisions(branch=branch.name, store=store, shared=shared, observer=observer,
                                     noise=settings.noise, rule=settings.rule, baseline_runs=settings.baseline_runs,
                                     memory_cap_mb=settings.memory_cap_mb)  # fmt: skip
-        self._proposer = Proposer(branch=branch.name, researcher=researcher, worktree=worktree, store=store,
+        self._proposer = Proposer(branch=branch.name, researcher=researcher, store=store,
                                   observer=observer, context=self.context,
                                   head_train_py=lambda: worktree.train_py(self.head().commit),
                                   pauses_s=settings.retry_pauses_s)  # fmt: skip
