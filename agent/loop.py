@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from agent.adoption import check_not_reset, commits_to_adopt, is_by_hand, place_on_branch
+from agent.crash_patterns import crash_patterns
 from agent.decisions import BASELINE_AGAIN, Decisions
 from agent.new_experiments import NewExperiments
 from agent.observer import LoopObserver
@@ -157,12 +158,13 @@ class ResearchLoop:
         """What the researcher is shown. Raises ProposalFailed if program.md can't be read."""
         head = self.head()
         near = policy.near_misses(self.shared.state().farm)
+        all_records = self.shared.records()
         return Context(
             branch=self.branch,
             head=head,
             train_py=self.worktree.train_py(head.commit),
             records=tuple(r for r in self.store.records(self.branch.name) if r.experiment.kind != "control"),
-            others=tuple(r for r in self.shared.records() if self._is_anothers(r)),
+            others=tuple(r for r in all_records if self._is_anothers(r)),
             near_misses=tuple(self.store.record(idea) for idea in near),
             sigma=self._decisions.sigma(),
             program=read_policy(self.settings.program),
@@ -170,6 +172,7 @@ class ResearchLoop:
             charge=partial(self.store.add_answer, self.branch.name),
             spent_usd=partial(self.store.spent_usd, self.branch.tag),
             programs=programs_on_same_terms(self.store, self.branch),
+            crashes=crash_patterns(all_records, head.commit),
             refused=refusals(self.store, self.branch.name),
         )
 
