@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from agent.adoption import check_not_reset, commits_to_adopt, is_by_hand, place_on_branch
 from agent.crash_patterns import crash_patterns
 from agent.decisions import BASELINE_AGAIN, Decisions
+from agent.follow_ups import next_follow_up
 from agent.new_experiments import NewExperiments
 from agent.observer import LoopObserver
 from agent.proposing import RETRY_PAUSES_S, Proposer
@@ -73,6 +74,7 @@ class ResearchLoop:
         """`shared` is that of the branch's group. If `start_speculatively` is None, no run starts before it is requested."""
         self.branch, self.worktree, self.store, self.shared = branch, worktree, store, shared
         self.observer, self.settings = observer, settings
+        self._text_at = lru_cache(maxsize=128)(worktree.train_py)  # follow-ups read the same commits again and again
         self._new = NewExperiments(branch=branch, store=store, worktree=worktree, shared=shared,
                                    line_price=settings.line_price, fit=settings.fit)  # fmt: skip
         self._decisions = Decisions(branch=branch.name, store=store, shared=shared, observer=observer,
@@ -197,9 +199,11 @@ class ResearchLoop:
         return None if request is None else self._new.of_request(request)
 
     async def _idea(self) -> Experiment:
-        """The researcher's next idea, or the first run of a wave of near-misses when it has none. Raises OutOfIdeas."""
+        """A follow-up of an earlier idea, else the researcher's next one, or the first run of a wave of near-misses when it has
+        none. Raises OutOfIdeas.
+        """
         try:
-            proposal = await self._proposer.next()
+            proposal = self._follow_up() or await self._proposer.next()
         except OutOfIdeas:
             experiment = self._requested() if self.shared.start_wave() else None
             if experiment is None:
@@ -209,6 +213,13 @@ class ResearchLoop:
         experiment = self._new.of_proposal(proposal, kind="explore")
         self._proposer.prepare()
         return experiment
+
+    def _follow_up(self) -> Proposal | None:
+        """What the farm itself tries next of an earlier idea; None if nothing is due."""
+        try:
+            return next_follow_up(self.shared.state(), self.context(), self._text_at)
+        except ProposalFailed:  # program.md can't be read: the researcher will say so
+            return None
 
     async def _measure_baseline(self) -> None:
         first = not self.store.records(self.branch.name)  # later, one that failed has been mended on the branch
