@@ -138,6 +138,9 @@ class _FollowUps:
         `title` begins the proposal's title, which ends in the change.
         """
         constants = read_constants(text)
+        values = [one.changes[name][1] for one in self.tries if one.parents == (of.id,) and name in one.changes]
+        if value in values:  # on another head
+            return
         changes = settle(constants, {name: value}, max_seq_len=self.max_seq_len)
         train_py = write_constants(text, changes or {})
         if changes and program_of(train_py) not in self.programs:

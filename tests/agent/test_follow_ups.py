@@ -70,6 +70,14 @@ def test_a_large_gain_of_one_constant_is_bracketed_once(make_group) -> None:
     assert "farm" not in who(records)[4:]
 
 
+def test_a_bracket_is_tried_once_whatever_comes_into_the_head_meanwhile(make_group) -> None:
+    group = make_group(lambda text: 1.5 - 0.3 * ("EMBEDDING_LR = 0.6" not in text) - 0.3 * ("return 7" in text))
+    other = Step(title="other", replace=("return None", "return 7"))
+    (records,) = group.research(7, [RATE, other, *TINY])
+    assert sorted(values(of_farm(records), "EMBEDDING_LR")) == [0.85, 2.4]
+    assert len(group.store.groups.head("autoresearch/mar8").patches) == 2
+
+
 def test_the_greedy_rule_has_no_follow_ups(make_group) -> None:
     (records,) = make_group(by_rate, rule="greedy").research(3, [RATE, *TINY])
     assert who(records) == ["agent"] * 3
