@@ -152,16 +152,19 @@ class _FollowUps:
 def bracket(name: str, old: Constant, new: Constant) -> list[tuple[str, Constant]]:
     """The values midway between a constant's old and new one, and as far beyond the new one, each with where it lies.
 
-    Midway is taken on the scale of the constant's knob. None for strings, and unless exactly one number differs.
+    Midway is taken on the scale of the constant's knob, unless that has no place for 0. None for strings, and unless exactly
+    one number differs.
     """
     index = _moved_component(old, new)
     if index is None or name in FIXED:
         return []
     knob = next((knob for knob in knobs_of({name: new}) if (knob.component or 0) == index), None)
+    before, after = _number(old, index), _number(new, index)
     start, end = (None, None) if knob is None else (knob.read(old), knob.read(new))
     values: list[Constant | None]
-    if knob is None or start is None or end is None:
-        values = [_with_number(new, index, number) for number in _numbers(_number(old, index), _number(new, index))]
+    if knob is None or start is None or end is None or (knob.scale == "log" and 0 in (before, after)):
+        low, high = (-math.inf, math.inf) if knob is None else (knob.low, knob.high)
+        values = [_with_number(new, index, n) if low <= n <= high else None for n in _numbers(before, after)]
     else:
         template = float(new) if isinstance(old, float) and isinstance(new, int) else new
         values = [knob.write(template, position) for position in ((start + end) / 2, 2 * end - start)]

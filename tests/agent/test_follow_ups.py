@@ -131,7 +131,9 @@ def test_two_loops_never_follow_up_the_same(make_group) -> None:
         ("WINDOW_PATTERN", "L", "SL", []),
         ("NEW_FLAG", False, True, []),
         ("VOCAB_SIZE", 2048, 8192, []),
-        ("WEIGHT_DECAY", 0.0, 0.1, [0.05, 0.4]),
+        ("WEIGHT_DECAY", 0.0, 0.1, [0.05, 0.2]),
+        ("WEIGHT_DECAY", 0.1, 0.0, [0.05]),  # no negative one
+        ("NEW_COUNT", 0, 1, [2]),
     ],
 )
 def test_a_bracket_lies_on_the_scale_of_its_knob(name: str, old: Constant, new: Constant, expected: list[Constant]) -> None:
