@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 from agent.adoption import check_not_reset, commits_to_adopt, is_by_hand, place_on_branch
+from agent.crash_patterns import crash_patterns
 from agent.decisions import BASELINE_AGAIN, Decisions
+from agent.follow_ups import next_follow_up
 from agent.new_experiments import NewExperiments
 from agent.observer import LoopObserver
 from agent.proposing import RETRY_PAUSES_S, Proposer
@@ -75,12 +77,13 @@ class ResearchLoop:
         """`shared` is that of the branch's group. If `start_speculatively` is None, no run starts before it is requested."""
         self.branch, self.worktree, self.store, self.shared = branch, worktree, store, shared
         self.observer, self.settings = observer, settings
+        self._text_at = lru_cache(maxsize=128)(worktree.train_py)  # follow-ups read the same commits again and again
         self._new = NewExperiments(branch=branch, store=store, worktree=worktree, shared=shared,
                                    line_price=settings.line_price, fit=settings.fit)  # fmt: skip
         self._decisions = Decisions(branch=branch.name, store=store, shared=shared, observer=observer,
                                     noise=settings.noise, rule=settings.rule, baseline_runs=settings.baseline_runs,
                                     memory_cap_mb=settings.memory_cap_mb)  # fmt: skip
-        self._proposer = Proposer(branch=branch.name, researcher=researcher, worktree=worktree, store=store,
+        self._proposer = Proposer(branch=branch.name, researcher=researcher, store=store,
                                   observer=observer, context=self.context,
                                   head_train_py=lambda: worktree.train_py(self.head().commit),
                                   pauses_s=settings.retry_pauses_s)  # fmt: skip
@@ -160,12 +163,13 @@ class ResearchLoop:
         """What the researcher is shown. Raises ProposalFailed if program.md can't be read."""
         head = self.head()
         near = policy.near_misses(self.shared.state().farm)
+        all_records = self.shared.records()
         return Context(
             branch=self.branch,
             head=head,
             train_py=self.worktree.train_py(head.commit),
             records=tuple(r for r in self.store.records(self.branch.name) if r.experiment.kind not in NOT_SHOWN),
-            others=tuple(r for r in self.shared.records() if self._is_anothers(r)),
+            others=tuple(r for r in all_records if self._is_anothers(r)),
             near_misses=tuple(self.store.record(idea) for idea in near),
             sigma=self._decisions.sigma(),
             program=read_policy(self.settings.program),
@@ -173,6 +177,7 @@ class ResearchLoop:
             charge=partial(self.store.add_answer, self.branch.name),
             spent_usd=partial(self.store.spent_usd, self.branch.tag),
             programs=programs_on_same_terms(self.store, self.branch),
+            crashes=crash_patterns(all_records, head.commit),
             refused=refusals(self.store, self.branch.name),
         )
 
@@ -197,9 +202,11 @@ class ResearchLoop:
         return None if request is None else self._new.of_request(request)
 
     async def _idea(self) -> Experiment:
-        """The researcher's next idea, or the first run of a wave of near-misses when it has none. Raises OutOfIdeas."""
+        """A follow-up of an earlier idea, else the researcher's next one, or the first run of a wave of near-misses when it has
+        none. Raises OutOfIdeas.
+        """
         try:
-            proposal = await self._proposer.next()
+            proposal = self._follow_up() or await self._proposer.next()
         except OutOfIdeas:
             experiment = self._requested() if self.shared.start_wave() else None
             if experiment is None:
@@ -209,6 +216,13 @@ class ResearchLoop:
         experiment = self._new.of_proposal(proposal, kind="explore")
         self._proposer.prepare()
         return experiment
+
+    def _follow_up(self) -> Proposal | None:
+        """What the farm itself tries next of an earlier idea; None if nothing is due."""
+        try:
+            return next_follow_up(self.shared.state(), self.context(), self._text_at)
+        except ProposalFailed:  # program.md can't be read: the researcher will say so
+            return None
 
     async def _measure_baseline(self) -> None:
         first = not self.store.records(self.branch.name)  # later, one that failed has been mended on the branch

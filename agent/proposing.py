@@ -8,7 +8,6 @@ from dataclasses import asdict
 from agent.observer import LoopObserver
 from agent.rebase import rebased
 from agent.refusals import reason_not_to_run, record_refusal
-from agent.repo.worktree import Worktree
 from agent.researcher import Context, ProposalFailed, Researcher
 from results.experiment import Proposal, Usage
 from results.store import Store
@@ -17,24 +16,28 @@ RETRY_PAUSES_S = (2.0, 300.0)
 """Seconds before a researcher that failed is asked again: at first, and at most; doubled at each failure."""
 
 PreparedProposal = tuple[Proposal, str]
-"""A proposal, and the commit whose train.py it edits."""
+"""A proposal, and the train.py that it edits."""
 
 
 class Proposer:
     """Asks a branch's researcher for proposals, one ahead of the loop."""
 
-    def __init__(self, *, branch: str, researcher: Researcher, worktree: Worktree, store: Store, observer: LoopObserver,
+    def __init__(self, *, branch: str, researcher: Researcher, store: Store, observer: LoopObserver,
                  context: Callable[[], Context], head_train_py: Callable[[], str],
                  pauses_s: tuple[float, float] = RETRY_PAUSES_S) -> None:  # fmt: skip
         """`context` returns what the researcher is shown at that moment, and `head_train_py` the head's text."""
-        self._branch, self._researcher, self._worktree, self._store = branch, researcher, worktree, store
+        self._branch, self._researcher, self._store = branch, researcher, store
         self._observer, self._context, self._head_train_py = observer, context, head_train_py
         self._pauses_s = pauses_s
         self._preparing: asyncio.Task[PreparedProposal] | None = None
 
     def prepare(self) -> None:
-        """Asks for the next proposal while this one trains, on the guess that this one is discarded, as most are."""
-        self._preparing = asyncio.create_task(self._ask())
+        """Asks for the next proposal while this one trains, on the guess that this one is discarded, as most are.
+
+        Does nothing if one is being prepared.
+        """
+        if self._preparing is None:
+            self._preparing = asyncio.create_task(self._ask())
 
     @property
     def prepared(self) -> PreparedProposal | None:
@@ -45,16 +48,19 @@ class Proposer:
         return task.result()
 
     async def next(self) -> Proposal:
-        """The prepared proposal, rebased if the head has changed; a new one if there is none, or it can't be rebased, or
-        another loop has tried the same by now.
+        """The prepared proposal, else a new one, rebased if the head has changed since the researcher saw it.
 
-        Raises OutOfIdeas, BudgetSpent or NotConfigured.
+        One that can't be rebased is dropped, one that another loop has tried by now is refused, and the researcher is asked
+        again. Raises OutOfIdeas, BudgetSpent or NotConfigured.
         """
         self._observer.on_loop_state(self._branch, phase="proposing")
-        if self._preparing is not None:
+        while True:
             task, self._preparing = self._preparing, None
-            proposal, base = await task
-            moved = rebased(proposal, self._worktree.train_py(base), self._head_train_py())
+            proposal, base = await (self._ask() if task is None else task)
+            head = self._head_train_py()
+            if task is None and base == head:  # it was checked just now
+                return proposal
+            moved = rebased(proposal, base, head)
             if moved is None:
                 self._observer.on_event("proposal_dropped", branch=self._branch, title=proposal.title)
                 self._record_dropped(proposal, "the last keep changed the same thing")
@@ -62,8 +68,6 @@ class Proposer:
                 return moved
             else:
                 self._observer.on_event("proposal_refused", branch=self._branch, title=moved.title, reason=reason)
-        proposal, _ = await self._ask()
-        return proposal
 
     async def close(self) -> None:
         """Drops the prepared proposal, and closes the researcher."""
@@ -82,9 +86,10 @@ class Proposer:
             try:
                 context = self._context()
                 proposal = await self._researcher.propose(context)
-                if (reason := self._refused(proposal)) is not None:
+                is_current = context.train_py == self._head_train_py()  # else it is rebased and judged once it is due
+                if is_current and (reason := self._refused(proposal)) is not None:
                     raise ProposalFailed(f"{proposal.title} was refused: {reason}")
-                return proposal, context.head.commit
+                return proposal, context.train_py
             except ProposalFailed as failure:
                 wait = min(max(pause, failure.retry_after_s or 0.0), longest)
                 self._observer.on_event("proposal_failed", branch=self._branch, reason=str(failure), again_in_s=wait)

@@ -1,9 +1,10 @@
-"""Edits that are not worth a run: those that change no code, and those that repeat an experiment."""
+"""Edits that are not worth a run: those that change no code, repeat an experiment, or will crash as others did."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 
-from agent.compare_programs import program_of, same_code
+from agent.compare_programs import program_of, same_code, slots_of
+from agent.crash_patterns import in_words
 from agent.researcher import Context, Refusal
 from research.text import one_line
 from results.experiment import Branch, ExperimentRecord, Proposal
@@ -21,7 +22,10 @@ def reason_not_to_run(train_py: str, context: Context) -> str | None:
     if same_code(context.train_py, train_py):
         return NO_CHANGE
     earlier = context.programs.get(program_of(train_py))
-    return None if earlier is None else result_in_words(earlier)
+    if earlier is not None:
+        return result_in_words(earlier)
+    slots = set(slots_of(context.train_py, train_py)) if context.crashes else set()
+    return next((in_words(pattern) for pattern in context.crashes if pattern.names <= slots), None)
 
 
 def result_in_words(record: ExperimentRecord) -> str:

@@ -4,13 +4,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from agent.crash_patterns import CrashPattern
 from research.errors import UserError
 from results.experiment import Branch, ExperimentRecord, Head, Proposal, Usage
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """A proposal that was not run, since it repeats an experiment or changes nothing."""
+    """A proposal that was not run, since it repeats an experiment or its crash, or changes nothing."""
 
     title: str
     researcher: str
@@ -43,6 +44,8 @@ class Context:
     """US dollars that the researchers of this tag have cost so far, over all of its loops and sessions."""
     programs: Mapping[str, ExperimentRecord] = field(default_factory=dict)
     """The experiments that have tried a program, by `program_of` it: those of all of the tag's loops whose scores compare."""
+    crashes: tuple[CrashPattern, ...] = ()
+    """What edits of this head crash repeatedly; those that change the same names are refused."""
     refused: tuple[Refusal, ...] = ()
     """The branch's proposals that were refused without a run, oldest first."""
 

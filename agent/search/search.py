@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from itertools import combinations, islice
 from statistics import fmean
 
-from agent.compare_programs import changed_constants, program_of
+from agent.compare_programs import changed_constants
+from agent.refusals import reason_not_to_run
 from agent.researcher import Context, OutOfIdeas, ProposalFailed
 from agent.search.ablations import ABLATIONS, ablated
 from agent.search.knobs import Knob, knobs_of, settle
@@ -117,7 +118,7 @@ class _View:
             changes = settle(self.constants, idea.changes, max_seq_len=self.max_seq_len)
             if changes is not None and not self.tried.holds_constants(changes):
                 train_py = write_constants(self.context.train_py, changes)
-                if program_of(train_py) in self.context.programs:  # another loop's idea
+                if reason_not_to_run(train_py, self.context) is not None:  # such as another loop's idea
                     continue
                 yield Proposal(
                     title=_title(self.constants, changes),
@@ -176,7 +177,7 @@ class _View:
             train_py = ablated(self.context.train_py, ablation) if ablation.title not in titles else None
             if train_py is None or self.tried.holds(train_py):
                 continue
-            if program_of(train_py) not in self.context.programs:
+            if reason_not_to_run(train_py, self.context) is None:
                 return Proposal(
                     title=ablation.title,
                     hypothesis=ablation.hypothesis,

@@ -28,7 +28,7 @@ from results.verdict import NoisePrior
 GROUP = "autoresearch/mar8"
 SIGMA = 0.004
 
-SALT = 1
+SALT = 2
 
 _GAINS = (0.03, 0.02, -0.02, 0.0, 0.002, 0.0015, 0.003, 0.003, 0.0015, 0.012, 0.003, 0.002, 0.003, 0.0, 0.002, 0.003)
 EFFECTS = dict(zip("ABCDEFGHIJKLMNOP", _GAINS, strict=True))

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -67,7 +67,7 @@ def proposer_of(store: Store, researcher: Told, observer: Observer, program: Pat
     def context() -> Context:
         return make_context() if program is None else replace(make_context(), program=read_policy(program))
 
-    return Proposer(branch=BRANCH, researcher=researcher, worktree=cast(Any, None), store=store, observer=observer,
+    return Proposer(branch=BRANCH, researcher=researcher, store=store, observer=observer,
                     context=context, head_train_py=lambda: TRAIN_PY, pauses_s=(0.001, 0.004))  # fmt: skip
 
 
@@ -142,3 +142,28 @@ def test_a_policy_that_cannot_be_read_is_waited_for(store: Store, tmp_path: Path
     assert asyncio.run(proposer_of(store, Told(IDEA), observer, program).next()) == IDEA
     [(kind, fields)] = observer.events
     assert kind == "proposal_failed" and str(program) in fields["reason"]
+
+
+def test_an_idea_for_a_head_that_moved_while_the_researcher_thought_is_rebased(store: Store) -> None:
+    """Whether it was prepared or not; one that conflicts is dropped, and another is asked for."""
+    heads = [TRAIN_PY]
+    faster = TRAIN_PY.replace("0.6", "0.9")
+
+    class Slow(Told):
+        async def propose(self, context: Context) -> Proposal:
+            answer = await super().propose(context)
+            heads.append(faster if context.train_py == TRAIN_PY else context.train_py)
+            return answer
+
+    def proposer(*answers: Proposal) -> Proposer:
+        return Proposer(branch=BRANCH, researcher=Slow(*answers), store=store, observer=Observer(),
+                        context=lambda: make_context(train_py=heads[-1]), head_train_py=lambda: heads[-1],
+                        pauses_s=(0.001, 0.004))  # fmt: skip
+
+    found = asyncio.run(proposer(IDEA).next())
+    assert found.train_py == faster.replace("= 2", "= 3")
+    heads[:] = [TRAIN_PY]
+    conflict = replace(IDEA, title="rate", train_py=TRAIN_PY.replace("0.6", "0.7"))
+    later = replace(IDEA, train_py=faster.replace("= 2", "= 3"))
+    assert asyncio.run(proposer(conflict, later).next()) == later
+    assert recorded(store, "proposal_dropped", "title") == (("rate",),)

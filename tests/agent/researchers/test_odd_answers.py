@@ -253,7 +253,6 @@ class Bench:
             proposer = Proposer(
                 branch=branch,
                 researcher=ClaudeResearcher(client=client, retry_pause_s=0.001, max_turns=4),
-                worktree=cast(Any, None),
                 store=self.store,
                 observer=said,
                 context=lambda: self.context(branch),
