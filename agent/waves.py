@@ -71,7 +71,7 @@ class Waves:
         wave = self._under_way()
         if wave is None:
             return None
-        begun = self._store.titles_of_kind(self._group, "wave")
+        begun = self._store.groups.titles_of_kind(self._group, "wave")
         for number, run in enumerate(wave["runs"], start=1):
             title = f"wave {wave['number']}: run {number} of {len(wave['runs'])}"
             if title not in begun:
@@ -84,7 +84,7 @@ class Waves:
         wave = self._under_way()
         if wave is None:
             return None
-        done = self._store.titles_of_kind(self._group, "wave", done=True)
+        done = self._store.groups.titles_of_kind(self._group, "wave", done=True)
         titles = [f"wave {wave['number']}: run {number} of {len(wave['runs'])}" for number in range(1, len(wave["runs"]) + 1)]
         return tuple(wave["members"]) if all(title in done for title in titles) else None
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from research.result import RunResult
-from results.experiment import Branch, Experiment, Head, branch_from, experiment_from
+from results.experiment import Branch, Experiment, ExperimentKind, Head, branch_from, experiment_from
 from results.group_entries import HEAD, RULING, Entry, Joined, Ran, Ruled
 from results.group_state import GroupState, advance, begin
 
@@ -95,6 +95,18 @@ class Groups:
             patches=tuple(recorded.get("patches", ())),
             peak_memory_mb=sum(peaks) / len(peaks) if peaks else None,
         )
+
+    def titles_of_kind(self, group: str, kind: ExperimentKind, *, done: bool = False) -> set[str]:
+        """The titles of a group's experiments of one kind; of those that have a verdict, with `done`."""
+        names = [branch.name for branch in self.members(group)]
+        rows = self._rows(
+            """SELECT title FROM experiments WHERE kind = ? AND branch = ANY(?)
+               AND (NOT ? OR id IN (SELECT experiment_id FROM verdicts))""",
+            kind,
+            names,
+            done,
+        )
+        return {title for (title,) in rows}
 
     def _head_events(self, group: str, *, latest: bool = False) -> list[dict[str, Any]]:
         order = "DESC LIMIT 1" if latest else ""

@@ -32,7 +32,6 @@ from results.database import open_database
 from results.experiment import (
     Branch,
     Experiment,
-    ExperimentKind,
     ExperimentRecord,
     Head,
     Usage,
@@ -234,18 +233,6 @@ class Store:
     def close_request(self, request: Mapping[str, Any]) -> bool:
         """Adds that a loop has taken a request up."""
         return self.add_event(REQUEST_TAKEN, {"branch": request["branch"], "number": request["number"]})
-
-    def titles_of_kind(self, group: str, kind: ExperimentKind, *, done: bool = False) -> set[str]:
-        """The titles of a group's experiments of one kind; of those that have a verdict, with `done`."""
-        names = [branch.name for branch in self.groups.members(group)]
-        rows = self._rows(
-            """SELECT title FROM experiments WHERE kind = ? AND branch = ANY(?)
-               AND (NOT ? OR id IN (SELECT experiment_id FROM verdicts))""",
-            kind,
-            names,
-            done,
-        )
-        return {title for (title,) in rows}
 
     def next_number(self, branch: str) -> int:
         """The number of the branch's next experiment; 0 is the baseline."""
