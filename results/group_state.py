@@ -25,8 +25,8 @@ from results.policy import FarmState, Finished, Patch, Rules, RunKind
 from results.verdict import noise_prior
 
 SEED_SHARE = 0.9
-"""The share of sigma**2 that runs under one seed have in common before it was measured. On an H200 at 60 s four seeds had a
-standard deviation of 0.0034 bpb, and one small change under the same seeds moved them by 0.0008 with one of 0.0005."""
+"""The share of sigma**2 that runs under one seed have in common before it was measured. On an H200 at 60 s six seeds had a
+standard deviation of 0.0027 bpb, and one small change under the same seeds moved them by 0.0006 with one of 0.0010: 0.94."""
 
 MEMORY_PRICE = 0.0005
 """The gain in bpb that each doubling of the head's peak memory must pay for."""

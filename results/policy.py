@@ -351,7 +351,8 @@ def _bisected(state: FarmState) -> FarmState:
     """The state after a merge that failed: its changes in two halves, each to be verified; a single one is barred."""
     failed, rest = state.plan[0], state.plan[1:]
     if len(failed) == 1:
-        return replace(state, plan=rest, barred=state.barred | failed[0].add)
+        stays = failed[0].remove if not failed[0].add else frozenset()
+        return replace(state, plan=rest, barred=state.barred | failed[0].add, pinned=state.pinned | stays)
     half = len(failed) // 2
     return replace(state, plan=(failed[:half], failed[half:], *rest))
 

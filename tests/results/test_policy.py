@@ -174,6 +174,14 @@ def test_what_does_not_help_any_more_is_dropped() -> None:
     assert any(dropped in group for group in state.plan) or state.head == frozenset()
 
 
+def test_what_can_not_be_dropped_stays_and_is_not_asked_for_again() -> None:
+    state = tried(started(), "a", 0.9965)
+    while not state.plan:
+        state = policy.observe(state, run("control", 1.001, "a"))
+    state = policy.observe(state, run("merge", None))
+    assert state.head == {"a"} and "a" in state.pinned and not state.plan
+
+
 def test_at_most_so_many_candidates_are_remembered() -> None:
     state = policy.begin(NoiseModel(sigma=SIGMA), devices=4, rules=policy.Rules(candidates=3))
     state = policy.replay(state, [run("baseline", 1.0), run("baseline", 1.0)])
