@@ -8,13 +8,14 @@ from agent.shared_research import SharedResearch
 from research.result import RunResult
 from results import policy
 from results.experiment import Experiment, ExperimentRecord, Verdict
-from results.group_state import estimate_of, seed_of, unusual_share
+from results.group_state import estimate_of, seed_of, unusual_share, usual_spread
 from results.group_verdicts import idea_verdict, measurement_verdict, merge_verdict
 from results.store import Store
 from results.verdict import NoisePrior, Rule, baseline_verdict, control_verdict, greedy_verdict
 
 UNUSUAL_SHARE = 0.01
-"""How much more or less of the machine than usual a run may have, as a share, and still decide something."""
+"""How much more or less of the machine than usual a run may have, as a share, and still decide something; more where runs
+differ by more anyway."""
 
 BASELINE_AGAIN = "baseline again"
 """How the titles of controls begin that ask whether earlier scores still compare."""
@@ -91,7 +92,8 @@ class Decisions:
         """Whether a run had an unusual share of the machine, in the direction that decides about its idea."""
         state = self._shared.state()
         found, share = estimate_of(state, experiment.id), unusual_share(state, run)
-        if found is None or abs(share) <= UNUSUAL_SHARE or self._rule == "greedy":
+        usual = max(UNUSUAL_SHARE, usual_spread(state))
+        if found is None or abs(share) <= usual or self._rule == "greedy":
             return False
         is_kept = experiment.id in policy.kept(state.farm)
         decides = is_kept if share > 0 else not is_kept and found.helps >= state.farm.rules.forget

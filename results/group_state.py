@@ -37,6 +37,9 @@ SLACK_SIGMAS = 0.5
 STEPS_SLOPE = 0.57
 """Loss in bpb per unit of ln(steps) on a CPU (`results/shares.py`), by which an unusual share of the machine moves a score."""
 
+FEWEST_SHARES = 5
+"""The number of runs from which it is known how much shares of the machine differ anyway."""
+
 USUAL_OF = 8
 """The number of latest runs whose median share of the machine is the usual one."""
 
@@ -62,6 +65,8 @@ class GroupState:
     """The ideas in each program that ran, by `Experiment.program`: whoever runs it again measures the same ideas."""
     ideas: Mapping[str, Patch] = field(default_factory=dict)
     """Every idea that has a score, forgotten ones too."""
+    idea_of: Mapping[str, str] = field(default_factory=dict)
+    """The idea that each experiment tries: its own, or that of an earlier one with the same program or edit."""
     idea_of_edit: Mapping[str, str] = field(default_factory=dict)
     """The first idea that made each edit."""
     memory_at: Mapping[str, float] = field(default_factory=dict)
@@ -123,7 +128,8 @@ def advance(state: GroupState, entry: Entry) -> GroupState:
     finished = _finished(state, entry, patches)
     state = _with_machine(state, entry)
     if finished.idea is not None and finished.score is not None:
-        state = replace(state, ideas={**state.ideas, finished.idea.name: finished.idea})
+        name = finished.idea.name
+        state = replace(state, ideas={**state.ideas, name: finished.idea}, idea_of={**state.idea_of, entry.experiment.id: name})
     return replace(state, farm=policy.observe(state.farm, finished))
 
 
@@ -151,6 +157,17 @@ def unusual_share(state: GroupState, run: RunResult) -> float:
     if run.device != "cpu" or not run.cpu_share or len(state.shares) < 2:
         return 0.0
     return math.log(run.cpu_share / median(state.shares))
+
+
+def usual_spread(state: GroupState) -> float:
+    """How much runs' shares of the machine differ anyway: three robust standard deviations, as a logarithm.
+
+    Infinite as long as too few have been seen.
+    """
+    if len(state.shares) < FEWEST_SHARES:
+        return math.inf
+    middle = median(state.shares)
+    return 3 * 1.4826 * median(abs(math.log(share / middle)) for share in state.shares)
 
 
 def estimates(state: GroupState) -> tuple[IdeaEstimate, ...]:

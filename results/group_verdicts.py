@@ -17,7 +17,7 @@ def idea_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunRe
     failed = failure(runs)
     if failed is not None:
         return failed
-    idea = idea_in(state, experiment)
+    idea = state.idea_of.get(experiment.id)
     found = None if idea is None else estimate_of(state, idea)
     if idea is None or found is None:
         return measurement_verdict(state, experiment, runs)
@@ -42,15 +42,6 @@ def idea_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunRe
         high=found.high,
         helps=found.helps,
     )
-
-
-def idea_in(state: GroupState, experiment: Experiment) -> str | None:
-    """The idea that an experiment tries: its own, or that of an earlier experiment with the same program; None: none."""
-    patches = state.patches_at[experiment.commit]
-    if experiment.id in patches:
-        return experiment.id
-    new = patches - state.patches_at.get(experiment.parent_commit, frozenset())
-    return next(iter(new)) if len(new) == 1 else None
 
 
 def merge_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunResult]) -> Verdict:
@@ -86,13 +77,13 @@ def measurement_verdict(state: GroupState, experiment: Experiment, runs: Sequenc
 
 
 def flips(state: GroupState, decided: Mapping[str, Decision]) -> Iterator[tuple[str, Verdict]]:
-    """The ideas that later runs decide differently than they were decided, with their new verdicts."""
+    """The experiments whose ideas later runs decide differently than they were decided, with their new verdicts."""
     kept = policy.kept(state.farm)
-    for idea in state.ideas:
-        before = decided.get(idea)
+    for experiment, idea in state.idea_of.items():
+        before = decided.get(experiment)
         now: Decision = "keep" if idea in kept else "discard"
         if before in ("keep", "discard") and before != now:
-            yield idea, _flipped(state, idea, now)
+            yield experiment, _flipped(state, idea, now)
 
 
 def _flipped(state: GroupState, idea: str, now: Decision) -> Verdict:

@@ -81,8 +81,8 @@ def test_a_try_that_was_cut_off_is_finished_and_not_made_twice(checkout: Checkou
     assert "resuming one-0002" in output and decision_of(output) == "discard"
     assert f"LR = {GOOD_LR}" in checkout.train_py.read_text()
 
-    rows = checkout.rows("SELECT number, decision, runs FROM history WHERE number > 0 ORDER BY number")
-    assert rows == [[1, "keep", 1], [2, "discard", 1]]
+    rows = checkout.rows("SELECT number, decision FROM history WHERE number > 0 ORDER BY number")
+    assert rows == [[1, "keep"], [2, "discard"]]
 
 
 def cut_off_while_training(checkout: Checkout, experiment_id: str) -> None:

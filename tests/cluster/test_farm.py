@@ -43,7 +43,7 @@ def processes_with(marker: str) -> list[int]:
 def test_killed_and_gone_on_with(checkout: Checkout) -> None:
     """kill -9 in the middle of a run; the same command loses nothing and doubles nothing; then everything is on record."""
     researcher = checkout.script(
-        {"title": "learn", "constants": {"LR": GOOD_LR}},
+        {"title": "learn", "constants": {"LR": GOOD_LR, "SLEEP": 0.0001}},  # two constants: no bracket follows
         {"title": "learn less", "constants": {"LR": BAD_LR}},
         {"title": "raise", "replace": ["def build_model():", "raise ValueError('as planned')\n\n\ndef build_model():"]},
     )

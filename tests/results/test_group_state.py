@@ -1,5 +1,6 @@
 """What stored runs mean to the policy: which ideas are in a train.py, under which seed, at which price."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from results.group_state import (
     estimate_of,
     estimates,
     replay,
+    usual_spread,
 )
 from tests.results.result_samples import make_branch, make_experiment, make_run
 
@@ -149,3 +151,12 @@ def test_an_edit_that_crashes_elsewhere_stays_what_it_was() -> None:
     state = ran(ran(started(), idea(1), None), idea(2), 0.98)
     again = ran(state, idea(3, on="c2", edit="-X1 = 0\n+X1 = 1\n"), 0.97)
     assert again.farm.head == {"mar8-0002", "mar8-0003"}
+
+
+def test_how_much_shares_differ_anyway_is_known_after_a_few_runs() -> None:
+    state = started()
+    spreads = []
+    for number, share in enumerate((0.9, 0.9, 0.91, 0.9, 0.905), start=1):
+        spreads.append(usual_spread(state))
+        state = ran(state, idea(number), 1.0, device="cpu", cpu_share=share)
+    assert set(spreads) == {math.inf} and 0 < usual_spread(state) < 0.03

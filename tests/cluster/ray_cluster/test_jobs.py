@@ -88,8 +88,8 @@ def test_a_farm_as_a_job_outlives_its_working_folder(head: RayHead, checkout: Pa
     assert list(read_journal(head.home / "autoresearch-farm" / "journal.jsonl"))
 
     said = farm(head, checkout, "fetch", *at)
-    (branch,) = git(checkout, "for-each-ref", "--format=%(refname)", "refs/heads/autoresearch").split()
-    assert "night" in branch and "1 new experiment " in said
+    branch, of_loop = git(checkout, "for-each-ref", "--format=%(refname)", "refs/heads/autoresearch").split()
+    assert branch == "refs/heads/autoresearch/night" and of_loop.startswith(branch) and "1 new experiment " in said
     assert f"+LR = {GOOD_LR}" in git(checkout, "show", branch)
     fetched = ("--home", "results/fetched/autoresearch-farm")
     report = farm(head, checkout, "report", *fetched)
