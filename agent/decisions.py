@@ -98,5 +98,7 @@ class Decisions:
         is_kept = experiment.id in policy.kept(state.farm)
         decides = is_kept if share > 0 else not is_kept and found.helps >= state.farm.rules.forget
         if decides:
-            self._observer.on_event("share_unusual", branch=self._branch, run=run.run_id, share=math.exp(share) - 1)
+            by = math.exp(share) - 1
+            words = f"{abs(by):.1%} {'more' if by > 0 else 'less'}"
+            self._observer.on_event("share_unusual", branch=self._branch, run=run.run_id, share=words)
         return decides

@@ -62,7 +62,8 @@ def subject_of(store: Store, branch: Branch, experiment: str | None) -> Subject:
     if record.val_bpb is None:
         how = f"it ended as {record.runs[-1].status}" if record.runs else "it has not run"
         raise UserError(f"{tried.id} has no score to confirm: {how}.")
-    if tried.commit == baseline.experiment.commit:
+    untouched = store.groups.state(branch.head_branch).patches_at.get(tried.commit) == frozenset()
+    if untouched or tried.commit == baseline.experiment.commit:
         what = f"{tried.id} is the baseline" if experiment else f"The head of {branch.name} is still its baseline"
         raise UserError(f"{what}: there is no gain to confirm. An experiment's id confirms that one.")
     return Subject(branch=branch, tried=tried, baseline=baseline.experiment)

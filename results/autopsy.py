@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
+from research.errors import UserError
 from research.text import counted, shortened
 from results import effect_estimate as estimate
 from results.effect_estimate import INTERVAL, Estimate, Look, NoiseModel
@@ -96,8 +97,19 @@ class Autopsy:
         }
 
 
+SIGMAS = (1e-6, 1.0)
+"""The sigmas, in bits per byte, that can be given."""
+
+
 def examine(file: ForeignFile, sigma: float | None = None) -> Autopsy:
-    """The autopsy of a file, with this sigma or one estimated from how its scores scatter."""
+    """The autopsy of a file, with this sigma or one estimated from how its scores scatter.
+
+    Raises UserError for a sigma that no score in bits per byte can have.
+    """
+    if sigma is not None and not SIGMAS[0] <= sigma <= SIGMAS[1]:
+        raise UserError(
+            f"A sigma of {sigma:g} is none of val_bpb: give one from {SIGMAS[0]:g} to {SIGMAS[1]:g}, such as 0.0007."
+        )
     repeated = set(file.duplicates)
     scored = [row for row in file.rows if row.score is not None and row.line not in repeated]
     start = next((index for index, row in enumerate(scored) if row.status == "keep"), None)

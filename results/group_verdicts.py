@@ -1,12 +1,16 @@
 """Decisions on the experiments of a group by what all of its runs say, each with its reason in words. Pure functions."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from research.result import RunResult
 from results import policy
 from results.experiment import Decision, Experiment, Verdict
-from results.group_state import GroupState, IdeaEstimate, estimate_of, seed_of
+from results.group_state import GroupState, IdeaEstimate, estimate_of, seed_of, unusual_share
 from results.verdict import and_, failure, figure, gain_in_words, scores_of, too_equal
+
+TOLD_SHARE = 0.01
+"""How much more or less of the machine than usual is worth a word."""
 
 
 def idea_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunResult]) -> Verdict:
@@ -29,7 +33,8 @@ def idea_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunRe
     score, needed = sum(scores) / len(scores), policy.needed_gain(farm, found.price)
     is_kept = idea in policy.kept(farm)
     again = "" if idea == experiment.id else f"the same program as {idea}: "
-    words = f"{again}val_bpb {score:.4f} against {score + gain:.4f} expected of the head: {gain_in_words(gain)}"
+    words = f"{again}val_bpb {score:.4f} against {score + gain:.4f} expected of the head under its seed: {gain_in_words(gain)}"
+    words += _share_in_words(state, runs[-1])
     words += f"; {_effect(found)}{_outcome(state, found, is_kept)}"
     return Verdict(
         decision="keep" if is_kept else "discard",
@@ -109,6 +114,14 @@ def _why_dropped(state: GroupState, found: IdeaEstimate) -> str:
     if beside:
         return f"{' and '.join(sorted(beside))} changes the same thing and is better"
     return "it probably doesn't help any more" if farm.posterior.knows(found.idea) else "it was forgotten"
+
+
+def _share_in_words(state: GroupState, run: RunResult) -> str:
+    """A remark on a run that had an unusual share of the machine, and so says less; empty for others."""
+    share = math.exp(unusual_share(state, run)) - 1
+    if abs(share) < TOLD_SHARE:
+        return ""
+    return f" with {abs(share):.0%} {'more' if share > 0 else 'less'} of the machine than usual, so that it says less"
 
 
 def _effect(found: IdeaEstimate) -> str:

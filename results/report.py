@@ -99,7 +99,8 @@ def _gain_lines(group: GroupHistory, gain: ExpectedGain | None, confirm: str) ->
     head, baseline = group.head, group.baseline
     if head is None or baseline is None:
         return ["No score yet: the baseline has not finished."]
-    if head.commit == baseline.experiment.commit:
+    is_untouched = group.state is not None and group.state.patches_at.get(head.commit) == frozenset()
+    if is_untouched or head.commit == baseline.experiment.commit:
         return [f"The baseline has val_bpb {head.mean:.4f}; nothing has beaten it yet."]
     own = _own_score_line(group, gain)
     if gain is None:
