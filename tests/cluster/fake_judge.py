@@ -2,7 +2,7 @@
 
 `ok`, `slow` (goes on until it is ended), `stubborn` (ignores SIGTERM and the closed pipe), `die` (exit status 3 with
 last words), `garbage` (a result that can't be read), `silent` (says nothing), `environment` (its environment as the
-reason), `files` (takes more than a second and leaves a log), `scored` (is scored for half a second), `oom` and `scored oom`
+reason), `files` (takes two seconds and leaves a log), `scored` (is scored for half a second), `oom` and `scored oom`
 (end so, at once or after that), `scored die`, `unlucky` (out of memory where it is started ahead, just before it has heard
 that it is asked for). `slow` and `stubborn` start a grandchild and write its pid into the run folder; `traced
 FILE` and `stubborn traced FILE` write it into that file. A run that was started ahead says so in its reason.
@@ -73,7 +73,7 @@ def judge(order):
             say(event="progress", phase="training", seconds=1.0, step=1, loss=2.0, fraction=0.1)
             time.sleep(0.1)
     if what == "files":
-        for _ in range(13):
+        for _ in range(20):
             say(event="progress", phase="training", seconds=1.0, step=1, loss=2.0, fraction=0.1)
             time.sleep(0.1)
         Path(place["run_folder"], "run.log").write_text("a log\n")

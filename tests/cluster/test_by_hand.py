@@ -16,7 +16,7 @@ from tests.agent.samples import TRAIN_PY
 from tests.agent.test_loop import make_loop, result  # noqa: F401 - a fixture
 from tests.cluster.tiny_checkout import BAD_LR, GOOD_LR, Checkout, decision_of
 
-TERMS = ("--devices", "cpu", "--budget", "0.5")
+TERMS = ("--devices", "cpu", "--budget", "1")
 
 
 def branch(checkout: Checkout) -> str:
