@@ -1,13 +1,19 @@
-"""Commits that a person has made on a branch of the farm: which of them are experiments that nothing has recorded yet."""
+"""Commits that a person has made on a branch of the farm: which of them nothing has recorded yet, and the experiments that
+they become.
+"""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from agent.repo.branch_log import commits_since, fitted_from, is_ancestor, positions_of
+from agent.repo.branch_log import FITTED_FROM, commits_since, fitted_from, is_ancestor, message_of, positions_of
 from agent.repo.git_command import command_to_type
 from agent.repo.repository import uncommitted_train_py
 from agent.repo.worktree import Worktree
 from research.errors import UserError
-from results.experiment import Experiment, ExperimentRecord, Head
+from research.formatting import plain_lines
+from results.experiment import Experiment, ExperimentRecord, Head, Proposal
+
+MAX_HYPOTHESIS = 4000
+"""Characters of a hypothesis; the rest is cut off."""
 
 
 def place_on_branch(worktree: Worktree, commit: str) -> str | None:
@@ -34,6 +40,26 @@ def commits_to_adopt(worktree: Worktree, head: Head | None, records: Iterable[Ex
     changing = [commit for commit in later if worktree.train_py(commit) != worktree.train_py(before[commit])]
     recorded = {origin_of(worktree, record.experiment) for record in records if record.experiment.kind == "manual"}
     return [commit for commit in changing if commit not in recorded]
+
+
+def adopted(worktree: Worktree, commit: str, *, experiment_id: str, fit: Callable[[str], str]) -> tuple[Proposal, str]:
+    """A person's commit as a proposal, and the commit of its experiment: a new one on top of the person's if `fit` changes
+    the text, else the person's own, under refs/experiments/<id>.
+    """
+    title, message = message_of(worktree.repo, commit)
+    text = worktree.train_py(commit)
+    fitted = fit(text)
+    if fitted == text:
+        worktree.name_experiment(commit, experiment_id)
+    else:
+        note = f"{title}: the profile's starting hyperparameters\n\n{FITTED_FROM}: {commit}\n"
+        commit = worktree.commit(fitted, message=note, parent=commit, experiment_id=experiment_id)
+    return Proposal(title=title or commit[:7], hypothesis=shortened(message), train_py=fitted, researcher="you"), commit
+
+
+def shortened(hypothesis: str) -> str:
+    """A hypothesis without control characters, of bounded length."""
+    return plain_lines(hypothesis, MAX_HYPOTHESIS)
 
 
 def origin_of(worktree: Worktree, experiment: Experiment) -> str:

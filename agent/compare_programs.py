@@ -9,7 +9,7 @@ from agent.diff import count_lines, unified_diff
 from agent.variable_names import normalise_names
 from research.hyperparameters import literal_text, read_constants
 from research.profiles import Constant
-from research.train_py import parse
+from research.valid_train_py import parse
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
+from research.formatting import one_line
 from research.result import RunResult
-from research.text import one_line
 from results.experiment import Experiment, ExperimentRecord
 
 REPEATS = 3

@@ -15,15 +15,15 @@ from collections.abc import Callable, Collection, Iterator
 from statistics import NormalDist
 
 from agent.compare_programs import changed_blocks, changed_constants, program_of
+from agent.duplicate_edits import reason_not_to_run
 from agent.head_text import DoesNotFit, HeadChange, changed_head
-from agent.refusals import reason_not_to_run
 from agent.researcher import Context
 from agent.search.knobs import FIXED, Knob, knobs_of, settle
 from research.contract import Contract
+from research.formatting import one_line
 from research.hyperparameters import literal_text, read_constants, same_but_for_constants, write_constants
 from research.profiles import Constant
-from research.text import one_line
-from research.train_py import parse, problem_with
+from research.valid_train_py import parse, problem_with
 from results import policy
 from results.effect_estimate import INTERVAL
 from results.experiment import Experiment, ExperimentRecord, Proposal

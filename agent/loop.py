@@ -8,19 +8,19 @@ from pathlib import Path
 from agent.adoption import check_not_reset, commits_to_adopt, is_by_hand, place_on_branch
 from agent.crash_patterns import crash_patterns
 from agent.decisions import BASELINE_AGAIN, Decisions
+from agent.duplicate_edits import programs_on_same_terms, refusals
 from agent.follow_ups import next_follow_up
 from agent.new_experiments import NewExperiments
 from agent.observer import LoopObserver
 from agent.proposing import RETRY_PAUSES_S, Proposer
-from agent.refusals import programs_on_same_terms, refusals
 from agent.repo.worktree import Worktree
 from agent.researcher import Context, OutOfIdeas, ProposalFailed, Researcher
 from agent.runs import MAX_TRIES, Execute, ExperimentRuns
 from agent.shared_research import SharedResearch
 from agent.speculation import StartSpeculatively
 from research.contract import Contract
+from research.formatting import counted
 from research.result import RunResult, SandboxMode
-from research.text import counted
 from results import policy
 from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRecord, Head, Proposal
 from results.store import Store

@@ -4,18 +4,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from agent.adoption import adopted, shortened
 from agent.compare_programs import changed_constants, program_of, slots_of, structure_of
 from agent.diff import count_lines, unified_diff
-from agent.repo.branch_log import FITTED_FROM, message_of
 from agent.repo.branch_names import experiment_id
 from agent.repo.worktree import Worktree
 from agent.shared_research import RequestedRun, SharedResearch
-from research.text import plain_lines, utc_now
+from research.formatting import utc_now
 from results.experiment import Branch, Experiment, ExperimentKind, Head, Proposal
 from results.store import Store
-
-MAX_HYPOTHESIS = 4000
-"""Characters of a hypothesis; the rest is cut off."""
 
 
 class NewExperiments:
@@ -31,7 +28,7 @@ class NewExperiments:
 
     def of_proposal(self, proposal: Proposal, *, kind: ExperimentKind) -> Experiment:
         """An idea on the head, committed under refs/experiments/<id>."""
-        proposal = replace(proposal, hypothesis=plain_lines(proposal.hypothesis, MAX_HYPOTHESIS))
+        proposal = replace(proposal, hypothesis=shortened(proposal.hypothesis))
         parent = self._worktree.head()  # the head, or a person's commits on it that have no score or leave train.py alone
         commit = self._worktree.commit(
             proposal.train_py, message=commit_message(proposal), parent=parent, experiment_id=self._next_id()
@@ -40,17 +37,7 @@ class NewExperiments:
 
     def of_commit_by_hand(self, commit: str, *, on: Head) -> Experiment:
         """A person's commit on a head, fitted to the profile by a commit on top if it was made for another."""
-        name = self._next_id()
-        title, hypothesis = message_of(self._worktree.repo, commit)
-        text = self._worktree.train_py(commit)
-        fitted = self._fit(text)
-        if fitted == text:
-            self._worktree.name_experiment(commit, name)
-        else:
-            message = f"{title}: the profile's starting hyperparameters\n\n{FITTED_FROM}: {commit}\n"
-            commit = self._worktree.commit(fitted, message=message, parent=commit, experiment_id=name)
-        hypothesis = plain_lines(hypothesis, MAX_HYPOTHESIS)
-        proposal = Proposal(title=title or commit[:7], hypothesis=hypothesis, train_py=fitted, researcher="you")
+        proposal, commit = adopted(self._worktree, commit, experiment_id=self._next_id(), fit=self._fit)
         return self._add_idea(proposal, commit, kind="manual", head=on)
 
     def of_request(self, run: RequestedRun) -> Experiment:

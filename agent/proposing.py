@@ -5,9 +5,9 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import asdict
 
+from agent.duplicate_edits import reason_not_to_run, record_refusal
 from agent.observer import LoopObserver
 from agent.rebase import rebased
-from agent.refusals import reason_not_to_run, record_refusal
 from agent.researcher import Context, ProposalFailed, Researcher
 from results.experiment import Proposal, Usage
 from results.store import Store

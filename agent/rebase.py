@@ -7,7 +7,7 @@ from pathlib import Path
 from agent.compare_programs import changed_constants, same_code, same_lines
 from agent.repo.git_command import start_git
 from research.hyperparameters import write_constants
-from research.train_py import problem_with
+from research.valid_train_py import problem_with
 from results.experiment import Proposal
 
 

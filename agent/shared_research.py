@@ -15,7 +15,7 @@ from agent.observer import LoopObserver
 from agent.repo.branch_log import follows
 from agent.repo.repository import train_py_at
 from agent.waves import Waves
-from research.text import counted, one_line
+from research.formatting import counted, one_line
 from results import policy
 from results.experiment import Experiment, ExperimentKind, ExperimentRecord, Head
 from results.group_entries import HEAD, RULING, Ruled, Ruling

@@ -28,13 +28,13 @@ from torch import Tensor, nn
 
 from research.child.scorer import Forward, ready_to_answer
 from research.child.setup import load_train_py
+from research.child_settings import ChildSettings
 from research.contract import Contract
 from research.hyperparameters import write_constants
 from research.ipc.buffer import rows_per_batch
 from research.judge.consistency import Consistency, compare_prefixes, splice_rows, tolerance_for
 from research.judge.cross_entropy import cross_entropy
 from research.profiles import PROFILES, Constant, starting_hyperparameters
-from research.settings import ChildSettings
 
 ROOT = Path(__file__).parent.parent
 TRAIN_STEPS = 60

@@ -23,13 +23,13 @@ import torch
 
 from benchmarks.step import module_of
 from benchmarks.terms import Terms, add_terms, constants_of, terms_of
+from research.child_settings import ChildSettings
 from research.contract import Contract
 from research.data.prepared import PreparedData
 from research.errors import UserError
 from research.feed import RowFeed, inputs_and_targets, to_device
 from research.hyperparameters import write_constants
 from research.sandbox.linux import keep_freed_memory
-from research.settings import ChildSettings
 
 SHOWN_STEPS = (0, 1, 2, 4, 8, 16, 32, 64)
 """Steps, from 0, whose training loss is reported."""

@@ -9,7 +9,7 @@ from itertools import count, islice
 from pathlib import Path
 
 from agent.compare_programs import changed_constants
-from agent.refusals import terms_of
+from agent.duplicate_edits import terms_of
 from agent.repo.branch_log import FITTED_FROM, is_ancestor, positions_of
 from agent.repo.branch_names import branch_name, branch_ref, short_name, worktree_folder
 from agent.repo.git_command import GitFailed, command_to_type, run_git
@@ -23,6 +23,7 @@ from agent.repo.repository import (
     working_train_py,
 )
 from agent.repo.worktree import Worktree, branch_exists, checked_out_branch
+from cluster.farm_options import FarmOptions
 from cluster.hardware import platform_identity
 from cluster.home import inside_job
 from cluster.loop_plans import (
@@ -33,12 +34,11 @@ from cluster.loop_plans import (
     data_if_prepared,
     local_loops,
 )
-from cluster.options import FarmOptions
 from research.errors import UserError
+from research.formatting import utc_now
 from research.hyperparameters import fit_to_profile, write_constants
 from research.profiles import Recipe
-from research.text import utc_now
-from research.train_py import problem_with
+from research.valid_train_py import problem_with
 from results.experiment import Branch
 from results.store import Store
 

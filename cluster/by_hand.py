@@ -10,8 +10,8 @@ from pathlib import Path
 
 from agent.adoption import is_by_hand
 from agent.compare_programs import describe_changes, program_of, same_code, same_lines
+from agent.duplicate_edits import NO_CHANGE, programs_on_same_terms, result_in_words
 from agent.loop import BaselineFailed, InfrastructureFailed, ResearchLoop
-from agent.refusals import NO_CHANGE, programs_on_same_terms, result_in_words
 from agent.repo.branch_names import experiment_ref, is_farm_branch, short_name
 from agent.repo.git_command import command_to_type
 from agent.repo.repository import TRAIN_FILE, train_py_to_try, uncommitted_train_py, working_train_py
@@ -21,13 +21,13 @@ from cluster.branch_start import committed_train_py, fitted_edit
 from cluster.dispatch import NoWorkersLeft
 from cluster.display import Display
 from cluster.driver import Farm
+from cluster.farm_options import FarmOptions
 from cluster.home import home_option
 from cluster.machine_load import busy_lines
-from cluster.options import FarmOptions
 from cluster.stop_request import STOPPING
-from research.command_line import to_type
+from research.command_hints import to_type
 from research.errors import UserError
-from research.train_py import problem_with
+from research.valid_train_py import problem_with
 from results.experiment import ExperimentRecord, Proposal
 from results.tsv import write_results_tsv
 

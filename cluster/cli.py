@@ -19,12 +19,12 @@ from cluster.background import exit_without_waiting, is_left_behind
 from cluster.hardware import ANY_DEVICE, DeviceRequest
 from cluster.parser_parts import CommandGroup, OneLineParser
 from cluster.proxies import LOOPBACK, reach_directly
-from research.command_line import to_type
+from research.command_hints import to_type
 from research.errors import UserError
+from research.formatting import is_text
 from research.profiles import PROFILES, RECIPES
 from research.result import SANDBOX_MODES
 from research.streams import drop_output, prepare_streams, refusal
-from research.text import is_text
 from results.verdict import LINE_PRICE
 
 DEFAULT_SEEDS = 5

@@ -16,13 +16,13 @@ from cluster.background import in_background
 from cluster.dispatch import NoWorkersLeft
 from cluster.display import Display
 from cluster.driver import Farm
-from cluster.options import FarmOptions
+from cluster.farm_options import FarmOptions
 from cluster.stop_request import STOPPING
-from research.command_line import to_type
+from research.command_hints import to_type
 from research.contract import Contract
 from research.errors import UserError
+from research.formatting import counted, duration, utc_now
 from research.result import RunResult, RunSpec
-from research.text import counted, duration, utc_now
 from results.confirmation import Difference, baseline_again_verdict, confirmation_lines, difference, tried_verdict
 from results.experiment import Branch, Experiment, ExperimentRecord
 from results.gains import expected_gain

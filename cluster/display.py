@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agent.repo.branch_names import short_name
-from research.text import duration
+from research.formatting import duration
 from results.experiment import Decision, ExperimentRecord
 
 SHOWN_VERDICTS = 6

@@ -13,22 +13,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS
-from cluster.cost import free_disk
 from cluster.hardware import Device, busy_processes, platform_identity
 from cluster.home import Home, find_checkout, home_option
 from cluster.local_api import connect, silent_farm
 from cluster.ray_cluster.exposure import RayHere, look_at_ray
-from research.command_line import to_type
+from cluster.start_estimate import free_disk
+from research.command_hints import to_type
 from research.contract import Contract
 from research.errors import UserError
 from research.files import try_to_write
+from research.formatting import counted, size
 from research.gpu_driver import driver_version
 from research.gpu_memory import GIB
 from research.profiles import choose_profile, profile_named
 from research.result import SandboxMode
 from research.sandbox.layers import Layers, check_strict, probe
 from research.sandbox.visible import view_of_run
-from research.text import counted, size
 
 State = Literal["ok", "warn", "missing"]
 

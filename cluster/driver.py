@@ -17,23 +17,23 @@ from cluster.background import in_background
 from cluster.branch_start import BranchStart, free_memory
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.display import Display
+from cluster.end_summary import FarmSummary, experiments_done, summarise
 from cluster.engine import Engine, LocalEngine
 from cluster.farm_events import FarmEvents
+from cluster.farm_options import FarmOptions
 from cluster.hardware import platform_identity
 from cluster.history_export import HistoryExport
 from cluster.local_api import FarmServer
 from cluster.loop_plans import LoopPlan, Planner
-from cluster.options import FarmOptions
 from cluster.person_requests import Answer, Ask, record
 from cluster.stop_request import StopRequest, interrupt_this_process
-from cluster.summary import FarmSummary, experiments_done, summarise
 from cluster.workqueue import WorkItem
 from research.contract import Contract
 from research.errors import UserError
+from research.formatting import counted, one_line
 from research.hyperparameters import fit_to_profile
 from research.profiles import profile_named
 from research.result import RunResult, RunSpec
-from research.text import counted, one_line
 from results.experiment import Branch, Experiment
 from results.query import Table
 from results.store import Audience, Store

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import research
-from research.command_line import to_type
+from research.command_hints import to_type
 from research.contract import cache_folder
 from research.errors import UserError
 from research.files import not_writable, try_to_write, user_path, write_atomically
-from research.text import utc_now
+from research.formatting import utc_now
 
 HOME_VARIABLE = "FARM_HOME"
 

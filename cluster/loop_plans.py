@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.repo.branch_names import branch_name
+from cluster.farm_options import FarmOptions
 from cluster.hardware import Device, platform_identity
-from cluster.options import FarmOptions
 from research.contract import Contract
 from research.data.prepare import find_prepared, prepare
 from research.data.prepared import PreparedData

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psutil
 
 from cluster.hardware import Device, busy_processes, gpu_use_percent
-from research.text import counted
+from research.formatting import counted
 
 MEASURED_SECONDS = 0.5
 

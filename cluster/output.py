@@ -4,7 +4,7 @@ import contextlib
 import sys
 
 from cluster.home import Home, home_option
-from research.command_line import to_type
+from research.command_hints import to_type
 from research.streams import drop_output
 
 

@@ -5,7 +5,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
-from research.command_line import to_type
+from research.command_hints import to_type
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite

@@ -6,9 +6,9 @@ It is recorded in the store by the process that holds the home, and a loop takes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from research.command_line import to_type
+from research.command_hints import to_type
 from research.errors import UserError
-from research.text import counted, one_line
+from research.formatting import counted, one_line
 
 if TYPE_CHECKING:
     from results.group_state import GroupState

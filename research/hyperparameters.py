@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from research.errors import UserError
 from research.profiles import PROFILES, RECIPES, SIZES, Constant, Recipe, fitted_device_batch, starting_hyperparameters
-from research.train_py import parse
+from research.valid_train_py import parse
 
 MAX_BITS = 1024
 """A longer integer is no hyperparameter, and JSON can't hold the longest ones."""

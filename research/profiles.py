@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Literal, get_args
 
+from research.child_settings import ChildSettings
 from research.contract import Contract
 from research.errors import UserError
 from research.gpu_memory import FITTED_PART, GIB, LEAST_LIMIT, trainer_bytes
-from research.settings import ChildSettings
 
 Constant = int | float | str | bool | tuple[float, ...]
 """The value of a hyperparameter of train.py."""

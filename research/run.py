@@ -26,7 +26,7 @@ import psutil
 import torch
 import torch._dynamo  # every optimizer imports it, which takes seconds: children are forked with it imported
 
-from research.command_line import to_type
+from research.command_hints import to_type
 from research.contract import cache_folder
 from research.cpu_cores import usable_cores
 from research.data.prepare import find_prepared

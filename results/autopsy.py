@@ -13,7 +13,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from research.errors import UserError
-from research.text import counted, shortened
+from research.formatting import counted, shortened
 from results import effect_estimate as estimate
 from results.effect_estimate import INTERVAL, Estimate, Look, NoiseModel
 from results.effect_prior import first_prior

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from research.formatting import counted
 from research.result import RunResult
-from research.text import counted
 from results.experiment import Verdict
 from results.verdict import and_, failure, figure, scores_of, too_equal
 

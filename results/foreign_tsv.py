@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from research.errors import UserError
-from research.text import one_line
+from research.formatting import one_line
 
 Status = Literal["keep", "discard", "crash"]
 Column = Literal["commit", "score", "memory", "status", "description"]

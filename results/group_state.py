@@ -35,7 +35,9 @@ SLACK_SIGMAS = 0.5
 """The most that an idea may lose, in sigmas as claimed, however much simpler its code is."""
 
 STEPS_SLOPE = 0.57
-"""Loss in bpb per unit of ln(steps) on a CPU (`results/shares.py`), by which an unusual share of the machine moves a score."""
+"""Loss in bpb per unit of ln(steps) on a CPU, by which an unusual share of the machine moves a score
+(`results/machine_shares.py`).
+"""
 
 FEWEST_SHARES = 5
 """The number of runs from which it is known how much shares of the machine differ anyway."""

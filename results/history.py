@@ -7,7 +7,6 @@ from typing import Any
 
 from research.errors import UserError
 from research.result import RunResult
-from results.costs import cost_in
 from results.experiment import (
     Branch,
     Experiment,
@@ -22,6 +21,7 @@ from results.experiment import (
 from results.group_entries import HEAD, RULING, Entry, Joined, Ran, Ruled
 from results.group_history import Decided, GroupHistory, is_baseline, is_keep
 from results.journal import JournalRecord, read_journal
+from results.researcher_costs import cost_in
 
 SHORTEST_COMMIT = 5
 """Minimum length of a commit's prefix: fewer digits are the number of an experiment."""
@@ -37,7 +37,7 @@ class BranchHistory:
     branch: Branch
     records: tuple[ExperimentRecord, ...]
     costs: tuple[Usage, ...] = ()
-    """What its researcher cost, failed proposals included (`results/costs.py`)."""
+    """What its researcher cost, failed proposals included (`results/researcher_costs.py`)."""
     group: GroupHistory
     """The branches that it shares its head with, itself included."""
 

@@ -12,7 +12,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from research.files import move_aside, replacing
-from research.text import counted, one_line, shortened
+from research.formatting import counted, one_line, shortened
 from results.experiment import Decision, ExperimentRecord
 
 if TYPE_CHECKING:

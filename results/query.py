@@ -11,7 +11,7 @@ from typing import Any
 import duckdb
 
 from research.errors import UserError
-from research.text import counted, is_text, shortened
+from research.formatting import counted, is_text, shortened
 
 READ_ONLY_SETTINGS = (
     "SET temp_directory = ''",  # a hungry query fails instead of filling the disk

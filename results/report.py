@@ -3,11 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from research.formatting import counted, one_line
 from research.result import RunResult
-from research.text import counted, one_line
 from results import policy
 from results.confirmation import LEVEL
-from results.costs import total
 from results.experiment import DECISIONS, Decision, ExperimentKind, ExperimentRecord
 from results.gains import (
     BPB_STEP,
@@ -21,8 +20,9 @@ from results.gains import (
 from results.group_history import GroupHistory
 from results.group_state import estimates
 from results.history import BranchHistory
+from results.machine_shares import unequal_shares
 from results.overfitting import measure_overfitting
-from results.shares import unequal_shares
+from results.researcher_costs import total
 from results.verdict import figure, too_equal
 
 TITLE_WIDTH = 48

@@ -194,7 +194,7 @@ WORK_COMMENTS: Mapping[str, str] = {
 
 
 def _m005_costs(connection: duckdb.DuckDBPyConnection) -> None:
-    """What researchers cost, by the rule of `results/costs.py`."""
+    """What researchers cost, by the rule of `results/researcher_costs.py`."""
     connection.execute(f"""
         CREATE VIEW costs AS
         WITH paid AS (

@@ -22,12 +22,11 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from research.command_line import to_type
+from research.command_hints import to_type
 from research.errors import UserError
 from research.files import replacing
+from research.formatting import utc_now
 from research.result import RunResult
-from research.text import utc_now
-from results.costs import ANSWER
 from results.database import open_database
 from results.experiment import (
     Branch,
@@ -45,6 +44,7 @@ from results.history import assemble
 from results.journal import Journal, JournalRecord, RecordKind
 from results.parsed_records import ParsedRecords
 from results.query import Table, run_query
+from results.researcher_costs import ANSWER
 from results.table_rows import AUDIT_FIELDS, insert_one, row_of
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from scipy import stats
 
 from research.result import RunResult
 from results.effect_estimate import INTERVAL
-from results.shares import CPU_TOLERANCE, tolerance
+from results.machine_shares import CPU_TOLERANCE, tolerance
 
 MOST_RATIO = 10.0
 """Ratio of reported steps beyond which they are not used: a train.py may report anything."""

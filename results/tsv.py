@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from research.files import move_aside, write_atomically
-from research.text import one_line
+from research.formatting import one_line
 from results.experiment import Decision, ExperimentRecord
 
 HEADER = "commit\tval_bpb\tmemory_gb\tstatus\tdescription"

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Literal
 
+from research.formatting import one_line
 from research.result import RunResult, RunStatus
-from research.text import one_line
 from results.experiment import Decision, ExperimentRecord, Head, Verdict
 
 Rule = Literal["estimate", "greedy"]

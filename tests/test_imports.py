@@ -31,16 +31,16 @@ FARM_STATE = ("results/data", "results/fetched")
 LIGHT = {
     "research/errors.py": set(),
     "research/files.py": {"research.errors"},
-    "research/command_line.py": {"research.files"},
-    "research/text.py": set(),
+    "research/command_hints.py": {"research.files"},
+    "research/formatting.py": set(),
     "research/cpu_cores.py": set(),
     "research/gpu_memory.py": set(),
     "research/contract.py": {"research.errors", "research.files"},
-    "research/settings.py": {"research.contract"},
-    "research/profiles.py": {"research.contract", "research.errors", "research.gpu_memory", "research.settings"},
+    "research/child_settings.py": {"research.contract"},
+    "research/profiles.py": {"research.contract", "research.errors", "research.gpu_memory", "research.child_settings"},
     "research/result.py": {"research.contract"},
-    "research/train_py.py": set(),
-    "research/hyperparameters.py": {"research.errors", "research.profiles", "research.train_py"},
+    "research/valid_train_py.py": set(),
+    "research/hyperparameters.py": {"research.errors", "research.profiles", "research.valid_train_py"},
 }
 """Files that import the standard library and these modules alone, so that every package can use them."""
 

@@ -12,7 +12,7 @@ from git.cmd import Git
 from git.exc import GitCommandNotFound
 
 from research.errors import UserError
-from research.text import one_line
+from research.formatting import one_line
 
 _SETTINGS = ("core.hooksPath=/dev/null", "core.fsmonitor=false", "gc.auto=0", "commit.gpgsign=false")
 _LOCK_TRIES = 20

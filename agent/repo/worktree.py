@@ -17,7 +17,7 @@ from agent.repo.identity import identity_of
 from agent.repo.repair import check_out, common_folder, remove_stale_locks, same_repository
 from agent.repo.repository import TRAIN_FILE, head_train_py, train_py_at, working_train_py
 from research.errors import UserError
-from research.text import counted
+from research.formatting import counted
 
 
 def branch_exists(repo: Path, branch: str) -> bool:

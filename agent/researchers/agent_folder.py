@@ -8,8 +8,8 @@ from pathlib import Path
 from agent.researcher import Context, ProposalFailed
 from agent.researchers.history_text import history_table, situation
 from research.files import research_folder
-from research.text import one_line
-from research.train_py import MAX_BYTES
+from research.formatting import one_line
+from research.valid_train_py import MAX_BYTES
 from results.tsv import write_results_tsv
 
 

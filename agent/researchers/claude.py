@@ -17,15 +17,16 @@ from anthropic.types import CacheControlEphemeralParam, MessageParam, TextBlockP
 
 from agent.researcher import BudgetSpent, Context, NotConfigured, ProposalFailed
 from agent.researchers.claude_answer import CHARACTERS_PER_TOKEN, Answer, Tokens, read_answer
-from agent.researchers.claude_draft import TOOLS, Draft
+from agent.researchers.claude_draft import Draft
 from agent.researchers.claude_editor import Editor, EditRefused
 from agent.researchers.claude_failures import Unavailable, answer_was_lost, api_failure, failure_of
+from agent.researchers.claude_tools import TOOLS
 from agent.researchers.history_text import history_table, situation
 from agent.researchers.prices import PRICES_AS_OF, Price, price_of
 from research.errors import UserError
-from research.text import counted, one_line
-from results.costs import spent_text, total
+from research.formatting import counted, one_line
 from results.experiment import Proposal, Usage
+from results.researcher_costs import spent_text, total
 
 DEFAULT_MODEL = "claude-opus-5-5"
 MAX_TURNS = 40

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from research.text import one_line
+from research.formatting import one_line
 
 MAX_DEPTH = 64
 """Deeper JSON is refused: no answer needs it, and Python's recursion ends soon after."""

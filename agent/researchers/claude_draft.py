@@ -4,52 +4,18 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from anthropic.types import ToolUnionParam
-
 from agent.compare_programs import changed_constants, describe_changes, same_code, same_lines
-from agent.refusals import reason_not_to_run
+from agent.duplicate_edits import reason_not_to_run
 from agent.researcher import Context
 from agent.researchers.claude_editor import Editor, EditRefused
 from research.errors import UserError
-from research.text import one_line
-from research.train_py import problem_with
+from research.formatting import one_line
+from research.valid_train_py import problem_with
 from results.experiment import Proposal, Usage
 
 MAX_QUERY_CHARACTERS = 20_000
 MAX_TITLE = 120
 """Characters of a proposal's title."""
-
-TOOLS: tuple[ToolUnionParam, ...] = (
-    {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool"},
-    {
-        "name": "query_history",
-        "description": (
-            "Runs one read-only SELECT (DuckDB) over all experiments of the farm and returns a table. Start with the "
-            "view history (branch, number, title, hypothesis, decision, val_bpb, gain, sigma, reason, id); "
-            "there are also leaderboard, near_misses, changes (experiment_id, name, old, new), experiments (with diff), "
-            "runs (with log_tail) and foreign_results (what other systems tried, if a person imported any). "
-            "Scores compare only within one platform and score_fingerprint."
-        ),
-        "input_schema": {"type": "object", "properties": {"sql": {"type": "string"}}, "required": ["sql"]},
-    },
-    {
-        "name": "submit",
-        "description": "Submits the edited train.py as your idea. Call it once, when the edit is complete.",
-        "input_schema": {
-            "type": "object",
-            "properties": {
-                "title": {"type": "string", "description": "One short line that says what changes."},
-                "hypothesis": {"type": "string", "description": "Why it should lower val_bpb, in a few sentences."},
-                "parents": {
-                    "type": "array",
-                    "items": {"type": "string"},
-                    "description": "Experiments that this builds on or combines: their numbers on this branch, or their ids.",
-                },
-            },
-            "required": ["title", "hypothesis"],
-        },
-    },
-)
 
 
 @dataclass(kw_only=True)

@@ -3,8 +3,8 @@
 import io
 from collections.abc import Mapping
 
-from research.text import one_line
-from research.train_py import MAX_BYTES, problem_with
+from research.formatting import one_line
+from research.valid_train_py import MAX_BYTES, problem_with
 
 
 class EditRefused(Exception):

@@ -9,7 +9,7 @@ from typing import Any
 import anthropic
 
 from agent.researcher import NotConfigured, ProposalFailed
-from research.text import one_line
+from research.formatting import one_line
 
 NEVER_SENT = frozenset({"InvalidURL", "LocalProtocolError", "UnsupportedProtocol"})
 """The transport's errors for a request that can't be sent at all: the address or a header is wrong."""

@@ -16,8 +16,8 @@ import psutil
 from agent.compare_programs import changed_constants, describe_changes, same_lines
 from agent.researcher import Context, NotConfigured, ProposalFailed
 from agent.researchers.agent_folder import read_idea, read_train_py, write_agent_folder
-from research.text import one_line
-from research.train_py import problem_with
+from research.formatting import one_line
+from research.valid_train_py import problem_with
 from results.experiment import Proposal, Usage
 
 MARK = "AUTORESEARCH_AGENT"

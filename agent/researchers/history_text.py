@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from agent.researcher import Context
 from research.contract import Contract
-from research.text import counted, one_line
+from research.formatting import counted, one_line
 from results.experiment import ExperimentRecord
 
 RECENT = 30

@@ -10,10 +10,10 @@ from typing import Any
 from agent.compare_programs import changed_constants
 from agent.researcher import Context, OutOfIdeas
 from research.errors import UserError
+from research.formatting import counted
 from research.hyperparameters import write_constants
 from research.profiles import Constant
-from research.text import counted
-from research.train_py import problem_with
+from research.valid_train_py import problem_with
 from results.experiment import Proposal
 
 

@@ -4,7 +4,7 @@ import ast
 import io
 from dataclasses import dataclass
 
-from research.train_py import problem_with
+from research.valid_train_py import problem_with
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,17 +23,17 @@ from itertools import combinations, islice
 from statistics import fmean
 
 from agent.compare_programs import changed_constants
-from agent.refusals import reason_not_to_run
+from agent.duplicate_edits import reason_not_to_run
 from agent.researcher import Context, OutOfIdeas, ProposalFailed
 from agent.search.ablations import ABLATIONS, ablated
 from agent.search.knobs import Knob, knobs_of, settle
 from agent.search.line_search import Curve, KnobStep, next_steps, outcome, read_curves
 from agent.search.tried import Tried, only_constants
 from research.contract import Contract
+from research.formatting import counted
 from research.hyperparameters import literal_text, write_constants
 from research.profiles import Constant
-from research.text import counted
-from research.train_py import problem_with
+from research.valid_train_py import problem_with
 from results.experiment import ExperimentRecord, Proposal
 
 SETTLING_IN = 8

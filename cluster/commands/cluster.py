@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 from agent.repo.branch_names import check_name
 from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS, check_researcher
 from cluster.commands.options import check_used
+from cluster.farm_options import todays_tag
 from cluster.home import JOB_HOME, Home, find_checkout, find_home
-from cluster.options import todays_tag
 from cluster.proxies import LOOPBACK
 from cluster.ray_cluster.home_archive import pack, printed_archive, unpack
 from cluster.ray_cluster.jobs import MODE_VARIABLE, Jobs, dashboard_address
-from research.command_line import to_type
+from research.command_hints import to_type
 from research.errors import UserError
-from research.text import counted
+from research.formatting import counted
 
 if TYPE_CHECKING:
     from agent.repo.bundle import Taken

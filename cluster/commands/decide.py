@@ -10,13 +10,13 @@ from cluster.commands.read_home import read_history, record_named
 from cluster.home import Home, find_cache, find_home, home_option
 from cluster.local_api import connect, silent_farm
 from cluster.person_requests import Ask, record
-from research.command_line import to_type
+from research.command_hints import to_type
 from research.errors import UserError
 from results.history import BranchHistory, branch_named
 
 if TYPE_CHECKING:
     from cluster.confirm import Subject
-    from cluster.options import FarmOptions
+    from cluster.farm_options import FarmOptions
     from research.contract import Contract
     from research.result import RunResult
     from results.experiment import Branch
@@ -30,7 +30,7 @@ def confirm(options: argparse.Namespace) -> int:
     from cluster.display import make_display
     from cluster.machine_load import busy_lines
     from cluster.output import LastingOutput
-    from cluster.replay import run_to_repeat
+    from cluster.verify import run_to_repeat
     from results.confirmation import FEWEST_SEEDS
     from results.store import Store
 
@@ -66,9 +66,9 @@ def confirm_options(
 ) -> "FarmOptions":
     """The options of a farm on this machine's devices of the branch's platform, on its terms. Raises UserError."""
     from agent.repo.repository import checkout_around
+    from cluster.farm_options import FarmOptions
     from cluster.hardware import choose_devices
-    from cluster.options import FarmOptions
-    from cluster.replay import devices_like
+    from cluster.verify import devices_like
 
     devices = devices_like(subject.branch, choose_devices(options.devices), gpu_memory_bytes=before.gpu_memory_bytes)
     repositories = [*home.repositories(), checkout_around(Path.cwd()) or home.folder / "repository"]
@@ -91,7 +91,7 @@ def check_same_scoring_as(
     before: "list[RunResult]", texts: tuple[str, str], options: "FarmOptions", subject: "Subject", contract: "Contract"
 ) -> None:
     """Raises UserError if the data isn't prepared, or runs of these train.py would not be scored as they were."""
-    from cluster.replay import check_same_as_recorded
+    from cluster.verify import check_same_as_recorded
     from research.data.prepare import find_prepared
 
     data = find_prepared(contract, cache=options.cache, num_shards=options.num_shards,

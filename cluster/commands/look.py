@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 from cluster.commands.read_home import read_history, record_named
 from cluster.home import Home, find_cache, find_home, home_option
 from cluster.local_api import connect, silent_farm
-from research.command_line import to_type
+from cluster.status_text import running_lines, standing, standing_line
+from research.command_hints import to_type
 from research.errors import UserError
-from research.text import counted, one_line, printable
+from research.formatting import one_line, printable
 from results.group_history import GroupHistory
 from results.history import BranchHistory
 
 if TYPE_CHECKING:
-    from cluster.replay import Verification
-    from research.result import RunResult
     from results.store import Audience
 
 AUDIT_LEGEND = (
@@ -48,7 +47,7 @@ def status(options: argparse.Namespace) -> int:
             raise
         histories = []
     if options.json:
-        branches = {history.branch.name: _standing(history) for history in histories}
+        branches = {history.branch.name: standing(history) for history in histories}
         print(json.dumps({"running": running, "branches": branches}))
         return 0
     if client is None or running is None:
@@ -56,10 +55,10 @@ def status(options: argparse.Namespace) -> int:
         print(silent or f"No farm is running on {home.folder}.")
     else:
         print(f"A farm is running on {home.folder} (process {client.pid}), tag {running['tag']}.")
-        for line in _running_lines(running):
+        for line in running_lines(running):
             print(f"  {line}")
     for history in histories:
-        print(_standing_line(history))
+        print(standing_line(history))
     return 0
 
 
@@ -171,7 +170,15 @@ def verify(options: argparse.Namespace) -> int:
     from cluster.commands.use import recorded_contract, recorded_train_py
     from cluster.hardware import choose_devices
     from cluster.machine_load import busy_lines
-    from cluster.replay import Verification, check_same_as_recorded, device_like, repeat, run_to_repeat, sigma_of
+    from cluster.verify import (
+        Verification,
+        check_same_as_recorded,
+        device_like,
+        repeat,
+        run_to_repeat,
+        sigma_of,
+        verification_lines,
+    )
     from research.data.prepare import find_prepared
 
     home = find_home(options.home)
@@ -234,29 +241,6 @@ def import_(options: argparse.Namespace) -> int:
     return 0
 
 
-def verification_lines(found: "Verification") -> list[str]:
-    """Both runs side by side, and whether the score was reproduced."""
-    old, new = found.old, found.new
-    lines = [f"{'':<18}{'then':>12}{'now':>12}"]
-    for name, form in (("val_bpb", ".6f"), ("training_seconds", ".1f"), ("reported_steps", "d"), ("cpu_share", ".0%"),
-                       ("peak_memory_mb", ".0f"), ("num_params", "d")):  # fmt: skip
-        lines.append(f"{name:<18}{_figure(old, name, form):>12}{_figure(new, name, form):>12}")
-    lines.append(f"software: {found.software or 'the same'}")
-    if found.lost:
-        return [*lines, f"the repetition was lost, which says nothing about the score: {new.reason}"]
-    if found.sigmas is None:
-        return [*lines, f"not reproduced: the run ended as {new.status}: {new.reason}"]
-    away = f"{found.sigmas:+.2f} sigma (sigma of a run: {found.sigma:.4f})"
-    if not found.comparable:
-        return [*lines, f"{found.unequal}, so the score can't be compared: {away}; repeat it on a machine that is as fast"]
-    return [*lines, f"{'reproduced' if found.reproduced else 'not reproduced'}: {away}"]
-
-
-def _figure(run: "RunResult", name: str, form: str) -> str:
-    value = getattr(run, name)
-    return "-" if value is None else format(value, form)
-
-
 class _Phases:
     """Prints each phase of the run on standard error as it begins."""
 
@@ -268,46 +252,3 @@ class _Phases:
         if phase != self._last:
             self._last = phase
             print(f"  {phase}", file=sys.stderr, flush=True)
-
-
-def _running_lines(running: dict[str, Any]) -> list[str]:
-    lines = [f"{branch}: {_doing(known)}" for branch, known in running["loops"].items()]
-    lines.append(f"devices: {', '.join(running['devices']) or 'none yet'}")
-    if running["waiting"]:
-        lines.append(f"queued: {', '.join(running['waiting'])}")
-    return lines + [f"{device} gets no more work: {reason}" for device, reason in running["quarantined"].items()]
-
-
-def _doing(known: dict[str, Any]) -> str:
-    phase = str(known.get("phase", "starting"))
-    if phase != "training":
-        return f"{phase} {known.get('title', '')}".strip()
-    loss = "" if known.get("loss") is None else f", loss {known['loss']:.3f}"
-    return f"training {known.get('title', '')} ({known.get('fraction', 0.0):.0%}{loss})"
-
-
-def _standing(history: BranchHistory) -> dict[str, Any]:
-    """The state of a branch, for --json. What is expected of its head was recorded when that became the head."""
-    group, head = history.group, history.group.head
-    scores = group.baseline_scores
-    baseline = sum(scores) / len(scores) if scores else None
-    return {
-        "platform": history.branch.platform,
-        "profile": history.branch.profile,
-        "experiments": sum(record.is_done for record in history.records),
-        "keeps": sum(record.is_done for record in history.keeps),
-        "baseline": baseline,
-        "best": head.expected if head else None,
-        "gain": baseline - head.expected if head and baseline is not None else None,
-        "head": head.commit if head else None,
-        "head_branch": group.name,
-    }
-
-
-def _standing_line(history: BranchHistory) -> str:
-    standing = _standing(history)
-    name, counts = history.branch.name, f"{counted(standing['experiments'], 'experiment')}, {standing['keeps']} kept"
-    if standing["best"] is None or standing["baseline"] is None:
-        return f"{name}: {counts}; no score yet"
-    expected = f"{standing['best']:.4f} expected of the head: {standing['gain']:+.4f}"
-    return f"{name}: {counts}; val_bpb {standing['baseline']:.4f} -> {expected}"

@@ -8,9 +8,10 @@ from pathlib import Path
 from agent.repo.branch_names import check_name
 from agent.repo.repository import checkout_around, repository_for, source_tree
 from agent.researchers.make import check_researcher
-from cluster.hardware import Device, DeviceRequest, choose_devices, detect_devices, limited
+from cluster.engine_choice import chosen_engine
+from cluster.farm_options import EngineKind, FarmOptions, todays_tag
+from cluster.hardware import Device, choose_devices, detect_devices, limited
 from cluster.home import find_cache, find_home
-from cluster.options import EngineKind, FarmOptions, todays_tag
 from research.errors import UserError
 from research.profiles import memory_limit
 
@@ -55,22 +56,6 @@ def check_used(options: argparse.Namespace) -> None:
         if value is not None:
             kind = options.researcher.partition(":")[0]
             raise UserError(f"{option} is for --researcher claude, and {kind} doesn't use it: leave it out.")
-
-
-def chosen_engine(name: str, request: DeviceRequest, found: Sequence[Device], address: str | None) -> EngineKind:
-    """The engine that `--engine` names; `auto` is local for one device without a cluster, else ray.
-
-    Raises UserError for options that exclude each other.
-    """
-    if name == "local":
-        if address:
-            raise UserError("--engine local uses no cluster: leave out --address, or use --engine ray.")
-        return "local"
-    if name == "ray" or address or len(choose_devices(request, found)) > 1:
-        return "ray"
-    from cluster.ray_cluster.engine import cluster_here
-
-    return "local" if cluster_here() is None else "ray"
 
 
 def _common_options(

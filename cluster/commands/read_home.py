@@ -1,7 +1,7 @@
 """Reads a home's history for commands. The errors name the command that helps, with its --home."""
 
 from cluster.home import Home, home_option
-from research.command_line import to_type
+from research.command_hints import to_type
 from research.errors import UserError
 from results import history
 from results.experiment import ExperimentRecord

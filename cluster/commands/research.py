@@ -5,20 +5,20 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from cluster.commands.read_home import read_history
-from cluster.cost import data_line, estimate
 from cluster.hardware import platform_identity
 from cluster.home import Home, find_home, home_option
 from cluster.machine_load import busy_lines
-from research.command_line import to_type
+from cluster.start_estimate import data_line, estimate
+from research.command_hints import to_type
 from research.errors import UserError
-from research.text import counted, duration
-from results.costs import spent_text, total
+from research.formatting import counted, duration
 from results.history import BranchHistory
+from results.researcher_costs import spent_text, total
 
 if TYPE_CHECKING:
     from cluster.display import Display
-    from cluster.options import FarmOptions
-    from cluster.summary import FarmSummary
+    from cluster.end_summary import FarmSummary
+    from cluster.farm_options import FarmOptions
     from results.experiment import ExperimentRecord
 
 
@@ -26,8 +26,8 @@ def run(options: argparse.Namespace) -> int:
     """Prints what the farm will cost, then runs it until its limits or Ctrl-C."""
     from cluster.commands.options import run_options
     from cluster.display import make_display
+    from cluster.end_summary import summary_lines
     from cluster.output import LastingOutput
-    from cluster.summary import summary_lines
 
     farm_options = run_options(options)
     output = LastingOutput(farm_options.home)

@@ -11,15 +11,15 @@ from cluster.commands.read_home import read_history
 from cluster.hardware import Device, choose_devices, limited, platform_identity
 from cluster.home import Home, find_cache, find_checkout, find_home, home_option
 from cluster.machine_load import busy_lines
-from research.command_line import to_type
+from research.command_hints import to_type
 from research.contract import Contract
 from research.errors import UserError
+from research.formatting import counted
 from research.profiles import Recipe, choose_profile, contract_for, memory_limit, profile_named
-from research.text import counted
 from results.history import BranchHistory, branch_named
 
 if TYPE_CHECKING:
-    from cluster.options import FarmOptions
+    from cluster.farm_options import FarmOptions
 
 DEMO_PROFILE = "cpu"
 """A tiny, offline profile, for which five minutes are enough on any device."""
@@ -39,8 +39,8 @@ def demo(options: argparse.Namespace) -> int:
     from cluster.commands.research import run_to_end
     from cluster.display import make_display
     from cluster.doctor import layers_here, lines_before_runs
+    from cluster.end_summary import summary_lines
     from cluster.output import LastingOutput
-    from cluster.summary import summary_lines
 
     farm = demo_options(options)
     device = farm.devices[0]
@@ -65,7 +65,7 @@ def demo(options: argparse.Namespace) -> int:
 def demo_options(options: argparse.Namespace) -> "FarmOptions":
     """The demo's farm: one loop under its own tag."""
     from agent.repo.repository import repository_for
-    from cluster.options import FarmOptions
+    from cluster.farm_options import FarmOptions
 
     home = find_home(options.home)
     home.check_writable()

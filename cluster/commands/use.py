@@ -13,9 +13,9 @@ from cluster.commands.read_home import read_history, record_named
 from cluster.hardware import Device, choose_devices
 from cluster.home import Home, find_cache, find_checkout, find_home, package_folder
 from cluster.judge_process import judge_environment
+from research.child_settings import ChildSettings
 from research.contract import Contract
 from research.errors import UserError
-from research.settings import ChildSettings
 from results.experiment import Branch, ExperimentRecord, Head
 from results.history import BranchHistory, branch_named
 
@@ -83,8 +83,8 @@ def transfer(options: argparse.Namespace) -> int:
 
     The exit status is 1 if a run has no score.
     """
-    from cluster.cost import OVERHEAD_SECONDS
     from cluster.machine_load import busy_lines
+    from cluster.start_estimate import OVERHEAD_SECONDS
     from cluster.transfer import TRANSFER, TransferFailed, held, original_gain, plan_line, run_pairs
     from results.transfer import compare, transfer_event, transfer_lines
 

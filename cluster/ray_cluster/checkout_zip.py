@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from research.errors import UserError
-from research.text import size
+from research.formatting import size
 
 LEFT_OUT = (".git", ".venv", "results/data", "results/fetched", "__pycache__", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 """Names of folders, or paths in the checkout, that are never sent, whether git ignores them or not."""

@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, TextIO
 
 from cluster.home import Home, find_home
-from research.command_line import to_type
+from research.command_hints import to_type
 from research.errors import UserError
-from research.text import size
+from research.formatting import size
 
 BUNDLE = "branches-{number}.bundle"
 """The bundles of the home's repositories, numbered from 1."""

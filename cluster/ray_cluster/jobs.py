@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from cluster.proxies import reach_directly, uses_proxies
 from cluster.ray_cluster.checkout_zip import zip_checkout
-from research.command_line import to_type
+from research.command_hints import to_type
 from research.errors import UserError
 from research.files import home_folder
 

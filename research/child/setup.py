@@ -7,10 +7,10 @@ from types import ModuleType
 
 import torch
 
+from research.child_settings import SETTINGS_VARIABLE, ChildSettings
 from research.ipc.channel import Channel
 from research.sandbox.layers import BROKEN
 from research.sandbox.linux import die_with_parent
-from research.settings import SETTINGS_VARIABLE, ChildSettings
 
 
 def begin() -> tuple[ChildSettings, Channel]:

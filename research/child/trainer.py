@@ -6,8 +6,8 @@ import torch
 
 from research.child.rehearsal import Rehearsal, RehearsalSession
 from research.child.setup import begin, load_train_py, require_device
+from research.child_settings import ChildSettings
 from research.session import Session
-from research.settings import ChildSettings
 
 
 def main() -> None:

@@ -1,34 +1,22 @@
-"""Bytes of the user's files as text: which compression a file has, and which encoding.
+"""The encoding of the user's files.
 
-Compression is recognised by a file's first bytes, never by its name, since a server may have decompressed what is still called
-`.gz`. An encoding is UTF-8, UTF-16 or UTF-32 where the bytes prove it, else Windows-1252 (or Latin-1: the same letters)
+An encoding is UTF-8, UTF-16 or UTF-32 where the bytes prove it, else Windows-1252 (or Latin-1: the same letters)
 where they look like a Western European language. Others are not guessed: charset-normalizer 3.5 took French for Baltic and
 Hebrew for Russian, and text that was decoded wrongly goes unnoticed.
 """
 
-import bz2
 import codecs
-import gzip
 import lzma
 import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
 
+from research.data.compression import open_bytes
 from research.data.documents import PROBE_BYTES
 from research.errors import UserError
-from research.text import printable
-
-COMPRESSIONS = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bz2",
-    b"\xfd7zXZ\0": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"\x04\x22\x4d\x18": "lz4",
-}
-"""The first bytes of a compressed file, and its compression."""
+from research.formatting import printable
 
 BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -64,26 +52,6 @@ class Encoding:
     """Bytes of the text, decompressed."""
     replaced: int = 0
     """Places that are not valid in this encoding and become U+FFFD."""
-
-
-def open_bytes(path: Path) -> IO[bytes]:
-    """The content of a file, decompressed."""
-    with path.open("rb") as file:
-        head = file.read(6)
-    compression = next((name for start, name in COMPRESSIONS.items() if head.startswith(start)), None)
-    match compression:
-        case None:
-            return path.open("rb")
-        case "gzip":
-            return cast(IO[bytes], gzip.open(path))
-        case "bz2":
-            return bz2.open(path)
-        case "xz":
-            return lzma.open(path)
-        case name:
-            import pyarrow
-
-            return cast(IO[bytes], pyarrow.CompressedInputStream(path.open("rb"), name))
 
 
 class Readable:

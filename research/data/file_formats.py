@@ -7,17 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from research.command_line import to_type
-from research.data.decoding import COMPRESSIONS, Encoding, Readable, find_encoding, open_bytes
+from research.command_hints import to_type
+from research.data.compression import COMPRESSED_SUFFIXES, COMPRESSIONS, open_bytes
+from research.data.decoding import Encoding, Readable, find_encoding
 from research.data.documents import text_documents
+from research.data.json_documents import json_fields, json_texts
 from research.data.parquet import parquet_fields, parquet_rows, parquet_values
-from research.data.records import json_fields, json_texts
 from research.errors import UserError
-from research.text import counted, printable, size
+from research.formatting import counted, printable, size
 
 Format = Literal["text", "JSON", "Parquet"]
 
-COMPRESSED_SUFFIXES = frozenset({".gz", ".bz2", ".xz", ".zst", ".zstd", ".lz4"})
 JSON_SUFFIXES = frozenset({".json", ".jsonl", ".ndjson", ".jl"})
 PARQUET_SUFFIXES = frozenset({".parquet", ".pq"})
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from research.errors import UserError
 from research.files import write_atomically
-from research.text import counted, size
+from research.formatting import counted, size
 
 REVISION = "main"
 """The default branch. It is resolved to a commit once, which is used from then on."""

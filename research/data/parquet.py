@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from research.data.records import TEXT_FIELD
+from research.data.json_documents import TEXT_FIELD
 from research.errors import UserError
-from research.text import printable
+from research.formatting import printable
 
 if TYPE_CHECKING:
     import pyarrow

@@ -22,11 +22,13 @@ from tempfile import mkdtemp
 
 import numpy as np
 
-from research.command_line import to_type
+from research.command_hints import to_type
 from research.contract import Contract, cache_folder
 from research.data.documents import text_key
+from research.data.file_changes import Snapshot
 from research.data.file_tree import files_below
 from research.data.hub import REVISION, check_space
+from research.data.json_documents import TEXT_FIELD
 from research.data.packing import Tokens, pack
 from research.data.prepared import (
     FORMAT,
@@ -37,8 +39,6 @@ from research.data.prepared import (
     rows_path,
     write_rows,
 )
-from research.data.records import TEXT_FIELD
-from research.data.snapshot import Snapshot
 from research.data.sources import (
     BYTES_PER_TOKEN,
     MOST_VALIDATION,
@@ -53,9 +53,9 @@ from research.data.staleness import staleness
 from research.data.tokenizer import Tokenizer, TooLittleText, check_roundtrip, encode_all, train_tokenizer
 from research.errors import UserError
 from research.files import not_writable, try_to_write
+from research.formatting import counted, printable, size
 from research.profiles import PROFILES
 from research.sandbox.visible import is_needed
-from research.text import counted, printable, size
 
 __all__ = ["PreparedData", "find_prepared", "prepare"]
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from research import contract as contracts
-from research.command_line import to_type
+from research.command_hints import to_type
 from research.contract import Contract
 from research.data.packing import Tokens
 from research.data.tokenizer import Tokenizer

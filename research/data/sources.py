@@ -15,17 +15,17 @@ from pathlib import Path
 from research.contract import Contract
 from research.data.decoding import Readable
 from research.data.documents import list_files, plain_documents, text_key
+from research.data.file_changes import Snapshot
 from research.data.file_formats import Survey, documents_of, survey
 from research.data.file_tree import files_below
 from research.data.hub import REVISION, Dataset
+from research.data.json_documents import TEXT_FIELD
 from research.data.parquet import parquet_rows, parquet_texts
 from research.data.prepared import Split
-from research.data.records import TEXT_FIELD
-from research.data.snapshot import Snapshot
 from research.errors import UserError
 from research.files import home_folder, user_path
+from research.formatting import counted, printable
 from research.sandbox.visible import UNUSED_BY_RUNS
-from research.text import counted, printable
 
 CLIMBMIX = "karpathy/climbmix-400b-shuffle"
 CLIMBMIX_AUDIT, CLIMBMIX_VALIDATION = 6541, 6542

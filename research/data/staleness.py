@@ -4,11 +4,11 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 
+from research.data.file_changes import Snapshot
 from research.data.file_tree import files_below
 from research.data.prepared import PreparedData
-from research.data.snapshot import Snapshot
 from research.data.sources import is_own_files, own_root
-from research.text import printable
+from research.formatting import printable
 
 
 @dataclass(frozen=True, kw_only=True)

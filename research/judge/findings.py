@@ -9,7 +9,7 @@ from research.judge.consistency import Consistency
 from research.judge.handover import Report, SubmittedModel, count_parameters, printable_shapes
 from research.judge.row_scores import RowScores
 from research.result import Placement, RunResult, RunSpec, RunStatus
-from research.software import software_versions
+from research.software_versions import software_versions
 
 MAX_REASON = 300
 """Characters of a result's reason."""

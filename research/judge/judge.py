@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from research.child import scorer, trainer
+from research.child_settings import ChildSettings
 from research.data.prepared import PreparedData
 from research.errors import UserError
 from research.files import write_atomically
@@ -37,8 +38,7 @@ from research.judge.scoring import Scoring
 from research.judge.seeds import seed_set_by
 from research.result import Placement, RunResult, RunSpec
 from research.sandbox.limits import Limits, MemoryMonitor, Supervisor
-from research.settings import ChildSettings
-from research.train_py import size_problem, syntax_problem
+from research.valid_train_py import size_problem, syntax_problem
 
 Requested = Callable[[], float | None]
 """When a speculative run was requested, on the monotonic clock; None until it is."""

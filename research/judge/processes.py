@@ -17,13 +17,13 @@ from typing import Protocol
 
 import psutil
 
+from research.child_settings import ChildSettings
 from research.files import research_folder
 from research.ipc.channel import Channel
 from research.judge.log import Log
 from research.kernels.compile_cache import link_shared
 from research.sandbox.layers import Sandbox, enter
 from research.sandbox.linux import die_with_parent
-from research.settings import ChildSettings
 
 TRAINER = "trainer"
 SCORERS = ("scorer-a", "scorer-b")

@@ -7,7 +7,7 @@ habit, not an attack: a hidden seed shows in scores that are too equal (results/
 import ast
 from collections.abc import Iterator
 
-from research.text import one_line
+from research.formatting import one_line
 
 SEEDING_CALLS = frozenset(
     {

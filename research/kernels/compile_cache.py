@@ -16,7 +16,7 @@ from pathlib import Path
 
 from research.files import TEMPORARY, make_open_folder, replacing, research_folder
 from research.hyperparameters import same_but_for_constants
-from research.software import software_versions
+from research.software_versions import software_versions
 
 SHARED_VARIABLE, PRIVATE_VARIABLE = "AUTORESEARCH_COMPILED", "TORCHINDUCTOR_CACHE_DIR"
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from research.command_line import to_type
+from research.command_hints import to_type
 from research.errors import UserError
 from research.files import research_folder
 from research.sandbox import landlock, seccomp

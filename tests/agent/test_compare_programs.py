@@ -3,8 +3,8 @@ import json
 import pytest
 
 from agent.compare_programs import changed_blocks, changed_constants, describe_changes, program_of, same_code
-from research.text import one_line
-from research.train_py import problem_with
+from research.formatting import one_line
+from research.valid_train_py import problem_with
 from tests.agent.samples import TRAIN_PY
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from agent.crash_patterns import CrashPattern, crash_patterns
-from agent.refusals import reason_not_to_run
+from agent.duplicate_edits import reason_not_to_run
 from agent.researchers.scripted import Step
 from agent.search.search import SearchResearcher
 from research.hyperparameters import read_constants

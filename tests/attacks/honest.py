@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from research.child_settings import ChildSettings
 from research.data.prepared import PreparedData
 from research.hyperparameters import write_constants
 from research.run import SHIPPED_TRAIN_PY
-from research.settings import ChildSettings
 from tests.attacks.attack import FINISH, FORWARD, HONEST, lines
 from tests.attacks.harness import Harness
 from tests.research.judged import Run, variant

@@ -93,7 +93,7 @@ def _farm(arguments: list[str], folder: str, environment: dict[str, str], output
     signal.signal(signal.SIGINT, signal.default_int_handler)
     become(folder, environment, *(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC) for path in (os.devnull, output)))
     from cluster import machine_load
-    from cluster.options import FarmOptions
+    from cluster.farm_options import FarmOptions
     from research import profiles
     from research.judge.clock import Caps
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from cluster.farm_options import FarmOptions
 from cluster.hardware import Device, platform_identity
 from cluster.home import Home
 from cluster.loop_plans import LoopPlan, Planner, check_same_scoring, check_same_terms
-from cluster.options import FarmOptions
 from research.contract import Contract
 from research.errors import UserError
 from research.profiles import contract_for

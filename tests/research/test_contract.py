@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from research import contract as contracts
+from research.child_settings import SETTINGS_VARIABLE, ChildSettings
 from research.contract import ONLY_PROCESSES, Contract, cache_folder, judge_files, judge_sha256, score_fingerprint
 from research.errors import UserError
 from research.files import research_folder
@@ -26,7 +27,6 @@ from research.profiles import (
     profile_named,
     starting_hyperparameters,
 )
-from research.settings import SETTINGS_VARIABLE, ChildSettings
 
 CPU = contract_for("cpu")
 SHA = {"tokenizer_sha256": "a", "val_sha256": "b", "audit_sha256": "c"}

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from research import run as run_module
+from research.child_settings import SETTINGS_VARIABLE, ChildSettings
 from research.hyperparameters import fit_to_profile, write_constants
 from research.profiles import contract_for
-from research.settings import SETTINGS_VARIABLE, ChildSettings
 
 SHIPPED = run_module.SHIPPED_TRAIN_PY.read_text()
 

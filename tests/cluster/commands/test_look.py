@@ -10,7 +10,7 @@ from cluster.commands.look import verification_lines
 from cluster.commands.use import recorded_contract
 from cluster.hardware import limited, platform_identity
 from cluster.home import Home
-from cluster.replay import Verification, check_same_as_recorded, device_like, run_to_repeat
+from cluster.verify import Verification, check_same_as_recorded, device_like, run_to_repeat
 from research.contract import judge_sha256
 from research.data.prepare import prepare
 from research.errors import UserError

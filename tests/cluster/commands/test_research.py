@@ -18,10 +18,10 @@ from cluster.commands.options import run_options, try_options
 from cluster.commands.research import before_start, look_lines
 from cluster.commands.start import next_lines
 from cluster.display import PlainDisplay
+from cluster.end_summary import FarmSummary, summary_lines
+from cluster.farm_options import FarmOptions, todays_tag
 from cluster.home import Home
 from cluster.local_api import connect
-from cluster.options import FarmOptions, todays_tag
-from cluster.summary import FarmSummary, summary_lines
 from research.errors import UserError
 from results.experiment import Usage
 from results.store import Store

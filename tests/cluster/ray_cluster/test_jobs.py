@@ -40,7 +40,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = copy_project(tmp_path_factory.mktemp("checkouts") / "checkout")
     (folder / "research" / "train.py").write_text(TRAIN_PY)
     for name, old, new in (
-        ("cluster/options.py", "baseline_runs: int = 2", "baseline_runs: int = 1"),
+        ("cluster/farm_options.py", "baseline_runs: int = 2", "baseline_runs: int = 1"),
         ("research/profiles.py", "EVAL_TOKENS=2**16", "EVAL_TOKENS=2**13"),
     ):
         text = (folder / name).read_text()

@@ -13,6 +13,7 @@ import torch
 from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
 
+from research.child_settings import SETTINGS_VARIABLE, ChildSettings
 from research.contract import Contract
 from research.data.prepared import PreparedData, Split
 from research.gpu_memory import GIB, trainer_bytes
@@ -23,7 +24,6 @@ from research.judge.log import Log
 from research.judge.row_scores import load_row_scores
 from research.result import RunResult
 from research.session import DIVERGED
-from research.settings import SETTINGS_VARIABLE, ChildSettings
 from tests.research.judged import TRAIN_PY, Run, Runner, read_result, variant, with_train
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from results.costs import spent_text, total
 from results.experiment import Usage
 from results.history import read_history
 from results.report import morning_report
+from results.researcher_costs import spent_text, total
 from results.store import Store
 from tests.results.result_samples import make_branch, make_experiment
 

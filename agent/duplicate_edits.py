@@ -6,7 +6,7 @@ from dataclasses import asdict
 from agent.compare_programs import program_of, same_code, slots_of
 from agent.crash_patterns import in_words
 from agent.researcher import Context, Refusal
-from research.text import one_line
+from research.formatting import one_line
 from results.experiment import Branch, ExperimentRecord, Proposal
 from results.store import Store
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from agent.compare_programs import program_of
+from agent.duplicate_edits import programs_tried, reason_not_to_run
 from agent.loop import ResearchLoop
-from agent.refusals import programs_tried, reason_not_to_run
 from agent.repo.worktree import Worktree
 from agent.researcher import Context, OutOfIdeas, Refusal
 from agent.researchers.history_text import situation

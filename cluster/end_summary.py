@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from research.text import counted, duration
+from research.formatting import counted, duration
 from results.gains import ExpectedGain, expected_gain, interval_text
 from results.store import Store
 

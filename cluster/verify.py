@@ -17,7 +17,7 @@ from research.errors import UserError
 from research.profiles import profile_named
 from research.result import RunResult, RunSpec
 from results.experiment import Branch, ExperimentRecord
-from results.shares import tolerance, work_ratio
+from results.machine_shares import tolerance, work_ratio
 
 REPRODUCED_SIGMAS = 3.0 * math.sqrt(2)
 """Limit on the difference of two runs, in sigma of one run: three sigma of their difference."""
@@ -139,3 +139,26 @@ def sigma_of(record: ExperimentRecord, branch: Branch) -> float:
     """The sigma that the record was judged by, else its profile's prior."""
     judged = record.verdict.sigma if record.verdict else None
     return judged or profile_named(branch.profile).sigma
+
+
+def verification_lines(found: Verification) -> list[str]:
+    """Both runs side by side, and whether the score was reproduced."""
+    old, new = found.old, found.new
+    lines = [f"{'':<18}{'then':>12}{'now':>12}"]
+    for name, form in (("val_bpb", ".6f"), ("training_seconds", ".1f"), ("reported_steps", "d"), ("cpu_share", ".0%"),
+                       ("peak_memory_mb", ".0f"), ("num_params", "d")):  # fmt: skip
+        lines.append(f"{name:<18}{_figure(old, name, form):>12}{_figure(new, name, form):>12}")
+    lines.append(f"software: {found.software or 'the same'}")
+    if found.lost:
+        return [*lines, f"the repetition was lost, which says nothing about the score: {new.reason}"]
+    if found.sigmas is None:
+        return [*lines, f"not reproduced: the run ended as {new.status}: {new.reason}"]
+    away = f"{found.sigmas:+.2f} sigma (sigma of a run: {found.sigma:.4f})"
+    if not found.comparable:
+        return [*lines, f"{found.unequal}, so the score can't be compared: {away}; repeat it on a machine that is as fast"]
+    return [*lines, f"{'reproduced' if found.reproduced else 'not reproduced'}: {away}"]
+
+
+def _figure(run: RunResult, name: str, form: str) -> str:
+    value = getattr(run, name)
+    return "-" if value is None else format(value, form)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from research.data.decoding import Readable
 from research.files import write_atomically
-from research.text import counted
+from research.formatting import counted
 
 SNAPSHOT = "files.json"
 """Name of the snapshot's file in a prepared folder."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from research.command_line import to_type
+from research.command_hints import to_type
 from research.files import research_folder
 
 PROJECT = research_folder().parent

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 from cluster.commands.read_home import read_history
-from cluster.cost import estimate, free_disk
 from cluster.home import Home
+from cluster.start_estimate import estimate, free_disk
 from research.profiles import contract_for
 from results.experiment import Usage
 from tests.cluster.farm_samples import CPU, gpu, make_history

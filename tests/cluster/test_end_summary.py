@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.summary import summarise, summary_lines
+from cluster.end_summary import summarise, summary_lines
 from results.store import Store
 from tests.results.result_samples import add, make_branch
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from research.result import RunResult
 from results.experiment import ExperimentRecord
+from results.machine_shares import unequal_shares, work_ratio
 from results.report import morning_report
-from results.shares import unequal_shares, work_ratio
 from results.show import show_text
 from tests.results.history_samples import history_of
 from tests.results.result_samples import make_experiment, make_run

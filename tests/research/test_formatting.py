@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from research.text import counted, duration, one_line, plain_lines, shortened, size, utc_now
+from research.formatting import counted, duration, one_line, plain_lines, shortened, size, utc_now
 
 
 def test_only_one_is_singular() -> None:

@@ -1,7 +1,7 @@
 """A child's settings, from the judge's environment variable to the child."""
 
+from research.child_settings import SETTINGS_VARIABLE, ChildSettings
 from research.profiles import contract_for
-from research.settings import SETTINGS_VARIABLE, ChildSettings
 
 
 def test_settings_arrive_as_they_were() -> None:

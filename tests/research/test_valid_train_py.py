@@ -2,7 +2,7 @@
 
 import pytest
 
-from research.train_py import MAX_BYTES, parse, problem_with
+from research.valid_train_py import MAX_BYTES, parse, problem_with
 
 
 @pytest.mark.parametrize(

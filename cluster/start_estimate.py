@@ -8,10 +8,10 @@ from statistics import fmean
 
 from cluster.hardware import Device, platform_identity
 from research.contract import Contract
-from research.text import counted, size
-from results.costs import total
+from research.formatting import counted, size
 from results.experiment import ExperimentRecord, Usage
 from results.history import BranchHistory
+from results.researcher_costs import total
 
 NIGHT_HOURS = 8.0
 
