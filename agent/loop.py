@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 from agent.adoption import check_not_reset, commits_to_adopt, is_by_hand, place_on_branch
@@ -77,7 +77,6 @@ class ResearchLoop:
         """`shared` is that of the branch's group. If `start_speculatively` is None, no run starts before it is requested."""
         self.branch, self.worktree, self.store, self.shared = branch, worktree, store, shared
         self.observer, self.settings = observer, settings
-        self._text_at = lru_cache(maxsize=128)(worktree.train_py)  # follow-ups read the same commits again and again
         self._new = NewExperiments(branch=branch, store=store, worktree=worktree, shared=shared,
                                    line_price=settings.line_price, fit=settings.fit)  # fmt: skip
         self._decisions = Decisions(branch=branch.name, store=store, shared=shared, observer=observer,
@@ -220,7 +219,7 @@ class ResearchLoop:
     def _follow_up(self) -> Proposal | None:
         """What the farm itself tries next of an earlier idea; None if nothing is due."""
         try:
-            return next_follow_up(self.shared.state(), self.context(), self._text_at)
+            return next_follow_up(self.shared.state(), self.context(), self.worktree.train_py)
         except ProposalFailed:  # program.md can't be read: the researcher will say so
             return None
 

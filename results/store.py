@@ -80,8 +80,10 @@ class Store:
             self.journal.close()
             raise
         self._writer = self._database.cursor()
-        self._parsed = ParsedRecords(self._rows)
-        self.groups = Groups(self._rows, version=lambda: len(self.journal))
+        self._version = 0
+        self._answers: tuple[int, dict[tuple[str, str], list[tuple[Any, ...]]]] = (0, {})
+        self._parsed = ParsedRecords(self._fetch)
+        self.groups = Groups(self._rows, version=lambda: self._version)
 
     @classmethod
     def open(cls, home: Path, *, wait_s: float = 0.0) -> "Store":
@@ -171,6 +173,7 @@ class Store:
                 self._writer.execute("ROLLBACK")
                 raise
             self._writer.execute("COMMIT")
+            self._version += 1  # after the commit: what another thread has read before it is not kept
             return True
 
     def _expect(self, kind: RecordKind, key: str) -> None:
@@ -273,6 +276,16 @@ class Store:
             self._writer.execute("COMMIT")
 
     def _rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """The rows of a query of the records, which is asked once until another record is added."""
+        version, known = self._answers
+        if version != self._version:
+            version, known = self._answers = (self._version, {})
+        question = (sql, repr(parameters))
+        if question not in known:
+            known[question] = self._fetch(sql, *parameters)
+        return known[question]
+
+    def _fetch(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         with self._database.cursor() as cursor:
             return cursor.execute(sql, list(parameters)).fetchall()
 

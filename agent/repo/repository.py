@@ -6,6 +6,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 import research
@@ -94,8 +95,9 @@ def head_train_py(repo: Path, revision: str = "HEAD") -> str | None:
     return _text_at(repo, revision, TRAIN_FILE)
 
 
+@lru_cache(maxsize=256)
 def train_py_at(repo: Path, commit: str) -> str:
-    """The text of train.py in a commit that holds it. Raises GitFailed."""
+    """The text of train.py in a commit that holds it, named by its full hash. Raises GitFailed."""
     return run_git(repo, "cat-file", "blob", f"{commit}:{TRAIN_FILE}")
 
 
