@@ -17,9 +17,9 @@ import time
 from pathlib import Path
 
 from research.child_settings import ChildSettings
-from research.hyperparameters import fit_to_profile
 from research.profiles import contract_for
 from research.sandbox.linux import keep_freed_memory
+from research.starting_hyperparameters import fit_to_profile
 
 TRAIN_PY = Path(__file__).parent.parent / "research" / "train.py"
 WARMUP_STEPS = 5

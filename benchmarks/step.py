@@ -48,8 +48,9 @@ class Step:
 def load_train_py(options: argparse.Namespace) -> ModuleType:
     """The checkout's train.py with the profile's contract and starting hyperparameters, and the constants in the options."""
     from research.child_settings import ChildSettings
-    from research.hyperparameters import fit_to_profile, read_constants, write_constants
+    from research.hyperparameters import read_constants, write_constants
     from research.profiles import contract_for
+    from research.starting_hyperparameters import fit_to_profile
 
     os.environ.update(ChildSettings(contract=contract_for(options.profile)).environment())
     path = options.measure / "research" / "train.py"

@@ -16,9 +16,10 @@ from research.contract import Contract, cache_folder
 from research.data.prepare import prepare
 from research.data.prepared import PreparedData
 from research.errors import UserError
-from research.hyperparameters import fit_to_profile, read_constants, write_constants
+from research.hyperparameters import read_constants, write_constants
 from research.profiles import Constant, choose_profile, contract_for, memory_limit
 from research.result import RunResult, RunSpec
+from research.starting_hyperparameters import fit_to_profile
 
 TRAIN_PY = Path(__file__).parent.parent / "research" / "train.py"
 

@@ -47,10 +47,11 @@ from cluster.judge_process import judge_environment
 from research.child_settings import ChildSettings
 from research.contract import cache_folder
 from research.errors import UserError
-from research.hyperparameters import fit_to_profile, read_constants
+from research.hyperparameters import read_constants
 from research.kernels import attention_choice, compile_cache
 from research.profiles import SIZES, STANDARD, Constant, profile_named
 from research.result import RunResult
+from research.starting_hyperparameters import fit_to_profile
 
 BUDGETS = {"speed": 60.0, "score": 120.0}
 """Seconds of training per run, by mode."""

@@ -31,9 +31,9 @@ from cluster.workqueue import WorkItem
 from research.contract import Contract
 from research.errors import UserError
 from research.formatting import counted, one_line
-from research.hyperparameters import fit_to_profile
 from research.profiles import profile_named
 from research.result import RunResult, RunSpec
+from research.starting_hyperparameters import fit_to_profile
 from results.experiment import Branch, Experiment
 from results.query import Table
 from results.store import Audience, Store

@@ -20,10 +20,11 @@ from cluster.person_requests import Answer, record
 from cluster.stop_request import interrupt_this_process
 from research.contract import Contract
 from research.data.prepared import PreparedData
+from research.device_batch import fitted_device_batch
 from research.errors import UserError
 from research.formatting import duration, one_line
 from research.hyperparameters import read_constants, write_constants
-from research.profiles import Constant, fitted_device_batch
+from research.profiles import Constant
 from research.result import RunResult, RunSpec
 from results import policy
 from results.experiment import Branch, ExperimentRecord, Head, run_from, to_body

@@ -29,9 +29,6 @@ SCORER_PART, MOST_SCORER_BYTES = 8, 8 * GIB
 BUFFER_PART: Final = 4
 """The logits of a scored batch get one quarter of a scorer's share: an uncompiled forward pass holds three copies of them."""
 
-FITTED_PART: Final = 0.95
-"""Share of the trainer's memory that a batch is fitted to: torch's allocator can't use the last gaps."""
-
 LEAST_LIMIT: Final = 3 * GIB
 """The lowest `--gpu-memory`: less leaves nothing to train with."""
 

@@ -12,7 +12,7 @@ from typing import Final, Literal, get_args
 from research.child_settings import ChildSettings
 from research.contract import Contract
 from research.errors import UserError
-from research.gpu_memory import FITTED_PART, GIB, LEAST_LIMIT, trainer_bytes
+from research.gpu_memory import GIB, LEAST_LIMIT
 
 Constant = int | float | str | bool | tuple[float, ...]
 """The value of a hyperparameter of train.py."""
@@ -195,36 +195,6 @@ def contract_for(profile: str, *, budget: float | None = None, source: str | Non
     if source is not None:
         contract = replace(contract, source=source)
     return contract
-
-
-def starting_hyperparameters(profile: str, *, free_bytes: int | None = None, recipe: Recipe = "best") -> dict[str, Constant]:
-    """A profile's constants for train.py; DEVICE_BATCH_SIZE fits `free_bytes` of device memory (None: unknown)."""
-    chosen = profile_named(profile)
-    values = {"PROFILE": profile, **chosen.hyperparameters}
-    if recipe == "original":
-        values |= {name: value for name, value in ORIGINAL.items() if name not in chosen.sizes}
-    batch = values["DEVICE_BATCH_SIZE"]
-    assert isinstance(batch, int)
-    return values | {"DEVICE_BATCH_SIZE": fitted_device_batch(profile, batch, free_bytes)}
-
-
-def fitted_device_batch(profile: str, wanted: int, free_bytes: int | None, *, depth: int | None = None) -> int:
-    """`wanted` rows, halved until a run with that device batch fits `free_bytes` of device memory (None: unknown).
-
-    `depth` is the model's DEPTH if it isn't the profile's own. The width grows with it, so that activations grow by its square
-    and the model, at most, by its cube.
-    """
-    if free_bytes is None:
-        return wanted
-    chosen = profile_named(profile)
-    usual = chosen.hyperparameters["DEPTH"]
-    assert isinstance(usual, int)
-    scale = (depth or usual) / usual
-    row_bytes = chosen.device_bytes_per_token * chosen.contract.MAX_SEQ_LEN * scale**2
-    room = FITTED_PART * trainer_bytes(free_bytes) - chosen.model_bytes * max(1.0, scale) ** 3
-    while wanted > 1 and wanted * row_bytes > room:
-        wanted //= 2
-    return wanted
 
 
 def memory_limit(gigabytes: float | None, device: str) -> int | None:

@@ -33,7 +33,6 @@ from research.data.prepare import find_prepared
 from research.errors import UserError
 from research.files import research_folder, write_atomically
 from research.gpu_driver import first_gpu
-from research.hyperparameters import fit_to_profile
 from research.ipc.channel import monotonic
 from research.judge.conversation import Emit
 from research.judge.judge import Judge, Requested, scratch_prefix
@@ -43,6 +42,7 @@ from research.measured_cpu_share import TrainingShare
 from research.profiles import PROFILES, choose_profile, contract_for, memory_limit
 from research.result import SANDBOX_MODES, Placement, RunResult, RunSpec
 from research.sandbox.linux import become_subreaper, die_with_parent, keep_freed_memory
+from research.starting_hyperparameters import fit_to_profile
 from research.streams import drop_output, prepare_streams, refusal
 
 DEVICES = ("cuda:0", "mps", "cpu")

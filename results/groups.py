@@ -6,14 +6,13 @@ A state is computed from the records once, and brought up to date by those that 
 import json
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from research.result import RunResult
 from results.experiment import Branch, Experiment, ExperimentKind, Head, branch_from, experiment_from
 from results.group_entries import HEAD, RULING, Entry, Joined, Ran, Ruled
 from results.group_state import GroupState, advance, begin
-
-Answer = TypeVar("Answer")
+from results.remembered import RememberedAnswers
 
 Rows = Callable[..., list[tuple[Any, ...]]]
 """The rows of a query with parameters."""
@@ -24,21 +23,10 @@ class Groups:
 
     def __init__(self, rows: Rows, *, version: Callable[[], int]) -> None:
         """`version` returns a number that changes with every record."""
-        self._rows, self._version = rows, version
+        self._rows = rows
         self._lock = threading.RLock()
         self._states: dict[str, tuple[int, GroupState]] = {}
-        self._answers: tuple[int, dict[tuple[str, ...], Any]] = (-1, {})
-
-    def _answer(self, question: tuple[str, ...], find: Callable[[], Answer]) -> Answer:
-        """What `find` returned since the last record, else what it returns now."""
-        with self._lock:
-            if self._answers[0] != self._version():
-                self._answers = (self._version(), {})
-            known = self._answers[1]
-            if question not in known:
-                known[question] = find()
-            answer: Answer = known[question]
-            return answer
+        self._answer = RememberedAnswers(version).answer
 
     def names(self) -> list[str]:
         """The branches that hold the heads of all groups, the oldest group first."""

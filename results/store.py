@@ -44,6 +44,7 @@ from results.history import assemble
 from results.journal import Journal, JournalRecord, RecordKind
 from results.parsed_records import ParsedRecords
 from results.query import Table, run_query
+from results.remembered import RememberedAnswers
 from results.researcher_costs import ANSWER
 from results.table_rows import AUDIT_FIELDS, insert_one, row_of
 
@@ -81,7 +82,7 @@ class Store:
             raise
         self._writer = self._database.cursor()
         self._version = 0
-        self._answers: tuple[int, dict[tuple[str, str], list[tuple[Any, ...]]]] = (0, {})
+        self._remembered = RememberedAnswers(lambda: self._version)
         self._parsed = ParsedRecords(self._fetch)
         self.groups = Groups(self._rows, version=lambda: self._version)
 
@@ -276,14 +277,7 @@ class Store:
             self._writer.execute("COMMIT")
 
     def _rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        """The rows of a query of the records, which is asked once until another record is added."""
-        version, known = self._answers
-        if version != self._version:
-            version, known = self._answers = (self._version, {})
-        question = (sql, repr(parameters))
-        if question not in known:
-            known[question] = self._fetch(sql, *parameters)
-        return known[question]
+        return self._remembered.answer((sql, repr(parameters)), lambda: self._fetch(sql, *parameters))
 
     def _fetch(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         with self._database.cursor() as cursor:

@@ -19,7 +19,15 @@ from agent.researcher import BudgetSpent, Context, NotConfigured, ProposalFailed
 from agent.researchers.claude_answer import CHARACTERS_PER_TOKEN, Answer, Tokens, read_answer
 from agent.researchers.claude_draft import Draft
 from agent.researchers.claude_editor import Editor, EditRefused
-from agent.researchers.claude_failures import Unavailable, answer_was_lost, api_failure, failure_of
+from agent.researchers.claude_failures import (
+    LONGEST_RETRY_PAUSE_S,
+    MAX_RETRIES,
+    RETRY_PAUSE_S,
+    Unavailable,
+    answer_was_lost,
+    api_failure,
+    failure_of,
+)
 from agent.researchers.claude_tools import TOOLS
 from agent.researchers.history_text import history_table, situation
 from agent.researchers.prices import PRICES_AS_OF, Price, price_of
@@ -32,10 +40,6 @@ DEFAULT_MODEL = "claude-opus-5-5"
 MAX_TURNS = 40
 MAX_TOKENS = 20_000
 """Limit for one response, thinking included. Above 21,333 the SDK requires streaming."""
-MAX_RETRIES = 4
-"""A request is repeated this many times while the API is busy or can't be reached."""
-RETRY_PAUSE_S, LONGEST_RETRY_PAUSE_S = 1.0, 60.0
-"""Seconds before a request is repeated, doubled each time. If the API asks for longer than the second, the proposal fails."""
 MAX_IDLE_TURNS = 3
 """Answers in a row without a tool call after which the proposal ends."""
 

@@ -11,6 +11,11 @@ import anthropic
 from agent.researcher import NotConfigured, ProposalFailed
 from research.formatting import one_line
 
+MAX_RETRIES = 4
+"""A request is repeated this many times while the API is busy or can't be reached."""
+RETRY_PAUSE_S, LONGEST_RETRY_PAUSE_S = 1.0, 60.0
+"""Seconds before a request is repeated, doubled each time. If the API asks for longer than the second, the proposal fails."""
+
 NEVER_SENT = frozenset({"InvalidURL", "LocalProtocolError", "UnsupportedProtocol"})
 """The transport's errors for a request that can't be sent at all: the address or a header is wrong."""
 

@@ -223,7 +223,7 @@ def profile(options: argparse.Namespace) -> int:
 
 def _write_profile(name: str, free_bytes: int | None, recipe: Recipe | None) -> None:
     """Writes a profile's starting hyperparameters into the checkout's train.py."""
-    from research.hyperparameters import fit_to_profile
+    from research.starting_hyperparameters import fit_to_profile
 
     checkout = find_checkout()
     if checkout is None:

@@ -12,7 +12,7 @@ from research.kernels import attention_choice, compile_cache
 from research.kernels.attention import CHOICE_VARIABLE
 from research.result import Placement, RunSpec
 from research.sandbox.layers import FIRST_IDENTITY, Sandbox, check_strict, probe
-from research.sandbox.namespaces import COMPILED
+from research.sandbox.root_folder import COMPILED
 from research.sandbox.visible import View, view_of_run
 
 COMPILING = (TRAINER, SCORERS[0])

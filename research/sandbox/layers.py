@@ -5,18 +5,15 @@ were in force are recorded with each run. `auto` uses what the host has, `strict
 or seccomp, `off` is for your own edits.
 """
 
-import contextlib
 import importlib.util
 import os
 import resource
-import select
 import stat
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
 from research.command_hints import to_type
 from research.errors import UserError
@@ -24,21 +21,14 @@ from research.files import research_folder
 from research.sandbox import landlock, seccomp
 from research.sandbox.limits import MAX_TASKS
 from research.sandbox.linux import (
-    CLONE_NEWIPC,
-    CLONE_NEWNET,
-    CLONE_NEWNS,
-    CLONE_NEWPID,
-    CLONE_NEWUSER,
-    CLONE_NEWUTS,
     PR_SET_DUMPABLE,
     PR_SET_NO_NEW_PRIVS,
-    die_with_parent,
     drop_capabilities,
     forbid_capabilities,
     prctl,
-    unshare,
 )
-from research.sandbox.namespaces import COMPILED, SCRATCH_FOLDERS, enter_root
+from research.sandbox.namespaces import become_init, enter_namespaces, unshare_all
+from research.sandbox.root_folder import COMPILED, SCRATCH_FOLDERS, enter_root
 from research.sandbox.visible import View, split_around
 
 FIRST_IDENTITY = 790_000_000
@@ -46,8 +36,6 @@ FIRST_IDENTITY = 790_000_000
 
 BROKEN = 97
 """Exit status of a process that could not enter its sandbox, or use its device in it: not the idea's fault."""
-
-_NAMESPACES = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +126,7 @@ def enter(sandbox: Sandbox, folder: Path, *, channel: int) -> None:
     try:
         _bound_resources(sandbox)
         if layers.namespaces:
-            _enter_namespaces(sandbox, folder, channel)
+            enter_namespaces(channel, inside=lambda: _enter_root(sandbox, folder))
         else:
             _drop_privileges(sandbox)
         _hide_files(sandbox, folder)
@@ -146,10 +134,16 @@ def enter(sandbox: Sandbox, folder: Path, *, channel: int) -> None:
             program = seccomp.run_program(keep_attributes=not layers.namespaces, cuda=sandbox.view.has_gpu)
             seccomp.install(program)
         if layers.namespaces:
-            _become_init(channel)
+            become_init(channel)
     except OSError as error:
         print(f"the sandbox could not be set up: {error}", file=sys.stderr, flush=True)
         os._exit(BROKEN)
+
+
+def _enter_root(sandbox: Sandbox, folder: Path) -> None:
+    owner = sandbox.identity if sandbox.layers.identity else os.geteuid()
+    enter_root(sandbox.view, folder, compiled=sandbox.compiled, owner=owner, memory_bytes=sandbox.disk_bytes)
+    _drop_privileges(sandbox)
 
 
 def _bound_resources(sandbox: Sandbox) -> None:
@@ -162,65 +156,6 @@ def _lower_limit(kind: int, value: int) -> None:
     _, most = resource.getrlimit(kind)
     value = value if most == resource.RLIM_INFINITY else min(value, most)
     resource.setrlimit(kind, (value, value))
-
-
-# --- namespaces -----------------------------------------------------------------------------------------------------
-
-
-def _enter_namespaces(sandbox: Sandbox, folder: Path, channel: int) -> None:
-    """Returns in the first process of the new namespaces, without privileges; this process waits for its end."""
-    _unshare_all()
-    watched, held = os.pipe()
-    pid = os.fork()
-    if pid:
-        os.close(watched)
-        _wait_outside(pid, channel)
-    os.close(held)
-    owner = sandbox.identity if sandbox.layers.identity else os.geteuid()
-    enter_root(sandbox.view, folder, compiled=sandbox.compiled, owner=owner, memory_bytes=sandbox.disk_bytes)
-    _drop_privileges(sandbox)
-    die_with_parent()
-    if select.select([watched], [], [], 0)[0]:  # the parent ended before die_with_parent
-        os._exit(1)
-    os.close(watched)
-
-
-def _unshare_all() -> None:
-    """Enters new namespaces; an ordinary user gets them through a user namespace, in which it keeps its id."""
-    user, group = os.geteuid(), os.getegid()
-    if user == 0:
-        unshare(_NAMESPACES)
-        return
-    unshare(CLONE_NEWUSER | _NAMESPACES)
-    Path("/proc/self/setgroups").write_text("deny")
-    Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
-    Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
-
-
-def _become_init(channel: int) -> None:
-    """Returns in a child of this process, which waits for its end: the first process of a namespace gets few signals."""
-    pid = os.fork()
-    if pid:
-        _wait_outside(pid, channel)
-    os.setsid()
-    die_with_parent()
-
-
-def _wait_outside(pid: int, channel: int) -> NoReturn:
-    """Waits for a child, reaping others until then, and exits as the child did. It keeps nothing open that others wait for."""
-    prctl(PR_SET_DUMPABLE, 0)  # only root may read what /proc shows of it
-    nothing = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (channel, 0, 1, 2):
-        os.dup2(nothing, descriptor)
-    while True:
-        with contextlib.suppress(InterruptedError):
-            ended, status = os.wait()
-            if ended == pid:
-                break
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:
-        code = 128 - code
-    os._exit(code)
 
 
 # --- privileges -----------------------------------------------------------------------------------------------------
@@ -280,7 +215,7 @@ def _failure(attempt: Callable[[], None]) -> str | None:
 
 def _try_namespaces(view: View, folder: Path) -> None:
     """Raises OSError if no root folder can be built in `folder`."""
-    _unshare_all()
+    unshare_all()
     problem = _failure(lambda: enter_root(view, folder, compiled=None, owner=os.geteuid(), memory_bytes=2**20))
     if problem:
         raise OSError(problem)

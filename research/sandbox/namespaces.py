@@ -1,115 +1,77 @@
-"""A root folder for one run, in memory that vanishes with it: what the run's View names, read-only, and nothing else."""
+"""Linux namespaces of a run: it sees no network, no other process and no mount of the machine's."""
 
 import contextlib
 import os
-import stat
+import select
+from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
-from research.files import make_open_folder
 from research.sandbox.linux import (
-    MS_NODEV,
-    MS_NOEXEC,
-    MS_NOSUID,
-    MS_PRIVATE,
-    MS_REC,
-    bind,
-    make_read_only,
-    mount,
-    pivot_root,
+    CLONE_NEWIPC,
+    CLONE_NEWNET,
+    CLONE_NEWNS,
+    CLONE_NEWPID,
+    CLONE_NEWUSER,
+    CLONE_NEWUTS,
+    PR_SET_DUMPABLE,
+    die_with_parent,
+    prctl,
+    unshare,
 )
-from research.sandbox.visible import View, links_on_the_way
 
-SCRATCH_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
-"""Scratch folders that every run has to itself."""
-
-COMPILED = Path("/autoresearch-compiled")
-"""The folder that every run compiles into: compiled code names the folder that it lies in, and is not found in another."""
+NAMESPACES = CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWUTS
 
 
-def enter_root(view: View, folder: Path, *, compiled: Path | None, owner: int, memory_bytes: int) -> None:
-    """Makes what `view` names the whole file system of this process, which has its own mount and process namespaces.
-
-    `folder` exists under the same path as a copy, with its files, and belongs to `owner`. It, COMPILED and the scratch folders
-    together hold at most `memory_bytes`. `compiled` is a folder outside that becomes COMPILED, writable; None: an empty one.
-    """
-    files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-    mount("none", "/", None, MS_REC | MS_PRIVATE)
-    mount("tmpfs", folder, "tmpfs", MS_NOSUID, f"mode=755,size={memory_bytes}")
-    root = folder
-    root.chmod(0o755)
-    _make_devices(view, root)
-    for path in view.readable:
-        _show(path, root)
-    for path in view.hidden:
-        _cover(path, root)
-    make_open_folder(root / "proc")
-    mount("proc", root / "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
-    for name in SCRATCH_FOLDERS:
-        place = root / name.lstrip("/")
-        make_open_folder(place)
-        place.chmod(0o1777)
-    home = root / folder.relative_to("/")
-    make_open_folder(home)
-    for name, content in files.items():
-        (home / name).write_bytes(content)
-        os.chown(home / name, owner, -1)
-    make_open_folder(root / COMPILED.relative_to("/"))
-    for place in (home, root / COMPILED.relative_to("/")):
-        os.chown(place, owner, -1)
-    if compiled is not None:
-        bind(compiled, root / COMPILED.relative_to("/"))
-    pivot_root(root)
-    os.chdir(folder)
+def enter_namespaces(channel: int, *, inside: Callable[[], None]) -> None:
+    """Returns in the first process of the new namespaces, once `inside` has run there; this process waits for its end."""
+    unshare_all()
+    watched, held = os.pipe()
+    pid = os.fork()
+    if pid:
+        os.close(watched)
+        _wait_outside(pid, channel)
+    os.close(held)
+    inside()
+    die_with_parent()
+    if select.select([watched], [], [], 0)[0]:  # the parent ended before die_with_parent
+        os._exit(1)
+    os.close(watched)
 
 
-def _make_devices(view: View, root: Path) -> None:
-    for path in view.devices:
-        place = root / path.relative_to("/")
-        if path.is_dir():
-            make_open_folder(place)
-        else:
-            make_open_folder(place.parent)
-            place.touch()
-        bind(path, place)
-    for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
-        make_open_folder(root / "dev")
-        (root / "dev" / name).symlink_to(f"/proc/self/{target}")
-
-
-def _show(path: Path, root: Path) -> None:
-    """Makes `path` visible below `root`, read-only, with the links that lead to it."""
-    links, real = links_on_the_way(path)
-    for link, target in links:
-        place = root / link.relative_to("/")
-        make_open_folder(place.parent)
-        with contextlib.suppress(FileExistsError):
-            place.symlink_to(target)
-    place = root / real.relative_to("/")
-    if _is_shown(place, real):
+def unshare_all() -> None:
+    """Enters new namespaces; an ordinary user gets them through a user namespace, in which it keeps its id."""
+    user, group = os.geteuid(), os.getegid()
+    if user == 0:
+        unshare(NAMESPACES)
         return
-    if real.is_dir():
-        make_open_folder(place)
-    else:
-        make_open_folder(place.parent)
-        place.touch()
-    bind(real, place)
-    make_read_only(place)
+    unshare(CLONE_NEWUSER | NAMESPACES)
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(f"{user} {user} 1")
+    Path("/proc/self/gid_map").write_text(f"{group} {group} 1")
 
 
-def _is_shown(place: Path, real: Path) -> bool:
-    """Whether a path is visible already, because a folder that contains it is."""
-    with contextlib.suppress(OSError):
-        return os.path.samestat(place.stat(), real.stat())
-    return False
+def become_init(channel: int) -> None:
+    """Returns in a child of this process, which waits for its end: the first process of a namespace gets few signals."""
+    pid = os.fork()
+    if pid:
+        _wait_outside(pid, channel)
+    os.setsid()
+    die_with_parent()
 
 
-def _cover(path: Path, root: Path) -> None:
-    """Puts an empty folder, or an empty file, over `path` below `root`."""
-    place = root / path.resolve().relative_to("/")
-    if not place.exists():
-        return
-    if stat.S_ISDIR(place.stat().st_mode):
-        mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755,size=4k")
-        make_read_only(place)
-    else:
-        bind("/dev/null", place)
+def _wait_outside(pid: int, channel: int) -> NoReturn:
+    """Waits for a child, reaping others until then, and exits as the child did. It keeps nothing open that others wait for."""
+    prctl(PR_SET_DUMPABLE, 0)  # only root may read what /proc shows of it
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (channel, 0, 1, 2):
+        os.dup2(nothing, descriptor)
+    while True:
+        with contextlib.suppress(InterruptedError):
+            ended, status = os.wait()
+            if ended == pid:
+                break
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        code = 128 - code
+    os._exit(code)

@@ -12,9 +12,10 @@ import research
 from cluster.engine import LocalEngine
 from cluster.hardware import DeviceRequest, choose_devices
 from research.data.prepare import prepare
-from research.hyperparameters import fit_to_profile, write_constants
+from research.hyperparameters import write_constants
 from research.profiles import contract_for
 from research.result import RunSpec
+from research.starting_hyperparameters import fit_to_profile
 from tests.cluster.farm_samples import write_text
 
 

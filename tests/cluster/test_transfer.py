@@ -16,8 +16,9 @@ from cluster.home import Home
 from cluster.transfer import Side, TransferFailed, TransferPlan, TransferRuns, at_depth, held, original_gain, seeds
 from research.data.prepare import prepare
 from research.data.prepared import PreparedData
+from research.device_batch import fitted_device_batch
 from research.errors import UserError
-from research.profiles import contract_for, fitted_device_batch
+from research.profiles import contract_for
 from research.result import RunResult, RunSpec
 from results.store import Store
 from tests.cluster.farm_samples import CPU, gpu, make_history, write_text

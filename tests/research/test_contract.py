@@ -9,9 +9,10 @@ import pytest
 from research import contract as contracts
 from research.child_settings import SETTINGS_VARIABLE, ChildSettings
 from research.contract import ONLY_PROCESSES, Contract, cache_folder, judge_files, judge_sha256, score_fingerprint
+from research.device_batch import FITTED_PART, fitted_device_batch
 from research.errors import UserError
 from research.files import research_folder
-from research.gpu_memory import FITTED_PART, GIB, trainer_bytes
+from research.gpu_memory import GIB, trainer_bytes
 from research.hyperparameters import read_constants
 from research.profiles import (
     ORIGINAL,
@@ -22,11 +23,10 @@ from research.profiles import (
     active_contract,
     choose_profile,
     contract_for,
-    fitted_device_batch,
     memory_limit,
     profile_named,
-    starting_hyperparameters,
 )
+from research.starting_hyperparameters import starting_hyperparameters
 
 CPU = contract_for("cpu")
 SHA = {"tokenizer_sha256": "a", "val_sha256": "b", "audit_sha256": "c"}

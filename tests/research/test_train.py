@@ -8,8 +8,9 @@ import torch
 
 from research import run as run_module
 from research.child_settings import SETTINGS_VARIABLE, ChildSettings
-from research.hyperparameters import fit_to_profile, write_constants
+from research.hyperparameters import write_constants
 from research.profiles import contract_for
+from research.starting_hyperparameters import fit_to_profile
 
 SHIPPED = run_module.SHIPPED_TRAIN_PY.read_text()
 

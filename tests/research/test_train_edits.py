@@ -8,9 +8,10 @@ from torch import Tensor, nn
 
 from research.child_settings import SETTINGS_VARIABLE, ChildSettings
 from research.files import research_folder
-from research.hyperparameters import fit_to_profile, write_constants
+from research.hyperparameters import write_constants
 from research.kernels.fused import uses_triton
 from research.profiles import contract_for
+from research.starting_hyperparameters import fit_to_profile
 from tests.research.train_edits import EDITS, Edit, edited
 
 HAS_GPU = torch.cuda.is_available() and uses_triton(torch.device("cuda"), torch.bfloat16)

@@ -15,8 +15,9 @@ from agent.search.ablations import ABLATIONS, Ablation, ablated
 from agent.search.knobs import Constants, knobs_of, settle
 from research.child_settings import SETTINGS_VARIABLE, ChildSettings
 from research.files import research_folder
-from research.hyperparameters import fit_to_profile, read_constants, write_constants
+from research.hyperparameters import read_constants, write_constants
 from research.profiles import PROFILES
+from research.starting_hyperparameters import fit_to_profile
 from tests.research.plain_gpt import PlainGPT
 from tests.research.train_edits import EDITS, NoQKNorm, NoSoftcap, edited
 

@@ -12,7 +12,8 @@ from agent.researcher import OutOfIdeas, ProposalFailed
 from agent.search.knobs import FIXED
 from agent.search.search import SearchResearcher
 from research.hyperparameters import read_constants, write_constants
-from research.profiles import PROFILES, starting_hyperparameters
+from research.profiles import PROFILES
+from research.starting_hyperparameters import starting_hyperparameters
 from results.experiment import ExperimentRecord, Verdict
 from tests.agent.samples import make_context
 from tests.agent.surface import SIGMA, Lab, Surface

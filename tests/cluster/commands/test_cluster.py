@@ -16,10 +16,10 @@ import pytest
 from agent.repo.repository import make_repository
 from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS
 from cluster.cli import main, make_parser
-from cluster.commands.cluster import OWN_OPTIONS, about_edits, entrypoint, key_for, what_next
 from cluster.ray_cluster import checkout_zip as working_folder
 from cluster.ray_cluster.checkout_zip import sent_files, zip_checkout
 from cluster.ray_cluster.jobs import dashboard_address
+from cluster.ray_cluster.submit import OWN_OPTIONS, about_edits, entrypoint, key_for, what_next
 from research.errors import UserError
 
 FILES = {"research/train.py": "DEPTH = 4\n", "program.md": "policy\n", ".gitignore": "*.secret\n", "results/store.py": "\n"}

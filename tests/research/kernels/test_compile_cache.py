@@ -9,8 +9,9 @@ from triton import knobs
 from triton.runtime.cache import FileCacheManager
 
 from research.files import research_folder
-from research.hyperparameters import fit_to_profile, read_constants, write_constants
+from research.hyperparameters import read_constants, write_constants
 from research.kernels import compile_cache
+from research.starting_hyperparameters import fit_to_profile
 
 SHIPPED = (research_folder() / "train.py").read_text()
 

@@ -1,0 +1,73 @@
+"""What `farm submit` sends to a Ray cluster: the job's command line, and the keys of its researcher. Doesn't import ray."""
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS
+from cluster.farm_options import todays_tag
+from cluster.home import JOB_HOME
+from cluster.proxies import LOOPBACK
+from cluster.ray_cluster.jobs import MODE_VARIABLE, Jobs
+from research.command_hints import to_type
+
+OWN_OPTIONS = ("command", "module", "address", "home", "follow")
+"""Options that are not passed to `farm run`."""
+
+
+def entrypoint(options: argparse.Namespace, home: str) -> str:
+    """The job's command line, quoted for a shell. `~` is kept: the driver's node expands it."""
+    command = ["python3", "-m", "cluster.cli", "run", "--engine=ray", f"--home={home}"]
+    for name, value in (vars(options) | {"tag": options.tag or todays_tag()}).items():
+        if name in OWN_OPTIONS or value is None or value is False or str(value) == "":
+            continue
+        option = "--" + name.replace("_", "-")
+        command.append(option if value is True else f"{option}={value}")
+    return shlex.join(command)
+
+
+def about_edits(checkout: Path) -> list[str]:
+    """A line that says that uncommitted edits are sent too, if there are any."""
+    from agent.repo.repository import uncommitted_train_py
+
+    if uncommitted_train_py(checkout) is None:
+        return []
+    return ["research/train.py is sent with its uncommitted edits"]
+
+
+def key_for(researcher: str) -> tuple[dict[str, str], list[str]]:
+    """The environment that the job gets, and the lines that say so. The key itself is never printed."""
+    if researcher.partition(":")[0] not in ("claude", "command"):
+        return {}, []
+    sent = {name: os.environ[name] for name in CLAUDE_KEYS if os.environ.get(name)}
+    if not sent:
+        return {}, [f"neither {' nor '.join(CLAUDE_KEYS)} is set here: the job uses its node's, if that has one"]
+    verb = "is" if len(sent) == 1 else "are"
+    reader = "everybody who can reach the cluster's dashboard can read it"
+    lines = [f"{' and '.join(sent)} {verb} sent in the job's environment: {reader}"]
+    address = os.environ.get(CLAUDE_GATEWAY)
+    if address:  # or the gateway's key would go to the public address
+        sent[CLAUDE_GATEWAY] = address
+        lines.append(f"{CLAUDE_GATEWAY} is sent, too: the job asks {address}{_whose(address)}")
+    return sent, lines
+
+
+def _whose(address: str) -> str:
+    """A warning if an address means another machine on the job's node than here; else empty."""
+    host = urlsplit(address).hostname
+    return ", which on its node is that node itself, not this machine" if host in LOOPBACK else ""
+
+
+def what_next(job: str, home: str, jobs: Jobs) -> list[str]:
+    """The job's id, and the commands to follow, stop and fetch it."""
+    at = f"--address {jobs.address}"
+    named = "" if home == JOB_HOME else f"--home {shlex.quote(home)} "  # quoted: the shell here would expand ~ to its own
+    ray = f"{MODE_VARIABLE}=token {to_type('ray job')}" if jobs.token_found else to_type("ray job")
+    return [
+        f"job {job} at {jobs.address}; its home is {home} on its node",
+        f"follow  {ray} logs -f {job} {at}",
+        f"stop    {ray} stop {job} {at}",
+        f"fetch   {to_type(f'farm fetch {named}{at}')}",
+    ]
