@@ -16,5 +16,5 @@ class LoopObserver(Protocol):
 
     def on_event(self, kind: str, **fields: Any) -> None:
         """Anything else that people may want to know: `proposal_failed`, `proposal_dropped`, `proposal_refused`, `run_lost`,
-        `adopting`, `moved_aside`, `decision_changed`, `head_moved`, `share_unusual`, `no_wave`.
+        `adopting`, `moved_aside`, `decision_changed`, `head_moved`, `share_unusual`, `no_wave`, `wave_ended`.
         """

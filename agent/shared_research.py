@@ -110,7 +110,7 @@ class SharedResearch:
         """Plans a wave of the near-misses. Returns False if there are too few, or these have been in one on this head."""
         head = self.head()
         assert head is not None, "the baseline comes first"
-        return self._waves.start(self.state().farm, head, fits=self._fits)
+        return self._waves.start(self.state().farm, head, misfit=self._misfit)
 
     def _asked_by_person(self) -> RequestedRun | None:
         for request in self.store.open_requests(self.group):
@@ -180,14 +180,12 @@ class SharedResearch:
         run = self._waves.next_run()
         if run is None:
             return None
-        change = HeadChange(
-            remove=tuple(self.store.record(name).experiment for name in reversed(run.left_out)),
-            add=tuple(self.store.record(name).experiment for name in run.inside),
-        )
+        change = self._change(run.patches.difference(run.inside).union(run.left_out), run.patches)
         try:
             text = changed_head(self._text_at(run.base), change, self._text_at)
         except DoesNotFit as misfit:
             self._rule("wave", run.inside, f"the wave ends early: {misfit}")
+            self._observer.on_event("wave_ended", branch=self.group, reason=str(misfit))
             self.settle()
             return None
         return RequestedRun(
@@ -265,9 +263,9 @@ class SharedResearch:
     def _rule(self, ruling: Ruling, patches: tuple[str, ...], reason: str) -> None:
         self.store.add_event(RULING, ruling_event(self.group, Ruled(ruling=ruling, patches=patches), reason))
 
-    def _fits(self, head: Head, ideas: tuple[str, ...]) -> str | None:
-        """The first of these ideas whose edit does not fit the head with those before it; None if all fit."""
-        change = HeadChange(add=tuple(self.store.record(name).experiment for name in ideas))
+    def _misfit(self, head: Head, work: Work) -> str | None:
+        """The first idea of a run that doesn't fit the head beside the others, or can't be taken out of it; None: it fits."""
+        change = self._change(frozenset(head.patches), work.patches)
         try:
             changed_head(self._text_at(head.commit), change, self._text_at)
         except DoesNotFit as misfit:

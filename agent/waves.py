@@ -7,7 +7,7 @@ from typing import Any
 from results import policy, waves
 from results.experiment import Head
 from results.group_entries import RULING
-from results.policy import FarmState
+from results.policy import FarmState, Work
 from results.store import Store
 
 WAVE = "wave"
@@ -36,34 +36,30 @@ class Waves:
     def __init__(self, store: Store, group: str) -> None:
         self._store, self._group = store, group
 
-    def start(self, state: FarmState, head: Head, *, fits: Callable[[Head, tuple[str, ...]], str | None]) -> bool:
+    def start(self, state: FarmState, head: Head, *, misfit: Callable[[Head, Work], str | None]) -> bool:
         """Records a wave of the near-misses on the head. Returns False if there are too few, or one had the same.
 
-        `fits` returns the first of some ideas that doesn't fit the head beside the others.
+        `misfit` returns the first idea of a run that doesn't fit the head beside the others, or can't be taken out of it.
         """
         if self._under_way() is not None:
             return True
-        names = list(policy.near_misses(state))
-        members = waves.members(state, names)
-        while (misfit := fits(head, members)) is not None:
-            names.remove(misfit)
-            members = waves.members(state, names)
+        state = replace(state, head=frozenset(head.patches))
+        members, runs = _fitting(state, head, misfit)
         earlier = self._store.events(WAVE, self._group)
         had = [(frozenset(wave["members"]), wave["base"]) for wave in earlier]
         if len(members) < FEWEST or (frozenset(members), head.commit) in had:
             return False
-        state = replace(state, head=frozenset(head.patches))
-        runs = [
+        planned = [
             {
-                "inside": [m for m in members if m in work.patches],
+                "inside": [name for name in members if name in work.patches],
                 "patches": sorted(work.patches),
                 "left_out": sorted(work.left_out),
             }
-            for work in waves.wave(state, members)
+            for work in runs
         ]
         number = len(earlier) + 1
         wave = {"branch": self._group, "group": self._group, "number": number, "base": head.commit, "members": list(members),
-                "runs": runs}  # fmt: skip
+                "runs": planned}  # fmt: skip
         return self._store.add_event(WAVE, wave)
 
     def next_run(self) -> WaveRun | None:
@@ -93,3 +89,17 @@ class Waves:
         begun = self._store.events(WAVE, self._group)
         concluded = sum(event["ruling"] == "wave" for event in self._store.events(RULING, self._group))
         return begun[concluded] if len(begun) > concluded else None
+
+
+def _fitting(
+    state: FarmState, head: Head, misfit: Callable[[Head, Work], str | None]
+) -> tuple[tuple[str, ...], tuple[Work, ...]]:
+    """The near-misses of which every run of one wave can be made, and these runs; fewer than FEWEST members have none."""
+    names = list(policy.near_misses(state))
+    while len(members := waves.members(state, names)) >= FEWEST:
+        runs = waves.wave(state, members)
+        found = next((idea for work in runs if (idea := misfit(head, work)) is not None), None)
+        if found is None:
+            return members, runs
+        names = [name for name in names if name != found and found not in policy.rivals(state, state.patches[name], state.head)]
+    return members, ()

@@ -18,6 +18,7 @@ MESSAGES = {
     "decision_changed": "{branch}: {experiment} ({title}) {reason}",
     "head_moved": "{branch}: the head is now {change}; {expected:.6f} expected",
     "share_unusual": "{branch}: {run} had {share} of the machine than usual, which may decide: it is repeated",
+    "wave_ended": "{branch}: the wave of near-misses ends early: {reason}",
     "no_wave": "{branch}: too few near-misses to combine, or they have been combined on this head",
     "picture_moved_aside": "{branch}: progress.png was not drawn by the farm: it is now {file}",
     "run_lost": "{branch}: run {run} was lost: {reason}",

@@ -87,7 +87,8 @@ def _drop(store: "Store", ask: Ask, state: "GroupState") -> str:
         raise UserError(f"{idea} ({title}) is not in the head of {ask.group}; the ideas in it: {there}.")
     on_it = sorted(name for name in head if idea in state.farm.patches[name].needs)
     if on_it:
-        raise UserError(f"{idea} ({title}) can't leave the head: {', '.join(on_it)} builds on it; drop that first.")
+        builds, that = ("builds", "that") if len(on_it) == 1 else ("build", "those")
+        raise UserError(f"{idea} ({title}) can't leave the head: {', '.join(on_it)} {builds} on it; drop {that} first.")
     ruling = Ruled(ruling="bar", patches=(idea,))
     store.add_event(RULING, ruling_event(ask.group, ruling, "a person dropped it"))
     for name, verdict in flips(store.groups.state(ask.group), {idea: "keep"}):
