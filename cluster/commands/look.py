@@ -4,6 +4,7 @@ afterwards.
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,9 +226,8 @@ def import_(options: argparse.Namespace) -> int:
     home, path = find_home(options.home), Path(options.file)
     file = read_foreign(path)
     if not file.rows:
-        raise UserError(
-            f"{path} holds no row with a score and a status: nothing is imported ({to_type('farm autopsy')} tells)."
-        )
+        tells = to_type(f"farm autopsy {shlex.quote(options.file)}")
+        raise UserError(f"{printable(path)} holds no row with a score and a status: nothing is imported (`{tells}` says why).")
     name = one_line(options.name or printable(path.name), LONGEST_NAME)
     found = examined(file, options.sigma)
     with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
