@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from research.errors import UserError
 from research.formatting import counted, shortened
 from results import effect_estimate as estimate
 from results.effect_estimate import INTERVAL, Estimate, Look, NoiseModel
@@ -21,9 +20,6 @@ from results.foreign_tsv import ForeignFile, ForeignRow
 
 SIGMAS = (0.00005, 0.02)
 """Between these in bpb the noise of a file is looked for."""
-
-GIVEN_SIGMAS = (1e-6, 1.0)
-"""Between these in bpb a sigma can be given."""
 
 SIGMA_SPAN, SIGMA_STEPS = 20.0, 12
 ANYTHING = 0.01
@@ -101,13 +97,7 @@ class Autopsy:
 
 
 def examine(file: ForeignFile, sigma: float | None = None) -> Autopsy:
-    """The autopsy of a file, with this sigma or one estimated from how its scores scatter.
-
-    Raises UserError for a sigma that no score in bits per byte can have.
-    """
-    if sigma is not None and not GIVEN_SIGMAS[0] <= sigma <= GIVEN_SIGMAS[1]:
-        low, high = GIVEN_SIGMAS
-        raise UserError(f"A sigma of {sigma:g} is none of val_bpb: give one from {low:g} to {high:g}, such as 0.0007.")
+    """The autopsy of a file, with this sigma or one estimated from how its scores scatter."""
     repeated = set(file.duplicates)
     scored = [row for row in file.rows if row.score is not None and row.line not in repeated]
     start = next((index for index, row in enumerate(scored) if row.status == "keep"), None)

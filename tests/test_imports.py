@@ -33,6 +33,7 @@ LIGHT = {
     "research/files.py": {"research.errors"},
     "research/command_hints.py": {"research.files"},
     "research/formatting.py": set(),
+    "research/number_options.py": {"research.formatting"},
     "research/cpu_cores.py": set(),
     "research/gpu_memory.py": set(),
     "research/contract.py": {"research.errors", "research.files"},

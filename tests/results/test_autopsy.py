@@ -263,9 +263,3 @@ def test_no_bytes_are_a_traceback(content: bytes) -> None:
         Path(written.name).write_bytes(content + b"\nx\t1.0\t1\tkeep\tlast\n")
         file = read_foreign(Path(written.name))
         assert autopsy_lines(examine(file, 0.001)) and len(lines_of(file)) >= 1
-
-
-@pytest.mark.parametrize("sigma", [1e-300, 1e-7, 2.0, 1e300])
-def test_a_sigma_that_no_score_has_is_one_line(sigma: float) -> None:
-    with pytest.raises(UserError, match="such as"):
-        examine(parse_foreign("commit\tval_bpb\tstatus\na\t1.0\tkeep\n"), sigma)
