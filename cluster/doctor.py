@@ -227,13 +227,13 @@ def _data(devices: Sequence[Device], cache: Path) -> list[Check]:
 
 
 def _prepared(contract: Contract, cache: Path) -> Check:
-    from research.data.prepare import find_prepared
+    from research.data.prepare import find_prepared, prepare_command
 
     try:
         data = find_prepared(contract, cache=cache)
     except UserError:
         found = f"profile {contract.profile} ({contract.source}) is not prepared"
-        return Check(name="data", state="warn", found=found, cure=to_type(f"farm prepare --profile {contract.profile}"))
+        return Check(name="data", state="warn", found=found, cure=prepare_command(contract, cache=cache))
     return Check(
         name="data", state="ok", found=f"profile {contract.profile}: {data.train_rows:,} training rows in {data.folder}"
     )

@@ -26,6 +26,7 @@ from cluster.history_export import HistoryExport
 from cluster.local_api import FarmServer
 from cluster.loop_plans import LoopPlan, Planner
 from cluster.person_requests import Answer, Ask, record
+from cluster.resuming import log_options
 from cluster.stop_request import StopRequest, interrupt_this_process
 from cluster.workqueue import WorkItem
 from research.contract import Contract
@@ -64,6 +65,8 @@ class Farm:
             self.store = self._cleanup.enter_context(Store.open(self.home.folder, wait_s=5.0))
             self.export = HistoryExport(self.store, on_aside=self._on_aside)
             self.events = FarmEvents(self.home, self.store, display, self.export, show_joining=options.engine == "ray")
+            if options.given is not None:
+                log_options(self.home, options.tag, options.given)
             self._working: Dispatcher | None = None
             self.has_loops = False
             """Whether loops run, rather than a single command's runs."""

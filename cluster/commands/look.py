@@ -103,7 +103,7 @@ def sql(options: argparse.Namespace) -> int:
     else:
         from results.store import query_home
 
-        table = query_home(home.folder, query, audience=audience)
+        table = query_home(home.folder, query, audience=audience, begin=to_type(f"farm demo{home_option(home)}"))
     print(table.to_json() if options.json else table.to_text().rstrip("\n"))
     return 0
 

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS
 from cluster.farm_options import todays_tag
 from cluster.home import JOB_HOME
+from cluster.parser_parts import words_for
 from cluster.proxies import LOOPBACK
 from cluster.ray_cluster.jobs import MODE_VARIABLE, Jobs
 from research.command_hints import to_type
@@ -20,12 +21,8 @@ OWN_OPTIONS = ("command", "module", "address", "home", "follow")
 def entrypoint(options: argparse.Namespace, home: str) -> str:
     """The job's command line, quoted for a shell. `~` is kept: the driver's node expands it."""
     command = ["python3", "-m", "cluster.cli", "run", "--engine=ray", f"--home={home}"]
-    for name, value in (vars(options) | {"tag": options.tag or todays_tag()}).items():
-        if name in OWN_OPTIONS or value is None or value is False or str(value) == "":
-            continue
-        option = "--" + name.replace("_", "-")
-        command.append(option if value is True else f"{option}={value}")
-    return shlex.join(command)
+    tagged = argparse.Namespace(**{**vars(options), "tag": options.tag or todays_tag()})
+    return shlex.join([*command, *words_for(tagged, without=OWN_OPTIONS)])
 
 
 def about_edits(checkout: Path) -> list[str]:

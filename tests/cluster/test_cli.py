@@ -256,7 +256,7 @@ def test_no_option_takes_an_absurd_number(absurd):
 def test_an_empty_home_says_how_to_begin(tmp_path, capsys):
     for command in (["status"], ["report"], ["show", "1"], ["sql", "SELECT 1"]):
         assert main([*command, "--home", str(tmp_path / "none")]) == 2
-        assert "farm demo" in capsys.readouterr().err
+        assert f"farm demo --home {tmp_path / 'none'}" in capsys.readouterr().err
 
 
 def test_status_says_where_each_branch_stands(home, capsys):

@@ -13,6 +13,7 @@ from cluster.cli import main, make_parser
 from cluster.home import Home
 from cluster.local_api import FarmServer
 from cluster.person_requests import Answer, Ask, record
+from cluster.resuming import log_options
 from research.result import RunResult, RunSpec
 from results import policy
 from results.experiment import Experiment, Verdict
@@ -56,12 +57,16 @@ def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: SharedLab,
     state = lab.store.groups.state(GROUP).farm
     dropped = next(name for name in before if not policy.needed(state, name, state.head))
     count = len(lab.rows("SELECT * FROM heads"))
+    for words in ("--loops=3", "--loops=2 --engine=local --devices=cpu"):
+        log_options(Home(lab.home), "mar8", words)
+    log_options(Home(lab.home), "another", "--loops=4")
 
     assert typed(lab, "drop", dropped) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert dropped in first and GROUP in first
-    command = shlex.split(second.partition("farm ")[2])
-    assert make_parser().parse_args(command).tag == "mar8"
+    command = make_parser().parse_args(shlex.split(second.partition("farm ")[2]))
+    assert (command.tag, command.loops, command.engine, str(command.devices)) == ("mar8", 2, "local", "cpu")
+    assert command.home == str(lab.home) and command.profile == "cpu" and command.budget
     assert lab.rows(DECISION.format(dropped)) == [("discard",)]
     assert typed(lab, "drop", dropped) == 2
     assert "is not in the head" in capsys.readouterr().err
