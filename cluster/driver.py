@@ -36,6 +36,7 @@ from research.profiles import profile_named
 from research.result import RunResult, RunSpec
 from research.starting_hyperparameters import fit_to_profile
 from results.experiment import Branch, Experiment
+from results.foreign_import import Import, record_import
 from results.query import Table
 from results.store import Audience, Store
 from results.verdict import NoisePrior, noise_prior
@@ -86,7 +87,14 @@ class Farm:
 
     def _serve(self) -> None:
         """Answers `farm status`, `farm sql`, `farm stop` and what people ask of loops as long as this farm holds its home."""
-        server = FarmServer(self.home, status=self.status, query=self._query, ask=self._ask, stop=lambda: self.on_stop())
+        server = FarmServer(
+            self.home,
+            status=self.status,
+            query=self._query,
+            ask=self._ask,
+            record_import=self._import,
+            stop=lambda: self.on_stop(),
+        )
         server.start()
         self._cleanup.callback(server.close)
 
@@ -119,6 +127,13 @@ class Farm:
         answer = Answer(recorded=record(self.store, ask), is_taken_up=self._is_looping(ask.group))
         self.display.say(f"asked by a person: {answer.recorded}")
         return answer
+
+    def _import(self, event: dict[str, Any], replace: bool) -> Import:
+        """Records another system's results; called in the local API's threads. Raises UserError."""
+        done = record_import(self.store, event, replace=replace)
+        if done.is_new:
+            self.display.say(f"imported: {done.name}")
+        return done
 
     def _is_looping(self, group: str) -> bool:
         """Whether a loop of the group will take another step."""

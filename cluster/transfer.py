@@ -28,6 +28,7 @@ from research.profiles import Constant
 from research.result import RunResult, RunSpec
 from results import policy
 from results.experiment import Branch, ExperimentRecord, Head, run_from, to_body
+from results.foreign_import import record_import
 from results.group_state import seed_named
 from results.store import Store
 from results.table_rows import without_audit
@@ -229,6 +230,7 @@ def held(home: Home, branch: Branch) -> Iterator[tuple[Store, dict[str, Any]]]:
             status=status,
             query=lambda sql, audience: store.query(sql, audience=audience),
             ask=lambda asked: Answer(recorded=record(store, asked), is_taken_up=False),
+            record_import=lambda event, replace: record_import(store, event, replace=replace),
             stop=interrupt_this_process,
         )
         server.start()

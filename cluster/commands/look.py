@@ -219,7 +219,7 @@ def autopsy(options: argparse.Namespace) -> int:
 def import_(options: argparse.Namespace) -> int:
     """Records the rows of an outside results.tsv, for researchers to read."""
     from results.autopsy import autopsy_lines
-    from results.foreign_import import examined, import_file
+    from results.foreign_import import event_of, examined, record_import
     from results.foreign_tsv import read_foreign
     from results.store import Store
 
@@ -230,8 +230,15 @@ def import_(options: argparse.Namespace) -> int:
         raise UserError(f"{printable(path)} holds no row with a score and a status: nothing is imported (`{tells}` says why).")
     name = one_line(options.name or printable(path.name), LONGEST_NAME)
     found = examined(file, options.sigma)
-    with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
-        done = import_file(store, found, name=name, replace=options.name is not None)
+    event, replace = event_of(found, name), options.name is not None
+    client = connect(home)
+    if client is None and (silent := silent_farm(home)):
+        raise UserError(silent)
+    if client is not None:
+        done = client.record_import(event, replace=replace)
+    else:
+        with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
+            done = record_import(store, event, replace=replace)
     if not done.is_new:
         print(f"The same file is there already, as {done.name}: nothing is changed.")
         return 0
