@@ -253,8 +253,10 @@ def _checkout(home: Home) -> Check:
         cure = "run commands inside a checkout to get the branches there"
         return Check(name="checkout", state="warn", found=f"none here: branches go to {home.folder / 'repository'}", cure=cure)
     if not (checkout / ".git").exists():
+        from agent.repo.repository import START_GIT
+
         found = f"{checkout} is not a git repository: branches go to {home.folder / 'repository'}"
-        return Check(name="checkout", state="warn", found=found, cure="git init && git add -A && git commit -m Start")
+        return Check(name="checkout", state="warn", found=found, cure=START_GIT)
     return Check(name="checkout", state="ok", found=str(checkout))
 
 

@@ -26,12 +26,15 @@ def entrypoint(options: argparse.Namespace, home: str) -> str:
 
 
 def about_edits(checkout: Path) -> list[str]:
-    """A line that says that uncommitted edits are sent too, if there are any."""
-    from agent.repo.repository import uncommitted_train_py
+    """A line that says that edits are sent too: uncommitted ones, or whatever is in a folder that git doesn't know."""
+    from agent.repo.repository import START_GIT, TRAIN_FILE, committed_around, train_py_to_try
 
-    if uncommitted_train_py(checkout) is None:
-        return []
-    return ["research/train.py is sent with its uncommitted edits"]
+    committed = committed_around(checkout)
+    if committed is None:
+        told = f"{TRAIN_FILE} is sent as it is now, edits included: git has no committed one here to tell them from"
+        return [f"{told}, and farm fetch will need a git checkout; `{START_GIT}` makes one"]
+    is_edited = train_py_to_try(checkout) != committed.replace("\r\n", "\n")
+    return [f"{TRAIN_FILE} is sent with its uncommitted edits"] if is_edited else []
 
 
 def key_for(researcher: str) -> tuple[dict[str, str], list[str]]:
