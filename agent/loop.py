@@ -136,9 +136,13 @@ class ResearchLoop:
         It becomes a run of that experiment where that is of this group; a new experiment elsewhere.
         """
         experiment = earlier.experiment
-        if experiment.branch in [branch.name for branch in self.store.groups.members(self.shared.group)]:
+        if self.is_of_group(experiment):
             return await self._train_and_conclude(experiment, earlier.runs, again=True)
         return await self.try_now(replace(proposal, parents=(experiment.id,)))
+
+    def is_of_group(self, experiment: Experiment) -> bool:
+        """Whether a loop of this loop's group made an experiment."""
+        return experiment.branch in [branch.name for branch in self.store.groups.members(self.shared.group)]
 
     async def adopt(self) -> list[ExperimentRecord]:
         """Makes an experiment of each commit that a person made on the branch: runs it once, keeps it if it has a score."""

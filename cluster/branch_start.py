@@ -14,9 +14,10 @@ from agent.repo.branch_log import FITTED_FROM, is_ancestor, positions_of
 from agent.repo.branch_names import branch_name, branch_ref, short_name, worktree_folder
 from agent.repo.git_command import GitFailed, command_to_type, run_git
 from agent.repo.repository import (
+    START_GIT,
     TRAIN_FILE,
+    committed_around,
     head_train_py,
-    is_committed_around,
     train_py_at,
     train_py_to_try,
     uncommitted_train_py,
@@ -224,12 +225,11 @@ def source_tree_lines(options: FarmOptions) -> list[str]:
     working = train_py_to_try(tree)
     if working != committed_train_py(options.repo).replace("\r\n", "\n"):
         return [] if options.dirty else [LEFT_OUT.format(file=tree / TRAIN_FILE)]
-    if is_committed_around(tree):
+    if committed_around(tree) is not None:
         return []
-    start = "git init && git add --all && git commit -m start"
     return [
         f"{tree} is not in a git repository: the branch starts from its {TRAIN_FILE} as it is now, edits included; to tell "
-        f"them apart, run `{start}` there before you edit it"
+        f"them apart, run `{START_GIT}` there before you edit it"
     ]
 
 

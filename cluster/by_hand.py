@@ -78,13 +78,18 @@ async def try_working_train_py(farm: Farm, message: str | None, *, again: bool =
         head_text = loop.worktree.train_py(loop.head().commit)
         if record is None and same_code(working, head_text) and (finished or not measured_before):
             record = farm.store.record(loop.head().experiment_id)
-        if record is None:
+        if record is not None:
+            tell_what_is_left_aside(farm, loop, record, working, message)
+        else:
             earlier = earlier_try(loop, working, head_text, again=again)
             proposal = proposal_by_hand(head_text, working, message)
             if measured_before:  # else it has been told
                 await tell_if_busy(farm)
+            if earlier is not None and loop.is_of_group(earlier.experiment):
+                tell_what_is_left_aside(farm, loop, earlier, working, message)
             record = await (loop.try_now(proposal) if earlier is None else loop.try_again(earlier, proposal))
-        leave_results(farm, loop, record, tried)
+        is_recorded = same_lines(working, loop.worktree.train_py(record.experiment.commit))
+        leave_results(farm, loop, record, tried if is_recorded else None)
         return record
     finally:
         await loop.close()
@@ -111,6 +116,18 @@ async def tell_if_busy(farm: Farm) -> None:
         farm.display.say(line)
 
 
+def tell_what_is_left_aside(
+    farm: Farm, loop: ResearchLoop, record: ExperimentRecord, working: str, message: str | None
+) -> None:
+    """Says which words of the user's, and which of the edits, a run of an experiment that is on record already doesn't use."""
+    experiment = record.experiment
+    left = [] if message in (None, experiment.title) else ["-m"]
+    left += [] if same_lines(working, loop.worktree.train_py(experiment.commit)) else ["edits of comments, formatting or names"]
+    if left:
+        what = f"{TRAIN_FILE} is the program of {experiment.id} ({experiment.title}), and this is a run of that"
+        farm.display.say(f"{what}: {' and '.join(left)} left aside")
+
+
 def earlier_try(loop: ResearchLoop, working: str, head_text: str, *, again: bool) -> ExperimentRecord | None:
     """The experiment that has tried the same program; None if none has. Raises UserError for one that isn't wanted `again`."""
     known = programs_on_same_terms(loop.store, loop.branch) | {
@@ -126,9 +143,9 @@ def earlier_try(loop: ResearchLoop, working: str, head_text: str, *, again: bool
     raise UserError(f"{result_in_words(earlier)}. Edit {TRAIN_FILE} further, or run it --again, as a replicate.")
 
 
-def leave_results(farm: Farm, loop: ResearchLoop, record: ExperimentRecord, tried: str) -> None:
+def leave_results(farm: Farm, loop: ResearchLoop, record: ExperimentRecord, tried: str | None) -> None:
     """Leaves the head's train.py, results.tsv and run.log where the user works. What can't be written there is said and stays:
-    the experiment is on record.
+    the experiment is on record. `tried` None: the text that was tried is on no record, and stays.
     """
     folder = farm.options.source_tree or farm.options.repo
     try:
@@ -138,15 +155,17 @@ def leave_results(farm: Farm, loop: ResearchLoop, record: ExperimentRecord, trie
         farm.display.say(f"{error.filename or folder} can't be written ({error.strerror}): it stays as it is")
 
 
-def give_back(options: FarmOptions, loop: ResearchLoop, record: ExperimentRecord, tried: str) -> None:
-    """Restores the head's train.py after a discard, unless the user has edited it since; a commit of the user's stays."""
+def give_back(options: FarmOptions, loop: ResearchLoop, record: ExperimentRecord, tried: str | None) -> None:
+    """Restores the head's train.py after a discard, unless the user has edited it since, or what was tried is on no record
+    (`tried` None). A commit of the user's stays.
+    """
     head, tree = loop.head(), options.source_tree
     if tree is None:
-        if not is_kept(record) and not is_by_hand(loop.worktree, record.experiment):
+        if tried is not None and not is_kept(record) and not is_by_hand(loop.worktree, record.experiment):
             loop.worktree.restore(head.commit, tried=tried)
         return
     text = loop.worktree.train_py(head.commit)
-    if working_train_py(tree) == tried != text:
+    if tried is not None and working_train_py(tree) == tried != text:
         (tree / TRAIN_FILE).write_text(text, encoding="utf-8")
     aside = write_results_tsv(tree / "results.tsv", loop.store.records(loop.branch.name))
     if aside is not None:

@@ -8,10 +8,8 @@ import argparse
 import contextlib
 import importlib
 import keyword
-import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from agent.repo.branch_names import check_name
 from agent.researchers.make import RESEARCHERS
@@ -22,6 +20,7 @@ from cluster.proxies import LOOPBACK, reach_directly
 from research.command_hints import to_type
 from research.errors import UserError
 from research.formatting import is_text
+from research.number_options import budget_seconds, count_to, gigabytes, number_from
 from research.profiles import PROFILES, RECIPES
 from research.result import SANDBOX_MODES
 from research.streams import drop_output, prepare_streams, refusal
@@ -29,6 +28,18 @@ from results.verdict import LINE_PRICE
 
 DEFAULT_SEEDS = 5
 """Fresh seeds of `farm confirm`."""
+
+MOST_SEEDS = 1_000
+"""Limit of --seeds: the interval of so many is as narrow as anybody needs."""
+
+DEEPEST = 64
+"""Limit of --depth: the width grows with it, and no device here trains more."""
+
+MOST_TOKENS = 10_000
+"""Limit of --tokens: each takes a forward pass, and text is printed only when complete, so more would look like a hang."""
+
+GIVEN_SIGMAS = (1e-6, 1)
+"""Limits of --sigma in bits per byte."""
 
 FIRST_STEPS = {
     "demo": "the whole workflow in five minutes, on any machine",
@@ -130,8 +141,8 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _add_start(group: CommandGroup) -> None:
     demo = group.add("demo", "the whole workflow in five minutes: data, baseline, a few experiments, results")
-    demo.add_argument("--experiments", type=_positive(int), default=5, metavar="N", help="experiments (default: 5)")
-    demo.add_argument("--budget", type=_positive(float), metavar="S", help="seconds of training per run (default: 10)")
+    demo.add_argument("--experiments", type=count_to(1_000), default=5, metavar="N", help="experiments (default: 5)")
+    demo.add_argument("--budget", type=budget_seconds, metavar="S", help="seconds of training per run (default: 10)")
     _add_devices(demo)
     _add_places(demo)
 
@@ -197,9 +208,9 @@ def _add_decide(group: CommandGroup) -> None:
     confirm.add_argument("name", nargs="?", type=_text, metavar="BRANCH|ID",
                          help="a branch or tag, or an experiment to run instead of a head "
                          "(default: the newest tag's best branch)")  # fmt: skip
-    confirm.add_argument("--seeds", type=_positive(int), default=DEFAULT_SEEDS, metavar="N",
+    confirm.add_argument("--seeds", type=count_to(MOST_SEEDS), default=DEFAULT_SEEDS, metavar="N",
                          help=f"fresh seeds, under each of which both run (default: {DEFAULT_SEEDS})")  # fmt: skip
-    confirm.add_argument("--num-shards", type=_positive(int), metavar="N",
+    confirm.add_argument("--num-shards", type=count_to(10_000), metavar="N",
                          help="training shards of the recorded runs (default: 10)")  # fmt: skip
     _add_devices(confirm)
     _add_places(confirm)
@@ -266,7 +277,7 @@ def _add_look(group: CommandGroup) -> None:
     verify = group.add("verify", "repeat a recorded run and compare the scores; records nothing")
     _add_experiment(verify)
     verify.add_argument(
-        "--num-shards", type=_positive(int), metavar="N", help="training shards of the recorded run (default: 10)"
+        "--num-shards", type=count_to(10_000), metavar="N", help="training shards of the recorded run (default: 10)"
     )
     _add_devices(verify)
     _add_places(verify)
@@ -287,7 +298,7 @@ def _add_look(group: CommandGroup) -> None:
 
 def _add_foreign(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=_text, help="a results.tsv of this or another system")
-    parser.add_argument("--sigma", type=_positive(float), metavar="BPB",
+    parser.add_argument("--sigma", type=number_from(*GIVEN_SIGMAS, float), metavar="BPB",
                         help="noise of a score between seeds (default: estimated from the file)")  # fmt: skip
 
 
@@ -304,7 +315,7 @@ def _add_use(group: CommandGroup) -> None:
     sample = group.add("sample", "generate text with a saved model (see farm run --samples)")
     sample.add_argument("id", nargs="?", type=_text, help="experiment (default: the newest keep with a saved model)")
     sample.add_argument("--prompt", default="", metavar="TEXT", help="text to continue")
-    sample.add_argument("--tokens", type=_positive(int), default=128, metavar="N", help="tokens at most (default: 128)")
+    sample.add_argument("--tokens", type=count_to(MOST_TOKENS), default=128, metavar="N", help="tokens at most (default: 128)")
     _add_devices(sample)
     _add_places(sample)
     _add_transfer(group)
@@ -315,11 +326,13 @@ def _add_transfer(group: CommandGroup) -> None:
         "transfer", "whether a gain carries over to another depth or budget, and whether it is speed or learning"
     )
     _add_branch(transfer)
-    transfer.add_argument("--depth", type=_positive(int), metavar="D", help="DEPTH of both train.py (default: their own)")
-    transfer.add_argument("--budget", type=_positive(float), metavar="S", help="seconds per run (default: the branch's)")
-    transfer.add_argument("--seeds", type=_positive(int), default=2, metavar="N", help="runs of each train.py (default: 2)")
+    transfer.add_argument("--depth", type=count_to(DEEPEST), metavar="D", help="DEPTH of both train.py (default: their own)")
+    transfer.add_argument("--budget", type=budget_seconds, metavar="S", help="seconds per run (default: the branch's)")
+    transfer.add_argument(
+        "--seeds", type=count_to(MOST_SEEDS), default=2, metavar="N", help="runs of each train.py (default: 2)"
+    )
     transfer.add_argument("--no-split", action="store_true", help="leave out the runs that tell speed from learning")
-    transfer.add_argument("--num-shards", type=_positive(int), metavar="N", help="training shards (default: the branch's)")
+    transfer.add_argument("--num-shards", type=count_to(10_000), metavar="N", help="training shards (default: the branch's)")
     _add_devices(transfer)
     _add_places(transfer)
     _add_json(transfer)
@@ -337,13 +350,15 @@ def _add_researcher(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits (default: none; the farm runs until it is stopped)")
-    limits.add_argument("--experiments", type=_positive(int), metavar="N", help="total number of experiments per branch")
-    limits.add_argument("--hours", type=_positive(float), metavar="H", help="start no new experiment after this many hours")
-    limits.add_argument("--max-cost", type=_positive(float), metavar="USD",
+    limits.add_argument("--experiments", type=count_to(1_000_000), metavar="N", help="total number of experiments per branch")
+    limits.add_argument(
+        "--hours", type=number_from(0.001, 366 * 24, float), metavar="H", help="start no new experiment after this many hours"
+    )
+    limits.add_argument("--max-cost", type=number_from(0.01, 1_000_000, float), metavar="USD",
                         help="US dollars for the tag's researchers: all of its loops, and earlier sessions too")  # fmt: skip
     parser.add_argument("--share", choices=("all", "none"), default="all",
                         help="whether loops of one platform go on from one head (default: all)")  # fmt: skip
-    parser.add_argument("--loops", type=_positive(int), metavar="N", help="number of loops (default: one per device)")
+    parser.add_argument("--loops", type=count_to(1_000), metavar="N", help="number of loops (default: one per device)")
     parser.add_argument("--dirty", action="store_true", help="start new branches from uncommitted edits of research/train.py")
     parser.add_argument("--samples", action="store_true", help="save the model of each keep, for farm sample")
     parser.add_argument("--no-start-ahead", action="store_true",
@@ -353,9 +368,9 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
 def _add_judging(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rule", choices=("estimate", "greedy"), default="estimate",
                         help="what is kept: estimate, what probably helps by all runs (default); greedy, any gain")  # fmt: skip
-    parser.add_argument("--line-price", type=_not_negative, default=LINE_PRICE, metavar="BPB",
+    parser.add_argument("--line-price", type=number_from(0, 1, float), default=LINE_PRICE, metavar="BPB",
                         help=f"gain that each added line must bring (default: {LINE_PRICE:f})".rstrip("0"))  # fmt: skip
-    parser.add_argument("--memory-cap", type=_positive(float), metavar="GB",
+    parser.add_argument("--memory-cap", type=gigabytes, metavar="GB",
                         help="peak memory that a keep may need (default: what the device has)")  # fmt: skip
     parser.add_argument("--sandbox", choices=SANDBOX_MODES, default="auto",
                         help="auto: the layers that this host has (default); strict: refuse to run unless it has all; "
@@ -364,7 +379,7 @@ def _add_judging(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_gpu_memory(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--gpu-memory", type=_positive(float), metavar="GB",
+    parser.add_argument("--gpu-memory", type=gigabytes, metavar="GB",
                         help="GPU memory that a run may use (default: all that is free)")  # fmt: skip
 
 
@@ -377,11 +392,11 @@ def _add_recipe(parser: argparse.ArgumentParser) -> None:
 def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", choices=list(PROFILES),
                         help="constants and starting hyperparameters (default: see farm profile)")  # fmt: skip
-    parser.add_argument("--budget", type=_positive(float), metavar="S",
+    parser.add_argument("--budget", type=budget_seconds, metavar="S",
                         help="seconds of training per run (default: the profile's)")  # fmt: skip
     parser.add_argument("--source", type=_text, metavar="S",
                         help="climbmix, tinystories, stdlib or files:PATH (default: the profile's)")  # fmt: skip
-    parser.add_argument("--num-shards", type=_positive(int), metavar="N", help="training shards (default: 10)")
+    parser.add_argument("--num-shards", type=count_to(10_000), metavar="N", help="training shards (default: 10)")
 
 
 def _add_devices(
@@ -435,36 +450,6 @@ def _tag(text: str) -> str:
     """A type for argparse: a tag, with which branches can be named. Raises UserError."""
     check_name(_text(text), "tag")
     return text
-
-
-def _not_negative(text: str) -> float:
-    """A type for argparse: a finite number that is at least 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number that is at least 0, not {text!r}")
-    return value
-
-
-_Number = TypeVar("_Number", int, float)
-
-
-def _positive(kind: Callable[[str], _Number]) -> Callable[[str], _Number]:
-    """A type for argparse: a finite number greater than 0."""
-    wanted = "a whole number" if kind is int else "a number"
-
-    def parse(text: str) -> _Number:
-        try:
-            value = kind(text)
-        except ValueError:
-            value = kind("0")
-        if not 0 < value < math.inf:
-            raise argparse.ArgumentTypeError(f"must be {wanted} greater than 0, not {text!r}")
-        return value
-
-    return parse
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from cluster.dispatch import NoWorkersLeft
 from cluster.display import Display
 from cluster.driver import Farm
 from cluster.farm_options import FarmOptions
+from cluster.home import Home
+from cluster.resuming import resuming
 from cluster.stop_request import STOPPING
-from research.command_hints import to_type
 from research.contract import Contract
 from research.errors import UserError
 from research.formatting import counted, duration, utc_now
@@ -56,7 +57,8 @@ def subject_of(store: Store, branch: Branch, experiment: str | None) -> Subject:
     """An experiment, or the head of a branch's group, with the baseline of the branch. Raises UserError."""
     baseline, head = store.baseline(branch.name), store.head(branch.name)
     if baseline is None or head is None:
-        raise UserError(f"{branch.name} has no baseline with a score yet: {to_type('farm run')} measures it.")
+        begin = resuming(Home(store.home), branch)
+        raise UserError(f"{branch.name} has no baseline with a score yet: `{begin}` measures it.")
     record = store.record(experiment or head.experiment_id)
     tried = record.experiment
     if record.val_bpb is None:

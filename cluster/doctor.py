@@ -227,13 +227,13 @@ def _data(devices: Sequence[Device], cache: Path) -> list[Check]:
 
 
 def _prepared(contract: Contract, cache: Path) -> Check:
-    from research.data.prepare import find_prepared
+    from research.data.prepare import find_prepared, prepare_command
 
     try:
         data = find_prepared(contract, cache=cache)
     except UserError:
         found = f"profile {contract.profile} ({contract.source}) is not prepared"
-        return Check(name="data", state="warn", found=found, cure=to_type(f"farm prepare --profile {contract.profile}"))
+        return Check(name="data", state="warn", found=found, cure=prepare_command(contract, cache=cache))
     return Check(
         name="data", state="ok", found=f"profile {contract.profile}: {data.train_rows:,} training rows in {data.folder}"
     )
@@ -253,8 +253,10 @@ def _checkout(home: Home) -> Check:
         cure = "run commands inside a checkout to get the branches there"
         return Check(name="checkout", state="warn", found=f"none here: branches go to {home.folder / 'repository'}", cure=cure)
     if not (checkout / ".git").exists():
+        from agent.repo.repository import START_GIT
+
         found = f"{checkout} is not a git repository: branches go to {home.folder / 'repository'}"
-        return Check(name="checkout", state="warn", found=found, cure="git init && git add -A && git commit -m Start")
+        return Check(name="checkout", state="warn", found=found, cure=START_GIT)
     return Check(name="checkout", state="ok", found=str(checkout))
 
 

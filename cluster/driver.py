@@ -26,6 +26,7 @@ from cluster.history_export import HistoryExport
 from cluster.local_api import FarmServer
 from cluster.loop_plans import LoopPlan, Planner
 from cluster.person_requests import Answer, Ask, record
+from cluster.resuming import log_options
 from cluster.stop_request import StopRequest, interrupt_this_process
 from cluster.workqueue import WorkItem
 from research.contract import Contract
@@ -35,6 +36,7 @@ from research.profiles import profile_named
 from research.result import RunResult, RunSpec
 from research.starting_hyperparameters import fit_to_profile
 from results.experiment import Branch, Experiment
+from results.foreign_import import Import, record_import
 from results.query import Table
 from results.store import Audience, Store
 from results.verdict import NoisePrior, noise_prior
@@ -64,6 +66,8 @@ class Farm:
             self.store = self._cleanup.enter_context(Store.open(self.home.folder, wait_s=5.0))
             self.export = HistoryExport(self.store, on_aside=self._on_aside)
             self.events = FarmEvents(self.home, self.store, display, self.export, show_joining=options.engine == "ray")
+            if options.given is not None:
+                log_options(self.home, options.tag, options.given)
             self._working: Dispatcher | None = None
             self.has_loops = False
             """Whether loops run, rather than a single command's runs."""
@@ -83,7 +87,14 @@ class Farm:
 
     def _serve(self) -> None:
         """Answers `farm status`, `farm sql`, `farm stop` and what people ask of loops as long as this farm holds its home."""
-        server = FarmServer(self.home, status=self.status, query=self._query, ask=self._ask, stop=lambda: self.on_stop())
+        server = FarmServer(
+            self.home,
+            status=self.status,
+            query=self._query,
+            ask=self._ask,
+            record_import=self._import,
+            stop=lambda: self.on_stop(),
+        )
         server.start()
         self._cleanup.callback(server.close)
 
@@ -116,6 +127,13 @@ class Farm:
         answer = Answer(recorded=record(self.store, ask), is_taken_up=self._is_looping(ask.group))
         self.display.say(f"asked by a person: {answer.recorded}")
         return answer
+
+    def _import(self, event: dict[str, Any], replace: bool) -> Import:
+        """Records another system's results; called in the local API's threads. Raises UserError."""
+        done = record_import(self.store, event, replace=replace)
+        if done.is_new:
+            self.display.say(f"imported: {done.name}")
+        return done
 
     def _is_looping(self, group: str) -> bool:
         """Whether a loop of the group will take another step."""

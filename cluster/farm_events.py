@@ -13,7 +13,7 @@ MESSAGES = {
     "proposal_dropped": "{branch}: {title} was dropped: the last keep changed the same thing",
     "proposal_refused": "{branch}: {title} was refused: {reason}",
     "proposal_failed": "{branch}: no proposal, asking again in {again_in_s:g} s: {reason}",
-    "adopting": "{branch}: {commits} made by hand will be run once each and recorded as kept (another --tag starts afresh)",
+    "adopting": "{branch}: {commits} made by hand will be run, and recorded as kept (another --tag starts afresh)",
     "moved_aside": "{branch}: results.tsv was no table of experiments: it is now {file}",
     "decision_changed": "{branch}: {experiment} ({title}) {reason}",
     "head_moved": "{branch}: the head is now {change}; {expected:.6f} expected",

@@ -175,6 +175,19 @@ class Home:
         finally:
             os.close(descriptor)
 
+    def last_event(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """The newest event of a kind in the log that has these fields; empty if there is none."""
+        try:
+            lines = self.log_file.read_text(errors="replace").splitlines()
+        except OSError:
+            return {}
+        for line in reversed(lines):
+            with contextlib.suppress(ValueError):  # a line that was cut off
+                event = json.loads(line)
+                if event | {"event": kind, **fields} == event:
+                    return dict(event)
+        return {}
+
 
 def find_home(override: str | Path | None = None, *, start: Path | None = None) -> Home:
     """The farm's home: `override`, else $FARM_HOME, else `~/autoresearch-farm` in a Ray job's working folder, else

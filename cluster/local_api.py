@@ -18,17 +18,20 @@ from cluster.home import Home
 from cluster.person_requests import Answer, Ask
 from research.errors import UserError
 from research.files import write_atomically
+from research.formatting import size
 
 if TYPE_CHECKING:
+    from results.foreign_import import Import
     from results.query import Table
     from results.store import Audience
 
-MAX_BODY_BYTES = 2**20
+MAX_BODY_BYTES = 2**24
+"""The largest request: an imported table of some ten thousand rows."""
 
 
 class FarmServer:
-    """The server: `GET /status`, `POST /sql` {"sql": ..., "audience": ...}, `POST /request` with the fields of an `Ask`, and
-    `POST /stop`, answered in its own threads.
+    """The server: `GET /status`, `POST /sql` {"sql": ..., "audience": ...}, `POST /request` with the fields of an `Ask`,
+    `POST /import` {"event": what `event_of` gives, "replace": ...}, and `POST /stop`, answered in its own threads.
 
     Every request needs the header `Authorization: Bearer <token>`. A caller's mistake comes back as status 400 with
     {"error": one line}.
@@ -41,9 +44,12 @@ class FarmServer:
         status: Callable[[], dict[str, Any]],
         query: Callable[[str, "Audience"], "Table"],
         ask: Callable[[Ask], Answer],
+        record_import: Callable[[dict[str, Any], bool], "Import"],
         stop: Callable[[], None],
     ) -> None:
-        """`status`, `query(sql, audience)`, `ask` and `stop` are called in the server's threads."""
+        """`status`, `query(sql, audience)`, `ask`, `record_import(event, replace)` and `stop` are called in the server's
+        threads.
+        """
         self._home = home
         self._token = secrets.token_urlsafe(32)
 
@@ -55,6 +61,7 @@ class FarmServer:
             "GET /status": lambda body: json.dumps(status(), default=str),
             "POST /sql": lambda body: query(str(body["sql"]), _audience(body)).to_json(),
             "POST /request": lambda body: json.dumps(asdict(ask(Ask(**body)))),
+            "POST /import": lambda body: json.dumps(asdict(record_import(body["event"], body["replace"]))),
             "POST /stop": stopping,
         }
         self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self._token, answers))
@@ -102,15 +109,24 @@ class FarmClient:
         """Asks something of a group's loops."""
         return Answer(**self._ask("POST", "/request", asdict(ask)))
 
+    def record_import(self, event: dict[str, Any], *, replace: bool) -> "Import":
+        """Has the rows of another system's file recorded."""
+        from results.foreign_import import Import
+
+        return Import(**self._ask("POST", "/import", {"event": event, "replace": replace}))
+
     def stop(self) -> None:
         """Asks the farm to end cleanly, as Ctrl-C does."""
         self._ask("POST", "/stop")
 
     def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        sent = json.dumps(body or {})
+        if len(sent) > MAX_BODY_BYTES:
+            raise UserError(f"That is too much for a running farm ({size(len(sent))}): stop it first.")
         # not urllib, which would use a proxy from the environment
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
-            connection.request(method, path, json.dumps(body or {}), {"Authorization": f"Bearer {self.token}"})
+            connection.request(method, path, sent, {"Authorization": f"Bearer {self.token}"})
             response = connection.getresponse()
             answer = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:

@@ -1,7 +1,9 @@
-"""The parts of the command line's parser: one that reports a mistake in one line, and groups of commands."""
+"""The parts of the command line's parser: one that reports a mistake in one line, groups of commands, and the way back from
+parsed options to words."""
 
 import argparse
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
@@ -45,3 +47,14 @@ class CommandGroup:
     def listing(self) -> str:
         """The group in the help text."""
         return "\n".join([f"{self.title}:", *(f"  {name:<10}{help}" for name, help in self.helps.items())])
+
+
+def words_for(options: argparse.Namespace, *, without: Collection[str]) -> list[str]:
+    """The words of a command line that give these options; those in `without`, and those that say nothing, are left out."""
+    words = []
+    for name, value in vars(options).items():
+        if name in without or value is None or value is False or str(value) == "":
+            continue
+        option = "--" + name.replace("_", "-")
+        words.append(option if value is True else f"{option}={value}")
+    return words

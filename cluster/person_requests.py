@@ -6,7 +6,8 @@ It is recorded in the store by the process that holds the home, and a loop takes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from research.command_hints import to_type
+from cluster.home import Home
+from cluster.resuming import resuming
 from research.errors import UserError
 from research.formatting import counted, one_line
 
@@ -41,8 +42,11 @@ def record(store: "Store", ask: Ask) -> str:
     from agent.shared_research import CONTROL_REQUEST
 
     members = [branch for branch in store.branches() if branch.head_branch == ask.group]
-    if not members or store.groups.head(ask.group) is None:
-        raise UserError(f"{ask.group} has no baseline with a score yet: {to_type('farm run')} measures it.")
+    if not members:
+        raise UserError(f"This home has no branch {ask.group}.")
+    if store.groups.head(ask.group) is None:
+        begin = resuming(Home(store.home), members[0])
+        raise UserError(f"{ask.group} has no baseline with a score yet: `{begin}` measures it.")
     is_greedy, state = members[0].rule == "greedy", store.groups.state(ask.group)
     if ask.what == "baseline":
         return _request(store, ask.group, CONTROL_REQUEST, f"The baseline of {ask.group} runs again, as a control")

@@ -76,7 +76,7 @@ class Estimate:
         lines = [
             f"each run: {self.budget_seconds:g} s of training plus about {self.overhead_seconds:.0f} s of overhead "
             f"({'measured here' if self.is_measured else 'a guess, nothing is measured yet'}); "
-            f"about {self.runs_per_night:,.0f} runs in {night} on {counted(self.devices, 'device')}"
+            f"about {counted(round(self.runs_per_night), 'run')} in {night} on {counted(self.devices, 'device')}"
         ]
         if self.watts is not None:
             lines.append(f"power: at most {self.watts / 1000 * NIGHT_HOURS:.1f} kWh in {night}")

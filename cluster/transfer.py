@@ -28,6 +28,7 @@ from research.profiles import Constant
 from research.result import RunResult, RunSpec
 from results import policy
 from results.experiment import Branch, ExperimentRecord, Head, run_from, to_body
+from results.foreign_import import record_import
 from results.group_state import seed_named
 from results.store import Store
 from results.table_rows import without_audit
@@ -35,9 +36,6 @@ from results.transfer import Original, Pair, seconds_for_equal_steps
 
 TRANSFER, TRANSFER_RUN = "transfer", "transfer_run"
 """The kinds of the events that record what a transfer found, and each of its runs."""
-
-DEEPEST = 64
-"""The largest --depth: the width grows with it, and no device here trains more."""
 
 NEVER_KEPT = 0.0
 """The score below which these runs would be kept: none is, so that part of the rows are checked and no audit is scored."""
@@ -177,8 +175,6 @@ def at_depth(side: Side, depth: int | None, *, profile: str, device: Device) -> 
     """
     if depth is None:
         return side
-    if depth > DEEPEST:
-        raise UserError(f"--depth must be at most {DEEPEST}, not {depth}.")
     constants = read_constants(side.train_py)
     if "DEPTH" not in constants:
         raise UserError(f"The {side.name}'s train.py ({side.commit[:7]}) has no constant DEPTH to set: leave out --depth.")
@@ -234,6 +230,7 @@ def held(home: Home, branch: Branch) -> Iterator[tuple[Store, dict[str, Any]]]:
             status=status,
             query=lambda sql, audience: store.query(sql, audience=audience),
             ask=lambda asked: Answer(recorded=record(store, asked), is_taken_up=False),
+            record_import=lambda event, replace: record_import(store, event, replace=replace),
             stop=interrupt_this_process,
         )
         server.start()

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import math
 import os
 import secrets
 import select
@@ -39,6 +38,7 @@ from research.judge.judge import Judge, Requested, scratch_prefix
 from research.judge.processes import kill_descendants
 from research.kernels.preload import preload_for_gpu
 from research.measured_cpu_share import TrainingShare
+from research.number_options import budget_seconds, gigabytes, number_from
 from research.profiles import PROFILES, choose_profile, contract_for, memory_limit
 from research.result import SANDBOX_MODES, Placement, RunResult, RunSpec
 from research.sandbox.linux import become_subreaper, die_with_parent, keep_freed_memory
@@ -93,12 +93,14 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--train", type=Path, default=SHIPPED_TRAIN_PY, metavar="FILE", help="default: research/train.py")
     parser.add_argument("--profile", choices=list(PROFILES), help="default: what the hardware suggests")
-    parser.add_argument("--budget", type=_number, metavar="S", help="seconds of training, instead of the profile's")
+    parser.add_argument("--budget", type=budget_seconds, metavar="S", help="seconds of training, instead of the profile's")
     parser.add_argument("--source", help="data source, instead of the profile's")
-    parser.add_argument("--seed", type=_seed, default=42, metavar="N", help="a whole number from 0 on; default: 42")
+    parser.add_argument(
+        "--seed", type=number_from(0, LARGEST_SEED, int), default=42, metavar="N", help="a whole number from 0 on; default: 42"
+    )
     parser.add_argument("--device", choices=DEVICES, help="default: the best available")
     parser.add_argument(
-        "--gpu-memory", type=_number, metavar="GB", help="GPU memory that the run may use; default: what is free"
+        "--gpu-memory", type=gigabytes, metavar="GB", help="GPU memory that the run may use; default: what is free"
     )
     parser.add_argument("--sandbox", choices=SANDBOX_MODES, default="auto", help="auto: what the host has; strict; off")
     parser.add_argument("--cache", metavar="FOLDER", help="where prepared data lies")
@@ -113,24 +115,6 @@ class _OneLineParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"research.run: {message.removeprefix('argument ')} (see {self.prog} --help)\n")
-
-
-def _seed(text: str) -> int:
-    """A type for argparse: a seed that every random number generator takes."""
-    if not text.isascii() or not text.isdigit() or int(text) > LARGEST_SEED:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 0 to {LARGEST_SEED}, not {text!r}")
-    return int(text)
-
-
-def _number(text: str) -> float:
-    """A type for argparse: a finite number greater than 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number greater than 0, not {text!r}")
-    return value
 
 
 def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> RunResult:

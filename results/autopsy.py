@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtri
 
-from research.errors import UserError
 from research.formatting import counted, shortened
 from results import effect_estimate as estimate
 from results.effect_estimate import INTERVAL, Estimate, Look, NoiseModel
@@ -97,19 +96,8 @@ class Autopsy:
         }
 
 
-SIGMAS = (1e-6, 1.0)
-"""The sigmas, in bits per byte, that can be given."""
-
-
 def examine(file: ForeignFile, sigma: float | None = None) -> Autopsy:
-    """The autopsy of a file, with this sigma or one estimated from how its scores scatter.
-
-    Raises UserError for a sigma that no score in bits per byte can have.
-    """
-    if sigma is not None and not SIGMAS[0] <= sigma <= SIGMAS[1]:
-        raise UserError(
-            f"A sigma of {sigma:g} is none of val_bpb: give one from {SIGMAS[0]:g} to {SIGMAS[1]:g}, such as 0.0007."
-        )
+    """The autopsy of a file, with this sigma or one estimated from how its scores scatter."""
     repeated = set(file.duplicates)
     scored = [row for row in file.rows if row.score is not None and row.line not in repeated]
     start = next((index for index, row in enumerate(scored) if row.status == "keep"), None)
@@ -141,21 +129,35 @@ def examine(file: ForeignFile, sigma: float | None = None) -> Autopsy:
 def autopsy_lines(found: Autopsy) -> list[str]:
     """The autopsy for people."""
     told = found.to_json()
-    counts = f"{told['keeps']} keeps, {told['discards']} discards, {told['crashes']} crashes"
-    lines = [f"{counted(told['rows'], 'row')}: {counts}"]
+    counts = f"{counted(told['keeps'], 'keep')}, {counted(told['discards'], 'discard')}, "
+    lines = [f"{counted(told['rows'], 'row')}: {counts}{counted(told['crashes'], 'crash', 'crashes')}"]
     lines += [f"line {line.line} can't be read ({line.reason}): {shortened(line.text, 60)}" for line in found.file.unreadable]
     if found.file.duplicates:
-        lines.append(f"repeated, and counted once: line {', '.join(map(str, found.file.duplicates))}")
-    if found.estimated_gain is None or found.reported_gain is None or found.sigma is None:
-        return [*lines, "no keep has a score: nothing can be estimated"]
+        line = "line" if len(found.file.duplicates) == 1 else "lines"
+        lines.append(f"repeated, and counted once: {line} {', '.join(map(str, found.file.duplicates))}")
+    return lines + _gain_lines(found, discards=told["discards"])
+
+
+def _gain_lines(found: Autopsy, *, discards: int) -> list[str]:
+    """The noise, the gain, and what is expected to be wrong; or what can't be estimated, and why."""
+    if found.estimated_gain is None or found.reported_gain is None:
+        return ["no keep has a score: nothing can be estimated"]
+    baseline = f"line {found.chain[0].line} is the only keep, and counts as the baseline"
+    if found.sigma is None:
+        return [f"{baseline}; no other row after it has a score: neither noise nor a gain can be estimated"]
     source = "given" if found.sigma_is_given else "estimated from how the scores scatter"
+    wrong = f"{found.expected_false_discards:.1f} of {counted(discards, 'discard')}"
+    lines = [f"sigma {found.sigma:.5f} ({source})"]
+    if len(found.chain) == 1:
+        return [*lines, f"{baseline}: no gain can be estimated, since no idea was kept", f"expected to be wrong: {wrong}"]
+    gain = f"estimated {found.estimated_gain:.4f} [{found.low:.4f}, {found.high:.4f}]"
     lines += [
-        f"sigma {found.sigma:.5f} ({source})",
-        f"reported gain {found.reported_gain:.4f}; estimated {found.estimated_gain:.4f} [{found.low:.4f}, {found.high:.4f}]",
+        f"reported gain {found.reported_gain:.4f}; {gain}",
         f"expected to be wrong: {found.expected_false_keeps:.1f} of {counted(len(found.helps), 'keep')} after the baseline, "
-        f"{found.expected_false_discards:.1f} of {counted(told['discards'], 'discard')}",
+        f"{wrong}",
     ]
-    return lines + [f"to settle it: {rerun.runs} runs of {rerun.what} ({rerun.why})" for rerun in found.reruns]
+    reruns = ((counted(rerun.runs, "run"), rerun) for rerun in found.reruns)
+    return lines + [f"to settle it: {runs} of {rerun.what} ({rerun.why})" for runs, rerun in reruns]
 
 
 def looks(tried: Sequence[ForeignRow]) -> list[Look]:

@@ -38,18 +38,18 @@ def examined(file: ForeignFile, sigma: float | None) -> Autopsy:
     return examine(file, sigma)
 
 
-def import_file(store: Store, found: Autopsy, *, name: str, replace: bool) -> Import:
-    """Records a file's rows and its autopsy, unless the same file is there. Raises UserError if the name is taken, without
-    `replace`.
+def record_import(store: Store, event: Mapping[str, Any], *, replace: bool) -> Import:
+    """Records a file's rows and its autopsy, as `event_of` gives them, unless the same file is there. Raises UserError if the
+    name is taken, without `replace`.
     """
-    digests = imported(store)
-    same = next((known for known, digest in digests.items() if digest == found.file.sha256), None)
+    name, digests = event["name"], imported(store)
+    same = next((known for known, digest in digests.items() if digest == event["sha256"]), None)
     if same is not None:
         return Import(name=same, is_new=False)
     if name in digests and not replace:
         option = f"--name {shlex.quote(name)}"
         raise UserError(f"Another file was imported as {name}: choose another --name, or {option} to replace that one.")
-    store.add_event(FOREIGN, event_of(found, name))
+    store.add_event(FOREIGN, event)
     return Import(name=name, is_new=True, replaces=name in digests)
 
 

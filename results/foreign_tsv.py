@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from research.errors import UserError
-from research.formatting import one_line
+from research.formatting import counted, one_line, printable, size
 
 Status = Literal["keep", "discard", "crash"]
 Column = Literal["commit", "score", "memory", "status", "description"]
@@ -44,6 +44,18 @@ WORST_SCORE = 100.0
 
 SHOWN = 200
 """Characters of an unreadable line that are shown."""
+
+LARGEST_FILE = 20 * 10**6
+"""Bytes; a table of a hundred thousand experiments is smaller."""
+
+FEWEST_ROWS = 0.1
+"""A file that doesn't begin with a header is no table if fewer of its lines are rows: prose has some by chance."""
+
+LOOKS_LIKE = (
+    "A table has a line per experiment, with tabs or commas between the columns, under a header that names a score and a "
+    "status, such as `commit, val_bpb, memory_gb, status, description` above `3f9c2e1, 1.042310, 11.8, keep, baseline`"
+)
+"""What a results table looks like, for who gives another file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +96,37 @@ class ForeignFile:
     duplicates: tuple[int, ...]
     """Line numbers of rows that repeat an earlier one: same commit, score, status and description."""
 
+    @property
+    def is_table(self) -> bool:
+        """Whether it is a table of results: it begins with a header, or a good part of its lines are rows."""
+        lines = [*(row.line for row in self.rows), *(line.line for line in self.unreadable)]
+        begins_with_header = bool(self.headers) and self.headers[0] < min(lines, default=math.inf)
+        return begins_with_header or len(self.rows) > FEWEST_ROWS * len(lines)
+
 
 def read_foreign(path: Path) -> ForeignFile:
-    """The rows of a file. Raises UserError if it can't be opened."""
+    """The rows of a file. Raises UserError if it can't be opened, or is no table of results."""
+    name = printable(path)
     try:
-        text = path.read_bytes().decode("utf-8", errors="replace")
+        with path.open("rb") as opened:
+            data = opened.read(LARGEST_FILE + 1)
     except OSError as error:
-        raise UserError(f"{path} can't be read: {error.strerror or error}") from None
-    return parse_foreign(text)
+        raise UserError(f"{name} can't be read: {error.strerror or error}") from None
+    if len(data) > LARGEST_FILE:
+        raise UserError(f"{name} is no results table: it has more than {size(LARGEST_FILE)}. {LOOKS_LIKE}.")
+    file = parse_foreign(data.decode("utf-8", errors="replace"))
+    if not file.is_table:
+        raise UserError(f"{name} is no results table: {_what_is_wrong(file)}. {LOOKS_LIKE}.")
+    return file
+
+
+def _what_is_wrong(file: ForeignFile) -> str:
+    """Why a file is no table, in words."""
+    lines = counted(len(file.rows) + len(file.unreadable), "line")
+    if not file.unreadable:
+        return "it is empty"
+    first = file.unreadable[0]
+    return f"{len(file.rows)} of {lines} can be read as a row (line {first.line}: {first.reason})"
 
 
 def parse_foreign(text: str) -> ForeignFile:
@@ -149,7 +184,7 @@ def _row(number: int, cells: Sequence[str], columns: Mapping[Column, int], *, in
         return cells[place] if place < len(cells) else ""
 
     if len(cells) <= max(columns["score"], columns["status"]):
-        return f"{len(cells)} columns: too few for a score and a status"
+        return f"{counted(len(cells), 'column')}: too few for a score and a status"
     status = next((status for status, pattern in STATUSES if pattern.search(cell("status"))), None)
     if status is None:
         return f"no status is called {one_line(cell('status'), 40)!r}"

@@ -22,7 +22,6 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from research.command_hints import to_type
 from research.errors import UserError
 from research.files import replacing
 from research.formatting import utc_now
@@ -312,14 +311,15 @@ class Store:
         return self._audit
 
 
-def query_home(home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent") -> Table:
+def query_home(home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent",
+               begin: str = "farm demo") -> Table:  # fmt: skip
     """The result of one SELECT over a home, which need not be writable.
 
-    Raises UserError if nothing is recorded, or a farm has the home open.
+    Raises UserError if nothing is recorded, which names the command `begin` that starts a history, or a farm has the home open.
     """
     journal = home / "journal.jsonl"
     if not os.path.lexists(journal) and (os.access(home, os.X_OK) or not os.path.lexists(home)):  # else it can't be seen
-        raise UserError(f"Nothing is recorded in {home} yet: `{to_type('farm demo')}` starts a history.")
+        raise UserError(f"Nothing is recorded in {home} yet: `{begin}` starts a history.")
     with ExitStack() as cleanup:
         if not all(os.access(path, os.W_OK) for path in (home, journal)):  # somebody else's, or on a read-only mount
             home = _copied_journal(home, Path(cleanup.enter_context(TemporaryDirectory(prefix="autoresearch-home-"))))

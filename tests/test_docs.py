@@ -39,6 +39,14 @@ def test_every_command_line_parses(page: Path) -> None:
             assert end.code == 0, f"{page.name}: farm {line}"
 
 
+@pytest.mark.parametrize("page", ["program.md", "README.md"])
+def test_the_options_that_a_run_by_hand_needs_are_named_and_exist(page: str) -> None:
+    run_py, text = (ROOT / "research" / "run.py").read_text(encoding="utf-8"), (ROOT / page).read_text(encoding="utf-8")
+    typed = re.findall(r"--[a-z-]+", " ".join(re.findall(r"research/train\.py ([^`>]*)>", text)))
+    for option in ("--profile", "--budget", "--source", "--gpu-memory", *typed):
+        assert f"`{option}`" in text and f'"{option}", ' in run_py
+
+
 def test_command_lines_are_found() -> None:
     found = {line.split()[0] for page in PAGES for line in command_lines(page)}
     assert found >= {"demo", "run", "try", "sql", "submit", "fetch", "doctor", "stop", "report"}

@@ -18,6 +18,9 @@ from research.errors import UserError
 TRAIN_FILE = "research/train.py"
 """The only file that the farm ever commits."""
 
+START_GIT = "git init && git add --all && git commit -m start"
+"""What makes a repository of a source tree that git doesn't know."""
+
 IGNORED = "results.tsv*\nprogress.png*\nrun.log\n"
 """The .gitignore of a repository under the home."""
 
@@ -119,9 +122,9 @@ def train_py_to_try(checkout: Path) -> str:
     return working
 
 
-def is_committed_around(tree: Path) -> bool:
-    """Whether git has a committed train.py of a source tree, which may be a folder of a larger repository."""
-    return _text_at(tree, "HEAD", f"./{TRAIN_FILE}") is not None
+def committed_around(tree: Path) -> str | None:
+    """The committed train.py of a source tree, which may be a folder of a larger repository; None if git knows none."""
+    return _text_at(tree, "HEAD", f"./{TRAIN_FILE}")
 
 
 def uncommitted_train_py(repo: Path) -> str | None:

@@ -2,15 +2,14 @@
 
 import argparse
 import asyncio
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.commands.read_home import read_history, record_named
-from cluster.home import Home, find_cache, find_home, home_option
+from cluster.home import Home, find_cache, find_home
 from cluster.local_api import connect, silent_farm
 from cluster.person_requests import Ask, record
-from research.command_hints import to_type
+from cluster.resuming import resuming
 from research.errors import UserError
 from results.history import BranchHistory, branch_named
 
@@ -139,14 +138,6 @@ def ask(home: Home, branch: "Branch", asked: Ask) -> int:
     when = "The running farm takes that up at its next step" if is_taken_up else f"That begins with: {resuming(home, branch)}"
     print(f"{recorded}.\n{when}")
     return 0
-
-
-def resuming(home: Home, branch: "Branch") -> str:
-    """The command that resumes a branch on its terms."""
-    from cluster.loop_plans import TERM_OPTIONS, term_options
-
-    terms = term_options(json.loads(branch.contract_json), TERM_OPTIONS)
-    return to_type(f"farm run --tag {branch.tag} {terms}{home_option(home)}")
 
 
 def branch_or_experiment(home: Home, name: str | None) -> "tuple[Branch, str | None]":

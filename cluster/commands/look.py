@@ -4,6 +4,7 @@ afterwards.
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,7 +103,7 @@ def sql(options: argparse.Namespace) -> int:
     else:
         from results.store import query_home
 
-        table = query_home(home.folder, query, audience=audience)
+        table = query_home(home.folder, query, audience=audience, begin=to_type(f"farm demo{home_option(home)}"))
     print(table.to_json() if options.json else table.to_text().rstrip("\n"))
     return 0
 
@@ -218,20 +219,26 @@ def autopsy(options: argparse.Namespace) -> int:
 def import_(options: argparse.Namespace) -> int:
     """Records the rows of an outside results.tsv, for researchers to read."""
     from results.autopsy import autopsy_lines
-    from results.foreign_import import examined, import_file
+    from results.foreign_import import event_of, examined, record_import
     from results.foreign_tsv import read_foreign
     from results.store import Store
 
     home, path = find_home(options.home), Path(options.file)
     file = read_foreign(path)
     if not file.rows:
-        raise UserError(
-            f"{path} holds no row with a score and a status: nothing is imported ({to_type('farm autopsy')} tells)."
-        )
+        tells = to_type(f"farm autopsy {shlex.quote(options.file)}")
+        raise UserError(f"{printable(path)} holds no row with a score and a status: nothing is imported (`{tells}` says why).")
     name = one_line(options.name or printable(path.name), LONGEST_NAME)
     found = examined(file, options.sigma)
-    with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
-        done = import_file(store, found, name=name, replace=options.name is not None)
+    event, replace = event_of(found, name), options.name is not None
+    client = connect(home)
+    if client is None and (silent := silent_farm(home)):
+        raise UserError(silent)
+    if client is not None:
+        done = client.record_import(event, replace=replace)
+    else:
+        with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
+            done = record_import(store, event, replace=replace)
     if not done.is_new:
         print(f"The same file is there already, as {done.name}: nothing is changed.")
         return 0

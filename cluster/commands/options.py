@@ -1,6 +1,7 @@
 """Turns the options of the command line into FarmOptions."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,15 @@ from cluster.engine_choice import chosen_engine
 from cluster.farm_options import EngineKind, FarmOptions, todays_tag
 from cluster.hardware import Device, choose_devices, detect_devices, limited
 from cluster.home import find_cache, find_home
+from cluster.parser_parts import words_for
 from research.errors import UserError
 from research.profiles import memory_limit
+
+OF_ONE_CALL = ("experiments", "hours", "dirty", "recipe", "message", "again")
+"""Options that resuming doesn't take again: limits of one call, and what applies to new branches or to one experiment."""
+
+OF_THE_BRANCH = ("command", "module", "tag", "home", "profile", "budget", "source")
+"""Options that resuming takes from the branch and its home."""
 
 
 def run_options(options: argparse.Namespace) -> FarmOptions:
@@ -95,4 +103,14 @@ def _common_options(
         memory_cap_mb=None if options.memory_cap is None else options.memory_cap * 1000**3 / 1024**2,
         sandbox=options.sandbox,
         gpu_memory_bytes=gpu_memory,
+        given=given_again(options),
     )
+
+
+def given_again(options: argparse.Namespace) -> str:
+    """The options that resuming needs beside those of the branch, quoted for a shell; defaults are left out."""
+    from cluster.cli import make_parser
+
+    defaults = vars(make_parser().parse_args([options.command]))
+    unchanged = [name for name, value in vars(options).items() if value == defaults[name]]
+    return shlex.join(words_for(options, without=(*OF_ONE_CALL, *OF_THE_BRANCH, *unchanged)))

@@ -77,7 +77,7 @@ def abandon(options: argparse.Namespace) -> int:
 
     home = find_home(options.home)
     unfinished = [record for history in read_history(home) for record in history.records if record.verdict is None]
-    record = interrupted_named(unfinished, options.id)
+    record = interrupted_named(unfinished, options.id, abandon=to_type(f"farm abandon{home_option(home)}"))
     experiment = record.experiment
     with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
         store.add_verdict(experiment.id, abandoned_by_a_person())
@@ -86,15 +86,17 @@ def abandon(options: argparse.Namespace) -> int:
     return 0
 
 
-def interrupted_named(unfinished: "list[ExperimentRecord]", name: str | None) -> "ExperimentRecord":
-    """The interrupted experiment with this id; without one, the only one that there is. Raises UserError."""
+def interrupted_named(unfinished: "list[ExperimentRecord]", name: str | None, *, abandon: str) -> "ExperimentRecord":
+    """The interrupted experiment with this id; without one, the only one that there is. Raises UserError, which says how to
+    name one in the command `abandon`.
+    """
     if not unfinished:
         raise UserError("No experiment was interrupted: there is nothing to abandon.")
     found = [record for record in unfinished if name in (None, record.experiment.id)]
     if len(found) != 1:
         there = ", ".join(record.experiment.id for record in unfinished)
         problem = "Several experiments were interrupted" if name is None else f"{name} is not an interrupted experiment"
-        raise UserError(f"{problem}: {to_type('farm abandon')} takes one of {there}.")
+        raise UserError(f"{problem}: {abandon} takes one of {there}.")
     return found[0]
 
 
@@ -184,7 +186,7 @@ def before_start_on_cluster(options: "FarmOptions") -> list[str]:
     lines += _researcher_lines(options, known)
     lines += _start_lines(options, known)
     if options.experiments is None and options.hours is None and options.max_cost is None:
-        lines.append(f"no limit: the farm runs until it is stopped ({to_type('farm stop')})")
+        lines.append(f"no limit: the farm runs until it is stopped ({to_type(f'farm stop{home_option(options.home)}')})")
     return [*lines, f"home: {options.home.folder}"]
 
 

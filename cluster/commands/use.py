@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 
 MODEL = "model.safetensors"
 
-MOST_TOKENS = 10_000
-"""Limit of --tokens. Each takes a forward pass, and text is printed only when complete: more would look like a hang."""
-
 
 def diff(options: argparse.Namespace) -> int:
     """Prints how the head's train.py differs from its baseline's."""
@@ -62,8 +59,6 @@ def apply(options: argparse.Namespace) -> int:
 
 def sample(options: argparse.Namespace) -> int:
     """Prints text that a saved model generates."""
-    if options.tokens > MOST_TOKENS:
-        raise UserError(f"--tokens must be at most {MOST_TOKENS}, not {options.tokens}.")
     home = find_home(options.home)
     histories = read_history(home)
     if options.id is None:

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS
 from cluster.farm_options import todays_tag
 from cluster.home import JOB_HOME
+from cluster.parser_parts import words_for
 from cluster.proxies import LOOPBACK
 from cluster.ray_cluster.jobs import MODE_VARIABLE, Jobs
 from research.command_hints import to_type
@@ -20,21 +21,20 @@ OWN_OPTIONS = ("command", "module", "address", "home", "follow")
 def entrypoint(options: argparse.Namespace, home: str) -> str:
     """The job's command line, quoted for a shell. `~` is kept: the driver's node expands it."""
     command = ["python3", "-m", "cluster.cli", "run", "--engine=ray", f"--home={home}"]
-    for name, value in (vars(options) | {"tag": options.tag or todays_tag()}).items():
-        if name in OWN_OPTIONS or value is None or value is False or str(value) == "":
-            continue
-        option = "--" + name.replace("_", "-")
-        command.append(option if value is True else f"{option}={value}")
-    return shlex.join(command)
+    tagged = argparse.Namespace(**{**vars(options), "tag": options.tag or todays_tag()})
+    return shlex.join([*command, *words_for(tagged, without=OWN_OPTIONS)])
 
 
 def about_edits(checkout: Path) -> list[str]:
-    """A line that says that uncommitted edits are sent too, if there are any."""
-    from agent.repo.repository import uncommitted_train_py
+    """A line that says that edits are sent too: uncommitted ones, or whatever is in a folder that git doesn't know."""
+    from agent.repo.repository import START_GIT, TRAIN_FILE, committed_around, train_py_to_try
 
-    if uncommitted_train_py(checkout) is None:
-        return []
-    return ["research/train.py is sent with its uncommitted edits"]
+    committed = committed_around(checkout)
+    if committed is None:
+        told = f"{TRAIN_FILE} is sent as it is now, edits included: git has no committed one here to tell them from"
+        return [f"{told}, and farm fetch will need a git checkout; `{START_GIT}` makes one"]
+    is_edited = train_py_to_try(checkout) != committed.replace("\r\n", "\n")
+    return [f"{TRAIN_FILE} is sent with its uncommitted edits"] if is_edited else []
 
 
 def key_for(researcher: str) -> tuple[dict[str, str], list[str]]:

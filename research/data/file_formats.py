@@ -227,7 +227,7 @@ def _no_such_field(files: Sequence[Skipped], field: str) -> UserError:
     more = f" (nor {'has' if len(files) == 2 else 'have'} {counted(len(files) - 1, 'other')})" if files[1:] else ""
     return UserError(
         f"{printable(first.path)} has no text in a field `{field}`{more}; {first.fields}:"
-        f" name the field with {to_type('farm prepare --text-field NAME')}, or leave the file out."
+        f" name the field with {to_type('farm prepare --source files:FOLDER --text-field NAME')}, or leave the file out."
     )
 
 

@@ -120,7 +120,7 @@ def find_prepared(contract: Contract, *, cache: Path, num_shards: int | None = N
     """
     cache = Path(cache).expanduser().absolute()
     fitting = _Wanted.of(contract, num_shards=num_shards, revision=None).found(cache)
-    command = _command(contract, cache=cache, num_shards=num_shards)
+    command = prepare_command(contract, cache=cache, num_shards=num_shards)
     if not fitting:
         raise UserError(f"No data is prepared for profile {contract.profile}: run `{command}`.")
     if say is not None:
@@ -456,7 +456,7 @@ def _check_unchanged(snapshot: Snapshot, root: Path) -> None:
         raise UserError(f"{printable(root)}: {changes} while it was being prepared: run this again once nothing writes there.")
 
 
-def _command(contract: Contract, *, cache: Path, num_shards: int | None) -> str:
+def prepare_command(contract: Contract, *, cache: Path, num_shards: int | None = None) -> str:
     """The `farm prepare` command that makes the data."""
     words = ["farm", "prepare", "--profile", contract.profile]
     profile = PROFILES.get(contract.profile)

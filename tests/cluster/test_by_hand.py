@@ -143,6 +143,10 @@ def test_what_was_tried_or_changes_no_code_is_refused_in_one_line(make_loop) -> 
             with pytest.raises(UserError) as refused:
                 earlier_try(loop, text, TRAIN_PY, again=False)
             assert all(fact in str(refused.value) for fact in facts) and "\n" not in str(refused.value)
+        (path := loop.worktree.folder / "research" / "train.py").write_text(noted := deep.replace("# layers", "# my note"))
+        for tried, left in ((None, noted), (noted, TRAIN_PY)):  # what is on no record stays
+            give_back(SimpleNamespace(source_tree=None), loop, first, tried)
+            assert path.read_text() == left
         again = earlier_try(loop, deep, TRAIN_PY, again=True)
         assert again is not None and again.experiment.id == first.experiment.id
         baseline = earlier_try(loop, TRAIN_PY, TRAIN_PY, again=True)

@@ -7,9 +7,10 @@ import stat
 import pytest
 
 from cluster.home import Home
-from cluster.local_api import FarmServer, connect
+from cluster.local_api import MAX_BODY_BYTES, FarmServer, connect
 from cluster.person_requests import Answer, Ask
 from research.errors import UserError
+from results.foreign_import import Import
 from results.query import Table
 
 
@@ -29,7 +30,14 @@ def farm(tmp_path):
         return Answer(recorded=f"{asked.what} of {asked.group}", is_taken_up=True)
 
     status = {"loops": [], "home": tmp_path}
-    server = FarmServer(home, status=lambda: status, query=query, ask=ask, stop=lambda: stops.append(1))
+    server = FarmServer(
+        home,
+        status=lambda: status,
+        query=query,
+        ask=ask,
+        record_import=lambda event, replace: Import(name=event["name"], is_new=True, replaces=replace),
+        stop=lambda: stops.append(1),
+    )
     server.start()
     yield home, stops
     server.close()
@@ -49,6 +57,9 @@ def test_commands_reach_the_farm(farm):
     assert client.status()["loops"] == []
     assert client.sql("SELECT 1").rows == (("SELECT 1", "agent"),)
     assert client.sql("SELECT 1", audience="agent").rows == (("SELECT 1", "agent"),)
+    assert client.record_import({"name": "theirs", "lines": ["x" * 2**20]}, replace=True).replaces
+    with pytest.raises(UserError, match="stop it"):
+        client.record_import({"name": "theirs", "lines": ["x" * MAX_BODY_BYTES]}, replace=True)
     client.stop()
     assert stops == [1]
 

@@ -27,7 +27,9 @@ def test_commits_by_hand_and_tries_are_one_history(checkout: Checkout) -> None:
     lines = table.read_text().splitlines()
     assert lines[:2] == [HEADER, MINE[0]] and lines[-2:] == MINE[1:] and len(lines) == 7
 
-    checkout.farm("try", "--again", *TERMS)
+    checkout.edit(f"LR = {GOOD_LR}", f"LR = {GOOD_LR}  # a note of mine")
+    (aside,) = [line for line in checkout.farm("try", "--again", "-m", "my words", *TERMS).splitlines() if "aside" in line]
+    assert all(fact in aside for fact in ("one-0001", "-m", "comments")) and "a note of mine" in checkout.train_py.read_text()
     assert checkout.rows("SELECT count(DISTINCT seed) FROM runs WHERE experiment_id = 'one-0001'") == [[2]]
     assert checkout.rows("SELECT decision FROM history WHERE number = 1") == [["keep"]]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from cluster.cli import main
 from research.errors import UserError
 from results.autopsy import autopsy_lines, examine
-from results.foreign_tsv import ForeignFile, parse_foreign, read_foreign
+from results.foreign_tsv import LARGEST_FILE, ForeignFile, parse_foreign, read_foreign
 
 MESSY = """\ufeffCommit\tVAL_BPB\tMemory_GB\tStatus\tDescription
 baseline\t0.997900\t44.0\tkeep\tbaseline
@@ -113,6 +113,25 @@ def test_a_file_without_a_keep_tells_nothing_and_fails_nowhere(text: str) -> Non
     assert found.estimated_gain is None and json.dumps(found.to_json()) and autopsy_lines(found)
 
 
+HEADER = "commit\tval_bpb\tmemory_gb\tstatus\tdescription\n"
+BASELINE = "b\t1.0\t1\tkeep\tbaseline\n"
+
+
+@pytest.mark.parametrize(
+    "rest, missing", [("", "noise"), ("c\t1.1\t1\tdiscard\tworse\n", "gain"), ("c\t0\t0\tcrash\tx\n", "noise")]
+)
+def test_a_file_with_a_single_keep_says_what_cannot_be_estimated(rest: str, missing: str) -> None:
+    first, *lines = autopsy_lines(examine(parse_foreign(HEADER + BASELINE + rest)))
+    assert "1 keep," in first and any("line 2" in line and missing in line for line in lines)
+    assert not any("reported gain" in line for line in lines)
+
+
+def test_the_smallest_sigma_that_is_estimated_is_not_the_smallest_that_can_be_given() -> None:
+    equal = parse_foreign(BASELINE + BASELINE.replace("keep", "discard"))
+    found = examine(equal).sigma
+    assert found is not None and 1e-6 < found < 1e-4 and examine(equal, 1e-6).sigma == 1e-6
+
+
 CELLS = st.one_of(
     st.sampled_from(
         ["keep", "DISCARD", "crash", "0.98", "0.000000", "inf", "-1", "val_bpb", "status", "commit", "", '"', "baseline"]
@@ -148,6 +167,33 @@ def test_the_command_prints_json_in_a_moment(tmp_path: Path, capsys: pytest.Capt
 def test_a_file_that_is_not_there_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="none"):
         read_foreign(tmp_path / "none.tsv")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"# Read me\n\nA page, with commas, that holds\n" + b"a line of prose\n" * 30 + f"{HEADER}{BASELINE}".encode(),
+        b"name,age,city\nAnn,3,Rome\nBob,4,Bonn\n",
+        bytes(range(256)) * 40,
+        bytes(LARGEST_FILE + 1),
+    ],
+)
+def test_what_is_no_table_is_refused_in_one_line_that_shows_one(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "other.dat"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as refused:
+        read_foreign(path)
+    said = str(refused.value)
+    assert "other.dat" in said and "val_bpb" in said and "status" in said and "\n" not in said
+
+
+def test_a_table_whose_lines_are_unreadable_is_still_one(tmp_path: Path) -> None:
+    path = tmp_path / "results.tsv"
+    path.write_text(HEADER + "c\t1.0\t1\tpending\tx\n" * 12)
+    assert [line.line for line in read_foreign(path).unreadable] == list(range(2, 14))
+    path.write_text("# a note above\n" + HEADER + BASELINE + "what is this\n" * 5)
+    assert len(read_foreign(path).unreadable) == 6
 
 
 @dataclass(frozen=True)
@@ -217,9 +263,3 @@ def test_no_bytes_are_a_traceback(content: bytes) -> None:
         Path(written.name).write_bytes(content + b"\nx\t1.0\t1\tkeep\tlast\n")
         file = read_foreign(Path(written.name))
         assert autopsy_lines(examine(file, 0.001)) and len(lines_of(file)) >= 1
-
-
-@pytest.mark.parametrize("sigma", [1e-300, 1e-7, 2.0, 1e300])
-def test_a_sigma_that_no_score_has_is_one_line(sigma: float) -> None:
-    with pytest.raises(UserError, match="such as"):
-        examine(parse_foreign("commit\tval_bpb\tstatus\na\t1.0\tkeep\n"), sigma)

@@ -118,6 +118,8 @@ def test_a_folder_that_git_does_not_know_is_sent_without_state_and_caches(tmp_pa
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert sent_files(tmp_path) == sorted(FILES)
+    (told,) = about_edits(tmp_path)
+    assert "uncommitted" not in told and "edits included" in told and "git init" in told
 
 
 def test_the_same_files_give_the_same_zip(checkout: Path, tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from cluster.cli import main, make_parser
 from cluster.home import Home
 from cluster.local_api import FarmServer
 from cluster.person_requests import Answer, Ask, record
+from cluster.resuming import log_options
 from research.result import RunResult, RunSpec
 from results import policy
 from results.experiment import Experiment, Verdict
+from results.foreign_import import record_import
 from results.query import Table
 from results.store import Store
 from tests.agent import shared_lab
@@ -56,12 +58,16 @@ def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: SharedLab,
     state = lab.store.groups.state(GROUP).farm
     dropped = next(name for name in before if not policy.needed(state, name, state.head))
     count = len(lab.rows("SELECT * FROM heads"))
+    for words in ("--loops=3", "--loops=2 --engine=local --devices=cpu"):
+        log_options(Home(lab.home), "mar8", words)
+    log_options(Home(lab.home), "another", "--loops=4")
 
     assert typed(lab, "drop", dropped) == 0
     first, second = capsys.readouterr().out.splitlines()
     assert dropped in first and GROUP in first
-    command = shlex.split(second.partition("farm ")[2])
-    assert make_parser().parse_args(command).tag == "mar8"
+    command = make_parser().parse_args(shlex.split(second.partition("farm ")[2]))
+    assert (command.tag, command.loops, command.engine, str(command.devices)) == ("mar8", 2, "local", "cpu")
+    assert command.home == str(lab.home) and command.profile == "cpu" and command.budget
     assert lab.rows(DECISION.format(dropped)) == [("discard",)]
     assert typed(lab, "drop", dropped) == 2
     assert "is not in the head" in capsys.readouterr().err
@@ -95,8 +101,9 @@ def test_an_idea_without_which_train_py_fails_stays_in(lab: SharedLab, monkeypat
 
 
 def test_a_running_farm_is_asked_and_its_loop_runs_the_baseline_again(
-    lab: SharedLab, capsys: pytest.CaptureFixture[str]
+    lab: SharedLab, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """And it records what is imported."""
     asyncio.run(research(lab, 1))
     home = Home(lab.home).create()
 
@@ -105,14 +112,23 @@ def test_a_running_farm_is_asked_and_its_loop_runs_the_baseline_again(
 
     with home.lock():
         server = FarmServer(
-            home, status=dict, query=lambda sql, audience: Table(columns=(), rows=()), ask=ask, stop=lambda: None
+            home,
+            status=dict,
+            query=lambda sql, audience: Table(columns=(), rows=()),
+            ask=ask,
+            record_import=lambda event, replace: record_import(lab.store, event, replace=replace),
+            stop=lambda: None,
         )
         server.start()
         assert main(["baseline", "--again", "--home", str(home.folder)]) == 0
         assert "running farm" in capsys.readouterr().out
         assert main(["baseline", "--again", "mar8", "--home", str(home.folder)]) == 2
         assert "already" in capsys.readouterr().err
+        (theirs := tmp_path / "theirs.tsv").write_text("commit\tval_bpb\tstatus\na\t1.0\tkeep\n")
+        assert main(["import", str(theirs), "--home", str(home.folder)]) == 0
+        assert lab.rows("SELECT source, commit FROM foreign_results") == [("theirs.tsv", "a")]
         server.close()
+        assert main(["import", str(theirs), "--home", str(home.folder)]) == 2
         assert main(["baseline", "--again", "--home", str(home.folder)]) == 2  # the home is held, and nobody answers
     asyncio.run(research(lab, 1))
     baseline, last = lab.rows("SELECT kind, commit FROM experiments WHERE kind IN ('baseline', 'control') ORDER BY seq")

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 
 from cluster.cli import main
-from cluster.commands.look import verification_lines
 from cluster.commands.use import recorded_contract
 from cluster.hardware import limited, platform_identity
 from cluster.home import Home
-from cluster.verify import Verification, check_same_as_recorded, device_like, run_to_repeat
+from cluster.verify import Verification, check_same_as_recorded, device_like, run_to_repeat, verification_lines
 from research.contract import judge_sha256
 from research.data.prepare import prepare
 from research.errors import UserError

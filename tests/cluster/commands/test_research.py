@@ -14,7 +14,7 @@ from agent.repo.git_command import run_git
 from agent.repo.repository import TRAIN_FILE, make_repository
 from cluster import driver
 from cluster.cli import main, make_parser
-from cluster.commands.options import run_options, try_options
+from cluster.commands.options import given_again, run_options, try_options
 from cluster.commands.research import before_start, look_lines
 from cluster.commands.start import next_lines
 from cluster.display import PlainDisplay
@@ -140,6 +140,42 @@ def test_run_and_try_have_default_tags_of_their_own(home: Home) -> None:
     assert tags[0] == todays_tag() and tags[1] != tags[0] and tags[1].startswith(tags[0])
     named = make_parser().parse_args(["try", "--tag", "mine", "--home", str(home.folder), "--devices", "cpu"])
     assert try_options(named).tag == "mine"
+
+
+def test_the_options_that_resuming_needs_are_those_that_were_given() -> None:
+    """Without limits of one call, what only begins a branch, and defaults."""
+    lasting = [
+        "--loops",
+        "2",
+        "--devices",
+        "cpu",
+        "--engine",
+        "local",
+        "--share",
+        "none",
+        "--line-price",
+        "0.0001",
+        "--samples",
+    ]
+    lasting += ["--researcher", "command:agent -p 'a b'", "--no-start-ahead", "--cache", "/a folder"]
+    passing = [
+        "--tag",
+        "t",
+        "--home",
+        "/h",
+        "--budget",
+        "3",
+        "--experiments",
+        "2",
+        "--hours",
+        "1",
+        "--dirty",
+        "--recipe",
+        "best",
+    ]
+    given = given_again(make_parser().parse_args(["run", *lasting, *passing]))
+    assert make_parser().parse_args(["run", *shlex.split(given)]) == make_parser().parse_args(["run", *lasting])
+    assert given_again(make_parser().parse_args(["try", "-m", "idea", "--again", "--sandbox", "off"])) == "--sandbox=off"
 
 
 def test_a_farm_answers_while_its_data_is_prepared(options: FarmOptions, monkeypatch: pytest.MonkeyPatch) -> None:

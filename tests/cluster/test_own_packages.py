@@ -1,0 +1,30 @@
+"""Another package with the name of one of the farm's is one line, not a traceback."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.own_packages import OWN, problem_with_package
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_the_farms_own_packages_are_told_from_others(name: str, tmp_path: Path) -> None:
+    assert problem_with_package(name, ROOT) is None
+    problem = problem_with_package(name, tmp_path)
+    assert problem is not None and f"`{name}`" in problem and "PYTHONPATH" in problem and "\n" not in problem
+
+
+@pytest.mark.parametrize("other", ["results.py", "research/__init__.py"])
+def test_a_command_names_the_package_that_is_in_the_way(other: str, tmp_path: Path) -> None:
+    (tmp_path / other).parent.mkdir(exist_ok=True)
+    (tmp_path / other).touch()
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (tmp_path, ROOT)))}
+    command = [sys.executable, "-P", "-c", "import cluster.cli"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.startswith("farm: ") and done.stderr.count("\n") == 1
+    assert str(tmp_path / other) in done.stderr
