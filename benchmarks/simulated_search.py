@@ -223,7 +223,7 @@ class _Farm:
         posterior = self.state.posterior
         mixture = estimate.effects_of(posterior, map(str, truths))
         helps = mixture.above(np.zeros(len(truths)))
-        above = mixture.above(np.array(list(truths.values())) / posterior.scale)
+        above = estimate.in_context(mixture).above(np.array(list(truths.values())) / posterior.scale)
         tail = (1 - estimate.INTERVAL) / 2
         return [
             Belief(helps=p, does_help=effect > 0, is_covered=tail <= beyond <= 1 - tail)

@@ -28,6 +28,12 @@ INTERPLAY = 0.5
 """Variance, in sigma**2, by which a head without one of its patches differs from what the patch's effect promises: that was
 measured beside other patches than those of today, and patches interact."""
 
+CONTEXT = 0.08
+"""Variance, in sigma**2, by which an effect in some other head differs from that in the heads that it was measured in.
+
+Intervals allow for it. In simulations without it, they held 83% of the effects where ideas interact much, instead of 90%.
+"""
+
 INTERVAL = 0.9
 """Probability of the intervals."""
 
@@ -266,13 +272,24 @@ def effects_of(posterior: Estimate, patches: Iterable[str]) -> Mixture:
 def effect(posterior: Estimate, patch: str) -> Effect:
     """What is known of one patch's effect. Raises KeyError for a patch that no run had."""
     mixture, sigma = effects_of(posterior, [patch]), posterior.scale
-    tail = (1 - INTERVAL) / 2
+    low, high = intervals(mixture)
     return Effect(
         mean=float(mixture.mean()[0]) * sigma,
         sd=math.sqrt(float(mixture.variance()[0])) * sigma,
-        low=float(mixture.quantiles(tail)[0]) * sigma,
-        high=float(mixture.quantiles(1 - tail)[0]) * sigma,
+        low=float(low[0]) * sigma,
+        high=float(high[0]) * sigma,
     )
+
+
+def intervals(effects: Mixture) -> tuple[Floats, Floats]:
+    """The ends of each effect's interval, in the mixture's units."""
+    effects, tail = in_context(effects), (1 - INTERVAL) / 2
+    return effects.quantiles(tail), effects.quantiles(1 - tail)
+
+
+def in_context(effects: Mixture) -> Mixture:
+    """Effects in other heads than those that they were measured in."""
+    return replace(effects, sds=np.sqrt(effects.sds**2 + CONTEXT))
 
 
 def gain(posterior: Estimate, patches: Iterable[str]) -> tuple[float, float]:

@@ -18,7 +18,7 @@ from research.profiles import profile_named
 from research.result import RunResult
 from results import effect_estimate as estimate
 from results import policy, waves
-from results.effect_estimate import INTERVAL, NoiseModel, Seed
+from results.effect_estimate import NoiseModel, Seed
 from results.experiment import Branch, Experiment
 from results.group_entries import Entry, Joined, Ran, Ruled
 from results.policy import FarmState, Finished, Patch, Rules, RunKind
@@ -180,8 +180,7 @@ def estimates(state: GroupState) -> tuple[IdeaEstimate, ...]:
     scale = farm.posterior.scale
     mixture = estimate.effects_of(farm.posterior, names)
     prices = np.array([state.ideas[name].price for name in names])
-    tail = (1 - INTERVAL) / 2
-    columns = (mixture.mean(), mixture.quantiles(tail), mixture.quantiles(1 - tail), mixture.above(prices / scale))
+    columns = (mixture.mean(), *estimate.intervals(mixture), mixture.above(prices / scale))
     near = set(policy.near_misses(farm))
     return tuple(
         IdeaEstimate(
