@@ -8,7 +8,7 @@ from functools import lru_cache
 from agent.diff import count_lines, unified_diff
 from agent.variable_names import normalise_names
 from research.hyperparameters import literal_text, read_constants
-from research.profiles import Constant
+from research.recipes import Constant
 from research.valid_train_py import parse
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef

@@ -8,8 +8,9 @@ from agent.shared_research import SharedResearch
 from research.result import RunResult
 from results import policy
 from results.experiment import Experiment, ExperimentRecord, Verdict
-from results.group_state import estimate_of, seed_of, unusual_share, usual_spread
+from results.group_state import estimate_of, seed_of
 from results.group_verdicts import idea_verdict, measurement_verdict, merge_verdict
+from results.machine_shares import unusual_share, usual_spread
 from results.store import Store
 from results.verdict import NoisePrior, Rule, baseline_verdict, control_verdict, greedy_verdict
 
@@ -91,8 +92,8 @@ class Decisions:
     def _is_to_be_repeated(self, experiment: Experiment, run: RunResult) -> bool:
         """Whether a run had an unusual share of the machine, in the direction that decides about its idea."""
         state = self._shared.state()
-        found, share = estimate_of(state, experiment.id), unusual_share(state, run)
-        usual = max(UNUSUAL_SHARE, usual_spread(state))
+        found, share = estimate_of(state, experiment.id), unusual_share(run, state.shares)
+        usual = max(UNUSUAL_SHARE, usual_spread(state.shares))
         if found is None or abs(share) <= usual or self._rule == "greedy":
             return False
         is_kept = experiment.id in policy.kept(state.farm)

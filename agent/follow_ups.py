@@ -22,7 +22,7 @@ from agent.search.knobs import FIXED, Knob, knobs_of, settle
 from research.contract import Contract
 from research.formatting import one_line
 from research.hyperparameters import literal_text, read_constants, same_but_for_constants, write_constants
-from research.profiles import Constant
+from research.recipes import Constant
 from research.valid_train_py import parse, problem_with
 from results import policy
 from results.effect_estimate import INTERVAL

@@ -34,7 +34,8 @@ from research.hyperparameters import write_constants
 from research.ipc.buffer import rows_per_batch
 from research.judge.consistency import Consistency, compare_prefixes, splice_rows, tolerance_for
 from research.judge.cross_entropy import cross_entropy
-from research.profiles import PROFILES, Constant
+from research.profiles import PROFILES
+from research.recipes import Constant
 from research.starting_hyperparameters import starting_hyperparameters
 
 ROOT = Path(__file__).parent.parent

@@ -19,7 +19,7 @@ from research.contract import Contract
 from research.errors import UserError
 from research.hyperparameters import read_constants, write_constants
 from research.kernels.attention import CHOICE_VARIABLE
-from research.profiles import STANDARD, Constant
+from research.recipes import STANDARD, Constant
 
 ROOT = Path(__file__).parent.parent
 

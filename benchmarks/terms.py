@@ -17,7 +17,8 @@ from research.data.prepare import prepare
 from research.data.prepared import PreparedData
 from research.errors import UserError
 from research.hyperparameters import read_constants, write_constants
-from research.profiles import Constant, choose_profile, contract_for, memory_limit
+from research.profiles import choose_profile, contract_for, memory_limit
+from research.recipes import Constant
 from research.result import RunResult, RunSpec
 from research.starting_hyperparameters import fit_to_profile
 

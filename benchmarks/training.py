@@ -49,7 +49,8 @@ from research.contract import cache_folder
 from research.errors import UserError
 from research.hyperparameters import read_constants
 from research.kernels import attention_choice, compile_cache
-from research.profiles import SIZES, STANDARD, Constant, profile_named
+from research.profiles import SIZES, profile_named
+from research.recipes import STANDARD, Constant
 from research.result import RunResult
 from research.starting_hyperparameters import fit_to_profile
 

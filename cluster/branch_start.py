@@ -38,7 +38,7 @@ from cluster.loop_plans import (
 from research.errors import UserError
 from research.formatting import utc_now
 from research.hyperparameters import write_constants
-from research.profiles import Recipe
+from research.recipes import Recipe
 from research.starting_hyperparameters import fit_to_profile
 from research.valid_train_py import problem_with
 from results.experiment import Branch

@@ -21,7 +21,8 @@ from research.command_hints import to_type
 from research.errors import UserError
 from research.formatting import is_text
 from research.number_options import budget_seconds, count_to, gigabytes, number_from
-from research.profiles import PROFILES, RECIPES
+from research.profiles import PROFILES
+from research.recipes import RECIPES
 from research.result import SANDBOX_MODES
 from research.streams import drop_output, prepare_streams, refusal
 from results.verdict import LINE_PRICE

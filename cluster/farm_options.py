@@ -7,7 +7,7 @@ from typing import Literal
 
 from cluster.hardware import ANY_DEVICE, Device, DeviceRequest
 from cluster.home import Home
-from research.profiles import Recipe
+from research.recipes import Recipe
 from research.result import SandboxMode
 from results.verdict import LINE_PRICE, Rule
 

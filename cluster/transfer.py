@@ -24,7 +24,7 @@ from research.device_batch import fitted_device_batch
 from research.errors import UserError
 from research.formatting import duration, one_line
 from research.hyperparameters import read_constants, write_constants
-from research.profiles import Constant
+from research.recipes import Constant
 from research.result import RunResult, RunSpec
 from results import policy
 from results.experiment import Branch, ExperimentRecord, Head, run_from, to_body

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 
 from research.errors import UserError
-from research.profiles import Constant
+from research.recipes import Constant
 from research.valid_train_py import parse
 
 MAX_BITS = 1024

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from research.device_batch import fitted_device_batch
 from research.hyperparameters import read_constants, write_constants
-from research.profiles import ORIGINAL, PROFILES, RECIPES, SIZES, Constant, Recipe, profile_named
+from research.profiles import PROFILES, SIZES, profile_named
+from research.recipes import ORIGINAL, RECIPES, Constant, Recipe
 
 
 def starting_hyperparameters(profile: str, *, free_bytes: int | None = None, recipe: Recipe = "best") -> dict[str, Constant]:

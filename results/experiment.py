@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
 
-from research.profiles import Constant
+from research.recipes import Constant
 from research.result import RunResult
 
 Decision = Literal["keep", "discard", "crash", "invalid", "lost"]

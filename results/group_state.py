@@ -9,7 +9,6 @@ import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from statistics import median
 
 import numpy as np
 
@@ -21,6 +20,7 @@ from results import policy, waves
 from results.effect_estimate import NoiseModel, Seed
 from results.experiment import Branch, Experiment
 from results.group_entries import Entry, Joined, Ran, Ruled
+from results.machine_shares import USUAL_OF, doubt_of_share
 from results.policy import FarmState, Finished, Patch, Rules, RunKind
 from results.verdict import noise_prior
 
@@ -33,17 +33,6 @@ MEMORY_PRICE = 0.0005
 
 SLACK_SIGMAS = 0.5
 """The most that an idea may lose, in sigmas as claimed, however much simpler its code is."""
-
-STEPS_SLOPE = 0.57
-"""Loss in bpb per unit of ln(steps) on a CPU, by which an unusual share of the machine moves a score
-(`results/machine_shares.py`).
-"""
-
-FEWEST_SHARES = 5
-"""The number of runs from which it is known how much shares of the machine differ anyway."""
-
-USUAL_OF = 8
-"""The number of latest runs whose median share of the machine is the usual one."""
 
 KINDS: Mapping[str, RunKind] = {
     "baseline": "baseline",
@@ -154,24 +143,6 @@ def seed_of(experiment: Experiment, run: RunResult) -> Seed | None:
     return (run.seed, f"{experiment.structure} {run.num_params}") if experiment.structure else None
 
 
-def unusual_share(state: GroupState, run: RunResult) -> float:
-    """How much more of the machine a run had than usual, as a logarithm; 0 if that isn't known."""
-    if run.device != "cpu" or not run.cpu_share or len(state.shares) < 2:
-        return 0.0
-    return math.log(run.cpu_share / median(state.shares))
-
-
-def usual_spread(state: GroupState) -> float:
-    """How much runs' shares of the machine differ anyway: three robust standard deviations, as a logarithm.
-
-    Infinite as long as too few have been seen.
-    """
-    if len(state.shares) < FEWEST_SHARES:
-        return math.inf
-    middle = median(state.shares)
-    return 3 * 1.4826 * median(abs(math.log(share / middle)) for share in state.shares)
-
-
 def estimates(state: GroupState) -> tuple[IdeaEstimate, ...]:
     """What is known of every idea that has a score, in the order in which they first ran."""
     farm, names = state.farm, [name for name in state.ideas if state.farm.posterior.knows(name)]
@@ -241,7 +212,7 @@ def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finishe
         left_out=frozenset(experiment.left_out),
         idea=_idea(state, entry, patches) if kind == "explore" else None,
         seed=seed_of(experiment, run),
-        doubt=STEPS_SLOPE * abs(unusual_share(state, run)),
+        doubt=doubt_of_share(run, state.shares),
     )
 
 

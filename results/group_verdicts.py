@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from research.result import RunResult
 from results import policy
 from results.experiment import Decision, Experiment, Verdict
-from results.group_state import GroupState, IdeaEstimate, estimate_of, seed_of, unusual_share
+from results.group_state import GroupState, IdeaEstimate, estimate_of, seed_of
+from results.machine_shares import unusual_share
 from results.verdict import and_, failure, figure, gain_in_words, scores_of, too_equal
 
 TOLD_SHARE = 0.01
@@ -118,7 +119,7 @@ def _why_dropped(state: GroupState, found: IdeaEstimate) -> str:
 
 def _share_in_words(state: GroupState, run: RunResult) -> str:
     """A remark on a run that had an unusual share of the machine, and so says less; empty for others."""
-    share = math.exp(unusual_share(state, run)) - 1
+    share = math.exp(unusual_share(run, state.shares)) - 1
     if abs(share) < TOLD_SHARE:
         return ""
     return f" with {abs(share):.0%} {'more' if share > 0 else 'less'} of the machine than usual, so that it says less"

@@ -1,12 +1,15 @@
-"""Whether runs had equal shares of the machine: scores under a time budget compare only if they had. This decides nothing.
+"""Whether runs had equal shares of the machine: scores under a time budget compare only if they had.
+
+A run with an unusual share of the CPU is less certain, which the estimate takes into account. All else is for people alone.
 
 On a CPU the kernel's account of a run's threads tells (`RunResult.cpu_share`), for runs of any commit. What slows a run without
 that, such as a GPU that is hot or shared, shows in the steps that it reports, which compare between runs of one commit alone.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median_high
+from statistics import median, median_high
 
 from research.result import RunResult
 from results.experiment import ExperimentRecord
@@ -17,6 +20,16 @@ GPU_TOLERANCE = 0.01
 CPU_TOLERANCE = 0.05
 """Share that a run on a CPU may differ by. With the `cpu` profile on two cores, val_bpb falls by 0.57 per unit of ln(steps) and
 has a standard deviation of 0.034 between seeds, so that 5% of the steps are worth nearly one standard deviation."""
+
+
+STEPS_SLOPE = 0.57
+"""Loss in bpb per unit of ln(steps) with the `cpu` profile, by which an unusual share of the machine moves a score."""
+
+FEWEST_SHARES = 5
+"""The number of runs from which it is known how much shares of the machine differ anyway."""
+
+USUAL_OF = 8
+"""The number of latest runs whose median share of the machine is the usual one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +71,29 @@ def work_ratio(old: RunResult, new: RunResult) -> float | None:
     if old.cpu_share and new.cpu_share and _on_cpu(old):
         return new.cpu_share / old.cpu_share
     return None
+
+
+def unusual_share(run: RunResult, shares: Sequence[float]) -> float:
+    """How much more of the CPU a run had than the latest runs of its group, as a logarithm; 0 if that isn't known."""
+    if not _on_cpu(run) or not run.cpu_share or len(shares) < 2:
+        return 0.0
+    return math.log(run.cpu_share / median(shares))
+
+
+def doubt_of_share(run: RunResult, shares: Sequence[float]) -> float:
+    """How far an unusual share of the machine may have moved a run's score, in bpb."""
+    return STEPS_SLOPE * abs(unusual_share(run, shares))
+
+
+def usual_spread(shares: Sequence[float]) -> float:
+    """How much runs' shares of the machine differ anyway: three robust standard deviations, as a logarithm.
+
+    Infinite as long as too few have been seen.
+    """
+    if len(shares) < FEWEST_SHARES:
+        return math.inf
+    middle = median(shares)
+    return 3 * 1.4826 * median(abs(math.log(share / middle)) for share in shares)
 
 
 def _cpu_words(run: RunResult, usual: float | None) -> str:

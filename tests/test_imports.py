@@ -39,10 +39,13 @@ LIGHT = {
     "research/gpu_memory.py": set(),
     "research/contract.py": {"research.errors", "research.files"},
     "research/child_settings.py": {"research.contract"},
-    "research/profiles.py": {"research.contract", "research.errors", "research.gpu_memory", "research.child_settings"},
+    "research/recipes.py": set(),
+    "research/profiles.py": {
+        *("research.contract", "research.errors", "research.gpu_memory", "research.child_settings", "research.recipes")
+    },
     "research/result.py": {"research.contract"},
     "research/valid_train_py.py": set(),
-    "research/hyperparameters.py": {"research.errors", "research.profiles", "research.valid_train_py"},
+    "research/hyperparameters.py": {"research.errors", "research.recipes", "research.valid_train_py"},
 }
 """Files that import the standard library and these modules alone, so that every package can use them."""
 

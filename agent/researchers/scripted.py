@@ -12,7 +12,7 @@ from agent.researcher import Context, OutOfIdeas
 from research.errors import UserError
 from research.formatting import counted
 from research.hyperparameters import write_constants
-from research.profiles import Constant
+from research.recipes import Constant
 from research.valid_train_py import problem_with
 from results.experiment import Proposal
 

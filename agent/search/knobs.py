@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Literal
 
-from research.profiles import Constant
+from research.recipes import Constant
 
 Scale = Literal["log", "to_one", "linear", "ladder"]
 """The unit of a position: octaves (`log`), octaves of 1 - value (`to_one`), the value itself, or rungs of a list (`ladder`)."""

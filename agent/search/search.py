@@ -32,7 +32,7 @@ from agent.search.tried import Tried, only_constants
 from research.contract import Contract
 from research.formatting import counted
 from research.hyperparameters import literal_text, write_constants
-from research.profiles import Constant
+from research.recipes import Constant
 from research.valid_train_py import problem_with
 from results.experiment import ExperimentRecord, Proposal
 

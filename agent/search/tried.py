@@ -14,7 +14,7 @@ from agent.compare_programs import code_of
 from agent.diff import apply_diff, hunks
 from agent.search.knobs import Constants
 from research.hyperparameters import read_constants
-from research.profiles import Constant
+from research.recipes import Constant
 from results.experiment import ExperimentRecord
 
 LOST_TRIES = 2

@@ -15,7 +15,8 @@ from research.command_hints import to_type
 from research.contract import Contract
 from research.errors import UserError
 from research.formatting import counted
-from research.profiles import Recipe, choose_profile, contract_for, memory_limit, profile_named
+from research.profiles import choose_profile, contract_for, memory_limit, profile_named
+from research.recipes import Recipe
 from results.history import BranchHistory, branch_named
 
 if TYPE_CHECKING:

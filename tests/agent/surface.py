@@ -9,7 +9,7 @@ from agent.diff import unified_diff
 from agent.search.knobs import knobs_of
 from agent.search.search import SearchResearcher
 from research.hyperparameters import read_constants
-from research.profiles import Constant
+from research.recipes import Constant
 from research.result import RunResult
 from results.experiment import Experiment, ExperimentRecord, Head, Proposal, Verdict
 from tests.agent.samples import make_context

@@ -9,7 +9,7 @@ import pytest
 from agent.follow_ups import STRUCTURE_TRIES, bracket, nearest_knobs
 from agent.researchers.scripted import Step
 from research.hyperparameters import read_constants
-from research.profiles import Constant
+from research.recipes import Constant
 from results.experiment import ExperimentRecord
 from tests.agent.loops_of_a_group import Group, Score
 from tests.agent.samples import TRAIN_PY

@@ -14,18 +14,8 @@ from research.errors import UserError
 from research.files import research_folder
 from research.gpu_memory import GIB, trainer_bytes
 from research.hyperparameters import read_constants
-from research.profiles import (
-    ORIGINAL,
-    PROFILES,
-    RECIPES,
-    SIZES,
-    Recipe,
-    active_contract,
-    choose_profile,
-    contract_for,
-    memory_limit,
-    profile_named,
-)
+from research.profiles import PROFILES, SIZES, active_contract, choose_profile, contract_for, memory_limit, profile_named
+from research.recipes import ORIGINAL, RECIPES, Recipe
 from research.starting_hyperparameters import starting_hyperparameters
 
 CPU = contract_for("cpu")

@@ -8,7 +8,7 @@ import pytest
 import research
 from research.errors import UserError
 from research.hyperparameters import literal_text, read_constants, write_constants
-from research.profiles import ORIGINAL, Constant, Recipe
+from research.recipes import ORIGINAL, Constant, Recipe
 from research.starting_hyperparameters import fit_to_profile, starting_hyperparameters
 
 SHIPPED = Path(research.__file__).with_name("train.py").read_text()

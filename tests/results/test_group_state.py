@@ -18,8 +18,8 @@ from results.group_state import (
     estimate_of,
     estimates,
     replay,
-    usual_spread,
 )
+from results.machine_shares import usual_spread
 from tests.results.result_samples import make_branch, make_experiment, make_run
 
 SIGMA = 0.0007
@@ -157,6 +157,6 @@ def test_how_much_shares_differ_anyway_is_known_after_a_few_runs() -> None:
     state = started()
     spreads = []
     for number, share in enumerate((0.9, 0.91, 0.92, 0.9, 0.905), start=1):
-        spreads.append(usual_spread(state))
+        spreads.append(usual_spread(state.shares))
         state = ran(state, idea(number), 1.0, device="cpu", cpu_share=share)
-    assert set(spreads) == {math.inf} and 0 < usual_spread(state) < 0.03
+    assert set(spreads) == {math.inf} and 0 < usual_spread(state.shares) < 0.03
