@@ -223,7 +223,7 @@ class FarmRun:
     async def run(self) -> FarmSummary:
         """Runs all loops until the last has ended or the farm is stopped. Raises what a loop raised."""
         farm = self._farm
-        farm.events.drop_old_work()
+        farm.events.cancel_old_work()
         farm.has_loops = True
         farm.on_stop = self._stop.request_from_thread
         farm.events.on_event(

@@ -83,7 +83,7 @@ class FarmEvents:
         if state != "joined" or self._show_joining:
             self._display.say(f"{name} {state}" + "".join(f": {value}" for value in details.values()))
 
-    def drop_old_work(self) -> None:
-        """Marks what was queued or running when the last farm on this home ended as dropped: loops request it again."""
+    def cancel_old_work(self) -> None:
+        """Marks what was queued or running when the last farm on this home ended as cancelled: loops request it again."""
         for run, *_ in self._store.query("SELECT run, state FROM work WHERE state IN ('waiting', 'running')").rows:
-            self._store.add_event("work", {"run": run, "state": "dropped", "reason": "the farm ended"})
+            self._store.add_event("work", {"run": run, "state": "cancelled", "reason": "the farm ended"})

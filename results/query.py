@@ -3,7 +3,7 @@
 import json
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,9 @@ READ_ONLY_SETTINGS = (
 )
 """Settings of an open database: they hold for every query and can't be undone."""
 
+LEAST_CELL = 20
+"""Characters of text that are left of a column at least."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
@@ -33,16 +36,23 @@ class Table:
     truncated: bool = False
     """Whether there were more rows than the limit."""
 
-    def to_text(self, *, cell_width: int = 200) -> str:
-        """Aligned columns for a terminal or a prompt. A single cell is printed whole, which suits diffs and logs."""
+    def to_text(self, *, cell_width: int = 200, width: int | None = None) -> str:
+        """Aligned columns for a terminal or a prompt. A single cell is printed whole, which suits diffs and logs.
+
+        Text is cut so that lines have `width` characters, as far as the names of columns and figures allow; None: any width.
+        """
         if len(self.rows) == 1 and len(self.columns) == 1:
             return f"{_cell(self.rows[0][0])}\n"
         cells = [[shortened(_escaped(_cell(value)), cell_width) for value in row] for row in self.rows]
         widths = [max(map(len, column)) for column in zip(self.columns, *cells, strict=True)]
         numeric = [all(_is_number(row[i]) for row in self.rows) and bool(self.rows) for i in range(len(widths))]
-        lines = [_aligned(self.columns, widths, numeric), "  ".join("-" * width for width in widths)]
-        lines += [_aligned(row, widths, numeric) for row in cells]
-        lines.append(self._footer())
+        fitted = widths if width is None else _fitted(widths, self.columns, numeric, width)
+        cells = [[shortened(cell, most) for cell, most in zip(row, fitted, strict=True)] for row in cells]
+        lines = [_aligned(self.columns, fitted, numeric), "  ".join("-" * most for most in fitted)]
+        lines += [_aligned(row, fitted, numeric) for row in cells]
+        lines.append(
+            self._footer() + (" (text is cut to the terminal: --json or a pipe has all of it)" if fitted != widths else "")
+        )
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> str:
@@ -135,6 +145,19 @@ def _cell(value: Any) -> str:
 def _escaped(text: str) -> str:
     """Text on one line in which line breaks can be seen."""
     return text.replace("\n", "\\n").replace("\t", " ").replace("\r", "")
+
+
+def _fitted(widths: list[int], columns: Sequence[str], numeric: list[bool], width: int) -> list[int]:
+    """The widths of columns after the widest columns of text were narrowed until all fit, none below LEAST_CELL or its name."""
+    fitted = list(widths)
+    names = [max(len(name), LEAST_CELL) for name in columns]
+    least = [full if number else min(full, name) for full, name, number in zip(widths, names, numeric, strict=True)]
+    while sum(fitted) + 2 * (len(fitted) - 1) > width:
+        wide = [at for at in range(len(fitted)) if fitted[at] > least[at]]
+        if not wide:
+            break
+        fitted[max(wide, key=lambda at: fitted[at])] -= 1
+    return fitted
 
 
 def _aligned(cells: tuple[str, ...] | list[str], widths: list[int], numeric: list[bool]) -> str:

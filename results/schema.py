@@ -327,6 +327,110 @@ FOREIGN_COMMENTS: Mapping[str, str] = {
 }
 
 
+def _m009_what_decides(connection: duckdb.DuckDBPyConnection) -> None:
+    """The estimate that decides beside the raw score, the current head, and runs that were cancelled."""
+    connection.execute("""
+        CREATE OR REPLACE VIEW history AS
+        WITH measured AS (
+            SELECT
+                experiment_id, count(*) AS runs, arg_max(status, seq) AS status,
+                avg(val_bpb) FILTER (status = 'ok') AS val_bpb, max(peak_memory_mb) AS peak_memory_mb,
+                max(num_params) AS num_params, avg(reported_steps) AS reported_steps,
+                avg(reported_tokens) AS reported_tokens, avg(reported_mfu_percent) AS reported_mfu_percent,
+                max(reported_depth) AS reported_depth, max(reported_peak_memory_mb) AS reported_peak_memory_mb,
+                max(reported_recompiles) AS reported_recompiles, arg_max(reported_kernel, seq) AS reported_kernel,
+                avg(training_seconds) AS training_seconds, avg(startup_seconds) AS startup_seconds,
+                avg(scoring_seconds) AS scoring_seconds, avg(total_seconds) AS total_seconds
+            FROM runs WHERE status <> 'lost' GROUP BY experiment_id
+        )
+        SELECT
+            e.id, e.branch, b.tag, e.number, e.kind, e.commit, e.title, e.hypothesis, e.researcher, v.decision,
+            m.status, m.val_bpb, coalesce(m.runs, 0) AS runs, CAST(v.record ->> '$.effect' AS DOUBLE) AS effect,
+            CAST(v.record ->> '$.helps' AS DOUBLE) AS helps, v.gain, v.needed, v.sigma, m.peak_memory_mb,
+            m.num_params, m.reported_steps, m.reported_tokens, m.reported_mfu_percent, m.reported_depth,
+            m.reported_peak_memory_mb, m.reported_recompiles, m.reported_kernel, m.training_seconds,
+            m.startup_seconds, m.scoring_seconds, m.total_seconds, e.lines_added, e.lines_removed, e.cost_usd,
+            e.tokens, b.platform, b.profile, b.score_fingerprint, e.created, v.reason,
+            min(CASE WHEN v.decision = 'keep' THEN m.val_bpb END)
+                OVER (PARTITION BY e.branch ORDER BY e.number) AS best_so_far
+        FROM experiments e
+        JOIN branches b ON b.id = e.branch
+        LEFT JOIN measured m ON m.experiment_id = e.id
+        LEFT JOIN latest_verdicts v ON v.experiment_id = e.id
+        WHERE v.decision IS DISTINCT FROM 'lost'
+        ORDER BY e.seq;
+
+        CREATE OR REPLACE VIEW leaderboard AS
+        SELECT
+            rank() OVER (PARTITION BY platform, score_fingerprint ORDER BY val_bpb) AS rank,
+            id, branch, number, commit, title, val_bpb, runs, effect, helps, gain, peak_memory_mb, platform, score_fingerprint
+        FROM history WHERE decision = 'keep' ORDER BY val_bpb;
+
+        CREATE OR REPLACE VIEW heads AS
+        SELECT record ->> '$.group' AS head_branch, record ->> '$.experiment' AS experiment_id,
+               record ->> '$.commit' AS commit, CAST(record ->> '$.expected' AS DOUBLE) AS expected,
+               seq = max(seq) OVER (PARTITION BY record ->> '$.group') AS is_current,
+               CAST(record -> '$.patches' AS VARCHAR[]) AS patches, record ->> '$.reason' AS reason, created
+        FROM events WHERE kind = 'head' ORDER BY seq;
+    """)
+    _work_with_cancelled(connection)
+    _comments_on_what_decides(connection)
+
+
+def _comments_on_what_decides(connection: duckdb.DuckDBPyConnection) -> None:
+    for view, text in DECIDING_COMMENTS.items():
+        connection.execute(f"COMMENT ON VIEW {view} IS '{_quoted(text)}'")
+    for column, text in {**HISTORY_COMMENTS, "kind": KIND_COMMENT, **DECIDING_HISTORY_COMMENTS}.items():
+        connection.execute(f"COMMENT ON COLUMN history.{column} IS '{_quoted(text)}'")
+    for column, text in HEADS_COMMENTS.items():
+        connection.execute(f"COMMENT ON COLUMN heads.{column} IS '{_quoted(text)}'")
+
+
+def _work_with_cancelled(connection: duckdb.DuckDBPyConnection) -> None:
+    """The view of the queue anew: runs that the end of a farm cut off are cancelled; earlier versions called them dropped."""
+    connection.execute("""
+        CREATE OR REPLACE VIEW work AS
+        WITH told AS (
+            SELECT record ->> '$.run' AS run, seq, created,
+                   CASE record ->> '$.state' WHEN 'dropped' THEN 'cancelled' ELSE record ->> '$.state' END AS state,
+                   record ->> '$.work' AS kind, record ->> '$.branch' AS branch, record ->> '$.experiment' AS experiment,
+                   record ->> '$.platform' AS platform, record ->> '$.worker' AS worker, record ->> '$.reason' AS reason,
+                   CAST(record ->> '$.repeats' AS INTEGER) AS repeats
+            FROM events WHERE kind = 'work'
+        )
+        SELECT run, arg_max(state, seq) AS state, any_value(kind) AS kind, any_value(branch) AS branch,
+               any_value(experiment) AS experiment, any_value(platform) AS platform, max(repeats) AS repeats,
+               any_value(worker) AS worker, any_value(reason) AS reason,
+               min(created) FILTER (state = 'waiting') AS queued, min(created) FILTER (state = 'running') AS began,
+               min(created) FILTER (state IN ('done', 'lost', 'cancelled')) AS ended
+        FROM told GROUP BY run ORDER BY min(seq);
+    """)
+
+
+DECIDING_COMMENTS: Mapping[str, str] = {
+    "history": TABLE_COMMENTS["history"],
+    "leaderboard": "Kept experiments, lowest val_bpb first; ranks count within one platform and score_fingerprint. That is the "
+    "raw score, which the seed moves and selection flatters: effect and helps are what decided.",
+    "heads": "What became the head that the branches of a group build on, oldest first, with the ideas in it; is_current marks "
+    "the head of today. A group without a row still builds on its baseline.",
+    "work": "One row per run in the queue: waiting, running, done, lost or cancelled; which worker ran it, and when.",
+}
+
+DECIDING_HISTORY_COMMENTS: Mapping[str, str] = {
+    "effect": "The estimated effect of an idea in bpb by all runs, when it was decided; shrunk for having been selected. This "
+    "decides, with helps. NULL where no estimate did. The table estimates has it by now.",
+    "helps": "The probability, when it was decided, that the effect is above the price of its lines and memory.",
+    "gain": "Raw: the val_bpb that was expected of the head under the same seed, minus its own; positive is better. It decides "
+    "nothing but under --rule greedy.",
+    "needed": "About the raw gain that one run had to show to be kept, its price included.",
+}
+
+HEADS_COMMENTS: Mapping[str, str] = {
+    "expected": "The val_bpb that was expected of it when it became the head.",
+    "is_current": "Whether it is the head of its group now.",
+}
+
+
 def _quoted(text: str) -> str:
     return text.replace("'", "''")
 
@@ -340,4 +444,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     _m006_near_misses,
     _m007_groups,
     _m008_foreign,
+    _m009_what_decides,
 )

@@ -8,7 +8,8 @@ TOOLS: tuple[ToolUnionParam, ...] = (
         "name": "query_history",
         "description": (
             "Runs one read-only SELECT (DuckDB) over all experiments of the farm and returns a table. Start with the "
-            "view history (branch, number, title, hypothesis, decision, val_bpb, gain, sigma, reason, id); "
+            "view history (branch, number, title, hypothesis, decision, val_bpb, effect, helps, sigma, reason, id): "
+            "val_bpb is the raw score, effect and helps are the estimate by which ideas are kept; "
             "there are also leaderboard, near_misses, changes (experiment_id, name, old, new), experiments (with diff), "
             "runs (with log_tail) and foreign_results (what other systems tried, if a person imported any). "
             "Scores compare only within one platform and score_fingerprint."

@@ -5,6 +5,7 @@ afterwards.
 import argparse
 import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,7 +105,8 @@ def sql(options: argparse.Namespace) -> int:
         from results.store import query_home
 
         table = query_home(home.folder, query, audience=audience, begin=to_type(f"farm demo{home_option(home)}"))
-    print(table.to_json() if options.json else table.to_text().rstrip("\n"))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    print(table.to_json() if options.json else table.to_text(width=width).rstrip("\n"))
     return 0
 
 

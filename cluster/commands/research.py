@@ -192,7 +192,7 @@ def before_start_on_cluster(options: "FarmOptions") -> list[str]:
 
 def look_lines(home: Home) -> list[str]:
     """Where the home is, and commands that show its history, ready to be pasted."""
-    commands = {"report": "", "diff": "", "sql": " 'SELECT * FROM leaderboard'"}
+    commands = {"report": "", "diff": "", "sql": " 'SELECT rank, title, val_bpb, effect, helps FROM leaderboard'"}
     lines = [to_type(f"farm {name}{home_option(home)}{rest}") for name, rest in commands.items()]
     return [f"home: {home.folder}; look at it with:", *(f"  {line}" for line in lines)]
 

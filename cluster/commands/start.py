@@ -127,9 +127,10 @@ def _places(farm: "FarmOptions", history: BranchHistory) -> list[str]:
 def next_lines(home: Home, tag: str) -> list[str]:
     """Commands to try next, ready to be pasted."""
     at_home = home_option(home)
+    query = f"SELECT number, decision, val_bpb, effect, title FROM history WHERE tag = '{tag}'"
     return [
         "try next:",
-        f"  {to_type('farm sql')}{at_home} \"SELECT number, decision, val_bpb, gain, title FROM history WHERE tag = '{tag}'\"",
+        f'  {to_type("farm sql")}{at_home} "{query}"',
         f"  {to_type('farm diff')}{at_home} {tag}",
         f"  {to_type('farm run')}{at_home}",
     ]

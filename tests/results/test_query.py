@@ -215,6 +215,15 @@ def test_text_shows_one_cell_whole_and_cuts_long_ones_in_tables() -> None:
     assert Table(columns=("a",), rows=()).to_text() == "a\n-\n(0 rows)\n"
 
 
+def test_on_a_terminal_the_longest_text_is_cut_and_neither_figures_nor_names_are() -> None:
+    table = Table(columns=("id", "title", "hypothesis", "val_bpb"), rows=(("mar8-0001", "t" * 60, "h" * 90, 3.141593),))
+    *lines, footer = table.to_text(width=80).splitlines()
+    assert max(map(len, lines)) == 80 and "mar8-0001" in lines[2] and "3.141593" in lines[2] and "--json" in footer
+    assert table.to_text(width=300) == table.to_text() and "h" * 90 in table.to_text()
+    many = Table(columns=tuple(f"a_column_with_a_name_{n}" for n in range(9)), rows=(("text " * 9,) * 9,))
+    assert many.to_text(width=80).splitlines()[0].split() == list(many.columns)
+
+
 def test_json_holds_what_json_can(asked: Store) -> None:
     sql = "SELECT created, val_bpb, 'nan'::DOUBLE AS nan, [1, 2] AS list, {'a': 'inf'::DOUBLE} AS struct FROM history LIMIT 1"
     assert json.loads(asked.query(sql).to_json()) == {

@@ -168,6 +168,16 @@ def test_the_views_say_what_their_names_say(store: Store) -> None:
     assert changes == (("ADAM_BETAS", "[0.8,0.95]", "[0.9,0.95]"), ("DEPTH", "8", "9"))
     comments = dict(store.query("SELECT view_name, comment FROM duckdb_views() WHERE NOT internal").rows)
     assert comments["history"].startswith("Start here") and all(comments.values())
+    for at, group in enumerate((NAME, NAME, "autoresearch/mar9")):
+        store.add_event("head", {"group": group, "experiment": f"e{at}", "commit": f"c{at}", "expected": 1.0, "patches": []})
+    assert store.query("SELECT experiment_id FROM heads WHERE is_current").rows == (("e1",), ("e2",))
+    for state in ("waiting", "dropped"):  # as earlier versions called it
+        store.add_event("work", {"run": "r", "state": state})
+    assert store.query("SELECT state, ended IS NOT NULL FROM work").rows == (("cancelled", True),)
+    estimated = Verdict(decision="discard", reason="P(helps) 0.62", gain=0.23, effect=0.0042, helps=0.62)
+    store.add_experiment(make_experiment(99))
+    store.add_verdict("mar8-0099", estimated)
+    assert store.query("SELECT effect, helps, gain FROM history WHERE number = 99").rows == ((0.0042, 0.62, 0.23),)
 
 
 def spoil_missing(file: Path) -> None:

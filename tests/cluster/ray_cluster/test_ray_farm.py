@@ -212,7 +212,7 @@ def test_kill_9_of_worker_driver_and_raylet(cluster: Any, checkout: Checkout) ->
 
     lost = checkout.rows("SELECT run_id, reason FROM lost")
     assert len(lost) >= KILLS
-    assert {state for (state,) in checkout.rows("SELECT state FROM work")} <= {"lost", "waiting", "running", "dropped"}
+    assert {state for (state,) in checkout.rows("SELECT state FROM work")} <= {"lost", "waiting", "running", "cancelled"}
     assert checkout.rows("SELECT count(*) FROM experiments") == [[1]]  # the baseline is still due, and was asked for once
 
 
