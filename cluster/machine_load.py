@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import psutil
 
 from cluster.hardware import Device, busy_processes, gpu_use_percent
-from research.formatting import counted
+from research.formatting import counted, shortened
 
 MEASURED_SECONDS = 0.5
 
@@ -17,6 +17,9 @@ SHORT_SHARE = 0.1
 
 NAMED_CORES = 0.1
 """CPU cores that a process must use to be named."""
+
+LINE_WIDTH = 100
+"""Columns of a warning."""
 
 BUSY_GPU_PERCENT = 10
 """Utilisation of a GPU above which it is busy: an idle one has 0."""
@@ -58,10 +61,10 @@ def cpu_lines(use: CpuUse, devices: Sequence[Device]) -> list[str]:
     wanted = sum(device.threads if device.kind == "cpu" else 1 for device in devices)
     if use.cores - use.others >= (1 - SHORT_SHARE) * wanted:
         return []
-    named = f" ({', '.join(use.names)})" if use.names else ""
+    named = f": {', '.join(use.names)}" if use.names else ""
     return [
-        f"warning: the machine is busy: other processes use {use.others:.1f} of {counted(use.cores, 'CPU core')}{named}. "
-        "Runs get unequal shares of it, so chance may look like a gain: wait for them or end them"
+        shortened(f"warning: other processes use {use.others:.1f} of {counted(use.cores, 'CPU core')}{named}", LINE_WIDTH),
+        "  Runs get unequal shares of it, so chance may look like a gain: wait for them or end them",
     ]
 
 

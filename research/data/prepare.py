@@ -413,7 +413,7 @@ def _training_rows(contract: Contract, splits: Splits, tokenizer: Tokenizer, *, 
     rows = pack(counted(), row_tokens=row_tokens, bos=tokenizer.bos)
     count, sha256 = write_rows(rows_path(folder, "train"), rows)
     say(
-        f"{splits.name}: {documents:,} training documents, {size(splits.train_bytes)} of text; dropped"
+        f"{splits.name}: {documents:,} training documents, {size(splits.train_bytes)} of text; left out"
         f" {splits.dropped_held_out:,} that are in the evaluation text and {splits.dropped_repeats:,} repeats"
     )
     say(

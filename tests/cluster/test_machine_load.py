@@ -17,9 +17,11 @@ from tests.cluster.farm_samples import CPU, gpu
 SPIN = "print(flush=True)\nwhile True: pass"
 
 
-def test_a_busy_cpu_is_one_line_that_names_who_uses_it() -> None:
-    [line] = cpu_lines(CpuUse(cores=2, others=1.3, names=("python (4711)",)), [CPU])
+def test_a_busy_cpu_is_a_short_warning_that_names_who_uses_it() -> None:
+    line, then = cpu_lines(CpuUse(cores=2, others=1.3, names=("python (4711)",)), [CPU])
     assert "1.3 of 2 CPU cores" in line and "python (4711)" in line and line.startswith("warning")
+    long = cpu_lines(CpuUse(cores=2, others=1.3, names=("a-process-with-a-long-name (4711)",) * 3), [CPU])
+    assert all(len(line) <= 100 for line in (*long, then))
     assert cpu_lines(CpuUse(cores=2, others=0.15), [CPU]) == []
 
 

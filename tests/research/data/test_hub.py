@@ -199,7 +199,7 @@ def test_shards_are_fetched_once_at_one_commit(hub: LocalHub, tmp_path: Path) ->
     three = prepared(cache, 3, hub_url=hub.url, home=tmp_path)
     assert sorted(hub.downloads()) == ["shard_00001.parquet", "shard_00002.parquet"]
     assert (three["dropped_held_out"], three["train_documents"]) == (2, 240)
-    assert any("dropped 2 that are in the evaluation text" in line for line in three["said"])
+    assert any("left out 2 that are in the evaluation text" in line for line in three["said"])
 
     # friends with one shard and with three can compare scores, and know that they trained on different text
     for name in ("tokenizer_sha256", "val_sha256", "audit_sha256"):
