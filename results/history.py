@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import UserError
+from research.formatting import counted
 from research.result import RunResult
 from results.experiment import (
     Branch,
@@ -27,7 +28,7 @@ SHORTEST_COMMIT = 5
 """Minimum length of a commit's prefix: fewer digits are the number of an experiment."""
 
 MOST_NAMED = 5
-"""Maximum number of experiments to list for an ambiguous name."""
+"""Maximum number of experiments to list for an ambiguous name, and of tags, and of branches of each, for an unknown one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,15 +176,57 @@ def branch_named(histories: Sequence[BranchHistory], name: str | None) -> Branch
         tag = _short(name)
     tagged = [history for history in histories if history.branch.tag == tag]
     if not tagged:
-        there = ", ".join(_short(history.branch.name) for history in histories)
-        raise UserError(f"No branch or tag is called {name!r}: there are {there}.")
+        raise UserError(f"No branch or tag is called {name!r}: {names_there(histories)}.")
     return _best_of_comparable(tagged)
 
 
-def experiment_named(histories: Sequence[BranchHistory], name: str, *, ask: str = "farm sql") -> ExperimentRecord:
+def branches_named(histories: Sequence[BranchHistory], name: str | None) -> list[BranchHistory]:
+    """The branches with this name, of this tag, or that share the head of this name; all for None.
+
+    Raises UserError, which lists what there is.
+    """
+    chosen = [history for history in histories if name is None or name in _names(history)]
+    if not chosen:
+        raise UserError(f"No branch or tag is called {name!r}: {names_there(histories)}.")
+    return chosen
+
+
+def names_a_branch(histories: Sequence[BranchHistory], name: str) -> bool:
+    """Whether a branch, a head or a tag has this name."""
+    return any(name in _names(history) for history in histories)
+
+
+def names_there(histories: Sequence[BranchHistory]) -> str:
+    """The tags and their branches, the newest ones, in words."""
+    of_tag: dict[str, list[str]] = {}
+    for history in reversed(histories):
+        of_tag.setdefault(history.branch.tag, []).append(_short(history.branch.name))
+    tags = list(of_tag)
+    more = f" and {counted(len(tags) - MOST_NAMED, 'older tag')}" if len(tags) > MOST_NAMED else ""
+    named = ", ".join(_with_branches(tag, of_tag[tag]) for tag in tags[:MOST_NAMED])
+    return f"there {'is' if len(tags) == 1 else 'are'} {named}{more}"
+
+
+def _with_branches(tag: str, names: Sequence[str]) -> str:
+    """A tag with its branches, if they have other names."""
+    others = sorted(name for name in names if name != tag)
+    more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+    return f"{tag} ({', '.join(others[:MOST_NAMED])}{more})" if others else tag
+
+
+def _names(history: BranchHistory) -> set[str]:
+    """What a branch is chosen by: its tag, its name, and that of the head that it shares, in full and in short."""
+    names = (history.branch.tag, history.branch.name, history.group.name)
+    return {*names, *(_short(name) for name in names)}
+
+
+def experiment_named(
+    histories: Sequence[BranchHistory], name: str, *, ask: str = "farm sql", or_branch: bool = False
+) -> ExperimentRecord:
     """The experiment with this id; else the one whose id or commit begins with it, or the newest branch's with this number.
 
-    Raises UserError if there is none, or several; `ask` is the command that queries this history.
+    Raises UserError if there is none, or several; `ask` is the command that queries this history. With `or_branch` the error
+    also lists the branches, whose names would have done.
     """
     records = [record for history in histories for record in history.records]
     for record in records:
@@ -195,7 +238,9 @@ def experiment_named(histories: Sequence[BranchHistory], name: str, *, ask: str 
     else:
         found = [r for r in records if name and (r.experiment.id.startswith(name) or r.experiment.commit.startswith(name))]
     if not found:
-        raise UserError(f"No experiment is called {name!r}: {ask} 'SELECT id, commit, title FROM history' lists them.")
+        what, there = ("branch, tag or experiment", f"{names_there(histories)}; ") if or_branch else ("experiment", "")
+        lists = f"{ask} 'SELECT id, commit, title FROM history' lists {'experiments' if or_branch else 'them'}"
+        raise UserError(f"No {what} is called {name!r}: {there}{lists}.")
     if len({record.experiment.commit for record in found}) > 1:
         some = ", ".join(record.experiment.id for record in found[:MOST_NAMED])
         raise UserError(f"{name!r} could be any of {len(found)} experiments ({some}): give more characters.")

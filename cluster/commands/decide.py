@@ -11,7 +11,7 @@ from cluster.local_api import connect, silent_farm
 from cluster.person_requests import Ask, record
 from cluster.resuming import resuming
 from research.errors import UserError
-from results.history import BranchHistory, branch_named
+from results.history import branch_named, names_a_branch
 
 if TYPE_CHECKING:
     from cluster.confirm import Subject
@@ -143,12 +143,7 @@ def ask(home: Home, branch: "Branch", asked: Ask) -> int:
 def branch_or_experiment(home: Home, name: str | None) -> "tuple[Branch, str | None]":
     """The branch that a name stands for, or the experiment's with its id. Raises UserError."""
     histories = read_history(home)
-    if name is None or _names_a_branch(histories, name):
+    if name is None or names_a_branch(histories, name):
         return branch_named(histories, name).branch, None
-    experiment = record_named(home, histories, name).experiment
+    experiment = record_named(home, histories, name, or_branch=True).experiment
     return next(history.branch for history in histories if history.branch.name == experiment.branch), experiment.id
-
-
-def _names_a_branch(histories: list[BranchHistory], name: str) -> bool:
-    names = {text for history in histories for text in (history.branch.tag, history.branch.name, history.branch.head_branch)}
-    return name in names | {text.partition("/")[2] for text in names}

@@ -18,7 +18,7 @@ from research.command_hints import to_type
 from research.errors import UserError
 from research.formatting import one_line, printable
 from results.group_history import GroupHistory
-from results.history import BranchHistory
+from results.history import branches_named
 
 if TYPE_CHECKING:
     from results.store import Audience
@@ -69,11 +69,7 @@ def report(options: argparse.Namespace) -> int:
     from results.report import morning_report
 
     home = find_home(options.home)
-    histories = read_history(home)
-    chosen = [history for history in histories if options.tag in (None, *_names(history))]
-    if not chosen:
-        tags = ", ".join(dict.fromkeys(history.branch.tag for history in histories))
-        raise UserError(f"No tag is called {options.tag!r}. This home has: {tags}.")
+    chosen = branches_named(read_history(home), options.tag)
     ask, confirm = (to_type(f"farm {command}{home_option(home)}") for command in ("sql", "confirm"))
     print(morning_report(chosen, home=home.folder, ask=ask, confirm=confirm), end="")
     return 0
@@ -121,20 +117,10 @@ def typed_query() -> str:
 def audit(options: argparse.Namespace) -> int:
     """Prints validation and audit scores side by side for each head. The exit status is 1 if there is an alarm."""
     home = find_home(options.home)
-    histories = read_history(home)
-    wanted = options.branch
-    chosen = [history for history in histories if wanted in (None, *_names(history))]
-    if not chosen:
-        there = ", ".join(dict.fromkeys(history.branch.tag for history in histories))
-        raise UserError(f"No branch or tag is called {wanted!r}. This home has the tags {there}.")
+    chosen = branches_named(read_history(home), options.branch)
     texts = [audit_lines(home, group) for group in dict.fromkeys(history.group for history in chosen)]
     print("\n\n".join("\n".join(lines) for lines in texts))
     return 1 if any(line.startswith("  ALARM") for lines in texts for line in lines) else 0
-
-
-def _names(history: BranchHistory) -> tuple[str, ...]:
-    """What a branch is chosen by: its tag, its name, and that of the head that it shares."""
-    return (history.branch.tag, history.branch.name, history.group.name)
 
 
 def audit_lines(home: Home, group: GroupHistory) -> list[str]:

@@ -22,6 +22,6 @@ def read_history(home: Home) -> list[BranchHistory]:
     return found
 
 
-def record_named(home: Home, histories: list[BranchHistory], name: str) -> ExperimentRecord:
+def record_named(home: Home, histories: list[BranchHistory], name: str, *, or_branch: bool = False) -> ExperimentRecord:
     """The experiment that `name` stands for, by the rules of `experiment_named`. Raises UserError."""
-    return history.experiment_named(histories, name, ask=to_type(f"farm sql{home_option(home)}"))
+    return history.experiment_named(histories, name, ask=to_type(f"farm sql{home_option(home)}"), or_branch=or_branch)

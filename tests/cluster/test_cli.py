@@ -141,7 +141,7 @@ def test_every_command_has_a_function_and_help(command):
         (["show", "zz"], "No experiment is called 'zz'"),
         (["show", "9"], "No experiment is called '9'"),
         (["show", "mar8"], "could be any of 3"),
-        (["report", "apr1"], "No tag is called 'apr1'"),
+        (["report", "apr1"], "No branch or tag is called 'apr1': there is mar8"),
         (["diff", "apr1"], "No branch or tag is called 'apr1'"),
         (["sql", "DROP TABLE runs"], "SELECT"),
         (["stop"], "No farm is running"),

@@ -97,7 +97,7 @@ def test_of_a_tags_loops_the_best_comparable_one_is_found(store: Store) -> None:
     histories = read_history(store.journal.path)
     assert branch_named(histories, "night").branch.loop == 1
     assert branch_named(histories, "night-gpu0").branch.loop == 0
-    with pytest.raises(UserError, match="mar8, night-gpu0"):
+    with pytest.raises(UserError, match=r"night \(night-gpu0, night-gpu1, night-gpu2, night-gpu3\), mar8"):
         branch_named(histories, "nosuch")
 
 

@@ -61,7 +61,8 @@ def test_audit_raises_the_alarm_while_a_farm_holds_the_home(home, capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["audit", "apr1"], "No branch or tag is called 'apr1'"),
+        (["audit", "apr1"], "No branch or tag is called 'apr1': there is mar8"),
+        (["confirm", "apr1"], "No branch, tag or experiment is called 'apr1': there is mar8; "),
         (["verify", "zz"], "No experiment is called 'zz'"),
         (["verify", "mar8-0001"], "no commit bbbbbbb"),
     ],
