@@ -153,7 +153,7 @@ class ResearchLoop:
         return [await self._train_and_conclude(experiment, ()) for experiment in new]
 
     async def close(self) -> None:
-        """Drops the prepared proposal. An experiment that was training stays unfinished until the next start."""
+        """Withdraws the prepared proposal. An experiment that was training stays unfinished until the next start."""
         await self._proposer.close()
 
     def head(self) -> Head:

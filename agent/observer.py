@@ -15,6 +15,6 @@ class LoopObserver(Protocol):
         """An experiment has its verdict."""
 
     def on_event(self, kind: str, **fields: Any) -> None:
-        """Anything else that people may want to know: `proposal_failed`, `proposal_dropped`, `proposal_refused`, `run_lost`,
+        """Anything else that people may want to know: `proposal_failed`, `proposal_withdrawn`, `proposal_refused`, `run_lost`,
         `adopting`, `moved_aside`, `decision_changed`, `head_moved`, `share_unusual`, `no_wave`, `wave_ended`.
         """

@@ -50,7 +50,7 @@ class Proposer:
     async def next(self) -> Proposal:
         """The prepared proposal, else a new one, rebased if the head has changed since the researcher saw it.
 
-        One that can't be rebased is dropped, one that another loop has tried by now is refused, and the researcher is asked
+        One that can't be rebased is withdrawn, one that another loop has tried by now is refused, and the researcher is asked
         again. Raises OutOfIdeas, BudgetSpent or NotConfigured.
         """
         self._observer.on_loop_state(self._branch, phase="proposing")
@@ -62,17 +62,17 @@ class Proposer:
                 return proposal
             moved = rebased(proposal, base, head)
             if moved is None:
-                self._observer.on_event("proposal_dropped", branch=self._branch, title=proposal.title)
-                self._record_dropped(proposal, "the last keep changed the same thing")
+                self._observer.on_event("proposal_withdrawn", branch=self._branch, title=proposal.title)
+                self._record_withdrawn(proposal, "the last keep changed the same thing")
             elif (reason := self._refused(moved)) is None:
                 return moved
             else:
                 self._observer.on_event("proposal_refused", branch=self._branch, title=moved.title, reason=reason)
 
     async def close(self) -> None:
-        """Drops the prepared proposal, and closes the researcher."""
+        """Withdraws the prepared proposal, and closes the researcher."""
         if self.prepared is not None:
-            self._record_dropped(self.prepared[0], "the loop ended")
+            self._record_withdrawn(self.prepared[0], "the loop ended")
         if self._preparing is not None:
             self._preparing.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
@@ -105,10 +105,10 @@ class Proposer:
             record_refusal(self._store, self._branch, proposal, reason)
         return reason
 
-    def _record_dropped(self, proposal: Proposal, reason: str) -> None:
+    def _record_withdrawn(self, proposal: Proposal, reason: str) -> None:
         """Records a proposal that was paid for and isn't tried."""
-        dropped = {"branch": self._branch, "title": proposal.title, "reason": reason, "usage": _plain(proposal.usage)}
-        self._store.add_event("proposal_dropped", dropped)
+        withdrawn = {"branch": self._branch, "title": proposal.title, "reason": reason, "usage": _plain(proposal.usage)}
+        self._store.add_event("proposal_withdrawn", withdrawn)
 
 
 def _plain(usage: Usage | None) -> dict[str, object]:

@@ -197,7 +197,7 @@ def _add_research(group: CommandGroup) -> None:
     _add_devices(try_)
     _add_places(try_)
 
-    abandon = group.add("abandon", "drop an experiment that was interrupted, instead of finishing it")
+    abandon = group.add("abandon", "give up an experiment that was interrupted, instead of finishing it")
     abandon.add_argument("id", nargs="?", help="the experiment's id (default: the only one that was interrupted)")
     _add_places(abandon, cache=False)
 

@@ -10,7 +10,7 @@ from results.experiment import ExperimentRecord
 from results.store import Store
 
 MESSAGES = {
-    "proposal_dropped": "{branch}: {title} was dropped: the last keep changed the same thing",
+    "proposal_withdrawn": "{branch}: {title} was withdrawn before its run: the last keep changed the same thing",
     "proposal_refused": "{branch}: {title} was refused: {reason}",
     "proposal_failed": "{branch}: no proposal, asking again in {again_in_s:g} s: {reason}",
     "adopting": "{branch}: {commits} made by hand will be run, and recorded as kept (another --tag starts afresh)",

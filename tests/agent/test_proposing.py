@@ -1,4 +1,4 @@
-"""A proposal that fails or is dropped is on record, and the next one is asked for; program.md may be any file."""
+"""A proposal that fails or is withdrawn is on record, and the next one is asked for; program.md may be any file."""
 
 import asyncio
 from collections.abc import Iterator
@@ -53,6 +53,9 @@ class Observer:
     def on_verdict(self, record: Any) -> None:
         pass
 
+    def on_head_gain(self, group: str, gain: Any) -> None:
+        pass
+
     def on_event(self, kind: str, **fields: Any) -> None:
         self.events.append((kind, fields))
 
@@ -100,7 +103,7 @@ def test_a_prepared_idea_that_the_end_of_the_loop_drops_is_recorded(store: Store
         await proposer.close()
 
     asyncio.run(prepare_and_close())
-    assert recorded(store, "proposal_dropped", "title", "usage.cost_usd") == (("deeper", "0.5"),)
+    assert recorded(store, "proposal_withdrawn", "title", "usage.cost_usd") == (("deeper", "0.5"),)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +148,7 @@ def test_a_policy_that_cannot_be_read_is_waited_for(store: Store, tmp_path: Path
 
 
 def test_an_idea_for_a_head_that_moved_while_the_researcher_thought_is_rebased(store: Store) -> None:
-    """Whether it was prepared or not; one that conflicts is dropped, and another is asked for."""
+    """Whether it was prepared or not; one that conflicts is withdrawn, and another is asked for."""
     heads = [TRAIN_PY]
     faster = TRAIN_PY.replace("0.6", "0.9")
 
@@ -166,4 +169,4 @@ def test_an_idea_for_a_head_that_moved_while_the_researcher_thought_is_rebased(s
     conflict = replace(IDEA, title="rate", train_py=TRAIN_PY.replace("0.6", "0.7"))
     later = replace(IDEA, train_py=faster.replace("= 2", "= 3"))
     assert asyncio.run(proposer(conflict, later).next()) == later
-    assert recorded(store, "proposal_dropped", "title") == (("rate",),)
+    assert recorded(store, "proposal_withdrawn", "title") == (("rate",),)

@@ -8,7 +8,11 @@ from cluster.farm_events import MESSAGES
 @pytest.mark.parametrize(
     ("kind", "fields", "line"),
     [
-        ("proposal_dropped", {"title": "LR 1 -> 2"}, "b: LR 1 -> 2 was dropped: the last keep changed the same thing"),
+        (
+            "proposal_withdrawn",
+            {"title": "1 -> 2"},
+            "b: 1 -> 2 was withdrawn before its run: the last keep changed the same thing",
+        ),
         ("proposal_failed", {"reason": "{HTTP} 500", "again_in_s": 30.0}, "b: no proposal, asking again in 30 s: {HTTP} 500"),
         ("run_lost", {"run": "mar8-0001", "reason": "the node is gone"}, "b: run mar8-0001 was lost: the node is gone"),
     ],
