@@ -108,7 +108,6 @@ class ResearchLoop:
         adopted = await self.adopt()
         self._take_head(self.head())
         self._write_results_tsv()
-        self.observer.on_loop_state(self.branch.name, baseline=self._decisions.baseline().val_bpb, best=self.head().expected)
         return [*finished, *adopted]
 
     async def step(self) -> ExperimentRecord:
@@ -243,6 +242,8 @@ class ResearchLoop:
         with self.shared.running(experiment):
             while again or self._decisions.is_due(experiment, runs):
                 again = False
+                if runs:
+                    self.shared.tell_gain()  # what it gains by the runs so far, while there is no verdict
                 run = await self._runs.run(experiment, len(runs))
                 if experiment.kind == "baseline" and run.status == "lost":
                     raise InfrastructureFailed(f"{experiment.id} was lost {MAX_TRIES} times in a row: {run.reason}")
@@ -288,7 +289,6 @@ class ResearchLoop:
             self.worktree.advance(head.commit)
         if self.shared.group != self.branch.name:
             self.worktree.move_shared(self.shared.group, head.commit)
-        self.observer.on_loop_state(self.branch.name, best=head.expected)
 
     # --- what is known ----------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 from results.experiment import ExperimentRecord
+from results.head_gain import ExpectedGain
 
 
 class LoopObserver(Protocol):
@@ -13,6 +14,9 @@ class LoopObserver(Protocol):
 
     def on_verdict(self, record: ExperimentRecord) -> None:
         """An experiment has its verdict."""
+
+    def on_head_gain(self, group: str, gain: ExpectedGain) -> None:
+        """All runs of a group have said something new of its head."""
 
     def on_event(self, kind: str, **fields: Any) -> None:
         """Anything else that people may want to know: `proposal_failed`, `proposal_withdrawn`, `proposal_refused`, `run_lost`,

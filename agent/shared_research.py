@@ -18,15 +18,14 @@ from agent.waves import Waves
 from research.formatting import counted, one_line
 from results import policy
 from results.experiment import Experiment, ExperimentKind, ExperimentRecord, Head
-from results.group_entries import HEAD, RULING, Ruled, Ruling
+from results.gains import expected_gain
+from results.group_entries import CONTROL_REQUEST, GAIN, HEAD, RULING, WAVE_REQUEST, Ruled, Ruling
 from results.group_state import KINDS, GroupState
 from results.group_verdicts import flips
 from results.groups import head_event, ruling_event
+from results.head_gain import gain_event
 from results.policy import RunKind, Work
 from results.store import Store
-
-CONTROL_REQUEST, WAVE_REQUEST = "control", "wave"
-"""What a person may ask for: the baseline again, and a wave of near-misses."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +50,7 @@ class SharedResearch:
 
     def __init__(self, *, store: Store, repo: Path, group: str, baseline_commit: str, observer: LoopObserver) -> None:
         self.store, self.group, self.baseline_commit = store, group, baseline_commit
-        self._repo, self._observer = repo, observer
+        self._repo, self.observer = repo, observer
         self._text_at = partial(train_py_at, repo)
         self._under_way: dict[str, RunKind] = {}
         self._waves = Waves(store, group)
@@ -118,7 +117,7 @@ class SharedResearch:
             if request["request"] == CONTROL_REQUEST:
                 return self._control(frozenset())
             if request["request"] == WAVE_REQUEST and not self.start_wave():
-                self._observer.on_event("no_wave", branch=self.group)
+                self.observer.on_event("no_wave", branch=self.group)
         return None
 
     def _asked_by_policy(self) -> RequestedRun | None:
@@ -185,7 +184,7 @@ class SharedResearch:
             text = changed_head(self._text_at(run.base), change, self._text_at)
         except DoesNotFit as misfit:
             self._rule("wave", run.inside, f"the wave ends early: {misfit}")
-            self._observer.on_event("wave_ended", branch=self.group, reason=str(misfit))
+            self.observer.on_event("wave_ended", branch=self.group, reason=str(misfit))
             self.settle()
             return None
         return RequestedRun(
@@ -214,15 +213,25 @@ class SharedResearch:
         self._rule(ruling, (idea,), reason)
 
     def settle(self) -> None:
-        """Records what follows from the runs so far: decisions that have changed, and a new head."""
+        """Records what follows from the runs so far, decisions that have changed, a new head, and its gain."""
         state = self.state()
         decided = {r.experiment.id: r.verdict.decision for r in self.records() if r.verdict is not None}
         for idea, verdict in flips(state, decided):
             self.store.add_verdict(idea, verdict)
             experiment = self.store.record(idea).experiment
-            self._observer.on_event("decision_changed", branch=experiment.branch, experiment=idea,
+            self.observer.on_event("decision_changed", branch=experiment.branch, experiment=idea,
                                     title=experiment.title, decision=verdict.decision, reason=verdict.reason)  # fmt: skip
         self._move_head(state)
+        self.tell_gain(state)
+
+    def tell_gain(self, state: GroupState | None = None) -> None:
+        """Records and tells what the head gains by all runs so far, of which `state` follows if it is known."""
+        state, head = state or self.state(), self.head()
+        gain = None if head is None else expected_gain(state, head.commit)
+        if head is not None and gain is not None:
+            name = f"{GAIN} {self.group} {state.records} {head.commit}"
+            self.store.add_event(GAIN, gain_event(self.group, head.commit, state.records, gain), id=name)
+            self.observer.on_head_gain(self.group, gain)
 
     def _move_head(self, state: GroupState) -> None:
         head = self.head()
@@ -241,7 +250,7 @@ class SharedResearch:
             patches=self._in_order(wanted),
         )
         self.store.add_event(HEAD, head_event(self.group, moved, in_words(change)))
-        self._observer.on_event("head_moved", branch=self.group, change=in_words(change), expected=moved.expected)
+        self.observer.on_event("head_moved", branch=self.group, change=in_words(change), expected=moved.expected)
 
     def _measured(self, state: GroupState, head: Head, wanted: frozenset[str]) -> Experiment | None:
         """The latest experiment with a score whose train.py has these ideas and follows the head's commit."""
@@ -261,7 +270,7 @@ class SharedResearch:
         self.settle()
 
     def _rule(self, ruling: Ruling, patches: tuple[str, ...], reason: str) -> None:
-        self.store.add_event(RULING, ruling_event(self.group, Ruled(ruling=ruling, patches=patches), reason))
+        self.store.add_event(RULING, ruling_event(self.group, Ruled(ruling=ruling, patches=patches, reason=reason)))
 
     def _misfit(self, head: Head, work: Work) -> str | None:
         """The first idea of a run that doesn't fit the head beside the others, or can't be taken out of it; None: it fits."""

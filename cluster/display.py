@@ -17,11 +17,12 @@ from rich.text import Text
 from agent.repo.branch_names import short_name
 from research.formatting import duration
 from results.experiment import Decision, ExperimentRecord
+from results.head_gain import ExpectedGain, gain_text
 
 SHOWN_VERDICTS = 6
 
 BAR_WIDTH = 16
-COLUMNS = {"branch": 6, "doing": 9, "progress": BAR_WIDTH, "left": 7, "loss": 6, "best": 6, "gained": 6}
+COLUMNS = {"branch": 6, "doing": 9, "progress": BAR_WIDTH, "left": 7, "loss": 6}
 """Minimum widths, so that columns don't jump when a phase ends."""
 
 WIDE = 120
@@ -53,9 +54,6 @@ class LoopFields(TypedDict, total=False):
     """Training loss, nats per token."""
     fraction: float
     """Fraction of the time budget that is used, 0 to 1."""
-    best: float | None
-    """val_bpb of the head."""
-    baseline: float | None
 
 
 RUNNING = ("starting", "startup", "training", "handover", "scoring")
@@ -66,6 +64,9 @@ class Display(Protocol):
 
     def loop_state(self, branch: str, **fields: Unpack[LoopFields]) -> None:
         """Takes the fields of a loop's state that have changed."""
+
+    def head_gain(self, group: str, gain: ExpectedGain) -> None:
+        """Takes what all runs say of a group's head by now."""
 
     def say(self, text: str) -> None:
         """Shows one line of text."""
@@ -101,6 +102,9 @@ class PlainDisplay:
         if after != before and phase in RUNNING:
             self._write(f"{short_name(branch)}  run {known.get('run', 1)}: {_what(known)}")
 
+    def head_gain(self, group: str, gain: ExpectedGain) -> None:
+        pass
+
     def say(self, text: str) -> None:
         self._write(text)
 
@@ -128,6 +132,7 @@ class TerminalDisplay:
         self._console = console
         self._lock = threading.Lock()
         self._loops: dict[str, LoopFields] = {}
+        self._gains: dict[str, ExpectedGain] = {}
         self._verdicts: deque[ExperimentRecord] = deque(maxlen=SHOWN_VERDICTS)
         self._totals = _Totals()
         self._closed = False
@@ -139,6 +144,10 @@ class TerminalDisplay:
         if not self._closed:
             self._live.start()  # does nothing after the first time; not under the lock, since it draws at once
 
+    def head_gain(self, group: str, gain: ExpectedGain) -> None:
+        with self._lock:
+            self._gains[group] = gain
+
     def say(self, text: str) -> None:
         with suppress(OSError):  # the terminal was closed
             self._console.print(text, markup=False, highlight=False)
@@ -146,7 +155,6 @@ class TerminalDisplay:
     def verdict(self, record: ExperimentRecord) -> None:
         with self._lock:
             self._verdicts.append(record)
-            self._note_scores(record)
             if record.is_idea and record.verdict is not None:  # the baseline doesn't count
                 counts = self._totals.decisions
                 counts[record.verdict.decision] = counts.get(record.verdict.decision, 0) + 1
@@ -160,6 +168,8 @@ class TerminalDisplay:
         """The whole view."""
         with self._lock:
             parts: list[RenderableType] = [self._loop_table()]
+            told = [f"{short_name(group)}  {gain_text(gain)}" for group, gain in self._gains.items()]
+            parts += [Text(line, no_wrap=True, overflow="ellipsis") for line in told]
             for record in self._verdicts:
                 decision = record.verdict.decision if record.verdict else "lost"
                 whole = self._closed  # nothing is redrawn any more, so that lines may wrap
@@ -183,18 +193,10 @@ class TerminalDisplay:
                 ProgressBar(total=1.0, completed=known.get("fraction", 0.0), width=BAR_WIDTH) if training else "",
                 _time_left(known) if training else "",
                 _number(known.get("loss") if training else None, "{:.3f}"),
-                _number(known.get("best"), "{:.4f}"),
-                _number(_difference(known.get("baseline"), known.get("best")), "{:.4f}"),
                 *([Text(_what(known))] if wide else []),
             )
         tried = {short_name(branch): _what(known) for branch, known in self._loops.items() if not wide and _what(known)}
         return Group(table, *(Text(f"{name}: {what}", no_wrap=True, overflow="ellipsis") for name, what in tried.items()))
-
-    def _note_scores(self, record: ExperimentRecord) -> None:
-        """Takes the baseline's score from a baseline; what is best since then, the loop says."""
-        if record.val_bpb is not None and record.experiment.kind == "baseline":
-            known = self._loops.setdefault(record.experiment.branch, {})
-            known["best"] = known["baseline"] = record.val_bpb
 
 
 def verdict_line(record: ExperimentRecord) -> str:
@@ -234,10 +236,6 @@ def _time_left(known: LoopFields) -> str:
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else form.format(value)
-
-
-def _difference(first: float | None, second: float | None) -> float | None:
-    return None if first is None or second is None else first - second
 
 
 def _print_now(line: str) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from research.formatting import counted, duration
-from results.gains import ExpectedGain, expected_gain, interval_text
+from results.gains import expected_gain
+from results.head_gain import ExpectedGain, gain_text
 from results.store import Store
 
 
@@ -58,10 +59,4 @@ def summary_lines(summary: FarmSummary) -> list[str]:
     """The lines after a farm has ended: why, how long it took, and what it gained."""
     lines = [f"ended: {summary.ended}, after {duration(summary.seconds)}"]
     lines.append(f"{counted(summary.experiments, 'experiment')}, {summary.keeps} kept, on {', '.join(summary.branches)}")
-    gain = summary.gain
-    if gain is not None and gain.low == gain.high:
-        lines.append(f"val_bpb {gain.baseline:.4f} is expected of the baseline, which is still the head")
-    elif gain is not None:
-        words = interval_text(gain.gain, gain.low, gain.high)
-        lines.append(f"val_bpb {gain.baseline:.4f} at the start, {gain.head:.4f} expected of the head: {words} (90%)")
-    return lines
+    return [*lines, gain_text(summary.gain)] if summary.gain else lines

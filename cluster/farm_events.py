@@ -7,6 +7,7 @@ from cluster.history_export import HistoryExport
 from cluster.home import Home
 from cluster.workqueue import WorkItem
 from results.experiment import ExperimentRecord
+from results.head_gain import ExpectedGain
 from results.store import Store
 
 MESSAGES = {
@@ -16,7 +17,7 @@ MESSAGES = {
     "adopting": "{branch}: {commits} made by hand will be run, and recorded as kept (another --tag starts afresh)",
     "moved_aside": "{branch}: results.tsv was no table of experiments: it is now {file}",
     "decision_changed": "{branch}: {experiment} ({title}) {reason}",
-    "head_moved": "{branch}: the head is now {change}; {expected:.6f} expected",
+    "head_moved": "{branch}: the head is now {change}; val_bpb {expected:.4f} expected",
     "share_unusual": "{branch}: {run} had {share} of the machine than usual, which may decide: it is repeated",
     "wave_ended": "{branch}: the wave of near-misses ends early: {reason}",
     "no_wave": "{branch}: too few near-misses to combine, or they have been combined on this head",
@@ -56,6 +57,10 @@ class FarmEvents:
             reason=record.verdict.reason,
         )
         self._export.write_if_due()
+
+    def on_head_gain(self, group: str, gain: ExpectedGain) -> None:
+        """All runs of a group have said something new of its head."""
+        self._display.head_gain(group, gain)
 
     def on_event(self, kind: str, **fields: Any) -> None:
         """Anything else that people may want to know later."""

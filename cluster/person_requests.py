@@ -10,8 +10,10 @@ from cluster.home import Home
 from cluster.resuming import resuming
 from research.errors import UserError
 from research.formatting import counted, one_line
+from results.group_entries import CONTROL_REQUEST, DROPPED_BY_A_PERSON, RULING, WAVE_REQUEST, Ruled
 
 if TYPE_CHECKING:
+    from results.group_history import GroupHistory
     from results.group_state import GroupState
     from results.store import Store
 
@@ -39,8 +41,6 @@ class Answer:
 
 def record(store: "Store", ask: Ask) -> str:
     """Records what is asked. Returns one line that says what follows. Raises UserError if it can't be done."""
-    from agent.shared_research import CONTROL_REQUEST
-
     members = [branch for branch in store.branches() if branch.head_branch == ask.group]
     if not members:
         raise UserError(f"This home has no branch {ask.group}.")
@@ -55,8 +55,22 @@ def record(store: "Store", ask: Ask) -> str:
     return _combine(store, ask, state) if ask.what == "combine" else _drop(store, ask, state)
 
 
+REQUESTED = {CONTROL_REQUEST: "the baseline again, as a control", WAVE_REQUEST: "a wave of near-misses"}
+
+
+def pending(group: "GroupHistory") -> list[str]:
+    """What people have asked of a group's loops and has not come about yet, each in words."""
+    titles = {record.experiment.id: one_line(record.experiment.title, 48) for record in group.records}
+    inside = group.head.patches if group.head else ()
+    why = {idea: entry.reason for entry in group.entries if isinstance(entry, Ruled) for idea in entry.patches}
+    return [
+        *(REQUESTED.get(request, request) for request in group.requests),
+        *(f"{idea} ({titles[idea]}) leaves the head, by a merge without it"
+          for idea in inside if why.get(idea) == DROPPED_BY_A_PERSON),
+    ]  # fmt: skip
+
+
 def _combine(store: "Store", ask: Ask, state: "GroupState") -> str:
-    from agent.shared_research import WAVE_REQUEST
     from agent.waves import FEWEST
     from results import policy, waves
 
@@ -77,7 +91,6 @@ def _request(store: "Store", group: str, request: str, follows: str) -> str:
 
 
 def _drop(store: "Store", ask: Ask, state: "GroupState") -> str:
-    from results.group_entries import RULING, Ruled
     from results.group_state import edit_of
     from results.group_verdicts import flips
     from results.groups import ruling_event
@@ -93,8 +106,7 @@ def _drop(store: "Store", ask: Ask, state: "GroupState") -> str:
     if on_it:
         builds, that = ("builds", "that") if len(on_it) == 1 else ("build", "those")
         raise UserError(f"{idea} ({title}) can't leave the head: {', '.join(on_it)} {builds} on it; drop {that} first.")
-    ruling = Ruled(ruling="bar", patches=(idea,))
-    store.add_event(RULING, ruling_event(ask.group, ruling, "a person dropped it"))
+    store.add_event(RULING, ruling_event(ask.group, Ruled(ruling="bar", patches=(idea,), reason=DROPPED_BY_A_PERSON)))
     for name, verdict in flips(store.groups.state(ask.group), {idea: "keep"}):
         store.add_verdict(name, verdict)
     return f"{idea} ({title}) leaves the head of {ask.group} and stays out; a merge without it is run next"

@@ -1,7 +1,9 @@
 """`farm status` in words: what each loop of a running farm does, and where each branch stands."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from cluster.person_requests import pending
 from research.formatting import counted
 from results.history import BranchHistory
 
@@ -23,27 +25,49 @@ def _doing(known: dict[str, Any]) -> str:
 
 
 def standing(history: BranchHistory) -> dict[str, Any]:
-    """The state of a branch, for --json. What is expected of its head was recorded when that became the head."""
-    group, head = history.group, history.group.head
-    scores = group.baseline_scores
-    baseline = sum(scores) / len(scores) if scores else None
+    """The state of a branch, for --json: its own counts, and what all runs say of the head that it builds on."""
+    group = history.group
+    gain = group.gain
     return {
         "platform": history.branch.platform,
         "profile": history.branch.profile,
-        "experiments": sum(record.is_done for record in history.records),
-        "keeps": sum(record.is_done for record in history.keeps),
-        "baseline": baseline,
-        "best": head.expected if head else None,
-        "gain": baseline - head.expected if head and baseline is not None else None,
-        "head": head.commit if head else None,
+        **_counts(history),
+        "baseline": gain.baseline if gain else None,
+        "best": gain.head if gain else None,
+        "gain": gain.gain if gain else None,
+        "low": gain.low if gain else None,
+        "high": gain.high if gain else None,
+        "head": group.head.commit if group.head else None,
         "head_branch": group.name,
+        "requested": pending(group),
     }
 
 
-def standing_line(history: BranchHistory) -> str:
-    state = standing(history)
-    name, counts = history.branch.name, f"{counted(state['experiments'], 'experiment')}, {state['keeps']} kept"
-    if state["best"] is None or state["baseline"] is None:
-        return f"{name}: {counts}; no score yet"
-    expected = f"{state['best']:.4f} expected of the head: {state['gain']:+.4f}"
-    return f"{name}: {counts}; val_bpb {state['baseline']:.4f} -> {expected}"
+def standing_lines(histories: Sequence[BranchHistory]) -> list[str]:
+    """Where the heads stand, each with the branches that share it and with what people have asked of it."""
+    of_group: dict[str, list[BranchHistory]] = {}
+    for history in histories:
+        of_group.setdefault(history.group.name, []).append(history)
+    return [line for sharing in of_group.values() for line in _group_lines(sharing)]
+
+
+def _group_lines(sharing: Sequence[BranchHistory]) -> list[str]:
+    group = sharing[0].group
+    is_alone = len(group.branches) == 1
+    lines = [f"{group.name}: {_counts_in_words(sharing[0]) if is_alone else f'the head of {len(group.branches)} branches'}"]
+    lines.append(f"  {group.standing}")
+    if not is_alone:
+        lines += [f"  {history.branch.name}: {_counts_in_words(history)}" for history in sharing]
+    return lines + [f"  requested: {request}" for request in pending(group)]
+
+
+def _counts(history: BranchHistory) -> dict[str, int]:
+    return {
+        "experiments": sum(record.is_done for record in history.records),
+        "keeps": sum(record.is_done for record in history.keeps),
+    }
+
+
+def _counts_in_words(history: BranchHistory) -> str:
+    counts = _counts(history)
+    return f"{counted(counts['experiments'], 'experiment')}, {counts['keeps']} kept"

@@ -26,9 +26,9 @@ from research.formatting import duration, one_line
 from research.hyperparameters import read_constants, write_constants
 from research.recipes import Constant
 from research.result import RunResult, RunSpec
-from results import policy
 from results.experiment import Branch, ExperimentRecord, Head, run_from, to_body
 from results.foreign_import import record_import
+from results.gains import expected_gain
 from results.group_state import seed_named
 from results.store import Store
 from results.table_rows import without_audit
@@ -200,8 +200,9 @@ def original_gain(store: Store, branch: Branch) -> Original:
     """What the branch gained under its own terms. Raises UserError as `baseline_and_head` does."""
     baseline, head = baseline_and_head(store, branch)
     assert baseline.val_bpb is not None, "a kept baseline has a score"
-    gain, low, high = policy.head_gain(store.groups.state(branch.head_branch).farm)
-    return Original(baseline=baseline.val_bpb, head=head.mean, gain=gain, low=low, high=high)
+    found = expected_gain(store.groups.state(branch.head_branch), head.commit)
+    assert found is not None, "the head has run"
+    return Original(baseline=baseline.val_bpb, head=head.mean, gain=found.gain, low=found.low, high=found.high)
 
 
 def plan_line(plan: TransferPlan, overhead_seconds: float) -> str:

@@ -1,6 +1,7 @@
 """How much a head gains over the untouched train.py: by all runs, by its own score, under fresh seeds, and for what cost.
 
 All gains are in bpb, and positive is better. The gain by all runs is shrunk for having been selected: it is the one to report.
+`results/head_gain.py` holds it as a record and in words.
 """
 
 from collections.abc import Iterable
@@ -13,28 +14,10 @@ from results.confirmation import Difference, difference
 from results.experiment import ExperimentRecord
 from results.group_history import GroupHistory, is_baseline, is_keep, scores_in
 from results.group_state import GroupState
+from results.head_gain import ExpectedGain
 
 BPB_STEP = 0.001
 """The gain whose price in device time is reported."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExpectedGain:
-    """What all runs say of a train.py's gain over the untouched one."""
-
-    baseline: float
-    """The val_bpb that is expected of the untouched train.py."""
-    gain: float
-    low: float
-    high: float
-    """The ends of the gain's 90% interval."""
-    sigma: float
-    """Standard deviation of val_bpb between seeds, as far as runs have told."""
-
-    @property
-    def head(self) -> float:
-        """The val_bpb that is expected of the train.py."""
-        return self.baseline - self.gain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +42,6 @@ def expected_gain(state: GroupState, commit: str) -> ExpectedGain | None:
     return ExpectedGain(baseline=baseline, gain=gain, low=low, high=high, sigma=posterior.sigma)
 
 
-def gain_of_head(group: GroupHistory) -> ExpectedGain | None:
-    """The gain of a group's head by all runs; None if it isn't known."""
-    if group.head is None or group.state is None:
-        return None
-    return expected_gain(group.state, group.head.commit)
-
-
 def gain_by_scores(group: GroupHistory) -> float | None:
     """The gain that the score says with which the head was selected; None without one."""
     head, baseline = group.head_record, group.baseline_scores
@@ -88,8 +64,3 @@ def confirmation_of(group: GroupHistory, commit: str) -> Confirmation | None:
 def device_seconds(records: Iterable[ExperimentRecord]) -> float:
     """The time that the runs of these experiments have taken on their devices."""
     return sum(run.total_seconds or 0.0 for record in records for run in record.runs)
-
-
-def interval_text(value: float, low: float, high: float) -> str:
-    """A gain in bpb with the ends of its interval."""
-    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"

@@ -3,17 +3,29 @@
 They are light to import: whoever reads the journal collects them, and only estimates need NumPy.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from research.result import RunResult
 from results.experiment import Branch, Experiment
 
-HEAD, RULING = "head", "ruling"
-"""The kinds of the events that record what became the head of a group, and what was ruled about ideas without a score."""
+HEAD, GAIN, RULING = "head", "gain", "ruling"
+"""The kinds of the events that record what became the head of a group, what it gains by all runs, and what was ruled about
+ideas without a score."""
+
+REQUEST, REQUEST_TAKEN = "request", "request_taken"
+"""The kinds of the events that record what a person asks of the loops, and that one of them has taken it up."""
+
+CONTROL_REQUEST, WAVE_REQUEST = "control", "wave"
+"""What a person may ask for: the baseline again, and a wave of near-misses."""
 
 Ruling = Literal["bar", "pin", "wave"]
 """`bar`: an idea stays out of the head, `pin`: it stays in; `wave`: the wave of these ideas has ended."""
+
+
+DROPPED_BY_A_PERSON = "a person dropped it"
+"""The reason of the ruling by which a person drops an idea."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +49,13 @@ class Ruled:
 
     ruling: Ruling
     patches: tuple[str, ...]
+    reason: str = ""
+    """Why, in words."""
 
 
 Entry = Joined | Ran | Ruled
+
+
+def ruled_from(details: Mapping[str, Any]) -> Ruled:
+    """The ruling that an event's details hold."""
+    return Ruled(ruling=details["ruling"], patches=tuple(details["patches"]), reason=details.get("reason", ""))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from research.errors import UserError
 from results.experiment import Branch, ExperimentRecord, Head, Verdict
 from results.group_entries import Entry
+from results.head_gain import ExpectedGain, gain_in, gain_text
 
 if TYPE_CHECKING:
     from results.group_state import GroupState
@@ -40,6 +41,10 @@ class GroupHistory:
     """The details of the events that something became the head, oldest first."""
     decisions: Mapping[str, Sequence[Decided]] = field(default_factory=dict)
     """Every decision on each experiment, oldest first, by the experiment's id."""
+    gain_event: Mapping[str, Any] | None = None
+    """The details of the latest event that records what the head gains."""
+    requests: tuple[str, ...] = ()
+    """What people have asked of the loops and none has taken up yet, oldest first."""
 
     @cached_property
     def state(self) -> "GroupState | None":
@@ -72,6 +77,27 @@ class GroupHistory:
             return None
         latest = max(numbered, key=lambda found: found[:2])[2].experiment
         return self._head({"commit": latest.commit, "experiment": latest.id})
+
+    @cached_property
+    def gain(self) -> ExpectedGain | None:
+        """What all runs say of the head's gain, as it was recorded after the last of them; None if it isn't known."""
+        if self.head is None:
+            return None
+        told = self.gain_event and gain_in(self.gain_event, self.head.commit, len(self.entries))
+        if told or self.state is None:
+            return told or None
+        from results.gains import expected_gain
+
+        return expected_gain(self.state, self.head.commit)
+
+    @property
+    def standing(self) -> str:
+        """Where the group stands, in one line."""
+        if self.head is None:
+            return "no score yet: the baseline has not finished"
+        if self.gain is None:
+            return "no estimate: this version of the farm doesn't know the terms of these branches"
+        return gain_text(self.gain)
 
     @property
     def head_record(self) -> ExperimentRecord | None:

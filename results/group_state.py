@@ -64,6 +64,10 @@ class GroupState:
     """Peak memory in MiB of each commit's last run with a score."""
     shares: tuple[float, ...] = ()
     """The latest runs' shares of the machine, on a CPU."""
+    records: int = 0
+    """How many records it follows from, of whatever kind."""
+    why_ruled: Mapping[str, str] = field(default_factory=dict)
+    """Why ideas stay out of the head, or in it, whatever scores say; without what a failed merge says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +113,10 @@ def replay(state: GroupState, entries: Iterable[Entry]) -> GroupState:
 
 def advance(state: GroupState, entry: Entry) -> GroupState:
     """The state after one more record."""
+    return replace(_advanced(state, entry), records=state.records + 1)
+
+
+def _advanced(state: GroupState, entry: Entry) -> GroupState:
     if isinstance(entry, Joined):
         return replace(state, farm=policy.joined(state.farm))
     if isinstance(entry, Ruled):
@@ -258,4 +266,4 @@ def _ruled(state: GroupState, entry: Ruled) -> GroupState:
             farm = policy.barred(farm, patch)
         elif patch in state.ideas:
             farm = policy.pinned(farm, state.ideas[patch])
-    return replace(state, farm=farm)
+    return replace(state, farm=farm, why_ruled={**state.why_ruled, **dict.fromkeys(entry.patches, entry.reason)})

@@ -5,12 +5,12 @@ A state is computed from the records once, and brought up to date by those that 
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from research.result import RunResult
 from results.experiment import Branch, Experiment, ExperimentKind, Head, branch_from, experiment_from
-from results.group_entries import HEAD, RULING, Entry, Joined, Ran, Ruled
+from results.group_entries import HEAD, RULING, Entry, Joined, Ran, Ruled, ruled_from
 from results.group_state import GroupState, advance, begin
 from results.remembered import RememberedAnswers
 
@@ -124,7 +124,7 @@ class Groups:
         found += [(seq, _ran(experiment, run)) for seq, experiment, run in self._rows(
             """SELECT r.seq, e.record, r.record FROM runs r JOIN experiments e ON e.id = r.experiment_id
                WHERE r.seq > ? AND e.branch = ANY(?)""", after, names)]  # fmt: skip
-        found += [(seq, _ruled(json.loads(body))) for seq, body in self._rows(
+        found += [(seq, ruled_from(json.loads(body))) for seq, body in self._rows(
             "SELECT seq, record FROM events WHERE seq > ? AND kind = ? AND record ->> '$.group' = ?",
             after, RULING, group)]  # fmt: skip
         return sorted(found, key=lambda item: item[0])
@@ -136,16 +136,11 @@ def head_event(group: str, head: Head, reason: str) -> dict[str, Any]:
             "expected": head.expected, "patches": list(head.patches), "reason": reason}  # fmt: skip
 
 
-def ruling_event(group: str, ruling: Ruled, reason: str) -> dict[str, Any]:
+def ruling_event(group: str, ruled: Ruled) -> dict[str, Any]:
     """The details of the event that something was ruled about ideas."""
-    return {"group": group, "branch": group, "ruling": ruling.ruling, "patches": list(ruling.patches), "reason": reason}
+    return {"group": group, "branch": group, "ruling": ruled.ruling, "patches": list(ruled.patches), "reason": ruled.reason}
 
 
 def _ran(experiment: str, run: str) -> Ran:
     body: Experiment = experiment_from(json.loads(experiment))
     return Ran(experiment=body, run=RunResult.from_json(run))
-
-
-def _ruled(details: dict[str, Any]) -> Ruled:
-    patches: Sequence[str] = details["patches"]
-    return Ruled(ruling=details["ruling"], patches=tuple(patches))

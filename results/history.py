@@ -19,7 +19,7 @@ from results.experiment import (
     run_from,
     verdict_from,
 )
-from results.group_entries import HEAD, RULING, Entry, Joined, Ran, Ruled
+from results.group_entries import GAIN, HEAD, REQUEST, REQUEST_TAKEN, RULING, Entry, Joined, Ran, ruled_from
 from results.group_history import Decided, GroupHistory, is_baseline, is_keep
 from results.journal import JournalRecord, read_journal
 from results.researcher_costs import cost_in
@@ -92,8 +92,12 @@ class _Told:
     verdicts: list[tuple[str, Verdict]] = field(default_factory=list)
     costs: dict[str, list[Usage]] = field(default_factory=dict)
     entries: dict[str, list[Entry]] = field(default_factory=dict)
-    """By group, as are the heads."""
+    """By group, as are the heads, the gains and the requests."""
     heads: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
+    gains: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The latest event of each group."""
+    requests: dict[str, dict[int, str]] = field(default_factory=dict)
+    """What people have asked for and no loop has taken up, by its number."""
     decisions: dict[str, list[Decided]] = field(default_factory=dict)
 
     def take(self, record: JournalRecord) -> None:
@@ -122,10 +126,15 @@ class _Told:
 
     def _take_event(self, kind: str, details: Mapping[str, Any]) -> None:
         if kind == RULING:
-            ruled = Ruled(ruling=details["ruling"], patches=tuple(details["patches"]))
-            self.entries.setdefault(details["group"], []).append(ruled)
+            self.entries.setdefault(details["group"], []).append(ruled_from(details))
         elif kind == HEAD:
             self.heads.setdefault(details["group"], []).append(details)
+        elif kind == GAIN:
+            self.gains[details["group"]] = details
+        elif kind == REQUEST:
+            self.requests.setdefault(details["branch"], {})[details["number"]] = details["request"]
+        elif kind == REQUEST_TAKEN:
+            self.requests.get(details["branch"], {}).pop(details["number"], None)
 
 
 def _group(name: str, told: _Told, of_branch: Mapping[str, Sequence[ExperimentRecord]]) -> GroupHistory:
@@ -138,6 +147,8 @@ def _group(name: str, told: _Told, of_branch: Mapping[str, Sequence[ExperimentRe
         entries=tuple(told.entries[name]),
         head_events=tuple(told.heads.get(name, ())),
         decisions={id: told.decisions.get(id, ()) for id in records},
+        gain_event=told.gains.get(name),
+        requests=tuple(told.requests.get(name, {}).values()),
     )
 
 
@@ -255,12 +266,19 @@ def _best_of_comparable(tagged: Sequence[BranchHistory]) -> BranchHistory:
     newest = tagged[-1]
     terms = (newest.branch.platform, newest.branch.score_fingerprint)
     comparable = [one for one in tagged if (one.branch.platform, one.branch.score_fingerprint) == terms]
-    scored = [(head.expected, one) for one in reversed(comparable) if (head := one.group.head) is not None]
+    scored = {one.group.name: one for one in comparable if one.group.head is not None}  # of each group the newest branch
     if not scored:
         return newest
-    _, best = min(scored, key=lambda pair: pair[0])
+    best = min(reversed(scored.values()), key=_expected) if len(scored) > 1 else next(iter(scored.values()))
     sharing = [one for one in comparable if one.group is best.group]
     return next((one for one in sharing if best.head in one.records), best)
+
+
+def _expected(history: BranchHistory) -> float:
+    """The val_bpb that is expected of a branch's head by now; by the time when it became the head, if that isn't known."""
+    gain, head = history.group.gain, history.group.head
+    assert head is not None, "only for branches with a score"
+    return gain.head if gain else head.expected
 
 
 def _short(branch_name: str) -> str:

@@ -1,42 +1,60 @@
 """Texts for people: the leaderboard and the morning report."""
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from research.formatting import counted, one_line
+from research.formatting import counted, duration, one_line, shortened
 from research.result import RunResult
 from results import policy
 from results.confirmation import LEVEL
 from results.experiment import DECISIONS, Decision, ExperimentKind, ExperimentRecord
 from results.gains import (
     BPB_STEP,
-    ExpectedGain,
     confirmation_of,
     device_seconds,
     gain_by_scores,
-    gain_of_head,
-    interval_text,
 )
 from results.group_history import GroupHistory
 from results.group_state import estimates
+from results.head_gain import ExpectedGain, interval_text
 from results.history import BranchHistory
 from results.machine_shares import unequal_shares
 from results.overfitting import measure_overfitting
 from results.researcher_costs import total
 from results.verdict import figure, too_equal
 
-TITLE_WIDTH = 48
+TITLE_WIDTH = 44
+
+WIDTH = 100
+"""Columns of the report."""
 
 MOST_IDEAS = 3
 """The most ideas of a sort that the report names."""
 
+MOST_RUNS = 3
+"""The most runs that a warning names."""
+
 BESIDE_IDEAS: Mapping[ExperimentKind, tuple[str, ...]] = {
-    "merge": ("merge",),
-    "control": ("control",),
+    "merge": ("merge of kept ideas", "merges of kept ideas"),
+    "control": ("control", "controls"),
     "wave": ("run of waves", "runs of waves"),
     "confirm": ("confirmation",),
 }
 """Kinds of experiments that are no ideas, with their singular and plural."""
+
+
+LEADERBOARD_NOTE = (
+    "val_bpb is the raw score, which the seed moves. What decides is the effect by all runs, as estimated",
+    "when the idea was kept, and the probability P that it helps.",
+)
+
+REPORT_NOTE = """\
+How to read it: the baseline is the untouched train.py, and the head the train.py with all ideas that are kept. Their \
+val_bpb, and what an idea gains, are estimated from all runs, which allows for the luck of what was selected; [..] is the 90% \
+interval, sigma the standard deviation between seeds. P is the probability that an idea helps by more than the price of its \
+lines and memory. Near-misses may help, and are not kept yet; dropped is what was kept once and is not now. More: \
+docs/science.md."""
 
 
 def leaderboard_text(records: Iterable[ExperimentRecord], *, limit: int = 20) -> str:
@@ -44,16 +62,20 @@ def leaderboard_text(records: Iterable[ExperimentRecord], *, limit: int = 20) ->
     keeps = sorted(_with(records, "keep"), key=_score)
     if not keeps:
         return "no keep yet\n"
-    lines = [f"{'':>3}  {'val_bpb':>8}  {'gain':>8}  {'MiB':>7}  {'runs':>4}  {'commit':<7}  idea"]
+    lines = [f"{'':>3}  {'val_bpb':>8}  {'effect':>9}  {'P':>4}  {'MiB':>7}  {'runs':>4}  {'commit':<7}  idea"]
     for rank, record in enumerate(keeps[:limit], start=1):
-        gain = _number(record.verdict.gain if record.verdict else None, "+.6f")
-        memory = _number(record.peak_memory_mb, ".0f")
+        verdict = record.verdict if record.is_idea else None
+        estimated = verdict is not None and verdict.effect is not None
+        effect = _number((verdict.effect if estimated else verdict.gain) if verdict else None, "+.6f")
+        memory, helps = _number(record.peak_memory_mb, ".0f"), _number(verdict.helps if verdict else None, ".2f")
         lines.append(
-            f"{rank:>3}  {_score(record):>8.6f}  {gain:>8}  {memory:>7}  {len(_charged(record)):>4}  "
+            f"{rank:>3}  {_score(record):>8.6f}  {effect:>9}  {helps:>4}  {memory:>7}  {len(_charged(record)):>4}  "
             f"{record.experiment.commit[:7]}  {_title(record)}"
         )
     if len(keeps) > limit:
         lines.append(f"     and {counted(len(keeps) - limit, 'more keep')}")
+    if any(record.verdict is not None and record.verdict.effect is not None for record in keeps):
+        lines += LEADERBOARD_NOTE
     return "\n".join(lines) + "\n"
 
 
@@ -70,7 +92,8 @@ def morning_report(histories: Sequence[BranchHistory], *, home: Path | None = No
         of_group.setdefault(history.group.name, []).append(history)
     parts = ["\n".join(_group_report(chosen, home, confirm)) + "\n" for chosen in of_group.values()]
     if home is not None:
-        parts.append(f"The whole history: `{ask} QUERY`, {home / 'history.parquet'}, {home / 'journal.jsonl'}.\n")
+        parts.append("\n".join(textwrap.wrap(REPORT_NOTE, WIDTH)) + "\n")
+        parts.append(f"The whole history: `{ask} QUERY`\n  {home / 'history.parquet'}\n  {home / 'journal.jsonl'}\n")
     return "\n".join(parts)
 
 
@@ -78,9 +101,9 @@ def _group_report(histories: Sequence[BranchHistory], home: Path | None, confirm
     """The report on branches of one group."""
     group, branch = histories[0].group, histories[0].branch
     loops = f", the head of {len(group.branches)} branches" if len(group.branches) > 1 else ""
-    gain = gain_of_head(group)
+    gain = group.gain
     lines = [
-        f"{group.name} on {branch.platform}, profile {branch.profile}{loops}",
+        *_wrapped(f"{group.name} on {branch.platform}, profile {branch.profile}{loops}"),
         *_gain_lines(group, gain, f"{confirm} {group.name}"),
         *_audit_lines(group, home),
         *_price_lines(group, gain),
@@ -94,21 +117,21 @@ def _group_report(histories: Sequence[BranchHistory], home: Path | None, confirm
     return lines
 
 
+def _wrapped(text: str) -> list[str]:
+    """Text as lines that fit a branch's part of the report."""
+    return textwrap.wrap(text, WIDTH - 2, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
 def _gain_lines(group: GroupHistory, gain: ExpectedGain | None, confirm: str) -> list[str]:
     """The gain from the baseline to the head: by all runs, by the head's own score, and under fresh seeds."""
     head, baseline = group.head, group.baseline
-    if head is None or baseline is None:
-        return ["No score yet: the baseline has not finished."]
-    is_untouched = group.state is not None and group.state.patches_at.get(head.commit) == frozenset()
-    if is_untouched or head.commit == baseline.experiment.commit:
-        return [f"The baseline has val_bpb {head.mean:.4f}; nothing has beaten it yet."]
-    own = _own_score_line(group, gain)
+    if head is None or baseline is None or (gain is not None and gain.low == gain.high):
+        return [group.standing]
     if gain is None:
-        return ["No estimate: this version of the farm doesn't know the terms of these branches.", own]
-    words = interval_text(gain.gain, gain.low, gain.high)
+        return [group.standing, _own_score_line(group, gain)]
     return [
-        f"val_bpb {gain.baseline:.4f} -> {gain.head:.4f} expected: {words} (90%; sigma {figure(gain.sigma)})",
-        own,
+        f"{group.standing}; sigma {figure(gain.sigma)}",
+        _own_score_line(group, gain),
         _confirmation_line(group, head.commit, confirm),
     ]
 
@@ -118,7 +141,7 @@ def _own_score_line(group: GroupHistory, gain: ExpectedGain | None) -> str:
     head, scored = group.head_record, gain_by_scores(group)
     if head is None or head.val_bpb is None or scored is None:
         return "The head has not run by itself."
-    words = f"Its own score, {head.val_bpb:.6f} [{head.experiment.id}], says {scored:+.4f}"
+    words = f"The head's raw score, {head.val_bpb:.6f} [{head.experiment.id}], says {scored:+.4f}"
     if gain is None:
         return f"{words}; it was selected, and overstates"
     over = scored - gain.gain
@@ -137,10 +160,11 @@ def _confirmation_line(group: GroupHistory, commit: str, confirm: str) -> str:
 
 
 def _price_lines(group: GroupHistory, gain: ExpectedGain | None) -> list[str]:
-    hours = device_seconds(group.records) / 3600
-    if gain is None or gain.gain <= 0 or not hours:
+    seconds = device_seconds(group.records)
+    if gain is None or gain.gain <= 0 or not seconds:
         return []
-    return [f"Device hours: {hours:.2g}, {hours / (gain.gain / BPB_STEP):.2g} for each {BPB_STEP} bpb gained"]
+    each = duration(seconds / (gain.gain / BPB_STEP))
+    return [f"Device time: {duration(seconds)}, {each} for each {BPB_STEP} bits per byte gained"]
 
 
 def _audit_lines(group: GroupHistory, home: Path | None) -> list[str]:
@@ -152,9 +176,9 @@ def _audit_lines(group: GroupHistory, home: Path | None) -> list[str]:
     if found is None:
         return []
     error = "" if found.standard_error is None else f" +- {found.standard_error:.4f}"
-    lines = [f"Audit: {-found.audit.change:+.4f} on rows that no researcher sees, {-found.val.change:+.4f} on validation: "
+    lines = [f"Audit: gain {-found.audit.change:+.4f} on rows that no researcher sees, {-found.val.change:+.4f} on validation: "
              f"gap {found.gap:+.4f}{error}"]  # fmt: skip
-    return [*lines, f"ALARM: {found.alarm}"] if found.alarm else lines
+    return [line for text in (*lines, *([f"ALARM: {found.alarm}"] if found.alarm else [])) for line in _wrapped(text)]
 
 
 def _idea_lines(group: GroupHistory) -> list[str]:
@@ -166,18 +190,18 @@ def _idea_lines(group: GroupHistory) -> list[str]:
     known = {found.idea: found for found in estimates(group.state)}
     best = sorted((found for found in known.values() if found.idea in inside), key=lambda found: -found.effect)[:MOST_IDEAS]
     lines = _listed("Best ideas:", [
-        f"{interval_text(found.effect, found.low, found.high)} P {found.helps:.2f} {titles[found.idea]} [{found.idea}]"
+        f"{interval_text(found.effect, found.low, found.high)} P {found.helps:.2f} [{found.idea}] {titles[found.idea]}"
         for found in best
     ])  # fmt: skip
     misses = policy.near_misses(group.state.farm)
-    named = [f"P {known[idea].helps:.2f} {titles[idea]} [{idea}]" for idea in misses[:MOST_IDEAS]]
+    named = [f"P {known[idea].helps:.2f} [{idea}] {titles[idea]}" for idea in misses[:MOST_IDEAS]]
     lines += _listed(f"Near-misses ({len(misses)}):", named) or ["Near-misses: none"]
     return lines + _dropped_lines(group)
 
 
 def _listed(label: str, items: Sequence[str]) -> list[str]:
-    """A line for each item, the first one behind the label."""
-    return [f"{label if at == 0 else '':<{len(label)}} {item}" for at, item in enumerate(items)]
+    """A line for each item, cut to the report's width, the first one behind the label."""
+    return [shortened(f"{label if at == 0 else '':<{len(label)}} {item}", WIDTH) for at, item in enumerate(items)]
 
 
 def _dropped_lines(group: GroupHistory) -> list[str]:
@@ -189,7 +213,7 @@ def _dropped_lines(group: GroupHistory) -> list[str]:
         if record.is_idea and was_kept and decisions[-1].verdict.decision != "keep":
             dropped.append((decisions[-1], record))
     latest = sorted(dropped, key=lambda pair: pair[0].time, reverse=True)[:MOST_IDEAS]
-    named = [f"{_title(record)} [{record.experiment.id}]: {_why(last.verdict.reason)}" for last, record in latest]
+    named = [f"[{record.experiment.id}] {_title(record)}: {_why(last.verdict.reason)}" for last, record in latest]
     if len(dropped) > MOST_IDEAS:
         named.append(f"and {len(dropped) - MOST_IDEAS} more")
     return _listed("Dropped:", named)
@@ -197,7 +221,7 @@ def _dropped_lines(group: GroupHistory) -> list[str]:
 
 def _why(reason: str) -> str:
     """The part of a verdict's reason that says why an idea was dropped."""
-    return reason.removeprefix("dropped: ").partition(";")[0]
+    return reason.removeprefix("dropped: ").partition(";")[0].removesuffix(" decides")
 
 
 def _beside_ideas(group: GroupHistory) -> list[str]:
@@ -207,7 +231,7 @@ def _beside_ideas(group: GroupHistory) -> list[str]:
     parts = [counted(count[kind], *nouns) for kind, nouns in BESIDE_IDEAS.items() if count[kind]]
     if apart:
         parts[0] += f" ({apart} taken apart)"
-    return [f"Beside ideas: {', '.join(parts)}"] if parts else []
+    return [f"Other runs: {', '.join(parts)}"] if parts else []
 
 
 def _warning_lines(records: Sequence[ExperimentRecord]) -> list[str]:
@@ -216,17 +240,21 @@ def _warning_lines(records: Sequence[ExperimentRecord]) -> list[str]:
     for record in records:
         runs_of.setdefault(record.experiment.commit, []).extend(record.runs)
     remarks = [remark for runs in runs_of.values() if (remark := too_equal(runs))]
-    return _share_lines(records) + [remark[0].upper() + remark[1:] for remark in remarks]
+    warnings = [*_share_warnings(records), *(remark[0].upper() + remark[1:] for remark in remarks)]
+    return [line for warning in warnings for line in _wrapped(warning)]
 
 
-def _share_lines(records: Sequence[ExperimentRecord]) -> list[str]:
-    """A line that names runs which had more or less of the machine than others; none if all had equal shares."""
+def _share_warnings(records: Sequence[ExperimentRecord]) -> list[str]:
+    """A sentence on runs which had more or less of the machine than others; none if all had equal shares."""
     unequal = unequal_shares(records)
     if not unequal:
         return []
-    named = "; ".join(f"{found.run.run_id} ({found.words})" for found in unequal[:3])
-    more = f"; and {len(unequal) - 3} more" if len(unequal) > 3 else ""
-    return [f"Unequal shares of the machine, so that scores compare badly: {named}{more}"]
+    of = sum(run.status == "ok" for record in records for run in record.runs)
+    named = "; ".join(f"{found.run.run_id} ({found.words})" for found in unequal[:MOST_RUNS])
+    more = f"; and {len(unequal) - MOST_RUNS} more" if len(unequal) > MOST_RUNS else ""
+    return [
+        f"Unequal shares of the machine in {len(unequal)} of {counted(of, 'run')}, so that scores compare badly: {named}{more}"
+    ]
 
 
 def _counts_line(records: Sequence[ExperimentRecord]) -> str:
@@ -236,7 +264,7 @@ def _counts_line(records: Sequence[ExperimentRecord]) -> str:
     experiments = counted(sum(record.is_done for record in ideas), "experiment")
     return (
         f"{experiments}: {counts['keep']} kept, {counts['discard']} discarded, {counts['crash']} crashed, "
-        f"{counts['invalid']} invalid; {counts['lost']} lost to the infrastructure and not counted"
+        f"{counts['invalid']} invalid; {counts['lost']} lost by machines and not counted"
     )
 
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from research.result import RunResult
 from results import policy
 from results.experiment import Experiment, ExperimentRecord, Verdict
-from results.gains import interval_text
 from results.group_history import GroupHistory
 from results.group_state import estimate_of
+from results.head_gain import interval_text
 
 
 def show_text(record: ExperimentRecord, group: GroupHistory) -> str:
@@ -64,7 +64,7 @@ def _estimate_lines(experiment: Experiment, group: GroupHistory) -> list[str]:
     beside = [name for name in experiment.patches if name != experiment.id]
     needs = sorted(state.ideas[experiment.id].needs)
     words = interval_text(found.effect, found.low, found.high)
-    lines = [f"  effect      {words} by all runs (90%), P {found.helps:.2f}; {where}"]
+    lines = [f"  effect      {words} by all runs (90%), P(helps) {found.helps:.2f}; {where}"]
     if found.price:
         lines.append(f"  price       {found.price:+.5f} bpb, which the effect must exceed")
     if beside:

@@ -37,6 +37,7 @@ from results.experiment import (
     branch_from,
     to_body,
 )
+from results.group_entries import REQUEST, REQUEST_TAKEN
 from results.group_state import estimates
 from results.groups import Groups
 from results.history import assemble
@@ -51,9 +52,6 @@ log = logging.getLogger(__name__)
 
 Audience = Literal["agent", "person"]
 """Who asks: queries of a `person` also see the table `audit`."""
-
-REQUEST, REQUEST_TAKEN = "request", "request_taken"
-"""The kinds of the events that record what a person asks of the loops, and that one of them has taken it up."""
 
 ESTIMATED = ("estimates", "near_misses")
 """The tables that are computed from the runs when a query names them."""

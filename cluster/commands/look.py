@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.commands.read_home import read_history, record_named
 from cluster.home import Home, find_cache, find_home, home_option
 from cluster.local_api import connect, silent_farm
-from cluster.status_text import running_lines, standing, standing_line
+from cluster.status_text import running_lines, standing, standing_lines
 from research.command_hints import to_type
 from research.errors import UserError
 from research.formatting import one_line, printable
@@ -59,8 +59,8 @@ def status(options: argparse.Namespace) -> int:
         print(f"A farm is running on {home.folder} (process {client.pid}), tag {running['tag']}.")
         for line in running_lines(running):
             print(f"  {line}")
-    for history in histories:
-        print(standing_line(history))
+    for line in standing_lines(histories):
+        print(line)
     return 0
 
 

@@ -52,7 +52,8 @@ def apply(options: argparse.Namespace) -> int:
     if edited is not None and edited != text and not options.force:
         raise UserError(f"{TRAIN_FILE} has uncommitted edits: commit them, or discard them with --force.")
     (checkout / TRAIN_FILE).write_text(text, encoding="utf-8")
-    score = f"{head.commit[:7]}, val_bpb {head.expected:.4f} expected on {history.branch.platform}"
+    expected = history.group.gain.head if history.group.gain else head.expected
+    score = f"{head.commit[:7]}, val_bpb {expected:.4f} expected on {history.branch.platform}"
     print(f"{TRAIN_FILE} is now that of {head.experiment_id} ({score}). It is not committed.")
     return 0
 

@@ -32,6 +32,9 @@ class Nobody:
     def on_verdict(self, record: Any) -> None:
         pass
 
+    def on_head_gain(self, group: str, gain: Any) -> None:
+        pass
+
     def on_event(self, kind: str, **fields: Any) -> None:
         pass
 

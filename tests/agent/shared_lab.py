@@ -21,6 +21,7 @@ from research.hyperparameters import read_constants
 from research.profiles import PROFILES
 from research.result import RunResult, RunSpec
 from results.experiment import Branch, Experiment
+from results.head_gain import ExpectedGain
 from results.journal import JournalRecord
 from results.store import Store
 from results.verdict import NoisePrior
@@ -38,16 +39,20 @@ TEXT = "".join(f"{name} = 0\n\n\ndef use_{name.lower()}():\n    return {name}\n\
 
 
 class Listener:
-    """Keeps the events that loops report."""
+    """Keeps the events and the gains that loops report."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
+        self.gains: list[ExpectedGain] = []
 
     def on_loop_state(self, branch: str, **fields: Any) -> None:
         pass
 
     def on_verdict(self, record: Any) -> None:
         pass
+
+    def on_head_gain(self, group: str, gain: ExpectedGain) -> None:
+        self.gains.append(gain)
 
     def on_event(self, kind: str, **fields: Any) -> None:
         self.events.append((kind, fields))

@@ -18,6 +18,7 @@ from agent.shared_research import SharedResearch
 from research.profiles import PROFILES
 from research.result import RunResult, RunSpec
 from results.experiment import Branch, Experiment, ExperimentRecord, Proposal
+from results.head_gain import ExpectedGain
 from results.store import Store
 from results.verdict import NoisePrior
 from tests.agent.samples import TRAIN_PY
@@ -33,6 +34,9 @@ class Nobody:
         pass
 
     def on_verdict(self, record: Any) -> None:
+        pass
+
+    def on_head_gain(self, group: str, gain: Any) -> None:
         pass
 
     def on_event(self, kind: str, **fields: Any) -> None:
@@ -195,8 +199,8 @@ def test_a_baseline_that_failed_can_be_mended_and_is_not_the_one_that_counts(mak
     assert "\n" not in str(error.value)
     loop.worktree.begin_again(TRAIN_PY.replace("DEPTH = 2", "DEPTH = 1"))
     mended = loop.worktree.head()
-    states: list[dict[str, Any]] = []
-    loop.observer.on_loop_state = lambda branch, **fields: states.append(fields)
+    gains: list[ExpectedGain] = []
+    loop.shared.observer.on_head_gain = lambda group, gain: gains.append(gain)
 
     async def steps() -> list[ExperimentRecord]:
         nonlocal software
@@ -208,7 +212,7 @@ def test_a_baseline_that_failed_can_be_mended_and_is_not_the_one_that_counts(mak
         return records
 
     control = asyncio.run(steps())[-1]
-    assert [state["baseline"] for state in states if "baseline" in state] == [pytest.approx(1.49)]
+    assert gains[0].baseline == pytest.approx(1.49)
     assert (control.experiment.kind, control.experiment.commit) == ("control", mended)
     assert control.verdict is not None and control.verdict.gain == pytest.approx(1.49 - control.val_bpb)
 

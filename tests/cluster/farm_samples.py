@@ -10,6 +10,8 @@ from cluster.hardware import Device
 from research.profiles import contract_for
 from research.result import RunResult, RunSpec
 from results.experiment import Branch, Decision, Experiment, ExperimentKind, Usage, Verdict
+from results.group_entries import GAIN
+from results.head_gain import ExpectedGain, gain_event
 from results.store import Store
 
 FAKE_JUDGE = (sys.executable, str(Path(__file__).with_name("fake_judge.py")))
@@ -89,6 +91,8 @@ def make_history(home: Path, *, commits: tuple[str, str, str] = ("a" * 40, "b" *
             )
             store.add_run(experiment.id, run)
             store.add_verdict(experiment.id, Verdict(decision=decision, reason=f"it was a {decision}"))
+        gain = ExpectedGain(baseline=2.99, gain=0.48, low=0.44, high=0.52, sigma=0.02)  # recorded, as a loop does
+        store.add_event(GAIN, gain_event(branch.name, commits[1], 1 + len(outcomes), gain))
 
 
 def write_text(folder: Path, *, documents: int = 2000, seed: str = "text") -> Path:

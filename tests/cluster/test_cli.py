@@ -262,11 +262,13 @@ def test_an_empty_home_says_how_to_begin(tmp_path, capsys):
 def test_status_says_where_each_branch_stands(home, capsys):
     assert main(["status", "--home", str(home)]) == 0
     shown = capsys.readouterr().out
-    assert "autoresearch/mar8: 2 experiments, 1 kept; val_bpb 3.0000 -> 2.5000 expected" in shown and "+0.5000" in shown
+    assert "autoresearch/mar8: 2 experiments, 1 kept" in shown
+    assert "val_bpb 2.9900 -> 2.5100 expected: gain +0.4800 [+0.4400, +0.5200]" in shown
     assert main(["status", "--json", "--home", str(home)]) == 0
     status = json.loads(capsys.readouterr().out)
     assert status["running"] is None
-    assert status["branches"]["autoresearch/mar8"]["best"] == 2.5
+    branch = status["branches"]["autoresearch/mar8"]
+    assert f"val_bpb {branch['baseline']:.4f} -> {branch['best']:.4f} expected: gain {branch['gain']:+.4f}" in shown
 
 
 def test_status_and_report_count_alike(home, capsys):

@@ -7,6 +7,7 @@ from rich.console import Console
 from cluster.display import PlainDisplay, TerminalDisplay, verdict_line
 from research.result import RunResult
 from results.experiment import Experiment, ExperimentRecord, Verdict
+from results.head_gain import ExpectedGain
 
 BRANCH = "autoresearch/nov22"
 
@@ -47,17 +48,18 @@ def test_plain_lines_tell_each_start_once_and_each_verdict_with_its_reason():
 def test_the_live_view_shows_loops_verdicts_and_totals():
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
     display = TerminalDisplay(console)
-    display.loop_state(BRANCH, phase="training", experiment="nov22-0005", title="[red]wider", baseline=1.25, best=1.24)
+    display.loop_state(BRANCH, phase="training", experiment="nov22-0005", title="[red]wider")
     display.loop_state(BRANCH, fraction=0.25, seconds=2.5, loss=3.21)
     display.verdict(record("keep", 1.25, kind="baseline"))
     display.verdict(record("keep", 1.2))
-    display.loop_state(BRANCH, best=1.2)
+    display.head_gain(BRANCH, ExpectedGain(baseline=1.25, gain=0.05, low=0.01, high=0.08, sigma=0.01))
     display.verdict(record("discard", None))
     display.say("a [line] above")
     with console.capture() as capture:
         console.print(display.render())
     shown = capture.get()
-    for part in ("training", "8s", "3.210", "1.2000", "0.0500", "nov22-0005 [red]wider", "#4     discard", "1 keep, 1 discard"):
+    gain = "nov22  val_bpb 1.2500 -> 1.2000 expected: gain +0.0500 [+0.0100, +0.0800]"
+    for part in ("training", "8s", "3.210", gain, "nov22-0005 [red]wider", "#4     discard", "1 keep, 1 discard"):
         assert part in shown
     display.close()
     assert "a [line] above" in console.file.getvalue()
@@ -68,7 +70,7 @@ def shown_at(width: int, loops: int = 1) -> tuple[TerminalDisplay, list[str]]:
     console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
     display = TerminalDisplay(console)
     for number in range(loops):
-        state = {"phase": "training", "fraction": 0.5, "seconds": 150.0, "loss": 3.214, "best": 0.9979, "baseline": 1.0021}
+        state = {"phase": "training", "fraction": 0.5, "seconds": 150.0, "loss": 3.214}
         display.loop_state(
             f"{BRANCH}-gpu{number}", experiment=f"nov22-gpu{number}-0042", title="EMBEDDING_LR 0.6 -> 0.9", **state
         )

@@ -25,7 +25,7 @@ def last_line(store: Store) -> str:
 def test_the_gain_is_the_expected_one_with_its_interval(store: Store) -> None:
     add(store, 0, "keep", 0.99)
     add(store, 1, "keep", 0.989)  # one sigma or two: mostly luck
-    found = re.search(r"val_bpb 0.9\d* at the start, (\S+) expected of the head: (\S+) \[(\S+), (\S+)\]", last_line(store))
+    found = re.search(r"val_bpb 0.9\d* -> (\S+) expected: gain (\S+) \[(\S+), (\S+)\]", last_line(store))
     assert found is not None, last_line(store)
     head, gain, low, high = map(float, found.groups())
     assert low < gain < high and gain < 0.001 and head > 0.989
@@ -35,4 +35,4 @@ def test_a_farm_that_kept_nothing_gained_nothing(store: Store) -> None:
     assert "1 kept" not in last_line(store) and "val_bpb" not in last_line(store)
     add(store, 0, "keep", 0.99)
     add(store, 1, "discard", 0.995)
-    assert "the baseline, which is still the head" in last_line(store)
+    assert "the head is still the baseline" in last_line(store)

@@ -6,9 +6,10 @@ import pytest
 
 from research.errors import UserError
 from results.experiment import Head, Verdict
-from results.group_entries import HEAD, RULING, Ruled
+from results.group_entries import GAIN, HEAD, RULING, Ruled
 from results.group_state import estimates
 from results.groups import head_event, ruling_event
+from results.head_gain import ExpectedGain, gain_event
 from results.history import BranchHistory, branch_named, experiment_named, read_history
 from results.store import Store
 from tests.results.result_samples import add, make_branch, make_experiment, make_run
@@ -119,7 +120,7 @@ def shared(store: Store) -> list[BranchHistory]:
     for loop, expected in ((1, 0.982), (0, 0.983)):
         head = Head(commit=f"{loop}1" * 20, experiment_id=f"night-{'ab'[loop]}-0001", scores=(), expected=expected)
         store.add_event(HEAD, head_event(GROUP, head, "an idea"))
-    store.add_event(RULING, ruling_event(GROUP, Ruled(ruling="bar", patches=("night-b-0001",)), "a person dropped it"))
+    store.add_event(RULING, ruling_event(GROUP, Ruled(ruling="bar", patches=("night-b-0001",), reason="a person dropped it")))
     confirmed = make_experiment(9, branch="autoresearch/night-b", kind="confirm", commit="01" * 20)
     store.add_experiment(confirmed)
     store.add_run(confirmed.id, make_run("fresh", 0.5))
@@ -149,8 +150,17 @@ def test_of_branches_on_one_head_the_one_that_made_it_is_found(shared: list[Bran
     assert branch_named(shared, name).branch.name == "autoresearch/night-a"
 
 
+def test_a_recorded_gain_counts_until_more_is_recorded_or_the_head_moves(store: Store, shared: list[BranchHistory]) -> None:
+    group, told = shared[0].group, ExpectedGain(baseline=1.0, gain=0.25, low=0.2, high=0.3, sigma=0.01)
+    assert group.head is not None and group.gain is not None and group.gain != told
+    for commit, records, counts in (("f" * 40, 0, False), (group.head.commit, -1, False), (group.head.commit, 0, True)):
+        store.add_event(GAIN, gain_event(GROUP, commit, len(group.entries) + records, told))
+        now = next(history.group for history in read_history(store.journal.path) if history.group.name == GROUP)
+        assert (now.gain == told) == counts
+
+
 def test_heads_are_compared_by_what_is_expected_of_them(store: Store) -> None:
-    """A lucky score does not win."""
+    """By now: neither a lucky score wins, nor what was expected when one became the head."""
     for loop, (score, expected) in enumerate(((0.90, 0.97), (0.95, 0.96))):
         name = f"autoresearch/two-{loop}"
         store.add_branch(make_branch(name, tag="two", loop=loop))
@@ -158,6 +168,8 @@ def test_heads_are_compared_by_what_is_expected_of_them(store: Store) -> None:
         store.add_experiment(one)
         store.add_run(one.id, make_run(one.id, score))
         store.add_verdict(one.id, Verdict(decision="keep", reason="baseline"))
-        head = Head(commit=one.commit, experiment_id=one.id, scores=(), expected=expected)
+        head = Head(commit=one.commit, experiment_id=one.id, scores=(), expected=score)
         store.add_event(HEAD, head_event(name, head, ""))
+        gain = ExpectedGain(baseline=1.0, gain=1.0 - expected, low=0.0, high=0.1, sigma=0.01)
+        store.add_event(GAIN, gain_event(name, one.commit, 2, gain))
     assert branch_named(read_history(store.journal.path), "two").branch.loop == 1

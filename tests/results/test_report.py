@@ -185,13 +185,13 @@ def test_the_leaderboard_is_sorted(night: list[ExperimentRecord]) -> None:
 def test_the_morning_report_says_all_of_it_in_ten_lines(night: list[ExperimentRecord]) -> None:
     text = morning_report([history_of(night)])
     assert len(text.splitlines()) <= 12
-    assert "6 experiments: 2 kept, 2 discarded, 1 crashed, 1 invalid; 1 lost to the infrastructure and not counted" in text
+    assert "6 experiments: 2 kept, 2 discarded, 1 crashed, 1 invalid; 1 lost by machines and not counted" in text
     assert "$2.00, 120 tokens" in text and "28.3 device minutes" in text
 
 
 def headline(text: str) -> tuple[float, float, float, float, float]:
     """Baseline, head and the gain with its interval, as a report's first figures say."""
-    found = re.search(r"val_bpb (\S+) -> (\S+) expected: (\S+) \[(\S+), (\S+)\] \(90%", text)
+    found = re.search(r"val_bpb (\S+) -> (\S+) expected: gain (\S+) \[(\S+), (\S+)\] \(90%", text)
     assert found is not None, text
     baseline, head, gain, low, high = map(float, found.groups())
     return baseline, head, gain, low, high
@@ -218,7 +218,7 @@ def test_the_headline_is_the_shrunk_gain_and_the_own_score_stands_beside_it() ->
     text = morning_report([history_of(night_of(*[1.0 + SIGMA / 2] * 6, 1.0 - 2.5 * SIGMA))])
     baseline, head, gain, low, high = headline(text)
     assert low < gain < high and head == pytest.approx(baseline - gain, abs=2e-4)
-    [own] = [line for line in text.splitlines() if line.startswith("Its own score")]
+    [own] = [line for line in text.splitlines() if line.startswith("The head's raw score")]
     said, over = (float(found) for found in re.findall(r"says (\S+), which overstates by (\S+)", own)[0])
     assert said - gain == pytest.approx(over, abs=1e-4) and gain < 0.8 * said
     assert "[mar8-0007]" in own
@@ -278,8 +278,8 @@ def test_what_was_dropped_says_why_and_other_runs_are_counted() -> None:
     merges = [record(3, "keep", 0.98, kind="merge", patches=("mar8-0002",)), record(4, "discard", 0.98, kind="merge")]
     decisions = {"mar8-0001": [Decided(time=f"2026-03-08T21:0{n}:00Z", verdict=v) for n, v in enumerate(flips)]}
     text = morning_report([history_of([*records, *merges, record(5, "discard", 1.0, kind="control")], decisions=decisions)])
-    assert "Dropped: idea 1 [mar8-0001]: it harms\n" in text
-    assert "Beside ideas: 2 merges (1 taken apart), 1 control\n" in text
+    assert "Dropped: [mar8-0001] idea 1: it harms\n" in text
+    assert "2 merges of kept ideas (1 taken apart), 1 control\n" in text
 
 
 def test_branches_that_share_a_head_have_one_headline_and_their_own_counts() -> None:
@@ -297,20 +297,20 @@ def test_branches_that_share_a_head_have_one_headline_and_their_own_counts() -> 
 
 def test_a_branch_of_another_version_has_scores_but_no_estimate(night: list[ExperimentRecord]) -> None:
     text = morning_report([history_of(night, branch=make_branch(contract_json='{"OLD": 1}'))])
-    assert "No estimate" in text and "says +0.0161" in text and "6 experiments" in text and "expected:" not in text
+    assert "no estimate" in text and "says +0.0161" in text and "6 experiments" in text and "expected:" not in text
 
 
 def test_the_morning_report_before_anything_happened() -> None:
     assert morning_report([]) == "Nothing is recorded yet.\n"
-    assert "No score yet" in morning_report([history_of([])])
-    assert "nothing has beaten it yet" in morning_report([history_of([record(0, "keep", 0.99)])])
+    assert "no score yet" in morning_report([history_of([])])
+    assert "the head is still the baseline" in morning_report([history_of([record(0, "keep", 0.99)])])
 
 
 def test_the_report_counts_ideas_alone(night: list[ExperimentRecord]) -> None:
     """The baseline and controls measure where a branch stands; what was lost says nothing."""
     control = record(9, "discard", 0.9978, kind="control")
     text = morning_report([history_of([night[0], night[1], night[5], control])])
-    assert "\n1 experiment: 1 kept, 0 discarded, 0 crashed, 0 invalid; 1 lost to" in text
+    assert "\n1 experiment: 1 kept, 0 discarded, 0 crashed, 0 invalid; 1 lost by" in text
     assert "\n0 experiments: 0 kept," in morning_report([history_of([night[0]])])
 
 

@@ -39,7 +39,7 @@ def test_an_idea_has_its_effect_its_price_and_what_it_stands_on() -> None:
     first = tried(1, 0.98, patches=("mar8-0001",), slots=("DEPTH",))
     second = tried(2, 0.97, patches=("mar8-0001", "mar8-0002"), slots=("DEPTH",), price=0.0012)
     text = shown(tried(0, 0.99), tried(9, 0.9902, kind="control", patches=()), first, second)
-    assert "effect      +0.0" in text and "P 1.00; in the head" in text and "+0.00120 bpb" in text
+    assert "effect      +0.0" in text and "P(helps) 1.00; in the head" in text and "+0.00120 bpb" in text
     assert "tried on    mar8-0001" in text and "edits       what mar8-0001 made" in text
     assert "effect" not in shown(first, tried(0, 0.99)), "a baseline is no idea"
     assert "not in the head" in shown(tried(0, 0.99), tried(1, 1.1, "discard"))

@@ -220,6 +220,9 @@ class Said:
     def on_verdict(self, record: Any) -> None:
         pass
 
+    def on_head_gain(self, group: str, gain: Any) -> None:
+        pass
+
     def on_event(self, kind: str, **fields: Any) -> None:
         assert kind == "proposal_failed"
         self.reasons.append(fields["reason"])

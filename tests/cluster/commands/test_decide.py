@@ -1,6 +1,8 @@
 """`farm drop`, `farm combine` and `farm baseline --again`, on a home whose loops then go on, with real git and a real store."""
 
 import asyncio
+import json
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,21 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from cluster.cli import main, make_parser
+from cluster.display import TerminalDisplay
+from cluster.end_summary import summarise, summary_lines
 from cluster.home import Home
 from cluster.local_api import FarmServer
-from cluster.person_requests import Answer, Ask, record
+from cluster.person_requests import Answer, Ask, pending, record
 from cluster.resuming import log_options
 from research.result import RunResult, RunSpec
 from results import policy
 from results.experiment import Experiment, Verdict
 from results.foreign_import import record_import
+from results.gains import expected_gain
+from results.history import read_history
 from results.query import Table
 from results.store import Store
 from tests.agent import shared_lab
 from tests.agent.shared_lab import GROUP, SharedLab
 from tests.results.result_samples import NAME, make_branch, make_experiment, make_run
+
+FIGURES = re.compile(r"val_bpb (\S+) -> (\S+) expected: gain (\S+) \[(\S+), (\S+)\]")
 
 DECISION = "SELECT arg_max(decision, seq) FROM verdicts WHERE experiment_id = '{}'"
 
@@ -54,7 +63,7 @@ def typed(lab: SharedLab, *words: str) -> int:
 
 def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: SharedLab, capsys: pytest.CaptureFixture[str]) -> None:
     asyncio.run(research(lab, 5))
-    [(before,)] = lab.rows("SELECT patches FROM heads ORDER BY created DESC LIMIT 1")
+    [(before,)] = lab.rows("SELECT patches FROM heads WHERE is_current")
     state = lab.store.groups.state(GROUP).farm
     dropped = next(name for name in before if not policy.needed(state, name, state.head))
     count = len(lab.rows("SELECT * FROM heads"))
@@ -64,6 +73,7 @@ def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: SharedLab,
 
     assert typed(lab, "drop", dropped) == 0
     first, second = capsys.readouterr().out.splitlines()
+    assert f"requested: {dropped} (" in shown(lab, "status", capsys)
     assert dropped in first and GROUP in first
     command = make_parser().parse_args(shlex.split(second.partition("farm ")[2]))
     assert (command.tag, command.loops, command.engine, str(command.devices)) == ("mar8", 2, "local", "cpu")
@@ -78,6 +88,34 @@ def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: SharedLab,
     assert lab.rows(f"SELECT kind FROM experiments WHERE id = '{merged[1]}'") == [("merge",)]
     assert all(dropped not in patches for patches, _ in later)
     assert lab.rows(DECISION.format(dropped)) == [("discard",)]
+    assert "requested" not in shown(lab, "status", capsys)
+    check_that_all_show_the_same_gain(lab, capsys)
+
+
+def shown(lab: SharedLab, command: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command that reads the journal prints."""
+    assert main([command, "--home", str(lab.home)]) == 0
+    return capsys.readouterr().out
+
+
+def check_that_all_show_the_same_gain(lab: SharedLab, capsys: pytest.CaptureFixture[str]) -> None:
+    """The live view, the end of the farm, `farm status` and the report: as estimated from all runs of the same store."""
+    head = lab.store.groups.head(GROUP)
+    assert head is not None
+    found = expected_gain(lab.store.groups.state(GROUP), head.commit)
+    assert found is not None and lab.listener.gains[-1] == found
+    console = Console(width=200, color_system=None)
+    display = TerminalDisplay(console)
+    display.head_gain(GROUP, lab.listener.gains[-1])
+    with console.capture() as live:
+        console.print(display.render())
+    display.close()
+    capsys.readouterr()
+    ended = "\n".join(summary_lines(summarise(lab.store, lab.names, seconds=1.0, ended="stopped")))
+    texts = (live.get(), ended, shown(lab, "status", capsys), shown(lab, "report", capsys))
+    numbers = (found.baseline, found.head, found.gain, found.low, found.high)
+    figures = tuple(f"{number:{'.4f' if at < 2 else '+.4f'}}" for at, number in enumerate(numbers))
+    assert [FIGURES.findall(text) for text in texts] == [[figures]] * 4
 
 
 def test_an_idea_without_which_train_py_fails_stays_in(lab: SharedLab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,10 +165,12 @@ def test_a_running_farm_is_asked_and_its_loop_runs_the_baseline_again(
         (theirs := tmp_path / "theirs.tsv").write_text("commit\tval_bpb\tstatus\na\t1.0\tkeep\n")
         assert main(["import", str(theirs), "--home", str(home.folder)]) == 0
         assert lab.rows("SELECT source, commit FROM foreign_results") == [("theirs.tsv", "a")]
+        assert [pending(history.group) for history in read_history(home.journal)] == [["the baseline again, as a control"]]
         server.close()
         assert main(["import", str(theirs), "--home", str(home.folder)]) == 2
         assert main(["baseline", "--again", "--home", str(home.folder)]) == 2  # the home is held, and nobody answers
     asyncio.run(research(lab, 1))
+    assert [pending(history.group) for history in read_history(home.journal)] == [[]]
     baseline, last = lab.rows("SELECT kind, commit FROM experiments WHERE kind IN ('baseline', 'control') ORDER BY seq")
     assert (baseline[0], last[0]) == ("baseline", "control") and baseline[1] == last[1]
     assert lab.store.open_requests(GROUP) == []
@@ -161,6 +201,10 @@ def test_a_wave_is_requested_where_there_are_near_misses(tmp_path: Path, capsys:
     assert main(["combine", "mar8", "--home", str(tmp_path)]) == 2
     with Store.open(tmp_path) as store:
         assert [request["request"] for request in store.open_requests(NAME)] == ["wave"]
+    capsys.readouterr()
+    assert main(["status", "--json", "--home", str(tmp_path)]) == 0
+    [branch] = json.loads(capsys.readouterr().out)["branches"].values()
+    assert branch["requested"] == ["a wave of near-misses"]
 
 
 @pytest.mark.parametrize(
