@@ -200,13 +200,22 @@ class TerminalDisplay:
 
 
 def verdict_line(record: ExperimentRecord) -> str:
-    """A finished experiment in one line: branch, number, decision, score, title and reason."""
+    """A finished experiment in one line: branch, number, decision, score, of an idea what decides, title and reason."""
     experiment, verdict = record.experiment, record.verdict
     decision = verdict.decision if verdict else "no verdict"
     score = _number(record.val_bpb, "{:.6f}") or "-"
-    gain = "" if verdict is None or verdict.gain is None else f" ({verdict.gain:+.4f})"
     where = f"{short_name(experiment.branch)}  #{experiment.number:<5}"
-    return f"{where} {decision:<9}{score}{gain}  {title_and_reason(record)}"
+    return f"{where} {decision:<9}{score}{_what_decides(record)}  {title_and_reason(record)}"
+
+
+def _what_decides(record: ExperimentRecord) -> str:
+    """What decides about an idea: the probability that it helps, or the gain of its score where that does."""
+    verdict = record.verdict
+    if verdict is None or not record.is_idea:
+        return ""
+    if verdict.helps is not None:
+        return f", P(helps) {verdict.helps:.2f}"
+    return "" if verdict.gain is None else f" ({verdict.gain:+.4f})"
 
 
 def title_and_reason(record: ExperimentRecord) -> str:

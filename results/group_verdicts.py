@@ -1,4 +1,8 @@
-"""Decisions on the experiments of a group by what all of its runs say, each with its reason in words. Pure functions."""
+"""Decisions on the experiments of a group by what all of its runs say, each with its reason in words. Pure functions.
+
+What decides is the estimate from all runs: the probability that an idea helps. The raw score of its own runs, which luck and
+the seed move, is told apart from that, since the two may point in different directions.
+"""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,11 +11,15 @@ from research.result import RunResult
 from results import policy
 from results.experiment import Decision, Experiment, Verdict
 from results.group_state import GroupState, IdeaEstimate, estimate_of, seed_of
+from results.head_gain import interval_text
 from results.machine_shares import unusual_share
-from results.verdict import and_, failure, figure, gain_in_words, scores_of, too_equal
+from results.verdict import and_, failure, figure, scores_of, too_equal
 
 TOLD_SHARE = 0.01
 """How much more or less of the machine than usual is worth a word."""
+
+LEAST_PRICE = 0.000005
+"""The least price in bpb that is worth a word: less would be told as 0."""
 
 
 def idea_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunResult]) -> Verdict:
@@ -34,9 +42,9 @@ def idea_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunRe
     score, needed = sum(scores) / len(scores), policy.needed_gain(farm, found.price)
     is_kept = idea in policy.kept(farm)
     again = "" if idea == experiment.id else f"the same program as {idea}: "
-    words = f"{again}val_bpb {score:.4f} against {score + gain:.4f} expected of the head under its seed: {gain_in_words(gain)}"
-    words += _share_in_words(state, runs[-1])
-    words += f"; {_effect(found)}{_outcome(state, found, is_kept)}"
+    decides = _what_decides(state, found, is_kept)
+    words = f"{again}{decides}; {_effect(found)}; {_raw_score(score, gain, scores)}"
+    words += f"{_share_in_words(state, runs[-1])}{_outcome(found, is_kept)}"
     return Verdict(
         decision="keep" if is_kept else "discard",
         reason=words + and_(too_equal(runs)),
@@ -61,7 +69,7 @@ def merge_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunR
     score = sum(scores) / len(scores)
     is_kept = patches == state.farm.head
     outcome = "verified: all loops go on from it" if is_kept else "worse than its parts promised: it is taken apart"
-    words = f"merge: val_bpb {score:.4f}, {expected:.4f} +- {sd:.4f} expected by now; {outcome}"
+    words = f"merge: the raw score is {score:.4f}; all runs expect {expected:.4f} of it, +- {sd:.4f} in one; {outcome}"
     return Verdict(
         decision="keep" if is_kept else "discard", reason=words, gain=expected - score, sigma=state.farm.posterior.sigma
     )
@@ -78,7 +86,7 @@ def measurement_verdict(state: GroupState, experiment: Experiment, runs: Sequenc
     expected, sd = policy.expected_score(state.farm, patches)
     away = (score - expected) / sd
     what = "known program" if experiment.kind in ("explore", "manual") else experiment.kind
-    words = f"{what}: val_bpb {score:.4f}, {expected:.4f} expected by now ({away:+.1f} standard deviations away)"
+    words = f"{what}: the raw score is {score:.4f}; all runs expect {expected:.4f} of it ({away:+.1f} standard deviations)"
     return Verdict(decision="discard", reason=words, gain=expected - score, sigma=state.farm.posterior.sigma)
 
 
@@ -95,10 +103,10 @@ def flips(state: GroupState, decided: Mapping[str, Decision]) -> Iterator[tuple[
 def _flipped(state: GroupState, idea: str, now: Decision) -> Verdict:
     found = estimate_of(state, idea)
     assert found is not None, "only for ideas with a score"
-    what = "kept after all" if now == "keep" else f"dropped: {_why_dropped(state, found)}"
+    what, is_kept = ("kept after all", True) if now == "keep" else ("dropped", False)
     return Verdict(
         decision=now,
-        reason=f"{what}; {_effect(found)}{_outcome(state, found, now == 'keep')}",
+        reason=f"{what}: {_what_decides(state, found, is_kept)}; {_effect(found)}{_outcome(found, is_kept)}",
         sigma=state.farm.posterior.sigma,
         effect=found.effect,
         low=found.low,
@@ -107,14 +115,41 @@ def _flipped(state: GroupState, idea: str, now: Decision) -> Verdict:
     )
 
 
-def _why_dropped(state: GroupState, found: IdeaEstimate) -> str:
-    farm = state.farm
+def _what_decides(state: GroupState, found: IdeaEstimate, is_kept: bool) -> str:
+    """The probability that an idea helps beside the one that it needs, and what else decides if that doesn't alone."""
+    rules, farm = state.farm.rules, state.farm
+    is_in = found.in_head or any(found.idea in change.add for group in farm.plan for change in group)
+    least = rules.drop if is_in and found.helps < rules.keep else rules.keep
+    passes = found.helps >= least
+    shown = found.helps if passes else min(found.helps, least - 0.01)  # 0.699 is not 0.70
+    words = f"P(helps) {shown:.2f} {'>=' if passes else '<'} {least:.2f}"
+    if is_kept and not passes:
+        return f"{words}, but {state.why_ruled.get(found.idea) or 'others in the head build on it'}"
+    why = "" if is_kept else _why_out(state, found, passes)
+    return f"{words}, {'but' if passes else 'and'} {why}" if why else f"{words} decides"
+
+
+def _why_out(state: GroupState, found: IdeaEstimate, passes: bool) -> str:
+    """What keeps an idea out of the head beside the probability that it helps; empty if nothing does."""
+    farm, patch = state.farm, state.ideas[found.idea]
     if found.idea in farm.barred:
-        return "it failed in a merge, doesn't fit the head, or a person dropped it"
-    beside = [name for name in policy.rivals(farm, state.ideas[found.idea], farm.head)]
-    if beside:
-        return f"{' and '.join(sorted(beside))} changes the same thing and is better"
-    return "it probably doesn't help any more" if farm.posterior.knows(found.idea) else "it was forgotten"
+        return state.why_ruled.get(found.idea) or "it failed in a merge"
+    if not passes:
+        return ""
+    if found.effect <= found.price:
+        return "its expected effect is not above its price"
+    kept = policy.kept(farm)
+    rivals, missing = sorted(policy.rivals(farm, patch, kept)), sorted(patch.needs - kept)
+    if rivals:
+        return f"{' and '.join(rivals)} changes the same thing and is kept, and this is not clearly better"
+    return f"it builds on {' and '.join(missing)}, which is not kept" if missing else ""
+
+
+def _raw_score(score: float, gain: float, scores: Sequence[float]) -> str:
+    """The score of an idea's own runs beside that of the head."""
+    mean, seeds = (f", the mean of {len(scores)} runs,", "seeds") if len(scores) > 1 else ("", "seed")
+    away = f"{figure(abs(gain))} {'below' if gain > 0 else 'above'}" if gain else "equal to"
+    return f"the raw score {score:.4f}{mean} is {away} the {score + gain:.4f} expected of the head under its {seeds}"
 
 
 def _share_in_words(state: GroupState, run: RunResult) -> str:
@@ -122,17 +157,15 @@ def _share_in_words(state: GroupState, run: RunResult) -> str:
     share = math.exp(unusual_share(run, state.shares)) - 1
     if abs(share) < TOLD_SHARE:
         return ""
-    return f" with {abs(share):.0%} {'more' if share > 0 else 'less'} of the machine than usual, so that it says less"
+    return f", with {abs(share):.0%} {'more' if share > 0 else 'less'} of the machine than usual, so that it counts less"
 
 
 def _effect(found: IdeaEstimate) -> str:
-    price = f" above its price of {figure(found.price)}" if found.price > 0 else ""
-    if found.price < 0:
-        price = f" or costs less than the {figure(-found.price)} that simpler code may"
-    return f"effect {found.effect:+.4f} [{found.low:+.4f}, {found.high:+.4f}], helps{price} with probability {found.helps:.2f}"
+    price = f", price {figure(found.price)}" if found.price >= LEAST_PRICE else ""
+    if found.price <= -LEAST_PRICE:
+        price = f", of simpler code that may lose {figure(-found.price)}"
+    return f"estimated effect by all runs {interval_text(found.effect, found.low, found.high)}{price}"
 
 
-def _outcome(state: GroupState, found: IdeaEstimate, is_kept: bool) -> str:
-    if not is_kept:
-        return "" if found.helps >= state.farm.rules.keep else f", {state.farm.rules.keep:.2f} needed"
-    return "" if found.in_head else "; a merge will verify it"
+def _outcome(found: IdeaEstimate, is_kept: bool) -> str:
+    return "; a merge will verify it" if is_kept and not found.in_head else ""

@@ -98,6 +98,12 @@ def test_the_last_verdicts_are_whole_once_nothing_is_redrawn():
     assert "end" in console.file.getvalue().split()
 
 
+def test_an_idea_is_shown_with_what_decides_about_it_and_other_runs_with_their_score_alone() -> None:
+    estimated = Verdict(decision="discard", reason="P(helps) 0.62", gain=0.23, effect=0.0042, helps=0.62)
+    shown = [verdict_line(replace(record(kind=kind), verdict=estimated)) for kind in ("explore", "merge")]
+    assert ", P(helps) 0.62  " in shown[0] and not any("0.23" in line for line in shown) and ", P" not in shown[1]
+
+
 @pytest.mark.parametrize("branch", ["autoresearch/a", "autoresearch/nov22-hand", "autoresearch/a-tag-of-many-words-gpu11"])
 @pytest.mark.parametrize("number", [0, 12345])
 def test_a_number_and_its_decision_are_two_words(branch: str, number: int) -> None:
