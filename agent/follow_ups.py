@@ -12,7 +12,6 @@ finished or not, is no loop's next follow-up.
 import ast
 import math
 from collections.abc import Callable, Collection, Iterator
-from statistics import NormalDist
 
 from agent.compare_programs import changed_blocks, changed_constants, program_of
 from agent.duplicate_edits import reason_not_to_run
@@ -25,7 +24,7 @@ from research.hyperparameters import literal_text, read_constants, same_but_for_
 from research.recipes import Constant
 from research.valid_train_py import parse, problem_with
 from results import policy
-from results.effect_estimate import INTERVAL
+from results.effect_estimate import effect
 from results.experiment import Experiment, ExperimentRecord, Proposal
 from results.group_state import GroupState, IdeaEstimate, estimates
 
@@ -36,8 +35,6 @@ BRACKET_SDS = 3.0
 STRUCTURE_TRIES = 2
 """Tries of a structural edit after its first one."""
 
-INTERVAL_SDS = 2 * NormalDist().inv_cdf((1 + INTERVAL) / 2)
-"""Width of an effect's interval in standard deviations."""
 FOLLOWS = {"ASPECT_RATIO": "DEPTH", "DEVICE_BATCH_SIZE": "TOTAL_BATCH_SIZE"}
 """Constants that only follow the change of another one (`settle`)."""
 
@@ -78,11 +75,15 @@ class _FollowUps:
         found = [(self.records[one.idea], one) for one in estimates(self.state) if one.idea in self.records]
         ideas = [(record.experiment, one) for record, one in found if _is_first_try(record)]
         for experiment, one in sorted(ideas, key=lambda idea: -idea[1].effect):
-            if experiment.id in self.context.head.patches and one.effect > BRACKET_SDS * (one.high - one.low) / INTERVAL_SDS:
+            if experiment.id in self.context.head.patches and self._is_well_above_noise(one.idea):
                 yield from self._brackets(experiment, one)
         for experiment, one in sorted(ideas, key=lambda idea: -idea[1].helps):
             if self._is_open(experiment, one):
                 yield from self._structures(experiment, one)
+
+    def _is_well_above_noise(self, idea: str) -> bool:
+        found = effect(self.state.farm.posterior, idea)
+        return found.mean > BRACKET_SDS * found.sd
 
     def _brackets(self, experiment: Experiment, found: IdeaEstimate) -> Iterator[Proposal]:
         """Other values of the only constant that an idea of the head changed, while the head has the idea's."""
