@@ -122,7 +122,7 @@ class ResearchLoop:
 
     async def finish(self) -> None:
         """Verifies what has been put together and is not verified yet: a head is not left for the next session."""
-        while (request := self.shared.next_merge()) is not None:
+        while (request := self.shared.last_merge()) is not None:
             await self._train_and_conclude(self._new.of_request(request), ())
 
     async def try_now(self, proposal: Proposal) -> ExperimentRecord:

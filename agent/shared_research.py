@@ -94,15 +94,18 @@ class SharedResearch:
             if run is not None or not self._concludes_wave():
                 return run
 
-    def next_merge(self) -> RequestedRun | None:
-        """The merge that is due; None if none is."""
+    def last_merge(self) -> RequestedRun | None:
+        """The merge that is due, where no more ideas follow; None if none is."""
         while self.head() is not None:
             try:
                 run = self._asked_by_policy()
+                if run is not None and run.kind == "merge":
+                    return run
+                work = policy.last_merge(self.state().farm)
+                ran = [r.experiment.patches for r in self.records() if r.experiment.kind == "merge"]
+                return None if work is None or self._in_order(work.patches) in ran else self._merge(work)
             except DoesNotFit as misfit:
                 self._rule_on(misfit)
-                continue
-            return run if run is not None and run.kind == "merge" else None
         return None
 
     def start_wave(self) -> bool:

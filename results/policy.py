@@ -46,6 +46,8 @@ class Rules:
     """The share of runs that are controls, on several devices."""
     controls_alone: float = 0.05
     """The share of runs that are controls, on one device."""
+    changes_alone: int = 2
+    """How many changes of the head a merge waits for on one device, where its run costs an idea."""
     merge_sds: float = 3.0
     """Standard deviations below its prediction at which a merge has failed."""
 
@@ -231,6 +233,14 @@ def next_work(state: FarmState, under_way: Collection[RunKind]) -> Work | None:
     return None
 
 
+def last_merge(state: FarmState) -> Work | None:
+    """The run that verifies what the head still waits for, where no more ideas follow; None if it waits for nothing."""
+    if state.rules.greedy or state.plan:
+        return None
+    head = changed(state.head, wanted_changes(state, standing(state, tuple(state.patches))))
+    return None if head == state.head else Work(kind="merge", patches=head, left_out=state.head - head)
+
+
 def controlled(state: FarmState) -> frozenset[str]:
     """What the next control runs: in turn the head, and the untouched train.py, from which its gain is measured."""
     return state.head if state.controls % 2 == 0 else frozenset()
@@ -382,7 +392,8 @@ def _planned(state: FarmState, now: Standing, ran: frozenset[str] | None) -> Far
     head = changed(state.head, changes)
     if head == ran:
         return replace(state, head=head)
-    return replace(state, plan=(changes,))
+    waits = state.devices == 1 and len(changes) < state.rules.changes_alone
+    return state if waits else replace(state, plan=(changes,))
 
 
 def wanted_changes(state: FarmState, now: Standing) -> tuple[Change, ...]:

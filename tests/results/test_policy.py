@@ -221,3 +221,17 @@ def test_the_state_is_a_function_of_the_finished_runs(seed: int) -> None:
     again = policy.replay(begun, runs)
     assert again.head == state.head and again.plan == state.plan and set(again.patches) == set(state.patches)
     assert policy.head_gain(again) == pytest.approx(policy.head_gain(state))
+
+
+def test_on_one_device_a_merge_waits_for_two_changes_or_for_the_end() -> None:
+    """A run costs an idea there."""
+    state = tried(tried(started(devices=1), "a", 0.99), "b", 0.986)
+    assert state.head == {"a", "b"}, "what has just run needs no merge"
+    for score in (0.9915, 0.9905) * 3:
+        state = policy.observe(state, run("control", score, "a", "b"))
+    assert kind_of(state) is None and state.head == {"a", "b"}
+    assert kind_of(policy.settled(replace(state, devices=2))) == "merge"
+    work = policy.last_merge(state)
+    assert work is not None and work.patches == {"a"} and work.left_out == {"b"}
+    after = policy.observe(state, run("merge", 0.99, *work.patches))
+    assert after.head == {"a"} and policy.last_merge(after) is None
