@@ -3,11 +3,11 @@
     -score / sigma = level + the seed's effect + the effects of the patches in the train.py that ran + noise
 
 A patch is an idea's edit against its parent; a run's train.py is the untouched one and a set of patches. `observe` takes one
-run and `estimate` takes them all, with the same result. An effect's prior is a mixture (`results/effect_prior.py`), everything
-else is Gaussian: an idea's first run is matched by its first two moments, which is one step of expectation propagation (Minka
-2001), and every further one is the update of a Kalman filter. Every `refit_every` runs all of them are taken up anew, under the
-noise and the prior's shares that they speak for. Scores and effects are in bpb here, and in sigmas inside; a positive effect is
-a gain.
+run and `estimate` takes them all, with the same result. An effect's prior is a mixture (`results/effect_prior.py`),
+everything else is Gaussian: an idea's first run is matched by its first two moments, which is one step of expectation
+propagation (Minka 2001), and every further one is the update of a Kalman filter. Every `refit_every` runs, later more rarely,
+all of them are taken up anew, under the noise and the prior's shares that they speak for. Scores and effects are in bpb here,
+and in sigmas inside; a positive effect is a gain.
 """
 
 import math
@@ -36,6 +36,9 @@ Intervals allow for it. In simulations without it, they held 83% of the effects 
 
 INTERVAL = 0.9
 """Probability of the intervals."""
+
+MANY = 10
+"""Of this many times `NoiseModel.refit_every` runs, as many more change the prior's shares little."""
 
 SEEDS_CLAIMED = 4
 """How many seeds the claimed share of seeds counts as, against those that were measured."""
@@ -79,7 +82,7 @@ class NoiseModel:
     seed_share: float = 0.0
     """The share of sigma**2 that runs under one seed have in common, until refits have learned it; 0: they have nothing."""
     refit_every: int = 10
-    """Runs between refits of the prior's shares: ten for each loop."""
+    """Runs between refits of the prior's shares at first: ten for each loop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +168,14 @@ def begin(model: NoiseModel) -> Estimate:
 def observe(before: Estimate, look: Look) -> Estimate:
     """The posterior after one more run."""
     after = _observed(before, look)
-    return refitted(after) if len(after.looks) % after.model.refit_every == 0 else after
+    return refitted(after) if is_refit_due(len(after.looks), after.model.refit_every) else after
+
+
+def is_refit_due(runs: int, every: int) -> bool:
+    """Whether all is refitted after this many runs: after each `every`, and as there are more than `MANY` times as many, more
+    and more rarely, since a refit takes up all runs.
+    """
+    return runs % (every << max(0, (runs // (MANY * every)).bit_length() - 1)) == 0
 
 
 def _observed(before: Estimate, look: Look) -> Estimate:
