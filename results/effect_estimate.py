@@ -38,7 +38,7 @@ INTERVAL = 0.9
 """Probability of the intervals."""
 
 MANY = 10
-"""Of this many times `NoiseModel.refit_every` runs, as many more change the prior's shares little."""
+"""The multiple of `NoiseModel.refit_every` from which so many more runs change the prior's shares little."""
 
 SEEDS_CLAIMED = 4
 """How many seeds the claimed share of seeds counts as, against those that were measured."""

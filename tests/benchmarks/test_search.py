@@ -108,7 +108,7 @@ def test_the_farm_in_the_simulation_is_the_real_one(
     greedy = [simulated_search.greedy(World(SMALL, repeat), 1, 100) for repeat in range(10)]
     gains, greedy_gains = ([found.true_gain for found in results] for results in (patched, greedy))
     assert np.mean(gains) < 1.3 * np.mean(greedy_gains)
-    assert np.mean([found.overstatement for found in patched]) > np.mean([found.overstatement for found in greedy])
+    assert np.mean([found.overstatement for found in patched]) > 0.7 * np.mean([found.overstatement for found in greedy])
 
 
 def test_every_device_hour_is_used_once() -> None:
