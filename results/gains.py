@@ -53,12 +53,20 @@ def confirmation_of(group: GroupHistory, commit: str) -> Confirmation | None:
     confirmed = [record for record in group.records if record.experiment.kind == "confirm" and scores_in(record)]
     untouched = {record.experiment.commit for record in group.records if is_keep(record) and is_baseline(record)}
     tried = [record for record in confirmed if record.experiment.commit == commit and commit not in untouched]
-    baselines = [record for record in confirmed if record.experiment.commit in untouched]
-    if not tried or not baselines:
-        return None
-    scores = scores_in(tried[-1]), scores_in(baselines[-1])
-    found = difference(*scores)
-    return None if found is None else Confirmation(experiment=tried[-1], found=found, seeds=min(map(len, scores)))
+    for record in reversed(tried):
+        for baseline in (
+            other for other in confirmed if other.experiment.commit in untouched and have_seeds_in_common(record, other)
+        ):
+            scores = scores_in(record), scores_in(baseline)
+            found = difference(*scores)
+            if found is not None:
+                return Confirmation(experiment=record, found=found, seeds=min(map(len, scores)))
+    return None
+
+
+def have_seeds_in_common(one: ExperimentRecord, other: ExperimentRecord) -> bool:
+    """Whether two experiments ran under the same seeds: the two sides of one confirmation do, and no others."""
+    return not {run.seed for run in one.runs}.isdisjoint(run.seed for run in other.runs)
 
 
 def device_seconds(records: Iterable[ExperimentRecord]) -> float:

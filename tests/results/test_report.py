@@ -241,9 +241,10 @@ def test_near_misses_are_those_of_the_policy(night: list[ExperimentRecord]) -> N
     assert "[mar8-0003]" not in text
 
 
-def confirmed(number: int, commit: str, *scores: float) -> ExperimentRecord:
+def confirmed(number: int, commit: str, *scores: float, seeds: int = 0) -> ExperimentRecord:
+    """One side of a confirmation, under the seeds from `seeds` on."""
     one = record(number, "discard", 1.0, kind="confirm", commit=commit)
-    return replace(one, runs=tuple(make_run(f"c{number}-{n}", score, seed=n) for n, score in enumerate(scores)))
+    return replace(one, runs=tuple(make_run(f"c{number}-{n}", score, seed=seeds + n) for n, score in enumerate(scores)))
 
 
 def test_a_confirmation_has_welchs_interval_and_moves_no_estimate() -> None:
@@ -269,6 +270,22 @@ def test_a_confirmation_of_an_earlier_head_is_said_to_be_that() -> None:
     pair = [confirmed(3, first.commit, 0.991, 0.992), confirmed(4, records[0].experiment.commit, 1.0, 1.001)]
     text = morning_report([history_of([*records, *pair], heads=heads)])
     assert "Not confirmed" in text and "an earlier head gained +0.0090" in text
+
+
+def test_both_sides_of_a_confirmation_ran_under_the_same_seeds() -> None:
+    """A later one of which one side alone has run changes nothing."""
+    records = night_of(0.99)
+    head, baseline = records[1].experiment.commit, records[0].experiment.commit
+    pair = [confirmed(2, head, 0.991, 0.992), confirmed(3, baseline, 1.0, 1.001)]
+    told = headline_of_confirmation([*records, *pair])
+    assert "+0.0090" in told
+    for later in (confirmed(4, head, 0.95, 0.951, seeds=10), confirmed(4, baseline, 1.1, 1.101, seeds=10)):
+        assert headline_of_confirmation([*records, *pair, later]) == told
+
+
+def headline_of_confirmation(records: list[ExperimentRecord]) -> str:
+    [line] = [line for line in morning_report([history_of(records)]).splitlines() if line.startswith("Confirmed under")]
+    return line
 
 
 def test_what_was_dropped_says_why_and_other_runs_are_counted() -> None:
