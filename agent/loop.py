@@ -125,6 +125,11 @@ class ResearchLoop:
         while (request := self.shared.last_merge()) is not None:
             await self._train_and_conclude(self._new.of_request(request), ())
 
+    async def run_requested(self) -> ExperimentRecord | None:
+        """The next run that a person has asked for, or that what they asked for leads to; None if there is none."""
+        experiment = self._requested()
+        return None if experiment is None else await self._train_and_conclude(experiment, ())
+
     async def try_now(self, proposal: Proposal) -> ExperimentRecord:
         """One experiment with an idea from outside: `farm try`."""
         return await self._train_and_conclude(self._new.of_proposal(proposal, kind="manual"), ())

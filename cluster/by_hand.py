@@ -57,7 +57,8 @@ async def try_working_train_py(farm: Farm, message: str | None, *, again: bool =
     adopts the commits that the user has made on the branch.
 
     An interrupted try of the same train.py is resumed instead of being repeated. What has been tried, or changes no code, is
-    refused, unless the user wants another run of it (`again`). Raises UserError.
+    refused, unless the user wants another run of it (`again`). Without an edit, what the user has asked for by other commands
+    is run. Raises UserError.
     """
     options, plan, tree = farm.options, farm.planner.plans[0], farm.options.source_tree
     tried = train_py_to_try(tree or options.repo)  # fails before anything is started
@@ -78,6 +79,11 @@ async def try_working_train_py(farm: Farm, message: str | None, *, again: bool =
         head_text = loop.worktree.train_py(loop.head().commit)
         if record is None and same_code(working, head_text) and (finished or not measured_before):
             record = farm.store.record(loop.head().experiment_id)
+        if record is None and not again and same_code(working, head_text) and is_anything_requested(loop):
+            requested = await run_what_is_requested(loop)
+            if requested is not None:
+                leave_results(farm, loop, requested, tried if same_lines(tried, head_text) else None)
+                return requested
         if record is not None:
             tell_what_is_left_aside(farm, loop, record, working, message)
         else:
@@ -93,6 +99,20 @@ async def try_working_train_py(farm: Farm, message: str | None, *, again: bool =
         return record
     finally:
         await loop.close()
+
+
+def is_anything_requested(loop: ResearchLoop) -> bool:
+    """Whether a person has asked for a run, or has dropped an idea that is still in the head."""
+    dropped = set(loop.head().patches) - loop.shared.state().farm.head
+    return bool(dropped or loop.store.open_requests(loop.shared.group))
+
+
+async def run_what_is_requested(loop: ResearchLoop) -> ExperimentRecord | None:
+    """The last of the runs that were asked for: a merge without what was dropped, a wave, the baseline again."""
+    last = None
+    while (record := await loop.run_requested()) is not None:
+        last = record
+    return last
 
 
 def resume_or_refuse(farm: Farm, loop: ResearchLoop, working: str) -> None:

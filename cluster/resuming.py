@@ -10,9 +10,9 @@ STARTED_WITH = "started_with"
 """The kind of the logged event that says with which options a tag was last worked on."""
 
 
-def log_options(home: Home, tag: str, words: str) -> None:
+def log_options(home: Home, tag: str, words: str, *, command: str = "run") -> None:
     """Logs the options of a command that works on a tag, as `resuming` gives them again."""
-    home.log_event(STARTED_WITH, tag=tag, options=words)
+    home.log_event(STARTED_WITH, tag=tag, options=words, command=command)
 
 
 def resuming(home: Home, branch: Branch) -> str:
@@ -21,5 +21,5 @@ def resuming(home: Home, branch: Branch) -> str:
 
     terms = term_options(json.loads(branch.contract_json), TERM_OPTIONS)
     started = home.last_event(STARTED_WITH, tag=branch.tag)
-    words = ["farm run", f"--tag {branch.tag}", terms, str(started.get("options", ""))]
+    words = [f"farm {started.get('command', 'run')}", f"--tag {branch.tag}", terms, str(started.get("options", ""))]
     return to_type(" ".join(filter(None, words)) + home_option(home))

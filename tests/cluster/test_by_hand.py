@@ -9,8 +9,17 @@ from types import SimpleNamespace
 
 import pytest
 
-from cluster.by_hand import earlier_try, give_back, leave_results, proposal_by_hand
+from cluster.by_hand import (
+    earlier_try,
+    give_back,
+    is_anything_requested,
+    leave_results,
+    proposal_by_hand,
+    run_what_is_requested,
+)
 from cluster.home import Home
+from cluster.person_requests import Ask
+from cluster.person_requests import record as record_request
 from research.errors import UserError
 from tests.agent.samples import TRAIN_PY
 from tests.agent.test_loop import make_loop, result  # noqa: F401 - a fixture
@@ -153,6 +162,22 @@ def test_what_was_tried_or_changes_no_code_is_refused_in_one_line(make_loop) -> 
         assert baseline is not None
         baseline = await loop.try_again(baseline, proposal_by_hand(TRAIN_PY, TRAIN_PY, None))
         assert (baseline.experiment.number, len(baseline.runs)) == (0, 3)
+
+    asyncio.run(tries())
+
+
+def test_without_an_edit_what_a_person_has_dropped_leaves_the_head(make_loop) -> None:  # noqa: F811
+    async def tries() -> None:
+        loop = make_loop(lambda experiment, spec: result(spec, 1.5 if experiment.number == 0 else 1.0))
+        await loop.start()
+        kept = await loop.try_now(proposal_by_hand(TRAIN_PY, TRAIN_PY.replace("DEPTH = 2", "DEPTH = 3"), None))
+        assert loop.head().patches == (kept.experiment.id,) and not is_anything_requested(loop)
+        record_request(loop.store, Ask(what="drop", group=loop.shared.group, idea=kept.experiment.id))
+        assert is_anything_requested(loop)
+        merge = await run_what_is_requested(loop)
+        assert merge is not None and merge.experiment.kind == "merge"
+        assert loop.head().patches == () and not is_anything_requested(loop)
+        assert loop.worktree.train_py(loop.worktree.head()) == TRAIN_PY
 
     asyncio.run(tries())
 

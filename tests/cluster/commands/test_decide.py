@@ -69,7 +69,7 @@ def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: SharedLab,
     count = len(lab.rows("SELECT * FROM heads"))
     for words in ("--loops=3", "--loops=2 --engine=local --devices=cpu"):
         log_options(Home(lab.home), "mar8", words)
-    log_options(Home(lab.home), "another", "--loops=4")
+    log_options(Home(lab.home), "another", "--loops=4", command="try")
 
     assert typed(lab, "drop", dropped) == 0
     first, second = capsys.readouterr().out.splitlines()
