@@ -11,7 +11,7 @@ from pathlib import Path
 from agent.compare_programs import changed_constants
 from agent.duplicate_edits import terms_of
 from agent.repo.branch_log import FITTED_FROM, is_ancestor, positions_of
-from agent.repo.branch_names import branch_name, branch_ref, short_name, worktree_folder
+from agent.repo.branch_names import branch_name, branch_ref, is_farm_branch, short_name, worktree_folder
 from agent.repo.git_command import GitFailed, command_to_type, run_git
 from agent.repo.repository import (
     START_GIT,
@@ -123,6 +123,7 @@ class BranchStart:
         Raises UserError.
         """
         repo, recipe = self._options.repo, self._options.recipe
+        self._say_if_on_a_farm_branch()
         text = committed_train_py(repo)
         edited, tree = uncommitted_train_py(repo), self._options.source_tree
         if self._options.dirty:
@@ -176,6 +177,7 @@ class BranchStart:
     def _switch_to_new(self, branch: str) -> None:
         """Switches the checkout to a new branch, and says how to switch back. Raises UserError."""
         repo = self._options.repo
+        self._say_if_on_a_farm_branch()
         before = checked_out_branch(repo)
         back = ("switch", before) if before else ("switch", "--detach", run_git(repo, "rev-parse", "--short", "HEAD").strip())
         try:
@@ -183,6 +185,14 @@ class BranchStart:
         except GitFailed as error:
             raise UserError(f"git can't start the branch {branch}: {error}") from None
         self._say_once(f"The checkout is now on the new branch {branch}; switch back with: {command_to_type(repo, *back)}")
+
+    def _say_if_on_a_farm_branch(self) -> None:
+        """Says that a new branch starts from what research has found, where such a branch is checked out."""
+        repo = self._options.repo
+        before = checked_out_branch(repo)
+        if before is not None and is_farm_branch(before):
+            self._say_once(f"tag {self._options.tag} starts from {before}, which is checked out: its baseline has that "
+                           f"branch's ideas. To start from main: {command_to_type(repo, 'switch', 'main')} first")  # fmt: skip
 
     def _say_once(self, text: str) -> None:
         """Tells the user something once, even if several loops find it out."""

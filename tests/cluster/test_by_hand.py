@@ -64,7 +64,8 @@ def test_what_it_prints_leads_back(checkout: Checkout) -> None:
 
 def test_a_tag_that_is_asked_for_counts_more_than_the_branch_checked_out(checkout: Checkout) -> None:
     checkout.git("switch", "--quiet", "--create", "autoresearch/one")
-    assert "keep" in checkout.farm("try", "--tag", "two", *TERMS)
+    output = checkout.farm("try", "--tag", "two", *TERMS)
+    assert "keep" in output and "tag two starts from autoresearch/one" in output
     assert branch(checkout) == "autoresearch/two"
     assert checkout.rows("SELECT DISTINCT branch FROM history") == [["autoresearch/two"]]
 
