@@ -53,6 +53,11 @@ class Encoding:
     replaced: int = 0
     """Places that are not valid in this encoding and become U+FFFD."""
 
+    @property
+    def letter_bytes(self) -> int:
+        """Bytes of a Latin letter."""
+        return 4 if self.name.startswith("utf-32") else 2 if self.name.startswith("utf-16") else 1
+
 
 class Readable:
     """A context in which errors of reading `path` become a UserError, one line."""

@@ -145,7 +145,9 @@ def _texts(path: Path, kind: Format, encoding: Encoding | None, field: str) -> I
         yield from parquet_values(path, field)
         return
     with Readable(path), _open_text(path, encoding, newline="\n" if kind == "JSON" else "") as file:
-        yield from json_texts(file, field) if kind == "JSON" else text_documents(file, size=encoding.size)
+        yield from (
+            json_texts(file, field) if kind == "JSON" else text_documents(file, size=encoding.size // encoding.letter_bytes)
+        )
 
 
 def _open_text(path: Path, encoding: Encoding, *, newline: str) -> IO[str]:

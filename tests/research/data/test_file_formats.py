@@ -250,6 +250,15 @@ def test_a_folder_of_odd_text(name: str, tmp_path: Path) -> None:
     assert again.revision == source.revision
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])
+def test_a_text_is_as_many_documents_in_any_encoding(encoding: str, tmp_path: Path) -> None:
+    """One below the size that is cut, and one above it."""
+    texts = {"short.txt": "word " * 9_000, "long.txt": "a word\n\n" * 9_000}
+    root = make(tmp_path / "texts", {name: text.encode(encoding) for name, text in texts.items()})
+    found = documents(own_files(root, evaluation_bytes=1000))
+    assert texts["short.txt"] in found and len(found) == 9
+
+
 def test_no_document_is_in_two_splits_whatever_file_it_is_in(tmp_path: Path) -> None:
     texts = sentences(7, 300)
     files: dict[str, bytes | str] = {
