@@ -101,7 +101,7 @@ class RayEngine:
         self._shipped: dict[str, Any] = {}
         self._wake = asyncio.Event()
         self._closed = False
-        join_cluster(address, gpus)
+        join_cluster(address, gpus, runs_folder)
 
     async def changes(self) -> AsyncIterator[tuple[Change, ...]]:
         yield await self._look(first=True)
@@ -259,8 +259,11 @@ class RayEngine:
         return actor.find_data.remote(contract, self._cache, self._num_shards, wanted, self._shipped[name], data)
 
 
-def join_cluster(address: str | None, gpus: tuple[int, ...] | None) -> None:
-    """Connects this process to Ray. Raises UserError."""
+def join_cluster(address: str | None, gpus: tuple[int, ...] | None, folder: Path) -> None:
+    """Connects this process to Ray. Raises UserError.
+
+    The zipped checkout lies in `folder` meanwhile, where the next call overwrites and removes what a killed one left.
+    """
     address = address or cluster_here()
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address is None:
@@ -273,17 +276,19 @@ def join_cluster(address: str | None, gpus: tuple[int, ...] | None) -> None:
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     import ray
 
+    code = folder / "checkout.zip"
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            if address is not None and not inside_job() and (package_folder() / "pyproject.toml").is_file():
-                code = Path(folder) / "checkout.zip"
-                zip_checkout(package_folder(), code)
-                settings["runtime_env"] = {"working_dir": str(code)}
-            ray.init(address=address, **settings)
+        if address is not None and not inside_job() and (package_folder() / "pyproject.toml").is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            zip_checkout(package_folder(), code)
+            settings["runtime_env"] = {"working_dir": str(code)}
+        ray.init(address=address, **settings)
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         where = f"at {address}" if address else "on this machine"
         raise UserError(f"No Ray cluster can be used {where} ({first}): start one with `ray start --head`.") from None
+    finally:
+        code.unlink(missing_ok=True)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the driver trains nothing, though Ray leaves it every GPU
 
 

@@ -19,7 +19,7 @@ def test_a_node_that_goes_before_its_worker_was_told_of_joins_first(monkeypatch:
         return Change(kind="joined", name=device.key, device=device)
 
     async def look() -> tuple[Change, ...]:
-        monkeypatch.setattr(ray_engine, "join_cluster", lambda address, gpus: None)
+        monkeypatch.setattr(ray_engine, "join_cluster", lambda address, gpus, folder: None)
         monkeypatch.setattr(ray_engine, "alive_nodes", list)
         engine = RayEngine(terms=lambda device: pytest.fail("nobody is hired here"), runs_folder=tmp_path, kind="cpu")
         engine._workers[device.key] = ray_engine._Serving(actor=None, device=device, node_id="gone", data_folder="")
