@@ -25,6 +25,7 @@ from research.profiles import PROFILES
 from research.recipes import RECIPES
 from research.result import SANDBOX_MODES
 from research.streams import drop_output, prepare_streams, refusal
+from results.confirmation import FEWEST_SEEDS
 from results.verdict import LINE_PRICE
 
 DEFAULT_SEEDS = 5
@@ -209,7 +210,7 @@ def _add_decide(group: CommandGroup) -> None:
     confirm.add_argument("name", nargs="?", type=_text, metavar="BRANCH|ID",
                          help="a branch or tag, or an experiment to run instead of a head "
                          "(default: the newest tag's best branch)")  # fmt: skip
-    confirm.add_argument("--seeds", type=count_to(MOST_SEEDS), default=DEFAULT_SEEDS, metavar="N",
+    confirm.add_argument("--seeds", type=number_from(FEWEST_SEEDS, MOST_SEEDS, int), default=DEFAULT_SEEDS, metavar="N",
                          help=f"fresh seeds, under each of which both run (default: {DEFAULT_SEEDS})")  # fmt: skip
     confirm.add_argument("--num-shards", type=count_to(10_000), metavar="N",
                          help="training shards of the recorded runs (default: 10)")  # fmt: skip

@@ -23,6 +23,9 @@ READ_ONLY_SETTINGS = (
 )
 """Settings of an open database: they hold for every query and can't be undone."""
 
+CELL_WIDTH = 200
+"""Characters of a cell in a prompt or a terminal, and of a column to which cells are aligned elsewhere."""
+
 LEAST_CELL = 20
 """Characters of text that are left of a column at least."""
 
@@ -36,23 +39,26 @@ class Table:
     truncated: bool = False
     """Whether there were more rows than the limit."""
 
-    def to_text(self, *, cell_width: int = 200, width: int | None = None) -> str:
+    def to_text(self, *, cell_width: int | None = CELL_WIDTH, width: int | None = None) -> str:
         """Aligned columns for a terminal or a prompt. A single cell is printed whole, which suits diffs and logs.
 
-        Text is cut so that lines have `width` characters, as far as the names of columns and figures allow; None: any width.
+        Text is cut to `cell_width` characters; None: all of it is printed, and longer text is not aligned. It is cut further
+        so that lines have `width` characters, as far as the names of columns and figures allow; None: any width.
         """
         if len(self.rows) == 1 and len(self.columns) == 1:
             return f"{_cell(self.rows[0][0])}\n"
-        cells = [[shortened(_escaped(_cell(value)), cell_width) for value in row] for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(self.columns, *cells, strict=True)]
+        whole = [[_escaped(_cell(value)) for value in row] for row in self.rows]
+        cells = whole if cell_width is None else [[shortened(cell, cell_width) for cell in row] for row in whole]
+        longest = [max(map(len, column)) for column in zip(self.columns, *cells, strict=True)]
+        widths = [max(len(name), min(most, cell_width or CELL_WIDTH)) for name, most in zip(self.columns, longest, strict=True)]
         numeric = [all(_is_number(row[i]) for row in self.rows) and bool(self.rows) for i in range(len(widths))]
         fitted = widths if width is None else _fitted(widths, self.columns, numeric, width)
-        cells = [[shortened(cell, most) for cell, most in zip(row, fitted, strict=True)] for row in cells]
+        if width is not None:
+            cells = [[shortened(cell, most) for cell, most in zip(row, fitted, strict=True)] for row in cells]
         lines = [_aligned(self.columns, fitted, numeric), "  ".join("-" * most for most in fitted)]
         lines += [_aligned(row, fitted, numeric) for row in cells]
-        lines.append(
-            self._footer() + (" (text is cut to the terminal: --json or a pipe has all of it)" if fitted != widths else "")
-        )
+        is_cut = width is not None and cells != whole
+        lines.append(self._footer() + (" (text is cut to the terminal: --json or a pipe has all of it)" if is_cut else ""))
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> str:

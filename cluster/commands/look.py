@@ -101,8 +101,13 @@ def sql(options: argparse.Namespace) -> int:
         from results.store import query_home
 
         table = query_home(home.folder, query, audience=audience, begin=to_type(f"farm demo{home_option(home)}"))
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    print(table.to_json() if options.json else table.to_text(width=width).rstrip("\n"))
+    if options.json:
+        text = table.to_json()
+    elif sys.stdout.isatty():
+        text = table.to_text(width=shutil.get_terminal_size().columns)
+    else:
+        text = table.to_text(cell_width=None)
+    print(text.rstrip("\n"))
     return 0
 
 

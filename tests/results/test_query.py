@@ -212,6 +212,8 @@ def test_text_shows_one_cell_whole_and_cuts_long_ones_in_tables() -> None:
     assert Table(columns=("diff",), rows=((diff,),)).to_text() == diff + "\n"
     lines = Table(columns=("id", "diff"), rows=(("a", diff), ("b", "short"))).to_text(cell_width=20).splitlines()
     assert lines[2] == r"a   -DEPTH = 8\n+DEPTH…"
+    piped = Table(columns=("diff", "id"), rows=((diff, "a"), ("short", "b"))).to_text(cell_width=None).splitlines()
+    assert piped[2] == diff.replace("\n", r"\n") + "  a" and piped[3] == f"{'short':<200}  b" and "cut" not in piped[-1]
     assert Table(columns=("a",), rows=()).to_text() == "a\n-\n(0 rows)\n"
 
 
@@ -219,6 +221,7 @@ def test_on_a_terminal_the_longest_text_is_cut_and_neither_figures_nor_names_are
     table = Table(columns=("id", "title", "hypothesis", "val_bpb"), rows=(("mar8-0001", "t" * 60, "h" * 90, 3.141593),))
     *lines, footer = table.to_text(width=80).splitlines()
     assert max(map(len, lines)) == 80 and "mar8-0001" in lines[2] and "3.141593" in lines[2] and "--json" in footer
+    assert "--json" in Table(columns=("a", "b"), rows=(("t" * 300, 1),)).to_text(width=900).splitlines()[-1]
     assert table.to_text(width=300) == table.to_text() and "h" * 90 in table.to_text()
     many = Table(columns=tuple(f"a_column_with_a_name_{n}" for n in range(9)), rows=(("text " * 9,) * 9,))
     assert many.to_text(width=80).splitlines()[0].split() == list(many.columns)
