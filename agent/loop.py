@@ -121,8 +121,10 @@ class ResearchLoop:
         return await self._train_and_conclude(experiment, ())
 
     async def finish(self) -> None:
-        """Verifies what has been put together and is not verified yet: a head is not left for the next session."""
-        while (request := self.shared.last_merge()) is not None:
+        """Verifies what has been put together and is not verified yet, since a head is not left for the next session; and runs
+        the baseline again where a person asks for that.
+        """
+        while (request := self.shared.last_run()) is not None:
             await self._train_and_conclude(self._new.of_request(request), ())
 
     async def run_requested(self) -> ExperimentRecord | None:

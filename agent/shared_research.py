@@ -94,10 +94,12 @@ class SharedResearch:
             if run is not None or not self._concludes_wave():
                 return run
 
-    def last_merge(self) -> RequestedRun | None:
-        """The merge that is due, where no more ideas follow; None if none is."""
+    def last_run(self) -> RequestedRun | None:
+        """The control that a person asks for, or the merge that is due, where no more ideas follow. A wave would be many."""
         while self.head() is not None:
             try:
+                if (control := self._asked_by_person(waves=False)) is not None:
+                    return control
                 run = self._asked_by_policy()
                 if run is not None and run.kind == "merge":
                     return run
@@ -114,8 +116,10 @@ class SharedResearch:
         assert head is not None, "the baseline comes first"
         return self._waves.start(self.state().farm, head, misfit=self._misfit)
 
-    def _asked_by_person(self) -> RequestedRun | None:
+    def _asked_by_person(self, *, waves: bool = True) -> RequestedRun | None:
         for request in self.store.open_requests(self.group):
+            if request["request"] == WAVE_REQUEST and not waves:
+                continue
             self.store.close_request(request)
             if request["request"] == CONTROL_REQUEST:
                 return self._control(frozenset())

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from cluster.person_requests import REQUESTED
 from research.formatting import counted, duration
 from results.gains import expected_gain
 from results.head_gain import ExpectedGain, gain_text
@@ -24,6 +25,8 @@ class FarmSummary:
     seconds: float
     ended: str
     """Why the farm ended, in words."""
+    waiting: tuple[str, ...] = ()
+    """What a person has asked for and no loop has taken up, in words."""
 
 
 def summarise(store: Store, branches: Sequence[str], *, seconds: float, ended: str) -> FarmSummary:
@@ -38,7 +41,14 @@ def summarise(store: Store, branches: Sequence[str], *, seconds: float, ended: s
         gain=_best_gain(store, branches),
         seconds=seconds,
         ended=ended,
+        waiting=_waiting(store, branches),
     )
+
+
+def _waiting(store: Store, branches: Sequence[str]) -> tuple[str, ...]:
+    known = [branch for name in branches if (branch := store.branch(name)) is not None]
+    groups = dict.fromkeys(branch.head_branch for branch in known)
+    return tuple(REQUESTED[request["request"]] for group in groups for request in store.open_requests(group))
 
 
 def _best_gain(store: Store, branches: Sequence[str]) -> ExpectedGain | None:
@@ -59,4 +69,9 @@ def summary_lines(summary: FarmSummary) -> list[str]:
     """The lines after a farm has ended: why, how long it took, and what it gained."""
     lines = [f"ended: {summary.ended}, after {duration(summary.seconds)}"]
     lines.append(f"{counted(summary.experiments, 'experiment')}, {summary.keeps} kept, on {', '.join(summary.branches)}")
-    return [*lines, gain_text(summary.gain)] if summary.gain else lines
+    if summary.gain:
+        lines.append(gain_text(summary.gain))
+    if summary.waiting:
+        what = ", ".join(summary.waiting)
+        lines.append(f"still requested: {what}; it runs when the farm resumes, with more --experiments or none")
+    return lines

@@ -45,10 +45,13 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SharedLab]:
 
 
 async def research(lab: SharedLab, steps: int) -> None:
+    """So many steps; 0: a session whose limits are reached already."""
     (loop,) = lab.open()
     await loop.start()
     for _ in range(steps):
         await loop.step()
+    if not steps:
+        await loop.finish()
     await loop.close()
 
 
@@ -169,7 +172,7 @@ def test_a_running_farm_is_asked_and_its_loop_runs_the_baseline_again(
         server.close()
         assert main(["import", str(theirs), "--home", str(home.folder)]) == 2
         assert main(["baseline", "--again", "--home", str(home.folder)]) == 2  # the home is held, and nobody answers
-    asyncio.run(research(lab, 1))
+    asyncio.run(research(lab, 0))
     assert [pending(history.group) for history in read_history(home.journal)] == [[]]
     baseline, last = lab.rows("SELECT kind, commit FROM experiments WHERE kind IN ('baseline', 'control') ORDER BY seq")
     assert (baseline[0], last[0]) == ("baseline", "control") and baseline[1] == last[1]
@@ -201,6 +204,8 @@ def test_a_wave_is_requested_where_there_are_near_misses(tmp_path: Path, capsys:
     assert main(["combine", "mar8", "--home", str(tmp_path)]) == 2
     with Store.open(tmp_path) as store:
         assert [request["request"] for request in store.open_requests(NAME)] == ["wave"]
+        ended = summary_lines(summarise(store, [NAME], seconds=1.0, ended="stopped"))
+        assert any("a wave of near-misses" in line and "--experiments" in line for line in ended)
     capsys.readouterr()
     assert main(["status", "--json", "--home", str(tmp_path)]) == 0
     [branch] = json.loads(capsys.readouterr().out)["branches"].values()
