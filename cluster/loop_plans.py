@@ -14,6 +14,7 @@ from cluster.hardware import Device, platform_identity
 from research.contract import Contract
 from research.data.prepare import find_prepared, prepare
 from research.data.prepared import PreparedData
+from research.data.sources import check_source
 from research.errors import UserError
 from research.profiles import choose_profile, contract_for
 from results.experiment import Branch
@@ -131,9 +132,14 @@ def data_if_prepared(
 
 
 def contract_asked_for(options: FarmOptions, device: Device) -> Contract:
-    """The contract of a device: from the user's options, else the one that suits its hardware."""
+    """The contract of a device: from the user's options, else the one that suits its hardware.
+
+    Raises UserError for a source that there isn't, and for shards of one without them.
+    """
     profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
-    return contract_for(profile, budget=options.budget, source=options.source)
+    contract = contract_for(profile, budget=options.budget, source=options.source)
+    check_source(contract.source, options.num_shards, reads_files=False)
+    return contract
 
 
 def local_loops(options: FarmOptions) -> list[tuple[str, Device]]:

@@ -14,6 +14,7 @@ from cluster.farm_options import EngineKind, FarmOptions, todays_tag
 from cluster.hardware import Device, choose_devices, detect_devices, limited
 from cluster.home import find_cache, find_home
 from cluster.parser_parts import words_for
+from research.data.sources import check_source
 from research.errors import UserError
 from research.profiles import memory_limit
 
@@ -57,7 +58,9 @@ def try_options(options: argparse.Namespace) -> FarmOptions:
 
 
 def check_used(options: argparse.Namespace) -> None:
-    """Raises UserError for options that the chosen researcher would not use."""
+    """Raises UserError for options that the chosen researcher or source would not use, and for a source that there isn't."""
+    if options.source is not None:  # on a cluster the profile's own source is known only when a node has joined
+        check_source(options.source, options.num_shards, reads_files=False)
     if options.researcher == "claude":
         return
     for option, value in (("--model", options.model), ("--max-cost", options.max_cost)):

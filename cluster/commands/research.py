@@ -133,6 +133,7 @@ def before_start(options: "FarmOptions") -> list[str]:
     from cluster.doctor import layers_here, lines_before_runs
     from cluster.loop_plans import contract_asked_for, data_if_prepared
     from research.data.prepare import check_writable
+    from research.data.sources import check_source
 
     options.home.check_free()
     make_researcher(options.researcher, model=options.model, max_cost=options.max_cost)  # raises for a missing key
@@ -144,6 +145,7 @@ def before_start(options: "FarmOptions") -> list[str]:
     is_prepared = data_if_prepared(contract, options) is not None
     if not is_prepared:
         check_writable(options.cache)
+        check_source(contract.source)
     options.home.create()
     profile = contract.profile
     costs = estimate(

@@ -165,10 +165,12 @@ def doctor(options: argparse.Namespace) -> int:
 def prepare(options: argparse.Namespace) -> int:
     """Prepares the data of one profile, and on a GPU times the attention kernels. What has been done is not repeated."""
     from research.data.prepare import prepare as prepare_data
+    from research.data.sources import check_source
 
     device = choose_devices(options.devices)[0]
     profile = options.profile or choose_profile(device.torch_device, device.memory_bytes)
     contract = contract_for(profile, budget=options.budget, source=options.source)
+    check_source(contract.source, options.num_shards, reads_files=False)
     preparing = partial(
         prepare_data,
         contract,

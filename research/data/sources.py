@@ -24,7 +24,7 @@ from research.data.parquet import parquet_rows, parquet_texts
 from research.data.prepared import Split
 from research.errors import UserError
 from research.files import home_folder, user_path
-from research.formatting import counted, printable
+from research.formatting import counted, printable, shortened
 from research.sandbox.visible import UNUSED_BY_RUNS
 
 CLIMBMIX = "karpathy/climbmix-400b-shuffle"
@@ -97,6 +97,25 @@ def has_shards(source: str) -> bool:
     return source in ("climbmix", "tinystories")
 
 
+def check_source(source: str, num_shards: int | None = None, *, reads_files: bool = True) -> None:
+    """Raises UserError for a source that there isn't, for a number of shards where it has none, and, if its files are to be
+    read here, for a file or folder that isn't there.
+    """
+    kind, _, path = source_name(source).partition(":")
+    if kind not in ("climbmix", "tinystories", "stdlib", "files") or (kind == "files" and not path):
+        named = printable(shortened(source, 80))
+        raise UserError(f"No source is called '{named}': use climbmix, tinystories, stdlib or files:PATH.")
+    if num_shards is not None and not has_shards(source):
+        raise UserError(f"--num-shards is for climbmix and tinystories, and {printable(kind)} has no shards: leave it out.")
+    if reads_files and kind == "files":
+        _check_exists(Path(path))
+
+
+def _check_exists(root: Path) -> None:
+    if not root.exists():
+        raise UserError(f"{printable(root)} does not exist: give a folder or a file, --source files:PATH.")
+
+
 def is_own_files(source: str) -> bool:
     """Whether a source is the user's own folder or file, which can change."""
     return source.startswith("files:")
@@ -117,6 +136,7 @@ def open_source(
     say: Callable[[str], None],
 ) -> Source:
     """The contract's source, with its files downloaded. Raises UserError if the source is wrong or can't be reached."""
+    check_source(contract.source)
     kind, _, path = source_name(contract.source).partition(":")
     if kind == "climbmix":
         dataset = Dataset(name=CLIMBMIX, folder=cache / "hub" / "climbmix")
@@ -127,9 +147,7 @@ def open_source(
     evaluation_bytes = contract.EVAL_TOKENS * BYTES_PER_TOKEN
     if kind == "stdlib":
         return stdlib(Path(sysconfig.get_paths()["stdlib"]), evaluation_bytes=evaluation_bytes)
-    if kind == "files" and path:
-        return own_files(Path(path), evaluation_bytes=evaluation_bytes, text_field=text_field, say=say)
-    raise UserError(f"No source is called {contract.source!r}: use climbmix, tinystories, stdlib or files:PATH.")
+    return own_files(Path(path), evaluation_bytes=evaluation_bytes, text_field=text_field, say=say)
 
 
 def original_downloads() -> Path:
@@ -268,8 +286,7 @@ def own_files(
 
     `text_field` is the field of JSON records, or column of Parquet, that holds the text. Raises UserError if there is no text.
     """
-    if not root.exists():
-        raise UserError(f"{printable(root)} does not exist: give a folder or a file, --source files:PATH.")
+    _check_exists(root)
     name = f"files:{printable(root.name)}"
     paths = files_below(root)
     say(f"{name}: reading {counted(len(paths), 'file')}")

@@ -58,7 +58,7 @@ def home(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("words", "fact"),
     [
-        (("--seeds", "1"), "--seeds"),
+        (("--seeds", "1"), "--seeds must be a whole number from 2"),
         (("nobody",), "'nobody'"),
         (("mar8-0003",), "mar8-0003 has no score"),
         (("mar9",), "no baseline"),
@@ -70,9 +70,12 @@ def test_what_cannot_be_confirmed_is_refused_in_one_line(
     with Store.open(home) as store:
         store.add_experiment(make_experiment(3, branch="autoresearch/mar8"))
         store.add_branch(make_branch("autoresearch/mar9"))
-    assert main(["confirm", *words, "--home", str(home)]) == 2
+    try:
+        status: object = main(["confirm", *words, "--home", str(home)])
+    except SystemExit as refused:
+        status = refused.code
     said = capsys.readouterr().err
-    assert fact in said and len(said.splitlines()) == 1
+    assert status == 2 and fact in said and len(said.splitlines()) == 1
 
 
 def test_a_running_farm_is_to_be_stopped_first(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
