@@ -11,10 +11,10 @@ from research.command_hints import to_type
 from research.data.compression import COMPRESSED_SUFFIXES, COMPRESSIONS, open_bytes
 from research.data.decoding import Encoding, Readable, find_encoding
 from research.data.documents import text_documents
-from research.data.json_documents import json_fields, json_texts
+from research.data.json_documents import LeftOut, json_fields, json_texts
 from research.data.parquet import parquet_fields, parquet_rows, parquet_values
 from research.errors import UserError
-from research.formatting import counted, printable, size
+from research.formatting import counted, printable, shortened, size
 
 Format = Literal["text", "JSON", "Parquet"]
 
@@ -36,7 +36,7 @@ KNOWN_STARTS = {
 PARQUET_START = b"PAR1"
 TAR_MARK, TAR_MARK_AT = b"ustar", 257
 NAMES_SHOWN = 3
-"""File names given for each reason to skip files."""
+"""File names given for each reason to skip files, and names of fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,11 @@ class DataFile:
     text_bytes: int
     """UTF-8 bytes of the documents."""
     without_text: int = 0
-    """Records without the field, and lines that are not JSON."""
+    """Records without the field."""
+    broken: int = 0
+    """Lines that are not JSON."""
+    other_fields: tuple[str, ...] = ()
+    """The fields in which records without the requested one hold text, the longest text first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,8 @@ class Skipped:
     """The fields of records without the requested one; empty if the file holds no records."""
     records: int = 0
     """Number of those records; 0 for Parquet without rows."""
+    has_texts: bool = False
+    """Whether one of the fields holds text."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +96,9 @@ class Survey:
         lines = [
             f"{self.name}: read {counted(len(self.read), 'file')} ({listed}): {documents}, {size(self.text_bytes)} of text"
         ]
-        lines += [f"{self.name}: {line}" for line in (self._encodings(), self._replaced(), self._records()) if line]
+        lines += [
+            f"{self.name}: {line}" for line in (self._encodings(), self._replaced(), self._broken(), self._records()) if line
+        ]
         return [*lines, f"{self.name}: {self.skipped_line()}"] if self.skipped else lines
 
     def skipped_line(self) -> str:
@@ -111,10 +119,18 @@ class Survey:
         what = f"{counted(count, 'invalid character')} replaced by U+FFFD"
         return f"{what} in {_names([file.path for file in found])}" if found else ""
 
+    def _broken(self) -> str:
+        found = [file for file in self.read if file.broken]
+        count = counted(sum(file.broken for file in found), "line")
+        return f"{count} that can't be read as JSON in {_names([file.path for file in found])}" if found else ""
+
     def _records(self) -> str:
         found = [file for file in self.read if file.without_text]
         count = sum(file.without_text for file in found)
-        return f"{counted(count, 'record')} without a text `{self.field}` in {_names([f.path for f in found])}" if found else ""
+        others = list(dict.fromkeys(name for file in found for name in file.other_fields))
+        there = f", with text in {_quoted(others)}: only one field is read, so rename theirs to use it" if others else ""
+        where = _names([file.path for file in found])
+        return f"{counted(count, 'record')} without a text `{self.field}` in {where}{there}" if found else ""
 
 
 def survey(name: str, root: Path, paths: Sequence[Path], *, field: str) -> Survey:
@@ -139,15 +155,18 @@ def documents_of(file: DataFile, field: str) -> Iterator[str]:
     return (text for text in _texts(file.path, file.format, file.encoding, field) if text)
 
 
-def _texts(path: Path, kind: Format, encoding: Encoding | None, field: str) -> Iterator[str | None]:
-    """The text of each document or record; None for a record without text."""
+def _texts(
+    path: Path, kind: Format, encoding: Encoding | None, field: str, left_out: LeftOut | None = None
+) -> Iterator[str | None]:
+    """The text of each document or record; None for a record without text, which `left_out` counts if it is JSON."""
     if encoding is None:
         yield from parquet_values(path, field)
         return
     with Readable(path), _open_text(path, encoding, newline="\n" if kind == "JSON" else "") as file:
-        yield from (
-            json_texts(file, field) if kind == "JSON" else text_documents(file, size=encoding.size // encoding.letter_bytes)
-        )
+        if kind == "JSON":
+            yield from json_texts(file, field, left_out)
+        else:
+            yield from text_documents(file, size=encoding.size // encoding.letter_bytes)
 
 
 def _open_text(path: Path, encoding: Encoding, *, newline: str) -> IO[str]:
@@ -174,7 +193,8 @@ def _examine(path: Path, field: str) -> DataFile | Skipped:
             return Skipped(path=path, why=_not_text(head))
         if suffix in JSON_SUFFIXES:
             return _examine_records(path, "JSON", encoding, field)
-        return _counted(path, "text", encoding, field)
+        found = _counted(path, "text", encoding, field)
+        return found if found.documents else Skipped(path=path, why="blank (only white space)")
 
 
 def _examine_records(path: Path, kind: Format, encoding: Encoding | None, field: str) -> DataFile | Skipped:
@@ -192,7 +212,8 @@ def _examine_records(path: Path, kind: Format, encoding: Encoding | None, field:
 
 def _counted(path: Path, kind: Format, encoding: Encoding | None, field: str) -> DataFile:
     documents = text_bytes = without_text = 0
-    for text in _texts(path, kind, encoding, field):
+    left_out = LeftOut()
+    for text in _texts(path, kind, encoding, field, left_out):
         if text and not text.isspace():
             documents += 1
             text_bytes += len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
@@ -204,7 +225,9 @@ def _counted(path: Path, kind: Format, encoding: Encoding | None, field: str) ->
         encoding=encoding,
         documents=documents,
         text_bytes=text_bytes,
-        without_text=0 if kind == "text" else without_text,
+        without_text=0 if kind == "text" else without_text - left_out.broken,
+        broken=left_out.broken,
+        other_fields=tuple(name for name, _ in left_out.fields.most_common() if name != field),
     )
 
 
@@ -218,18 +241,26 @@ def _fields(path: Path, encoding: Encoding | None) -> tuple[list[str], list[str]
 
 def _without_field(path: Path, texts: list[str], others: list[str], field: str, *, records: int) -> Skipped:
     if texts:
-        fields = f"text is in {', '.join(f'`{printable(name)}`' for name in texts)}"
+        fields = f"text is in {_quoted(texts)}"
     else:
         fields = f"none of its fields is text: {', '.join(printable(name) for name in others)}"
-    return Skipped(path=path, why=f"without a text `{field}`", fields=fields, records=records)
+    there = f", with text in {_quoted(texts)}" if texts and records > 1 else ""  # one object can be a program's settings
+    why = f"without a text `{field}`{there}"
+    return Skipped(path=path, why=why, fields=fields, records=records, has_texts=bool(texts))
+
+
+def _quoted(names: Sequence[str]) -> str:
+    shown = ", ".join(f"`{printable(shortened(name, 40))}`" for name in names[:NAMES_SHOWN])
+    return f"{shown} and {len(names) - NAMES_SHOWN:,} more" if len(names) > NAMES_SHOWN else shown
 
 
 def _no_such_field(files: Sequence[Skipped], field: str) -> UserError:
-    first = files[0]
+    first = next((file for file in files if file.has_texts), files[0])
     more = f" (nor {'has' if len(files) == 2 else 'have'} {counted(len(files) - 1, 'other')})" if files[1:] else ""
+    name = f"name the field with {to_type('farm prepare --source files:FOLDER --text-field NAME')}"
+    cure = name if first.has_texts else f"write the text into a field `{field}` of each record"
     return UserError(
-        f"{printable(first.path)} has no text in a field `{field}`{more}; {first.fields}:"
-        f" name the field with {to_type('farm prepare --source files:FOLDER --text-field NAME')}, or leave the file out."
+        f"{printable(first.path)} has no text in a field `{field}`{more}; {first.fields}: {cure}, or leave the file out."
     )
 
 

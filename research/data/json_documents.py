@@ -6,6 +6,7 @@ A record is an object with a field that holds its text, or a string, which is it
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import IO, Any
 
@@ -15,16 +16,40 @@ TEXT_FIELD = "text"
 SAMPLED_RECORDS = 1000
 """Records that are searched for the names of their fields."""
 
+MOST_FIELDS = 100
+"""Different fields that are counted in records without the requested one."""
+
 BROKEN = object()
 """Stands for a line that is not JSON."""
 
 
-def json_texts(file: IO[str], field: str) -> Iterator[str | None]:
+@dataclass(kw_only=True)
+class LeftOut:
+    """What is in a file beside the records with text, counted as they pass."""
+
+    broken: int = 0
+    """Lines that are not JSON."""
+    fields: Counter[str] = field(default_factory=Counter)
+    """The fields in which records without the requested one hold text, with its characters."""
+
+    def add(self, record: Any) -> None:
+        """Counts a record without the requested text."""
+        self.broken += record is BROKEN
+        for name, value in record.items() if isinstance(record, dict) else ():
+            if isinstance(value, str) and value and (name in self.fields or len(self.fields) < MOST_FIELDS):
+                self.fields[name] += len(value)
+
+
+def json_texts(file: IO[str], field: str, left_out: LeftOut | None = None) -> Iterator[str | None]:
     """The text of each record of an open file; None for a record without it, and for a line that is not JSON.
 
-    Lines end at a line feed alone: open the file with `newline="\\\\n"`.
+    Lines end at a line feed alone, and `left_out` counts what has no text: open the file with `newline="\\\\n"`.
     """
-    return (_text_of(record, field) for record in _records(file, field))
+    for record in _records(file, field):
+        text = _text_of(record, field)
+        if not text and left_out is not None:
+            left_out.add(record)
+        yield text
 
 
 def json_fields(file: IO[str]) -> tuple[list[str], list[str]]:

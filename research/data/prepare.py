@@ -65,6 +65,9 @@ ROUNDTRIP_DOCUMENTS = 20
 """Validation documents that the tokenizer is checked on."""
 SECONDS_BETWEEN_REPORTS = 10.0
 
+REPEATED = 0.9
+"""The share of text without repeats below which repeats are named as a cause of too little text."""
+
 DEFAULT_SHARDS = 10
 """Training shards that are prepared if no number is given."""
 
@@ -272,7 +275,7 @@ def _build(contract: Contract, wanted: _Wanted, source: Source, *, text_field: s
     try:
         tokenizer = _train_tokenizer(contract, splits, folder=folder, say=say)
     except TooLittleText as error:
-        raise UserError(f"{error} {add_text(contract, source)}") from error
+        raise UserError(f"{error} {add_text(contract, source, distinct=source.distinct_bytes())}") from error
     val = _evaluation_rows("val", contract, splits, tokenizer, folder=folder)
     _require_rows("validation", val, contract.eval_rows, contract, source)
     audit = _evaluation_rows("audit", contract, splits, tokenizer, folder=folder)
@@ -429,22 +432,25 @@ def _require_rows(split: str, packed: _Packed, needed: int, contract: Contract, 
     raise UserError(
         f"{printable(source_name(contract.source))} has too little text: it gives {packed.rows:,} {split} rows of"
         f" {contract.MAX_SEQ_LEN + 1:,} tokens, and {needed:,} are needed."
-        f" {add_text(contract, source, rows=packed.rows, needed=needed)}"
+        f" {add_text(contract, source, rows=packed.rows, needed=needed, distinct=source.distinct_bytes())}"
     )
 
 
-def add_text(contract: Contract, source: Source, *, rows: int = 0, needed: int = 0) -> str:
+def add_text(contract: Contract, source: Source, *, rows: int = 0, needed: int = 0, distinct: int | None = None) -> str:
     """How much text to add so that `needed` rows come out instead of `rows`, and which files were skipped.
 
-    Without rows it is estimated what the contract needs in total.
+    Without rows it is estimated what the contract needs in total. `distinct`: bytes of the text without repeats, if known.
     """
     if source.survey is None:
         return "Add text, or choose a smaller --profile."
-    have = source.survey.text_bytes
+    every = source.survey.text_bytes
+    have = every if distinct is None else min(every, distinct)
     least = contract.EVAL_TOKENS * BYTES_PER_TOKEN / MOST_VALIDATION
     total = have * needed / rows if rows else max(least, 2 * have)
     skipped = source.survey.skipped_line()
-    files = f"{size(have)} in {counted(len(source.survey.read), 'file')}"
+    files = f"{size(every)} in {counted(len(source.survey.read), 'file')}"
+    if have < REPEATED * every:
+        files += f", of which only {size(have)} is left without repeats"
     more = f"Add about {size(max(total - have, 1000))} of text to the {files}, or choose a smaller --profile."
     return f"{more} {skipped[0].upper()}{skipped[1:]}." if skipped else more
 

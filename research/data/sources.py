@@ -21,7 +21,7 @@ from research.data.file_tree import files_below
 from research.data.hub import REVISION, Dataset
 from research.data.json_documents import TEXT_FIELD
 from research.data.parquet import parquet_rows, parquet_texts
-from research.data.prepared import Split
+from research.data.prepared import SPLITS, Split
 from research.errors import UserError
 from research.files import home_folder, user_path
 from research.formatting import counted, printable, shortened
@@ -84,6 +84,13 @@ class Source:
     """What was found in files of the user's own; None for other sources."""
     snapshot: Snapshot | None = None
     """Their state when they were opened."""
+
+    def distinct_bytes(self) -> int:
+        """Bytes of the user's own text without repeats, for which all of it is read again; 0 for other sources."""
+        sizes: dict[int, int] = {}
+        for text in chain.from_iterable(self.documents(split) for split in SPLITS if self.survey is not None):
+            sizes.setdefault(text_key(text), len(text.encode("utf-8", "replace")))
+        return sum(sizes.values())
 
 
 def source_name(source: str) -> str:

@@ -102,7 +102,15 @@ FOLDERS = {
     "JSON Lines with broken lines and half a character": Folder(
         files={"a.jsonl": b'{"text": "more \\ud800"}\n\nbroken\n{"id": 2}\n{"text": null}\n'},
         documents=["more ?"],
-        said=("3 records",),
+        said=("2 records", "1 line that can't be read as JSON"),
+    ),
+    "JSON Lines with text in several fields": Folder(
+        files={"a.jsonl": lines(*RECORDS, {"content": "three"}, {"body": "four", "id": 4})},
+        documents=["one", "two"],
+        said=("2 records without a text `text`", "`content`, `body`"),
+    ),
+    "blank text beside other text": Folder(
+        files={"a.txt": TEXT.encode(), "b.txt": b" \n"}, documents=[TEXT], said=("read 1 file", "skipped 1 file", "blank")
     ),
     "another field": Folder(
         files={"a.jsonl": lines({"body": "long text", "title": "t"}), "b.parquet": parquet(pa.array(["deep"]), "body")},
@@ -278,6 +286,7 @@ MISTAKES: dict[str, tuple[dict[str, bytes | str], tuple[str, ...]]] = {
     "an empty folder": ({}, ("empty",)),
     "only hidden files": ({".a": b"text"}, ("empty",)),
     "only empty files": ({"a.txt": b"", "b.txt": b" \n"}, ("no text", "1 empty", "a.txt")),
+    "only spaces": ({"a.txt": b" " * 99, "b.txt": b" \n"}, ("no text", "2 blank", "a.txt, b.txt")),
     "only pictures": ({"a.png": b"\x89PNG\0\0"}, ("no text", "skipped 1 file", "a.png")),
     "JSON Lines without the field": (
         {"a.jsonl": lines({"id": "1", "body": "much text"}, {"id": "2", "body": "more"})},
@@ -286,7 +295,7 @@ MISTAKES: dict[str, tuple[dict[str, bytes | str], tuple[str, ...]]] = {
     "one JSON object without the field": ({"a.json": b'{"body": "b"}'}, ("`body`", "--text-field")),
     "records without any text": (
         {"a.jsonl": lines({"messages": [{"role": "user"}]}, {"messages": []}), "b.txt": TEXT.encode()},
-        ("a.jsonl", "messages", "--text-field"),
+        ("a.jsonl", "messages", "write the text into a field `text`"),
     ),
     "Parquet without the column": ({"a.parquet": parquet(pa.array(["x"]), "content")}, ("`content`", "--text-field")),
     "Parquet of lists": ({"a.parquet": parquet(pa.array([["x"]]))}, ("a.parquet", "list", "`text`")),

@@ -206,6 +206,13 @@ def test_no_training_shards(contract: Contract, tmp_path: Path) -> None:
         prepare(replace(contract, source="climbmix"), cache=tmp_path, num_shards=0, say=lambda line: None)
 
 
+def test_repeats_are_named_as_the_cause_of_too_little_text(contract: Contract, tmp_path: Path) -> None:
+    for number in range(20):
+        (tmp_path / f"{number}.txt").write_text("The same sentence in all files. " * 900)
+    with pytest.raises(UserError, match=r"576 kB in 20 files, of which only 29 kB is left without repeats"):
+        prepare(replace(contract, source=f"files:{tmp_path}"), cache=tmp_path / "cache", say=lambda line: None)
+
+
 def test_an_empty_folder(contract: Contract, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="empty"):
         prepare(replace(contract, source=f"files:{tmp_path}"), cache=tmp_path / "cache", say=lambda line: None)
