@@ -15,7 +15,7 @@ from agent.repo.branch_names import check_name
 from agent.researchers.make import RESEARCHERS
 from cluster.background import exit_without_waiting, is_left_behind
 from cluster.hardware import ANY_DEVICE, DeviceRequest
-from cluster.parser_parts import CommandGroup, OneLineParser
+from cluster.parser_parts import CommandGroup, OneLineParser, with_short_words
 from cluster.proxies import LOOPBACK, reach_directly
 from research.command_hints import to_type
 from research.errors import UserError
@@ -93,10 +93,16 @@ def run_command(given: Sequence[str]) -> int:
     for word in given:
         if not is_text(word):
             raise UserError(f"{word!r} holds bytes that are no text in this terminal's encoding: use other characters.")
-    options, unknown = make_parser().parse_known_args(given)
+    parser = make_parser()
+    try:
+        options, unknown = parser.parse_known_args(given)
+    except UserError as error:  # a type of an option refuses its value
+        raise UserError(with_short_words(str(error), given)) from None
+    if options.command is None:
+        parser.error(f"no command is given beside {' '.join(given)}")
     if unknown:
         usage = to_type(f"farm {options.command} --help")
-        raise UserError(f"{options.command} doesn't take {' '.join(unknown)} (see {usage})")
+        raise UserError(f"{options.command} doesn't take {with_short_words(' '.join(unknown), given)} (see {usage})")
     return handler(options)(options)
 
 
@@ -124,7 +130,7 @@ def make_parser() -> argparse.ArgumentParser:
         usage="farm COMMAND [options]      (options: farm COMMAND --help)",
         description="A farm of autonomous pretraining researchers.",
     )
-    parsers = parser.add_subparsers(prog="farm", dest="command", required=True, metavar="COMMAND", help=argparse.SUPPRESS)
+    parsers = parser.add_subparsers(prog="farm", dest="command", metavar="COMMAND", help=argparse.SUPPRESS)
     listings = []
     for name, title, add_commands in (
         ("start", "start", _add_start),
@@ -199,7 +205,7 @@ def _add_research(group: CommandGroup) -> None:
     _add_places(try_)
 
     abandon = group.add("abandon", "give up an experiment that was interrupted, instead of finishing it")
-    abandon.add_argument("id", nargs="?", help="the experiment's id (default: the only one that was interrupted)")
+    abandon.add_argument("id", nargs="?", type=_text, help="the experiment's id (default: the only one that was interrupted)")
     _add_places(abandon, cache=False)
 
     _add_places(group.add("stop", "stop the running farm cleanly"), cache=False)

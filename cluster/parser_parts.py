@@ -3,21 +3,42 @@ parsed options to words."""
 
 import argparse
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
 from research.command_hints import to_type
+from research.formatting import shortened
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
+
+LONGEST_WORD = 80
+"""Characters of an argument that a message repeats."""
+
+
+def with_short_words(message: str, words: Iterable[str]) -> str:
+    """A message in which words of the command line that are longer than LONGEST_WORD are cut, as they are or quoted."""
+    values = [part for word in words for part in (word, word.partition("=")[2])]
+    for shown in [form for value in values for form in (value, repr(value)[1:-1])]:
+        if len(shown) > LONGEST_WORD:
+            message = message.replace(shown, shortened(shown, LONGEST_WORD))
+    return message
 
 
 class OneLineParser(argparse.ArgumentParser):
     """A parser that reports a mistake in one line, as the commands do."""
 
+    _words: tuple[str, ...] = ()
+    """What is being parsed."""
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """Like the base class's; keeps the words for `error`."""
+        self._words = tuple(args or ())
+        return super().parse_known_args(args, namespace)
+
     def error(self, message: str) -> NoReturn:
-        text = message.removeprefix("argument ").replace(": must ", " must ", 1)
+        text = with_short_words(message, self._words).removeprefix("argument ").replace(": must ", " must ", 1)
         if text.startswith("COMMAND: invalid choice"):  # the list of all commands is in the help
             text = text.partition(" (")[0].replace("COMMAND: invalid choice:", "unknown command")
         self.exit(2, f"{self.prog}: {text} (see {to_type(f'{self.prog} --help')})\n")

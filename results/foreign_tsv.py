@@ -105,7 +105,7 @@ class ForeignFile:
 
 
 def read_foreign(path: Path) -> ForeignFile:
-    """The rows of a file. Raises UserError if it can't be opened, or is no table of results."""
+    """The rows of a file. Raises UserError if it can't be opened, is no table of results, or has no rows."""
     name = printable(path)
     try:
         with path.open("rb") as opened:
@@ -117,6 +117,8 @@ def read_foreign(path: Path) -> ForeignFile:
     file = parse_foreign(data.decode("utf-8", errors="replace"))
     if not file.is_table:
         raise UserError(f"{name} is no results table: {_what_is_wrong(file)}. {LOOKS_LIKE}.")
+    if not file.rows and not file.unreadable:
+        raise UserError(f"{name} holds no experiment, only a header: it needs a row for each.")
     return file
 
 

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from research.errors import UserError
+from research.formatting import shortened
 
 if TYPE_CHECKING:
     from agent.researcher import Researcher
@@ -21,7 +22,7 @@ def check_researcher(name: str) -> None:
     """Raises UserError for an unknown name. Imports no researcher."""
     kind, _, argument = name.partition(":")
     if not (name in ("search", "claude") or (kind in ("command", "scripted") and argument)):
-        raise UserError(f"No researcher is called {name!r}: use {RESEARCHERS}.")
+        raise UserError(f"No researcher is called {shortened(name, 80)!r}: use {RESEARCHERS}.")
 
 
 def researcher_warning(name: str) -> str | None:

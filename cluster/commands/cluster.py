@@ -11,7 +11,7 @@ from cluster.farm_options import todays_tag
 from cluster.home import JOB_HOME, Home, find_checkout, find_home
 from cluster.ray_cluster.fetch import FETCHED, ask_cluster, check_outlives_job, name_of, take, taken_lines
 from cluster.ray_cluster.home_archive import pack
-from cluster.ray_cluster.jobs import Jobs, dashboard_address
+from cluster.ray_cluster.jobs import DEFAULT_ADDRESS, Jobs, dashboard_address
 from cluster.ray_cluster.submit import about_edits, entrypoint, key_for, what_next
 from research.errors import UserError
 
@@ -57,6 +57,12 @@ def fetch(options: argparse.Namespace) -> int:
     if here.folder == checkout / "results" / "data":
         raise UserError(f"{here.folder} is this checkout's own home: there is nothing to fetch.")
     target = Home(checkout / FETCHED / name_of(named))
+    is_of_here = options.home is not None and options.address is None and dashboard_address(None) == DEFAULT_ADDRESS
+    if is_of_here and here.folder.is_dir() and not here.journal.is_file():
+        raise UserError(
+            f"{here.folder} on this machine holds no farm: give the --home of one, or the --address of the cluster whose "
+            "folder it is."
+        )
     with tempfile.TemporaryFile() as archive:
         if options.address is None and here.journal.is_file():
             print(f"from {here.folder} on this machine")

@@ -179,6 +179,8 @@ def test_every_command_has_a_function_and_help(command):
         (["sql", "SELECT \udce9"], "no text"),
         (["sql", "SELECT 1", "--audit", "--jsn"], "doesn't take --jsn"),
         (["report", "\udcff"], "no text"),
+        (["run", "--tag", "x" * 5_000], f"'{'x' * 79}…' is not a valid tag"),
+        (["status", "x" * 5_000], f"status doesn't take {'x' * 79}… "),
         (["status", "extra"], "status doesn't take extra"),
         (["profile", "small", "--profile", "cpu"], "two profiles"),
         (["run", "--devices", "cpu", "--gpu-memory", "8"], "--gpu-memory limits runs on CUDA GPUs only"),
@@ -198,6 +200,7 @@ def test_what_the_user_can_mend_is_one_line(home, capsys, arguments, says):
 EMPTY = [
     *(["run", option, ""] for option in ("--tag", "--model", "--researcher", "--source", "--home", "--cache", "--address")),
     *(["try", option, " "] for option in ("--tag", "-m", "--home", "--cache", "--source")),
+    ["abandon", ""],
     *(["submit", option, ""] for option in ("--tag", "--address", "--home", "--cache")),
     *(
         [command, ""]
@@ -230,11 +233,14 @@ EMPTY = [
         (["verify"], "farm verify: the following arguments are required: id"),
         (["sql"], "farm sql: the following arguments are required: query"),
         (["--tag", "x"], "farm: "),
-        (["-v"], "farm: "),
         (["run run"], "unknown command 'run run'"),
         (["run", "--tag", "-x"], "--tag: expected one argument"),
         *((words, "must not be empty") for words in EMPTY),
         (["show"], "farm show: the following arguments are required: id"),
+        (["-v"], "farm: no command is given beside -v"),
+        (["--" + "x" * 5_000], f"beside --{'x' * 77}… (see "),
+        (["x" * 5_000], f"unknown command '{'x' * 79}…' (see "),
+        (["run", "--rule=" + "é" * 5_000], f"--rule: invalid choice: '{'é' * 79}…"),
         (["rum"], "farm: unknown command 'rum'"),
     ],
 )

@@ -256,6 +256,12 @@ def test_files_of_the_wild_are_read_for_what_they_say(lines: list[str | Row], en
     assert set(doubled) <= set(file.duplicates)
 
 
+def test_a_header_alone_is_refused(tmp_path: Path) -> None:
+    (path := tmp_path / "results.tsv").write_text("commit\tval_bpb\tmemory_gb\tstatus\tdescription\n")
+    with pytest.raises(UserError, match="only a header"):
+        read_foreign(path)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.binary(max_size=300))
 def test_no_bytes_are_a_traceback(content: bytes) -> None:

@@ -221,6 +221,7 @@ def test_what_cannot_be_fetched_is_one_line(checkout: Path, tmp_path: Path, caps
     cases = {
         "results/data": ["--home", "results/data"],
         "--home": ["--home", "~"],
+        f"{tmp_path / 'elsewhere'} on this machine holds no farm": ["--home", str(tmp_path / "elsewhere")],
         "http://127.0.0.1:1": ["--home", "/tmp/there-is-no-such-home", "--address", "http://127.0.0.1:1"],
         "ray://127.0.0.1:10001": ["--address", "ray://127.0.0.1:10001"],
     }
