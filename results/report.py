@@ -8,7 +8,8 @@ from research.formatting import counted, duration, one_line, shortened
 from research.result import RunResult
 from results import policy
 from results.confirmation import LEVEL
-from results.experiment import DECISIONS, Decision, ExperimentKind, ExperimentRecord
+from results.counts import count
+from results.experiment import Decision, ExperimentKind, ExperimentRecord
 from results.gains import (
     BPB_STEP,
     confirmation_of,
@@ -100,10 +101,12 @@ def morning_report(histories: Sequence[BranchHistory], *, home: Path | None = No
 def _group_report(histories: Sequence[BranchHistory], home: Path | None, confirm: str) -> list[str]:
     """The report on branches of one group."""
     group, branch = histories[0].group, histories[0].branch
-    loops = f", the head of {len(group.branches)} branches" if len(group.branches) > 1 else ""
+    kept = counted(count(group.records).kept, "kept idea")
+    loops = [f"the head of {len(group.branches)} branches, with {kept}"] if len(group.branches) > 1 else []
     gain = group.gain
     lines = [
-        *_wrapped(f"{group.name} on {branch.platform}, profile {branch.profile}{loops}"),
+        *_wrapped(f"{group.name} on {branch.platform}, profile {branch.profile}"),
+        *loops,
         *_gain_lines(group, gain, f"{confirm} {group.name}"),
         *_audit_lines(group, home),
         *_price_lines(group, gain),
@@ -259,12 +262,11 @@ def _share_warnings(records: Sequence[ExperimentRecord]) -> list[str]:
 
 def _counts_line(records: Sequence[ExperimentRecord]) -> str:
     """How the branch's ideas ended. Baselines and controls are not ideas."""
-    ideas = [record for record in records if record.is_idea]
-    counts = {decision: len(_with(ideas, decision)) for decision in DECISIONS}
-    experiments = counted(sum(record.is_done for record in ideas), "experiment")
+    counts = count(records)
+    apart = f", {counts.abandoned} abandoned" if counts.abandoned else ""
     return (
-        f"{experiments}: {counts['keep']} kept, {counts['discard']} discarded, {counts['crash']} crashed, "
-        f"{counts['invalid']} invalid; {counts['lost']} lost by machines and not counted"
+        f"{counted(counts.done, 'experiment')}: {counts.kept} kept, {counts.discarded} discarded, {counts.crashed} crashed, "
+        f"{counts.invalid} invalid; {counts.lost} lost by machines and not counted{apart}"
     )
 
 
