@@ -151,6 +151,11 @@ def seed_of(experiment: Experiment, run: RunResult) -> Seed | None:
     return (run.seed, f"{experiment.structure} {run.num_params}") if experiment.structure else None
 
 
+def without_pin(state: GroupState, idea: str) -> GroupState:
+    """The state in which scores alone decide whether an idea stays in the head."""
+    return replace(state, farm=replace(state.farm, pinned=state.farm.pinned - {idea}))
+
+
 def estimates(state: GroupState) -> tuple[IdeaEstimate, ...]:
     """What is known of every idea that has a score, in the order in which they first ran."""
     farm, names = state.farm, [name for name in state.ideas if state.farm.posterior.knows(name)]
