@@ -140,8 +140,8 @@ def audit_lines(home: Home, group: GroupHistory) -> list[str]:
         f"  {'head':<10}{found.val.head:>10.6f}{found.audit.head:>11.6f}",
         f"  {'change':<10}{found.val.change:>+10.6f}{found.audit.change:>+11.6f}",
     ]
-    if head.experiment.commit == baseline.experiment.commit:
-        return [*lines, "  gap       none: nothing was kept after the baseline"]
+    if group.is_at_baseline:
+        return [*lines, "  gap       none: nothing but the baseline is kept"]
     legend = [line.format(errors=ALARM_STANDARD_ERRORS) for line in AUDIT_LEGEND]
     if found.standard_error is None:
         lines.append(f"  {'gap':<10}{found.gap:>+10.6f}; standard error unknown, since some runs have no scores per row")
