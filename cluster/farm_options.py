@@ -71,6 +71,8 @@ class FarmOptions:
     gpu_memory_bytes: int | None = None
     """Limit of each GPU's memory for its runs; already applied to `devices`."""
     baseline_runs: int = 2
+    command: str = "run"
+    """The command that works on the tag's branches."""
     given: str | None = None
     """The options of the command line that resuming the tag needs again; None: the command doesn't work on a tag's branches."""
 

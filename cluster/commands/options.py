@@ -103,6 +103,7 @@ def _common_options(
         memory_cap_mb=None if options.memory_cap is None else options.memory_cap * 1000**3 / 1024**2,
         sandbox=options.sandbox,
         gpu_memory_bytes=gpu_memory,
+        command=options.command,
         given=given_again(options),
     )
 
