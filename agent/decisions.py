@@ -8,11 +8,11 @@ from agent.shared_research import SharedResearch
 from research.result import RunResult
 from results import policy
 from results.experiment import Experiment, ExperimentRecord, Verdict
-from results.group_state import estimate_of, seed_of
+from results.group_state import GroupState, estimate_of, seed_of, without_pin
 from results.group_verdicts import idea_verdict, measurement_verdict, merge_verdict
 from results.machine_shares import unusual_share, usual_spread
 from results.store import Store
-from results.verdict import NoisePrior, Rule, baseline_verdict, control_verdict, greedy_verdict
+from results.verdict import NoisePrior, Rule, baseline_verdict, control_verdict, greedy_verdict, kept_by_hand
 
 UNUSUAL_SHARE = 0.01
 """How much more or less of the machine than usual a run may have, as a share, and still decide something; more where runs
@@ -50,9 +50,17 @@ class Decisions:
         alone = len(self._store.groups.members(self._shared.group)) == 1
         return len(runs) < (self._baseline_runs if alone else 1)
 
-    def verdict(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> Verdict:
-        """The verdict on an experiment's runs. Raises ValueError without a run."""
+    def verdict(self, experiment: Experiment, runs: tuple[RunResult, ...], *, by_hand: bool = False) -> Verdict:
+        """The verdict on an experiment's runs; `by_hand`: on a commit that a person has put on the branch.
+
+        Raises ValueError without a run.
+        """
         state = self._shared.state()
+        if by_hand:
+            return kept_by_hand(self._by_rule(without_pin(state, experiment.id), experiment, runs))
+        return self._by_rule(state, experiment, runs)
+
+    def _by_rule(self, state: GroupState, experiment: Experiment, runs: tuple[RunResult, ...]) -> Verdict:
         if experiment.kind == "baseline":
             return baseline_verdict(runs, self._noise)
         if experiment.kind == "merge":

@@ -23,13 +23,13 @@ from research.formatting import counted
 from research.result import RunResult, SandboxMode
 from results import policy
 from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRecord, Head, Proposal
+from results.group_entries import COMMITTED_BY_A_PERSON
 from results.store import Store
 from results.tsv import write_results_tsv
 from results.verdict import (
     LINE_PRICE,
     NoisePrior,
     Rule,
-    kept_by_hand,
     software_changes,
 )
 
@@ -256,10 +256,10 @@ class ResearchLoop:
                     raise InfrastructureFailed(f"{experiment.id} was lost {MAX_TRIES} times in a row: {run.reason}")
                 runs = (*runs, run)
         self._decisions.bar_if_too_large(experiment, runs)
-        verdict = self._decisions.verdict(experiment, runs)
-        if is_by_hand(self.worktree, experiment):
-            verdict = kept_by_hand(verdict)
-            self.shared.rule("pin", experiment.id, "a person has committed it")
+        by_hand = self._is_by_hand(experiment)
+        verdict = self._decisions.verdict(experiment, runs, by_hand=by_hand)
+        if by_hand:
+            self.shared.rule("pin", experiment.id, COMMITTED_BY_A_PERSON)
         self.store.add_verdict(experiment.id, verdict)
         if experiment.kind == "baseline" and verdict.decision != "keep":
             raise BaselineFailed(
@@ -274,6 +274,14 @@ class ResearchLoop:
         return record
 
     # --- the branch -------------------------------------------------------------------------------------------------
+
+    def _is_by_hand(self, experiment: Experiment) -> bool:
+        """Whether a person has put an experiment on the branch. Once it is decided it may be there by the rule, and the record
+        of that tells.
+        """
+        if self.store.record(experiment.id).verdict is None:
+            return is_by_hand(self.worktree, experiment)
+        return self.shared.state().why_ruled.get(experiment.id) == COMMITTED_BY_A_PERSON
 
     def _own_head(self) -> Head | None:
         """The latest head of the group that this branch has taken; None before the baseline."""

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from agent.repo.branch_names import short_name
 from research.formatting import duration
+from results.counts import Counts
 from results.experiment import Decision, ExperimentRecord
 from results.head_gain import ExpectedGain, gain_text
 
@@ -68,6 +69,9 @@ class Display(Protocol):
     def head_gain(self, group: str, gain: ExpectedGain) -> None:
         """Takes what all runs say of a group's head by now."""
 
+    def counts(self, counts: Counts) -> None:
+        """Takes how the experiments on the branches of this farm have ended so far."""
+
     def say(self, text: str) -> None:
         """Shows one line of text."""
 
@@ -105,6 +109,9 @@ class PlainDisplay:
     def head_gain(self, group: str, gain: ExpectedGain) -> None:
         pass
 
+    def counts(self, counts: Counts) -> None:
+        pass
+
     def say(self, text: str) -> None:
         self._write(text)
 
@@ -118,10 +125,10 @@ class PlainDisplay:
 @dataclass
 class _Totals:
     started: float = field(default_factory=time.monotonic)
-    decisions: dict[Decision, int] = field(default_factory=dict)
+    counts: Counts | None = None
 
     def line(self) -> str:
-        counts = ", ".join(f"{count} {decision}" for decision, count in self.decisions.items()) or "no verdict yet"
+        counts = self.counts.words() if self.counts else "no verdict yet"
         return f"{duration(time.monotonic() - self.started)}: {counts}   (Ctrl-C stops cleanly)"
 
 
@@ -148,6 +155,10 @@ class TerminalDisplay:
         with self._lock:
             self._gains[group] = gain
 
+    def counts(self, counts: Counts) -> None:
+        with self._lock:
+            self._totals.counts = counts
+
     def say(self, text: str) -> None:
         with suppress(OSError):  # the terminal was closed
             self._console.print(text, markup=False, highlight=False)
@@ -155,9 +166,6 @@ class TerminalDisplay:
     def verdict(self, record: ExperimentRecord) -> None:
         with self._lock:
             self._verdicts.append(record)
-            if record.is_idea and record.verdict is not None:  # the baseline doesn't count
-                counts = self._totals.decisions
-                counts[record.verdict.decision] = counts.get(record.verdict.decision, 0) + 1
 
     def close(self) -> None:
         self._closed = True

@@ -312,8 +312,9 @@ class FarmRun:
         hours, experiments = self._options.hours, self._options.experiments
         if hours is not None and self._farm.seconds() >= 3600 * hours:
             return f"{hours:g} {'hour has' if hours == 1 else 'hours have'} passed"
-        if experiments is not None and experiments_done(self._farm.store, loop.branch.name) >= experiments:
-            return f"{counted(experiments, 'experiment')} {'is' if experiments == 1 else 'are'} done"
+        done = experiments_done(self._farm.store, loop.branch.name)
+        if experiments is not None and done >= experiments:
+            return limit_in_words(experiments, done, is_alone=len(self._loops) == 1)
         return self._stop.reason or None
 
     def _cancel_loops(self) -> None:
@@ -321,6 +322,14 @@ class FarmRun:
         for task in self._loops.values():
             task.cancel()
         self._news.set()
+
+
+def limit_in_words(limit: int, done: int, *, is_alone: bool) -> str:
+    """Why a loop starts no more experiments on its branch; for the only loop that is all that the farm has done."""
+    if not is_alone:
+        return f"the limit of {counted(limit, 'experiment')} per branch is reached"
+    beyond = f", and the limit is {limit}" if done > limit else ""
+    return f"{counted(done, 'experiment')} {'is' if done == 1 else 'are'} done{beyond}"
 
 
 def noise_prior_of(contract: Contract) -> NoisePrior:

@@ -1,10 +1,12 @@
 """What a farm did until it ended, as a record and in words."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cluster.person_requests import REQUESTED
 from research.formatting import counted, duration
+from results.counts import Counts, count
+from results.experiment import ExperimentRecord
 from results.gains import expected_gain
 from results.head_gain import ExpectedGain, gain_text
 from results.store import Store
@@ -18,6 +20,7 @@ class FarmSummary:
     experiments: int
     """Ideas with a verdict; lost ones don't count."""
     keeps: int
+    """Ideas that are kept: one that several loops have tried counts once."""
     baseline: float | None
     """val_bpb of the first branch's baseline."""
     gain: ExpectedGain | None
@@ -31,12 +34,12 @@ class FarmSummary:
 
 def summarise(store: Store, branches: Sequence[str], *, seconds: float, ended: str) -> FarmSummary:
     """The summary of a farm that worked on `branches` for `seconds`."""
-    done = [record for name in branches for record in store.records(name) if record.is_done]
+    counts = counts_of(store, branches)
     first = store.baseline(branches[0]) if branches else None
     return FarmSummary(
         branches=tuple(branches),
-        experiments=len(done),
-        keeps=sum(record.verdict is not None and record.verdict.decision == "keep" for record in done),
+        experiments=counts.done,
+        keeps=counts.kept,
         baseline=first.val_bpb if first else None,
         gain=_best_gain(store, branches),
         seconds=seconds,
@@ -51,6 +54,14 @@ def _waiting(store: Store, branches: Sequence[str]) -> tuple[str, ...]:
     return tuple(REQUESTED[request["request"]] for group in groups for request in store.open_requests(group))
 
 
+def counts_of(store: Store, branches: Iterable[str]) -> Counts:
+    """How the experiments on these branches ended, over all calls that have worked on them."""
+    of_head: dict[str, list[ExperimentRecord]] = {}
+    for branch in filter(None, map(store.branch, branches)):
+        of_head.setdefault(branch.head_branch, []).extend(store.records(branch.name))
+    return count(*of_head.values())
+
+
 def _best_gain(store: Store, branches: Sequence[str]) -> ExpectedGain | None:
     """The gain of the head that is expected to score lowest, of the groups on the platform of the first branch."""
     known = [branch for name in branches if (branch := store.branch(name)) is not None]
@@ -62,7 +73,7 @@ def _best_gain(store: Store, branches: Sequence[str]) -> ExpectedGain | None:
 
 def experiments_done(store: Store, branch: str) -> int:
     """A branch's ideas with a verdict; lost ones don't count."""
-    return sum(record.is_done for record in store.records(branch))
+    return count(store.records(branch)).done
 
 
 def summary_lines(summary: FarmSummary) -> list[str]:

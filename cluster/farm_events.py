@@ -3,6 +3,7 @@
 from typing import Any
 
 from cluster.display import Display
+from cluster.end_summary import counts_of
 from cluster.history_export import HistoryExport
 from cluster.home import Home
 from cluster.workqueue import WorkItem
@@ -40,13 +41,17 @@ class FarmEvents:
     def on_loop_state(self, branch: str, **fields: Any) -> None:
         """A loop's state has changed, or its run has progressed."""
         fields.pop("event", None)
+        is_new = branch not in self.loops
         self.loops.setdefault(branch, {}).update(fields)
+        if is_new:  # its branch may be one that is resumed
+            self._tell_counts()
         self._display.loop_state(branch, **fields)
 
     def on_verdict(self, record: ExperimentRecord) -> None:
         """An experiment has its verdict."""
         assert record.verdict is not None
         self._display.verdict(record)
+        self._tell_counts()
         self._home.log_event(
             "verdict",
             branch=record.experiment.branch,
@@ -65,8 +70,13 @@ class FarmEvents:
     def on_event(self, kind: str, **fields: Any) -> None:
         """Anything else that people may want to know later."""
         self._home.log_event(kind, **fields)
+        if kind == "decision_changed":
+            self._tell_counts()
         if kind in MESSAGES:
             self._display.say(MESSAGES[kind].format(**fields))
+
+    def _tell_counts(self) -> None:
+        self._display.counts(counts_of(self._store, list(self.loops)))
 
     def on_work(self, item: WorkItem, state: str, **details: Any) -> None:
         """A run was enqueued, has started, is done or was lost."""

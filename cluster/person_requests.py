@@ -10,6 +10,7 @@ from cluster.home import Home
 from cluster.resuming import resuming
 from research.errors import UserError
 from research.formatting import counted, one_line
+from results.experiment import edit_of
 from results.group_entries import CONTROL_REQUEST, DROPPED_BY_A_PERSON, RULING, WAVE_REQUEST, Ruled
 
 if TYPE_CHECKING:
@@ -91,7 +92,6 @@ def _request(store: "Store", group: str, request: str, follows: str) -> str:
 
 
 def _drop(store: "Store", ask: Ask, state: "GroupState") -> str:
-    from results.group_state import edit_of
     from results.group_verdicts import flips
     from results.groups import ruling_event
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from cluster.person_requests import pending
 from research.formatting import counted
+from results.counts import count
 from results.history import BranchHistory
 
 
@@ -54,7 +55,8 @@ def standing_lines(histories: Sequence[BranchHistory]) -> list[str]:
 def _group_lines(sharing: Sequence[BranchHistory]) -> list[str]:
     group = sharing[0].group
     is_alone = len(group.branches) == 1
-    lines = [f"{group.name}: {_counts_in_words(sharing[0]) if is_alone else f'the head of {len(group.branches)} branches'}"]
+    shared = f"the head of {len(group.branches)} branches, with {counted(count(group.records).kept, 'kept idea')}"
+    lines = [f"{group.name}: {_counts_in_words(sharing[0]) if is_alone else shared}"]
     lines.append(f"  {group.standing}")
     if not is_alone:
         lines += [f"  {history.branch.name}: {_counts_in_words(history)}" for history in sharing]
@@ -62,10 +64,8 @@ def _group_lines(sharing: Sequence[BranchHistory]) -> list[str]:
 
 
 def _counts(history: BranchHistory) -> dict[str, int]:
-    return {
-        "experiments": sum(record.is_done for record in history.records),
-        "keeps": sum(record.is_done for record in history.keeps),
-    }
+    counts = count(history.records)
+    return {"experiments": counts.done, "keeps": counts.kept}
 
 
 def _counts_in_words(history: BranchHistory) -> str:

@@ -9,7 +9,11 @@ from research.recipes import Constant
 from research.result import RunResult
 
 Decision = Literal["keep", "discard", "crash", "invalid", "lost"]
-"""How an experiment ended: `crash` covers oom, diverged and timeout; `lost` is the infrastructure's fault."""
+"""How an experiment ended: `crash` covers oom, diverged and timeout; `lost` is the infrastructure's fault, or
+what a person has abandoned (`ABANDONED`)."""
+
+ABANDONED = "abandoned by a person"
+"""The reason of the verdict `lost` on an experiment that was interrupted and that nobody wants to finish."""
 
 DECISIONS: tuple[Decision, ...] = get_args(Decision)
 
@@ -196,6 +200,11 @@ class ExperimentRecord:
         return self.is_idea and self.verdict is not None and self.verdict.decision != "lost"
 
     @property
+    def is_abandoned(self) -> bool:
+        """Whether it was interrupted, and a person doesn't want to finish it."""
+        return self.verdict is not None and (self.verdict.decision, self.verdict.reason) == ("lost", ABANDONED)
+
+    @property
     def val_bpb(self) -> float | None:
         """Mean val_bpb over the runs that ended well; None without one."""
         scores = [run.val_bpb for run in self.runs if run.status == "ok" and run.val_bpb is not None]
@@ -206,6 +215,12 @@ class ExperimentRecord:
         """Largest peak memory of its runs in MiB; None if it wasn't measured."""
         peaks = [run.peak_memory_mb for run in self.runs if run.peak_memory_mb is not None]
         return max(peaks) if peaks else None
+
+
+def edit_of(experiment: Experiment) -> str:
+    """The lines that an idea removes and adds, which are the same on whatever head it is tried."""
+    lines = experiment.diff.splitlines()
+    return "\n".join(line for line in lines if line.startswith(("+", "-")) and not line.startswith(("+++", "---")))
 
 
 def to_body(record: Branch | Experiment | RunResult | Verdict) -> dict[str, Any]:

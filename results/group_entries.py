@@ -27,6 +27,9 @@ Ruling = Literal["bar", "pin", "wave"]
 DROPPED_BY_A_PERSON = "a person dropped it"
 """The reason of the ruling by which a person drops an idea."""
 
+COMMITTED_BY_A_PERSON = "a person has committed it"
+"""The reason of the ruling by which an idea stays in the head that a person has put on the branch."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Joined:

@@ -106,6 +106,17 @@ class GroupHistory:
         return None if head is None else next(r for r in self.records if r.experiment.id == head.experiment_id)
 
     @property
+    def is_at_baseline(self) -> bool:
+        """Whether the head is the baseline, or has come back to the same program; also before either has a score."""
+        head, baseline = self.head_record, self.baseline
+        if self.head is None or head is None or baseline is None:
+            return True
+        tried, untouched = head.experiment, baseline.experiment
+        if tried.commit == untouched.commit or (tried.program and tried.program == untouched.program):
+            return True
+        return self.gain is not None and self.gain.low == self.gain.high
+
+    @property
     def baseline(self) -> ExperimentRecord | None:
         """The first baseline that was kept; None before one has a score."""
         return next((record for record in self.records if is_baseline(record) and is_keep(record)), None)

@@ -18,7 +18,7 @@ from research.result import RunResult
 from results import effect_estimate as estimate
 from results import policy, waves
 from results.effect_estimate import NoiseModel, Seed
-from results.experiment import Branch, Experiment
+from results.experiment import Branch, Experiment, edit_of
 from results.group_entries import Entry, Joined, Ran, Ruled
 from results.machine_shares import USUAL_OF, doubt_of_share
 from results.policy import FarmState, Finished, Patch, Rules, RunKind
@@ -151,6 +151,11 @@ def seed_of(experiment: Experiment, run: RunResult) -> Seed | None:
     return (run.seed, f"{experiment.structure} {run.num_params}") if experiment.structure else None
 
 
+def without_pin(state: GroupState, idea: str) -> GroupState:
+    """The state in which scores alone decide whether an idea stays in the head."""
+    return replace(state, farm=replace(state.farm, pinned=state.farm.pinned - {idea}))
+
+
 def estimates(state: GroupState) -> tuple[IdeaEstimate, ...]:
     """What is known of every idea that has a score, in the order in which they first ran."""
     farm, names = state.farm, [name for name in state.ideas if state.farm.posterior.knows(name)]
@@ -202,12 +207,6 @@ def _with_patches_of(state: GroupState, experiment: Experiment) -> tuple[GroupSt
     if experiment.program:
         state = replace(state, patches_of={**state.patches_of, experiment.program: patches})
     return replace(state, patches_at={**state.patches_at, experiment.commit: patches}), patches
-
-
-def edit_of(experiment: Experiment) -> str:
-    """The lines that an idea removes and adds, which are the same on whatever head it is tried."""
-    lines = experiment.diff.splitlines()
-    return "\n".join(line for line in lines if line.startswith(("+", "-")) and not line.startswith(("+++", "---")))
 
 
 def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finished:

@@ -253,7 +253,8 @@ def experiment_named(
         lists = f"{ask} 'SELECT id, commit, title FROM history' lists {'experiments' if or_branch else 'them'}"
         raise UserError(f"No {what} is called {name!r}: {there}{lists}.")
     if len({record.experiment.commit for record in found}) > 1:
-        some = ", ".join(record.experiment.id for record in found[:MOST_NAMED])
+        more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+        some = ", ".join(record.experiment.id for record in found[:MOST_NAMED]) + more
         raise UserError(f"{name!r} could be any of {len(found)} experiments ({some}): give more characters.")
     return found[0]
 

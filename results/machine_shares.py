@@ -46,9 +46,12 @@ def tolerance(run: RunResult) -> float:
     return GPU_TOLERANCE if run.device.startswith("cuda") else CPU_TOLERANCE
 
 
-def unequal_shares(records: Sequence[ExperimentRecord]) -> list[UnequalShare]:
-    """The runs of one branch whose share of the machine was unusual, oldest first."""
-    runs = [run for record in records for run in record.runs if run.status == "ok"]
+def unequal_shares(records: Sequence[ExperimentRecord], every: Sequence[ExperimentRecord]) -> list[UnequalShare]:
+    """The runs of one branch whose share of the machine was unusual, oldest first.
+
+    `every`: the experiments of all branches of its group, which say what share is usual on their platform.
+    """
+    runs = [run for record in every for run in record.runs if run.status == "ok"]
     shares = [run.cpu_share for run in runs if run.cpu_share is not None and _on_cpu(run)]
     usual = median_high(shares) if len(shares) > 1 else None
     steps_of: dict[str, list[int]] = {}

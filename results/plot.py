@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from research.files import move_aside, replacing
 from research.formatting import counted, one_line, shortened
+from results.counts import count
 from results.experiment import Decision, ExperimentRecord
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def progress_figure(records: Sequence[ExperimentRecord], title: str, heads: Sequ
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _style(axes, f"{title}: {counted(len(ideas), 'experiment')}, {len(_points(ideas, 'keep'))} kept")
+    _style(axes, f"{title}: {counted(len(ideas), 'experiment')}, {count(records).kept} kept")
     if keeps:
         last = max(record.experiment.number for record in records if record.verdict is not None)
         line = [keeps[0], *heads] if heads else keeps

@@ -8,14 +8,15 @@ from research.formatting import counted, duration, one_line, shortened
 from research.result import RunResult
 from results import policy
 from results.confirmation import LEVEL
-from results.experiment import DECISIONS, Decision, ExperimentKind, ExperimentRecord
+from results.counts import count
+from results.experiment import Decision, ExperimentKind, ExperimentRecord
 from results.gains import (
     BPB_STEP,
     confirmation_of,
     device_seconds,
     gain_by_scores,
 )
-from results.group_history import GroupHistory
+from results.group_history import Decided, GroupHistory
 from results.group_state import estimates
 from results.head_gain import ExpectedGain, interval_text
 from results.history import BranchHistory
@@ -53,8 +54,8 @@ REPORT_NOTE = """\
 How to read it: the baseline is the untouched train.py, and the head the train.py with all ideas that are kept. Their \
 val_bpb, and what an idea gains, are estimated from all runs, which allows for the luck of what was selected; [..] is the 90% \
 interval, sigma the standard deviation between seeds. P is the probability that an idea helps by more than the price of its \
-lines and memory. Near-misses may help, and are not kept yet; dropped is what was kept once and is not now. More: \
-docs/science.md."""
+lines and memory. Near-misses may help, and are not kept; dropped is what was kept once, and is neither kept nor a near-miss \
+now. More: docs/science.md."""
 
 
 def leaderboard_text(records: Iterable[ExperimentRecord], *, limit: int = 20) -> str:
@@ -100,10 +101,12 @@ def morning_report(histories: Sequence[BranchHistory], *, home: Path | None = No
 def _group_report(histories: Sequence[BranchHistory], home: Path | None, confirm: str) -> list[str]:
     """The report on branches of one group."""
     group, branch = histories[0].group, histories[0].branch
-    loops = f", the head of {len(group.branches)} branches" if len(group.branches) > 1 else ""
+    kept = counted(count(group.records).kept, "kept idea")
+    loops = [f"the head of {len(group.branches)} branches, with {kept}"] if len(group.branches) > 1 else []
     gain = group.gain
     lines = [
-        *_wrapped(f"{group.name} on {branch.platform}, profile {branch.profile}{loops}"),
+        *_wrapped(f"{group.name} on {branch.platform}, profile {branch.profile}"),
+        *loops,
         *_gain_lines(group, gain, f"{confirm} {group.name}"),
         *_audit_lines(group, home),
         *_price_lines(group, gain),
@@ -112,7 +115,7 @@ def _group_report(histories: Sequence[BranchHistory], home: Path | None, confirm
         _code_line(group),
     ]
     for history in histories:
-        about = [*_warning_lines(history.records), _counts_line(history.records), _cost_line(history)]
+        about = [*_warning_lines(history.records, group.records), _counts_line(history.records), _cost_line(history)]
         lines += about if len(group.branches) == 1 else [history.branch.name, *(f"  {line}" for line in about)]
     return lines
 
@@ -125,7 +128,7 @@ def _wrapped(text: str) -> list[str]:
 def _gain_lines(group: GroupHistory, gain: ExpectedGain | None, confirm: str) -> list[str]:
     """The gain from the baseline to the head: by all runs, by the head's own score, and under fresh seeds."""
     head, baseline = group.head, group.baseline
-    if head is None or baseline is None or (gain is not None and gain.low == gain.high):
+    if head is None or baseline is None or (gain is not None and group.is_at_baseline):
         return [group.standing]
     if gain is None:
         return [group.standing, _own_score_line(group, gain)]
@@ -170,7 +173,7 @@ def _price_lines(group: GroupHistory, gain: ExpectedGain | None) -> list[str]:
 def _audit_lines(group: GroupHistory, home: Path | None) -> list[str]:
     """How much of the head's own gain shows on the audit rows, with the alarm if there is one."""
     baseline, head = group.baseline, group.head_record
-    if baseline is None or head is None or head is baseline or home is None:
+    if baseline is None or head is None or group.is_at_baseline or home is None:
         return []
     found = measure_overfitting(baseline, head, home / "runs")
     if found is None:
@@ -188,15 +191,21 @@ def _idea_lines(group: GroupHistory) -> list[str]:
     inside = group.state.patches_at.get(group.head.commit, frozenset())
     titles = {record.experiment.id: _title(record) for record in group.records}
     known = {found.idea: found for found in estimates(group.state)}
-    best = sorted((found for found in known.values() if found.idea in inside), key=lambda found: -found.effect)[:MOST_IDEAS]
+    gains = [found for found in known.values() if found.idea in inside and found.effect > 0]
+    best = sorted(gains, key=lambda found: -found.effect)[:MOST_IDEAS]
     lines = _listed("Best ideas:", [
         f"{interval_text(found.effect, found.low, found.high)} P {found.helps:.2f} [{found.idea}] {titles[found.idea]}"
         for found in best
     ])  # fmt: skip
     misses = policy.near_misses(group.state.farm)
-    named = [f"P {known[idea].helps:.2f} [{idea}] {titles[idea]}" for idea in misses[:MOST_IDEAS]]
-    lines += _listed(f"Near-misses ({len(misses)}):", named) or ["Near-misses: none"]
-    return lines + _dropped_lines(group)
+    dropped = [(group.state.idea_of.get(name, name), found) for name, found in _dropped(group).items()]
+    again = {idea for idea, _ in dropped}
+    named = [
+        f"P {known[idea].helps:.2f} [{idea}] {'(kept once) ' if idea in again else ''}{titles[idea]}"
+        for idea in misses[:MOST_IDEAS]
+    ]
+    lines += _listed(f"Near-misses ({len(misses)}):", _with_more(named, len(misses))) or ["Near-misses: none"]
+    return lines + _dropped_lines([found for idea, found in dropped if idea not in misses])
 
 
 def _listed(label: str, items: Sequence[str]) -> list[str]:
@@ -204,19 +213,27 @@ def _listed(label: str, items: Sequence[str]) -> list[str]:
     return [shortened(f"{label if at == 0 else '':<{len(label)}} {item}", WIDTH) for at, item in enumerate(items)]
 
 
-def _dropped_lines(group: GroupHistory) -> list[str]:
-    """The ideas that were kept once and are not now, the latest first."""
-    dropped = []
+def _with_more(named: Sequence[str], total: int) -> list[str]:
+    """The items that are named, and how many more there are."""
+    return [*named, f"and {total - len(named)} more"] if total > len(named) else list(named)
+
+
+def _dropped(group: GroupHistory) -> dict[str, tuple[Decided, ExperimentRecord]]:
+    """The experiments whose ideas were kept once and are not now, with their latest decision, by their ids."""
+    dropped = {}
     for record in group.records:
         decisions = group.decisions.get(record.experiment.id, ())
         was_kept = any(one.verdict.decision == "keep" for one in decisions[:-1])
         if record.is_idea and was_kept and decisions[-1].verdict.decision != "keep":
-            dropped.append((decisions[-1], record))
+            dropped[record.experiment.id] = (decisions[-1], record)
+    return dropped
+
+
+def _dropped_lines(dropped: Sequence[tuple[Decided, ExperimentRecord]]) -> list[str]:
+    """What was dropped and why, the latest first."""
     latest = sorted(dropped, key=lambda pair: pair[0].time, reverse=True)[:MOST_IDEAS]
     named = [f"[{record.experiment.id}] {_title(record)}: {_why(last.verdict.reason)}" for last, record in latest]
-    if len(dropped) > MOST_IDEAS:
-        named.append(f"and {len(dropped) - MOST_IDEAS} more")
-    return _listed("Dropped:", named)
+    return _listed("Dropped:", _with_more(named, len(dropped)))
 
 
 def _why(reason: str) -> str:
@@ -234,19 +251,22 @@ def _beside_ideas(group: GroupHistory) -> list[str]:
     return [f"Other runs: {', '.join(parts)}"] if parts else []
 
 
-def _warning_lines(records: Sequence[ExperimentRecord]) -> list[str]:
-    """Doubts about a branch's scores: runs had unequal shares of the machine, or seeds make no difference."""
+def _warning_lines(records: Sequence[ExperimentRecord], every: Sequence[ExperimentRecord]) -> list[str]:
+    """Doubts about a branch's scores: runs had unequal shares of the machine, or seeds make no difference.
+
+    `every`: the experiments of all branches of its group.
+    """
     runs_of: dict[str, list[RunResult]] = {}
     for record in records:
         runs_of.setdefault(record.experiment.commit, []).extend(record.runs)
     remarks = [remark for runs in runs_of.values() if (remark := too_equal(runs))]
-    warnings = [*_share_warnings(records), *(remark[0].upper() + remark[1:] for remark in remarks)]
+    warnings = [*_share_warnings(records, every), *(remark[0].upper() + remark[1:] for remark in remarks)]
     return [line for warning in warnings for line in _wrapped(warning)]
 
 
-def _share_warnings(records: Sequence[ExperimentRecord]) -> list[str]:
+def _share_warnings(records: Sequence[ExperimentRecord], every: Sequence[ExperimentRecord]) -> list[str]:
     """A sentence on runs which had more or less of the machine than others; none if all had equal shares."""
-    unequal = unequal_shares(records)
+    unequal = unequal_shares(records, every)
     if not unequal:
         return []
     of = sum(run.status == "ok" for record in records for run in record.runs)
@@ -259,20 +279,19 @@ def _share_warnings(records: Sequence[ExperimentRecord]) -> list[str]:
 
 def _counts_line(records: Sequence[ExperimentRecord]) -> str:
     """How the branch's ideas ended. Baselines and controls are not ideas."""
-    ideas = [record for record in records if record.is_idea]
-    counts = {decision: len(_with(ideas, decision)) for decision in DECISIONS}
-    experiments = counted(sum(record.is_done for record in ideas), "experiment")
+    counts = count(records)
+    apart = f", {counts.abandoned} abandoned" if counts.abandoned else ""
     return (
-        f"{experiments}: {counts['keep']} kept, {counts['discard']} discarded, {counts['crash']} crashed, "
-        f"{counts['invalid']} invalid; {counts['lost']} lost by machines and not counted"
+        f"{counted(counts.done, 'experiment')}: {counts.kept} kept, {counts.discarded} discarded, {counts.crashed} crashed, "
+        f"{counts.invalid} invalid; {counts.lost} lost by machines and not counted{apart}"
     )
 
 
 def _code_line(group: GroupHistory) -> str:
     """The command that shows the difference between baseline and head, if there is one."""
     head, baseline = group.head, group.baseline
-    if head is None or baseline is None or head.commit == baseline.experiment.commit:
-        return "Code: no difference yet, nothing but the baseline was kept"
+    if head is None or baseline is None or group.is_at_baseline:
+        return "Code: no difference yet, nothing but the baseline is kept"
     return f"Code: git diff {baseline.experiment.commit[:7]} {head.commit[:7]} -- research/train.py"
 
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 from research.formatting import one_line
 from research.result import RunResult, RunStatus
-from results.experiment import Decision, ExperimentRecord, Head, Verdict
+from results.experiment import ABANDONED, Decision, ExperimentRecord, Head, Verdict
 
 Rule = Literal["estimate", "greedy"]
 """`estimate` keeps an idea that probably helps, by all runs of the platform; `greedy` keeps any score below the head's own."""
@@ -84,7 +84,7 @@ def kept_by_hand(verdict: Verdict) -> Verdict:
 
 def abandoned_by_a_person() -> Verdict:
     """The verdict on an experiment that was interrupted and that nobody wants to finish."""
-    return Verdict(decision="lost", reason="abandoned by a person")
+    return Verdict(decision="lost", reason=ABANDONED)
 
 
 def baseline_verdict(runs: Sequence[RunResult], prior: NoisePrior) -> Verdict:

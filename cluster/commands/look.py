@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.commands.read_home import read_history, record_named
 from cluster.home import Home, find_cache, find_home, home_option
 from cluster.local_api import connect, silent_farm
+from cluster.resuming import interrupted_lines
 from cluster.status_text import running_lines, standing, standing_lines
 from research.command_hints import to_type
 from research.errors import UserError
@@ -52,14 +53,16 @@ def status(options: argparse.Namespace) -> int:
         branches = {history.branch.name: standing(history) for history in histories}
         print(json.dumps({"running": running, "branches": branches}))
         return 0
+    interrupted = []
     if client is None or running is None:
         silent = silent_farm(home)
         print(silent or f"No farm is running on {home.folder}.")
+        interrupted = [] if silent else interrupted_lines(home, histories)
     else:
         print(f"A farm is running on {home.folder} (process {client.pid}), tag {running['tag']}.")
         for line in running_lines(running):
             print(f"  {line}")
-    for line in standing_lines(histories):
+    for line in [*standing_lines(histories), *interrupted]:
         print(line)
     return 0
 
@@ -145,8 +148,8 @@ def audit_lines(home: Home, group: GroupHistory) -> list[str]:
         f"  {'head':<10}{found.val.head:>10.6f}{found.audit.head:>11.6f}",
         f"  {'change':<10}{found.val.change:>+10.6f}{found.audit.change:>+11.6f}",
     ]
-    if head.experiment.commit == baseline.experiment.commit:
-        return [*lines, "  gap       none: nothing was kept after the baseline"]
+    if group.is_at_baseline:
+        return [*lines, "  gap       none: nothing but the baseline is kept"]
     legend = [line.format(errors=ALARM_STANDARD_ERRORS) for line in AUDIT_LEGEND]
     if found.standard_error is None:
         lines.append(f"  {'gap':<10}{found.gap:>+10.6f}; standard error unknown, since some runs have no scores per row")

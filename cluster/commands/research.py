@@ -8,6 +8,7 @@ from cluster.commands.read_home import read_history
 from cluster.hardware import platform_identity
 from cluster.home import Home, find_home, home_option
 from cluster.machine_load import busy_lines
+from cluster.resuming import resume_lines
 from cluster.start_estimate import data_line, estimate
 from research.command_hints import to_type
 from research.errors import UserError
@@ -34,7 +35,8 @@ def run(options: argparse.Namespace) -> int:
     for line in before_start(farm_options):
         output.line(line)
     summary = run_to_end(farm_options, make_display(output.line))
-    for line in (*summary_lines(summary), *look_lines(farm_options.home)):
+    resume = resume_lines(farm_options.home, _known(farm_options.home), summary.branches)
+    for line in (*summary_lines(summary), *resume, *look_lines(farm_options.home)):
         output.line(line)
     return 0
 
@@ -108,8 +110,11 @@ def stop(options: argparse.Namespace) -> int:
     client = connect(home)
     if client is None:
         raise UserError(silent_farm(home) or f"No farm is running on {home.folder}.")
+    branches = client.status()["loops"]
     client.stop()
     print(f"The farm (process {client.pid}) is stopping.")
+    for line in resume_lines(home, _known(home), branches):
+        print(line)
     return 0
 
 

@@ -34,7 +34,7 @@ def diff(options: argparse.Namespace) -> int:
     history, baseline, head = _winner(home, options.branch)
     before = recorded_train_py(home, baseline.experiment.commit)
     text = unified_diff(before, recorded_train_py(home, head.commit))
-    print(text.rstrip("\n") if text else f"{history.branch.name}: no difference, nothing was kept after the baseline.")
+    print(text.rstrip("\n") if text else f"{history.branch.name}: no difference, nothing but the baseline is kept.")
     return 0
 
 

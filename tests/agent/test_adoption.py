@@ -84,6 +84,18 @@ class Checkout:
 
         return asyncio.run(tried())
 
+    def again(self, record: ExperimentRecord) -> str:
+        """The reason of the verdict after another run of an experiment."""
+
+        async def tried() -> ExperimentRecord:
+            loop = self.loop()
+            await loop.start()
+            return await loop.try_again(record, Proposal(title="", hypothesis="", train_py="", researcher="you"))
+
+        verdict = asyncio.run(tried()).verdict
+        assert verdict is not None and verdict.decision == "keep"
+        return verdict.reason
+
     def told(self) -> list[tuple[str, str]]:
         """Title and decision of every experiment."""
         records = self.store.records(BRANCH)
@@ -119,9 +131,13 @@ def test_commits_by_hand_become_experiments_in_order(checkout: Checkout) -> None
     assert "by hand" in verdict.reason and "above the" in verdict.reason
     assert checkout.head() == commits[1] and git(checkout.repo, "rev-parse", "refs/experiments/mar8-0001") == commits[0]
     assert checkout.start() == [] and len(checkout.ran) == 3
+    for record, by_rule in zip(records[1:], (True, False), strict=True):
+        reason = checkout.again(record)
+        assert "by hand" in reason and ("rule would discard" not in reason) == by_rule and "a person" not in reason
 
     assert checkout.edit(depth(6)).experiment.parent_commit == commits[1]
     assert checkout.told()[-1] == ("edit", "keep") and git(checkout.repo, "rev-parse", "HEAD^") == commits[1]
+    assert "by hand" not in checkout.again(checkout.store.records(BRANCH)[-1]), "it is on the branch by the rule"
 
 
 def test_commits_that_leave_train_py_alone_are_built_upon(checkout: Checkout) -> None:

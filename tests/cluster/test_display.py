@@ -6,6 +6,7 @@ from rich.console import Console
 
 from cluster.display import PlainDisplay, TerminalDisplay, verdict_line
 from research.result import RunResult
+from results.counts import count
 from results.experiment import Experiment, ExperimentRecord, Verdict
 from results.head_gain import ExpectedGain
 
@@ -54,12 +55,14 @@ def test_the_live_view_shows_loops_verdicts_and_totals():
     display.verdict(record("keep", 1.2))
     display.head_gain(BRANCH, ExpectedGain(baseline=1.25, gain=0.05, low=0.01, high=0.08, sigma=0.01))
     display.verdict(record("discard", None))
+    kept, dropped = record(), replace(record("discard"), experiment=replace(record().experiment, id="e2", diff="+1"))
+    display.counts(count([kept, dropped, record(kind="merge"), record("keep", kind="baseline")]))
     display.say("a [line] above")
     with console.capture() as capture:
         console.print(display.render())
     shown = capture.get()
     gain = "nov22  val_bpb 1.2500 -> 1.2000 expected: gain +0.0500 [+0.0100, +0.0800]"
-    for part in ("training", "8s", "3.210", gain, "nov22-0005 [red]wider", "#4     discard", "1 keep, 1 discard"):
+    for part in ("training", "8s", "3.210", gain, "nov22-0005 [red]wider", "#4     discard", ": 1 kept, 1 discarded "):
         assert part in shown
     display.close()
     assert "a [line] above" in console.file.getvalue()

@@ -6,9 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from cluster.end_summary import summarise, summary_lines
+from cluster.driver import limit_in_words
+from cluster.end_summary import counts_of, summarise, summary_lines
+from cluster.status_text import standing_lines
+from results.experiment import ExperimentKind, Verdict
+from results.history import read_history
+from results.report import morning_report
 from results.store import Store
-from tests.results.result_samples import add, make_branch
+from results.verdict import abandoned_by_a_person
+from tests.results.result_samples import add, make_branch, make_experiment, make_run
 
 
 @pytest.fixture
@@ -29,6 +35,44 @@ def test_the_gain_is_the_expected_one_with_its_interval(store: Store) -> None:
     assert found is not None, last_line(store)
     head, gain, low, high = map(float, found.groups())
     assert low < gain < high and gain < 0.001 and head > 0.989
+
+
+def test_ideas_that_are_kept_now_count_once_in_all_texts(store: Store) -> None:
+    """Whatever else was kept (baseline, merge), was dropped, or was kept by two loops of one head."""
+    shared = make_branch("autoresearch/mar8-b", group=make_branch().name)
+    store.add_branch(shared)
+    for number in range(3):
+        add(store, number, "keep", 0.99 - number / 1000)
+    store.add_verdict("mar8-0002", Verdict(decision="discard", reason="dropped: it harms"))
+    kinds: dict[int, ExperimentKind] = {1: "explore", 2: "merge"}
+    for number, kind in kinds.items():
+        again = make_experiment(number, branch=shared.name, kind=kind, commit=str(number) * 40)
+        store.add_experiment(again)
+        store.add_verdict(again.id, Verdict(decision="keep", reason="kept"))
+        store.add_run(again.id, make_run(again.id, 0.98))
+    for number in (3, 4):
+        store.add_experiment(make_experiment(number))
+    store.add_verdict("mar8-0003", abandoned_by_a_person())
+    store.add_verdict("mar8-0004", Verdict(decision="lost", reason="the power failed"))
+    names = [make_branch().name, shared.name]
+    assert "3 experiments, 1 kept, on" in summary_lines(summarise(store, names, seconds=60.0, ended="stopped"))[1]
+    assert counts_of(store, names).words() == "1 kept, 1 discarded, 1 lost, 1 abandoned"
+    histories = read_history(store.journal.path)
+    told = "\n".join(standing_lines(histories))
+    assert "the head of 2 branches, with 1 kept idea\n" in told
+    assert "mar8: 2 experiments, 1 kept" in told and "mar8-b: 1 experiment, 1 kept" in told
+    report = morning_report(histories)
+    assert "the head of 2 branches, with 1 kept idea\n" in report
+    assert "2 experiments: 1 kept, 1 discarded, 0 crashed, 0 invalid; 1 lost by machines and not counted, 1 abandoned" in report
+
+
+def test_the_reason_of_the_end_agrees_with_what_is_done() -> None:
+    assert limit_in_words(6, 6, is_alone=True) == "6 experiments are done" and "1 experiment is" in limit_in_words(
+        1, 1, is_alone=True
+    )
+    resumed = limit_in_words(6, 7, is_alone=True)
+    assert resumed.startswith("7 experiments are done") and "limit is 6" in resumed
+    assert "6 experiments per branch" in limit_in_words(6, 7, is_alone=False)
 
 
 def test_a_farm_that_kept_nothing_gained_nothing(store: Store) -> None:

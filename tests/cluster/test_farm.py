@@ -162,7 +162,7 @@ def test_two_loops_on_two_branches(checkout: Checkout) -> None:
     checkout.edit("SLEEP = 0.0", "SLEEP = 0.001")
     researcher = checkout.script({"title": "learn", "constants": {"LR": GOOD_LR}})
     told = checkout.farm("run", "--tag", "pair", *TERMS, "--researcher", researcher, "--loops", "2", "--experiments", "1")
-    assert "ended: 1 experiment is done" in told
+    assert "ended: the limit of 1 experiment per branch is reached" in told
     assert told.count("uncommitted edits") == told.count("--dirty") == 1
     rows = checkout.rows("SELECT branch, number, decision FROM history ORDER BY branch, number")
     branches = ["autoresearch/pair-cpu0", "autoresearch/pair-cpu0-2"]

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 
 from research.errors import UserError
-from results.experiment import Head, Verdict
+from results.experiment import ExperimentRecord, Head, Verdict
 from results.group_entries import GAIN, HEAD, RULING, Ruled
 from results.group_state import estimates
 from results.groups import head_event, ruling_event
 from results.head_gain import ExpectedGain, gain_event
 from results.history import BranchHistory, branch_named, experiment_named, read_history
 from results.store import Store
+from tests.results.history_samples import history_of
 from tests.results.result_samples import add, make_branch, make_experiment, make_run
 
 
@@ -66,6 +67,12 @@ def test_without_a_journal_there_is_no_history(tmp_path: Path) -> None:
 )
 def test_an_experiment_is_found_by_id_commit_or_number(histories: list[BranchHistory], name: str, id: str) -> None:
     assert experiment_named(histories, name).experiment.id == id
+
+
+def test_ids_that_an_ambiguous_name_leaves_out_are_counted() -> None:
+    many = [ExperimentRecord(experiment=make_experiment(number)) for number in range(1, 9)]
+    with pytest.raises(UserError, match=r"any of 8 experiments .*mar8-0005 and 3 more"):
+        experiment_named([history_of(many)], "mar8")
 
 
 @pytest.mark.parametrize(

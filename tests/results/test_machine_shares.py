@@ -25,7 +25,7 @@ def on_gpu(steps: int | None, share: float | None = None) -> RunResult:
 
 
 def marked(*records: ExperimentRecord) -> list[str]:
-    return [found.run.run_id for found in unequal_shares(records)]
+    return [found.run.run_id for found in unequal_shares(records, records)]
 
 
 def test_a_cpu_that_was_busy_or_quiet_for_one_run_is_seen_across_commits() -> None:
@@ -60,6 +60,8 @@ def test_the_report_names_them_and_an_equal_night_has_no_such_line() -> None:
     text = morning_report([history_of(records)])
     assert "nequal shares of the machine in 4 of 17 runs" in text and max(map(len, text.splitlines())) <= 100
     assert all(fact in text for fact in ("r3-1", "62%", "97%", "1 more"))
+    busy = [experiment(number, on_cpu(0.5), branch="autoresearch/mar8-b") for number in range(30)]
+    assert "50% is usual" in morning_report([history_of(records, busy)]), "one figure for all branches of the group"
     group = history_of(records).group
     assert "share of the CPU" in show_text(records[0], group) and "97%" in show_text(records[0], group)
 

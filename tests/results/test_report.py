@@ -229,6 +229,10 @@ def test_ideas_have_their_estimated_effect_with_interval_and_probability() -> No
     [best] = [line for line in text.splitlines() if line.startswith("Best ideas:")]
     effect, low, high, p = map(float, re.findall(r"(\S+) \[(\S+), (\S+)\] P (\S+)", best)[0])
     assert low < effect < high and effect == pytest.approx(0.01, abs=0.002) and p > 0.95 and "[mar8-0001]" in best
+    records = night_of(0.99, 1.01)
+    records[2] = replace(records[2], verdict=records[1].verdict)
+    text = morning_report([history_of(records)])
+    assert "[mar8-0002]" not in text.partition("Best ideas:")[2].partition("Near-misses")[0], "it harms, and is in the head"
 
 
 def test_near_misses_are_those_of_the_policy(night: list[ExperimentRecord]) -> None:
@@ -239,6 +243,14 @@ def test_near_misses_are_those_of_the_policy(night: list[ExperimentRecord]) -> N
     text = morning_report([history])
     assert named and f"Near-misses ({len(named)}): P 0." in text and f"[{named[0]}]" in text
     assert "[mar8-0003]" not in text
+
+
+def test_more_near_misses_are_counted_and_none_is_called_dropped_as_well() -> None:
+    flips = [Verdict(decision="keep", reason="it was"), Verdict(decision="discard", reason="dropped: less sure now")]
+    decisions = {"mar8-0001": [Decided(time=f"2026-03-08T21:0{n}:00Z", verdict=v) for n, v in enumerate(flips)]}
+    text = morning_report([history_of(night_of(1.0 - 0.7 * SIGMA, *[1.0 - 0.5 * SIGMA] * 4), decisions=decisions)])
+    assert "Near-misses (5): P 0." in text and text.count("] (kept once) idea 1") == 1 and "Dropped" not in text
+    assert "and 2 more\n" in text
 
 
 def confirmed(number: int, commit: str, *scores: float, seeds: int = 0) -> ExperimentRecord:
@@ -331,11 +343,16 @@ def test_the_report_counts_ideas_alone(night: list[ExperimentRecord]) -> None:
     assert "\n0 experiments: 0 kept," in morning_report([history_of([night[0]])])
 
 
-def test_the_report_names_no_empty_diff(night: list[ExperimentRecord]) -> None:
+def test_the_report_names_no_empty_diff(night: list[ExperimentRecord], tmp_path: Path) -> None:
     for records in ([], [night[0]], [night[0], night[2], night[3]]):
         text = morning_report([history_of(records)])
         assert "git diff" not in text and "Code: no difference yet" in text
     assert "Code: git diff 0000ccc 0006ccc -- research/train.py" in morning_report([history_of(night)])
+    back = record(2, "keep", 0.9991, kind="merge")
+    head = {"commit": back.experiment.commit, "experiment": back.experiment.id, "expected": 1.0}
+    text = morning_report([history_of([*night_of(0.99), back], heads=[head])], home=tmp_path)
+    assert "git diff" not in text and "Audit" not in text and "gain +" not in text
+    assert "Audit: gain" in morning_report([history_of(night_of(0.99))], home=tmp_path)
 
 
 def test_an_unknown_price_is_not_called_nothing() -> None:

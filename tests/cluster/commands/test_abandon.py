@@ -1,11 +1,15 @@
 """`farm abandon`, on homes in which experiments were interrupted."""
 
+import re
+import shlex
 from pathlib import Path
 
 import pytest
 
-from cluster.cli import main
+from cluster.cli import main, make_parser
+from cluster.commands.read_home import read_history
 from cluster.home import Home
+from cluster.resuming import log_options, resume_lines
 from results.store import Store
 from results.verdict import Verdict
 from tests.cluster.farm_samples import make_history
@@ -24,6 +28,31 @@ def interrupt(home: Home, *numbers: int) -> None:
     with Store.open(home.folder) as store:
         for number in numbers:
             store.add_experiment(make_experiment(number, branch=BRANCH, title="an idea that hangs"))
+
+
+def test_status_names_what_was_interrupted_with_the_commands_for_it(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    interrupt(home, 3)
+    with Store.open(home.folder) as store:
+        for number, commit, of in ((4, "b", "mar8-0001"), (5, "a", "mar8-0000")):
+            side = make_experiment(number, kind="confirm", commit=commit * 40, parents=(of,))
+            store.add_experiment(side)
+    status = ["status", "--home", str(home.folder)]
+    told: dict[str, list[str]] = {}
+    for command in ("run", "try"):
+        log_options(home, "mar8", "--line-price=0.1", command=command)
+        assert main(status) == 0
+        told[command] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("interrupted: ")]
+        idea, confirmation = (re.findall(r"`.*?farm (.*?)`", line) for line in told[command])
+        finishes, drops = (make_parser().parse_args(shlex.split(words)) for words in idea)
+        assert (finishes.command, finishes.tag, finishes.line_price) == (command, "mar8", 0.1)
+        assert (drops.command, drops.id, drops.home) == ("abandon", "mar8-0003", str(home.folder))
+        assert make_parser().parse_args(shlex.split(confirmation[0])).name == "mar8-0001"
+    with home.lock():
+        assert main(status) == 0
+    assert "interrupted: " not in capsys.readouterr().out
+    [resume] = resume_lines(home, read_history(home), [BRANCH])
+    resumes = make_parser().parse_args(shlex.split(resume.partition("farm ")[2]))
+    assert (resumes.command, resumes.tag) == ("try", "mar8") and resume_lines(home, read_history(home), ["none"]) == []
 
 
 def test_an_interrupted_experiment_is_recorded_as_abandoned(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
