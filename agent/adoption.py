@@ -54,10 +54,10 @@ def adopted(worktree: Worktree, commit: str, *, experiment_id: str, fit: Callabl
     else:
         note = f"{title}: the profile's starting hyperparameters\n\n{FITTED_FROM}: {commit}\n"
         commit = worktree.commit(fitted, message=note, parent=commit, experiment_id=experiment_id)
-    return Proposal(title=title or commit[:7], hypothesis=shortened(message), train_py=fitted, researcher="you"), commit
+    return Proposal(title=title or commit[:7], hypothesis=bounded(message), train_py=fitted, researcher="you"), commit
 
 
-def shortened(hypothesis: str) -> str:
+def bounded(hypothesis: str) -> str:
     """A hypothesis without control characters, of bounded length."""
     return plain_lines(hypothesis, MAX_HYPOTHESIS)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from agent.adoption import adopted, shortened
+from agent.adoption import adopted, bounded
 from agent.compare_programs import changed_constants, program_of, slots_of, structure_of
 from agent.diff import count_lines, unified_diff
 from agent.repo.branch_names import experiment_id
@@ -28,7 +28,7 @@ class NewExperiments:
 
     def of_proposal(self, proposal: Proposal, *, kind: ExperimentKind) -> Experiment:
         """An idea on the head, committed under refs/experiments/<id>."""
-        proposal = replace(proposal, hypothesis=shortened(proposal.hypothesis))
+        proposal = replace(proposal, hypothesis=bounded(proposal.hypothesis))
         parent = self._worktree.head()  # the head, or a person's commits on it that have no score or leave train.py alone
         commit = self._worktree.commit(
             proposal.train_py, message=commit_message(proposal), parent=parent, experiment_id=self._next_id()

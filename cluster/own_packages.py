@@ -1,4 +1,4 @@
-"""Notices another package that Python would import in place of one of the farm's own. Standard library only."""
+"""Where the command `farm` starts: it notices another package that Python would import in place of one of the farm's own."""
 
 import sys
 from importlib.util import find_spec
@@ -6,6 +6,14 @@ from pathlib import Path
 
 OWN = ("research", "results", "agent")
 """The packages that `cluster` imports."""
+
+
+def main() -> int:
+    """Runs the command `farm`, once it is sure that its own packages are imported. Returns the exit status."""
+    require_own_packages(Path(__file__).parent.parent)
+    from cluster.cli import main as farm  # imports those packages
+
+    return farm()
 
 
 def require_own_packages(folder: Path) -> None:

@@ -38,7 +38,7 @@ INTERVAL = 0.9
 """Probability of the intervals."""
 
 MANY = 10
-"""The multiple of `NoiseModel.refit_every` from which so many more runs change the prior's shares little."""
+"""How many times `NoiseModel.refit_every` is a long history, to which a few more runs add little."""
 
 SEEDS_CLAIMED = 4
 """How many seeds the claimed share of seeds counts as, against those that were measured."""
@@ -172,8 +172,10 @@ def observe(before: Estimate, look: Look) -> Estimate:
 
 
 def is_refit_due(runs: int, every: int) -> bool:
-    """Whether all is refitted after this many runs: after each `every`, and as there are more than `MANY` times as many, more
-    and more rarely, since a refit takes up all runs.
+    """Whether a refit follows after this many runs.
+
+    At first one follows after every `every` runs. In a history of 2 * MANY * `every` runs and more the distance doubles with the
+    number of runs, since a refit takes up all of them.
     """
     return runs % (every << max(0, (runs // (MANY * every)).bit_length() - 1)) == 0
 

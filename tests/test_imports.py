@@ -35,7 +35,7 @@ LIGHT = {
     "research/formatting.py": set(),
     "research/number_options.py": {"research.formatting"},
     "research/cpu_cores.py": set(),
-    "cluster/own_packages.py": set(),
+    "cluster/own_packages.py": {"cluster.cli"},
     "research/gpu_memory.py": set(),
     "research/contract.py": {"research.errors", "research.files"},
     "research/child_settings.py": {"research.contract"},

@@ -91,7 +91,7 @@ def taken_lines(taken: list["Taken"], checkout: Path, target: Home) -> list[str]
     """The lines that say what was fetched, where it is, and how to look at it."""
     branches = [branch for one in taken for branch in one.branches]
     experiments = counted(sum(one.experiments for one in taken), "new experiment")
-    lines = [f"branches: {', '.join(branches) or 'none new'}; {experiments} ({EXPERIMENT_REFS.rstrip('/')})"]
+    lines = [f"branches: {', '.join(branches) or 'none new'}; {experiments} ({EXPERIMENT_REFS})"]
     for name, instead, why in (aside for one in taken for aside in one.aside):
         lines.append(f"{name}: {why}, so the fetched one is called {instead}")
     home = target.folder.relative_to(checkout)

@@ -79,18 +79,8 @@ def _has_failed_recently(stored: Path) -> bool:
 def _measure_in_subprocess(contract: Contract, device: str, stored: Path, base: Mapping[str, str]) -> None:
     stored.parent.mkdir(parents=True, exist_ok=True)
     module = "research.kernels.attention_choice"
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        module,
-        "--device",
-        device,
-        "--tokens",
-        str(contract.MAX_SEQ_LEN),
-        "--out",
-        str(stored),
-    ]
+    options = ["--device", device, "--tokens", str(contract.MAX_SEQ_LEN), "--out", str(stored)]
+    command = [sys.executable, "-P", "-m", module, *options]
     with tempfile.TemporaryDirectory(prefix="autoresearch-attention-") as folder:
         environment = dict(base) | compile_cache.variables(Path(folder))
         paths = [str(research_folder().parent), environment.get("PYTHONPATH")]

@@ -24,7 +24,7 @@ def test_a_command_names_the_package_that_is_in_the_way(other: str, tmp_path: Pa
     (tmp_path / other).parent.mkdir(exist_ok=True)
     (tmp_path / other).touch()
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (tmp_path, ROOT)))}
-    command = [sys.executable, "-P", "-c", "import cluster.cli"]
+    command = [sys.executable, "-P", "-c", "from cluster.own_packages import main; main()"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("farm: ") and done.stderr.count("\n") == 1
     assert str(tmp_path / other) in done.stderr
