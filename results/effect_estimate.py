@@ -174,8 +174,8 @@ def observe(before: Estimate, look: Look) -> Estimate:
 def is_refit_due(runs: int, every: int) -> bool:
     """Whether a refit follows after this many runs.
 
-    At first one follows after every `every` runs. In a history of 2 * MANY * `every` runs and more the distance doubles with the
-    number of runs, since a refit takes up all of them.
+    At first one follows after each `every` runs. From 2 * MANY * `every` runs on, the distance doubles whenever their number
+    does, since a refit takes up all of them.
     """
     return runs % (every << max(0, (runs // (MANY * every)).bit_length() - 1)) == 0
 
