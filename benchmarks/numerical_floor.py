@@ -155,7 +155,7 @@ def measure(kind: Kind, contract: Contract, device: torch.device, repeats: int) 
     rng = np.random.default_rng(1)
     rows = random_text(contract, min(MAX_ROWS, contract.eval_rows), rng)
     model = train(kind, contract, rows, device)
-    first = ready_to_answer(model, contract, device, rows=rows_per_batch(contract, device))
+    first, _ = ready_to_answer(model, contract, device, rows=rows_per_batch(contract, device))
     nats = losses(first, rows, rows[:, 1:], contract, device, rng)
 
     def compare(second: Forward) -> Consistency:

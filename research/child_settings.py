@@ -29,6 +29,8 @@ class ChildSettings:
     """CPU threads; None leaves the choice to torch."""
     gpu_memory_bytes: int | None = None
     """GPU memory that torch may allocate in this child; None: no limit."""
+    compare_seeds: bool = False
+    """Whether this scorer builds the model under a second seed, too, to see whether that changes anything."""
     rehearse: bool = False
     """Whether the trainer has a rehearsal (research/child/rehearsal.py)."""
     channel: int | None = None

@@ -29,8 +29,12 @@ class RunSpec:
     seed: int
     """Seeds the initialisation and the order of rows."""
     keep_below: float | None = None
-    """A run with a val_bpb below this would be kept, so all its rows are checked for consistency and the whole audit shard is
+    """A run with a val_bpb below this may be kept, so all its rows are checked for consistency and the whole audit shard is
     scored. None: this is done for every run."""
+    startup_cap: float | None = None
+    """Seconds that its processes may take to start; None: as long as any run may take on such a device."""
+    answer_cap: float | None = None
+    """Seconds that the model may take to answer the validation rows; None: as long as any run may take on such a device."""
     save_model: bool = False
     """Whether a run that would be kept leaves model.safetensors in the run folder."""
     sandbox: SandboxMode = "auto"
@@ -88,17 +92,24 @@ class RunResult:
     """From the moment the run gets its data to the moment it has submitted the model, on the judge's clock."""
     startup_seconds: float | None = None
     scoring_seconds: float | None = None
+    answer_seconds: float | None = None
+    """Part of the scoring: from the hand-over of the model to process A until its last answer to a validation row."""
     total_seconds: float | None = None
     peak_memory_mb: float | None = None
     """MiB, measured from outside: GPU memory on a GPU, resident memory of the trainer's tree on a CPU."""
     cpu_share: float | None = None
     """Share of the CPU time that its threads could have used while it trained and did use, by the kernel's account: 1 on a
     machine of its own. None where the kernel doesn't say."""
+    gpu_tflops: float | None = None
+    """TFLOP/s of a product of matrices that the judge timed on the GPU once all processes of the run had ended."""
     num_params: int | None = None
     """Parameters, counted by the judge in the submitted tensors."""
     tensor_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Shapes of the submitted tensors by name; only the first if there are very many."""
+    unchecked: bool = False
+    """Whether process B has been asked about a part of the rows only, or about none: then the score can't be kept."""
     consistency_rows: int | None = None
+    """Validation rows that process B was asked about; None for none."""
     consistency_mean: float | None = None
     """Mean over rows of the difference in cross-entropy on shared prefixes, process B's minus process A's, nats per token."""
     consistency_row_rms: float | None = None

@@ -18,10 +18,18 @@ from research.gpu_memory import says_memory_ran_out
 from research.ipc.buffer import SLOTS, SharedIds, open_logits_buffer
 from research.ipc.channel import Channel, ChannelClosed
 from research.ipc.memory import map_shared
-from research.ipc.messages import Answered, Model, ModelBuilt, ModelLoaded, Score, Unfit
+from research.ipc.messages import Answered, Begun, Model, ModelBuilt, ModelLoaded, Score, Unfit
 
 Forward = Callable[[Tensor], Tensor]
 """ids (n, T) int64 -> logits (n, T, V)"""
+
+Shape = tuple[int, ...]
+
+MOST_COMPARED = 2**29
+"""The most parameters of a model that is built a second time, to compare seeds."""
+
+FIRST_ROWS = 2
+"""Rows of the first batch on a CPU, by which a wrong shape of the logits shows before the model has seen anything."""
 
 OUT_OF_MEMORY = 98
 """Exit status of a scorer that ran out of memory: the only thing that it can report once it has seen rows."""
@@ -32,10 +40,17 @@ def main() -> None:
     settings, channel = begin()
     contract, device = settings.contract, torch.device(settings.device)
     require_device(device, memory_limit=settings.gpu_memory_bytes)
+    channel.send(Begun())
     torch.manual_seed(settings.seed)
-    model = load_train_py(Path("train.py").resolve()).build_model().to(device)
-    forward = ready_to_answer(model, contract, device, rows=settings.batch_rows)
-    channel.send(ModelBuilt())
+    build_model = load_train_py(Path("train.py").resolve()).build_model
+    model = build_model().to(device)
+    seedless = settings.compare_seeds and is_seedless(model, build_model, seed=settings.seed + 1)
+    rows = settings.batch_rows if device.type == "cuda" else FIRST_ROWS
+    forward, shape = ready_to_answer(model, contract, device, rows=rows)
+    if unfit := unfit_shape(shape, rows, contract):
+        channel.send(unfit)
+        return
+    channel.send(ModelBuilt(seedless=int(seedless)))
     try:
         handed_over = channel.receive()
         assert isinstance(handed_over, Model)
@@ -57,23 +72,48 @@ def load_tensors(model: nn.Module, descriptor: int, size: int) -> None:
     os.close(descriptor)
 
 
-@torch.inference_mode()
-def ready_to_answer(model: nn.Module, contract: Contract, device: torch.device, *, rows: int) -> Forward:
-    """The model's forward pass in evaluation mode; on a GPU compiled for batches of `rows`, while nothing is timed yet.
+def is_seedless(model: nn.Module, build_model: Callable[[], nn.Module], *, seed: int) -> bool:
+    """Whether a model is initialised the same under another seed, although not all of its parameters are constant.
 
-    A model that compiles parts of itself is left as it is; one that can't be compiled runs uncompiled.
+    Models of more than MOST_COMPARED parameters are not built twice.
+    """
+    if sum(parameter.numel() for parameter in model.parameters()) > MOST_COMPARED:
+        return False
+    torch.manual_seed(seed)
+    others = dict(build_model().named_parameters())
+    mine = dict(model.named_parameters())
+    if others.keys() != mine.keys() or all(bool((p == p.flatten()[:1]).all()) for p in mine.values() if p.numel()):
+        return False
+    return all(torch.equal(parameter.cpu(), others[name].cpu()) for name, parameter in mine.items())
+
+
+@torch.inference_mode()
+def ready_to_answer(model: nn.Module, contract: Contract, device: torch.device, *, rows: int) -> tuple[Forward, Shape]:
+    """The model's forward pass in evaluation mode, and the shape of its logits of a first batch of `rows` rows of zeros.
+
+    On a GPU it is compiled for such batches, while nothing is timed yet. A model that compiles parts of itself is left as it
+    is; one that can't be compiled runs uncompiled.
     """
     model.eval()
+    zeros = torch.zeros((rows, contract.MAX_SEQ_LEN), dtype=torch.long, device=device)
     if device.type != "cuda":
-        return model
+        return model, tuple(model(zeros).shape)
     torch.set_float32_matmul_precision("high")
     torch._dynamo.config.suppress_errors = True
     compiles_itself = any(module._compiled_call_impl is not None for module in model.modules())
     forward = model if compiles_itself else torch.compile(model, dynamic=False)
-    forward(torch.zeros((rows, contract.MAX_SEQ_LEN), dtype=torch.long, device=device))
+    shape = tuple(forward(zeros).shape)
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()  # the trainer needs the memory now
-    return forward
+    return forward, shape
+
+
+def unfit_shape(shape: Shape, rows: int, contract: Contract) -> Unfit | None:
+    """The message that logits of this shape are not (rows, T, V); None if they are."""
+    if shape == (rows, contract.MAX_SEQ_LEN, contract.VOCAB_SIZE):
+        return None
+    first, second, third = [*shape, 0, 0, 0][:3]
+    return Unfit(rows=first, tokens=second, vocabulary=third)
 
 
 @torch.inference_mode()
@@ -91,9 +131,8 @@ def answer_batches(channel: Channel, forward: Forward, model: Model, contract: C
         slot = request.batch % SLOTS
         count = rows if device.type == "cuda" else request.rows  # a compiled graph takes whole batches
         logits = forward(ids[slot][:count].to(device).long())
-        if tuple(logits.shape) != (count, tokens, vocabulary):
-            sizes = [*logits.shape, 0, 0, 0][:3]
-            channel.send(Unfit(rows=sizes[0], tokens=sizes[1], vocabulary=sizes[2]))
+        if unfit := unfit_shape(tuple(logits.shape), count, contract):
+            channel.send(unfit)
             return
         write_logits(slots[slot], logits[: request.rows])
         channel.send(Answered(rows=request.rows, batch=request.batch))

@@ -6,7 +6,7 @@ import torch
 
 from research.child.rehearsal import Rehearsal, RehearsalSession
 from research.child.setup import begin, load_train_py, require_device
-from research.child_settings import ChildSettings
+from research.ipc.messages import Begun
 from research.session import Session
 
 
@@ -17,16 +17,18 @@ def main() -> None:
 
     def rehearse() -> None:
         channel.close()
-        train(RehearsalSession(channel=channel, contract=contract, device=device, seed=seed), settings)
+        require_device(device, memory_limit=settings.gpu_memory_bytes)
+        train(RehearsalSession(channel=channel, contract=contract, device=device, seed=seed))
 
     rehearsal = Rehearsal(rehearse) if settings.rehearse else None
     before_clock = rehearsal.end if rehearsal else None
-    train(Session(channel=channel, contract=contract, device=device, seed=seed, before_clock=before_clock), settings)
+    require_device(device, memory_limit=settings.gpu_memory_bytes)
+    channel.send(Begun())
+    train(Session(channel=channel, contract=contract, device=device, seed=seed, before_clock=before_clock))
 
 
-def train(session: Session, settings: ChildSettings) -> None:
+def train(session: Session) -> None:
     """Has train.py train with `session`, which ends the process."""
-    require_device(session.device, memory_limit=settings.gpu_memory_bytes)
     session.reseed()
     train_py = load_train_py(Path("train.py").resolve())
     for name in ("build_model", "train"):

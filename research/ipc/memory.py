@@ -1,14 +1,24 @@
 """Shared memory: anonymous, sent to other processes by its descriptor, and sealed against writing."""
 
+import errno
 import fcntl
 import mmap
 import os
 import sys
 import tempfile
 
+_SEAL, _SHRINK, _GROW, _WRITE = 0x1, 0x2, 0x4, 0x8
+"""Linux's seals: against more seals, smaller and larger sizes, and writing."""
+
+LARGEST_COPY = 2**30
+"""Bytes that one system call copies; the kernel stops at 2 GiB."""
+
 
 def shared_memory(size: int) -> int:
-    """A descriptor of `size` bytes of anonymous memory that can be sealed and sent (macOS: an unlinked file)."""
+    """A descriptor of `size` bytes of anonymous memory that can be sealed and sent (macOS: an unlinked file).
+
+    Nobody can change a size that is given here: whoever reads memory that another process has cut off is killed (SIGBUS).
+    """
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("rows", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     else:
@@ -16,6 +26,7 @@ def shared_memory(size: int) -> int:
             descriptor = os.dup(file.fileno())
     if size:
         os.ftruncate(descriptor, size)
+        _add_seals(descriptor, _SHRINK | _GROW)
     return descriptor
 
 
@@ -39,19 +50,39 @@ def seal(descriptor: int) -> None:
 
     A read-only descriptor is not enough: it can be opened again for writing through /proc/self/fd.
     """
+    _add_seals(descriptor, _SEAL | _SHRINK | _GROW | _WRITE)
+
+
+def _add_seals(descriptor: int, seals: int) -> None:
     if sys.platform == "linux":
-        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, 0x1 | 0x2 | 0x4 | 0x8)  # SEAL, SHRINK, GROW, WRITE
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
 
 
 def is_sealable_memory(descriptor: int) -> bool:
-    """Whether a descriptor that a child sent is memory whose reads can neither block nor change after sealing."""
+    """Whether a descriptor that a child sent is memory whose reads can neither block nor change after sealing.
+
+    Memory in huge pages is refused: it can be mapped in whole pages only, and may run out where it is first read.
+    """
     if sys.platform != "linux":
         return True
     try:
         fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
     except OSError:
         return False
-    return True
+    return os.fstatvfs(descriptor).f_bsize == mmap.PAGESIZE
+
+
+def sealed_copy(descriptor: int, size: int) -> int:
+    """A descriptor of a sealed copy of the first `size` bytes of a file. Raises OSError if the file has fewer."""
+    copy = shared_memory(size)
+    done = 0
+    while done < size:
+        copied = os.sendfile(copy, descriptor, done, min(LARGEST_COPY, size - done))
+        if not copied:
+            raise OSError(errno.EIO, f"{done} of {size} bytes could be copied")
+        done += copied
+    seal(copy)
+    return copy
 
 
 def map_shared(descriptor: int, size: int, *, writable: bool) -> mmap.mmap:

@@ -37,6 +37,9 @@ class ModelBuilt(Message):
 
     KIND = 1
 
+    seedless: int
+    """1 if another seed gives the same initial parameters."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataRequested(Message):
@@ -121,6 +124,13 @@ class Answered(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Begun(Message):
+    """Child: it is in its sandbox, can use its device, and begins with train.py: what happens now is train.py's doing."""
+
+    KIND = 11
+
+
+@dataclass(frozen=True, kw_only=True)
 class Unfit(Message):
     """Scorer: the logits have the wrong shape. The fields are its first three sizes, 0 if there are fewer."""
 
@@ -140,7 +150,7 @@ class Unknown(Message):
 
 _RECORDS: dict[int, type[Message]] = {
     record.KIND: record
-    for record in (ModelBuilt, DataRequested, Data, Progress, Finish, Model, ModelLoaded, Score, Answered, Unfit)
+    for record in (ModelBuilt, DataRequested, Data, Progress, Finish, Model, ModelLoaded, Score, Answered, Unfit, Begun)
 }
 
 

@@ -7,6 +7,7 @@ from research.ipc.messages import Finish, Progress
 from research.judge.conversation import Conversation
 from research.judge.failures import RunEnded
 from research.judge.processes import Child
+from research.result import RunSpec
 
 REPORT_EVERY_SECONDS = 0.25
 """Least time between two progress reports."""
@@ -21,15 +22,19 @@ class Caps:
     """After the budget: a model that comes later makes the run invalid."""
     late: float
     """After the grace period: a trainer that has handed over no model by then is taken to hang."""
-    scoring: float
+    answers: float
+    """From the hand-over of the model to process A until its last answer to a validation row."""
     hang_up: float = 10.0
     """Between the end of a process's connection and its own end: freeing a GPU's memory takes a while."""
 
     @staticmethod
-    def for_budget(budget: float, device: str) -> "Caps":
-        """The caps of a run with `budget` seconds of training."""
-        patience = 180.0 if device.startswith("cuda") else 60.0
-        return Caps(startup=patience + budget, grace=max(2.0, 0.01 * budget), late=5.0, scoring=2 * patience + budget)
+    def for_run(spec: RunSpec, device: str) -> "Caps":
+        """The caps of a run: those of its spec, which follow other runs on its platform, or generous ones."""
+        budget = spec.contract.TIME_BUDGET
+        startup, answers = (180.0 + budget, 360.0 + budget) if device.startswith("cuda") else (30.0 + budget, 15.0 + budget / 4)
+        return Caps(
+            startup=spec.startup_cap or startup, grace=max(2.0, 0.01 * budget), late=5.0, answers=spec.answer_cap or answers
+        )
 
 
 class Clock:

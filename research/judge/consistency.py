@@ -79,13 +79,13 @@ class Splices:
 def splice_rows(rows: np.ndarray, count: int, rng: np.random.Generator) -> Splices:
     """`count` different rows of `rows` (n, T + 1), each spliced at a random position with another row's suffix.
 
-    The length of the prefix is uniform, from one token to all but the last two, so that a model that looks ahead in only one
-    part of the rows is caught there.
+    The length of the prefix is uniform, from one token to the whole input, so that a model that looks ahead in only one part of
+    the rows is caught there. The last position has nothing after it; there a model is asked for the same answer again.
     """
     n, width = rows.shape
     chosen = rng.choice(n, size=count, replace=False)
     donors = (chosen + rng.integers(1, n, size=count)) % n
-    lengths = rng.integers(1, width - 1, size=count)
+    lengths = rng.integers(1, width, size=count)
     from_prefix = np.arange(width)[None, :] < lengths[:, None]
     return Splices(rows=chosen, lengths=lengths, ids=np.where(from_prefix, rows[chosen], rows[donors]))
 
@@ -115,15 +115,13 @@ class Consistency:
     """Largest absolute difference on a token of a prefix."""
 
     def broken_rule(self, allowed: Tolerance) -> str | None:
-        """The rule that is broken, with its limit and the evidence, as a reason; None if A and B agree."""
-        evidence = (
-            f"mean {self.mean:+.2g} +- {self.error:.2g}, rows {self.row_rms:.2g}, in a section {self.section_rms:.2g}, "
-            f"before the splice {self.boundary:+.2g} +- {self.boundary_error:.2g}, "
-            f"largest {self.largest:.2g} nats on {self.rows} rows"
-        )
+        """The rule that is broken, as a reason; None if A and B agree.
+
+        The reason has no numbers: a model that has seen evaluation rows chooses them, and researchers read reasons.
+        """
         look = min(allowed.boundary, max(allowed.look, BIAS_ERRORS * self.boundary_error))
         if not abs(self.boundary) <= look:
-            return f"the model looks ahead: its logits change with later tokens (limit {look:.2g}; {evidence})"
+            return "the model looks ahead: its logits change with later tokens"
         steady = max(allowed.bias, BIAS_ERRORS * self.error)
         rules = [
             ("on average", abs(self.mean), allowed.mean),
@@ -134,7 +132,7 @@ class Consistency:
         ]
         for where, found, limit in rules:
             if not found <= limit:
-                return f"a fresh process scores the same prefix differently {where} (limit {limit:.2g}; {evidence})"
+                return f"a fresh process scores the same prefix differently {where}"
         return None
 
 

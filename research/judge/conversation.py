@@ -2,12 +2,13 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from research.contract import Contract
 from research.ipc.channel import ChannelClosed, monotonic
-from research.ipc.messages import Message, Unfit
+from research.ipc.messages import Begun, Message, Unfit
 from research.judge.failures import RunEnded, cure_for_memory, ended_by_itself, over_limit
 from research.judge.processes import TRAINER, Child
 from research.sandbox.limits import Supervisor
@@ -58,6 +59,8 @@ class Conversation:
             message = child.channel.receive(timeout)
         except ChannelClosed:
             raise self._hung_up(child) from None
+        if isinstance(message, Begun):
+            child.has_begun = True
         if message is None and child.exit_code() is not None:
             raise self._ended(child)
         return message
@@ -71,9 +74,7 @@ class Conversation:
             if message is not None:
                 message.drop()
             if isinstance(message, Unfit):
-                right = f"(rows, {self._contract.MAX_SEQ_LEN}, {self._contract.VOCAB_SIZE})"
-                raise RunEnded("invalid", f"forward(ids) must return logits of shape {right}, not "
-                                          f"({message.rows}, {message.tokens}, {message.vocabulary})")  # fmt: skip
+                raise self._unfit(child, message)
             seconds = monotonic() - phase.began
             if seconds > phase.cap:
                 raise RunEnded("timeout", f"{phase.name} took more than {phase.cap:.0f} s")
@@ -93,5 +94,16 @@ class Conversation:
             time.sleep(0.01)
         return self._ended(child)
 
+    def _unfit(self, child: Child, message: Unfit) -> RunEnded:
+        """Why the logits don't fit; without their shape from a child that has seen evaluation rows and may tell of them."""
+        right = f"forward(ids) must return logits of shape (rows, {self._contract.MAX_SEQ_LEN}, {self._contract.VOCAB_SIZE})"
+        if child.log.closed:
+            return RunEnded("invalid", f"{right}, for evaluation rows too")
+        return RunEnded("invalid", f"{right}, not ({message.rows}, {message.tokens}, {message.vocabulary})")
+
     def _ended(self, child: Child) -> RunEnded:
+        with suppress(ChannelClosed):
+            while (message := child.channel.receive(0.0)) is not None:  # what it said before it ended
+                child.has_begun = child.has_begun or isinstance(message, Begun)
+                message.drop()
         return ended_by_itself(child, memory_cure=cure_for_memory(self._train_py, trains=child.name == TRAINER))

@@ -31,9 +31,8 @@ class RunEnded(Exception):
 
 def require_finite(nats: np.ndarray) -> None:
     """Raises RunEnded unless every token's cross-entropy is finite."""
-    broken = (~np.isfinite(nats)).any(axis=1).sum()
-    if broken:
-        raise RunEnded("diverged", f"the model's logits are not finite on {broken} of {len(nats)} rows")
+    if not np.isfinite(nats).all():
+        raise RunEnded("diverged", "the model's logits are not finite on some of the evaluation rows")
 
 
 def over_limit(broken: BrokenLimit) -> RunEnded:
@@ -71,19 +70,20 @@ def ended_by_itself(child: Child, *, memory_cure: str = "") -> RunEnded:
     """What a child's early end means; `memory_cure` says what to do if it ran out of memory.
 
     The exit status decides if there is one for the case. A trainer that ran out of memory has none: torch, CUDA's libraries and
-    the allocator only print an error, so the text of the log is the evidence.
+    the allocator only print an error, so the text of the log is the evidence. A child that had begun with train.py chooses its
+    exit status, so that none of them lays the end on the machine; and once it has seen rows, the reason is a fixed sentence.
     """
     log, tail = child.log, child.log.tail(30)
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
     last = lines[-1] if lines else "no output"
     code = child.exit_code()
-    if code == BROKEN:
+    if code == BROKEN and not child.has_begun:
         return RunEnded("lost", last, log=log)
     if code == OUT_OF_MEMORY:
         return RunEnded("oom", "out of memory while the model was scored: make the model smaller", log=log)
     if log.closed:
-        return RunEnded("crash", f"the model failed while it was scored (exit status {code}): its output is hidden because it "
-                                 "had seen evaluation rows; call forward(ids) in train() to see it", log=log)  # fmt: skip
+        return RunEnded("crash", "the model failed while it was scored: its output is hidden because it had seen evaluation "
+                                 "rows; call forward(ids) in train() to see it", log=log)  # fmt: skip
     if code == DIVERGED:
         return RunEnded("diverged", next((line for line in reversed(lines) if line.startswith("FAIL: ")), last), log=log)
     if says_memory_ran_out(tail):

@@ -43,7 +43,11 @@ class Findings:
     model: SubmittedModel | None = None
     scores: Scores | None = None
     consistency: Consistency | None = None
+    checked: bool = False
+    """Whether process B has confirmed the scores of all rows."""
+    answer_seconds: float | None = None
     scoring_seconds: float | None = None
+    gpu_tflops: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,10 +80,13 @@ def result_of(findings: Findings, ending: Ending, spec: RunSpec, placement: Plac
         training_seconds=training.seconds,
         startup_seconds=findings.startup_seconds,
         scoring_seconds=findings.scoring_seconds,
+        answer_seconds=findings.answer_seconds,
         total_seconds=total_seconds,
         peak_memory_mb=training.peak_memory_mb,
+        gpu_tflops=findings.gpu_tflops,
         num_params=count_parameters(model.shapes) if model else None,
         tensor_shapes=printable_shapes(model.shapes) if model else {},
+        unchecked=not findings.checked,
         consistency_rows=consistency.rows if consistency else None,
         consistency_mean=consistency.mean if consistency else None,
         consistency_row_rms=consistency.row_rms if consistency else None,

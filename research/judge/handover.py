@@ -7,12 +7,19 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from research.ipc.memory import is_sealable_memory, map_shared, seal, shared_memory
+from research.ipc.memory import is_sealable_memory, map_shared, seal, sealed_copy
 from research.ipc.messages import Finish
 from research.judge.failures import RunEnded
 
 MAX_HEADER_BYTES = 2**24
 MAX_REPORT_BYTES = 2**20
+
+BITS = {
+    **{"BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4},
+    **{"I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32},
+    **{"I64": 64, "U64": 64, "F64": 64, "C64": 64},
+}
+"""Bits of an element of each of the types that safetensors knows."""
 
 MAX_DIMENSIONS = 64
 MAX_NAMED_TENSORS = 256
@@ -50,21 +57,24 @@ class SubmittedModel:
 
     def copy(self) -> int:
         """A descriptor of a sealed copy for one scorer: two scorers could exchange data by the attributes of one memory."""
-        copy = shared_memory(self.size)
-        os.sendfile(copy, self.descriptor, 0, self.size)
-        seal(copy)
-        return copy
+        return sealed_copy(self.descriptor, self.size)
 
     def tensors(self) -> memoryview:
         """The safetensors payload."""
         return memoryview(map_shared(self.descriptor, self.size, writable=False))
 
 
-def accept(message: Finish) -> SubmittedModel:
-    """Checks and seals what the trainer handed over, once it is dead. Raises RunEnded unless that is a model."""
+def accept(message: Finish, *, most_bytes: int) -> SubmittedModel:
+    """Checks and seals what the trainer handed over, once it is dead.
+
+    Raises RunEnded unless that is a model of at most `most_bytes`.
+    """
     if len(message.descriptors) != 2:
         raise RunEnded("invalid", "the model was not handed over by session.finish(model)")
     tensors, report = message.descriptors
+    if message.model_bytes > most_bytes:
+        words = f"{message.model_bytes / 2**30:.1f} GiB (limit {most_bytes / 2**30:.1f} GiB)"
+        raise RunEnded("oom", f"the model's tensors are too large to be scored here: {words}; make the model smaller")
     for descriptor, size in ((tensors, message.model_bytes), (report, message.report_bytes)):
         if not is_sealable_memory(descriptor) or not 0 < size <= os.fstat(descriptor).st_size:
             raise RunEnded("invalid", "the model was not handed over as tensors in memory: call session.finish(model)")
@@ -78,23 +88,27 @@ def accept(message: Finish) -> SubmittedModel:
         raise RunEnded("invalid", "the model was not handed over as safetensors: call session.finish(model)") from None
     reported = Report()
     if message.report_bytes <= MAX_REPORT_BYTES:
-        reported = read_report(bytes(map_shared(report, message.report_bytes, writable=False)[:]))
+        reported = read_report(os.pread(report, message.report_bytes, 0))
     os.close(report)
     return SubmittedModel(descriptor=tensors, size=message.model_bytes, shapes=shapes, report=reported)
 
 
 def tensor_shapes(descriptor: int, size: int) -> dict[str, tuple[int, ...]]:
-    """The shapes in a safetensors payload of `size` bytes, by its header. Raises ValueError if the header is invalid."""
+    """The shapes in a safetensors payload of `size` bytes, by its header.
+
+    Raises ValueError if the header is invalid, or if the payload has more bytes than its tensors.
+    """
     try:
         (length,) = struct.unpack("<Q", os.pread(descriptor, 8, 0))
         if length > min(size, MAX_HEADER_BYTES):
             raise ValueError("header too long")
         header = json.loads(os.pread(descriptor, length, 8))
-        shapes = {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        shapes = {name: tuple(entry["shape"]) for name, entry in tensors.items()}
         if not all(map(_is_shape, shapes.values())):
             raise ValueError("invalid shape")
-        if count_parameters(shapes) > 8 * size:
-            raise ValueError("more numbers than bits")
+        if sum(-(-math.prod(shapes[name]) * BITS[entry["dtype"]] // 8) for name, entry in tensors.items()) != size - 8 - length:
+            raise ValueError("the tensors are not all that there is")
         return shapes
     except (KeyError, TypeError, AttributeError, RecursionError, OverflowError, struct.error) as error:
         raise ValueError("not a safetensors header") from error

@@ -8,6 +8,7 @@ processes answer rows whose cross-entropy is computed here.
 import os
 import shutil
 import tempfile
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from research.judge.confinement import Confinement
 from research.judge.conversation import Conversation, Emit, Phase
 from research.judge.failures import RunEnded
 from research.judge.findings import Ending, Findings, Training, result_of
+from research.judge.gpu_speed import matrix_tflops
 from research.judge.handover import SubmittedModel, accept
 from research.judge.log import Log
 from research.judge.processes import CHILDREN, SCORERS, TRAINER, Child, Children, child_environment
@@ -39,6 +41,9 @@ from research.judge.seeds import seed_set_by
 from research.result import Placement, RunResult, RunSpec
 from research.sandbox.limits import Limits, MemoryMonitor, Supervisor
 from research.valid_train_py import size_problem, syntax_problem
+
+MOST_MODEL = 0.2
+"""Share of a run's memory that the submitted tensors may take: the judge holds them, a copy, and what a scorer loads of it."""
 
 Requested = Callable[[], float | None]
 """When a speculative run was requested, on the monotonic clock; None until it is."""
@@ -67,7 +72,7 @@ class Judge:
         """
         self._spec, self._placement, self._train_py = spec, placement, train_py
         self._emit, self._requested, self._echo = emit, requested, echo
-        self._caps = caps or Caps.for_budget(spec.contract.TIME_BUDGET, placement.device)
+        self._caps = caps or Caps.for_run(spec, placement.device)
         self._on_gpu = placement.device.startswith("cuda")
         gpu_memory = (placement.gpu_memory_bytes or gpu_bytes()) if self._on_gpu else None
         self._batch_rows = rows_per_batch(spec.contract, torch.device(placement.device), gpu_memory=gpu_memory)
@@ -105,6 +110,12 @@ class Judge:
             ending = Ending(status="ok", reason=reason, log_tail=log.tail(1))
         except RunEnded as end:
             ending = _ending_of(end, log)
+        except Exception as error:
+            if not self._children.have_begun:
+                raise
+            traceback.print_exc()
+            reason = f"the judge could not go on with what train.py did ({type(error).__name__})"
+            ending = Ending(status="invalid", reason=reason, log_tail=log.tail(50))
         finally:
             self._children.end_all()
             self._supervisor.stop()
@@ -128,20 +139,22 @@ class Judge:
         self._findings.sandbox = confinement.layer_names
         startup = Phase(name="startup", began=monotonic(), cap=self._caps.startup)
         training = self._child(trainer.main, TRAINER, log, confinement)
-        first, second = (self._child(scorer.main, name, Log(None), confinement) for name in SCORERS)
+        first = self._child(scorer.main, SCORERS[0], Log(None), confinement)
+        second = self._child(scorer.main, SCORERS[1], Log(None), confinement, stands_by=True)
         children = (training, first, second)
         for child in children:
             child.follow_output()
         self._supervisor.watch([child.pid for child in children], [self._scratch / name for name in CHILDREN])
         rows = sealed_memory(self._data.load_rows("train").data.cast("B"))
         self._conversation.wait_for(training, DataRequested, startup)
-        for child in (first, second):
-            self._conversation.wait_for(child, ModelBuilt, startup)
+        if self._conversation.wait_for(first, ModelBuilt, startup).seedless:
+            raise RunEnded("invalid", "build_model() initialises the same model under every seed: seeds come from the judge")
         self._findings.startup_seconds = monotonic() - startup.began
         return Started(trainer=training, scorers=(first, second), confinement=confinement, rows=rows)
 
-    def _child(self, main: Callable[[], None], name: str, log: Log, confinement: Confinement) -> Child:
-        """Starts the child `name`."""
+    def _child(self, main: Callable[[], None], name: str, log: Log, confinement: Confinement, *,
+               stands_by: bool = False) -> Child:  # fmt: skip
+        """Starts the child `name`, or with `stands_by` prepares a process for it."""
         folder = self._scratch / name
         folder.mkdir()
         (folder / "train.py").write_text(self._train_py)
@@ -153,11 +166,13 @@ class Judge:
             batch_rows=self._batch_rows,
             threads=placement.threads,
             gpu_memory_bytes=child_bytes(placement.gpu_memory_bytes, trains=name == TRAINER),
+            compare_seeds=name == SCORERS[0],
             rehearse=name == TRAINER and confinement.rehearses,
         )
         environment = {**child_environment(threads=placement.threads), **confinement.environment(name, folder)}
         sandbox = confinement.sandbox(name, folder)
-        child = Child(main, name=name, folder=folder, settings=settings, environment=environment, log=log, sandbox=sandbox)
+        child = Child(main, name=name, folder=folder, settings=settings, environment=environment, log=log, sandbox=sandbox,
+                      stands_by=stands_by)  # fmt: skip
         self._children.add(child)
         return child
 
@@ -190,19 +205,20 @@ class Judge:
         self._children.end(started.trainer)
         os.close(started.rows)
         clock.require_in_time(seconds)
-        self._findings.model = accept(message)
+        self._findings.model = accept(message, most_bytes=int(MOST_MODEL * self._limits.memory_bytes))
         return self._findings.model
 
     def _score(self, model: SubmittedModel, started: Started) -> float:
         """Has the model scored, and saves it if that is wanted. Returns its val_bpb."""
-        phase = Phase(name="scoring", began=monotonic(), cap=self._caps.scoring)
-        self._conversation.report(phase.name, 0.0)
-        scoring = Scoring(self._spec, self._placement, self._data, model, self._conversation, phase,
+        began = monotonic()
+        self._conversation.report("scoring", 0.0)
+        scoring = Scoring(self._spec, self._placement, self._data, model, self._conversation, self._caps,
                           batch_rows=self._batch_rows)  # fmt: skip
-        scores, would_keep = scoring.score(started.scorers, self._children, self._findings)
-        if self._spec.save_model and would_keep:
+        scores, may_be_kept = scoring.score(started.scorers, self._children, self._findings)
+        self._findings.gpu_tflops = matrix_tflops(torch.device(self._placement.device))
+        if self._spec.save_model and may_be_kept:
             (self._folder / "model.safetensors").write_bytes(model.tensors())
-        self._findings.scoring_seconds = monotonic() - phase.began
+        self._findings.scoring_seconds = monotonic() - began
         return scores.val.bits_per_byte
 
     # --- the run's files ----------------------------------------------------------------------------------------------

@@ -10,8 +10,9 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Protocol
 
@@ -58,24 +59,39 @@ class Child:
     """
 
     def __init__(self, main: Callable[[], None], *, name: str, folder: Path, settings: ChildSettings,
-                 environment: Mapping[str, str], log: Log, sandbox: Sandbox | None) -> None:  # fmt: skip
+                 environment: Mapping[str, str], log: Log, sandbox: Sandbox | None,
+                 stands_by: bool = False) -> None:  # fmt: skip
+        """With `stands_by` a forked process does nothing until `begin`: it has neither entered its sandbox nor read a file."""
         self.name = name
         self.log = log
+        self.has_begun = False
+        """Whether it has said that it is in its sandbox and begins with train.py."""
         self.channel, theirs = Channel.pair()
         self._output, output = os.pipe()
+        gate: int | None = None
+        self._gate: int | None = None
+        if stands_by:
+            gate, self._gate = os.pipe()
         with theirs:
             channel = theirs.fileno()
             variables = {**environment, **replace(settings, channel=channel).environment()}
             if sys.platform == "linux":
-                self.process: _Process = _fork(main, folder, variables, sandbox, channel=channel, output=output)
+                self.process: _Process = _fork(main, folder, variables, sandbox, channel=channel, output=output, gate=gate)
             else:
                 self.process = _spawn(main, folder, variables, channel=channel, output=output)
         os.close(output)
+        if gate is not None:
+            os.close(gate)
         self._pump = threading.Thread(target=self._copy_output, daemon=True)
 
     @property
     def pid(self) -> int:
         return self.process.pid
+
+    def begin(self) -> None:
+        """Lets a process begin that stands by."""
+        if self._gate is not None:
+            os.write(self._gate, b".")
 
     def follow_output(self) -> None:
         """Starts the thread that copies the child's output to its log. Fork no child after this."""
@@ -102,6 +118,8 @@ class Child:
         self._join_pump()
         self.log.close()
         self.channel.close()
+        if self._gate is not None:
+            os.close(self._gate)
 
     def _join_pump(self) -> None:
         if self._pump.is_alive():
@@ -144,16 +162,18 @@ class _Forked:
 
 
 def _fork(main: Callable[[], None], folder: Path, environment: Mapping[str, str], sandbox: Sandbox | None, *, channel: int,
-          output: int) -> _Process:  # fmt: skip
-    """Starts `main` in a fork of this process, inside the sandbox."""
+          output: int, gate: int | None) -> _Process:  # fmt: skip
+    """Starts `main` in a fork of this process, inside the sandbox; with a `gate`, once something can be read from it."""
     pid = os.fork()
     if pid:
         return _Forked(pid)
     code = 1
     try:
-        _become_child(folder, environment, channel=channel, output=output)
+        _become_child(folder, environment, output=output, kept=[channel] if gate is None else [channel, gate])
+        die_with_parent()
+        if gate is not None:
+            _wait_at(gate)
         if sandbox is not None:
-            die_with_parent()
             enter(sandbox, folder, channel=channel)
         link_shared()
         main()
@@ -173,14 +193,21 @@ def _fork(main: Callable[[], None], folder: Path, environment: Mapping[str, str]
     raise AssertionError("unreachable")
 
 
-def _become_child(folder: Path, environment: Mapping[str, str], *, channel: int, output: int) -> None:
-    """Replaces what belongs to the judge: session, descriptors, signal handlers, environment, working directory."""
+def _wait_at(gate: int) -> None:
+    """Waits until something can be read from this descriptor, and closes it. Ends the process if the other end is closed."""
+    if not os.read(gate, 1):
+        raise SystemExit(0)
+    os.close(gate)
+
+
+def _become_child(folder: Path, environment: Mapping[str, str], *, output: int, kept: Sequence[int]) -> None:
+    """Replaces what belongs to the judge: session, descriptors but for those `kept`, signal handlers, environment, folder."""
     os.setsid()
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(source, target)
-    os.closerange(3, channel)
-    os.closerange(channel + 1, 65536)
+    for first, last in pairwise([2, *sorted(kept), 65536]):
+        os.closerange(first + 1, last)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     os.environ.clear()
@@ -220,9 +247,16 @@ class Children:
 
     def __init__(self) -> None:
         self._alive: list[Child] = []
+        self._all: list[Child] = []
 
     def add(self, child: Child) -> None:
         self._alive.append(child)
+        self._all.append(child)
+
+    @property
+    def have_begun(self) -> bool:
+        """Whether any of them, alive or ended, has begun with train.py."""
+        return any(child.has_begun for child in self._all)
 
     def end(self, *children: Child) -> None:
         """Kills these children and every process that any of them started, in whatever session; the other children live on.

@@ -1,7 +1,12 @@
-"""Scoring a model that was handed over: process A answers the validation and audit rows, process B spliced rows."""
+"""Scoring a model that was handed over: process A answers the validation and audit rows, process B spliced ones of both.
+
+Process B begins when A and all that it started are dead, so that there is nobody whom A could tell anything.
+"""
 
 import os
 import secrets
+import statistics
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,7 +14,9 @@ import torch
 from research.contract import Contract
 from research.data.prepared import PreparedData
 from research.ipc.buffer import SLOTS, SharedIds, create_logits_buffer
-from research.ipc.messages import Answered, Model, ModelLoaded, Score
+from research.ipc.channel import monotonic
+from research.ipc.messages import Answered, Model, ModelBuilt, ModelLoaded, Score
+from research.judge.clock import Caps
 from research.judge.consistency import (
     CONSISTENCY_SHARE,
     MIN_CONSISTENCY_ROWS,
@@ -30,75 +37,129 @@ from research.result import Placement, RunSpec
 AUDIT_SHARE = 0.1
 """Share of the audit rows that every run is scored on; a run that would be kept is scored on all."""
 
+CHECKED_ANYWAY = 0.1
+"""Share of the runs that would not be kept of which process B is asked about some rows: drawn once A has answered."""
+
+SLOW_BATCH, LEAST_BATCH_SECONDS = 20.0, 10.0
+"""A batch may take as many times the median of those before it, or as many seconds if that is more."""
+
+FIRST_BATCHES = 4
+"""The number of batches from which their median time is known."""
+
+MORE_TIME = 3.0
+"""What a scorer may take for a row in multiples of what process A took for a validation row, in addition to `Caps.startup`."""
+
 ANSWERED_EARLY = "the scorer answered a batch before the judge requested it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnsweredRows:
+    """Rows with process A's answers to them."""
+
+    rows: np.ndarray
+    """(n, T + 1) token ids."""
+    nats: np.ndarray
+    """(n, T) cross-entropy of the answers, in nats per token."""
 
 
 class Scoring:
     """The scoring of one model."""
 
     def __init__(self, spec: RunSpec, placement: Placement, data: PreparedData, model: SubmittedModel,
-                 conversation: Conversation, phase: Phase, *, batch_rows: int) -> None:  # fmt: skip
+                 conversation: Conversation, caps: Caps, *, batch_rows: int) -> None:  # fmt: skip
         """`batch_rows` is the number of rows that are scored at once."""
         self._contract, self._device, self._keep_below = spec.contract, torch.device(placement.device), spec.keep_below
         self._data, self._model = data, model
-        self._conversation, self._phase = conversation, phase
+        self._conversation, self._caps = conversation, caps
         self._batch_rows = batch_rows
         self._rng = np.random.default_rng(secrets.randbits(128))
 
     def score(self, scorers: tuple[Child, Child], children: Children, findings: Findings) -> tuple[Scores, bool]:
-        """The scores, also added to `findings`, and whether the run would be kept. Ends each scorer after its part.
+        """The scores, also added to `findings`, and whether the run may be kept. Ends each scorer after its part.
 
         Raises RunEnded if the logits are not finite, or the two processes don't agree.
         """
-        rows = np.asarray(self._data.load_rows("val")[: self._contract.eval_rows])
         first, second = scorers
-        answers = self._answers_of(first)
-        nats = answers.cross_entropies(rows, self._rng)
-        val = self._row_scores(nats, rows)
-        would_keep = self._keep_below is None or val.bits_per_byte < self._keep_below
-        scores = Scores(val=val, audit=self._audit(answers, share=1.0 if would_keep else AUDIT_SHARE))
-        findings.scores = scores
+        began = monotonic()
+        answers = self._answers_of(first, seconds=self._caps.answers)
+        val = self._answered(answers, np.asarray(self._data.load_rows("val")[: self._contract.eval_rows]))
+        findings.answer_seconds = monotonic() - began
+        val_scores = self._row_scores(val)
+        may_be_kept = self._keep_below is None or val_scores.bits_per_byte < self._keep_below
+        audit = self._audit(answers, findings.answer_seconds, share=1.0 if may_be_kept else AUDIT_SHARE)
+        findings.scores = Scores(val=val_scores, audit=self._row_scores(audit))
         answers.close()
         children.end(first)
-        findings.consistency = self._compare(second, rows, nats, share=1.0 if would_keep else CONSISTENCY_SHARE)
-        if broken := findings.consistency.broken_rule(tolerance_for(self._device)):
-            raise RunEnded("invalid", broken)
+        if may_be_kept or self._rng.random() < CHECKED_ANYWAY:
+            share = 1.0 if may_be_kept else CONSISTENCY_SHARE
+            self._check(second, val, audit, findings, share=share)
+            findings.checked = may_be_kept
         children.end(second)
-        return scores, would_keep
+        return findings.scores, may_be_kept
 
-    def _audit(self, answers: "Answers", *, share: float) -> RowScores:
-        """The model's scores on the first `share` of the audit rows."""
+    def _audit(self, answers: "Answers", answer_seconds: float, *, share: float) -> AnsweredRows:
+        """Process A's answers to the first `share` of the audit rows."""
         rows = np.asarray(self._data.load_rows("audit"))
         rows = rows[: max(1, round(share * len(rows)))]
-        return self._row_scores(answers.cross_entropies(rows, self._rng), rows)
+        answers.allow(self._seconds_for(len(rows), answer_seconds))
+        return self._answered(answers, rows)
 
-    def _compare(self, scorer: Child, rows: np.ndarray, nats: np.ndarray, *, share: float) -> Consistency:
-        """Has `scorer` answer `share` of the rows (n, T + 1), spliced, and compares that with the real rows' nats (n, T)."""
-        answers = self._answers_of(scorer)
-        count = min(len(rows), max(MIN_CONSISTENCY_ROWS, round(share * len(rows))))
-        splices = splice_rows(rows, count, self._rng)
-        other = answers.cross_entropies(splices.ids, self._rng, targets=rows[splices.rows][:, 1:])
+    def _check(self, scorer: Child, val: AnsweredRows, audit: AnsweredRows, findings: Findings, *, share: float) -> None:
+        """Has process B, which begins now, answer `share` of the rows, spliced, and compares. Raises RunEnded."""
+        scorer.begin()
+        start = Phase(name="the second scorer's start-up", began=monotonic(), cap=self._caps.startup)
+        self._conversation.wait_for(scorer, ModelBuilt, start)
+        assert findings.answer_seconds is not None
+        rows = len(val.rows) + len(audit.rows)
+        answers = self._answers_of(scorer, seconds=self._seconds_for(rows, findings.answer_seconds))
+        findings.consistency = self._compare(answers, val, share=share)
+        self._compare(answers, audit, share=share)
         answers.close()
+
+    def _compare(self, answers: "Answers", said: AnsweredRows, *, share: float) -> Consistency:
+        """Process B's answers to `share` of the rows, spliced, compared with A's. Raises RunEnded if they don't agree."""
+        count = min(len(said.rows), max(MIN_CONSISTENCY_ROWS, round(share * len(said.rows))))
+        splices = splice_rows(said.rows, count, self._rng)
+        targets = said.rows[splices.rows][:, 1:]
+        other = answers.cross_entropies(splices.ids, self._rng, targets=targets)
         require_finite(other)
-        return compare_prefixes(nats, other, splices)
+        found, allowed = compare_prefixes(said.nats, other, splices), tolerance_for(self._device)
+        broken = found.broken_rule(allowed)
+        if broken is None:
+            return found
+        again = answers.cross_entropies(splices.ids[: self._batch_rows], self._rng, targets=targets[: self._batch_rows])
+        if not np.abs(again - other[: self._batch_rows]).mean() <= allowed.mean:
+            broken = "the model's answers are random: asked twice about the same rows, one process answers differently (is " \
+                     "dropout left on? eval() turns it off)"  # fmt: skip
+        raise RunEnded("invalid", broken)
 
-    def _row_scores(self, nats: np.ndarray, rows: np.ndarray) -> RowScores:
+    def _answered(self, answers: "Answers", rows: np.ndarray) -> AnsweredRows:
+        nats = answers.cross_entropies(rows, self._rng)
         require_finite(nats)
-        return row_scores(nats, rows[:, 1:], self._data.token_bytes())
+        return AnsweredRows(rows=rows, nats=nats)
 
-    def _answers_of(self, scorer: Child) -> "Answers":
-        return Answers(scorer, self._model, self._conversation, self._phase, contract=self._contract, device=self._device,
-                       batch_rows=self._batch_rows)  # fmt: skip
+    def _row_scores(self, said: AnsweredRows) -> RowScores:
+        return row_scores(said.nats, said.rows[:, 1:], self._data.token_bytes())
+
+    def _seconds_for(self, rows: int, answer_seconds: float) -> float:
+        """Seconds that a scorer may take for as many rows, if process A took `answer_seconds` for the validation rows."""
+        return self._caps.startup + MORE_TIME * answer_seconds * rows / self._contract.eval_rows
+
+    def _answers_of(self, scorer: Child, *, seconds: float) -> "Answers":
+        return Answers(scorer, self._model, self._conversation, contract=self._contract, device=self._device,
+                       batch_rows=self._batch_rows, seconds=seconds)  # fmt: skip
 
 
 class Answers:
     """The answers of one scorer, through buffers that no other process shares."""
 
-    def __init__(self, scorer: Child, model: SubmittedModel, conversation: Conversation, phase: Phase, *, contract: Contract,
-                 device: torch.device, batch_rows: int) -> None:  # fmt: skip
-        """Hands `model` to the scorer and waits until it is loaded."""
-        self._scorer, self._conversation, self._phase = scorer, conversation, phase
+    def __init__(self, scorer: Child, model: SubmittedModel, conversation: Conversation, *, contract: Contract,
+                 device: torch.device, batch_rows: int, seconds: float) -> None:  # fmt: skip
+        """Hands `model` to the scorer and waits until it is loaded; all its answers may take `seconds`."""
+        self._scorer, self._conversation = scorer, conversation
         self._batch_rows = batch_rows
+        self._batch_seconds: list[float] = []
+        self.allow(seconds)
         self._requested = self._answered = 0
         self._ids = SharedIds(SLOTS * batch_rows, contract.MAX_SEQ_LEN)
         self._logits = create_logits_buffer(SLOTS * batch_rows, contract.MAX_SEQ_LEN, contract.VOCAB_SIZE, device)
@@ -108,7 +169,7 @@ class Answers:
         descriptors = (tensors, self._ids.descriptor, self._logits.descriptor)
         conversation.send(scorer, Model(model_bytes=model.size, batch_rows=batch_rows, descriptors=descriptors))
         os.close(tensors)
-        conversation.wait_for(scorer, ModelLoaded, phase)
+        conversation.wait_for(scorer, ModelLoaded, self._phase)
         scorer.log.close()  # from now on it sees evaluation rows, which no log may hold
 
     def cross_entropies(self, rows: np.ndarray, rng: np.random.Generator, *, targets: np.ndarray | None = None) -> np.ndarray:
@@ -130,6 +191,10 @@ class Answers:
             raise RunEnded("invalid", ANSWERED_EARLY)
         return nats
 
+    def allow(self, seconds: float) -> None:
+        """Allows as many seconds for all that follows."""
+        self._phase = Phase(name="scoring", began=monotonic(), cap=seconds)
+
     def close(self) -> None:
         """Releases the buffers."""
         os.close(self._ids.descriptor)
@@ -145,12 +210,22 @@ class Answers:
 
     def _wait_for_logits(self, count: int) -> torch.Tensor:
         """The logits (count, T, V) of the oldest batch without an answer, in their slot."""
+        began = monotonic()
         message = self._conversation.wait_for(self._scorer, Answered, self._phase)
         if message.batch != self._answered:
             raise RunEnded("invalid", ANSWERED_EARLY)
+        self._require_steady(monotonic() - began)
         first = self._answered % SLOTS * self._batch_rows
         self._answered += 1
         return self._logits.tensor[first : first + count]
+
+    def _require_steady(self, seconds: float) -> None:
+        """Raises RunEnded if a batch took much longer than those before it: a model has time for its answers, not for more."""
+        if len(self._batch_seconds) >= FIRST_BATCHES:
+            limit = max(LEAST_BATCH_SECONDS, SLOW_BATCH * statistics.median(self._batch_seconds))
+            if seconds > limit:
+                raise RunEnded("invalid", "the model answered a batch of rows much later than the batches before it")
+        self._batch_seconds.append(seconds)
 
     def _read(self, logits: torch.Tensor, targets: np.ndarray) -> np.ndarray:
         """Nats (m, T) of logits (m, T, V), which the scorer could change between two reads."""

@@ -14,7 +14,7 @@ from tests.attacks.attack import Attack
 from tests.attacks.surroundings import Surroundings
 from tests.research.judged import Run, Runner, write_documents
 
-CAPS = {"startup": 20.0, "grace": 2.0, "late": 1.0, "scoring": 30.0}
+CAPS = {"startup": 20.0, "grace": 2.0, "late": 1.0, "answers": 30.0}
 ALLOWED_GAIN = 1e-5
 """In bits per byte, beside the noise: sums in another order."""
 
@@ -73,7 +73,7 @@ class Harness:
         caps = CAPS | dict(settings.get("caps", {}))
         if self.runner.device != "cpu":  # CUDA starts, and models are compiled
             settings["patience"] = 4 * settings["patience"]
-            caps |= {name: max(caps[name], 120.0) for name in ("startup", "scoring")}
+            caps |= {name: max(caps[name], 120.0) for name in ("startup", "answers")}
         return self.runner(filled, **{**settings, "caps": caps})
 
     def honest_score(self, text: str, seed: int = 1) -> float:

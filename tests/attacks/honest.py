@@ -230,7 +230,7 @@ def judge_honest(harness: Harness, control: Control, *, seed: int = 1) -> tuple[
     """Runs an honest train.py with all rows checked: the run, and the score that its model has by itself."""
     contract = replace(harness.runner.contract, TIME_BUDGET=control.budget)
     run = harness.run(
-        control.train_py, contract=contract, seed=seed, save_model=True, caps={"scoring": 120.0, "startup": 120.0}
+        control.train_py, contract=contract, seed=seed, save_model=True, caps={"answers": 120.0, "startup": 120.0}
     )
     harness.surroundings.restore()
     return run, score_by_itself(harness, control, run) if run.result.status == "ok" else None

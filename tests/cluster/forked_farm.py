@@ -97,8 +97,8 @@ def _farm(arguments: list[str], folder: str, environment: dict[str, str], output
     from research import profiles
     from research.judge.clock import Caps
 
-    for_budget = Caps.for_budget
-    Caps.for_budget = lambda budget, device: replace(for_budget(budget, device), late=0.5)  # type: ignore[method-assign]
+    for_run = Caps.for_run
+    Caps.for_run = lambda spec, device: replace(for_run(spec, device), late=0.5)  # type: ignore[method-assign]
 
     cpu = profiles.PROFILES["cpu"]
     profiles.PROFILES["cpu"] = replace(cpu, contract=replace(cpu.contract, EVAL_TOKENS=EVAL_TOKENS))

@@ -200,6 +200,22 @@ class Runner:
         return Run(result=result, folder=Path(placement.run_folder), left_alive=tuple(answer["left_alive"]))
 
 
+def check_every_run() -> None:
+    """In a judge's process: process B is asked about every run that would not be kept, too."""
+    _check_anyway(1.0)
+
+
+def check_no_run() -> None:
+    """In a judge's process: process B is asked about no run that would not be kept."""
+    _check_anyway(0.0)
+
+
+def _check_anyway(share: float) -> None:
+    from research.judge import scoring
+
+    scoring.CHECKED_ANYWAY = share
+
+
 @cache
 def layers_here() -> Layers:
     """The layers of the sandbox that work on this host; a judge asks for each run, which takes a fifth of a second."""
@@ -249,7 +265,7 @@ def _judge(spec: str, placement: str, train_py: str, caps: Mapping[str, float], 
 
     become_subreaper()
     keep_freed_memory()
-    patient: dict[str, float] = {"startup": 60.0, "grace": 10.0, "late": 10.0, "scoring": 60.0, "hang_up": 1.0, **caps}
+    patient: dict[str, float] = {"startup": 60.0, "grace": 10.0, "late": 10.0, "answers": 60.0, "hang_up": 1.0, **caps}
     what, where = RunSpec.from_json(spec), Placement.from_json(placement)
     judge = Judge(what, where, train_py, emit=lambda event: None, cancelled=lambda: False, caps=Caps(**patient))
     result = judge.execute()

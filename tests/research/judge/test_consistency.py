@@ -23,9 +23,9 @@ def test_splices_are_prefixes_with_another_rows_suffix() -> None:
     splices = splice_rows(rows, 12, np.random.default_rng(1))
     assert len(set(splices.rows.tolist())) == 12
     everywhere = splice_rows(np.tile(rows, (100, 1)), 2000, np.random.default_rng(1))
-    assert set(everywhere.lengths.tolist()) == set(range(1, 32)), "each place that can be looked ahead from is tried"
+    assert set(everywhere.lengths.tolist()) == set(range(1, 33)), "each position is tried, also the last one"
     for row, length, ids in zip(splices.rows, splices.lengths, splices.ids, strict=True):
-        assert 1 <= length <= 31
+        assert 1 <= length <= 32
         assert (ids[:length] == rows[row, :length]).all()
         donor = ids[-1] // 100
         assert donor != row and (ids[length:] == rows[donor, length:]).all()
@@ -74,8 +74,7 @@ def test_a_look_one_token_ahead_shows_at_the_last_position_of_the_prefix(
 )
 def test_other_differences_break_the_rule_too(changes: dict[str, float], where: str) -> None:
     broken = consistency(**changes).broken_rule(ALLOWED)
-    assert broken is not None and f"differently {where} (limit" in broken
-    assert "on 400 rows" in broken and len(broken) < 300
+    assert broken is not None and broken.endswith(f"differently {where}"), "no number that a scorer could choose"
 
 
 @pytest.mark.parametrize("changes", [{"mean": 4e-5, "error": 1e-5}, {"mean": 1e-5}, {"mean": -9e-5, "error": 3e-5}])

@@ -3,6 +3,7 @@
 import json
 import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +25,7 @@ from research.judge.log import Log
 from research.judge.row_scores import load_row_scores
 from research.result import RunResult
 from research.session import DIVERGED
-from tests.research.judged import TRAIN_PY, Run, Runner, read_result, variant, with_train
+from tests.research.judged import TRAIN_PY, Run, Runner, check_every_run, check_no_run, read_result, variant, with_train
 
 
 @pytest.fixture(scope="module")
@@ -97,17 +98,17 @@ def test_everything_is_checked_for_a_run_that_would_be_kept(run: Runner, honest:
     result = run(TRAIN_PY, keep_below=100.0, save_model=True).result
     assert (result.consistency_rows, result.audit_rows) == (256, judged_data.audit_rows)
     assert (honest.result.consistency_rows, honest.result.audit_rows) == (256, judged_data.audit_rows), "no limit: the same"
-    assert result.consistency_max is not None and result.consistency_max < 1e-3
+    assert result.consistency_max is not None and result.consistency_max < 1e-3 and not result.unchecked
     assert (Path(run.runs_folder) / result.run_id / "model.safetensors").exists()
 
 
-def test_a_sample_is_checked_for_a_run_that_would_not(run: Runner, judged_data: PreparedData) -> None:
-    short = run(TRAIN_PY, keep_below=0.1, save_model=True)
-    assert short.result.status == "ok"
-    assert (short.result.consistency_rows, short.result.audit_rows) == (
-        MIN_CONSISTENCY_ROWS,
-        round(judged_data.audit_rows / 10),
-    )
+@pytest.mark.parametrize(("before", "rows"), [(check_every_run, MIN_CONSISTENCY_ROWS), (check_no_run, None)])
+def test_a_run_that_would_not_be_kept_is_sometimes_checked_on_a_sample(
+    before: Callable[[], None], rows: int | None, run: Runner, judged_data: PreparedData
+) -> None:
+    short = run(TRAIN_PY, keep_below=0.1, save_model=True, before=before)
+    assert short.result.status == "ok" and short.result.unchecked
+    assert (short.result.consistency_rows, short.result.audit_rows) == (rows, round(judged_data.audit_rows / 10))
     assert not (short.folder / "model.safetensors").exists()
 
 

@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from research.judge.scoring import ANSWERED_EARLY
-from tests.research.judged import HELPERS, TRAIN_PY, Runner, variant, with_train
+from tests.research.judged import HELPERS, TRAIN_PY, Runner, check_every_run, variant, with_train
 
 FORWARD = "return self.out(self.embedding(ids))"
 
@@ -51,8 +51,8 @@ ANSWERS_BY_MEMORY = variant(
 def test_a_model_that_knows_more_than_the_prefix_is_invalid(
     text: str, reason: str, keep_below: float | None, run: Runner
 ) -> None:
-    """With `keep_below` 0.0 a few rows are spliced, as for a run that would not be kept."""
-    result = run(text, keep_below=keep_below).result
+    """With `keep_below` 0.0 a few rows are spliced, as for one in ten of the runs that would not be kept."""
+    result = run(text, keep_below=keep_below, before=check_every_run).result
     assert result.status == "invalid" and reason in result.reason, result
     assert result.val_bpb is None and result.audit_bpb is None
 
@@ -232,5 +232,5 @@ if not self.training:
             except Exception:
                 time.sleep(1000)
         return self.out(self.embedding(ids))"""
-    result = quick(variant((FORWARD, body.strip())), caps={"scoring": 2.0}).result
+    result = quick(variant((FORWARD, body.strip())), caps={"answers": 2.0}).result
     assert result.status == "timeout" or result.reason == ANSWERED_EARLY
