@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 from agent.observer import LoopObserver
 from agent.shared_research import SharedResearch
@@ -11,6 +12,7 @@ from results.experiment import Experiment, ExperimentRecord, Verdict
 from results.group_state import GroupState, estimate_of, seed_of, without_pin
 from results.group_verdicts import idea_verdict, measurement_verdict, merge_verdict
 from results.machine_shares import unusual_share, usual_spread
+from results.overfitting import measure_overfitting
 from results.store import Store
 from results.verdict import NoisePrior, Rule, baseline_verdict, control_verdict, greedy_verdict, kept_by_hand
 
@@ -26,10 +28,11 @@ class Decisions:
     """Decides for one branch, by all runs of its group."""
 
     def __init__(self, *, branch: str, store: Store, shared: SharedResearch, observer: LoopObserver, noise: NoisePrior,
-                 rule: Rule, baseline_runs: int, memory_cap_mb: float | None) -> None:  # fmt: skip
-        """`baseline_runs` is how often a baseline runs that is the only one of its group."""
+                 rule: Rule, baseline_runs: int, memory_cap_mb: float | None, runs_folder: Path) -> None:  # fmt: skip
+        """`baseline_runs` is how often a baseline runs that is the only one of its group; `runs_folder` has the runs' files."""
         self._branch, self._store, self._shared, self._observer = branch, store, shared, observer
         self._noise, self._rule, self._baseline_runs, self._memory_cap_mb = noise, rule, baseline_runs, memory_cap_mb
+        self._runs_folder = runs_folder
 
     def baseline(self) -> ExperimentRecord:
         """The branch's baseline as it was measured."""
@@ -75,8 +78,24 @@ class Decisions:
             return greedy_verdict(runs, head)
         return idea_verdict(state, experiment, runs)
 
-    def bar_if_too_large(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> None:
-        """Keeps an idea out of the head that needs more memory than it may."""
+    def bar_if_unfit(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> None:
+        """Keeps ideas out of the head that need more memory than they may, or whose gain the audit rows don't show.
+
+        Those are the idea of an exploration, and what a merge adds to the head.
+        """
+        self._bar_if_too_large(experiment, runs)
+        if experiment.kind not in ("explore", "manual", "merge") or not any(run.status == "ok" for run in runs):
+            return
+        head = self._shared.head()
+        assert head is not None, "the baseline comes first"
+        before = self._store.record(head.experiment_id)
+        found = measure_overfitting(before, self._store.record(experiment.id), self._runs_folder)
+        if found is None or not found.is_on_validation_alone:
+            return
+        for idea in {experiment.id} if experiment.kind != "merge" else set(experiment.patches) - set(head.patches):
+            self._shared.rule("bar", idea, "the gain on the validation rows does not show on rows that no researcher sees")
+
+    def _bar_if_too_large(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> None:
         peak = max((run.peak_memory_mb or 0.0 for run in runs if run.status == "ok"), default=0.0)
         cap = self._memory_cap_mb
         if experiment.kind in ("explore", "manual") and cap is not None and peak > cap:

@@ -60,6 +60,8 @@ class LoopSettings:
     """The gain in bpb that each net added line must bring."""
     memory_cap_mb: float | None = None
     """The most peak memory in MiB that an idea may need to be kept; None: no cap."""
+    runs_folder: Path
+    """The folder of the runs' files, each in a folder named by its run's id."""
     program: Path
     """program.md; read again for every proposal, so that people can edit it while the farm runs."""
     retry_pauses_s: tuple[float, float] = RETRY_PAUSES_S
@@ -81,7 +83,7 @@ class ResearchLoop:
                                    line_price=settings.line_price, fit=settings.fit)  # fmt: skip
         self._decisions = Decisions(branch=branch.name, store=store, shared=shared, observer=observer,
                                     noise=settings.noise, rule=settings.rule, baseline_runs=settings.baseline_runs,
-                                    memory_cap_mb=settings.memory_cap_mb)  # fmt: skip
+                                    memory_cap_mb=settings.memory_cap_mb, runs_folder=settings.runs_folder)  # fmt: skip
         self._proposer = Proposer(branch=branch.name, researcher=researcher, store=store,
                                   observer=observer, context=self.context,
                                   head_train_py=lambda: worktree.train_py(self.head().commit),
@@ -255,7 +257,7 @@ class ResearchLoop:
                 if experiment.kind == "baseline" and run.status == "lost":
                     raise InfrastructureFailed(f"{experiment.id} was lost {MAX_TRIES} times in a row: {run.reason}")
                 runs = (*runs, run)
-        self._decisions.bar_if_too_large(experiment, runs)
+        self._decisions.bar_if_unfit(experiment, runs)
         by_hand = self._is_by_hand(experiment)
         verdict = self._decisions.verdict(experiment, runs, by_hand=by_hand)
         if by_hand:

@@ -14,6 +14,7 @@ from research.result import RunResult, RunSpec, SandboxMode
 from results.experiment import Branch, Experiment
 from results.group_state import common_seed
 from results.store import Store
+from results.time_caps import time_caps
 
 Execute = Callable[[Experiment, str, RunSpec, Callable[[dict[str, Any]], None]], Awaitable[RunResult]]
 """Runs an experiment's train.py with a spec on a device of the branch's platform; calls the function with progress events."""
@@ -40,7 +41,7 @@ class ExperimentRuns:
     async def run(self, experiment: Experiment, index: int) -> RunResult:
         """The experiment's run `index`, under a common seed; `lost` if the infrastructure lost it MAX_TRIES times."""
         train_py = self._worktree.train_py(experiment.commit)
-        is_idea = experiment.kind in ("explore", "manual")
+        is_idea = experiment.kind == "explore"
         for _ in range(MAX_TRIES):
             tries = len(self._store.record(experiment.id).runs)
             spec = self._spec(experiment.id, number=experiment.number, index=index, tries=tries, is_idea=is_idea)
@@ -57,11 +58,15 @@ class ExperimentRuns:
     def _spec(self, experiment: str, *, number: int, index: int, tries: int, is_idea: bool) -> RunSpec:
         """The spec of the experiment's run `index`; `tries` counts its runs so far, lost ones included."""
         seed = common_seed(self._group, self._loop, number, index)
+        before = self._store.records(self._branch) if is_idea else []
+        caps = time_caps([run for record in before for run in record.runs])
         return RunSpec(
             run_id=f"{experiment}-{tries + 1}",
             contract=self._contract,
             seed=seed,
             keep_below=self._keep_below(seed) if is_idea else None,
+            startup_cap=caps.startup,
+            answer_cap=caps.answers,
             save_model=self._save_model,
             sandbox=self._sandbox,
         )

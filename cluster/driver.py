@@ -191,6 +191,7 @@ class Farm:
             noise=noise_prior_of(plan.contract),
             line_price=self.options.line_price,
             memory_cap_mb=self.options.memory_cap_mb,
+            runs_folder=self.options.home.runs,
             rule=self.options.rule,
             baseline_runs=self.options.baseline_runs,
             program=self.options.repo / "program.md",

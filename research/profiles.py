@@ -33,6 +33,8 @@ class Profile:
     """Names of hyperparameters that fit the hardware, which the recipe `original` leaves as they are."""
     sigma: float
     """Prior standard deviation of val_bpb between seeds."""
+    time_slope: float
+    """Loss of val_bpb per unit of the logarithm of the training time that is missing."""
     model_bytes: int
     """GPU memory of training that does not depend on the batch, in bytes: weights, gradients, optimizer state and workspace."""
     device_bytes_per_token: int
@@ -53,6 +55,7 @@ PROFILES: Final[Mapping[str, Profile]] = {
         ),
         hyperparameters=STANDARD,
         sigma=0.0007,
+        time_slope=0.06,
         model_bytes=1_500_000_000,
         device_bytes_per_token=200_000,
         what_for="a GPU with 20 GB or more: the original's constants",
@@ -69,6 +72,7 @@ PROFILES: Final[Mapping[str, Profile]] = {
         hyperparameters=SMALL,
         sizes=SIZES,
         sigma=0.002,
+        time_slope=0.06,
         model_bytes=250_000_000,
         device_bytes_per_token=90_000,
         what_for="a smaller GPU, or a Mac",
@@ -85,6 +89,7 @@ PROFILES: Final[Mapping[str, Profile]] = {
         hyperparameters=CPU,
         sizes=SIZES,
         sigma=0.020,
+        time_slope=0.57,
         model_bytes=50_000_000,
         device_bytes_per_token=60_000,
         what_for="no GPU: a tiny model on the Python library's own sources",

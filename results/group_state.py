@@ -20,7 +20,7 @@ from results import policy, waves
 from results.effect_estimate import NoiseModel, Seed
 from results.experiment import Branch, Experiment, edit_of
 from results.group_entries import Entry, Joined, Ran, Ruled
-from results.machine_shares import USUAL_OF, doubt_of_share
+from results.machine_shares import USUAL_OF, doubt_of_share, share_of
 from results.policy import FarmState, Finished, Patch, Rules, RunKind
 from results.verdict import noise_prior
 
@@ -30,6 +30,9 @@ standard deviation of 0.0027 bpb, and one small change under the same seeds move
 
 MEMORY_PRICE = 0.0005
 """The gain in bpb that each doubling of the head's peak memory must pay for."""
+
+ANSWER_SLACK = 1.5
+"""Multiples of its parent's seconds in which an idea's model may answer the validation rows without paying for it."""
 
 SLACK_SIGMAS = 0.5
 """The most that an idea may lose, in sigmas as claimed, however much simpler its code is."""
@@ -63,7 +66,13 @@ class GroupState:
     memory_at: Mapping[str, float] = field(default_factory=dict)
     """Peak memory in MiB of each commit's last run with a score."""
     shares: tuple[float, ...] = ()
-    """The latest runs' shares of the machine, on a CPU."""
+    """The latest runs' shares of their machine (`machine_shares.share_of`)."""
+    answer_seconds_at: Mapping[str, float] = field(default_factory=dict)
+    """Seconds in which each commit's last run with a score answered the validation rows."""
+    time_slope: float = 0.0
+    """As in `Profile`."""
+    budget: float = 1.0
+    """Seconds of training."""
     records: int = 0
     """How many records it follows from, of whatever kind."""
     why_ruled: Mapping[str, str] = field(default_factory=dict)
@@ -88,7 +97,11 @@ class IdeaEstimate:
 
 def begin(branch: Branch, *, rules: Rules | None = None) -> GroupState:
     """The state before any record of a group to which this branch belongs."""
-    return GroupState(farm=policy.begin(noise_model(branch), devices=0, rules=rules or rules_of(branch)))
+    return GroupState(
+        farm=policy.begin(noise_model(branch), devices=0, rules=rules or rules_of(branch)),
+        time_slope=profile_named(branch.profile).time_slope,
+        budget=Contract.from_json(branch.contract_json).TIME_BUDGET,
+    )
 
 
 def noise_model(branch: Branch) -> NoiseModel:
@@ -219,7 +232,8 @@ def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finishe
         left_out=frozenset(experiment.left_out),
         idea=_idea(state, entry, patches) if kind == "explore" else None,
         seed=seed_of(experiment, run),
-        doubt=doubt_of_share(run, state.shares),
+        doubt=doubt_of_share(run, state.shares, time_slope=state.time_slope),
+        checked=not run.unchecked,
     )
 
 
@@ -233,7 +247,7 @@ def _idea(state: GroupState, entry: Ran, patches: frozenset[str]) -> Patch | Non
     slots, others = frozenset(experiment.slots), patches & state.ideas.keys() - {experiment.id}
     needs = frozenset(name for name in others if state.ideas[name].slots & slots)
     least = -SLACK_SIGMAS * state.farm.posterior.model.sigma
-    price = max(experiment.price, least) + _memory_price(state, entry)
+    price = max(experiment.price, least) + _memory_price(state, entry) + _scoring_price(state, entry)
     return Patch(name=experiment.id, slots=slots, price=price, needs=needs)
 
 
@@ -243,16 +257,30 @@ def _memory_price(state: GroupState, entry: Ran) -> float:
     return MEMORY_PRICE * math.log2(peak / before) if before and peak and peak > before else 0.0
 
 
+def _scoring_price(state: GroupState, entry: Ran) -> float:
+    """What computing more while it is scored must pay for, in bpb: what as many seconds of training would gain.
+
+    So a model gains nothing by going on with its training there. Up to ANSWER_SLACK times the parent's seconds are free.
+    """
+    before, seconds = state.answer_seconds_at.get(entry.experiment.parent_commit), entry.run.answer_seconds
+    if not before or not seconds:
+        return 0.0
+    return state.time_slope * math.log1p(max(0.0, seconds - ANSWER_SLACK * before) / state.budget)
+
+
 def _with_machine(state: GroupState, entry: Ran) -> GroupState:
-    """The state with the run's memory and its share of the machine."""
+    """The state with the run's memory, its share of the machine and the time that its answers took."""
     run = entry.run
     if run.status != "ok":
         return state
-    if run.device == "cpu" and run.cpu_share:
-        state = replace(state, shares=(*state.shares, run.cpu_share)[-USUAL_OF:])
+    commit, share = entry.experiment.commit, share_of(run)
+    if share is not None:
+        state = replace(state, shares=(*state.shares, share)[-USUAL_OF:])
+    if run.answer_seconds is not None:
+        state = replace(state, answer_seconds_at={**state.answer_seconds_at, commit: run.answer_seconds})
     if run.peak_memory_mb is None:
         return state
-    return replace(state, memory_at={**state.memory_at, entry.experiment.commit: run.peak_memory_mb})
+    return replace(state, memory_at={**state.memory_at, commit: run.peak_memory_mb})
 
 
 def _ruled(state: GroupState, entry: Ruled) -> GroupState:

@@ -1,9 +1,9 @@
 """Whether runs had equal shares of the machine: scores under a time budget compare only if they had.
 
-A run with an unusual share of the CPU is less certain, which the estimate takes into account. All else is for people alone.
-
-On a CPU the kernel's account of a run's threads tells (`RunResult.cpu_share`), for runs of any commit. What slows a run without
-that, such as a GPU that is hot or shared, shows in the steps that it reports, which compare between runs of one commit alone.
+A run with an unusual share is less certain, which the estimate takes into account. On a CPU the kernel's account of its threads
+tells (`RunResult.cpu_share`), on a GPU the speed that the judge measured right after it (`RunResult.gpu_tflops`): both are the
+judge's figures, and compare between runs of any commit. The steps that a run reports are for people alone, and compare between
+runs of one commit.
 """
 
 import math
@@ -22,8 +22,8 @@ CPU_TOLERANCE = 0.05
 has a standard deviation of 0.034 between seeds, so that 5% of the steps are worth nearly one standard deviation."""
 
 
-STEPS_SLOPE = 0.57
-"""Loss in bpb per unit of ln(steps) with the `cpu` profile, by which an unusual share of the machine moves a score."""
+SPEED_TOLERANCE = 0.03
+"""Relative difference of a GPU's speed, as the judge measures it, up to which two runs had equal shares of it."""
 
 FEWEST_SHARES = 5
 """The number of runs from which it is known how much shares of the machine differ anyway."""
@@ -52,7 +52,7 @@ def unequal_shares(records: Sequence[ExperimentRecord], every: Sequence[Experime
     `every`: the experiments of all branches of its group, which say what share is usual on their platform.
     """
     runs = [run for record in every for run in record.runs if run.status == "ok"]
-    shares = [run.cpu_share for run in runs if run.cpu_share is not None and _on_cpu(run)]
+    shares = [share for run in runs if (share := share_of(run)) is not None]
     usual = median_high(shares) if len(shares) > 1 else None
     steps_of: dict[str, list[int]] = {}
     for record in records:
@@ -61,7 +61,7 @@ def unequal_shares(records: Sequence[ExperimentRecord], every: Sequence[Experime
     found = []
     for record in records:
         for run in (run for run in record.runs if run.status == "ok"):
-            words = [_cpu_words(run, usual), _steps_words(run, steps_of[record.experiment.commit])]
+            words = [_share_words(run, usual), _steps_words(run, steps_of[record.experiment.commit])]
             if any(words):
                 found.append(UnequalShare(run=run, words=", ".join(filter(None, words))))
     return found
@@ -76,16 +76,20 @@ def work_ratio(old: RunResult, new: RunResult) -> float | None:
     return None
 
 
+def share_of(run: RunResult) -> float | None:
+    """What a run had of its machine, by the judge: a share of the CPU, or the speed of its GPU in TFLOP/s; None if unknown."""
+    return (run.cpu_share if _on_cpu(run) else run.gpu_tflops) or None
+
+
 def unusual_share(run: RunResult, shares: Sequence[float]) -> float:
-    """How much more of the CPU a run had than the latest runs of its group, as a logarithm; 0 if that isn't known."""
-    if not _on_cpu(run) or not run.cpu_share or len(shares) < 2:
-        return 0.0
-    return math.log(run.cpu_share / median(shares))
+    """How much more of its machine a run had than the latest runs of its group, as a logarithm; 0 if that isn't known."""
+    share = share_of(run)
+    return 0.0 if share is None or len(shares) < 2 else math.log(share / median(shares))
 
 
-def doubt_of_share(run: RunResult, shares: Sequence[float]) -> float:
-    """How far an unusual share of the machine may have moved a run's score, in bpb."""
-    return STEPS_SLOPE * abs(unusual_share(run, shares))
+def doubt_of_share(run: RunResult, shares: Sequence[float], *, time_slope: float) -> float:
+    """How far an unusual share of the machine may have moved a run's score, in bpb; `time_slope` is the profile's."""
+    return time_slope * abs(unusual_share(run, shares))
 
 
 def usual_spread(shares: Sequence[float]) -> float:
@@ -99,10 +103,13 @@ def usual_spread(shares: Sequence[float]) -> float:
     return 3 * 1.4826 * median(abs(math.log(share / middle)) for share in shares)
 
 
-def _cpu_words(run: RunResult, usual: float | None) -> str:
-    if usual is None or run.cpu_share is None or not _on_cpu(run) or abs(run.cpu_share / usual - 1) <= CPU_TOLERANCE:
+def _share_words(run: RunResult, usual: float | None) -> str:
+    share = share_of(run)
+    if usual is None or share is None or abs(share / usual - 1) <= (CPU_TOLERANCE if _on_cpu(run) else SPEED_TOLERANCE):
         return ""
-    return f"{run.cpu_share:.0%} of its CPU time, {usual:.0%} is usual"
+    if _on_cpu(run):
+        return f"{share:.0%} of its CPU time, {usual:.0%} is usual"
+    return f"its GPU did {share:.0f} TFLOP/s, {usual:.0f} is usual"
 
 
 def _steps_words(run: RunResult, steps: Sequence[int]) -> str:

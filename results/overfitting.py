@@ -1,4 +1,7 @@
-"""Overfitting to the validation rows: whether a branch's gain holds on the audit rows. For people: it reads audit scores."""
+"""Overfitting to the validation rows: whether a gain holds on the audit rows.
+
+It reads audit scores, so its figures are for people. Researchers learn of it only that a gain does not hold.
+"""
 
 import math
 from collections.abc import Sequence
@@ -56,6 +59,12 @@ class Overfitting:
     def standard_errors(self) -> float | None:
         """The number of standard errors by which validation improved more than audit; None if they are unknown or 0."""
         return None if not self.standard_error else -self.gap / self.standard_error
+
+    @property
+    def is_on_validation_alone(self) -> bool:
+        """Whether validation certainly improved more than audit (by ALARM_STANDARD_ERRORS), which shows less than half of it."""
+        certain = self.standard_errors is not None and self.standard_errors > ALARM_STANDARD_ERRORS
+        return certain and self.audit.change > self.val.change / 2
 
     @property
     def alarm(self) -> str:

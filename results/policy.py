@@ -81,6 +81,8 @@ class Finished:
     seed: Seed | None = None
     doubt: float = 0.0
     """As in `Look`."""
+    checked: bool = True
+    """Whether the score has been confirmed on all rows: a train.py whose score has not becomes no head by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +175,7 @@ def observe(state: FarmState, run: Finished) -> FarmState:
         return settled(_greedily(state, run))
     if run.kind == "wave":  # it is judged as a whole
         return state
-    return settled(state, ran=run.patches if run.score is not None else None)
+    return settled(state, ran=run.patches if run.score is not None and run.checked else None)
 
 
 def settled(state: FarmState, *, ran: frozenset[str] | None = None) -> FarmState:

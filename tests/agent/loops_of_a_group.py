@@ -77,7 +77,7 @@ class Group:
                 store=self.store, repo=self.repo, group=GROUP, baseline_commit=branch.baseline_commit, observer=Nobody()
             )  # fmt: skip
             settings = LoopSettings(contract=CONTRACT, sandbox="auto", save_model=False, noise=NoisePrior(sigma=0.02),
-                                    rule=self.rule, baseline_runs=2, program=self.home / "none",
+                                    rule=self.rule, baseline_runs=2, runs_folder=self.home / "runs", program=self.home / "none",
                                     retry_pauses_s=(0.001, 0.01))  # fmt: skip
             loops.append(ResearchLoop(branch=branch, worktree=worktree, researcher=Agent(steps), store=self.store,
                                       shared=shared, execute=self._execute, observer=Nobody(), settings=settings,

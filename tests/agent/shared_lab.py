@@ -105,7 +105,8 @@ class SharedLab:
             store=self.store, repo=self.repo, group=GROUP, baseline_commit=branch.baseline_commit, observer=self.listener
         )  # fmt: skip
         settings = LoopSettings(contract=contract, sandbox="auto", save_model=False, noise=NoisePrior(sigma=SIGMA),
-                                rule="estimate", baseline_runs=2, program=self.home / "none")  # fmt: skip
+                                rule="estimate", baseline_runs=2, runs_folder=self.home / "runs",
+                                program=self.home / "none")  # fmt: skip
         steps = [Step(title=idea, constants={idea: 1}) for idea in list(EFFECTS)[number :: len(self.names)]]
         return ResearchLoop(branch=branch, worktree=worktree, researcher=ScriptedResearcher(steps), store=self.store,
                             shared=shared, execute=execute, observer=self.listener, settings=settings,

@@ -64,7 +64,8 @@ class Checkout:
                         created="2026-03-08T20:00:00Z")  # fmt: skip
         self.store.add_branch(branch)
         settings = LoopSettings(contract=contract, sandbox="auto", save_model=False, noise=NoisePrior(sigma=0.01),
-                                rule="estimate", baseline_runs=1, program=self.repo / "none", fit=self.fit)  # fmt: skip
+                                rule="estimate", baseline_runs=1, runs_folder=self.repo / "runs", program=self.repo / "none",
+                                fit=self.fit)  # fmt: skip
         shared = SharedResearch(store=self.store, repo=self.repo, group=BRANCH, baseline_commit=self.baseline,
                                 observer=Nobody())  # fmt: skip
         return ResearchLoop(branch=branch, worktree=worktree or Worktree.in_place(self.repo, BRANCH), store=self.store,

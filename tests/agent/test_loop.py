@@ -84,6 +84,7 @@ def make_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             noise=NoisePrior(sigma=0.01),
             rule="estimate",
             baseline_runs=2,
+            runs_folder=tmp_path / "runs",
             program=tmp_path / "none",
         )
         shared = SharedResearch(store=store, repo=repo, group=BRANCH, baseline_commit=branch.baseline_commit,

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from research.profiles import profile_named
 from results import policy
 from results.experiment import Experiment
 from results.group_entries import Joined, Ran, Ruled
@@ -92,6 +93,18 @@ def test_lines_and_memory_have_a_price_and_simpler_code_may_lose_a_little() -> N
     assert price(price=0.001, peak=90_000.0) == pytest.approx(0.001 + MEMORY_PRICE)
     assert price(price=-0.1) == pytest.approx(-SIGMA / 2), "however many lines go"
     assert price(peak=20_000.0) == 0.0
+
+
+def test_computing_more_while_it_is_scored_costs_what_as_much_training_would_gain() -> None:
+    control = replace(make_experiment(9, kind="control", commit="base", program="p0"), patches=())
+    before = ran(started(), control, 1.0, answer_seconds=10.0)
+    slope, budget = profile_named("standard").time_slope, before.budget
+
+    def price(seconds: float | None) -> float:
+        return ran(before, idea(1), 0.99, answer_seconds=seconds).ideas["mar8-0001"].price
+
+    assert price(None) == price(9.0) == price(14.0) == 0.0, "what the parent took, and half as much again, is free"
+    assert price(45.0) == pytest.approx(slope * math.log1p(30.0 / budget))
 
 
 def test_an_older_home_has_the_ideas_of_its_chain_of_keeps() -> None:

@@ -1,10 +1,13 @@
 """Unequal shares of the machine: what is marked, on a CPU and on a GPU, and that nothing is marked without reason."""
 
+import math
 from dataclasses import replace
+
+import pytest
 
 from research.result import RunResult
 from results.experiment import ExperimentRecord
-from results.machine_shares import unequal_shares, work_ratio
+from results.machine_shares import doubt_of_share, unequal_shares, unusual_share, work_ratio
 from results.report import morning_report
 from results.show import show_text
 from tests.results.history_samples import history_of
@@ -24,6 +27,10 @@ def on_gpu(steps: int | None, share: float | None = None) -> RunResult:
     return make_run("", 1.0, device="cuda:0", cpu_share=share, reported_steps=steps)
 
 
+def at_speed(tflops: float | None) -> RunResult:
+    return make_run("", 1.0, device="cuda:0", gpu_tflops=tflops)
+
+
 def marked(*records: ExperimentRecord) -> list[str]:
     return [found.run.run_id for found in unequal_shares(records, records)]
 
@@ -34,6 +41,14 @@ def test_a_cpu_that_was_busy_or_quiet_for_one_run_is_seen_across_commits() -> No
     assert marked(*usual, experiment(3, on_cpu(0.91))) == ["r3-1"]
     busy = [experiment(number, on_cpu(0.55)) for number in range(3)]
     assert marked(*busy, experiment(3, on_cpu(0.98))) == ["r3-1"], "a run that had more looks like a gain"
+
+
+def test_a_gpu_that_was_slow_for_one_run_is_seen_across_commits() -> None:
+    usual = [experiment(number, at_speed(700.0)) for number in range(3)]
+    assert marked(*usual, experiment(3, at_speed(690.0))) == [] and marked(*usual, experiment(3, at_speed(None))) == []
+    assert marked(*usual, experiment(3, at_speed(350.0))) == ["r3-1"]
+    assert unusual_share(at_speed(350.0), [700.0, 701.0, 699.0]) == pytest.approx(-math.log(2))
+    assert doubt_of_share(at_speed(350.0), [700.0, 701.0, 699.0], time_slope=0.1) == pytest.approx(0.1 * math.log(2))
 
 
 def test_steps_compare_within_a_commit_by_the_devices_tolerance() -> None:

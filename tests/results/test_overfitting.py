@@ -55,6 +55,18 @@ def test_a_gain_on_validation_alone_is_an_alarm(tmp_path: Path) -> None:
     assert "more than audit by" in found.alarm and "--tag" in found.alarm
 
 
+@pytest.mark.parametrize(
+    ("val_gain", "audit_gain", "alone"), [(0.05, 0.0, True), (0.05, 0.02, True), (0.05, 0.04, False), (0.001, 0.0, False)]
+)
+def test_a_gain_counts_as_validations_alone_if_audit_shows_less_than_half_of_it(
+    val_gain: float, audit_gain: float, alone: bool, tmp_path: Path
+) -> None:
+    leave_rows(tmp_path, "r0", seed=1, val_gain=0.0, audit_gain=0.0)
+    leave_rows(tmp_path, "r1", seed=2, val_gain=val_gain, audit_gain=audit_gain)
+    found = measure_overfitting(record(0), record(1), tmp_path)
+    assert found is not None and found.is_on_validation_alone == alone
+
+
 def test_the_report_has_the_alarm(tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     leave_rows(tmp_path / "runs", "r0", seed=1, val_gain=0.0, audit_gain=0.0)

@@ -56,6 +56,18 @@ def kind_of(state: FarmState, under_way: Iterable[RunKind] = ()) -> str | None:
     return work.kind if work else None
 
 
+def test_a_score_that_nobody_has_confirmed_makes_no_head() -> None:
+    """It is kept by the estimate, so that a merge, which is checked in full, verifies it."""
+    before = started()
+    idea = Patch(name="idea")
+    work = policy.explored(before, idea)
+    finished = Finished(kind="explore", score=0.98, patches=work.patches, idea=idea, checked=False)
+    state = policy.observe(before, finished)
+    assert state.head == frozenset() and policy.kept(state) == {"idea"} and kind_of(state) == "merge"
+    assert merged(state).head == {"idea"}
+    assert policy.observe(before, replace(finished, checked=True)).head == {"idea"}
+
+
 def test_the_order_is_baselines_then_merge_then_control_then_explore() -> None:
     empty = policy.begin(NoiseModel(sigma=SIGMA), devices=4)
     assert kind_of(empty) == kind_of(empty, ["baseline"]) == "baseline" and kind_of(empty, ["baseline"] * 2) is None
