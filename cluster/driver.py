@@ -4,12 +4,14 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop
+from agent.repo.repository import train_py_at
 from agent.researcher import BudgetSpent, OutOfIdeas
 from agent.researchers.make import make_researcher
 from agent.shared_research import SharedResearch
@@ -206,9 +208,11 @@ class Farm:
             branch=experiment.branch,
             experiment=experiment.id,
             platform=platform_identity(plan.device),
-            repeats=sum(run.status == "lost" for run in self.store.record(experiment.id).runs),
+            repeats=lost_since_its_last_result(self.store.record(experiment.id).runs),
         )
-        return await self.dispatcher.execute(item, train_py, spec, report)
+        baseline = self.store.baseline(experiment.branch)
+        control = None if baseline is None else train_py_at(self.options.repo, baseline.experiment.commit)
+        return await self.dispatcher.execute(item, train_py, spec, report, control=control)
 
 
 class FarmRun:
@@ -330,6 +334,11 @@ def limit_in_words(limit: int, done: int, *, is_alone: bool) -> str:
         return f"the limit of {counted(limit, 'experiment')} per branch is reached"
     beyond = f", and the limit is {limit}" if done > limit else ""
     return f"{counted(done, 'experiment')} {'is' if done == 1 else 'are'} done{beyond}"
+
+
+def lost_since_its_last_result(runs: Sequence[RunResult]) -> int:
+    """How many of an experiment's runs, in their order, were lost after the last one that was not."""
+    return len(list(takewhile(lambda run: run.status == "lost", reversed(runs))))
 
 
 def noise_prior_of(contract: Contract) -> NoisePrior:
