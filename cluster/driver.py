@@ -26,6 +26,7 @@ from cluster.farm_events import FarmEvents
 from cluster.farm_options import FarmOptions
 from cluster.hardware import platform_identity
 from cluster.history_export import HistoryExport
+from cluster.home import usual_homes
 from cluster.local_api import FarmServer
 from cluster.loop_plans import LoopPlan, Planner
 from cluster.person_requests import Answer, Ask, record
@@ -352,11 +353,11 @@ def noise_prior_of(contract: Contract) -> NoisePrior:
 
 
 def agent_bounds(options: FarmOptions, data: PreparedData) -> AgentBounds:
-    """The bounds of a researcher's command: it may not read the farm's home, nor what runs are scored on."""
+    """The bounds of a researcher's command: it may not read this farm's home or others, nor what runs are scored on."""
     of_data = [path for path in (data.folder, *map(Path, data.evaluation_paths)) if not is_needed(path)]  # Python's library is
     return AgentBounds(
         sandbox=options.sandbox,
-        hidden=(options.home.folder, options.cache, *of_data),
+        hidden=(options.home.folder, *usual_homes(options.source_tree or options.repo), options.cache, *of_data),
         writable=options.agent_writes,
     )
 
