@@ -6,6 +6,7 @@ and when the command has ended, all its processes are killed, whatever session t
 
 import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 from research.sandbox import machine_files
 from research.sandbox.descendants import kill_descendants
 from research.sandbox.layers import BROKEN
+from research.sandbox.limits import MAX_TASKS
 from research.sandbox.linux import (
     PR_SET_DUMPABLE,
     PR_SET_NO_NEW_PRIVS,
@@ -74,6 +76,8 @@ def main() -> int:
     pid = os.fork()
     if pid == 0:
         _become_command(order)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # it ends when the command has ended
     status = _status_or_end(pid)
     left = kill_descendants()
     if left:
@@ -115,6 +119,10 @@ def _become_command(order: Order) -> NoReturn:
 
 def _contain(order: Order, files: MachineFiles) -> None:
     if order.namespaces:
+        if os.geteuid():  # the kernel's limit doesn't bind root
+            _, most = resource.getrlimit(resource.RLIMIT_NPROC)
+            tasks = MAX_TASKS if most == resource.RLIM_INFINITY else min(MAX_TASKS, most)
+            resource.setrlimit(resource.RLIMIT_NPROC, (tasks, tasks))
         enter_namespaces(0, inside=lambda: machine_files.enter_mounts(files), namespaces=machine_files.NAMESPACES)
     elif order.landlock:
         machine_files.restrict(files)
