@@ -354,6 +354,9 @@ def _add_researcher(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--researcher", type=_text, default="search", metavar="R",
                         help=f"who proposes edits: {RESEARCHERS} (default: search, which needs no key)")  # fmt: skip
     parser.add_argument("--model", type=_text, metavar="M", help="model that --researcher claude uses")
+    parser.add_argument("--agent-writes", type=_text, action="append", metavar="PATH",
+                        help="a file or folder that command: may write beside its working folder and what coding agents keep "
+                        "in your home (repeatable)")  # fmt: skip
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:

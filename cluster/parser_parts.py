@@ -77,5 +77,6 @@ def words_for(options: argparse.Namespace, *, without: Collection[str]) -> list[
         if name in without or value is None or value is False or str(value) == "":
             continue
         option = "--" + name.replace("_", "-")
-        words.append(option if value is True else f"{option}={value}")
+        values = value if isinstance(value, list) else [value]
+        words += [option if value is True else f"{option}={value}" for value in values]
     return words

@@ -19,6 +19,7 @@ HOMES = {
 """Heavy dependency -> the only folder whose files import it."""
 
 PURE = (
+    "cluster/blame.py",
     "cluster/workqueue.py",
     "results/verdict.py",
     "results/effect_prior.py",

@@ -89,15 +89,15 @@ def probe(view: View, *, platform: str = sys.platform) -> Layers:
         return NO_LAYERS
     version = landlock.abi()
     with tempfile.TemporaryDirectory(prefix="autoresearch-probe-") as folder:
-        without_namespaces = _failure(lambda: _try_namespaces(view, Path(folder)))
+        without_namespaces = failure_of(lambda: _try_namespaces(view, Path(folder)))
     problems = {
         "namespaces": without_namespaces,
         "landlock": None if version else "the kernel lacks it, or it is turned off",
-        "seccomp": _failure(lambda: seccomp.install(seccomp.run_program())),
+        "seccomp": failure_of(lambda: seccomp.install(seccomp.run_program())),
     }
     namespaces = problems["namespaces"] is None
     if os.geteuid() == 0:
-        problems["identity"] = _failure(lambda: _try_identity(view, namespaces=namespaces))
+        problems["identity"] = failure_of(lambda: _try_identity(view, namespaces=namespaces))
     return Layers(
         identity=problems.get("identity", "") is None,
         namespaces=namespaces,
@@ -196,7 +196,7 @@ def _hide_files(sandbox: Sandbox, folder: Path) -> None:
 # --- probing --------------------------------------------------------------------------------------------------------
 
 
-def _failure(attempt: Callable[[], None]) -> str | None:
+def failure_of(attempt: Callable[[], None]) -> str | None:
     """Why `attempt` fails in a separate process; None if it succeeds."""
     answer, say = os.pipe()
     pid = os.fork()
@@ -216,7 +216,7 @@ def _failure(attempt: Callable[[], None]) -> str | None:
 def _try_namespaces(view: View, folder: Path) -> None:
     """Raises OSError if no root folder can be built in `folder`."""
     unshare_all()
-    problem = _failure(lambda: enter_root(view, folder, compiled=None, owner=os.geteuid(), memory_bytes=2**20))
+    problem = failure_of(lambda: enter_root(view, folder, compiled=None, owner=os.geteuid(), memory_bytes=2**20))
     if problem:
         raise OSError(problem)
 

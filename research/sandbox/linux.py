@@ -77,12 +77,21 @@ def bind(source: str | Path, target: str | Path) -> None:
     mount(str(source), target, None, MS_BIND | MS_REC)
 
 
-def make_read_only(target: str | Path, *, devices: bool = False) -> None:
-    """Makes a mount and those below it read-only, without set-user-id programs and, unless `devices`, device nodes."""
+def make_read_only(target: str | Path, *, devices: bool = False, below: bool = True) -> None:
+    """Makes a mount read-only, without set-user-id programs and, unless `devices`, device nodes; with all mounts `below` it."""
     attributes = _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | (0 if devices else _MOUNT_ATTR_NODEV)
-    wanted = _MountAttributes(set=attributes)
-    path = ctypes.c_char_p(os.fsencode(target))
-    syscall("mount_setattr", _AT_FDCWD, path, _AT_RECURSIVE, ctypes.byref(wanted), ctypes.c_size_t(ctypes.sizeof(wanted)))
+    _set_attributes(target, _MountAttributes(set=attributes), below=below)
+
+
+def make_writable(target: str | Path, *, devices: bool = False) -> None:
+    """Makes a mount, but not those below it, writable again, and with `devices` its device nodes usable."""
+    cleared = _MOUNT_ATTR_RDONLY | (_MOUNT_ATTR_NODEV if devices else 0)
+    _set_attributes(target, _MountAttributes(clear=cleared), below=False)
+
+
+def _set_attributes(target: str | Path, wanted: _MountAttributes, *, below: bool) -> None:
+    path, flags = ctypes.c_char_p(os.fsencode(target)), _AT_RECURSIVE if below else 0
+    syscall("mount_setattr", _AT_FDCWD, path, flags, ctypes.byref(wanted), ctypes.c_size_t(ctypes.sizeof(wanted)))
 
 
 def pivot_root(new_root: Path) -> None:

@@ -164,6 +164,8 @@ def test_every_command_has_a_function_and_help(command):
         (["run", "--model", "claude-opus-5-5"], "--model is for --researcher claude"),
         (["run", "--researcher", "command:agent", "--model", "m"], "--model is for --researcher claude"),
         (["run", "--max-cost", "3"], "--max-cost is for --researcher claude"),
+        (["run", "--agent-writes", "/tmp"], "--agent-writes is for --researcher command"),
+        (["run", "--devices", "cpu", "--researcher", "command:true", "--agent-writes", "/non/existent"], "/non/existent"),
         (["run", "--engine", "local", "--address", "10.0.0.1:6379"], "--engine local uses no cluster"),
         (["run", "--engine", "ray", "--address", "1.2.3.4:99999"], "a port from 1 to 65535"),
         (["run", "--engine", "ray", "--address", "ray://head"], "HOST:PORT"),
@@ -199,6 +201,7 @@ def test_what_the_user_can_mend_is_one_line(home, capsys, arguments, says):
 
 EMPTY = [
     *(["run", option, ""] for option in ("--tag", "--model", "--researcher", "--source", "--home", "--cache", "--address")),
+    ["run", "--agent-writes", ""],
     *(["try", option, " "] for option in ("--tag", "-m", "--home", "--cache", "--source")),
     ["abandon", ""],
     *(["submit", option, ""] for option in ("--tag", "--address", "--home", "--cache")),
