@@ -35,12 +35,12 @@ from research.gpu_driver import first_gpu
 from research.ipc.channel import monotonic
 from research.judge.conversation import Emit
 from research.judge.judge import Judge, Requested, scratch_prefix
-from research.judge.processes import kill_descendants
 from research.kernels.preload import preload_for_gpu
 from research.measured_cpu_share import TrainingShare
 from research.number_options import budget_seconds, gigabytes, number_from
 from research.profiles import PROFILES, choose_profile, contract_for, memory_limit
 from research.result import SANDBOX_MODES, Placement, RunResult, RunSpec
+from research.sandbox.descendants import kill_descendants
 from research.sandbox.linux import become_subreaper, die_with_parent, keep_freed_memory
 from research.starting_hyperparameters import fit_to_profile
 from research.streams import drop_output, prepare_streams, refusal

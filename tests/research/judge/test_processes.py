@@ -10,7 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from research.judge.processes import child_environment, kill_descendants
+from research.judge.processes import child_environment
+from research.sandbox.descendants import kill_descendants
 from research.sandbox.limits import MemoryMonitor
 from research.sandbox.linux import become_subreaper
 from tests.research.judged import in_a_fork
