@@ -80,14 +80,14 @@ PROFILES: Final[Mapping[str, Profile]] = {
             TIME_BUDGET=15.0,
             EVAL_TOKENS=2**16,
             VOCAB_SIZE=2048,
-            source="stdlib",
+            source="packages",
         ),
         hyperparameters=CPU,
         sizes=SIZES,
         sigma=0.020,
         model_bytes=50_000_000,
         device_bytes_per_token=60_000,
-        what_for="no GPU: a tiny model on the Python library's own sources",
+        what_for="no GPU: a tiny model on the Python files of installed packages",
     ),
 }
 
