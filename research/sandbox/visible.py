@@ -123,7 +123,7 @@ def split_around(path: Path, hidden: Iterable[Path]) -> tuple[list[Path], list[P
 
 
 def _split_around(path: Path, hidden: Sequence[Path]) -> tuple[list[Path], list[Path]]:
-    """The same for hidden paths without links, which are not looked up again for each of many files."""
+    """`split_around` for hidden paths without links, which are not looked up again for each of many files."""
     real = path.resolve()
     if any(real.is_relative_to(other) for other in hidden):
         return [], []
