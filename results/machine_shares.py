@@ -18,13 +18,13 @@ GPU_TOLERANCE = 0.01
 """Share of the steps that a run on a GPU may fall behind: on a GPU of its own, runs of one commit differ by less."""
 
 CPU_TOLERANCE = 0.05
-"""Share that a run on a CPU may differ by. With the `cpu` profile on two cores, val_bpb falls by 0.36 per unit of ln(steps), and
-seeds differ from that line with a standard deviation of 0.03: 5% of the steps are worth more than half of that."""
+"""Share that a run on a CPU may differ by. With the `cpu` profile on two cores, val_bpb falls by 0.36 per unit of ln(steps),
+and seeds differ from that line with a standard deviation of 0.03: 5% of the steps are worth more than half of that."""
 
 
 STEPS_SLOPE = 0.36
-"""Loss in bpb per unit of ln(steps) with the `cpu` profile (11 runs of 4, 8 and 16 s, 63 to 249 steps), by which an unusual share
-of the machine moves a score."""
+"""Loss in bpb per unit of ln(steps) with the `cpu` profile (11 runs of 4, 8 and 16 s, 63 to 249 steps), by which an unusual
+share of the machine moves a score."""
 
 FEWEST_SHARES = 5
 """The number of runs from which it is known how much shares of the machine differ anyway."""
