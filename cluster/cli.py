@@ -406,7 +406,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=budget_seconds, metavar="S",
                         help="seconds of training per run (default: the profile's)")  # fmt: skip
     parser.add_argument("--source", type=_text, metavar="S",
-                        help="climbmix, tinystories, stdlib or files:PATH (default: the profile's)")  # fmt: skip
+                        help="climbmix, tinystories, packages, stdlib or files:PATH (default: the profile's)")  # fmt: skip
     parser.add_argument("--num-shards", type=count_to(10_000), metavar="N", help="training shards (default: 10)")
 
 

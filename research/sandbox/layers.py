@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 from research.command_hints import to_type
 from research.errors import UserError
@@ -124,6 +125,7 @@ def enter(sandbox: Sandbox, folder: Path, *, channel: int) -> None:
     """
     layers = sandbox.layers
     try:
+        _forget_hidden_packages(sandbox.view)
         _bound_resources(sandbox)
         if layers.namespaces:
             enter_namespaces(channel, inside=lambda: _enter_root(sandbox, folder))
@@ -156,6 +158,15 @@ def _lower_limit(kind: int, value: int) -> None:
     _, most = resource.getrlimit(kind)
     value = value if most == resource.RLIM_INFINITY else min(value, most)
     resource.setrlimit(kind, (value, value))
+
+
+def _forget_hidden_packages(view: View) -> None:
+    """Lets imports of hidden packages fail, as if they were not installed: an empty folder counts as a package."""
+    folders = {Path(entry).resolve() for entry in sys.path if entry}
+    modules: dict[str, ModuleType | None] = sys.modules  # type: ignore[assignment]
+    for path in view.hidden:
+        if path.resolve().parent in folders:
+            modules.setdefault(path.name, None)
 
 
 # --- privileges -----------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from tests.attacks.agent_attacks import AGENT_ATTACKS
 from tests.attacks.attack import Attack
 from tests.attacks.clock_attacks import CLOCK_ATTACKS
+from tests.attacks.corpus_attacks import CORPUS_ATTACKS
 from tests.attacks.data_attacks import DATA_ATTACKS
 from tests.attacks.exhaustion_attacks import EXHAUSTION_ATTACKS
 from tests.attacks.judge_attacks import JUDGE_ATTACKS
@@ -16,6 +17,7 @@ ATTACKS: list[Attack] = sorted(
         *LOOKAHEAD_ATTACKS,
         *MEMORY_ATTACKS,
         *DATA_ATTACKS,
+        *CORPUS_ATTACKS,
         *CLOCK_ATTACKS,
         *MACHINE_ATTACKS,
         *AGENT_ATTACKS,
