@@ -355,7 +355,7 @@ def noise_prior_of(contract: Contract) -> NoisePrior:
 
 def agent_bounds(options: FarmOptions, data: PreparedData) -> AgentBounds:
     """The bounds of a researcher's command: it may not read this farm's home or others, nor what runs are scored on."""
-    of_data = [path for path in (data.folder, *map(Path, data.evaluation_paths)) if not is_needed(path)]  # Python's library is
+    of_data = [path for path in (data.folder, *map(Path, data.hidden_paths)) if not is_needed(path)]  # Python's library is
     return AgentBounds(
         sandbox=options.sandbox,
         hidden=(options.home.folder, *usual_homes(options.source_tree or options.repo), options.cache, *of_data),
