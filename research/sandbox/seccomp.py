@@ -36,7 +36,8 @@ def run_program(*, keep_attributes: bool = False, cuda: bool = False) -> bytes:
     Raises OSError on an unknown machine.
     """
     column = _column()
-    rules, refused = RULES, NUMBERS
+    rules: tuple[Rule, ...] = RULES
+    refused = NUMBERS
     if cuda:
         number, other = NUMBERS["socket"]
         assert number is not None and other is not None

@@ -9,20 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from research.files import home_folder, research_folder
-
-SYSTEM_PATHS = (
-    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store",
-    "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime", "/etc/nsswitch.conf",
-    "/etc/passwd", "/etc/group", "/etc/OpenCL", "/etc/nvidia",
-    "/sys/devices", "/sys/class", "/sys/bus", "/sys/module",
-)  # fmt: skip
-"""Programs, libraries, and descriptions of the hardware."""
+from research.sandbox.system_paths import (
+    LIBRARIES,
+    SHARED_PREFIXES,
+    cuda_paths,
+    python_paths,
+    system_paths,
+    unused_python_paths,
+)
 
 PLAIN_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset", "/dev/nvidia-caps")
 
-LIBRARY_VARIABLES = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV")
-"""Environment variables that name folders of libraries."""
+LIBRARY_VARIABLES = ("LD_LIBRARY_PATH", "VIRTUAL_ENV")
+CUDA_VARIABLES = ("CUDA_HOME", "CUDA_PATH")
+"""Environment variables that name folders of libraries, and of CUDA toolkits."""
 
 UNUSED_BY_RUNS = ("idlelib", "tkinter", "turtledemo", "lib2to3", "pydoc_data", "curses", "xmlrpc", "wsgiref")
 """Packages of Python's standard library, other than its tests, that no train.py needs: a sandbox may hide them."""
@@ -48,15 +49,15 @@ def view_of_run(*, private: Iterable[Path], gpu_minor: int | None, also_readable
 
     `gpu_minor` is the number in the name of its GPU's device file; None: no GPU.
     """
-    code = research_folder()
+    code, system = research_folder(), system_paths()
     packages = [Path(entry) for entry in sys.path if Path(entry).is_absolute()]
-    libraries = [Path(entry) for name in LIBRARY_VARIABLES for entry in os.environ.get(name, "").split(os.pathsep) if entry]
-    kept_back = (home_folder(), code.parent, Path(tempfile.gettempdir()))
-    wanted = [*map(Path, SYSTEM_PATHS), Path(sys.prefix), Path(sys.base_prefix), *packages, *libraries]
-    readable = [path for path in wanted if path.exists() and not any(is_within(other, path) for other in kept_back)]
-    readable += [code, *(path for path in also_readable if path.exists())]
-    hidden = [path for path in private if path.exists() and any(is_within(path, other) for other in readable)]
-    hidden = [path for path in hidden if not any(is_within(other, path) for other in readable)]
+    kept_back = [path.resolve() for path in (home_folder(), code.parent, Path(tempfile.gettempdir()))]
+    named = [*python_paths(), *packages, *_named_by(LIBRARY_VARIABLES), *cuda_paths(_named_by(CUDA_VARIABLES))]
+    wanted = [path for path in named if path.exists() and not is_whole_system(path)]
+    wanted = [path for path in wanted if not any(other.is_relative_to(path.resolve()) for other in kept_back)]
+    readable = [*system.readable, *wanted, code, *(path for path in also_readable if path.exists())]
+    unneeded = [*system.hidden, *unused_python_paths()]
+    hidden = _below(readable, [*private, *unneeded])
     devices = [*PLAIN_DEVICES, *(GPU_DEVICES if gpu_minor is not None else ())]
     if gpu_minor is not None:
         devices.append(f"/dev/nvidia{gpu_minor}")
@@ -67,6 +68,24 @@ def view_of_run(*, private: Iterable[Path], gpu_minor: int | None, also_readable
     )
 
 
+def _named_by(variables: Iterable[str]) -> list[Path]:
+    """The folders that these environment variables name, which may hold several each."""
+    return [Path(entry) for name in variables for entry in os.environ.get(name, "").split(os.pathsep) if entry]
+
+
+def is_whole_system(path: Path) -> bool:
+    """Whether `path` is a folder of which a run may see parts only, as `system_paths` names them."""
+    return path.resolve() in SHARED_PREFIXES or str(path) in LIBRARIES
+
+
+def _below(readable: Iterable[Path], paths: Iterable[Path]) -> list[Path]:
+    """Those of `paths` that exist, lie below a readable one, and contain none, with links resolved."""
+    shown = {path.resolve() for path in readable}
+    around = {parent for path in shown for parent in path.parents}
+    found = {path.resolve() for path in paths if path.exists()}
+    return [path for path in found if path not in shown | around and shown.intersection(path.parents)]
+
+
 def is_needed(path: Path) -> bool:
     """Whether a run needs `path` or something in it, so that it can't be hidden: Python's code, its packages and `research`.
 
@@ -75,8 +94,8 @@ def is_needed(path: Path) -> bool:
     library = Path(sysconfig.get_paths()["stdlib"])
     if any(is_within(path, library / name) for name in ("test", *UNUSED_BY_RUNS)):
         return False
-    own = (research_folder(), Path(sys.prefix), Path(sys.base_prefix), library)
-    return any(is_within(needed, path) or is_within(path, needed) for needed in own if needed != Path("/usr"))
+    own = (research_folder(), *python_paths())
+    return any(is_within(needed, path) or is_within(path, needed) for needed in own)
 
 
 def outermost(paths: Iterable[Path]) -> tuple[Path, ...]:

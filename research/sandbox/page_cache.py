@@ -1,0 +1,136 @@
+"""The page cache: before a run's child starts, every file that it can read is brought there.
+
+A run could otherwise learn from the files that are in the page cache what a run before it has read of them.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from research.sandbox.linux import pages_in_cache
+from research.sandbox.visible import View
+
+LARGEST_PART = 0.5
+"""Fraction of the available memory up to which files are brought into the page cache."""
+
+_PAGE = os.sysconf("SC_PAGE_SIZE")
+_BYTES_PER_REQUEST = 2**17
+"""The kernel cuts a longer request, unless the disk's largest transfer is longer."""
+
+_EVICTIONS = ("pgsteal_file", "slabs_scanned", "drop_pagecache", "drop_slab")
+"""Counters of pages, names and inodes that the kernel has taken out of its caches, by whatever limit."""
+
+_NOT_ON_DISK = tuple(map(Path, ("/sys", "/proc", "/dev")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warming:
+    """What one call of `PageCache.warm` found and did."""
+
+    files: int
+    """Number of files that the view holds."""
+    bytes: int
+    """Their size."""
+    looked: bool
+    """Whether the files were looked at; False: nothing has left the page cache since the last call, or memory is too short."""
+    requested: int = 0
+    """Files that were requested, since the kernel didn't say that all of their pages are in the page cache."""
+    problem: str | None = None
+    """Why the files were not brought into the page cache, in words; None: they were."""
+
+
+class PageCache:
+    """Keeps the files of a view in the page cache, as far as other users of the memory let it."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._files: list[tuple[str, int]] | None = None
+        self._evictions: tuple[int, ...] | None = None
+
+    def warm(self) -> Warming:
+        """Brings every file of the view into the page cache; the kernel may still be reading some when this returns.
+
+        The files are listed once. Later calls return at once if the kernel has evicted nothing since. Needs no privileges;
+        files that this process can't read are left out.
+        """
+        before = evictions()
+        unchanged = self._files is not None and before is not None and before == self._evictions
+        if self._files is None:
+            self._files = list(_files_of(self._view))
+        files, size = self._files, sum(size for _, size in self._files)
+        if unchanged:
+            return Warming(files=len(files), bytes=size, looked=False)
+        available = available_bytes()
+        if size > LARGEST_PART * available:
+            problem = f"the files that a run can read take {size / 2**30:.1f} GiB, of {available / 2**30:.1f} GiB available"
+            return Warming(files=len(files), bytes=size, looked=False, problem=problem)
+        requested = sum(_request(path, size) for path, size in files)
+        self._evictions = before
+        return Warming(files=len(files), bytes=size, looked=True, requested=requested)
+
+
+def evictions() -> tuple[int, ...] | None:
+    """The kernel's counts of what left its caches; None if it doesn't count all of it (Linux before 5.8)."""
+    with contextlib.suppress(OSError):
+        counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
+        if all(name in counts for name in _EVICTIONS):
+            return tuple(int(counts[name]) for name in _EVICTIONS)
+    return None
+
+
+def available_bytes() -> int:
+    """Memory that the page cache may fill: the host's available memory, or this container's limit if that is less."""
+    available = int(psutil.virtual_memory().available)
+    for name in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            available = min(available, int(Path(name).read_text()))
+    return available
+
+
+def _files_of(view: View) -> Iterator[tuple[str, int]]:
+    """Paths and sizes of the regular files of a view; links are resolved, and each path is given once."""
+    hidden = {str(path.resolve()) for path in view.hidden}
+    tops = {path.resolve() for path in view.readable}
+    tops = {path for path in tops if not any(path.is_relative_to(other) for other in (*_NOT_ON_DISK, *tops - {path}))}
+    yield from ((str(path), path.stat().st_size) for path in tops if path.is_file())
+    waiting = [str(path) for path in tops if path.is_dir()]
+    while waiting:
+        with contextlib.suppress(OSError), os.scandir(waiting.pop()) as entries:
+            for entry in entries:
+                if entry.path in hidden:
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(entry.path)
+                elif entry.is_file(follow_symlinks=False):
+                    yield entry.path, entry.stat().st_size
+
+
+def _request(path: str, size: int) -> bool:
+    """Has the kernel read a file, unless all of it is in the page cache. Returns whether it was requested."""
+    if not size:
+        return False
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return False
+    try:
+        if _is_in_cache(descriptor, size):
+            return False
+        for start in range(0, size, _BYTES_PER_REQUEST):
+            os.posix_fadvise(descriptor, start, _BYTES_PER_REQUEST, os.POSIX_FADV_WILLNEED)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def _is_in_cache(descriptor: int, size: int) -> bool:
+    """Whether a file is in the page cache as far as the kernel says: before Linux 6.5 it doesn't."""
+    with contextlib.suppress(OSError):
+        return pages_in_cache(descriptor) >= -(-size // _PAGE)
+    return False
