@@ -4,6 +4,8 @@ The rest of /usr stays out of a run's sight, such as /usr/share, /usr/src and th
 be close to one that runs are scored on.
 """
 
+import os
+import shutil
 import sys
 import sysconfig
 from collections.abc import Iterable
@@ -38,6 +40,9 @@ OTHER_LANGUAGES = ("python*", "pypy*", "perl*", "ruby*", "tcl*", "tk*", "guile*"
 CUDA = ("/usr/local/cuda*", "/opt/cuda*")
 CUDA_PARTS = ("bin", "include", "lib", "lib64", "nvvm", "targets", "compat", "extras/CUPTI", "version.json")
 
+COMPILERS = ("cc", "gcc", "g++", "clang", "clang++", "ld")
+COMPILER_PARTS = ("bin", "include", "lib", "lib64", "libexec")
+
 _FEW_FILES = 50
 """Files in a folder of LIBRARIES up to which they are named one by one."""
 
@@ -66,6 +71,13 @@ def system_paths(*, root: Path = Path("/")) -> SystemPaths:
 def cuda_paths(folders: Iterable[Path]) -> list[Path]:
     """The parts of CUDA toolkits that compile and run programs, less their documentation and other tools."""
     return [folder / part for folder in folders if folder not in SHARED_PREFIXES for part in CUDA_PARTS]
+
+
+def compiler_paths(folders: Iterable[str]) -> list[Path]:
+    """The parts of compilers that are found in these folders of programs and lie outside the system's, such as in /opt/gcc."""
+    found = [shutil.which(name, path=os.pathsep.join(folders)) for name in COMPILERS]
+    prefixes = {Path(path).parent.parent for path in found if path is not None}
+    return [prefix / part for prefix in sorted(prefixes) if prefix not in SHARED_PREFIXES for part in COMPILER_PARTS]
 
 
 def python_paths() -> list[Path]:

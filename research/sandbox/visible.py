@@ -12,6 +12,7 @@ from research.files import home_folder, research_folder
 from research.sandbox.system_paths import (
     LIBRARIES,
     SHARED_PREFIXES,
+    compiler_paths,
     cuda_paths,
     python_paths,
     system_paths,
@@ -53,6 +54,7 @@ def view_of_run(*, private: Iterable[Path], gpu_minor: int | None, also_readable
     packages = [Path(entry) for entry in sys.path if Path(entry).is_absolute()]
     kept_back = [path.resolve() for path in (home_folder(), code.parent, Path(tempfile.gettempdir()))]
     named = [*python_paths(), *packages, *_named_by(LIBRARY_VARIABLES), *cuda_paths(_named_by(CUDA_VARIABLES))]
+    named += compiler_paths(os.environ.get("PATH", os.defpath).split(os.pathsep))
     wanted = [path for path in named if path.exists() and not is_whole_system(path)]
     wanted = [path for path in wanted if not any(other.is_relative_to(path.resolve()) for other in kept_back)]
     readable = [*system.readable, *wanted, code, *(path for path in also_readable if path.exists())]

@@ -73,6 +73,15 @@ def test_without_counts_files_are_looked_at_each_time(tmp_path: Path, monkeypatc
     assert cache.warm().looked and cache.warm().looked
 
 
+def test_dropping_names_is_counted_so_that_files_are_looked_at_again(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    cache = PageCache(view(tmp_path))
+    cache.warm()
+    if page_cache.evictions() is None or not page_cache.drop_names():
+        pytest.skip("this process can't have the kernel forget names")
+    assert cache.warm().looked
+
+
 def test_the_kernel_counts_what_it_evicts() -> None:
     before = page_cache.evictions()
     if before is None:

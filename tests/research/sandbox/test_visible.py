@@ -106,6 +106,15 @@ def test_variables_that_name_the_whole_system_open_nothing(monkeypatch: pytest.M
     assert not {Path("/"), Path("/usr"), Path("/usr/lib"), Path("/usr/local")} & set(found.readable)
 
 
+def test_a_compiler_elsewhere_is_seen_with_its_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tree(tmp_path, "gcc/bin/gcc", "gcc/lib64/libstdc++.so", "gcc/libexec/gcc/cc1", "gcc/share/doc/gcc.txt")
+    (tmp_path / "gcc/bin/gcc").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/gcc/bin:/usr/bin")
+    found = view_of_run(private=(), gpu_minor=None)
+    assert seen(found, tmp_path, "gcc/bin/gcc") and seen(found, tmp_path, "gcc/libexec/gcc/cc1")
+    assert not seen(found, tmp_path, "gcc/share/doc/gcc.txt")
+
+
 def test_the_probe_sees_no_text_of_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
     found = view_of_run(private=(), gpu_minor=None)
     for name in ("/usr/share/doc", "/usr/src", "/usr/games", "/opt"):
