@@ -1,11 +1,13 @@
 """The page cache: before a run's child starts, every file that it can read is brought there.
 
-A run could otherwise learn from the files that are in the page cache what a run before it has read of them.
+A run could otherwise learn from the files that are in the page cache what a run before it has read of them. Which pages were
+read also shows in /proc/PID/smaps (Referenced): the kernel marks a page once it is read, and again on a second and a third read
+(`folio_mark_accessed` in Linux `mm/swap.c`). So each file is read until another read changes nothing.
 """
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,16 +19,28 @@ from research.sandbox.visible import View
 LARGEST_PART = 0.5
 """Fraction of the available memory up to which files are brought into the page cache."""
 
+READS = 3
+"""Reads after which a page is active and referenced, from whatever state."""
+
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _BYTES_PER_REQUEST = 2**17
 """The kernel cuts a longer request, unless the disk's largest transfer is longer."""
 
-_EVICTIONS = ("pgsteal_file", "slabs_scanned", "drop_pagecache", "drop_slab")
-"""Counters of pages, names and inodes that the kernel has taken out of its caches, by whatever limit."""
+_PAGE_COUNTERS = ("pgsteal_file", "pginodesteal", "kswapd_inodesteal", "drop_pagecache")
+_NAME_COUNTERS = ("slabs_scanned", "drop_slab")
 
 _NAMES_AND_INODES = "2"
 
 _NOT_ON_DISK = tuple(map(Path, ("/sys", "/proc", "/dev")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evictions:
+    """The kernel's counts of what it has taken out of its caches, by whatever limit."""
+
+    pages: tuple[int, ...]
+    names: tuple[int, ...]
+    """Names and inodes of files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,36 +65,42 @@ class PageCache:
     def __init__(self, view: View) -> None:
         self._view = view
         self._files: list[tuple[str, int]] | None = None
-        self._evictions: tuple[int, ...] | None = None
+        self._evictions: Evictions | None = None
 
-    def warm(self) -> Warming:
-        """Brings every file of the view into the page cache; the kernel may still be reading some when this returns.
+    def warm(self, *, anew: bool = False) -> Warming:
+        """Brings every file of the view into the page cache, with all its pages marked as read.
 
-        The files are listed once. Later calls return at once if the kernel has evicted nothing since. Needs no privileges;
-        files that this process can't read are left out.
+        The files are listed once. Later calls return at once if the kernel has evicted nothing since; with `anew` they read
+        each file once more, which restores marks that a run can clear if it may write to /proc. Needs no privileges; files
+        that this process can't read are left out.
         """
-        before = evictions()
-        unchanged = self._files is not None and before is not None and before == self._evictions
+        before, last = evictions(), self._evictions
+        pages_stayed = before is not None and last is not None and before.pages == last.pages
+        names_stayed = before is not None and last is not None and before.names == last.names
         if self._files is None:
             self._files = list(_files_of(self._view))
         files, size = self._files, sum(size for _, size in self._files)
-        if unchanged:
+        if pages_stayed and names_stayed and not anew:
             return Warming(files=len(files), bytes=size, looked=False)
         available = available_bytes()
         if size > LARGEST_PART * available:
             problem = f"the files that a run can read take {size / 2**30:.1f} GiB, of {available / 2**30:.1f} GiB available"
             return Warming(files=len(files), bytes=size, looked=False, problem=problem)
         requested = sum(_request(path, size) for path, size in files)
+        for _ in range(int(anew) if pages_stayed else READS):
+            _read(path for path, _ in files)
         self._evictions = before
         return Warming(files=len(files), bytes=size, looked=True, requested=requested)
 
 
-def evictions() -> tuple[int, ...] | None:
-    """The kernel's counts of what left its caches; None if it doesn't count all of it (Linux before 5.8)."""
+def evictions() -> Evictions | None:
+    """What the kernel has evicted since it started; None if it doesn't count all of it (Linux before 5.8)."""
     with contextlib.suppress(OSError):
-        counts = dict(line.split() for line in Path("/proc/vmstat").read_text().splitlines())
-        if all(name in counts for name in _EVICTIONS):
-            return tuple(int(counts[name]) for name in _EVICTIONS)
+        lines = Path("/proc/vmstat").read_text().splitlines()
+        counts = {name: int(count) for name, count in map(str.split, lines)}
+        if all(name in counts for name in (*_PAGE_COUNTERS, *_NAME_COUNTERS)):
+            pages, names = (tuple(counts[name] for name in counters) for counters in (_PAGE_COUNTERS, _NAME_COUNTERS))
+            return Evictions(pages=pages, names=names)
     return None
 
 
@@ -142,6 +162,29 @@ def _request(path: str, size: int) -> bool:
         return False
     finally:
         os.close(descriptor)
+
+
+def _read(paths: Iterable[str]) -> None:
+    """Has the kernel read files from beginning to end, without copying what it reads."""
+    nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        for path in paths:
+            with contextlib.suppress(OSError):
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                try:
+                    start = 0
+                    while sent := os.sendfile(nowhere, descriptor, start, 2**30):
+                        start += sent
+                    _apply_marks(descriptor)
+                finally:
+                    os.close(descriptor)
+    finally:
+        os.close(nowhere)
+
+
+def _apply_marks(descriptor: int) -> None:
+    """Has the kernel apply the marks that it collects before it moves pages to the active list (`lru_add_drain`)."""
+    os.posix_fadvise(descriptor, 2**40, _PAGE, os.POSIX_FADV_DONTNEED)
 
 
 def _is_in_cache(descriptor: int, size: int) -> bool:
