@@ -53,7 +53,7 @@ if "scorer" in os.getcwd():
 """
 
 HEARS = """
-until = time.monotonic() + 4
+until = time.monotonic() + 2
 while time.monotonic() < until:
     if is_the_pattern(marked):
         print("LEAK heard another process of the run", flush=True)
