@@ -6,6 +6,7 @@ from tests.attacks.clock_attacks import CLOCK_ATTACKS
 from tests.attacks.corpus_attacks import CORPUS_ATTACKS
 from tests.attacks.data_attacks import DATA_ATTACKS
 from tests.attacks.exhaustion_attacks import EXHAUSTION_ATTACKS
+from tests.attacks.file_state_attacks import FILE_STATE_ATTACKS
 from tests.attacks.judge_attacks import JUDGE_ATTACKS
 from tests.attacks.lookahead_attacks import LOOKAHEAD_ATTACKS
 from tests.attacks.machine_attacks import MACHINE_ATTACKS
@@ -16,6 +17,7 @@ ATTACKS: list[Attack] = sorted(
         *JUDGE_ATTACKS,
         *LOOKAHEAD_ATTACKS,
         *MEMORY_ATTACKS,
+        *FILE_STATE_ATTACKS,
         *DATA_ATTACKS,
         *CORPUS_ATTACKS,
         *CLOCK_ATTACKS,
