@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from research.carried_data import evaluation_bytes
 from research.child import scorer, trainer
 from research.child_settings import ChildSettings
 from research.data.prepared import PreparedData
@@ -35,10 +36,9 @@ from research.judge.log import Log
 from research.judge.processes import CHILDREN, SCORERS, TRAINER, Child, Children, child_environment
 from research.judge.row_scores import save_row_scores
 from research.judge.scoring import Scoring
-from research.judge.seeds import seed_set_by
 from research.result import Placement, RunResult, RunSpec
+from research.runnable import not_runnable
 from research.sandbox.limits import Limits, MemoryMonitor, Supervisor
-from research.valid_train_py import size_problem, syntax_problem
 
 Requested = Callable[[], float | None]
 """When a speculative run was requested, on the monotonic clock; None until it is."""
@@ -94,7 +94,7 @@ class Judge:
         (self._folder / "train.py").write_text(self._train_py)
         log = Log(self._folder / "run.log", echo=self._echo)
         try:
-            require_runnable(self._train_py)
+            require_runnable(self._train_py, evaluation_bytes(self._spec.contract))
             started = self._start(log)
             if self._requested is not None:
                 began = self._wait_until_requested(self._requested, started)
@@ -219,15 +219,11 @@ class Judge:
         write_atomically(self._folder / "result.json", result.to_json())
 
 
-def require_runnable(train_py: str) -> None:
-    """Raises RunEnded if a train.py can't be run: it is too long, does not parse, or sets its own seed."""
-    if too_long := size_problem(train_py):
-        raise RunEnded("invalid", too_long)
-    if broken := syntax_problem(train_py):
-        raise RunEnded("crash", broken)
-    own_seed = seed_set_by(train_py)
-    if own_seed:
-        raise RunEnded("invalid", own_seed)
+def require_runnable(train_py: str, evaluation: int) -> None:
+    """Raises RunEnded if the text of a train.py breaks a rule; `evaluation` is the bytes of text that it is scored on."""
+    refused = not_runnable(train_py, evaluation)
+    if refused:
+        raise RunEnded(refused.status, refused.reason)
 
 
 def scratch_prefix(judge: int) -> str:
