@@ -19,6 +19,7 @@ from research.child import scorer, trainer
 from research.child_settings import ChildSettings
 from research.data.prepared import PreparedData
 from research.errors import UserError
+from research.executed_text import without_comments
 from research.files import write_atomically
 from research.gpu_driver import gpu_bytes
 from research.gpu_memory import child_bytes
@@ -144,7 +145,7 @@ class Judge:
         """Starts the child `name`."""
         folder = self._scratch / name
         folder.mkdir()
-        (folder / "train.py").write_text(self._train_py)
+        (folder / "train.py").write_text(without_comments(self._train_py))
         spec, placement = self._spec, self._placement
         settings = ChildSettings(
             contract=spec.contract,
