@@ -11,6 +11,7 @@ from tests.attacks.judge_attacks import JUDGE_ATTACKS
 from tests.attacks.lookahead_attacks import LOOKAHEAD_ATTACKS
 from tests.attacks.machine_attacks import MACHINE_ATTACKS
 from tests.attacks.memory_attacks import MEMORY_ATTACKS
+from tests.attacks.text_attacks import TEXT_ATTACKS
 
 ATTACKS: list[Attack] = sorted(
     [
@@ -24,6 +25,7 @@ ATTACKS: list[Attack] = sorted(
         *MACHINE_ATTACKS,
         *AGENT_ATTACKS,
         *EXHAUSTION_ATTACKS,
+        *TEXT_ATTACKS,
     ],
     key=lambda attack: attack.number,
 )
