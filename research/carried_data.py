@@ -1,8 +1,8 @@
 """How much data a train.py may carry in its text, so that it can't hold the rows that it is scored on. Standard library only.
 
 All limits but one are on what a run executes, so without comments and docstrings. Literals are where data is put; names,
-layout and the rest of the code are where it is hidden. The limit on compressed code holds for every hiding place: whatever a text
-carries can't be longer than the text compressed without loss.
+layout and the rest of the code are where it is hidden. The limit on compressed code holds for every hiding place: whatever a
+text carries can't be longer than the text compressed without loss.
 """
 
 import ast
