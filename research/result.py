@@ -107,7 +107,7 @@ class RunResult:
     tensor_shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Shapes of the submitted tensors by name; only the first if there are very many."""
     unchecked: bool = False
-    """Whether process B has been asked about a part of the rows only, or about none: then the score can't be kept."""
+    """Whether process B has been asked about a part of the validation rows only, or about none: then no head is made of it."""
     consistency_rows: int | None = None
     """Validation rows that process B was asked about; None for none."""
     consistency_mean: float | None = None

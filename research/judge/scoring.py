@@ -38,6 +38,9 @@ from research.result import Placement, RunSpec
 AUDIT_SHARE = 0.1
 """Share of the audit rows that every run is scored on; a run that would be kept is scored on all."""
 
+AUDIT_CHECKED = 0.25
+"""Share of the audit rows that process B is asked about if it is asked about all validation rows."""
+
 CHECKED_ANYWAY = 0.1
 """Share of the runs that would not be kept of which process B is asked about some rows: drawn once A has answered."""
 
@@ -118,7 +121,7 @@ class Scoring:
         rows = len(val.rows) + len(audit.rows)
         answers = self._answers_of(scorer, seconds=self._seconds_for(rows, findings.answer_seconds))
         findings.consistency = self._compare(answers, val, share=share)
-        self._compare(answers, audit, share=share)
+        self._compare(answers, audit, share=share * AUDIT_CHECKED)
         answers.close()
 
     def _compare(self, answers: "Answers", said: AnsweredRows, *, share: float) -> Consistency:

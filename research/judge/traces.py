@@ -15,14 +15,12 @@ class Traces:
     def __init__(self, placement: Placement) -> None:
         data = PreparedData.load(Path(placement.data_folder))
         shared = compile_cache.shared_folder(data.folder.parents[1], placement.device)
-        self._on_gpu = placement.device.startswith("cuda")
         self._cache = PageCache(run_view(placement, data, also_readable=shared))
 
     def erase(self) -> None:
         """Has the kernel forget which names were looked up, where it lets us, and know all files that runs see alike.
 
-        The first call lists those files, which takes seconds; later ones take half a second. On a GPU a run may write to /proc,
-        and so clear marks of what was read: there all files are read again.
+        The first call lists and reads those files, which takes seconds; later ones take half a second.
         """
         drop_names()
-        self._cache.warm(anew=self._on_gpu)
+        self._cache.warm()
