@@ -9,7 +9,7 @@ import contextlib
 import importlib
 import keyword
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from agent.repo.branch_names import check_name
 from agent.researchers.make import RESEARCHERS
@@ -19,7 +19,7 @@ from cluster.parser_parts import CommandGroup, OneLineParser, with_short_words
 from cluster.proxies import LOOPBACK, reach_directly
 from research.command_hints import to_type
 from research.errors import UserError
-from research.formatting import is_text
+from research.formatting import is_text, one_line, shortened
 from research.number_options import budget_seconds, count_to, gigabytes, number_from
 from research.profiles import PROFILES
 from research.recipes import RECIPES
@@ -40,8 +40,20 @@ DEEPEST = 64
 MOST_TOKENS = 10_000
 """Limit of --tokens: each takes a forward pass, and text is printed only when complete, so more would look like a hang."""
 
+DEFAULT_BRANCH = "the best of the tag that is checked out here, else of the newest"
+"""What commands take without a branch or tag, in words."""
+
 GIVEN_SIGMAS = (1e-6, 1)
 """Limits of --sigma in bits per byte."""
+
+LONGEST_ECHO = 400
+"""Characters of a word of the command line that a command's error repeats; a path can be longer than what the parser's do."""
+
+LONGEST_ERROR = 2_000
+"""Characters of a command's error."""
+
+LONGEST_IDEA = 200
+"""Characters of the words of an idea that a person gives; a longer text is cut."""
 
 FIRST_STEPS = {
     "demo": "the whole workflow in five minutes, on any machine",
@@ -93,7 +105,15 @@ def run_command(given: Sequence[str]) -> int:
     for word in given:
         if not is_text(word):
             raise UserError(f"{word!r} holds bytes that are no text in this terminal's encoding: use other characters.")
+    if given[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"autoresearch-farm {version('autoresearch-farm')}")
+        return 0
     parser = make_parser()
+    command = next((word for word in given if word in commands_of(parser)), None)
+    if command is not None and given[0].startswith("-") and given[0] not in ("-h", "--help"):
+        parser.error(f"options follow the command, as in {to_type(f'farm {command} --home FOLDER')}")
     try:
         options, unknown = parser.parse_known_args(given)
     except UserError as error:  # a type of an option refuses its value
@@ -103,7 +123,16 @@ def run_command(given: Sequence[str]) -> int:
     if unknown:
         usage = to_type(f"farm {options.command} --help")
         raise UserError(f"{options.command} doesn't take {with_short_words(' '.join(unknown), given)} (see {usage})")
-    return handler(options)(options)
+    try:
+        return handler(options)(options)
+    except UserError as error:
+        told = with_short_words(str(error), (word for word in given if len(word) > LONGEST_ECHO))
+        raise UserError(shortened(told, LONGEST_ERROR)) from error
+
+
+def commands_of(parser: argparse.ArgumentParser) -> Collection[str]:
+    """The names of the commands."""
+    return next(action.choices for action in parser._actions if isinstance(action.choices, dict))
 
 
 def first_steps() -> str:
@@ -160,7 +189,7 @@ def _add_start(group: CommandGroup) -> None:
 
     prepare = group.add("prepare", "download text, train the tokenizer, pack rows, time attention kernels; once per machine")
     _add_data(prepare)
-    prepare.add_argument("--text-field", metavar="NAME",
+    prepare.add_argument("--text-field", type=_text, metavar="NAME",
                          help="JSON field or Parquet column with the text of files:PATH (default: text)")  # fmt: skip
     prepare.add_argument("--force", action="store_true", help="prepare the data again, even if nothing has changed")
     prepare.add_argument("--allow-visible", action="store_true",
@@ -194,7 +223,7 @@ def _add_research(group: CommandGroup) -> None:
     _add_places(run)
 
     try_ = group.add("try", "run one experiment by hand: commit the working train.py, run it, keep it or restore the last keep")
-    try_.add_argument("-m", "--message", type=_text, metavar="IDEA", help="the idea, in one line")
+    try_.add_argument("-m", "--message", type=_idea, metavar="IDEA", help="the idea, in one line")
     try_.add_argument("--again", action="store_true", help="run it even if it has been tried: one more seed, as a replicate")
     try_.add_argument("--tag", type=_tag,
                       help="the branch is autoresearch/<tag> (default: the one checked out, else like mar08-hand)")  # fmt: skip
@@ -215,7 +244,7 @@ def _add_decide(group: CommandGroup) -> None:
     confirm = group.add("confirm", "run the head and its baseline under fresh seeds, which have decided nothing")
     confirm.add_argument("name", nargs="?", type=_text, metavar="BRANCH|ID",
                          help="a branch or tag, or an experiment to run instead of a head "
-                         "(default: the newest tag's best branch)")  # fmt: skip
+                         f"(default: {DEFAULT_BRANCH})")  # fmt: skip
     confirm.add_argument("--seeds", type=number_from(FEWEST_SEEDS, MOST_SEEDS, int), default=DEFAULT_SEEDS, metavar="N",
                          help=f"fresh seeds, under each of which both run (default: {DEFAULT_SEEDS})")  # fmt: skip
     confirm.add_argument("--num-shards", type=count_to(10_000), metavar="N",
@@ -283,6 +312,10 @@ def _add_look(group: CommandGroup) -> None:
     _add_places(audit, cache=False)
 
     verify = group.add("verify", "repeat a recorded run and compare the scores; records nothing")
+    verify.epilog = (
+        "The exit status is 0 if the score is reproduced, 1 if not, and 3 if the repetition can't tell: it was lost, or "
+        "the machine was slower or faster."
+    )
     _add_experiment(verify)
     verify.add_argument(
         "--num-shards", type=count_to(10_000), metavar="N", help="training shards of the recorded run (default: 10)"
@@ -435,12 +468,14 @@ def _add_job_home(parser: "argparse._ActionsContainer") -> None:
 
 def _add_experiment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "id", type=_text, help="an experiment's id or commit (a prefix is enough), or its number on the newest branch"
+        "id",
+        type=_text,
+        help="an experiment's id or commit (a prefix is enough), or its number on the branch checked out here, else the newest",
     )
 
 
 def _add_branch(parser: argparse.ArgumentParser, name: str = "branch") -> None:
-    parser.add_argument(name, nargs="?", type=_text, help="a branch or tag (default: the newest tag's best branch)")
+    parser.add_argument(name, nargs="?", type=_text, help=f"a branch or tag (default: {DEFAULT_BRANCH})")
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
@@ -452,6 +487,11 @@ def _text(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("must not be empty")
     return text
+
+
+def _idea(text: str) -> str:
+    """A type for argparse: the words of an idea on one line, which becomes the subject of a commit."""
+    return one_line(_text(text), LONGEST_IDEA)
 
 
 def _tag(text: str) -> str:

@@ -77,5 +77,8 @@ def words_for(options: argparse.Namespace, *, without: Collection[str]) -> list[
         if name in without or value is None or value is False or str(value) == "":
             continue
         option = "--" + name.replace("_", "-")
-        words.append(option if value is True else f"{option}={value}")
+        if value is True:
+            words.append(option)
+        else:
+            words += [f"{option}={value}"] if str(value).startswith("-") else [option, str(value)]
     return words

@@ -20,7 +20,7 @@ from results.group_entries import Ran
 from results.group_history import Decided, GroupHistory
 from results.group_state import estimates
 from results.head_gain import ExpectedGain, interval_text
-from results.history import BranchHistory
+from results.history import BranchHistory, by_head
 from results.machine_shares import unequal_shares
 from results.overfitting import measure_overfitting
 from results.researcher_costs import total
@@ -89,10 +89,7 @@ def morning_report(histories: Sequence[BranchHistory], *, home: Path | None = No
     """
     if not histories:
         return "Nothing is recorded yet.\n"
-    of_group: dict[str, list[BranchHistory]] = {}
-    for history in histories:
-        of_group.setdefault(history.group.name, []).append(history)
-    parts = ["\n".join(_group_report(chosen, home, confirm)) + "\n" for chosen in of_group.values()]
+    parts = ["\n".join(_group_report(chosen, home, confirm)) + "\n" for chosen in by_head(histories)]
     if home is not None:
         parts.append("\n".join(textwrap.wrap(REPORT_NOTE, WIDTH)) + "\n")
         parts.append(f"The whole history: `{ask} QUERY`\n  {home / 'history.parquet'}\n  {home / 'journal.jsonl'}\n")

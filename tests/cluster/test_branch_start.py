@@ -2,10 +2,14 @@
 
 import shutil
 
-from cluster.branch_start import created_at
+import pytest
+
+from cluster.branch_start import check_not_of_several_loops, created_at
 from cluster.home import find_home
+from research.errors import UserError
 from tests.cluster.test_by_hand import commit_train_py
 from tests.cluster.tiny_checkout import Checkout
+from tests.results.result_samples import make_branch
 
 BRANCH = "autoresearch/one"
 
@@ -30,6 +34,17 @@ def test_a_branch_begins_where_it_was_created(checkout: Checkout) -> None:
     checkout.git("reset", "--quiet", "--hard", "ORIG_HEAD")
     shutil.rmtree(checkout.folder / ".git" / "logs")
     assert created_at(checkout.folder, f"{BRANCH}-gpu0") == head(checkout)
+
+
+def test_a_tag_of_several_loops_is_not_taken_for_an_unknown_branch() -> None:
+    head = "autoresearch/two"
+    loops = [make_branch(f"{head}-cpu{number}", group=head) for number in range(3)]
+    with pytest.raises(UserError, match=r"3 loops \(two-cpu0, two-cpu1, two-cpu2\): add --loops 3\.$"):
+        check_not_of_several_loops(head, loops, command="run")
+    with pytest.raises(UserError, match=r"3 loops .*another --tag"):
+        check_not_of_several_loops(head, loops, command="try")
+    check_not_of_several_loops(head, [*loops, make_branch(head, group=head)], command="run")
+    check_not_of_several_loops("autoresearch/new", loops, command="run")
 
 
 def test_each_worktree_has_a_home_of_its_own(checkout: Checkout) -> None:
