@@ -47,7 +47,7 @@ def _follow(jobs: Jobs, job: str) -> int:
     return 0 if status == "SUCCEEDED" else 1
 
 
-def _jobs(address: str | None, *, missing: Home | None) -> Jobs:
+def jobs_at(address: str | None, *, missing: Home | None) -> Jobs:
     """The jobs of the cluster at an address. Raises UserError, which also names a home that is `missing` on this machine."""
     try:
         return Jobs(dashboard_address(address))
@@ -78,7 +78,7 @@ def fetch(options: argparse.Namespace) -> int:
             print(f"from {here.folder} on this machine")
             pack(here, archive, compress=False)
         else:
-            archive.write(ask_cluster(_jobs(options.address, missing=here if is_of_here else None), named, checkout))
+            archive.write(ask_cluster(jobs_at(options.address, missing=here if is_of_here else None), named, checkout))
         archive.seek(0)
         taken = take(archive, checkout, target)
     for line in taken_lines(taken, checkout, target):

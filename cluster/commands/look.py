@@ -188,11 +188,11 @@ def verify(options: argparse.Namespace) -> int:
     histories = read_history(home)
     record = record_named(home, histories, options.id)
     branch = next(history.branch for history in histories if history.branch.name == record.experiment.branch)
+    contract = recorded_contract(branch)
+    check_source(contract.source, options.num_shards, reads_files=False)
     old = run_to_repeat(record)
     train_py = recorded_train_py(home, record.experiment.commit)
     device = device_like(branch, choose_devices(options.devices), gpu_memory_bytes=old.gpu_memory_bytes)
-    contract = recorded_contract(branch)
-    check_source(contract.source, options.num_shards, reads_files=False)
     data = find_prepared(contract, cache=find_cache(options.cache), num_shards=options.num_shards,
                          score_fingerprint=branch.score_fingerprint)  # fmt: skip
     check_same_as_recorded(old, train_py, data, contract)

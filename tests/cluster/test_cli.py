@@ -16,7 +16,8 @@ import pytest
 
 from cluster.cli import handler, main, make_parser
 from cluster.commands.read_home import read_history
-from cluster.home import Home
+from cluster.home import Home, find_home
+from research.errors import UserError
 from results.experiment import Verdict
 from results.store import Store
 from tests.cluster.farm_samples import make_history
@@ -175,6 +176,10 @@ def test_every_command_has_a_function_and_help(command):
         (["run", "--devices", "cpu", "--profile", "cpu", "--source", "files:/non/existent"], "/non/existent does not exist"),
         (["run", "--num-shards", "5", "--source", "stdlib"], "leave it out"),
         (["try", "--num-shards", "5", "--devices", "cpu", "--profile", "cpu"], "leave it out"),
+        (["confirm", "--num-shards", "5"], "stdlib has no shards: leave it out"),
+        (["verify", "1", "--num-shards", "5"], "stdlib has no shards: leave it out"),
+        (["transfer", "--num-shards", "5"], "stdlib has no shards: leave it out"),
+        (["try", "--again", "--tag", "nope", "--devices", "cpu"], "Tag nope has no experiment yet"),
         (["sql", "SELECT"], "Parser Error"),
         (["sql", "SELECT 1; SELECT 2"], "2 statements"),
         (["sql", "-- nothing"], "0 statements"),
@@ -405,6 +410,19 @@ def test_an_error_repeats_no_word_without_end(home, capsys):
 def test_the_words_of_an_idea_are_one_line_that_is_cut():
     message = make_parser().parse_args(["try", "-m", "deeper\n\tand wider " + "x" * 5000]).message
     assert message.startswith("deeper and wider x") and len(message) == 200
+
+
+def test_a_folder_without_files_is_refused_before_the_costs_are_said(home, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    command = ["run", "--devices", "cpu", "--profile", "cpu", "--source", f"files:{tmp_path / 'empty'}", "--tag", "new"]
+    assert main([*command, "--home", str(home), "--cache", str(tmp_path / "cache")]) == 2
+    printed, error = capsys.readouterr()
+    assert "the folder is empty" in error and not printed
+
+
+def test_what_is_no_folder_is_no_home():
+    with pytest.raises(UserError, match="/dev/null is no folder"):
+        find_home("/dev/null")
 
 
 def test_an_empty_field_is_refused(capsys):
