@@ -112,21 +112,17 @@ class Decisions:
         return math.ceil(expected / sigma + 0.5) * sigma
 
     def _is_to_be_repeated(self, experiment: Experiment, run: RunResult) -> bool:
-        """Whether a run had an unusual share of the machine and decides something: whether a planned head holds, how much
-        known scores move, or, in the share's direction, about an idea.
+        """Whether a run had an unusual share of the machine and decides something: a merge or a control always does, an
+        idea's if the share was unusual in the direction that decides.
         """
         state = self._shared.state()
         share = state.share_of_run.get(run.run_id)
         if share is None or not share.is_unusual or self._rule == "greedy":
             return False
-        if experiment.kind == "merge":
-            decides = state.farm.doubted == state.patches_at[experiment.commit]
-        else:
-            decides = experiment.kind == "control" or self._decides_on_idea(state, experiment, is_more=share.more > 0)
+        is_known = experiment.kind in ("merge", "control")
+        decides = is_known or self._decides_on_idea(state, experiment, is_more=share.more > 0)
         if decides:
-            by = math.exp(share.more) - 1
-            words = f"{abs(by):.1%} {'more' if by > 0 else 'less'}"
-            self._observer.on_event("share_unusual", branch=self._branch, run=run.run_id, share=words)
+            self._observer.on_event("share_unusual", branch=self._branch, run=run.run_id, share=share.words)
         return decides
 
     @staticmethod

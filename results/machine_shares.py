@@ -65,6 +65,13 @@ class MachineShare:
         """Whether it is unusual, or would be if more were known of what is usual."""
         return self.is_unusual or math.isinf(self.spread)
 
+    @property
+    def words(self) -> str:
+        """How the run ran, beside the others: more than usual is what these lacked."""
+        if self.more < 0:
+            return f"with {1 - self.share / self.usual:.0%} less of the machine than usual"
+        return f"after runs with {1 - self.usual / self.share:.0%} less of the machine"
+
 
 @dataclass(frozen=True, kw_only=True)
 class UnequalShare:
@@ -169,9 +176,7 @@ def told_share(run: RunResult, found: MachineShare | None) -> str:
     if not _is_worth_a_word(run, found):
         return ""
     assert found is not None
-    if found.more < 0:
-        return f"with {1 - found.share / found.usual:.0%} less of the machine than usual, so that it counts less"
-    return f"after runs with {1 - found.usual / found.share:.0%} less of the machine, so that it counts less beside them"
+    return f"{found.words}, so that it counts less{'' if found.more < 0 else ' beside them'}"
 
 
 def _is_worth_a_word(run: RunResult, found: MachineShare | None) -> bool:
