@@ -9,7 +9,7 @@ from agent.repo.git_command import command_to_type
 from agent.repo.repository import uncommitted_train_py
 from agent.repo.worktree import Worktree
 from research.errors import UserError
-from research.formatting import plain_lines
+from research.formatting import one_line, plain_lines
 from results.experiment import Experiment, ExperimentRecord, Head, Proposal
 
 MAX_HYPOTHESIS = 4000
@@ -54,11 +54,11 @@ def adopted(worktree: Worktree, commit: str, *, experiment_id: str, fit: Callabl
     else:
         note = f"{title}: the profile's starting hyperparameters\n\n{FITTED_FROM}: {commit}\n"
         commit = worktree.commit(fitted, message=note, parent=commit, experiment_id=experiment_id)
-    return Proposal(title=title or commit[:7], hypothesis=bounded(message), train_py=fitted, researcher="you"), commit
+    return Proposal(title=one_line(title) or commit[:7], hypothesis=bounded(message), train_py=fitted, researcher="you"), commit
 
 
 def bounded(hypothesis: str) -> str:
-    """A hypothesis without control characters, of bounded length."""
+    """A hypothesis of visible characters, of bounded length."""
     return plain_lines(hypothesis, MAX_HYPOTHESIS)
 
 

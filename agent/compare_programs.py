@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
-from agent.diff import count_lines, unified_diff
+from agent.code_lines import changed_lines
 from agent.variable_names import normalise_names
 from research.hyperparameters import literal_text, read_constants
 from research.recipes import Constant
@@ -37,14 +37,14 @@ def program_of(train_py: str) -> str:
         _remove_seeds(tree)
         normalise_names(tree)
         meaning = ast.dump(tree)
-    except (SyntaxError, RecursionError):
+    except SyntaxError:
         meaning = "\n".join(_lines(train_py))
     return hashlib.sha256(meaning.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def code_of(train_py: str) -> str:
     """The code without constants, comments, formatting and docstrings: two files with equal code differ in constants alone."""
-    tree = ast.parse(train_py)
+    tree = parse(train_py)
     constants = read_constants(train_py)
     tree.body = [node for node in tree.body if not _sets_one_of(node, constants)]
     remove_docstrings(tree)
@@ -56,7 +56,7 @@ def structure_of(train_py: str) -> str:
     """A short name of the code of a train.py, equal for those that differ in constants alone; empty if it doesn't parse."""
     try:
         return hashlib.sha256(code_of(train_py).encode("utf-8", "surrogatepass")).hexdigest()[:12]
-    except (SyntaxError, RecursionError):
+    except SyntaxError:
         return ""
 
 
@@ -107,7 +107,7 @@ def describe_changes(old: str, new: str) -> str:
     if constants:
         parts.append(", ".join(constants[:3]) + (f" and {len(constants) - 3} more" if len(constants) > 3 else ""))
     if blocks or not constants:
-        added, removed = count_lines(unified_diff(old, new))
+        added, removed = changed_lines(old, new)
         parts.append(f"edit {', '.join(blocks[:3]) or 'train.py'} (+{added} -{removed} lines)")
     return "; ".join(parts)
 
@@ -115,12 +115,9 @@ def describe_changes(old: str, new: str) -> str:
 def changed_blocks(old: str, new: str) -> list[str]:
     """Top-level functions and classes that an edit adds, removes or changes; comments and formatting don't count.
 
-    Empty for code that is nested too deeply to be compared.
+    Raises SyntaxError.
     """
-    try:
-        before, after = _blocks(old), _blocks(new)
-    except RecursionError:
-        return []
+    before, after = _blocks(old), _blocks(new)
     names = [*after, *(name for name in before if name not in after)]
     return [name for name in names if before.get(name) != after.get(name)]
 
@@ -134,7 +131,7 @@ def _lines(text: str) -> list[str]:
 
 
 def _blocks(train_py: str) -> dict[str, str]:
-    return {node.name: ast.dump(node) for node in ast.parse(train_py).body if isinstance(node, Definition)}
+    return {node.name: ast.dump(node) for node in parse(train_py).body if isinstance(node, Definition)}
 
 
 def _describe_constant(name: str, old: Constant | None, new: Constant | None) -> str:

@@ -1,4 +1,4 @@
-"""Unified diffs of train.py as text: made, read, counted and applied."""
+"""Unified diffs of train.py as text: made, read and applied."""
 
 import difflib
 import io
@@ -60,15 +60,6 @@ def hunks(diff: str) -> Iterator[Hunk]:
             yield Hunk(old_start=old_start, new_start=new_start, lines=taken)
 
 
-def count_lines(diff: str) -> tuple[int, int]:
-    """Lines of code that a unified diff adds and removes. Blank lines and comments are free, so they don't count."""
-    added = removed = 0
-    for hunk in hunks(diff):
-        added += sum(_is_code(line) for line in hunk.added)
-        removed += sum(_is_code(line) for line in hunk.removed)
-    return added, removed
-
-
 def apply_diff(text: str, diff: str, *, reverse: bool = False) -> str:
     """`text` with a unified diff applied, or undone. Raises ValueError if the diff doesn't apply.
 
@@ -99,11 +90,6 @@ def _hunk_lines(lines: Iterator[str], old_left: int, new_left: int) -> Iterator[
         sign = line[0] if line[:1] in ("+", "-") else " "
         old_left, new_left = old_left - (sign != "+"), new_left - (sign != "-")
         yield sign, line[1:]
-
-
-def _is_code(line: str) -> bool:
-    code = line.strip()
-    return bool(code) and not code.startswith("#")
 
 
 def _lines(text: str) -> list[str]:

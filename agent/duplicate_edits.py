@@ -1,4 +1,4 @@
-"""Edits that are not worth a run: those that change no code, repeat an experiment, or will crash as others did."""
+"""Edits that are not worth a run: those that change no code, break a rule, repeat others, or will crash as others did."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -6,7 +6,10 @@ from dataclasses import asdict
 from agent.compare_programs import program_of, same_code, slots_of
 from agent.crash_patterns import in_words
 from agent.researcher import Context, Refusal
+from research.carried_data import evaluation_bytes
+from research.contract import Contract
 from research.formatting import one_line
+from research.runnable import not_runnable
 from results.experiment import Branch, ExperimentRecord, Proposal
 from results.store import Store
 
@@ -18,9 +21,14 @@ NO_CHANGE = "nothing but comments, docstrings or formatting differs from the hea
 
 
 def reason_not_to_run(train_py: str, context: Context) -> str | None:
-    """One line that says why an edit of the head is not worth a run, with the earlier result; None if it is."""
+    """One line that says why an edit of the head is not worth a run: the rule that it breaks, or the earlier result; None if
+    it is.
+    """
     if same_code(context.train_py, train_py):
         return NO_CHANGE
+    refused = not_runnable(train_py, evaluation_bytes(Contract.from_json(context.branch.contract_json)))
+    if refused is not None:
+        return refused.reason
     earlier = context.programs.get(program_of(train_py))
     if earlier is not None:
         return result_in_words(earlier)
@@ -60,7 +68,7 @@ def programs_tried(records: Iterable[ExperimentRecord]) -> dict[str, ExperimentR
 
 def record_refusal(store: Store, branch: str, proposal: Proposal, reason: str) -> None:
     """Records a proposal that is not run, with what it cost."""
-    refused = {"branch": branch, "title": proposal.title, "researcher": proposal.researcher, "reason": reason}
+    refused = {"branch": branch, "title": one_line(proposal.title), "researcher": proposal.researcher, "reason": reason}
     store.add_event(REFUSED, {**refused, "usage": asdict(proposal.usage)})
 
 

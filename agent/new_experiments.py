@@ -5,12 +5,13 @@ from dataclasses import replace
 from typing import Any
 
 from agent.adoption import adopted, bounded
+from agent.code_lines import changed_lines
 from agent.compare_programs import changed_constants, program_of, slots_of, structure_of
-from agent.diff import count_lines, unified_diff
+from agent.diff import unified_diff
 from agent.repo.branch_names import experiment_id
 from agent.repo.worktree import Worktree
 from agent.shared_research import RequestedRun, SharedResearch
-from research.formatting import utc_now
+from research.formatting import one_line, utc_now
 from results.experiment import Branch, Experiment, ExperimentKind, Head, Proposal
 from results.store import Store
 
@@ -28,7 +29,7 @@ class NewExperiments:
 
     def of_proposal(self, proposal: Proposal, *, kind: ExperimentKind) -> Experiment:
         """An idea on the head, committed under refs/experiments/<id>."""
-        proposal = replace(proposal, hypothesis=bounded(proposal.hypothesis))
+        proposal = replace(proposal, title=one_line(proposal.title), hypothesis=bounded(proposal.hypothesis))
         parent = self._worktree.head()  # the head, or a person's commits on it that have no score or leave train.py alone
         commit = self._worktree.commit(
             proposal.train_py, message=commit_message(proposal), parent=parent, experiment_id=self._next_id()
@@ -115,10 +116,9 @@ def constants_changed(before: str, after: str) -> dict[str, Any]:
 
 def _described(before: str, after: str) -> dict[str, Any]:
     """The fields of an experiment that follow from its train.py and the one before."""
-    diff = unified_diff(before, after)
-    added, removed = count_lines(diff)
+    added, removed = changed_lines(before, after)
     return {
-        "diff": diff,
+        "diff": unified_diff(before, after),
         "program": program_of(after),
         "structure": structure_of(after),
         "lines_added": added,

@@ -20,7 +20,8 @@ Execute = Callable[[Experiment, str, RunSpec, Callable[[dict[str, Any]], None]],
 """Runs an experiment's train.py with a spec on a device of the branch's platform; calls the function with progress events."""
 
 MAX_TRIES = 5
-"""A run that the infrastructure loses is tried this many times; then its experiment is abandoned."""
+"""A run that the infrastructure loses is tried this many times; then its experiment is abandoned. One that ends its judge comes
+back as a crash before that (cluster/blame.py)."""
 
 
 class ExperimentRuns:

@@ -392,6 +392,9 @@ def _add_researcher(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--researcher", type=some_text, default="search", metavar="R",
                         help=f"who proposes edits: {RESEARCHERS} (default: search, which needs no key)")  # fmt: skip
     parser.add_argument("--model", type=some_text, metavar="M", help="model that --researcher claude uses")
+    parser.add_argument("--agent-writes", type=some_text, action="append", metavar="PATH",
+                        help="a file or folder that command: may write beside its working folder and what coding agents keep "
+                        "in your home (repeatable)")  # fmt: skip
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
@@ -441,7 +444,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", type=budget_seconds, metavar="S",
                         help="seconds of training per run (default: the profile's)")  # fmt: skip
     parser.add_argument("--source", type=some_text, metavar="S",
-                        help="climbmix, tinystories, stdlib or files:PATH (default: the profile's)")  # fmt: skip
+                        help="climbmix, tinystories, packages, stdlib or files:PATH (default: the profile's)")  # fmt: skip
     parser.add_argument("--num-shards", type=count_to(10_000), metavar="N", help="training shards (default: 10)")
 
 

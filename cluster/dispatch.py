@@ -1,27 +1,24 @@
 """Brings runs and devices together: loops enqueue runs, and each device leases the most urgent one for its platform.
 
-A run that a worker lost is returned to its loop as `lost`, and the loop enqueues it again. A worker that loses several runs
-in a row is quarantined.
+A run that a worker lost is returned to its loop as `lost`, and the loop enqueues it again. Who is to blame for lost runs, a
+worker or a train.py, is decided in cluster/blame.py.
 """
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from cluster.blame import Blame
 from cluster.engine import Change, Engine
 from cluster.hardware import Device, platform_identity
 from cluster.judge_process import Progress
 from cluster.workqueue import Lease, WorkItem, WorkQueue
 from research.result import RunResult, RunSpec
 
-QUARANTINE_AFTER = 3
-"""A worker that has lost this many runs in a row gets no more."""
-
 PAUSE_SECONDS = 1.0
-"""How long a worker that lost a run waits before it gets another."""
+"""How long a worker that lost a run waits before it gets another: one that died will leave soon."""
 
 EXPIRY_SECONDS = 5.0
 """How often leases are checked."""
@@ -36,6 +33,9 @@ class WorkObserver(Protocol):
     def on_worker(self, name: str, state: str, **details: Any) -> None:
         """A device has `joined` or `left`, or is `refused` or `quarantined`."""
 
+    def on_control(self, worker: str, found: str) -> None:
+        """A control has found, in words, whether a device or a train.py is to blame for lost runs."""
+
 
 class NoWorkersLeft(Exception):
     """All devices are quarantined. The text says why."""
@@ -49,28 +49,9 @@ class _Assignment:
     train_py: str
     spec: RunSpec
     report: Callable[[Progress], None]
+    control: str | None
+    """The train.py of the branch's baseline; None before it is measured."""
     outcome: "asyncio.Future[RunResult]"
-
-
-class Quarantine:
-    """The workers that lost QUARANTINE_AFTER runs in a row and get no more."""
-
-    def __init__(self) -> None:
-        self.reasons: dict[str, str] = {}
-        """The quarantined workers, and why."""
-        self._lost: Counter[str] = Counter()
-
-    def note(self, worker: str, result: RunResult) -> bool:
-        """Counts a worker's result. Returns whether the worker is quarantined now."""
-        self._lost[worker] = self._lost[worker] + 1 if result.status == "lost" else 0
-        if self._lost[worker] < QUARANTINE_AFTER:
-            return False
-        self.reasons[worker] = f"{QUARANTINE_AFTER} runs in a row were lost, the last one because {result.reason}"
-        return True
-
-    def describe(self) -> str:
-        """All quarantined workers and the reasons, in one line."""
-        return "; ".join(f"{worker}: {reason}" for worker, reason in self.reasons.items())
 
 
 class Dispatcher:
@@ -87,7 +68,7 @@ class Dispatcher:
         self._serving: dict[str, asyncio.Task[None]] = {}
         self._running: dict[str, asyncio.Task[RunResult]] = {}
         self._executing: dict[str, Device] = {}
-        self._quarantine = Quarantine()
+        self._blame = Blame()
         self._news = asyncio.Condition()
 
     @property
@@ -98,7 +79,7 @@ class Dispatcher:
     @property
     def quarantined(self) -> Mapping[str, str]:
         """The devices that get no more work, and why."""
-        return self._quarantine.reasons
+        return self._blame.quarantined
 
     async def changes(self) -> AsyncIterator[tuple[Device, ...]]:
         """Serves the devices of the engine, and yields those that join, in groups. Ends when the engine is closed."""
@@ -111,16 +92,20 @@ class Dispatcher:
         finally:
             watching.cancel()
 
-    async def execute(self, item: WorkItem, train_py: str, spec: RunSpec, report: Callable[[Progress], None]) -> RunResult:
+    async def execute(self, item: WorkItem, train_py: str, spec: RunSpec, report: Callable[[Progress], None], *,
+                      control: str | None = None) -> RunResult:  # fmt: skip
         """Enqueues a run and waits for its result. Failures of the infrastructure are results with the status `lost`.
 
-        Raises NoWorkersLeft. Cancelling removes the run from the queue, or ends its processes.
+        `control` is the train.py of the branch's baseline; None before it is measured. Raises NoWorkersLeft. Cancelling removes
+        the run from the queue, or ends its processes.
         """
-        if self._quarantine.reasons and not self._devices:
-            raise NoWorkersLeft(self._quarantine.describe())
+        if self._blame.quarantined and not self._devices:
+            raise NoWorkersLeft(self._blame.describe())
         outcome: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
         self.queue.add(item)
-        self._assignments[item.id] = _Assignment(item=item, train_py=train_py, spec=spec, report=report, outcome=outcome)
+        self._assignments[item.id] = _Assignment(
+            item=item, train_py=train_py, spec=spec, report=report, control=control, outcome=outcome
+        )
         self._observer.on_work(item, "waiting")
         await self._wake_devices()
         try:
@@ -156,7 +141,7 @@ class Dispatcher:
 
     async def _apply(self, change: Change) -> Device | None:
         """Applies a change; returns the device if one joined and may work."""
-        if change.kind == "joined" and change.name in self._quarantine.reasons:
+        if change.kind == "joined" and change.name in self._blame.quarantined:
             return None
         details = {"reason": change.reason} if change.reason else {}
         if change.device is None:
@@ -179,11 +164,11 @@ class Dispatcher:
         """Stops serving a quarantined device; fails all queued runs if it was the last."""
         self._devices.pop(device.key, None)
         self._serving.pop(device.key, None)
-        self._observer.on_worker(device.key, "quarantined", reason=self._quarantine.reasons[device.key])
+        self._observer.on_worker(device.key, "quarantined", reason=self._blame.quarantined[device.key])
         if not self._devices:
             for assignment in self._assignments.values():
                 if not assignment.outcome.done() and self.queue.withdraw(assignment.item.id):
-                    assignment.outcome.set_exception(NoWorkersLeft(self._quarantine.describe()))
+                    assignment.outcome.set_exception(NoWorkersLeft(self._blame.describe()))
 
     # --- serving ----------------------------------------------------------------------------------------------------
 
@@ -197,10 +182,10 @@ class Dispatcher:
             result = await self._run(device, lease)
             if result is None:
                 continue
-            if self._quarantine.note(device.key, result):
+            if device.key in self._blame.quarantined:
                 return self._drop_quarantined(device)
             if result.status == "lost":
-                await asyncio.sleep(PAUSE_SECONDS)  # a worker that died will leave soon, and must not lease the next run
+                await asyncio.sleep(PAUSE_SECONDS)
 
     async def _run(self, device: Device, lease: Lease) -> RunResult | None:
         """Executes a leased run and hands its result to whoever waits for it; `lost` if the device leaves meanwhile.
@@ -215,7 +200,7 @@ class Dispatcher:
                 assignment.report(progress)
 
         spec = assignment.spec
-        run = asyncio.create_task(self.engine.execute(device, assignment.train_py, spec, on_progress))
+        run = asyncio.create_task(self._executed(device, lease, assignment, on_progress))
         self._running[lease.item.id] = run
         self._executing[lease.item.id] = device
         try:
@@ -232,12 +217,34 @@ class Dispatcher:
             self._return(lease, assignment, result)
             if leaving:
                 raise
+            self._blame.note(device.key, lease.item, result, has_control=False)
             return result
         finally:
             self._running.pop(lease.item.id, None)
             self._executing.pop(lease.item.id, None)
         self._return(lease, assignment, result)
         return result
+
+    async def _executed(self, device: Device, lease: Lease, assignment: _Assignment,
+                        on_progress: Callable[[Progress], None]) -> RunResult:  # fmt: skip
+        """Executes a run, and a control after it if the run was lost and it is open who is to blame."""
+        spec, text = assignment.spec, assignment.control
+        result = await self.engine.execute(device, assignment.train_py, spec, on_progress)
+        is_open = self._blame.note(device.key, lease.item, result, has_control=text is not None)
+        if text is None or not is_open:
+            return result
+        await asyncio.sleep(PAUSE_SECONDS)
+        again = replace(spec, run_id=f"{spec.run_id}-control", keep_below=None, save_model=False)
+        control = await self.engine.execute(device, text, again, lambda _: self._keep(lease))
+        decided = self._blame.decide(device.key, lease.item, result, control)
+        is_idea = control.status != "lost"
+        found = f"the baseline {'works, so the device is' if is_idea else 'is lost, too, so the device is not'} in order"
+        self._observer.on_control(device.key, f"{spec.run_id} was lost; {found}")
+        return decided
+
+    def _keep(self, lease: Lease) -> None:
+        """Renews a lease, since its worker lives."""
+        self.queue.renew(lease, self._clock())
 
     def _return(self, lease: Lease, assignment: _Assignment, result: RunResult) -> None:
         """Hands a result to whoever waits for it, unless the lease has expired."""

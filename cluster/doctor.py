@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from agent.researchers.containment import Containment, containment_here
 from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS
 from cluster.hardware import Device, busy_processes, platform_identity
 from cluster.home import Home, find_checkout, home_option
@@ -109,6 +110,7 @@ def examine(home: Home, cache: Path | UserError, devices: Sequence[Device]) -> l
         *_flash_attention(devices),
         _running(home),
         *_sandbox(),
+        _command(containment_here()),
         *_ray(),
     ]
 
@@ -325,6 +327,16 @@ def _sandbox() -> list[Check]:
         Check(name=name, state="warn" if cure else "ok", found=found, cure=cure)
         for name, found, cure in sandbox_findings(layers_here())
     ]
+
+
+def _command(here: Containment) -> Check:
+    """What contains the command of `--researcher command:`."""
+    if here.namespaces:
+        found = "command: writes its working folder and agents' own state only, and doesn't see the farm's home"
+        return Check(name="agents", state="ok", found=found)
+    found = "command: is bounded by Landlock only" if here.landlock else "command: may read and write whatever you may"
+    problem = "; ".join(f"no {name}: {why}" for name, why in here.problems.items())
+    return Check(name="agents", state="warn", found=f"{found} ({problem})", cure=CURES.get(next(iter(here.problems)), NO_LINUX))
 
 
 def _ray() -> list[Check]:

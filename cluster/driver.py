@@ -4,13 +4,16 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop
+from agent.repo.repository import train_py_at
 from agent.researcher import BudgetSpent, OutOfIdeas
+from agent.researchers.containment import AgentBounds
 from agent.researchers.make import make_researcher
 from agent.shared_research import SharedResearch
 from cluster.background import in_background
@@ -23,6 +26,7 @@ from cluster.farm_events import FarmEvents
 from cluster.farm_options import FarmOptions
 from cluster.hardware import platform_identity
 from cluster.history_export import HistoryExport
+from cluster.home import usual_homes
 from cluster.local_api import FarmServer
 from cluster.loop_plans import LoopPlan, Planner
 from cluster.person_requests import Answer, Ask, record
@@ -30,10 +34,12 @@ from cluster.resuming import log_options
 from cluster.stop_request import StopRequest, interrupt_this_process
 from cluster.workqueue import WorkItem
 from research.contract import Contract
+from research.data.prepared import PreparedData
 from research.errors import UserError
 from research.formatting import counted, one_line
 from research.profiles import profile_named
 from research.result import RunResult, RunSpec
+from research.sandbox.visible import is_needed
 from research.starting_hyperparameters import fit_to_profile
 from results.experiment import Branch, Experiment
 from results.foreign_import import Import, record_import
@@ -157,7 +163,8 @@ class Farm:
         """A loop on its branch, which is started, or resumed if it exists. Raises UserError."""
         options = self.options
         # first, since a branch without a researcher is not worth starting
-        researcher = make_researcher(options.researcher, seed=plan.number, model=options.model, max_cost=options.max_cost)
+        researcher = make_researcher(options.researcher, seed=plan.number, model=options.model, max_cost=options.max_cost,
+                                     bounds=agent_bounds(options, plan.data))  # fmt: skip
         with self._opening:  # of two new loops, the second one builds on what the first one has started
             branch, worktree = self._branch_start.open(plan, in_place=in_place)
             shared = self._shared.setdefault(branch.head_branch, self._shared_research(branch))
@@ -207,9 +214,11 @@ class Farm:
             branch=experiment.branch,
             experiment=experiment.id,
             platform=platform_identity(plan.device),
-            repeats=sum(run.status == "lost" for run in self.store.record(experiment.id).runs),
+            repeats=lost_since_its_last_result(self.store.record(experiment.id).runs),
         )
-        return await self.dispatcher.execute(item, train_py, spec, report)
+        baseline = self.store.baseline(experiment.branch)
+        control = None if baseline is None else train_py_at(self.options.repo, baseline.experiment.commit)
+        return await self.dispatcher.execute(item, train_py, spec, report, control=control)
 
 
 class FarmRun:
@@ -333,10 +342,25 @@ def limit_in_words(limit: int, done: int, *, is_alone: bool) -> str:
     return f"{counted(done, 'experiment')} {'is' if done == 1 else 'are'} done{beyond}"
 
 
+def lost_since_its_last_result(runs: Sequence[RunResult]) -> int:
+    """How many of an experiment's runs, in their order, were lost after the last one that was not."""
+    return len(list(takewhile(lambda run: run.status == "lost", reversed(runs))))
+
+
 def noise_prior_of(contract: Contract) -> NoisePrior:
     """The noise that the contract's profile was measured with, scaled to the contract's time budget."""
     profile = profile_named(contract.profile)
     return noise_prior(profile.sigma, measured_at=profile.contract.TIME_BUDGET, budget=contract.TIME_BUDGET)
+
+
+def agent_bounds(options: FarmOptions, data: PreparedData) -> AgentBounds:
+    """The bounds of a researcher's command: it may not read this farm's home or others, nor what runs are scored on."""
+    of_data = [path for path in (data.folder, *map(Path, data.hidden_paths)) if not is_needed(path)]  # Python's library is
+    return AgentBounds(
+        sandbox=options.sandbox,
+        hidden=(options.home.folder, *usual_homes(options.source_tree or options.repo), options.cache, *of_data),
+        writable=options.agent_writes,
+    )
 
 
 def make_engine(options: FarmOptions, planner: Planner, local_plans: list[LoopPlan]) -> Engine:

@@ -98,6 +98,11 @@ class FarmEvents:
         if state != "joined" or self._show_joining:
             self._display.say(f"{name} {state}" + "".join(f": {value}" for value in details.values()))
 
+    def on_control(self, worker: str, found: str) -> None:
+        """A control has found whether a device or a train.py is to blame for lost runs."""
+        self._home.log_event("device_control", worker=worker, found=found)
+        self._display.say(f"{worker}: {found}")
+
     def cancel_old_work(self) -> None:
         """Marks what was queued or running when the last farm on this home ended as cancelled: loops request it again."""
         for run, *_ in self._store.query("SELECT run, state FROM work WHERE state IN ('waiting', 'running')").rows:

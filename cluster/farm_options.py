@@ -32,6 +32,8 @@ class FarmOptions:
     """The Claude model to use; None: the researcher's default."""
     max_cost: float | None = None
     """US dollars that the researchers of the tag may cost, over all of its loops and sessions; None: no limit."""
+    agent_writes: tuple[Path, ...] = ()
+    """Files and folders that a command may write beside its own."""
     profile: str | None = None
     recipe: Recipe | None = None
     """Hyperparameters that new branches start from; None: those of train.py, under its profile."""

@@ -16,13 +16,19 @@ import research
 from research.command_hints import to_type
 from research.contract import cache_folder
 from research.errors import UserError
-from research.files import not_writable, try_to_write, user_path, write_atomically
+from research.files import home_folder, not_writable, try_to_write, user_path, write_atomically
 from research.formatting import utc_now
 
 HOME_VARIABLE = "FARM_HOME"
 
 JOB_HOME = "~/autoresearch-farm"
 """The default home of a farm that runs as a Ray job. It outlives the job's working folder. The driver's node expands `~`."""
+
+IN_A_CHECKOUT = Path("results") / "data"
+"""The default home in a checkout."""
+
+FETCHED = Path("results") / "fetched"
+"""The folder of fetched homes in a checkout."""
 
 JOB_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """An environment variable that Ray sets for a job's entrypoint, and for nothing else."""
@@ -208,11 +214,19 @@ def _home(override: str | Path | None, start: Path | None) -> Home:
         return Home(user_path(chosen, instead="an absolute path for --home").resolve())
     checkout = find_checkout(start)
     if checkout is not None:
-        return Home(checkout / "results" / "data")
+        return Home(checkout / IN_A_CHECKOUT)
     import platformdirs
 
     folder = user_path(platformdirs.user_data_dir("autoresearch-farm", appauthor=False), instead="--home FOLDER")
     return Home(folder.resolve())
+
+
+def usual_homes(checkout: Path) -> tuple[Path, ...]:
+    """Where farms of this user have their state unless they are told otherwise; some of the folders may not exist."""
+    import platformdirs
+
+    of_user = platformdirs.user_data_dir("autoresearch-farm", appauthor=False)
+    return (checkout / IN_A_CHECKOUT, checkout / FETCHED, home_folder() / JOB_HOME.removeprefix("~/"), Path(of_user))
 
 
 def home_option(home: Home) -> str:

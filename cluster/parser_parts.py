@@ -99,8 +99,9 @@ def words_for(options: argparse.Namespace, *, without: Collection[str]) -> list[
         if name in without or value is None or value is False or str(value) == "":
             continue
         option = "--" + name.replace("_", "-")
-        if value is True:
-            words.append(option)
-        else:
-            words += [f"{option}={value}"] if str(value).startswith("-") else [option, str(value)]
+        for one in value if isinstance(value, list) else [value]:
+            if one is True:
+                words.append(option)
+            else:
+                words += [f"{option}={one}"] if str(one).startswith("-") else [option, str(one)]
     return words

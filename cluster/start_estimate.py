@@ -37,7 +37,7 @@ RUN_BYTES = 200_000.0
 MODEL_BYTES = {"standard": 250e6, "small": 70e6, "cpu": 8e6}
 """Size of a saved model, by profile."""
 
-DATA_BYTES = {"climbmix": 250e6, "tinystories": 330e6, "stdlib": 30e6}
+DATA_BYTES = {"climbmix": 250e6, "tinystories": 330e6, "packages": 30e6, "stdlib": 30e6}
 """Size of prepared data with its text, by source: per training shard, or in total for a source without shards."""
 
 IDEA_TOKENS = {"input": 4_000, "output": 8_000, "cache_read": 80_000, "cache_write_1h": 20_000}
@@ -136,11 +136,12 @@ def estimate(
 def data_line(contract: Contract, num_shards: int | None) -> str:
     """A line about data that is not prepared yet."""
     from research.data.prepare import DEFAULT_SHARDS
+    from research.data.sources import has_shards
 
     source = contract.source.partition(":")[0]
     if source not in DATA_BYTES:
         return "data: your text is prepared first, which takes about as much disk space again"
-    shards = 1 if source == "stdlib" else (num_shards or DEFAULT_SHARDS) + 2
+    shards = 1 if not has_shards(source) else (num_shards or DEFAULT_SHARDS) + 2
     return f"data: {source} is prepared first, which takes about {size(shards * DATA_BYTES[source])} of disk space"
 
 

@@ -41,7 +41,7 @@ class Contract:
     VOCAB_SIZE: int
     """Size of the vocabulary, special tokens included."""
     source: str
-    """The source of text: `climbmix`, `tinystories`, `stdlib` or `files:PATH`."""
+    """The source of text: `climbmix`, `tinystories`, `packages`, `stdlib` or `files:PATH`."""
 
     def __post_init__(self) -> None:
         if self.EVAL_TOKENS % self.MAX_SEQ_LEN:

@@ -15,6 +15,9 @@ TEMPORARY = ".tmp"
 """Suffix of the names of unfinished files; a killed process can leave one behind."""
 
 
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
 @contextmanager
 def replacing(path: Path, *, private: bool = False, overwrite: bool = True) -> Iterator[Path]:
     """A temporary file next to `path`, empty at first, for the block to write; it becomes `path` at the end.
@@ -56,6 +59,53 @@ def make_open_folder(path: Path) -> None:
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
         folder.chmod(0o755)
+
+
+def remove_tree(folder: Path) -> bool:
+    """Removes a folder with everything below it, however deeply folders are nested. Returns whether nothing is left of it.
+
+    Folders further down are moved up into `folder` first, so that no path is longer than the system allows. Nothing else may
+    write there meanwhile.
+    """
+    prefix, numbers = secrets.token_hex(8), count()
+    try:
+        top = os.open(folder, _FOLDER)
+    except OSError:
+        return not folder.exists()
+    try:
+        waiting = _remove_files(top)
+        while waiting:
+            name = waiting.pop()
+            with suppress(OSError):
+                inner = os.open(name, _FOLDER, dir_fd=top)
+                try:
+                    for below in _remove_files(inner):
+                        moved = f"{prefix}-{next(numbers)}"
+                        os.rename(below, moved, src_dir_fd=inner, dst_dir_fd=top)
+                        waiting.append(moved)
+                finally:
+                    os.close(inner)
+                os.rmdir(name, dir_fd=top)
+    finally:
+        os.close(top)
+    with suppress(OSError):
+        folder.rmdir()
+    return not folder.exists()
+
+
+def _remove_files(folder: int) -> list[str]:
+    """Removes the files of an open folder, and opens the permissions of its folders. Returns the names of these."""
+    with os.scandir(folder) as found:
+        entries = list(found)
+    folders = []
+    for entry in entries:
+        with suppress(OSError):
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.name)
+                os.chmod(entry.name, 0o700, dir_fd=folder)
+            else:
+                os.unlink(entry.name, dir_fd=folder)
+    return folders
 
 
 def try_to_write(folder: Path) -> None:

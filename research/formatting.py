@@ -2,6 +2,8 @@
 
 from datetime import UTC, datetime
 
+from research.printable import kind_of, visible
+
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """`1 experiment`, `12 experiments`; `plural` is for a noun that takes more than an s."""
@@ -14,20 +16,20 @@ def shortened(text: str, limit: int) -> str:
 
 
 def one_line(text: str, limit: int | None = None) -> str:
-    """`text` on one line, cut to `limit` characters: white space and control characters become single spaces."""
-    line = " ".join("".join(character if character.isprintable() else " " for character in text).split())
+    """`text` on one line, cut to `limit` characters: white space and what can't be seen become single spaces."""
+    line = " ".join(visible(text, instead=" ").split())
     return line if limit is None else shortened(line, limit)
 
 
 def plain_lines(text: str, limit: int) -> str:
-    """`text` with its lines, cut to `limit` characters, without control characters and what turns the direction of text."""
+    """`text` with its lines, cut to `limit` characters, of visible characters only."""
     lines = text[: 4 * limit].replace("\r\n", "\n").split("\n")
-    return shortened("\n".join("".join(c if c.isprintable() else " " for c in line).rstrip() for line in lines).strip(), limit)
+    return shortened("\n".join(visible(line, instead=" ").rstrip() for line in lines).strip(), limit)
 
 
 def printable(name: object) -> str:
-    """A path or another name as any terminal can show it: control characters, and bytes that are not UTF-8, become `?`."""
-    return "".join(character if character.isprintable() else "?" for character in str(name))
+    """A path or another name as any terminal can show it: what can't be seen, and bytes that are not UTF-8, become `?`."""
+    return "".join(character if character == " " or kind_of(character) in ("shown", "mark") else "?" for character in str(name))
 
 
 def is_text(text: str) -> bool:

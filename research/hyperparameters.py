@@ -3,14 +3,13 @@
 import ast
 import io
 import json
+import math
 from collections.abc import Mapping
 
 from research.errors import UserError
+from research.printable import first_hidden
 from research.recipes import Constant
-from research.valid_train_py import parse
-
-MAX_BITS = 1024
-"""A longer integer is no hyperparameter, and JSON can't hold the longest ones."""
+from research.valid_train_py import MAX_BITS, parse
 
 
 def read_constants(train_py: str) -> dict[str, Constant]:
@@ -28,7 +27,7 @@ def _constants_of(statements: list[ast.stmt]) -> dict[str, Constant]:
         if name is not None and isinstance(node, ast.Assign):
             try:
                 value = _evaluate(node.value)
-            except (ValueError, ArithmeticError, RecursionError):
+            except (ValueError, ArithmeticError):
                 continue
             if _can_be_recorded(value):
                 constants[name] = value
@@ -96,10 +95,12 @@ def _evaluate(node: ast.expr) -> Constant:
 
 
 def _can_be_recorded(value: Constant) -> bool:
-    """Whether JSON and a database can hold a constant: a sane integer, no half of a surrogate pair."""
+    """Whether JSON and a database can hold a constant, and a reader see it: a sane integer, finite numbers, visible text."""
     if isinstance(value, str):
-        return value.isascii() or not any("\ud800" <= character <= "\udfff" for character in value)
-    return not isinstance(value, int) or value.bit_length() <= MAX_BITS
+        return all(first_hidden(line) is None for line in value.split("\n"))
+    if isinstance(value, int):
+        return value.bit_length() <= MAX_BITS
+    return all(map(math.isfinite, value if isinstance(value, tuple) else (value,)))
 
 
 def _number(node: ast.expr) -> int | float:

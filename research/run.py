@@ -5,13 +5,12 @@ import json
 import os
 import secrets
 import select
-import shutil
 import signal
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -30,17 +29,18 @@ from research.contract import cache_folder
 from research.cpu_cores import usable_cores
 from research.data.prepare import find_prepared
 from research.errors import UserError
-from research.files import research_folder, write_atomically
+from research.files import remove_tree, research_folder, write_atomically
 from research.gpu_driver import first_gpu
 from research.ipc.channel import monotonic
 from research.judge.conversation import Emit
 from research.judge.judge import Judge, Requested, scratch_prefix
-from research.judge.processes import kill_descendants
+from research.judge.traces import Traces
 from research.kernels.preload import preload_for_gpu
 from research.measured_cpu_share import TrainingShare
 from research.number_options import budget_seconds, gigabytes, number_from
 from research.profiles import PROFILES, choose_profile, contract_for, memory_limit
 from research.result import SANDBOX_MODES, Placement, RunResult, RunSpec
+from research.sandbox.descendants import kill_descendants
 from research.sandbox.linux import become_subreaper, die_with_parent, keep_freed_memory
 from research.starting_hyperparameters import fit_to_profile
 from research.streams import drop_output, prepare_streams, refusal
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.serve:
         return serve(signals)
     try:
-        result = run_by_hand(options, lambda: bool(signals))
+        result, traces = run_by_hand(options, lambda: bool(signals))
     except UserError as error:
         print(f"research.run: {error}", file=sys.stderr)
         return 2
@@ -77,6 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     if options.json:
         print(result.to_json(), flush=True)
+    if not signals:
+        traces.erase()
     return 0 if result.status == "ok" else 1
 
 
@@ -117,10 +119,10 @@ class _OneLineParser(argparse.ArgumentParser):
         self.exit(2, f"research.run: {message.removeprefix('argument ')} (see {self.prog} --help)\n")
 
 
-def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> RunResult:
+def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> tuple[RunResult, Traces]:
     """Runs `options.train`, fitted to the profile's starting hyperparameters if it was made for another profile.
 
-    Raises UserError.
+    Returns its result, and what it left behind. Raises UserError.
     """
     if not options.train.is_file():
         raise UserError(f"There is no file {options.train}: name a train.py with --train.")
@@ -156,14 +158,18 @@ def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> R
             threads=usable_cores(),
             gpu_memory_bytes=limit,
         )
-        return judged(spec, placement, train_py, emit=lambda _: None, cancelled=cancelled, echo=print_now)
+        traces = Traces(placement)
+        result = judged(spec, placement, train_py, emit=lambda _: None, cancelled=cancelled, traces=traces, echo=print_now)
+        return result, traces
 
 
 def judged(spec: RunSpec, placement: Placement, train_py: str, *, emit: Emit, cancelled: Callable[[], bool],
-           requested: Requested | None = None, echo: Callable[[str], None] | None = None) -> RunResult:  # fmt: skip
+           traces: Traces, requested: Requested | None = None,
+           echo: Callable[[str], None] | None = None) -> RunResult:  # fmt: skip
     """The judge's result of one run, with the share of the CPU that it had, also in its result.json."""
     share = TrainingShare(emit)
-    judge = Judge(spec, placement, train_py, emit=share.emit, cancelled=cancelled, requested=requested, echo=echo)
+    judge = Judge(spec, placement, train_py, emit=share.emit, cancelled=cancelled, forget=traces.erase, requested=requested,
+                  echo=echo)  # fmt: skip
     result = replace(judge.execute(), cpu_share=share.value)
     write_atomically(Path(placement.run_folder) / "result.json", result.to_json())
     return result
@@ -219,13 +225,18 @@ def serve(signals: list[int]) -> int:
     emit = _event_printer()
     emit({"event": "ready"})
     worker = _Worker()
+    traces: dict[str, Traces] = {}
     while line := worker.read_line(stopped=lambda: bool(signals)):
         if line + b"\n" == GO:  # its run had already ended by itself
             continue
+        request = json.loads(line)
+        placement = Placement.from_json(json.dumps(request["placement"]))
+        if placement.data_folder not in traces:
+            traces[placement.data_folder] = Traces(placement)
         request_read, request_write = os.pipe()
         pid = os.fork()
         if pid == 0:
-            _judge_and_exit(line, emit, signals, request_read)
+            _judge_and_exit(request, placement, traces[placement.data_folder], emit, signals, request_read)
         while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
             if signals or worker.is_gone():
                 os.kill(pid, signal.SIGTERM)
@@ -237,12 +248,15 @@ def serve(signals: list[int]) -> int:
         if ended[1]:
             kill_descendants()
             for folder in Path(tempfile.gettempdir()).glob(f"{scratch_prefix(pid)}*"):
-                shutil.rmtree(folder, ignore_errors=True)
+                remove_tree(folder)
             return 1
+        if not (signals or worker.is_gone()):
+            traces[placement.data_folder].erase()
     return 0
 
 
-def _judge_and_exit(line: bytes, emit: Emit, signals: list[int], request_pipe: int) -> NoReturn:
+def _judge_and_exit(request: Mapping[str, Any], placement: Placement, traces: Traces, emit: Emit, signals: list[int],
+                    request_pipe: int) -> NoReturn:  # fmt: skip
     """Judges one run in a forked process. `request_pipe` brings the time at which a speculative run is requested."""
 
     def requested() -> float | None:
@@ -252,11 +266,10 @@ def _judge_and_exit(line: bytes, emit: Emit, signals: list[int], request_pipe: i
     try:
         die_with_parent(signal.SIGTERM)
         become_subreaper()
-        request = json.loads(line)
         spec = RunSpec.from_json(json.dumps(request["spec"]))
         speculative = requested if request.get("ahead") else None
-        placement = Placement.from_json(json.dumps(request["placement"]))
-        result = judged(spec, placement, request["train_py"], emit=emit, cancelled=lambda: bool(signals), requested=speculative)
+        result = judged(spec, placement, request["train_py"], emit=emit, cancelled=lambda: bool(signals), traces=traces,
+                        requested=speculative)  # fmt: skip
         emit({"event": "result", "result": json.loads(result.to_json())})
         code = 0
     except BaseException:

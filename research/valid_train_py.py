@@ -1,18 +1,41 @@
-"""The text of a train.py: how large it may be, and whether it is Python. Standard library only; it is not executed."""
+"""The text of a train.py: how large and how deep it may be, and whether it is Python. Standard library only.
+
+Nothing of it is executed. Whatever reads a train.py gets its syntax tree from `parse`, which refuses what later walks over the
+tree, the compiler, JSON or a database can't take; so none of them has to be careful.
+"""
 
 import ast
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from research.printable import first_hidden
+
 MAX_BYTES = 200_000
-"""The largest train.py in bytes: no idea needs more, a runaway edit does."""
+"""The largest train.py in bytes, comments included: no idea needs more, a runaway edit does."""
+
+MAX_DEPTH = 100
+"""The deepest syntax tree. The shipped train.py's has 13 levels, and each `elif` and each `+` of a sum is one more."""
+
+MAX_NODES = 20_000
+"""The largest syntax tree. The shipped train.py's has 3,600 nodes."""
+
+MAX_COMPILED_NODES = 200_000
+"""The most nodes that are compiled, where each way out of a `try` has a copy of its `finally`."""
+
+MAX_BITS = 1024
+"""The longest integer: no hyperparameter is longer, and Python itself can't print the longest ones."""
 
 
 def parse(train_py: str) -> ast.Module:
-    """The syntax tree. Raises SyntaxError for whatever can't be parsed: bad syntax, NUL bytes, nesting that is too deep."""
+    """The syntax tree. Raises SyntaxError for whatever can't be parsed, and for what is beyond the limits above."""
+    if len(train_py) > MAX_BYTES:
+        raise SyntaxError(f"the text has {len(train_py):,} characters, and the limit is {MAX_BYTES:,}")
     with _syntax_errors_only():
-        return ast.parse(train_py)
+        tree = ast.parse(train_py)
+    _require_limits(tree)
+    return tree
 
 
 def size_problem(train_py: str) -> str | None:
@@ -24,9 +47,21 @@ def size_problem(train_py: str) -> str | None:
     return f"train.py has {size:,} bytes: the limit is {MAX_BYTES:,}" if size > MAX_BYTES else None
 
 
+def character_problem(train_py: str) -> str | None:
+    """One line that names a character that no reader sees, but a language model may; None if there is none."""
+    for number, line in enumerate(train_py.split("\n"), start=1):
+        hidden = first_hidden(line.removesuffix("\r"))
+        if hidden is not None:
+            return (
+                f"train.py line {number} holds U+{ord(hidden):04X}, which can't be seen: leave it out, or write it as an escape"
+            )
+    return None
+
+
 def syntax_problem(train_py: str) -> str | None:
-    """One line that says why the text is not Python; None if it compiles."""
+    """One line that says why the text is not Python, or beyond the limits of `parse`; None if it compiles."""
     try:
+        parse(train_py)
         with _syntax_errors_only():
             compile(train_py, "train.py", "exec")
     except SyntaxError as error:
@@ -36,8 +71,63 @@ def syntax_problem(train_py: str) -> str | None:
 
 
 def problem_with(train_py: str) -> str | None:
-    """One line that says why the text can't be tried as train.py; None if it can."""
-    return size_problem(train_py) or syntax_problem(train_py)
+    """One line that says why the text can't be read as train.py; None if it can."""
+    return size_problem(train_py) or character_problem(train_py) or syntax_problem(train_py)
+
+
+def _require_limits(tree: ast.Module) -> None:
+    """Raises SyntaxError, with the line, for a tree that is too deep or too large, or holds a value that can't be recorded.
+
+    It doesn't recurse, since a tree that is too deep is what it looks for.
+    """
+    nodes = exits = 0
+    waiting: list[tuple[ast.AST, int, int]] = [(tree, 1, 1)]
+    while waiting:
+        node, depth, line = waiting.pop()
+        line = getattr(node, "lineno", line)
+        nodes += 1
+        exits += isinstance(node, ast.Return | ast.Break | ast.Continue)
+        if depth > MAX_DEPTH:
+            raise _beyond(line, f"it is nested more than {MAX_DEPTH} deep: split the expression or the chain of branches")
+        if nodes > MAX_NODES:
+            raise _beyond(line, f"the file has more than {MAX_NODES:,} nodes of syntax: shorten it")
+        if isinstance(node, ast.Constant) and (problem := _constant_problem(node.value)):
+            raise _beyond(line, problem)
+        waiting.extend((child, depth + 1, line) for child in ast.iter_child_nodes(node))
+    if _compiled_nodes(tree, exits) > MAX_COMPILED_NODES:
+        raise SyntaxError("its `finally` blocks are copied too often: shorten them, or leave by fewer ways")
+
+
+def _compiled_nodes(tree: ast.Module, exits: int) -> int:
+    """About how many nodes the compiler writes down; `exits` is how many statements of the file may leave a block."""
+    total = 0
+    waiting: list[tuple[ast.AST, int]] = [(tree, 1)]
+    while waiting and total <= MAX_COMPILED_NODES:
+        node, copies = waiting.pop()
+        total += copies
+        last = {id(statement) for statement in getattr(node, "finalbody", ())}
+        for child in ast.iter_child_nodes(node):
+            waiting.append((child, copies * (exits + 2) if id(child) in last else copies))
+    return total
+
+
+def _constant_problem(value: object) -> str | None:
+    """Why JSON, a database or Python's own printing can't take a literal's value; None if they can."""
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        return f"an integer has more than {MAX_BITS:,} bits: compute it instead"
+    if isinstance(value, float) and not math.isfinite(value):
+        return "a number is infinite: write math.inf instead"
+    if isinstance(value, complex) and not (math.isfinite(value.real) and math.isfinite(value.imag)):
+        return "a number is infinite: write math.inf instead"
+    if isinstance(value, str) and any("\ud800" <= character <= "\udfff" for character in value):
+        return "a string holds half of a surrogate pair, which is no text"
+    return None
+
+
+def _beyond(line: int, problem: str) -> SyntaxError:
+    error = SyntaxError(problem)
+    error.lineno = line
+    return error
 
 
 @contextmanager

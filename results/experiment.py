@@ -131,6 +131,7 @@ class Experiment:
     price: float = 0.0
     """The gain in bpb that its lines must pay for."""
     lines_added: int = 0
+    """Lines of code that it adds, as `agent/code_lines.py` counts them: without comments, and long lines more than once."""
     lines_removed: int = 0
     usage: Usage = field(default_factory=Usage)
     created: str

@@ -31,8 +31,9 @@ standard deviation of 0.0027 bpb, and one small change under the same seeds move
 MEMORY_PRICE = 0.0005
 """The gain in bpb that each doubling of the head's peak memory must pay for."""
 
-ANSWER_SLACK = 1.5
-"""Multiples of its parent's seconds in which an idea's model may answer the validation rows without paying for it."""
+FREE_TIMES, FREE_SECONDS = 1.5, 2.0
+"""An idea's run may take this multiple of its parent's seconds, and as many seconds more, to start and to answer the validation
+rows without paying for it: two runs of one commit differ by less, unless the machine is busy."""
 
 SLACK_SIGMAS = 0.5
 """The most that an idea may lose, in sigmas as claimed, however much simpler its code is."""
@@ -69,8 +70,8 @@ class GroupState:
     """The latest runs' shares of their machine (`machine_shares.share_of`)."""
     share_of_run: Mapping[str, MachineShare] = field(default_factory=dict)
     """What each run had of its machine, as far as that is known, by the run's id."""
-    answer_seconds_at: Mapping[str, float] = field(default_factory=dict)
-    """Seconds in which each commit's last run with a score answered the validation rows."""
+    seconds_at: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """Seconds that each commit's last run with a score took to start, and to answer the validation rows."""
     time_slope: float = 0.0
     """As in `Profile`."""
     budget: float = 1.0
@@ -251,7 +252,7 @@ def _idea(state: GroupState, entry: Ran, patches: frozenset[str]) -> Patch | Non
     slots, others = frozenset(experiment.slots), patches & state.ideas.keys() - {experiment.id}
     needs = frozenset(name for name in others if state.ideas[name].slots & slots)
     least = -SLACK_SIGMAS * state.farm.posterior.model.sigma
-    price = max(experiment.price, least) + _memory_price(state, entry) + _scoring_price(state, entry)
+    price = max(experiment.price, least) + _memory_price(state, entry) + _time_price(state, entry)
     return Patch(name=experiment.id, slots=slots, price=price, needs=needs)
 
 
@@ -261,15 +262,19 @@ def _memory_price(state: GroupState, entry: Ran) -> float:
     return MEMORY_PRICE * math.log2(peak / before) if before and peak and peak > before else 0.0
 
 
-def _scoring_price(state: GroupState, entry: Ran) -> float:
-    """What computing more while it is scored must pay for, in bpb: what as many seconds of training would gain.
+def _time_price(state: GroupState, entry: Ran) -> float:
+    """What computing more outside the clock must pay for, in bpb: what as many seconds of training would gain.
 
-    So a model gains nothing by going on with its training there. Up to ANSWER_SLACK times the parent's seconds are free.
+    So a run gains nothing by training before the clock, or while it is scored. FREE_TIMES the parent's seconds and FREE_SECONDS
+    cost nothing, nor does starting on a GPU, where an edit may have much to compile.
     """
-    before, seconds = state.answer_seconds_at.get(entry.experiment.parent_commit), entry.run.answer_seconds
-    if not before or not seconds:
+    before, run = state.seconds_at.get(entry.experiment.parent_commit), entry.run
+    if before is None or run.startup_seconds is None or run.answer_seconds is None:
         return 0.0
-    return state.time_slope * math.log1p(max(0.0, seconds - ANSWER_SLACK * before) / state.budget)
+    parts = zip(before, (run.startup_seconds, run.answer_seconds), strict=True)
+    startup, answers = (max(0.0, now - FREE_TIMES * usual - FREE_SECONDS) for usual, now in parts)
+    extra = answers if run.device.startswith("cuda") else startup + answers
+    return state.time_slope * math.log1p(extra / state.budget)
 
 
 def _with_share(state: GroupState, run: RunResult) -> GroupState:
@@ -281,12 +286,12 @@ def _with_share(state: GroupState, run: RunResult) -> GroupState:
 
 
 def _with_machine(state: GroupState, entry: Ran) -> GroupState:
-    """The state with the run's memory and the time that its answers took."""
+    """The state with the run's memory and the time that it took outside the clock."""
     run, commit = entry.run, entry.experiment.commit
     if run.status != "ok":
         return state
-    if run.answer_seconds is not None:
-        state = replace(state, answer_seconds_at={**state.answer_seconds_at, commit: run.answer_seconds})
+    if run.startup_seconds is not None and run.answer_seconds is not None:
+        state = replace(state, seconds_at={**state.seconds_at, commit: (run.startup_seconds, run.answer_seconds)})
     if run.peak_memory_mb is None:
         return state
     return replace(state, memory_at={**state.memory_at, commit: run.peak_memory_mb})

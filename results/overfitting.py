@@ -64,7 +64,7 @@ class Overfitting:
 
     @property
     def is_on_validation_alone(self) -> bool:
-        """Whether validation surely improved more than audit (by ALARM_STANDARD_ERRORS), which shows less than half of it."""
+        """Whether validation certainly improved more than audit (by ALARM_STANDARD_ERRORS), with less than half of it there."""
         certain = self.standard_errors is not None and self.standard_errors > ALARM_STANDARD_ERRORS
         return certain and self.audit.change > self.val.change / 2
 

@@ -19,6 +19,7 @@ HOMES = {
 """Heavy dependency -> the only folder whose files import it."""
 
 PURE = (
+    "cluster/blame.py",
     "cluster/workqueue.py",
     "results/verdict.py",
     "results/effect_prior.py",
@@ -32,7 +33,8 @@ LIGHT = {
     "research/errors.py": set(),
     "research/files.py": {"research.errors"},
     "research/command_hints.py": {"research.files"},
-    "research/formatting.py": set(),
+    "research/printable.py": set(),
+    "research/formatting.py": {"research.printable"},
     "research/number_options.py": {"research.formatting"},
     "research/cpu_cores.py": set(),
     "cluster/own_packages.py": {"cluster.cli"},
@@ -44,8 +46,16 @@ LIGHT = {
         *("research.contract", "research.errors", "research.gpu_memory", "research.child_settings", "research.recipes")
     },
     "research/result.py": {"research.contract"},
-    "research/valid_train_py.py": set(),
-    "research/hyperparameters.py": {"research.errors", "research.recipes", "research.valid_train_py"},
+    "research/valid_train_py.py": {"research.printable"},
+    "research/executed_text.py": {"research.formatting", "research.valid_train_py"},
+    "research/own_seeds.py": {"research.formatting", "research.valid_train_py"},
+    "research/carried_data.py": {
+        *("research.contract", "research.executed_text", "research.formatting", "research.valid_train_py")
+    },
+    "research/runnable.py": {
+        *("research.carried_data", "research.executed_text", "research.own_seeds", "research.valid_train_py")
+    },
+    "research/hyperparameters.py": {"research.errors", "research.printable", "research.recipes", "research.valid_train_py"},
 }
 """Files that import the standard library and these modules alone, so that every package can use them."""
 

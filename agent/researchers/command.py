@@ -5,7 +5,7 @@ import contextlib
 import os
 import shlex
 import shutil
-import signal
+import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -16,15 +16,25 @@ import psutil
 from agent.compare_programs import changed_constants, describe_changes, same_lines
 from agent.researcher import Context, NotConfigured, ProposalFailed
 from agent.researchers.agent_folder import read_idea, read_train_py, write_agent_folder
+from agent.researchers.contained import Order
+from agent.researchers.containment import AgentBounds, containment, files_of_command
+from research.files import research_folder
 from research.formatting import one_line
+from research.sandbox import machine_files
 from research.valid_train_py import problem_with
 from results.experiment import Proposal, Usage
 
 MARK = "AUTORESEARCH_AGENT"
 """The environment variable that marks every process of the command, so that leftover ones can be found and killed."""
 
-HIDDEN = ("AUTORESEARCH_", "FARM_", "GIT_", "PYTHON", "RAY_", "VIRTUAL_ENV", "OMP_NUM_THREADS")
-"""Prefixes of environment variables that are not passed to the agent."""
+HIDDEN = (
+    *("AUTORESEARCH_", "FARM_", "GIT_", "PYTHON", "RAY_", "VIRTUAL_ENV", "OMP_NUM_THREADS"),
+    *("DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK", "XDG_RUNTIME_DIR"),
+)
+"""Prefixes of environment variables that are not passed to the agent: the farm's own, and those that name services' sockets."""
+
+END_SECONDS = 15.0
+"""How long the process that contains a command has to end it."""
 
 TAIL_BYTES = 2000
 """Bytes at the end of the output that are read for an error message."""
@@ -57,13 +67,13 @@ class CommandResearcher:
     """Runs the command in a temporary copy of the branch's files, and takes the edited train.py and IDEA.md from it.
 
     In the command, `{prompt}` stands for the prompt and `{prompt_file}` for the path of a file that holds it; without
-    either, the prompt is appended as the last argument. No shell is involved. Afterwards the command and all processes that it
-    started are killed.
+    either, the prompt is appended as the last argument. No shell is involved. The command is contained (containment.py), and
+    afterwards all processes that it started are killed (contained.py).
     """
 
     name = "command"
 
-    def __init__(self, command: str, *, timeout_s: float = 1800.0) -> None:
+    def __init__(self, command: str, *, timeout_s: float = 1800.0, bounds: AgentBounds | None = None) -> None:
         try:
             self.arguments = tuple(shlex.split(command))
         except ValueError as error:
@@ -75,6 +85,8 @@ class CommandResearcher:
         if shutil.which(self.arguments[0]) is None:
             raise NotConfigured(f"The command {self.arguments[0]!r} was not found: install it, or check PATH.")
         self.timeout_s = timeout_s
+        self._bounds = bounds or AgentBounds()
+        self._containment = containment(self._bounds.sandbox)
 
     async def propose(self, context: Context) -> Proposal:
         """One edit made by the command. Raises ProposalFailed with the reason and the end of its output."""
@@ -106,31 +118,49 @@ class CommandResearcher:
             scratch = Path(name)
             folder = scratch / "project"
             write_agent_folder(folder, context)
-            await self._run(folder, log=scratch / "output.log", prompt_file=scratch / "prompt.txt")
+            log = scratch / "output.log"
+            await self._run(self._order(scratch, folder), log)
             return read_train_py(folder), *read_idea(folder)
 
-    async def _run(self, folder: Path, *, log: Path, prompt_file: Path) -> None:
+    def _order(self, scratch: Path, folder: Path) -> Order:
+        """The command with its prompt, and its bounds."""
+        prompt_file, temporary = scratch / "prompt.txt", scratch / "temporary"
         prompt_file.write_text(PROMPT, encoding="utf-8")
-        mark = str(folder)
+        temporary.mkdir()
+        here = self._containment
+        environment = _environment(os.environ, str(folder))
+        if here.namespaces or here.landlock:
+            environment["TMPDIR"] = machine_files.SCRATCH_FOLDERS[0] if here.namespaces else str(temporary)
+        files = files_of_command(self.arguments, self._bounds, folder=folder, temporary=temporary, prompt_file=prompt_file,
+                                 environment=environment)  # fmt: skip
+        return Order(
+            arguments=tuple(_with_prompt(self.arguments, prompt_file)),
+            environment=environment,
+            folder=str(folder),
+            files=None if self._bounds.sandbox == "off" else files,
+            namespaces=here.namespaces,
+            landlock=here.landlock,
+        )
+
+    async def _run(self, order: Order, log: Path) -> None:
+        """Runs the command to its end. Raises ProposalFailed unless it exits with 0."""
         with log.open("wb") as output:
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *_with_prompt(self.arguments, prompt_file),
-                    cwd=folder,
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=asyncio.subprocess.STDOUT,
-                    env=_environment(os.environ, mark),
-                    start_new_session=True,
-                )
-            except OSError as error:  # it was removed, say, since the farm started
-                raise ProposalFailed(f"The command {self.arguments[0]!r} can't be started: {error.strerror}.") from None
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "agent.researchers.contained"),
+                cwd=research_folder().parent,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=output,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,
+            )
+        assert process.stdin is not None
+        process.stdin.write(order.to_json().encode() + b"\n")
         try:
             status = await asyncio.wait_for(process.wait(), self.timeout_s)
         except TimeoutError:
             raise ProposalFailed(f"The command was killed after {self.timeout_s:g} s. {_tail(log)}") from None
         finally:
-            await _kill_all(process, mark)
+            await _end(process, order.environment[MARK])
         if status != 0:
             raise ProposalFailed(f"The command exited with status {status}. {_tail(log)}")
 
@@ -171,11 +201,18 @@ def _tail(log: Path) -> str:
     return f"Its output ends with: {text[-300:]}" if text else "It printed nothing."
 
 
-async def _kill_all(process: asyncio.subprocess.Process, mark: str) -> None:
-    """Kills the command's process group, and every process with the mark, since one may have left the group."""
-    if process.returncode is None:
+async def _end(process: asyncio.subprocess.Process, mark: str) -> None:
+    """Ends the process that contains a command, which kills what the command started.
+
+    Where that can't know of all, on macOS or because it was killed itself, the mark in their environment tells.
+    """
+    assert process.stdin is not None
+    process.stdin.close()
+    try:
+        await asyncio.wait_for(process.wait(), END_SECONDS)
+    except TimeoutError:
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
+            process.kill()
     while survivors := _marked(mark):  # one may start another before it is killed
         for survivor in survivors:
             with contextlib.suppress(psutil.Error):

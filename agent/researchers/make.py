@@ -4,9 +4,11 @@ from typing import TYPE_CHECKING
 
 from research.errors import UserError
 from research.formatting import shortened
+from research.result import SandboxMode
 
 if TYPE_CHECKING:
     from agent.researcher import Researcher
+    from agent.researchers.containment import AgentBounds
 
 RESEARCHERS = "search, claude, command:'COMMAND' or scripted:FILE"
 """The names that `--researcher` takes, as help and error messages list them."""
@@ -25,21 +27,23 @@ def check_researcher(name: str) -> None:
         raise UserError(f"No researcher is called {shortened(name, 80)!r}: use {RESEARCHERS}.")
 
 
-def researcher_warning(name: str) -> str | None:
-    """One line about a researcher that will probably fail; None if nothing is known against it."""
+def researcher_warnings(name: str, sandbox: SandboxMode) -> list[str]:
+    """A line for each thing that is known against a researcher: that it will probably fail, or that it isn't contained."""
     kind, _, argument = name.partition(":")
     if kind != "command":
-        return None
+        return []
     from agent.researchers.command import permission_warning
+    from agent.researchers.containment import containment_warning
 
-    return permission_warning(argument)
+    return [line for line in (permission_warning(argument), containment_warning(sandbox)) if line is not None]
 
 
-def make_researcher(name: str, *, seed: int = 0, model: str | None = None, max_cost: float | None = None) -> "Researcher":
+def make_researcher(name: str, *, seed: int = 0, model: str | None = None, max_cost: float | None = None,
+                    bounds: "AgentBounds | None" = None) -> "Researcher":  # fmt: skip
     """The researcher with this name. Raises UserError, for instance NotConfigured if a key is missing.
 
     `seed` is for search: loops with different seeds try ideas in a different order. `model` (None: the default) and
-    `max_cost` (US dollars for all loops and sessions of a tag, None: no limit) are for claude.
+    `max_cost` (US dollars for all loops and sessions of a tag, None: no limit) are for claude. `bounds` are a command's.
     """
     check_researcher(name)
     kind, _, argument = name.partition(":")
@@ -54,7 +58,7 @@ def make_researcher(name: str, *, seed: int = 0, model: str | None = None, max_c
     if kind == "command":
         from agent.researchers.command import CommandResearcher
 
-        return CommandResearcher(argument)
+        return CommandResearcher(argument, bounds=bounds)
     from agent.researchers.scripted import ScriptedResearcher
 
     return ScriptedResearcher.from_file(argument)

@@ -71,7 +71,7 @@ class ScriptedResearcher:
             entries = ast.literal_eval(text) if path.suffix == ".py" else json.loads(text)
         except OSError as error:
             raise UserError(f"The script {path} can't be read: {error.strerror}.") from None
-        except (ValueError, SyntaxError) as error:
+        except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
             raise UserError(f"The script {path} is not a list of steps: {error}.") from None
         if not isinstance(entries, list):
             raise UserError(f"The script {path} must hold a list of steps.")

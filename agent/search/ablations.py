@@ -4,7 +4,7 @@ import ast
 import io
 from dataclasses import dataclass
 
-from research.valid_train_py import problem_with
+from research.valid_train_py import parse, problem_with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def _patched(text: str, patch: str) -> str | None:
 def _names(code: str) -> tuple[set[str], set[str]]:
     """The names that code reads and the names that it defines, including attributes, parameters and functions."""
     read, defined = set(), set()
-    for node in ast.walk(ast.parse(code)):
+    for node in ast.walk(parse(code)):
         match node:
             case ast.Name(id=name, ctx=ast.Load()) | ast.Attribute(attr=name, ctx=ast.Load()):
                 read.add(name)
@@ -60,7 +60,7 @@ def _names(code: str) -> tuple[set[str], set[str]]:
 def _without_unused(code: str, unused: set[str]) -> str:
     """`code` without the constants and imports at module level whose names are `unused`."""
     lines = list(io.StringIO(code, newline=""))  # lines as Python counts them
-    for node in reversed(ast.parse(code).body):
+    for node in reversed(parse(code).body):
         span = slice(node.lineno - 1, node.end_lineno)
         match node:
             case ast.Assign(targets=[ast.Name(id=name)]) if name in unused:

@@ -8,8 +8,8 @@ from agent.repo.branch_names import check_name
 from agent.researchers.make import check_researcher
 from cluster.commands.options import check_used
 from cluster.farm_options import todays_tag
-from cluster.home import JOB_HOME, Home, find_checkout, find_home
-from cluster.ray_cluster.fetch import FETCHED, ask_cluster, check_outlives_job, name_of, take, taken_lines
+from cluster.home import FETCHED, JOB_HOME, Home, find_checkout, find_home
+from cluster.ray_cluster.fetch import ask_cluster, check_outlives_job, name_of, take, taken_lines
 from cluster.ray_cluster.home_archive import pack
 from cluster.ray_cluster.jobs import DEFAULT_ADDRESS, Jobs, dashboard_address
 from cluster.ray_cluster.submit import about_edits, entrypoint, key_for, what_next

@@ -16,6 +16,7 @@ from cluster.home import find_cache, find_home
 from cluster.parser_parts import words_for
 from research.data.sources import check_source
 from research.errors import UserError
+from research.files import user_path
 from research.profiles import memory_limit
 
 OF_ONE_CALL = ("experiments", "hours", "dirty", "recipe", "message", "again")
@@ -36,6 +37,7 @@ def run_options(options: argparse.Namespace) -> FarmOptions:
         researcher=options.researcher,
         model=options.model,
         max_cost=options.max_cost,
+        agent_writes=_agent_writes(options.agent_writes or ()),
         address=options.address,
         share=options.share == "all",
         loops=options.loops,
@@ -61,12 +63,20 @@ def check_used(options: argparse.Namespace) -> None:
     """Raises UserError for options that the chosen researcher or source would not use, and for a source that there isn't."""
     if options.source is not None:  # on a cluster the profile's own source is known only when a node has joined
         check_source(options.source, options.num_shards, reads_files=False)
-    if options.researcher == "claude":
-        return
-    for option, value in (("--model", options.model), ("--max-cost", options.max_cost)):
-        if value is not None:
-            kind = options.researcher.partition(":")[0]
-            raise UserError(f"{option} is for --researcher claude, and {kind} doesn't use it: leave it out.")
+    kind = options.researcher.partition(":")[0]
+    for option, value, user in (("--model", options.model, "claude"), ("--max-cost", options.max_cost, "claude"),
+                                ("--agent-writes", options.agent_writes, "command")):  # fmt: skip
+        if value is not None and kind != user:
+            raise UserError(f"{option} is for --researcher {user}, and {kind} doesn't use it: leave it out.")
+
+
+def _agent_writes(names: Sequence[str]) -> tuple[Path, ...]:
+    """The paths of `--agent-writes`. Raises UserError for one that there isn't."""
+    paths = tuple(user_path(name, instead="a whole path for --agent-writes").resolve() for name in names)
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"--agent-writes {path}: there is no such file or folder, so make it first.")
+    return paths
 
 
 def _common_options(

@@ -145,6 +145,7 @@ def before_start(options: "FarmOptions") -> list[str]:
 
     Raises UserError for whatever can be known now to prevent the start, so that nothing is printed before it.
     """
+    from agent.researchers.containment import AgentBounds
     from agent.researchers.make import make_researcher
     from cluster.branch_start import check_branches
     from cluster.doctor import layers_here, lines_before_runs
@@ -153,7 +154,10 @@ def before_start(options: "FarmOptions") -> list[str]:
     from research.data.sources import check_source
 
     options.home.check_free()
-    make_researcher(options.researcher, model=options.model, max_cost=options.max_cost)  # raises for a missing key
+    # raises for a missing key, or a host that can't contain a command
+    make_researcher(
+        options.researcher, model=options.model, max_cost=options.max_cost, bounds=AgentBounds(sandbox=options.sandbox)
+    )
     if options.engine == "ray":
         return before_start_on_cluster(options)
     known = _known(options.home)
@@ -218,10 +222,9 @@ def look_lines(home: Home) -> list[str]:
 
 def _researcher_lines(options: "FarmOptions", known: list[BranchHistory]) -> list[str]:
     """What is known against the researcher, and what the tag has cost of its --max-cost."""
-    from agent.researchers.make import researcher_warning
+    from agent.researchers.make import researcher_warnings
 
-    warning = researcher_warning(options.researcher)
-    lines = [] if warning is None else [warning]
+    lines = researcher_warnings(options.researcher, options.sandbox)
     spent = total(usage for history in known if history.branch.tag == options.tag for usage in history.costs).cost_usd
     if options.max_cost is not None and spent:
         lines.append(spent_text(spent, options.max_cost, options.tag))

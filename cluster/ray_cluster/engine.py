@@ -8,10 +8,11 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.background import in_background
+from cluster.background import in_background, in_lasting_thread
 from cluster.engine import ALIVE, ALIVE_SECONDS, Change
 from cluster.hardware import Device, DeviceKind
 from cluster.home import inside_job, package_folder
@@ -282,7 +283,7 @@ def join_cluster(address: str | None, gpus: tuple[int, ...] | None, folder: Path
             folder.mkdir(parents=True, exist_ok=True)
             zip_checkout(package_folder(), code)
             settings["runtime_env"] = {"working_dir": str(code)}
-        ray.init(address=address, **settings)
+        in_lasting_thread(partial(ray.init, address=address, **settings))  # Ray's servers die with the thread that starts them
     except (ConnectionError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         where = f"at {address}" if address else "on this machine"

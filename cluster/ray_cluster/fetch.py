@@ -16,9 +16,6 @@ from research.formatting import counted
 if TYPE_CHECKING:
     from agent.repo.bundle import Taken
 
-FETCHED = Path("results") / "fetched"
-"""The folder of fetched homes in a checkout."""
-
 
 def check_outlives_job(folder: str, option: str) -> None:
     """Raises UserError for a folder inside the job's working folder, which is deleted with it."""

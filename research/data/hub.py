@@ -137,7 +137,7 @@ class Dataset:
     def _unreachable(self, why: str) -> UserError:
         return UserError(
             f"{self.name} can't be fetched ({why}). Run the same command again when there is a network (what has arrived is"
-            " kept), or use local text: --source files:PATH or --source stdlib."
+            " kept), or use local text: --source files:PATH or --source packages."
         )
 
 

@@ -223,7 +223,7 @@ def _up_to_date(wanted: _Wanted, cache: Path) -> PreparedData | None:
 
 def _check_hidden(source: Source, *, allow_visible: bool, say: Say) -> None:
     """Raises UserError if a run must be able to read the text that it is scored on."""
-    visible = next(filter(is_needed, source.evaluation_paths), None)
+    visible = next(filter(is_needed, source.hidden_paths), None)
     if visible is None:
         return
     problem = f"{visible} holds the text that runs are scored on, and they must be able to read it"
@@ -311,7 +311,7 @@ def _build(contract: Contract, wanted: _Wanted, source: Source, *, text_field: s
         val_sha256=val.sha256,
         audit_sha256=audit.sha256,
         data_fingerprint=train.sha256[:16],
-        evaluation_paths=tuple(str(path) for path in source.evaluation_paths),
+        hidden_paths=tuple(str(path) for path in source.hidden_paths),
         text_field=text_field if is_own_files(wanted.source) else None,
         created=time.time(),
     ).save_manifest()

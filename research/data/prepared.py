@@ -26,6 +26,8 @@ FORMAT = 2
 
 ROW_DTYPE = np.dtype("<u2")
 MANIFEST = "manifest.json"
+OLD_HIDDEN_PATHS = "evaluation_paths"
+"""The name of `hidden_paths` in manifests of earlier versions."""
 TOKENIZER = "tokenizer.json"
 TOKEN_BYTES = "token_bytes.npy"
 
@@ -66,8 +68,8 @@ class PreparedData:
     audit_sha256: str
     data_fingerprint: str
     """Sixteen hex digits over the training rows."""
-    evaluation_paths: tuple[str, ...] = field(default=())
-    """Where this machine has the text of the evaluation rows: a run must not be able to read it."""
+    hidden_paths: tuple[str, ...] = field(default=())
+    """Where the machine that prepared it has the text of the evaluation rows, or all text: no run may read it."""
     text_field: str | None = field(default=None)
     """The field of records that holds the text of `files:PATH`; None for other sources."""
     created: float
@@ -82,10 +84,12 @@ class PreparedData:
             values = json.loads((folder / MANIFEST).read_text())
         except (OSError, ValueError):
             raise UserError(f"{folder} holds no prepared data: run `{to_type('farm prepare')}`.") from None
+        if OLD_HIDDEN_PATHS in values:
+            values["hidden_paths"] = values.pop(OLD_HIDDEN_PATHS)
         known = {f.name for f in fields(PreparedData)}
         if values.get("format") != FORMAT or not set(values) < known:
             raise UserError(f"{folder} was prepared by another version: run `{to_type('farm prepare')}`.")
-        values["evaluation_paths"] = tuple(values["evaluation_paths"])
+        values["hidden_paths"] = tuple(values["hidden_paths"])
         data = PreparedData(folder=folder, **values)
         data._check_sizes()
         return data

@@ -2,7 +2,9 @@
 
 climbmix      shards of a shuffled web corpus; validation and audit are two pinned shards
 tinystories   short stories in plain words; validation and audit are the first 40,000
-stdlib        the running Python's own library; validation and audit come from its tests
+packages      Python files of packages that the farm depends on and no run needs: a sandbox hides all of them
+stdlib        the running Python's own library; validation and audit come from its tests. A run needs the library, so that it
+              can read the training text before its clock starts
 files:PATH    the user's own folder or file; documents are assigned to splits by a hash of their text
 """
 
@@ -19,13 +21,14 @@ from research.data.file_changes import Snapshot
 from research.data.file_formats import Survey, documents_of, no_text, survey
 from research.data.file_tree import files_below, has_files
 from research.data.hub import REVISION, Dataset
+from research.data.installed_text import PackageFiles, excerpt, packages_revision, require_packages
 from research.data.json_documents import TEXT_FIELD
 from research.data.parquet import parquet_rows, parquet_texts
 from research.data.prepared import SPLITS, Split
 from research.errors import UserError
 from research.files import home_folder, user_path
 from research.formatting import counted, printable, shortened
-from research.sandbox.visible import UNUSED_BY_RUNS
+from research.sandbox.visible import UNUSED_BY_RUNS, standard_library
 
 CLIMBMIX = "karpathy/climbmix-400b-shuffle"
 CLIMBMIX_AUDIT, CLIMBMIX_VALIDATION = 6541, 6542
@@ -46,8 +49,6 @@ MOST_VALIDATION, MOST_AUDIT, LEAST_HELD_OUT = 0.25, 0.1, 0.01
 
 MOST_HIDDEN_FILES = 256
 """Files behind links that are hidden from runs one by one; of more, their folders are."""
-
-OTHER_PYTHONS = ("usr/lib/python3*", "usr/lib64/python3*", "usr/local/lib/python3*")
 
 EXCERPT_CHARACTERS = 4096
 """Characters used of each test file of `stdlib`, so that the few rows of the `cpu` profile show many files."""
@@ -78,8 +79,8 @@ class Source:
     """Whether a document may occur twice, so that repeats must be dropped."""
     disjoint: bool
     """Whether no document can be in two splits, so that this need not be checked."""
-    evaluation_paths: tuple[Path, ...]
-    """Where this machine has the text of validation and audit."""
+    hidden_paths: tuple[Path, ...]
+    """Where this machine has the text of validation and audit, or all text: no run may read it."""
     survey: Survey | None = None
     """What was found in files of the user's own; None for other sources."""
     snapshot: Snapshot | None = None
@@ -109,9 +110,9 @@ def check_source(source: str, num_shards: int | None = None, *, reads_files: boo
     read here, for a file or folder that isn't there, or a folder without files.
     """
     kind, _, path = source_name(source).partition(":")
-    if kind not in ("climbmix", "tinystories", "stdlib", "files") or (kind == "files" and not path):
+    if kind not in ("climbmix", "tinystories", "packages", "stdlib", "files") or (kind == "files" and not path):
         named = printable(shortened(source, 80))
-        raise UserError(f"No source is called '{named}': use climbmix, tinystories, stdlib or files:PATH.")
+        raise UserError(f"No source is called '{named}': use climbmix, tinystories, packages, stdlib or files:PATH.")
     if num_shards is not None and not has_shards(source):
         raise UserError(f"--num-shards is for climbmix and tinystories, and {printable(kind)} has no shards: leave it out.")
     if reads_files and kind == "files":
@@ -153,9 +154,11 @@ def open_source(
     if kind == "tinystories":
         dataset = Dataset(name=TINYSTORIES, folder=cache / "hub" / "tinystories")
         return tinystories(dataset, num_shards=num_shards, revision=revision, say=say)
+    if kind == "packages":
+        return packages(require_packages())
     evaluation_bytes = contract.EVAL_TOKENS * BYTES_PER_TOKEN
     if kind == "stdlib":
-        return stdlib(Path(sysconfig.get_paths()["stdlib"]), evaluation_bytes=evaluation_bytes)
+        return stdlib(standard_library(), evaluation_bytes=evaluation_bytes)
     return own_files(Path(path), evaluation_bytes=evaluation_bytes, text_field=text_field, say=say)
 
 
@@ -196,7 +199,7 @@ def climbmix(
         tokenizer_documents=lambda: texts(train[:1]),
         repeats=False,
         disjoint=False,
-        evaluation_paths=(validation, audit),
+        hidden_paths=(validation, audit),
     )
 
 
@@ -230,12 +233,33 @@ def tinystories(dataset: Dataset, *, num_shards: int, revision: str | None, say:
         tokenizer_documents=lambda: texts(first, end(1)),
         repeats=False,
         disjoint=False,
-        evaluation_paths=(path,),
+        hidden_paths=(path,),
+    )
+
+
+def packages(folders: Iterable[Path]) -> Source:
+    """The source of the Python files in these folders of packages, a part of which is for validation and audit."""
+    folders = tuple(folders)
+    files = PackageFiles(folders)
+    held_out: dict[Split, list[Path]] = {"val": files.val, "audit": files.audit}
+
+    def documents(split: Split) -> Iterator[str]:
+        return _texts(files.train) if split == "train" else map(excerpt, held_out[split])
+
+    return Source(
+        name="packages",
+        revision=packages_revision(),
+        text_bytes=_total_size(files.train),
+        documents=documents,
+        tokenizer_documents=lambda: documents("train"),
+        repeats=True,
+        disjoint=False,
+        hidden_paths=folders,
     )
 
 
 def stdlib(root: Path, *, evaluation_bytes: int) -> Source:
-    """The source of Python's own library below `root`.
+    """The source of Python's own library below `root`, which a run can read.
 
     Validation and audit come from its tests, or from packages that no run needs; a sandbox hides both.
     """
@@ -253,7 +277,7 @@ def stdlib(root: Path, *, evaluation_bytes: int) -> Source:
             text_bytes=_total_size(files),
             revision=revision,
             evaluation_bytes=evaluation_bytes,
-            evaluation_paths=(root,),
+            hidden_paths=(root,),
         )
     library = list_files(root, suffix=".py", skip_folders=skipped | {"test"} | {folder.name for folder in held_out})
 
@@ -274,18 +298,12 @@ def stdlib(root: Path, *, evaluation_bytes: int) -> Source:
         tokenizer_documents=lambda: documents("train"),
         repeats=True,
         disjoint=False,
-        evaluation_paths=(*held_out, *_copies_of(held_out, root)),
+        hidden_paths=tuple(held_out),
     )
 
 
 def _python_files(folders: Iterable[Path]) -> list[Path]:
     return [path for folder in folders if folder.is_dir() for path in list_files(folder, suffix=".py")]
-
-
-def _copies_of(folders: Iterable[Path], root: Path) -> list[Path]:
-    """Folders of the same names in this machine's other Pythons, whose text is nearly the same."""
-    others = [path for place in OTHER_PYTHONS for path in Path("/").glob(place) if path.resolve() != root.resolve()]
-    return [other / folder.name for other in others for folder in folders if (other / folder.name).is_dir()]
 
 
 def own_files(
@@ -313,7 +331,7 @@ def own_files(
         text_bytes=found.text_bytes,
         revision=snapshot.digest() if text_field == TEXT_FIELD else f"{snapshot.digest()}-{text_field}",
         evaluation_bytes=evaluation_bytes,
-        evaluation_paths=(root, *_behind_links(root, (file.path for file in found.read))),
+        hidden_paths=(root, *_behind_links(root, (file.path for file in found.read))),
         survey=found,
         snapshot=snapshot,
     )
@@ -333,7 +351,7 @@ def _dealt(
     text_bytes: int,
     revision: str,
     evaluation_bytes: int,
-    evaluation_paths: tuple[Path, ...],
+    hidden_paths: tuple[Path, ...],
     survey: Survey | None = None,
     snapshot: Snapshot | None = None,
 ) -> Source:
@@ -357,7 +375,7 @@ def _dealt(
         tokenizer_documents=lambda: documents("train"),
         repeats=True,
         disjoint=True,
-        evaluation_paths=evaluation_paths,
+        hidden_paths=hidden_paths,
         survey=survey,
         snapshot=snapshot,
     )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from research.child import rehearsal
+from research.data.installed_text import installed_text
 from research.data.prepared import PreparedData
 from research.gpu_driver import gpu_bytes, gpu_minor, gpu_name_for_cuda
 from research.judge.processes import CHILDREN, SCORERS, TRAINER
@@ -106,6 +107,6 @@ class Confinement:
 
 def run_view(placement: Placement, data: PreparedData, *, also_readable: Path) -> View:
     """The paths of this machine that a run at `placement` sees."""
-    private = [data.folder, Path(placement.run_folder).parent, *map(Path, data.evaluation_paths)]
+    private = [data.folder, Path(placement.run_folder).parent, *map(Path, data.hidden_paths)]
     minor = gpu_minor() if placement.device.startswith("cuda") else None
-    return view_of_run(private=private, gpu_minor=minor, also_readable=[also_readable])
+    return view_of_run(private=private, gpu_minor=minor, also_readable=[also_readable], unread=installed_text(data.source))

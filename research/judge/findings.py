@@ -8,6 +8,7 @@ from research.data.prepared import PreparedData
 from research.judge.consistency import Consistency
 from research.judge.handover import Report, SubmittedModel, count_parameters, printable_shapes
 from research.judge.row_scores import RowScores
+from research.printable import visible
 from research.result import Placement, RunResult, RunSpec, RunStatus
 from research.software_versions import software_versions
 
@@ -71,7 +72,7 @@ def result_of(findings: Findings, ending: Ending, spec: RunSpec, placement: Plac
     return RunResult(
         run_id=spec.run_id,
         status=ending.status,
-        reason=ending.reason[:MAX_REASON],
+        reason=visible(ending.reason)[:MAX_REASON],
         seed=spec.seed,
         device=placement.device,
         val_bpb=scored.val.bits_per_byte if scored else None,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from research.ipc.memory import is_sealable_memory, map_shared, seal, sealed_copy
 from research.ipc.messages import Finish
 from research.judge.failures import RunEnded
+from research.printable import visible
 
 MAX_HEADER_BYTES = 2**24
 MAX_REPORT_BYTES = 2**20
@@ -169,4 +170,4 @@ def _is_shape(shape: tuple[object, ...]) -> bool:
 
 
 def _printable(text: str, length: int) -> str:
-    return "".join(filter(str.isprintable, text))[:length]
+    return visible(text[: 4 * length])[:length]

@@ -6,7 +6,6 @@ processes answer rows whose cross-entropy is computed here.
 """
 
 import os
-import shutil
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -15,11 +14,13 @@ from pathlib import Path
 
 import torch
 
+from research.carried_data import evaluation_bytes
 from research.child import scorer, trainer
 from research.child_settings import ChildSettings
 from research.data.prepared import PreparedData
 from research.errors import UserError
-from research.files import write_atomically
+from research.executed_text import without_comments
+from research.files import remove_tree, write_atomically
 from research.gpu_driver import gpu_bytes
 from research.gpu_memory import child_bytes
 from research.ipc.buffer import rows_per_batch
@@ -37,10 +38,9 @@ from research.judge.log import Log
 from research.judge.processes import CHILDREN, SCORERS, TRAINER, Child, Children, child_environment
 from research.judge.row_scores import save_row_scores
 from research.judge.scoring import Scoring
-from research.judge.seeds import seed_set_by
 from research.result import Placement, RunResult, RunSpec
+from research.runnable import not_runnable
 from research.sandbox.limits import Limits, MemoryMonitor, Supervisor
-from research.valid_train_py import size_problem, syntax_problem
 
 MOST_MODEL = 0.2
 """Share of a run's memory that the submitted tensors may take: the judge holds them, a copy, and what a scorer loads of it."""
@@ -64,14 +64,16 @@ class Judge:
     """Executes and scores one run."""
 
     def __init__(self, spec: RunSpec, placement: Placement, train_py: str, *, emit: Emit, cancelled: Callable[[], bool],
-                 requested: Requested | None = None, echo: Callable[[str], None] | None = None,
-                 caps: Caps | None = None) -> None:  # fmt: skip
+                 forget: Callable[[], None], requested: Requested | None = None,
+                 echo: Callable[[str], None] | None = None, caps: Caps | None = None) -> None:  # fmt: skip
         """`emit` gets the run's events, `echo` the text of its log; once `cancelled()` is true the run ends as lost.
+
+        `forget` makes the kernel's caches tell nothing of what processes of this run have read; it is called between scorers.
 
         With `requested` the run is speculative: everything is prepared, and the clock starts once the run is requested.
         """
         self._spec, self._placement, self._train_py = spec, placement, train_py
-        self._emit, self._requested, self._echo = emit, requested, echo
+        self._emit, self._requested, self._echo, self._forget = emit, requested, echo, forget
         self._caps = caps or Caps.for_run(spec, placement.device)
         self._on_gpu = placement.device.startswith("cuda")
         gpu_memory = (placement.gpu_memory_bytes or gpu_bytes()) if self._on_gpu else None
@@ -99,7 +101,7 @@ class Judge:
         (self._folder / "train.py").write_text(self._train_py)
         log = Log(self._folder / "run.log", echo=self._echo)
         try:
-            require_runnable(self._train_py)
+            require_runnable(self._train_py, evaluation_bytes(self._spec.contract))
             started = self._start(log)
             if self._requested is not None:
                 began = self._wait_until_requested(self._requested, started)
@@ -119,7 +121,7 @@ class Judge:
         finally:
             self._children.end_all()
             self._supervisor.stop()
-            shutil.rmtree(self._scratch, ignore_errors=True)
+            remove_tree(self._scratch)
         seconds = monotonic() - began
         result = result_of(
             self._findings, ending, self._spec, self._placement, self._train_py, self._data, total_seconds=seconds
@@ -157,7 +159,7 @@ class Judge:
         """Starts the child `name`, or with `stands_by` prepares a process for it."""
         folder = self._scratch / name
         folder.mkdir()
-        (folder / "train.py").write_text(self._train_py)
+        (folder / "train.py").write_text(without_comments(self._train_py))
         spec, placement = self._spec, self._placement
         settings = ChildSettings(
             contract=spec.contract,
@@ -214,7 +216,7 @@ class Judge:
         self._conversation.report("scoring", 0.0)
         scoring = Scoring(self._spec, self._placement, self._data, model, self._conversation, self._caps,
                           batch_rows=self._batch_rows)  # fmt: skip
-        scores, may_be_kept = scoring.score(started.scorers, self._children, self._findings)
+        scores, may_be_kept = scoring.score(started.scorers, self._children, self._findings, forget=self._forget)
         self._findings.gpu_tflops = matrix_tflops(torch.device(self._placement.device))
         if self._spec.save_model and may_be_kept:
             (self._folder / "model.safetensors").write_bytes(model.tensors())
@@ -235,15 +237,11 @@ class Judge:
         write_atomically(self._folder / "result.json", result.to_json())
 
 
-def require_runnable(train_py: str) -> None:
-    """Raises RunEnded if a train.py can't be run: it is too long, does not parse, or sets its own seed."""
-    if too_long := size_problem(train_py):
-        raise RunEnded("invalid", too_long)
-    if broken := syntax_problem(train_py):
-        raise RunEnded("crash", broken)
-    own_seed = seed_set_by(train_py)
-    if own_seed:
-        raise RunEnded("invalid", own_seed)
+def require_runnable(train_py: str, evaluation: int) -> None:
+    """Raises RunEnded if the text of a train.py breaks a rule; `evaluation` is the bytes of text that it is scored on."""
+    refused = not_runnable(train_py, evaluation)
+    if refused:
+        raise RunEnded(refused.status, refused.reason)
 
 
 def scratch_prefix(judge: int) -> str:

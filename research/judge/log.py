@@ -1,10 +1,12 @@
-"""The log of a child: bounded, free of control characters, and without a line that could pass for the judge's summary."""
+"""The log of a child: bounded, of visible characters only, and without a line that could pass for the judge's summary."""
 
 import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
+
+from research.printable import visible
 
 MAX_LOG_BYTES = 8 * 2**20
 
@@ -15,10 +17,9 @@ MAX_TAIL_LINES = 80
 MAX_TAIL_LINE = 1000
 """Characters per line of the tail, at most."""
 
-_CONTROL = re.compile(
-    r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]"
-    "|[\u061c\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\U000e0000-\U000e007f]"  # invisible, or reversing the text
-)
+_ESCAPES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?")
+"""What moves a terminal's cursor, colours its text, or sets its title."""
+
 _LOOKS_LIKE_SUMMARY = re.compile(
     r"^(---|(val_bpb|training_seconds|total_seconds|peak_vram_mb|mfu_percent|total_tokens_M|num_steps|num_params_M|depth)\s*:)"
 )
@@ -77,6 +78,6 @@ class Log:
 
 
 def _harmless(line: str) -> str:
-    """The line without control characters, and marked if it looks like the summary."""
-    clean = _CONTROL.sub("", line)
+    """The line with what a reader can see, tabs as spaces, and marked if it looks like the summary."""
+    clean = visible(_ESCAPES.sub("", line)).rstrip()
     return f"| {clean}" if _LOOKS_LIKE_SUMMARY.match(clean) else clean

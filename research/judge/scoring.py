@@ -6,6 +6,7 @@ Process B begins when A and all that it started are dead, so that there is nobod
 import os
 import secrets
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,8 +75,11 @@ class Scoring:
         self._batch_rows = batch_rows
         self._rng = np.random.default_rng(secrets.randbits(128))
 
-    def score(self, scorers: tuple[Child, Child], children: Children, findings: Findings) -> tuple[Scores, bool]:
+    def score(self, scorers: tuple[Child, Child], children: Children, findings: Findings, *,
+              forget: Callable[[], None]) -> tuple[Scores, bool]:  # fmt: skip
         """The scores, also added to `findings`, and whether the run may be kept. Ends each scorer after its part.
+
+        `forget` is called between the two.
 
         Raises RunEnded if the logits are not finite, or the two processes don't agree.
         """
@@ -92,6 +96,7 @@ class Scoring:
         children.end(first)
         if may_be_kept or self._rng.random() < CHECKED_ANYWAY:
             share = 1.0 if may_be_kept else CONSISTENCY_SHARE
+            forget()
             self._check(second, val, audit, findings, share=share)
             findings.checked = may_be_kept
         children.end(second)
@@ -107,7 +112,7 @@ class Scoring:
     def _check(self, scorer: Child, val: AnsweredRows, audit: AnsweredRows, findings: Findings, *, share: float) -> None:
         """Has process B, which begins now, answer `share` of the rows, spliced, and compares. Raises RunEnded."""
         scorer.begin()
-        start = Phase(name="the second scorer's start-up", began=monotonic(), cap=self._caps.startup)
+        start = Phase(name="scoring", began=monotonic(), cap=self._caps.startup)
         self._conversation.wait_for(scorer, ModelBuilt, start)
         assert findings.answer_seconds is not None
         rows = len(val.rows) + len(audit.rows)

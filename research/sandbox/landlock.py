@@ -34,17 +34,18 @@ def abi() -> int:
         return 0
 
 
-def restrict(*, readable: Iterable[Path], listable: Iterable[Path], writable: Iterable[Path], devices: Iterable[Path]) -> None:
+def restrict(*, readable: Iterable[Path], listable: Iterable[Path], writable: Iterable[Path], devices: Iterable[Path],
+             network: bool = False) -> None:  # fmt: skip
     """Restricts this process, and all that it starts, to these paths and what is below them. Raises OSError.
 
-    `listable` folders show their names only; paths that don't exist are left out. TCP, abstract Unix sockets and signals to
-    processes outside are refused as well, if the kernel's version of Landlock supports that.
+    `listable` folders show their names only; paths that don't exist are left out. TCP (unless `network`), abstract Unix sockets
+    and signals to processes outside are refused as well, if the kernel's version of Landlock supports that.
     """
     version = abi()
     handled = (1 << _FILE_RIGHTS_BY_ABI.get(version, 16)) - 1
-    network = _NET_BIND_AND_CONNECT if version >= 4 else 0
+    sockets = _NET_BIND_AND_CONNECT if version >= 4 and not network else 0
     scoped = _SCOPE_ABSTRACT_SOCKETS_AND_SIGNALS if version >= 6 else 0
-    attributes = struct.pack("=QQQ", handled, network, scoped)[: {1: 8, 2: 8, 3: 8, 4: 16, 5: 16}.get(version, 24)]
+    attributes = struct.pack("=QQQ", handled, sockets, scoped)[: {1: 8, 2: 8, 3: 8, 4: 16, 5: 16}.get(version, 24)]
     ruleset = syscall(
         "landlock_create_ruleset", ctypes.c_char_p(attributes), ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0)
     )

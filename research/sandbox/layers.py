@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 from research.command_hints import to_type
 from research.errors import UserError
@@ -89,15 +90,15 @@ def probe(view: View, *, platform: str = sys.platform) -> Layers:
         return NO_LAYERS
     version = landlock.abi()
     with tempfile.TemporaryDirectory(prefix="autoresearch-probe-") as folder:
-        without_namespaces = _failure(lambda: _try_namespaces(view, Path(folder)))
+        without_namespaces = failure_of(lambda: _try_namespaces(view, Path(folder)))
     problems = {
         "namespaces": without_namespaces,
         "landlock": None if version else "the kernel lacks it, or it is turned off",
-        "seccomp": _failure(lambda: seccomp.install(seccomp.run_program())),
+        "seccomp": failure_of(lambda: seccomp.install(seccomp.run_program())),
     }
     namespaces = problems["namespaces"] is None
     if os.geteuid() == 0:
-        problems["identity"] = _failure(lambda: _try_identity(view, namespaces=namespaces))
+        problems["identity"] = failure_of(lambda: _try_identity(view, namespaces=namespaces))
     return Layers(
         identity=problems.get("identity", "") is None,
         namespaces=namespaces,
@@ -124,6 +125,7 @@ def enter(sandbox: Sandbox, folder: Path, *, channel: int) -> None:
     """
     layers = sandbox.layers
     try:
+        _forget_hidden_packages(sandbox.view)
         _bound_resources(sandbox)
         if layers.namespaces:
             enter_namespaces(channel, inside=lambda: _enter_root(sandbox, folder))
@@ -156,6 +158,15 @@ def _lower_limit(kind: int, value: int) -> None:
     _, most = resource.getrlimit(kind)
     value = value if most == resource.RLIM_INFINITY else min(value, most)
     resource.setrlimit(kind, (value, value))
+
+
+def _forget_hidden_packages(view: View) -> None:
+    """Lets imports of hidden packages fail, as if they were not installed: an empty folder counts as a package."""
+    folders = {Path(entry).resolve() for entry in sys.path if entry}
+    modules: dict[str, ModuleType | None] = sys.modules  # type: ignore[assignment]
+    for path in view.hidden:
+        if path.resolve().parent in folders:
+            modules.setdefault(path.name, None)
 
 
 # --- privileges -----------------------------------------------------------------------------------------------------
@@ -196,7 +207,7 @@ def _hide_files(sandbox: Sandbox, folder: Path) -> None:
 # --- probing --------------------------------------------------------------------------------------------------------
 
 
-def _failure(attempt: Callable[[], None]) -> str | None:
+def failure_of(attempt: Callable[[], None]) -> str | None:
     """Why `attempt` fails in a separate process; None if it succeeds."""
     answer, say = os.pipe()
     pid = os.fork()
@@ -216,7 +227,7 @@ def _failure(attempt: Callable[[], None]) -> str | None:
 def _try_namespaces(view: View, folder: Path) -> None:
     """Raises OSError if no root folder can be built in `folder`."""
     unshare_all()
-    problem = _failure(lambda: enter_root(view, folder, compiled=None, owner=os.geteuid(), memory_bytes=2**20))
+    problem = failure_of(lambda: enter_root(view, folder, compiled=None, owner=os.geteuid(), memory_bytes=2**20))
     if problem:
         raise OSError(problem)
 

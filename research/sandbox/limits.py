@@ -1,6 +1,7 @@
 """A run's use of the machine, polled from outside: its peak memory, and the limits that end it."""
 
 import contextlib
+import errno
 import os
 import threading
 from collections.abc import Sequence
@@ -19,6 +20,10 @@ MAX_TASKS = 4096
 
 LEAST_FREE_MEMORY = 0.03
 """Fraction of the host's memory that must stay free, whoever uses the rest: some memory belongs to no process."""
+
+
+DEEPEST_FOLDER = 64
+"""Levels of folders that a run may nest in its working folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +91,11 @@ class Supervisor:
         if host.available < LEAST_FREE_MEMORY * host.total:
             reason = f"out of memory: the host has {host.available / 2**30:.1f} GiB left"
             return BrokenLimit(resource="memory", reason=reason)
-        written = sum(map(_bytes_below, self._folders))
+        usages = [disk_usage(folder) for folder in self._folders]
+        if any(incomplete for _, incomplete in usages):
+            reason = f"its folders can't be counted: nested more than {DEEPEST_FOLDER} levels deep, or closed to the judge"
+            return BrokenLimit(resource="disk", reason=reason)
+        written = sum(written for written, _ in usages)
         if written > limits.disk_bytes:
             reason = f"too much disk space: {written / 2**30:.1f} GiB written (limit {limits.disk_bytes / 2**30:.1f} GiB)"
             return BrokenLimit(resource="disk", reason=reason)
@@ -145,10 +154,27 @@ def _proportional_bytes(process: psutil.Process) -> int:
     return _resident_bytes(process)
 
 
-def _bytes_below(folder: Path) -> int:
-    total = 0
-    for where, _, names in os.walk(folder):
-        for name in names:
-            with contextlib.suppress(OSError):
-                total += (Path(where) / name).lstat().st_blocks * 512
-    return total
+def disk_usage(folder: Path) -> tuple[int, bool]:
+    """Bytes on disk of all files below a folder, and whether a folder can't be counted: nested too deeply, or closed."""
+    total, incomplete = 0, False
+    waiting = [(str(folder), 0)]
+    while waiting:
+        here, depth = waiting.pop()
+        try:
+            with os.scandir(here) as entries:
+                for entry in entries:
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append((entry.path, depth + 1))
+                    else:
+                        total += _bytes_on_disk(entry)
+        except OSError as error:  # a folder that is gone holds nothing
+            incomplete = incomplete or error.errno in (errno.ENAMETOOLONG, errno.EACCES)
+        if depth >= DEEPEST_FOLDER:
+            return total, True
+    return total, incomplete
+
+
+def _bytes_on_disk(entry: "os.DirEntry[str]") -> int:
+    with contextlib.suppress(OSError):
+        return entry.stat(follow_symlinks=False).st_blocks * 512
+    return 0

@@ -6,6 +6,7 @@ import os
 import platform
 import signal
 import sys
+from functools import cache
 from pathlib import Path
 
 CLONE_NEWNS, CLONE_NEWCGROUP, CLONE_NEWUTS = 0x20000, 0x2000000, 0x4000000
@@ -22,6 +23,7 @@ SYSCALLS = {
     "pivot_root": {"x86_64": 155, "aarch64": 41},
     "capset": {"x86_64": 126, "aarch64": 91},
     "mount_setattr": {"x86_64": 442, "aarch64": 442},
+    "cachestat": {"x86_64": 451, "aarch64": 451},
     "landlock_create_ruleset": {"x86_64": 444, "aarch64": 444},
     "landlock_add_rule": {"x86_64": 445, "aarch64": 445},
     "landlock_restrict_self": {"x86_64": 446, "aarch64": 446},
@@ -36,6 +38,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _KEPT_BLOCK_BYTES = (2**30, 2**25)
 """The largest block to keep; glibc before 2.35 refuses the first."""
 _SECUREBITS_NOROOT_LOCKED = 0b11
+_WHOLE_FILE = bytes(16)
 
 
 class _MountAttributes(ctypes.Structure):
@@ -77,12 +80,21 @@ def bind(source: str | Path, target: str | Path) -> None:
     mount(str(source), target, None, MS_BIND | MS_REC)
 
 
-def make_read_only(target: str | Path, *, devices: bool = False) -> None:
-    """Makes a mount and those below it read-only, without set-user-id programs and, unless `devices`, device nodes."""
+def make_read_only(target: str | Path, *, devices: bool = False, below: bool = True) -> None:
+    """Makes a mount read-only, without set-user-id programs and, unless `devices`, device nodes; with all mounts `below` it."""
     attributes = _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | (0 if devices else _MOUNT_ATTR_NODEV)
-    wanted = _MountAttributes(set=attributes)
-    path = ctypes.c_char_p(os.fsencode(target))
-    syscall("mount_setattr", _AT_FDCWD, path, _AT_RECURSIVE, ctypes.byref(wanted), ctypes.c_size_t(ctypes.sizeof(wanted)))
+    _set_attributes(target, _MountAttributes(set=attributes), below=below)
+
+
+def make_writable(target: str | Path, *, devices: bool = False) -> None:
+    """Makes a mount, but not those below it, writable again, and with `devices` its device nodes usable."""
+    cleared = _MOUNT_ATTR_RDONLY | (_MOUNT_ATTR_NODEV if devices else 0)
+    _set_attributes(target, _MountAttributes(clear=cleared), below=False)
+
+
+def _set_attributes(target: str | Path, wanted: _MountAttributes, *, below: bool) -> None:
+    path, flags = ctypes.c_char_p(os.fsencode(target)), _AT_RECURSIVE if below else 0
+    syscall("mount_setattr", _AT_FDCWD, path, flags, ctypes.byref(wanted), ctypes.c_size_t(ctypes.sizeof(wanted)))
 
 
 def pivot_root(new_root: Path) -> None:
@@ -137,6 +149,14 @@ def keep_freed_memory() -> None:
             _libc().mallopt(_M_TRIM_THRESHOLD, max(_KEPT_BLOCK_BYTES))
 
 
+def pages_in_cache(descriptor: int) -> int:
+    """Number of a file's pages that are in the page cache; needs Linux 6.5. On an overlay some kernels answer 0."""
+    found = (ctypes.c_uint64 * 5)()
+    syscall("cachestat", ctypes.c_int(descriptor), _WHOLE_FILE, found, ctypes.c_uint(0))
+    return int(found[0])
+
+
+@cache
 def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 

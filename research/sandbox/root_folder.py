@@ -22,6 +22,13 @@ from research.sandbox.visible import View, links_on_the_way
 SCRATCH_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 """Scratch folders that every run has to itself."""
 
+HOST_COUNTERS = (
+    "stat", "vmstat", "zoneinfo", "buddyinfo", "pagetypeinfo", "slabinfo", "diskstats", "interrupts", "softirqs", "schedstat",
+    "loadavg", "locks", "timer_list", "sched_debug", "keys", "key-users", "latency_stats", "fs", "pressure",
+    "sys/fs/dentry-state", "sys/fs/inode-nr", "sys/fs/inode-state", "sys/fs/file-nr", "sys/fs/aio-nr", "sys/kernel/pty/nr",
+)  # fmt: skip
+"""What /proc shows of the whole machine that any process can move, and that no program needs: each is empty in a run."""
+
 COMPILED = Path("/autoresearch-compiled")
 """The folder that every run compiles into: compiled code names the folder that it lies in, and is not found in another."""
 
@@ -44,6 +51,8 @@ def enter_root(view: View, folder: Path, *, compiled: Path | None, owner: int, m
         _cover(path, root)
     make_open_folder(root / "proc")
     mount("proc", root / "proc", "proc", MS_NOSUID | MS_NODEV | MS_NOEXEC)
+    for name in HOST_COUNTERS:
+        _cover(Path("/proc", name), root)
     for name in SCRATCH_FOLDERS:
         place = root / name.lstrip("/")
         make_open_folder(place)

@@ -1,31 +1,37 @@
 """What a run may see of the machine: the paths that Python, torch and a compiler need, and none of the farm's state."""
 
+import importlib.util
 import os
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from research.files import home_folder, research_folder
-
-SYSTEM_PATHS = (
-    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store",
-    "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/alternatives", "/etc/localtime", "/etc/nsswitch.conf",
-    "/etc/passwd", "/etc/group", "/etc/OpenCL", "/etc/nvidia",
-    "/sys/devices", "/sys/class", "/sys/bus", "/sys/module",
-)  # fmt: skip
-"""Programs, libraries, and descriptions of the hardware."""
+from research.sandbox.system_paths import (
+    LIBRARIES,
+    SHARED_PREFIXES,
+    compiler_paths,
+    cuda_paths,
+    python_paths,
+    system_paths,
+    unused_python_paths,
+)
 
 PLAIN_DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/nvidia-uvm", "/dev/nvidia-uvm-tools", "/dev/nvidia-modeset", "/dev/nvidia-caps")
 
-LIBRARY_VARIABLES = ("LD_LIBRARY_PATH", "CUDA_HOME", "CUDA_PATH", "VIRTUAL_ENV")
-"""Environment variables that name folders of libraries."""
+LIBRARY_VARIABLES = ("LD_LIBRARY_PATH", "VIRTUAL_ENV")
+CUDA_VARIABLES = ("CUDA_HOME", "CUDA_PATH")
+"""Environment variables that name folders of libraries, and of CUDA toolkits."""
 
 UNUSED_BY_RUNS = ("idlelib", "tkinter", "turtledemo", "lib2to3", "pydoc_data", "curses", "xmlrpc", "wsgiref")
 """Packages of Python's standard library, other than its tests, that no train.py needs: a sandbox may hide them."""
+
+UNUSED_PACKAGES = ("duckdb", "git", "huggingface_hub", "pyarrow", "ray")
+"""Packages that the farm depends on, and that no run imports, nor what a run imports: a sandbox may hide them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,20 +49,30 @@ class View:
         return Path("/dev/nvidiactl") in self.devices
 
 
-def view_of_run(*, private: Iterable[Path], gpu_minor: int | None, also_readable: Iterable[Path] = ()) -> View:
+def readable_paths() -> list[Path]:
+    """The paths of the machine's that a run reads: Python, its packages, and parts of the system (`system_paths.py`)."""
+    packages = [Path(entry) for entry in sys.path if Path(entry).is_absolute()]
+    kept_back = [path.resolve() for path in (home_folder(), research_folder().parent, Path(tempfile.gettempdir()))]
+    named = [*python_paths(), *packages, *_named_by(LIBRARY_VARIABLES), *cuda_paths(_named_by(CUDA_VARIABLES))]
+    named += compiler_paths(os.environ.get("PATH", os.defpath).split(os.pathsep))
+    wanted = [path for path in named if path.exists() and not is_whole_system(path)]
+    wanted = [path for path in wanted if not any(other.is_relative_to(path.resolve()) for other in kept_back)]
+    return [*system_paths().readable, *wanted]
+
+
+def view_of_run(
+    *, private: Iterable[Path], gpu_minor: int | None, also_readable: Iterable[Path] = (), unread: Iterable[Path] = ()
+) -> View:
     """What a run sees: Python and its packages, the `research` package, the system's programs, and none of the `private` paths.
 
-    `gpu_minor` is the number in the name of its GPU's device file; None: no GPU.
+    Of a private folder a run still sees what it needs itself; of an `unread` one nothing. `gpu_minor` is the number in the name
+    of its GPU's device file; None: no GPU.
     """
-    code = research_folder()
-    packages = [Path(entry) for entry in sys.path if Path(entry).is_absolute()]
-    libraries = [Path(entry) for name in LIBRARY_VARIABLES for entry in os.environ.get(name, "").split(os.pathsep) if entry]
-    kept_back = (home_folder(), code.parent, Path(tempfile.gettempdir()))
-    wanted = [*map(Path, SYSTEM_PATHS), Path(sys.prefix), Path(sys.base_prefix), *packages, *libraries]
-    readable = [path for path in wanted if path.exists() and not any(is_within(other, path) for other in kept_back)]
-    readable += [code, *(path for path in also_readable if path.exists())]
-    hidden = [path for path in private if path.exists() and any(is_within(path, other) for other in readable)]
-    hidden = [path for path in hidden if not any(is_within(other, path) for other in readable)]
+    unread = {path.parent.resolve() / path.name for path in unread if path.exists()}  # one folder can be found by several ways
+    readable = [path for path in readable_paths() if not any(is_within(path, other) for other in unread)]
+    readable += [research_folder(), *(path for path in also_readable if path.exists())]
+    hidden = _below(readable, [*private, *system_paths().hidden, *unused_python_paths()])
+    hidden += [path for path in unread if any(is_within(path, other) for other in readable)]
     devices = [*PLAIN_DEVICES, *(GPU_DEVICES if gpu_minor is not None else ())]
     if gpu_minor is not None:
         devices.append(f"/dev/nvidia{gpu_minor}")
@@ -67,16 +83,46 @@ def view_of_run(*, private: Iterable[Path], gpu_minor: int | None, also_readable
     )
 
 
+def standard_library() -> Path:
+    """The folder of the running Python's standard library."""
+    return Path(sysconfig.get_paths()["stdlib"])
+
+
+def package_folders() -> list[Path]:
+    """The folders of UNUSED_PACKAGES in this environment; nothing is imported for it."""
+    origins = [spec.origin for name in UNUSED_PACKAGES if (spec := importlib.util.find_spec(name)) is not None]
+    files = [Path(origin) for origin in origins if origin is not None]
+    return [file.parent for file in files if file.name == "__init__.py" and file.is_file()]
+
+
+def _named_by(variables: Iterable[str]) -> list[Path]:
+    """The folders that these environment variables name, which may hold several each."""
+    return [Path(entry) for name in variables for entry in os.environ.get(name, "").split(os.pathsep) if entry]
+
+
+def is_whole_system(path: Path) -> bool:
+    """Whether `path` is a folder of which a run may see parts only, as `system_paths` names them."""
+    return path.resolve() in SHARED_PREFIXES or str(path) in LIBRARIES
+
+
+def _below(readable: Iterable[Path], paths: Iterable[Path]) -> list[Path]:
+    """Those of `paths` that exist, lie below a readable one, and contain none, with links resolved."""
+    shown = {path.resolve() for path in readable}
+    around = {parent for path in shown for parent in path.parents}
+    found = {path.resolve() for path in paths if path.exists()}
+    return [path for path in found if path not in shown | around and shown.intersection(path.parents)]
+
+
 def is_needed(path: Path) -> bool:
     """Whether a run needs `path` or something in it, so that it can't be hidden: Python's code, its packages and `research`.
 
-    Python's own tests, and UNUSED_BY_RUNS, are not needed.
+    Python's own tests, UNUSED_BY_RUNS and UNUSED_PACKAGES are not needed.
     """
-    library = Path(sysconfig.get_paths()["stdlib"])
-    if any(is_within(path, library / name) for name in ("test", *UNUSED_BY_RUNS)):
+    library = standard_library()
+    if any(is_within(path, unused) for unused in (*(library / name for name in ("test", *UNUSED_BY_RUNS)), *package_folders())):
         return False
-    own = (research_folder(), Path(sys.prefix), Path(sys.base_prefix), library)
-    return any(is_within(needed, path) or is_within(path, needed) for needed in own if needed != Path("/usr"))
+    own = (research_folder(), *python_paths())
+    return any(is_within(needed, path) or is_within(path, needed) for needed in own)
 
 
 def outermost(paths: Iterable[Path]) -> tuple[Path, ...]:
@@ -95,16 +141,21 @@ def is_within(path: Path, other: Path) -> bool:
 
 def split_around(path: Path, hidden: Iterable[Path]) -> tuple[list[Path], list[Path]]:
     """How to grant `path` without `hidden`: the paths to grant, and the folders that may be listed only."""
-    inside = [other for other in hidden if is_within(other, path)]
-    if not inside:
-        return [path], []
-    if any(is_within(path, other) for other in inside):
+    return _split_around(path, [other.resolve() for other in hidden])
+
+
+def _split_around(path: Path, hidden: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """`split_around` for hidden paths without links, which are not looked up again for each of many files."""
+    real = path.resolve()
+    if any(real.is_relative_to(other) for other in hidden):
         return [], []
+    if not any(other.is_relative_to(real) for other in hidden):
+        return [path], []
     granted, listed = [], [path]
     for child in sorted(path.iterdir()):
         if child.is_symlink() and not child.exists():
             continue
-        parts, folders = split_around(child, inside)
+        parts, folders = _split_around(child, hidden)
         granted += parts
         listed += folders
     return granted, listed

@@ -1,9 +1,14 @@
-import json
-
 import pytest
 
-from agent.compare_programs import changed_blocks, changed_constants, describe_changes, program_of, same_code
-from research.formatting import one_line
+from agent.compare_programs import (
+    changed_blocks,
+    changed_constants,
+    describe_changes,
+    program_of,
+    same_code,
+    slots_of,
+    structure_of,
+)
 from research.valid_train_py import problem_with
 from tests.agent.samples import TRAIN_PY
 
@@ -37,11 +42,14 @@ def test_blank_space_at_line_ends_is_no_change() -> None:
         "    return 2\nHALF = '\\ud800'",
     ],
 )
-def test_code_without_bounds_is_described(line: str) -> None:
+def test_code_without_bounds_is_refused_and_has_a_program(line: str) -> None:
     """Each of these is Python that compiles, so a model can propose it."""
     new = TRAIN_PY.replace("    return None", line)
-    assert problem_with(new) is None
-    assert one_line(describe_changes(TRAIN_PY, new), 200) and json.dumps(changed_constants(TRAIN_PY, new)) == "{}"
+    compile(new, "train.py", "exec")
+    assert problem_with(new) is not None
+    with pytest.raises(SyntaxError):
+        changed_constants(TRAIN_PY, new)
+    assert program_of(new) != program_of(TRAIN_PY) and structure_of(new) == "" and slots_of(TRAIN_PY, new) == ()
 
 
 PROGRAM = '''"""Doc."""

@@ -1,6 +1,6 @@
 import pytest
 
-from agent.diff import apply_diff, count_lines, hunks, unified_diff
+from agent.diff import apply_diff, hunks, unified_diff
 
 BASE = "DEPTH = 2  # layers\nRATE = 0.5\n\n\ndef f():\n    return DEPTH * RATE\n"
 DEEP = BASE.replace("= 2 ", "= 3 ")
@@ -19,24 +19,18 @@ def test_a_diff_is_read_hunk_by_hunk() -> None:
     assert list(hunks("")) == []
 
 
-def test_only_lines_of_code_count() -> None:
-    old = "a = 1\n\n# note\nb = 2\nc = 3\n"
-    new = "a = 1\n\n\n# another note\nb = 20\nc = 3\n-- d\nx = [\n    1]\n"
-    assert count_lines(unified_diff(old, new)) == (4, 1)
-    assert count_lines("") == (0, 0)
-
-
-def test_a_line_that_looks_like_a_file_name_counts() -> None:
+def test_a_line_that_looks_like_a_file_name_is_a_line() -> None:
     diff = unified_diff("a\n-- b\n", "a\n++ c\n")
     assert "\n--- b\n" in diff and "\n+++ c\n" in diff
-    assert count_lines(diff) == (1, 1)
+    (hunk,) = hunks(diff)
+    assert (hunk.removed, hunk.added) == (["-- b"], ["++ c"])
 
 
 def test_hunks_without_a_length_and_missing_line_ends() -> None:
     assert "@@ -1 +1 @@" in unified_diff("a", "b")
-    assert count_lines(unified_diff("a", "b")) == (1, 1)
     assert unified_diff("a", "b").count("No newline at end of file") == 2
-    assert count_lines(unified_diff("", "a = 1\x0c\nb = 2\n")) == (2, 0)
+    (hunk,) = hunks(unified_diff("", "a = 1\x0c\nb = 2\n"))
+    assert hunk.added == ["a = 1\x0c", "b = 2"]
 
 
 @pytest.mark.parametrize(("old", "new"), [(BASE, DEEP), (BASE, PLUS), (DEEP, PLUS), (BASE, BASE + "x = 1\n"), (BASE, "")])

@@ -98,7 +98,7 @@ DATA_ATTACKS: list[Attack] = [
         tries="hold what it should learn",
         train_py=HONEST + f'\nTEXT = "{"x" * 200_000}"\n',
         statuses=("invalid",),
-        reason="limit 200,000",
+        reason="limit is 200,000",
     ),
     Attack(
         number=10,

@@ -1,5 +1,10 @@
 """Attacks that take all there is, and system calls that nobody needs (25, 26)."""
 
+import tempfile
+from pathlib import Path
+
+import psutil
+
 from research.result import RunStatus
 from tests.attacks.attack import Attack, before_training
 from tests.attacks.surroundings import Surroundings
@@ -40,6 +45,13 @@ def log_is_bounded(run: Run, around: Surroundings) -> str | None:
     return None if size < 2**24 else f"the run left {size:,} bytes"
 
 
+def no_folder_is_left(run: Run, around: Surroundings) -> str | None:
+    del run, around
+    left = list(Path(tempfile.gettempdir()).glob("autoresearch-run-*"))
+    alive = [folder for folder in left if psutil.pid_exists(int(folder.name.split("-")[2]))]
+    return None if left == alive else f"{len(left) - len(alive)} folders of ended judges are left"
+
+
 def fitted(name: str, tries: str, code: str, *, number: int = 25, **more: object) -> Attack:
     return Attack(number=number, name=name, tries=tries, train_py=before_training(code), statuses=ENDS, **more)  # type: ignore[arg-type]
 
@@ -73,6 +85,22 @@ for n in range(8):
         os._exit(0)
 """
 
+NESTED = """
+here = os.open(".", os.O_RDONLY)
+for n in range(LEVELS):
+    os.mkdir("d", MODE, dir_fd=here)
+    below = os.open("d", os.O_PATH, dir_fd=here)
+    os.close(here)
+    here = below
+os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=here))
+time.sleep(1)
+"""
+
+
+def nested(levels: int, mode: int = 0o755) -> str:
+    return NESTED.replace("LEVELS", str(levels)).replace("MODE", oct(mode))
+
+
 EXHAUSTION_ATTACKS: list[Attack] = [
     fitted("endless output", "fill the disk by the log", "for n in range(4000):\n    print('x' * 8192)", proof=log_is_bounded),
     fitted(
@@ -85,6 +113,9 @@ EXHAUSTION_ATTACKS: list[Attack] = [
         "use up the inodes",
         "for n in range(20_000):\n    os.close(os.open(f'f{n}', os.O_CREAT | os.O_WRONLY))",
     ),
+    fitted("1,500 nested folders", "end whoever counts or removes them", nested(1500), proof=no_folder_is_left),
+    fitted("5,000 nested folders", "end whoever counts or removes them", nested(5000), proof=no_folder_is_left),
+    fitted("nested folders that can't be listed", "hide what it writes", nested(10, 0o300), proof=no_folder_is_left),
     fitted("a fork bomb of 1,500 processes", "use up the processes", FORK_BOMB),
     fitted("processes that replace each other", "outrun whoever kills them", SELF_COPYING),
     fitted(

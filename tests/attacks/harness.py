@@ -60,7 +60,8 @@ class Harness:
         contract = Contract(
             profile="cpu", MAX_SEQ_LEN=64, TIME_BUDGET=1.0, EVAL_TOKENS=64 * 400, VOCAB_SIZE=512, source=f"files:{texts}"
         )
-        data = prepare(contract, cache=folder / "cache", say=lambda line: None)
+        data = replace(prepare(contract, cache=folder / "cache", say=lambda line: None), source="packages")
+        data.save_manifest()  # so that a run may not read the packages' files; those would take longer to prepare
         runner = Runner(contract=contract, data_folder=data.folder, runs_folder=runs, device=device)
         return Harness(runner=runner, surroundings=Surroundings(folder / "outside", data.folder), **changes)
 

@@ -1,6 +1,7 @@
 """Carries out all attacks and writes a table of what became of them:
 
-uv run python -m tests.attacks.matrix [--without-namespaces] [--repeats N] [--only 7] [--name TEXT] [--honest] [--output FILE]
+uv run python -m tests.attacks.matrix [--without-namespaces | --without-seccomp] [--repeats N] [--only 7] [--name TEXT]
+    [--honest] [--output FILE]
 """
 
 import argparse
@@ -79,11 +80,12 @@ def write_honest(harness: "Harness", repeats: int, table: Path | None) -> int:
 
 
 def main() -> int:
-    from tests.attacks.conditions import with_tolerances_of_a_gpu, without_namespaces
+    from tests.attacks.conditions import with_tolerances_of_a_gpu, without_namespaces, without_system_call_filter
     from tests.attacks.harness import Harness  # not above: a judge's process imports this file too
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--without-namespaces", action="store_true", help="as on a machine that lends no user namespaces")
+    parser.add_argument("--without-seccomp", action="store_true", help="as on a machine whose kernel has no seccomp")
     parser.add_argument("--gpu-tolerances", action="store_true", help="let scorers differ by as much as on a GPU")
     parser.add_argument("--device", default="cpu", help="cuda:0: the judge's children use that GPU (default: cpu)")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each attack, with a seed each")
@@ -93,7 +95,12 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="write the table there, and each line to stderr meanwhile")
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="attacks-"))
-    before = without_namespaces if options.without_namespaces else with_tolerances_of_a_gpu if options.gpu_tolerances else None
+    conditions = (
+        (options.without_namespaces, without_namespaces),
+        (options.without_seccomp, without_system_call_filter),
+        (options.gpu_tolerances, with_tolerances_of_a_gpu),
+    )
+    before = next((condition for wanted, condition in conditions if wanted), None)
     harness = Harness.start(folder, device=options.device, before=before)
     try:
         if options.honest:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.researchers.containment import Containment
 from cluster import doctor
 from cluster.doctor import CURES, NO_LINUX, check_lines, examine, layers_here, lines_before_runs, sandbox_findings
 from cluster.home import Home
@@ -151,3 +152,18 @@ def test_either_key_will_do_and_its_address_is_shown(key, monkeypatch):
     monkeypatch.setenv("ANTHROPIC_BASE_URL", "https://gateway.example")
     check = doctor._key()
     assert check.state == "ok" and key in check.found and "gateway.example" in check.found and "sk-" not in check.found
+
+
+def test_what_contains_a_command_is_said_and_how_to_get_more():
+    whole, part, none = (
+        doctor._command(Containment(**here))
+        for here in (
+            {"namespaces": True},
+            {"landlock": True, "problems": {"namespaces": "unshare: not permitted"}},
+            {"problems": {"Linux": "only Linux has them"}},
+        )
+    )
+    assert (whole.state, whole.cure) == ("ok", "")
+    assert part.state == none.state == "warn"
+    assert "Landlock" in part.found and "unshare: not permitted" in part.found and part.cure == CURES["namespaces"]
+    assert none.cure == NO_LINUX

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster.dispatch import Dispatcher, NoWorkersLeft
-from cluster.engine import ALIVE, Engine, LocalEngine
+from cluster.engine import ALIVE, Change, Engine, LocalEngine
 from cluster.hardware import limited
 from cluster.workqueue import WorkItem, WorkQueue
 from research.gpu_memory import GIB
@@ -189,13 +189,16 @@ class Notes:
     """Who is told, and of what."""
 
     def __init__(self):
-        self.work_states, self.worker_states = [], []
+        self.work_states, self.worker_states, self.controls = [], [], []
 
     def on_work(self, item, state, **details):
         self.work_states.append((item.id, state))
 
     def on_worker(self, name, state, **details):
         self.worker_states.append((state, details.get("reason", "")))
+
+    def on_control(self, worker, found):
+        self.controls.append(found)
 
 
 def item(spec, device, repeats=0):
@@ -222,6 +225,44 @@ def with_dispatcher(make_engine, use, **options):
 
     asyncio.run(whole())
     return notes
+
+
+class Joined:
+    """An engine whose one device has joined before."""
+
+    def __init__(self, engine, device):
+        self.execute, self.start_speculatively, self._device = engine.execute, engine.start_speculatively, device
+
+    async def changes(self):
+        yield (Change(kind="joined", name=self._device.key, device=self._device),)
+
+    async def close(self):
+        pass
+
+
+def test_a_control_decides_whether_the_idea_or_the_device_is_charged(opened, spec, monkeypatch):
+    monkeypatch.setattr("cluster.dispatch.PAUSE_SECONDS", 0.1)
+
+    async def use(engine, device):
+        notes = Notes()
+        dispatcher = Dispatcher(Joined(engine, device), notes)
+        changes = dispatcher.changes()
+        await anext(changes)
+
+        async def status(run_id, text, repeats, control):
+            run = spec(run_id)
+            return (await dispatcher.execute(item(run, device, repeats), text, run, quiet, control=control)).status
+
+        assert [await status("bad1", "die", 0, "ok"), await status("bad2", "die", 1, "ok")] == ["lost", "crash"]
+        assert await status("honest", "ok", 0, "ok") == "ok"
+        assert not dispatcher.quarantined
+        assert [await status("bad3", "die", 0, "die"), await status("bad4", "die", 1, "die")] == ["lost", "lost"]
+        assert list(dispatcher.quarantined) == [device.key]
+        assert [state for state, _ in notes.worker_states][-1] == "quarantined" and len(notes.controls) == 2
+        await dispatcher.close()
+        await changes.aclose()
+
+    opened.run(use)
 
 
 def test_work_is_seen_waiting_running_and_done(spec, local):

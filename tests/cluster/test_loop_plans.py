@@ -102,8 +102,12 @@ def test_a_branch_goes_on_under_its_own_terms() -> None:
     ("asked", "device", "says"),
     [
         (contract_for("cpu", budget=7.5), CPU, "began with --budget 5, not --budget 7.5: give --budget 5 again, or start"),
-        (contract_for("cpu", budget=5, source="files:a b"), CPU, "not --source 'files:a b': give --source stdlib again"),
-        (contract_for("small", budget=5), CPU, "give --profile cpu --source stdlib again, or start afresh with another --tag"),
+        (contract_for("cpu", budget=5, source="files:a b"), CPU, "not --source 'files:a b': give --source packages again"),
+        (
+            contract_for("small", budget=5),
+            CPU,
+            "give --profile cpu --source packages again, or start afresh with another --tag",
+        ),
         (replace(contract_for("cpu", budget=5), EVAL_TOKENS=2**20), CPU, "this version of the farm has EVAL_TOKENS 1048576"),
         (contract_for("cpu", budget=5), gpu(), "was measured on Some CPU, 2 threads, this is NVIDIA H100"),
     ],

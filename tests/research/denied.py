@@ -4,7 +4,7 @@ import errno
 import struct
 from collections.abc import Sequence
 
-from research.sandbox import seccomp
+from research.sandbox import seccomp, system_calls
 from research.sandbox.linux import SYSCALLS, machine
 
 LOAD, JUMP_EQUAL, RETURN = 0x20, 0x15, 0x06
@@ -16,6 +16,6 @@ def deny(names: Sequence[str]) -> None:
     here = ("x86_64", "aarch64").index(machine())
     code = struct.pack("<HBBI", LOAD, 0, 0, 0)  # the number of the call
     for name in names:
-        number = SYSCALLS[name][machine()] if name in SYSCALLS else seccomp.NUMBERS[name][here]
+        number = SYSCALLS[name][machine()] if name in SYSCALLS else system_calls.NUMBERS[name][here]
         code += struct.pack("<HBBI", JUMP_EQUAL, 0, 1, number) + struct.pack("<HBBI", RETURN, 0, 0, ERRNO | errno.EPERM)
     seccomp.install(code + struct.pack("<HBBI", RETURN, 0, 0, ALLOW))

@@ -13,11 +13,11 @@ from dataclasses import replace
 from research.sandbox.layers import FIRST_IDENTITY, Sandbox, enter, probe
 from research.sandbox.visible import view_of_run
 
-denied, private, missing, code = json.loads(sys.argv[1])
+denied, private, unread, missing, code = json.loads(sys.argv[1])
 if denied:
     from tests.research.denied import deny
     deny(denied)
-view = view_of_run(private=[Path(path) for path in private], gpu_minor=None)
+view = view_of_run(private=map(Path, private), gpu_minor=None, unread=map(Path, unread))
 layers = replace(probe(view), **{name: False for name in missing})
 print(json.dumps({"layers": layers.names(), "problems": dict(layers.problems)}), flush=True)
 folder = Path(tempfile.mkdtemp(prefix="inside-"))
@@ -48,14 +48,20 @@ sys.exit(os.waitstatus_to_exitcode(status))
 
 
 def inside(
-    code: str, *, denied: Sequence[str] = (), private: Sequence[Path] = (), missing: Sequence[str] = ()
+    code: str,
+    *,
+    denied: Sequence[str] = (),
+    private: Sequence[Path] = (),
+    unread: Sequence[Path] = (),
+    missing: Sequence[str] = (),
 ) -> tuple[dict, object]:
     """Layers and problems as the probe found them, and the value of the expression `code` in a sandbox.
 
     In `code`, `attempt(f)` is what f() gives, or `errno N`. `denied` calls of the system fail from the start, as on a host that
     lacks something; `missing` layers are left out.
     """
-    arguments = json.dumps([list(denied), [str(path) for path in private], list(missing), code])
+    paths = [[str(path) for path in given] for given in (private, unread)]
+    arguments = json.dumps([list(denied), *paths, list(missing), code])
     done = subprocess.run([sys.executable, "-c", ENTER, arguments], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     first, last = done.stdout.strip().splitlines()

@@ -267,7 +267,8 @@ def _judge(spec: str, placement: str, train_py: str, caps: Mapping[str, float], 
     keep_freed_memory()
     patient: dict[str, float] = {"startup": 60.0, "grace": 10.0, "late": 10.0, "answers": 60.0, "hang_up": 1.0, **caps}
     what, where = RunSpec.from_json(spec), Placement.from_json(placement)
-    judge = Judge(what, where, train_py, emit=lambda event: None, cancelled=lambda: False, caps=Caps(**patient))
+    judge = Judge(what, where, train_py, emit=lambda event: None, cancelled=lambda: False, forget=lambda: None,
+                  caps=Caps(**patient))  # fmt: skip
     result = judge.execute()
     alive = [child.pid for child in psutil.Process().children(recursive=True)]
     answer.send({"result": result.to_json(), "left_alive": alive})

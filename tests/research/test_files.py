@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from research.files import replacing, write_atomically
+from research.files import remove_tree, replacing, write_atomically
+from tests.research.nested import nest
 
 
 def names(folder: Path) -> list[str]:
@@ -67,3 +68,35 @@ def test_a_reader_sees_one_whole_file_while_threads_write(tmp_path: Path) -> Non
     while any(writer.is_alive() for writer in writers):
         assert path.read_text() in texts
     assert names(tmp_path) == ["file"]
+
+
+def test_a_tree_is_removed_however_deeply_it_is_nested(tmp_path: Path) -> None:
+    """Its longest path is far longer than the system lets a path be."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    nest(folder, 5000)
+    assert remove_tree(folder)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tree_is_removed_with_closed_folders_and_without_what_its_links_lead_to(tmp_path: Path) -> None:
+    kept = tmp_path / "kept" / "file"
+    kept.parent.mkdir()
+    kept.write_text("x")
+    folder = tmp_path / "scratch"
+    (folder / "a" / "b" / "c").mkdir(parents=True)
+    (folder / "a" / "b" / "file").write_text("x")
+    (folder / "a" / "link").symlink_to(kept.parent)
+    (folder / "link").symlink_to(kept)
+    (folder / "a" / "b" / "c").chmod(0)
+    (folder / "a" / "b").chmod(0o300)
+    assert remove_tree(folder) and not folder.exists()
+    assert kept.read_text() == "x" and kept.parent.stat().st_mode & 0o777 == 0o755
+    assert remove_tree(folder), "nothing is left of what was never there"
+
+
+def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    assert not remove_tree(tmp_path / "link")
+    assert (tmp_path / "kept").is_dir()

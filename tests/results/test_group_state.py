@@ -95,16 +95,20 @@ def test_lines_and_memory_have_a_price_and_simpler_code_may_lose_a_little() -> N
     assert price(peak=20_000.0) == 0.0
 
 
-def test_computing_more_while_it_is_scored_costs_what_as_much_training_would_gain() -> None:
+def test_computing_more_outside_the_clock_costs_what_as_much_training_would_gain() -> None:
     control = replace(make_experiment(9, kind="control", commit="base", program="p0"), patches=())
-    before = ran(started(), control, 1.0, answer_seconds=10.0)
+    before = ran(started(), control, 1.0, startup_seconds=4.0, answer_seconds=10.0)
     slope, budget = profile_named("standard").time_slope, before.budget
 
-    def price(seconds: float | None) -> float:
-        return ran(before, idea(1), 0.99, answer_seconds=seconds).ideas["mar8-0001"].price
+    def price(startup: float | None, answers: float | None, device: str = "cuda:0") -> float:
+        run = ran(before, idea(1), 0.99, startup_seconds=startup, answer_seconds=answers, device=device)
+        return run.ideas["mar8-0001"].price
 
-    assert price(None) == price(9.0) == price(14.0) == 0.0, "what the parent took, and half as much again, is free"
-    assert price(45.0) == pytest.approx(slope * math.log1p(30.0 / budget))
+    assert price(None, None) == price(3.0, 9.0) == price(8.0, 17.0) == 0.0, (
+        "half as much again as its parent, and 2 s, are free"
+    )
+    assert price(4.0, 47.0) == price(90.0, 47.0) == pytest.approx(slope * math.log1p(30.0 / budget))
+    assert price(38.0, 9.0, "cpu") == pytest.approx(slope * math.log1p(30.0 / budget)), "there is little to compile on a CPU"
 
 
 def test_an_older_home_has_the_ideas_of_its_chain_of_keeps() -> None:

@@ -1,6 +1,7 @@
 """Real commands: small Python scripts in place of a coding agent."""
 
 import asyncio
+import contextlib
 import json
 import shlex
 import sys
@@ -12,7 +13,8 @@ import pytest
 
 from agent.researcher import NotConfigured, ProposalFailed
 from agent.researchers.command import CommandResearcher, permission_warning
-from agent.researchers.make import researcher_warning
+from agent.researchers.containment import AgentBounds
+from agent.researchers.make import researcher_warnings
 from research.errors import UserError
 from results.experiment import Proposal
 from tests.agent.samples import TRAIN_PY, make_context, make_record
@@ -26,8 +28,10 @@ train.write_text(train.read_text().replace("DEPTH = 2", "DEPTH = 3"))
 
 @pytest.fixture
 def notes(tmp_path: Path) -> Path:
-    """The file in which a script records what it saw."""
-    return tmp_path / "notes"
+    """The file in which a script records what it saw, in a folder that it may write."""
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    return folder / "notes"
 
 
 def command_of(tmp_path: Path, script: str, arguments: str = "") -> str:
@@ -38,7 +42,10 @@ def command_of(tmp_path: Path, script: str, arguments: str = "") -> str:
 
 def propose(tmp_path: Path, script: str, arguments: str = "", *, timeout_s: float = 20) -> Proposal:
     context = make_context((make_record(0, decision="keep"), make_record(1, title="wider")))
-    return asyncio.run(CommandResearcher(command_of(tmp_path, script, arguments), timeout_s=timeout_s).propose(context))
+    researcher = CommandResearcher(
+        command_of(tmp_path, script, arguments), timeout_s=timeout_s, bounds=AgentBounds(writable=(tmp_path / "notes",))
+    )
+    return asyncio.run(researcher.propose(context))
 
 
 def test_only_its_train_py_and_its_idea_are_taken(tmp_path: Path) -> None:
@@ -127,14 +134,14 @@ def test_a_bad_command_is_refused_at_once(command: str, reason: str) -> None:
 
 FAMILY = """
 import os, subprocess, sys, time
-sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
-children = [subprocess.Popen(sleep), subprocess.Popen(sleep, start_new_session=True)]
+sleep = [sys.executable, "-c", "import time; time.sleep(60)", {notes!r}]
+children = [subprocess.Popen(sleep), subprocess.Popen(sleep, start_new_session=True), subprocess.Popen(sleep, env={{}})]
 if os.fork() == 0:
     os.setsid()
     if os.fork() == 0:
-        with open({notes!r}, "w") as file:
-            file.write(" ".join(str(pid) for pid in [os.getpid(), os.getppid(), *(c.pid for c in children)]))
-        os.rename({notes!r}, {notes!r} + ".done")
+        os.environ.clear()
+        open({notes!r} + ".done", "w").close()
+        os.execv(sleep[0], sleep)
     time.sleep(60)
 while not os.path.exists({notes!r} + ".done"):
     time.sleep(0.01)
@@ -143,8 +150,18 @@ while not os.path.exists({notes!r} + ".done"):
 
 
 def assert_gone(notes: Path) -> None:
-    for pid in Path(f"{notes}.done").read_text().split():
-        assert not psutil.pid_exists(int(pid)) or psutil.Process(int(pid)).status() == psutil.STATUS_ZOMBIE
+    assert Path(f"{notes}.done").exists()
+    assert processes_with(str(notes)) == []
+
+
+def processes_with(word: str) -> list[int]:
+    """Processes that have a word in their command line."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if word in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
 
 
 def test_a_command_that_takes_too_long_is_killed_with_all_it_started(tmp_path: Path, notes: Path) -> None:
@@ -163,7 +180,8 @@ def test_what_a_command_leaves_running_is_killed(tmp_path: Path, notes: Path) ->
 def test_a_cancelled_proposal_kills_its_command(tmp_path: Path, notes: Path) -> None:
     async def cancel_when_running() -> None:
         command = command_of(tmp_path, FAMILY.format(notes=str(notes), after="time.sleep(60)"))
-        proposal = asyncio.create_task(CommandResearcher(command).propose(make_context()))
+        researcher = CommandResearcher(command, bounds=AgentBounds(writable=(notes.parent,)))
+        proposal = asyncio.create_task(researcher.propose(make_context()))
         while not Path(f"{notes}.done").exists():
             await asyncio.sleep(0.01)
         proposal.cancel()
@@ -180,7 +198,7 @@ def test_a_cancelled_proposal_kills_its_command(tmp_path: Path, notes: Path) -> 
 def test_claude_without_permission_to_edit_is_warned_of(command: str) -> None:
     warning = permission_warning(command)
     assert warning is not None and "--permission-mode acceptEdits" in warning and "\n" not in warning
-    assert researcher_warning(f"command:{command}") == warning
+    assert researcher_warnings(f"command:{command}", "auto")[0] == warning
 
 
 @pytest.mark.parametrize(

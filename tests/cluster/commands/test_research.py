@@ -18,11 +18,13 @@ from cluster.commands.options import given_again, run_options, try_options
 from cluster.commands.research import before_start, look_lines
 from cluster.commands.start import next_lines
 from cluster.display import PlainDisplay
+from cluster.driver import agent_bounds
 from cluster.end_summary import FarmSummary, summary_lines
 from cluster.farm_options import FarmOptions, todays_tag
 from cluster.home import Home
 from cluster.local_api import connect
 from research.errors import UserError
+from research.files import research_folder
 from results.experiment import Usage
 from results.store import Store
 from tests.cluster.farm_samples import CPU, make_history
@@ -133,6 +135,15 @@ def test_a_home_in_use_and_a_researcher_that_cannot_work_are_refused_before_anyt
         before_start(options)
 
 
+def test_a_command_may_not_see_the_homes_of_farms_nor_what_runs_are_scored_on(options: FarmOptions, tmp_path: Path) -> None:
+    data: Any = SimpleNamespace(folder=tmp_path / "prepared", evaluation_paths=("/corpus/val", str(research_folder())))
+    bounds = agent_bounds(replace(options, sandbox="strict", agent_writes=(tmp_path / "mine",)), data)
+    hidden = {options.home.folder, options.cache, options.repo / "results" / "data", options.repo / "results" / "fetched"}
+    assert hidden | {tmp_path / "prepared", Path("/corpus/val")} <= set(bounds.hidden)
+    assert research_folder() not in bounds.hidden  # or nothing would run
+    assert (bounds.sandbox, bounds.writable) == ("strict", (tmp_path / "mine",))
+
+
 def test_run_and_try_have_default_tags_of_their_own(home: Home) -> None:
     """`farm run` works in a worktree and `farm try` in the checkout, often under other terms: one branch can't be both."""
     run, by_hand = (make_parser().parse_args([name, "--home", str(home.folder), "--devices", "cpu"]) for name in ("run", "try"))
@@ -158,6 +169,7 @@ def test_the_options_that_resuming_needs_are_those_that_were_given() -> None:
         "--samples",
     ]
     lasting += ["--researcher", "command:agent -p 'a b'", "--no-start-ahead", "--cache", "/a folder"]
+    lasting += ["--agent-writes", "/a folder", "--agent-writes", "~/another"]
     passing = [
         "--tag",
         "t",

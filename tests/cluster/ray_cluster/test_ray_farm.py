@@ -96,6 +96,7 @@ class TestPromisesOfAnEngine:
     test_result_progress_and_files = staticmethod(test_engines.test_a_run_gives_its_result_its_progress_and_its_files)
     test_turns_and_losses = staticmethod(test_engines.test_runs_take_turns_and_a_lost_one_is_a_result)
     test_started_ahead = staticmethod(test_engines.test_a_run_that_was_guessed_is_started_ahead)
+    test_blame = staticmethod(test_engines.test_a_control_decides_whether_the_idea_or_the_device_is_charged)
     test_cancelling = staticmethod(test_engines.test_cancelling_ends_the_whole_tree)
     test_closing = staticmethod(test_engines.test_closing_ends_what_runs)
 

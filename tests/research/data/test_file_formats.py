@@ -346,4 +346,4 @@ def test_text_behind_links_is_hidden_from_runs_too(tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "blob").write_bytes(parquet(pa.array(["one"])))
     root = make(tmp_path / "texts", {"a.parquet": str(tmp_path / "elsewhere" / "blob"), "b.txt": b"b", "c.txt": "b.txt"})
-    assert own_files(root, evaluation_bytes=1000).evaluation_paths == (root, tmp_path / "elsewhere" / "blob")
+    assert own_files(root, evaluation_bytes=1000).hidden_paths == (root, tmp_path / "elsewhere" / "blob")

@@ -251,7 +251,7 @@ def test_the_originals_shards_are_not_fetched_unless_they_are_broken(hub: LocalH
 def test_without_a_network_the_error_says_what_else_there_is(tmp_path: Path) -> None:
     answer = prepared(tmp_path / "cache", 1, hub_url="http://127.0.0.1:9", home=tmp_path)
     assert "can't be fetched" in answer["error"] and "\n" not in answer["error"]
-    assert "--source files:PATH or --source stdlib" in answer["error"]
+    assert "--source files:PATH or --source packages" in answer["error"]
 
 
 def test_a_commit_without_the_shards(hub: LocalHub, tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
 """Sources: what is in which split, and files of every kind."""
 
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from research.data import installed_text
 from research.data.documents import plain_documents, text_key
 from research.data.hub import Dataset, check_space
+from research.data.installed_text import EXCERPT_CHARACTERS, excerpt
 from research.data.parquet import parquet_texts
 from research.data.sources import (
     CLIMBMIX,
@@ -18,12 +21,14 @@ from research.data.sources import (
     climbmix,
     open_source,
     own_files,
+    packages,
     source_name,
     stdlib,
     tinystories,
 )
 from research.errors import UserError
 from research.profiles import contract_for
+from research.sandbox.visible import package_folders
 from tests.research.text_files import sentences, write_parquet
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -92,7 +97,7 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("source", ["nonsense", "files:", "files"])
 def test_an_unknown_source(source: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="use climbmix, tinystories, stdlib or files:PATH"):
+    with pytest.raises(UserError, match="use climbmix, tinystories, packages, stdlib or files:PATH"):
         open_source(contract_for("cpu", source=source), cache=tmp_path, num_shards=1, revision=None, say=print)
 
 
@@ -118,7 +123,7 @@ def test_evaluation_text_comes_from_the_tests_alone(tmp_path: Path) -> None:
     make_library(tmp_path, test_bytes=3_000_000)
     source = stdlib(tmp_path, evaluation_bytes=1)
     splits = splits_of(source)
-    assert source.evaluation_paths[0] == tmp_path / "test"
+    assert source.hidden_paths == (tmp_path / "test",)
     assert splits["val"] and splits["audit"] and not set(splits["val"]) & set(splits["audit"])
     assert all(text.startswith("# test") for text in splits["val"] + splits["audit"])
     assert {text.splitlines()[0] for text in splits["train"]} == {"# ", "# email"}
@@ -132,6 +137,71 @@ def test_without_a_test_package_documents_are_dealt(tmp_path: Path) -> None:
     assert source.disjoint and all(splits.values())
     assert sum(map(len, splits.values())) == 900
     assert not any("site-packages" in text for texts in splits.values() for text in texts)
+
+
+# Installed packages
+
+
+def make_packages(root: Path) -> list[Path]:
+    for n, text in enumerate(sentences(7, 400)):
+        for folder in ("ray/a", "duckdb", "ray/thirdparty_files/psutil"):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            (root / folder / f"m{n}.py").write_text(f"# {folder}/{n}\n{text}")
+    return [root / "duckdb", root / "ray"]
+
+
+def test_files_of_packages_are_dealt_by_their_paths(tmp_path: Path) -> None:
+    here, there = (packages(make_packages(tmp_path / name)) for name in ("here", "there"))
+    splits = splits_of(here)
+    assert splits == splits_of(there) and here.hidden_paths == (tmp_path / "here" / "duckdb", tmp_path / "here" / "ray")
+    names = {split: {text.split("\n")[0] for text in texts} for split, texts in splits.items()}
+    assert all(not names[a] & names[b] for a, b in NO_SPLITS_SHARED)
+    assert sum(map(len, names.values())) == 800, "of copies of other packages, which a run may read, nothing is used"
+    assert all(60 < len(names[split]) < 140 for split in ("val", "audit"))
+
+
+def test_an_excerpt_is_the_middle_of_a_file_by_whole_lines(tmp_path: Path) -> None:
+    lines = [f"line {n}\n" for n in range(20_000)]
+    (tmp_path / "long.py").write_text("".join(lines))
+    (tmp_path / "short.py").write_text("x = 1\n")
+    text = excerpt(tmp_path / "long.py")
+    assert len(text) == EXCERPT_CHARACTERS and text.startswith("line 10") and text.splitlines(keepends=True)[100] in lines
+    assert excerpt(tmp_path / "short.py") == "x = 1\n"
+
+
+def test_training_text_of_packages_has_an_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = make_packages(tmp_path)
+    every = packages(folders)
+    monkeypatch.setattr(installed_text, "TRAINING_BYTES", every.text_bytes // 4)
+    some = packages(folders)
+    assert 0.2 < some.text_bytes / every.text_bytes < 0.3
+    assert list(some.documents("train")) == list(every.documents("train"))[: len(list(some.documents("train")))]
+    assert list(some.documents("val")) == list(every.documents("val"))
+
+
+def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = make_packages(tmp_path)
+    (tmp_path / "git").mkdir()
+    monkeypatch.setattr(installed_text, "package_folders", lambda: [*folders, tmp_path / "git"])
+    with pytest.raises(UserError, match=r"none of git, huggingface_hub, pyarrow: run `uv sync`.*--source files:PATH"):
+        open_source(contract_for("cpu"), cache=tmp_path, num_shards=1, revision=None, say=print)
+
+
+def test_copies_of_packages_are_found_wherever_a_run_can_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a system's Python, in another folder on the path, and in what Conda keeps."""
+    places = ("usr/lib/python3/dist-packages", "conda/pkgs/ray-2/lib/python3.12/site-packages", "path")
+    copies = {tmp_path / place / "ray" for place in places}
+    for copy in copies:
+        copy.mkdir(parents=True)
+    monkeypatch.setattr(installed_text, "readable_paths", lambda: [tmp_path / name for name in ("usr", "conda", "path")])
+    assert set(installed_text.installed_text("packages")) == {*package_folders(), *copies}
+    assert installed_text.installed_text("climbmix") == ()
+
+
+def test_the_versions_of_the_packages_are_the_revision() -> None:
+    revision = packages(package_folders()).revision
+    assert all(f"{name} {version(name)}" in revision for name in ("duckdb", "huggingface_hub", "pyarrow", "ray"))
+    assert f"git {version('GitPython')}" in revision
 
 
 # Datasets: files that are here already

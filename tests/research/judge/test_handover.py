@@ -14,7 +14,7 @@ def test_what_the_child_reports_is_kept_only_where_it_is_plain() -> None:
     report = {"steps": 3, "tokens": 10**30, "depth": True, "recompiles": "0", "mfu_percent": 12, "kernel": "a\n\ud800b" * 80,
               "curve": [[0.5, 1, 2.0], [0.5, 1], "abc", [0.5, 1, float("nan")], [1, 2, 3]]}  # fmt: skip
     assert read_report(json.dumps(report).encode()) == Report(
-        steps=3, mfu_percent=12, kernel=("ab" * 80)[:80], curve=((0.5, 1, 2.0), (1.0, 2, 3.0))
+        steps=3, mfu_percent=12, kernel=("a b" * 80)[:80], curve=((0.5, 1, 2.0), (1.0, 2, 3.0))
     )
 
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from research.judge.processes import child_environment, kill_descendants
+from research.judge.processes import child_environment
+from research.sandbox.descendants import kill_descendants
 from research.sandbox.limits import MemoryMonitor
 from research.sandbox.linux import become_subreaper
+from research.sandbox.visible import UNUSED_PACKAGES
 from tests.research.judged import in_a_fork
 
 
@@ -24,6 +26,15 @@ def test_a_run_gets_no_variable_that_it_does_not_need(monkeypatch: pytest.Monkey
     assert "hidden" not in environment.values()
     assert (environment["CUDA_VISIBLE_DEVICES"], environment["OMP_NUM_THREADS"]) == ("1", "3")
     assert str(Path(__file__).parents[3]) in environment["PYTHONPATH"].split(os.pathsep)
+
+
+def imported_text() -> list[str]:
+    """Names of UNUSED_PACKAGES that are in this process's memory."""
+    return [name for name in UNUSED_PACKAGES if name in sys.modules]
+
+
+def test_what_children_are_forked_from_has_nothing_of_the_training_text_in_memory() -> None:
+    assert in_a_fork(imported_text) == []
 
 
 def end_a_hidden_grandchild() -> tuple[int, bool, list[int]]:

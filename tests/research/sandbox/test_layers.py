@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors
 
 from research.errors import UserError
 from research.sandbox.layers import NO_LAYERS, Layers, check_strict, needed_files, probe, shut_to_others
 from research.sandbox.linux import machine
-from research.sandbox.visible import view_of_run
+from research.sandbox.visible import UNUSED_PACKAGES, is_within, package_folders, view_of_run
 from tests.research.inside import inside
 
 pytestmark = pytest.mark.skipif(
@@ -102,6 +103,28 @@ def test_what_lies_below_a_readable_folder_can_be_hidden(denied: list[str]) -> N
     code = f"[attempt(lambda: Path({str(private / 'header.py')!r}).read_text()), len(Path({os.__file__!r}).read_text()) > 9]"
     _, got = inside(code, private=[private], denied=denied)
     assert got in ([GONE, True], [UNREADABLE, True])
+
+
+@pytest.mark.parametrize("denied", [[], ["unshare"]], ids=["namespaces", "Landlock alone"])
+def test_packages_that_no_run_needs_can_be_neither_read_nor_imported(denied: list[str]) -> None:
+    folders = package_folders()
+    assert [folder.name for folder in folders] == list(UNUSED_PACKAGES)
+    code = f"""[
+        [attempt(lambda: Path(folder, "__init__.py").read_text()) for folder in {[str(folder) for folder in folders]}],
+        [__import__("importlib.util").util.find_spec(name) is None for name in {UNUSED_PACKAGES}],
+        attempt(lambda: Path({safetensors.__file__!r}).read_text()) != "",
+    ]"""
+    _, got = inside(code, unread=folders, denied=denied)
+    count = len(folders)
+    assert got in ([[reason] * count, [True] * count, True] for reason in (GONE, UNREADABLE))
+
+
+def test_a_path_of_modules_below_an_unread_folder_shows_nothing_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray puts folders of its own on the path of its workers."""
+    [ray] = [folder for folder in package_folders() if folder.name == "ray"]
+    monkeypatch.syspath_prepend(ray / "thirdparty_files")
+    view = view_of_run(private=(), gpu_minor=None, unread=[ray])
+    assert ray in view.hidden and not any(is_within(path, ray) for path in view.readable)
 
 
 def test_attributes_of_files_outside_stay_as_they_are(tmp_path: Path) -> None:

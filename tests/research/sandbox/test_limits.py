@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from research.sandbox.limits import Limits, Supervisor
+from research.files import remove_tree
+from research.sandbox.limits import DEEPEST_FOLDER, Limits, Supervisor, disk_usage
 from tests.research.judged import Runner, wait_for, with_train
+from tests.research.nested import nest
 
 HUNGRY = """
 held = []
@@ -49,3 +51,27 @@ def test_a_folder_that_grows_too_large_breaks_a_limit(supervisor: Supervisor, tm
     (tmp_path / "below" / "large").write_bytes(bytes(2**21))
     wait_for(lambda: supervisor.broken, 5.0)
     assert supervisor.broken is not None and supervisor.broken.resource == "disk"
+
+
+@pytest.mark.parametrize("levels", [DEEPEST_FOLDER + 1, 1500, 5000])
+def test_folders_nested_too_deeply_break_a_limit(supervisor: Supervisor, tmp_path: Path, levels: int) -> None:
+    nest(tmp_path, levels)
+    wait_for(lambda: supervisor.broken, 5.0)
+    assert supervisor.broken is not None and supervisor.broken.resource == "disk"
+    assert str(DEEPEST_FOLDER) in supervisor.broken.reason
+    supervisor.stop()
+    for folder in tmp_path.iterdir():
+        assert remove_tree(folder)
+
+
+def test_folders_within_the_limit_are_counted_with_their_links_but_not_what_these_lead_to(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside", tmp_path / "folder"
+    outside.write_bytes(bytes(2**20))
+    folder.mkdir()
+    (folder / "link").symlink_to(outside)
+    (folder / "loop").symlink_to(folder)
+    assert disk_usage(folder)[0] < 2**16
+    (folder / "file").write_bytes(bytes(2**18))
+    nest(folder, DEEPEST_FOLDER - 1)
+    counted, incomplete = disk_usage(folder)
+    assert 2**18 <= counted < 2**19 and not incomplete
