@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from agent.researchers.scripted import Step
-from tests.agent.loops_of_a_group import Group
+from results.group_entries import CONTROL_REQUEST
+from tests.agent.loops_of_a_group import GROUP, Group
 from tests.agent.samples import TRAIN_PY
 
 TINY = [Step(title=f"depth {depth}", constants={"DEPTH": depth}) for depth in range(3, 9)]
@@ -30,4 +31,17 @@ def test_a_merge_with_an_unusual_share_runs_once_more_and_its_verdict_says_so(
     assert verdict is not None and verdict.decision == "keep" and "39% less of the machine than usual" in verdict.reason
     others = [record for records in every for record in records if record.experiment.kind == "explore"]
     assert {len(record.runs) for record in others} == {1}
+    group.store.close()
+
+
+def test_a_control_with_an_unusual_share_runs_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    group = Group(tmp_path, TRAIN_PY, lambda text: 1.5)
+    group.cpu_share = lambda text: 0.98
+    group.research(4, TINY)
+    group.store.add_request(GROUP, CONTROL_REQUEST)
+    group.cpu_share = lambda text: 0.6
+    (records,) = group.research(1, TINY)
+    assert [(record.experiment.kind, len(record.runs)) for record in records] == [("control", 2)]
+    assert records[0].verdict is not None and "39% less of the machine than usual" in records[0].verdict.reason
     group.store.close()
