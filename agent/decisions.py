@@ -11,14 +11,9 @@ from results import policy
 from results.experiment import Experiment, ExperimentRecord, Verdict
 from results.group_state import GroupState, estimate_of, seed_of, without_pin
 from results.group_verdicts import idea_verdict, measurement_verdict, merge_verdict
-from results.machine_shares import unusual_share, usual_spread
 from results.overfitting import measure_overfitting
 from results.store import Store
 from results.verdict import NoisePrior, Rule, baseline_verdict, control_verdict, greedy_verdict, kept_by_hand
-
-UNUSUAL_SHARE = 0.01
-"""How much more or less of the machine than usual a run may have, as a share, and still decide something; more where runs
-differ by more anyway."""
 
 BASELINE_AGAIN = "baseline again"
 """How the titles of controls begin that ask whether earlier scores still compare."""
@@ -117,16 +112,24 @@ class Decisions:
         return math.ceil(expected / sigma + 0.5) * sigma
 
     def _is_to_be_repeated(self, experiment: Experiment, run: RunResult) -> bool:
-        """Whether a run had an unusual share of the machine, in the direction that decides about its idea."""
+        """Whether a run had an unusual share of the machine and decides something: a merge or a control always does, an
+        idea's if the share was unusual in the direction that decides.
+        """
         state = self._shared.state()
-        found, share = estimate_of(state, experiment.id), unusual_share(run, state.shares)
-        usual = max(UNUSUAL_SHARE, usual_spread(state.shares))
-        if found is None or abs(share) <= usual or self._rule == "greedy":
+        share = state.share_of_run.get(run.run_id)
+        if share is None or not share.is_unusual or self._rule == "greedy":
+            return False
+        is_known = experiment.kind in ("merge", "control")
+        decides = is_known or self._decides_on_idea(state, experiment, is_more=share.more > 0)
+        if decides:
+            self._observer.on_event("share_unusual", branch=self._branch, run=run.run_id, share=share.words)
+        return decides
+
+    @staticmethod
+    def _decides_on_idea(state: GroupState, experiment: Experiment, *, is_more: bool) -> bool:
+        """Whether more of the machine may have made an idea kept, or less of it one that may help be discarded."""
+        found = estimate_of(state, experiment.id)
+        if found is None:
             return False
         is_kept = experiment.id in policy.kept(state.farm)
-        decides = is_kept if share > 0 else not is_kept and found.helps >= state.farm.rules.forget
-        if decides:
-            by = math.exp(share) - 1
-            words = f"{abs(by):.1%} {'more' if by > 0 else 'less'}"
-            self._observer.on_event("share_unusual", branch=self._branch, run=run.run_id, share=words)
-        return decides
+        return is_kept if is_more else not is_kept and found.helps >= state.farm.rules.forget

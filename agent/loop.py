@@ -1,6 +1,6 @@
 """One research loop: propose, commit, train, decide, record, keep or discard, repeat."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -109,7 +109,8 @@ class ResearchLoop:
         self.shared.settle()
         adopted = await self.adopt()
         self._take_head(self.head())
-        self._write_results_tsv()
+        others = (branch.name for branch in self.store.branches() if branch.name != self.branch.name)
+        self._write_results_tsv([record for name in others for record in self.store.records(name)])
         return [*finished, *adopted]
 
     async def step(self) -> ExperimentRecord:
@@ -309,10 +310,10 @@ class ResearchLoop:
 
     # --- what is known ----------------------------------------------------------------------------------------------
 
-    def _write_results_tsv(self) -> None:
-        """Writes results.tsv into the worktree, untracked."""
+    def _write_results_tsv(self, others: Sequence[ExperimentRecord] = ()) -> None:
+        """Writes results.tsv into the worktree, untracked, without the rows of `others`, which are another branch's."""
         records = self.store.records(self.branch.name)
-        aside = write_results_tsv(self.worktree.folder / "results.tsv", records)
+        aside = write_results_tsv(self.worktree.folder / "results.tsv", records, others=others)
         if aside is not None:
             self.observer.on_event("moved_aside", branch=self.branch.name, file=str(aside))
 

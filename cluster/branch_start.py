@@ -4,7 +4,7 @@ A new branch begins with the checkout's committed train.py, set to the starting 
 """
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count, islice
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from cluster.loop_plans import (
     local_loops,
 )
 from research.errors import UserError
-from research.formatting import utc_now
+from research.formatting import counted, utc_now
 from research.hyperparameters import write_constants
 from research.recipes import Recipe
 from research.starting_hyperparameters import fit_to_profile
@@ -66,6 +66,8 @@ class BranchStart:
             check_same_terms(branch, plan.device, plan.contract)
             check_same_scoring(branch, plan)
             return branch, self._resume(plan, in_place)
+        if in_place:
+            check_not_of_several_loops(plan.branch_name, self._store.branches(), command="try")
         sibling = self._sibling(plan)
         if in_place:
             worktree, baseline = self._start_in_checkout(plan, adopt=self._options.recipe is None)
@@ -169,6 +171,8 @@ class BranchStart:
         message = f"{message}\n\n{FITTED_FROM}: {start}\n"
         commit = worktree.commit(baseline, message=message, parent=start, experiment_id=start_id)
         edit = fitted_edit(plan, committed, working, recipe=recipe)
+        set_to = ", ".join(f"{constant} = {value}" for constant, value in changes.items())
+        self._say_once(f"{name} starts from {commit[:7]}, which sets {TRAIN_FILE} to profile {plan.contract.profile}: {set_to}")
         if start == head:
             worktree.advance(commit)
         (repo / TRAIN_FILE).write_text(edit, encoding="utf-8")
@@ -216,11 +220,25 @@ def check_branches(options: FarmOptions, known: Mapping[str, Branch]) -> None:
             data = data_if_prepared(contract, options, score_fingerprint=branch.score_fingerprint)
             if data is not None:
                 check_same_scoring(branch, LoopPlan(branch_name=name, number=0, device=device, contract=contract, data=data))
-        elif branch_exists(options.repo, name) and not folder.exists():
+            continue
+        check_not_of_several_loops(name, known.values(), command="run")
+        if branch_exists(options.repo, name) and not folder.exists():
             raise _unknown_branch(name)
+    for name, _ in local_loops(options):
         if checked_out_branch(options.repo) == name:
             switch = command_to_type(options.repo, "switch", "main")
             raise UserError(f"{name} is checked out in {options.repo}: use another --tag, or switch away from it ({switch}).")
+
+
+def check_not_of_several_loops(name: str, branches: Iterable[Branch], *, command: str) -> None:
+    """Raises UserError, which names the cure in `farm run` or `farm try`, if this branch is only the head of others."""
+    loops = [branch for branch in branches if branch.head_branch == name]
+    if not loops or any(branch.name == name for branch in loops):
+        return
+    tag, count = loops[0].tag, counted(len(loops), "loop")
+    named = ", ".join(sorted(short_name(branch.name) for branch in loops))
+    cure = f"add --loops {len(loops)}" if command == "run" else "farm try needs a branch of its own: use another --tag"
+    raise UserError(f"{name} is the head of tag {tag}, which has {count} ({named}): {cure}.")
 
 
 def _unknown_branch(name: str) -> UserError:

@@ -187,7 +187,9 @@ def give_back(options: FarmOptions, loop: ResearchLoop, record: ExperimentRecord
     text = loop.worktree.train_py(head.commit)
     if tried is not None and working_train_py(tree) == tried != text:
         (tree / TRAIN_FILE).write_text(text, encoding="utf-8")
-    aside = write_results_tsv(tree / "results.tsv", loop.store.records(loop.branch.name))
+    names = [branch.name for branch in loop.store.branches() if branch.name != loop.branch.name]
+    others = [other for name in names for other in loop.store.records(name)]
+    aside = write_results_tsv(tree / "results.tsv", loop.store.records(loop.branch.name), others=others)
     if aside is not None:
         loop.observer.on_event("moved_aside", branch=loop.branch.name, file=str(aside))
 

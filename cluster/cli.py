@@ -9,17 +9,16 @@ import contextlib
 import importlib
 import keyword
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
-from agent.repo.branch_names import check_name
 from agent.researchers.make import RESEARCHERS
 from cluster.background import exit_without_waiting, is_left_behind
 from cluster.hardware import ANY_DEVICE, DeviceRequest
-from cluster.parser_parts import CommandGroup, OneLineParser, with_short_words
+from cluster.parser_parts import CommandGroup, OneLineParser, idea_words, some_text, tag_name, with_short_words
 from cluster.proxies import LOOPBACK, reach_directly
 from research.command_hints import to_type
 from research.errors import UserError
-from research.formatting import is_text
+from research.formatting import is_text, shortened
 from research.number_options import budget_seconds, count_to, gigabytes, number_from
 from research.profiles import PROFILES
 from research.recipes import RECIPES
@@ -40,8 +39,17 @@ DEEPEST = 64
 MOST_TOKENS = 10_000
 """Limit of --tokens: each takes a forward pass, and text is printed only when complete, so more would look like a hang."""
 
+DEFAULT_BRANCH = "the best of the tag that is checked out here, else of the newest"
+"""What commands take without a branch or tag, in words."""
+
 GIVEN_SIGMAS = (1e-6, 1)
 """Limits of --sigma in bits per byte."""
+
+LONGEST_ECHO = 400
+"""Characters of a word of the command line that a command's error repeats; a path can be longer than what the parser's do."""
+
+LONGEST_ERROR = 2_000
+"""Characters of a command's error."""
 
 FIRST_STEPS = {
     "demo": "the whole workflow in five minutes, on any machine",
@@ -93,7 +101,15 @@ def run_command(given: Sequence[str]) -> int:
     for word in given:
         if not is_text(word):
             raise UserError(f"{word!r} holds bytes that are no text in this terminal's encoding: use other characters.")
+    if given[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"autoresearch-farm {version('autoresearch-farm')}")
+        return 0
     parser = make_parser()
+    command = next((word for word in given if word in commands_of(parser)), None)
+    if command is not None and given[0].startswith("-") and given[0] not in ("-h", "--help"):
+        parser.error(f"options follow the command, as in {to_type(f'farm {command} --home FOLDER')}")
     try:
         options, unknown = parser.parse_known_args(given)
     except UserError as error:  # a type of an option refuses its value
@@ -103,7 +119,16 @@ def run_command(given: Sequence[str]) -> int:
     if unknown:
         usage = to_type(f"farm {options.command} --help")
         raise UserError(f"{options.command} doesn't take {with_short_words(' '.join(unknown), given)} (see {usage})")
-    return handler(options)(options)
+    try:
+        return handler(options)(options)
+    except UserError as error:
+        told = with_short_words(str(error), (word for word in given if len(word) > LONGEST_ECHO))
+        raise UserError(shortened(told, LONGEST_ERROR)) from error
+
+
+def commands_of(parser: argparse.ArgumentParser) -> Collection[str]:
+    """The names of the commands."""
+    return next(action.choices for action in parser._actions if isinstance(action.choices, dict))
 
 
 def first_steps() -> str:
@@ -160,7 +185,7 @@ def _add_start(group: CommandGroup) -> None:
 
     prepare = group.add("prepare", "download text, train the tokenizer, pack rows, time attention kernels; once per machine")
     _add_data(prepare)
-    prepare.add_argument("--text-field", metavar="NAME",
+    prepare.add_argument("--text-field", type=some_text, metavar="NAME",
                          help="JSON field or Parquet column with the text of files:PATH (default: text)")  # fmt: skip
     prepare.add_argument("--force", action="store_true", help="prepare the data again, even if nothing has changed")
     prepare.add_argument("--allow-visible", action="store_true",
@@ -188,15 +213,18 @@ def _add_research(group: CommandGroup) -> None:
     run.add_argument("--engine", choices=("auto", "local", "ray"), default="auto",
                      help="what executes runs (default: auto: local for one device without a cluster, else ray)")  # fmt: skip
     run.add_argument(
-        "--address", type=_text, metavar="A", help="address of a running Ray cluster (default: this machine's, if it has one)"
+        "--address",
+        type=some_text,
+        metavar="A",
+        help="address of a running Ray cluster (default: this machine's, if it has one)",
     )
     _add_devices(run)
     _add_places(run)
 
     try_ = group.add("try", "run one experiment by hand: commit the working train.py, run it, keep it or restore the last keep")
-    try_.add_argument("-m", "--message", type=_text, metavar="IDEA", help="the idea, in one line")
+    try_.add_argument("-m", "--message", type=idea_words, metavar="IDEA", help="the idea, in one line")
     try_.add_argument("--again", action="store_true", help="run it even if it has been tried: one more seed, as a replicate")
-    try_.add_argument("--tag", type=_tag,
+    try_.add_argument("--tag", type=tag_name,
                       help="the branch is autoresearch/<tag> (default: the one checked out, else like mar08-hand)")  # fmt: skip
     _add_judging(try_)
     _add_data(try_)
@@ -205,7 +233,9 @@ def _add_research(group: CommandGroup) -> None:
     _add_places(try_)
 
     abandon = group.add("abandon", "give up an experiment that was interrupted, instead of finishing it")
-    abandon.add_argument("id", nargs="?", type=_text, help="the experiment's id (default: the only one that was interrupted)")
+    abandon.add_argument(
+        "id", nargs="?", type=some_text, help="the experiment's id (default: the only one that was interrupted)"
+    )
     _add_places(abandon, cache=False)
 
     _add_places(group.add("stop", "stop the running farm cleanly"), cache=False)
@@ -213,9 +243,9 @@ def _add_research(group: CommandGroup) -> None:
 
 def _add_decide(group: CommandGroup) -> None:
     confirm = group.add("confirm", "run the head and its baseline under fresh seeds, which have decided nothing")
-    confirm.add_argument("name", nargs="?", type=_text, metavar="BRANCH|ID",
+    confirm.add_argument("name", nargs="?", type=some_text, metavar="BRANCH|ID",
                          help="a branch or tag, or an experiment to run instead of a head "
-                         "(default: the newest tag's best branch)")  # fmt: skip
+                         f"(default: {DEFAULT_BRANCH})")  # fmt: skip
     confirm.add_argument("--seeds", type=number_from(FEWEST_SEEDS, MOST_SEEDS, int), default=DEFAULT_SEEDS, metavar="N",
                          help=f"fresh seeds, under each of which both run (default: {DEFAULT_SEEDS})")  # fmt: skip
     confirm.add_argument("--num-shards", type=count_to(10_000), metavar="N",
@@ -251,7 +281,7 @@ def _add_cluster(group: CommandGroup) -> None:
     places = submit.add_argument_group("places on the cluster")
     _add_job_home(places)
     places.add_argument(
-        "--cache", type=_text, metavar="FOLDER", help="prepared data, on each node (default: ~/.cache/autoresearch-farm)"
+        "--cache", type=some_text, metavar="FOLDER", help="prepared data, on each node (default: ~/.cache/autoresearch-farm)"
     )
 
     fetch = group.add("fetch", "copy the branches and history of a farm that runs elsewhere into this checkout")
@@ -265,7 +295,7 @@ def _add_look(group: CommandGroup) -> None:
     _add_json(status)
 
     report = group.add("report", "the night in ten lines: gains, confidence, failures, cost")
-    report.add_argument("tag", nargs="?", type=_text, help="only this tag's branches (default: all)")
+    report.add_argument("tag", nargs="?", type=some_text, help="only this tag's branches (default: all)")
     _add_places(report, cache=False)
 
     show = group.add("show", "one experiment in full: idea, diff, runs, verdict")
@@ -273,16 +303,22 @@ def _add_look(group: CommandGroup) -> None:
     _add_places(show, cache=False)
 
     sql = group.add("sql", "run one SELECT over the history, even while the farm runs")
-    sql.add_argument("query", type=_text, help="for instance 'SELECT * FROM history'; - reads the query from standard input")
+    sql.add_argument(
+        "query", type=some_text, help="for instance 'SELECT * FROM history'; - reads the query from standard input"
+    )
     sql.add_argument("--audit", action="store_true", help="include the table audit, which no researcher may see")
     _add_places(sql, cache=False)
     _add_json(sql)
 
     audit = group.add("audit", "check whether gains on validation also show on the audit rows, which no researcher may see")
-    audit.add_argument("branch", nargs="?", type=_text, help="a branch or tag (default: all)")
+    audit.add_argument("branch", nargs="?", type=some_text, help="a branch or tag (default: all)")
     _add_places(audit, cache=False)
 
     verify = group.add("verify", "repeat a recorded run and compare the scores; records nothing")
+    verify.epilog = (
+        "The exit status is 0 if the score is reproduced, 1 if not, and 3 if the repetition can't tell: it was lost, or "
+        "the machine was slower or faster."
+    )
     _add_experiment(verify)
     verify.add_argument(
         "--num-shards", type=count_to(10_000), metavar="N", help="training shards of the recorded run (default: 10)"
@@ -300,12 +336,12 @@ def _add_look(group: CommandGroup) -> None:
         "import", "record another system's results.tsv, for researchers to read; no score of ours depends on it"
     )
     _add_foreign(import_)
-    import_.add_argument("--name", type=_text, metavar="N", help="what the file is called here (default: its own name)")
+    import_.add_argument("--name", type=some_text, metavar="N", help="what the file is called here (default: its own name)")
     _add_places(import_, cache=False)
 
 
 def _add_foreign(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=_text, help="a results.tsv of this or another system")
+    parser.add_argument("file", type=some_text, help="a results.tsv of this or another system")
     parser.add_argument("--sigma", type=number_from(*GIVEN_SIGMAS, float), metavar="BPB",
                         help="noise of a score between seeds (default: estimated from the file)")  # fmt: skip
 
@@ -321,7 +357,7 @@ def _add_use(group: CommandGroup) -> None:
     _add_places(apply, cache=False)
 
     sample = group.add("sample", "generate text with a saved model (see farm run --samples)")
-    sample.add_argument("id", nargs="?", type=_text, help="experiment (default: the newest keep with a saved model)")
+    sample.add_argument("id", nargs="?", type=some_text, help="experiment (default: the newest keep with a saved model)")
     sample.add_argument("--prompt", default="", metavar="TEXT", help="text to continue")
     sample.add_argument("--tokens", type=count_to(MOST_TOKENS), default=128, metavar="N", help="tokens at most (default: 128)")
     _add_devices(sample)
@@ -347,14 +383,16 @@ def _add_transfer(group: CommandGroup) -> None:
 
 
 def _add_tag(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tag", type=_tag, help="branches are autoresearch/<tag>... (default: today's date, such as mar08)")
+    parser.add_argument(
+        "--tag", type=tag_name, help="branches are autoresearch/<tag>... (default: today's date, such as mar08)"
+    )
 
 
 def _add_researcher(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--researcher", type=_text, default="search", metavar="R",
+    parser.add_argument("--researcher", type=some_text, default="search", metavar="R",
                         help=f"who proposes edits: {RESEARCHERS} (default: search, which needs no key)")  # fmt: skip
-    parser.add_argument("--model", type=_text, metavar="M", help="model that --researcher claude uses")
-    parser.add_argument("--agent-writes", type=_text, action="append", metavar="PATH",
+    parser.add_argument("--model", type=some_text, metavar="M", help="model that --researcher claude uses")
+    parser.add_argument("--agent-writes", type=some_text, action="append", metavar="PATH",
                         help="a file or folder that command: may write beside its working folder and what coding agents keep "
                         "in your home (repeatable)")  # fmt: skip
 
@@ -405,7 +443,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
                         help="constants and starting hyperparameters (default: see farm profile)")  # fmt: skip
     parser.add_argument("--budget", type=budget_seconds, metavar="S",
                         help="seconds of training per run (default: the profile's)")  # fmt: skip
-    parser.add_argument("--source", type=_text, metavar="S",
+    parser.add_argument("--source", type=some_text, metavar="S",
                         help="climbmix, tinystories, packages, stdlib or files:PATH (default: the profile's)")  # fmt: skip
     parser.add_argument("--num-shards", type=count_to(10_000), metavar="N", help="training shards (default: 10)")
 
@@ -419,48 +457,37 @@ def _add_devices(
 def _add_places(parser: argparse.ArgumentParser, *, cache: bool = True) -> None:
     places = parser.add_argument_group("places")
     places.add_argument(
-        "--home", type=_text, metavar="FOLDER", help="the farm's state (default: $FARM_HOME, else results/data)"
+        "--home", type=some_text, metavar="FOLDER", help="the farm's state (default: $FARM_HOME, else results/data)"
     )
     if cache:
-        places.add_argument("--cache", type=_text, metavar="FOLDER",
+        places.add_argument("--cache", type=some_text, metavar="FOLDER",
                             help="prepared data (default: $FARM_CACHE, else ~/.cache/autoresearch-farm)")  # fmt: skip
 
 
 def _add_dashboard(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--address", type=_text, metavar="URL", help="the Ray dashboard (default: http://127.0.0.1:8265)")
+    parser.add_argument("--address", type=some_text, metavar="URL", help="the Ray dashboard (default: http://127.0.0.1:8265)")
 
 
 def _add_job_home(parser: "argparse._ActionsContainer") -> None:
     parser.add_argument(
-        "--home", type=_text, metavar="FOLDER", help="the farm's state, where the job runs (default: ~/autoresearch-farm)"
+        "--home", type=some_text, metavar="FOLDER", help="the farm's state, where the job runs (default: ~/autoresearch-farm)"
     )
 
 
 def _add_experiment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "id", type=_text, help="an experiment's id or commit (a prefix is enough), or its number on the newest branch"
+        "id",
+        type=some_text,
+        help="an experiment's id or commit (a prefix is enough), or its number on the branch checked out here, else the newest",
     )
 
 
 def _add_branch(parser: argparse.ArgumentParser, name: str = "branch") -> None:
-    parser.add_argument(name, nargs="?", type=_text, help="a branch or tag (default: the newest tag's best branch)")
+    parser.add_argument(name, nargs="?", type=some_text, help=f"a branch or tag (default: {DEFAULT_BRANCH})")
 
 
 def _add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def _text(text: str) -> str:
-    """A type for argparse: text that is not empty, since an empty shell variable must not silently mean the default."""
-    if not text.strip():
-        raise argparse.ArgumentTypeError("must not be empty")
-    return text
-
-
-def _tag(text: str) -> str:
-    """A type for argparse: a tag, with which branches can be named. Raises UserError."""
-    check_name(_text(text), "tag")
-    return text
 
 
 if __name__ == "__main__":

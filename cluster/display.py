@@ -78,6 +78,9 @@ class Display(Protocol):
     def verdict(self, record: ExperimentRecord) -> None:
         """Shows that an experiment has ended."""
 
+    def seconds(self) -> float:
+        """Seconds since the display was made, until it was closed."""
+
     def close(self) -> None:
         """Restores the terminal."""
 
@@ -88,12 +91,25 @@ def make_display(write: Callable[[str], None] | None = None) -> Display:
     return TerminalDisplay(console) if console.is_terminal else PlainDisplay(write)
 
 
+@dataclass
+class _Clock:
+    began: float = field(default_factory=time.monotonic)
+    ended: float | None = None
+
+    def seconds(self) -> float:
+        return (time.monotonic() if self.ended is None else self.ended) - self.began
+
+    def stop(self) -> None:
+        self.ended = self.ended or time.monotonic()
+
+
 class PlainDisplay:
     """A display that prints one line per event."""
 
     def __init__(self, write: Callable[[str], None] | None = None) -> None:
         """`write` gets each line (default: standard output)."""
         self._write = write or _print_now
+        self._clock = _Clock()
         self._known: dict[str, LoopFields] = {}
         self._lock = threading.Lock()
 
@@ -118,18 +134,11 @@ class PlainDisplay:
     def verdict(self, record: ExperimentRecord) -> None:
         self._write(verdict_line(record))
 
+    def seconds(self) -> float:
+        return self._clock.seconds()
+
     def close(self) -> None:
-        pass
-
-
-@dataclass
-class _Totals:
-    started: float = field(default_factory=time.monotonic)
-    counts: Counts | None = None
-
-    def line(self) -> str:
-        counts = self.counts.words() if self.counts else "no verdict yet"
-        return f"{duration(time.monotonic() - self.started)}: {counts}   (Ctrl-C stops cleanly)"
+        self._clock.stop()
 
 
 class TerminalDisplay:
@@ -141,7 +150,8 @@ class TerminalDisplay:
         self._loops: dict[str, LoopFields] = {}
         self._gains: dict[str, ExpectedGain] = {}
         self._verdicts: deque[ExperimentRecord] = deque(maxlen=SHOWN_VERDICTS)
-        self._totals = _Totals()
+        self._clock = _Clock()
+        self._counts: Counts | None = None
         self._closed = False
         self._live = Live(console=console, refresh_per_second=4, get_renderable=self.render)
 
@@ -157,7 +167,7 @@ class TerminalDisplay:
 
     def counts(self, counts: Counts) -> None:
         with self._lock:
-            self._totals.counts = counts
+            self._counts = counts
 
     def say(self, text: str) -> None:
         with suppress(OSError):  # the terminal was closed
@@ -167,8 +177,12 @@ class TerminalDisplay:
         with self._lock:
             self._verdicts.append(record)
 
+    def seconds(self) -> float:
+        return self._clock.seconds()
+
     def close(self) -> None:
         self._closed = True
+        self._clock.stop()
         with suppress(OSError):  # the terminal was closed
             self._live.stop()
 
@@ -182,7 +196,8 @@ class TerminalDisplay:
                 decision = record.verdict.decision if record.verdict else "lost"
                 whole = self._closed  # nothing is redrawn any more, so that lines may wrap
                 parts.append(Text(verdict_line(record), style=COLORS[decision], no_wrap=not whole, overflow="ellipsis"))
-            parts.append(Text(self._totals.line(), style="bold"))
+            counts = self._counts.words() if self._counts else "no verdict yet"
+            parts.append(Text(f"{duration(self.seconds())}: {counts}   (Ctrl-C stops cleanly)", style="bold"))
         return Group(*parts)
 
     def _loop_table(self) -> RenderableType:

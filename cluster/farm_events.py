@@ -19,7 +19,7 @@ MESSAGES = {
     "moved_aside": "{branch}: results.tsv was no table of experiments: it is now {file}",
     "decision_changed": "{branch}: {experiment} ({title}) {reason}",
     "head_moved": "{branch}: the head is now {change}; val_bpb {expected:.4f} expected",
-    "share_unusual": "{branch}: {run} had {share} of the machine than usual, which may decide: it is repeated",
+    "share_unusual": "{branch}: {run} ran {share}, which may decide: it is repeated",
     "wave_ended": "{branch}: the wave of near-misses ends early: {reason}",
     "no_wave": "{branch}: too few near-misses to combine, or they have been combined on this head",
     "picture_moved_aside": "{branch}: progress.png was not drawn by the farm: it is now {file}",

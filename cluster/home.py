@@ -202,8 +202,9 @@ def find_home(override: str | Path | None = None, *, start: Path | None = None) 
     Raises UserError if that can't be the path of a folder.
     """
     home = _home(override, start)
-    if home.folder.is_file():
-        raise UserError(f"{home.folder} is a file, not the folder of a farm: choose another --home.")
+    if home.folder.exists() and not home.folder.is_dir():
+        what = "a file" if home.folder.is_file() else "no folder"
+        raise UserError(f"{home.folder} is {what}, not the folder of a farm: choose another --home.")
     return home
 
 

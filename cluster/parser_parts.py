@@ -1,5 +1,5 @@
-"""The parts of the command line's parser: one that reports a mistake in one line, groups of commands, and the way back from
-parsed options to words."""
+"""The parts of the command line's parser: one that reports a mistake in one line, groups of commands, types of options, and the
+way back from parsed options to words."""
 
 import argparse
 import sys
@@ -7,14 +7,18 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
 
+from agent.repo.branch_names import check_name
 from research.command_hints import to_type
-from research.formatting import shortened
+from research.formatting import one_line, shortened
 
 if TYPE_CHECKING:
     from _typeshed import SupportsWrite
 
 LONGEST_WORD = 80
 """Characters of an argument that a message repeats."""
+
+LONGEST_IDEA = 200
+"""Characters of the words of an idea that a person gives; a longer text is cut."""
 
 
 def with_short_words(message: str, words: Iterable[str]) -> str:
@@ -70,6 +74,24 @@ class CommandGroup:
         return "\n".join([f"{self.title}:", *(f"  {name:<10}{help}" for name, help in self.helps.items())])
 
 
+def some_text(text: str) -> str:
+    """A type for argparse: text that is not empty, since an empty shell variable must not silently mean the default."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text
+
+
+def idea_words(text: str) -> str:
+    """A type for argparse: the words of an idea on one line, which becomes the subject of a commit."""
+    return one_line(some_text(text), LONGEST_IDEA)
+
+
+def tag_name(text: str) -> str:
+    """A type for argparse: a tag, with which branches can be named. Raises UserError."""
+    check_name(some_text(text), "tag")
+    return text
+
+
 def words_for(options: argparse.Namespace, *, without: Collection[str]) -> list[str]:
     """The words of a command line that give these options; those in `without`, and those that say nothing, are left out."""
     words = []
@@ -77,6 +99,9 @@ def words_for(options: argparse.Namespace, *, without: Collection[str]) -> list[
         if name in without or value is None or value is False or str(value) == "":
             continue
         option = "--" + name.replace("_", "-")
-        values = value if isinstance(value, list) else [value]
-        words += [option if value is True else f"{option}={value}" for value in values]
+        for one in value if isinstance(value, list) else [value]:
+            if one is True:
+                words.append(option)
+            else:
+                words += [f"{option}={one}"] if str(one).startswith("-") else [option, str(one)]
     return words

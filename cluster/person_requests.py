@@ -62,13 +62,17 @@ REQUESTED = {CONTROL_REQUEST: "the baseline again, as a control", WAVE_REQUEST: 
 def pending(group: "GroupHistory") -> list[str]:
     """What people have asked of a group's loops and has not come about yet, each in words."""
     titles = {record.experiment.id: one_line(record.experiment.title, 48) for record in group.records}
-    inside = group.head.patches if group.head else ()
-    why = {idea: entry.reason for entry in group.entries if isinstance(entry, Ruled) for idea in entry.patches}
     return [
         *(REQUESTED.get(request, request) for request in group.requests),
-        *(f"{idea} ({titles[idea]}) leaves the head, by a merge without it"
-          for idea in inside if why.get(idea) == DROPPED_BY_A_PERSON),
-    ]  # fmt: skip
+        *(f"{idea} ({titles[idea]}) leaves the head, by a merge without it" for idea in dropped_from_head(group)),
+    ]
+
+
+def dropped_from_head(group: "GroupHistory") -> list[str]:
+    """The ideas that a person has dropped and the group's head still has, until a merge without them has run."""
+    inside = group.head.patches if group.head else ()
+    why = {idea: entry.reason for entry in group.entries if isinstance(entry, Ruled) for idea in entry.patches}
+    return [idea for idea in inside if why.get(idea) == DROPPED_BY_A_PERSON]
 
 
 def _combine(store: "Store", ask: Ask, state: "GroupState") -> str:

@@ -38,10 +38,20 @@ def resume_lines(home: Home, histories: Iterable[BranchHistory], branches: Colle
 
 def interrupted_lines(home: Home, histories: Iterable[BranchHistory]) -> list[str]:
     """What was interrupted, each with the commands that finish and drop it. To be asked while no farm runs."""
+    histories = list(histories)
+    branch_of = {history.branch.name: history.branch for history in histories}
     return [
         f"interrupted: {record.experiment.id} ({one_line(record.experiment.title, TITLE_WIDTH)}): "
-        f"`{_finishing(home, history.branch, record)}` finishes it, "
+        f"`{_finishing(home, branch_of[record.experiment.branch], record)}` finishes it, "
         f"`{to_type(f'farm abandon{home_option(home)} {record.experiment.id}')}` drops it"
+        for record in interrupted(histories)
+    ]
+
+
+def interrupted(histories: Iterable[BranchHistory]) -> list[ExperimentRecord]:
+    """The experiments without a verdict, of which none is under way while no farm runs."""
+    return [
+        record
         for history in histories
         for record in history.records
         if record.verdict is None and not _is_baselines_side(history.branch, record)

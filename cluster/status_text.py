@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.person_requests import pending
+from cluster.person_requests import dropped_from_head, pending
 from research.formatting import counted
 from results.counts import count
-from results.history import BranchHistory
+from results.history import BranchHistory, by_head
 
 
 def running_lines(running: dict[str, Any]) -> list[str]:
@@ -46,10 +46,7 @@ def standing(history: BranchHistory) -> dict[str, Any]:
 
 def standing_lines(histories: Sequence[BranchHistory]) -> list[str]:
     """Where the heads stand, each with the branches that share it and with what people have asked of it."""
-    of_group: dict[str, list[BranchHistory]] = {}
-    for history in histories:
-        of_group.setdefault(history.group.name, []).append(history)
-    return [line for sharing in of_group.values() for line in _group_lines(sharing)]
+    return [line for sharing in by_head(histories) for line in _group_lines(sharing)]
 
 
 def _group_lines(sharing: Sequence[BranchHistory]) -> list[str]:
@@ -57,7 +54,9 @@ def _group_lines(sharing: Sequence[BranchHistory]) -> list[str]:
     is_alone = len(group.branches) == 1
     shared = f"the head of {len(group.branches)} branches, with {counted(count(group.records).kept, 'kept idea')}"
     lines = [f"{group.name}: {_counts_in_words(sharing[0]) if is_alone else shared}"]
-    lines.append(f"  {group.standing}")
+    leaving = dropped_from_head(group)
+    still = f"; the head still has {counted(len(leaving), 'idea')} that a person has dropped" if leaving else ""
+    lines.append(f"  {group.standing}{still}")
     if not is_alone:
         lines += [f"  {history.branch.name}: {_counts_in_words(history)}" for history in sharing]
     return lines + [f"  requested: {request}" for request in pending(group)]

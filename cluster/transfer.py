@@ -211,9 +211,8 @@ def plan_line(plan: TransferPlan, overhead_seconds: float) -> str:
     budget = plan.contract.TIME_BUDGET
     total = duration(plan.runs * (budget + overhead_seconds))
     what = "baseline, head, and the head at equal steps" if plan.splits else "baseline and head"
-    return (
-        f"{plan.branch.name}{depth}, {budget:g} s a run, on {plan.device.key}: {what}, {len(plan.seeds)} of each, about {total}"
-    )
+    where = f"tag {plan.branch.tag}, {plan.branch.name}{depth}, {budget:g} s a run, on {plan.device.key}"
+    return f"{where}: {what}, {len(plan.seeds)} of each, about {total}"
 
 
 @contextlib.contextmanager

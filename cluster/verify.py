@@ -156,7 +156,8 @@ def verification_lines(found: Verification) -> list[str]:
     away = f"{found.sigmas:+.2f} sigma (sigma of a run: {found.sigma:.4f})"
     if not found.comparable:
         return [*lines, f"{found.unequal}, so the score can't be compared: {away}; repeat it on a machine that is as fast"]
-    return [*lines, f"{'reproduced' if found.reproduced else 'not reproduced'}: {away}"]
+    limit = f"up to {REPRODUCED_SIGMAS:.2f} either way is chance, three standard deviations of two runs' difference"
+    return [*lines, f"{'reproduced' if found.reproduced else 'not reproduced'}: {away}; {limit}"]
 
 
 def _figure(run: RunResult, name: str, form: str) -> str:

@@ -57,7 +57,9 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """A number of bytes in decimal units: `200 kB`, `1.4 GB`."""
+    """A number of bytes in decimal units: `42 bytes`, `200 kB`, `1.4 GB`."""
+    if count < 1e3:
+        return counted(round(count), "byte")
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
         if count >= scale:
             return f"{count / scale:,.1f} {unit}"

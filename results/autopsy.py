@@ -130,7 +130,8 @@ def autopsy_lines(found: Autopsy) -> list[str]:
     """The autopsy for people."""
     told = found.to_json()
     counts = f"{counted(told['keeps'], 'keep')}, {counted(told['discards'], 'discard')}, "
-    lines = [f"{counted(told['rows'], 'row')}: {counts}{counted(told['crashes'], 'crash', 'crashes')}"]
+    unreadable = f" and {counted(len(found.file.unreadable), 'unreadable line')}" if found.file.unreadable else ""
+    lines = [f"{counted(told['rows'], 'row')}{unreadable}: {counts}{counted(told['crashes'], 'crash', 'crashes')}"]
     lines += [f"line {line.line} can't be read ({line.reason}): {shortened(line.text, 60)}" for line in found.file.unreadable]
     if found.file.duplicates:
         line = "line" if len(found.file.duplicates) == 1 else "lines"

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from research.data.decoding import marked_encoding, unmarked_utf16
+from research.data.documents import PROBE_BYTES
 from research.errors import UserError
 from research.formatting import counted, one_line, printable, size
 
@@ -114,7 +116,9 @@ def read_foreign(path: Path) -> ForeignFile:
         raise UserError(f"{name} can't be read: {error.strerror or error}") from None
     if len(data) > LARGEST_FILE:
         raise UserError(f"{name} is no results table: it has more than {size(LARGEST_FILE)}. {LOOKS_LIKE}.")
-    file = parse_foreign(data.decode("utf-8", errors="replace"))
+    encodings = (marked_encoding(data) or unmarked_utf16(data[:PROBE_BYTES]) or "utf-8", "utf-8")
+    files = [parse_foreign(data.decode(encoding, errors="replace")) for encoding in dict.fromkeys(encodings)]
+    file = next((found for found in files if found.is_table), files[0])
     if not file.is_table:
         raise UserError(f"{name} is no results table: {_what_is_wrong(file)}. {LOOKS_LIKE}.")
     if not file.rows and not file.unreadable:

@@ -6,7 +6,6 @@ All gains are in bpb, and positive is better. The gain by all runs is shrunk for
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from statistics import fmean
 
 from results import effect_estimate as estimate
 from results import policy
@@ -43,9 +42,15 @@ def expected_gain(state: GroupState, commit: str) -> ExpectedGain | None:
 
 
 def gain_by_scores(group: GroupHistory) -> float | None:
-    """The gain that the score says with which the head was selected; None without one."""
-    head, baseline = group.head_record, group.baseline_scores
-    return fmean(baseline) - head.val_bpb if head is not None and head.val_bpb is not None and baseline else None
+    """The gain that the score says with which the head was selected, over the baseline's own score; None without either.
+
+    `farm show`, `farm audit` and results.tsv have the same two scores. Controls, which run the baseline again, count in the
+    estimate.
+    """
+    head, baseline = group.head_record, group.baseline
+    if head is None or baseline is None or head.val_bpb is None or baseline.val_bpb is None:
+        return None
+    return baseline.val_bpb - head.val_bpb
 
 
 def confirmation_of(group: GroupHistory, commit: str) -> Confirmation | None:

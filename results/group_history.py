@@ -121,12 +121,6 @@ class GroupHistory:
         """The first baseline that was kept; None before one has a score."""
         return next((record for record in self.records if is_baseline(record) and is_keep(record)), None)
 
-    @property
-    def baseline_scores(self) -> list[float]:
-        """The scores of all runs of the untouched train.py but its confirmations."""
-        kept = {record.experiment.commit for record in self.records if is_keep(record) and is_baseline(record)}
-        return [score for commit in kept for score in self.scores(commit)]
-
     def scores(self, commit: str) -> list[float]:
         """The scores of all runs of a commit but its confirmations."""
         records = [record for record in self.records if record.experiment.commit == commit]

@@ -20,7 +20,7 @@ from results import policy, waves
 from results.effect_estimate import NoiseModel, Seed
 from results.experiment import Branch, Experiment, edit_of
 from results.group_entries import Entry, Joined, Ran, Ruled
-from results.machine_shares import USUAL_OF, doubt_of_share, share_of
+from results.machine_shares import MachineShare, doubt_of_share, machine_share, with_share
 from results.policy import FarmState, Finished, Patch, Rules, RunKind
 from results.verdict import noise_prior
 
@@ -68,6 +68,8 @@ class GroupState:
     """Peak memory in MiB of each commit's last run with a score."""
     shares: tuple[float, ...] = ()
     """The latest runs' shares of their machine (`machine_shares.share_of`)."""
+    share_of_run: Mapping[str, MachineShare] = field(default_factory=dict)
+    """What each run had of its machine, as far as that is known, by the run's id."""
     seconds_at: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     """Seconds that each commit's last run with a score took to start, and to answer the validation rows."""
     time_slope: float = 0.0
@@ -135,6 +137,7 @@ def _advanced(state: GroupState, entry: Entry) -> GroupState:
         return replace(state, farm=policy.joined(state.farm))
     if isinstance(entry, Ruled):
         return _ruled(state, entry)
+    state = _with_share(state, entry.run)
     if entry.run.status == "lost" or entry.experiment.kind not in KINDS:
         return state
     state, patches = _with_patches_of(state, entry.experiment)
@@ -225,7 +228,7 @@ def _with_patches_of(state: GroupState, experiment: Experiment) -> tuple[GroupSt
 
 def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finished:
     experiment, run = entry.experiment, entry.run
-    kind = KINDS[experiment.kind]
+    kind, share = KINDS[experiment.kind], state.share_of_run.get(run.run_id)
     return Finished(
         kind=kind,
         score=run.val_bpb if run.status == "ok" else None,
@@ -233,8 +236,9 @@ def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finishe
         left_out=frozenset(experiment.left_out),
         idea=_idea(state, entry, patches) if kind == "explore" else None,
         seed=seed_of(experiment, run),
-        doubt=doubt_of_share(run, state.shares, time_slope=state.time_slope),
+        doubt=doubt_of_share(share, time_slope=state.time_slope),
         checked=not run.unchecked,
+        disturbed=share is not None and share.is_unusual,
     )
 
 
@@ -273,14 +277,19 @@ def _time_price(state: GroupState, entry: Ran) -> float:
     return state.time_slope * math.log1p(extra / state.budget)
 
 
+def _with_share(state: GroupState, run: RunResult) -> GroupState:
+    """The state with the run's share of the machine."""
+    found = machine_share(run, state.shares)
+    if found is not None:
+        state = replace(state, share_of_run={**state.share_of_run, run.run_id: found})
+    return replace(state, shares=with_share(state.shares, run))
+
+
 def _with_machine(state: GroupState, entry: Ran) -> GroupState:
-    """The state with the run's memory, its share of the machine and the time that it took outside the clock."""
-    run = entry.run
+    """The state with the run's memory and the time that it took outside the clock."""
+    run, commit = entry.run, entry.experiment.commit
     if run.status != "ok":
         return state
-    commit, share = entry.experiment.commit, share_of(run)
-    if share is not None:
-        state = replace(state, shares=(*state.shares, share)[-USUAL_OF:])
     if run.startup_seconds is not None and run.answer_seconds is not None:
         state = replace(state, seconds_at={**state.seconds_at, commit: (run.startup_seconds, run.answer_seconds)})
     if run.peak_memory_mb is None:

@@ -4,7 +4,6 @@ What decides is the estimate from all runs: the probability that an idea helps. 
 the seed move, is told apart from that, since the two may point in different directions.
 """
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from research.result import RunResult
@@ -12,11 +11,8 @@ from results import policy
 from results.experiment import Decision, Experiment, Verdict
 from results.group_state import GroupState, IdeaEstimate, estimate_of, seed_of
 from results.head_gain import interval_text
-from results.machine_shares import unusual_share
+from results.machine_shares import told_share
 from results.verdict import and_, failure, figure, scores_of, too_equal
-
-TOLD_SHARE = 0.01
-"""How much more or less of the machine than usual is worth a word."""
 
 LEAST_PRICE = 0.000005
 """The least price in bpb that is worth a word: less would be told as 0."""
@@ -44,7 +40,7 @@ def idea_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunRe
     again = "" if idea == experiment.id else f"the same program as {idea}: "
     decides = _what_decides(state, found, is_kept)
     words = f"{again}{decides}; {_effect(found)}; {_raw_score(score, gain, scores)}"
-    words += f"{_share_in_words(state, runs[-1])}{_outcome(found, is_kept)}"
+    words += f"{_share_in_words(state, runs)}{_outcome(found, is_kept)}"
     return Verdict(
         decision="keep" if is_kept else "discard",
         reason=words + and_(too_equal(runs)),
@@ -69,7 +65,10 @@ def merge_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunR
     score = sum(scores) / len(scores)
     is_kept = patches == state.farm.head
     outcome = "verified: all loops go on from it" if is_kept else "worse than its parts promised: it is taken apart"
-    words = f"merge: the raw score is {score:.4f}; all runs expect {expected:.4f} of it, +- {sd:.4f} in one; {outcome}"
+    if patches == state.farm.doubted:
+        outcome = "it is to run again"
+    remark = _share_in_words(state, runs)
+    words = f"merge: the raw score is {score:.4f}{remark}; all runs expect {expected:.4f} of it, +- {sd:.4f} in one; {outcome}"
     return Verdict(
         decision="keep" if is_kept else "discard", reason=words, gain=expected - score, sigma=state.farm.posterior.sigma
     )
@@ -86,7 +85,8 @@ def measurement_verdict(state: GroupState, experiment: Experiment, runs: Sequenc
     expected, sd = policy.expected_score(state.farm, patches)
     away = (score - expected) / sd
     what = "known program" if experiment.kind in ("explore", "manual") else experiment.kind
-    words = f"{what}: the raw score is {score:.4f}; all runs expect {expected:.4f} of it ({away:+.1f} standard deviations)"
+    told = f"{score:.4f}{_share_in_words(state, runs)}"
+    words = f"{what}: the raw score is {told}; all runs expect {expected:.4f} of it ({away:+.1f} standard deviations)"
     return Verdict(decision="discard", reason=words, gain=expected - score, sigma=state.farm.posterior.sigma)
 
 
@@ -152,12 +152,12 @@ def _raw_score(score: float, gain: float, scores: Sequence[float]) -> str:
     return f"the raw score {score:.4f}{mean} is {away} the {score + gain:.4f} expected of the head under its {seeds}"
 
 
-def _share_in_words(state: GroupState, run: RunResult) -> str:
-    """A remark on a run that had an unusual share of the machine, and so says less; empty for others."""
-    share = math.exp(unusual_share(run, state.shares)) - 1
-    if abs(share) < TOLD_SHARE:
-        return ""
-    return f", with {abs(share):.0%} {'more' if share > 0 else 'less'} of the machine than usual, so that it counts less"
+def _share_in_words(state: GroupState, runs: Sequence[RunResult]) -> str:
+    """A remark on the first of these runs that had an unusual share of the machine; empty if none had."""
+    told = (told_share(run, state.share_of_run.get(run.run_id)) for run in runs)
+    remark = next(filter(None, told), "")
+    which = "one of them " if len(runs) > 1 else ""
+    return f", {which}{remark}" if remark else ""
 
 
 def _effect(found: IdeaEstimate) -> str:

@@ -202,6 +202,14 @@ def branches_named(histories: Sequence[BranchHistory], name: str | None) -> list
     return chosen
 
 
+def by_head(histories: Iterable[BranchHistory]) -> list[list[BranchHistory]]:
+    """The branches that share a head together, in the order of their loops."""
+    of_group: dict[str, list[BranchHistory]] = {}
+    for history in histories:
+        of_group.setdefault(history.group.name, []).append(history)
+    return [sorted(sharing, key=lambda one: (one.branch.loop, one.branch.name)) for sharing in of_group.values()]
+
+
 def names_a_branch(histories: Sequence[BranchHistory], name: str) -> bool:
     """Whether a branch, a head or a tag has this name."""
     return any(name in _names(history) for history in histories)

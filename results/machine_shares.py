@@ -1,15 +1,17 @@
 """Whether runs had equal shares of the machine: scores under a time budget compare only if they had.
 
-A run with an unusual share is less certain, which the estimate takes into account. On a CPU the kernel's account of its threads
+A run with an unusual share is less certain, which the estimate takes into account. What is usual is the same for whatever asks
+(the estimate, the verdict, the repetition of a run, the report): the share of the undisturbed ones among the runs that ended
+before it. On a CPU the kernel's account of its threads
 tells (`RunResult.cpu_share`), on a GPU the speed that the judge measured right after it (`RunResult.gpu_tflops`): both are the
 judge's figures, and compare between runs of any commit. The steps that a run reports are for people alone, and compare between
 runs of one commit.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median, median_high
+from statistics import median_high, median_low
 
 from research.result import RunResult
 from results.experiment import ExperimentRecord
@@ -29,7 +31,46 @@ FEWEST_SHARES = 5
 """The number of runs from which it is known how much shares of the machine differ anyway."""
 
 USUAL_OF = 8
-"""The number of latest runs whose median share of the machine is the usual one."""
+"""The number of latest runs whose shares of the machine say what is usual."""
+
+LEAST_UNUSUAL = 0.01
+"""Difference of shares, as a logarithm, that is never unusual, however equal the runs before were."""
+
+SPREAD = 3 * 1.19
+"""Three standard deviations, in median distances from the upper quartile, for values that are normally distributed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineShare:
+    """What a run had of its machine, beside the runs before it."""
+
+    share: float
+    usual: float
+    """What undisturbed runs before it had."""
+    spread: float
+    """How much shares differ anyway, as a logarithm; infinite as long as too few have been seen."""
+
+    @property
+    def more(self) -> float:
+        """How much more of its machine the run had than usual, as a logarithm; below 0 for less."""
+        return math.log(self.share / self.usual)
+
+    @property
+    def is_unusual(self) -> bool:
+        """Whether that is known to be more than what shares differ by anyway."""
+        return abs(self.more) > max(LEAST_UNUSUAL, self.spread)
+
+    @property
+    def may_be_unusual(self) -> bool:
+        """Whether it is unusual, or would be if more were known of what is usual."""
+        return self.is_unusual or math.isinf(self.spread)
+
+    @property
+    def words(self) -> str:
+        """How the run ran, beside the others: more than usual is what these lacked."""
+        if self.more < 0:
+            return f"with {1 - self.share / self.usual:.0%} less of the machine than usual"
+        return f"after runs with {1 - self.usual / self.share:.0%} less of the machine"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,14 +87,12 @@ def tolerance(run: RunResult) -> float:
     return GPU_TOLERANCE if run.device.startswith("cuda") else CPU_TOLERANCE
 
 
-def unequal_shares(records: Sequence[ExperimentRecord], every: Sequence[ExperimentRecord]) -> list[UnequalShare]:
+def unequal_shares(records: Sequence[ExperimentRecord], every: Iterable[RunResult]) -> list[UnequalShare]:
     """The runs of one branch whose share of the machine was unusual, oldest first.
 
-    `every`: the experiments of all branches of its group, which say what share is usual on their platform.
+    `every`: the runs of all branches of its group in the order in which they ended, which say what share is usual.
     """
-    runs = [run for record in every for run in record.runs if run.status == "ok"]
-    shares = [share for run in runs if (share := share_of(run)) is not None]
-    usual = median_high(shares) if len(shares) > 1 else None
+    shares = machine_shares(every)
     steps_of: dict[str, list[int]] = {}
     for record in records:
         steps = [run.reported_steps for run in record.runs if run.status == "ok" and run.reported_steps]
@@ -61,10 +100,36 @@ def unequal_shares(records: Sequence[ExperimentRecord], every: Sequence[Experime
     found = []
     for record in records:
         for run in (run for run in record.runs if run.status == "ok"):
-            words = [_share_words(run, usual), _steps_words(run, steps_of[record.experiment.commit])]
+            words = [_share_words(run, shares.get(run.run_id)), _steps_words(run, steps_of[record.experiment.commit])]
             if any(words):
                 found.append(UnequalShare(run=run, words=", ".join(filter(None, words))))
     return found
+
+
+def machine_shares(runs: Iterable[RunResult]) -> Mapping[str, MachineShare]:
+    """What each of these runs had of its machine, by its id, as far as that is known; the runs in the order of their ends."""
+    found: dict[str, MachineShare] = {}
+    before: tuple[float, ...] = ()
+    for run in runs:
+        share = machine_share(run, before)
+        if share is not None:
+            found[run.run_id] = share
+        before = with_share(before, run)
+    return found
+
+
+def machine_share(run: RunResult, before: Sequence[float]) -> MachineShare | None:
+    """What a run had of its machine; None if that, or what is usual, isn't known. `before`: the shares of earlier runs."""
+    share = share_of(run)
+    if share is None or run.status != "ok" or len(before) < 2:
+        return None
+    return MachineShare(share=share, usual=usual_share(before), spread=usual_spread(before))
+
+
+def with_share(before: tuple[float, ...], run: RunResult) -> tuple[float, ...]:
+    """The shares of the latest runs, with one more run."""
+    share = share_of(run) if run.status == "ok" else None
+    return before if share is None else (*before, share)[-USUAL_OF:]
 
 
 def work_ratio(old: RunResult, new: RunResult) -> float | None:
@@ -81,15 +146,13 @@ def share_of(run: RunResult) -> float | None:
     return (run.cpu_share if _on_cpu(run) else run.gpu_tflops) or None
 
 
-def unusual_share(run: RunResult, shares: Sequence[float]) -> float:
-    """How much more of its machine a run had than the latest runs of its group, as a logarithm; 0 if that isn't known."""
-    share = share_of(run)
-    return 0.0 if share is None or len(shares) < 2 else math.log(share / median(shares))
+def usual_share(shares: Sequence[float]) -> float:
+    """The share of undisturbed runs among these, of which there must be some: the middle one of the upper half.
 
-
-def doubt_of_share(run: RunResult, shares: Sequence[float], *, time_slope: float) -> float:
-    """How far an unusual share of the machine may have moved a run's score, in bpb; `time_slope` is the profile's."""
-    return time_slope * abs(unusual_share(run, shares))
+    So runs that had the whole machine are not the odd ones where it was busy for half of the time.
+    """
+    upper = sorted(shares)[len(shares) // 2 :]
+    return median_high(upper)
 
 
 def usual_spread(shares: Sequence[float]) -> float:
@@ -99,17 +162,37 @@ def usual_spread(shares: Sequence[float]) -> float:
     """
     if len(shares) < FEWEST_SHARES:
         return math.inf
-    middle = median(shares)
-    return 3 * 1.4826 * median(abs(math.log(share / middle)) for share in shares)
+    usual = usual_share(shares)
+    return SPREAD * median_low(abs(math.log(share / usual)) for share in shares)
 
 
-def _share_words(run: RunResult, usual: float | None) -> str:
-    share = share_of(run)
-    if usual is None or share is None or abs(share / usual - 1) <= (CPU_TOLERANCE if _on_cpu(run) else SPEED_TOLERANCE):
+def doubt_of_share(found: MachineShare | None, *, time_slope: float) -> float:
+    """How far an unusual share of the machine may have moved a run's score, in bpb; `time_slope` is the profile's."""
+    return 0.0 if found is None else time_slope * abs(found.more)
+
+
+def told_share(run: RunResult, found: MachineShare | None) -> str:
+    """A remark on a run that had an unusual share of the machine, and so says less; empty for others."""
+    if not _is_worth_a_word(run, found):
+        return ""
+    assert found is not None
+    return f"{found.words}, so that it counts less{'' if found.more < 0 else ' beside them'}"
+
+
+def _is_worth_a_word(run: RunResult, found: MachineShare | None) -> bool:
+    """Whether a share is outside of what makes no difference on such a device, and of what is usual."""
+    least = CPU_TOLERANCE if _on_cpu(run) else SPEED_TOLERANCE
+    return found is not None and abs(found.share / found.usual - 1) > least and found.may_be_unusual
+
+
+def _share_words(run: RunResult, found: MachineShare | None) -> str:
+    if found is None or not _is_worth_a_word(run, found):
         return ""
     if _on_cpu(run):
-        return f"{share:.0%} of its CPU time, {usual:.0%} is usual"
-    return f"its GPU did {share:.0f} TFLOP/s, {usual:.0f} is usual"
+        had, usual = f"{found.share:.0%} of its CPU time", f"{found.usual:.0%}"
+    else:
+        had, usual = f"its GPU did {found.share:.0f} TFLOP/s", f"{found.usual:.0f}"
+    return f"{had}, {usual} is usual" if found.more < 0 else f"{had}, after runs with {usual}"
 
 
 def _steps_words(run: RunResult, steps: Sequence[int]) -> str:

@@ -27,6 +27,8 @@ class SplitScores:
     head: float
     rows: int | None = None
     """Number of rows; None if only the totals are known."""
+    most_rows: int | None = None
+    """Number of rows that one of the two was scored on; the other may have fewer."""
     standard_error: float | None = None
     """Standard error of `change`; None if only the totals are known."""
 
@@ -97,7 +99,9 @@ def compare_rows(baseline: RowScores, head: RowScores) -> SplitScores:
     moved = second - first
     residuals = moved - lengths * (moved.sum() / lengths.sum())
     error = math.sqrt(rows / (rows - 1) * np.square(residuals).sum()) / unit if rows > 1 else None
-    return SplitScores(baseline=float(first.sum() / unit), head=float(second.sum() / unit), rows=rows, standard_error=error)
+    most = max(len(baseline.nats), len(head.nats))
+    scores = float(first.sum() / unit), float(second.sum() / unit)
+    return SplitScores(baseline=scores[0], head=scores[1], rows=rows, most_rows=most, standard_error=error)
 
 
 def _from_rows(baseline: ExperimentRecord, head: ExperimentRecord, runs_folder: Path, split: Split) -> SplitScores | None:

@@ -83,6 +83,8 @@ class Finished:
     """As in `Look`."""
     checked: bool = True
     """Whether the score has been confirmed on all rows: a train.py whose score has not becomes no head by it."""
+    disturbed: bool = False
+    """Whether the run had an unusual share of its machine, so that a merge is repeated before it decides."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +133,8 @@ class FarmState:
     """Patches that stay out of the head: their merge failed alone, they crashed, or a person dropped them."""
     pinned: frozenset[str] = frozenset()
     """Patches of the head that can't be taken out: their text has been built upon, or a person keeps them."""
+    doubted: frozenset[str] | None = None
+    """The planned head whose latest merge was disturbed, so that its next run decides; None if there is none."""
     early: tuple[Finished, ...] = ()
     """Runs that ended before the first baseline: they are taken up after it."""
     runs: int = 0
@@ -170,7 +174,7 @@ def observe(state: FarmState, run: Finished) -> FarmState:
         return _with_early(state) if state.baselines else state
     before, state = state.posterior, _learned(state, run)
     if run.kind == "merge" and state.plan and run.patches == state.planned:
-        state = _verified(state) if _merge_holds(before, run, state.rules) else _bisected(state)
+        state = _after_merge(state, run, holds=_merge_holds(before, run, state.rules))
     if state.rules.greedy:
         return settled(_greedily(state, run))
     if run.kind == "wave":  # it is judged as a whole
@@ -309,7 +313,13 @@ def needed_gain(state: FarmState, price: float) -> float:
 
 
 def head_gain(state: FarmState) -> tuple[float, float, float]:
-    """What the head gains over the untouched train.py, in bpb, with its interval: shrunk, not the score that was selected."""
+    """What the head gains over the untouched train.py, in bpb, with its interval: shrunk, not the score that was selected.
+
+    That of one idea is what is said of the idea. Of several it is the Gaussian of their sum.
+    """
+    if len(state.head) == 1:
+        found = estimate.effect(state.posterior, *state.head)
+        return found.mean, found.low, found.high
     mean, sd = estimate.gain(state.posterior, state.head)
     width = float(ndtri((1 + INTERVAL) / 2)) * sd
     return mean, mean - width, mean + width
@@ -353,6 +363,14 @@ def _merge_holds(before: Estimate, run: Finished, rules: Rules) -> bool:
         return False
     mean, sd = estimate.predicted(before, _look(run, run.score))
     return run.score <= mean + rules.merge_sds * sd
+
+
+def _after_merge(state: FarmState, run: Finished, *, holds: bool) -> FarmState:
+    """The state after a run of the planned head: verified, taken apart, or to be run once more since it was disturbed."""
+    if run.disturbed and run.score is not None and state.doubted != run.patches:
+        return replace(state, doubted=run.patches)
+    state = replace(state, doubted=None)
+    return _verified(state) if holds else _bisected(state)
 
 
 def _verified(state: FarmState) -> FarmState:

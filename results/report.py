@@ -16,10 +16,11 @@ from results.gains import (
     device_seconds,
     gain_by_scores,
 )
+from results.group_entries import Ran
 from results.group_history import Decided, GroupHistory
 from results.group_state import estimates
 from results.head_gain import ExpectedGain, interval_text
-from results.history import BranchHistory
+from results.history import BranchHistory, by_head
 from results.machine_shares import unequal_shares
 from results.overfitting import measure_overfitting
 from results.researcher_costs import total
@@ -88,10 +89,7 @@ def morning_report(histories: Sequence[BranchHistory], *, home: Path | None = No
     """
     if not histories:
         return "Nothing is recorded yet.\n"
-    of_group: dict[str, list[BranchHistory]] = {}
-    for history in histories:
-        of_group.setdefault(history.group.name, []).append(history)
-    parts = ["\n".join(_group_report(chosen, home, confirm)) + "\n" for chosen in of_group.values()]
+    parts = ["\n".join(_group_report(chosen, home, confirm)) + "\n" for chosen in by_head(histories)]
     if home is not None:
         parts.append("\n".join(textwrap.wrap(REPORT_NOTE, WIDTH)) + "\n")
         parts.append(f"The whole history: `{ask} QUERY`\n  {home / 'history.parquet'}\n  {home / 'journal.jsonl'}\n")
@@ -115,7 +113,7 @@ def _group_report(histories: Sequence[BranchHistory], home: Path | None, confirm
         _code_line(group),
     ]
     for history in histories:
-        about = [*_warning_lines(history.records, group.records), _counts_line(history.records), _cost_line(history)]
+        about = [*_warning_lines(history.records, group), _counts_line(history.records), _cost_line(history)]
         lines += about if len(group.branches) == 1 else [history.branch.name, *(f"  {line}" for line in about)]
     return lines
 
@@ -251,22 +249,19 @@ def _beside_ideas(group: GroupHistory) -> list[str]:
     return [f"Other runs: {', '.join(parts)}"] if parts else []
 
 
-def _warning_lines(records: Sequence[ExperimentRecord], every: Sequence[ExperimentRecord]) -> list[str]:
-    """Doubts about a branch's scores: runs had unequal shares of the machine, or seeds make no difference.
-
-    `every`: the experiments of all branches of its group.
-    """
+def _warning_lines(records: Sequence[ExperimentRecord], group: GroupHistory) -> list[str]:
+    """Doubts about the scores of a branch of a group: runs had unequal shares of the machine, or seeds make no difference."""
     runs_of: dict[str, list[RunResult]] = {}
     for record in records:
         runs_of.setdefault(record.experiment.commit, []).extend(record.runs)
     remarks = [remark for runs in runs_of.values() if (remark := too_equal(runs))]
-    warnings = [*_share_warnings(records, every), *(remark[0].upper() + remark[1:] for remark in remarks)]
+    warnings = [*_share_warnings(records, group), *(remark[0].upper() + remark[1:] for remark in remarks)]
     return [line for warning in warnings for line in _wrapped(warning)]
 
 
-def _share_warnings(records: Sequence[ExperimentRecord], every: Sequence[ExperimentRecord]) -> list[str]:
+def _share_warnings(records: Sequence[ExperimentRecord], group: GroupHistory) -> list[str]:
     """A sentence on runs which had more or less of the machine than others; none if all had equal shares."""
-    unequal = unequal_shares(records, every)
+    unequal = unequal_shares(records, (entry.run for entry in group.entries if isinstance(entry, Ran)))
     if not unequal:
         return []
     of = sum(run.status == "ok" for record in records for run in record.runs)

@@ -431,6 +431,19 @@ HEADS_COMMENTS: Mapping[str, str] = {
 }
 
 
+def _m010_leaderboard_of_tags(connection: duckdb.DuckDBPyConnection) -> None:
+    """The leaderboard with the tag of each experiment, by which people choose a branch."""
+    connection.execute("""
+        CREATE OR REPLACE VIEW leaderboard AS
+        SELECT
+            rank() OVER (PARTITION BY platform, score_fingerprint ORDER BY val_bpb) AS rank,
+            id, branch, tag, number, commit, title, val_bpb, runs, effect, helps, gain, peak_memory_mb, platform,
+            score_fingerprint
+        FROM history WHERE decision = 'keep' ORDER BY val_bpb
+    """)
+    connection.execute(f"COMMENT ON VIEW leaderboard IS '{_quoted(DECIDING_COMMENTS['leaderboard'])}'")
+
+
 def _quoted(text: str) -> str:
     return text.replace("'", "''")
 
@@ -445,4 +458,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     _m007_groups,
     _m008_foreign,
     _m009_what_decides,
+    _m010_leaderboard_of_tags,
 )

@@ -16,7 +16,7 @@ def show_text(record: ExperimentRecord, group: GroupHistory) -> str:
     lines = [
         f"{experiment.title}",
         f"  experiment  {experiment.id}: number {experiment.number} of {experiment.branch}, {experiment.kind}",
-        f"  commit      {experiment.commit} on {experiment.parent_commit[:7]}",
+        f"  commit      {experiment.commit}{_base(experiment)}",
         f"  created     {experiment.created} by {experiment.researcher}{_usage(record)}",
         *_verdict_lines(record, group),
         f"  val_bpb     {_given(record.val_bpb, '.6f') or '-'}{_over_runs(record)}",
@@ -33,6 +33,11 @@ def show_text(record: ExperimentRecord, group: GroupHistory) -> str:
     if experiment.diff:
         lines += ["", experiment.diff.rstrip("\n")]
     return "\n".join(lines) + "\n"
+
+
+def _base(experiment: Experiment) -> str:
+    """The commit that an experiment's was made from; empty for a commit that runs as it is."""
+    return "" if experiment.parent_commit == experiment.commit else f" on {experiment.parent_commit[:7]}"
 
 
 def _verdict_lines(record: ExperimentRecord, group: GroupHistory) -> list[str]:

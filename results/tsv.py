@@ -16,11 +16,14 @@ STATUSES: dict[Decision, str] = {"keep": "keep", "discard": "discard", "crash": 
 """The file's status by decision; lost experiments are left out."""
 
 
-def write_results_tsv(path: Path, records: Iterable[ExperimentRecord]) -> Path | None:
+def write_results_tsv(
+    path: Path, records: Iterable[ExperimentRecord], *, others: Iterable[ExperimentRecord] = ()
+) -> Path | None:
     """Writes, atomically, one line for each decided experiment, in the order given, into the table that is there or a new one.
 
-    Lines that these records didn't write stay in place: a person's rows, another branch's, notes. New rows follow the table's
-    last row. A file that is no such table is moved to `results.tsv.1`, or the next free number, and that path is returned.
+    Lines that no record wrote stay in place: a person's rows and notes. Those of `others`, the experiments of branches whose
+    scores need not compare with these, leave the table; the journal has them. New rows follow the table's last row. A file
+    that is no such table is moved to `results.tsv.1`, or the next free number, and that path is returned.
 
     val_bpb has six decimals; memory_gb is in GiB with one decimal. Both are 0 for a crash, as the format has it.
     """
@@ -30,7 +33,8 @@ def write_results_tsv(path: Path, records: Iterable[ExperimentRecord]) -> Path |
     if before is None:
         aside = move_aside(path)
         target, before = path, []
-    lines = _merged(before, list(records))
+    own = list(records)
+    lines = _merged(_without(before, list(others), own), own)
     write_atomically(target, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
     return aside
 
@@ -48,13 +52,25 @@ def _read(path: Path) -> list[str] | None:
     return lines if is_table else None
 
 
+def _without(lines: Sequence[str], others: Sequence[ExperimentRecord], own: Sequence[ExperimentRecord]) -> list[str]:
+    """The lines that the other experiments didn't write."""
+    theirs = set(_rows_so_far(others)) - set(_rows_so_far(own))
+    return [line for line in lines if _without_status(line) not in theirs]
+
+
+def _rows_so_far(records: Sequence[ExperimentRecord]) -> dict[str, list[int]]:
+    """Every row that these records have had, less its status, with the positions of its records."""
+    found: dict[str, list[int]] = {}
+    for index, record in enumerate(records):
+        for row in {_row(record, runs) for runs in range(len(record.runs) + 1)} - {None}:
+            found.setdefault(_without_status(str(row)), []).append(index)
+    return found
+
+
 def _merged(before: Sequence[str], records: Sequence[ExperimentRecord]) -> list[str]:
     """The lines of the file with these records' rows: those that are there brought up to date, the others added."""
     rows = {index: row for index, record in enumerate(records) if (row := _row(record, len(record.runs))) is not None}
-    earlier: dict[str, list[int]] = {}
-    for index, record in enumerate(records):
-        for row in {_row(record, runs) for runs in range(len(record.runs) + 1)} - {None}:
-            earlier.setdefault(_without_status(str(row)), []).append(index)
+    earlier = _rows_so_far(records)
     merged: list[str] = []
     end = 0  # where the table's last row ends
     for line in before:
@@ -77,8 +93,14 @@ def _row(record: ExperimentRecord, runs: int) -> str | None:
     if status != "crash":
         score = "" if val_bpb is None else f"{val_bpb:.6f}"
         memory_gb = "" if memory is None else f"{memory / 1024:.1f}"
-    description = one_line(record.experiment.title.replace('"', "'")).encode(errors="replace").decode()
+    description = one_line(_described(record).replace('"', "'")).encode(errors="replace").decode()
     return "\t".join((record.experiment.commit[:7], score, memory_gb, status, description))
+
+
+def _described(record: ExperimentRecord) -> str:
+    """The title, which says of the baseline again, under fresh seeds or as a control, that it is no idea."""
+    kind, title = record.experiment.kind, record.experiment.title
+    return f"{kind}: {title}" if kind in ("control", "confirm") and not title.startswith(kind) else title
 
 
 def _is_header(line: str) -> bool:

@@ -47,6 +47,16 @@ def _follow(jobs: Jobs, job: str) -> int:
     return 0 if status == "SUCCEEDED" else 1
 
 
+def jobs_at(address: str | None, *, missing: Home | None) -> Jobs:
+    """The jobs of the cluster at an address. Raises UserError, which also names a home that is `missing` on this machine."""
+    try:
+        return Jobs(dashboard_address(address))
+    except UserError as error:
+        if missing is None:
+            raise
+        raise UserError(f"{missing.folder} is no folder on this machine, so it would be a cluster's: {error}") from None
+
+
 def fetch(options: argparse.Namespace) -> int:
     """Copies branches into the checkout's repository, and everything else into results/fetched."""
     checkout = find_checkout()
@@ -68,7 +78,7 @@ def fetch(options: argparse.Namespace) -> int:
             print(f"from {here.folder} on this machine")
             pack(here, archive, compress=False)
         else:
-            archive.write(ask_cluster(Jobs(dashboard_address(options.address)), named, checkout))
+            archive.write(ask_cluster(jobs_at(options.address, missing=here if is_of_here else None), named, checkout))
         archive.seek(0)
         taken = take(archive, checkout, target)
     for line in taken_lines(taken, checkout, target):

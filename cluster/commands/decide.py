@@ -11,6 +11,7 @@ from cluster.local_api import connect, silent_farm
 from cluster.person_requests import Ask, record
 from cluster.resuming import resuming
 from research.errors import UserError
+from research.formatting import one_line
 from results.history import branch_named, names_a_branch
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ def confirm(options: argparse.Namespace) -> int:
     from cluster.machine_load import busy_lines
     from cluster.output import LastingOutput
     from cluster.verify import run_to_repeat
+    from research.data.sources import check_source
     from results.store import Store
 
     home = find_home(options.home)
     branch, experiment = branch_or_experiment(home, options.name)
     contract = recorded_contract(branch)
+    check_source(contract.source, options.num_shards, reads_files=False)
     with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
         subject = subject_of(store, branch, experiment)
         before = [run_to_repeat(store.record(found.id)) for found in (subject.tried, subject.baseline)]
@@ -42,6 +45,7 @@ def confirm(options: argparse.Namespace) -> int:
     farm_options = confirm_options(options, home, subject, contract, before[1])
     check_same_scoring_as(before, (tried, baseline), farm_options, subject, contract)
     output = LastingOutput(home)
+    output.line(f"tag {branch.tag}: {subject.tried.id} ({one_line(subject.tried.title, 60)}) against {subject.baseline.id}")
     for line in busy_lines(farm_options.devices):
         output.line(line)
     display = make_display(output.line)

@@ -13,15 +13,16 @@ from typing import TYPE_CHECKING, Any
 from cluster.commands.read_home import read_history, record_named
 from cluster.home import Home, find_cache, find_home, home_option
 from cluster.local_api import connect, silent_farm
-from cluster.resuming import interrupted_lines
+from cluster.resuming import interrupted, interrupted_lines
 from cluster.status_text import running_lines, standing, standing_lines
 from research.command_hints import to_type
 from research.errors import UserError
 from research.formatting import one_line, printable
 from results.group_history import GroupHistory
-from results.history import branches_named
+from results.history import branches_named, by_head
 
 if TYPE_CHECKING:
+    from results.foreign_tsv import ForeignFile
     from results.store import Audience
 
 AUDIT_LEGEND = (
@@ -50,19 +51,21 @@ def status(options: argparse.Namespace) -> int:
             raise
         histories = []
     if options.json:
-        branches = {history.branch.name: standing(history) for history in histories}
-        print(json.dumps({"running": running, "branches": branches}))
+        branches = {one.branch.name: standing(one) for sharing in by_head(histories) for one in sharing}
+        cut_off = [] if running is not None or silent_farm(home) else interrupted(histories)
+        told = [{"id": one.experiment.id, "branch": one.experiment.branch, "title": one.experiment.title} for one in cut_off]
+        print(json.dumps({"running": running, "branches": branches, "interrupted": told}))
         return 0
-    interrupted = []
+    unfinished = []
     if client is None or running is None:
         silent = silent_farm(home)
         print(silent or f"No farm is running on {home.folder}.")
-        interrupted = [] if silent else interrupted_lines(home, histories)
+        unfinished = [] if silent else interrupted_lines(home, histories)
     else:
         print(f"A farm is running on {home.folder} (process {client.pid}), tag {running['tag']}.")
         for line in running_lines(running):
             print(f"  {line}")
-    for line in [*standing_lines(histories), *interrupted]:
+    for line in [*standing_lines(histories), *unfinished]:
         print(line)
     return 0
 
@@ -156,6 +159,8 @@ def audit_lines(home: Home, group: GroupHistory) -> list[str]:
         return [*lines, *legend]
     rows = f"on {found.val.rows} and {found.audit.rows} rows"
     lines.append(f"  {'gap':<10}{found.gap:>+10.6f} +- {found.standard_error:.6f}, {rows}")
+    if found.audit.rows is not None and found.audit.rows < (found.audit.most_rows or 0):
+        lines.append("  few audit rows: a run whose score would not be kept is scored on a tenth of them")
     return [*lines, *legend, *([f"  ALARM: {found.alarm}"] if found.alarm else [])]
 
 
@@ -177,15 +182,17 @@ def verify(options: argparse.Namespace) -> int:
         verification_lines,
     )
     from research.data.prepare import find_prepared
+    from research.data.sources import check_source
 
     home = find_home(options.home)
     histories = read_history(home)
     record = record_named(home, histories, options.id)
     branch = next(history.branch for history in histories if history.branch.name == record.experiment.branch)
+    contract = recorded_contract(branch)
+    check_source(contract.source, options.num_shards, reads_files=False)
     old = run_to_repeat(record)
     train_py = recorded_train_py(home, record.experiment.commit)
     device = device_like(branch, choose_devices(options.devices), gpu_memory_bytes=old.gpu_memory_bytes)
-    contract = recorded_contract(branch)
     data = find_prepared(contract, cache=find_cache(options.cache), num_shards=options.num_shards,
                          score_fingerprint=branch.score_fingerprint)  # fmt: skip
     check_same_as_recorded(old, train_py, data, contract)
@@ -208,8 +215,20 @@ def autopsy(options: argparse.Namespace) -> int:
     from results.foreign_tsv import read_foreign
 
     found = examine(read_foreign(Path(options.file)), options.sigma)
-    print(json.dumps(found.to_json()) if options.json else "\n".join(autopsy_lines(found)))
+    print(json.dumps(found.to_json()) if options.json else "\n".join([*autopsy_lines(found), *_of_this_farm(found.file)]))
     return 0
+
+
+def _of_this_farm(file: "ForeignFile") -> list[str]:
+    """A line that names the report if a file's rows are experiments of this farm, of which the farm knows more; else none."""
+    home = find_home()
+    try:
+        known = {record.experiment.commit[:7] for history in read_history(home) for record in history.records}
+    except UserError:
+        return []
+    own = sum(row.commit in known for row in file.rows)
+    told = "estimates them by their seeds and shares of the machine, too"
+    return [f"{own} of these rows are this farm's own: `{to_type(f'farm report{home_option(home)}')}` {told}"] if own else []
 
 
 def import_(options: argparse.Namespace) -> int:

@@ -1,5 +1,7 @@
 """Reads a home's history for commands. The errors name the command that helps, with its --home."""
 
+from pathlib import Path
+
 from cluster.home import Home, home_option
 from research.command_hints import to_type
 from research.errors import UserError
@@ -9,8 +11,9 @@ from results.history import BranchHistory
 
 
 def read_history(home: Home) -> list[BranchHistory]:
-    """All branches of a home, the one with the newest experiment last. Raises UserError if nothing is recorded
-    or the home can't be read.
+    """All branches of a home, the one with the newest experiment last; after it the branch that is checked out here, or those
+    whose head that is, so that a command without a name means what one works on. Raises UserError if nothing is recorded or the
+    home can't be read.
     """
     try:
         found = history.read_history(home.journal)
@@ -19,7 +22,26 @@ def read_history(home: Home) -> list[BranchHistory]:
     if not found:
         demo, run = (to_type(f"farm {name}{home_option(home)}") for name in ("demo", "run"))
         raise UserError(f"Nothing is recorded in {home.folder} yet: `{demo}` or `{run}` starts a history.")
-    return found
+    here = _checked_out_here()
+    return sorted(found, key=lambda history: here in (history.branch.name, history.group.name))
+
+
+def _checked_out_here() -> str | None:
+    """The branch that is checked out around the current folder, as git's own file says; None if there is none.
+
+    Asking git would take longer than all else that short commands do.
+    """
+    try:
+        here = Path.cwd()
+        git = next((folder / ".git" for folder in (here, *here.parents) if (folder / ".git").exists()), None)
+        if git is None:
+            return None
+        if git.is_file():  # a worktree's
+            git = git.parent / git.read_text().strip().removeprefix("gitdir: ")
+        head = (git / "HEAD").read_text().strip()
+    except (OSError, UnicodeDecodeError):  # the folder is gone, or is somebody else's
+        return None
+    return head.removeprefix("ref: refs/heads/") if head.startswith("ref: refs/heads/") else None
 
 
 def record_named(home: Home, histories: list[BranchHistory], name: str, *, or_branch: bool = False) -> ExperimentRecord:

@@ -2,8 +2,10 @@
 
 import argparse
 import asyncio
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from agent.repo.branch_names import short_name
 from cluster.commands.read_home import read_history
 from cluster.hardware import platform_identity
 from cluster.home import Home, find_home, home_option
@@ -53,6 +55,8 @@ def try_(options: argparse.Namespace) -> int:
     if options.tag is None:
         farm_options = on_the_checkouts_branch(farm_options)
     farm_options.home.check_free()
+    if options.again and options.tag is not None:
+        check_has_begun(farm_options)
     output = LastingOutput(farm_options.home)
     for line in lines_before_runs(farm_options.sandbox, layers_here()):
         output.line(line)
@@ -68,6 +72,13 @@ def try_(options: argparse.Namespace) -> int:
     if edit:
         output.line(f"  {edit}")
     return 0 if record.verdict is not None and record.verdict.decision in ("keep", "discard") else 1
+
+
+def check_has_begun(options: "FarmOptions") -> None:
+    """Raises UserError if no branch of the tag is on record, so that nothing can be run again there."""
+    known = _known(options.home)
+    if not any(options.tag in (history.branch.tag, short_name(history.branch.name)) for history in known):
+        raise UserError(f"Tag {options.tag} has no experiment yet, so there is none to run --again: leave --again out.")
 
 
 def abandon(options: argparse.Namespace) -> int:
@@ -123,9 +134,10 @@ def run_to_end(options: "FarmOptions", display: "Display") -> "FarmSummary":
     from cluster.driver import run_farm
 
     try:
-        return asyncio.run(run_farm(options, display))
+        summary = asyncio.run(run_farm(options, display))
     finally:
         display.close()
+    return replace(summary, seconds=display.seconds())  # what the live view showed last
 
 
 def before_start(options: "FarmOptions") -> list[str]:

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,8 @@ from research.contract import Contract
 from research.errors import UserError
 from research.formatting import counted
 from research.profiles import choose_profile, contract_for, memory_limit, profile_named
-from research.recipes import Recipe
+from research.recipes import Constant, Recipe
+from research.starting_hyperparameters import fit_to_profile, starting_hyperparameters
 from results.history import BranchHistory, branch_named
 
 if TYPE_CHECKING:
@@ -220,23 +222,29 @@ def profile(options: argparse.Namespace) -> int:
         f"each run: {contract.TIME_BUDGET:g} s of training, sequence length {contract.MAX_SEQ_LEN}, "
         f"vocabulary {contract.VOCAB_SIZE}, scored on {contract.EVAL_TOKENS:,} tokens of {contract.source}"
     )
+    free_bytes = device.free_bytes if device.kind == "cuda" else None
     if options.write:
-        _write_profile(name, device.free_bytes if device.kind == "cuda" else None, options.recipe)
+        _write_profile(name, free_bytes, options.recipe)
+    elif options.recipe is not None:
+        print(
+            f"recipe {options.recipe}: {_listed(starting_hyperparameters(name, free_bytes=free_bytes, recipe=options.recipe))}"
+        )
     return 0
 
 
 def _write_profile(name: str, free_bytes: int | None, recipe: Recipe | None) -> None:
     """Writes a profile's starting hyperparameters into the checkout's train.py."""
-    from research.starting_hyperparameters import fit_to_profile
-
     checkout = find_checkout()
     if checkout is None:
         raise UserError("--write needs a checkout, and there is no checkout here: run this inside one.")
     path = checkout / "research" / "train.py"
     text, changes = fit_to_profile(path.read_text(encoding="utf-8"), name, free_bytes, recipe=recipe)
     path.write_text(text, encoding="utf-8")
-    listed = ", ".join(f"{constant} = {value}" for constant, value in changes.items())
-    print(f"{path}: {listed or 'nothing to change'}")
+    print(f"{path}: {_listed(changes) or 'nothing to change'}")
+
+
+def _listed(constants: Mapping[str, Constant]) -> str:
+    return ", ".join(f"{constant} = {value}" for constant, value in constants.items())
 
 
 def _say(text: str) -> None:

@@ -113,9 +113,11 @@ def transfer_plan(options: argparse.Namespace, home: Home, store: "Store", branc
     """What `farm transfer` runs. Raises UserError for a branch without a gain, terms that can't be, and missing data."""
     from cluster.transfer import Side, TransferPlan, at_depth, baseline_and_head, seeds
     from research.data.prepare import find_prepared
+    from research.data.sources import check_source
 
     baseline, head = baseline_and_head(store, branch)
     began = recorded_contract(branch)
+    check_source(began.source, options.num_shards, reads_files=False)
     data = find_prepared(began, cache=find_cache(options.cache), num_shards=options.num_shards,
                          score_fingerprint=branch.score_fingerprint)  # fmt: skip
     device = choose_devices(options.devices)[0]

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from cluster.proxies import reach_directly, uses_proxies
 from cluster.ray_cluster.checkout_zip import zip_checkout
@@ -43,9 +43,18 @@ def dashboard_address(given: str | None) -> str:
     address = given or next((value for value in named if value.startswith(("http://", "https://"))), DEFAULT_ADDRESS)
     address = address.rstrip("/") if "://" in address else f"http://{address.rstrip('/')}"
     parts = urlsplit(address)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    is_spaced = any(character.isspace() for character in address)
+    if parts.scheme not in ("http", "https") or not parts.hostname or is_spaced or not _has_valid_port(parts):
         raise UserError(f"{address} is not the address of a dashboard: give --address http://HOST:PORT.")
     return address
+
+
+def _has_valid_port(parts: SplitResult) -> bool:
+    """Whether a URL's port is a number from 0 to 65535, or left out."""
+    try:
+        return parts.port is None or parts.port >= 0
+    except ValueError:
+        return False
 
 
 def own_token() -> str | None:

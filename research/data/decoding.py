@@ -81,7 +81,7 @@ def find_encoding(path: Path) -> Encoding | None:
     """The encoding of a whole file; None for what is not text, or in an encoding that is not recognised."""
     with open_bytes(path) as file:
         probe = file.read(PROBE_BYTES)
-    name = marked_encoding(probe) or _unmarked_utf16(probe)
+    name = marked_encoding(probe) or unmarked_utf16(probe)
     if name is None and b"\0" in probe:
         return None
     if name is not None and name != "utf-8-sig":
@@ -104,7 +104,7 @@ def marked_encoding(probe: bytes) -> str | None:
     return next((name for mark, name in BYTE_ORDER_MARKS if probe.startswith(mark)), None)
 
 
-def _unmarked_utf16(probe: bytes) -> str | None:
+def unmarked_utf16(probe: bytes) -> str | None:
     """UTF-16 of mostly Latin letters, without a byte order mark: every second byte is NUL."""
     half = len(probe) // 2
     even, odd = probe[0::2].count(0), probe[1::2].count(0)

@@ -11,6 +11,7 @@ from research.command_hints import to_type
 from research.data.compression import COMPRESSED_SUFFIXES, COMPRESSIONS, open_bytes
 from research.data.decoding import Encoding, Readable, find_encoding
 from research.data.documents import text_documents
+from research.data.file_tree import has_hidden_files
 from research.data.json_documents import LeftOut, json_fields, json_texts
 from research.data.parquet import parquet_fields, parquet_rows, parquet_values
 from research.errors import UserError
@@ -67,8 +68,6 @@ class Skipped:
     """What such files are, in the plural, and what to do."""
     fields: str = ""
     """The fields of records without the requested one; empty if the file holds no records."""
-    records: int = 0
-    """Number of those records; 0 for Parquet without rows."""
     has_texts: bool = False
     """Whether one of the fields holds text."""
 
@@ -130,7 +129,7 @@ class Survey:
         others = list(dict.fromkeys(name for file in found for name in file.other_fields))
         there = f", with text in {_quoted(others)}: only one field is read, so rename theirs to use it" if others else ""
         where = _names([file.path for file in found])
-        return f"{counted(count, 'record')} without a text `{self.field}` in {where}{there}" if found else ""
+        return f"{counted(count, 'record')} without text in the field `{self.field}`, in {where}{there}" if found else ""
 
 
 def survey(name: str, root: Path, paths: Sequence[Path], *, field: str) -> Survey:
@@ -140,14 +139,17 @@ def survey(name: str, root: Path, paths: Sequence[Path], *, field: str) -> Surve
     skipped = tuple(file for file in found if isinstance(file, Skipped))
     result = Survey(name=name, field=field, read=read, skipped=skipped)
     without_field = [file for file in skipped if file.fields]
-    has_records = any(file.format != "text" for file in read)
-    is_data = any(file.records > 1 for file in without_field)  # one object can be a program's settings
-    if without_field and not has_records and (is_data or not read):
+    if without_field and not read:
         raise _no_such_field(without_field, field)
     if not result.text_bytes:
-        why = result.skipped_line() or "the folder is empty"
-        raise UserError(f"{printable(root)} holds no text ({why}): put text, JSON Lines or Parquet files there.")
+        raise no_text(root, result.skipped_line())
     return result
+
+
+def no_text(root: Path, skipped: str = "") -> UserError:
+    """The error for a folder or file without text, of which `skipped` says what was found; empty: nothing was."""
+    why = skipped or ("it has only hidden files, which are not read" if has_hidden_files(root) else "the folder is empty")
+    return UserError(f"{printable(root)} holds no text ({why}): put text, JSON Lines or Parquet files there.")
 
 
 def documents_of(file: DataFile, field: str) -> Iterator[str]:
@@ -199,6 +201,8 @@ def _examine(path: Path, field: str) -> DataFile | Skipped:
 
 def _examine_records(path: Path, kind: Format, encoding: Encoding | None, field: str) -> DataFile | Skipped:
     """A file of records: read if one of them has the field."""
+    if encoding is None and not parquet_rows(path):
+        return Skipped(path=path, why="Parquet files without a row")
     texts, others = _fields(path, encoding)
     if encoding is None and field not in texts:
         return _without_field(path, texts, others, field, records=parquet_rows(path))
@@ -243,10 +247,11 @@ def _without_field(path: Path, texts: list[str], others: list[str], field: str, 
     if texts:
         fields = f"text is in {_quoted(texts)}"
     else:
-        fields = f"none of its fields is text: {', '.join(printable(name) for name in others)}"
-    there = f", with text in {_quoted(texts)}" if texts and records > 1 else ""  # one object can be a program's settings
-    why = f"without a text `{field}`{there}"
-    return Skipped(path=path, why=why, fields=fields, records=records, has_texts=bool(texts))
+        fields = f"its fields hold no text ({', '.join(printable(name) for name in others)})"
+    there = ""
+    if texts and records > 1:  # one object can be a program's settings
+        there = f", with text in {_quoted(texts)} (--text-field reads another one)"
+    return Skipped(path=path, why=f"records without text in `{field}`{there}", fields=fields, has_texts=bool(texts))
 
 
 def _quoted(names: Sequence[str]) -> str:
@@ -290,11 +295,11 @@ def _not_text(head: bytes) -> str:
 
 
 def _by_reason(reasons: Mapping[Path, str]) -> str:
-    """`2 not text (a.png, b.bin); 1 empty (c.txt)`."""
+    """`not text: a.png, b.bin; empty: c.txt`."""
     grouped: dict[str, list[Path]] = {}
     for path, reason in reasons.items():
         grouped.setdefault(reason, []).append(path)
-    return "; ".join(f"{len(paths):,} {reason}: {_names(paths)}" for reason, paths in grouped.items())
+    return "; ".join(f"{reason}: {_names(paths)}" for reason, paths in grouped.items())
 
 
 def _names(paths: Sequence[Path]) -> str:

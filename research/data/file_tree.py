@@ -29,6 +29,16 @@ def files_below(root: Path) -> list[Path]:
     return [path for path in found if path in kept]
 
 
+def has_files(root: Path) -> bool:
+    """Whether a folder has a file that is not hidden. Raises UserError for a folder that can't be read."""
+    return next(_walk(root), None) is not None
+
+
+def has_hidden_files(root: Path) -> bool:
+    """Whether hidden files or folders lie in a folder itself."""
+    return root.is_dir() and any(path.name.startswith(".") for path in root.iterdir())
+
+
 def _walk(root: Path) -> Iterator[Path]:
     """All files and broken links below `root`. Each folder is entered once, which ends circles of links."""
     entered: set[tuple[int, int]] = set()

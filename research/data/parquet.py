@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from research.data.json_documents import TEXT_FIELD
 from research.errors import UserError
@@ -14,22 +14,26 @@ if TYPE_CHECKING:
     import pyarrow.parquet
 
 
+IfCorrupt = Literal["delete", "download again", "replace"]
+"""What becomes of a corrupt file: it is deleted, the user is asked to delete it, or, of the user's own, to replace it."""
+
+
 def parquet_texts(path: Path, *, start: int = 0, stop: int | None = None, delete_if_corrupt: bool = False) -> Iterator[str]:
     """Texts in rows `start` to `stop - 1` of the column `text`, read in batches; empty ones are left out.
 
     Raises UserError for a file that can't be read. With `delete_if_corrupt` that file is deleted.
     """
-    values = parquet_values(path, TEXT_FIELD, start=start, stop=stop, delete_if_corrupt=delete_if_corrupt)
+    if_corrupt: IfCorrupt = "delete" if delete_if_corrupt else "download again"
+    values = parquet_values(path, TEXT_FIELD, start=start, stop=stop, if_corrupt=if_corrupt)
     return (text for text in values if text)
 
 
 def parquet_values(
-    path: Path, column: str, *, start: int = 0, stop: int | None = None, delete_if_corrupt: bool = False
+    path: Path, column: str, *, start: int = 0, stop: int | None = None, if_corrupt: IfCorrupt = "replace"
 ) -> Iterator[str | None]:
     """Values in rows `start` to `stop - 1` of a column; None where there is no text. Bytes are decoded as UTF-8.
 
-    Raises UserError for a file that can't be read, or without such a column. With `delete_if_corrupt` a file that can't be read
-    is deleted.
+    Raises UserError for a file that can't be read, or without such a column.
     """
     try:
         with _open(path) as file:
@@ -44,7 +48,7 @@ def parquet_values(
                     yield from _row_group_values(file, group, column, start - first, rows if stop is None else stop - first)
                 first += rows
     except (OSError, ValueError) as error:  # pyarrow's own errors are among these
-        raise _corrupt(path, delete_if_corrupt) from error
+        raise _corrupt(path, if_corrupt) from error
 
 
 def parquet_rows(path: Path, *, delete_if_corrupt: bool = False) -> int:
@@ -53,7 +57,7 @@ def parquet_rows(path: Path, *, delete_if_corrupt: bool = False) -> int:
         with _open(path) as file:
             return int(file.metadata.num_rows)
     except (OSError, ValueError) as error:
-        raise _corrupt(path, delete_if_corrupt) from error
+        raise _corrupt(path, "delete" if delete_if_corrupt else "replace") from error
 
 
 def parquet_fields(path: Path) -> tuple[list[str], list[str]]:
@@ -63,7 +67,7 @@ def parquet_fields(path: Path) -> tuple[list[str], list[str]]:
             columns = parquet_columns(file)
             others = [f"{field.name} ({field.type})" for field in file.schema_arrow if field.name not in columns]
     except (OSError, ValueError) as error:
-        raise _corrupt(path, False) from error
+        raise _corrupt(path, "replace") from error
     return columns, others
 
 
@@ -100,8 +104,9 @@ def _row_group_values(
         place += batch.num_rows
 
 
-def _corrupt(path: Path, delete: bool) -> UserError:
-    if delete:
+def _corrupt(path: Path, how: IfCorrupt) -> UserError:
+    if how == "delete":
         path.unlink(missing_ok=True)
         return UserError(f"{printable(path)} is corrupt and was deleted: run the same command again to download it again.")
-    return UserError(f"{printable(path)} is corrupt: delete it, and run the same command again.")
+    cure = "replace it, or leave it out" if how == "replace" else "delete it, and run the same command again"
+    return UserError(f"{printable(path)} is corrupt: {cure}.")

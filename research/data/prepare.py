@@ -441,8 +441,10 @@ def add_text(contract: Contract, source: Source, *, rows: int = 0, needed: int =
 
     Without rows it is estimated what the contract needs in total. `distinct`: bytes of the text without repeats, if known.
     """
+    is_smallest = not any(profile.contract.EVAL_TOKENS < contract.EVAL_TOKENS for profile in PROFILES.values())
+    smaller = "" if is_smallest else ", or choose a smaller --profile"
     if source.survey is None:
-        return "Add text, or choose a smaller --profile."
+        return f"Add text{smaller}."
     every = source.survey.text_bytes
     have = every if distinct is None else min(every, distinct)
     least = contract.EVAL_TOKENS * BYTES_PER_TOKEN / MOST_VALIDATION
@@ -451,7 +453,7 @@ def add_text(contract: Contract, source: Source, *, rows: int = 0, needed: int =
     files = f"{size(every)} in {counted(len(source.survey.read), 'file')}"
     if have < REPEATED * every:
         files += f", of which only {size(have)} is left without repeats"
-    more = f"Add about {size(max(total - have, 1000))} of text to the {files}, or choose a smaller --profile."
+    more = f"Add about {size(max(total - have, 1000))} of text to the {files}{smaller}."
     return f"{more} {skipped[0].upper()}{skipped[1:]}." if skipped else more
 
 

@@ -18,8 +18,8 @@ from research.contract import Contract
 from research.data.decoding import Readable
 from research.data.documents import list_files, plain_documents, text_key
 from research.data.file_changes import Snapshot
-from research.data.file_formats import Survey, documents_of, survey
-from research.data.file_tree import files_below
+from research.data.file_formats import Survey, documents_of, no_text, survey
+from research.data.file_tree import files_below, has_files
 from research.data.hub import REVISION, Dataset
 from research.data.installed_text import PackageFiles, excerpt, packages_revision, require_packages
 from research.data.json_documents import TEXT_FIELD
@@ -107,7 +107,7 @@ def has_shards(source: str) -> bool:
 
 def check_source(source: str, num_shards: int | None = None, *, reads_files: bool = True) -> None:
     """Raises UserError for a source that there isn't, for a number of shards where it has none, and, if its files are to be
-    read here, for a file or folder that isn't there.
+    read here, for a file or folder that isn't there, or a folder without files.
     """
     kind, _, path = source_name(source).partition(":")
     if kind not in ("climbmix", "tinystories", "packages", "stdlib", "files") or (kind == "files" and not path):
@@ -122,6 +122,8 @@ def check_source(source: str, num_shards: int | None = None, *, reads_files: boo
 def _check_exists(root: Path) -> None:
     if not root.exists():
         raise UserError(f"{printable(root)} does not exist: give a folder or a file, --source files:PATH.")
+    if root.is_dir() and not has_files(root):
+        raise no_text(root)
 
 
 def is_own_files(source: str) -> bool:

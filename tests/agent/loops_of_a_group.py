@@ -67,6 +67,7 @@ class Group:
         make_repository(self.repo, {"research/train.py": text})
         self.store = Store.open(self.home)
         self.ran: list[str] = []
+        self.cpu_share: Callable[[str], float | None] = lambda train_py: None
 
     def open(self, *scripts: Sequence[Step]) -> list[ResearchLoop]:
         """A loop for each script, as a farm opens them at its start."""
@@ -121,4 +122,5 @@ class Group:
         score = self.score(train_py)
         if isinstance(score, str):
             return RunResult(run_id=spec.run_id, status="crash", reason=score, seed=spec.seed, device="cpu")
-        return RunResult(run_id=spec.run_id, status="ok", reason="", seed=spec.seed, device="cpu", val_bpb=score, num_params=1)
+        return RunResult(run_id=spec.run_id, status="ok", reason="", seed=spec.seed, device="cpu", val_bpb=score, num_params=1,
+                         cpu_share=self.cpu_share(train_py))  # fmt: skip

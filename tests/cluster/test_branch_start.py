@@ -1,11 +1,26 @@
 """Where a branch in the user's checkout begins; each worktree is a farm of its own."""
 
 import shutil
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from cluster.branch_start import created_at
-from cluster.home import find_home
+import pytest
+
+from agent.repo.repository import make_repository
+from cluster.branch_start import BranchStart, check_not_of_several_loops, created_at
+from cluster.farm_options import FarmOptions
+from cluster.home import Home, find_home
+from cluster.loop_plans import LoopPlan
+from research.errors import UserError
+from research.files import research_folder
+from research.profiles import contract_for
+from results.store import Store
+from tests.cluster.farm_samples import CPU
 from tests.cluster.test_by_hand import commit_train_py
 from tests.cluster.tiny_checkout import Checkout
+from tests.results.result_samples import make_branch
 
 BRANCH = "autoresearch/one"
 
@@ -32,9 +47,41 @@ def test_a_branch_begins_where_it_was_created(checkout: Checkout) -> None:
     assert created_at(checkout.folder, f"{BRANCH}-gpu0") == head(checkout)
 
 
+def test_a_tag_of_several_loops_is_not_taken_for_an_unknown_branch() -> None:
+    head = "autoresearch/two"
+    loops = [make_branch(f"{head}-cpu{number}", group=head) for number in range(3)]
+    with pytest.raises(UserError, match=r"3 loops \(two-cpu0, two-cpu1, two-cpu2\): add --loops 3\.$"):
+        check_not_of_several_loops(head, loops, command="run")
+    with pytest.raises(UserError, match=r"3 loops .*another --tag"):
+        check_not_of_several_loops(head, loops, command="try")
+    check_not_of_several_loops(head, [*loops, make_branch(head, group=head)], command="run")
+    check_not_of_several_loops("autoresearch/new", loops, command="run")
+
+
 def test_each_worktree_has_a_home_of_its_own(checkout: Checkout) -> None:
     """So that researchers on several GPUs run `farm try` at the same time, each in its own."""
     beside = checkout.folder.parent / "one-gpu1"
     checkout.git("worktree", "add", "--quiet", "-b", f"{BRANCH}-gpu1", str(beside))
     assert find_home(start=beside).folder == beside / "results" / "data"
     assert find_home(start=checkout.folder).folder == checkout.home
+
+
+def test_a_start_in_the_checkout_says_what_it_sets(tmp_path: Path) -> None:
+    """And a tag whose branch is only the head of several loops is refused there before anything is changed."""
+    repo = tmp_path / "repo"
+    text = (research_folder() / "train.py").read_text()
+    make_repository(repo, {"research/train.py": text, "program.md": "policy\n"})
+    options = FarmOptions(repo=repo, home=Home(tmp_path / "home"), cache=tmp_path, tag="new", researcher="search",
+                          devices=(CPU,))  # fmt: skip
+    data: Any = SimpleNamespace(score_fingerprint=lambda contract: "s", data_fingerprint="d")
+    plan = LoopPlan(branch_name="autoresearch/new", number=0, device=CPU, contract=contract_for("cpu"), data=data)
+    said: list[str] = []
+    with Store.open(tmp_path / "home") as store:
+        store.add_branch(make_branch("autoresearch/two-cpu0", group="autoresearch/two", tag="two"))
+        start = BranchStart(options, store, say=said.append)
+        with pytest.raises(UserError, match="needs a branch of its own"):
+            start.open(replace(plan, branch_name="autoresearch/two"), in_place=True)
+        assert not said
+        branch, _ = start.open(plan, in_place=True)
+    [told] = [line for line in said if "profile cpu" in line]
+    assert branch.baseline_commit[:7] in told and "DEPTH = 2" in told

@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -14,7 +15,9 @@ from pathlib import Path
 import pytest
 
 from cluster.cli import handler, main, make_parser
-from cluster.home import Home
+from cluster.commands.read_home import read_history
+from cluster.home import Home, find_home
+from research.errors import UserError
 from results.experiment import Verdict
 from results.store import Store
 from tests.cluster.farm_samples import make_history
@@ -175,6 +178,10 @@ def test_every_command_has_a_function_and_help(command):
         (["run", "--devices", "cpu", "--profile", "cpu", "--source", "files:/non/existent"], "/non/existent does not exist"),
         (["run", "--num-shards", "5", "--source", "stdlib"], "leave it out"),
         (["try", "--num-shards", "5", "--devices", "cpu", "--profile", "cpu"], "leave it out"),
+        (["confirm", "--num-shards", "5"], "has no shards: leave it out"),
+        (["verify", "1", "--num-shards", "5"], "has no shards: leave it out"),
+        (["transfer", "--num-shards", "5"], "has no shards: leave it out"),
+        (["try", "--again", "--tag", "nope", "--devices", "cpu"], "Tag nope has no experiment yet"),
         (["sql", "SELECT"], "Parser Error"),
         (["sql", "SELECT 1; SELECT 2"], "2 statements"),
         (["sql", "-- nothing"], "0 statements"),
@@ -388,3 +395,67 @@ def test_the_history_can_be_read_while_a_farm_holds_the_home(home, capsys):
         assert main(["report", "--home", str(home)]) == 0
         assert main(["show", "1", "--home", str(home)]) == 0
     assert "idea 1" in capsys.readouterr().out
+
+
+def test_the_version_and_an_option_before_the_command(capsys):
+    assert main(["--version"]) == 0 and re.fullmatch(r"autoresearch-farm \d+\.\d+\S*\n", capsys.readouterr().out)
+    with pytest.raises(SystemExit):
+        main(["--home", "/x", "status"])
+    assert "options follow the command" in capsys.readouterr().err
+
+
+def test_an_error_repeats_no_word_without_end(home, capsys):
+    for command in (["show", "x" * 100_000], ["report", "x" * 100_000], ["sql", f"SELECT {'x' * 100_000}"]):
+        assert main([*command, "--home", str(home)]) == 2
+        assert len(capsys.readouterr().err) < 2500
+
+
+def test_the_words_of_an_idea_are_one_line_that_is_cut():
+    message = make_parser().parse_args(["try", "-m", "deeper\n\tand wider " + "x" * 5000]).message
+    assert message.startswith("deeper and wider x") and len(message) == 200
+
+
+def test_a_folder_without_files_is_refused_before_the_costs_are_said(home, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    command = ["run", "--devices", "cpu", "--profile", "cpu", "--source", f"files:{tmp_path / 'empty'}", "--tag", "new"]
+    assert main([*command, "--home", str(home), "--cache", str(tmp_path / "cache")]) == 2
+    printed, error = capsys.readouterr()
+    assert "the folder is empty" in error and not printed
+
+
+def test_what_is_no_folder_is_no_home():
+    with pytest.raises(UserError, match="/dev/null is no folder"):
+        find_home("/dev/null")
+
+
+def test_an_empty_field_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        main(["prepare", "--source", "files:.", "--text-field", ""])
+    assert "--text-field must not be empty" in capsys.readouterr().err
+
+
+def test_the_leaderboard_has_the_tag(home, capsys):
+    assert main(["sql", "SELECT DISTINCT tag FROM leaderboard", "--home", str(home), "--json"]) == 0
+    assert "mar8" in capsys.readouterr().out
+
+
+def test_a_command_without_a_name_means_the_branch_that_is_checked_out(checkout, tmp_path, monkeypatch):
+    home = Home(checkout / "results" / "data")
+    with Store.open(home.folder) as store:
+        store.add_branch(
+            replace(store.branch("autoresearch/mar8"), name="autoresearch/other", tag="other", created="2027-01-01T00:00:00Z")
+        )
+    assert [one.branch.tag for one in read_history(home)] == ["mar8", "other"]
+    git(checkout, "switch", "--quiet", "--create", "autoresearch/mar8")
+    assert [one.branch.tag for one in read_history(home)] == ["other", "mar8"]
+    monkeypatch.chdir(tmp_path)
+    assert [one.branch.tag for one in read_history(home)] == ["mar8", "other"]
+
+
+def test_what_was_interrupted_is_in_the_status_as_json(home, capsys):
+    with Store.open(home) as store:
+        begun = replace(store.record("mar8-0002").experiment, id="mar8-0003", number=3, title="cut off")
+        store.add_experiment(begun)
+    assert main(["status", "--json", "--home", str(home)]) == 0
+    told = json.loads(capsys.readouterr().out)["interrupted"]
+    assert told == [{"id": "mar8-0003", "branch": "autoresearch/mar8", "title": "cut off"}]

@@ -46,6 +46,15 @@ def test_plain_lines_tell_each_start_once_and_each_verdict_with_its_reason():
     ]
 
 
+def test_the_clock_stops_when_the_display_is_closed():
+    """So that the end of a farm says the time that the live view showed last."""
+    for display in (PlainDisplay(lambda line: None), TerminalDisplay(Console(file=io.StringIO(), force_terminal=True))):
+        began = display.seconds()
+        display.close()
+        ended = display.seconds()
+        assert 0 <= began <= ended == display.seconds()
+
+
 def test_the_live_view_shows_loops_verdicts_and_totals():
     console = Console(file=io.StringIO(), width=120, force_terminal=True, color_system=None)
     display = TerminalDisplay(console)

@@ -269,3 +269,14 @@ def test_no_bytes_are_a_traceback(content: bytes) -> None:
         Path(written.name).write_bytes(content + b"\nx\t1.0\t1\tkeep\tlast\n")
         file = read_foreign(Path(written.name))
         assert autopsy_lines(examine(file, 0.001)) and len(lines_of(file)) >= 1
+
+
+def test_a_table_in_utf_16_is_read(tmp_path: Path) -> None:
+    for name, encoding in (("marked", "utf-16"), ("unmarked", "utf-16-le"), ("utf8", "utf-8-sig")):
+        (tmp_path / name).write_bytes((HEADER + BASELINE).encode(encoding))
+        assert len(read_foreign(tmp_path / name).rows) == 1
+
+
+def test_unreadable_lines_are_counted_beside_the_rows() -> None:
+    first = autopsy_lines(examine(parse_foreign(HEADER + BASELINE + "no row\nnor this\n")))[0]
+    assert first.startswith("1 row and 2 unreadable lines: 1 keep")

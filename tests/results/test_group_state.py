@@ -176,4 +176,4 @@ def test_how_much_shares_differ_anyway_is_known_after_a_few_runs() -> None:
     for number, share in enumerate((0.9, 0.91, 0.92, 0.9, 0.905), start=1):
         spreads.append(usual_spread(state.shares))
         state = ran(state, idea(number), 1.0, device="cpu", cpu_share=share)
-    assert set(spreads) == {math.inf} and 0 < usual_spread(state.shares) < 0.03
+    assert set(spreads) == {math.inf} and 0 < usual_spread(state.shares) < 0.05

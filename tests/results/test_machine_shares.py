@@ -7,7 +7,7 @@ import pytest
 
 from research.result import RunResult
 from results.experiment import ExperimentRecord
-from results.machine_shares import doubt_of_share, unequal_shares, unusual_share, work_ratio
+from results.machine_shares import doubt_of_share, machine_share, told_share, unequal_shares, usual_share, work_ratio
 from results.report import morning_report
 from results.show import show_text
 from tests.results.history_samples import history_of
@@ -32,7 +32,7 @@ def at_speed(tflops: float | None) -> RunResult:
 
 
 def marked(*records: ExperimentRecord) -> list[str]:
-    return [found.run.run_id for found in unequal_shares(records, records)]
+    return [found.run.run_id for found in unequal_shares(records, [run for record in records for run in record.runs])]
 
 
 def test_a_cpu_that_was_busy_or_quiet_for_one_run_is_seen_across_commits() -> None:
@@ -47,8 +47,28 @@ def test_a_gpu_that_was_slow_for_one_run_is_seen_across_commits() -> None:
     usual = [experiment(number, at_speed(700.0)) for number in range(3)]
     assert marked(*usual, experiment(3, at_speed(690.0))) == [] and marked(*usual, experiment(3, at_speed(None))) == []
     assert marked(*usual, experiment(3, at_speed(350.0))) == ["r3-1"]
-    assert unusual_share(at_speed(350.0), [700.0, 701.0, 699.0]) == pytest.approx(-math.log(2))
-    assert doubt_of_share(at_speed(350.0), [700.0, 701.0, 699.0], time_slope=0.1) == pytest.approx(0.1 * math.log(2))
+    found = machine_share(at_speed(350.0), [700.0, 701.0, 699.0])
+    assert found is not None and found.more == pytest.approx(-math.log(2), abs=0.01)
+    assert doubt_of_share(found, time_slope=0.1) == pytest.approx(0.1 * math.log(2), abs=0.001)
+    assert doubt_of_share(machine_share(at_speed(None), [700.0, 701.0]), time_slope=0.1) == 0.0
+
+
+def test_runs_with_the_whole_machine_are_not_the_odd_ones_where_it_was_busy_for_half_of_the_time() -> None:
+    half = [0.6, 0.98, 0.61, 0.98, 0.97, 0.6, 0.98, 0.62]
+    assert usual_share(half) == 0.98 and usual_share([0.6] * 7 + [0.98]) == 0.6
+    whole, busy = (machine_share(on_cpu(share), half) for share in (0.98, 0.6))
+    assert whole is not None and busy is not None and not whole.is_unusual
+    assert told_share(on_cpu(0.98), whole) == ""
+    assert "39% less of the machine than usual" in told_share(on_cpu(0.6), busy)
+    after_busy = machine_share(on_cpu(0.98), [0.6] * 8)
+    assert "after runs with 39% less" in told_share(on_cpu(0.98), after_busy), "nothing is wrong with this run"
+
+
+def test_what_runs_differ_by_anyway_is_not_told_and_verdict_and_report_name_the_same_runs() -> None:
+    noisy = [0.97, 0.9, 0.88, 0.96, 0.85, 0.93, 0.9, 0.97]
+    assert told_share(on_cpu(0.86), machine_share(on_cpu(0.86), noisy)) == ""
+    records = [experiment(number, on_cpu(share)) for number, share in enumerate([*noisy, 0.86])]
+    assert marked(*records[5:8]) == [] and "r8-1" not in marked(*records)
 
 
 def test_steps_compare_within_a_commit_by_the_devices_tolerance() -> None:
@@ -70,13 +90,14 @@ def test_what_is_not_known_or_failed_marks_nothing() -> None:
 def test_the_report_names_them_and_an_equal_night_has_no_such_line() -> None:
     records = [experiment(number, on_cpu(0.97)) for number in range(3)]
     assert "nequal shares" not in morning_report([history_of(records)])
-    records += [experiment(3, on_cpu(0.62)), *(experiment(number, on_cpu(0.5)) for number in range(4, 7))]
-    records = [experiment(number, on_cpu(0.97)) for number in range(10, 20)] + records
+    busy = [experiment(3, on_cpu(0.62)), *(experiment(number, on_cpu(0.5)) for number in range(4, 7))]
+    records = [experiment(number, on_cpu(0.97)) for number in range(10, 20)] + busy
     text = morning_report([history_of(records)])
-    assert "nequal shares of the machine in 4 of 17 runs" in text and max(map(len, text.splitlines())) <= 100
-    assert all(fact in text for fact in ("r3-1", "62%", "97%", "1 more"))
-    busy = [experiment(number, on_cpu(0.5), branch="autoresearch/mar8-b") for number in range(30)]
-    assert "50% is usual" in morning_report([history_of(records, busy)]), "one figure for all branches of the group"
+    assert "nequal shares of the machine in 4 of 14 runs" in text and max(map(len, text.splitlines())) <= 100
+    assert all(fact in text for fact in ("r3-1", "62%", "97% is usual", "1 more"))
+    others = [run for number in range(30, 38) for run in experiment(number, on_cpu(0.5)).runs]
+    found = unequal_shares(records[:1], [*others, *records[0].runs])
+    assert "after runs with 50%" in found[0].words, "the other branches of the group say what is usual"
     group = history_of(records).group
     assert "share of the CPU" in show_text(records[0], group) and "97%" in show_text(records[0], group)
 

@@ -106,3 +106,9 @@ def test_a_damaged_file_is_no_file(tmp_path: Path, content: bytes) -> None:
 def test_equal_rows_are_no_alarm() -> None:
     same = SplitScores(baseline=1.0, head=1.0, rows=9, standard_error=0.0)
     assert Overfitting(val=same, audit=same).alarm == ""
+
+
+def test_it_is_known_that_one_side_has_more_rows() -> None:
+    """A run whose score would not be kept is scored on a part of the audit rows."""
+    few, many = (rows(np.random.default_rng(0), np.full(count, 1000), 0.0) for count in (26, 260))
+    assert compare_rows(few, many).rows == 26 and compare_rows(few, many).most_rows == 260

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from results import policy
-from results.effect_estimate import NoiseModel
+from results.effect_estimate import NoiseModel, effect
 from results.policy import Change, FarmState, Finished, Patch, RunKind
 
 SIGMA = 0.001
@@ -247,3 +247,20 @@ def test_on_one_device_a_merge_waits_for_two_changes_or_for_the_end() -> None:
     assert work is not None and work.patches == {"a"} and work.left_out == {"b"}
     after = policy.observe(state, run("merge", 0.99, *work.patches))
     assert after.head == {"a"} and policy.last_merge(after) is None
+
+
+def test_the_gain_of_a_head_of_one_idea_is_what_is_said_of_the_idea() -> None:
+    state = tried(started(), "a", 0.98)
+    found = effect(state.posterior, "a")
+    assert state.head == {"a"} and policy.head_gain(state) == (found.mean, found.low, found.high)
+
+
+def test_a_disturbed_merge_decides_nothing_until_it_has_run_once_more() -> None:
+    state = stacked(a=0.99, b=0.98)
+    merge = replace(run("merge", 1.5, "a", "b"), disturbed=True, doubt=0.4)
+    once = policy.observe(state, merge)
+    assert once.head == {"a"} and once.planned == {"a", "b"} and kind_of(once) == "merge"
+    assert policy.observe(once, merge).head == {"a", "b"}, "what the machine may have moved so far says nothing against it"
+    again = policy.observe(once, replace(merge, disturbed=False, doubt=0.0))
+    assert again.head == {"a"}, "an undisturbed run does"
+    assert policy.observe(state, replace(merge, disturbed=False, doubt=0.0)).head == {"a"}

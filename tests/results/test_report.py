@@ -224,6 +224,15 @@ def test_the_headline_is_the_shrunk_gain_and_the_own_score_stands_beside_it() ->
     assert "[mar8-0007]" in own
 
 
+def test_the_raw_gain_is_from_the_baselines_own_score_as_the_audit_has_it() -> None:
+    records = night_of(0.99)
+    baseline, head = records[0].val_bpb, records[1].val_bpb
+    assert baseline is not None and head is not None
+    again = record(2, "discard", 1.1, kind="control", commit=records[0].experiment.commit)
+    text = morning_report([history_of([*records, again])])
+    assert f"says {baseline - head:+.4f}" in text
+
+
 def test_ideas_have_their_estimated_effect_with_interval_and_probability() -> None:
     text = morning_report([history_of(night_of(0.99, 1.0 - 0.5 * SIGMA, 1.01))])
     [best] = [line for line in text.splitlines() if line.startswith("Best ideas:")]

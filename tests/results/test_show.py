@@ -54,3 +54,9 @@ def test_all_decisions_are_told_in_their_order() -> None:
         ["2026-03-08T21:00:00Z", "keep:"],
         ["2026-03-08T22:00:00Z", "discard:"],
     ]
+
+
+def test_a_commit_that_runs_as_it_is_was_made_from_none() -> None:
+    baseline = tried(0, 1.0, commit="a" * 40, parent_commit="a" * 40, kind="baseline")
+    assert f"{'a' * 40}\n" in shown(baseline)
+    assert f"{'b' * 40} on aaaaaaa\n" in shown(tried(1, 1.0, commit="b" * 40, parent_commit="a" * 40))

@@ -50,12 +50,21 @@ def test_a_row_follows_its_record(tmp_path: Path) -> None:
     assert "1.300000" in rows_of(tmp_path, *now)[1]
 
 
-def test_another_branch_adds_to_the_same_table(tmp_path: Path) -> None:
-    path, one = tmp_path / "results.tsv", [make(0, 1.5)]
+def test_rows_of_another_branch_leave_the_table_and_a_persons_stay(tmp_path: Path) -> None:
+    path, one = tmp_path / "results.tsv", [make(0, 1.5), make(1, 1.4, 1.2)]
     other = [replace(make(2, 1.3), experiment=make_experiment(2, branch="autoresearch/two", title="of another tag"))]
-    write_results_tsv(path, one)
-    write_results_tsv(path, other)
-    assert path.read_text().splitlines() == [HEADER, *rows_of(tmp_path, *one), *rows_of(tmp_path, *other)]
+    write_results_tsv(path, [one[0], make(1, 1.4)])
+    path.write_text(path.read_text() + MINE + "\n")
+    write_results_tsv(path, other, others=one)
+    assert path.read_text().splitlines() == [HEADER, MINE, *rows_of(tmp_path, *other)]
+    write_results_tsv(path, one, others=other)
+    assert path.read_text().splitlines() == [HEADER, MINE, *rows_of(tmp_path, *one)]
+
+
+def test_the_baseline_again_is_called_a_control(tmp_path: Path) -> None:
+    title = "baseline again: torch 2.11 -> 2.12"
+    again = replace(make(3, 1.5, decision="discard"), experiment=make_experiment(3, kind="control", title=title))
+    assert rows_of(tmp_path, again)[0].endswith(f"discard\tcontrol: {title}")
 
 
 @pytest.mark.parametrize("content", [b"shopping list\n", b"a,b\n1,2\n", b"\x00\x01\xff", b"commit val_bpb\nx 1\n"])

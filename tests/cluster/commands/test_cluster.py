@@ -16,6 +16,8 @@ import pytest
 from agent.repo.repository import make_repository
 from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS
 from cluster.cli import main, make_parser
+from cluster.commands.cluster import jobs_at
+from cluster.home import Home
 from cluster.ray_cluster import checkout_zip as working_folder
 from cluster.ray_cluster.checkout_zip import sent_files, zip_checkout
 from cluster.ray_cluster.jobs import dashboard_address
@@ -55,6 +57,17 @@ def test_the_jobs_command_line_is_that_of_farm_run() -> None:
     assert "'--home=~/autoresearch-farm'" in line
     run = vars(make_parser().parse_args(words[3:]))
     assert run == vars(make_parser().parse_args(["run", "--engine", "ray", "--home", "~/autoresearch-farm", *asked]))
+
+
+@pytest.mark.parametrize("address", ["foo bar", "http://foo:port", "http://foo:99999", "ftp://foo", "http://"])
+def test_what_is_no_address_is_said_to_be_none(address: str) -> None:
+    with pytest.raises(UserError, match="is not the address of a dashboard"):
+        dashboard_address(address)
+
+
+def test_a_home_that_is_nowhere_is_named_beside_the_cluster_that_does_not_answer(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere is no folder on this machine.* No Ray answers"):
+        jobs_at("http://127.0.0.1:1", missing=Home(tmp_path / "nowhere"))
 
 
 def test_submit_takes_all_that_run_takes() -> None:

@@ -76,7 +76,8 @@ def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: SharedLab,
 
     assert typed(lab, "drop", dropped) == 0
     first, second = capsys.readouterr().out.splitlines()
-    assert f"requested: {dropped} (" in shown(lab, "status", capsys)
+    told = shown(lab, "status", capsys)
+    assert f"requested: {dropped} (" in told and "the head still has 1 idea that a person has dropped" in told
     assert dropped in first and GROUP in first
     command = make_parser().parse_args(shlex.split(second.partition("farm ")[2]))
     assert (command.tag, command.loops, command.engine, str(command.devices)) == ("mar8", 2, "local", "cpu")

@@ -178,3 +178,14 @@ def test_a_repetition_that_was_lost_says_nothing():
     assert not found.comparable and not found.reproduced
     last = verification_lines(found)[-1]
     assert "the node went away" in last and "not reproduced" not in last
+
+
+def test_the_autopsy_of_the_farms_own_table_names_the_report(home, capsys, monkeypatch):
+    monkeypatch.setenv("FARM_HOME", str(home))
+    rows = "commit\tval_bpb\tmemory_gb\tstatus\tdescription\naaaaaaa\t3.0\t1.0\tkeep\tbaseline\nfffffff\t2.9\t1.0\tkeep\tmine\n"
+    (home.parent / "results.tsv").write_text(rows)
+    assert main(["autopsy", str(home.parent / "results.tsv")]) == 0
+    assert "1 of these rows are this farm's own: " in capsys.readouterr().out
+    (home.parent / "results.tsv").write_text(rows.replace("aaaaaaa", "1234567"))
+    assert main(["autopsy", str(home.parent / "results.tsv")]) == 0
+    assert "farm report" not in capsys.readouterr().out

@@ -136,7 +136,7 @@ def test_a_home_in_use_and_a_researcher_that_cannot_work_are_refused_before_anyt
 
 
 def test_a_command_may_not_see_the_homes_of_farms_nor_what_runs_are_scored_on(options: FarmOptions, tmp_path: Path) -> None:
-    data: Any = SimpleNamespace(folder=tmp_path / "prepared", evaluation_paths=("/corpus/val", str(research_folder())))
+    data: Any = SimpleNamespace(folder=tmp_path / "prepared", hidden_paths=("/corpus/val", str(research_folder())))
     bounds = agent_bounds(replace(options, sandbox="strict", agent_writes=(tmp_path / "mine",)), data)
     hidden = {options.home.folder, options.cache, options.repo / "results" / "data", options.repo / "results" / "fetched"}
     assert hidden | {tmp_path / "prepared", Path("/corpus/val")} <= set(bounds.hidden)
@@ -187,7 +187,7 @@ def test_the_options_that_resuming_needs_are_those_that_were_given() -> None:
     ]
     given = given_again(make_parser().parse_args(["run", *lasting, *passing]))
     assert make_parser().parse_args(["run", *shlex.split(given)]) == make_parser().parse_args(["run", *lasting])
-    assert given_again(make_parser().parse_args(["try", "-m", "idea", "--again", "--sandbox", "off"])) == "--sandbox=off"
+    assert given_again(make_parser().parse_args(["try", "-m", "idea", "--again", "--sandbox", "off"])) == "--sandbox off"
 
 
 def test_a_farm_answers_while_its_data_is_prepared(options: FarmOptions, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,7 +97,7 @@ FOLDERS = {
     "JSON Lines after a line of metadata": Folder(
         files={"a.jsonl": lines({"version": 1, "license": "MIT"}, *RECORDS)},
         documents=["one", "two"],
-        said=("1 record without a text `text`", "a.jsonl"),
+        said=("1 record without text in the field `text`", "a.jsonl"),
     ),
     "JSON Lines with broken lines and half a character": Folder(
         files={"a.jsonl": b'{"text": "more \\ud800"}\n\nbroken\n{"id": 2}\n{"text": null}\n'},
@@ -107,7 +107,7 @@ FOLDERS = {
     "JSON Lines with text in several fields": Folder(
         files={"a.jsonl": lines(*RECORDS, {"content": "three"}, {"body": "four", "id": 4})},
         documents=["one", "two"],
-        said=("2 records without a text `text`", "`content`, `body`"),
+        said=("2 records without text in the field `text`", "`content`, `body`"),
     ),
     "blank text beside other text": Folder(
         files={"a.txt": TEXT.encode(), "b.txt": b" \n"}, documents=[TEXT], said=("read 1 file", "skipped 1 file", "blank")
@@ -132,6 +132,16 @@ FOLDERS = {
     ),
     "JSON columns": Folder(files={"a.json": b'{"text": {"0": "one", "1": "two"}}'}, documents=["one", "two"]),
     "JSON Lines named .json": Folder(files={"a.json": lines(*RECORDS)}, documents=["one", "two"]),
+    "records without any text beside text": Folder(
+        files={"a.jsonl": lines({"messages": [{"role": "user"}]}, {"messages": []}), "b.txt": TEXT.encode()},
+        documents=[TEXT],
+        said=("skipped 1 file", "a.jsonl", "`text`"),
+    ),
+    "JSON Lines without the field beside text": Folder(
+        files={"a.jsonl": lines({"body": "x"}, {"body": "y"}), "b.txt": TEXT.encode(), "c.jsonl": lines({"body": "z"})},
+        documents=[TEXT],
+        said=("skipped 2 files", "a.jsonl", "c.jsonl", "`body`", "--text-field"),
+    ),
     "a program's settings beside its source": Folder(
         files={"a.py": TEXT.encode(), "package.json": b'{\n "name": "x",\n "version": "1"\n}\n'},
         documents=[TEXT],
@@ -214,7 +224,7 @@ FOLDERS = {
             ".git/config": b"hidden",
         },
         documents=[TEXT],
-        said=("skipped 6 files", "b.png", "unpack", "c.zip", "PDF", "git lfs pull", "2 empty", "f.txt", "g.gz"),
+        said=("skipped 6 files", "b.png", "unpack", "c.zip", "PDF", "git lfs pull", "empty: g.gz, f.txt", "f.txt", "g.gz"),
         unsaid=("hidden", "config"),
     ),
     "a mixture": Folder(
@@ -284,9 +294,10 @@ def test_no_document_is_in_two_splits_whatever_file_it_is_in(tmp_path: Path) -> 
 
 MISTAKES: dict[str, tuple[dict[str, bytes | str], tuple[str, ...]]] = {
     "an empty folder": ({}, ("empty",)),
-    "only hidden files": ({".a": b"text"}, ("empty",)),
-    "only empty files": ({"a.txt": b"", "b.txt": b" \n"}, ("no text", "1 empty", "a.txt")),
-    "only spaces": ({"a.txt": b" " * 99, "b.txt": b" \n"}, ("no text", "2 blank", "a.txt, b.txt")),
+    "only hidden files": ({".a": b"text"}, ("only hidden files",)),
+    "Parquet without rows": ({"a.parquet": parquet(pa.array([], pa.string()))}, ("a.parquet", "without a row")),
+    "only empty files": ({"a.txt": b"", "b.txt": b" \n"}, ("no text", "empty: a.txt")),
+    "only spaces": ({"a.txt": b" " * 99, "b.txt": b" \n"}, ("no text", "blank (only white space): a.txt, b.txt")),
     "only pictures": ({"a.png": b"\x89PNG\0\0"}, ("no text", "skipped 1 file", "a.png")),
     "JSON Lines without the field": (
         {"a.jsonl": lines({"id": "1", "body": "much text"}, {"id": "2", "body": "more"})},
@@ -294,7 +305,7 @@ MISTAKES: dict[str, tuple[dict[str, bytes | str], tuple[str, ...]]] = {
     ),
     "one JSON object without the field": ({"a.json": b'{"body": "b"}'}, ("`body`", "--text-field")),
     "records without any text": (
-        {"a.jsonl": lines({"messages": [{"role": "user"}]}, {"messages": []}), "b.txt": TEXT.encode()},
+        {"a.jsonl": lines({"messages": [{"role": "user"}]}, {"messages": []})},
         ("a.jsonl", "messages", "write the text into a field `text`"),
     ),
     "Parquet without the column": ({"a.parquet": parquet(pa.array(["x"]), "content")}, ("`content`", "--text-field")),
@@ -304,7 +315,10 @@ MISTAKES: dict[str, tuple[dict[str, bytes | str], tuple[str, ...]]] = {
     "bz2 that is damaged": ({"a.bz2": bz2.compress(TEXT.encode() * 99)[:-12]}, ("a.bz2", "damaged")),
     "xz that is damaged": ({"a.xz": lzma.compress(TEXT.encode() * 99)[:-12]}, ("a.xz", "damaged")),
     "zstd that is cut off": ({"a.zst": zstd(TEXT.encode() * 99)[:-12]}, ("a.zst", "damaged")),
-    "Parquet that is cut off": ({"a.parquet": parquet(pa.array(["x"]))[:-9]}, ("a.parquet", "corrupt")),
+    "Parquet that is cut off": (
+        {"a.parquet": parquet(pa.array(["x"]))[:-9]},
+        ("a.parquet", "corrupt: replace it, or leave it out"),
+    ),
     "text called Parquet": ({"a.parquet": b"version 1"}, ("a.parquet", "corrupt")),
 }
 

@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 
 from research.contract import Contract
-from research.data.prepare import PreparedData, find_prepared, prepare
+from research.data.prepare import PreparedData, add_text, find_prepared, prepare
 from research.data.prepared import SPLITS
+from research.data.sources import Source
 from research.errors import UserError
 from research.profiles import contract_for
 from research.sandbox.visible import is_needed
@@ -312,3 +313,10 @@ def test_a_cache_that_cannot_be_written_is_one_line_with_its_option(contract: Co
         with pytest.raises(UserError, match=f"The cache {cache} can't be written .*--cache") as error:
             prepare(contract, cache=cache, say=lambda line: None)
         assert "\n" not in str(error.value)
+
+
+def test_no_smaller_profile_is_advised_where_there_is_none() -> None:
+    source = Source(name="stdlib", revision="r", text_bytes=1, documents=lambda split: iter(()), repeats=False, disjoint=True,
+                    tokenizer_documents=lambda: iter(()), hidden_paths=())  # fmt: skip
+    assert add_text(contract_for("cpu"), source) == "Add text."
+    assert "choose a smaller --profile" in add_text(contract_for("standard"), source)

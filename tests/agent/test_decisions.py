@@ -1,0 +1,47 @@
+"""What a loop decides about a run that had an unusual share of the machine."""
+
+from pathlib import Path
+
+import pytest
+
+from agent.researchers.scripted import Step
+from results.group_entries import CONTROL_REQUEST
+from tests.agent.loops_of_a_group import GROUP, Group
+from tests.agent.samples import TRAIN_PY
+
+TINY = [Step(title=f"depth {depth}", constants={"DEPTH": depth}) for depth in range(3, 9)]
+RATE = Step(title="rate", constants={"EMBEDDING_LR": 1.2})
+OTHER = Step(title="other", replace=("return None", "return 7"))
+
+
+def test_a_merge_with_an_unusual_share_runs_once_more_and_its_verdict_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    group = Group(tmp_path, TRAIN_PY, lambda text: 1.5 - 0.3 * ("= 1.2" in text) - 0.3 * ("return 7" in text))
+
+    def busy_for_the_first_merge(text: str) -> float:
+        return 0.6 if group.ran.count(text) == 1 and "= 1.2" in text and "return 7" in text else 0.98
+
+    group.cpu_share = busy_for_the_first_merge
+    every = group.research(4, [*TINY[:2], RATE, TINY[2]], [*TINY[3:5], OTHER, TINY[5]])
+    merges = [record for records in every for record in records if record.experiment.kind == "merge"]
+    assert [len(record.runs) for record in merges] == [2]
+    verdict = merges[0].verdict
+    assert verdict is not None and verdict.decision == "keep" and "39% less of the machine than usual" in verdict.reason
+    others = [record for records in every for record in records if record.experiment.kind == "explore"]
+    assert {len(record.runs) for record in others} == {1}
+    group.store.close()
+
+
+def test_a_control_with_an_unusual_share_runs_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    group = Group(tmp_path, TRAIN_PY, lambda text: 1.5)
+    group.cpu_share = lambda text: 0.98
+    group.research(4, TINY)
+    group.store.add_request(GROUP, CONTROL_REQUEST)
+    group.cpu_share = lambda text: 0.6
+    (records,) = group.research(1, TINY)
+    assert [(record.experiment.kind, len(record.runs)) for record in records] == [("control", 2)]
+    assert records[0].verdict is not None and "39% less of the machine than usual" in records[0].verdict.reason
+    group.store.close()
