@@ -6,6 +6,7 @@ Comments and docstrings are free to write, so they must not reach a run, which c
 import ast
 import tokenize
 from collections.abc import Iterator
+from functools import lru_cache
 
 from research.formatting import one_line
 from research.valid_train_py import parse
@@ -26,6 +27,7 @@ SOURCE_MODULES = frozenset({"linecache", "builtins", "tokenize", "code", "codeop
 """Modules that read or execute source text."""
 
 
+@lru_cache(maxsize=4)
 def without_comments(train_py: str) -> str:
     """The text without comments, docstrings and other strings that stand alone: the same program, on the same lines.
 

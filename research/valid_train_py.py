@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 
 from research.printable import first_hidden
 
@@ -30,12 +31,19 @@ MAX_BITS = 1024
 
 def parse(train_py: str) -> ast.Module:
     """The syntax tree. Raises SyntaxError for whatever can't be parsed, and for what is beyond the limits above."""
+    _require_within_limits(train_py)
+    with _syntax_errors_only():
+        return ast.parse(train_py)
+
+
+@lru_cache(maxsize=8)
+def _require_within_limits(train_py: str) -> None:
+    """Raises SyntaxError as `parse` does; a text that was within the limits before is not walked again."""
     if len(train_py) > MAX_BYTES:
         raise SyntaxError(f"the text has {len(train_py):,} characters, and the limit is {MAX_BYTES:,}")
     with _syntax_errors_only():
         tree = ast.parse(train_py)
     _require_limits(tree)
-    return tree
 
 
 def size_problem(train_py: str) -> str | None:
