@@ -86,7 +86,11 @@ class PageCache:
         if size > LARGEST_PART * available:
             problem = f"the files that a run can read take {size / 2**30:.1f} GiB, of {available / 2**30:.1f} GiB available"
             return Warming(files=len(files), bytes=size, looked=False, problem=problem)
-        requested = sum(_request(path, size) for path, size in files)
+        requested = 0
+        if pages_stayed:
+            _look_up(path for path, _ in files)
+        else:
+            requested = sum(_request(path, size) for path, size in files)
         for _ in range(int(anew) if pages_stayed else READS):
             _read(path for path, _ in files)
         self._evictions = before
@@ -142,6 +146,13 @@ def _files_of(view: View) -> Iterator[tuple[str, int]]:
                     waiting.append(entry.path)
                 elif entry.is_file(follow_symlinks=False):
                     yield entry.path, entry.stat().st_size
+
+
+def _look_up(paths: Iterable[str]) -> None:
+    """Has the kernel know the names of files again."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            os.stat(path)
 
 
 def _request(path: str, size: int) -> bool:
