@@ -11,6 +11,7 @@ import sysconfig
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import lru_cache
 from pathlib import Path
 
 SHARED_PREFIXES = (Path("/"), Path("/usr"), Path("/usr/local"))
@@ -55,8 +56,9 @@ class SystemPaths:
     hidden: tuple[Path, ...]
 
 
+@lru_cache(maxsize=4)
 def system_paths(*, root: Path = Path("/")) -> SystemPaths:
-    """The paths that exist below `root`."""
+    """The paths that exist below `root`, as they were when this process first asked."""
     readable = [root / name.lstrip("/") for name in WHOLE]
     hidden: list[Path] = []
     for name in LIBRARIES:
