@@ -152,7 +152,7 @@ def _look_up(paths: Iterable[str]) -> None:
     """Has the kernel know the names of files again."""
     for path in paths:
         with contextlib.suppress(OSError):
-            os.stat(path)
+            Path(path).stat()
 
 
 def _request(path: str, size: int) -> bool:
