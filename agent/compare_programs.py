@@ -9,7 +9,7 @@ from agent.code_lines import changed_lines
 from agent.variable_names import normalise_names
 from research.hyperparameters import literal_text, read_constants
 from research.recipes import Constant
-from research.valid_train_py import parse
+from research.valid_train_py import parse, walk
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -70,7 +70,7 @@ def slots_of(old: str, new: str) -> tuple[str, ...]:
 
 def _remove_seeds(tree: ast.Module) -> None:
     """Sets the seeds of random generators to 0: `SEED = 42`, `torch.manual_seed(42)`."""
-    for node in ast.walk(tree):
+    for node in walk(tree):
         if isinstance(node, ast.Call) and _name_of(node.func).endswith(("seed", "seed_all")):
             node.args = [ast.Constant(0) if isinstance(arg, ast.Constant) else arg for arg in node.args]
         elif isinstance(node, ast.Assign) and any(_name_of(target).endswith("SEED") for target in node.targets):
@@ -123,7 +123,7 @@ def changed_blocks(old: str, new: str) -> list[str]:
 
 
 def _definitions(tree: ast.Module) -> Iterator[Definition]:
-    return (node for node in ast.walk(tree) if isinstance(node, Definition))
+    return (node for node in walk(tree) if isinstance(node, Definition))
 
 
 def _lines(text: str) -> list[str]:

@@ -22,7 +22,7 @@ from research.contract import Contract
 from research.formatting import one_line
 from research.hyperparameters import literal_text, read_constants, same_but_for_constants, write_constants
 from research.recipes import Constant
-from research.valid_train_py import parse, problem_with
+from research.valid_train_py import parse, problem_with, walk
 from results import policy
 from results.effect_estimate import effect
 from results.experiment import Experiment, ExperimentRecord, Proposal
@@ -196,7 +196,7 @@ def _names_in(train_py: str, blocks: Collection[str]) -> set[str]:
     """The names that top-level functions and classes use."""
     definitions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     bodies = [node for node in parse(train_py).body if isinstance(node, definitions) and node.name in blocks]
-    return {node.id for body in bodies for node in ast.walk(body) if isinstance(node, ast.Name)}
+    return {node.id for body in bodies for node in walk(body) if isinstance(node, ast.Name)}
 
 
 def _moved_component(old: Constant, new: Constant) -> int | None:

@@ -3,6 +3,8 @@
 import ast
 from collections.abc import Iterator
 
+from research.valid_train_py import walk
+
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -14,14 +16,14 @@ def normalise_names(tree: ast.Module) -> None:
     """
     functions = [node for node in tree.body if isinstance(node, Function)]
     functions += [node for body in _classes(tree) for node in body if isinstance(node, Function)]
-    fixed = {name for node in ast.walk(tree) for name in _fixed_names(node)}
-    inside = {id(node) for function in functions for node in ast.walk(function)}
-    of_module = {name for name in _stored(node for node in ast.walk(tree) if id(node) not in inside) if not name.isupper()}
+    fixed = {name for node in walk(tree) for name in _fixed_names(node)}
+    inside = {id(node) for function in functions for node in walk(function)}
+    of_module = {name for name in _stored(node for node in walk(tree) if id(node) not in inside) if not name.isupper()}
     for function in functions:
-        local = _stored(ast.walk(function)) - fixed - of_module
-        _rename(ast.walk(function), local, "local")
-    stored_inside = {name for function in functions for name in _stored(ast.walk(function))}
-    _rename(ast.walk(tree), of_module - fixed - stored_inside, "global")
+        local = _stored(walk(function)) - fixed - of_module
+        _rename(walk(function), local, "local")
+    stored_inside = {name for function in functions for name in _stored(walk(function))}
+    _rename(walk(tree), of_module - fixed - stored_inside, "global")
 
 
 def _classes(tree: ast.Module) -> Iterator[list[ast.stmt]]:

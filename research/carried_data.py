@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from research.contract import Contract
 from research.executed_text import without_comments
 from research.formatting import counted
-from research.valid_train_py import parse
+from research.valid_train_py import parse, walk
 
 BYTES_PER_TOKEN = 3
 """Bytes of text in a token, at least: 3.3 under the `cpu` profile, more where the vocabulary is larger."""
@@ -88,7 +88,7 @@ def _plain(tree: ast.Module) -> str:
 
 def _literal_bytes(tree: ast.Module) -> int:
     """Bytes of strings, bytes and numbers; None, True and False count as names do, by the size of the code."""
-    return sum(_size(node.value) for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return sum(_size(node.value) for node in walk(tree) if isinstance(node, ast.Constant))
 
 
 def _size(value: object) -> int:
@@ -102,7 +102,7 @@ def _size(value: object) -> int:
 
 def _name_bytes(tree: ast.Module) -> int:
     """Bytes of the distinct names: of variables, functions, classes, parameters, attributes, keywords and modules."""
-    return sum(len(name.encode()) for name in {name for node in ast.walk(tree) for name in _names(node)})
+    return sum(len(name.encode()) for name in {name for node in walk(tree) for name in _names(node)})
 
 
 def _names(node: ast.AST) -> Iterator[str]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from research.formatting import one_line
-from research.valid_train_py import parse
+from research.valid_train_py import parse, walk
 
 EXECUTES_TEXT = frozenset({"exec", "eval", "compile", "__import__", "__builtins__"})
 """Built-in names that execute text, or reach those that do."""
@@ -56,12 +56,10 @@ def own_text_problem(train_py: str) -> str | None:
     A run by hand passes __file__ on under `if __name__ == "__main__"`, which no judged run executes.
     """
     tree = parse(train_py)
-    imported = {
-        alias.asname or alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
-    }
-    own = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    by_hand = {id(node) for guard in tree.body if _is_main_guard(guard) for node in ast.walk(guard)}
-    for node in ast.walk(tree):
+    imported = {alias.asname or alias.name for node in walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    own = {node.name for node in walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    by_hand = {id(node) for guard in tree.body if _is_main_guard(guard) for node in walk(guard)}
+    for node in walk(tree):
         name = _executing_name(node, imported | own)
         if name and id(node) not in by_hand:
             shown = one_line(name, 40)
@@ -113,7 +111,7 @@ def _stands_alone(statement: ast.stmt) -> bool:
 
 def _bodies(tree: ast.Module) -> Iterator[list[ast.stmt]]:
     """All blocks of statements."""
-    for node in ast.walk(tree):
+    for node in walk(tree):
         for name in ("body", "orelse", "finalbody"):
             block = getattr(node, name, None)
             if isinstance(block, list) and block:
@@ -163,5 +161,5 @@ def _meaning(text: str) -> str:
     tree = parse(text)
     for body in list(_bodies(tree)):
         body[:] = [statement for statement in body if not _does_nothing(statement)]
-    places = [getattr(node, "lineno", 0) for node in ast.walk(tree)]
+    places = [getattr(node, "lineno", 0) for node in walk(tree)]
     return f"{ast.dump(tree)} {places}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from research.formatting import one_line
-from research.valid_train_py import parse
+from research.valid_train_py import parse, walk
 
 SEEDERS = frozenset(
     {
@@ -80,7 +80,7 @@ class _File:
     """What `_passed` has found, by the id of the parameter."""
 
     def __post_init__(self) -> None:
-        for node in ast.walk(self.tree):
+        for node in walk(self.tree):
             self.parents.update((id(child), node) for child in ast.iter_child_nodes(node))
             if isinstance(node, ast.Import):
                 for alias in node.names:
@@ -139,7 +139,7 @@ def _targets(target: ast.expr, value: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     elif isinstance(target, ast.Attribute):
         yield f".{target.attr}", value
     else:  # a part of the value
-        parts = [node for node in ast.walk(target) if isinstance(node, ast.Name | ast.Attribute)]
+        parts = [node for node in walk(target) if isinstance(node, ast.Name | ast.Attribute)]
         for part in parts:
             if isinstance(part.ctx, ast.Store):
                 yield (part.id if isinstance(part, ast.Name) else f".{part.attr}"), target
@@ -150,8 +150,8 @@ def _targets(target: ast.expr, value: ast.AST) -> Iterator[tuple[str, ast.AST]]:
 
 def _own_seeds(file: _File) -> Iterator[ast.expr | ast.ImportFrom]:
     """The places that seed a generator, or get at what does, otherwise than by the judge's seed."""
-    annotations = {id(part) for node in ast.walk(file.tree) for note in _annotations(node) for part in ast.walk(note)}
-    for node in ast.walk(file.tree):
+    annotations = {id(part) for node in walk(file.tree) for note in _annotations(node) for part in walk(note)}
+    for node in walk(file.tree):
         if id(node) in annotations:
             continue
         is_fine = True
@@ -247,7 +247,7 @@ def _is_seeded(file: _File, call: ast.Call) -> bool:
         return parent.attr == "manual_seed"
     targets = parent.targets if isinstance(parent, ast.Assign) else [parent.target] if isinstance(parent, ast.AnnAssign) else []
     names = {ast.unparse(target) for target in targets}
-    calls = (node.func for node in ast.walk(file.tree) if isinstance(node, ast.Call))
+    calls = (node.func for node in walk(file.tree) if isinstance(node, ast.Call))
     return any(
         isinstance(function, ast.Attribute) and function.attr == "manual_seed" and ast.unparse(function.value) in names
         for function in calls
@@ -382,7 +382,7 @@ def _found_passed(file: _File, parameter: ast.arg) -> list[ast.expr] | None:
     if parameter not in names or arguments.defaults or len(file.values[name]) > 1:
         return None
     place, given = names.index(parameter), []
-    for node in ast.walk(file.tree):
+    for node in walk(file.tree):
         found = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
         if found != name:
             continue

@@ -7,6 +7,7 @@ tree, the compiler, JSON or a database can't take; so none of them has to be car
 import ast
 import math
 import warnings
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -27,6 +28,9 @@ MAX_COMPILED_NODES = 200_000
 
 MAX_BITS = 1024
 """The longest integer: no hyperparameter is longer, and Python itself can't print the longest ones."""
+
+
+_EXITS = (ast.Return, ast.Break, ast.Continue)
 
 
 def parse(train_py: str) -> ast.Module:
@@ -89,21 +93,47 @@ def _require_limits(tree: ast.Module) -> None:
     It doesn't recurse, since a tree that is too deep is what it looks for.
     """
     nodes = exits = 0
+    has_finally = False
     waiting: list[tuple[ast.AST, int, int]] = [(tree, 1, 1)]
     while waiting:
         node, depth, line = waiting.pop()
         line = getattr(node, "lineno", line)
         nodes += 1
-        exits += isinstance(node, ast.Return | ast.Break | ast.Continue)
         if depth > MAX_DEPTH:
             raise _beyond(line, f"it is nested more than {MAX_DEPTH} deep: split the expression or the chain of branches")
         if nodes > MAX_NODES:
             raise _beyond(line, f"the file has more than {MAX_NODES:,} nodes of syntax: shorten it")
-        if isinstance(node, ast.Constant) and (problem := _constant_problem(node.value)):
-            raise _beyond(line, problem)
-        waiting.extend((child, depth + 1, line) for child in ast.iter_child_nodes(node))
-    if _compiled_nodes(tree, exits) > MAX_COMPILED_NODES:
+        if isinstance(node, ast.Constant):
+            if problem := _constant_problem(node.value):
+                raise _beyond(line, problem)
+            continue
+        exits += isinstance(node, _EXITS)
+        has_finally = has_finally or bool(getattr(node, "finalbody", None))
+        for child in _children(node):
+            waiting.append((child, depth + 1, line))
+    if has_finally and _compiled_nodes(tree, exits) > MAX_COMPILED_NODES:
         raise SyntaxError("its `finally` blocks are copied too often: shorten them, or leave by fewer ways")
+
+
+def walk(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes, as ast.walk gives them; in a third of its time, since a search reads many texts."""
+    waiting = deque([tree])
+    while waiting:
+        node = waiting.popleft()
+        waiting.extend(_children(node))
+        yield node
+
+
+def _children(node: ast.AST) -> list[ast.AST]:
+    """The nodes right below one, in their order."""
+    found: list[ast.AST] = []
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if isinstance(value, list):
+            found += [part for part in value if isinstance(part, ast.AST)]
+        elif isinstance(value, ast.AST):
+            found.append(value)
+    return found
 
 
 def _compiled_nodes(tree: ast.Module, exits: int) -> int:

@@ -4,7 +4,7 @@ import ast
 import io
 from dataclasses import dataclass
 
-from research.valid_train_py import parse, problem_with
+from research.valid_train_py import parse, problem_with, walk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def _patched(text: str, patch: str) -> str | None:
 def _names(code: str) -> tuple[set[str], set[str]]:
     """The names that code reads and the names that it defines, including attributes, parameters and functions."""
     read, defined = set(), set()
-    for node in ast.walk(parse(code)):
+    for node in walk(parse(code)):
         match node:
             case ast.Name(id=name, ctx=ast.Load()) | ast.Attribute(attr=name, ctx=ast.Load()):
                 read.add(name)

@@ -63,10 +63,12 @@ def test_data_is_found_wherever_it_is(hidden: str, where: str) -> None:
     assert problem is not None and where in problem and "limit" in problem and "\n" not in problem
 
 
-def test_comments_and_docstrings_are_free_since_no_run_sees_them() -> None:
-    text = noise(50_000)
+def test_comments_and_docstrings_are_nearly_free_since_no_run_sees_them() -> None:
+    """The process that a run is forked from has them in its memory: hence a wide limit on the whole text."""
+    text = noise(20_000)
     assert carried_data_problem(TRAIN_PY + f"# {text}\n'''{text}'''\n", CPU) is None
     assert text not in without_comments(TRAIN_PY + f"# {text}\n'''{text}'''\n")
+    assert "comments" in (carried_data_problem(TRAIN_PY + f"# {noise(50_000)}\n", CPU) or "")
 
 
 def test_the_limit_of_literals_follows_what_is_scored() -> None:
