@@ -2,6 +2,7 @@
 
 The kernel counts for each thread how long it ran and how long it was ready to run but had to wait for a core. A run that had
 the machine to itself hardly waits; one that shared it trained fewer steps in the same time, and its score is worse for it.
+Threads that wait for each other's cores don't count: no more waiting is counted than what others ran in the meantime.
 """
 
 from collections.abc import Callable, Iterable
@@ -23,6 +24,7 @@ class TrainingShare:
         """`emit` gets every event; `processes` lists the run's processes (default: this process's descendants)."""
         self._emit, self._processes = emit, processes or _descendants
         self._began: ThreadTimes | None = None
+        self._busy = 0.0
         self.value: float | None = None
         """Time that the threads ran, divided by the time that they could have run: 0 to 1. None if it isn't known."""
 
@@ -30,19 +32,29 @@ class TrainingShare:
         """Passes an event on. Training lasts from the first report of the phase `training` to that of `handover`."""
         phase = event.get("phase")
         if phase == "handover" and self._began is not None and self.value is None:
-            self.value = share_between(self._began, thread_times(self._processes()))
+            self.value = share_between(self._began, thread_times(self._processes()), busy=_busy_seconds() - self._busy)
         self._emit(event)
         if phase == "training" and self._began is None:
-            self._began = thread_times(self._processes())
+            self._began, self._busy = thread_times(self._processes()), _busy_seconds()
 
 
-def share_between(before: ThreadTimes, after: ThreadTimes) -> float | None:
-    """The share that the threads in `after` had since `before`; None if they did nothing."""
+def share_between(before: ThreadTimes, after: ThreadTimes, *, busy: float) -> float | None:
+    """The share that the threads in `after` had since `before`; None if they did nothing.
+
+    `busy` are the seconds that all of the machine's cores were busy in the meantime, or taken away from a virtual machine.
+    """
     ran = waited = 0
     for thread, (ran_now, waited_now) in after.items():
         ran_before, waited_before = before.get(thread, (0, 0))
         ran, waited = ran + ran_now - ran_before, waited + waited_now - waited_before
-    return ran / (ran + waited) if ran > 0 else None
+    others = max(0.0, busy * 1e9 - ran)
+    return ran / (ran + min(waited, others)) if ran > 0 else None
+
+
+def _busy_seconds() -> float:
+    """Seconds that the machine's cores have been busy, all together."""
+    times = psutil.cpu_times()
+    return float(sum(times) - times.idle - getattr(times, "iowait", 0.0) - getattr(times, "guest", 0.0))
 
 
 def thread_times(pids: Iterable[int], proc: Path = Path("/proc")) -> ThreadTimes:

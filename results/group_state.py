@@ -31,9 +31,9 @@ standard deviation of 0.0027 bpb, and one small change under the same seeds move
 MEMORY_PRICE = 0.0005
 """The gain in bpb that each doubling of the head's peak memory must pay for."""
 
-FREE_TIMES, FREE_SECONDS = 1.5, 2.0
-"""An idea's run may take this multiple of its parent's seconds, and as many seconds more, to start and to answer the validation
-rows without paying for it: two runs of one commit differ by less, unless the machine is busy."""
+FREE_TIMES, FREE_SHARE = 1.5, 0.005
+"""An idea's run may take this multiple of the first baseline's seconds, and this share of the budget more, to start and to
+answer the validation rows without paying for it."""
 
 SLACK_SIGMAS = 0.5
 """The most that an idea may lose, in sigmas as claimed, however much simpler its code is."""
@@ -70,8 +70,9 @@ class GroupState:
     """The latest runs' shares of their machine (`machine_shares.share_of`)."""
     share_of_run: Mapping[str, MachineShare] = field(default_factory=dict)
     """What each run had of its machine, as far as that is known, by the run's id."""
-    seconds_at: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    """Seconds that each commit's last run with a score took to start, and to answer the validation rows."""
+    seconds_at: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    """Seconds that each commit's last run with a score took to start, to train and to answer the validation rows; first those
+    of the baseline."""
     time_slope: float = 0.0
     """As in `Profile`."""
     budget: float = 1.0
@@ -265,16 +266,33 @@ def _memory_price(state: GroupState, entry: Ran) -> float:
 def _time_price(state: GroupState, entry: Ran) -> float:
     """What computing more outside the clock must pay for, in bpb: what as many seconds of training would gain.
 
-    So a run gains nothing by training before the clock, or while it is scored. FREE_TIMES the parent's seconds and FREE_SECONDS
-    cost nothing, nor does starting on a GPU, where an edit may have much to compile.
+    So a run gains nothing by training before the clock, after it, or while it is scored.
     """
-    before, run = state.seconds_at.get(entry.experiment.parent_commit), entry.run
-    if before is None or run.startup_seconds is None or run.answer_seconds is None:
+    before, now = state.seconds_at.get(entry.experiment.parent_commit), _seconds_of(entry.run)
+    if before is None or now is None:
         return 0.0
-    parts = zip(before, (run.startup_seconds, run.answer_seconds), strict=True)
-    startup, answers = (max(0.0, now - FREE_TIMES * usual - FREE_SECONDS) for usual, now in parts)
-    extra = answers if run.device.startswith("cuda") else startup + answers
-    return state.time_slope * math.log1p(extra / state.budget)
+    on_gpu = entry.run.device.startswith("cuda")
+    return max(0.0, _worth_of_time(state, now, on_gpu=on_gpu) - _worth_of_time(state, before, on_gpu=on_gpu))
+
+
+def _worth_of_time(state: GroupState, seconds: tuple[float, float, float], *, on_gpu: bool) -> float:
+    """What the seconds that a run takes outside the clock, beyond what is free, would gain as training, in bpb.
+
+    Free are FREE_TIMES what the group's first baseline took to start and to answer, and FREE_SHARE of the budget; starting on a
+    GPU is, where an edit may have much to compile. What is free follows from no later run, so that it can't grow step by step.
+    """
+    usual = next(iter(state.seconds_at.values()))
+    free = FREE_SHARE * state.budget
+    startup, answers = (max(0.0, seconds[part] - FREE_TIMES * usual[part] - free) for part in (0, 2))
+    late = max(0.0, seconds[1] - usual[1] - free)
+    return state.time_slope * math.log1p((answers + late + (0.0 if on_gpu else startup)) / state.budget)
+
+
+def _seconds_of(run: RunResult) -> tuple[float, float, float] | None:
+    """Seconds that a run took to start, to train and to answer the validation rows; None if they are not all known."""
+    if run.startup_seconds is None or run.training_seconds is None or run.answer_seconds is None:
+        return None
+    return run.startup_seconds, run.training_seconds, run.answer_seconds
 
 
 def _with_share(state: GroupState, run: RunResult) -> GroupState:
@@ -290,8 +308,8 @@ def _with_machine(state: GroupState, entry: Ran) -> GroupState:
     run, commit = entry.run, entry.experiment.commit
     if run.status != "ok":
         return state
-    if run.startup_seconds is not None and run.answer_seconds is not None:
-        state = replace(state, seconds_at={**state.seconds_at, commit: (run.startup_seconds, run.answer_seconds)})
+    if seconds := _seconds_of(run):
+        state = replace(state, seconds_at={**state.seconds_at, commit: seconds})
     if run.peak_memory_mb is None:
         return state
     return replace(state, memory_at={**state.memory_at, commit: run.peak_memory_mb})

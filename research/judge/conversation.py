@@ -16,6 +16,9 @@ from research.sandbox.limits import Supervisor
 Emit = Callable[[dict[str, Any]], None]
 """Takes an event of the judge, which a worker reads as a JSON line."""
 
+LAST_MESSAGES = 4
+"""Messages of a child that has ended which are read: the first of all is that it has begun."""
+
 Wanted = TypeVar("Wanted", bound=Message)
 
 
@@ -54,7 +57,7 @@ class Conversation:
         if self._cancelled():
             raise RunEnded("lost", "stopped before the run had ended")
         if self._supervisor.broken is not None:
-            raise over_limit(self._supervisor.broken)
+            raise over_limit(self._supervisor.broken, has_seen_rows=child.log.closed)
         try:
             message = child.channel.receive(timeout)
         except ChannelClosed:
@@ -77,7 +80,8 @@ class Conversation:
                 raise self._unfit(child, message)
             seconds = monotonic() - phase.began
             if seconds > phase.cap:
-                raise RunEnded("timeout", f"{phase.name} took more than {phase.cap:.0f} s")
+                limit = "it may here" if child.log.closed else f"{phase.cap:.0f} s"
+                raise RunEnded("timeout", f"{phase.name} took more than {limit}")
             self.report(phase.name, seconds)
 
     def report(self, phase: str, seconds: float, *, step: int | None = None, loss: float | None = None,
@@ -103,7 +107,10 @@ class Conversation:
 
     def _ended(self, child: Child) -> RunEnded:
         with suppress(ChannelClosed):
-            while (message := child.channel.receive(0.0)) is not None:  # what it said before it ended
+            for _ in range(LAST_MESSAGES):  # what it said before it ended, and not what others may go on saying in its name
+                message = child.channel.receive(0.0)
+                if message is None:
+                    break
                 child.has_begun = child.has_begun or isinstance(message, Begun)
                 message.drop()
         return ended_by_itself(child, memory_cure=cure_for_memory(self._train_py, trains=child.name == TRAINER))

@@ -35,9 +35,13 @@ def require_finite(nats: np.ndarray) -> None:
         raise RunEnded("diverged", "the model's logits are not finite on some of the evaluation rows")
 
 
-def over_limit(broken: BrokenLimit) -> RunEnded:
-    """The end of a run that has broken a limit: oom for memory, invalid for processes and disk space."""
-    return RunEnded("oom" if broken.resource == "memory" else "invalid", broken.reason)
+def over_limit(broken: BrokenLimit, *, has_seen_rows: bool) -> RunEnded:
+    """The end of a run that has broken a limit: oom for memory, invalid for processes and disk space.
+
+    The reason gives no amounts if what broke it has seen evaluation rows, and could tell of them.
+    """
+    reason = f"over the limit of {broken.resource} while it was scored" if has_seen_rows else broken.reason
+    return RunEnded("oom" if broken.resource == "memory" else "invalid", reason)
 
 
 def cure_for_memory(train_py: str, *, trains: bool) -> str:

@@ -201,6 +201,8 @@ def _wait_at(gate: int) -> None:
 def _become_child(folder: Path, environment: Mapping[str, str], *, output: int, kept: Sequence[int]) -> None:
     """Replaces what belongs to the judge: session, descriptors but for those `kept`, signal handlers, environment, folder."""
     os.setsid()
+    with contextlib.suppress(OSError):  # if memory runs out, the kernel ends a run before its judge
+        Path("/proc/self/oom_score_adj").write_text("1000")
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (output, 1), (output, 2)):
         os.dup2(source, target)

@@ -80,6 +80,7 @@ def _make_devices(view: View, root: Path) -> None:
             make_open_folder(place.parent)
             place.touch()
         bind(path, place)
+        make_read_only(place, devices=True)  # what is written goes to the device; its times, which all runs see, stay
     for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         make_open_folder(root / "dev")
         (root / "dev" / name).symlink_to(f"/proc/self/{target}")

@@ -17,8 +17,9 @@ SPIN = "import os\nos.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\nprin
 def test_a_share_is_what_ran_of_what_could_have_run() -> None:
     before = {"1/task/1": (100, 50), "1/task/2": (7, 7)}
     after = {"1/task/1": (400, 150), "1/task/3": (300, 100)}
-    assert share_between(before, after) == pytest.approx(600 / 800)
-    assert share_between(after, after) is None and share_between({}, {}) is None
+    assert share_between(before, after, busy=1.0) == pytest.approx(600 / 800)
+    assert share_between(after, after, busy=1.0) is None and share_between({}, {}, busy=1.0) is None
+    assert share_between(before, after, busy=650e-9) == pytest.approx(600 / 650), "threads that waited for each other alone"
 
 
 def test_processes_without_an_account_are_left_out(tmp_path: Path) -> None:
@@ -30,14 +31,14 @@ def test_processes_without_an_account_are_left_out(tmp_path: Path) -> None:
 
 @needs_schedstat
 def test_processes_that_share_one_core_have_less_than_all_of_it() -> None:
-    """Three on one core: whatever else the machine does, each runs for less than two thirds of the time."""
+    """Three on one core, two of which are not the run's: whatever else the machine does, it has less than two thirds."""
     spinning = [subprocess.Popen([sys.executable, "-c", SPIN], stdout=subprocess.PIPE) for _ in range(3)]
     events: list[str] = []
     try:
         for process in spinning:
             assert process.stdout is not None
             process.stdout.readline()
-        share = TrainingShare(lambda event: events.append(event["phase"]), processes=lambda: [p.pid for p in spinning])
+        share = TrainingShare(lambda event: events.append(event["phase"]), processes=lambda: [spinning[0].pid])
         for phase in ("startup", "training", "training", "handover", "scoring"):
             share.emit({"event": "progress", "phase": phase})
             time.sleep(0.4 if phase == "training" else 0.0)

@@ -97,18 +97,23 @@ def test_lines_and_memory_have_a_price_and_simpler_code_may_lose_a_little() -> N
 
 def test_computing_more_outside_the_clock_costs_what_as_much_training_would_gain() -> None:
     control = replace(make_experiment(9, kind="control", commit="base", program="p0"), patches=())
-    before = ran(started(), control, 1.0, startup_seconds=4.0, answer_seconds=10.0)
+    usual = {"startup_seconds": 4.0, "training_seconds": 300.0, "answer_seconds": 10.0}
+    before = ran(started(), control, 1.0, **usual)
     slope, budget = profile_named("standard").time_slope, before.budget
 
-    def price(startup: float | None, answers: float | None, device: str = "cuda:0") -> float:
-        run = ran(before, idea(1), 0.99, startup_seconds=startup, answer_seconds=answers, device=device)
-        return run.ideas["mar8-0001"].price
+    def price(state: GroupState = before, number: int = 1, on: str = "base", **changes: Any) -> float:
+        run = ran(state, idea(number, on), 0.99, **{**usual, **changes})
+        return run.ideas[f"mar8-000{number}"].price
 
-    assert price(None, None) == price(3.0, 9.0) == price(8.0, 17.0) == 0.0, (
-        "half as much again as its parent, and 2 s, are free"
-    )
-    assert price(4.0, 47.0) == price(90.0, 47.0) == pytest.approx(slope * math.log1p(30.0 / budget))
-    assert price(38.0, 9.0, "cpu") == pytest.approx(slope * math.log1p(30.0 / budget)), "there is little to compile on a CPU"
+    cost = slope * math.log1p(30.0 / budget)
+    assert price() == price(answer_seconds=16.4) == price(startup_seconds=None, answer_seconds=99.0) == 0.0
+    assert price(answer_seconds=46.5) == price(answer_seconds=46.5, startup_seconds=90.0) == pytest.approx(cost)
+    assert price(startup_seconds=37.5, device="cpu") == pytest.approx(cost), "there is little to compile on a CPU"
+    assert price(training_seconds=331.5) == pytest.approx(cost)
+    later = ran(before, idea(1), 0.98, **{**usual, "answer_seconds": 16.4})
+    assert price(later, 2, "c1", answer_seconds=24.0) > 0, "what is free does not grow with each step"
+    paid = ran(before, idea(1), 0.9, **{**usual, "answer_seconds": 46.5})
+    assert price(paid, 2, "c1", answer_seconds=46.5) == 0.0, "what the parent has paid for is paid"
 
 
 def test_an_older_home_has_the_ideas_of_its_chain_of_keeps() -> None:

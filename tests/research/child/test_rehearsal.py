@@ -59,7 +59,7 @@ NOTES = variant(
 def test_it_goes_through_the_warm_up_and_ends_before_the_clock(quick: Runner) -> None:
     done = quick(NOTES, before=everybody_rehearses)
     assert done.result.status == "ok" and done.left_alive == ()
-    assert done.lines("rehearsed ") == [f"{ROWS} {ROWS} "] and done.lines("warmed up ") == ["8 8 "]
+    assert done.lines("rehearsed ") == [f"{ROWS} {ROWS}"] and done.lines("warmed up ") == ["8 8"]
     assert done.lines("printed by ") == ["Session"]
     if "namespaces" in done.result.sandbox:
         warm, trained = map(int, done.lines("processes "))

@@ -220,7 +220,7 @@ session.finish(build_model())
 
 def test_a_scorer_that_floods_and_does_not_read_does_not_hold_the_judge(quick: Runner) -> None:
     body = """
-if not self.training:
+if not self.training and ids.any():
             import gc, time
             from research.ipc.channel import Channel
             from research.ipc.messages import Answered

@@ -120,3 +120,17 @@ def test_a_model_that_is_built_alike_under_every_seed_is_invalid(quick: Runner) 
     own = "def build_model():\n    torch.set_rng_state(torch.Generator().get_state())\n    return Model()"
     done: Run = quick(variant(("def build_model():\n    return Model()", own)))
     assert done.result.status == "invalid" and "seed" in done.result.reason
+
+
+def test_no_times_of_a_device_can_be_set_that_later_runs_would_see(quick: Runner) -> None:
+    attempt = """import os
+            for name in ("/dev/null", "/dev/zero", "/dev/random"):
+                try:
+                    os.utime(name, (1, 1))
+                    os._exit(0)
+                except OSError:
+                    open(name, "r+b", buffering=0).write(b"x")"""
+    done = quick(variant((FORWARD, f"if not self.training:\n            {attempt}\n        {FORWARD}")))
+    if "namespaces" not in done.result.sandbox:
+        pytest.skip("this host has no namespaces: the devices are the machine's own")
+    assert done.result.status == "ok", done.result
