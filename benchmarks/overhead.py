@@ -5,9 +5,9 @@
 The first run starts with an empty compile cache except for the attention kernels, which `farm prepare` measures once (timed
 separately here); the second run finds the code that the first one compiled. Five edits follow, two of which require another
 compilation. They are judged as in a farm: a run that would be kept (the first one, and each that beats it by more than the
-profile's noise) gets all checks. With --start-ahead, the processes of an edit are started speculatively while the run before it
-is scored, as `farm run` does on a GPU: `start s` is then the remaining startup time. Prints a table, the share of time spent in
-training, and the runs per hour at the profile's own budget; then the same as JSON.
+profile's noise) gets all checks; with --kept every run gets them. With --start-ahead, the processes of an edit are started
+speculatively while the run before it is scored, as `farm run` does on a GPU: `start s` is then the remaining startup time.
+Prints a table, the share of time spent in training, and the runs per hour at the profile's own budget; then the same as JSON.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def choose_attention(terms: Terms, data: PreparedData) -> float:
     return seconds
 
 
-async def measure(texts: Mapping[str, str], terms: Terms, *, ahead: bool) -> list[dict[str, float | str]]:
+async def measure(texts: Mapping[str, str], terms: Terms, *, ahead: bool, kept: bool) -> list[dict[str, float | str]]:
     """Runs each of the texts, one after the other, on one engine; prints a line for each."""
     print(f"{'wall s':>8}{'start s':>9}{'train s':>9}{'score s':>9}{'outside s':>11}  run")
     found: list[dict[str, float | str]] = []
@@ -82,7 +82,7 @@ async def measure(texts: Mapping[str, str], terms: Terms, *, ahead: bool) -> lis
             wall = time.monotonic() - began
             if result.status != "ok":
                 raise SystemExit(f"{name}: {result.status}, {result.reason}")
-            bar = (result.val_bpb or 0.0) - sigma if bar is None else bar
+            bar = None if kept else (result.val_bpb or 0.0) - sigma if bar is None else bar
             start, train, score = result.startup_seconds or 0.0, result.training_seconds or 0.0, result.scoring_seconds or 0.0
             outside = wall - terms.contract.TIME_BUDGET
             print(f"{wall:>8.1f}{start:>9.1f}{train:>9.1f}{score:>9.1f}{outside:>11.1f}  {name}", flush=True)
@@ -94,7 +94,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measures the overhead of a run beyond its time budget.")
     add_terms(parser)
     parser.add_argument("--start-ahead", action="store_true", help="start each edit's processes while another run is scored")
+    parser.add_argument("--kept", action="store_true", help="check every run as one that may be kept")
     options = parser.parse_args()
+    if options.kept and options.start_ahead:
+        raise SystemExit("--start-ahead starts runs by a bar, and --kept has none: choose one.")
     try:
         terms = terms_of(options)
     except UserError as error:
@@ -104,7 +107,7 @@ def main() -> None:
     print(terms.title())
     with without_compiled_code(terms.data) as alone:
         attention = choose_attention(terms, alone)
-        found = asyncio.run(measure(texts, replace(terms, data=alone), ahead=options.start_ahead))
+        found = asyncio.run(measure(texts, replace(terms, data=alone), ahead=options.start_ahead, kept=options.kept))
     walls = [float(run["wall"]) for run in found[2:]]
     share, outside = len(walls) * budget / sum(walls), sum(walls) / len(walls) - budget
     full = profile_named(terms.profile).contract.TIME_BUDGET
