@@ -62,8 +62,9 @@ class Warming:
 class PageCache:
     """Keeps the files of a view in the page cache, as far as other users of the memory let it."""
 
-    def __init__(self, view: View) -> None:
-        self._view = view
+    def __init__(self, view: View, *, reads: int = READS) -> None:
+        """`reads` is how often each file is read when pages may have left the cache; with 0 what was read still shows."""
+        self._view, self._reads = view, reads
         self._files: list[tuple[str, int]] | None = None
         self._evictions: Evictions | None = None
 
@@ -91,7 +92,7 @@ class PageCache:
             _look_up(path for path, _ in files)
         else:
             requested = sum(_request(path, size) for path, size in files)
-        for _ in range(int(anew) if pages_stayed else READS):
+        for _ in range(int(anew) if pages_stayed else self._reads):
             _read(path for path, _ in files)
         self._evictions = before
         return Warming(files=len(files), bytes=size, looked=True, requested=requested)
