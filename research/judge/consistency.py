@@ -84,7 +84,7 @@ def splice_rows(rows: np.ndarray, count: int, rng: np.random.Generator) -> Splic
     """
     n, width = rows.shape
     chosen = rng.choice(n, size=count, replace=False)
-    donors = (chosen + rng.integers(1, n, size=count)) % n
+    donors = (chosen + rng.integers(1, max(2, n), size=count)) % n  # a single row is its own
     lengths = rng.integers(1, width, size=count)
     from_prefix = np.arange(width)[None, :] < lengths[:, None]
     return Splices(rows=chosen, lengths=lengths, ids=np.where(from_prefix, rows[chosen], rows[donors]))

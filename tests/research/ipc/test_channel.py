@@ -13,6 +13,7 @@ from research.ipc.memory import is_sealable_memory, map_shared, memory_with, sea
 from research.ipc.messages import (
     SIZE,
     Answered,
+    Begun,
     Data,
     DataRequested,
     Finish,
@@ -29,7 +30,8 @@ from research.ipc.messages import (
 )
 
 MESSAGES = [
-    ModelBuilt(),
+    ModelBuilt(seedless=0),
+    Begun(),
     DataRequested(),
     Data(rows=7, width=65, deadline=12.5),
     Progress(step=3, tokens=2**40, loss=2.25),
@@ -102,7 +104,7 @@ def test_a_part_of_a_message_is_waited_for_no_longer_than_asked(ends: tuple[Chan
 
 def test_the_other_ends_end_is_noticed(ends: tuple[Channel, Channel]) -> None:
     ours, theirs = ends
-    theirs.send(ModelBuilt())
+    theirs.send(ModelBuilt(seedless=0))
     theirs.close()
     assert ours.receive(1) is not None
     with pytest.raises(ChannelClosed):

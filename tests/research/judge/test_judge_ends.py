@@ -146,7 +146,7 @@ def test_a_train_py_that_sleeps_under_the_clock_times_out(quick: Runner) -> None
 def test_a_model_that_hangs_while_it_is_scored_times_out(quick: Runner) -> None:
     hang = "        if not self.training and ids.any():\n            import time; time.sleep(1000)\n"
     text = variant(("        return self.out", hang + "        return self.out"))
-    assert_ended(quick(text, caps={"answers": 1.0}), "timeout", "scoring took more than 1 s")
+    assert_ended(quick(text, caps={"answers": 1.0}), "timeout", "scoring took more than it may")
 
 
 # --- the clock ------------------------------------------------------------------------------------------------------
