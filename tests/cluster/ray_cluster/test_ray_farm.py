@@ -158,7 +158,8 @@ def test_two_nodes_one_removed_and_one_added(cluster: Any, checkout: Checkout) -
     add_node(cluster)
     farm = checkout.start("run", "--tag", "two", "--devices", "cpu", "--budget", "2",
                           "--researcher", patient_researcher(checkout, newcomer),
-                          "--engine", "ray", "--address", cluster.address, "--experiments", "1")  # fmt: skip
+                          "--engine", "ray", "--address", cluster.address, "--experiments", "1",
+                          "--sandbox", "off")  # fmt: skip
     logs = [checkout.home / "runs" / f"two-cpu{number}-0000-1" for number in range(2)]
     wait_for("two baselines on their way", lambda: len(work_told(checkout, "running")) == 2)
     cluster.remove_node(next(iter(cluster.worker_nodes)), allow_graceful=False)
