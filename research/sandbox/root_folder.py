@@ -17,7 +17,7 @@ from research.sandbox.linux import (
     mount,
     pivot_root,
 )
-from research.sandbox.visible import View, links_on_the_way
+from research.sandbox.visible import PLAIN_DEVICES, View, links_on_the_way
 
 SCRATCH_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 """Scratch folders that every run has to itself."""
@@ -80,7 +80,8 @@ def _make_devices(view: View, root: Path) -> None:
             make_open_folder(place.parent)
             place.touch()
         bind(path, place)
-        make_read_only(place, devices=True)  # what is written goes to the device; its times, which all runs see, stay
+        if str(path) in PLAIN_DEVICES:
+            make_read_only(place, devices=True)  # what is written goes to the device; its times, which all runs see, stay
     for name, target in (("fd", "fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2")):
         make_open_folder(root / "dev")
         (root / "dev" / name).symlink_to(f"/proc/self/{target}")
