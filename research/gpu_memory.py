@@ -1,9 +1,10 @@
 """How the processes of a run share a GPU's memory. Standard library only.
 
-At most three of them hold GPU memory at once. At first these are the trainer and the two scorers, which make one forward pass
-while the trainer warms up, and keep their model from then on; once the trainer is dead, they are the judge, with the buffer of
-logits, and the scorers. So in a run within `memory` bytes each scorer gets `scorer_bytes`, and the trainer all that is left
-after CUDA's own overhead. (A rehearsal also holds some for a while, on a large GPU and in runs without a limit.)
+At first these are the trainer and scorer A, which makes one forward pass while the trainer warms up, and keeps its model from
+then on; once the trainer is dead, they are the judge, with the buffer of logits, and one scorer after the other. The figures
+below leave room for a second scorer beside the trainer, which there no longer is. So in a run within `memory` bytes each scorer
+gets `scorer_bytes`, and the trainer all that is left after CUDA's own overhead. (A rehearsal also holds some for a while, on a
+large GPU and in runs without a limit.)
 
 Under a limit (`--gpu-memory`) trainer and scorers each cap torch's allocator at their share, so that all processes together
 stay below the limit. That bounds what torch allocates for an honest train.py: one that lifts its own limit, or bypasses torch's
