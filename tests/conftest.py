@@ -2,6 +2,10 @@
 
 import os
 import sys
+import tempfile
+from collections.abc import Iterator
+
+import pytest
 
 # as many test processes as cores: each computes by one thread, and none spins while it waits for another
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -10,3 +14,15 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # without bytecode each process that imports torch compiles it anew: ten seconds of a core, dozens of times
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_ray_folder() -> Iterator[None]:
+    """Ray's folder of this test process alone: elsewhere a farm would find, and join, the cluster of another test."""
+    # in /tmp, because paths of sockets are limited to some 100 characters
+    with (
+        tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("RAY_TMPDIR", folder)
+        yield

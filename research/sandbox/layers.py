@@ -11,6 +11,7 @@ import resource
 import stat
 import sys
 import tempfile
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,7 +138,9 @@ def enter(sandbox: Sandbox, folder: Path, *, channel: int) -> None:
             seccomp.install(program)
         if layers.namespaces:
             become_init(channel)
-    except OSError as error:
+    except Exception as error:
+        if not isinstance(error, OSError):
+            traceback.print_exc()
         print(f"the sandbox could not be set up: {error}", file=sys.stderr, flush=True)
         os._exit(BROKEN)
 

@@ -11,7 +11,7 @@ import pytest
 import safetensors
 
 from research.errors import UserError
-from research.sandbox.layers import NO_LAYERS, Layers, check_strict, needed_files, probe, shut_to_others
+from research.sandbox.layers import BROKEN, NO_LAYERS, Layers, check_strict, needed_files, probe, shut_to_others
 from research.sandbox.linux import machine
 from research.sandbox.visible import UNUSED_PACKAGES, is_within, package_folders, view_of_run
 from tests.research.inside import inside
@@ -215,3 +215,17 @@ def test_a_file_that_a_runs_user_cannot_read_is_found_before_the_run(tmp_path: P
         part.chmod(before)
     assert shut_to_others(tmp_path / "elsewhere", within=within) is None
     assert {path.name for path in needed_files()} >= {"train.py", "session.py", "profiles.py", "os.py"}
+
+
+BROKEN_SET_UP = """
+import types
+from pathlib import Path
+from research.sandbox.layers import NO_LAYERS, enter
+enter(types.SimpleNamespace(layers=NO_LAYERS), Path("."), channel=-1)
+"""
+
+
+def test_any_failure_of_the_set_up_is_laid_on_the_machine() -> None:
+    ended = subprocess.run([sys.executable, "-c", BROKEN_SET_UP], capture_output=True, text=True)
+    assert ended.returncode == BROKEN
+    assert "Traceback" in ended.stderr and "could not be set up" in ended.stderr.splitlines()[-1]
