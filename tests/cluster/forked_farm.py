@@ -2,8 +2,9 @@
 
 The judge that such a farm starts is forked off the farm, or off a process that the test has. Evaluation has a quarter of the
 `cpu` profile's rows, a baseline has one run, a training that hangs is given up after 0.5 s instead of 5, the machine's load is
-measured for a moment, and progress.png isn't drawn, unless the test says so. What is started as a user does it, and takes those
-seconds, is in test_farm.py and ray_cluster/test_jobs.py.
+measured for a moment, and progress.png isn't drawn, unless the test says so. What runs leave in the page cache stays there, since
+erasing it takes a second a run. What is started as a user does it, and takes those seconds, is in test_farm.py and
+ray_cluster/test_jobs.py.
 """
 
 import os
@@ -104,6 +105,7 @@ def _farm(arguments: list[str], folder: str, environment: dict[str, str], output
     profiles.PROFILES["cpu"] = replace(cpu, contract=replace(cpu.contract, EVAL_TOKENS=EVAL_TOKENS))
     FarmOptions.__init__.__kwdefaults__["baseline_runs"] = cheaper.baseline_runs
     machine_load.measure_cpu_use.__defaults__ = (0.05,)
+    leave_traces()
     if not cheaper.draws:
         from cluster import history_export
 
@@ -114,6 +116,13 @@ def _farm(arguments: list[str], folder: str, environment: dict[str, str], output
         engine.RayEngine = partial(engine.RayEngine, judge_command=cheaper.ray_judge)  # type: ignore[assignment, misc]
     subprocess.Popen = _JudgeForking  # type: ignore[misc]
     sys.exit(program(arguments))
+
+
+def leave_traces() -> None:
+    """Lets the judges of this process, and of those forked off it, erase nothing."""
+    from research.judge.traces import Traces
+
+    Traces.erase = lambda self: None  # type: ignore[method-assign]
 
 
 def become(folder: str, environment: Mapping[str, str], stdin: int, stdout: int, stderr: int | None = None) -> None:

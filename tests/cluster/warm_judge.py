@@ -29,6 +29,9 @@ def serve(path: str) -> None:
     """Forks a judge for each that connects; never returns. Runs in a process of its own, which has imported the judge."""
     import signal
 
+    from tests.cluster.forked_farm import leave_traces
+
+    leave_traces()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the judges here
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(path)
