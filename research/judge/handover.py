@@ -65,24 +65,28 @@ class SubmittedModel:
         return memoryview(map_shared(self.descriptor, self.size, writable=False))
 
 
-def accept(message: Finish, *, most_bytes: int) -> SubmittedModel:
-    """Checks and seals what the trainer handed over, once it is dead.
+def seal_submission(message: Finish, *, most_bytes: int) -> None:
+    """Makes what a trainer handed over read-only for all, the trainer included, which may live on and try to improve it.
 
-    Raises RunEnded unless that is a model of at most `most_bytes`.
+    Raises RunEnded unless that is sealable memory of at most `most_bytes` for the model, to which nothing else can write.
     """
     if len(message.descriptors) != 2:
         raise RunEnded("invalid", "the model was not handed over by session.finish(model)")
-    tensors, report = message.descriptors
     if message.model_bytes > most_bytes:
         words = f"{message.model_bytes / 2**30:.1f} GiB (limit {most_bytes / 2**30:.1f} GiB)"
         raise RunEnded("oom", f"the model's tensors are too large to be scored here: {words}; make the model smaller")
-    for descriptor, size in ((tensors, message.model_bytes), (report, message.report_bytes)):
+    for descriptor, size in zip(message.descriptors, (message.model_bytes, message.report_bytes), strict=True):
         if not is_sealable_memory(descriptor) or not 0 < size <= os.fstat(descriptor).st_size:
             raise RunEnded("invalid", "the model was not handed over as tensors in memory: call session.finish(model)")
         try:
             seal(descriptor)
         except OSError:
             raise RunEnded("invalid", "the model's tensors can still be written to: call session.finish(model)") from None
+
+
+def read_submission(message: Finish) -> SubmittedModel:
+    """The model that was handed over and sealed. Raises RunEnded unless it is one."""
+    tensors, report = message.descriptors
     try:
         shapes = tensor_shapes(tensors, message.model_bytes)
     except ValueError:

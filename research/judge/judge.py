@@ -33,7 +33,7 @@ from research.judge.conversation import Conversation, Emit, Phase
 from research.judge.failures import RunEnded
 from research.judge.findings import Ending, Findings, Training, result_of
 from research.judge.gpu_speed import matrix_tflops
-from research.judge.handover import SubmittedModel, accept
+from research.judge.handover import SubmittedModel, read_submission, seal_submission
 from research.judge.log import Log
 from research.judge.processes import CHILDREN, SCORERS, TRAINER, Child, Children, child_environment
 from research.judge.row_scores import save_row_scores
@@ -190,7 +190,7 @@ class Judge:
         return when
 
     def _train(self, started: Started) -> SubmittedModel:
-        """Hands the rows over, keeps the clock, and takes the model once the trainer is dead."""
+        """Hands the rows over, keeps the clock, and takes the model, which is sealed at the end of the measured time."""
         waiting = started.confinement.waiting_processes
         monitor = MemoryMonitor(started.trainer.pid, gpu=self._on_gpu, waiting=waiting)
         rows, width = self._data.load_rows("train").shape
@@ -200,14 +200,15 @@ class Judge:
             data = Data(rows=rows, width=width, deadline=clock.deadline, descriptors=(started.rows,))
             self._conversation.send(started.trainer, data)
             message = clock.wait_for_model(started.trainer, self._conversation)
-            seconds = clock.seconds()
+            seal_submission(message, most_bytes=int(MOST_MODEL * self._limits.memory_bytes))
+            seconds = clock.seconds()  # no sooner: until now the trainer could improve the model
         finally:
             self._findings.training = Training(seconds=seconds, peak_memory_mb=monitor.stop())
         self._conversation.report("handover", clock.seconds(), fraction=1.0)
         self._children.end(started.trainer)
         os.close(started.rows)
         clock.require_in_time(seconds)
-        self._findings.model = accept(message, most_bytes=int(MOST_MODEL * self._limits.memory_bytes))
+        self._findings.model = read_submission(message)
         return self._findings.model
 
     def _score(self, model: SubmittedModel, started: Started) -> float:

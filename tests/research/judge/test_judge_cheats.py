@@ -1,6 +1,7 @@
 """What a train.py can try: none of it gets a score that it didn't earn, a line in the summary, or a judge that hangs."""
 
 import subprocess
+import time
 
 import pytest
 
@@ -180,6 +181,32 @@ payload = save(build_model().state_dict())
 def test_a_model_in_another_form_is_invalid(body: str, reason: str, quick: Runner) -> None:
     result = quick(with_train(HAND_OVER + body), sandbox="off").result
     assert result.status == "invalid" and reason in result.reason, result
+
+
+EQUAL_WEIGHTS = "equal = save({name: torch.zeros_like(tensor) for name, tensor in build_model().state_dict().items()})\n"
+
+
+def take_stock_slowly() -> None:
+    """In a judge's process: what it does between the end of training and that of the trainer takes a second."""
+    from research.judge.judge import MemoryMonitor
+
+    stop = MemoryMonitor.stop
+    MemoryMonitor.stop = lambda self: time.sleep(1.0) or stop(self)  # type: ignore[method-assign, func-returns-value]
+
+
+def test_nothing_that_is_written_after_the_measured_time_counts(quick: Runner) -> None:
+    """A process of the trainer would go on improving the model while the judge looks at the memory that was used."""
+    goes_on = """
+tensors = memory(equal)
+if os.fork() == 0:
+    time.sleep(0.5)
+    os.pwrite(tensors, payload, 0)
+    os._exit(0)
+hand_over(tensors, len(equal))
+"""
+    result = quick(with_train(HAND_OVER + EQUAL_WEIGHTS + goes_on), before=take_stock_slowly).result
+    uniform = quick(with_train(HAND_OVER + EQUAL_WEIGHTS + "hand_over(memory(equal), len(equal))")).result
+    assert result.status == uniform.status == "ok" and result.val_bpb == uniform.val_bpb
 
 
 def test_an_absurd_report_is_left_out(quick: Runner) -> None:
