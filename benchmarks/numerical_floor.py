@@ -130,7 +130,7 @@ def train(kind: Kind, contract: Contract, text: np.ndarray, device: torch.device
     return (model.bfloat16() if kind.bfloat16 else model).eval()
 
 
-FIGURES = ("mean", "row_rms", "section_rms", "boundary", "largest")
+FIGURES = ("mean", "row_rms", "section_rms", "boundary", "boundary_rms", "largest")
 
 
 @torch.inference_mode()
@@ -159,7 +159,8 @@ def measure(kind: Kind, contract: Contract, device: torch.device, repeats: int) 
     nats = losses(first, rows, rows[:, 1:], contract, device, rng)
 
     def compare(second: Forward) -> Consistency:
-        splices = splice_rows(rows, len(rows) // 2 + 3, rng)  # a count that gives the last batch another shape
+        # a count that gives the last batch another shape
+        splices = splice_rows(rows, len(rows) // 2 + 3, rng, donors=random_text(contract, len(rows), rng))
         other = losses(second, splices.ids, rows[splices.rows][:, 1:], contract, device, rng)
         return compare_prefixes(nats, other, splices)
 

@@ -1,7 +1,7 @@
 """Whether two processes answer alike: the cross-entropy of shared prefixes, and how far it may differ.
 
-Process B answers spliced rows, a real prefix with another row's suffix. If its cross-entropy on the prefix differs from that of
-process A, which answered the real rows, the model looked ahead or answered from memory.
+Process B answers spliced rows, a real prefix with a suffix of training text. If its cross-entropy on the prefix differs from
+that of process A, which answered the real rows, the model looked ahead or answered from memory.
 """
 
 import math
@@ -43,6 +43,9 @@ class Tolerance:
     """Limit on the mean over the last token before each splice, which shows a look at the next token."""
     look: float
     """Limit on `boundary` if that is more than BIAS_ERRORS standard errors from 0."""
+    boundary_rms: float
+    """Limit on the root mean square over the last token before each splice: without one, a model that knows where a row is
+    spliced could answer there with so much noise of both signs that its mean says nothing."""
     largest: float
     """Limit on a single token, which shows a single look ahead."""
 
@@ -58,15 +61,15 @@ def tolerance_for(device: torch.device) -> Tolerance:
         # On an x86-64 CPU every kind of model agreed with itself to the last bit, however it was batched: the margin is for
         # CPUs whose kernels depend on the shape. It is about twice the distance of bfloat16 models from float64 (float32 models
         # are a thousand times closer), and 1e-4 nats per token is 1/500 of the cpu profile's noise.
-        return Tolerance(mean=1e-4, bias=1e-5, row_rms=2e-3, boundary=5e-4, look=1e-4, largest=0.05)
+        return Tolerance(mean=1e-4, bias=1e-5, row_rms=2e-3, boundary=5e-4, look=1e-4, boundary_rms=0.01, largest=0.05)
     # The same holds on an H200. The margin is wider than for a CPU because other GPUs were not measured: `mean` and `bias` are
     # 1/4 and 1/40 of a score's noise under the standard profile.
-    return Tolerance(mean=5e-4, bias=5e-5, row_rms=5e-3, boundary=0.0125, look=5e-4, largest=0.5)
+    return Tolerance(mean=5e-4, bias=5e-5, row_rms=5e-3, boundary=0.0125, look=5e-4, boundary_rms=0.03, largest=0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Splices:
-    """Rows with a real prefix and another row's suffix."""
+    """Rows with a real prefix and the suffix of another text."""
 
     rows: np.ndarray
     """(m,) indices of the rows that the prefixes come from."""
@@ -76,18 +79,20 @@ class Splices:
     """(m, T + 1) ids of the spliced rows."""
 
 
-def splice_rows(rows: np.ndarray, count: int, rng: np.random.Generator) -> Splices:
-    """`count` different rows of `rows` (n, T + 1), each spliced at a random position with another row's suffix.
+def splice_rows(rows: np.ndarray, count: int, rng: np.random.Generator, *, donors: np.ndarray) -> Splices:
+    """`count` different rows of `rows` (n, T + 1), each spliced at a random position with the suffix of one of `donors`
+    (d, T + 1), if there are as many a different one each.
 
-    The length of the prefix is uniform, from one token to the whole input, so that a model that looks ahead in only one part of
-    the rows is caught there. The last position has nothing after it; there a model is asked for the same answer again.
+    No donor may be a row that process B is asked about: it would read there how other rows go on. The length of the prefix is
+    uniform, from one token to the whole input, so that a model that looks ahead in only one part of the rows is caught there.
+    The last position has nothing after it; there a model is asked for the same answer again.
     """
-    n, width = rows.shape
-    chosen = rng.choice(n, size=count, replace=False)
-    donors = (chosen + rng.integers(1, max(2, n), size=count)) % n  # a single row is its own
+    width = rows.shape[1]
+    chosen = rng.choice(len(rows), size=count, replace=False)
+    suffixes = donors[np.sort(rng.choice(len(donors), size=count, replace=count > len(donors)))]
     lengths = rng.integers(1, width, size=count)
     from_prefix = np.arange(width)[None, :] < lengths[:, None]
-    return Splices(rows=chosen, lengths=lengths, ids=np.where(from_prefix, rows[chosen], rows[donors]))
+    return Splices(rows=chosen, lengths=lengths, ids=np.where(from_prefix, rows[chosen], suffixes))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +116,8 @@ class Consistency:
     """Mean over rows of the difference at the last token before the splice."""
     boundary_error: float
     """Standard error of `boundary`."""
+    boundary_rms: float
+    """Root mean square over rows of the difference at the last token before the splice."""
     largest: float
     """Largest absolute difference on a token of a prefix."""
 
@@ -128,6 +135,7 @@ class Consistency:
             ("in one direction", abs(self.mean), steady),
             ("between rows", self.row_rms, allowed.row_rms),
             ("between rows in a part of the positions", self.section_rms, allowed.section_rms),
+            ("before the splice", self.boundary_rms, allowed.boundary_rms),
             ("on one token", self.largest, allowed.largest),
         ]
         for where, found, limit in rules:
@@ -156,6 +164,7 @@ def compare_prefixes(nats_a: np.ndarray, nats_b: np.ndarray, splices: Splices) -
         section_rms=_largest_section_rms(difference * shared, shared),
         boundary=float(boundary.mean()),
         boundary_error=float(boundary.std(ddof=1) / math.sqrt(count)) if count > 1 else 0.0,
+        boundary_rms=float(np.sqrt(np.square(boundary).mean())),
         largest=float(np.abs(difference[shared]).max()),
     )
 

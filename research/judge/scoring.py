@@ -127,7 +127,7 @@ class Scoring:
     def _compare(self, answers: "Answers", said: AnsweredRows, *, share: float) -> Consistency:
         """Process B's answers to `share` of the rows, spliced, compared with A's. Raises RunEnded if they don't agree."""
         count = min(len(said.rows), max(MIN_CONSISTENCY_ROWS, round(share * len(said.rows))))
-        splices = splice_rows(said.rows, count, self._rng)
+        splices = splice_rows(said.rows, count, self._rng, donors=self._data.load_rows("train"))
         targets = said.rows[splices.rows][:, 1:]
         other = answers.cross_entropies(splices.ids, self._rng, targets=targets)
         require_finite(other)
