@@ -63,6 +63,7 @@ class JudgeProcess:
         self.has_resumed = False
         """Whether a speculative run has confirmed that it resumed after it was claimed."""
         self._has_run = False
+        self._unstarted: str | None = None
         self._tree: set[psutil.Process] = set()
         self._watched = 0.0
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - closed in end()
@@ -91,7 +92,13 @@ class JudgeProcess:
     def start_run(self, train_py: str, spec: RunSpec, placement: Placement, *, speculative: bool = False) -> None:
         """Gives the judge a run. A speculative one waits before its clock starts, until `claim`."""
         self._has_run, self.ended_as, self.has_resumed = True, None, False
-        request = {"spec": asdict(spec), "placement": asdict(placement), "train_py": train_py}
+        try:
+            placement.write_train_py(train_py)
+        except OSError as error:
+            self._unstarted = f"the run's folder can't be written ({error})"
+            self.messages.put(None)
+            return
+        request = {"spec": asdict(spec), "placement": asdict(placement)}
         self._send(request | ({"ahead": True} if speculative else {}))
 
     def claim(self) -> None:
@@ -176,6 +183,8 @@ class JudgeProcess:
 
     def _death(self) -> str:
         """How a judge that gave no result ended: its exit status and the last line of its standard error."""
+        if self._unstarted is not None:
+            return self._unstarted
         try:
             code = self._process.wait(timeout=END_SECONDS)
         except subprocess.TimeoutExpired:

@@ -5,6 +5,7 @@ What the run reports about itself is named `reported_*` and decides nothing.
 
 import json
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from research.contract import Contract
@@ -71,6 +72,16 @@ class Placement:
     @staticmethod
     def from_json(text: str) -> "Placement":
         return Placement(**json.loads(text))
+
+    def write_train_py(self, text: str) -> None:
+        """Puts the train.py of a run into the run's folder, for a judge that is served with runs. Raises OSError."""
+        folder = Path(self.run_folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "train.py").write_bytes(text.encode(errors="surrogatepass"))
+
+    def read_train_py(self) -> str:
+        """The train.py that was put there. Raises OSError."""
+        return (Path(self.run_folder) / "train.py").read_bytes().decode(errors="surrogatepass")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -213,12 +213,13 @@ GO = b'{"go": true}\n'
 
 
 def serve(signals: list[int]) -> int:
-    """Executes runs for a worker, one after another: reads {spec, placement, train_py} and prints events, as JSON lines.
+    """Executes runs for a worker, one after another: reads {spec, placement} and prints events, as JSON lines.
 
     A run with {ahead: true} is speculative: when its clock would start, it waits until the worker sends GO.
 
-    Each run is judged in a process that is forked from this one, which has imported what runs need and does nothing else. So a
-    run starts at once, and finds no traces of another. The end of standard input means that the worker is gone: the run is
+    Each run is judged in a process that is forked from this one, which has imported what runs need and does nothing else; it
+    never reads a train.py, which would stay in the memory that later runs are forked from. So a run starts at once, and finds
+    no traces of another. The end of standard input means that the worker is gone: the run is
     then ended at once. A judge that dies without a result ends this process too, with exit status 1.
     """
     preload_for_gpu()
@@ -268,7 +269,7 @@ def _judge_and_exit(request: Mapping[str, Any], placement: Placement, traces: Tr
         become_subreaper()
         spec = RunSpec.from_json(json.dumps(request["spec"]))
         speculative = requested if request.get("ahead") else None
-        result = judged(spec, placement, request["train_py"], emit=emit, cancelled=lambda: bool(signals), traces=traces,
+        result = judged(spec, placement, placement.read_train_py(), emit=emit, cancelled=lambda: bool(signals), traces=traces,
                         requested=speculative)  # fmt: skip
         emit({"event": "result", "result": json.loads(result.to_json())})
         code = 0

@@ -36,7 +36,8 @@ def main():
 
 
 def judge(order):
-    spec, place, what = order["spec"], order["placement"], order["train_py"]
+    spec, place = order["spec"], order["placement"]
+    what = Path(place["run_folder"], "train.py").read_text()
     trace = Path(place["run_folder"], "pids")
     if "traced" in what:
         what, _, path = what.rpartition(" ")

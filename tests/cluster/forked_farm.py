@@ -2,7 +2,7 @@
 
 The judge that such a farm starts is forked off the farm, or off a process that the test has. Evaluation has a quarter of the
 `cpu` profile's rows, a baseline has one run, a training that hangs is given up after 0.5 s instead of 5, the machine's load is
-measured for a moment, and progress.png isn't drawn, unless the test says so. What runs leave in the page cache stays there, since
+measured for a moment, and progress.png isn't drawn, unless the test says so. What runs leave in the page cache stays, since
 erasing it takes a second a run. What is started as a user does it, and takes those seconds, is in test_farm.py and
 ray_cluster/test_jobs.py.
 """

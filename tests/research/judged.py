@@ -167,8 +167,10 @@ class Runner:
         return self.runs_folder / spec.run_id
 
     def request(self, spec: RunSpec, train_py: str, **changes: Any) -> bytes:
-        """The line by which a worker asks for a run; `changes` are further keys of it."""
-        parts = {"spec": asdict(spec), "placement": asdict(self.placement(spec)), "train_py": train_py}
+        """The line by which a worker asks for a run, whose train.py it puts into its folder; `changes` are further keys."""
+        placement = self.placement(spec)
+        placement.write_train_py(train_py)
+        parts = {"spec": asdict(spec), "placement": asdict(placement)}
         return json.dumps({**parts, **changes}).encode() + b"\n"
 
     def __call__(self, train_py: str, *, caps: Mapping[str, float] | None = None, environment: Mapping[str, str] | None = None,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import psutil
@@ -292,9 +293,23 @@ def test_a_served_run_tells_its_progress_and_its_result(run: Runner, tmp_path: P
     assert [event["step"] for event in training] == sorted(event["step"] for event in training)
 
 
-def test_runs_are_served_one_after_another(run: Runner, tmp_path: Path) -> None:
+LOOKS_FOR_WHAT_OTHERS_LEFT = """
+with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
+    for line in maps:
+        place, access, _, _, inode, *_ = line.split()
+        if access.startswith("rw") and inode == "0":
+            start, end = (int(address, 16) for address in place.split("-"))
+            memory.seek(start)
+            print("found", memory.read(end - start).count("-".join(["left", "behind"]).encode()))
+"""
+
+
+def test_runs_are_served_one_after_another_and_find_nothing_of_each_other(run: Runner, tmp_path: Path) -> None:
+    """The text of an earlier run, refused or not, is nowhere in the memory that a later one is forked from."""
     specs = [run.spec(), run.spec(), run.spec()]
-    texts = ["raise ValueError('boom')\n", variant(), "def (\n"]
+    remarks = "# left-behind\n" * 1000
+    looks = variant(("def train(session):\n", f"def train(session):\n{indent(LOOKS_FOR_WHAT_OTHERS_LEFT, '    ')}"))
+    texts = [f"raise ValueError('boom')\n{remarks}", looks, "def (\n"]
     read, write = os.pipe()
     process = start_main(["--serve"], stdin=read, output=tmp_path / "out")
     os.close(read)
@@ -308,6 +323,8 @@ def test_runs_are_served_one_after_another(run: Runner, tmp_path: Path) -> None:
         (spec.run_id, status) for spec, status in zip(specs, ["crash", "ok", "crash"], strict=True)
     ]
     assert process.exitcode == 0
+    found = [int(line.split()[1]) for line in (run.folder(specs[1]) / "run.log").read_text().splitlines() if "found" in line]
+    assert found and not any(found)
 
 
 def test_a_run_that_is_started_ahead_waits_where_its_clock_would_start(run: Runner, tmp_path: Path) -> None:
