@@ -132,7 +132,10 @@ class Judge:
     # --- the phases -------------------------------------------------------------------------------------------------
 
     def _start(self, log: Log) -> Started:
-        """Starts trainer and scorers, and waits until all are ready, copying the rows in the meantime."""
+        """Starts trainer and scorers, and waits until all are ready, copying the rows in the meantime.
+
+        Scorer A computes nothing from then on until it is asked: the time for training is the trainer's.
+        """
         try:
             confinement = Confinement(self._spec, self._placement, self._data, self._train_py, self._scratch,
                                       disk_bytes=self._limits.disk_bytes)  # fmt: skip
@@ -151,6 +154,7 @@ class Judge:
         self._conversation.wait_for(training, DataRequested, startup)
         if self._conversation.wait_for(first, ModelBuilt, startup).seedless:
             raise RunEnded("invalid", "build_model() initialises the same model under every seed: seeds come from the judge")
+        _pause(first)
         self._findings.startup_seconds = monotonic() - startup.began
         return Started(trainer=training, scorers=(first, second), confinement=confinement, rows=rows)
 
@@ -179,12 +183,17 @@ class Judge:
         return child
 
     def _wait_until_requested(self, requested: Requested, started: Started) -> float:
-        """Keeps all processes ready until the run is requested. Returns that time, from which start-up is counted."""
+        """Keeps all processes ready until the run is requested. Returns that time, from which start-up is counted.
+
+        The trainer waits without computing: it neither trains before its clock starts nor disturbs the run that is executed.
+        """
         ready = monotonic()
+        _pause(started.trainer)
         while (when := requested()) is None:
             message = self._conversation.receive(started.trainer)
             if message is not None:
                 message.drop()
+        started.trainer.resume()
         self._findings.startup_seconds = max(0.0, ready - when)
         self._emit({"event": "asked"})
         return when
@@ -215,6 +224,7 @@ class Judge:
         """Has the model scored, and saves it if that is wanted. Returns its val_bpb."""
         began = monotonic()
         self._conversation.report("scoring", 0.0)
+        started.scorers[0].resume()
         scoring = Scoring(self._spec, self._placement, self._data, model, self._conversation, self._caps,
                           batch_rows=self._batch_rows)  # fmt: skip
         scores, may_be_kept = scoring.score(started.scorers, self._children, self._findings, forget=self._forget)
@@ -243,6 +253,12 @@ def require_runnable(train_py: str, evaluation: int) -> None:
     refused = not_runnable(train_py, evaluation)
     if refused:
         raise RunEnded(refused.status, refused.reason)
+
+
+def _pause(child: Child) -> None:
+    """Has a child compute nothing until it is resumed. Raises RunEnded if it goes on forking faster than it can be stopped."""
+    if not child.pause():
+        raise RunEnded("invalid", f"the {child.name}'s processes could not be stopped: it starts new ones all the time")
 
 
 def scratch_prefix(judge: int) -> str:

@@ -20,7 +20,7 @@ from research.files import research_folder
 from research.ipc.channel import Channel
 from research.judge.log import Log
 from research.kernels.compile_cache import link_shared
-from research.sandbox.descendants import kill_descendants
+from research.sandbox.descendants import kill_descendants, pause_tree, resume_tree
 from research.sandbox.layers import Sandbox, enter
 from research.sandbox.linux import die_with_parent
 
@@ -102,6 +102,14 @@ class Child:
             return None
         self._join_pump()
         return 128 - code if code > 128 else code  # a process that waits for another reports that one's signal this way
+
+    def pause(self) -> bool:
+        """Stops the process and all that it started, so that it computes nothing until `resume`. Returns whether it could."""
+        return pause_tree(self.pid)
+
+    def resume(self) -> None:
+        """Lets the process and all that it started go on."""
+        resume_tree(self.pid)
 
     def kill(self) -> None:
         """Kills the process and its session (which it may not have created yet)."""

@@ -1,4 +1,4 @@
-"""Ending every process that a process started, in whatever session; for one that is a child subreaper (linux.py)."""
+"""Pausing or ending every process that a process started, in whatever session; to end them it must be a child subreaper."""
 
 import contextlib
 import os
@@ -20,9 +20,7 @@ def kill_descendants(*, spare: Iterable[int] = (), within: float = 10.0) -> list
     while True:
         living = _descendants_except(spared)
         for signal_number in (signal.SIGSTOP, signal.SIGKILL):
-            for child in living:
-                with contextlib.suppress(psutil.Error):
-                    child.send_signal(signal_number)
+            _signal(living, signal_number)
         reap(living)
         living = [child for child in living if _is_alive(child)]
         if not living and not _descendants_except(spared):
@@ -30,6 +28,39 @@ def kill_descendants(*, spare: Iterable[int] = (), within: float = 10.0) -> list
         if time.monotonic() > deadline:
             return [child.pid for child in living]
         time.sleep(0.01)
+
+
+def pause_tree(pid: int, *, within: float = 10.0) -> bool:
+    """Stops a process and all its descendants, which takes two walks over the machine's processes if none of them forks.
+
+    Returns whether all are stopped after `within` seconds at most; a fork bomb may outrun this.
+    """
+    stopped: set[psutil.Process] = set()
+    deadline = time.monotonic() + within
+    while running := _tree_of(pid) - stopped:
+        if time.monotonic() > deadline:
+            return False
+        _signal(running, signal.SIGSTOP)
+        stopped |= running
+    return True
+
+
+def resume_tree(pid: int) -> None:
+    """Lets a process and all its descendants go on."""
+    _signal(_tree_of(pid), signal.SIGCONT)
+
+
+def _tree_of(pid: int) -> set[psutil.Process]:
+    with contextlib.suppress(psutil.Error):
+        top = psutil.Process(pid)
+        return {top, *top.children(recursive=True)}
+    return set()
+
+
+def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            process.send_signal(number)
 
 
 def reap(children: Iterable[psutil.Process]) -> None:

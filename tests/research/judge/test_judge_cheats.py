@@ -2,6 +2,7 @@
 
 import subprocess
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -207,6 +208,38 @@ hand_over(tensors, len(equal))
     result = quick(with_train(HAND_OVER + EQUAL_WEIGHTS + goes_on), before=take_stock_slowly).result
     uniform = quick(with_train(HAND_OVER + EQUAL_WEIGHTS + "hand_over(memory(equal), len(equal))")).result
     assert result.status == uniform.status == "ok" and result.val_bpb == uniform.val_bpb
+
+
+COMPUTES_BESIDE_THE_TRAINER = variant(
+    (
+        "def build_model():\n",
+        """def spin():
+    while True:
+        times.append(time.monotonic())
+        time.sleep(0.01)
+
+
+def must_have_been_stopped():
+    if len(built) == 2:  # scorer A builds a model under two seeds
+        assert max(after - before for before, after in pairwise(times)) > 1.5
+
+
+def build_model():
+    threading.Thread(target=spin, daemon=True).start()
+    built.append(None)
+""",
+    ),
+    ("        return self.out(", "        if ids.any():\n            must_have_been_stopped()\n        return self.out("),
+    ("    model = build_model()", "    model = Model()"),
+    text="import threading\nfrom itertools import pairwise\n\nbuilt, times = [], []\n" + HELPERS + TRAIN_PY,
+)
+
+
+def test_a_scorer_computes_nothing_while_the_trainer_trains(run: Runner) -> None:
+    """It would be computing that no clock measures."""
+    slow = replace(run, contract=replace(run.contract, TIME_BUDGET=2.0))
+    result = slow(COMPUTES_BESIDE_THE_TRAINER).result
+    assert result.status == "ok", result
 
 
 def test_an_absurd_report_is_left_out(quick: Runner) -> None:

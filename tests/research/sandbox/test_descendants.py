@@ -1,0 +1,56 @@
+"""Trees of processes that are paused."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from research.sandbox.descendants import pause_tree, resume_tree
+
+COUNTS_IN_A_GRANDCHILD = """
+import os, subprocess, sys, time
+if len(sys.argv) > 1:
+    child = subprocess.Popen([sys.executable, "-c", open(sys.argv[1]).read()], start_new_session=True)
+    child.wait()
+while True:
+    with open("ticks", "a") as ticks:
+        ticks.write(".")
+    time.sleep(0.005)
+"""
+
+
+@pytest.fixture
+def counting(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    """A process whose child, in a session of its own, writes a dot into `ticks` every few milliseconds."""
+    (tmp_path / "code.py").write_text(COUNTS_IN_A_GRANDCHILD)
+    process = subprocess.Popen([sys.executable, "code.py", "code.py"], cwd=tmp_path)
+    while not (tmp_path / "ticks").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    yield process
+    for started in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+        started.kill()
+    process.wait()
+
+
+def test_nothing_of_a_paused_tree_goes_on_until_it_is_resumed(counting: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
+    assert pause_tree(counting.pid)
+    ticks = (tmp_path / "ticks").stat().st_size
+    time.sleep(0.2)
+    assert (tmp_path / "ticks").stat().st_size == ticks
+    resume_tree(counting.pid)
+    deadline = time.monotonic() + 10
+    while (tmp_path / "ticks").stat().st_size == ticks:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_process_that_is_gone_counts_as_paused() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    assert pause_tree(ended.pid)
+    resume_tree(ended.pid)
