@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from agent.adoption import adopted, bounded
-from agent.code_lines import changed_lines
+from agent.code_lines import changed_lines, priced_lines
 from agent.compare_programs import changed_constants, program_of, slots_of, structure_of
 from agent.diff import unified_diff
 from agent.repo.branch_names import experiment_id
@@ -80,7 +80,7 @@ class NewExperiments:
             changes=proposal.changes or constants_changed(before, proposal.train_py),
             patches=(*head.patches, self._next_id()),
             slots=slots_of(before, proposal.train_py),
-            price=self._line_price * (described["lines_added"] - described["lines_removed"]),
+            price=self._line_price * priced_lines(before, proposal.train_py),
             usage=proposal.usage,
             **described,
         )

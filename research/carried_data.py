@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from research.contract import Contract
 from research.executed_text import without_comments
 from research.formatting import counted
+from research.plain_text import plain_text
 from research.valid_train_py import parse, walk
 
 BYTES_PER_TOKEN = 3
@@ -66,7 +67,12 @@ def carried_data_problem(train_py: str, evaluation: int) -> str | None:
         (len(code.encode()), MAX_CODE_BYTES, "of code without comments", "shorten it"),
         (_compressed(code), MAX_COMPRESSED_BYTES, "of code once compressed", "shorten it"),
         (_compressed(train_py), MAX_TEXT_BYTES, "of text once compressed", "shorten its comments"),
-        (_compressed(code) - _compressed(_plain(tree)), MAX_LAYOUT_BYTES, "in its layout once compressed", "use plain spaces"),
+        (
+            _compressed(code) - _compressed(plain_text(code)),
+            MAX_LAYOUT_BYTES,
+            "in its layout once compressed",
+            "use plain spaces",
+        ),
     )
     for found, limit, where, cure in limits:
         if found > limit:
@@ -76,14 +82,6 @@ def carried_data_problem(train_py: str, evaluation: int) -> str | None:
 
 def _compressed(text: str) -> int:
     return len(zlib.compress(text.encode(), 9))
-
-
-def _plain(tree: ast.Module) -> str:
-    """The program in Python's own layout."""
-    try:
-        return ast.unparse(tree)
-    except ValueError:  # Python 3.11 can't write every f-string
-        return ast.dump(tree)
 
 
 def _literal_bytes(tree: ast.Module) -> int:

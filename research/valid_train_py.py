@@ -6,6 +6,7 @@ tree, the compiler, JSON or a database can't take; so none of them has to be car
 
 import ast
 import math
+import symtable
 import warnings
 from collections import deque
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 from research.printable import first_hidden
+from research.string_syntax import OLDEST, form_feed_in_string, later_f_string
 
 MAX_BYTES = 200_000
 """The largest train.py in bytes, comments included: no idea needs more, a runaway edit does."""
@@ -34,10 +36,24 @@ _EXITS = (ast.Return, ast.Break, ast.Continue)
 
 
 def parse(train_py: str) -> ast.Module:
-    """The syntax tree. Raises SyntaxError for whatever can't be parsed, and for what is beyond the limits above."""
+    """The syntax tree. Raises SyntaxError for whatever can't be parsed, and for what is beyond the limits above.
+
+    The grammar is that of Python 3.11, whatever version reads the text.
+    """
     _require_within_limits(train_py)
+    return _parsed(train_py)
+
+
+def scopes(train_py: str) -> symtable.SymbolTable:
+    """What the names of each scope are, as the compiler finds it. Raises SyntaxError."""
+    parse(train_py)
     with _syntax_errors_only():
-        return ast.parse(train_py)
+        return symtable.symtable(train_py, "train.py", "exec")
+
+
+def _parsed(train_py: str) -> ast.Module:
+    with _syntax_errors_only():
+        return ast.parse(train_py, feature_version=OLDEST)
 
 
 @lru_cache(maxsize=8)
@@ -45,9 +61,12 @@ def _require_within_limits(train_py: str) -> None:
     """Raises SyntaxError as `parse` does; a text that was within the limits before is not walked again."""
     if len(train_py) > MAX_BYTES:
         raise SyntaxError(f"the text has {len(train_py):,} characters, and the limit is {MAX_BYTES:,}")
-    with _syntax_errors_only():
-        tree = ast.parse(train_py)
+    tree = _parsed(train_py)
     _require_limits(tree)
+    if line := later_f_string(train_py, tree):
+        raise _beyond(
+            line, "an f-string is not as Python 3.11 reads it: no backslash, comment or quote of its own in its braces"
+        )
 
 
 def size_problem(train_py: str) -> str | None:
@@ -67,6 +86,8 @@ def character_problem(train_py: str) -> str | None:
             return (
                 f"train.py line {number} holds U+{ord(hidden):04X}, which can't be seen: leave it out, or write it as an escape"
             )
+    if line_of_string := form_feed_in_string(train_py):
+        return f"train.py line {line_of_string} holds U+000C in a string, which can't be seen: leave it out, or write \\f"
     return None
 
 

@@ -46,11 +46,14 @@ LIGHT = {
         *("research.contract", "research.errors", "research.gpu_memory", "research.child_settings", "research.recipes")
     },
     "research/result.py": {"research.contract"},
-    "research/valid_train_py.py": {"research.printable"},
+    "research/string_syntax.py": set(),
+    "research/valid_train_py.py": {"research.printable", "research.string_syntax"},
+    "research/plain_text.py": {"research.executed_text", "research.valid_train_py"},
     "research/executed_text.py": {"research.formatting", "research.valid_train_py"},
     "research/own_seeds.py": {"research.formatting", "research.valid_train_py"},
     "research/carried_data.py": {
-        *("research.contract", "research.executed_text", "research.formatting", "research.valid_train_py")
+        *("research.contract", "research.executed_text", "research.formatting", "research.plain_text"),
+        "research.valid_train_py",
     },
     "research/runnable.py": {
         *("research.carried_data", "research.executed_text", "research.own_seeds", "research.valid_train_py")

@@ -55,6 +55,7 @@ def test_honest_files_have_four_times_the_room(evaluation: int) -> None:
         ("f(" + ", ".join(f"x.{word}" for word in words(1_400)) + ")\n", "in names"),
         ("x = (1,\n" + "".join(" " * n + "\n" for n in random.Random(3).choices(range(60), k=3_000)) + "2)\n", "layout"),
         ("x = (1,\n" + "".join("\t" if letter == "a" else " " for letter in noise(80_000, "ab")) + "2)\n", "layout"),
+        ("".join(f"x{' ' * n}=1\n" for n in random.Random(4).choices(range(60), k=2_500)) + "y = f\"{'\f'}\"\n", "layout"),
         (("x =" + " " * 200 + "1\n") * 600, "of code without comments"),
     ],
 )
