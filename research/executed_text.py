@@ -4,27 +4,47 @@ Comments and docstrings are free to write, so they must not reach a run, which c
 """
 
 import ast
+import symtable
 import tokenize
 from collections.abc import Iterator
 from functools import lru_cache
 
 from research.formatting import one_line
-from research.valid_train_py import parse, walk
+from research.valid_train_py import parse, scopes, walk
 
-EXECUTES_TEXT = frozenset({"exec", "eval", "compile", "__import__", "__builtins__"})
-"""Built-in names that execute text, or reach those that do."""
+EXECUTES_TEXT = frozenset({"exec", "eval", "compile"})
+"""Built-in functions that execute text; a name of the file's own may be the same where it can't be the built-in one."""
+
+REACHES_BUILT_INS = frozenset({"__import__", "__builtins__"})
 
 READS_ITSELF = frozenset({"__file__", "__loader__", "__spec__", "__cached__"})
 """Names of a module that lead to its own text."""
 
-SOURCE_READERS = frozenset({"getsource", "getsourcelines", "getsourcefile", "findsource", "getcomments", "getdoc", "getblock"})
-"""Functions that return the source text of a program."""
+NEVER = REACHES_BUILT_INS | READS_ITSELF
+"""Names that are refused wherever they stand, as strings and attributes too: a module's namespace can be asked for them."""
 
-IN_STRINGS = READS_ITSELF | {"__builtins__", "__import__"}
-"""Names that are refused as strings and as attributes, too, since a module's namespace can be asked for them."""
+READERS = frozenset(
+    {
+        *("getsource", "getsourcelines", "getsourcefile", "findsource", "getcomments", "getdoc", "getblock", "get_source"),
+        *("get_code", "source_to_code", "exec_module", "spec_from_file_location", "SourceFileLoader"),
+        *("get_type_hints", "get_annotations", "ForwardRef", "eval_str", "getmodule"),
+    }
+)
+"""Functions and options of the standard library that return source text, or execute text that they are given."""
 
-SOURCE_MODULES = frozenset({"linecache", "builtins", "tokenize", "code", "codeop", "runpy", "imp", "ast"})
+TO_A_MODULE = frozenset({"__self__", "builtins", "linecache", "runpy", "codeop"})
+"""Attributes by which the built-in functions' own module is reached, and names of modules that no attribute honestly has."""
+
+SOURCE_MODULES = frozenset(
+    {
+        *("linecache", "builtins", "tokenize", "code", "codeop", "runpy", "imp", "ast", "symtable", "marshal", "zipimport"),
+        *("timeit", "pdb", "bdb", "doctest", "cProfile", "profile", "trace"),
+    }
+)
 """Modules that read or execute source text."""
+
+NAMESPACES = frozenset({"globals", "vars", "locals", "delattr", "__dict__", "__delattr__"})
+"""Names by which a name of the file's own can be taken away again, so that the built-in one shows."""
 
 
 @lru_cache(maxsize=4)
@@ -56,11 +76,11 @@ def own_text_problem(train_py: str) -> str | None:
     A run by hand passes __file__ on under `if __name__ == "__main__"`, which no judged run executes.
     """
     tree = parse(train_py)
-    imported = {alias.asname or alias.name for node in walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
-    own = {node.name for node in walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    by_hand = {id(node) for guard in tree.body if _is_main_guard(guard) for node in walk(guard)}
+    by_hand = {id(node) for guard in _main_guards(tree) for node in walk(guard)}
+    built_in = {name for name in _used_as_global(scopes(train_py)) if not _is_own(tree, name)}
+    free = bare_strings(tree)
     for node in walk(tree):
-        name = _executing_name(node, imported | own)
+        name = None if id(node) in free else _executing_name(node, built_in)
         if name and id(node) not in by_hand:
             shown = one_line(name, 40)
             return (
@@ -81,21 +101,113 @@ def remove_bare_strings(tree: ast.Module) -> None:
         body[:] = [statement for statement in body if not _stands_alone(statement)] or [ast.Pass()]
 
 
-def _executing_name(node: ast.AST, known: set[str]) -> str | None:
-    """The name by which a node executes text or reads its file's own; None if it doesn't. `known` names are the file's own."""
-    if isinstance(node, ast.Name) and node.id in EXECUTES_TEXT | READS_ITSELF and node.id not in known:
-        return node.id
-    if isinstance(node, ast.Attribute) and node.attr in SOURCE_READERS | IN_STRINGS:
-        return node.attr
-    if isinstance(node, ast.Import):
-        return next((alias.name for alias in node.names if alias.name.partition(".")[0] in SOURCE_MODULES), None)
-    if isinstance(node, ast.ImportFrom):
-        if (node.module or "").partition(".")[0] in SOURCE_MODULES:
-            return node.module
-        return next((alias.name for alias in node.names if alias.name in SOURCE_READERS), None)
-    if isinstance(node, ast.Constant) and node.value in IN_STRINGS:
-        return str(node.value)
+def _executing_name(node: ast.AST, built_in: set[str]) -> str | None:
+    """The name by which a node executes text or reads its file's own; None if it doesn't.
+
+    `built_in`: the names of functions that execute text which may be the built-in ones here.
+    """
+    if isinstance(node, ast.Name):
+        return node.id if node.id in NEVER or (node.id in built_in and isinstance(node.ctx, ast.Load)) else None
+    if isinstance(node, ast.Attribute):
+        return node.attr if node.attr in NEVER | READERS | TO_A_MODULE else None
+    if isinstance(node, ast.keyword):
+        return node.arg if node.arg in READERS else None
+    if isinstance(node, ast.Constant):
+        return _named_in(node.value)
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return next((name for name in _imported(node) if name), None)
     return None
+
+
+def _named_in(value: object) -> str | None:
+    """What a string names that is refused as a string; pickled text names modules, so bytes count as well."""
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    if not isinstance(text, str):
+        return None
+    if "builtins" in text:
+        return "builtins"
+    return text if text in NEVER | READERS | TO_A_MODULE else None
+
+
+def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[str]:
+    """The modules and functions that an import gets and that execute or read text."""
+    names = [alias.name for alias in node.names]
+    modules = names if isinstance(node, ast.Import) else [node.module or ""]
+    for module in modules:
+        first, *rest = module.split(".")
+        if first in SOURCE_MODULES or TO_A_MODULE.intersection(rest):
+            yield module
+    if isinstance(node, ast.ImportFrom):
+        yield from (name for name in names if name in NEVER | READERS | SOURCE_MODULES | {"exec", "eval"})
+    yield from (alias.asname for alias in node.names if alias.asname in NEVER)
+
+
+def _used_as_global(scope: symtable.SymbolTable) -> set[str]:
+    """Names of functions that execute text which a scope, or one in it, looks up in the module and then among built-in names.
+
+    A name that a function binds, a parameter among them, is never the built-in one in it, however late it is bound. In a class
+    it is until it is bound.
+    """
+    found = {name for child in scope.get_children() for name in _used_as_global(child)}
+    for symbol in scope.get_symbols():
+        if symbol.get_name() in EXECUTES_TEXT and symbol.is_referenced():
+            looked_up = (
+                not symbol.is_free() if scope.get_type() == "class" else symbol.is_global() or symbol.is_declared_global()
+            )
+            if looked_up or scope.get_type() == "module":
+                found.add(symbol.get_name())
+    return found
+
+
+def _is_own(tree: ast.Module, name: str) -> bool:
+    """Whether a name is bound at the top of the file before all its uses, and is never taken away again."""
+    bound = min((_end(statement) for statement in tree.body if _binds(statement, name)), default=None)
+    if bound is None:
+        return False
+    for node in walk(tree):
+        if isinstance(node, ast.Name) and node.id == name and isinstance(node.ctx, ast.Load):
+            if (node.lineno, node.col_offset) < bound:
+                return False
+        elif _takes_away(node, name):
+            return False
+    return True
+
+
+def _takes_away(node: ast.AST, name: str) -> bool:
+    """Whether a node may delete a name of the module."""
+    if isinstance(node, ast.ExceptHandler):  # at its end the name of the exception is deleted
+        return node.name == name
+    if not isinstance(node, ast.Name | ast.Attribute):
+        return False
+    found = node.id if isinstance(node, ast.Name) else node.attr
+    return found in NAMESPACES or (found == name and isinstance(node.ctx, ast.Del))
+
+
+def _binds(statement: ast.stmt, name: str) -> bool:
+    """Whether a statement binds a name whatever happens."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return statement.name == name
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return any((alias.asname or alias.name) == name for alias in statement.names)
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    if isinstance(statement, ast.AnnAssign) and statement.value is not None:
+        targets = [statement.target]
+    return any(isinstance(target, ast.Name) and target.id == name for target in targets)
+
+
+def _end(statement: ast.stmt) -> tuple[int, int]:
+    return statement.end_lineno or statement.lineno, statement.end_col_offset or 0
+
+
+def _main_guards(tree: ast.Module) -> list[ast.stmt]:
+    """The blocks that no judged run executes: `if __name__ == "__main__":`, unless the file sets `__name__`."""
+    for node in walk(tree):
+        is_set = isinstance(getattr(node, "ctx", None), ast.Store | ast.Del)
+        if is_set and "__name__" in (getattr(node, "id", None), getattr(node, "attr", None)):
+            return []
+        if "__name__" in [getattr(node, field, None) for field in ("name", "asname", "arg", "value")]:
+            return []  # a function, an import, a keyword or a string, by which a namespace is changed
+    return [statement for statement in tree.body if _is_main_guard(statement)]
 
 
 def _is_main_guard(node: ast.stmt) -> bool:

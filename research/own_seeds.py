@@ -27,11 +27,16 @@ STATE_SETTERS = frozenset(
 )
 STATE_GETTERS = frozenset({"get_rng_state", "get_rng_state_all", "getstate", "get_state", "graphsafe_get_state"})
 
-AS_TEXT = frozenset({"seed", *SEEDERS, *STATE_SETTERS}) - {"Random"}
+SEED_KEYWORDS = frozenset({"seed", "random_state", "random_seed", "rng"})
+"""Keywords by which functions of other modules take a seed."""
+
+AS_TEXT = frozenset({"seed", "random_state", "random_seed", *SEEDERS, *STATE_SETTERS}) - {"Random"}
 """Names that are refused as strings, by which `getattr` and the like reach them."""
 
-SEED_KEYWORDS = frozenset({"seed", "random_state"})
-"""Keywords by which functions of other modules take a seed."""
+SEED_READERS = frozenset(
+    {"torch.initial_seed", "torch.random.initial_seed", "torch.cuda.initial_seed", "torch.default_generator.initial_seed"}
+)
+"""Functions that return the seed that the judge has set."""
 
 RANDOM_MODULES = frozenset({"random", "numpy", "torch"})
 
@@ -68,8 +73,8 @@ class _File:
     tree: ast.Module
     parents: dict[int, ast.AST] = field(default_factory=dict)
     """By the id of a node, the node that holds it."""
-    origins: dict[str, str] = field(default_factory=dict)
-    """The full names of imported names: `numpy` for `np`, `random.seed` for `seed`."""
+    origins: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    """The full names of imported names: `numpy` for `np`, `random.seed` for `seed`; several if several imports share a name."""
     values: dict[str, list[ast.AST]] = field(default_factory=lambda: defaultdict(list))
     """What a name, or an attribute as `.name`, is bound to: expressions, loops, parameters, definitions."""
     followed: dict[tuple[str, str], bool] = field(default_factory=dict)
@@ -84,31 +89,41 @@ class _File:
             self.parents.update((id(child), node) for child in ast.iter_child_nodes(node))
             if isinstance(node, ast.Import):
                 for alias in node.names:
-                    self.origins[alias.asname or alias.name.partition(".")[0]] = alias.name if alias.asname else (
-                        alias.name.partition(".")[0])  # fmt: skip
+                    first = alias.name.partition(".")[0]
+                    self.origins[alias.asname or first].add(alias.name if alias.asname else first)
             elif isinstance(node, ast.ImportFrom):
-                self.origins.update({alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names})
+                for alias in node.names:
+                    self.origins[alias.asname or alias.name].add(f"{node.module}.{alias.name}")
             else:
                 for name, value in _bindings(node):
                     self.values[name].append(value)
 
-    def full_name(self, node: ast.expr) -> str:
-        """`numpy.random.seed` for `np.random.seed`; empty if the expression doesn't begin with a name."""
+    def full_names(self, node: ast.expr) -> set[str]:
+        """`numpy.random.seed` for `np.random.seed`: what it is by any import; empty if it isn't imported."""
         parts: list[str] = []
         while isinstance(node, ast.Attribute):
             parts.append(node.attr)
             node = node.value
-        if not isinstance(node, ast.Name):
-            return ""
-        return ".".join([self.origins.get(node.id, node.id), *reversed(parts)])
+        origins = self.origins.get(node.id, ()) if isinstance(node, ast.Name) else ()
+        return {".".join([origin, *reversed(parts)]) for origin in origins}
 
-    def is_of_random_module(self, node: ast.expr) -> bool:
-        """Whether an expression is an imported module that has random generators, or something in it."""
-        first = node
+    def may_be_random(self, node: ast.expr) -> bool:
+        """Whether an expression may be an imported module that has random generators, or something in it."""
+        return any(name.partition(".")[0] in RANDOM_MODULES for name in self.full_names(node))
+
+    def is_surely(self, node: ast.expr, names: frozenset[str]) -> bool:
+        """Whether an expression is imported, by one of these full names, and nothing in the file can be bound to its name."""
+        first, parts = node, []
         while isinstance(first, ast.Attribute):
+            parts.append(f".{first.attr}")
             first = first.value
-        is_imported = isinstance(first, ast.Name) and first.id in self.origins and first.id not in self.values
-        return is_imported and self.full_name(node).partition(".")[0] in RANDOM_MODULES
+        is_bound = any(name in self.values for name in (first.id if isinstance(first, ast.Name) else "", *parts))
+        found = self.full_names(node)
+        return bool(found) and found <= names and not is_bound
+
+    def is_built_in(self, node: ast.expr, name: str) -> bool:
+        """Whether an expression is this name, and the file binds nothing to it."""
+        return isinstance(node, ast.Name) and node.id == name and name not in self.values and name not in self.origins
 
 
 DEFINING = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.ExceptHandler, ast.MatchAs, ast.MatchStar)
@@ -176,20 +191,48 @@ def _annotations(node: ast.AST) -> Iterator[ast.expr]:
 
 def _call_is_fine(file: _File, call: ast.Call) -> bool:
     """Whether a call seeds nothing, or seeds with what comes from the judge."""
-    name = _last_name(file, call.func)
-    if name in SEEDERS or _is_seed_function(file, call.func):
+    names = _last_names(file, call.func)
+    if names & SEEDERS or _is_seed_function(file, call.func):
         arguments = [*call.args, *(keyword.value for keyword in call.keywords if keyword.arg != "device")]
         return bool(arguments) and all(_comes_from_judge(file, argument) for argument in arguments)
-    if name in STATE_SETTERS:
+    if names & STATE_SETTERS:
         return bool(call.args) and _is_saved_state(file, call.args[0])
-    if name == "Generator" and file.is_of_random_module(call.func):
-        return "numpy" in file.full_name(call.func) or _is_seeded(file, call)
-    if name in NAMESPACES and call.args and (file.is_of_random_module(call.args[0]) or _is_session(file, call.args[0])):
-        return name == "getattr" and len(call.args) > 1 and isinstance(call.args[1], ast.Constant)
-    if isinstance(call.func, ast.Name | ast.Attribute) and file.is_of_random_module(call.func):
-        seeds = [keyword.value for keyword in call.keywords if keyword.arg in SEED_KEYWORDS]
-        return all(_comes_from_judge(file, seed) for seed in seeds)
-    return True
+    if "Generator" in names and file.may_be_random(call.func):
+        return _is_of_numpy(file, call.func) or _is_seeded(file, call)
+    if names & NAMESPACES and call.args and (file.may_be_random(call.args[0]) or _is_session(file, call.args[0])):
+        return names == {"getattr"} and len(call.args) > 1 and isinstance(call.args[1], ast.Constant)
+    seeds = [keyword for keyword in call.keywords if keyword.arg in SEED_KEYWORDS]
+    return all(_takes_itself(file, call, seed) or _comes_from_judge(file, seed.value) for seed in seeds)
+
+
+def _takes_itself(file: _File, call: ast.Call, keyword: ast.keyword) -> bool:
+    """Whether a function of the file, called by its name or as a method of `self`, has the parameter of a keyword.
+
+    Then what it passes on is followed.
+    """
+    name = keyword.arg or ""
+    if isinstance(call.func, ast.Name) and call.func.id not in file.origins:
+        bound = file.values.get(call.func.id, [])
+        return bool(bound) and all(_has_parameter(value, name) for value in bound)
+    if isinstance(call.func, ast.Attribute) and _is_self(call.func.value):
+        owner = file.parents.get(id(call))
+        while owner is not None and not isinstance(owner, ast.ClassDef):
+            owner = file.parents.get(id(owner))
+        methods = [node for node in (owner.body if owner else ()) if isinstance(node, ast.FunctionDef)]
+        return any(method.name == call.func.attr and _has_parameter(method, name) for method in methods)
+    return keyword.arg == "rng" and not file.full_names(call.func)
+
+
+def _has_parameter(value: ast.AST, name: str) -> bool:
+    """Whether a function, or a class by its __init__ or its fields, has a parameter of this name."""
+    if isinstance(value, ast.ClassDef):
+        fields = [node.target for node in value.body if isinstance(node, ast.AnnAssign)]
+        starts = [node for node in value.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+        is_field = any(isinstance(target, ast.Name) and target.id == name for target in fields)
+        return any(_has_parameter(start, name) for start in starts) if starts else is_field and not value.bases
+    if not isinstance(value, ast.FunctionDef | ast.Lambda):
+        return False
+    return any(parameter.arg == name for parameter in (*value.args.args, *value.args.kwonlyargs))
 
 
 def _reference_is_fine(file: _File, node: ast.Name | ast.Attribute) -> bool:
@@ -201,27 +244,41 @@ def _reference_is_fine(file: _File, node: ast.Name | ast.Attribute) -> bool:
             return is_called or _is_session(file, node.value) or _is_self(node.value)
         return _is_self(node.value) and isinstance(parent, ast.Assign) and _comes_from_judge(file, parent.value)
     if isinstance(node, ast.Attribute) and node.attr == "__dict__":
-        return not file.is_of_random_module(node.value) and not _is_session(file, node.value)
+        return not file.may_be_random(node.value) and not _is_session(file, node.value)
     if isinstance(node.ctx, ast.Load):
-        name = _last_name(file, node)
-        return is_called or not (name in SEEDERS | STATE_SETTERS or _is_seed_function(file, node))
-    return not (isinstance(node, ast.Attribute) and node.attr in SEEDERS | STATE_SETTERS)
+        if is_called or not (
+            _last_names(file, node) & {*SEEDERS, *STATE_SETTERS, "Generator"} or _is_seed_function(file, node)
+        ):
+            return True
+        return _last_names(file, node) == {"Generator"} and _is_unmade(file, node)
+    return not (isinstance(node, ast.Attribute) and node.attr in SEEDERS | STATE_SETTERS | SEED_KEYWORDS - {"rng"})
 
 
-def _last_name(file: _File, node: ast.expr) -> str:
-    """The name of what is called: of an attribute its own, of an imported name the original; of the file's own names none."""
+def _is_unmade(file: _File, node: ast.expr) -> bool:
+    """Whether a class of generators is only compared with, or can't be made without a seed, or isn't imported."""
+    parent = file.parents.get(id(node))
+    is_compared = isinstance(parent, ast.Call) and file.is_built_in(parent.func, "isinstance")
+    return is_compared or not file.may_be_random(node) or _is_of_numpy(file, node)
+
+
+def _is_of_numpy(file: _File, node: ast.expr) -> bool:
+    return all(name.startswith("numpy.") for name in file.full_names(node))
+
+
+def _last_names(file: _File, node: ast.expr) -> set[str]:
+    """What is called: of an attribute its name, of an imported name the original; of the file's own names none."""
     if isinstance(node, ast.Attribute):
-        return node.attr
-    if isinstance(node, ast.Name) and (node.id not in file.values or node.id in file.origins):
-        return file.origins.get(node.id, node.id).rpartition(".")[2]
-    return ""
+        return {node.attr}
+    if isinstance(node, ast.Name) and node.id in file.origins:
+        return {name.rpartition(".")[2] for name in file.origins[node.id]}
+    return {node.id} if isinstance(node, ast.Name) and node.id not in file.values else set()
 
 
 def _is_seed_function(file: _File, node: ast.expr) -> bool:
     """Whether this is a function `seed` of a generator or a module, whatever it is called here."""
     if isinstance(node, ast.Attribute):
         return node.attr == "seed"
-    return isinstance(node, ast.Name) and file.origins.get(node.id, "").endswith(".seed")
+    return isinstance(node, ast.Name) and any(name.endswith(".seed") for name in file.origins.get(node.id, ()))
 
 
 def _is_only_shown(file: _File, node: ast.Constant) -> bool:
@@ -229,7 +286,7 @@ def _is_only_shown(file: _File, node: ast.Constant) -> bool:
     parent = file.parents.get(id(node))
     if isinstance(parent, ast.Dict) and node in parent.keys:
         return _comes_from_judge(file, parent.values[parent.keys.index(node)])
-    is_printed = isinstance(parent, ast.Call) and isinstance(parent.func, ast.Name) and parent.func.id == "print"
+    is_printed = isinstance(parent, ast.Call) and file.is_built_in(parent.func, "print")
     return is_printed or isinstance(parent, ast.JoinedStr) or node.value not in AS_TEXT
 
 
@@ -237,21 +294,38 @@ def _is_saved_state(file: _File, node: ast.expr) -> bool:
     """Whether a name or an attribute holds nothing but states that a generator had before."""
     name = node.id if isinstance(node, ast.Name) else f".{node.attr}" if isinstance(node, ast.Attribute) else ""
     bound = file.values.get(name, [])
-    return bool(bound) and all(isinstance(v, ast.Call) and _last_name(file, v.func) in STATE_GETTERS for v in bound)
+    return name not in file.origins and bool(bound) and all(_is_state(file, value) for value in bound)
+
+
+def _is_state(file: _File, value: ast.AST) -> bool:
+    """Whether this asks a generator for its state, and the file defines nothing that is asked in that way."""
+    names = _last_names(file, value.func) if isinstance(value, ast.Call) else set()
+    return bool(names) and names <= STATE_GETTERS and not any(n in file.values or f".{n}" in file.values for n in names)
 
 
 def _is_seeded(file: _File, call: ast.Call) -> bool:
-    """Whether a new generator of torch, which has a seed of its own at first, is seeded: at once, or by its name."""
+    """Whether a new generator of torch, which has a seed of its own at first, is seeded at once, or by the next statement."""
     parent = file.parents.get(id(call))
     if isinstance(parent, ast.Attribute):
         return parent.attr == "manual_seed"
     targets = parent.targets if isinstance(parent, ast.Assign) else [parent.target] if isinstance(parent, ast.AnnAssign) else []
-    names = {ast.unparse(target) for target in targets}
-    calls = (node.func for node in walk(file.tree) if isinstance(node, ast.Call))
-    return any(
-        isinstance(function, ast.Attribute) and function.attr == "manual_seed" and ast.unparse(function.value) in names
-        for function in calls
+    following = _next_statement(file, parent) if isinstance(parent, ast.stmt) else None
+    seeding = following.value if isinstance(following, ast.Expr | ast.Assign | ast.Return) else None
+    function = seeding.func if isinstance(seeding, ast.Call) else None
+    return (
+        isinstance(function, ast.Attribute)
+        and function.attr == "manual_seed"
+        and ast.unparse(function.value) in {ast.unparse(target) for target in targets}
     )
+
+
+def _next_statement(file: _File, statement: ast.stmt) -> ast.stmt | None:
+    """The statement after one in its block."""
+    owner = file.parents.get(id(statement))
+    blocks = [getattr(owner, name, None) for name in ("body", "orelse", "finalbody")]
+    block = next((block for block in blocks if isinstance(block, list) and statement in block), [])
+    after = block[block.index(statement) + 1 :] if block else []
+    return after[0] if after else None
 
 
 def _imports_all(node: ast.ImportFrom) -> bool:
@@ -276,10 +350,12 @@ def _comes_from_judge(file: _File, node: ast.AST) -> bool:
         rest = node.elts[1:]
         return bool(node.elts) and _comes_from_judge(file, node.elts[0]) and all(_is_count(file, item) for item in rest)
     if isinstance(node, ast.Call):
-        if isinstance(node.func, ast.Name) and node.func.id == "int" and "int" not in file.values:
+        if file.is_built_in(node.func, "int"):
             return len(node.args) == 1 and _comes_from_judge(file, node.args[0])
-        name = _last_name(file, node.func)
-        return (name == "initial_seed" and not node.args) or (name in SEEDERS and _call_is_fine(file, node))
+        if file.is_surely(node.func, SEED_READERS):
+            return not node.args
+        is_made = file.may_be_random(node.func) and file.is_surely(node.func, frozenset(file.full_names(node.func)))
+        return is_made and _last_names(file, node.func) <= SEEDERS and _call_is_fine(file, node)
     return isinstance(node, ast.BinOp) and _keeps_seeds_apart(file, node)
 
 
@@ -310,15 +386,15 @@ def _is_count(file: _File, node: ast.expr) -> bool:
     """Whether an expression is an integer literal, or a name that only such literals and loops over a range bind."""
     if isinstance(node, ast.Constant):
         return type(node.value) is int
-    bound = file.values.get(node.id, []) if isinstance(node, ast.Name) else []
-    return bool(bound) and all(_is_counted(value) for value in bound)
+    bound = file.values.get(node.id, []) if isinstance(node, ast.Name) and node.id not in file.origins else []
+    return bool(bound) and all(_is_counted(file, value) for value in bound)
 
 
-def _is_counted(value: ast.AST) -> bool:
+def _is_counted(file: _File, value: ast.AST) -> bool:
     if isinstance(value, ast.Constant):
         return type(value.value) is int
     loop = value.iter if isinstance(value, ast.For | ast.comprehension) and isinstance(value.target, ast.Name) else None
-    return isinstance(loop, ast.Call) and isinstance(loop.func, ast.Name) and loop.func.id == "range"
+    return isinstance(loop, ast.Call) and file.is_built_in(loop.func, "range")
 
 
 def _is_session(file: _File, node: ast.AST) -> bool:
@@ -336,7 +412,7 @@ def _follows(file: _File, kind: Kind, name: str) -> bool:
     file.followed[kind, name] = True  # names that are bound to each other alone hold nothing
     file.open.append(name)
     bound = file.values.get(name, [])
-    is_judges = bool(bound) and all(_is_of_judge(file, kind, value) for value in bound)
+    is_judges = bool(bound) and name not in file.origins and all(_is_of_judge(file, kind, value) for value in bound)
     file.open.pop()
     if not is_judges:  # what was found by taking it for granted is found again
         for known in [known for known, found in file.followed.items() if found and known[1] not in file.open]:

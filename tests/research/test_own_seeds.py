@@ -30,6 +30,9 @@ import functools, random, time
 import numpy as np
 import torch
 DEPTH = 3
+class Own:
+    def get_state(self): return torch.zeros(5056, dtype=torch.uint8)
+    def rvs(self, random_state): return random_state
 def train(session):
 """
 
@@ -80,6 +83,36 @@ REFUSED = [
     "for session in [Fake()]: torch.manual_seed(session.seed)",
     "np.random.default_rng()",
     "torch.f(seed=0)",
+    "torch.manual_seed(Own().initial_seed())",
+    "g = np.random.default_rng(session.seed); torch.manual_seed(g.initial_seed())",
+    "torch.manual_seed(torch.Generator().initial_seed())",
+    "g = torch.Generator(); s = g.initial_seed(); g.manual_seed(s)",
+    "torch.initial_seed = lambda: 5; torch.manual_seed(torch.initial_seed())",
+    "torch.manual_seed(initial_seed())",
+    "import own as torch; torch.manual_seed(torch.initial_seed())",
+    "torch.manual_seed(Own().default_rng(session.seed))",
+    "torch.manual_seed(Own().SeedSequence(session.seed))",
+    "g = torch.Generator(); x = torch.rand(3, generator=g); g.manual_seed(session.seed)",
+    "g = torch.Generator(); h = torch.Generator(); g.manual_seed(session.seed); h.manual_seed(session.seed)",
+    "g, h = torch.Generator(), 1; g.manual_seed(session.seed)",
+    "G = torch.Generator; g = G()",
+    "from torch import Generator as G; g = list(map(G, 'c'))",
+    "import math as torch; g = torch.Generator()",
+    "g = [torch.Generator()][0]; g.manual_seed(session.seed)",
+    "f(lambda torch: 1); g = torch.Generator()",
+    "import scipy; x = scipy.stats.norm.rvs(random_state=0)",
+    "from scipy.stats import qmc; x = qmc.Sobol(2, seed=1)",
+    "from scipy.stats import qmc; x = qmc.Sobol(2, rng=1)",
+    "from scipy.stats import norm; functools.partial(norm.rvs, random_state=0)()",
+    "from scipy.stats import norm; norm.rvs(**dict(random_state=0))",
+    "from scipy.stats import norm; norm.rvs(**{'random_state': 0})",
+    "from scipy.stats import norm; norm().rvs(random_state=0)",
+    "from scipy.stats import norm; norm.random_state = 0",
+    "from scipy.stats import norm as f; f(random_state=0)",
+    "state = Own().get_state(); torch.set_rng_state(state)",
+    "int = len; torch.manual_seed(int(session.seed))",
+    "from math import tau as s; s = session.seed; torch.manual_seed(s)",
+    "range = f\n    for n in range(3): torch.manual_seed(session.seed + n)",
 ]
 """Lines of `train` that fix a seed, or could."""
 
@@ -101,6 +134,13 @@ ACCEPTED = [
     "with torch.random.fork_rng(): x = torch.rand(3)",
     "torch.manual_seed(torch.initial_seed() + 1)",
     'print(f"seed{session.seed}", {"seed": session.seed})',
+    "self.g = torch.Generator(device='cuda'); self.g.manual_seed(session.seed + 2)",
+    "from torch import Generator, initial_seed; g = Generator().manual_seed(initial_seed())",
+    "import scipy; x = scipy.stats.norm.rvs(random_state=session.seed)",
+    "from scipy.stats import qmc; x = qmc.Sobol(2, rng=np.random.default_rng(session.seed))",
+    "x = isinstance(g, torch.Generator), isinstance(g, np.random.Generator)",
+    "session.log(step=1, lr=0.1); x = F.dropout(x, p=0.1)",
+    "import torch.nn.functional; import torch; torch.manual_seed(torch.initial_seed())",
 ]
 """Lines of `train` that use the judge's."""
 
@@ -127,6 +167,9 @@ FILES = [
     "class Random:\n    pass\nRandom()",
     "def seed(n):\n    pass\nseed(3)",
     "# torch.manual_seed(1337)",
+    "import torch\ndef again(seed, n):\n    torch.manual_seed(seed)\ndef train(session):\n    again(seed=session.seed, n=2)\n",
+    "class Config:\n    seed: int = 3\nConfig(seed=5)",
+    "class A:\n    def draw(self, rng=None):\n        return self.draw(rng=self.rng)",
 ]
 
 OWN_FILES = [
@@ -141,6 +184,11 @@ OWN_FILES = [
     "import torch\nseed = 1\nseed = int(input())\ntorch.manual_seed(seed)",
     "import torch\ntorch.manual_seed(" + "1 + " * 80 + "1)",
     "import numpy as np\nrng = np.random.default_rng(None)",
+    "import torch\ng = torch.Generator()\nif False:\n    g.manual_seed(torch.initial_seed())\n",
+    "import torch\nif x:\n    g = torch.Generator()\ng.manual_seed(torch.initial_seed())\n",
+    "import torch as t\ndef f():\n    import math as t\ng = t.Generator()\n",
+    "from scipy.stats import norm\ndef f(**kw):\n    return norm.rvs(**kw)\nf(random_state=0)\n",
+    "from scipy.stats import qmc\nclass A(qmc.Sobol):\n    seed: int\nA(2, seed=1)\n",
 ]
 
 
