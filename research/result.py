@@ -4,7 +4,7 @@ What the run reports about itself is named `reported_*` and decides nothing.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -72,6 +72,10 @@ class Placement:
     @staticmethod
     def from_json(text: str) -> "Placement":
         return Placement(**json.loads(text))
+
+    def without_run(self) -> "Placement":
+        """The same place for any run there."""
+        return replace(self, run_folder=str(Path(self.run_folder).with_name("any")))
 
     def write_train_py(self, text: str) -> None:
         """Puts the train.py of a run into the run's folder, for a judge that is served with runs. Raises OSError."""
@@ -164,6 +168,11 @@ class RunResult:
         return RunResult(
             run_id=spec.run_id, status="lost", reason=reason, seed=spec.seed, device=device, total_seconds=total_seconds
         )
+
+    @property
+    def device_kind(self) -> str:
+        """`cuda`, `mps` or `cpu`; on a cluster the name of the node precedes it in `device`, as in `node/cuda:0`."""
+        return self.device.rpartition("/")[2].partition(":")[0]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

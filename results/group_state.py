@@ -271,7 +271,7 @@ def _time_price(state: GroupState, entry: Ran) -> float:
     before, now = state.seconds_at.get(entry.experiment.parent_commit), _seconds_of(entry.run)
     if before is None or now is None:
         return 0.0
-    on_gpu = entry.run.device.startswith("cuda")
+    on_gpu = entry.run.device_kind == "cuda"
     return max(0.0, _worth_of_time(state, now, on_gpu=on_gpu) - _worth_of_time(state, before, on_gpu=on_gpu))
 
 

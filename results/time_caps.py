@@ -33,7 +33,7 @@ def time_caps(runs: Sequence[RunResult]) -> TimeCaps:
     latest = [run for run in runs if run.status == "ok" and run.startup_seconds and run.answer_seconds][-LATEST:]
     if len(latest) < FEWEST_RUNS:
         return TimeCaps()
-    device = latest[-1].device.partition(":")[0]
+    device = latest[-1].device_kind
     startup = max(run.startup_seconds or 0.0 for run in latest)
     answers = median(run.answer_seconds or 0.0 for run in latest)
     return TimeCaps(

@@ -31,7 +31,8 @@ from research.judge.cross_entropy import can_read_once, copied, cross_entropy, c
 from research.judge.failures import RunEnded, require_finite
 from research.judge.findings import Findings, Scores
 from research.judge.handover import SubmittedModel
-from research.judge.processes import Child, Children
+from research.judge.log import Log
+from research.judge.processes import Child, Children, Start
 from research.judge.row_scores import RowScores
 from research.result import Placement, RunSpec
 
@@ -78,15 +79,15 @@ class Scoring:
         self._batch_rows = batch_rows
         self._rng = np.random.default_rng(secrets.randbits(128))
 
-    def score(self, scorers: tuple[Child, Child], children: Children, findings: Findings, *,
+    def score(self, children: Children, check: Start, findings: Findings, *,
               forget: Callable[[], None]) -> tuple[Scores, bool]:  # fmt: skip
         """The scores, also added to `findings`, and whether the run may be kept. Ends each scorer after its part.
 
-        `forget` is called between the two.
+        `forget` is called between the two, the second of which is started with `check`.
 
         Raises RunEnded if the logits are not finite, or the two processes don't agree.
         """
-        first, second = scorers
+        first, second = children.scorers
         began = monotonic()
         answers = self._answers_of(first, seconds=self._caps.answers)
         val = self._answered(answers, np.asarray(self._data.load_rows("val")[: self._contract.eval_rows]))
@@ -100,6 +101,7 @@ class Scoring:
         if may_be_kept or self._rng.random() < CHECKED_ANYWAY:
             share = 1.0 if may_be_kept else CONSISTENCY_SHARE
             forget()
+            second.start(check, Log(None))
             self._check(second, val, audit, findings, share=share)
             findings.checked = may_be_kept
         children.end(second)
@@ -113,8 +115,7 @@ class Scoring:
         return self._answered(answers, rows)
 
     def _check(self, scorer: Child, val: AnsweredRows, audit: AnsweredRows, findings: Findings, *, share: float) -> None:
-        """Has process B, which begins now, answer `share` of the rows, spliced, and compares. Raises RunEnded."""
-        scorer.begin()
+        """Has process B, which has just begun, answer `share` of the rows, spliced, and compares. Raises RunEnded."""
         start = Phase(name="scoring", began=monotonic(), cap=self._caps.startup)
         self._conversation.wait_for(scorer, ModelBuilt, start)
         assert findings.answer_seconds is not None

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -56,14 +56,14 @@ class Supervisor:
     def __init__(self, limits: Limits) -> None:
         self.broken: BrokenLimit | None = None
         self._limits = limits
-        self._pids: tuple[int, ...] = ()
+        self._pids: Callable[[], Sequence[int]] = tuple
         self._folders: tuple[Path, ...] = ()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
 
-    def watch(self, pids: Sequence[int], folders: Sequence[Path]) -> None:
-        """Starts the thread that polls these processes, with their descendants, and these folders."""
-        self._pids, self._folders = tuple(pids), tuple(folders)
+    def watch(self, pids: Callable[[], Sequence[int]], folders: Sequence[Path]) -> None:
+        """Starts the thread that polls the processes that `pids()` lists, with their descendants, and these folders."""
+        self._pids, self._folders = pids, tuple(folders)
         self._thread.start()
 
     def stop(self) -> None:
@@ -78,7 +78,7 @@ class Supervisor:
 
     def _look(self) -> BrokenLimit | None:
         limits = self._limits
-        tree = [process for pid in self._pids for process in _tree_of(pid)]
+        tree = [process for pid in self._pids() for process in _tree_of(pid)]
         memory = sum(map(_resident_bytes, tree))
         if memory > limits.memory_bytes:  # memory that forked processes share was counted for each of them
             memory = sum(map(_proportional_bytes, tree))

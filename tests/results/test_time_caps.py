@@ -23,3 +23,8 @@ def test_the_longest_start_up_and_the_usual_answers_count() -> None:
 
 def test_a_fast_platform_has_a_least_start_up() -> None:
     assert time_caps([took(0.5, 1.0), took(0.5, 1.0)]).startup == LEAST_STARTUP["cpu"]
+
+
+def test_a_device_of_a_cluster_bears_the_name_of_its_node() -> None:
+    assert time_caps([took(0.5, 1.0, "node-1/cpu"), took(0.5, 1.0, "node-2/cpu")]).startup == LEAST_STARTUP["cpu"]
+    assert time_caps([took(0.5, 1.0, "node-1/cuda:0"), took(0.5, 1.0, "node-1/cuda:1")]).startup == LEAST_STARTUP["cuda"]

@@ -39,7 +39,7 @@ def test_a_run_that_starts_too_many_processes_is_invalid(run: Runner) -> None:
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     supervisor = Supervisor(Limits(memory_bytes=2**40, disk_bytes=2**20))
-    supervisor.watch([], [tmp_path])
+    supervisor.watch(tuple, [tmp_path])
     yield supervisor
     supervisor.stop()
 
