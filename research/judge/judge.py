@@ -188,7 +188,7 @@ class Judge:
             message = self._conversation.receive(self._children.trainer)
             if message is not None:
                 message.drop()
-        self._children.trainer.resume()
+        _resume(self._children.trainer)
         self._findings.startup_seconds = max(0.0, ready - when)
         self._emit({"event": "asked"})
         return when
@@ -219,7 +219,7 @@ class Judge:
         """Has the model scored, and saves it if that is wanted. Returns its val_bpb."""
         began = monotonic()
         self._conversation.report("scoring", 0.0)
-        self._children.scorers[0].resume()
+        _resume(self._children.scorers[0])
         scoring = Scoring(self._spec, self._placement, self._data, model, self._conversation, self._caps,
                           batch_rows=self._batch_rows)  # fmt: skip
         scores, may_be_kept = scoring.score(self._children, started.check, self._findings, forget=self._forget)
@@ -254,6 +254,12 @@ def _pause(child: Child) -> None:
     """Has a child compute nothing until it is resumed. Raises RunEnded if it goes on forking faster than it can be stopped."""
     if not child.pause():
         raise RunEnded("invalid", f"the {child.name}'s processes could not be stopped: it starts new ones all the time")
+
+
+def _resume(child: Child) -> None:
+    """Lets a child go on. Raises RunEnded if it has computed in the meantime."""
+    if not child.resume():
+        raise RunEnded("invalid", f"the {child.name} went on computing while it was to wait")
 
 
 def scratch_prefix(judge: int) -> str:

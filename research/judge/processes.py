@@ -22,7 +22,7 @@ from research.files import research_folder
 from research.ipc.channel import Channel
 from research.judge.log import Log
 from research.kernels.compile_cache import link_shared
-from research.sandbox.descendants import kill_descendants, pause_tree, resume_tree
+from research.sandbox.descendants import Slices, kill_descendants, pause_tree, resume_tree
 from research.sandbox.layers import Sandbox, enter
 from research.sandbox.linux import die_with_parent
 
@@ -81,6 +81,7 @@ class Child:
         self._output, self._writes = os.pipe()
         self._pump = threading.Thread(target=self._copy_output, daemon=True)
         self._process: _Process | None = None
+        self._paused: Slices | None = None
         if sys.platform == "linux":
             waits, self._order = os.pipe()
             self._process = _fork(main, channel=self._theirs.fileno(), output=self._writes, order=waits)
@@ -123,11 +124,13 @@ class Child:
 
     def pause(self) -> bool:
         """Stops the process and all that it started, so that it computes nothing until `resume`. Returns whether it could."""
-        return pause_tree(self.pid)
+        self._paused = pause_tree(self.pid)
+        return self._paused is not None
 
-    def resume(self) -> None:
-        """Lets the process and all that it started go on."""
-        resume_tree(self.pid)
+    def resume(self) -> bool:
+        """Lets the process and all that it started go on. Returns whether they computed nothing meanwhile."""
+        assert self._paused is not None
+        return resume_tree(self.pid, self._paused)
 
     def kill(self) -> None:
         """Kills the process and its session (which it may not have created yet)."""

@@ -4,7 +4,8 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 
 import psutil
 
@@ -30,24 +31,48 @@ def kill_descendants(*, spare: Iterable[int] = (), within: float = 10.0) -> list
         time.sleep(0.01)
 
 
-def pause_tree(pid: int, *, within: float = 10.0) -> bool:
+Slices = Mapping[str, str]
+"""A thread's folder in /proc -> what the kernel's scheduler has counted of it."""
+
+
+def pause_tree(pid: int, *, within: float = 10.0) -> Slices | None:
     """Stops a process and all its descendants, which takes two walks over the machine's processes if none of them forks.
 
-    Returns whether all are stopped after `within` seconds at most; a fork bomb may outrun this.
+    Returns how often each of their threads has run; None if not all have stopped after `within` seconds at most, which a fork
+    bomb can bring about.
     """
     stopped: set[psutil.Process] = set()
     deadline = time.monotonic() + within
     while running := _tree_of(pid) - stopped:
         if time.monotonic() > deadline:
-            return False
+            return None
         _signal(running, signal.SIGSTOP)
         stopped |= running
-    return True
+    before = _slices(pid)
+    while (now := _slices(pid)) != before:  # a thread stops when its system call ends
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.005)
+        before = now
+    return now
 
 
-def resume_tree(pid: int) -> None:
-    """Lets a process and all its descendants go on."""
+def resume_tree(pid: int, paused: Slices) -> bool:
+    """Lets a process and all its descendants go on. Returns whether none of their threads has run since they were paused: a
+    process can have a timer of its own wake it up.
+    """
+    stood_still = _slices(pid) == paused
     _signal(_tree_of(pid), signal.SIGCONT)
+    return stood_still
+
+
+def _slices(pid: int) -> Slices:
+    found = {}
+    for process in _tree_of(pid):
+        with contextlib.suppress(OSError):
+            for thread in Path(f"/proc/{process.pid}/task").iterdir():
+                found[str(thread)] = (thread / "schedstat").read_text()
+    return found
 
 
 def _tree_of(pid: int) -> set[psutil.Process]:
