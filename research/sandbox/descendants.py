@@ -4,7 +4,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import psutil
@@ -31,6 +31,9 @@ def kill_descendants(*, spare: Iterable[int] = (), within: float = 10.0) -> list
         time.sleep(0.01)
 
 
+STOPPED_OR_ENDED = "TtZX"
+"""States of a thread in /proc/PID/stat in which it does nothing until it is continued."""
+
 Slices = Mapping[str, str]
 """A thread's folder in /proc -> what the kernel's scheduler has counted of it."""
 
@@ -48,13 +51,11 @@ def pause_tree(pid: int, *, within: float = 10.0) -> Slices | None:
             return None
         _signal(running, signal.SIGSTOP)
         stopped |= running
-    before = _slices(pid)
-    while (now := _slices(pid)) != before:  # a thread stops when its system call ends
+    while not _stand_still(pid):  # a thread stops once the kernel is done with its request
         if time.monotonic() > deadline:
             return None
         time.sleep(0.005)
-        before = now
-    return now
+    return _slices(pid)
 
 
 def resume_tree(pid: int, paused: Slices) -> bool:
@@ -67,12 +68,20 @@ def resume_tree(pid: int, paused: Slices) -> bool:
 
 
 def _slices(pid: int) -> Slices:
-    found = {}
+    return dict(_of_threads(pid, "schedstat"))
+
+
+def _stand_still(pid: int) -> bool:
+    states = (text.rpartition(")")[2].split()[0] for _, text in _of_threads(pid, "stat"))
+    return all(state in STOPPED_OR_ENDED for state in states)
+
+
+def _of_threads(pid: int, name: str) -> Iterator[tuple[str, str]]:
+    """The folder in /proc of each thread of a process and its descendants, and what its file `name` holds."""
     for process in _tree_of(pid):
         with contextlib.suppress(OSError):
             for thread in Path(f"/proc/{process.pid}/task").iterdir():
-                found[str(thread)] = (thread / "schedstat").read_text()
-    return found
+                yield str(thread), (thread / name).read_text()
 
 
 def _tree_of(pid: int) -> set[psutil.Process]:
