@@ -132,7 +132,8 @@ class Scoring:
         targets = said.rows[splices.rows][:, 1:]
         other = answers.cross_entropies(splices.ids, self._rng, targets=targets)
         require_finite(other)
-        found, allowed = compare_prefixes(said.nats, other, splices), tolerance_for(self._device)
+        counts = self._data.token_bytes()[said.rows[:, 1:]] > 0
+        found, allowed = compare_prefixes(said.nats, other, splices, counts=counts), tolerance_for(self._device)
         broken = found.broken_rule(allowed)
         if broken is None:
             return found
