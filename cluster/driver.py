@@ -26,7 +26,7 @@ from cluster.farm_events import FarmEvents
 from cluster.farm_options import FarmOptions
 from cluster.hardware import platform_identity
 from cluster.history_export import HistoryExport
-from cluster.home import usual_homes
+from cluster.home import usual_cache, usual_homes
 from cluster.local_api import FarmServer
 from cluster.loop_plans import LoopPlan, Planner
 from cluster.person_requests import Answer, Ask, record
@@ -358,7 +358,7 @@ def agent_bounds(options: FarmOptions, data: PreparedData) -> AgentBounds:
     of_data = [path for path in (data.folder, *map(Path, data.hidden_paths)) if not is_needed(path)]  # Python's library is
     return AgentBounds(
         sandbox=options.sandbox,
-        hidden=(options.home.folder, *usual_homes(options.source_tree or options.repo), options.cache, *of_data),
+        hidden=(options.home.folder, *usual_homes(options.source_tree or options.repo), options.cache, usual_cache(), *of_data),
         writable=options.agent_writes,
     )
 
