@@ -181,6 +181,7 @@ class Answers:
         os.close(tensors)
         conversation.wait_for(scorer, ModelLoaded, self._phase)
         scorer.log.close()  # from now on it sees evaluation rows, which no log may hold
+        conversation.rows_are_known = True
 
     def cross_entropies(self, rows: np.ndarray, rng: np.random.Generator, *, targets: np.ndarray | None = None) -> np.ndarray:
         """Nats per token of `rows` (n, T + 1), requested in random order: (n, T) float32.
