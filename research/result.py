@@ -115,6 +115,10 @@ class RunResult:
     cpu_share: float | None = None
     """Share of the CPU time that its threads could have used while it trained and did use, by the kernel's account: 1 on a
     machine of its own. None where the kernel doesn't say."""
+    undisturbed_startup_seconds: float | None = None
+    """`startup_seconds` less what other programs made the run wait for the CPU; None on a GPU."""
+    undisturbed_answer_seconds: float | None = None
+    """`answer_seconds` less what other programs made the run wait for the CPU; None on a GPU."""
     gpu_tflops: float | None = None
     """TFLOP/s of a product of matrices that the judge timed on the GPU once all processes of the run had ended."""
     num_params: int | None = None

@@ -60,7 +60,7 @@ class Patch:
     slots: frozenset[str] = frozenset()
     """The constants, functions and classes that it touches: of two patches with a slot in common, one can be in a train.py."""
     price: float = 0.0
-    """What it must gain, in bpb: the price of its lines and memory."""
+    """What it must gain, in bpb: the price of its lines, memory and time outside the clock."""
     needs: frozenset[str] = frozenset()
     """The patches without which it can't be in a train.py: it edits what they made of a slot."""
 

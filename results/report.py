@@ -55,8 +55,8 @@ REPORT_NOTE = """\
 How to read it: the baseline is the untouched train.py, and the head the train.py with all ideas that are kept. Their \
 val_bpb, and what an idea gains, are estimated from all runs, which allows for the luck of what was selected; [..] is the 90% \
 interval, sigma the standard deviation between seeds. P is the probability that an idea helps by more than the price of its \
-lines and memory. Near-misses may help, and are not kept; dropped is what was kept once, and is neither kept nor a near-miss \
-now. More: docs/science.md."""
+lines, memory and time outside the clock. Near-misses may help, and are not kept; dropped is what was kept once, and is \
+neither kept nor a near-miss now. More: docs/science.md."""
 
 
 def leaderboard_text(records: Iterable[ExperimentRecord], *, limit: int = 20) -> str:

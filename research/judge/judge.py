@@ -34,6 +34,7 @@ from research.judge.findings import Ending, Findings, Training, result_of
 from research.judge.gpu_speed import matrix_tflops
 from research.judge.handover import SubmittedModel, read_submission, seal_submission
 from research.judge.log import Log
+from research.judge.others_cpu import OthersCpu
 from research.judge.processes import CHILDREN, SCORERS, TRAINER, Child, Children, Start, child_environment
 from research.judge.row_scores import save_row_scores
 from research.judge.scoring import Scoring
@@ -144,6 +145,7 @@ class Judge:
             raise RunEnded("lost", str(error)) from None
         self._findings.sandbox = confinement.layer_names
         startup = Phase(name="startup", began=monotonic(), cap=self._caps.startup)
+        others = None if self._on_gpu else OthersCpu()
         training, first = self._children.trainer, self._children.scorers[0]
         training.start(self._start_of(TRAINER, confinement), log)
         first.start(self._start_of(SCORERS[0], confinement), Log(None))
@@ -155,6 +157,8 @@ class Judge:
             raise RunEnded("invalid", "build_model() initialises the same model under every seed: seeds come from the judge")
         _pause(first)
         self._findings.startup_seconds = monotonic() - startup.began
+        if others is not None:
+            self._findings.undisturbed_startup_seconds = others.undisturbed_seconds(self._placement.threads)
         return Started(check=check, confinement=confinement, rows=rows)
 
     def _start_of(self, name: str, confinement: Confinement) -> Start:

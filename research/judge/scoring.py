@@ -32,6 +32,7 @@ from research.judge.failures import RunEnded, require_finite
 from research.judge.findings import Findings, Scores
 from research.judge.handover import SubmittedModel
 from research.judge.log import Log
+from research.judge.others_cpu import OthersCpu
 from research.judge.processes import Child, Children, Start
 from research.judge.row_scores import RowScores
 from research.result import Placement, RunSpec
@@ -74,7 +75,7 @@ class Scoring:
                  conversation: Conversation, caps: Caps, *, batch_rows: int) -> None:  # fmt: skip
         """`batch_rows` is the number of rows that are scored at once."""
         self._contract, self._device, self._keep_below = spec.contract, torch.device(placement.device), spec.keep_below
-        self._data, self._model = data, model
+        self._data, self._model, self._threads = data, model, placement.threads
         self._conversation, self._caps = conversation, caps
         self._batch_rows = batch_rows
         self._rng = np.random.default_rng(secrets.randbits(128))
@@ -88,10 +89,12 @@ class Scoring:
         Raises RunEnded if the logits are not finite, or the two processes don't agree.
         """
         first, second = children.scorers
-        began = monotonic()
+        began, others = monotonic(), OthersCpu() if self._device.type == "cpu" else None
         answers = self._answers_of(first, seconds=self._caps.answers)
         val = self._answered(answers, np.asarray(self._data.load_rows("val")[: self._contract.eval_rows]))
         findings.answer_seconds = monotonic() - began
+        if others is not None:
+            findings.undisturbed_answer_seconds = others.undisturbed_seconds(self._threads)
         val_scores = self._row_scores(val)
         may_be_kept = self._keep_below is None or val_scores.bits_per_byte < self._keep_below
         audit = self._audit(answers, findings.answer_seconds, share=1.0 if may_be_kept else AUDIT_SHARE)
