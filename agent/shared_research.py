@@ -110,6 +110,15 @@ class SharedResearch:
                 self._rule_on(misfit)
         return None
 
+    def leaving(self) -> frozenset[str]:
+        """The ideas in the head's train.py that a person has dropped, or that no longer pay: the next merge is without them."""
+        head, farm = self.head(), self.state().farm
+        if head is None:
+            return frozenset()
+        due = policy.last_merge(farm)
+        wanted = farm.planned if farm.plan else farm.head if due is None else due.patches
+        return frozenset(head.patches) - wanted
+
     def start_wave(self) -> bool:
         """Plans a wave of the near-misses. Returns False if there are too few, or these have been in one on this head."""
         head = self.head()
