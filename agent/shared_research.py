@@ -110,15 +110,6 @@ class SharedResearch:
                 self._rule_on(misfit)
         return None
 
-    def leaving(self) -> frozenset[str]:
-        """The ideas in the head's train.py that a person has dropped, or that no longer pay: the next merge is without them."""
-        head, farm = self.head(), self.state().farm
-        if head is None:
-            return frozenset()
-        due = policy.last_merge(farm)
-        wanted = farm.planned if farm.plan else farm.head if due is None else due.patches
-        return frozenset(head.patches) - wanted
-
     def start_wave(self) -> bool:
         """Plans a wave of the near-misses. Returns False if there are too few, or these have been in one on this head."""
         head = self.head()
@@ -311,3 +302,9 @@ def in_words(change: HeadChange) -> str:
     added = [one_line(idea.title, 60) for idea in change.add]
     removed = [f"without {one_line(idea.title, 60)}" for idea in reversed(change.remove)]
     return "; ".join([*added, *removed])
+
+
+def leaving(shared: SharedResearch) -> frozenset[str]:
+    """The ideas in the head's train.py that a person has dropped, or that no longer pay: the next merge is without them."""
+    head = shared.head()
+    return frozenset(head.patches) - policy.aimed_at(shared.state().farm) if head is not None else frozenset()

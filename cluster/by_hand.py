@@ -16,6 +16,7 @@ from agent.repo.branch_names import experiment_ref, is_farm_branch, short_name
 from agent.repo.git_command import command_to_type
 from agent.repo.repository import TRAIN_FILE, train_py_at, train_py_to_try, uncommitted_train_py, working_train_py
 from agent.repo.worktree import Worktree, checked_out_branch
+from agent.shared_research import leaving
 from cluster.background import in_background
 from cluster.branch_start import committed_train_py, fitted_edit
 from cluster.dispatch import NoWorkersLeft
@@ -104,7 +105,7 @@ async def try_working_train_py(farm: Farm, message: str | None, *, again: bool =
 
 def is_anything_requested(loop: ResearchLoop) -> bool:
     """Whether a person has asked for a run, or an idea is to leave the head: dropped by a person, or no longer worth it."""
-    return bool(loop.shared.leaving() or loop.store.open_requests(loop.shared.group))
+    return bool(leaving(loop.shared) or loop.store.open_requests(loop.shared.group))
 
 
 async def run_what_is_requested(loop: ResearchLoop) -> ExperimentRecord | None:
@@ -112,7 +113,7 @@ async def run_what_is_requested(loop: ResearchLoop) -> ExperimentRecord | None:
     last = None
     while (record := await loop.run_requested()) is not None:
         last = record
-    if loop.shared.leaving() and (record := await loop.finish()) is not None:
+    if leaving(loop.shared) and (record := await loop.finish()) is not None:
         last = record
     return last
 
@@ -120,7 +121,7 @@ async def run_what_is_requested(loop: ResearchLoop) -> ExperimentRecord | None:
 def tell_what_leaves(farm: Farm, loop: ResearchLoop) -> None:
     """Says that the head holds ideas that no longer pay, and how they leave it."""
     cure = f"`{to_type('farm try')}{home_option(farm.home)}` without an edit takes it out by a merge run"
-    for idea in sorted(loop.shared.leaving()):
+    for idea in sorted(leaving(loop.shared)):
         title = farm.store.record(idea).experiment.title
         farm.display.say(f"{idea} ({title}) no longer pays, and is still in the head: {cure}")
 

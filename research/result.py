@@ -74,7 +74,7 @@ class Placement:
         return Placement(**json.loads(text))
 
     def without_run(self) -> "Placement":
-        """The same place for any run there."""
+        """This placement with a name in place of the run's folder, alike for all runs there."""
         return replace(self, run_folder=str(Path(self.run_folder).with_name("any")))
 
     def write_train_py(self, text: str) -> None:

@@ -247,6 +247,12 @@ def last_merge(state: FarmState) -> Work | None:
     return None if head == state.head else Work(kind="merge", patches=head, left_out=state.head - head)
 
 
+def aimed_at(state: FarmState) -> frozenset[str]:
+    """The patches of the head that the next merge makes, where no more ideas follow; those of the head if none is due."""
+    due = last_merge(state)
+    return state.planned if state.plan else state.head if due is None else due.patches
+
+
 def controlled(state: FarmState) -> frozenset[str]:
     """What the next control runs: in turn the head, and the untouched train.py, from which its gain is measured."""
     return state.head if state.controls % 2 == 0 else frozenset()

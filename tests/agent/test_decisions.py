@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from agent.researchers.scripted import Step
+from agent.shared_research import leaving
 from results.experiment import ExperimentRecord, Proposal
 from results.group_entries import CONTROL_REQUEST
 from tests.agent.loops_of_a_group import GROUP, Group
@@ -63,15 +64,15 @@ def test_a_kept_idea_that_no_longer_pays_is_known_to_leave_the_head_until_it_has
         text = RATE.apply(loop.worktree.train_py(loop.head().commit))
         proposal = Proposal(title="rate", hypothesis="", train_py=text, researcher="you")
         kept = await loop.try_now(proposal)
-        assert decision(kept) == "keep" and not loop.shared.leaving()
+        assert decision(kept) == "keep" and not leaving(loop.shared)
         again = kept
         for _ in range(3):
             again = await loop.try_again(again, proposal)
-        assert decision(again) == "discard" and loop.shared.leaving() == {kept.experiment.id}
+        assert decision(again) == "discard" and leaving(loop.shared) == {kept.experiment.id}
         assert loop.head().commit == kept.experiment.commit, "nothing has run yet without it"
-        while await loop.run_requested() is not None or loop.shared.leaving():
+        while await loop.run_requested() is not None or leaving(loop.shared):
             await loop.finish()
-        assert kept.experiment.id not in loop.head().patches and not loop.shared.leaving()
+        assert kept.experiment.id not in loop.head().patches and not leaving(loop.shared)
         await loop.close()
 
     asyncio.run(by_hand())
