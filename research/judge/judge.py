@@ -210,6 +210,7 @@ class Judge:
             message = clock.wait_for_model(self._children.trainer, self._conversation)
             seal_submission(message, most_bytes=int(MOST_MODEL * self._limits.memory_bytes))
             seconds = clock.seconds()  # no sooner: until now the trainer could improve the model
+            self._children.trainer.pause()  # what is read of its processes next may take a while
         finally:
             self._findings.training = Training(seconds=seconds, peak_memory_mb=monitor.stop())
         self._conversation.report("handover", clock.seconds(), fraction=1.0)
