@@ -5,6 +5,7 @@ from dataclasses import asdict
 
 from agent.compare_programs import program_of, same_code, slots_of
 from agent.crash_patterns import in_words
+from agent.main_guard import GUARD_MISSING, begins_with_guard
 from agent.researcher import Context, Refusal
 from research.carried_data import evaluation_bytes
 from research.contract import Contract
@@ -29,6 +30,8 @@ def reason_not_to_run(train_py: str, context: Context) -> str | None:
     refused = not_runnable(train_py, evaluation_bytes(Contract.from_json(context.branch.contract_json)))
     if refused is not None:
         return refused.reason
+    if begins_with_guard(context.train_py) and not begins_with_guard(train_py):
+        return GUARD_MISSING
     earlier = context.programs.get(program_of(train_py))
     if earlier is not None:
         return result_in_words(earlier)

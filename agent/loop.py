@@ -123,12 +123,14 @@ class ResearchLoop:
         experiment = self._control_of_software() or self._requested() or await self._idea()
         return await self._train_and_conclude(experiment, ())
 
-    async def finish(self) -> None:
+    async def finish(self) -> ExperimentRecord | None:
         """Verifies what has been put together and is not verified yet, since a head is not left for the next session; and runs
-        the baseline again where a person asks for that.
+        the baseline again where a person asks for that. Returns the last record; None if nothing was due.
         """
+        last = None
         while (request := self.shared.last_run()) is not None:
-            await self._train_and_conclude(self._new.of_request(request), ())
+            last = await self._train_and_conclude(self._new.of_request(request), ())
+        return last
 
     async def run_requested(self) -> ExperimentRecord | None:
         """The next run that a person has asked for, or that what they asked for leads to; None if there is none."""

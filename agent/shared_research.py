@@ -302,3 +302,9 @@ def in_words(change: HeadChange) -> str:
     added = [one_line(idea.title, 60) for idea in change.add]
     removed = [f"without {one_line(idea.title, 60)}" for idea in reversed(change.remove)]
     return "; ".join([*added, *removed])
+
+
+def leaving(shared: SharedResearch) -> frozenset[str]:
+    """The ideas in the head's train.py that a person has dropped, or that no longer pay: the next merge is without them."""
+    head = shared.head()
+    return frozenset(head.patches) - policy.aimed_at(shared.state().farm) if head is not None else frozenset()

@@ -162,7 +162,7 @@ def measure(kind: Kind, contract: Contract, device: torch.device, repeats: int) 
         # a count that gives the last batch another shape
         splices = splice_rows(rows, len(rows) // 2 + 3, rng, donors=random_text(contract, len(rows), rng))
         other = losses(second, splices.ids, rows[splices.rows][:, 1:], contract, device, rng)
-        return compare_prefixes(nats, other, splices)
+        return compare_prefixes(nats, other, splices, counts=np.ones(nats.shape, dtype=bool))
 
     found = {"": [compare(first) for _ in range(repeats)]}
     if device.type == "cpu":  # on a GPU, the shipped model computes in bfloat16 with any weights

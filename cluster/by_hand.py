@@ -14,8 +14,9 @@ from agent.duplicate_edits import NO_CHANGE, programs_on_same_terms, result_in_w
 from agent.loop import BaselineFailed, InfrastructureFailed, ResearchLoop
 from agent.repo.branch_names import experiment_ref, is_farm_branch, short_name
 from agent.repo.git_command import command_to_type
-from agent.repo.repository import TRAIN_FILE, train_py_to_try, uncommitted_train_py, working_train_py
+from agent.repo.repository import TRAIN_FILE, train_py_at, train_py_to_try, uncommitted_train_py, working_train_py
 from agent.repo.worktree import Worktree, checked_out_branch
+from agent.shared_research import leaving
 from cluster.background import in_background
 from cluster.branch_start import committed_train_py, fitted_edit
 from cluster.dispatch import NoWorkersLeft
@@ -96,23 +97,33 @@ async def try_working_train_py(farm: Farm, message: str | None, *, again: bool =
             record = await (loop.try_now(proposal) if earlier is None else loop.try_again(earlier, proposal))
         is_recorded = same_lines(working, loop.worktree.train_py(record.experiment.commit))
         leave_results(farm, loop, record, tried if is_recorded else None)
+        tell_what_leaves(farm, loop)
         return record
     finally:
         await loop.close()
 
 
 def is_anything_requested(loop: ResearchLoop) -> bool:
-    """Whether a person has asked for a run, or has dropped an idea that is still in the head."""
-    dropped = set(loop.head().patches) - loop.shared.state().farm.head
-    return bool(dropped or loop.store.open_requests(loop.shared.group))
+    """Whether a person has asked for a run, or an idea is to leave the head: dropped by a person, or no longer worth it."""
+    return bool(leaving(loop.shared) or loop.store.open_requests(loop.shared.group))
 
 
 async def run_what_is_requested(loop: ResearchLoop) -> ExperimentRecord | None:
-    """The last of the runs that were asked for: a merge without what was dropped, a wave, the baseline again."""
+    """The last of the runs that are due: a merge without what leaves the head, a wave, the baseline again."""
     last = None
     while (record := await loop.run_requested()) is not None:
         last = record
+    if leaving(loop.shared) and (record := await loop.finish()) is not None:
+        last = record
     return last
+
+
+def tell_what_leaves(farm: Farm, loop: ResearchLoop) -> None:
+    """Says that the head holds ideas that no longer pay, and how they leave it."""
+    cure = f"`{to_type('farm try')}{home_option(farm.home)}` without an edit takes it out by a merge run"
+    for idea in sorted(leaving(loop.shared)):
+        title = farm.store.record(idea).experiment.title
+        farm.display.say(f"{idea} ({title}) no longer pays, and is still in the head: {cure}")
 
 
 def resume_or_refuse(farm: Farm, loop: ResearchLoop, working: str) -> None:
@@ -213,10 +224,12 @@ def is_kept(record: ExperimentRecord) -> bool:
 
 def where_the_edit_is(record: ExperimentRecord, options: FarmOptions) -> str:
     """A line with the command that restores an edit that was not kept; empty if it was kept, is the baseline, or is still
-    there because the folder can't be written.
+    there, as the head's or because the folder can't be written.
     """
     tree = options.source_tree
     if is_kept(record) or not record.is_idea or (tree is not None and not os.access(tree / TRAIN_FILE, os.W_OK)):
+        return ""
+    if working_train_py(tree or options.repo) == train_py_at(options.repo, record.experiment.commit):
         return ""
     unedited = options.source_tree is None and uncommitted_train_py(options.repo) is None
     restored = f"{TRAIN_FILE} is the head's again; " if unedited else ""

@@ -26,7 +26,8 @@ from cluster.farm_events import FarmEvents
 from cluster.farm_options import FarmOptions
 from cluster.hardware import platform_identity
 from cluster.history_export import HistoryExport
-from cluster.home import usual_homes
+from cluster.home import usual_cache, usual_homes
+from cluster.known_folders import known_folders, remember
 from cluster.local_api import FarmServer
 from cluster.loop_plans import LoopPlan, Planner
 from cluster.person_requests import Answer, Ask, record
@@ -69,6 +70,7 @@ class Farm:
         self._cleanup.enter_context(self.home.lock())
         try:
             self.home.record_repository(options.repo)
+            remember(self.home.folder, options.cache)
             self.store = self._cleanup.enter_context(Store.open(self.home.folder, wait_s=5.0))
             self.export = HistoryExport(self.store, on_aside=self._on_aside)
             self.events = FarmEvents(self.home, self.store, display, self.export, show_joining=options.engine == "ray")
@@ -358,7 +360,14 @@ def agent_bounds(options: FarmOptions, data: PreparedData) -> AgentBounds:
     of_data = [path for path in (data.folder, *map(Path, data.hidden_paths)) if not is_needed(path)]  # Python's library is
     return AgentBounds(
         sandbox=options.sandbox,
-        hidden=(options.home.folder, *usual_homes(options.source_tree or options.repo), options.cache, *of_data),
+        hidden=(
+            options.home.folder,
+            *usual_homes(options.source_tree or options.repo),
+            *known_folders(),
+            options.cache,
+            usual_cache(),
+            *of_data,
+        ),
         writable=options.agent_writes,
     )
 

@@ -229,6 +229,13 @@ def usual_homes(checkout: Path) -> tuple[Path, ...]:
     return (checkout / IN_A_CHECKOUT, checkout / FETCHED, home_folder() / JOB_HOME.removeprefix("~/"), Path(of_user))
 
 
+def usual_cache() -> Path:
+    """Where data is prepared unless a command is told otherwise; the folder may not exist."""
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("autoresearch-farm", appauthor=False))
+
+
 def home_option(home: Home) -> str:
     """The text ` --home FOLDER` for a command to paste; empty if the command finds this home without it.
 

@@ -1,6 +1,7 @@
 """Reading and writing the literal constants of train.py. Standard library only; nothing of train.py is executed."""
 
 import ast
+import hashlib
 import io
 import json
 import math
@@ -59,6 +60,23 @@ def same_but_for_constants(one: str, other: str) -> bool:
         return False
     pairs = zip(statements, others, strict=False)
     return len(statements) == len(others) and all(ast.dump(first) == ast.dump(second) for first, second in pairs)
+
+
+def fingerprint_without_constants(train_py: str) -> str:
+    """SHA-256 of the text without the values of its literal constants, and without the comments behind them.
+
+    It doesn't depend on the version of Python. Raises SyntaxError if `train_py` does not parse.
+    """
+    lines = list(io.StringIO(train_py, newline=""))
+    statements = parse(train_py).body
+    constants = _constants_of(statements)
+    nodes = [node for node in statements if isinstance(node, ast.Assign) and _assigned_name(node) in constants]
+    for node in sorted(nodes, key=lambda node: -node.lineno):
+        value, last = node.value, lines[(node.value.end_lineno or node.value.lineno) - 1].encode()
+        head = lines[value.lineno - 1].encode()[: value.col_offset].decode()
+        tail = last[value.end_col_offset :].decode().strip()
+        lines[value.lineno - 1 : value.end_lineno] = [f"{head}?{'' if tail.startswith('#') else tail}\n"]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def literal_text(value: Constant) -> str:

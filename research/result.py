@@ -4,7 +4,7 @@ What the run reports about itself is named `reported_*` and decides nothing.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -73,6 +73,10 @@ class Placement:
     def from_json(text: str) -> "Placement":
         return Placement(**json.loads(text))
 
+    def without_run(self) -> "Placement":
+        """This placement with a name in place of the run's folder, alike for all runs there."""
+        return replace(self, run_folder=str(Path(self.run_folder).with_name("any")))
+
     def write_train_py(self, text: str) -> None:
         """Puts the train.py of a run into the run's folder, for a judge that is served with runs. Raises OSError."""
         folder = Path(self.run_folder)
@@ -111,6 +115,10 @@ class RunResult:
     cpu_share: float | None = None
     """Share of the CPU time that its threads could have used while it trained and did use, by the kernel's account: 1 on a
     machine of its own. None where the kernel doesn't say."""
+    undisturbed_startup_seconds: float | None = None
+    """`startup_seconds` less what other programs made the run wait for the CPU; None on a GPU."""
+    undisturbed_answer_seconds: float | None = None
+    """`answer_seconds` less what other programs made the run wait for the CPU; None on a GPU."""
     gpu_tflops: float | None = None
     """TFLOP/s of a product of matrices that the judge timed on the GPU once all processes of the run had ended."""
     num_params: int | None = None
@@ -164,6 +172,11 @@ class RunResult:
         return RunResult(
             run_id=spec.run_id, status="lost", reason=reason, seed=spec.seed, device=device, total_seconds=total_seconds
         )
+
+    @property
+    def device_kind(self) -> str:
+        """`cuda`, `mps` or `cpu`; on a cluster the name of the node precedes it in `device`, as in `node/cuda:0`."""
+        return self.device.rpartition("/")[2].partition(":")[0]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

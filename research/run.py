@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,6 +34,7 @@ from research.gpu_driver import first_gpu
 from research.ipc.channel import monotonic
 from research.judge.conversation import Emit
 from research.judge.judge import Judge, Requested, scratch_prefix
+from research.judge.processes import Children
 from research.judge.traces import Traces
 from research.kernels.preload import preload_for_gpu
 from research.measured_cpu_share import TrainingShare
@@ -126,6 +127,7 @@ def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> t
     """
     if not options.train.is_file():
         raise UserError(f"There is no file {options.train}: name a train.py with --train.")
+    children = Children()  # before its text is read, which they could find in their memory, with its comments
     device, total, free = best_device()
     check_device(options.device, best=device)
     device = options.device or device
@@ -159,17 +161,18 @@ def run_by_hand(options: argparse.Namespace, cancelled: Callable[[], bool]) -> t
             gpu_memory_bytes=limit,
         )
         traces = Traces(placement)
-        result = judged(spec, placement, train_py, emit=lambda _: None, cancelled=cancelled, traces=traces, echo=print_now)
+        result = judged(spec, placement, train_py, emit=lambda _: None, cancelled=cancelled, traces=traces, children=children,
+                        echo=print_now)  # fmt: skip
         return result, traces
 
 
 def judged(spec: RunSpec, placement: Placement, train_py: str, *, emit: Emit, cancelled: Callable[[], bool],
-           traces: Traces, requested: Requested | None = None,
+           traces: Traces, children: Children | None = None, requested: Requested | None = None,
            echo: Callable[[str], None] | None = None) -> RunResult:  # fmt: skip
     """The judge's result of one run, with the share of the CPU that it had, also in its result.json."""
     share = TrainingShare(emit)
-    judge = Judge(spec, placement, train_py, emit=share.emit, cancelled=cancelled, forget=traces.erase, requested=requested,
-                  echo=echo)  # fmt: skip
+    judge = Judge(spec, placement, train_py, emit=share.emit, cancelled=cancelled, forget=traces.erase, children=children,
+                  requested=requested, echo=echo)  # fmt: skip
     result = replace(judge.execute(), cpu_share=share.value)
     write_atomically(Path(placement.run_folder) / "result.json", result.to_json())
     return result
@@ -217,61 +220,92 @@ def serve(signals: list[int]) -> int:
 
     A run with {ahead: true} is speculative: when its clock would start, it waits until the worker sends GO.
 
-    Each run is judged in a process that is forked from this one, which has imported what runs need and does nothing else; it
-    never reads a train.py, which would stay in the memory that later runs are forked from. So a run starts at once, and finds
-    no traces of another. The end of standard input means that the worker is gone: the run is
-    then ended at once. A judge that dies without a result ends this process too, with exit status 1.
+    Each run is judged in a process that is forked from this one, which has imported what runs need and does nothing else. This
+    process reads neither a request nor a train.py: all that it has read could be found in the memory of later runs. So a run
+    starts at once, and finds no traces of another. The end of standard input means that the worker is gone: the run is then
+    ended at once. A judge that dies without a result ends this process too, with exit status 1.
     """
     preload_for_gpu()
     emit = _event_printer()
     emit({"event": "ready"})
-    worker = _Worker()
-    traces: dict[str, Traces] = {}
-    while line := worker.read_line(stopped=lambda: bool(signals)):
-        if line + b"\n" == GO:  # its run had already ended by itself
-            continue
-        request = json.loads(line)
-        placement = Placement.from_json(json.dumps(request["placement"]))
-        if placement.data_folder not in traces:
-            traces[placement.data_folder] = Traces(placement)
-        request_read, request_write = os.pipe()
+    traces: dict[Placement, Traces] = {}
+    while wait_for_line(stopped=lambda: bool(signals)):
+        told, tells = os.pipe()
+        go, goes = os.pipe()
         pid = os.fork()
         if pid == 0:
-            _judge_and_exit(request, placement, traces[placement.data_folder], emit, signals, request_read)
-        while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
-            if signals or worker.is_gone():
-                os.kill(pid, signal.SIGTERM)
-            elif worker.says_go():
-                os.write(request_write, b"%f" % monotonic())
-            time.sleep(0.02)
-        os.close(request_read)
-        os.close(request_write)
-        if ended[1]:
+            os.close(goes)
+            _judge_and_exit(traces, emit, signals, told=tells, go=go)
+        os.close(tells)
+        os.close(go)
+        status, began = _watch_judge(pid, signals, told=told, goes=goes)
+        os.close(told)
+        os.close(goes)
+        if status:
             kill_descendants()
             for folder in Path(tempfile.gettempdir()).glob(f"{scratch_prefix(pid)}*"):
                 remove_tree(folder)
             return 1
-        if not (signals or worker.is_gone()):
-            traces[placement.data_folder].erase()
+        if began is not None and not (signals or worker_is_gone()):
+            traces.setdefault(began, Traces(began)).erase()
     return 0
 
 
-def _judge_and_exit(request: Mapping[str, Any], placement: Placement, traces: Traces, emit: Emit, signals: list[int],
-                    request_pipe: int) -> NoReturn:  # fmt: skip
-    """Judges one run in a forked process. `request_pipe` brings the time at which a speculative run is requested."""
+def _watch_judge(pid: int, signals: list[int], *, told: int, goes: int) -> tuple[int, Placement | None]:
+    """Waits for a judge to end, and tells it when its worker is gone or requests its run. Returns its wait status, and where
+    its run was placed; None if it began none.
+    """
+    place: Placement | None = None
+    may_go = False
+    while True:
+        ended = os.waitpid(pid, os.WNOHANG)
+        if place is None and (words := _words_of(told)):
+            place, may_go = Placement.from_json(json.dumps(words["place"])), words["ahead"]
+        if ended[0]:
+            return ended[1], place
+        if signals or worker_is_gone():
+            os.kill(pid, signal.SIGTERM)
+        elif may_go and _has_input():
+            may_go = False
+            if os.read(0, len(GO)) == GO:
+                os.write(goes, b"%f" % monotonic())
+        time.sleep(0.02)
+
+
+def _words_of(told: int) -> dict[str, Any] | None:
+    """What a judge tells once it has read its request; None before that."""
+    ready = select.select([told], [], [], 0)[0]
+    line = os.read(told, 2**16) if ready else b""
+    return json.loads(line) if line else None
+
+
+def _judge_and_exit(traces: Mapping[Placement, Traces], emit: Emit, signals: list[int], *, told: int, go: int) -> NoReturn:
+    """Judges the run that standard input requests, in a forked process, which tells by `told` when it has read the request.
+
+    `go` brings the time at which a speculative run is requested.
+    """
 
     def requested() -> float | None:
-        return float(os.read(request_pipe, 64)) if select.select([request_pipe], [], [], 0)[0] else None
+        return float(os.read(go, 64)) if select.select([go], [], [], 0)[0] else None
 
     code = 1
     try:
         die_with_parent(signal.SIGTERM)
         become_subreaper()
-        spec = RunSpec.from_json(json.dumps(request["spec"]))
-        speculative = requested if request.get("ahead") else None
-        result = judged(spec, placement, placement.read_train_py(), emit=emit, cancelled=lambda: bool(signals), traces=traces,
-                        requested=speculative)  # fmt: skip
-        emit({"event": "result", "result": json.loads(result.to_json())})
+        children = Children()  # before anything is known of the run, which its processes could read in their memory
+        line = read_line(stopped=lambda: bool(signals))
+        request = json.loads(line) if line and line != GO else None  # GO comes late where a run has ended by itself
+        if request is None:
+            children.end_all()
+        else:
+            spec = RunSpec.from_json(json.dumps(request["spec"]))
+            placement = Placement.from_json(json.dumps(request["placement"]))
+            ahead, place = bool(request.get("ahead")), placement.without_run()
+            os.write(told, json.dumps({"ahead": ahead, "place": asdict(place)}).encode())
+            result = judged(spec, placement, placement.read_train_py(), emit=emit, cancelled=lambda: bool(signals),
+                            traces=traces.get(place) or Traces(place), children=children,
+                            requested=requested if ahead else None)  # fmt: skip
+            emit({"event": "result", "result": json.loads(result.to_json())})
         code = 0
     except BaseException:
         traceback.print_exc()
@@ -279,35 +313,45 @@ def _judge_and_exit(request: Mapping[str, Any], placement: Placement, traces: Tr
         os._exit(code)
 
 
-class _Worker:
-    """Standard input, read without a thread: a process that forks should have one thread only."""
-
-    def __init__(self) -> None:
-        self._unread = b""
-        self._gone = False
-
-    def read_line(self, *, stopped: Callable[[], bool]) -> bytes:
-        """The next line; empty if the worker hangs up, or this process is told to stop, before it is complete."""
-        while b"\n" not in self._unread:
-            if stopped() or self.is_gone(wait=0.1):
-                return b""
-        line, _, self._unread = self._unread.partition(b"\n")
-        return line
-
-    def says_go(self) -> bool:
-        """Whether the next line, as far as `is_gone` has read it, is GO; then it is consumed."""
-        if not self._unread.startswith(GO):
+def wait_for_line(*, stopped: Callable[[], bool]) -> bool:
+    """Waits for input from the worker, without reading it. Returns whether there is some: not if the worker hangs up, or this
+    process is told to stop.
+    """
+    while not stopped():
+        if _has_input(wait=0.1):
+            return True
+        if worker_is_gone():
             return False
-        self._unread = self._unread.removeprefix(GO)
-        return True
+    return False
 
-    def is_gone(self, *, wait: float = 0.0) -> bool:
-        """Whether the worker has hung up. Waits up to `wait` seconds for that, or for a part of its next line."""
-        if not self._gone and select.select([0], [], [], wait)[0]:
-            part = os.read(0, 2**16)
-            self._unread += part
-            self._gone = not part
-        return self._gone
+
+def read_line(*, stopped: Callable[[], bool]) -> bytes:
+    """The next line of standard input, and no byte more; empty if the worker hangs up, or this process is told to stop."""
+    line = b""
+    while not line.endswith(b"\n"):
+        if stopped():
+            return b""
+        if select.select([0], [], [], 0.1)[0]:
+            byte = os.read(0, 1)
+            if not byte:
+                return b""
+            line += byte
+    return line
+
+
+def worker_is_gone() -> bool:
+    """Whether the worker has closed its end of standard input, and all that it sent has been read."""
+    return bool(_events_of_input() & select.POLLHUP) and not _has_input()
+
+
+def _has_input(*, wait: float = 0.0) -> bool:
+    return bool(_events_of_input(wait=wait) & select.POLLIN)
+
+
+def _events_of_input(*, wait: float = 0.0) -> int:
+    poll = select.poll()
+    poll.register(0, select.POLLIN)
+    return next((events for _, events in poll.poll(1000 * wait)), 0)
 
 
 def _event_printer() -> Emit:

@@ -271,7 +271,7 @@ def _time_price(state: GroupState, entry: Ran) -> float:
     before, now = state.seconds_at.get(entry.experiment.parent_commit), _seconds_of(entry.run)
     if before is None or now is None:
         return 0.0
-    on_gpu = entry.run.device.startswith("cuda")
+    on_gpu = entry.run.device_kind == "cuda"
     return max(0.0, _worth_of_time(state, now, on_gpu=on_gpu) - _worth_of_time(state, before, on_gpu=on_gpu))
 
 
@@ -289,10 +289,15 @@ def _worth_of_time(state: GroupState, seconds: tuple[float, float, float], *, on
 
 
 def _seconds_of(run: RunResult) -> tuple[float, float, float] | None:
-    """Seconds that a run took to start, to train and to answer the validation rows; None if they are not all known."""
-    if run.startup_seconds is None or run.training_seconds is None or run.answer_seconds is None:
+    """Seconds that a run took to start, to train and to answer the validation rows; None if they are not all known.
+
+    What other programs made it wait for the CPU is left out where that is known.
+    """
+    startup = run.startup_seconds if run.undisturbed_startup_seconds is None else run.undisturbed_startup_seconds
+    answers = run.answer_seconds if run.undisturbed_answer_seconds is None else run.undisturbed_answer_seconds
+    if startup is None or run.training_seconds is None or answers is None:
         return None
-    return run.startup_seconds, run.training_seconds, run.answer_seconds
+    return startup, run.training_seconds, answers
 
 
 def _with_share(state: GroupState, run: RunResult) -> GroupState:

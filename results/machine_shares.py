@@ -84,7 +84,7 @@ class UnequalShare:
 
 def tolerance(run: RunResult) -> float:
     """Relative difference in work done in the same time, up to which two runs had equal shares of such a device."""
-    return GPU_TOLERANCE if run.device.startswith("cuda") else CPU_TOLERANCE
+    return GPU_TOLERANCE if run.device_kind == "cuda" else CPU_TOLERANCE
 
 
 def unequal_shares(records: Sequence[ExperimentRecord], every: Iterable[RunResult]) -> list[UnequalShare]:
@@ -203,4 +203,4 @@ def _steps_words(run: RunResult, steps: Sequence[int]) -> str:
 
 
 def _on_cpu(run: RunResult) -> bool:
-    return run.device == "cpu"
+    return run.device_kind == "cpu"

@@ -60,7 +60,7 @@ class Patch:
     slots: frozenset[str] = frozenset()
     """The constants, functions and classes that it touches: of two patches with a slot in common, one can be in a train.py."""
     price: float = 0.0
-    """What it must gain, in bpb: the price of its lines and memory."""
+    """What it must gain, in bpb: the price of its lines, memory and time outside the clock."""
     needs: frozenset[str] = frozenset()
     """The patches without which it can't be in a train.py: it edits what they made of a slot."""
 
@@ -245,6 +245,12 @@ def last_merge(state: FarmState) -> Work | None:
         return None
     head = changed(state.head, wanted_changes(state, standing(state, tuple(state.patches))))
     return None if head == state.head else Work(kind="merge", patches=head, left_out=state.head - head)
+
+
+def aimed_at(state: FarmState) -> frozenset[str]:
+    """The patches of the head that the next merge makes, where no more ideas follow; those of the head if none is due."""
+    due = last_merge(state)
+    return state.planned if state.plan else state.head if due is None else due.patches
 
 
 def controlled(state: FarmState) -> frozenset[str]:

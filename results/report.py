@@ -55,8 +55,8 @@ REPORT_NOTE = """\
 How to read it: the baseline is the untouched train.py, and the head the train.py with all ideas that are kept. Their \
 val_bpb, and what an idea gains, are estimated from all runs, which allows for the luck of what was selected; [..] is the 90% \
 interval, sigma the standard deviation between seeds. P is the probability that an idea helps by more than the price of its \
-lines and memory. Near-misses may help, and are not kept; dropped is what was kept once, and is neither kept nor a near-miss \
-now. More: docs/science.md."""
+lines, memory and time outside the clock. Near-misses may help, and are not kept; dropped is what was kept once, and is \
+neither kept nor a near-miss now. More: docs/science.md."""
 
 
 def leaderboard_text(records: Iterable[ExperimentRecord], *, limit: int = 20) -> str:
@@ -203,7 +203,8 @@ def _idea_lines(group: GroupHistory) -> list[str]:
         for idea in misses[:MOST_IDEAS]
     ]
     lines += _listed(f"Near-misses ({len(misses)}):", _with_more(named, len(misses))) or ["Near-misses: none"]
-    return lines + _dropped_lines([found for idea, found in dropped if idea not in misses])
+    lines += _dropped_lines("Leaving the head by the next merge:", [found for idea, found in dropped if idea in inside])
+    return lines + _dropped_lines("Dropped:", [found for idea, found in dropped if idea not in {*misses, *inside}])
 
 
 def _listed(label: str, items: Sequence[str]) -> list[str]:
@@ -227,11 +228,11 @@ def _dropped(group: GroupHistory) -> dict[str, tuple[Decided, ExperimentRecord]]
     return dropped
 
 
-def _dropped_lines(dropped: Sequence[tuple[Decided, ExperimentRecord]]) -> list[str]:
+def _dropped_lines(label: str, dropped: Sequence[tuple[Decided, ExperimentRecord]]) -> list[str]:
     """What was dropped and why, the latest first."""
     latest = sorted(dropped, key=lambda pair: pair[0].time, reverse=True)[:MOST_IDEAS]
     named = [f"[{record.experiment.id}] {_title(record)}: {_why(last.verdict.reason)}" for last, record in latest]
-    return _listed("Dropped:", _with_more(named, len(dropped)))
+    return _listed(label, _with_more(named, len(dropped)))
 
 
 def _why(reason: str) -> str:

@@ -419,7 +419,8 @@ DECIDING_COMMENTS: Mapping[str, str] = {
 DECIDING_HISTORY_COMMENTS: Mapping[str, str] = {
     "effect": "The estimated effect of an idea in bpb by all runs, when it was decided; shrunk for having been selected. This "
     "decides, with helps. NULL where no estimate did. The table estimates has it by now.",
-    "helps": "The probability, when it was decided, that the effect is above the price of its lines and memory.",
+    "helps": "The probability, when it was decided, that the effect is above the price of its lines, memory and time outside "
+    "the clock.",
     "gain": "Raw: the val_bpb that was expected of the head under the same seed, minus its own; positive is better. It decides "
     "nothing but under --rule greedy.",
     "needed": "About the raw gain that one run had to show to be kept, its price included.",

@@ -26,3 +26,11 @@ def own_ray_folder() -> Iterator[None]:
     ):
         patch.setenv("RAY_TMPDIR", folder)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_list_of_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Homes and caches of tests aren't remembered as the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield

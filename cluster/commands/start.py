@@ -11,6 +11,7 @@ from cluster.background import in_background
 from cluster.commands.read_home import read_history
 from cluster.hardware import Device, choose_devices, limited, platform_identity
 from cluster.home import Home, find_cache, find_checkout, find_home, home_option
+from cluster.known_folders import remember
 from cluster.machine_load import busy_lines
 from research.command_hints import to_type
 from research.contract import Contract
@@ -184,6 +185,7 @@ def prepare(options: argparse.Namespace) -> int:
         say=_say,
     )
     asyncio.run(in_background(preparing))
+    remember(find_cache(options.cache))
     if device.kind == "cuda":
         _choose_attention(contract, device, find_cache(options.cache))
     return 0

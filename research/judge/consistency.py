@@ -144,29 +144,35 @@ class Consistency:
         return None
 
 
-def compare_prefixes(nats_a: np.ndarray, nats_b: np.ndarray, splices: Splices) -> Consistency:
-    """Compares B's nats on spliced rows, (m, T), with A's on the real rows, (n, T).
+def compare_prefixes(nats_a: np.ndarray, nats_b: np.ndarray, splices: Splices, *, counts: np.ndarray) -> Consistency:
+    """Compares B's nats on spliced rows, (m, T), with A's on the real rows, (n, T), where `counts` (n, T) is true.
+
+    That leaves out targets that no score counts: a model could be worse there to make up for a look ahead elsewhere.
 
     Position p predicts token p + 1 from tokens 0 to p, so a prefix of k tokens fixes the logits at positions 0 to k - 1. The
     last of them predicts the first token after the splice: scored against the real row's token, it shows a model that read it.
     """
-    width = nats_b.shape[1]
     difference = nats_b.astype(np.float64) - nats_a[splices.rows].astype(np.float64)
-    shared = np.arange(width)[None, :] < splices.lengths[:, None]
-    of_row = (difference * shared).sum(axis=1) / splices.lengths
-    boundary = difference[np.arange(len(splices.rows)), splices.lengths - 1]
-    count = len(splices.rows)
+    prefix = np.arange(nats_b.shape[1])[None, :] < splices.lengths[:, None]
+    scored = prefix & counts[splices.rows]
+    of_row = (difference * scored).sum(axis=1) / np.maximum(1, scored.sum(axis=1))
+    last = np.arange(len(splices.rows)), splices.lengths - 1
+    boundary = difference[last][scored[last]]
     return Consistency(
-        rows=count,
+        rows=len(of_row),
         mean=float(of_row.mean()),
-        error=float(of_row.std(ddof=1) / math.sqrt(count)) if count > 1 else 0.0,
+        error=_standard_error(of_row),
         row_rms=float(np.sqrt(np.square(of_row).mean())),
-        section_rms=_largest_section_rms(difference * shared, shared),
-        boundary=float(boundary.mean()),
-        boundary_error=float(boundary.std(ddof=1) / math.sqrt(count)) if count > 1 else 0.0,
-        boundary_rms=float(np.sqrt(np.square(boundary).mean())),
-        largest=float(np.abs(difference[shared]).max()),
+        section_rms=_largest_section_rms(difference * scored, scored),
+        boundary=float(boundary.mean()) if len(boundary) else 0.0,
+        boundary_error=_standard_error(boundary),
+        boundary_rms=float(np.sqrt(np.square(boundary).mean())) if len(boundary) else 0.0,
+        largest=float(np.abs(difference[prefix]).max()),
     )
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def _largest_section_rms(difference: np.ndarray, shared: np.ndarray) -> float:
@@ -174,4 +180,4 @@ def _largest_section_rms(difference: np.ndarray, shared: np.ndarray) -> float:
     starts = np.unique(np.linspace(0, difference.shape[1], SECTIONS, endpoint=False).astype(int))  # fewer in very short rows
     sums = np.add.reduceat(difference, starts, axis=1)
     weights = np.square(np.add.reduceat(shared.astype(np.int64), starts, axis=1)).sum(axis=0)
-    return float(np.sqrt(np.square(sums).sum(axis=0)[weights > 0] / weights[weights > 0]).max())
+    return float(np.sqrt(np.square(sums).sum(axis=0)[weights > 0] / weights[weights > 0]).max(initial=0.0))

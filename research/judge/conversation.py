@@ -45,6 +45,8 @@ class Conversation:
         self._contract, self._train_py = contract, train_py
         self._supervisor, self._cancelled, self._emit = supervisor, cancelled, emit
         self._hang_up_seconds = hang_up_seconds
+        self.rows_are_known = False
+        """Whether a process of the run has seen evaluation rows. What breaks a limit from then on may tell of them."""
 
     def send(self, child: Child, message: Message) -> None:
         try:
@@ -57,7 +59,7 @@ class Conversation:
         if self._cancelled():
             raise RunEnded("lost", "stopped before the run had ended")
         if self._supervisor.broken is not None:
-            raise over_limit(self._supervisor.broken, has_seen_rows=child.log.closed)
+            raise over_limit(self._supervisor.broken, has_seen_rows=self.rows_are_known)
         try:
             message = child.channel.receive(timeout)
         except ChannelClosed:

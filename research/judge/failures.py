@@ -36,10 +36,13 @@ def require_finite(nats: np.ndarray) -> None:
 
 
 def over_limit(broken: BrokenLimit, *, has_seen_rows: bool) -> RunEnded:
-    """The end of a run that has broken a limit: oom for memory, invalid for processes and disk space.
+    """The end of a run that has broken a limit: oom for memory, invalid for processes and disk space, lost if another process
+    uses up the machine's memory.
 
     The reason gives no amounts if what broke it has seen evaluation rows, and could tell of them.
     """
+    if broken.resource == "machine":
+        return RunEnded("lost", "the machine's memory ran out, and another process uses more of it than this run")
     reason = f"over the limit of {broken.resource} while it was scored" if has_seen_rows else broken.reason
     return RunEnded("oom" if broken.resource == "memory" else "invalid", reason)
 

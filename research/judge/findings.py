@@ -46,7 +46,9 @@ class Findings:
     consistency: Consistency | None = None
     checked: bool = False
     """Whether process B has confirmed the scores of all rows."""
+    undisturbed_startup_seconds: float | None = None
     answer_seconds: float | None = None
+    undisturbed_answer_seconds: float | None = None
     scoring_seconds: float | None = None
     gpu_tflops: float | None = None
 
@@ -84,6 +86,8 @@ def result_of(findings: Findings, ending: Ending, spec: RunSpec, placement: Plac
         answer_seconds=findings.answer_seconds,
         total_seconds=total_seconds,
         peak_memory_mb=training.peak_memory_mb,
+        undisturbed_startup_seconds=findings.undisturbed_startup_seconds,
+        undisturbed_answer_seconds=findings.undisturbed_answer_seconds,
         gpu_tflops=findings.gpu_tflops,
         num_params=count_parameters(model.shapes) if model else None,
         tensor_shapes=printable_shapes(model.shapes) if model else {},

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 
 from research.carried_data import evaluation_bytes
-from research.child import scorer, trainer
 from research.child_settings import ChildSettings
 from research.data.prepared import PreparedData
 from research.errors import UserError
@@ -35,7 +34,8 @@ from research.judge.findings import Ending, Findings, Training, result_of
 from research.judge.gpu_speed import matrix_tflops
 from research.judge.handover import SubmittedModel, read_submission, seal_submission
 from research.judge.log import Log
-from research.judge.processes import CHILDREN, SCORERS, TRAINER, Child, Children, child_environment
+from research.judge.others_cpu import OthersCpu
+from research.judge.processes import CHILDREN, SCORERS, TRAINER, Child, Children, Start, child_environment
 from research.judge.row_scores import save_row_scores
 from research.judge.scoring import Scoring
 from research.result import Placement, RunResult, RunSpec
@@ -51,10 +51,10 @@ Requested = Callable[[], float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Started:
-    """The processes of a run, all ready, and what they were started with."""
+    """What the processes of a run that are ready were started with."""
 
-    trainer: Child
-    scorers: tuple[Child, Child]
+    check: Start
+    """What process B is started with, if it is asked."""
     confinement: Confinement
     rows: int
     """Descriptor of the training rows, sealed."""
@@ -64,9 +64,11 @@ class Judge:
     """Executes and scores one run."""
 
     def __init__(self, spec: RunSpec, placement: Placement, train_py: str, *, emit: Emit, cancelled: Callable[[], bool],
-                 forget: Callable[[], None], requested: Requested | None = None,
+                 forget: Callable[[], None], children: Children | None = None, requested: Requested | None = None,
                  echo: Callable[[str], None] | None = None, caps: Caps | None = None) -> None:  # fmt: skip
-        """`emit` gets the run's events, `echo` the text of its log; once `cancelled()` is true the run ends as lost.
+        """`children` stand by for this run; with None they are forked now, and can find in memory what this process knows.
+
+        `emit` gets the run's events, `echo` the text of its log; once `cancelled()` is true the run ends as lost.
 
         `forget` makes the kernel's caches tell nothing of what processes of this run have read; it is called between scorers.
 
@@ -82,7 +84,7 @@ class Judge:
         self._folder = Path(placement.run_folder)
         self._limits = Limits.of_host(placement.memory_bytes)
         self._supervisor = Supervisor(self._limits)
-        self._children = Children()
+        self._children = children or Children()
         self._findings = Findings()
         self._conversation = Conversation(
             contract=spec.contract,
@@ -104,7 +106,7 @@ class Judge:
             require_runnable(self._train_py, evaluation_bytes(self._spec.contract))
             started = self._start(log)
             if self._requested is not None:
-                began = self._wait_until_requested(self._requested, started)
+                began = self._wait_until_requested(self._requested)
             model = self._train(started)
             val_bpb = self._score(model, started)
             started.confinement.keep_compiled()
@@ -143,24 +145,24 @@ class Judge:
             raise RunEnded("lost", str(error)) from None
         self._findings.sandbox = confinement.layer_names
         startup = Phase(name="startup", began=monotonic(), cap=self._caps.startup)
-        training = self._child(trainer.main, TRAINER, log, confinement)
-        first = self._child(scorer.main, SCORERS[0], Log(None), confinement)
-        second = self._child(scorer.main, SCORERS[1], Log(None), confinement, stands_by=True)
-        children = (training, first, second)
-        for child in children:
-            child.follow_output()
-        self._supervisor.watch([child.pid for child in children], [self._scratch / name for name in CHILDREN])
+        others = None if self._on_gpu else OthersCpu()
+        training, first = self._children.trainer, self._children.scorers[0]
+        training.start(self._start_of(TRAINER, confinement), log)
+        first.start(self._start_of(SCORERS[0], confinement), Log(None))
+        check = self._start_of(SCORERS[1], confinement)
+        self._supervisor.watch(self._children.pids, [self._scratch / name for name in CHILDREN])
         rows = sealed_memory(self._data.load_rows("train").data.cast("B"))
         self._conversation.wait_for(training, DataRequested, startup)
         if self._conversation.wait_for(first, ModelBuilt, startup).seedless:
             raise RunEnded("invalid", "build_model() initialises the same model under every seed: seeds come from the judge")
         _pause(first)
         self._findings.startup_seconds = monotonic() - startup.began
-        return Started(trainer=training, scorers=(first, second), confinement=confinement, rows=rows)
+        if others is not None:
+            self._findings.undisturbed_startup_seconds = others.undisturbed_seconds(self._placement.threads)
+        return Started(check=check, confinement=confinement, rows=rows)
 
-    def _child(self, main: Callable[[], None], name: str, log: Log, confinement: Confinement, *,
-               stands_by: bool = False) -> Child:  # fmt: skip
-        """Starts the child `name`, or with `stands_by` prepares a process for it."""
+    def _start_of(self, name: str, confinement: Confinement) -> Start:
+        """What the child `name` is started with."""
         folder = self._scratch / name
         folder.mkdir()
         (folder / "train.py").write_text(without_comments(self._train_py))
@@ -177,23 +179,20 @@ class Judge:
         )
         environment = {**child_environment(threads=placement.threads), **confinement.environment(name, folder)}
         sandbox = confinement.sandbox(name, folder)
-        child = Child(main, name=name, folder=folder, settings=settings, environment=environment, log=log, sandbox=sandbox,
-                      stands_by=stands_by)  # fmt: skip
-        self._children.add(child)
-        return child
+        return Start(folder=folder, settings=settings, environment=environment, sandbox=sandbox)
 
-    def _wait_until_requested(self, requested: Requested, started: Started) -> float:
+    def _wait_until_requested(self, requested: Requested) -> float:
         """Keeps all processes ready until the run is requested. Returns that time, from which start-up is counted.
 
         The trainer waits without computing: it neither trains before its clock starts nor disturbs the run that is executed.
         """
         ready = monotonic()
-        _pause(started.trainer)
+        _pause(self._children.trainer)
         while (when := requested()) is None:
-            message = self._conversation.receive(started.trainer)
+            message = self._conversation.receive(self._children.trainer)
             if message is not None:
                 message.drop()
-        started.trainer.resume()
+        _resume(self._children.trainer)
         self._findings.startup_seconds = max(0.0, ready - when)
         self._emit({"event": "asked"})
         return when
@@ -201,20 +200,21 @@ class Judge:
     def _train(self, started: Started) -> SubmittedModel:
         """Hands the rows over, keeps the clock, and takes the model, which is sealed at the end of the measured time."""
         waiting = started.confinement.waiting_processes
-        monitor = MemoryMonitor(started.trainer.pid, gpu=self._on_gpu, waiting=waiting)
+        monitor = MemoryMonitor(self._children.trainer.pid, gpu=self._on_gpu, waiting=waiting)
         rows, width = self._data.load_rows("train").shape
         clock = Clock(self._spec.contract.TIME_BUDGET, self._caps)
         seconds = None
         try:
             data = Data(rows=rows, width=width, deadline=clock.deadline, descriptors=(started.rows,))
-            self._conversation.send(started.trainer, data)
-            message = clock.wait_for_model(started.trainer, self._conversation)
+            self._conversation.send(self._children.trainer, data)
+            message = clock.wait_for_model(self._children.trainer, self._conversation)
             seal_submission(message, most_bytes=int(MOST_MODEL * self._limits.memory_bytes))
             seconds = clock.seconds()  # no sooner: until now the trainer could improve the model
+            self._children.trainer.pause()  # what is read of its processes next may take a while
         finally:
             self._findings.training = Training(seconds=seconds, peak_memory_mb=monitor.stop())
         self._conversation.report("handover", clock.seconds(), fraction=1.0)
-        self._children.end(started.trainer)
+        self._children.end(self._children.trainer)
         os.close(started.rows)
         clock.require_in_time(seconds)
         self._findings.model = read_submission(message)
@@ -224,10 +224,10 @@ class Judge:
         """Has the model scored, and saves it if that is wanted. Returns its val_bpb."""
         began = monotonic()
         self._conversation.report("scoring", 0.0)
-        started.scorers[0].resume()
+        _resume(self._children.scorers[0])
         scoring = Scoring(self._spec, self._placement, self._data, model, self._conversation, self._caps,
                           batch_rows=self._batch_rows)  # fmt: skip
-        scores, may_be_kept = scoring.score(started.scorers, self._children, self._findings, forget=self._forget)
+        scores, may_be_kept = scoring.score(self._children, started.check, self._findings, forget=self._forget)
         self._findings.gpu_tflops = matrix_tflops(torch.device(self._placement.device))
         if self._spec.save_model and may_be_kept:
             (self._folder / "model.safetensors").write_bytes(model.tensors())
@@ -259,6 +259,12 @@ def _pause(child: Child) -> None:
     """Has a child compute nothing until it is resumed. Raises RunEnded if it goes on forking faster than it can be stopped."""
     if not child.pause():
         raise RunEnded("invalid", f"the {child.name}'s processes could not be stopped: it starts new ones all the time")
+
+
+def _resume(child: Child) -> None:
+    """Lets a child go on. Raises RunEnded if it has computed in the meantime."""
+    if not child.resume():
+        raise RunEnded("invalid", f"the {child.name} went on computing while it was to wait")
 
 
 def scratch_prefix(judge: int) -> str:

@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import IO
 
@@ -16,6 +17,9 @@ MAX_TAIL_LINES = 80
 
 MAX_TAIL_LINE = 1000
 """Characters per line of the tail, at most."""
+
+MAX_TAIL_BYTES = 2**14
+"""Bytes of the tail, which stands in a result and so in the farm's journal; its last lines are kept."""
 
 _ESCAPES = re.compile(r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?")
 """What moves a terminal's cursor, colours its text, or sets its title."""
@@ -51,7 +55,7 @@ class Log:
             self._tail = [*self._tail[-MAX_TAIL_LINES + 1 :], kept]
             if self._bytes > MAX_LOG_BYTES:
                 return
-            self._bytes += len(text)
+            self._bytes += len(text.encode())
             if self._bytes > MAX_LOG_BYTES:
                 text = "[the log is cut here: it reached its limit]\n"
             if self._file is not None:
@@ -65,9 +69,12 @@ class Log:
         return self._closed
 
     def tail(self, lines: int = 50) -> str:
-        """The last `lines` lines, MAX_TAIL_LINES at most."""
+        """The last `lines` lines, MAX_TAIL_LINES and MAX_TAIL_BYTES at most."""
         with self._lock:
-            return "".join(self._tail[-lines:])
+            last = self._tail[-lines:]
+        sizes = accumulate(len(line.encode()) for line in reversed(last))
+        fitting = sum(size <= MAX_TAIL_BYTES for size in sizes)
+        return "".join(last[len(last) - fitting :])
 
     def close(self) -> None:
         """Closes the log: nothing that the child prints from now on is kept."""

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -10,17 +11,18 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
+from research.child import scorer, trainer
 from research.child_settings import ChildSettings
 from research.files import research_folder
 from research.ipc.channel import Channel
 from research.judge.log import Log
 from research.kernels.compile_cache import link_shared
-from research.sandbox.descendants import kill_descendants, pause_tree, resume_tree
+from research.sandbox.descendants import Slices, kill_descendants, pause_tree, resume_tree
 from research.sandbox.layers import Sandbox, enter
 from research.sandbox.linux import die_with_parent
 
@@ -49,51 +51,68 @@ def child_environment(*, threads: int | None) -> dict[str, str]:
     return environment
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a child is started with."""
+
+    folder: Path
+    """Its working folder, which holds its train.py."""
+    settings: ChildSettings
+    environment: Mapping[str, str]
+    sandbox: Sandbox | None
+
+
 class Child:
     """One child process, with a channel to it and its output going to a log.
 
     On Linux it is forked off this process, which has torch imported and has used neither a device nor threads: importing torch
-    again takes seconds. `main` runs with `folder` as its working directory and finds its settings in the environment.
+    again takes seconds. It is forked before this process knows anything of the run, since all that this process has read could
+    be found in the child's memory, and does nothing until `start`: it has neither entered its sandbox nor read a file.
     """
 
-    def __init__(self, main: Callable[[], None], *, name: str, folder: Path, settings: ChildSettings,
-                 environment: Mapping[str, str], log: Log, sandbox: Sandbox | None,
-                 stands_by: bool = False) -> None:  # fmt: skip
-        """With `stands_by` a forked process does nothing until `begin`: it has neither entered its sandbox nor read a file."""
+    def __init__(self, main: Callable[[], None], *, name: str) -> None:
+        """`main` runs in the child's working folder and finds its settings in the environment."""
         self.name = name
-        self.log = log
+        self.log = Log(None)
         self.has_begun = False
         """Whether it has said that it is in its sandbox and begins with train.py."""
-        self.channel, theirs = Channel.pair()
-        self._output, output = os.pipe()
-        gate: int | None = None
-        self._gate: int | None = None
-        if stands_by:
-            gate, self._gate = os.pipe()
-        with theirs:
-            channel = theirs.fileno()
-            variables = {**environment, **replace(settings, channel=channel).environment()}
-            if sys.platform == "linux":
-                self.process: _Process = _fork(main, folder, variables, sandbox, channel=channel, output=output, gate=gate)
-            else:
-                self.process = _spawn(main, folder, variables, channel=channel, output=output)
-        os.close(output)
-        if gate is not None:
-            os.close(gate)
+        self.channel, self._theirs = Channel.pair()
+        self._main = main
+        self._output, self._writes = os.pipe()
         self._pump = threading.Thread(target=self._copy_output, daemon=True)
+        self._process: _Process | None = None
+        self._paused: Slices | None = None
+        if sys.platform == "linux":
+            waits, self._order = os.pipe()
+            self._process = _fork(main, channel=self._theirs.fileno(), output=self._writes, order=waits)
+            os.close(waits)
+
+    def start(self, start: Start, log: Log) -> None:
+        """Lets the process begin; its output goes to `log`. No child may be forked after this: it starts a thread."""
+        self.log = log
+        settings = replace(start.settings, channel=self._theirs.fileno())
+        variables = {**start.environment, **settings.environment()}
+        if self._process is None:
+            self._process = _spawn(self._main, start.folder, variables, channel=self._theirs.fileno(), output=self._writes)
+        else:
+            with os.fdopen(self._order, "wb") as order:
+                pickle.dump((start.folder, variables, start.sandbox), order)
+        self._let_go()
+        self._pump.start()
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a process, which lives or has ended. Elsewhere than on Linux there is none before `start`."""
+        return self._process is not None
+
+    @property
+    def process(self) -> "_Process":
+        assert self._process is not None, "it has not been started"
+        return self._process
 
     @property
     def pid(self) -> int:
         return self.process.pid
-
-    def begin(self) -> None:
-        """Lets a process begin that stands by."""
-        if self._gate is not None:
-            os.write(self._gate, b".")
-
-    def follow_output(self) -> None:
-        """Starts the thread that copies the child's output to its log. Fork no child after this."""
-        self._pump.start()
 
     def exit_code(self) -> int | None:
         """The exit code, once the process has ended and its output is in the log."""
@@ -105,14 +124,18 @@ class Child:
 
     def pause(self) -> bool:
         """Stops the process and all that it started, so that it computes nothing until `resume`. Returns whether it could."""
-        return pause_tree(self.pid)
+        self._paused = pause_tree(self.pid)
+        return self._paused is not None
 
-    def resume(self) -> None:
-        """Lets the process and all that it started go on."""
-        resume_tree(self.pid)
+    def resume(self) -> bool:
+        """Lets the process and all that it started go on. Returns whether they computed nothing meanwhile."""
+        assert self._paused is not None
+        return resume_tree(self.pid, self._paused)
 
     def kill(self) -> None:
         """Kills the process and its session (which it may not have created yet)."""
+        if self._process is None:
+            return
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         if self.process.poll() is None:
@@ -121,11 +144,19 @@ class Child:
 
     def close(self) -> None:
         """Closes the log and the channel of an ended process."""
+        if self._theirs.fileno() >= 0:  # it was never started
+            self._let_go()
+            os.close(self._output)
+            if self._process is not None:
+                os.close(self._order)
         self._join_pump()
         self.log.close()
         self.channel.close()
-        if self._gate is not None:
-            os.close(self._gate)
+
+    def _let_go(self) -> None:
+        """Closes this process's copies of the child's ends, so that they end with the child."""
+        self._theirs.close()
+        os.close(self._writes)
 
     def _join_pump(self) -> None:
         if self._pump.is_alive():
@@ -167,20 +198,18 @@ class _Forked:
         return self._code
 
 
-def _fork(main: Callable[[], None], folder: Path, environment: Mapping[str, str], sandbox: Sandbox | None, *, channel: int,
-          output: int, gate: int | None) -> _Process:  # fmt: skip
-    """Starts `main` in a fork of this process, inside the sandbox; with a `gate`, once something can be read from it."""
+def _fork(main: Callable[[], None], *, channel: int, output: int, order: int) -> "_Process":
+    """Forks a process that runs `main`, inside the sandbox, once it can read from `order` with what."""
     pid = os.fork()
     if pid:
         return _Forked(pid)
     code = 1
     try:
-        _become_child(folder, environment, output=output, kept=[channel] if gate is None else [channel, gate])
+        _leave_the_judge(output=output, kept=(channel, order))
         die_with_parent()
-        if gate is not None:
-            _wait_at(gate)
+        sandbox = _take_order(order)
         if sandbox is not None:
-            enter(sandbox, folder, channel=channel)
+            enter(sandbox, Path.cwd(), channel=channel)
         link_shared()
         main()
         code = 0
@@ -199,15 +228,8 @@ def _fork(main: Callable[[], None], folder: Path, environment: Mapping[str, str]
     raise AssertionError("unreachable")
 
 
-def _wait_at(gate: int) -> None:
-    """Waits until something can be read from this descriptor, and closes it. Ends the process if the other end is closed."""
-    if not os.read(gate, 1):
-        raise SystemExit(0)
-    os.close(gate)
-
-
-def _become_child(folder: Path, environment: Mapping[str, str], *, output: int, kept: Sequence[int]) -> None:
-    """Replaces what belongs to the judge: session, descriptors but for those `kept`, signal handlers, environment, folder."""
+def _leave_the_judge(*, output: int, kept: Sequence[int]) -> None:
+    """Replaces what belongs to the judge: session, descriptors but for those `kept`, signal handlers, environment."""
     os.setsid()
     with contextlib.suppress(OSError):  # if memory runs out, the kernel ends a run before its judge
         Path("/proc/self/oom_score_adj").write_text("1000")
@@ -220,13 +242,23 @@ def _become_child(folder: Path, environment: Mapping[str, str], *, output: int, 
         signal.signal(number, signal.SIG_DFL)
     os.environ.clear()
     _wipe_first_environment()
-    os.environ.update(environment)
-    os.chdir(folder)
-    tempfile.tempdir = None
     sys.argv = ["train.py"]
     sys.stdin = open(0)  # noqa: SIM115
     sys.stdout = open(1, "w", buffering=1)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1)  # noqa: SIM115
+
+
+def _take_order(order: int) -> Sandbox | None:
+    """Waits until the judge says where this process works, in which environment and sandbox. Ends it if the judge is gone."""
+    with os.fdopen(order, "rb") as words:
+        try:
+            folder, environment, sandbox = pickle.load(words)
+        except EOFError:
+            raise SystemExit(0) from None
+    os.environ.update(environment)
+    os.chdir(folder)
+    tempfile.tempdir = None
+    return cast("Sandbox | None", sandbox)
 
 
 def _wipe_first_environment() -> None:
@@ -251,15 +283,17 @@ def _spawn(main: Callable[[], None], folder: Path, environment: Mapping[str, str
 
 
 class Children:
-    """The children of a run that are alive."""
+    """The three children of a run. They stand by once this is made."""
 
     def __init__(self) -> None:
-        self._alive: list[Child] = []
-        self._all: list[Child] = []
+        self.trainer = Child(trainer.main, name=TRAINER)
+        self.scorers = (Child(scorer.main, name=SCORERS[0]), Child(scorer.main, name=SCORERS[1]))
+        self._all = (self.trainer, *self.scorers)
+        self._alive = list(self._all)
 
-    def add(self, child: Child) -> None:
-        self._alive.append(child)
-        self._all.append(child)
+    def pids(self) -> list[int]:
+        """The ids of the processes that there are."""
+        return [child.pid for child in self._all if child.exists]
 
     @property
     def have_begun(self) -> bool:
@@ -275,7 +309,7 @@ class Children:
         self._alive = [child for child in self._alive if child not in ending]
         for child in ending:
             child.kill()
-        left = kill_descendants(spare=[child.pid for child in self._alive])
+        left = kill_descendants(spare=[child.pid for child in self._alive if child.exists])
         for child in ending:
             child.close()
         if left:

@@ -31,7 +31,9 @@ from research.judge.cross_entropy import can_read_once, copied, cross_entropy, c
 from research.judge.failures import RunEnded, require_finite
 from research.judge.findings import Findings, Scores
 from research.judge.handover import SubmittedModel
-from research.judge.processes import Child, Children
+from research.judge.log import Log
+from research.judge.others_cpu import OthersCpu
+from research.judge.processes import Child, Children, Start
 from research.judge.row_scores import RowScores
 from research.result import Placement, RunSpec
 
@@ -73,24 +75,26 @@ class Scoring:
                  conversation: Conversation, caps: Caps, *, batch_rows: int) -> None:  # fmt: skip
         """`batch_rows` is the number of rows that are scored at once."""
         self._contract, self._device, self._keep_below = spec.contract, torch.device(placement.device), spec.keep_below
-        self._data, self._model = data, model
+        self._data, self._model, self._threads = data, model, placement.threads
         self._conversation, self._caps = conversation, caps
         self._batch_rows = batch_rows
         self._rng = np.random.default_rng(secrets.randbits(128))
 
-    def score(self, scorers: tuple[Child, Child], children: Children, findings: Findings, *,
+    def score(self, children: Children, check: Start, findings: Findings, *,
               forget: Callable[[], None]) -> tuple[Scores, bool]:  # fmt: skip
         """The scores, also added to `findings`, and whether the run may be kept. Ends each scorer after its part.
 
-        `forget` is called between the two.
+        `forget` is called between the two, the second of which is started with `check`.
 
         Raises RunEnded if the logits are not finite, or the two processes don't agree.
         """
-        first, second = scorers
-        began = monotonic()
+        first, second = children.scorers
+        began, others = monotonic(), OthersCpu() if self._device.type == "cpu" else None
         answers = self._answers_of(first, seconds=self._caps.answers)
         val = self._answered(answers, np.asarray(self._data.load_rows("val")[: self._contract.eval_rows]))
         findings.answer_seconds = monotonic() - began
+        if others is not None:
+            findings.undisturbed_answer_seconds = others.undisturbed_seconds(self._threads)
         val_scores = self._row_scores(val)
         may_be_kept = self._keep_below is None or val_scores.bits_per_byte < self._keep_below
         audit = self._audit(answers, findings.answer_seconds, share=1.0 if may_be_kept else AUDIT_SHARE)
@@ -100,6 +104,7 @@ class Scoring:
         if may_be_kept or self._rng.random() < CHECKED_ANYWAY:
             share = 1.0 if may_be_kept else CONSISTENCY_SHARE
             forget()
+            second.start(check, Log(None))
             self._check(second, val, audit, findings, share=share)
             findings.checked = may_be_kept
         children.end(second)
@@ -113,8 +118,7 @@ class Scoring:
         return self._answered(answers, rows)
 
     def _check(self, scorer: Child, val: AnsweredRows, audit: AnsweredRows, findings: Findings, *, share: float) -> None:
-        """Has process B, which begins now, answer `share` of the rows, spliced, and compares. Raises RunEnded."""
-        scorer.begin()
+        """Has process B, which has just begun, answer `share` of the rows, spliced, and compares. Raises RunEnded."""
         start = Phase(name="scoring", began=monotonic(), cap=self._caps.startup)
         self._conversation.wait_for(scorer, ModelBuilt, start)
         assert findings.answer_seconds is not None
@@ -131,7 +135,8 @@ class Scoring:
         targets = said.rows[splices.rows][:, 1:]
         other = answers.cross_entropies(splices.ids, self._rng, targets=targets)
         require_finite(other)
-        found, allowed = compare_prefixes(said.nats, other, splices), tolerance_for(self._device)
+        counts = self._data.token_bytes()[said.rows[:, 1:]] > 0
+        found, allowed = compare_prefixes(said.nats, other, splices, counts=counts), tolerance_for(self._device)
         broken = found.broken_rule(allowed)
         if broken is None:
             return found
@@ -179,6 +184,7 @@ class Answers:
         os.close(tensors)
         conversation.wait_for(scorer, ModelLoaded, self._phase)
         scorer.log.close()  # from now on it sees evaluation rows, which no log may hold
+        conversation.rows_are_known = True
 
     def cross_entropies(self, rows: np.ndarray, rng: np.random.Generator, *, targets: np.ndarray | None = None) -> np.ndarray:
         """Nats per token of `rows` (n, T + 1), requested in random order: (n, T) float32.

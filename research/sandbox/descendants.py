@@ -4,7 +4,8 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 import psutil
 
@@ -30,24 +31,57 @@ def kill_descendants(*, spare: Iterable[int] = (), within: float = 10.0) -> list
         time.sleep(0.01)
 
 
-def pause_tree(pid: int, *, within: float = 10.0) -> bool:
+STOPPED_OR_ENDED = "TtZX"
+"""States of a thread in /proc/PID/stat in which it does nothing until it is continued."""
+
+Slices = Mapping[str, str]
+"""A thread's folder in /proc -> what the kernel's scheduler has counted of it."""
+
+
+def pause_tree(pid: int, *, within: float = 10.0) -> Slices | None:
     """Stops a process and all its descendants, which takes two walks over the machine's processes if none of them forks.
 
-    Returns whether all are stopped after `within` seconds at most; a fork bomb may outrun this.
+    Returns how often each of their threads has run; None if not all have stopped after `within` seconds at most, which a fork
+    bomb can bring about.
     """
     stopped: set[psutil.Process] = set()
     deadline = time.monotonic() + within
     while running := _tree_of(pid) - stopped:
         if time.monotonic() > deadline:
-            return False
+            return None
         _signal(running, signal.SIGSTOP)
         stopped |= running
-    return True
+    while not _stand_still(pid):  # a thread stops once the kernel is done with its request
+        if time.monotonic() > deadline:
+            return None
+        time.sleep(0.005)
+    return _slices(pid)
 
 
-def resume_tree(pid: int) -> None:
-    """Lets a process and all its descendants go on."""
+def resume_tree(pid: int, paused: Slices) -> bool:
+    """Lets a process and all its descendants go on. Returns whether none of their threads has run since they were paused: a
+    process can have a timer of its own wake it up.
+    """
+    stood_still = _slices(pid) == paused
     _signal(_tree_of(pid), signal.SIGCONT)
+    return stood_still
+
+
+def _slices(pid: int) -> Slices:
+    return dict(_of_threads(pid, "schedstat"))
+
+
+def _stand_still(pid: int) -> bool:
+    states = (text.rpartition(")")[2].split()[0] for _, text in _of_threads(pid, "stat"))
+    return all(state in STOPPED_OR_ENDED for state in states)
+
+
+def _of_threads(pid: int, name: str) -> Iterator[tuple[str, str]]:
+    """The folder in /proc of each thread of a process and its descendants, and what its file `name` holds."""
+    for process in _tree_of(pid):
+        with contextlib.suppress(OSError):
+            for thread in Path(f"/proc/{process.pid}/task").iterdir():
+                yield str(thread), (thread / name).read_text()
 
 
 def _tree_of(pid: int) -> set[psutil.Process]:

@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -45,7 +45,8 @@ class Limits:
 class BrokenLimit:
     """A limit that a run has broken."""
 
-    resource: Literal["memory", "processes", "disk"]
+    resource: Literal["memory", "processes", "disk", "machine"]
+    """`machine`: the memory of the host ran out, and another process uses more of it than the run."""
     reason: str
     """The amount and the limit, in words."""
 
@@ -56,14 +57,14 @@ class Supervisor:
     def __init__(self, limits: Limits) -> None:
         self.broken: BrokenLimit | None = None
         self._limits = limits
-        self._pids: tuple[int, ...] = ()
+        self._pids: Callable[[], Sequence[int]] = tuple
         self._folders: tuple[Path, ...] = ()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._poll, daemon=True)
 
-    def watch(self, pids: Sequence[int], folders: Sequence[Path]) -> None:
-        """Starts the thread that polls these processes, with their descendants, and these folders."""
-        self._pids, self._folders = tuple(pids), tuple(folders)
+    def watch(self, pids: Callable[[], Sequence[int]], folders: Sequence[Path]) -> None:
+        """Starts the thread that polls the processes that `pids()` lists, with their descendants, and these folders."""
+        self._pids, self._folders = pids, tuple(folders)
         self._thread.start()
 
     def stop(self) -> None:
@@ -78,7 +79,7 @@ class Supervisor:
 
     def _look(self) -> BrokenLimit | None:
         limits = self._limits
-        tree = [process for pid in self._pids for process in _tree_of(pid)]
+        tree = [process for pid in self._pids() for process in _tree_of(pid)]
         memory = sum(map(_resident_bytes, tree))
         if memory > limits.memory_bytes:  # memory that forked processes share was counted for each of them
             memory = sum(map(_proportional_bytes, tree))
@@ -89,8 +90,10 @@ class Supervisor:
             reason = f"out of memory: {memory / 2**30:.1f} GiB used (limit {limits.memory_bytes / 2**30:.1f} GiB)"
             return BrokenLimit(resource="memory", reason=reason)
         if host.available < LEAST_FREE_MEMORY * host.total:
-            reason = f"out of memory: the host has {host.available / 2**30:.1f} GiB left"
-            return BrokenLimit(resource="memory", reason=reason)
+            left = f"the host has {host.available / 2**30:.1f} GiB of memory left"
+            if uses_most(tree):
+                return BrokenLimit(resource="memory", reason=f"out of memory: {left}")
+            return BrokenLimit(resource="machine", reason=f"{left}, of which another process uses more than this run")
         usages = [disk_usage(folder) for folder in self._folders]
         if any(incomplete for _, incomplete in usages):
             reason = f"its folders can't be counted: nested more than {DEEPEST_FOLDER} levels deep, or closed to the judge"
@@ -145,6 +148,25 @@ def _resident_bytes(process: psutil.Process) -> int:
     with contextlib.suppress(psutil.Error):
         return int(process.memory_info().rss)
     return 0
+
+
+def uses_most(tree: Sequence[psutil.Process]) -> bool:
+    """Whether these processes together use as much memory as any other process of the machine, or more."""
+    own = set(tree)
+    others = (process for process in psutil.process_iter() if process not in own)
+    most = max(map(used_bytes, others), default=0)
+    return sum(map(used_bytes, tree)) >= most
+
+
+def used_bytes(process: psutil.Process) -> int:
+    """Resident memory, and that of files without a name (memfd) which the process holds open, mapped or not."""
+    unnamed: dict[tuple[int, int], int] = {}
+    with contextlib.suppress(OSError):
+        for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+            if str(descriptor.readlink()).startswith("/memfd:"):
+                file = descriptor.stat()
+                unnamed[file.st_dev, file.st_ino] = 512 * file.st_blocks
+    return _resident_bytes(process) + sum(unnamed.values())
 
 
 def _proportional_bytes(process: psutil.Process) -> int:

@@ -51,7 +51,10 @@ class View:
 
 def readable_paths() -> list[Path]:
     """The paths of the machine's that a run reads: Python, its packages, and parts of the system (`system_paths.py`)."""
+    here, named_by_user = Path.cwd().resolve(), [path.resolve() for path in _named_by(["PYTHONPATH"])]
     packages = [Path(entry) for entry in sys.path if Path(entry).is_absolute()]
+    # `python -m` adds the folder that it was started in, whatever lies there
+    packages = [path for path in packages if path.resolve() != here or here in named_by_user]
     kept_back = [path.resolve() for path in (home_folder(), research_folder().parent, Path(tempfile.gettempdir()))]
     named = [*python_paths(), *packages, *_named_by(LIBRARY_VARIABLES), *cuda_paths(_named_by(CUDA_VARIABLES))]
     named += compiler_paths(os.environ.get("PATH", os.defpath).split(os.pathsep))

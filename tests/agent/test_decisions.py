@@ -1,10 +1,13 @@
 """What a loop decides about a run that had an unusual share of the machine."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from agent.researchers.scripted import Step
+from agent.shared_research import leaving
+from results.experiment import ExperimentRecord, Proposal
 from results.group_entries import CONTROL_REQUEST
 from tests.agent.loops_of_a_group import GROUP, Group
 from tests.agent.samples import TRAIN_PY
@@ -45,3 +48,36 @@ def test_a_control_with_an_unusual_share_runs_once_more(tmp_path: Path, monkeypa
     assert [(record.experiment.kind, len(record.runs)) for record in records] == [("control", 2)]
     assert records[0].verdict is not None and "39% less of the machine than usual" in records[0].verdict.reason
     group.store.close()
+
+
+def test_a_kept_idea_that_no_longer_pays_is_known_to_leave_the_head_until_it_has_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand, where no loop makes the merge by itself: `farm try` says so, and makes it when there is no edit to try."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    lucky = [1.47]
+    group = Group(tmp_path, TRAIN_PY, lambda text: (lucky.pop() if lucky else 1.62) if "= 1.2" in text else 1.5)
+
+    async def by_hand() -> None:
+        [loop] = group.open([])
+        await loop.start()
+        text = RATE.apply(loop.worktree.train_py(loop.head().commit))
+        proposal = Proposal(title="rate", hypothesis="", train_py=text, researcher="you")
+        kept = await loop.try_now(proposal)
+        assert decision(kept) == "keep" and not leaving(loop.shared)
+        again = kept
+        for _ in range(3):
+            again = await loop.try_again(again, proposal)
+        assert decision(again) == "discard" and leaving(loop.shared) == {kept.experiment.id}
+        assert loop.head().commit == kept.experiment.commit, "nothing has run yet without it"
+        while await loop.run_requested() is not None or leaving(loop.shared):
+            await loop.finish()
+        assert kept.experiment.id not in loop.head().patches and not leaving(loop.shared)
+        await loop.close()
+
+    asyncio.run(by_hand())
+    group.store.close()
+
+
+def decision(record: ExperimentRecord) -> str | None:
+    return None if record.verdict is None else record.verdict.decision

@@ -15,6 +15,8 @@ from agent.researcher import Context, OutOfIdeas, Refusal
 from agent.researchers.history_text import situation
 from agent.researchers.scripted import ScriptedResearcher, Step
 from agent.search.search import SearchResearcher
+from research.files import research_folder
+from research.hyperparameters import write_constants
 from results.experiment import ExperimentRecord, Proposal
 from tests.agent.samples import TRAIN_PY, make_context, make_record
 from tests.agent.test_loop import make_loop, result  # noqa: F401 - a fixture
@@ -172,6 +174,23 @@ def test_a_person_may_run_it_again_as_a_replicate(make_loop) -> None:  # noqa: F
 
     asyncio.run(tries())
     assert len(set(seeds)) > 2
+
+
+def test_what_a_person_would_execute_by_hand_stays_as_it_is() -> None:
+    """`uv run research/train.py` executes what stands before the guard, as the user."""
+    shipped = (research_folder() / "train.py").read_text()
+    context = replace(make_context(), train_py=shipped)
+    assert reason_not_to_run(write_constants(shipped, {"EMBEDDING_LR": 0.123}), context) is None
+    for edit in (
+        shipped.replace("\nif __name__", "\nprint()\n\nif __name__", 1),
+        shipped.replace("    from research.run", "    print()\n    from research.run", 1),
+        shipped.replace('if __name__ == "__main__":', "if print():", 1),
+        "import gc" + shipped.partition("import gc")[2],
+    ):
+        assert edit != shipped and reason_not_to_run(edit, context) is not None
+    assert "guard" in (reason_not_to_run(shipped.replace("\nif __name__", "\nprint()\n\nif __name__", 1), context) or "")
+    free = replace(context, train_py="import gc" + shipped.partition("import gc")[2])
+    assert reason_not_to_run(f"{free.train_py}\nX = 1\n", free) is None, "a user's own file may do without"
 
 
 def test_a_discard_that_is_run_again_is_decided_on_all_its_runs(make_loop) -> None:  # noqa: F811

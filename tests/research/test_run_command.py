@@ -293,22 +293,27 @@ def test_a_served_run_tells_its_progress_and_its_result(run: Runner, tmp_path: P
     assert [event["step"] for event in training] == sorted(event["step"] for event in training)
 
 
-LOOKS_FOR_WHAT_OTHERS_LEFT = """
+LOOKS_AROUND = """
+backwards = [b"dniheb-tfel", b"kramer-nwo", b"nur-eht-fo-eman"]
 with open("/proc/self/maps") as maps, open("/proc/self/mem", "rb", 0) as memory:
     for line in maps:
         place, access, _, _, inode, *_ = line.split()
         if access.startswith("rw") and inode == "0":
             start, end = (int(address, 16) for address in place.split("-"))
             memory.seek(start)
-            print("found", memory.read(end - start).count("-".join(["left", "behind"]).encode()))
+            found = memory.read(end - start)[::-1]
+            print("found", sum(map(found.count, backwards)))
+frame = sys._getframe()
+while frame := frame.f_back:
+    print("found", sum(type(value).__name__ in ("Judge", "RunSpec") for value in frame.f_locals.values()))
 """
 
 
 def test_runs_are_served_one_after_another_and_find_nothing_of_each_other(run: Runner, tmp_path: Path) -> None:
-    """The text of an earlier run, refused or not, is nowhere in the memory that a later one is forked from."""
-    specs = [run.spec(), run.spec(), run.spec()]
+    """Neither the text of an earlier run, refused or not, nor what the judge knows of its own run is in a run's memory."""
+    specs = [run.spec(), run.spec(run_id="name-of-the-run"), run.spec()]
     remarks = "# left-behind\n" * 1000
-    looks = variant(("def train(session):\n", f"def train(session):\n{indent(LOOKS_FOR_WHAT_OTHERS_LEFT, '    ')}"))
+    looks = HELPERS + variant(("def train(session):\n", f"def train(session):  # own-remark\n{indent(LOOKS_AROUND, '    ')}"))
     texts = [f"raise ValueError('boom')\n{remarks}", looks, "def (\n"]
     read, write = os.pipe()
     process = start_main(["--serve"], stdin=read, output=tmp_path / "out")

@@ -108,8 +108,10 @@ def test_computing_more_outside_the_clock_costs_what_as_much_training_would_gain
     cost = slope * math.log1p(30.0 / budget)
     assert price() == price(answer_seconds=16.4) == price(startup_seconds=None, answer_seconds=99.0) == 0.0
     assert price(answer_seconds=46.5) == price(answer_seconds=46.5, startup_seconds=90.0) == pytest.approx(cost)
-    assert price(startup_seconds=37.5, device="cpu") == pytest.approx(cost), "there is little to compile on a CPU"
+    assert price(startup_seconds=37.5, device="node-1/cpu") == pytest.approx(cost), "there is little to compile on a CPU"
     assert price(training_seconds=331.5) == pytest.approx(cost)
+    assert price(answer_seconds=46.5, undisturbed_answer_seconds=11.0) == 0.0, "others made it wait"
+    assert price(answer_seconds=99.0, undisturbed_answer_seconds=46.5) == pytest.approx(cost)
     later = ran(before, idea(1), 0.98, **{**usual, "answer_seconds": 16.4})
     assert price(later, 2, "c1", answer_seconds=24.0) > 0, "what is free does not grow with each step"
     paid = ran(before, idea(1), 0.9, **{**usual, "answer_seconds": 46.5})

@@ -20,11 +20,11 @@ def experiment(number: int, *runs: RunResult, **changes: str) -> ExperimentRecor
 
 
 def on_cpu(share: float | None, steps: int | None = None) -> RunResult:
-    return make_run("", 1.0, device="cpu", cpu_share=share, reported_steps=steps)
+    return make_run("", 1.0, device="node-1/cpu", cpu_share=share, reported_steps=steps)
 
 
 def on_gpu(steps: int | None, share: float | None = None) -> RunResult:
-    return make_run("", 1.0, device="cuda:0", cpu_share=share, reported_steps=steps)
+    return make_run("", 1.0, device="node-1/cuda:0", cpu_share=share, reported_steps=steps)
 
 
 def at_speed(tflops: float | None) -> RunResult:

@@ -21,5 +21,18 @@ def test_the_longest_start_up_and_the_usual_answers_count() -> None:
     assert caps == TimeCaps(startup=200.0, answers=32.0)
 
 
+def test_runs_that_use_their_cap_do_not_raise_the_next_one() -> None:
+    runs = [took(20.0, 1.0), took(25.0, 1.0)]
+    for _ in range(5):
+        cap = time_caps(runs).startup
+        assert cap == 100.0
+        runs.append(took(cap, 1.0))
+
+
 def test_a_fast_platform_has_a_least_start_up() -> None:
     assert time_caps([took(0.5, 1.0), took(0.5, 1.0)]).startup == LEAST_STARTUP["cpu"]
+
+
+def test_a_device_of_a_cluster_bears_the_name_of_its_node() -> None:
+    assert time_caps([took(0.5, 1.0, "node-1/cpu"), took(0.5, 1.0, "node-2/cpu")]).startup == LEAST_STARTUP["cpu"]
+    assert time_caps([took(0.5, 1.0, "node-1/cuda:0"), took(0.5, 1.0, "node-1/cuda:1")]).startup == LEAST_STARTUP["cuda"]

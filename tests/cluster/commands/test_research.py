@@ -22,6 +22,7 @@ from cluster.driver import agent_bounds
 from cluster.end_summary import FarmSummary, summary_lines
 from cluster.farm_options import FarmOptions, todays_tag
 from cluster.home import Home
+from cluster.known_folders import remember
 from cluster.local_api import connect
 from research.errors import UserError
 from research.files import research_folder
@@ -136,10 +137,13 @@ def test_a_home_in_use_and_a_researcher_that_cannot_work_are_refused_before_anyt
 
 
 def test_a_command_may_not_see_the_homes_of_farms_nor_what_runs_are_scored_on(options: FarmOptions, tmp_path: Path) -> None:
+    other_home = tmp_path / "home of another farm"
+    other_home.mkdir()
+    remember(other_home)
     data: Any = SimpleNamespace(folder=tmp_path / "prepared", hidden_paths=("/corpus/val", str(research_folder())))
     bounds = agent_bounds(replace(options, sandbox="strict", agent_writes=(tmp_path / "mine",)), data)
     hidden = {options.home.folder, options.cache, options.repo / "results" / "data", options.repo / "results" / "fetched"}
-    assert hidden | {tmp_path / "prepared", Path("/corpus/val")} <= set(bounds.hidden)
+    assert hidden | {tmp_path / "prepared", Path("/corpus/val"), other_home} <= set(bounds.hidden)
     assert research_folder() not in bounds.hidden  # or nothing would run
     assert (bounds.sandbox, bounds.writable) == ("strict", (tmp_path / "mine",))
 

@@ -45,7 +45,7 @@ def test_equal_answers_are_consistent(spliced: tuple[np.ndarray, np.ndarray, Spl
     nats, other, splices = spliced
     for n, length in enumerate(splices.lengths):
         other[n, length:] = 50.0  # behind the splice answers may be anything
-    found = compare_prefixes(nats, other, splices)
+    found = compare_prefixes(nats, other, splices, counts=np.ones(nats.shape, dtype=bool))
     assert found == consistency(rows=12) and found.broken_rule(ALLOWED) is None
 
 
@@ -54,7 +54,7 @@ def test_a_look_one_token_ahead_shows_at_the_last_position_of_the_prefix(
 ) -> None:
     nats, other, splices = spliced
     other[np.arange(12), splices.lengths - 1] += 1.0
-    found = compare_prefixes(nats, other, splices)
+    found = compare_prefixes(nats, other, splices, counts=np.ones(nats.shape, dtype=bool))
     assert found.boundary == pytest.approx(1.0)
     assert "looks ahead" in str(found.broken_rule(ALLOWED))
 
@@ -87,10 +87,21 @@ def test_a_mean_within_its_errors_or_below_the_floor_is_honest(changes: dict[str
 def test_differences_of_both_signs_do_not_cancel(spliced: tuple[np.ndarray, np.ndarray, Splices]) -> None:
     nats, other, splices = spliced
     other += np.where(np.arange(12) % 2, 0.001, -0.001)[:, None].astype(np.float32)
-    found = compare_prefixes(nats, other, splices)
+    found = compare_prefixes(nats, other, splices, counts=np.ones(nats.shape, dtype=bool))
     assert abs(found.mean) < 1e-6 and abs(found.boundary) < 1e-6 and found.largest < 0.0011
     assert found.row_rms == pytest.approx(0.001, rel=1e-3) and found.error == pytest.approx(0.001 / 11**0.5, rel=1e-3)
     assert "between rows" in str(found.broken_rule(ALLOWED))
+
+
+def test_targets_that_no_score_counts_make_up_for_nothing(spliced: tuple[np.ndarray, np.ndarray, Splices]) -> None:
+    """A model could answer worse there at no cost, and have as much to gain elsewhere."""
+    nats, other, splices = spliced
+    counts = np.ones(nats.shape, dtype=bool)
+    last = np.arange(12), splices.lengths - 1
+    counts[splices.rows[:6], splices.lengths[:6] - 1] = False
+    other[last] += np.where(np.arange(12) < 6, -0.002, 0.002).astype(np.float32)
+    found = compare_prefixes(nats, other, splices, counts=counts)
+    assert found.boundary == pytest.approx(0.002, rel=1e-3) and "looks ahead" in str(found.broken_rule(ALLOWED))
 
 
 def test_what_is_learned_for_the_last_positions_alone_is_not_diluted_by_the_others() -> None:
@@ -98,7 +109,7 @@ def test_what_is_learned_for_the_last_positions_alone_is_not_diluted_by_the_othe
     nats = rng.uniform(1, 3, (400, 64)).astype(np.float32)
     splices = splice_rows(np.zeros((400, 65), dtype=np.int32), 400, rng, donors=np.ones((400, 65), dtype=np.int32))
     other = nats[splices.rows] + np.where(np.arange(64) >= 56, rng.choice([-0.001, 0.001], (400, 1)), 0.0).astype(np.float32)
-    found = compare_prefixes(nats, other, splices)
+    found = compare_prefixes(nats, other, splices, counts=np.ones(nats.shape, dtype=bool))
     assert found.row_rms < 1e-4 and found.section_rms == pytest.approx(0.001, rel=1e-2)
     assert "in a part of the positions" in str(found.broken_rule(ALLOWED))
 
@@ -109,7 +120,7 @@ def test_differences_of_both_signs_before_the_splice_do_not_cancel(
     """A process that knows how some rows go on could make up there for what it can't see in the others."""
     nats, other, splices = spliced
     other[np.arange(12), splices.lengths - 1] += np.where(np.arange(12) % 2, 0.04, -0.04).astype(np.float32)
-    found = compare_prefixes(nats, other, splices)
+    found = compare_prefixes(nats, other, splices, counts=np.ones(nats.shape, dtype=bool))
     assert abs(found.boundary) < 1e-6 and found.boundary_rms == pytest.approx(0.04, rel=1e-3)
     assert found.broken_rule(replace(ALLOWED, mean=1.0, bias=1.0, row_rms=1.0)) is not None
 
@@ -117,7 +128,7 @@ def test_differences_of_both_signs_before_the_splice_do_not_cancel(
 @pytest.mark.parametrize("width", [2, 5, 8, 9])
 def test_rows_shorter_than_the_sections_are_compared_too(width: int) -> None:
     splices = Splices(rows=np.array([1]), lengths=np.array([1]), ids=np.zeros((1, width + 1)))
-    found = compare_prefixes(np.zeros((2, width)), np.full((1, width), 0.25), splices)
+    found = compare_prefixes(np.zeros((2, width)), np.full((1, width), 0.25), splices, counts=np.ones((2, width), dtype=bool))
     assert found.section_rms == found.row_rms == 0.25
 
 

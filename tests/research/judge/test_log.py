@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from research.judge.log import MAX_LINE_BYTES, Log
+from research.judge.log import MAX_LINE_BYTES, MAX_LOG_BYTES, MAX_TAIL_BYTES, Log
 
 
 def logged(raw: bytes, path: Path | None = None) -> str:
@@ -53,3 +53,13 @@ def test_a_closed_log_takes_nothing_more(tmp_path: Path) -> None:
     log.close()
     log.write("after\n")
     assert (tmp_path / "log").read_text() == "before\n" and said == ["before\n"] and log.tail() == "before\n"
+
+
+def test_limits_count_bytes_and_not_characters(tmp_path: Path) -> None:
+    """Of letters of four bytes each a log would hold four times as much, and a tail of them goes into the farm's journal."""
+    line = ("\U00020000" * 15_000 + "\n").encode()
+    log = Log(tmp_path / "log")
+    log.copy_from(io.BytesIO(line * (2 * MAX_LOG_BYTES // len(line))))
+    log.close()
+    assert (tmp_path / "log").stat().st_size < 1.1 * MAX_LOG_BYTES
+    assert 0 < len(log.tail(80).encode()) <= MAX_TAIL_BYTES

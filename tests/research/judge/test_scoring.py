@@ -1,12 +1,17 @@
 """When process B is asked, and what a scorer can tell: it begins when A is dead, and words of scorers are fixed sentences."""
 
 import re
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from research.child.scorer import is_seedless
+from research.contract import Contract
+from research.judge.conversation import Conversation
+from research.judge.failures import RunEnded
+from research.sandbox.limits import BrokenLimit, Limits, Supervisor
 from tests.research.judged import HELPERS, TRAIN_PY, Run, Runner, check_every_run, check_no_run, variant
 
 FORWARD = "return self.out(self.embedding(ids))"
@@ -134,3 +139,17 @@ def test_no_times_of_a_device_can_be_set_that_later_runs_would_see(quick: Runner
     if "namespaces" not in done.result.sandbox:
         pytest.skip("this host has no namespaces: the devices are the machine's own")
     assert done.result.status == "ok", done.result
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_a_limit_that_is_broken_once_rows_are_known_is_told_without_numbers(known: bool, judged_contract: Contract) -> None:
+    """Whoever broke it: what is noticed while the second scorer is listened to may have been started by the first."""
+    supervisor = Supervisor(Limits(memory_bytes=2**40))
+    supervisor.broken = BrokenLimit(resource="processes", reason="too many processes: 659 (limit 512)")
+    conversation = Conversation(contract=judged_contract, train_py="", supervisor=supervisor, cancelled=lambda: False,
+                                emit=lambda event: None, hang_up_seconds=0.0)  # fmt: skip
+    conversation.rows_are_known = known
+    listened_to: Any = None
+    with pytest.raises(RunEnded) as ended:
+        conversation.receive(listened_to)
+    assert ended.value.status == "invalid" and ("659" in ended.value.reason) == (not known)

@@ -1,7 +1,10 @@
 """Compiled code: who may leave some for later runs, and what becomes of it."""
 
 import os
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ from triton import knobs
 from triton.runtime.cache import FileCacheManager
 
 from research.files import research_folder
-from research.hyperparameters import read_constants, write_constants
+from research.hyperparameters import fingerprint_without_constants, read_constants, write_constants
 from research.kernels import compile_cache
 from research.starting_hyperparameters import fit_to_profile
 
@@ -17,7 +20,9 @@ SHIPPED = (research_folder() / "train.py").read_text()
 
 
 def test_the_shipped_file_is_trusted_with_any_constants() -> None:
-    assert compile_cache.is_trusted(SHIPPED)
+    assert fingerprint_without_constants(SHIPPED) == compile_cache.SHIPPED, (
+        "train.py has changed: put the first one into SHIPPED"
+    )
     assert compile_cache.is_trusted(fit_to_profile(SHIPPED, "cpu", None)[0])
     assert compile_cache.is_trusted(write_constants(SHIPPED, {"DEPTH": 3, "MATRIX_LR": 0.5}))
 
@@ -29,13 +34,27 @@ def test_the_shipped_file_is_trusted_with_any_constants() -> None:
         lambda text: text.replace("def build_model", "print()\n\n\ndef build_model", 1),
         lambda text: text.replace(f"DEPTH = {read_constants(SHIPPED)['DEPTH']}", "DEPTH = print() or 8", 1),
         lambda text: text + "\nDEPTH = __import__('os').getpid()\n",
+        lambda text: re.sub(r"(?m)^(DEPTH = \d+)", r"\1; print()", text),
+        lambda text: re.sub(r"(?m)^DEPTH = \d+", "DEPTH = (4,\n 5); print()", text),
         lambda text: "def (",
     ],
-    ids=["a line more", "a call more", "a call in a constant", "a constant again", "no Python"],
-)
+    ids=["a line more", "a call more", "a call in a constant", "a constant again", "a statement behind a constant",
+         "a statement behind a constant of two lines", "no Python"],
+)  # fmt: skip
 def test_any_other_program_is_not(edit) -> None:
     text = edit(SHIPPED)
     assert text != SHIPPED and not compile_cache.is_trusted(text)
+
+
+def test_an_edited_file_does_not_vouch_for_itself(tmp_path: Path) -> None:
+    """In a checkout, the file that is edited and the one that was shipped are the same file."""
+    shutil.copytree(research_folder(), tmp_path / "research", ignore=shutil.ignore_patterns("__pycache__"))
+    edited = tmp_path / "research" / "train.py"
+    edited.write_text(SHIPPED + "\nprint()\n")
+    asked = "from research.kernels.compile_cache import is_trusted; print(is_trusted(open('research/train.py').read()))"
+    done = subprocess.run([sys.executable, "-c", asked], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True,
+                          text=True)  # fmt: skip
+    assert done.stdout == "False\n", done.stderr
 
 
 def test_plain_files_are_added_and_what_is_there_stays(tmp_path: Path) -> None:

@@ -38,19 +38,29 @@ def counting(tmp_path: Path) -> Iterator["subprocess.Popen[bytes]"]:
 
 
 def test_nothing_of_a_paused_tree_goes_on_until_it_is_resumed(counting: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
-    assert pause_tree(counting.pid)
+    paused = pause_tree(counting.pid)
+    assert paused is not None
     ticks = (tmp_path / "ticks").stat().st_size
     time.sleep(0.2)
     assert (tmp_path / "ticks").stat().st_size == ticks
-    resume_tree(counting.pid)
+    assert resume_tree(counting.pid, paused)
     deadline = time.monotonic() + 10
     while (tmp_path / "ticks").stat().st_size == ticks:
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
+def test_a_process_that_is_woken_up_meanwhile_is_noticed(counting: "subprocess.Popen[bytes]") -> None:
+    """As by a timer of its own, whose signal may be SIGCONT."""
+    paused = pause_tree(counting.pid)
+    assert paused is not None
+    [child] = psutil.Process(counting.pid).children()
+    child.resume()
+    time.sleep(0.1)
+    assert not resume_tree(counting.pid, paused)
+
+
 def test_a_process_that_is_gone_counts_as_paused() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    assert pause_tree(ended.pid)
-    resume_tree(ended.pid)
+    assert pause_tree(ended.pid) == {} and resume_tree(ended.pid, {})

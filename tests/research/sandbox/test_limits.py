@@ -1,12 +1,17 @@
 """Limits of a run, polled from outside: through the judge, and alone."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from research.files import remove_tree
-from research.sandbox.limits import DEEPEST_FOLDER, Limits, Supervisor, disk_usage
+from research.judge.failures import over_limit
+from research.sandbox.limits import DEEPEST_FOLDER, BrokenLimit, Limits, Supervisor, disk_usage, used_bytes, uses_most
 from tests.research.judged import Runner, wait_for, with_train
 from tests.research.nested import nest
 
@@ -36,10 +41,43 @@ def test_a_run_that_starts_too_many_processes_is_invalid(run: Runner) -> None:
     assert done.left_alive == ()
 
 
+HOLDS = """
+import os, sys, time
+descriptor = os.memfd_create("unmapped")
+for _ in range(int(sys.argv[1])):
+    os.write(descriptor, bytes(2**20))
+print(flush=True)
+time.sleep(1000)
+"""
+
+
+def test_who_uses_most_memory_is_told_whether_it_is_mapped_or_not() -> None:
+    """Memory that runs out on the machine is charged to the run that took it, and not to all runs that notice."""
+    started = [subprocess.Popen([sys.executable, "-c", HOLDS, size], stdout=subprocess.PIPE) for size in ("300", "20")]
+    try:
+        for process in started:
+            assert process.stdout is not None
+            process.stdout.readline()
+        large, small = (psutil.Process(process.pid) for process in started)
+        assert used_bytes(large) > 300 * 2**20 > 100 * 2**20 > used_bytes(small)
+        assert not uses_most([small])
+        assert uses_most([process for process in psutil.process_iter() if process.pid != small.pid])
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def test_another_process_that_uses_up_the_machine_is_not_laid_on_the_run() -> None:
+    broken = BrokenLimit(resource="machine", reason="the host has 0.1 GiB left")
+    assert over_limit(broken, has_seen_rows=False).status == "lost"
+    assert over_limit(replace(broken, resource="memory"), has_seen_rows=False).status == "oom"
+
+
 @pytest.fixture
 def supervisor(tmp_path: Path) -> Iterator[Supervisor]:
     supervisor = Supervisor(Limits(memory_bytes=2**40, disk_bytes=2**20))
-    supervisor.watch([], [tmp_path])
+    supervisor.watch(tuple, [tmp_path])
     yield supervisor
     supervisor.stop()
 

@@ -121,3 +121,14 @@ def test_the_probe_sees_no_text_of_the_system(monkeypatch: pytest.MonkeyPatch) -
         if Path(name).exists():
             assert not seen(found, Path("/"), name.lstrip("/")), name
     assert visible.is_needed(Path(sys.prefix))
+
+
+def test_the_folder_that_a_judge_is_started_in_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`python -m` puts it on the path of modules, with whatever lies there."""
+    (tmp_path / "private.txt").write_text("mine")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert not seen(view_of_run(private=(), gpu_minor=None), tmp_path, "private.txt")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: "/elsewhere")  # whatever contains the temporary folder is kept back
+    assert seen(view_of_run(private=(), gpu_minor=None), tmp_path, "private.txt"), "what a user names is"
