@@ -22,6 +22,7 @@ TIMED = HELPERS + variant(("optimizer.step()\n", "optimizer.step()\n            
 
 LOGITS = "logits = self.out(self.embedding(ids))"
 FORWARD = "return self.out(self.embedding(ids))"
+LAYERS = "        self.out = nn"
 FINISH = "    session.finish("
 BUILD = "def build_model():\n"
 TRAIN = "def train(session):\n"

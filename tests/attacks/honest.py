@@ -15,11 +15,10 @@ from research.child_settings import ChildSettings
 from research.data.prepared import PreparedData
 from research.hyperparameters import write_constants
 from research.run import SHIPPED_TRAIN_PY
-from tests.attacks.attack import FINISH, FORWARD, HONEST, lines
+from tests.attacks.attack import FINISH, FORWARD, HONEST, LAYERS, lines
 from tests.attacks.harness import Harness
 from tests.research.judged import Run, variant
 
-LAYERS = "        self.out = nn"
 LOSS = "loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())"
 STEP = "optimizer.step()\n"
 
@@ -183,7 +182,7 @@ SLOW_AT_FIRST = model(
     "",
     """
     if not self.training and ids.any() and not hasattr(self, "warm"):  # before its answers, a scorer tries rows of zeros
-        self.warm = time.sleep(3.0) or True
+        self.warm = time.sleep(2.0) or True
     return self.out(self.embedding(ids))
     """,
 )

@@ -73,6 +73,43 @@ def test_answers_that_are_random_are_told_from_a_look_ahead(quick: Runner) -> No
     assert result.status == "invalid" and "random" in result.reason and "dropout" in result.reason
 
 
+WORKS_FIRST = variant(
+    (FORWARD, "if not self.training and ids.any() and WHO in SLOW and not hasattr(self, 'works'):\n"
+              f"            self.works = time.sleep(1.5) or True\n        {FORWARD}"),
+    ("BATCH_SIZE = 8", "BATCH_SIZE = 8\nimport time\nfrom pathlib import Path\nWHO = Path.cwd().name\nSLOW = ()"),
+)  # fmt: skip
+
+
+def allow_a_second() -> None:
+    """In a judge's process: a scorer may take a second more for its first answer."""
+    from research.judge import scoring
+
+    scoring.FIRST_ANSWER_SECONDS = 1.0
+
+
+@pytest.mark.parametrize("slow", [("scorer-a", "scorer-b"), ("scorer-a",), ("scorer-b",)])
+def test_a_model_may_not_train_before_its_first_answer_but_one_process_can_be_disturbed(
+    slow: tuple[str, ...], quick: Runner
+) -> None:
+    result = quick(WORKS_FIRST.replace("SLOW = ()", f"SLOW = {slow}"), before=allow_a_second).result
+    if len(slow) == 1:
+        assert result.status == "ok", result
+    else:
+        assert result.status == "invalid" and "before its first answer" in result.reason, result
+
+
+def test_what_a_model_prepares_for_the_shape_of_its_batches_is_done_before_it_is_timed(quick: Runner) -> None:
+    """As a compiled model does for each new shape, of which a CPU's scorers have two: two rows, and a whole batch."""
+    prepares = (
+        "shapes = self.__dict__.setdefault('shapes', set())\n"
+        "        if not self.training and len(ids) not in shapes and len(shapes) < 2:\n"
+        f"            shapes.add(len(ids)) or time.sleep(1.5)\n        {FORWARD}"
+    )
+    text = variant((FORWARD, prepares), ("BATCH_SIZE = 8", "BATCH_SIZE = 8\nimport time"))
+    result = quick(text, before=allow_a_second).result
+    assert result.status == "ok", result
+
+
 LEAKS = [
     "raise SystemExit(int(ids[0, 3]) % 90 + 1)",
     "raise ValueError(str(ids[0].tolist()))",
