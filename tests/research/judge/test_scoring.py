@@ -1,7 +1,9 @@
 """When process B is asked, and what a scorer can tell: it begins when A is dead, and words of scorers are fixed sentences."""
 
 import re
+import time
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -127,6 +129,27 @@ def test_no_reason_of_a_scorer_that_has_seen_rows_holds_a_number_of_its_choice(l
     assert result.status != "ok"
     known = re.sub(r"\(rows, 64, 512\)|took more than 3 s", "", result.reason)
     assert not re.search(r"\d", known), result.reason
+
+
+def request_slowly() -> None:
+    """In a judge's process: the second batch is requested when a scorer has long answered the first."""
+    from research.judge.scoring import Answers
+
+    request = Answers._request
+
+    def request_late(self: Answers, rows: np.ndarray) -> None:
+        time.sleep(0.5 * (self._requested == 1))
+        request(self, rows)
+
+    Answers._request = request_late  # type: ignore[method-assign]
+
+
+def test_an_unfit_shape_is_told_from_a_crash_if_the_scorer_ends_before_the_next_request(quick: Runner) -> None:
+    body = (
+        "logits = self.out(self.embedding(ids))\n        return logits if not ids.any() or self.training else logits[:, :-1]"
+    )
+    result = quick(variant((FORWARD, body)), before=request_slowly).result
+    assert result.status == "invalid" and "for evaluation rows too" in result.reason, result
 
 
 class Random(nn.Module):
