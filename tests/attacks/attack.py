@@ -61,6 +61,8 @@ class Attack:
     """Why a better score is not stopped: docs/threat-model.md says what it is worth."""
     residue_without_namespaces: str = ""
     """The same, where a host has no namespaces."""
+    by_its_text: bool = False
+    """Its text is refused before anything runs. That of any other attack is not: else nothing would be tried."""
     needs_gpus: int = 0
     sample: bool = False
     """Part of every run of the tests."""
@@ -94,9 +96,13 @@ def before_the_end(code: str, text: str = HONEST) -> str:
     return variant((FINISH, lines(code, 4) + FINISH), text=text)
 
 
-def in_scoring(code: str, text: str = HONEST) -> str:
-    """`text` whose scorers do `code`, which may change `logits`, for each batch of `ids`."""
-    return variant((FORWARD, f"{LOGITS}\n        if self.training:\n            return logits\n{lines(code, 8)}"
+def in_scoring(code: str, text: str = HONEST, *, zeros: bool = False) -> str:
+    """`text` whose scorers do `code`, which may change `logits`, for each batch of `ids`.
+
+    With `zeros` they do so for the rows of zeros as well that they try before they see any: their output is still read then.
+    """
+    honest = "self.training" if zeros else "self.training or not ids.any()"
+    return variant((FORWARD, f"{LOGITS}\n        if {honest}:\n            return logits\n{lines(code, 8)}"
                     "        return logits"), text=text)  # fmt: skip
 
 
@@ -108,7 +114,7 @@ def while_scored(code: str, text: str = HONEST) -> str:
         if words := attempt():
             raise SystemExit(words)
     """
-    return variant((CONTRACT, CONTRACT + attempt(code)), text=in_scoring(once, text))
+    return variant((CONTRACT, CONTRACT + attempt(code)), text=in_scoring(once, text, zeros=True))
 
 
 def in_forward(code: str, text: str = HONEST) -> str:

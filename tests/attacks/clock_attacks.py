@@ -193,6 +193,7 @@ CLOCK_ATTACKS: list[Attack] = [
     Attack(
         number=23,
         name="fixes the seed",
+        by_its_text=True,
         tries="have each run be the same one",
         train_py=variant((BUILD, BUILD + "    torch.manual_seed(1337)\n"), text=HONEST),
         statuses=("invalid",),

@@ -5,12 +5,12 @@ from tests.attacks.memory_attacks import guarded, tells_the_other_scorer
 from tests.research.judged import variant
 
 FILES = """
-import ctypes, encodings, errno, fcntl, hashlib, mmap, struct, threading
+import ctypes, errno, fcntl, hashlib, mmap, struct, sysconfig, threading
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mmap.restype = ctypes.c_void_p
 PATTERN = [int(b) for b in f"{int(hashlib.sha256(b'$marker').hexdigest(), 16):0256b}"[:64]]
-PATHS = sorted(Path(encodings.__file__).parent.glob("*.py"))[:64]
+PATHS = sorted(Path(sysconfig.get_paths()["stdlib"], "encodings").glob("*.py"))[:64]
 OPENED = {}
 
 def opened(i):
@@ -263,8 +263,8 @@ def marked(i):
 RESIDUE = "the time that a lookup takes tells whether its name was looked up before"
 
 ROWS_BY_LOCKS = """
-import fcntl, struct
-PATHS = sorted(Path(os.__file__).parent.rglob("*.py"))[:500]
+import fcntl, struct, sysconfig
+PATHS = sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py"))[:500]
 OPENED, SENT = {}, [0]
 ROW = 16 * CONTRACT.MAX_SEQ_LEN
 

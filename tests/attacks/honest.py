@@ -277,9 +277,8 @@ def score_by_itself(harness: Harness, control: Control, run: Run) -> float:
 def judge_honest(harness: Harness, control: Control, *, seed: int = 1) -> tuple[Run, float | None]:
     """Runs an honest train.py with all rows checked: the run, and the score that its model has by itself."""
     contract = replace(harness.runner.contract, TIME_BUDGET=control.budget)
-    run = harness.run(
-        control.train_py, contract=contract, seed=seed, save_model=True, caps={"answers": 120.0, "startup": 120.0}
-    )
+    caps = {"answers": 120.0, "startup": 240.0}  # a compiler on a busy machine
+    run = harness.run(control.train_py, contract=contract, seed=seed, save_model=True, caps=caps, patience=600.0)
     harness.surroundings.restore()
     return run, score_by_itself(harness, control, run) if run.result.status == "ok" else None
 
