@@ -145,9 +145,7 @@ def request_slowly() -> None:
 
 
 def test_an_unfit_shape_is_told_from_a_crash_if_the_scorer_ends_before_the_next_request(quick: Runner) -> None:
-    body = (
-        "logits = self.out(self.embedding(ids))\n        return logits if not ids.any() or self.training else logits[:, :-1]"
-    )
+    body = "logits = self.out(self.embedding(ids))\n        return logits if not ids.any() or self.training else logits[:, :-1]"
     result = quick(variant((FORWARD, body)), before=request_slowly).result
     assert result.status == "invalid" and "for evaluation rows too" in result.reason, result
 
