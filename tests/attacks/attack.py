@@ -87,8 +87,8 @@ def at_import(code: str, text: str = HONEST) -> str:
 
 def before_training(code: str, text: str = HONEST) -> str:
     """`text` in which the trainer tries `code` before it asks for data."""
-    return variant((TRAIN, attempt(code.replace("session", "SESSION")) + TRAIN + "    global SESSION\n    SESSION = session\n"
-                    "    attempt()\n"), text=text)  # fmt: skip
+    function = attempt(code).replace("def attempt():", "def attempt(session):")
+    return variant((TRAIN, f"{function}{TRAIN}    attempt(session)\n"), text=text)
 
 
 def before_the_end(code: str, text: str = HONEST) -> str:
