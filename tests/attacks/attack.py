@@ -61,6 +61,8 @@ class Attack:
     """Why a better score is not stopped: docs/threat-model.md says what it is worth."""
     residue_without_namespaces: str = ""
     """The same, where a host has no namespaces."""
+    residue_without_seccomp: str = ""
+    """The same, where a host has no seccomp."""
     by_its_text: bool = False
     """Its text is refused before anything runs. That of any other attack is not: else nothing would be tried."""
     needs_gpus: int = 0

@@ -6,6 +6,7 @@ from tests.attacks.attack import (
     FINISH,
     HONEST,
     LAYERS,
+    SILENT,
     TIMED,
     TRAIN,
     Attack,
@@ -189,6 +190,7 @@ CLOCK_ATTACKS: list[Attack] = [
         name="a daemon goes on writing to the tensors",
         tries="train after the hand-over",
         train_py=before_training(KEEPS_WRITING),
+        statuses=(*SILENT, "diverged"),  # what it has written before its end may be no number
     ),
     Attack(
         number=23,

@@ -62,6 +62,9 @@ while time.monotonic() < until:
 """
 
 
+FILTER_ALONE = "without the filter, what the kernel keeps of files is a channel"
+
+
 def spoken(what: str, functions: str, *, sample: bool = False) -> Attack:
     """Both scorers `mark(i)` bits as long as they live; the trainer, which has a log, reads them by `marked(i)`."""
     text = at_import(SAYS, before_training(HEARS))
@@ -71,6 +74,7 @@ def spoken(what: str, functions: str, *, sample: bool = False) -> Attack:
         tries="use what the kernel keeps of a file that both can only read",
         train_py=variant((CONTRACT, f"{CONTRACT}{FILES}{functions}"), text=text),
         statuses=SILENT,
+        residue_without_seccomp=FILTER_ALONE,
         sample=sample,
     )
 
@@ -100,6 +104,7 @@ def left(what: str, functions: str, *, residue: str = "", sample: bool = False) 
         first=first,
         train_py=second,
         residue=residue,
+        residue_without_seccomp=FILTER_ALONE,
         sample=sample,
     )
 
