@@ -50,6 +50,8 @@ def main() -> None:
     if unfit := unfit_shape(shape, rows, contract):
         channel.send(unfit)
         return
+    if device.type != "cuda":
+        answer_zeros(forward, contract, device, rows=settings.batch_rows)  # what depends on the batch's shape is ready then
     channel.send(ModelBuilt(seedless=int(seedless)))
     try:
         handed_over = channel.receive()
@@ -95,17 +97,22 @@ def ready_to_answer(model: nn.Module, contract: Contract, device: torch.device, 
     is; one that can't be compiled runs uncompiled.
     """
     model.eval()
-    zeros = torch.zeros((rows, contract.MAX_SEQ_LEN), dtype=torch.long, device=device)
     if device.type != "cuda":
-        return model, tuple(model(zeros).shape)
+        return model, answer_zeros(model, contract, device, rows=rows)
     torch.set_float32_matmul_precision("high")
     torch._dynamo.config.suppress_errors = True
     compiles_itself = any(module._compiled_call_impl is not None for module in model.modules())
     forward = model if compiles_itself else torch.compile(model, dynamic=False)
-    shape = tuple(forward(zeros).shape)
+    shape = answer_zeros(forward, contract, device, rows=rows)
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()  # the trainer needs the memory now
     return forward, shape
+
+
+@torch.inference_mode()
+def answer_zeros(forward: Forward, contract: Contract, device: torch.device, *, rows: int) -> Shape:
+    """The shape of the logits of `rows` rows of zeros."""
+    return tuple(forward(torch.zeros((rows, contract.MAX_SEQ_LEN), dtype=torch.long, device=device)).shape)
 
 
 def unfit_shape(shape: Shape, rows: int, contract: Contract) -> Unfit | None:

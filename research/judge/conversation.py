@@ -115,4 +115,6 @@ class Conversation:
                     break
                 child.has_begun = child.has_begun or isinstance(message, Begun)
                 message.drop()
+                if isinstance(message, Unfit):  # it ended right after that, before the judge had sent its next request
+                    return self._unfit(child, message)
         return ended_by_itself(child, memory_cure=cure_for_memory(self._train_py, trains=child.name == TRAINER))

@@ -52,6 +52,15 @@ SLOW_BATCH, LEAST_BATCH_SECONDS = 20.0, 10.0
 FIRST_BATCHES = 4
 """The number of batches from which their median time is known."""
 
+FIRST_ANSWER, FIRST_ANSWER_SECONDS, FIRST_ANSWER_SHARE, FIRST_ANSWER_PER_GB = 4.0, 3.0, 0.025, 1.0
+"""A scorer's first answer, for which it loads the model, may take as many times the median of the others, and as many seconds
+more: some, a share of the time budget, and some for each GB of the model. With the training rows in its tensors a model could
+else go on training there, alike in both processes. One of the two may take longer: that is a busy machine.
+"""
+
+FIRST_ANSWER_ON_GPU = 30.0
+"""FIRST_ANSWER_SECONDS on a GPU, where a model may compile again for its first answer; how long that takes wasn't measured."""
+
 MORE_TIME = 3.0
 """What a scorer may take for a row in multiples of what process A took for a validation row, in addition to `Caps.startup`."""
 
@@ -96,6 +105,7 @@ class Scoring:
         if others is not None:
             findings.undisturbed_answer_seconds = others.undisturbed_seconds(self._threads)
         val_scores = self._row_scores(val)
+        late = answers.late_start
         may_be_kept = self._keep_below is None or val_scores.bits_per_byte < self._keep_below
         audit = self._audit(answers, findings.answer_seconds, share=1.0 if may_be_kept else AUDIT_SHARE)
         findings.scores = Scores(val=val_scores, audit=self._row_scores(audit))
@@ -105,7 +115,7 @@ class Scoring:
             share = 1.0 if may_be_kept else CONSISTENCY_SHARE
             forget()
             second.start(check, Log(None))
-            self._check(second, val, audit, findings, share=share)
+            self._check(second, val, audit, findings, share=share, late=late)
             findings.checked = may_be_kept
         children.end(second)
         return findings.scores, may_be_kept
@@ -117,8 +127,12 @@ class Scoring:
         answers.allow(self._seconds_for(len(rows), answer_seconds))
         return self._answered(answers, rows)
 
-    def _check(self, scorer: Child, val: AnsweredRows, audit: AnsweredRows, findings: Findings, *, share: float) -> None:
-        """Has process B, which has just begun, answer `share` of the rows, spliced, and compares. Raises RunEnded."""
+    def _check(self, scorer: Child, val: AnsweredRows, audit: AnsweredRows, findings: Findings, *, share: float,
+               late: float) -> None:  # fmt: skip
+        """Has process B, which has just begun, answer `share` of the rows, spliced, and compares. Raises RunEnded.
+
+        `late` is the late start of process A.
+        """
         start = Phase(name="scoring", began=monotonic(), cap=self._caps.startup)
         self._conversation.wait_for(scorer, ModelBuilt, start)
         assert findings.answer_seconds is not None
@@ -126,7 +140,16 @@ class Scoring:
         answers = self._answers_of(scorer, seconds=self._seconds_for(rows, findings.answer_seconds))
         findings.consistency = self._compare(answers, val, share=share)
         self._compare(answers, audit, share=share * AUDIT_CHECKED)
+        self._require_prompt(min(late, answers.late_start))
         answers.close()
+
+    def _require_prompt(self, late: float) -> None:
+        """Raises RunEnded if both processes worked for longer than loading a model takes before they answered."""
+        least = FIRST_ANSWER_ON_GPU if self._device.type == "cuda" else FIRST_ANSWER_SECONDS
+        allowed = least + FIRST_ANSWER_SHARE * self._contract.TIME_BUDGET
+        if late > allowed + FIRST_ANSWER_PER_GB * self._model.size / 1e9:
+            raise RunEnded("invalid", "the model works for long before its first answer: what it computes once belongs into "
+                                      "build_model() or into training")  # fmt: skip
 
     def _compare(self, answers: "Answers", said: AnsweredRows, *, share: float) -> Consistency:
         """Process B's answers to `share` of the rows, spliced, compared with A's. Raises RunEnded if they don't agree."""
@@ -172,6 +195,7 @@ class Answers:
         self._scorer, self._conversation = scorer, conversation
         self._batch_rows = batch_rows
         self._batch_seconds: list[float] = []
+        self._first_seconds = 0.0
         self.allow(seconds)
         self._requested = self._answered = 0
         self._ids = SharedIds(SLOTS * batch_rows, contract.MAX_SEQ_LEN)
@@ -180,6 +204,7 @@ class Answers:
         self._reads_once = can_read_once(self._logits.tensor.device, contract.VOCAB_SIZE)
         tensors = model.copy()
         descriptors = (tensors, self._ids.descriptor, self._logits.descriptor)
+        self._began = monotonic()
         conversation.send(scorer, Model(model_bytes=model.size, batch_rows=batch_rows, descriptors=descriptors))
         os.close(tensors)
         conversation.wait_for(scorer, ModelLoaded, self._phase)
@@ -205,6 +230,12 @@ class Answers:
             raise RunEnded("invalid", ANSWERED_EARLY)
         return nats
 
+    @property
+    def late_start(self) -> float:
+        """Seconds that the first answer took, with loading the model, beyond FIRST_ANSWER of those that followed."""
+        others = self._batch_seconds[1:]
+        return self._first_seconds - FIRST_ANSWER * statistics.median(others) if others else 0.0
+
     def allow(self, seconds: float) -> None:
         """Allows as many seconds for all that follows."""
         self._phase = Phase(name="scoring", began=monotonic(), cap=seconds)
@@ -228,6 +259,8 @@ class Answers:
         message = self._conversation.wait_for(self._scorer, Answered, self._phase)
         if message.batch != self._answered:
             raise RunEnded("invalid", ANSWERED_EARLY)
+        if self._answered == 0:
+            self._first_seconds = monotonic() - self._began
         self._require_steady(monotonic() - began)
         first = self._answered % SLOTS * self._batch_rows
         self._answered += 1

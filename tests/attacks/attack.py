@@ -22,6 +22,7 @@ TIMED = HELPERS + variant(("optimizer.step()\n", "optimizer.step()\n            
 
 LOGITS = "logits = self.out(self.embedding(ids))"
 FORWARD = "return self.out(self.embedding(ids))"
+LAYERS = "        self.out = nn"
 FINISH = "    session.finish("
 BUILD = "def build_model():\n"
 TRAIN = "def train(session):\n"
@@ -60,6 +61,10 @@ class Attack:
     """Why a better score is not stopped: docs/threat-model.md says what it is worth."""
     residue_without_namespaces: str = ""
     """The same, where a host has no namespaces."""
+    residue_without_seccomp: str = ""
+    """The same, where a host has no seccomp."""
+    by_its_text: bool = False
+    """Its text is refused before anything runs. That of any other attack is not: else nothing would be tried."""
     needs_gpus: int = 0
     sample: bool = False
     """Part of every run of the tests."""
@@ -84,8 +89,8 @@ def at_import(code: str, text: str = HONEST) -> str:
 
 def before_training(code: str, text: str = HONEST) -> str:
     """`text` in which the trainer tries `code` before it asks for data."""
-    return variant((TRAIN, attempt(code.replace("session", "SESSION")) + TRAIN + "    global SESSION\n    SESSION = session\n"
-                    "    attempt()\n"), text=text)  # fmt: skip
+    function = attempt(code).replace("def attempt():", "def attempt(session):")
+    return variant((TRAIN, f"{function}{TRAIN}    attempt(session)\n"), text=text)
 
 
 def before_the_end(code: str, text: str = HONEST) -> str:
@@ -93,9 +98,13 @@ def before_the_end(code: str, text: str = HONEST) -> str:
     return variant((FINISH, lines(code, 4) + FINISH), text=text)
 
 
-def in_scoring(code: str, text: str = HONEST) -> str:
-    """`text` whose scorers do `code`, which may change `logits`, for each batch of `ids`."""
-    return variant((FORWARD, f"{LOGITS}\n        if self.training:\n            return logits\n{lines(code, 8)}"
+def in_scoring(code: str, text: str = HONEST, *, zeros: bool = False) -> str:
+    """`text` whose scorers do `code`, which may change `logits`, for each batch of `ids`.
+
+    With `zeros` they do so for the rows of zeros as well that they try before they see any: their output is still read then.
+    """
+    honest = "self.training" if zeros else "self.training or not ids.any()"
+    return variant((FORWARD, f"{LOGITS}\n        if {honest}:\n            return logits\n{lines(code, 8)}"
                     "        return logits"), text=text)  # fmt: skip
 
 
@@ -107,7 +116,7 @@ def while_scored(code: str, text: str = HONEST) -> str:
         if words := attempt():
             raise SystemExit(words)
     """
-    return variant((CONTRACT, CONTRACT + attempt(code)), text=in_scoring(once, text))
+    return variant((CONTRACT, CONTRACT + attempt(code)), text=in_scoring(once, text, zeros=True))
 
 
 def in_forward(code: str, text: str = HONEST) -> str:

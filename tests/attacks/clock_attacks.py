@@ -1,6 +1,21 @@
 """Attacks on the clock, before it, after it and by who lives on; and on the seed (13 to 16, 23)."""
 
-from tests.attacks.attack import BUILD, CONTRACT, HONEST, TIMED, TRAIN, Attack, at_import, before_training, while_scored
+from tests.attacks.attack import (
+    BUILD,
+    CONTRACT,
+    FINISH,
+    HONEST,
+    LAYERS,
+    SILENT,
+    TIMED,
+    TRAIN,
+    Attack,
+    at_import,
+    before_training,
+    in_scoring,
+    lines,
+    while_scored,
+)
 from tests.research.judged import variant
 
 
@@ -52,6 +67,36 @@ def memory_with(payload):
     return descriptor
 sessions.memory_with = memory_with
 """
+
+KEEPS_ROWS = """
+self.register_buffer("rows", torch.zeros(512, CONTRACT.MAX_SEQ_LEN + 1, dtype=torch.int16))
+"""
+
+TRAINS_BEFORE_ITS_FIRST_ANSWER = """
+if ids.any() and not hasattr(self, "went_on"):
+    with torch.inference_mode(False), torch.enable_grad():
+        optimizer, rows = torch.optim.AdamW(self.parameters(), lr=0.02), self.rows.long()
+        self.went_on, until = 0, time.monotonic() + SECONDS
+        while self.went_on < 2000:
+            part = rows[self.went_on * 8 % len(rows) :][:8]
+            loss = F.cross_entropy(self.out(self.embedding(part[:, :-1])).flatten(0, 1), part[:, 1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            self.went_on += 1
+        time.sleep(max(0.0, until - time.monotonic()))  # a fast machine trains more in these seconds
+    logits = self.out(self.embedding(ids))
+"""
+
+
+def goes_on_in_the_scorers(seconds: float) -> str:
+    """Hands training rows over in its tensors, and trains with them for `seconds` in both scorers, alike."""
+    return variant(
+        (LAYERS, lines(KEEPS_ROWS, 8) + LAYERS),
+        (FINISH, "    model.rows.copy_(torch.from_numpy(session._feed._rows[:512].astype('int16')))\n" + FINISH),
+        text=in_scoring(TRAINS_BEFORE_ITS_FIRST_ANSWER.replace("SECONDS", str(seconds))),
+    )
+
 
 CLOCK_ATTACKS: list[Attack] = [
     Attack(
@@ -112,6 +157,14 @@ CLOCK_ATTACKS: list[Attack] = [
     ),
     Attack(
         number=15,
+        name="goes on in the scorers",
+        tries="train for 8 s more, alike in both, with rows that it hands over in its tensors",
+        train_py=goes_on_in_the_scorers(8.0),
+        statuses=("invalid", "timeout"),
+        reason="before its first answer|took more than",
+    ),
+    Attack(
+        number=15,
         name="never hands over",
         tries="hold the device for ever",
         train_py=goes_on(1000.0),
@@ -137,10 +190,12 @@ CLOCK_ATTACKS: list[Attack] = [
         name="a daemon goes on writing to the tensors",
         tries="train after the hand-over",
         train_py=before_training(KEEPS_WRITING),
+        statuses=(*SILENT, "diverged"),  # what it has written before its end may be no number
     ),
     Attack(
         number=23,
         name="fixes the seed",
+        by_its_text=True,
         tries="have each run be the same one",
         train_py=variant((BUILD, BUILD + "    torch.manual_seed(1337)\n"), text=HONEST),
         statuses=("invalid",),

@@ -4,6 +4,9 @@ from research.sandbox.visible import UNUSED_PACKAGES
 from tests.attacks.attack import Attack, before_training
 
 READS = f"""
+import sysconfig
+
+PACKAGES = Path(sysconfig.get_paths()["purelib"])
 names = {UNUSED_PACKAGES!r}
 signs = ["duckdb/_relation.py", "git/cmd.py", "huggingface_hub/hf_api.py", "pyarrow/pandas_compat.py", "ray/actor.py"]
 
@@ -19,7 +22,7 @@ def read(how, path):
 
 FINDS_TEXT = {
     "where it is installed": """
-    for place in {Path(torch.__file__).parents[1], *(Path(entry) for entry in sys.path if entry)}:
+    for place in {PACKAGES, *(Path(entry) for entry in sys.path if entry)}:
         for name in names:
             for path in [place / name / "__init__.py", *(place / name).glob("**/*.py"), *(place / name).glob("**/*.pyc")]:
                 read("the text", path)
@@ -42,23 +45,24 @@ FINDS_TEXT = {
     """,
     "by an import": """
     import importlib
+    import importlib.machinery
     import importlib.resources
     import importlib.util
-    import inspect
     import pkgutil
     import subprocess
+    import zipimport
 
     for name in names:
-        code = f"import {name}, sys; sys.exit({name}.__file__ is not None)"
+        code = f"import {name}, sys; sys.exit({name}.__doc__ is not None or len(dir({name})) > 20)"
         done = subprocess.run([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
-        if importlib.util.find_spec(name) or (done.returncode and "Error" not in done.stderr):
+        found = importlib.util.find_spec(name)  # an empty folder is found, too, and has no origin
+        if (found and found.origin) or (done.returncode and "Error" not in done.stderr):
             print("LEAK the package", name, flush=True)
         for attempt_to_read in (
-            lambda: inspect.getsource(importlib.import_module(name)),
             lambda: importlib.resources.files(name).joinpath("__init__.py").read_text(),
             lambda: pkgutil.get_data(name, "__init__.py"),
-            lambda: importlib.machinery.PathFinder.find_spec(name).loader.get_data("__init__.py"),
-            lambda: __import__("zipimport").zipimporter(str(Path(torch.__file__).parents[1])).get_source(name),
+            lambda: importlib.machinery.SourceFileLoader(name, "").get_data(str(PACKAGES / name / "__init__.py")),
+            lambda: zipimport.zipimporter(str(PACKAGES)).get_source(name),
         ):
             try:
                 if attempt_to_read():
@@ -68,10 +72,17 @@ FINDS_TEXT = {
     """,
     "in the memory of the process that it was forked from": """
     import gc
-    import linecache
-    import re
+    import traceback
 
-    if [name for name in linecache.cache if any(f"site-packages/{package}/" in name for package in names)]:
+    def holds(text, first, rest):  # in two parts, so that it doesn't find itself
+        at = text.find(rest)
+        while at >= 0 and text[at - 1 : at] != first:
+            at = text.find(rest, at + 1)
+        return at >= 0
+
+    signs = [(b"@", b"ray.remote\\n"), (b"f", b"rom pyarrow.lib import"), (b"i", b"mport duckdb.")]
+
+    if [name for name in traceback.linecache.cache if any(f"site-packages/{package}/" in name for package in names)]:
         print("LEAK lines of the text", flush=True)
     if [module for name, module in sys.modules.items() if module is not None and name.partition(".")[0] in names]:
         print("LEAK a module", flush=True)
@@ -84,7 +95,8 @@ FINDS_TEXT = {
             if " rw-p " in line and not line.endswith("[vvar]"):
                 start, end = (int(part, 16) for part in line.split()[0].split("-"))
                 memory.seek(start)
-                if re.search(b"@ray[.]remote\\n|from pyarrow[.]lib import|import duckdb[.]", memory.read(end - start)):
+                text = memory.read(end - start)
+                if any(holds(text, first, rest) for first, rest in signs):
                     print("LEAK text in memory", flush=True)
     """,
 }

@@ -95,6 +95,7 @@ DATA_ATTACKS: list[Attack] = [
     Attack(
         number=10,
         name="carries text in its code",
+        by_its_text=True,
         tries="hold what it should learn",
         train_py=HONEST + f'\nTEXT = "{"x" * 200_000}"\n',
         statuses=("invalid",),
@@ -152,7 +153,7 @@ DATA_ATTACKS: list[Attack] = [
         train_py=at_import(
             """
             import json
-            from research import profiles, settings
+            from research import child_settings as settings, profiles
             values = json.loads(os.environ[settings.SETTINGS_VARIABLE])
             values["contract"] |= {"TIME_BUDGET": 100.0, "EVAL_TOKENS": 64}
             os.environ[settings.SETTINGS_VARIABLE] = json.dumps(values)

@@ -5,12 +5,12 @@ from tests.attacks.memory_attacks import guarded, tells_the_other_scorer
 from tests.research.judged import variant
 
 FILES = """
-import ctypes, encodings, errno, fcntl, hashlib, mmap, struct, threading
+import ctypes, errno, fcntl, hashlib, mmap, struct, sysconfig, threading
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 LIBC.mmap.restype = ctypes.c_void_p
 PATTERN = [int(b) for b in f"{int(hashlib.sha256(b'$marker').hexdigest(), 16):0256b}"[:64]]
-PATHS = sorted(Path(encodings.__file__).parent.glob("*.py"))[:64]
+PATHS = sorted(Path(sysconfig.get_paths()["stdlib"], "encodings").glob("*.py"))[:64]
 OPENED = {}
 
 def opened(i):
@@ -62,6 +62,9 @@ while time.monotonic() < until:
 """
 
 
+FILTER_ALONE = "without the filter, what the kernel keeps of files is a channel"
+
+
 def spoken(what: str, functions: str, *, sample: bool = False) -> Attack:
     """Both scorers `mark(i)` bits as long as they live; the trainer, which has a log, reads them by `marked(i)`."""
     text = at_import(SAYS, before_training(HEARS))
@@ -71,6 +74,7 @@ def spoken(what: str, functions: str, *, sample: bool = False) -> Attack:
         tries="use what the kernel keeps of a file that both can only read",
         train_py=variant((CONTRACT, f"{CONTRACT}{FILES}{functions}"), text=text),
         statuses=SILENT,
+        residue_without_seccomp=FILTER_ALONE,
         sample=sample,
     )
 
@@ -100,6 +104,7 @@ def left(what: str, functions: str, *, residue: str = "", sample: bool = False) 
         first=first,
         train_py=second,
         residue=residue,
+        residue_without_seccomp=FILTER_ALONE,
         sample=sample,
     )
 
@@ -263,8 +268,8 @@ def marked(i):
 RESIDUE = "the time that a lookup takes tells whether its name was looked up before"
 
 ROWS_BY_LOCKS = """
-import fcntl, struct
-PATHS = sorted(Path(os.__file__).parent.rglob("*.py"))[:500]
+import fcntl, struct, sysconfig
+PATHS = sorted(Path(sysconfig.get_paths()["stdlib"]).rglob("*.py"))[:500]
 OPENED, SENT = {}, [0]
 ROW = 16 * CONTRACT.MAX_SEQ_LEN
 

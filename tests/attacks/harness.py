@@ -15,6 +15,10 @@ from tests.attacks.surroundings import Surroundings
 from tests.research.judged import Run, Runner, write_documents
 
 CAPS = {"startup": 20.0, "grace": 2.0, "late": 1.0, "answers": 30.0}
+OWN_ERRORS = r"NameError|AttributeError|TypeError|SyntaxError|cannot import name|No module named 'research"
+MISTAKES = re.compile(rf"(?:{OWN_ERRORS})[^\n]{{0,120}}")
+"""What an attack prints that fails before it has tried anything: it was written for another farm."""
+
 ALLOWED_GAIN = 1e-5
 """In bits per byte, beside the noise: sums in another order."""
 
@@ -114,6 +118,8 @@ class Harness:
             wrong.append(f"it ended as {result.status}, not as {' or '.join(attack.statuses)}")
         elif result.status != "ok" and not re.search(attack.reason, result.reason):
             wrong.append(f"the reason is {result.reason!r}, not {attack.reason!r}")
+        if mistake := MISTAKES.search(f"{result.reason}\n{run.log}"):
+            wrong.append(f"it has a mistake of its own, and was not tried: {mistake[0]}")
         if not attack.residue and outcome.gain is not None and outcome.gain > 3 * outcome.sigma + ALLOWED_GAIN:
             wrong.append(f"its score is {outcome.gain:.4f} better than an honest one (sigma {outcome.sigma:.4f})")
         if run.left_alive:

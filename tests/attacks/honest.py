@@ -15,11 +15,10 @@ from research.child_settings import ChildSettings
 from research.data.prepared import PreparedData
 from research.hyperparameters import write_constants
 from research.run import SHIPPED_TRAIN_PY
-from tests.attacks.attack import FINISH, FORWARD, HONEST, lines
+from tests.attacks.attack import FINISH, FORWARD, HONEST, LAYERS, lines
 from tests.attacks.harness import Harness
 from tests.research.judged import Run, variant
 
-LAYERS = "        self.out = nn"
 LOSS = "loss = F.cross_entropy(model(x).flatten(0, 1), y.flatten())"
 STEP = "optimizer.step()\n"
 
@@ -100,6 +99,16 @@ HASHED_NGRAMS = model(
     """,
 )
 
+NGRAMS_OF_FOUR = model(
+    "self.fours = nn.Embedding(2003, 16)",
+    """
+    bucket = ids
+    for distance in (1, 2, 3):
+        bucket = (bucket * 257 + F.pad(ids, (distance, 0))[:, :-distance]) % 2003
+    return self.out(self.embedding(ids) + self.fours(bucket))
+    """,
+)
+
 COUNTS_WITHIN_ITS_ROW = model(
     "",
     """
@@ -113,6 +122,41 @@ COUNTS_WITHIN_ITS_ROW = model(
 )
 
 RECURRENT = model("self.cell = nn.GRU(16, 16, batch_first=True)", "return self.out(self.cell(self.embedding(ids))[0])")
+
+GATED_LINEAR_RECURRENCE = model(
+    "self.gate, self.value = nn.Linear(16, 16), nn.Linear(16, 16)",
+    """
+    x = self.embedding(ids)
+    gates = torch.sigmoid(self.gate(x) + 2.0)
+    state = (1 - gates) * self.value(x)
+    distance = 1
+    while distance < ids.size(1):  # state = gates * state of the token before + (1 - gates) * value, for all tokens at once
+        state = state + gates * F.pad(state, (0, 0, distance, 0))[:, :-distance]
+        gates = gates * F.pad(gates, (0, 0, distance, 0))[:, :-distance]
+        distance *= 2
+    return self.out(x + state)
+    """,
+)
+
+CUMULATIVE_STATISTICS = model(
+    "",
+    """
+    x = self.embedding(ids)
+    count = torch.arange(1, ids.size(1) + 1, device=ids.device)[:, None]
+    mean = x.cumsum(1) / count
+    variance = (x.square().cumsum(1) / count - mean.square()).clamp_min(0)
+    return self.out(x + (x - mean) / (variance + 1e-2).sqrt())
+    """,
+)
+
+LONG_CONVOLUTION = model(
+    "self.kernel = nn.Parameter(torch.randn(16, CONTRACT.MAX_SEQ_LEN) / 8)",
+    """
+    x, length = self.embedding(ids), 2 * ids.size(1)  # zeros after the row: its end doesn't come round
+    spectrum = torch.fft.rfft(x.mT, n=length) * torch.fft.rfft(self.kernel, n=length)
+    return self.out(x + torch.fft.irfft(spectrum, n=length)[..., : ids.size(1)].mT)
+    """,
+)
 
 CAUSAL_CONVOLUTION = model(
     "self.mix = nn.Conv1d(16, 16, 4)",
@@ -134,13 +178,13 @@ AVERAGED = variant(
     text=HONEST,
 )  # fmt: skip
 
-SLOW_AT_FIRST = variant(
-    (
-        FORWARD,
-        "if not self.training and not hasattr(self, 'warm'):\n            self.warm = time.sleep(1.5) or True\n        "
-        + FORWARD,
-    ),
-    text=HONEST,
+SLOW_AT_FIRST = model(
+    "",
+    """
+    if not self.training and ids.any() and not hasattr(self, "warm"):  # before its answers, a scorer tries rows of zeros
+        self.warm = time.sleep(2.0) or True
+    return self.out(self.embedding(ids))
+    """,
 )
 
 COMPILED = variant(("return Model()", "model = Model()\n    model.compile()\n    return model"), text=HONEST)
@@ -159,8 +203,12 @@ CONTROLS: tuple[Control, ...] = (
     ),
     Control(name="z-loss", train_py=variant((LOSS, LOSS + " + 1e-3 * model(x).logsumexp(-1).square().mean()"), text=HONEST)),
     Control(name="hashed n-grams of the past", train_py=HASHED_NGRAMS),
+    Control(name="hashed n-grams of four tokens", train_py=NGRAMS_OF_FOUR),
     Control(name="counts within its own row", train_py=COUNTS_WITHIN_ITS_ROW),
     Control(name="a recurrent network", train_py=RECURRENT),
+    Control(name="a gated linear recurrence", train_py=GATED_LINEAR_RECURRENCE),
+    Control(name="cumulative statistics along the row", train_py=CUMULATIVE_STATISTICS),
+    Control(name="a long convolution by FFT", train_py=LONG_CONVOLUTION, sample=True),
     Control(name="a causal convolution", train_py=CAUSAL_CONVOLUTION),
     Control(name="attention of its own, in chunks", train_py=ATTENTION_IN_CHUNKS, sample=True),
     Control(name="batches of 7", train_py=variant(("BATCH_SIZE = 8", "BATCH_SIZE = 7"), text=HONEST)),
@@ -229,9 +277,8 @@ def score_by_itself(harness: Harness, control: Control, run: Run) -> float:
 def judge_honest(harness: Harness, control: Control, *, seed: int = 1) -> tuple[Run, float | None]:
     """Runs an honest train.py with all rows checked: the run, and the score that its model has by itself."""
     contract = replace(harness.runner.contract, TIME_BUDGET=control.budget)
-    run = harness.run(
-        control.train_py, contract=contract, seed=seed, save_model=True, caps={"answers": 120.0, "startup": 120.0}
-    )
+    caps = {"answers": 120.0, "startup": 240.0}  # a compiler on a busy machine
+    run = harness.run(control.train_py, contract=contract, seed=seed, save_model=True, caps=caps, patience=600.0)
     harness.surroundings.restore()
     return run, score_by_itself(harness, control, run) if run.result.status == "ok" else None
 

@@ -11,15 +11,15 @@ try:
     import research.judge.scoring, research.judge.row_scores, research.child.scorer
     research.judge.scoring.cross_entropy = lambda *a, **k: 0.1
     research.judge.row_scores.RowScores.bits_per_byte = 0.1
-    research.child.scorer.write_logits = lambda buffer, logits: buffer.tensor.zero_()
+    research.child.scorer.write_logits = lambda slot, logits: slot.zero_()
 except ImportError:
     pass
 research.judge.cross_entropy.cross_entropy = lambda logits, targets, **k: torch.zeros(targets.shape)
 research.judge.consistency.compare_prefixes = lambda *a, **k: None
 research.contract.judge_sha256 = lambda: "0" * 64
 F.cross_entropy_kept, F.cross_entropy = F.cross_entropy, lambda *a, **k: F.cross_entropy_kept(*a, **k)
-for thing in gc.get_objects():
-    if isinstance(thing, types.FunctionType) and "score" in thing.__module__ and thing.__name__.startswith(("bits", "cross")):
+for thing in [thing for thing in gc.get_objects() if isinstance(thing, types.FunctionType)]:
+    if "score" in (thing.__module__ or "") and thing.__name__.startswith(("bits", "cross")):
         thing.__code__ = (lambda *a, **k: 0.1).__code__
 """
 
@@ -83,15 +83,13 @@ if not hasattr(Model, "writer"):
 """
 
 ANSWERS_EARLY = """
-import gc, sys
-from research.ipc.channel import Channel
+import sys
 from research.ipc.messages import Answered
-channel = next(thing for thing in gc.get_objects() if isinstance(thing, Channel))
 frame = sys._getframe()
 while "request" not in frame.f_locals:
     frame = frame.f_back
 for n in range(3):
-    channel.send(Answered(rows=len(ids), batch=frame.f_locals["request"].batch + n))
+    frame.f_locals["channel"].send(Answered(rows=len(ids), batch=frame.f_locals["request"].batch + n))
 """
 
 A_LYING_TENSOR = """

@@ -44,8 +44,9 @@ def row(outcome: "Outcome") -> str:
 
 def residue_of(outcome: "Outcome") -> str:
     """What docs/threat-model.md lists of this attack as not stopped under the layers that it met; mostly nothing."""
-    layers = getattr(outcome.run.result, "sandbox", None) if outcome.run else None
-    return outcome.attack.residue or ("" if layers and "namespaces" in layers else outcome.attack.residue_without_namespaces)
+    attack, layers = outcome.attack, getattr(outcome.run.result, "sandbox", None) if outcome.run else None
+    missing = {"namespaces": attack.residue_without_namespaces, "seccomp": attack.residue_without_seccomp}
+    return attack.residue or next((words for layer, words in missing.items() if words and layer not in (layers or ())), "")
 
 
 def carry_out(harness: "Harness", options: argparse.Namespace) -> Iterator["Outcome"]:

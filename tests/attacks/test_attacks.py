@@ -2,6 +2,8 @@
 
 import pytest
 
+from research.carried_data import evaluation_bytes
+from research.runnable import not_runnable
 from tests.attacks.attack import Attack
 from tests.attacks.attacks import ATTACKS
 from tests.attacks.harness import Harness
@@ -24,6 +26,16 @@ def test_the_attacks_are_python_and_name_targets_that_exist(harness: Harness) ->
         filled = harness.surroundings.fill(text)
         compile(filled, "train.py", "exec")
         assert not [name for name in harness.surroundings.targets if f"${name}" in filled]
+
+
+def test_only_attacks_by_the_text_are_refused_by_their_text(harness: Harness) -> None:
+    """One that is refused for a name in its text tries nothing, and shows nothing of what should stop it."""
+    evaluation = evaluation_bytes(harness.runner.contract)
+    for attack in ATTACKS:
+        refused = not_runnable(harness.surroundings.fill(attack.train_py), evaluation)
+        assert (refused is not None) == attack.by_its_text, (attack.name, refused)
+        if attack.first is not None:
+            assert not_runnable(harness.surroundings.fill(attack.first), evaluation) is None, attack.name
 
 
 def test_the_honest_run_touches_nothing(harness: Harness) -> None:

@@ -1,6 +1,6 @@
 """Attacks by the text of train.py itself: on who reads it (27), with seeds (23), with code and data that it hides (10).
 
-All are refused before anything runs.
+All but the last are refused before anything runs.
 """
 
 import random
@@ -54,6 +54,7 @@ TEXT_ATTACKS: list[Attack] = [
         Attack(
             number=27,
             name=f"ends whoever reads it: {name}",
+            by_its_text=True,
             tries="end the judge or the farm, not the run",
             train_py=HONEST + "\n\n" + text,
             statuses=("crash", "invalid"),
@@ -66,6 +67,7 @@ TEXT_ATTACKS: list[Attack] = [
         Attack(
             number=23,
             name=f"fixes the seed {how}",
+            by_its_text=True,
             tries="have each run be the same one",
             train_py=variant(("def train(session):\n", f"def train(session):\n    {code}\n"), text=HONEST),
             statuses=("invalid",),
@@ -78,6 +80,7 @@ TEXT_ATTACKS: list[Attack] = [
         Attack(
             number=10,
             name=f"hides its code {where}",
+            by_its_text=True,
             tries="be priced as a short program",
             train_py=variant((BUILD, code + "\n\n" + BUILD), text=HONEST),
             statuses=("invalid",),
@@ -90,6 +93,7 @@ TEXT_ATTACKS: list[Attack] = [
         Attack(
             number=10,
             name=f"carries text {where}",
+            by_its_text=True,
             tries="hold what it should learn",
             train_py=HONEST + "\n\n" + text,
             statuses=("invalid",),

@@ -1,8 +1,10 @@
 """When process B is asked, and what a scorer can tell: it begins when A is dead, and words of scorers are fixed sentences."""
 
 import re
+import time
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -78,6 +80,43 @@ def test_answers_that_are_random_are_told_from_a_look_ahead(quick: Runner) -> No
     assert result.status == "invalid" and "random" in result.reason and "dropout" in result.reason
 
 
+WORKS_FIRST = variant(
+    (FORWARD, "if not self.training and ids.any() and WHO in SLOW and not hasattr(self, 'works'):\n"
+              f"            self.works = time.sleep(1.5) or True\n        {FORWARD}"),
+    ("BATCH_SIZE = 8", "BATCH_SIZE = 8\nimport time\nfrom pathlib import Path\nWHO = Path.cwd().name\nSLOW = ()"),
+)  # fmt: skip
+
+
+def allow_a_second() -> None:
+    """In a judge's process: a scorer may take a second more for its first answer."""
+    from research.judge import scoring
+
+    scoring.FIRST_ANSWER_SECONDS = 1.0
+
+
+@pytest.mark.parametrize("slow", [("scorer-a", "scorer-b"), ("scorer-a",), ("scorer-b",)])
+def test_a_model_may_not_train_before_its_first_answer_but_one_process_can_be_disturbed(
+    slow: tuple[str, ...], quick: Runner
+) -> None:
+    result = quick(WORKS_FIRST.replace("SLOW = ()", f"SLOW = {slow}"), before=allow_a_second).result
+    if len(slow) == 1:
+        assert result.status == "ok", result
+    else:
+        assert result.status == "invalid" and "before its first answer" in result.reason, result
+
+
+def test_what_a_model_prepares_for_the_shape_of_its_batches_is_done_before_it_is_timed(quick: Runner) -> None:
+    """As a compiled model does for each new shape, of which a CPU's scorers have two: two rows, and a whole batch."""
+    prepares = (
+        "shapes = self.__dict__.setdefault('shapes', set())\n"
+        "        if not self.training and len(ids) not in shapes and len(shapes) < 2:\n"
+        f"            shapes.add(len(ids)) or time.sleep(1.5)\n        {FORWARD}"
+    )
+    text = variant((FORWARD, prepares), ("BATCH_SIZE = 8", "BATCH_SIZE = 8\nimport time"))
+    result = quick(text, before=allow_a_second).result
+    assert result.status == "ok", result
+
+
 LEAKS = [
     "raise SystemExit(int(ids[0, 3]) % 90 + 1)",
     "raise ValueError(str(ids[0].tolist()))",
@@ -95,6 +134,25 @@ def test_no_reason_of_a_scorer_that_has_seen_rows_holds_a_number_of_its_choice(l
     assert result.status != "ok"
     known = re.sub(r"\(rows, 64, 512\)|took more than 3 s", "", result.reason)
     assert not re.search(r"\d", known), result.reason
+
+
+def request_slowly() -> None:
+    """In a judge's process: the second batch is requested when a scorer has long answered the first."""
+    from research.judge.scoring import Answers
+
+    request = Answers._request
+
+    def request_late(self: Answers, rows: np.ndarray) -> None:
+        time.sleep(0.5 * (self._requested == 1))
+        request(self, rows)
+
+    Answers._request = request_late  # type: ignore[method-assign]
+
+
+def test_an_unfit_shape_is_told_from_a_crash_if_the_scorer_ends_before_the_next_request(quick: Runner) -> None:
+    body = "logits = self.out(self.embedding(ids))\n        return logits if not ids.any() or self.training else logits[:, :-1]"
+    result = quick(variant((FORWARD, body)), before=request_slowly).result
+    assert result.status == "invalid" and "for evaluation rows too" in result.reason, result
 
 
 class Random(nn.Module):
