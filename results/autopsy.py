@@ -105,9 +105,10 @@ def examine(file: ForeignFile, sigma: float | None = None) -> Autopsy:
         return Autopsy(file=file, sigma=sigma, sigma_is_given=sigma is not None)
     tried = scored[start:]
     used = sigma if sigma is not None else estimated_sigma(tried)
-    posterior = estimate.refitted(estimate.estimate(NoiseModel(sigma=used, is_known=True, refit_every=NEVER), looks(tried)))
     keeps = [row for row in tried[1:] if row.status == "keep"]
     names = [patch_name(row) for row in keeps]
+    model = NoiseModel(sigma=used, is_known=True, refit_every=NEVER)
+    posterior = estimate.refitted(estimate.estimate_of_all(model, looks(tried), staying=names))
     mean, sd = estimate.gain(posterior, names)
     width = float(ndtri((1 + INTERVAL) / 2)) * sd
     chain = (tried[0], *keeps)
@@ -193,7 +194,7 @@ def estimated_sigma(tried: Sequence[ForeignRow]) -> float:
 
 def _likelihood(runs: Sequence[Look], sigma: float) -> float:
     """Logarithm of the density of ideas' scores above their predictions, in bpb, under this sigma."""
-    posterior = estimate.estimate(NoiseModel(sigma=sigma, is_known=True, refit_every=NEVER), runs)
+    posterior = estimate.estimate_of_all(NoiseModel(sigma=sigma, is_known=True, refit_every=NEVER), runs)
     residuals, variances = np.array(posterior.first_looks).T
     prior = first_prior()
     spread = prior.variances + variances[:, None] + 1
