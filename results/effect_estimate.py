@@ -157,7 +157,7 @@ def estimate(model: NoiseModel, looks: Iterable[Look]) -> Estimate:
 
 
 def estimate_of_all(model: NoiseModel, looks: Sequence[Look], *, staying: Iterable[str] = ()) -> Estimate:
-    """The posterior after runs that no other follows: a patch is set aside after the last run that has it, unless it is `staying`.
+    """The posterior after runs that no other follows: what is not `staying` is set aside after the last run that has it.
 
     So a long history of discards is quick. The noise and the prior are taken as they are claimed.
     """
