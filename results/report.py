@@ -49,13 +49,14 @@ BESIDE_IDEAS: Mapping[ExperimentKind, tuple[str, ...]] = {
 
 LEADERBOARD_NOTE = (
     "val_bpb is the raw score, which the seed moves. What decides is the effect by all runs, as estimated",
-    "when the idea was kept, and the probability P that it helps.",
+    "when the idea was decided, and the probability P that it helps; the report has both by now.",
 )
 
 REPORT_NOTE = """\
 How to read it: the baseline is the untouched train.py, and the head the train.py with all ideas that are kept. Their \
 val_bpb, and what an idea gains, are estimated from all runs, which allows for the luck of what was selected; [..] is the 90% \
-interval, sigma the standard deviation between seeds. P is the probability that an idea helps by more than the price of its \
+interval, sigma the standard deviation between seeds. A head's gain is estimated as a whole: what its ideas gain, each by \
+itself, need not add up to it. P is the probability that an idea helps by more than the price of its \
 lines and memory. Near-misses may help, and are not kept; dropped is what was kept once, and is neither kept nor a near-miss \
 now. More: docs/science.md."""
 

@@ -13,7 +13,8 @@ from results.experiment import Decision, ExperimentRecord
 HEADER = "commit\tval_bpb\tmemory_gb\tstatus\tdescription"
 
 STATUSES: dict[Decision, str] = {"keep": "keep", "discard": "discard", "crash": "crash", "invalid": "crash"}
-"""The file's status by decision; lost experiments are left out."""
+"""The file's status by decision; lost experiments are left out. Other readers of the format know no more of them, so
+controls and confirmations, which are no step of the branch, are discards, too: their description says what they are."""
 
 
 def write_results_tsv(

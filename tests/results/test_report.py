@@ -18,6 +18,7 @@ from results import policy
 from results.confirmation import LEVEL
 from results.experiment import ExperimentRecord, Usage, Verdict
 from results.group_history import Decided
+from results.head_gain import interval_text
 from results.plot import Point, progress_figure, score_range, write_progress_png
 from results.report import leaderboard_text, morning_report
 from results.tsv import write_results_tsv
@@ -458,3 +459,13 @@ def test_the_line_shows_what_is_expected_of_heads(night: list[ExperimentRecord])
     assert list(line.get_xdata()) == [0, 2, 5, 7] and list(line.get_ydata()) == [0.9979, 0.987, 0.975, 0.975]
     assert figure.axes[0].get_ylim()[0] < 0.975
     assert any("expected" in text for text in legend_of(figure))
+
+
+def test_a_report_says_that_ideas_need_not_add_up_to_the_heads_gain(tmp_path: Path) -> None:
+    text = " ".join(morning_report([history_of(night_of(0.99, 0.98))], home=tmp_path).split())
+    assert "A head's gain is estimated as a whole" in text
+
+
+def test_what_four_decimals_do_not_show_has_no_minus() -> None:
+    assert interval_text(-0.00001, -0.00004, 0.00002) == "+0.0000 [+0.0000, +0.0000]"
+    assert interval_text(-0.00006, -0.1, 0.1) == "-0.0001 [-0.1000, +0.1000]"
