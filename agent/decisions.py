@@ -11,7 +11,7 @@ from results import policy
 from results.experiment import Experiment, ExperimentRecord, Verdict
 from results.group_state import GroupState, estimate_of, seed_of, without_pin
 from results.group_verdicts import idea_verdict, measurement_verdict, merge_verdict
-from results.overfitting import measure_overfitting
+from results.overfitting import ON_VALIDATION_ALONE, measure_overfitting
 from results.store import Store
 from results.verdict import NoisePrior, Rule, baseline_verdict, control_verdict, greedy_verdict, kept_by_hand
 
@@ -88,7 +88,7 @@ class Decisions:
         if found is None or not found.is_on_validation_alone:
             return
         for idea in {experiment.id} if experiment.kind != "merge" else set(experiment.patches) - set(head.patches):
-            self._shared.rule("bar", idea, "the gain on the validation rows does not show on rows that no researcher sees")
+            self._shared.rule("bar", idea, ON_VALIDATION_ALONE)
 
     def _bar_if_too_large(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> None:
         peak = max((run.peak_memory_mb or 0.0 for run in runs if run.status == "ok"), default=0.0)

@@ -118,14 +118,15 @@ class Confirmation:
     def conclude(self) -> tuple[list[str], bool]:
         """Records the verdicts. Returns the result as lines, and whether there is an interval."""
         tried, baseline = (self._store.record(side.experiment.id) for side in (self._tried, self._baseline))
-        self._store.add_verdict(tried.experiment.id, tried_verdict(tried.runs, baseline.runs))
-        self._store.add_verdict(baseline.experiment.id, baseline_again_verdict(baseline.runs))
-        scores = scores_of(tried.runs), scores_of(baseline.runs)
         state = self._store.groups.state(self._subject.branch.head_branch)
         found = expected_gain(state, self._subject.tried.commit)
         assert found is not None, "it has run"
+        verdict = tried_verdict(tried.runs, baseline.runs, expected=found.gain, sigma=found.sigma)
+        self._store.add_verdict(tried.experiment.id, verdict)
+        self._store.add_verdict(baseline.experiment.id, baseline_again_verdict(baseline.runs, sigma=found.sigma))
+        scores = scores_of(tried.runs), scores_of(baseline.runs)
         expected = Difference(gain=found.gain, low=found.low, high=found.high)
-        lines = confirmation_lines(*scores, expected, name=self._subject.tried.id)
+        lines = confirmation_lines(*scores, expected, name=self._subject.tried.id, sigma=found.sigma)
         return lines, difference(*scores) is not None
 
     # --- one run ----------------------------------------------------------------------------------------------------

@@ -224,11 +224,11 @@ class TerminalDisplay:
 
 def verdict_line(record: ExperimentRecord) -> str:
     """A finished experiment in one line: branch, number, decision, score, of an idea what decides, title and reason."""
-    experiment, verdict = record.experiment, record.verdict
-    decision = verdict.decision if verdict else "no verdict"
+    experiment = record.experiment
+    outcome = record.outcome or "no verdict"
     score = _number(record.val_bpb, "{:.6f}") or "-"
     where = f"{short_name(experiment.branch)}  #{experiment.number:<5}"
-    return f"{where} {decision:<9}{score}{_what_decides(record)}  {title_and_reason(record)}"
+    return f"{where} {outcome:<9}{score}{_what_decides(record)}  {title_and_reason(record)}"
 
 
 def _what_decides(record: ExperimentRecord) -> str:
@@ -246,7 +246,9 @@ def title_and_reason(record: ExperimentRecord) -> str:
     title, verdict = record.experiment.title, record.verdict
     if verdict is None:
         return title
-    reason = verdict.reason.removeprefix(f"{verdict.decision}: ").removeprefix(f"{title}: ")  # the line says both already
+    reason = (
+        verdict.reason.removeprefix(f"{verdict.decision}: ").removeprefix(f"{record.outcome}: ").removeprefix(f"{title}: ")
+    )  # the line says both already
     return f"{title}: {reason}"
 
 

@@ -40,8 +40,14 @@ class Verification:
         return (self.new.val_bpb - self.old.val_bpb) / self.sigma
 
     @property
-    def reproduced(self) -> bool:
+    def is_within_chance(self) -> bool:
+        """Whether the two scores differ by no more than seeds do."""
         return self.sigmas is not None and abs(self.sigmas) <= REPRODUCED_SIGMAS
+
+    @property
+    def reproduced(self) -> bool:
+        """Whether the same work gave the same score."""
+        return self.is_within_chance and not self.unequal
 
     @property
     def lost(self) -> bool:
@@ -50,12 +56,14 @@ class Verification:
 
     @property
     def unequal(self) -> str:
-        """Why the scores can't be compared: the machine did less or more work in the same time, which moved the score that way.
+        """Why the scores can't be compared: the machine did less or more work in the same time.
 
-        Empty if the work was equal, or moved the score the other way.
+        Empty if the work was equal, or if the score has moved the other way by more than chance.
         """
         ratio, sigmas = work_ratio(self.old, self.new), self.sigmas
-        if ratio is None or sigmas is None or abs(ratio - 1) <= tolerance(self.old) or (ratio < 1) != (sigmas > 0):
+        if ratio is None or sigmas is None or abs(ratio - 1) <= tolerance(self.old):
+            return ""
+        if not self.is_within_chance and (ratio < 1) != (sigmas > 0):
             return ""
         by_steps = self.old.reported_steps and self.new.reported_steps
         what = "steps by the runs' own reports" if by_steps else "CPU time"
@@ -64,8 +72,8 @@ class Verification:
 
     @property
     def comparable(self) -> bool:
-        """Whether the repetition says anything: a reproduced score does, and another one if the machine was as fast."""
-        return self.reproduced or not (self.lost or self.unequal)
+        """Whether the repetition says anything: it does if the machine did the same work."""
+        return not (self.lost or self.unequal)
 
     @property
     def software(self) -> str:

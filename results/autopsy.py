@@ -1,12 +1,12 @@
 """What a finished search really found: the shrunk gain behind a results.tsv, and how many of its keeps and discards were wrong.
 
-Every keep is a patch on the keeps before it, and every discard a patch that was tried on them once; the regression of
-`results/effect_estimate.py` does the rest. Pure functions.
+Every keep is a patch on the keeps before it, and every discard a patch that was tried on them once; a known program's further
+runs tell of the noise. The regression of `results/effect_estimate.py` does the rest. Pure functions.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,13 +15,16 @@ from scipy.special import ndtri
 from research.formatting import counted, shortened
 from results import effect_estimate as estimate
 from results.effect_estimate import INTERVAL, Estimate, Look, NoiseModel
-from results.effect_prior import first_prior
+from results.effect_prior import Floats, first_prior
 from results.foreign_tsv import ForeignFile, ForeignRow
 
-SIGMAS = (0.00005, 0.02)
+SIGMAS = (0.00005, 0.1)
 """Between these in bpb the noise of a file is looked for."""
 
 SIGMA_SPAN, SIGMA_STEPS = 20.0, 12
+SIGMA_ROWS = 400
+"""The latest rows of a file from which its noise is estimated: more of them take long and say little."""
+
 ANYTHING = 0.01
 """The share of ideas whose score may be anything, per bpb: a broken model says nothing of the noise."""
 
@@ -40,6 +43,18 @@ class Rerun:
     what: str
     runs: int
     why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A row with a score, and which ideas were in its train.py."""
+
+    row: ForeignRow
+    patches: frozenset[str]
+    idea: str | None
+    """The idea that it tries; None for the baseline and for what ran before."""
+    added: str | None = None
+    """The idea by which it moved the head; None if it didn't."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,12 +84,13 @@ class Autopsy:
 
     def to_json(self) -> dict[str, Any]:
         """The findings as plain data."""
-        statuses = [row.status for row in self.file.rows]
+        statuses = [row.status for row in self.file.rows if row.line not in self.file.reruns]
         return {
-            "rows": len(statuses),
+            "rows": len(self.file.rows),
             "keeps": statuses.count("keep"),
             "discards": statuses.count("discard"),
             "crashes": statuses.count("crash"),
+            "known_programs": list(self.file.reruns),
             "duplicates": list(self.file.duplicates),
             "unreadable": [asdict(line) for line in self.file.unreadable],
             "sigma": self.sigma,
@@ -103,26 +119,27 @@ def examine(file: ForeignFile, sigma: float | None = None) -> Autopsy:
     start = next((index for index, row in enumerate(scored) if row.status == "keep"), None)
     if start is None:
         return Autopsy(file=file, sigma=sigma, sigma_is_given=sigma is not None)
-    tried = scored[start:]
+    tried = trials(scored[start:], file.reruns)
     used = sigma if sigma is not None else estimated_sigma(tried)
-    posterior = estimate.refitted(estimate.estimate(NoiseModel(sigma=used, is_known=True, refit_every=NEVER), looks(tried)))
-    keeps = [row for row in tried[1:] if row.status == "keep"]
-    names = [patch_name(row) for row in keeps]
-    mean, sd = estimate.gain(posterior, names)
+    kept = {trial.added: trial.row for trial in tried if trial.added is not None}
+    discarded = [trial.idea for trial in tried if trial.idea is not None and trial.idea not in kept]
+    model = NoiseModel(sigma=used, is_known=True, refit_every=NEVER)
+    posterior = estimate.refitted(estimate.estimate_of_all(model, [look(trial) for trial in tried], staying=kept))
+    mean, sd = estimate.gain(posterior, kept)
     width = float(ndtri((1 + INTERVAL) / 2)) * sd
-    chain = (tried[0], *keeps)
+    chain = (tried[0].row, *kept.values())
     return Autopsy(
         file=file,
         sigma=used if len(tried) > 1 else sigma,
         sigma_is_given=sigma is not None,
         chain=chain,
-        helps=tuple(_helps(posterior, keeps)),
-        expected_false_discards=sum(_helps(posterior, [row for row in tried if row.status == "discard"])),
+        helps=tuple(_helps(posterior, list(kept))),
+        expected_false_discards=sum(_helps(posterior, discarded)),
         reported_gain=_score(chain[0]) - _score(chain[-1]),
         estimated_gain=mean,
         low=mean - width,
         high=mean + width,
-        reruns=tuple(_reruns(posterior, chain)),
+        reruns=tuple(_reruns(posterior, kept)),
     )
 
 
@@ -136,6 +153,10 @@ def autopsy_lines(found: Autopsy) -> list[str]:
     if found.file.duplicates:
         line = "line" if len(found.file.duplicates) == 1 else "lines"
         lines.append(f"repeated, and counted once: {line} {', '.join(map(str, found.file.duplicates))}")
+    if found.file.reruns:
+        line = "line" if len(found.file.reruns) == 1 else "lines"
+        lines.append(f"a known commit again, which tells of the noise and is no idea: {line} "
+                     f"{', '.join(map(str, found.file.reruns))}")  # fmt: skip
     return lines + _gain_lines(found, discards=told["discards"])
 
 
@@ -151,9 +172,10 @@ def _gain_lines(found: Autopsy, *, discards: int) -> list[str]:
     lines = [f"sigma {found.sigma:.5f} ({source})"]
     if len(found.chain) == 1:
         return [*lines, f"{baseline}: no gain can be estimated, since no idea was kept", f"expected to be wrong: {wrong}"]
-    gain = f"estimated {found.estimated_gain:.4f} [{found.low:.4f}, {found.high:.4f}]"
+    assert found.low is not None and found.high is not None, "a gain has an interval"
+    gain = f"estimated {_figure(found.estimated_gain)} [{_figure(found.low)}, {_figure(found.high)}]"
     lines += [
-        f"reported gain {found.reported_gain:.4f}; {gain}",
+        f"reported gain {_figure(found.reported_gain)}; {gain}",
         f"expected to be wrong: {found.expected_false_keeps:.1f} of {counted(len(found.helps), 'keep')} after the baseline, "
         f"{wrong}",
     ]
@@ -161,16 +183,29 @@ def _gain_lines(found: Autopsy, *, discards: int) -> list[str]:
     return lines + [f"to settle it: {runs} of {rerun.what} ({rerun.why})" for runs, rerun in reruns]
 
 
-def looks(tried: Sequence[ForeignRow]) -> list[Look]:
-    """The runs of a file for the regression: the baseline, then each idea on the keeps before it."""
+def trials(tried: Sequence[ForeignRow], reruns: Mapping[int, int | None]) -> list[Trial]:
+    """What each row ran: the baseline, then each idea on the keeps before it, or what an earlier row ran.
+
+    A further run of a program that none of the rows ran first is left out: it says nothing.
+    """
     head = frozenset[str]()
-    runs = [Look(score=_score(tried[0]), patches=head)]
+    ran = {reruns.get(tried[0].line) or tried[0].line: head}
+    found = [Trial(row=tried[0], patches=head, idea=None)]
     for row in tried[1:]:
-        patches = head | {patch_name(row)}
-        runs.append(Look(score=_score(row), patches=patches))
-        if row.status == "keep":
-            head = patches
-    return runs
+        first = reruns.get(row.line) if row.line in reruns else row.line
+        if first is None or (first != row.line and first not in ran):
+            continue
+        idea = patch_name(row) if first == row.line else None
+        patches = ran.setdefault(first, head | {patch_name(row)})
+        added = patches - head if row.status == "keep" and head <= patches else frozenset()
+        found.append(Trial(row=row, patches=patches, idea=idea, added=next(iter(added), None)))
+        head |= added
+    return found
+
+
+def look(trial: Trial) -> Look:
+    """A row for the regression."""
+    return Look(score=_score(trial.row), patches=trial.patches)
 
 
 def patch_name(row: ForeignRow) -> str:
@@ -178,54 +213,86 @@ def patch_name(row: ForeignRow) -> str:
     return f"line {row.line}"
 
 
-def estimated_sigma(tried: Sequence[ForeignRow]) -> float:
-    """The sigma under which the ideas' scores are most likely, given how ideas' effects are spread in sigmas."""
-    runs = looks(tried)
-    if len(runs) < 2:
+def estimated_sigma(tried: Sequence[Trial]) -> float:
+    """The sigma under which the scores of ideas, given how their effects are spread in sigmas, and of known programs are most
+    likely.
+    """
+    if len(tried) < 2:
         return SIGMAS[0]
+    latest = _latest(tried)
+    runs = [look(trial) for trial in latest]
+    again = further_runs(latest)
     middle = float(np.clip(np.median(np.abs(np.diff([run.score for run in runs]))), *SIGMAS))
     low, high = math.log(middle / SIGMA_SPAN), math.log(2 * middle)
     coarse = np.linspace(low, high, SIGMA_STEPS)
-    best = max(coarse, key=lambda sigma: _likelihood(runs, math.exp(sigma)))
+    best = max(coarse, key=lambda sigma: _likelihood(runs, again, math.exp(sigma)))
     fine = np.linspace(best - (high - low) / SIGMA_STEPS, best + (high - low) / SIGMA_STEPS, SIGMA_STEPS // 2)
-    return math.exp(max(fine, key=lambda sigma: _likelihood(runs, math.exp(sigma))))
+    return math.exp(max(fine, key=lambda sigma: _likelihood(runs, again, math.exp(sigma))))
 
 
-def _likelihood(runs: Sequence[Look], sigma: float) -> float:
-    """Logarithm of the density of ideas' scores above their predictions, in bpb, under this sigma."""
-    posterior = estimate.estimate(NoiseModel(sigma=sigma, is_known=True, refit_every=NEVER), runs)
-    residuals, variances = np.array(posterior.first_looks).T
+def _latest(tried: Sequence[Trial]) -> list[Trial]:
+    """The last rows from a keep on, as if that were the baseline: about SIGMA_ROWS of them, without runs of what was before."""
+    starts = [at for at, trial in enumerate(tried) if at == 0 or trial.added is not None]
+    start = max(at for at in starts if at <= max(0, len(tried) - SIGMA_ROWS))
+    base = tried[start].patches
+    return [replace(trial, patches=trial.patches - base) for trial in tried[start:] if base <= trial.patches]
+
+
+def further_runs(tried: Sequence[Trial]) -> Floats:
+    """For each further run of a program its score less the mean of the runs before, and the variance of that in sigma**2."""
+    scores: dict[frozenset[str], list[float]] = {}
+    found = []
+    for trial in tried:
+        before = scores.setdefault(trial.patches, [])
+        if before:
+            found.append((_score(trial.row) - sum(before) / len(before), 1 + 1 / len(before)))
+        before.append(_score(trial.row))
+    return np.array(found).reshape(-1, 2)
+
+
+def _likelihood(runs: Sequence[Look], again: Floats, sigma: float) -> float:
+    """Logarithm of the density, in bpb, of ideas' scores above their predictions and of further runs, under this sigma."""
+    posterior = estimate.estimate_of_all(NoiseModel(sigma=sigma, is_known=True, refit_every=NEVER), runs)
+    residuals, variances = np.array(posterior.first_looks).reshape(-1, 2).T
     prior = first_prior()
-    spread = prior.variances + variances[:, None] + 1
-    densities = np.exp(-0.5 * (residuals[:, None] - prior.means) ** 2 / spread) / np.sqrt(2 * math.pi * spread)
-    return float(np.log((1 - ANYTHING) * (densities @ prior.shares) / sigma + ANYTHING).sum())
+    of_ideas = _density(residuals[:, None] - prior.means, prior.variances + variances[:, None] + 1) @ prior.shares
+    of_known = _density(again[:, 0] / sigma, again[:, 1])
+    return float(np.log((1 - ANYTHING) * np.concatenate([of_ideas, of_known]) / sigma + ANYTHING).sum())
 
 
-def _helps(posterior: Estimate, rows: Sequence[ForeignRow]) -> list[float]:
-    """For each row the probability that its idea helps."""
-    if not rows:
+def _density(away: Floats, variances: Floats) -> Floats:
+    return np.asarray(np.exp(-0.5 * away**2 / variances) / np.sqrt(2 * math.pi * variances))
+
+
+def _helps(posterior: Estimate, names: Sequence[str]) -> list[float]:
+    """For each idea the probability that it helps."""
+    if not names:
         return []
-    effects = estimate.effects_of(posterior, [patch_name(row) for row in rows])
-    return [float(p) for p in effects.above(np.zeros(len(rows)))]
+    return [float(p) for p in estimate.effects_of(posterior, names).above(np.zeros(len(names)))]
 
 
-def _reruns(posterior: Estimate, chain: Sequence[ForeignRow]) -> list[Rerun]:
+def _reruns(posterior: Estimate, kept: Mapping[str, ForeignRow]) -> list[Rerun]:
     """The cheapest runs that would settle the gain, and the keeps that are in doubt: the most doubtful first."""
-    if len(chain) < 2:
+    if not kept:
         return []
     total = Rerun(what="the baseline and the final train.py", runs=10, why="5 fresh seeds of each give the gain without luck")
-    probabilities = zip(_helps(posterior, chain[1:]), chain[1:], strict=True)
-    doubts = [(p, row) for p, row in probabilities if DOUBTFUL[0] < p < DOUBTFUL[1]]
+    doubts = [(p, name) for p, name in zip(_helps(posterior, list(kept)), kept, strict=True) if DOUBTFUL[0] < p < DOUBTFUL[1]]
     doubts.sort(key=lambda doubt: abs(doubt[0] - 0.5))
     found = [total]
-    for p, row in doubts[: MOST_RERUNS - 1]:
-        size = max(abs(estimate.effect(posterior, patch_name(row)).mean), posterior.scale / 2)
+    for p, name in doubts[: MOST_RERUNS - 1]:
+        size = max(abs(estimate.effect(posterior, name).mean), posterior.scale / 2)
         seeds = min(MOST_SEEDS, math.ceil(2 * (1.65 * posterior.scale / size) ** 2))
-        name = f"{row.commit} {row.description}".strip()
+        what = f"{kept[name].commit} {kept[name].description}".strip()
         found.append(
-            Rerun(what=f"the final train.py without {name}", runs=seeds, why=f"it helps with probability {p:.2f} only")
+            Rerun(what=f"the final train.py without {what}", runs=seeds, why=f"it helps with probability {p:.2f} only")
         )
     return found
+
+
+def _figure(value: float) -> str:
+    """A gain with four decimals; 0 for what they don't show."""
+    text = f"{value:.4f}"
+    return text if float(text) else "0"
 
 
 def _score(row: ForeignRow) -> float:

@@ -11,10 +11,13 @@ from statistics import fmean, stdev
 from research.formatting import counted
 from research.result import RunResult
 from results.experiment import Verdict
-from results.verdict import and_, failure, figure, scores_of, too_equal
+from results.verdict import and_, failure, figure, scores_of, too_different, too_equal
 
 LEVEL = 0.95
 """The confidence level of Welch's interval."""
+
+TOO_FEW = "too few seeds to tell"
+"""What is said where the interval holds 0 and is wider than the gain that was estimated."""
 
 FEWEST_SEEDS = 2
 """One score says nothing of the noise, without which there is no interval."""
@@ -40,10 +43,14 @@ def difference(tried: Sequence[float], baseline: Sequence[float]) -> Difference 
     return Difference(gain=fmean(baseline) - fmean(tried), low=float(interval.low), high=float(interval.high))
 
 
-def confirmation_lines(tried: Sequence[float], baseline: Sequence[float], expected: Difference, *, name: str) -> list[str]:
-    """Both means, the difference, and how it compares with the estimate; `name` is what was confirmed."""
+def confirmation_lines(tried: Sequence[float], baseline: Sequence[float], expected: Difference, *, name: str,
+                       sigma: float) -> list[str]:  # fmt: skip
+    """Both means, the difference, and what it says of the estimate; `name` is what was confirmed."""
     width = max(len(name), len("baseline"))
-    lines = [f"{label:<{width}}  {_scores_in_words(scores)}" for label, scores in ((name, tried), ("baseline", baseline))]
+    lines = [
+        f"{label:<{width}}  {_scores_in_words(scores)}{and_(too_different(scores, sigma))}"
+        for label, scores in ((name, tried), ("baseline", baseline))
+    ]
     found = difference(tried, baseline)
     if found is None:
         why = (
@@ -52,41 +59,51 @@ def confirmation_lines(tried: Sequence[float], baseline: Sequence[float], expect
             else "too few runs have a score"
         )
         return [*lines, f"{'gain':<{width}}  no interval: {why}"]
-    estimated = f"{expected.gain:+.4f} [{expected.low:+.4f}, {expected.high:+.4f}], 90% interval"
     return [
         *lines,
         f"{'gain':<{width}}  {_in_words(found)}",
-        f"{'estimate':<{width}}  {estimated}: {compared(found, expected)}",
+        f"{'estimate':<{width}}  {expected.gain:+.4f} [{expected.low:+.4f}, {expected.high:+.4f}], 90% interval",
+        conclusion(found, expected.gain),
     ]
 
 
-def compared(found: Difference, expected: Difference) -> str:
-    """How an estimate compares with what fresh seeds say."""
-    if expected.gain > found.high:
-        return f"it overstates the gain by {figure(expected.gain - found.gain)}"
-    if expected.gain < found.low:
-        return f"it understates the gain by {figure(found.gain - expected.gain)}"
-    return "it agrees with the fresh seeds"
+def conclusion(found: Difference, expected: float) -> str:
+    """What fresh seeds say of a gain that was estimated: it is confirmed if they certainly show one, and this one."""
+    if 0 < found.low <= expected <= found.high:
+        return "confirmed: fresh seeds show a gain, and the estimate agrees with them"
+    if found.low <= 0 <= found.high:
+        if found.high - found.low > abs(expected):
+            return TOO_FEW
+        return "not confirmed: fresh seeds show no gain"
+    if found.high < 0:
+        return "not confirmed: fresh seeds show a loss"
+    off = f"{'overstates' if expected > found.high else 'understates'} by {figure(abs(expected - found.gain))}"
+    return f"not confirmed as estimated: fresh seeds show a gain, which the estimate {off}"
 
 
-def tried_verdict(runs: Sequence[RunResult], baseline: Sequence[RunResult]) -> Verdict:
-    """The verdict on a train.py under fresh seeds, which decides nothing. Raises ValueError without a run."""
+def tried_verdict(runs: Sequence[RunResult], baseline: Sequence[RunResult], *, expected: float, sigma: float) -> Verdict:
+    """The verdict on a train.py under fresh seeds, which decides nothing. Raises ValueError without a run.
+
+    `expected` is the gain that was estimated, `sigma` the standard deviation between seeds.
+    """
     scores = scores_of(runs)
     if not scores:
         return _failed(runs)
     found = difference(scores, scores_of(baseline))
     words = f"confirm: val_bpb {_scores_in_words(scores)}"
     if found is not None:
-        words += f"; gain over the baseline {_in_words(found)}"
-    return Verdict(decision="discard", reason=words + and_(too_equal(runs)), gain=None if found is None else found.gain)
+        words += f"; gain over the baseline {_in_words(found)}: {conclusion(found, expected)}"
+    words += and_(too_different(scores, sigma)) + and_(too_equal(runs))
+    return Verdict(decision="discard", reason=words, gain=None if found is None else found.gain)
 
 
-def baseline_again_verdict(runs: Sequence[RunResult]) -> Verdict:
+def baseline_again_verdict(runs: Sequence[RunResult], *, sigma: float) -> Verdict:
     """The verdict on the untouched train.py under fresh seeds, which decides nothing. Raises ValueError without a run."""
     scores = scores_of(runs)
     if not scores:
         return _failed(runs)
-    return Verdict(decision="discard", reason=f"confirm: val_bpb {_scores_in_words(scores)}" + and_(too_equal(runs)))
+    words = f"confirm: val_bpb {_scores_in_words(scores)}" + and_(too_different(scores, sigma)) + and_(too_equal(runs))
+    return Verdict(decision="discard", reason=words)
 
 
 def _failed(runs: Sequence[RunResult]) -> Verdict:

@@ -11,7 +11,7 @@ and in sigmas inside; a positive effect is a gain.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -156,6 +156,14 @@ def estimate(model: NoiseModel, looks: Iterable[Look]) -> Estimate:
     return posterior
 
 
+def estimate_of_all(model: NoiseModel, looks: Sequence[Look], *, staying: Iterable[str] = ()) -> Estimate:
+    """The posterior after runs that no other follows: what is not `staying` is set aside after the last run that has it.
+
+    So a long history of discards is quick. The noise and the prior are taken as they are claimed.
+    """
+    return _taken_up(begin(model), looks, staying=frozenset(staying))
+
+
 def begin(model: NoiseModel) -> Estimate:
     """The estimate before any run. Raises ValueError for a sigma that is not positive."""
     if not model.sigma > 0 or not 0 <= model.seed_share < 1:
@@ -180,8 +188,24 @@ def is_refit_due(runs: int, every: int) -> bool:
     return runs % (every << max(0, (runs // (MANY * every)).bit_length() - 1)) == 0
 
 
-def _observed(before: Estimate, look: Look) -> Estimate:
-    """The posterior after one more run, under the same prior."""
+def _taken_up(before: Estimate, looks: Sequence[Look], *, staying: Set[str | Seed], noise: float | None = None) -> Estimate:
+    """The posterior after all of these runs, under the same prior and, if it is given, the same noise.
+
+    A patch that is not `staying` is set aside after the last run that has it.
+    """
+    last = {patch: index for index, look in enumerate(looks) for patch in look.patches if patch not in staying}
+    ends: dict[int, set[str]] = {}
+    for patch, index in last.items():
+        ends.setdefault(index, set()).add(patch)
+    for index, look in enumerate(looks):
+        over = ends.get(index, set())
+        after = _observed(before, look, over=over)
+        before = shelve(after if noise is None else replace(after, noise=noise), over)
+    return before
+
+
+def _observed(before: Estimate, look: Look, *, over: Set[str] = frozenset()) -> Estimate:
+    """The posterior after one more run, under the same prior. A new patch that is `over` is set aside at once."""
     z = -look.score / before.scale
     known = before if len(before.mean) else _with_level(before, z)
     if look.seed is not None and before.seed_share and look.seed not in known.terms:
@@ -189,7 +213,7 @@ def _observed(before: Estimate, look: Look) -> Estimate:
     new = sorted(patch for patch in look.patches if not before.knows(patch))
     known = _with_patches(known, look.patches, new[1:])
     rows, doubt = _rows(known, look, leaving_out=new[:1]), _doubt(before, look)
-    after = _first_look(known, new[0], z, rows, doubt) if new else _further_look(known, z, rows, doubt)
+    after = _first_look(known, new[0], z, rows, doubt, is_over=new[0] in over) if new else _further_look(known, z, rows, doubt)
     return replace(after, looks=(*before.looks, look))
 
 
@@ -255,11 +279,7 @@ def refitted(posterior: Estimate) -> Estimate:
         seed_share=share,
         noise_prior=rest,
     )
-    last = {patch: index for index, look in enumerate(posterior.looks) for patch in look.patches}
-    for index, look in enumerate(posterior.looks):
-        over = [patch for patch in look.patches if last[patch] == index and patch not in posterior.terms]
-        again = shelve(replace(_observed(again, look), noise=fixed), over)
-    return again
+    return _taken_up(again, posterior.looks, staying=posterior.terms.keys(), noise=fixed)
 
 
 def effects_of(posterior: Estimate, patches: Iterable[str]) -> Mixture:
@@ -398,8 +418,8 @@ def _seed_variance(posterior: Estimate) -> float:
     return (SEEDS_CLAIMED * claimed + squares) / (SEEDS_CLAIMED + len(rows))
 
 
-def _first_look(posterior: Estimate, patch: str, z: float, rows: list[int], doubt: float) -> Estimate:
-    """The update by the first run with a patch.
+def _first_look(posterior: Estimate, patch: str, z: float, rows: list[int], doubt: float, *, is_over: bool) -> Estimate:
+    """The update by the first run with a patch, which is set aside if it `is_over`.
 
     The joint Gaussian has the mean and variance that the mixture gives the effect, and the rest's covariances with it. That
     equals entering the effect with the Gaussian prior that would have given this posterior, and a Kalman update.
@@ -419,6 +439,8 @@ def _first_look(posterior: Estimate, patch: str, z: float, rows: list[int], doub
         first_looks=(*posterior.first_looks, (residual, variance)),
     )
     belief = Belief(mean=mean, variance=left, site_precision=1 / left - 1 / total, site_shift=mean / left - residual / total)
+    if is_over:
+        return replace(rest, shelved={**rest.shelved, patch: belief})
     return _appended(rest, patch, belief, -gains * left)
 
 

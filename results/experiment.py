@@ -201,6 +201,14 @@ class ExperimentRecord:
         return self.is_idea and self.verdict is not None and self.verdict.decision != "lost"
 
     @property
+    def outcome(self) -> str:
+        """How lists name its end: the decision, or the kind of what tries no idea and so is never kept; empty without one."""
+        if self.verdict is None:
+            return ""
+        decides_nothing = self.experiment.kind in ("control", "confirm", "wave") and self.verdict.decision == "discard"
+        return self.experiment.kind if decides_nothing else self.verdict.decision
+
+    @property
     def is_abandoned(self) -> bool:
         """Whether it was interrupted, and a person doesn't want to finish it."""
         return self.verdict is not None and (self.verdict.decision, self.verdict.reason) == ("lost", ABANDONED)

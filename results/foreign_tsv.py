@@ -1,8 +1,11 @@
-"""Reads any results.tsv of the wild: other columns, names and cases, headers that change in mid-file, crashes as 0 or inf.
+"""Reads any results.tsv of the wild: other columns, names and cases, quoted cells, headers that change in mid-file, crashes as
+0 or inf.
 
 Every line that isn't blank is a header, a row, or listed as unreadable: none is dropped in silence.
 """
 
+import contextlib
+import csv
 import hashlib
 import math
 import re
@@ -46,6 +49,12 @@ WORST_SCORE = 100.0
 
 SHOWN = 200
 """Characters of an unreadable line that are shown."""
+
+HASH = re.compile(r"[0-9a-f]{7,40}", re.I)
+"""A commit. What is no hash, such as a dash for all rows, doesn't say that two rows ran the same program."""
+
+RERUN = re.compile(r"(control|confirm)( \d+)?: ", re.I)
+"""How this farm begins the description of a known program's run."""
 
 LARGEST_FILE = 20 * 10**6
 """Bytes; a table of a hundred thousand experiments is smaller."""
@@ -97,6 +106,8 @@ class ForeignFile:
     """Line numbers."""
     duplicates: tuple[int, ...]
     """Line numbers of rows that repeat an earlier one: same commit, score, status and description."""
+    reruns: Mapping[int, int | None]
+    """Rows that ran a known program again and are no ideas, by line number, with the line of its first row, if there is one."""
 
     @property
     def is_table(self) -> bool:
@@ -147,7 +158,7 @@ def parse_foreign(text: str) -> ForeignFile:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        cells = [cell.strip().strip('"') for cell in line.split(separator)]
+        cells = _cells(line, separator)
         header = _header(cells)
         if header is not None:
             columns, in_mb = header, _names(cells)[header.get("memory", 0)] in MEMORY_IN_MB
@@ -164,7 +175,17 @@ def parse_foreign(text: str) -> ForeignFile:
         unreadable=tuple(unreadable),
         headers=tuple(headers),
         duplicates=tuple(_duplicates(rows)),
+        reruns=_reruns(rows),
     )
+
+
+def _cells(line: str, separator: str) -> list[str]:
+    """The cells of a line. Quotation marks around a cell protect what is in it; one that isn't closed is a mere character."""
+    cells = line.split(separator)
+    if '"' in line and line.count('"') % 2 == 0:
+        with contextlib.suppress(csv.Error, ValueError):  # a cell that is too long, or a carriage return inside
+            (cells,) = csv.reader([line], delimiter=separator, skipinitialspace=separator == ",")
+    return [cell.strip().strip('"') for cell in cells]
 
 
 def _header(cells: Sequence[str]) -> Mapping[Column, int] | None:
@@ -232,3 +253,18 @@ def _duplicates(rows: Sequence[ForeignRow]) -> list[int]:
             lines.append(row.line)
         seen.add(key)
     return lines
+
+
+def _reruns(rows: Sequence[ForeignRow]) -> dict[int, int | None]:
+    """The rows whose commit an earlier row with a score has, or whose description says that no idea is tried."""
+    first: dict[str, int] = {}
+    found: dict[int, int | None] = {}
+    for row in rows:
+        if row.score is None:
+            continue
+        commit = row.commit[:7].lower() if HASH.fullmatch(row.commit) else ""
+        if commit in first or RERUN.match(row.description):
+            found[row.line] = first.get(commit)
+        elif commit:
+            first[commit] = row.line
+    return found

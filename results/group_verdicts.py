@@ -12,6 +12,7 @@ from results.experiment import Decision, Experiment, Verdict
 from results.group_state import GroupState, IdeaEstimate, estimate_of, seed_of
 from results.head_gain import interval_text
 from results.machine_shares import told_share
+from results.overfitting import ON_VALIDATION_ALONE
 from results.verdict import and_, failure, figure, scores_of, too_equal
 
 LEAST_PRICE = 0.000005
@@ -133,7 +134,9 @@ def _why_out(state: GroupState, found: IdeaEstimate, passes: bool) -> str:
     """What keeps an idea out of the head beside the probability that it helps; empty if nothing does."""
     farm, patch = state.farm, state.ideas[found.idea]
     if found.idea in farm.barred:
-        return state.why_ruled.get(found.idea) or "it failed in a merge"
+        why = state.why_ruled.get(found.idea) or "it failed in a merge"
+        is_no_gain = found.effect <= 0 and not passes
+        return "" if why == ON_VALIDATION_ALONE and is_no_gain else why
     if not passes:
         return ""
     if found.effect <= found.price:

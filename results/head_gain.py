@@ -50,5 +50,6 @@ def gain_text(gain: ExpectedGain) -> str:
 
 
 def interval_text(value: float, low: float, high: float) -> str:
-    """A gain in bpb with the ends of its interval."""
+    """A gain in bpb with the ends of its interval; what its decimals don't show is +0.0000."""
+    value, low, high = (round(one, 4) + 0.0 for one in (value, low, high))
     return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"

@@ -19,6 +19,10 @@ ALARM_STANDARD_ERRORS = 3.0
 """Standard errors beyond which the gap is an alarm. A lower limit would cry wolf: rows of one document are not independent."""
 
 
+ON_VALIDATION_ALONE = "the gain on the validation rows does not show on rows that no researcher sees"
+"""Why an idea is kept out of the head whose gain is on validation alone."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SplitScores:
     """Bits per byte of the baseline and the head on the same rows of one split."""
@@ -63,15 +67,20 @@ class Overfitting:
         return None if not self.standard_error else -self.gap / self.standard_error
 
     @property
+    def is_certain(self) -> bool:
+        """Whether validation improved, and certainly more than audit: by ALARM_STANDARD_ERRORS."""
+        improved = self.val.change < 0
+        return improved and self.standard_errors is not None and self.standard_errors > ALARM_STANDARD_ERRORS
+
+    @property
     def is_on_validation_alone(self) -> bool:
-        """Whether validation certainly improved more than audit (by ALARM_STANDARD_ERRORS), with less than half of it there."""
-        certain = self.standard_errors is not None and self.standard_errors > ALARM_STANDARD_ERRORS
-        return certain and self.audit.change > self.val.change / 2
+        """Whether validation certainly improved more than audit, with less than half of it there."""
+        return self.is_certain and self.audit.change > self.val.change / 2
 
     @property
     def alarm(self) -> str:
         """What is wrong and what to do, in one sentence; empty if nothing is wrong."""
-        if self.standard_errors is None or not self.standard_errors > ALARM_STANDARD_ERRORS:
+        if self.standard_errors is None or not self.is_certain:
             return ""
         return (
             f"validation improved more than audit by {self.standard_errors:.1f} standard errors: don't trust the gain, find "

@@ -7,11 +7,12 @@ from pathlib import Path
 from research.formatting import counted, duration, one_line, shortened
 from research.result import RunResult
 from results import policy
-from results.confirmation import LEVEL
+from results.confirmation import LEVEL, conclusion
 from results.counts import count
 from results.experiment import Decision, ExperimentKind, ExperimentRecord
 from results.gains import (
     BPB_STEP,
+    Confirmation,
     confirmation_of,
     device_seconds,
     gain_by_scores,
@@ -48,15 +49,16 @@ BESIDE_IDEAS: Mapping[ExperimentKind, tuple[str, ...]] = {
 
 LEADERBOARD_NOTE = (
     "val_bpb is the raw score, which the seed moves. What decides is the effect by all runs, as estimated",
-    "when the idea was kept, and the probability P that it helps.",
+    "when the idea was decided, and the probability P that it helps; the report has both by now.",
 )
 
 REPORT_NOTE = """\
 How to read it: the baseline is the untouched train.py, and the head the train.py with all ideas that are kept. Their \
 val_bpb, and what an idea gains, are estimated from all runs, which allows for the luck of what was selected; [..] is the 90% \
-interval, sigma the standard deviation between seeds. P is the probability that an idea helps by more than the price of its \
-lines, memory and time outside the clock. Near-misses may help, and are not kept; dropped is what was kept once, and is \
-neither kept nor a near-miss now. More: docs/science.md."""
+interval, sigma the standard deviation between seeds. A head's gain is estimated as a whole: what its ideas gain, each by \
+itself, need not add up to it. P is the probability that an idea helps by more than the price of its lines, memory and time \
+outside the clock. Near-misses may help, and are not kept; dropped is what was kept once, and is neither kept nor a near-miss \
+now. More: docs/science.md."""
 
 
 def leaderboard_text(records: Iterable[ExperimentRecord], *, limit: int = 20) -> str:
@@ -133,7 +135,7 @@ def _gain_lines(group: GroupHistory, gain: ExpectedGain | None, confirm: str) ->
     return [
         f"{group.standing}; sigma {figure(gain.sigma)}",
         _own_score_line(group, gain),
-        _confirmation_line(group, head.commit, confirm),
+        *_confirmation_lines(group, gain, head.commit, confirm),
     ]
 
 
@@ -149,15 +151,20 @@ def _own_score_line(group: GroupHistory, gain: ExpectedGain | None) -> str:
     return f"{words}, which {'overstates' if over > 0 else 'understates'} by {figure(abs(over))}"
 
 
-def _confirmation_line(group: GroupHistory, commit: str, confirm: str) -> str:
+def _confirmation_lines(group: GroupHistory, gain: ExpectedGain, commit: str, confirm: str) -> list[str]:
     """What fresh seeds say of the head; of an earlier one if nothing is known of it."""
     found = confirmation_of(group, commit)
     if found is not None:
-        words = interval_text(found.found.gain, found.found.low, found.found.high)
-        return f"Confirmed under {counted(found.seeds, 'fresh seed')}: {words} (Welch, {LEVEL:.0%})"
+        said = conclusion(found.found, gain.gain)
+        return _wrapped(f"{said[0].upper()}{said[1:]}; {_fresh_seeds(found)}")
     before = [one for head in reversed(group.heads) if (one := confirmation_of(group, head.commit)) is not None]
-    earlier = f"; an earlier head gained {before[0].found.gain:+.4f} under fresh seeds" if before else ""
-    return f"Not confirmed under fresh seeds: {confirm}{earlier}"
+    earlier = f"; of an earlier head {_fresh_seeds(before[0])}" if before else ""
+    return [f"Not run under fresh seeds: {confirm}{earlier}"]
+
+
+def _fresh_seeds(found: Confirmation) -> str:
+    gain = interval_text(found.found.gain, found.found.low, found.found.high)
+    return f"gain {gain} under {counted(found.seeds, 'fresh seed')} (Welch, {LEVEL:.0%})"
 
 
 def _price_lines(group: GroupHistory, gain: ExpectedGain | None) -> list[str]:

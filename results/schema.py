@@ -445,6 +445,34 @@ def _m010_leaderboard_of_tags(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(f"COMMENT ON VIEW leaderboard IS '{_quoted(DECIDING_COMMENTS['leaderboard'])}'")
 
 
+def _m011_leaderboard_by_now(connection: duckdb.DuckDBPyConnection) -> None:
+    """The leaderboard with what all runs say of its ideas by now, as `estimates` and the report have it."""
+    connection.execute("""
+        CREATE OR REPLACE VIEW leaderboard AS
+        SELECT
+            rank() OVER (PARTITION BY h.platform, h.score_fingerprint ORDER BY h.val_bpb) AS rank,
+            h.id, h.branch, h.tag, h.number, h.commit, h.title, h.val_bpb, h.runs, e.effect, e.helps, h.gain,
+            h.peak_memory_mb, h.platform, h.score_fingerprint
+        FROM history h LEFT JOIN estimates e ON e.id = h.id WHERE h.decision = 'keep' ORDER BY h.val_bpb
+    """)
+    connection.execute(f"COMMENT ON VIEW leaderboard IS '{_quoted(LEADERBOARD_COMMENT)}'")
+    for column, text in LEADERBOARD_COMMENTS.items():
+        connection.execute(f"COMMENT ON COLUMN leaderboard.{column} IS '{_quoted(text)}'")
+
+
+LEADERBOARD_COMMENT = (
+    "Kept experiments, lowest val_bpb first; ranks count within one platform and score_fingerprint. That is the raw score, "
+    "which the seed moves and selection flatters: effect and helps are what all runs say by now."
+)
+
+LEADERBOARD_COMMENTS: Mapping[str, str] = {
+    "effect": "The estimated effect of the idea in bpb by all runs so far, as in estimates; history has it as of the verdict.",
+    "helps": "The probability by all runs so far that the effect is above the idea's price; history has it as of the verdict.",
+    "val_bpb": HISTORY_COMMENTS["val_bpb"],
+    "gain": DECIDING_HISTORY_COMMENTS["gain"],
+}
+
+
 def _quoted(text: str) -> str:
     return text.replace("'", "''")
 
@@ -460,4 +488,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     _m008_foreign,
     _m009_what_decides,
     _m010_leaderboard_of_tags,
+    _m011_leaderboard_by_now,
 )

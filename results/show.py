@@ -1,10 +1,11 @@
 """Everything about one experiment, as text: the idea, what is known of it, every decision, every run and the diff."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from research.result import RunResult
 from results import policy
-from results.experiment import Experiment, ExperimentRecord, Verdict
+from results.experiment import Experiment, ExperimentRecord
 from results.group_history import GroupHistory
 from results.group_state import estimate_of
 from results.head_gain import interval_text
@@ -44,13 +45,15 @@ def _verdict_lines(record: ExperimentRecord, group: GroupHistory) -> list[str]:
     """The verdict; every decision with its time, oldest first, if there was more than one."""
     decisions = group.decisions.get(record.experiment.id, ())
     if len(decisions) > 1:
-        return [f"  verdict     {one.time}  {_decision(one.verdict)}" for one in decisions]
-    return [f"  verdict     {'none yet' if record.verdict is None else _decision(record.verdict)}"]
+        return [f"  verdict     {one.time}  {_decision(replace(record, verdict=one.verdict))}" for one in decisions]
+    return [f"  verdict     {_decision(record)}"]
 
 
-def _decision(verdict: Verdict) -> str:
-    """A decision and its reason; that of a failure usually begins with the decision."""
-    return f"{verdict.decision}: {verdict.reason.removeprefix(f'{verdict.decision}: ')}"
+def _decision(record: ExperimentRecord) -> str:
+    """How an experiment ended, and why; the reason usually begins with that."""
+    if record.verdict is None:
+        return "none yet"
+    return f"{record.outcome}: {record.verdict.reason.removeprefix(f'{record.outcome}: ')}"
 
 
 def _estimate_lines(experiment: Experiment, group: GroupHistory) -> list[str]:

@@ -53,7 +53,7 @@ log = logging.getLogger(__name__)
 Audience = Literal["agent", "person"]
 """Who asks: queries of a `person` also see the table `audit`."""
 
-ESTIMATED = ("estimates", "near_misses")
+ESTIMATED = ("estimates", "near_misses", "leaderboard")
 """The tables that are computed from the runs when a query names them."""
 
 

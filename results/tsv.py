@@ -13,7 +13,8 @@ from results.experiment import Decision, ExperimentRecord
 HEADER = "commit\tval_bpb\tmemory_gb\tstatus\tdescription"
 
 STATUSES: dict[Decision, str] = {"keep": "keep", "discard": "discard", "crash": "crash", "invalid": "crash"}
-"""The file's status by decision; lost experiments are left out."""
+"""The file's status by decision; lost experiments are left out. Other readers of the format know no more of them, so
+controls and confirmations, which are no step of the branch, are discards, too: their description says what they are."""
 
 
 def write_results_tsv(
@@ -22,8 +23,10 @@ def write_results_tsv(
     """Writes, atomically, one line for each decided experiment, in the order given, into the table that is there or a new one.
 
     Lines that no record wrote stay in place: a person's rows and notes. Those of `others`, the experiments of branches whose
-    scores need not compare with these, leave the table; the journal has them. New rows follow the table's last row. A file
-    that is no such table is moved to `results.tsv.1`, or the next free number, and that path is returned.
+    scores need not compare with these, leave the table; the journal has them. A new row comes before rows, a person's too, that
+    name the commit of a later record, else after the table's last row; and a baseline heads a table that has no row of its
+    branch, since readers take the first keep for the baseline. A file that is no such table is moved to `results.tsv.1`, or
+    the next free number, and that path is returned.
 
     val_bpb has six decimals; memory_gb is in GiB with one decimal. Both are 0 for a crash, as the format has it.
     """
@@ -71,15 +74,31 @@ def _merged(before: Sequence[str], records: Sequence[ExperimentRecord]) -> list[
     """The lines of the file with these records' rows: those that are there brought up to date, the others added."""
     rows = {index: row for index, record in enumerate(records) if (row := _row(record, len(record.runs))) is not None}
     earlier = _rows_so_far(records)
-    merged: list[str] = []
-    end = 0  # where the table's last row ends
-    for line in before:
+    commits = {record.experiment.commit[:7]: index for index, record in reversed(list(enumerate(records)))}
+    lines: list[str] = []
+    places: list[int] = []  # of each line's record among `records`; -1 for other lines
+    heads = True
+    for line in before if any(_is_header(line) for line in before) else [HEADER, *before]:
         known = [index for index in earlier.get(_without_status(line), ()) if index in rows]
-        merged.append(rows.pop(known[0]) if known else line)
-        if _is_header(line) or _is_row(line):
-            end = len(merged)
-    merged[end:end] = rows.values()
-    return merged if any(_is_header(line) for line in merged) else [HEADER, *merged]
+        heads = heads and not known
+        lines.append(rows.pop(known[0]) if known else line)
+        places.append(known[0] if known else commits.get(line.split("\t")[0].strip(), -1) if _is_row(line) else -1)
+    for index, row in rows.items():
+        heads = heads and records[index].experiment.kind == "baseline"
+        at = _at_top(lines) if heads and index == min(rows) else _before_later(lines, places, index)
+        lines.insert(at, row)
+        places.insert(at, index)
+    return lines
+
+
+def _at_top(lines: Sequence[str]) -> int:
+    return 1 + next(at for at, line in enumerate(lines) if _is_header(line))
+
+
+def _before_later(lines: Sequence[str], places: Sequence[int], index: int) -> int:
+    """Before the first line whose record has a later place than this one, else after the table's last row."""
+    end = 1 + max(at for at, line in enumerate(lines) if _is_header(line) or _is_row(line))
+    return next((at for at, place in enumerate(places) if place > index), end)
 
 
 def _row(record: ExperimentRecord, runs: int) -> str | None:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from statistics import NormalDist
 from typing import Literal
 
 from research.formatting import one_line
@@ -97,10 +98,21 @@ def baseline_verdict(runs: Sequence[RunResult], prior: NoisePrior) -> Verdict:
         return failed
     scores = scores_of(runs)
     words = f"baseline: val_bpb {_mean(scores):.4f}" + (f", the mean of {len(scores)} runs" if len(scores) > 1 else "")
-    spread = max(scores) - min(scores)
-    if spread > NOISY_SIGMAS * math.sqrt(2) * prior.sigma:
-        words += f"; its seeds differ by {figure(spread)}, far more than sigma ({figure(prior.sigma)}): is the machine busy?"
-    return Verdict(decision="keep", reason=words + and_(too_equal(runs)))
+    return Verdict(decision="keep", reason=words + and_(too_different(scores, prior.sigma)) + and_(too_equal(runs)))
+
+
+def too_different(scores: Sequence[float], sigma: float) -> str:
+    """A remark on scores of one commit that differ by far more than chance; empty if they don't.
+
+    Two may differ by NOISY_SIGMAS of their difference, and the largest of more differences by as much more as chance has it.
+    """
+    pairs = math.comb(len(scores), 2)
+    if not pairs:
+        return ""
+    spread, tail = max(scores) - min(scores), NormalDist().cdf(-NOISY_SIGMAS)
+    if spread <= -NormalDist().inv_cdf(tail / pairs) * math.sqrt(2) * sigma:
+        return ""
+    return f"its seeds differ by {figure(spread)}, far more than sigma ({figure(sigma)}): is the machine busy?"
 
 
 def control_verdict(runs: Sequence[RunResult], baseline: ExperimentRecord, sigma: float) -> Verdict:

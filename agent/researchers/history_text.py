@@ -55,9 +55,9 @@ def history_table(context: Context) -> str:
 
 
 def _counts(records: Sequence[ExperimentRecord]) -> str:
-    decisions = [record.verdict.decision for record in records if record.verdict is not None]
-    counts = ", ".join(f"{decisions.count(decision)} {decision}" for decision in dict.fromkeys(decisions))
-    return f"Experiments so far: {len(decisions)}{f' ({counts})' if counts else ''}."
+    outcomes = [record.outcome for record in records if record.verdict is not None]
+    counts = ", ".join(f"{outcomes.count(outcome)} {outcome}" for outcome in dict.fromkeys(outcomes))
+    return f"Experiments so far: {len(outcomes)}{f' ({counts})' if counts else ''}."
 
 
 def _row(record: ExperimentRecord) -> str:
@@ -66,4 +66,4 @@ def _row(record: ExperimentRecord) -> str:
     score = "-" if record.val_bpb is None else f"{record.val_bpb:.6f}"
     gain = "-" if verdict.gain is None else f"{verdict.gain:+.6f}"
     title, reason = (one_line(text, 160).replace("|", "/") for text in (record.experiment.title, verdict.reason))
-    return f"{record.experiment.id} | {verdict.decision} | {score} | {gain} | {title} | {reason}"
+    return f"{record.experiment.id} | {record.outcome} | {score} | {gain} | {title} | {reason}"

@@ -116,6 +116,15 @@ def test_an_idea_is_shown_with_what_decides_about_it_and_other_runs_with_their_s
     assert ", P(helps) 0.62  " in shown[0] and not any("0.23" in line for line in shown) and ", P" not in shown[1]
 
 
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [("explore", "discard"), ("merge", "discard"), ("control", "control"), ("confirm", "confirm"), ("wave", "wave")],
+)
+def test_what_tries_no_idea_is_not_called_a_discard(kind: str, word: str) -> None:
+    assert verdict_line(record("discard", kind=kind)).split()[2] == word and record("discard", kind=kind).outcome == word
+    assert record("crash", kind=kind).outcome == "crash"
+
+
 @pytest.mark.parametrize("branch", ["autoresearch/a", "autoresearch/nov22-hand", "autoresearch/a-tag-of-many-words-gpu11"])
 @pytest.mark.parametrize("number", [0, 12345])
 def test_a_number_and_its_decision_are_two_words(branch: str, number: int) -> None:

@@ -10,6 +10,7 @@ import duckdb
 import pandas
 import psutil
 
+from cluster.commands.look import NOT_COMPARABLE
 from results.journal import read_journal
 from tests.cluster.farm_samples import write_text
 from tests.cluster.forked_farm import Cheaper
@@ -125,8 +126,11 @@ def check_audit_and_verify(checkout: Checkout) -> None:
     audit = checkout.farm("audit")
     assert "night-0000 -> night-0001" in audit and "+-" in audit and "ALARM" not in audit
     before = (checkout.home / "journal.jsonl").read_bytes()
-    verified = checkout.farm("verify", "night-0002", "--devices", "cpu")
-    assert "\nreproduced: " in verified and "software: the same" in verified
+    repeating = checkout.start("verify", "night-0002", "--devices", "cpu")
+    verified, _ = repeating.communicate(timeout=240)
+    is_equal = repeating.returncode != NOT_COMPARABLE  # other tests may take a part of the machine
+    assert repeating.returncode in (0, NOT_COMPARABLE) and "software: the same" in verified
+    assert ("\nreproduced: " if is_equal else " machine: ") in verified
     assert (checkout.home / "journal.jsonl").read_bytes() == before
     assert "has no score to reproduce: it ended as crash" in checkout.farm("verify", "3", status=2)
 

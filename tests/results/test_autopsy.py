@@ -113,6 +113,67 @@ def test_a_file_without_a_keep_tells_nothing_and_fails_nowhere(text: str) -> Non
     assert found.estimated_gain is None and json.dumps(found.to_json()) and autopsy_lines(found)
 
 
+def test_a_long_history_takes_seconds() -> None:
+    """Time grows with the ideas that are in use, not with all that were ever tried."""
+    begun = time.process_time()
+    found = examine(parse_foreign(night(1000, sigma=0.001, seed=1)[0]))
+    assert found.sigma == pytest.approx(0.001, rel=0.5) and time.process_time() - begun < 8
+
+
+OWN = """commit\tval_bpb\tmemory_gb\tstatus\tdescription
+2b46b8e\t3.009825\t0.7\tkeep\tbaseline
+d438bcd\t2.895087\t0.7\tdiscard\tMATRIX_LR 0.04 -> 0.11
+24845dd\t2.770345\t0.6\tkeep\tEMBEDDING_LR 0.6 -> 1.7
+24845dd\t2.781000\t0.6\tdiscard\tconfirm 1: two-0002 under 2 fresh seeds
+2b46b8e\t3.001031\t0.7\tdiscard\tconfirm 1: the baseline under 2 fresh seeds
+9999999\t2.765665\t0.7\tdiscard\tcontrol: the head again
+2b46b8e\t3.012000\t0.7\tdiscard\tcontrol: the baseline again
+9da9725\t2.747320\t0.6\tdiscard\tDEPTH 2 -> 3
+"""
+
+
+def test_known_programs_that_ran_again_are_no_ideas() -> None:
+    """Controls and confirmations of the farm's own results tell of the noise, and count among no keeps and no discards."""
+    file = parse_foreign(OWN)
+    assert file.reruns == {5: 4, 6: 2, 7: None, 8: 2}
+    found = examine(file)
+    told = found.to_json()
+    assert (told["rows"], told["keeps"], told["discards"], told["known_programs"]) == (8, 2, 2, [5, 6, 7, 8])
+    assert found.expected_false_discards < 2 and len(found.chain) == 2
+    assert any("known commit again" in line and "5, 6, 7, 8" in line for line in autopsy_lines(found))
+    noisy = examine(parse_foreign(OWN.replace("3.012000", "3.310000").replace("3.001031", "2.701031")))
+    assert noisy.sigma is not None and found.sigma is not None and noisy.sigma > 2 * found.sigma
+    again = parse_foreign(OWN + "d438bcd\t2.640000\t0.7\tkeep\tMATRIX_LR after all\n")
+    assert again.reruns[10] == 3 and len(examine(again, 0.02).chain) == 2  # it is no program that has the keep
+
+
+def test_what_is_no_hash_does_not_say_that_two_rows_ran_one_program() -> None:
+    assert parse_foreign(OWN.replace("2b46b8e", "n/a").replace("24845dd", "n/a")).reruns.keys() == {5, 6, 7, 8}
+    assert not parse_foreign("".join(f"-\t1.{row}\t1\tkeep\tidea\n" for row in range(5))).reruns
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ('"x, y"', "x, y"),
+        ('"say ""no"", or"', 'say "no", or'),
+        ('5" wide', '5" wide'),
+        ('"open, end', "open"),
+        ("plain", "plain"),
+    ],
+)
+def test_quoted_cells_of_a_csv_are_whole(written: str, read: str) -> None:
+    header = HEADER.replace("\t", ",")
+    (row,) = parse_foreign(f"{header}b,0.99,1,keep,{written}\n").rows
+    assert row.description == read and row.score == 0.99
+
+
+def test_a_gain_that_figures_do_not_show_is_0() -> None:
+    equal = parse_foreign(HEADER + "".join(f"c{row}\t1.0\t1\t{'keep' if row < 2 else 'discard'}\tsame\n" for row in range(4)))
+    (line,) = [line for line in autopsy_lines(examine(equal, 1e-6)) if "reported gain" in line]
+    assert "-0.0000" not in line and line == "reported gain 0; estimated 0 [0, 0]"
+
+
 HEADER = "commit\tval_bpb\tmemory_gb\tstatus\tdescription\n"
 BASELINE = "b\t1.0\t1\tkeep\tbaseline\n"
 

@@ -10,6 +10,7 @@ from results.experiment import Experiment, Verdict
 from results.group_entries import Entry, Joined, Ran, Ruled
 from results.group_state import GroupState, begin, replay
 from results.group_verdicts import flips, idea_verdict
+from results.overfitting import ON_VALIDATION_ALONE
 from tests.results.result_samples import make_branch, make_experiment, make_run
 
 IDEA = "mar8-0001"
@@ -57,3 +58,12 @@ def test_what_keeps_a_likely_idea_out_is_said() -> None:
     assert verdict.decision == "discard" and "0.70, but a person dropped it" in verdict.reason
     [(idea, flipped)] = flips(state, {IDEA: "keep"})
     assert idea == IDEA and flipped.reason.startswith("dropped: P(helps)") and "a person dropped it" in flipped.reason
+
+
+def test_a_gain_is_doubted_only_where_there_is_one() -> None:
+    """An idea that lost is discarded for that, whatever the audit rows say of it."""
+    doubt = Ruled(ruling="bar", patches=(IDEA,), reason=ON_VALIDATION_ALONE)
+    _, lost = told(1.1, doubt)
+    assert "P(helps) 0.00 < 0.70 decides" in lost.reason and ON_VALIDATION_ALONE not in lost.reason
+    _, gained = told(0.98, doubt)
+    assert f"0.70, but {ON_VALIDATION_ALONE}" in gained.reason

@@ -56,7 +56,8 @@ def test_a_gain_on_validation_alone_is_an_alarm(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("val_gain", "audit_gain", "alone"), [(0.05, 0.0, True), (0.05, 0.02, True), (0.05, 0.04, False), (0.001, 0.0, False)]
+    ("val_gain", "audit_gain", "alone"),
+    [(0.05, 0.0, True), (0.05, 0.02, True), (0.05, 0.04, False), (0.001, 0.0, False), (-0.05, -0.2, False)],
 )
 def test_a_gain_counts_as_validations_alone_if_audit_shows_less_than_half_of_it(
     val_gain: float, audit_gain: float, alone: bool, tmp_path: Path
@@ -76,7 +77,7 @@ def test_the_report_has_the_alarm(tmp_path: Path) -> None:
     assert "ALARM" not in morning_report(history)
 
 
-@pytest.mark.parametrize(("val_gain", "audit_gain"), [(0.05, 0.05), (0.0, 0.05), (0.0, 0.0)])
+@pytest.mark.parametrize(("val_gain", "audit_gain"), [(0.05, 0.05), (0.0, 0.05), (0.0, 0.0), (-0.05, -0.2)])
 def test_a_gain_on_both_or_on_audit_alone_is_none(tmp_path: Path, val_gain: float, audit_gain: float) -> None:
     leave_rows(tmp_path, "r0", seed=1, val_gain=0.0, audit_gain=0.0, audit_rows=30)  # only a part was scored
     leave_rows(tmp_path, "r1", seed=2, val_gain=val_gain, audit_gain=audit_gain)

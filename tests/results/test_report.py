@@ -18,6 +18,7 @@ from results import policy
 from results.confirmation import LEVEL
 from results.experiment import ExperimentRecord, Usage, Verdict
 from results.group_history import Decided
+from results.head_gain import interval_text
 from results.plot import Point, progress_figure, score_range, write_progress_png
 from results.report import leaderboard_text, morning_report
 from results.tsv import write_results_tsv
@@ -272,11 +273,12 @@ def test_a_confirmation_has_welchs_interval_and_moves_no_estimate() -> None:
     records = night_of(0.99)
     head, baseline = records[1].experiment.commit, records[0].experiment.commit
     before = morning_report([history_of(records)], confirm="farm confirm --home x")
-    assert "Not confirmed under fresh seeds: farm confirm --home x autoresearch/mar8" in before
+    assert "Not run under fresh seeds: farm confirm --home x autoresearch/mar8" in before
     tried, untouched = (0.9921, 0.9930, 0.9924), (1.0010, 1.0002, 1.0016)
     pair = [confirmed(2, head, *tried), confirmed(3, baseline, *untouched)]
     text = morning_report([history_of([*records, *pair])])
-    [line] = [line for line in text.splitlines() if line.startswith("Confirmed under 3 fresh seeds")]
+    line = told_of_confirmation(text)
+    assert "under 3 fresh seeds (Welch, 95%)" in line
     gain, low, high = map(float, re.findall(r"(\S+) \[(\S+), (\S+)\]", line)[0])
     expected = ttest_ind(untouched, tried, equal_var=False).confidence_interval(LEVEL)
     assert (gain, low, high) == pytest.approx((0.00843, expected.low, expected.high), abs=1e-4)
@@ -290,7 +292,7 @@ def test_a_confirmation_of_an_earlier_head_is_said_to_be_that() -> None:
     heads = [{"commit": one.commit, "experiment": one.id, "expected": 0.99} for one in (first, second)]
     pair = [confirmed(3, first.commit, 0.991, 0.992), confirmed(4, records[0].experiment.commit, 1.0, 1.001)]
     text = morning_report([history_of([*records, *pair], heads=heads)])
-    assert "Not confirmed" in text and "an earlier head gained +0.0090" in text
+    assert "Not run under fresh seeds" in text and "of an earlier head gain +0.0090" in text
 
 
 def test_both_sides_of_a_confirmation_ran_under_the_same_seeds() -> None:
@@ -305,8 +307,28 @@ def test_both_sides_of_a_confirmation_ran_under_the_same_seeds() -> None:
 
 
 def headline_of_confirmation(records: list[ExperimentRecord]) -> str:
-    [line] = [line for line in morning_report([history_of(records)]).splitlines() if line.startswith("Confirmed under")]
-    return line
+    return told_of_confirmation(morning_report([history_of(records)]))
+
+
+def told_of_confirmation(text: str) -> str:
+    """The part of a report on fresh seeds, in one line."""
+    (found,) = re.findall(r"^[^\n]*fresh seeds.*?\(Welch, 95%\)", text, re.M | re.S)
+    return " ".join(str(found).split())
+
+
+@pytest.mark.parametrize(
+    ("tried", "words"),
+    [
+        ((1.03, 0.95), "Too few seeds to tell; "),
+        ((1.0010, 1.0002, 1.0016), "Not confirmed: fresh seeds show no gain; "),
+        ((1.2, 1.201, 1.202), "Not confirmed: fresh seeds show a loss; "),
+        ((0.5, 0.501, 0.502), "Not confirmed as estimated: fresh seeds show a gain, which the estimate understates by "),
+    ],
+)
+def test_what_fresh_seeds_do_not_show_is_not_called_confirmed(tried: tuple[float, ...], words: str) -> None:
+    records = night_of(0.9)
+    pair = [confirmed(3, records[1].experiment.commit, *tried), confirmed(4, records[0].experiment.commit, 1.0, 1.0012, 1.0004)]
+    assert headline_of_confirmation([*records, *pair]).startswith(words)
 
 
 def test_what_was_dropped_says_why_and_other_runs_are_counted() -> None:
@@ -437,3 +459,13 @@ def test_the_line_shows_what_is_expected_of_heads(night: list[ExperimentRecord])
     assert list(line.get_xdata()) == [0, 2, 5, 7] and list(line.get_ydata()) == [0.9979, 0.987, 0.975, 0.975]
     assert figure.axes[0].get_ylim()[0] < 0.975
     assert any("expected" in text for text in legend_of(figure))
+
+
+def test_a_report_says_that_ideas_need_not_add_up_to_the_heads_gain(tmp_path: Path) -> None:
+    text = " ".join(morning_report([history_of(night_of(0.99, 0.98))], home=tmp_path).split())
+    assert "A head's gain is estimated as a whole" in text
+
+
+def test_what_four_decimals_do_not_show_has_no_minus() -> None:
+    assert interval_text(-0.00001, -0.00004, 0.00002) == "+0.0000 [+0.0000, +0.0000]"
+    assert interval_text(-0.00006, -0.1, 0.1) == "-0.0001 [-0.1000, +0.1000]"

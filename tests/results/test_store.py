@@ -436,3 +436,16 @@ def test_a_home_of_an_earlier_version_gets_todays_near_misses(tmp_path: Path) ->
         ((sql,),) = store.query("SELECT sql FROM duckdb_views() WHERE view_name = 'near_misses'").rows
         ((comment,),) = store.query("SELECT comment FROM duckdb_views() WHERE view_name = 'near_misses'").rows
     assert "estimates" in sql and "sigma)" not in sql and comment
+
+
+def test_views_that_rank_ideas_say_what_all_runs_say_by_now(store: Store) -> None:
+    """An effect that a verdict was based on is the history's; the leaderboard has the one of the table of estimates."""
+    store.add_branch(make_branch())
+    add(store, 0, "keep", 1.0)
+    add(store, 1, "keep", 0.9, effect=0.5, helps=0.123)
+    now = store.query("SELECT effect, helps FROM leaderboard WHERE number = 1").rows
+    assert now == store.query("SELECT effect, helps FROM estimates WHERE id = 'mar8-0001'").rows and len(now) == 1
+    assert now != store.query("SELECT effect, helps FROM history WHERE number = 1").rows == ((0.5, 0.123),)
+    told = "SELECT comment FROM duckdb_columns() WHERE column_name IN ('effect', 'helps') AND table_name = "
+    assert all("so far" in comment for (comment,) in store.query(f"{told}'leaderboard'").rows)
+    assert all("when it was decided" in comment for (comment,) in store.query(f"{told}'history'").rows)

@@ -58,7 +58,22 @@ def test_rows_of_another_branch_leave_the_table_and_a_persons_stay(tmp_path: Pat
     write_results_tsv(path, other, others=one)
     assert path.read_text().splitlines() == [HEADER, MINE, *rows_of(tmp_path, *other)]
     write_results_tsv(path, one, others=other)
-    assert path.read_text().splitlines() == [HEADER, MINE, *rows_of(tmp_path, *one)]
+    baseline, idea = rows_of(tmp_path, *one)
+    assert path.read_text().splitlines() == [HEADER, baseline, MINE, idea]
+
+
+@pytest.mark.parametrize("first_is_there", [True, False])
+def test_rows_that_come_back_stand_before_a_persons_of_later_commits(tmp_path: Path, first_is_there: bool) -> None:
+    """After another tag a branch's rows return where readers look for them: its baseline is the first keep of the table."""
+    path, records = tmp_path / "results.tsv", [make(0, 1.5), make(1, 1.4), make(2, 1.3)]
+    first, second, third = rows_of(tmp_path, *records)
+    of_second, of_third = (row.replace("\tidea", "\tby hand: idea") for row in (second, third))
+    path.write_text("\n".join([HEADER, *([first] if first_is_there else []), MINE, of_second, *NOTES, of_third]) + "\n")
+    write_results_tsv(path, records)
+    assert path.read_text().splitlines() == [HEADER, first, MINE, of_second, *NOTES, second, of_third, third]
+    before = path.read_bytes()
+    write_results_tsv(path, records)
+    assert path.read_bytes() == before
 
 
 def test_the_baseline_again_is_called_a_control(tmp_path: Path) -> None:
