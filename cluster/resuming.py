@@ -39,33 +39,51 @@ def resume_lines(home: Home, histories: Iterable[BranchHistory], branches: Colle
 def interrupted_lines(home: Home, histories: Iterable[BranchHistory]) -> list[str]:
     """What was interrupted, each with the commands that finish and drop it. To be asked while no farm runs."""
     histories = list(histories)
-    branch_of = {history.branch.name: history.branch for history in histories}
-    return [
-        f"interrupted: {record.experiment.id} ({one_line(record.experiment.title, TITLE_WIDTH)}): "
-        f"`{_finishing(home, branch_of[record.experiment.branch], record)}` finishes it, "
-        f"`{to_type(f'farm abandon{home_option(home)} {record.experiment.id}')}` drops it"
-        for record in interrupted(histories)
-    ]
+    of_branch = {history.branch.name: history for history in histories}
+    lines = []
+    for record in interrupted(histories):
+        experiment = record.experiment
+        finish = _finishing(home, of_branch[experiment.branch], record)
+        drop = f"`{to_type(f'farm abandon{home_option(home)} {experiment.id}')}` drops it"
+        what = f"interrupted: {experiment.id} ({one_line(experiment.title, TITLE_WIDTH)})"
+        lines.append(f"{what}: {f'`{finish}` finishes it, ' if finish else ''}{drop}")
+    return lines
 
 
 def interrupted(histories: Iterable[BranchHistory]) -> list[ExperimentRecord]:
-    """The experiments without a verdict, of which none is under way while no farm runs."""
+    """The experiments without a verdict, of which none is under way while no farm runs; of a confirmation one side."""
+    found = []
+    for history in histories:
+        for record in history.records:
+            is_second = history.branch.baseline_commit == record.experiment.commit and other_sides(record, history.records)
+            if record.verdict is None and not is_second:
+                found.append(record)
+    return found
+
+
+def other_sides(record: ExperimentRecord, records: Iterable[ExperimentRecord]) -> list[ExperimentRecord]:
+    """The other side of a confirmation among `records`, if it has no verdict either: they end together."""
     return [
-        record
-        for history in histories
-        for record in history.records
-        if record.verdict is None and not _is_baselines_side(history.branch, record)
+        other
+        for other in records
+        if record.experiment.kind == other.experiment.kind == "confirm"
+        and other.verdict is None
+        and other.experiment.branch == record.experiment.branch
+        and other.experiment.id != record.experiment.id
+        and _confirmation(other) == _confirmation(record)
     ]
 
 
-def _finishing(home: Home, branch: Branch, record: ExperimentRecord) -> str:
-    """The command that finishes an interrupted experiment: the one that it was begun with."""
+def _confirmation(record: ExperimentRecord) -> str:
+    """What the titles of both sides of a confirmation begin with."""
+    return record.experiment.title.partition(":")[0]
+
+
+def _finishing(home: Home, history: BranchHistory, record: ExperimentRecord) -> str:
+    """The command that finishes an interrupted experiment: the one that it was begun with. Empty for half a confirmation."""
     experiment = record.experiment
-    if experiment.kind == "confirm":
-        return to_type(f"farm confirm{home_option(home)} {' '.join(experiment.parents)}".rstrip())
-    return resuming(home, branch)
-
-
-def _is_baselines_side(branch: Branch, record: ExperimentRecord) -> bool:
-    """Whether it is the baseline's side of a confirmation, which ends with the other one."""
-    return record.experiment.kind == "confirm" and record.experiment.commit == branch.baseline_commit
+    if experiment.kind != "confirm":
+        return resuming(home, history.branch)
+    if experiment.commit == history.branch.baseline_commit:
+        return ""  # the other half has ended
+    return to_type(f"farm confirm{home_option(home)} {' '.join(experiment.parents)}".rstrip())
