@@ -9,7 +9,7 @@ from cluster.commands.read_home import read_history, record_named
 from cluster.home import Home, find_cache, find_home
 from cluster.local_api import connect, silent_farm
 from cluster.person_requests import Ask, record
-from cluster.resuming import resuming
+from cluster.resuming import resuming_with
 from research.errors import UserError
 from research.formatting import one_line
 from results.history import branch_named, names_a_branch
@@ -136,7 +136,7 @@ def ask(home: Home, branch: "Branch", asked: Ask) -> int:
     else:
         with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
             recorded, is_taken_up = record(store, asked), False
-    when = "The running farm takes that up at its next step" if is_taken_up else f"That begins with: {resuming(home, branch)}"
+    when = "The running farm takes that up at its next step" if is_taken_up else f"That begins{resuming_with(home, branch)}"
     print(f"{recorded}.\n{when}")
     return 0
 
