@@ -87,11 +87,16 @@ class Survey:
         """UTF-8 bytes of all documents."""
         return sum(file.text_bytes for file in self.read)
 
+    @property
+    def documents(self) -> int:
+        """The number of all documents."""
+        return sum(file.documents for file in self.read)
+
     def lines(self) -> list[str]:
         """What was read and what was skipped, for people."""
         kinds = Counter(file.format for file in self.read)
         listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-        documents = counted(sum(file.documents for file in self.read), "document")
+        documents = counted(self.documents, "document")
         lines = [
             f"{self.name}: read {counted(len(self.read), 'file')} ({listed}): {documents}, {size(self.text_bytes)} of text"
         ]

@@ -42,7 +42,9 @@ from research.data.prepared import (
 from research.data.sources import (
     BYTES_PER_TOKEN,
     MOST_VALIDATION,
+    SPREAD,
     Source,
+    chance_bytes,
     has_shards,
     is_own_files,
     open_source,
@@ -131,9 +133,14 @@ def find_prepared(contract: Contract, *, cache: Path, num_shards: int | None = N
     found = fitting[0]
     if score_fingerprint is not None:
         found = next((data for data in fitting if data.score_fingerprint(contract) == score_fingerprint), found)
-    stale = staleness(found) if say is not None else None
-    if say is not None and stale is not None:
-        cure = f"`{command}` takes the change in, for new branches" if stale.can_prepare else "put the text back to change that"
+    if say is not None and (stale := staleness(found)) is not None:
+        is_newest = fitting[0] is found
+        if not stale.can_prepare:
+            cure = "put the text back to change that"
+        elif is_newest or staleness(fitting[0]) is not None:
+            cure = f"`{command}` takes the change in, for new branches"
+        else:
+            cure = "the change is prepared already, for new branches (another --tag)"
         say(f"warning: {stale}: runs use that data as it is; {cure}")
     return found
 
@@ -282,7 +289,7 @@ def _build(contract: Contract, wanted: _Wanted, source: Source, *, text_field: s
     _require_rows("audit", audit, math.ceil(contract.eval_rows / 10), contract, source)
     say(f"evaluation: {val.rows:,} validation rows and {audit.rows:,} audit rows")
     if audit.rows < contract.eval_rows:
-        more = add_text(contract, source, rows=audit.rows, needed=contract.eval_rows)
+        more = add_text(contract, source, found=audit, needed=contract.eval_rows)
         say(f"warning: the audit set is short ({audit.rows:,} of {contract.eval_rows:,} rows), audits are less certain. {more}")
     train = _training_rows(contract, splits, tokenizer, folder=folder, say=say)
     _require_rows("training", train, 1, contract, source)
@@ -432,12 +439,14 @@ def _require_rows(split: str, packed: _Packed, needed: int, contract: Contract, 
     raise UserError(
         f"{printable(source_name(contract.source))} has too little text: it gives {packed.rows:,} {split} rows of"
         f" {contract.MAX_SEQ_LEN + 1:,} tokens, and {needed:,} are needed."
-        f" {add_text(contract, source, rows=packed.rows, needed=needed, distinct=source.distinct_bytes())}"
+        f" {add_text(contract, source, found=packed, needed=needed, distinct=source.distinct_bytes())}"
     )
 
 
-def add_text(contract: Contract, source: Source, *, rows: int = 0, needed: int = 0, distinct: int | None = None) -> str:
-    """How much text to add so that `needed` rows come out instead of `rows`, and which files were skipped.
+def add_text(
+    contract: Contract, source: Source, *, found: _Packed | None = None, needed: int = 0, distinct: int | None = None
+) -> str:
+    """How much text to add so that `needed` rows probably come out instead of those `found`, and which files were skipped.
 
     Without rows it is estimated what the contract needs in total. `distinct`: bytes of the text without repeats, if known.
     """
@@ -448,7 +457,10 @@ def add_text(contract: Contract, source: Source, *, rows: int = 0, needed: int =
     every = source.survey.text_bytes
     have = every if distinct is None else min(every, distinct)
     least = contract.EVAL_TOKENS * BYTES_PER_TOKEN / MOST_VALIDATION
-    total = have * needed / rows if rows else max(least, 2 * have)
+    if found is not None and found.rows:  # few documents may have been more than their share of the text
+        total = have * needed / found.rows * (1 + SPREAD / math.sqrt(max(found.documents, 1)))
+    else:
+        total = max(least + chance_bytes(least, every / max(source.survey.documents, 1)), 2 * have)
     skipped = source.survey.skipped_line()
     files = f"{size(every)} in {counted(len(source.survey.read), 'file')}"
     if have < REPEATED * every:
