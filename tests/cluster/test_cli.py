@@ -90,12 +90,15 @@ def test_a_query_on_standard_input_that_is_no_text_is_one_line(home, capsys, mon
     assert "byte 9" in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["sql", "SELECT 1"]])
-def test_an_output_that_cannot_be_written_is_one_line(home, arguments):
-    command = [sys.executable, "-m", "cluster.cli", *arguments, *(["--home", str(home)] if arguments[0] == "sql" else [])]
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["sql", "SELECT 1"], ["status"]])
+def test_an_output_that_cannot_be_written_is_one_line(home, arguments, unbuffered, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    command = [sys.executable, "-m", "cluster.cli", *arguments, *(["--home", str(home)] if arguments[0] != "--help" else [])]
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1) and "No space left" in ended.stderr
+    assert "standard output" in ended.stderr and "--home" not in ended.stderr
     ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: os.close(1), check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
 
