@@ -118,6 +118,8 @@ def combine(options: argparse.Namespace) -> int:
 
 def baseline(options: argparse.Namespace) -> int:
     """Asks for the baseline again."""
+    if not options.again:
+        raise UserError("farm run measures the baseline the first time; another run of it, as a control, needs --again.")
     home = find_home(options.home)
     branch = branch_named(read_history(home), options.tag).branch
     return ask(home, branch, Ask(what="baseline", group=branch.head_branch))

@@ -189,6 +189,7 @@ def before_start(options: "FarmOptions") -> list[str]:
         loops=options.loops or len(options.devices),
         researcher=options.researcher,
         model=options.model,
+        max_cost=options.max_cost,
         samples=options.samples,
         histories=known,
         home=options.home.folder,

@@ -114,7 +114,9 @@ def check_source(source: str, num_shards: int | None = None, *, reads_files: boo
     read here, for a file or folder that isn't there, or a folder without files.
     """
     kind, _, path = source_name(source).partition(":")
-    if kind not in ("climbmix", "tinystories", "packages", "stdlib", "files") or (kind == "files" and not path):
+    if source == "files" or (kind == "files" and not path):
+        raise UserError("--source files: needs a folder or a file after the colon: give --source files:PATH.")
+    if kind not in ("climbmix", "tinystories", "packages", "stdlib", "files"):
         named = printable(shortened(source, 80))
         raise UserError(f"No source is called '{named}': use climbmix, tinystories, packages, stdlib or files:PATH.")
     if num_shards is not None and not has_shards(source):

@@ -58,7 +58,8 @@ def test_commands_after_a_run_work_when_they_are_pasted(home: Home, capsys: pyte
 
 
 def test_commands_after_the_demo_name_its_home(home: Home) -> None:
-    commands = pasted(next_lines(home, "mar8"))
+    commands = pasted(next_lines(home, "mar8", keeps=1))
+    assert [words[0] for words in pasted(next_lines(home, "mar8", keeps=0))] == ["sql", "run"]
     assert [words[0] for words in commands] == ["sql", "diff", "run"]
     assert all(make_parser().parse_args(words).home == str(home.folder) for words in commands)
     assert main(commands[0]) == 0
