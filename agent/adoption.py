@@ -4,8 +4,9 @@ they become.
 
 from collections.abc import Callable, Iterable
 
+from agent.rebase import merge_texts
 from agent.repo.branch_log import FITTED_FROM, commits_since, fitted_from, is_ancestor, message_of, positions_of
-from agent.repo.git_command import command_to_type
+from agent.repo.git_command import command_to_type, run_git
 from agent.repo.repository import uncommitted_train_py
 from agent.repo.worktree import Worktree
 from research.errors import UserError
@@ -72,10 +73,23 @@ def check_not_reset(worktree: Worktree, head: Head) -> None:
     commit = head.commit
     if place_on_branch(worktree, commit) is not None or commit not in positions_of(worktree.repo, worktree.branch):
         return
-    edited = uncommitted_train_py(worktree.folder) is not None
-    kept = is_ancestor(worktree.repo, worktree.head(), commit) and not edited
-    command = command_to_type(worktree.folder, "reset", "--keep" if kept else "--soft", commit[:7])
+    arguments, then = _way_back(worktree, commit)
+    command = command_to_type(worktree.folder, *arguments)
     raise UserError(
-        f"{worktree.branch} was reset behind {head.experiment_id} ({commit[:7]}), which is recorded as kept: `{command}` "
-        f"takes it back there{'' if kept else ' and leaves train.py as it is'}; another --tag starts a new branch from here."
+        f"{worktree.branch} was reset behind {head.experiment_id} ({commit[:7]}), which is recorded as kept: "
+        f"`{command}` takes it back there{then}; another --tag starts a new branch from here."
     )
+
+
+def _way_back(worktree: Worktree, kept: str) -> tuple[tuple[str, ...], str]:
+    """The git command that takes a branch back to a kept commit, and what it makes of what the user has done since."""
+    repo, here = worktree.repo, worktree.head()
+    edit = uncommitted_train_py(worktree.folder)
+    if edit is None and is_ancestor(repo, here, kept):
+        return ("reset", "--keep", kept[:7]), ""
+    base = run_git(repo, "merge-base", here, kept).strip()
+    texts = [worktree.train_py(commit) for commit in (base, here, kept)]
+    if merge_texts(texts[0], edit or texts[1], texts[2]) is not None:
+        return ("rebase", "--autostash", kept[:7]), ", with what you have changed on top of it"
+    undoes = "which undoes what was kept where both change the same lines: edit it before you try it"
+    return ("reset", kept[:7]), f" and leaves train.py as it is, {undoes}"

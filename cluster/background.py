@@ -1,4 +1,4 @@
-"""Work in threads: what a stopped command doesn't wait for, and what must be done in a thread that never ends.
+"""Work in threads that a stopped command doesn't wait for.
 
 Preparing data can download for minutes. It may be left behind at any line, as by kill -9: what it has not completed is made
 again by the same command.
@@ -38,24 +38,6 @@ async def in_background(function: Callable[..., T], *arguments: object) -> T:
     finally:
         if outcome.done():
             thread.join()
-
-
-def in_lasting_thread(function: Callable[..., T], *arguments: object) -> T:
-    """What the function returns or raises, in a thread that then lives as long as this process.
-
-    Linux kills a process that has asked to die with its parent as soon as the thread that started it ends.
-    """
-    outcome: Future[T] = Future()
-
-    def work() -> None:
-        try:
-            outcome.set_result(function(*arguments))
-        except BaseException as error:
-            outcome.set_exception(error)
-        threading.Event().wait()
-
-    threading.Thread(target=work, name="lasting", daemon=True).start()
-    return outcome.result()
 
 
 def is_left_behind() -> bool:

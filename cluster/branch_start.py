@@ -85,8 +85,11 @@ class BranchStart:
         """
         name, repo = plan.branch_name, self._options.repo
         failed = failed_start(self._store, name)
-        if failed is None and self._options.recipe is not None:
-            self._say_once(f"{name} resumes from its head: --recipe applies to new branches only (use another --tag)")
+        given = (("--recipe", self._options.recipe is not None), ("--dirty", self._options.dirty))
+        unused = " and ".join(option for option, is_given in given if is_given)
+        if failed is None and unused:
+            applies = "applies" if " " not in unused else "apply"
+            self._say_once(f"{name} resumes from its head: {unused} {applies} to new branches only (use another --tag)")
         if in_place:
             return Worktree.in_place(repo, name) if failed is None else self._start_in_checkout(plan, adopt=False)[0]
         worktree = Worktree.open(repo, worktree_folder(self._options.home.folder, name), name)

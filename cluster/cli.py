@@ -10,9 +10,11 @@ import importlib
 import keyword
 import sys
 from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
 
 from agent.researchers.make import RESEARCHERS
 from cluster.background import exit_without_waiting, is_left_behind
+from cluster.first_steps import first_steps
 from cluster.hardware import ANY_DEVICE, DeviceRequest
 from cluster.parser_parts import CommandGroup, OneLineParser, idea_words, some_text, tag_name, with_short_words
 from cluster.proxies import LOOPBACK, reach_directly
@@ -23,7 +25,7 @@ from research.number_options import budget_seconds, count_to, gigabytes, number_
 from research.profiles import PROFILES
 from research.recipes import RECIPES
 from research.result import SANDBOX_MODES
-from research.streams import drop_output, prepare_streams, refusal
+from research.streams import drop_output, output_refusal, prepare_streams, refusal
 from results.confirmation import FEWEST_SEEDS
 from results.verdict import LINE_PRICE
 
@@ -50,12 +52,6 @@ LONGEST_ECHO = 400
 
 LONGEST_ERROR = 2_000
 """Characters of a command's error."""
-
-FIRST_STEPS = {
-    "demo": "the whole workflow in five minutes, on any machine",
-    "doctor": "what works on this machine, and how to fix what doesn't",
-    "run": "research until you stop it (Ctrl-C)",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -84,7 +80,7 @@ def _status_of(given: Sequence[str]) -> int:
         drop_output()
         return 1
     except OSError as error:
-        refused = refusal(error)
+        refused = output_refusal() or refusal(error, checkout=_checkout_here())
         if refused is None:
             raise
         with contextlib.suppress(OSError):
@@ -93,11 +89,23 @@ def _status_of(given: Sequence[str]) -> int:
         return 2
 
 
+def _checkout_here() -> Path | None:
+    """The checkout around the current folder, if there is one."""
+    from cluster.home import find_checkout
+
+    try:
+        return find_checkout()
+    except OSError:  # the folder is gone
+        return None
+
+
 def run_command(given: Sequence[str]) -> int:
     """Runs the command that a command line names; without one, says what to do first. Raises UserError."""
     if not given:
         print(first_steps(), end="")
         return 0
+    if given[0] == "help":
+        given = [*given[1:2], "--help"]
     for word in given:
         if not is_text(word):
             raise UserError(f"{word!r} holds bytes that are no text in this terminal's encoding: use other characters.")
@@ -129,15 +137,6 @@ def run_command(given: Sequence[str]) -> int:
 def commands_of(parser: argparse.ArgumentParser) -> Collection[str]:
     """The names of the commands."""
     return next(action.choices for action in parser._actions if isinstance(action.choices, dict))
-
-
-def first_steps() -> str:
-    """What `farm` alone prints."""
-    what = (
-        "The autoresearch farm: each GPU's loop edits research/train.py, trains it for a fixed time, and keeps what is better."
-    )
-    steps = "\n".join(f"  {to_type(f'farm {name:<10}')}{help}" for name, help in FIRST_STEPS.items())
-    return f"{what}\n\nFirst steps:\n{steps}\n\nAll commands: {to_type('farm --help')}\n"
 
 
 def handler(options: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
@@ -262,7 +261,7 @@ def _add_decide(group: CommandGroup) -> None:
     _add_places(combine, cache=False)
 
     baseline = group.add("baseline", "run the baseline again, as a control")
-    baseline.add_argument("--again", action="store_true", required=True, help="the first time, farm run measures it")
+    baseline.add_argument("--again", action="store_true", help="required, since the first time farm run measures it")
     _add_branch(baseline, "tag")
     _add_places(baseline, cache=False)
 

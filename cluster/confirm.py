@@ -57,7 +57,7 @@ def subject_of(store: Store, branch: Branch, experiment: str | None) -> Subject:
     """An experiment, or the head of a branch's group, with the baseline of the branch. Raises UserError."""
     baseline, head = store.baseline(branch.name), store.head(branch.name)
     if baseline is None or head is None:
-        begin = resuming(Home(store.home), branch)
+        begin = resuming(Home(store.home), branch, done=0)
         raise UserError(f"{branch.name} has no baseline with a score yet: `{begin}` measures it.")
     record = store.record(experiment or head.experiment_id)
     tried = record.experiment

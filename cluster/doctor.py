@@ -7,7 +7,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -91,28 +91,30 @@ class Check:
     """How to fix it; empty if the state is `ok`."""
 
 
-def examine(home: Home, cache: Path | UserError, devices: Sequence[Device]) -> list[Check]:
-    """All checks, the most important first. `cache` may be the reason why there is no folder for prepared data."""
-    return [
-        _python(),
-        _torch(devices),
-        _packages(),
-        *(_device(device) for device in devices),
-        *_compiler(devices),
-        *([] if isinstance(cache, UserError) else _data(devices, cache)),
-        _git(),
-        _checkout(home),
-        _key(),
-        _disk("home", home.folder),
-        Check(name="cache", state="missing", found="no folder", cure=str(cache))
-        if isinstance(cache, UserError)
-        else _disk("cache", cache),
-        *_flash_attention(devices),
-        _running(home),
-        *_sandbox(),
-        _command(containment_here()),
-        *_ray(),
-    ]
+def examine(home: Home, cache: Path | UserError, devices: Sequence[Device]) -> Iterator[Check]:
+    """All checks, the most important first, each as soon as it is known: on a busy machine some take many seconds.
+
+    `cache` may be the reason why there is no folder for prepared data.
+    """
+    yield _python()
+    yield _torch(devices)
+    yield _packages()
+    yield from (_device(device) for device in devices)
+    yield from _compiler(devices)
+    yield from [] if isinstance(cache, UserError) else _data(devices, cache)
+    yield _git()
+    yield _checkout(home)
+    yield _key()
+    yield _disk("home", home.folder)
+    if isinstance(cache, UserError):
+        yield Check(name="cache", state="missing", found="no folder", cure=str(cache))
+    else:
+        yield _disk("cache", cache)
+    yield from _flash_attention(devices)
+    yield _running(home)
+    yield from _sandbox()
+    yield _command(containment_here())
+    yield from _ray()
 
 
 def check_lines(checks: Sequence[Check]) -> list[str]:

@@ -75,7 +75,8 @@ class Farm:
             self.export = HistoryExport(self.store, on_aside=self._on_aside)
             self.events = FarmEvents(self.home, self.store, display, self.export, show_joining=options.engine == "ray")
             if options.given is not None:
-                log_options(self.home, options.tag, options.given, command=options.command)
+                log_options(self.home, options.tag, options.given, command=options.command,
+                            experiments=options.experiments, hours=options.hours)  # fmt: skip
             self._working: Dispatcher | None = None
             self.has_loops = False
             """Whether loops run, rather than a single command's runs."""

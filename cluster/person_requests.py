@@ -46,7 +46,7 @@ def record(store: "Store", ask: Ask) -> str:
     if not members:
         raise UserError(f"This home has no branch {ask.group}.")
     if store.groups.head(ask.group) is None:
-        begin = resuming(Home(store.home), members[0])
+        begin = resuming(Home(store.home), members[0], done=0)
         raise UserError(f"{ask.group} has no baseline with a score yet: `{begin}` measures it.")
     is_greedy, state = members[0].rule == "greedy", store.groups.state(ask.group)
     if ask.what == "baseline":

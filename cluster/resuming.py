@@ -1,11 +1,13 @@
 """The commands that resume a branch or an experiment, for hints that people paste."""
 
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from cluster.home import Home, home_option
 from research.command_hints import to_type
 from research.formatting import one_line
+from results.counts import count
 from results.experiment import Branch, ExperimentRecord
 from results.history import BranchHistory
 
@@ -15,57 +17,105 @@ STARTED_WITH = "started_with"
 TITLE_WIDTH = 44
 
 
-def log_options(home: Home, tag: str, words: str, *, command: str = "run") -> None:
-    """Logs the options of a command that works on a tag, as `resuming` gives them again."""
-    home.log_event(STARTED_WITH, tag=tag, options=words, command=command)
+def log_options(
+    home: Home, tag: str, words: str, *, command: str = "run", experiments: int | None = None, hours: float | None = None
+) -> None:
+    """Logs the options of a command that works on a tag, and its limits, as `resuming` gives them again."""
+    limits = {name: value for name, value in (("experiments", experiments), ("hours", hours)) if value is not None}
+    home.log_event(STARTED_WITH, tag=tag, options=words, command=command, limits=limits)
 
 
-def resuming(home: Home, branch: Branch) -> str:
-    """The command that resumes a branch: the one that has last worked on its tag, with those options, on the branch's terms."""
+def resuming(home: Home, branch: Branch, *, done: int | None = None) -> str:
+    """The command that resumes a branch: the one that has last worked on its tag, with those options, on the branch's terms.
+
+    `done` is how many experiments the tag's branches have at least: a limit of experiments that is reached is left out, since
+    the command would end at once. None: it is left out in any case.
+    """
     from cluster.loop_plans import TERM_OPTIONS, term_options  # heavy, and only this function needs it
 
     terms = term_options(json.loads(branch.contract_json), TERM_OPTIONS)
     started = home.last_event(STARTED_WITH, tag=branch.tag)
     words = [f"farm {started.get('command', 'run')}", f"--tag {branch.tag}", terms, str(started.get("options", ""))]
-    return to_type(" ".join(filter(None, words)) + home_option(home))
+    limits = [
+        f"--{name} {value:g}" if name == "hours" else f"--{name} {value}" for name, value in _limits_left(started, done).items()
+    ]
+    return to_type(" ".join(filter(None, [*words, *limits])) + home_option(home))
+
+
+def resuming_with(home: Home, branch: Branch, *, done: int | None = None) -> str:
+    """The end of a sentence: ` with: COMMAND`, which says so if the command has lost the limit that ended the last call."""
+    started = home.last_event(STARTED_WITH, tag=branch.tag)
+    is_endless = bool(started.get("limits")) and not _limits_left(started, done) and "--max-cost" not in started["options"]
+    return f"{', without a limit (it runs until Ctrl-C),' if is_endless else ''} with: {resuming(home, branch, done=done)}"
+
+
+def _limits_left(started: Mapping[str, Any], done: int | None) -> dict[str, float]:
+    """The limits of the last call that the next one can have as well."""
+    limits = dict(started.get("limits") or {})
+    if "experiments" in limits and (done is None or done >= limits["experiments"]):
+        del limits["experiments"]
+    return limits
 
 
 def resume_lines(home: Home, histories: Iterable[BranchHistory], branches: Collection[str]) -> list[str]:
     """A line with the command that resumes a farm that worked on these branches; none if nothing is recorded of them."""
-    known = [history.branch for history in histories if history.branch.name in branches]
-    return [f"resume it with: {resuming(home, known[0])}"] if known else []
+    known = [history for history in histories if history.branch.name in branches]
+    return [f"resume it{resuming_with(home, known[0].branch, done=_least_done(known))}"] if known else []
+
+
+def _least_done(histories: Iterable[BranchHistory]) -> int:
+    """How many experiments each of these branches has at least."""
+    return min(count(history.records).done for history in histories)
 
 
 def interrupted_lines(home: Home, histories: Iterable[BranchHistory]) -> list[str]:
     """What was interrupted, each with the commands that finish and drop it. To be asked while no farm runs."""
     histories = list(histories)
-    branch_of = {history.branch.name: history.branch for history in histories}
-    return [
-        f"interrupted: {record.experiment.id} ({one_line(record.experiment.title, TITLE_WIDTH)}): "
-        f"`{_finishing(home, branch_of[record.experiment.branch], record)}` finishes it, "
-        f"`{to_type(f'farm abandon{home_option(home)} {record.experiment.id}')}` drops it"
-        for record in interrupted(histories)
-    ]
+    of_branch = {history.branch.name: history for history in histories}
+    lines = []
+    for record in interrupted(histories):
+        experiment = record.experiment
+        finish = _finishing(home, of_branch[experiment.branch], record)
+        drop = f"`{to_type(f'farm abandon{home_option(home)} {experiment.id}')}` drops it"
+        what = f"interrupted: {experiment.id} ({one_line(experiment.title, TITLE_WIDTH)})"
+        lines.append(f"{what}: {f'`{finish}` finishes it, ' if finish else ''}{drop}")
+    return lines
 
 
 def interrupted(histories: Iterable[BranchHistory]) -> list[ExperimentRecord]:
-    """The experiments without a verdict, of which none is under way while no farm runs."""
+    """The experiments without a verdict, of which none is under way while no farm runs; of a confirmation one side."""
+    found = []
+    for history in histories:
+        for record in history.records:
+            is_second = history.branch.baseline_commit == record.experiment.commit and other_sides(record, history.records)
+            if record.verdict is None and not is_second:
+                found.append(record)
+    return found
+
+
+def other_sides(record: ExperimentRecord, records: Iterable[ExperimentRecord]) -> list[ExperimentRecord]:
+    """The other side of a confirmation among `records`, if it has no verdict either: they end together."""
     return [
-        record
-        for history in histories
-        for record in history.records
-        if record.verdict is None and not _is_baselines_side(history.branch, record)
+        other
+        for other in records
+        if record.experiment.kind == other.experiment.kind == "confirm"
+        and other.verdict is None
+        and other.experiment.branch == record.experiment.branch
+        and other.experiment.id != record.experiment.id
+        and _confirmation(other) == _confirmation(record)
     ]
 
 
-def _finishing(home: Home, branch: Branch, record: ExperimentRecord) -> str:
-    """The command that finishes an interrupted experiment: the one that it was begun with."""
+def _confirmation(record: ExperimentRecord) -> str:
+    """What the titles of both sides of a confirmation begin with."""
+    return record.experiment.title.partition(":")[0]
+
+
+def _finishing(home: Home, history: BranchHistory, record: ExperimentRecord) -> str:
+    """The command that finishes an interrupted experiment: the one that it was begun with. Empty for half a confirmation."""
     experiment = record.experiment
-    if experiment.kind == "confirm":
-        return to_type(f"farm confirm{home_option(home)} {' '.join(experiment.parents)}".rstrip())
-    return resuming(home, branch)
-
-
-def _is_baselines_side(branch: Branch, record: ExperimentRecord) -> bool:
-    """Whether it is the baseline's side of a confirmation, which ends with the other one."""
-    return record.experiment.kind == "confirm" and record.experiment.commit == branch.baseline_commit
+    if experiment.kind != "confirm":
+        return resuming(home, history.branch, done=_least_done([history]))
+    if experiment.commit == history.branch.baseline_commit:
+        return ""  # the other half has ended
+    return to_type(f"farm confirm{home_option(home)} {' '.join(experiment.parents)}".rstrip())

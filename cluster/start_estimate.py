@@ -59,6 +59,8 @@ class Estimate:
     idea_usd: float | None
     """US dollars per idea; None if unknown."""
     researcher: str
+    max_cost: float | None
+    """US dollars at which the researchers are stopped; None: no limit."""
     run_bytes: float
     kept_bytes: float
     """Size of a saved model; 0 if none are saved."""
@@ -89,11 +91,15 @@ class Estimate:
         return lines
 
     def _money(self, night: str) -> str:
-        if self.idea_usd is None:
-            return ", at an unknown price"
         if self.idea_usd == 0:
             return ", free of charge"
-        return f", about ${self.idea_usd:.2f} per idea, ${self.idea_usd * self.runs_per_night:,.0f} in {night}"
+        limit = "" if self.max_cost is None else f"; --max-cost ends it at ${self.max_cost:,.2f}"
+        if self.idea_usd is None:
+            return f", at an unknown price{limit}"
+        of_night = self.idea_usd * self.runs_per_night
+        if self.max_cost is not None and self.max_cost < of_night:
+            return f", about ${self.idea_usd:.2f} per idea{limit}, before the ${of_night:,.0f} of {night}"
+        return f", about ${self.idea_usd:.2f} per idea, ${of_night:,.0f} in {night}{limit}"
 
 
 def estimate(
@@ -103,6 +109,7 @@ def estimate(
     loops: int,
     researcher: str,
     model: str | None,
+    max_cost: float | None,
     samples: bool,
     histories: Iterable[BranchHistory],
     home: Path,
@@ -126,6 +133,7 @@ def estimate(
         watts=sum(watts for watts in power if watts) if all(power) else None,
         idea_usd=_idea_usd(researcher, model, every, costs),
         researcher=researcher.partition(":")[0],
+        max_cost=max_cost,
         run_bytes=RUN_BYTES,
         kept_bytes=MODEL_BYTES[contract.profile] if samples else 0.0,
         kept_share=_kept_share(recent),

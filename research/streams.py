@@ -7,39 +7,71 @@ import sys
 from pathlib import Path
 
 ELSEWHERE = "choose another folder (--home, --cache)"
+IN_A_COPY = "work in a copy of the checkout that can be written"
 
 REFUSALS = {
-    errno.ENOSPC: "free some space, or choose a folder on another disk (--home, --cache)",
-    errno.EDQUOT: "free some of your quota, or choose a folder on another disk (--home, --cache)",
-    errno.EROFS: "choose a folder that can be written (--home, --cache)",
-    errno.EACCES: f"change its permissions, or {ELSEWHERE}",
-    errno.EPERM: f"change its permissions, or {ELSEWHERE}",
-    errno.ENOTDIR: f"there is a file where a folder should be: remove it, or {ELSEWHERE}",
-    errno.EEXIST: f"something is in the way: remove it, or {ELSEWHERE}",
-    errno.EISDIR: f"there is a folder where a file should be: remove it, or {ELSEWHERE}",
-    errno.EIO: f"check the disk, or {ELSEWHERE}",
-    errno.ENAMETOOLONG: f"use a shorter name, or {ELSEWHERE}",
-    errno.ELOOP: f"mend the symbolic link, or {ELSEWHERE}",
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some of your quota",
+    errno.EROFS: "",
+    errno.EACCES: "change its permissions",
+    errno.EPERM: "change its permissions",
+    errno.ENOTDIR: "there is a file where a folder should be: remove it",
+    errno.EEXIST: "something is in the way: remove it",
+    errno.EISDIR: "there is a folder where a file should be: remove it",
+    errno.EIO: "check the disk",
+    errno.ENAMETOOLONG: "use a shorter name",
+    errno.ELOOP: "mend the symbolic link",
     errno.ESTALE: "mount the file system again",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the system's limit of open files (sysctl fs.file-max)",
     errno.ENOMEM: "free some memory",
 }
-"""Errors that the machine is to blame for, not the code, by their number, with what to do."""
+"""Errors that the machine is to blame for, not the code, by their number, with what to do; empty: only another place helps."""
+
+EVERYWHERE = (errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Those that another folder would not change."""
 
 VIRTUAL = ("/proc/", "/sys/", "/dev/")
 """Folders of the kernel, in which no file can be made."""
 
 
-def refusal(error: OSError) -> str | None:
-    """What the system refused and what to do, in one line; None for an error that may be a fault of the code."""
+def refusal(error: OSError, *, checkout: Path | None = None) -> str | None:
+    """What the system refused and what to do, in one line; None for an error that may be a fault of the code.
+
+    No option moves the files of `checkout`, except for those below its folder `results`.
+    """
     cure = REFUSALS.get(error.errno or 0)
     if error.errno == errno.ENOENT and str(error.filename).startswith(VIRTUAL):
-        cure = f"nothing can be made there: {ELSEWHERE}"
+        cure = "nothing can be made there"
     if cure is None:
         return None
+    cures = [cure] if cure else []
+    if error.errno not in EVERYWHERE:
+        cures.append(IN_A_COPY if _is_fixed(error.filename, checkout) else ELSEWHERE)
     where = "" if error.filename is None else f"{error.filename}: "
-    return f"{where}{error.strerror}: {cure}."
+    return f"{where}{error.strerror}: {', or '.join(cures)}."
+
+
+def _is_fixed(name: object, checkout: Path | None) -> bool:
+    """Whether this is the name of a file of the checkout's own."""
+    if checkout is None or not isinstance(name, str | os.PathLike):
+        return False
+    path = Path(name).absolute()
+    return path.is_relative_to(checkout) and not path.is_relative_to(checkout / "results")
+
+
+def output_refusal() -> str | None:
+    """What to do if standard output can't be written, in one line; None if it can.
+
+    Python has kept what could not be, unless nothing is buffered: then a line end is tried.
+    """
+    try:
+        sys.stdout.flush()
+        if getattr(sys.stdout, "write_through", False):
+            sys.stdout.write("\n")
+    except OSError as error:
+        return f"standard output can't be written ({error.strerror}): send it elsewhere, or free some space there."
+    return None
 
 
 def prepare_streams() -> None:

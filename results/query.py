@@ -2,10 +2,12 @@
 
 import json
 import math
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -23,6 +25,8 @@ READ_ONLY_SETTINGS = (
 )
 """Settings of an open database: they hold for every query and can't be undone."""
 
+_FIRST_WORD = re.compile(r"(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?\*/)*([A-Za-z]+)", re.DOTALL)
+
 CELL_WIDTH = 200
 """Characters of a cell in a prompt or a terminal, and of a column to which cells are aligned elsewhere."""
 
@@ -39,23 +43,26 @@ class Table:
     truncated: bool = False
     """Whether there were more rows than the limit."""
 
-    def to_text(self, *, cell_width: int | None = CELL_WIDTH, width: int | None = None) -> str:
+    def to_text(self, *, cell_width: int | None = CELL_WIDTH, width: int | None = None, encoding: str = "utf-8") -> str:
         """Aligned columns for a terminal or a prompt. A single cell is printed whole, which suits diffs and logs.
 
         Text is cut to `cell_width` characters; None: all of it is printed, and longer text is not aligned. It is cut further
-        so that lines have `width` characters, as far as the names of columns and figures allow; None: any width.
+        so that lines have `width` characters, as far as the names of columns and figures allow; None: any width. What
+        `encoding` lacks is escaped before columns are aligned, since it is longer then.
         """
         if len(self.rows) == 1 and len(self.columns) == 1:
             return f"{_cell(self.rows[0][0])}\n"
-        whole = [[_escaped(_cell(value)) for value in row] for row in self.rows]
-        cells = whole if cell_width is None else [[shortened(cell, cell_width) for cell in row] for row in whole]
-        longest = [max(map(len, column)) for column in zip(self.columns, *cells, strict=True)]
-        widths = [max(len(name), min(most, cell_width or CELL_WIDTH)) for name, most in zip(self.columns, longest, strict=True)]
+        cut = partial(_cut, encoding=encoding)
+        names = tuple(_escaped(name, encoding) for name in self.columns)
+        whole = [[_escaped(_cell(value), encoding) for value in row] for row in self.rows]
+        cells = whole if cell_width is None else [[cut(cell, cell_width) for cell in row] for row in whole]
+        longest = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
+        widths = [max(len(name), min(most, cell_width or CELL_WIDTH)) for name, most in zip(names, longest, strict=True)]
         numeric = [all(_is_number(row[i]) for row in self.rows) and bool(self.rows) for i in range(len(widths))]
-        fitted = widths if width is None else _fitted(widths, self.columns, numeric, width)
+        fitted = widths if width is None else _fitted(widths, names, numeric, width)
         if width is not None:
-            cells = [[shortened(cell, most) for cell, most in zip(row, fitted, strict=True)] for row in cells]
-        lines = [_aligned(self.columns, fitted, numeric), "  ".join("-" * most for most in fitted)]
+            cells = [[cut(cell, most) for cell, most in zip(row, fitted, strict=True)] for row in cells]
+        lines = [_aligned(names, fitted, numeric), "  ".join("-" * most for most in fitted)]
         lines += [_aligned(row, fitted, numeric) for row in cells]
         is_cut = width is not None and cells != whole
         lines.append(self._footer() + (" (text is cut to the terminal: --json or a pipe has all of it)" if is_cut else ""))
@@ -102,9 +109,16 @@ def _only_select(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statemen
     if len(statements) != 1:
         raise UserError(f"Exactly one SELECT is allowed; this text holds {len(statements)} statements.")
     if statements[0].type != duckdb.StatementType.SELECT:
-        kind = statements[0].type.name
+        kind = _first_word(sql) or statements[0].type.name
         raise UserError(f"Only reading is allowed (SELECT, WITH, DESCRIBE, SHOW, SUMMARIZE), not {kind}.")
     return statements[0]
+
+
+def _first_word(sql: str) -> str:
+    """The word that says what a statement does; empty for those that reading may begin with, too."""
+    word = _FIRST_WORD.match(sql)
+    found = word[1].upper() if word else ""
+    return "" if found in ("WITH", "FROM", "VALUES", "SELECT") else found
 
 
 @contextmanager
@@ -145,12 +159,28 @@ def table_names(cursor: duckdb.DuckDBPyConnection) -> list[str]:
 def _cell(value: Any) -> str:
     if value is None:
         return "NULL"
+    if isinstance(value, bytes):
+        return _bytes_as_text(value)
     return f"{value:.7g}" if isinstance(value, float) else str(value)
 
 
-def _escaped(text: str) -> str:
-    """Text on one line in which line breaks can be seen."""
-    return text.replace("\n", "\\n").replace("\t", " ").replace("\r", "")
+def _bytes_as_text(value: bytes) -> str:
+    """A BLOB as DuckDB writes it: ASCII, and each other byte as \\xNN."""
+    return "".join(chr(byte) if 32 <= byte < 127 and byte != 92 else f"\\x{byte:02X}" for byte in value)
+
+
+def _escaped(text: str, encoding: str) -> str:
+    """Text on one line in which line breaks, and characters that an encoding lacks, can be seen."""
+    line = text.replace("\n", "\\n").replace("\t", " ").replace("\r", "")
+    return line.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _cut(text: str, most: int, *, encoding: str) -> str:
+    """Text of at most so many characters, all of which are in the encoding."""
+    short = shortened(text, most)
+    if short == text or _escaped("\u2026", encoding) == "\u2026":
+        return short
+    return text[: most - 3] + "..."
 
 
 def _fitted(widths: list[int], columns: Sequence[str], numeric: list[bool], width: int) -> list[int]:
@@ -179,6 +209,8 @@ def _plain(value: Any) -> Any:
     """The value as JSON can hold it: NaN and infinities become None."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return _bytes_as_text(value)
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, dict):

@@ -14,7 +14,11 @@ BRANCH_REFS = f"refs/heads/{PREFIX.rstrip('/')}"
 EXPERIMENT_REFS = "refs/experiments"
 """The folder of refs that holds the commit of every experiment, whether it was kept or not."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+LONGEST = 100
+"""Characters of a name at most, since files in several folders are named by it."""
+
+_CHARACTER = re.compile(r"[A-Za-z0-9._-]")
+_GITS_OWN = re.compile(r"([A-Z]+_)*HEAD", re.IGNORECASE)
 
 
 def branch_name(tag: str, *, loop: str = "") -> str:
@@ -74,5 +78,23 @@ def worktree_folder(home: Path, branch: str) -> Path:
 
 def check_name(name: str, what: str) -> None:
     """Raises UserError for a `what` (a tag, an experiment id) that can't be part of a ref or a folder's name."""
-    if not _NAME.fullmatch(name) or ".." in name or name.endswith((".", ".lock")):
-        raise UserError(f"{name!r} is not a valid {what}: use letters, digits, dots, _ and -, starting with a letter or digit.")
+    if (problem := _problem_with(name)) is not None:
+        use = "use a to z, digits, dots, _ and -, with a letter or digit first"
+        raise UserError(f"{name!r} is not a valid {what}, {problem}: {use}.")
+
+
+def _problem_with(name: str) -> str | None:
+    """Why git or a folder can't have this name, in words; None if they can."""
+    strange = sorted({character for character in name if not _CHARACTER.fullmatch(character)})
+    shown = ", ".join(map(repr, strange[:3])) + (" and more" if len(strange) > 3 else "")
+    rules = (
+        (not name, "it is empty"),
+        (len(name) > LONGEST, f"it has {len(name)} characters and at most {LONGEST} are possible"),
+        (bool(strange), f"it has {shown}"),
+        (name[:1] in tuple("._-"), f"it begins with {name[:1]!r}"),
+        (".." in name, "it has two dots in a row, which mean a range to git"),
+        (name.endswith("."), "it ends in a dot"),
+        (name.endswith(".lock"), "it ends in .lock, which git keeps for itself"),
+        (_GITS_OWN.fullmatch(name) is not None, "git has a meaning of its own for it"),
+    )
+    return next((why for applies, why in rules if applies), None)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 RESEARCHERS = "search, claude, command:'COMMAND' or scripted:FILE"
 """The names that `--researcher` takes, as help and error messages list them."""
 
+ARGUMENTS = {"command": ("a command line", "'command:claude -p'"), "scripted": ("a file", "scripted:ideas.jsonl")}
+"""What follows the colon, by kind of researcher: in words, and in an example."""
+
 CLAUDE_KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
 """The environment variables that hold a key for Claude: of the public API, or of a gateway."""
 
@@ -23,7 +26,10 @@ CLAUDE_GATEWAY = "ANTHROPIC_BASE_URL"
 def check_researcher(name: str) -> None:
     """Raises UserError for an unknown name. Imports no researcher."""
     kind, _, argument = name.partition(":")
-    if not (name in ("search", "claude") or (kind in ("command", "scripted") and argument)):
+    if kind in ARGUMENTS and not argument.strip():
+        what, example = ARGUMENTS[kind]
+        raise UserError(f"--researcher {kind}: needs {what} after the colon, as in --researcher {example}.")
+    if name not in ("search", "claude") and kind not in ARGUMENTS:
         raise UserError(f"No researcher is called {shortened(name, 80)!r}: use {RESEARCHERS}.")
 
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from agent.search.knobs import Knob
 from results.experiment import ExperimentRecord
@@ -17,6 +18,16 @@ FORGET_AFTER = 6
 """Keeps after which a measurement is stale: so much has changed that the value may be tried again."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """The last experiment that brought a knob to a position."""
+
+    old: float
+    kept: bool
+    failed: bool
+    """Whether it has no score, so that its gain is FAILURE."""
+
+
 @dataclass(kw_only=True)
 class Curve:
     """A knob's values and how good they were, in sigmas on one common scale, assuming that knobs act independently."""
@@ -25,10 +36,15 @@ class Curve:
     """Position -> height."""
     measured: dict[float, int] = field(default_factory=dict)
     """Position -> keeps of the branch when it was measured."""
+    moves: dict[float, Move] = field(default_factory=dict)
+    """Position -> the last experiment that moved the knob there."""
     came_from: float | None = None
     """Position of the knob before its last keep."""
     trials: int = 0
+    """Experiments that say something about the knob: those that changed it alone, or were kept."""
     keeps: int = 0
+    changes: int = 0
+    """All experiments with an outcome that changed the knob."""
     busy: bool = False
     """Whether the experiment that is training now changes the knob."""
 
@@ -45,12 +61,13 @@ class Curve:
         """A factor on the prior: 1 before the first experiment, more after keeps, less if all failed."""
         return (1 + self.keeps) / (1 + 0.5 * self.trials)
 
-    def add(self, old: float, new: float, gain: float, *, kept: bool, keeps: int) -> None:
+    def add(self, old: float, new: float, gain: float, *, kept: bool, failed: bool, keeps: int) -> None:
         """Adds one experiment that moved the knob from `old` to `new`."""
         if old not in self.heights:  # the head's value comes from an edit that the curve doesn't hold
-            self.heights, self.measured = {old: 0.0}, {}
+            self.heights, self.measured, self.moves = {old: 0.0}, {}, {}
         self.heights[new] = self.heights[old] + gain
         self.measured[old] = self.measured[new] = keeps
+        self.moves[new] = Move(old=old, kept=kept, failed=failed)
         self.trials += 1
         if kept:
             self.keeps += 1
@@ -69,13 +86,22 @@ class KnobStep:
 
 
 def outcome(record: ExperimentRecord, sigma: float) -> float | None:
-    """The gain of an experiment in sigmas; None while it trains, or if it was lost."""
+    """The gain of an experiment in sigmas; None while it trains, if it was lost, or if nothing is known of its gain.
+
+    A later ruling, such as that it is kept after all, has an estimated effect instead of the gain of one run.
+    """
     verdict = record.verdict
     if verdict is None or verdict.decision == "lost":
         return None
-    if verdict.decision in ("crash", "invalid") or verdict.gain is None:
+    if has_failed(record):
         return FAILURE
-    return max(-LARGEST, min(LARGEST, verdict.gain / (verdict.sigma or sigma)))
+    gain = verdict.effect if verdict.gain is None else verdict.gain
+    return None if gain is None else max(-LARGEST, min(LARGEST, gain / (verdict.sigma or sigma)))
+
+
+def has_failed(record: ExperimentRecord) -> bool:
+    """Whether an experiment has ended without a score."""
+    return record.verdict is not None and record.verdict.decision in ("crash", "invalid")
 
 
 def read_curves(knobs: Iterable[Knob], records: Iterable[ExperimentRecord], sigma: float) -> dict[str, Curve]:
@@ -93,8 +119,9 @@ def read_curves(knobs: Iterable[Knob], records: Iterable[ExperimentRecord], sigm
         for knob, old, new in moves:
             curve = curves[knob.label]
             curve.busy = curve.busy or record.verdict is None
+            curve.changes += gain is not None
             if gain is not None and (kept or len(moves) == 1):
-                curve.add(old, new, gain / len(moves), kept=kept, keeps=keeps)
+                curve.add(old, new, gain / len(moves), kept=kept, failed=has_failed(record), keeps=keeps)
     return curves
 
 
@@ -121,31 +148,41 @@ def next_steps(knob: Knob, head: float, curve: Curve, *, keeps: int) -> list[Kno
         return _between(knob, head, (below, seen[below]), (above, seen[above]), expected)
     known = below if below is not None else above
     if known is not None:
-        return _away_from(knob, head, known, seen[known], expected, came_from=curve.came_from)
+        return _away_from(knob, head, known, seen[known], expected, curve)
+    why = "nothing that was measured compares with its value now" if curve.changes else "it has not been tried yet"
     return [
-        KnobStep(position=head + knob.first * knob.probe, score=expected, why="it has not been tried yet"),
-        KnobStep(position=head - knob.first * knob.probe, score=0.6 * expected, why="it has not been tried yet"),
+        KnobStep(position=head + knob.first * knob.probe, score=expected, why=why),
+        KnobStep(position=head - knob.first * knob.probe, score=0.6 * expected, why=why),
     ]
 
 
-def _away_from(
-    knob: Knob, head: float, known: float, height: float, expected: float, *, came_from: float | None
-) -> list[KnobStep]:
+def _away_from(knob: Knob, head: float, known: float, height: float, expected: float, curve: Curve) -> list[KnobStep]:
     """The next step if one side is measured: continue after a gain, reverse after a loss."""
     away = -1 if known > 0 else 1
+    said = partial(_of_one_side, curve.moves.get(head + known), head, height)
     if height > 0:  # better, though not by enough to be kept
-        why = f"a step in this direction gained {height:.1f} sigma, too little to be kept: go further"
+        why = f"{said('in this direction')}: go further"
         return [KnobStep(position=head + 1.5 * known, score=0.5 * expected + height / 4, why=why)]
-    if came_from is None and height > -NOTHING_SHOWN:
-        why = f"a step in this direction lost {-height:.1f} sigma, which may be noise: take a larger one"
+    if curve.came_from is None and height > -NOTHING_SHOWN:
+        why = f"{said('in this direction')}, which may be noise: take a larger one"
         return [KnobStep(position=head + 2 * known, score=0.8 * expected, why=why)]
-    if came_from is not None and math.isclose(came_from, head + known):
+    if curve.came_from is not None and math.isclose(curve.came_from, head + known):
         factor = 1.5 if height < -5 else 1.0
         stride = min(abs(known) * factor, max(2.0, knob.probe) if knob.scale in ("log", "to_one") else 2 * knob.probe)
-        why = f"the last step in this direction gained {-height:.1f} sigma: continue"
+        why = f"the last keep moved it in this direction, which gained {-height:.1f} sigma by the scores so far: continue"
         return [KnobStep(position=head + away * stride, score=max(expected, -height / 3), why=why)]
-    why = f"the other direction lost {-height:.1f} sigma"
+    why = said("in the other direction")
     return [KnobStep(position=head + away * knob.probe, score=0.6 * expected + min(-height, 10) / 10, why=why)]
+
+
+def _of_one_side(move: Move | None, head: float, height: float, where: str) -> str:
+    """What the history says of the nearest measured position on one side of the head's, which `move` led to."""
+    if move is not None and move.failed:
+        return f"a step {where} failed"
+    figure = f"{abs(height):.1f} sigma"
+    if move is None or move.kept or not math.isclose(move.old, head):  # its height is the sum of several steps
+        return f"by the scores so far, a value {where} is {figure} {'better' if height > 0 else 'worse'}"
+    return f"a step {where} gained {figure}, too little to be kept" if height > 0 else f"a step {where} lost {figure}"
 
 
 def _between(

@@ -248,5 +248,5 @@ def _title(constants: Mapping[str, Constant], changes: Mapping[str, Constant]) -
 
 
 def _reason(knob: Knob, step: KnobStep, curve: Curve) -> str:
-    so_far = f" Kept so far: {curve.keeps} of {counted(curve.trials, 'experiment')} with it." if curve.trials else ""
+    so_far = f" Kept so far: {curve.keeps} of {counted(curve.changes, 'experiment')} with it." if curve.changes else ""
     return f"{knob.label}: {step.why}.{so_far}"

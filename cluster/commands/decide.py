@@ -9,7 +9,7 @@ from cluster.commands.read_home import read_history, record_named
 from cluster.home import Home, find_cache, find_home
 from cluster.local_api import connect, silent_farm
 from cluster.person_requests import Ask, record
-from cluster.resuming import resuming
+from cluster.resuming import resuming_with
 from research.errors import UserError
 from research.formatting import one_line
 from results.history import branch_named, names_a_branch
@@ -118,6 +118,8 @@ def combine(options: argparse.Namespace) -> int:
 
 def baseline(options: argparse.Namespace) -> int:
     """Asks for the baseline again."""
+    if not options.again:
+        raise UserError("farm run measures the baseline the first time; another run of it, as a control, needs --again.")
     home = find_home(options.home)
     branch = branch_named(read_history(home), options.tag).branch
     return ask(home, branch, Ask(what="baseline", group=branch.head_branch))
@@ -136,7 +138,7 @@ def ask(home: Home, branch: "Branch", asked: Ask) -> int:
     else:
         with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
             recorded, is_taken_up = record(store, asked), False
-    when = "The running farm takes that up at its next step" if is_taken_up else f"That begins with: {resuming(home, branch)}"
+    when = "The running farm takes that up at its next step" if is_taken_up else f"That begins{resuming_with(home, branch)}"
     print(f"{recorded}.\n{when}")
     return 0
 

@@ -110,9 +110,9 @@ def sql(options: argparse.Namespace) -> int:
     if options.json:
         text = table.to_json()
     elif sys.stdout.isatty():
-        text = table.to_text(width=shutil.get_terminal_size().columns)
+        text = table.to_text(width=shutil.get_terminal_size().columns, encoding=sys.stdout.encoding)
     else:
-        text = table.to_text(cell_width=None)
+        text = table.to_text(cell_width=None, encoding=sys.stdout.encoding)
     print(text.rstrip("\n"))
     return 0
 

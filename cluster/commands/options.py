@@ -20,7 +20,8 @@ from research.files import user_path
 from research.profiles import memory_limit
 
 OF_ONE_CALL = ("experiments", "hours", "dirty", "recipe", "message", "again")
-"""Options that resuming doesn't take again: limits of one call, and what applies to new branches or to one experiment."""
+"""Options that resuming doesn't take again as they are: limits, which may be reached, and what applies to new branches or to
+one experiment."""
 
 OF_THE_BRANCH = ("command", "module", "tag", "home", "profile", "budget", "source")
 """Options that resuming takes from the branch and its home."""

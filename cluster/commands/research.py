@@ -10,7 +10,7 @@ from cluster.commands.read_home import read_history
 from cluster.hardware import platform_identity
 from cluster.home import Home, find_home, home_option
 from cluster.machine_load import busy_lines
-from cluster.resuming import resume_lines
+from cluster.resuming import interrupted, other_sides, resume_lines
 from cluster.start_estimate import data_line, estimate
 from research.command_hints import to_type
 from research.errors import UserError
@@ -82,21 +82,35 @@ def check_has_begun(options: "FarmOptions") -> None:
 
 
 def abandon(options: argparse.Namespace) -> int:
-    """Records that an interrupted experiment is not to be finished."""
+    """Records that an interrupted experiment is not to be finished; of a confirmation both sides."""
     from agent.repo.branch_names import experiment_ref
     from agent.repo.repository import TRAIN_FILE
     from results.store import Store
     from results.verdict import abandoned_by_a_person
 
     home = find_home(options.home)
-    unfinished = [record for history in read_history(home) for record in history.records if record.verdict is None]
-    record = interrupted_named(unfinished, options.id, abandon=to_type(f"farm abandon{home_option(home)}"))
-    experiment = record.experiment
+    histories = read_history(home)
+    unfinished = [record for history in histories for record in history.records if record.verdict is None]
+    if (holder := home.holder()) is not None:
+        raise UserError(under_way(home, holder, unfinished))
+    asked = interrupted(histories) if options.id is None else unfinished
+    record = interrupted_named(asked, options.id, abandon=to_type(f"farm abandon{home_option(home)}"))
+    experiment, pair = record.experiment, [record, *other_sides(record, unfinished)]
     with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
-        store.add_verdict(experiment.id, abandoned_by_a_person())
+        for side in pair:
+            store.add_verdict(side.experiment.id, abandoned_by_a_person())
     where = f"; its {TRAIN_FILE} stays at {experiment_ref(experiment.id)}" if record.is_idea else ""
-    print(f"{experiment.id} ({experiment.title}) is abandoned{where}.")
+    both = "".join(f", and with it {side.experiment.id} ({side.experiment.title})" for side in pair[1:])
+    print(f"{experiment.id} ({experiment.title}) is abandoned{both}{where}.")
     return 0
+
+
+def under_way(home: Home, holder: str, unfinished: "list[ExperimentRecord]") -> str:
+    """Why nothing can be abandoned while a farm runs, which finishes what has no verdict."""
+    there = ", ".join(record.experiment.id for record in unfinished)
+    what = f"without a verdict are {there}, which it runs or will finish" if there else "nothing was interrupted"
+    stop = to_type(f"farm stop{home_option(home)}")
+    return f"A farm is already running on {home.folder} ({holder}), and {what}: to abandon one, stop the farm first (`{stop}`)."
 
 
 def interrupted_named(unfinished: "list[ExperimentRecord]", name: str | None, *, abandon: str) -> "ExperimentRecord":
@@ -175,6 +189,7 @@ def before_start(options: "FarmOptions") -> list[str]:
         loops=options.loops or len(options.devices),
         researcher=options.researcher,
         model=options.model,
+        max_cost=options.max_cost,
         samples=options.samples,
         histories=known,
         home=options.home.folder,

@@ -60,7 +60,7 @@ def demo(options: argparse.Namespace) -> int:
     summary = run_to_end(farm, make_display(output.line))
     history = branch_named(read_history(farm.home), farm.tag)
     told = ["", *summary_lines(summary), "", *_leaderboard(history), *_places(farm, history)]
-    for line in [*told, "", *next_lines(farm.home, farm.tag)]:
+    for line in [*told, "", *next_lines(farm.home, farm.tag, keeps=summary.keeps)]:
         output.line(line)
     _samples(farm.home, history, device, farm.cache)
     return 0 if summary.baseline is not None else 1
@@ -127,14 +127,14 @@ def _places(farm: "FarmOptions", history: BranchHistory) -> list[str]:
     ]
 
 
-def next_lines(home: Home, tag: str) -> list[str]:
-    """Commands to try next, ready to be pasted."""
+def next_lines(home: Home, tag: str, *, keeps: int) -> list[str]:
+    """Commands to try next, ready to be pasted; without a keep there is no difference to show."""
     at_home = home_option(home)
     query = f"SELECT number, decision, val_bpb, effect, title FROM history WHERE tag = '{tag}'"
     return [
         "try next:",
         f'  {to_type("farm sql")}{at_home} "{query}"',
-        f"  {to_type('farm diff')}{at_home} {tag}",
+        *([f"  {to_type('farm diff')}{at_home} {tag}"] if keeps else []),
         f"  {to_type('farm run')}{at_home}",
     ]
 
@@ -159,10 +159,11 @@ def doctor(options: argparse.Namespace) -> int:
         cache: Path | UserError = find_cache(options.cache)
     except UserError as error:
         cache = error
-    checks = examine(find_home(options.home), cache, choose_devices(options.devices))
-    for line in check_lines(checks):
-        print(line)
-    return 1 if any(check.state == "missing" for check in checks) else 0
+    states = set()
+    for check in examine(find_home(options.home), cache, choose_devices(options.devices)):
+        states.add(check.state)
+        print("\n".join(check_lines([check])), flush=True)
+    return 1 if "missing" in states else 0
 
 
 def prepare(options: argparse.Namespace) -> int:

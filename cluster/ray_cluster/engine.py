@@ -8,17 +8,17 @@ import socket
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cluster.background import in_background, in_lasting_thread
+from cluster.background import in_background
 from cluster.engine import ALIVE, ALIVE_SECONDS, Change
 from cluster.hardware import Device, DeviceKind
 from cluster.home import inside_job, package_folder
 from cluster.judge_process import JUDGE_COMMAND, Progress
 from cluster.ray_cluster.checkout_zip import zip_checkout
 from cluster.ray_cluster.data_shipping import SHIP_BYTES, NodeData, packed
+from cluster.ray_cluster.own_cluster import LOCALHOST, OwnCluster, start_own_cluster
 from cluster.ray_cluster.worker import NodeWorker, Outcome
 from research.contract import Contract
 from research.data.prepared import PreparedData
@@ -102,7 +102,7 @@ class RayEngine:
         self._shipped: dict[str, Any] = {}
         self._wake = asyncio.Event()
         self._closed = False
-        join_cluster(address, gpus, runs_folder)
+        self._own_cluster = join_cluster(address, gpus, runs_folder)
 
     async def changes(self) -> AsyncIterator[tuple[Change, ...]]:
         yield await self._look(first=True)
@@ -151,6 +151,8 @@ class RayEngine:
         for worker in self._workers.values():
             ray.kill(worker.actor)
         await asyncio.to_thread(ray.shutdown)
+        if self._own_cluster is not None:
+            await asyncio.to_thread(self._own_cluster.end)
 
     # --- runs -------------------------------------------------------------------------------------------------------
 
@@ -260,21 +262,19 @@ class RayEngine:
         return actor.find_data.remote(contract, self._cache, self._num_shards, wanted, self._shipped[name], data)
 
 
-def join_cluster(address: str | None, gpus: tuple[int, ...] | None, folder: Path) -> None:
-    """Connects this process to Ray. Raises UserError.
+def join_cluster(address: str | None, gpus: tuple[int, ...] | None, folder: Path) -> OwnCluster | None:
+    """Connects this process to Ray; returns the cluster if it was started here for that. Raises UserError.
 
     The zipped checkout lies in `folder` meanwhile, where the next call overwrites and removes what a killed one left.
     """
     address = address or cluster_here()
     settings: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    if address is None:
-        # a cluster that is started here is for this machine only
-        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        settings |= {"_node_ip_address": "127.0.0.1", "include_dashboard": False}
-        if gpus is not None:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, gpus))
     # in a process started by `uv run`, Ray would start every worker with it too, and so resolve the project on each node
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    own = None
+    if address is None:
+        own = start_own_cluster(gpus)
+        settings["_node_ip_address"] = LOCALHOST
     import ray
 
     code = folder / "checkout.zip"
@@ -283,14 +283,20 @@ def join_cluster(address: str | None, gpus: tuple[int, ...] | None, folder: Path
             folder.mkdir(parents=True, exist_ok=True)
             zip_checkout(package_folder(), code)
             settings["runtime_env"] = {"working_dir": str(code)}
-        in_lasting_thread(partial(ray.init, address=address, **settings))  # Ray's servers die with the thread that starts them
-    except (ConnectionError, RuntimeError, ValueError) as error:
+        ray.init(address=own.address if own else address, **settings)
+    except Exception as error:  # of ConnectionError, RuntimeError and ValueError Ray makes no difference, and some are plain
+        if own is not None:
+            own.end()
+        if isinstance(error, UserError):
+            raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        where = f"at {address}" if address else "on this machine"
-        raise UserError(f"No Ray cluster can be used {where} ({first}): start one with `ray start --head`.") from None
+        if own is not None:
+            raise UserError(f"The Ray that was started here can't be used ({first}): try again, or --engine local.") from None
+        raise UserError(f"No Ray cluster can be used at {address} ({first}): start one with `ray start --head`.") from None
     finally:
         code.unlink(missing_ok=True)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the driver trains nothing, though Ray leaves it every GPU
+    return own
 
 
 def cluster_here() -> str | None:

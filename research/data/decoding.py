@@ -32,6 +32,9 @@ MOST_WESTERN_LETTERS = 0.3
 MOST_UNLIKELY = 0.02
 """Maximum share of characters outside ASCII that are unlikely in Western European text."""
 
+MOST_NUL = 0.02
+"""Maximum share of NUL bytes in what is still called text."""
+
 LETTERS = re.compile(r"[^\W\d_]")
 CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 UNLIKELY = re.compile(
@@ -97,6 +100,18 @@ def find_encoding(path: Path) -> Encoding | None:
     if name is not None or right >= wrong:  # several valid characters of several bytes are no coincidence
         return Encoding(name=utf8, size=size, replaced=wrong)
     return Encoding(name=WESTERN, size=size) if _is_western(path) else None
+
+
+def is_utf8_but_for_nul(probe: bytes) -> bool:
+    """Whether the beginning of a file is UTF-8 text in which a few NUL bytes are all that is not text."""
+    nul = probe.count(0)
+    if not 0 < nul <= len(probe) * MOST_NUL:
+        return False
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(probe.replace(b"\0", b""))
+    except UnicodeDecodeError:
+        return False
+    return CONTROLS.search(text) is None
 
 
 def marked_encoding(probe: bytes) -> str | None:

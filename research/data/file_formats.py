@@ -9,10 +9,10 @@ from typing import IO, Literal
 
 from research.command_hints import to_type
 from research.data.compression import COMPRESSED_SUFFIXES, COMPRESSIONS, open_bytes
-from research.data.decoding import Encoding, Readable, find_encoding
-from research.data.documents import text_documents
+from research.data.decoding import Encoding, Readable, find_encoding, is_utf8_but_for_nul
+from research.data.documents import PROBE_BYTES, text_documents
 from research.data.file_tree import has_hidden_files
-from research.data.json_documents import LeftOut, json_fields, json_texts
+from research.data.json_documents import LeftOut, is_cut_off, json_fields, json_texts
 from research.data.parquet import parquet_fields, parquet_rows, parquet_values
 from research.errors import UserError
 from research.formatting import counted, printable, shortened, size
@@ -87,11 +87,16 @@ class Survey:
         """UTF-8 bytes of all documents."""
         return sum(file.text_bytes for file in self.read)
 
+    @property
+    def documents(self) -> int:
+        """The number of all documents."""
+        return sum(file.documents for file in self.read)
+
     def lines(self) -> list[str]:
         """What was read and what was skipped, for people."""
         kinds = Counter(file.format for file in self.read)
         listed = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
-        documents = counted(sum(file.documents for file in self.read), "document")
+        documents = counted(self.documents, "document")
         lines = [
             f"{self.name}: read {counted(len(self.read), 'file')} ({listed}): {documents}, {size(self.text_bytes)} of text"
         ]
@@ -192,7 +197,7 @@ def _examine(path: Path, field: str) -> DataFile | Skipped:
             return Skipped(path=path, why=reason)
         encoding = find_encoding(path)
         if encoding is None:
-            return Skipped(path=path, why=_not_text(head))
+            return Skipped(path=path, why=_not_text(path))
         if suffix in JSON_SUFFIXES:
             return _examine_records(path, "JSON", encoding, field)
         found = _counted(path, "text", encoding, field)
@@ -210,7 +215,7 @@ def _examine_records(path: Path, kind: Format, encoding: Encoding | None, field:
     if found.documents:
         return found
     if not texts and not others:
-        return Skipped(path=path, why="named .json or .jsonl, but without a record in JSON")
+        return Skipped(path=path, why=_without_record(path, encoding))
     return _without_field(path, texts, others, field, records=found.without_text)
 
 
@@ -289,19 +294,33 @@ def _known_kind(head: bytes) -> str | None:
     return next((kind for start, kind in KNOWN_STARTS.items() if head.startswith(start)), None)
 
 
-def _not_text(head: bytes) -> str:
-    is_binary = b"\0" in head or any(byte < 9 for byte in head)
+def _not_text(path: Path) -> str:
+    """Why a file without a known encoding is skipped."""
+    with open_bytes(path) as file:
+        probe = file.read(PROBE_BYTES)
+    if is_utf8_but_for_nul(probe):
+        return "text with NUL bytes, as binary files have (remove those bytes)"
+    is_binary = b"\0" in probe or any(byte < 9 for byte in probe)
     return "not text" if is_binary else "not text, or in an encoding that isn't recognised (convert them to UTF-8)"
+
+
+def _without_record(path: Path, encoding: Encoding | None) -> str:
+    """Why a file of JSON without a record is skipped."""
+    if encoding is not None:
+        with Readable(path), _open_text(path, encoding, newline="\n") as file:
+            if is_cut_off(file):
+                return "cut off in the middle of the JSON (replace them by whole files)"
+    return "named .json or .jsonl, but without a record in JSON"
 
 
 def _by_reason(reasons: Mapping[Path, str]) -> str:
     """`not text: a.png, b.bin; empty: c.txt`."""
     grouped: dict[str, list[Path]] = {}
-    for path, reason in reasons.items():
+    for path, reason in sorted(reasons.items()):
         grouped.setdefault(reason, []).append(path)
     return "; ".join(f"{reason}: {_names(paths)}" for reason, paths in grouped.items())
 
 
 def _names(paths: Sequence[Path]) -> str:
-    shown = ", ".join(printable(path.name) for path in paths[:NAMES_SHOWN])
+    shown = ", ".join(printable(path.name) for path in sorted(paths)[:NAMES_SHOWN])
     return f"{shown} and {len(paths) - NAMES_SHOWN:,} more" if len(paths) > NAMES_SHOWN else shown

@@ -65,6 +65,18 @@ def json_fields(file: IO[str]) -> tuple[list[str], list[str]]:
     return [name for name, _ in characters.most_common()], [name for name in others if name not in characters]
 
 
+def is_cut_off(file: IO[str]) -> bool:
+    """Whether an open file is one value in JSON that ends before it is complete."""
+    text = file.read().rstrip()
+    try:
+        json.loads(text)
+    except json.JSONDecodeError as error:
+        return bool(text) and (error.pos >= len(text) or error.msg.startswith("Unterminated string"))
+    except RecursionError:
+        pass
+    return False
+
+
 def _records(file: IO[str], field: str) -> Iterator[Any]:
     """The records of an open file, BROKEN for a line that is not JSON."""
     lines = (line for line in file if line.strip())

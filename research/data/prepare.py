@@ -29,6 +29,7 @@ from research.data.file_changes import Snapshot
 from research.data.file_tree import files_below
 from research.data.hub import REVISION, check_space
 from research.data.json_documents import TEXT_FIELD
+from research.data.missing_text import add_text
 from research.data.packing import Tokens, pack
 from research.data.prepared import (
     FORMAT,
@@ -40,8 +41,6 @@ from research.data.prepared import (
     write_rows,
 )
 from research.data.sources import (
-    BYTES_PER_TOKEN,
-    MOST_VALIDATION,
     Source,
     has_shards,
     is_own_files,
@@ -53,7 +52,7 @@ from research.data.staleness import staleness
 from research.data.tokenizer import Tokenizer, TooLittleText, check_roundtrip, encode_all, train_tokenizer
 from research.errors import UserError
 from research.files import not_writable, try_to_write
-from research.formatting import counted, printable, size
+from research.formatting import printable, size
 from research.profiles import PROFILES
 from research.sandbox.visible import is_needed
 
@@ -64,9 +63,6 @@ Say = Callable[[str], None]
 ROUNDTRIP_DOCUMENTS = 20
 """Validation documents that the tokenizer is checked on."""
 SECONDS_BETWEEN_REPORTS = 10.0
-
-REPEATED = 0.9
-"""The share of text without repeats below which repeats are named as a cause of too little text."""
 
 DEFAULT_SHARDS = 10
 """Training shards that are prepared if no number is given."""
@@ -131,9 +127,14 @@ def find_prepared(contract: Contract, *, cache: Path, num_shards: int | None = N
     found = fitting[0]
     if score_fingerprint is not None:
         found = next((data for data in fitting if data.score_fingerprint(contract) == score_fingerprint), found)
-    stale = staleness(found) if say is not None else None
-    if say is not None and stale is not None:
-        cure = f"`{command}` takes the change in, for new branches" if stale.can_prepare else "put the text back to change that"
+    if say is not None and (stale := staleness(found)) is not None:
+        is_newest = fitting[0] is found
+        if not stale.can_prepare:
+            cure = "put the text back to change that"
+        elif is_newest or staleness(fitting[0]) is not None:
+            cure = f"`{command}` takes the change in, for new branches"
+        else:
+            cure = "the change is prepared already, for new branches (another --tag)"
         say(f"warning: {stale}: runs use that data as it is; {cure}")
     return found
 
@@ -282,7 +283,7 @@ def _build(contract: Contract, wanted: _Wanted, source: Source, *, text_field: s
     _require_rows("audit", audit, math.ceil(contract.eval_rows / 10), contract, source)
     say(f"evaluation: {val.rows:,} validation rows and {audit.rows:,} audit rows")
     if audit.rows < contract.eval_rows:
-        more = add_text(contract, source, rows=audit.rows, needed=contract.eval_rows)
+        more = add_text(contract, source, rows=audit.rows, documents=audit.documents, needed=contract.eval_rows)
         say(f"warning: the audit set is short ({audit.rows:,} of {contract.eval_rows:,} rows), audits are less certain. {more}")
     train = _training_rows(contract, splits, tokenizer, folder=folder, say=say)
     _require_rows("training", train, 1, contract, source)
@@ -426,35 +427,20 @@ def _training_rows(contract: Contract, splits: Splits, tokenizer: Tokenizer, *, 
     return _Packed(rows=count, documents=documents, sha256=sha256)
 
 
+def missing_text(contract: Contract, source: Source, packed: _Packed, needed: int) -> str:
+    """How much text to add so that a split probably gets its rows."""
+    rows, documents = packed.rows, packed.documents
+    return add_text(contract, source, rows=rows, documents=documents, needed=needed, distinct=source.distinct_bytes())
+
+
 def _require_rows(split: str, packed: _Packed, needed: int, contract: Contract, source: Source) -> None:
     if packed.rows >= needed:
         return
     raise UserError(
         f"{printable(source_name(contract.source))} has too little text: it gives {packed.rows:,} {split} rows of"
         f" {contract.MAX_SEQ_LEN + 1:,} tokens, and {needed:,} are needed."
-        f" {add_text(contract, source, rows=packed.rows, needed=needed, distinct=source.distinct_bytes())}"
+        f" {missing_text(contract, source, packed, needed)}"
     )
-
-
-def add_text(contract: Contract, source: Source, *, rows: int = 0, needed: int = 0, distinct: int | None = None) -> str:
-    """How much text to add so that `needed` rows come out instead of `rows`, and which files were skipped.
-
-    Without rows it is estimated what the contract needs in total. `distinct`: bytes of the text without repeats, if known.
-    """
-    is_smallest = not any(profile.contract.EVAL_TOKENS < contract.EVAL_TOKENS for profile in PROFILES.values())
-    smaller = "" if is_smallest else ", or choose a smaller --profile"
-    if source.survey is None:
-        return f"Add text{smaller}."
-    every = source.survey.text_bytes
-    have = every if distinct is None else min(every, distinct)
-    least = contract.EVAL_TOKENS * BYTES_PER_TOKEN / MOST_VALIDATION
-    total = have * needed / rows if rows else max(least, 2 * have)
-    skipped = source.survey.skipped_line()
-    files = f"{size(every)} in {counted(len(source.survey.read), 'file')}"
-    if have < REPEATED * every:
-        files += f", of which only {size(have)} is left without repeats"
-    more = f"Add about {size(max(total - have, 1000))} of text to the {files}{smaller}."
-    return f"{more} {skipped[0].upper()}{skipped[1:]}." if skipped else more
 
 
 def _check_unchanged(snapshot: Snapshot, root: Path) -> None:

@@ -8,6 +8,7 @@ stdlib        the running Python's own library; validation and audit come from i
 files:PATH    the user's own folder or file; documents are assigned to splits by a hash of their text
 """
 
+import math
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -46,6 +47,9 @@ BYTES_PER_TOKEN = 5
 
 MOST_VALIDATION, MOST_AUDIT, LEAST_HELD_OUT = 0.25, 0.1, 0.01
 """Shares of the user's own text that are held out."""
+
+SPREAD = 2.0
+"""Standard deviations of a split's size that are allowed for: a few long documents can make it much smaller than its share."""
 
 MOST_HIDDEN_FILES = 256
 """Files behind links that are hidden from runs one by one; of more, their folders are."""
@@ -110,7 +114,9 @@ def check_source(source: str, num_shards: int | None = None, *, reads_files: boo
     read here, for a file or folder that isn't there, or a folder without files.
     """
     kind, _, path = source_name(source).partition(":")
-    if kind not in ("climbmix", "tinystories", "packages", "stdlib", "files") or (kind == "files" and not path):
+    if source == "files" or (kind == "files" and not path):
+        raise UserError("--source files: needs a folder or a file after the colon: give --source files:PATH.")
+    if kind not in ("climbmix", "tinystories", "packages", "stdlib", "files"):
         named = printable(shortened(source, 80))
         raise UserError(f"No source is called '{named}': use climbmix, tinystories, packages, stdlib or files:PATH.")
     if num_shards is not None and not has_shards(source):
@@ -356,7 +362,8 @@ def _dealt(
     snapshot: Snapshot | None = None,
 ) -> Source:
     """A source whose documents are assigned to splits by a hash of their text, so that none is in two."""
-    share = max(evaluation_bytes / max(text_bytes, 1), LEAST_HELD_OUT)
+    spread = 0.0 if survey is None else chance_bytes(evaluation_bytes, text_bytes / max(survey.documents, 1))
+    share = max((evaluation_bytes + spread) / max(text_bytes, 1), LEAST_HELD_OUT)
     validation_below = int(min(share, MOST_VALIDATION) * 10_000)
     audit_below = validation_below + int(min(share, MOST_AUDIT) * 10_000)
 
@@ -379,6 +386,11 @@ def _dealt(
         survey=survey,
         snapshot=snapshot,
     )
+
+
+def chance_bytes(split_bytes: float, document_bytes: float) -> float:
+    """By how much a split that should have this size can be smaller by chance, since whole documents fall into it or not."""
+    return SPREAD * math.sqrt(split_bytes * document_bytes)
 
 
 def _texts(files: Iterable[Path]) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Commits that people make on a branch become experiments. Real git and store; the test tells the results of runs."""
 
 import asyncio
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -183,8 +184,20 @@ def test_a_reset_of_what_was_never_recorded_is_no_matter(checkout: Checkout) -> 
     assert checkout.start() == [] and checkout.told() == [("baseline", "keep")]
 
 
+def followed(checkout: Checkout) -> str:
+    """What is said of a branch that was reset behind a keep; the command in it is run."""
+    with pytest.raises(UserError) as error:
+        checkout.start()
+    said = str(error.value)
+    assert "mar8-0001" in said and "\n" not in said
+    names = {f"GIT_{who}_{what}": "you" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
+    subprocess.run(said.split("`")[1], shell=True, check=True, env={**os.environ, **names}, capture_output=True)
+    return said
+
+
 @pytest.mark.parametrize("later", ["nothing", "an edit", "a commit"])
 def test_a_reset_behind_a_recorded_keep_is_one_line_that_leads_back(checkout: Checkout, later: str) -> None:
+    """Where what the user has changed since changes the same line, it is left as it is, and that is said."""
     checkout.start()
     kept = checkout.edit(depth(3)).experiment.commit
     git(checkout.repo, "reset", "-q", "--hard", "HEAD~1")
@@ -192,13 +205,28 @@ def test_a_reset_behind_a_recorded_keep_is_one_line_that_leads_back(checkout: Ch
         (checkout.repo / "research/train.py").write_text(depth(6))
     elif later == "a commit":
         checkout.commit(depth(6), "six layers")
-    there = checkout.head()
-    with pytest.raises(UserError) as error:
-        checkout.start()
-    assert checkout.head() == there and "mar8-0001" in str(error.value) and "\n" not in str(error.value)
-    subprocess.run(str(error.value).split("`")[1], shell=True, check=True)
+    said = followed(checkout)
+    assert ("undoes what was kept" in said) == (later != "nothing")
     assert checkout.start() == [] and checkout.head() == kept
     assert (checkout.repo / "research/train.py").read_text() == depth(3 if later == "nothing" else 6)
+    assert git(checkout.repo, "diff", "--cached", "--name-only") == ""
+
+
+@pytest.mark.parametrize("later", ["an edit", "a staged edit", "a commit"])
+def test_what_was_changed_after_a_reset_is_taken_on_top_of_the_keep(checkout: Checkout, later: str) -> None:
+    """Otherwise the next try would test as well that the kept edit is undone."""
+    checkout.start()
+    kept = checkout.edit(depth(3)).experiment.commit
+    git(checkout.repo, "reset", "-q", "--hard", "HEAD~1")
+    mine = TRAIN_PY + "\n" * 9 + "EXTRA = 1\n"
+    if later == "a commit":
+        checkout.commit(mine, "one more")
+    else:
+        (checkout.repo / "research/train.py").write_text(mine)
+        git(checkout.repo, "add", *(["-A"] if later == "a staged edit" else ["--refresh", "."]))
+    assert "on top of it" in followed(checkout)
+    assert (checkout.repo / "research/train.py").read_text() == mine.replace("DEPTH = 2", "DEPTH = 3")
+    assert git(checkout.repo, "rev-parse", "HEAD~1" if later == "a commit" else "HEAD") == kept
 
 
 def test_a_keep_that_was_cut_off_before_the_branch_moved_is_redone(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,7 +67,9 @@ def test_each_worktree_has_a_home_of_its_own(checkout: Checkout) -> None:
 
 
 def test_a_start_in_the_checkout_says_what_it_sets(tmp_path: Path) -> None:
-    """And a tag whose branch is only the head of several loops is refused there before anything is changed."""
+    """A tag whose branch is only the head of several loops is refused there before anything is changed; and resuming a branch
+    says which options it has no use for.
+    """
     repo = tmp_path / "repo"
     text = (research_folder() / "train.py").read_text()
     make_repository(repo, {"research/train.py": text, "program.md": "policy\n"})
@@ -83,5 +85,13 @@ def test_a_start_in_the_checkout_says_what_it_sets(tmp_path: Path) -> None:
             start.open(replace(plan, branch_name="autoresearch/two"), in_place=True)
         assert not said
         branch, _ = start.open(plan, in_place=True)
+        for changes, options_said in (
+            ({"dirty": True}, "--dirty applies"),
+            ({"dirty": True, "recipe": "best"}, "and --dirty apply"),
+        ):
+            resumed: list[str] = []
+            again = BranchStart(replace(options, **changes), store, say=resumed.append)  # type: ignore[arg-type]
+            again.open(plan, in_place=True)
+            assert [options_said in line and "new branches only" in line for line in resumed] == [True]
     [told] = [line for line in said if "profile cpu" in line]
     assert branch.baseline_commit[:7] in told and "DEPTH = 2" in told

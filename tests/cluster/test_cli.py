@@ -90,14 +90,28 @@ def test_a_query_on_standard_input_that_is_no_text_is_one_line(home, capsys, mon
     assert "byte 9" in error and error.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["sql", "SELECT 1"]])
-def test_an_output_that_cannot_be_written_is_one_line(home, arguments):
-    command = [sys.executable, "-m", "cluster.cli", *arguments, *(["--home", str(home)] if arguments[0] == "sql" else [])]
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("arguments", [["--help"], ["sql", "SELECT 1"], ["status"]])
+def test_an_output_that_cannot_be_written_is_one_line(home, arguments, unbuffered, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    command = [sys.executable, "-m", "cluster.cli", *arguments, *(["--home", str(home)] if arguments[0] != "--help" else [])]
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (ended.returncode, ended.stderr.count("\n")) == (2, 1) and "No space left" in ended.stderr
+    assert "standard output" in ended.stderr and "--home" not in ended.stderr
     ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: os.close(1), check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("words", "instead"), [(["help"], ["--help"]), (["help", "status"], ["status", "--help"])])
+def test_help_is_a_command_as_well(words, instead, capsys):
+    printed = []
+    for given in (words, instead):
+        with pytest.raises(SystemExit) as end:
+            main(given)
+        assert end.value.code == 0
+        printed.append(capsys.readouterr().out)
+    assert printed[0] == printed[1] and printed[0]
 
 
 def test_help_lists_the_commands_by_their_groups():
@@ -141,7 +155,10 @@ def test_every_command_has_a_function_and_help(command):
         (["run", "--devices", "7"], "--devices 7"),
         (["run", "--devices", "gpu"], "--devices must be GPU numbers"),
         (["run", "--researcher", "oracle"], "'oracle'"),
-        (["run", "--researcher", "command:"], "'command:'"),
+        (["run", "--researcher", "command:"], "command: needs a command line after the colon"),
+        (["run", "--researcher", "command"], "command: needs a command line after the colon"),
+        (["run", "--researcher", "scripted:"], "scripted: needs a file after the colon"),
+        (["baseline"], "measures the baseline the first time"),
         (["show", "zz"], "No experiment is called 'zz'"),
         (["show", "9"], "No experiment is called '9'"),
         (["show", "mar8"], "could be any of 3"),
@@ -174,7 +191,8 @@ def test_every_command_has_a_function_and_help(command):
         (["run", "--engine", "ray", "--address", "ray://head"], "HOST:PORT"),
         (["run", "--address", "ray://127.0.0.1:1"], "No Ray cluster answers at ray://127.0.0.1:1"),
         (["run", "--devices", "cpu", "--source", "nothing"], "No source is called 'nothing'"),
-        (["submit", "--source", "files:"], "No source is called 'files:'"),
+        (["submit", "--source", "files:"], "files: needs a folder or a file after the colon"),
+        (["prepare", "--source", "files:", "--devices", "cpu"], "files: needs a folder or a file after the colon"),
         (["run", "--devices", "cpu", "--profile", "cpu", "--source", "files:/non/existent"], "/non/existent does not exist"),
         (["run", "--num-shards", "5", "--source", "stdlib"], "leave it out"),
         (["try", "--num-shards", "5", "--devices", "cpu", "--profile", "cpu"], "leave it out"),

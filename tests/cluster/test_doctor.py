@@ -8,6 +8,7 @@ import pytest
 
 from agent.researchers.containment import Containment
 from cluster import doctor
+from cluster.cli import main
 from cluster.doctor import CURES, NO_LINUX, check_lines, examine, layers_here, lines_before_runs, sandbox_findings
 from cluster.home import Home
 from research.errors import UserError
@@ -17,7 +18,7 @@ from tests.cluster.farm_samples import CPU, gpu
 
 def test_every_problem_has_a_cure(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "PACKAGES", ("json",))  # importing all of them takes seconds
-    checks = examine(Home(tmp_path / "home"), tmp_path / "cache", [CPU])
+    checks = list(examine(Home(tmp_path / "home"), tmp_path / "cache", [CPU]))
     named = {check.name: check for check in checks}
     assert named["torch"].state == "ok"
     assert named["data"].state == "warn"
@@ -25,6 +26,21 @@ def test_every_problem_has_a_cure(tmp_path, monkeypatch):
     assert all(check.cure for check in checks if check.state != "ok")
     lines = "\n".join(check_lines(checks))
     assert "farm prepare --profile cpu" in lines
+
+
+def test_each_line_is_printed_as_soon_as_it_is_known(monkeypatch, capsys):
+    """Into a pipe as well: a check that hangs is otherwise all that one sees of the others."""
+    printed = []
+
+    def slow(devices):
+        printed.append(capsys.readouterr().out)
+        return doctor.Check(name="torch", state="ok", found="at last")
+
+    monkeypatch.setattr(doctor, "_torch", slow)
+    monkeypatch.setattr(doctor, "_packages", lambda: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert main(["doctor", "--devices", "cpu"]) == 130
+    assert "Python" in printed[0] or "python" in printed[0]
+    assert "at last" in capsys.readouterr().out
 
 
 def test_a_gpu_that_torch_cannot_use_is_missing(monkeypatch):
@@ -131,7 +147,7 @@ def test_a_folder_that_cannot_be_written_is_found_by_writing(tmp_path, place):
 def test_a_machine_without_a_home_folder_is_examined_all_the_same(tmp_path, monkeypatch):
     for name in ("_torch", "_packages"):
         monkeypatch.setattr(doctor, name, lambda *_: doctor.Check(name="x", state="ok", found=""))
-    checks = examine(Home(tmp_path), UserError("~/.cache needs a home folder: give --cache FOLDER."), [CPU])
+    checks = list(examine(Home(tmp_path), UserError("~/.cache needs a home folder: give --cache FOLDER."), [CPU]))
     [cache] = [check for check in checks if check.name == "cache"]
     assert (cache.state, "--cache FOLDER" in cache.cure) == ("missing", True)
     assert {"git", "home", "sandbox"} <= {check.name for check in checks}

@@ -19,6 +19,7 @@ def costs(tmp_path, **changes):
         "loops": 1,
         "researcher": "search",
         "model": None,
+        "max_cost": None,
         "samples": False,
         "histories": [],
         "home": tmp_path,
@@ -75,6 +76,14 @@ def test_what_a_researcher_costs(tmp_path):
     failed = Usage(model="m", cost_usd=0.5, answers=1)
     more = [replace(history, costs=(*history.costs, failed)) for history in histories]
     assert costs(tmp_path, **told, histories=more).idea_usd == pytest.approx(0.25 + 0.5 / len(histories[0].costs))
+
+
+def test_a_limit_of_money_is_said_beside_what_the_night_would_cost(tmp_path):
+    [line] = [line for line in costs(tmp_path, researcher="claude", max_cost=0.01).lines() if line.startswith("researcher")]
+    assert "--max-cost ends it at $0.01, before the $" in line
+    [line] = [line for line in costs(tmp_path, researcher="claude", max_cost=1e6).lines() if line.startswith("researcher")]
+    assert "in 8 hours; --max-cost ends it at $1,000,000.00" in line
+    assert not any("--max-cost" in line for line in costs(tmp_path, researcher="claude").lines())
 
 
 def test_a_disk_that_is_too_small_is_named(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from research.streams import REFUSALS, refusal
+from research.streams import EVERYWHERE, REFUSALS, refusal
 
 WRITES = """
 import os, sys
@@ -46,6 +46,14 @@ def test_what_the_machine_refuses_is_said_with_what_to_do(number: int) -> None:
     said = refusal(OSError(number, os.strerror(number), "/some/file"))
     assert said is not None
     assert said.startswith(f"/some/file: {os.strerror(number)}: ") and "\n" not in said
+
+
+@pytest.mark.parametrize("number", sorted(set(REFUSALS) - set(EVERYWHERE)))
+def test_only_an_option_that_moves_the_file_is_advised(number: int, tmp_path: Path) -> None:
+    for name, is_moved in (("research/train.py", False), ("results/data/journal.jsonl", True)):
+        said = refusal(OSError(number, os.strerror(number), str(tmp_path / name)), checkout=tmp_path)
+        assert said is not None and ("--home" in said, "copy of the checkout" in said) == (is_moved, not is_moved)
+    assert "copy" not in str(refusal(OSError(number, os.strerror(number), "/elsewhere"), checkout=tmp_path))
 
 
 def test_an_error_that_the_code_may_have_made_is_no_refusal() -> None:

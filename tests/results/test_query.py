@@ -86,6 +86,35 @@ def test_only_reading_is_allowed(asked: Store, sql: str) -> None:
     assert refusal(asked, sql).startswith("Only reading is allowed")
 
 
+@pytest.mark.parametrize(
+    ("sql", "word"),
+    [
+        ("INSTALL httpfs", "INSTALL"),
+        ("load httpfs", "LOAD"),
+        ("-- a comment\n/* and\nanother */ DETACH farm", "DETACH"),
+        ("WITH x AS (SELECT 1) INSERT INTO events SELECT * FROM x", "INSERT"),
+    ],
+)
+def test_what_is_refused_is_named_as_it_was_written(asked: Store, sql: str, word: str) -> None:
+    assert refusal(asked, sql).endswith(f"not {word}.")
+
+
+def test_bytes_are_text_as_duckdb_writes_it(asked: Store) -> None:
+    table = asked.query("SELECT 1 AS n, 'x\\xFF'::BLOB AS b, ['y'::BLOB] AS many")
+    assert json.loads(table.to_json())["rows"] == [[1, "x\\xFF", ["y"]]]
+    assert "x\\xFF" in table.to_text() and "b'" not in table.to_text().splitlines()[2].split("  ")[1]
+
+
+@pytest.mark.parametrize(("cell_width", "width"), [(None, None), (30, None), (200, 40)])
+def test_columns_are_aligned_in_an_encoding_that_lacks_characters(cell_width: int | None, width: int | None) -> None:
+    rows = (("\u00e9t\u00e9" * 20, "a", 1), ("ete", "\u597d", 2))
+    table = Table(columns=("n\u00e9", "b", "number"), rows=rows)
+    for encoding in ("ascii", "latin-1", "utf-8"):
+        lines = table.to_text(cell_width=cell_width, width=width, encoding=encoding).splitlines()[:4]
+        assert [line.encode(encoding).decode(encoding) for line in lines] == lines
+        assert len({len(line) for line in lines}) == 1 and all(width is None or len(line) <= width for line in lines)
+
+
 @pytest.mark.parametrize("sql", ["SELECT 1; SELECT 2", "SELECT 1; DROP TABLE runs", "COMMIT; DROP TABLE runs", "", "-- x"])
 def test_exactly_one_statement_is_allowed(asked: Store, sql: str) -> None:
     assert "Exactly one SELECT" in refusal(asked, sql)

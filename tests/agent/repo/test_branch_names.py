@@ -36,8 +36,28 @@ def test_refs_lie_in_the_folders_that_a_bundle_carries() -> None:
     assert experiment_ref("mar5-0007") == "refs/experiments/mar5-0007" == f"{EXPERIMENT_REFS}/mar5-0007"
 
 
-@pytest.mark.parametrize("name", ["", "-x", "a/b", "a b", "a..b", "a.lock", "x.", ".x", "ü", "a\nb", "a" * 101])
-def test_a_name_that_git_or_a_folder_cannot_have_is_refused(name: str) -> None:
-    check_name("mar5-gpu0.2_x", "tag")
-    with pytest.raises(UserError, match="tag"):
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("", "empty"),
+        ("-x", "begins with '-'"),
+        (".x", "begins with '.'"),
+        ("a/b", "it has '/'"),
+        ("a b", "it has ' '"),
+        ("a\nb", r"it has '\n'"),
+        ("\u00e9t\u00e9", "it has '\u00e9'"),
+        ("a..b", "two dots"),
+        ("x.", "ends in a dot"),
+        ("x.lock", "ends in .lock"),
+        ("a" * 101, "it has 101 characters"),
+        ("HEAD", "git has a meaning"),
+        ("head", "git has a meaning"),
+        ("FETCH_HEAD", "git has a meaning"),
+    ],
+)
+def test_a_name_that_git_or_a_folder_cannot_have_is_refused_with_the_reason(name: str, why: str) -> None:
+    for good in ("mar5-gpu0.2_x", "a" * 100, "overhead", "HEAD-2"):
+        check_name(good, "tag")
+    with pytest.raises(UserError, match="tag") as refused:
         check_name(name, "tag")
+    assert why in str(refused.value) and len(str(refused.value)) < 250 and "\n" not in str(refused.value)

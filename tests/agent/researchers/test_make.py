@@ -32,9 +32,19 @@ def test_each_name_makes_its_researcher(tmp_path: Path, monkeypatch: pytest.Monk
         check_researcher(researcher.name + (":x" if researcher.name in ("command", "scripted") else ""))
 
 
-@pytest.mark.parametrize("name", ["", "gpt", "search:3", "claude:x", "command", "command:", "scripted:"])
+@pytest.mark.parametrize("name", ["", "gpt", "search:3", "claude:x"])
 def test_a_name_that_no_researcher_has_is_refused_with_those_that_there_are(name: str) -> None:
     for refuse in (check_researcher, make_researcher):
         with pytest.raises(UserError) as error:
             refuse(name)
         assert RESEARCHERS in str(error.value) and repr(name) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "lacks"), [("command", "a command line"), ("command: ", "a command line"), ("scripted:", "a file")]
+)
+def test_what_follows_the_colon_is_said_to_be_missing(name: str, lacks: str) -> None:
+    for refuse in (check_researcher, make_researcher):
+        with pytest.raises(UserError) as error:
+            refuse(name)
+        assert f"needs {lacks} after the colon" in str(error.value)

@@ -11,7 +11,7 @@ from cluster.commands.read_home import read_history
 from cluster.home import Home
 from cluster.resuming import log_options, resume_lines
 from results.store import Store
-from results.verdict import Verdict
+from results.verdict import Verdict, abandoned_by_a_person
 from tests.cluster.farm_samples import make_history
 from tests.results.result_samples import make_experiment
 
@@ -34,7 +34,7 @@ def test_status_names_what_was_interrupted_with_the_commands_for_it(home: Home, 
     interrupt(home, 3)
     with Store.open(home.folder) as store:
         for number, commit, of in ((4, "b", "mar8-0001"), (5, "a", "mar8-0000")):
-            side = make_experiment(number, kind="confirm", commit=commit * 40, parents=(of,))
+            side = make_experiment(number, kind="confirm", commit=commit * 40, parents=(of,), title=f"confirm 1: {of}")
             store.add_experiment(side)
     status = ["status", "--home", str(home.folder)]
     told: dict[str, list[str]] = {}
@@ -79,11 +79,53 @@ def test_which_one_is_asked_for(home: Home, capsys: pytest.CaptureFixture[str]) 
     assert main(["abandon", "mar8-0004", *at_home]) == main(["abandon", *at_home]) == 0
 
 
+SIDES = ((3, "b", "confirm 1: mar8-0001 under 2 fresh seeds"), (4, "a", "confirm 1: the baseline under 2 fresh seeds"))
+
+
+def confirming(home: Home, sides: tuple[tuple[int, str, str], ...] = SIDES) -> None:
+    """A confirmation that was cut off."""
+    with Store.open(home.folder) as store:
+        for number, commit, title in sides:
+            parents = ("mar8-0001" if commit == "b" else "mar8-0000",)
+            store.add_experiment(make_experiment(number, kind="confirm", commit=commit * 40, parents=parents, title=title))
+
+
+@pytest.mark.parametrize("name", [[], ["mar8-0003"], ["mar8-0004"]])
+def test_abandoning_one_half_of_a_confirmation_abandons_both(
+    home: Home, name: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    confirming(home)
+    confirming(
+        home, ((5, "b", "confirm 2: mar8-0001 under 2 fresh seeds"), (6, "a", "confirm 2: the baseline")) if name else ()
+    )
+    assert main(["abandon", *name, "--home", str(home.folder)]) == 0
+    said = capsys.readouterr().out
+    assert "mar8-0003" in said and "mar8-0004" in said and len(said.splitlines()) == 1
+    with Store.open(home.folder) as store:
+        assert all(store.record(f"mar8-000{number}").is_abandoned for number in (3, 4))
+        assert all(store.record(f"mar8-000{number}").verdict is None for number in ((5, 6) if name else ()))
+
+
+def test_a_half_that_an_older_farm_left_is_named_and_can_be_abandoned(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    confirming(home)
+    with Store.open(home.folder) as store:
+        store.add_verdict("mar8-0003", abandoned_by_a_person())
+    assert main(["status", "--home", str(home.folder)]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("interrupted: ")]
+    assert "mar8-0004" in line and "finishes" not in line and "farm abandon" in line
+    assert main(["abandon", "--home", str(home.folder)]) == 0
+    with Store.open(home.folder) as store:
+        assert store.record("mar8-0004").is_abandoned
+
+
 def test_a_running_farm_and_a_home_without_one_are_left_alone(home: Home, capsys: pytest.CaptureFixture[str],
                                                              tmp_path: Path) -> None:  # fmt: skip
     interrupt(home, 3)
-    with home.lock():
-        assert main(["abandon", "--home", str(home.folder)]) == 2
-    assert "already running" in capsys.readouterr().err
+    for name in ([], ["mar8-0003"], ["nope"]):
+        with home.lock():
+            assert main(["abandon", *name, "--home", str(home.folder)]) == 2
+        said = capsys.readouterr().err
+        assert "already running" in said and "mar8-0003, which it runs" in said and "farm stop" in said
+        assert len(said.splitlines()) == 1 and "takes one of" not in said
     assert main(["abandon", "--home", str(tmp_path / "none")]) == 2
     assert not (tmp_path / "none").exists()

@@ -15,6 +15,7 @@ from agent.repo.repository import TRAIN_FILE, make_repository
 from cluster import driver
 from cluster.cli import main, make_parser
 from cluster.commands.options import given_again, run_options, try_options
+from cluster.commands.read_home import read_history
 from cluster.commands.research import before_start, look_lines
 from cluster.commands.start import next_lines
 from cluster.display import PlainDisplay
@@ -24,11 +25,13 @@ from cluster.farm_options import FarmOptions, todays_tag
 from cluster.home import Home
 from cluster.known_folders import remember
 from cluster.local_api import connect
+from cluster.resuming import log_options, resume_lines
 from research.errors import UserError
 from research.files import research_folder
-from results.experiment import Usage
+from results.experiment import Usage, Verdict
 from results.store import Store
 from tests.cluster.farm_samples import CPU, make_history
+from tests.results.result_samples import make_branch, make_experiment
 
 
 @pytest.fixture
@@ -56,7 +59,8 @@ def test_commands_after_a_run_work_when_they_are_pasted(home: Home, capsys: pyte
 
 
 def test_commands_after_the_demo_name_its_home(home: Home) -> None:
-    commands = pasted(next_lines(home, "mar8"))
+    commands = pasted(next_lines(home, "mar8", keeps=1))
+    assert [words[0] for words in pasted(next_lines(home, "mar8", keeps=0))] == ["sql", "run"]
     assert [words[0] for words in commands] == ["sql", "diff", "run"]
     assert all(make_parser().parse_args(words).home == str(home.folder) for words in commands)
     assert main(commands[0]) == 0
@@ -158,7 +162,7 @@ def test_run_and_try_have_default_tags_of_their_own(home: Home) -> None:
 
 
 def test_the_options_that_resuming_needs_are_those_that_were_given() -> None:
-    """Without limits of one call, what only begins a branch, and defaults."""
+    """Without limits, which are logged apart, what only begins a branch, and defaults."""
     lasting = [
         "--loops",
         "2",
@@ -192,6 +196,35 @@ def test_the_options_that_resuming_needs_are_those_that_were_given() -> None:
     given = given_again(make_parser().parse_args(["run", *lasting, *passing]))
     assert make_parser().parse_args(["run", *shlex.split(given)]) == make_parser().parse_args(["run", *lasting])
     assert given_again(make_parser().parse_args(["try", "-m", "idea", "--again", "--sandbox", "off"])) == "--sandbox off"
+
+
+@pytest.mark.parametrize(
+    ("limits", "options", "done", "again", "is_endless"),
+    [
+        ({}, "", 2, [], False),
+        ({"experiments": 8}, "", 2, ["--experiments", "8"], False),
+        ({"experiments": 2}, "", 2, [], True),
+        ({"experiments": 2}, "--researcher claude --max-cost 20", 2, ["--researcher", "claude", "--max-cost", "20"], False),
+        ({"experiments": 2, "hours": 1.5}, "", 2, ["--hours", "1.5"], False),
+        ({"hours": 8.0}, "", 0, ["--hours", "8"], False),
+    ],
+)
+def test_a_hint_to_resume_keeps_the_limits_that_are_not_reached_and_says_if_none_is_left(
+    limits: dict[str, Any], options: str, done: int, again: list[str], is_endless: bool, home: Home
+) -> None:
+    """A pasted command must not run for ever where the one before would have ended."""
+    records = [make_experiment(number, branch="autoresearch/t") for number in range(done + 1)]
+    with Store.open(home.folder) as store:
+        store.add_branch(make_branch("autoresearch/t"))
+        for experiment in records:
+            store.add_experiment(experiment)
+            store.add_verdict(experiment.id, Verdict(decision="discard", reason="worse"))
+    log_options(home, "t", options, **limits)
+    [line] = resume_lines(home, read_history(home), ["autoresearch/t"])
+    words = make_parser().parse_args(shlex.split(line.partition("farm ")[2]))
+    wanted = make_parser().parse_args(["run", *again])
+    assert [words.experiments, words.hours, words.max_cost] == [wanted.experiments, wanted.hours, wanted.max_cost]
+    assert ("until Ctrl-C" in line) == is_endless and len(line.splitlines()) == 1
 
 
 def test_a_farm_answers_while_its_data_is_prepared(options: FarmOptions, monkeypatch: pytest.MonkeyPatch) -> None:

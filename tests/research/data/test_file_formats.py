@@ -211,6 +211,23 @@ FOLDERS = {
         documents=[TEXT, "p"],
         said=("skipped 1 file", "?.bin"),
     ),
+    "what is cut off, and NUL bytes in text": Folder(
+        files={
+            "a.txt": TEXT.encode(),
+            "string.json": json.dumps(RECORDS, indent=1).encode()[:40],
+            "array.json": json.dumps(RECORDS).encode()[:-2],
+            "no.json": b"{'text': 'Python, not JSON'}",
+            "nul.txt": (TEXT * 20).encode() + b"\0" + (FRENCH * 3).encode(),
+        },
+        documents=[TEXT],
+        said=(
+            "skipped 4 files",
+            "cut off in the middle of the JSON (replace them by whole files): array.json, string.json",
+            "without a record in JSON: no.json",
+            "text with NUL bytes, as binary files have (remove those bytes): nul.txt",
+        ),
+        unsaid=("encoding",),
+    ),
     "pictures, archives, PDF, Git LFS, empty and hidden files": Folder(
         files={
             "a.txt": TEXT.encode(),
@@ -224,7 +241,7 @@ FOLDERS = {
             ".git/config": b"hidden",
         },
         documents=[TEXT],
-        said=("skipped 6 files", "b.png", "unpack", "c.zip", "PDF", "git lfs pull", "empty: g.gz, f.txt", "f.txt", "g.gz"),
+        said=("skipped 6 files", "b.png", "unpack", "c.zip", "PDF", "git lfs pull", "empty: f.txt, g.gz"),
         unsaid=("hidden", "config"),
     ),
     "a mixture": Folder(

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from research.contract import Contract
-from research.data.prepare import PreparedData, add_text, find_prepared, prepare
+from research.data.missing_text import add_text
+from research.data.prepare import PreparedData, find_prepared, prepare
 from research.data.prepared import SPLITS
 from research.data.sources import Source
 from research.errors import UserError

@@ -2,6 +2,8 @@
 
 import json
 import os
+import random
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +13,7 @@ import pytest
 
 from research.contract import Contract
 from research.data.prepare import PreparedData, find_prepared, prepare
+from research.data.sources import own_files
 from research.errors import UserError
 from tests.research.text_files import sentences
 
@@ -55,6 +58,14 @@ def farm(contract: Contract, tmp_path: Path) -> Farm:
     return Farm(contract, tmp_path / "cache")
 
 
+def said_of_resuming(farm: Farm, data: PreparedData) -> list[str]:
+    """What a branch that began with this data is told."""
+    said: list[str] = []
+    fingerprint = data.score_fingerprint(farm.contract)
+    find_prepared(farm.contract, cache=farm.cache, score_fingerprint=fingerprint, say=said.append)
+    return said
+
+
 def test_changed_files_are_said_and_prepared_again_and_older_data_stays(farm: Farm, texts: Path) -> None:
     first = farm.prepare()
     assert farm.find() == first and farm.said == []
@@ -75,6 +86,9 @@ def test_changed_files_are_said_and_prepared_again_and_older_data_stays(farm: Fa
         fingerprint = data.score_fingerprint(farm.contract)
         assert find_prepared(farm.contract, cache=farm.cache, score_fingerprint=fingerprint) == data
     assert find_prepared(farm.contract, cache=farm.cache, score_fingerprint="another") == second
+    [resumed] = said_of_resuming(farm, first)
+    assert "is prepared already, for new branches" in resumed and "farm prepare" not in resumed
+    assert said_of_resuming(farm, second) == []
 
     (texts / "7.txt").write_text(old)
     (texts / "new.txt").unlink()
@@ -172,6 +186,37 @@ def test_a_short_audit_set_is_warned_of(farm: Farm) -> None:
     assert data.audit_rows < data.val_rows == 180
     [warning] = [line for line in farm.said if line.startswith("warning")]
     assert "audit" in warning and f"{data.audit_rows} of 180" in warning and "Add about" in warning
+
+
+@pytest.mark.parametrize("length", [300, 3_000])
+def test_the_evaluation_text_suffices_however_long_the_documents_are(length: int, tmp_path: Path) -> None:
+    """Each document is in one split as a whole: of a few long ones the expected share alone would often be too little."""
+    chance, enough = random.Random(5), 0
+    for number in range(40):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        records = [{"text": chance.randbytes(length // 2).hex()} for _ in range(300_000 // length)]
+        (folder / "a.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+        source = own_files(folder, evaluation_bytes=30_000)
+        enough += sum(map(len, source.documents("val"))) >= 30_000
+    assert enough >= 36
+
+
+def test_what_is_said_to_be_missing_leaves_room_for_chance(farm: Farm, texts: Path) -> None:
+    """Followed once, it is enough: a hint that grows with every try is none."""
+    farm.contract = replace(farm.contract, EVAL_TOKENS=32 * 600)
+    with pytest.raises(UserError) as raised:
+        farm.prepare()
+    found = re.search(r"gives (\d+) \w+ rows.*Add about ([\d.]+) (kB|MB) of text to the ([\d.]+) kB", str(raised.value))
+    assert found is not None
+    have, more = float(found[4]) * 1e3, float(found[2]) * (1e3 if found[3] == "kB" else 1e6)
+    assert more > have * (600 / int(found[1]) - 1)
+    added = 0
+    for n, text in enumerate(sentences(13, 5_000)):
+        if added < more:
+            (texts / f"more-{n}.txt").write_text(text)
+            added += len(text)
+    assert farm.prepare().val_rows == 600
 
 
 @pytest.mark.parametrize("change", [{"EVAL_TOKENS": 32 * 9000}, {"VOCAB_SIZE": 20_000}])
