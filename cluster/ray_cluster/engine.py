@@ -303,10 +303,10 @@ def join_cluster(address: str | None, gpus: tuple[int, ...] | None, folder: Path
             zip_checkout(package_folder(), code)
             settings["runtime_env"] = {"working_dir": str(code)}
         ray.init(address=own.address if own else address, **settings)
-    except Exception as error:  # of ConnectionError, RuntimeError and ValueError Ray makes no difference, and some are plain
+    except Exception as error:  # Ray raises many kinds, even plain ones
         if own is not None:
             own.end()
-        if isinstance(error, UserError):
+        if isinstance(error, UserError) or (isinstance(error, OSError) and not isinstance(error, ConnectionError)):
             raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if own is not None:
