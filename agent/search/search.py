@@ -226,7 +226,7 @@ class _View:
             if record.experiment.id not in near or record.experiment.parents:
                 continue
             same = all(self.constants.get(name) == old and new is not None for name, (old, new) in changes.items())
-            gain = fmean(shares[record.experiment.id])
+            gain = fmean(shares[record.experiment.id] or [0.0])
             if changes and same and gain > 0 and only_constants(record):
                 yield gain, record
 

@@ -121,6 +121,7 @@ class RayEngine:
             return RunResult.lost(spec, f"{device.key} is gone", device=device.key)
         async with worker.turn:
             run = asyncio.wrap_future(worker.actor.run.remote(train_py, spec, worker.data_folder).future())
+            run.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody may ask a lost run for its error
             try:
                 outcome: Outcome = await _followed(worker.actor, run, on_progress)
             except asyncio.CancelledError:
@@ -145,14 +146,28 @@ class RayEngine:
         self._wake.set()
         for _, task in self._starting:
             task.cancel()
+        if await self._is_dead():  # asking it for anything would wait for a minute, and Ray would end this process then
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(in_background(ray.shutdown), CANCEL_SECONDS)
+        else:
+            await self._end_workers()
+        if self._own_cluster is not None:
+            await asyncio.to_thread(self._own_cluster.end)
+
+    async def _end_workers(self) -> None:
+        """Ends all runs and workers, and leaves the cluster."""
+        import ray
+
         closing = [asyncio.wrap_future(worker.actor.close.remote().future()) for worker in self._workers.values()]
         if closing:
             await asyncio.wait(closing, timeout=CANCEL_SECONDS)
         for worker in self._workers.values():
             ray.kill(worker.actor)
         await asyncio.to_thread(ray.shutdown)
-        if self._own_cluster is not None:
-            await asyncio.to_thread(self._own_cluster.end)
+
+    async def _is_dead(self) -> bool:
+        """Whether the cluster was started here and is gone; others have ways of their own to come back."""
+        return self._own_cluster is not None and await asyncio.to_thread(self._own_cluster.is_dead)
 
     # --- runs -------------------------------------------------------------------------------------------------------
 
@@ -182,8 +197,12 @@ class RayEngine:
     # --- nodes and workers ------------------------------------------------------------------------------------------
 
     async def _look(self, *, first: bool = False) -> tuple[Change, ...]:
-        """What has changed since the last check; the first one waits for workers that are starting."""
-        nodes = {node.id: node for node in await asyncio.to_thread(alive_nodes)}
+        """What has changed since the last check; the first one waits for workers that are starting. Raises UserError."""
+        if await self._is_dead():
+            raise UserError(
+                "The Ray that the farm had started on this machine was ended: the same command resumes with another."
+            )
+        nodes = {node.id: node for node in await in_background(alive_nodes)}
         kind = self._kind or ("cuda" if any(node.gpus for node in nodes.values()) else "cpu")
         changes = [Change(kind="left", name=name, reason=reason) for name, reason in self._dead.items()]
         self._dead.clear()
@@ -284,10 +303,10 @@ def join_cluster(address: str | None, gpus: tuple[int, ...] | None, folder: Path
             zip_checkout(package_folder(), code)
             settings["runtime_env"] = {"working_dir": str(code)}
         ray.init(address=own.address if own else address, **settings)
-    except Exception as error:  # of ConnectionError, RuntimeError and ValueError Ray makes no difference, and some are plain
+    except Exception as error:  # Ray raises many kinds, even plain ones
         if own is not None:
             own.end()
-        if isinstance(error, UserError):
+        if isinstance(error, UserError) or (isinstance(error, OSError) and not isinstance(error, ConnectionError)):
             raise
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if own is not None:

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -42,6 +43,17 @@ class OwnCluster:
     def __init__(self, address: str, keeper: "subprocess.Popen[str]") -> None:
         self.address = address
         self._keeper = keeper
+
+    def is_dead(self) -> bool:
+        """Whether its control store is gone, without which nothing of it can go on."""
+        host, _, port = self.address.rpartition(":")
+        try:
+            with socket.create_connection((host, int(port)), timeout=1.0):
+                return False
+        except ConnectionRefusedError:
+            return True
+        except OSError:  # a busy machine
+            return False
 
     def end(self) -> None:
         """Ends all its processes. A second call does nothing."""

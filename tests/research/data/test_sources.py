@@ -95,9 +95,14 @@ def test_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert source_name("climbmix") == "climbmix"
 
 
-@pytest.mark.parametrize("source", ["nonsense", "files:", "files"])
-def test_an_unknown_source(source: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="use climbmix, tinystories, packages, stdlib or files:PATH"):
+LIST = "use climbmix, tinystories, packages, stdlib or files:PATH"
+
+
+@pytest.mark.parametrize(
+    ("source", "says"), [("nonsense", LIST), ("files:", "needs a folder or a file"), ("files", "needs a folder or a file")]
+)
+def test_an_unknown_source(source: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=says):
         open_source(contract_for("cpu", source=source), cache=tmp_path, num_shards=1, revision=None, say=print)
 
 
