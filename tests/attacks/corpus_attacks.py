@@ -50,7 +50,6 @@ FINDS_TEXT = {
     import importlib.util
     import pkgutil
     import subprocess
-    import zipimport
 
     for name in names:
         code = f"import {name}, sys; sys.exit({name}.__doc__ is not None or len(dir({name})) > 20)"
@@ -62,7 +61,6 @@ FINDS_TEXT = {
             lambda: importlib.resources.files(name).joinpath("__init__.py").read_text(),
             lambda: pkgutil.get_data(name, "__init__.py"),
             lambda: importlib.machinery.SourceFileLoader(name, "").get_data(str(PACKAGES / name / "__init__.py")),
-            lambda: zipimport.zipimporter(str(PACKAGES)).get_source(name),
         ):
             try:
                 if attempt_to_read():

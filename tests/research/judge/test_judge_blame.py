@@ -129,7 +129,7 @@ def _a_judge_that_fails() -> None:
     def failing(*arguments: object, **named: object) -> None:
         raise ZeroDivisionError
 
-    judge.accept = failing  # type: ignore[assignment]
+    judge.read_submission = failing  # type: ignore[assignment]
 
 
 def test_an_error_of_the_judge_before_train_py_begins_is_its_own(quick: Runner) -> None:
@@ -143,4 +143,4 @@ def _a_judge_without_processes() -> None:
     def failing(*arguments: object, **named: object) -> None:
         raise ZeroDivisionError
 
-    judge.Child = failing  # type: ignore[assignment, misc]
+    judge.Confinement = failing  # type: ignore[assignment, misc]
