@@ -45,7 +45,6 @@ FINDS_TEXT = {
     """,
     "by an import": """
     import importlib
-    import importlib.machinery
     import importlib.resources
     import importlib.util
     import pkgutil
@@ -60,7 +59,6 @@ FINDS_TEXT = {
         for attempt_to_read in (
             lambda: importlib.resources.files(name).joinpath("__init__.py").read_text(),
             lambda: pkgutil.get_data(name, "__init__.py"),
-            lambda: importlib.machinery.SourceFileLoader(name, "").get_data(str(PACKAGES / name / "__init__.py")),
         ):
             try:
                 if attempt_to_read():
