@@ -23,10 +23,10 @@ def write_results_tsv(
     """Writes, atomically, one line for each decided experiment, in the order given, into the table that is there or a new one.
 
     Lines that no record wrote stay in place: a person's rows and notes. Those of `others`, the experiments of branches whose
-    scores need not compare with these, leave the table; the journal has them. A new row comes before rows, a person's too, that
-    name the commit of a later record, else after the table's last row; and a baseline heads a table that has no row of its
-    branch, since readers take the first keep for the baseline. A file that is no such table is moved to `results.tsv.1`, or
-    the next free number, and that path is returned.
+    scores need not compare with these, leave the table; the journal has them. A new row comes before rows, a person's too,
+    that name the commit of a later record, else after the table's last row; and where rows of `others` made way, a baseline
+    heads the table, since readers take the first keep for the baseline. A file that is no such table is moved to
+    `results.tsv.1`, or the next free number, and that path is returned.
 
     val_bpb has six decimals; memory_gb is in GiB with one decimal. Both are 0 for a crash, as the format has it.
     """
@@ -37,7 +37,8 @@ def write_results_tsv(
         aside = move_aside(path)
         target, before = path, []
     own = list(records)
-    lines = _merged(_without(before, list(others), own), own)
+    kept = _without(before, list(others), own)
+    lines = _merged(kept, own, heads=len(kept) < len(before))
     write_atomically(target, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
     return aside
 
@@ -70,14 +71,16 @@ def _rows_so_far(records: Sequence[ExperimentRecord]) -> dict[str, list[int]]:
     return found
 
 
-def _merged(before: Sequence[str], records: Sequence[ExperimentRecord]) -> list[str]:
-    """The lines of the file with these records' rows: those that are there brought up to date, the others added."""
+def _merged(before: Sequence[str], records: Sequence[ExperimentRecord], *, heads: bool) -> list[str]:
+    """The lines of the file with these records' rows: those that are there brought up to date, the others added.
+
+    `heads`: a baseline goes to the top, if none of the rows is there.
+    """
     rows = {index: row for index, record in enumerate(records) if (row := _row(record, len(record.runs))) is not None}
     earlier = _rows_so_far(records)
     commits = {record.experiment.commit[:7]: index for index, record in reversed(list(enumerate(records)))}
     lines: list[str] = []
     places: list[int] = []  # of each line's record among `records`; -1 for other lines
-    heads = True
     for line in before if any(_is_header(line) for line in before) else [HEADER, *before]:
         known = [index for index in earlier.get(_without_status(line), ()) if index in rows]
         heads = heads and not known
