@@ -68,7 +68,6 @@ FINDS_TEXT = {
     """,
     "in the memory of the process that it was forked from": """
     import gc
-    import traceback
 
     def holds(text, first, rest):  # in two parts, so that it doesn't find itself
         at = text.find(rest)
@@ -78,8 +77,6 @@ FINDS_TEXT = {
 
     signs = [(b"@", b"ray.remote\\n"), (b"f", b"rom pyarrow.lib import"), (b"i", b"mport duckdb.")]
 
-    if [name for name in traceback.linecache.cache if any(f"site-packages/{package}/" in name for package in names)]:
-        print("LEAK lines of the text", flush=True)
     if [module for name, module in sys.modules.items() if module is not None and name.partition(".")[0] in names]:
         print("LEAK a module", flush=True)
     if [thing for thing in gc.get_objects() if type(thing).__name__ == "memmap"]:
