@@ -100,7 +100,7 @@ CORPUS_ATTACKS: list[Attack] = [
         name=f"looks for the training text {how}",
         tries="train on it before the clock starts",
         train_py=before_training(READS + code.replace("\n    ", "\n")),
-        sample=how in ("where it is installed", "in the memory of the process that it was forked from"),
+        sample=how == "where it is installed",  # the tests' own fork server may have imported what their farms need
     )
     for how, code in FINDS_TEXT.items()
 ]

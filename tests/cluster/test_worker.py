@@ -85,6 +85,7 @@ def test_runs_follow_each_other(worker: Worker, spec: MakeSpec) -> None:
 
 
 def test_a_spare_that_died_is_replaced(worker: Worker, spec: MakeSpec) -> None:
+    wait_for(judges)  # a process has its command line a moment after it is started
     [child] = judges()
     child.kill()
     wait_for(lambda: not alive(child.pid))

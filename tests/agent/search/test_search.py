@@ -206,4 +206,4 @@ def test_thousands_of_records_are_read_quickly() -> None:
     assert len(branch.records) > 2000
     start = time.process_time()
     branch.propose()
-    assert time.process_time() - start < 0.6  # about 0.2 s on a free machine
+    assert time.process_time() - start < 1.5  # about 0.2 s on a free machine, and minutes if each is compared with each
