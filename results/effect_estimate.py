@@ -455,9 +455,15 @@ def _belief(posterior: Estimate, row: int) -> Belief:
 
 
 def _tilted(prior: EffectPrior, beliefs: Floats) -> Mixture:
-    """The mixture prior times what the runs alone say of each effect; beliefs are the fields of `Belief` by patches."""
+    """The mixture prior times what the runs alone say of each effect; beliefs are the fields of `Belief` by patches.
+
+    Where a run of several patches left more doubt about one of them than the Gaussian in place of its prior has, what runs
+    alone say of it can't be told apart: the belief stands as it is.
+    """
     mean, variance, site_precision, site_shift = beliefs
     precision, least = 1 / variance - site_precision, LEAST_KNOWN / variance
     known = np.maximum(precision, least)
     observed = np.where(precision > least, (mean / variance - site_shift) / known, mean)
-    return prior.posterior(observed, 1 / known)
+    found, widened = prior.posterior(observed, 1 / known), (precision < -least)[:, None]
+    means = np.where(widened, mean[:, None], found.means)
+    return replace(found, means=means, sds=np.where(widened, np.sqrt(variance)[:, None], found.sds))

@@ -1,6 +1,7 @@
 """The regression over all scores: what it recovers, and that it is a function of the runs alone."""
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -163,3 +164,16 @@ def test_refits_get_rarer_so_that_a_long_history_is_computed_in_seconds() -> Non
     assert due[:20] == list(range(10, 201, 10)), "the first are all there"
     assert all(later - earlier <= earlier / 5 for earlier, later in pairwise(due) if earlier >= 50), "none is missed for long"
     assert sum(due) < sum(range(10, 1501, 10)) / 5
+
+
+def test_a_belief_that_runs_have_left_wider_than_its_priors_stand_in_is_told_as_it_is() -> None:
+    """A first run of several patches widens what is known of those that were known: there is nothing to divide the prior by."""
+    known = estimate.estimate(
+        NoiseModel(sigma=0.01), [Look(score=1.0, patches=frozenset()), Look(score=0.98, patches=frozenset("a"))]
+    )
+    row = known.terms["a"]
+    wider = known.covariance.copy()
+    wider[row, row] = 2.0 / known.sites[row, 0]
+    found = estimate.effect(replace(known, covariance=wider), "a")
+    assert found.mean == pytest.approx(float(known.mean[row]) * known.scale)
+    assert found.sd == pytest.approx(float(wider[row, row]) ** 0.5 * known.scale)
