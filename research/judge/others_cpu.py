@@ -30,7 +30,10 @@ class OthersCpu:
 
 
 def _cpu_of_others() -> float:
-    """Seconds of the CPU that other processes and the children that they have waited for have used."""
+    """Seconds of the CPU that other processes and the children that they have waited for have used, or other machines of the
+    same host (steal).
+    """
     own = {os.getpid(), *(child.pid for child in psutil.Process().children(recursive=True))}
     times = (process.info["cpu_times"] for process in psutil.process_iter(["cpu_times"]) if process.pid not in own)
-    return float(sum(part.user + part.system + part.children_user + part.children_system for part in times if part))
+    stolen = getattr(psutil.cpu_times(), "steal", 0.0)
+    return float(stolen + sum(part.user + part.system + part.children_user + part.children_system for part in times if part))
