@@ -110,7 +110,7 @@ class ResearchLoop:
         adopted = await self.adopt()
         self._take_head(self.head())
         others = (branch.name for branch in self.store.branches() if branch.name != self.branch.name)
-        self._write_results_tsv([record for name in others for record in self.store.records(name)])
+        self.write_results_tsv([record for name in others for record in self.store.records(name)])
         return [*finished, *adopted]
 
     async def step(self) -> ExperimentRecord:
@@ -275,7 +275,7 @@ class ResearchLoop:
         self.observer.on_verdict(record)
         self.shared.settle()
         self._follow_head()
-        self._write_results_tsv()
+        self.write_results_tsv()
         return record
 
     # --- the branch -------------------------------------------------------------------------------------------------
@@ -312,7 +312,7 @@ class ResearchLoop:
 
     # --- what is known ----------------------------------------------------------------------------------------------
 
-    def _write_results_tsv(self, others: Sequence[ExperimentRecord] = ()) -> None:
+    def write_results_tsv(self, others: Sequence[ExperimentRecord] = ()) -> None:
         """Writes results.tsv into the worktree, untracked, without the rows of `others`, which are another branch's."""
         records = self.store.records(self.branch.name)
         aside = write_results_tsv(self.worktree.folder / "results.tsv", records, others=others)

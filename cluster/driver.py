@@ -230,6 +230,7 @@ class FarmRun:
     def __init__(self, farm: Farm) -> None:
         self._farm, self._options = farm, farm.options
         self._loops: dict[str, asyncio.Task[str]] = {}
+        self._ended: list[ResearchLoop] = []
         self._news = asyncio.Event()
         self._stop = StopRequest(self._cancel_loops, say=farm.display.say)
 
@@ -258,6 +259,9 @@ class FarmRun:
     async def _until_the_end(self) -> str:
         """Returns why the farm ended, in words. Raises what a loop raised."""
         outcomes = await self._until_all_loops_have_ended()
+        for loop in self._ended:  # the other loops' runs may have changed decisions of one that ended earlier
+            with contextlib.suppress(OSError):
+                loop.write_results_tsv()
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -318,6 +322,7 @@ class FarmRun:
             return f"{plan.branch_name}: {failure}"
         finally:
             await loop.close()
+            self._ended.append(loop)
             self._farm.events.on_loop_state(plan.branch_name, phase="ended")
 
     def _limit_reached(self, loop: ResearchLoop) -> str | None:

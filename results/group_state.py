@@ -31,9 +31,10 @@ standard deviation of 0.0027 bpb, and one small change under the same seeds move
 MEMORY_PRICE = 0.0005
 """The gain in bpb that each doubling of the head's peak memory must pay for."""
 
-FREE_TIMES, FREE_SHARE = 1.5, 0.005
+FREE_TIMES, FREE_TIMES_DISTURBED, FREE_SHARE = 1.5, 3.0, 0.005
 """An idea's run may take this multiple of the first baseline's seconds, and this share of the budget more, to start and to
-answer the validation rows without paying for it."""
+answer the validation rows without paying for it; a larger multiple if it had less of its machine than usual: what others
+compute on the same core makes it slower, too, without taking its time."""
 
 SLACK_SIGMAS = 0.5
 """The most that an idea may lose, in sigmas as claimed, however much simpler its code is."""
@@ -271,19 +272,21 @@ def _time_price(state: GroupState, entry: Ran) -> float:
     before, now = state.seconds_at.get(entry.experiment.parent_commit), _seconds_of(entry.run)
     if before is None or now is None:
         return 0.0
-    on_gpu = entry.run.device_kind == "cuda"
-    return max(0.0, _worth_of_time(state, now, on_gpu=on_gpu) - _worth_of_time(state, before, on_gpu=on_gpu))
+    on_gpu, share = entry.run.device_kind == "cuda", state.share_of_run.get(entry.run.run_id)
+    times = FREE_TIMES_DISTURBED if share is not None and share.may_be_unusual and share.more < 0 else FREE_TIMES
+    worth_before = _worth_of_time(state, before, times, on_gpu=on_gpu)
+    return max(0.0, _worth_of_time(state, now, times, on_gpu=on_gpu) - worth_before)
 
 
-def _worth_of_time(state: GroupState, seconds: tuple[float, float, float], *, on_gpu: bool) -> float:
+def _worth_of_time(state: GroupState, seconds: tuple[float, float, float], times: float, *, on_gpu: bool) -> float:
     """What the seconds that a run takes outside the clock, beyond what is free, would gain as training, in bpb.
 
-    Free are FREE_TIMES what the group's first baseline took to start and to answer, and FREE_SHARE of the budget; starting on a
+    Free are `times` what the group's first baseline took to start and to answer, and FREE_SHARE of the budget; starting on a
     GPU is, where an edit may have much to compile. What is free follows from no later run, so that it can't grow step by step.
     """
     usual = next(iter(state.seconds_at.values()))
     free = FREE_SHARE * state.budget
-    startup, answers = (max(0.0, seconds[part] - FREE_TIMES * usual[part] - free) for part in (0, 2))
+    startup, answers = (max(0.0, seconds[part] - times * usual[part] - free) for part in (0, 2))
     late = max(0.0, seconds[1] - usual[1] - free)
     return state.time_slope * math.log1p((answers + late + (0.0 if on_gpu else startup)) / state.budget)
 

@@ -38,7 +38,7 @@ def idea_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunRe
     gain = (sum(expected) - sum(scores)) / len(scores)
     score, needed = sum(scores) / len(scores), policy.needed_gain(farm, found.price)
     is_kept = idea in policy.kept(farm)
-    again = "" if idea == experiment.id else f"the same program as {idea}: "
+    again = "" if idea == experiment.id else f"another run of what {idea} tries: "
     decides = _what_decides(state, found, is_kept)
     words = f"{again}{decides}; {_effect(found)}; {_raw_score(score, gain, scores)}"
     words += f"{_share_in_words(state, runs)}{_outcome(found, is_kept)}"
@@ -144,7 +144,8 @@ def _why_out(state: GroupState, found: IdeaEstimate, passes: bool) -> str:
     kept = policy.kept(farm)
     rivals, missing = sorted(policy.rivals(farm, patch, kept)), sorted(patch.needs - kept)
     if rivals:
-        return f"{' and '.join(rivals)} changes the same thing and is kept, and this is not clearly better"
+        verbs = ("changes", "is") if len(rivals) == 1 else ("change", "are")
+        return f"{' and '.join(rivals)} {verbs[0]} the same thing and {verbs[1]} kept, and this is not clearly better"
     return f"it builds on {' and '.join(missing)}, which is not kept" if missing else ""
 
 
@@ -159,7 +160,7 @@ def _share_in_words(state: GroupState, runs: Sequence[RunResult]) -> str:
     """A remark on the first of these runs that had an unusual share of the machine; empty if none had."""
     told = (told_share(run, state.share_of_run.get(run.run_id)) for run in runs)
     remark = next(filter(None, told), "")
-    which = "one of them " if len(runs) > 1 else ""
+    which = "one of its runs " if len(runs) > 1 else ""
     return f", {which}{remark}" if remark else ""
 
 

@@ -19,7 +19,7 @@ from results.gains import (
 )
 from results.group_entries import Ran
 from results.group_history import Decided, GroupHistory
-from results.group_state import estimates
+from results.group_state import IdeaEstimate, estimates
 from results.head_gain import ExpectedGain, interval_text
 from results.history import BranchHistory, by_head
 from results.machine_shares import unequal_shares
@@ -196,12 +196,9 @@ def _idea_lines(group: GroupHistory) -> list[str]:
     inside = group.state.patches_at.get(group.head.commit, frozenset())
     titles = {record.experiment.id: _title(record) for record in group.records}
     known = {found.idea: found for found in estimates(group.state)}
-    gains = [found for found in known.values() if found.idea in inside and found.effect > 0]
-    best = sorted(gains, key=lambda found: -found.effect)[:MOST_IDEAS]
-    lines = _listed("Best ideas:", [
-        f"{interval_text(found.effect, found.low, found.high)} P {found.helps:.2f} [{found.idea}] {titles[found.idea]}"
-        for found in best
-    ])  # fmt: skip
+    waiting = policy.kept(group.state.farm) - inside
+    lines = _effect_lines("Best ideas:", [one for one in known.values() if one.idea in inside and one.effect > 0], titles)
+    lines += _effect_lines("Waiting for a merge:", [one for one in known.values() if one.idea in waiting], titles)
     misses = policy.near_misses(group.state.farm)
     dropped = [(group.state.idea_of.get(name, name), found) for name, found in _dropped(group).items()]
     again = {idea for idea, _ in dropped}
@@ -212,6 +209,14 @@ def _idea_lines(group: GroupHistory) -> list[str]:
     lines += _listed(f"Near-misses ({len(misses)}):", _with_more(named, len(misses))) or ["Near-misses: none"]
     lines += _dropped_lines("Leaving the head by the next merge:", [found for idea, found in dropped if idea in inside])
     return lines + _dropped_lines("Dropped:", [found for idea, found in dropped if idea not in {*misses, *inside}])
+
+
+def _effect_lines(label: str, ideas: Sequence[IdeaEstimate], titles: Mapping[str, str]) -> list[str]:
+    """What each of some ideas gains, the largest gain first."""
+    return _listed(label, [
+        f"{interval_text(one.effect, one.low, one.high)} P {one.helps:.2f} [{one.idea}] {titles[one.idea]}"
+        for one in sorted(ideas, key=lambda one: -one.effect)[:MOST_IDEAS]
+    ])  # fmt: skip
 
 
 def _listed(label: str, items: Sequence[str]) -> list[str]:
@@ -249,7 +254,8 @@ def _why(reason: str) -> str:
 
 def _beside_ideas(group: GroupHistory) -> list[str]:
     """What was run beside ideas and baselines, in a line; none if there was nothing."""
-    count = {kind: len([r for r in group.records if r.experiment.kind == kind and r.verdict]) for kind in BESIDE_IDEAS}
+    ran = [r.experiment.kind for r in group.records if r.verdict is not None and r.verdict.decision != "lost"]
+    count = {kind: ran.count(kind) for kind in BESIDE_IDEAS}
     apart = sum(record.experiment.kind == "merge" for record in _with(group.records, "discard"))
     parts = [counted(count[kind], *nouns) for kind, nouns in BESIDE_IDEAS.items() if count[kind]]
     if apart:

@@ -64,7 +64,8 @@ def _estimate_lines(experiment: Experiment, group: GroupHistory) -> list[str]:
         return []
     where = "not in the head"
     if found.in_head:
-        where = "in the head"
+        stays = found.idea in policy.kept(state.farm)
+        where = "in the head" if stays else "in the head until the next merge, which leaves it out"
     elif found.idea in policy.kept(state.farm):
         where = "a merge will bring it into the head"
     elif found.is_near_miss:

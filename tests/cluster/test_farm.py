@@ -172,6 +172,9 @@ def test_two_loops_on_two_branches(checkout: Checkout) -> None:
     branches = ["autoresearch/pair-cpu0", "autoresearch/pair-cpu0-2"]
     assert rows == [[branch, number, "keep"] for branch in branches for number in (0, 1)]
     assert "autoresearch/pair-cpu0-2" in checkout.farm("report")
+    for branch in branches:  # whichever loop ended first: later runs may have changed its decisions
+        table = pandas.read_csv(checkout.home / "worktrees" / branch.removeprefix("autoresearch/") / "results.tsv", sep="\t")
+        assert list(table["status"]) == [decision for name, _, decision in rows if name == branch]
 
 
 def test_a_first_commit_that_fails_can_be_mended(checkout: Checkout) -> None:
