@@ -118,6 +118,20 @@ def test_computing_more_outside_the_clock_costs_what_as_much_training_would_gain
     assert price(paid, 2, "c1", answer_seconds=46.5) == 0.0, "what the parent has paid for is paid"
 
 
+def test_a_run_with_less_of_its_machine_than_usual_has_more_time_at_no_price() -> None:
+    """Two cores that are one core's threads slow each other down without taking time from each other."""
+    usual = {"startup_seconds": 4.0, "training_seconds": 300.0, "answer_seconds": 10.0, "device": "cpu", "cpu_share": 0.9}
+    state = ran(started(), replace(make_experiment(9, kind="control", commit="base", program="p0"), patches=()), 1.0, **usual)
+    for number in (1, 2, 3, 4):
+        state = ran(state, idea(number), 1.0, **usual)
+
+    def price(share: float, seconds: float) -> float:
+        return ran(state, idea(5), 0.99, **{**usual, "cpu_share": share, "answer_seconds": seconds}).ideas["mar8-0005"].price
+
+    assert price(0.9, 25.0) > 0 == price(0.5, 25.0)
+    assert price(0.5, 60.0) > 0, "and not any time"
+
+
 def test_an_older_home_has_the_ideas_of_its_chain_of_keeps() -> None:
     """It recorded neither patches nor programs nor slots."""
     old = [replace(idea(number, on=on), program="") for number, on in ((1, "base"), (2, "c1"), (3, "c2"))]
