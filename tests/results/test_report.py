@@ -245,6 +245,15 @@ def test_ideas_have_their_estimated_effect_with_interval_and_probability() -> No
     assert "[mar8-0002]" not in text.partition("Best ideas:")[2].partition("Near-misses")[0], "it harms, and is in the head"
 
 
+def test_an_idea_that_is_kept_and_not_in_the_head_yet_waits_for_a_merge() -> None:
+    records = night_of(0.99, 0.97)
+    records[2] = replace(records[2], verdict=Verdict(decision="discard", reason="no head was made of it"))
+    text = morning_report([history_of(records)])
+    [waiting] = [line for line in text.splitlines() if line.startswith("Waiting for a merge:")]
+    assert "[mar8-0002]" in waiting and "[mar8-0002]" not in text.partition("Waiting")[0]
+    assert "Waiting" not in morning_report([history_of(night_of(0.99))])
+
+
 def test_near_misses_are_those_of_the_policy(night: list[ExperimentRecord]) -> None:
     history = history_of(night_of(0.99, 0.99 - 0.6 * SIGMA, 1.05))
     state = history.group.state
