@@ -220,6 +220,7 @@ def check_branches(options: FarmOptions, known: Mapping[str, Branch]) -> None:
         folder = worktree_folder(options.home.folder, name)
         if branch is not None:
             check_same_terms(branch, device, contract)
+            check_same_rule(options, branch)
             data = data_if_prepared(contract, options, score_fingerprint=branch.score_fingerprint)
             if data is not None:
                 check_same_scoring(branch, LoopPlan(branch_name=name, number=0, device=device, contract=contract, data=data))
@@ -231,6 +232,12 @@ def check_branches(options: FarmOptions, known: Mapping[str, Branch]) -> None:
         if checked_out_branch(options.repo) == name:
             switch = command_to_type(options.repo, "switch", "main")
             raise UserError(f"{name} is checked out in {options.repo}: use another --tag, or switch away from it ({switch}).")
+
+
+def check_same_rule(options: FarmOptions, branch: Branch) -> None:
+    """Raises UserError for a branch that keeps ideas by another rule than the one that is asked for."""
+    if options.rule == "greedy" and branch.rule == "estimate":
+        raise UserError(f"{branch.name} began with --rule {branch.rule}: leave out --rule greedy, or use another --tag.")
 
 
 def check_not_of_several_loops(name: str, branches: Iterable[Branch], *, command: str) -> None:

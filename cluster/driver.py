@@ -17,7 +17,7 @@ from agent.researchers.containment import AgentBounds
 from agent.researchers.make import make_researcher
 from agent.shared_research import SharedResearch
 from cluster.background import in_background
-from cluster.branch_start import BranchStart, free_memory
+from cluster.branch_start import BranchStart, check_same_rule, free_memory
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.display import Display
 from cluster.end_summary import FarmSummary, experiments_done, summarise
@@ -170,6 +170,7 @@ class Farm:
                                      bounds=agent_bounds(options, plan.data))  # fmt: skip
         with self._opening:  # of two new loops, the second one builds on what the first one has started
             branch, worktree = self._branch_start.open(plan, in_place=in_place)
+            check_same_rule(options, branch)
             shared = self._shared.setdefault(branch.head_branch, self._shared_research(branch))
         self.export.add_picture(branch.name, worktree.folder / "progress.png")
         return ResearchLoop(
@@ -181,7 +182,7 @@ class Farm:
             execute=partial(self.execute, plan),
             start_speculatively=self.dispatcher.start_speculatively if options.start_ahead else None,
             observer=self.events,
-            settings=self._settings(plan),
+            settings=self._settings(plan, branch),
         )
 
     def _shared_research(self, branch: Branch) -> SharedResearch:
@@ -193,7 +194,7 @@ class Farm:
             observer=self.events,
         )
 
-    def _settings(self, plan: LoopPlan) -> LoopSettings:
+    def _settings(self, plan: LoopPlan, branch: Branch) -> LoopSettings:
         return LoopSettings(
             contract=plan.contract,
             sandbox=self.options.sandbox,
@@ -202,7 +203,7 @@ class Farm:
             line_price=self.options.line_price,
             memory_cap_mb=self.options.memory_cap_mb,
             runs_folder=self.options.home.runs,
-            rule=self.options.rule,
+            rule="greedy" if branch.rule == "greedy" else self.options.rule,
             baseline_runs=self.options.baseline_runs,
             program=self.options.repo / "program.md",
             fit=lambda text: fit_to_profile(text, plan.contract.profile, free_memory(plan))[0],

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agent.repo.repository import make_repository
-from cluster.branch_start import BranchStart, check_not_of_several_loops, created_at
+from cluster.branch_start import BranchStart, check_not_of_several_loops, check_same_rule, created_at
 from cluster.farm_options import FarmOptions
 from cluster.home import Home, find_home
 from cluster.loop_plans import LoopPlan
@@ -56,6 +56,16 @@ def test_a_tag_of_several_loops_is_not_taken_for_an_unknown_branch() -> None:
         check_not_of_several_loops(head, loops, command="try")
     check_not_of_several_loops(head, [*loops, make_branch(head, group=head)], command="run")
     check_not_of_several_loops("autoresearch/new", loops, command="run")
+
+
+def test_a_branch_has_one_rule() -> None:
+    """A gain that one rule keeps would be dropped at once by the other."""
+    options: Any = SimpleNamespace(rule="greedy")
+    with pytest.raises(UserError, match="began with --rule estimate"):
+        check_same_rule(options, make_branch(BRANCH, rule="estimate"))
+    for rule in ("greedy", ""):
+        check_same_rule(options, make_branch(BRANCH, rule=rule))
+    check_same_rule(SimpleNamespace(rule="estimate"), make_branch(BRANCH, rule="greedy"))  # type: ignore[arg-type]
 
 
 def test_each_worktree_has_a_home_of_its_own(checkout: Checkout) -> None:
