@@ -170,20 +170,22 @@ def test_two_nodes_one_removed_and_one_added(cluster: Any, checkout: Checkout) -
     output, _ = farm.communicate(timeout=240)
     cluster.remove_node(next(iter(cluster.worker_nodes)))
     assert farm.returncode == 0, output
-    rows = checkout.rows("SELECT branch, number, decision, runs FROM history ORDER BY branch, number")
+    told = "SELECT branch, number, decision, runs FROM history WHERE kind IN ('baseline', 'explore') ORDER BY branch, number"
+    rows = checkout.rows(told)  # a merge may follow, and a run that had less of the machine may be repeated
     branches = sorted({branch for branch, *_ in rows})
     assert branches == [f"autoresearch/two-cpu{number}" for number in range(2)]
     for branch in branches:
         mine = [row[1:] for row in rows if row[0] == branch]
-        assert [(number, runs) for number, _, runs in mine] == [(0, 1), (1, 1)]
+        assert [number for number, _, _ in mine] == [0, 1] and all(1 <= runs <= 2 for _, _, runs in mine)
         assert mine[0][1] == "keep"
     tried = [decision for _, number, decision, _ in rows if number == 1]
     assert set(tried) <= {"keep", "discard"} and "keep" in tried, "what changes the same thing as well as the other is no keep"
     lost = checkout.rows("SELECT run_id, reason FROM lost")
     assert 1 <= len(lost) <= 2, lost
-    assert len(checkout.rows("SELECT id FROM runs WHERE status = 'ok'")) == 2 * 2
+    scored = len(checkout.rows("SELECT id FROM runs WHERE status = 'ok'"))
+    assert scored >= sum(runs for *_, runs in rows) >= 2 * 2
     states = checkout.rows("SELECT state, count(*) FROM work GROUP BY state ORDER BY state")
-    assert states == [["done", 4], ["lost", len(lost)]]
+    assert states == [["done", scored], ["lost", len(lost)]]
     assert sorted(state for (state,) in checkout.rows("SELECT state FROM workers")) == ["joined", "joined", "left"]
     for log in logs:
         assert "step" in text_of(log / "run.log") or log.name in {run for run, _ in lost}
