@@ -215,6 +215,10 @@ GO = b'{"go": true}\n'
 """The line by which a worker requests a run that it started speculatively."""
 
 
+NO_REQUEST = 3
+"""Exit status of a judge that found the end of standard input, where it was to find a request."""
+
+
 def serve(signals: list[int]) -> int:
     """Executes runs for a worker, one after another: reads {spec, placement} and prints events, as JSON lines.
 
@@ -241,6 +245,8 @@ def serve(signals: list[int]) -> int:
         status, began = _watch_judge(pid, signals, told=told, goes=goes)
         os.close(told)
         os.close(goes)
+        if os.waitstatus_to_exitcode(status) == NO_REQUEST:
+            return 0
         if status:
             kill_descendants()
             for folder in Path(tempfile.gettempdir()).glob(f"{scratch_prefix(pid)}*"):
@@ -297,6 +303,7 @@ def _judge_and_exit(traces: Mapping[Placement, Traces], emit: Emit, signals: lis
         request = json.loads(line) if line and line != GO else None  # GO comes late where a run has ended by itself
         if request is None:
             children.end_all()
+            code = NO_REQUEST if not line else 0
         else:
             spec = RunSpec.from_json(json.dumps(request["spec"]))
             placement = Placement.from_json(json.dumps(request["placement"]))
@@ -306,7 +313,7 @@ def _judge_and_exit(traces: Mapping[Placement, Traces], emit: Emit, signals: lis
                             traces=traces.get(place) or Traces(place), children=children,
                             requested=requested if ahead else None)  # fmt: skip
             emit({"event": "result", "result": json.loads(result.to_json())})
-        code = 0
+            code = 0
     except BaseException:
         traceback.print_exc()
     finally:

@@ -332,6 +332,12 @@ def test_runs_are_served_one_after_another_and_find_nothing_of_each_other(run: R
     assert found and not any(found)
 
 
+def test_input_that_ends_at_once_ends_it(tmp_path: Path) -> None:
+    process = start_main(["--serve"], stdin=os.open(os.devnull, os.O_RDONLY), output=tmp_path / "out")
+    process.join(20)
+    assert process.exitcode == 0 and events(tmp_path / "out") == [{"event": "ready"}]
+
+
 def test_a_run_that_is_started_ahead_waits_where_its_clock_would_start(run: Runner, tmp_path: Path) -> None:
     spec = run.spec(contract=replace(run.contract, TIME_BUDGET=1.0))
     out = tmp_path / "out"
