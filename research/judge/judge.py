@@ -155,7 +155,7 @@ class Judge:
         self._conversation.wait_for(training, DataRequested, startup)
         if self._conversation.wait_for(first, ModelBuilt, startup).seedless:
             raise RunEnded("invalid", "build_model() initialises the same model under every seed: seeds come from the judge")
-        _pause(first)
+        _pause(first, strict=not self._on_gpu)
         self._findings.startup_seconds = monotonic() - startup.began
         if others is not None:
             self._findings.undisturbed_startup_seconds = others.undisturbed_seconds(self._placement.threads)
@@ -187,12 +187,12 @@ class Judge:
         The trainer waits without computing: it neither trains before its clock starts nor disturbs the run that is executed.
         """
         ready = monotonic()
-        _pause(self._children.trainer)
+        _pause(self._children.trainer, strict=not self._on_gpu)
         while (when := requested()) is None:
             message = self._conversation.receive(self._children.trainer)
             if message is not None:
                 message.drop()
-        _resume(self._children.trainer)
+        _resume(self._children.trainer, strict=not self._on_gpu)
         self._findings.startup_seconds = max(0.0, ready - when)
         self._emit({"event": "asked"})
         return when
@@ -224,7 +224,7 @@ class Judge:
         """Has the model scored, and saves it if that is wanted. Returns its val_bpb."""
         began = monotonic()
         self._conversation.report("scoring", 0.0)
-        _resume(self._children.scorers[0])
+        _resume(self._children.scorers[0], strict=not self._on_gpu)
         scoring = Scoring(self._spec, self._placement, self._data, model, self._conversation, self._caps,
                           batch_rows=self._batch_rows)  # fmt: skip
         scores, may_be_kept = scoring.score(self._children, started.check, self._findings, forget=self._forget)
@@ -255,15 +255,17 @@ def require_runnable(train_py: str, evaluation: int) -> None:
         raise RunEnded(refused.status, refused.reason)
 
 
-def _pause(child: Child) -> None:
-    """Has a child compute nothing until it is resumed. Raises RunEnded if it goes on forking faster than it can be stopped."""
-    if not child.pause():
+def _pause(child: Child, *, strict: bool) -> None:
+    """Has a child compute nothing until it is resumed. Raises RunEnded if it forks faster than it can be stopped, if `strict`:
+    not on a GPU, where it wasn't tried whether CUDA's threads all stop.
+    """
+    if not child.pause() and strict:
         raise RunEnded("invalid", f"the {child.name}'s processes could not be stopped: it starts new ones all the time")
 
 
-def _resume(child: Child) -> None:
-    """Lets a child go on. Raises RunEnded if it has computed in the meantime."""
-    if not child.resume():
+def _resume(child: Child, *, strict: bool) -> None:
+    """Lets a child go on. Raises RunEnded if it has computed in the meantime, if `strict`."""
+    if not child.resume() and strict:
         raise RunEnded("invalid", f"the {child.name} went on computing while it was to wait")
 
 

@@ -129,8 +129,7 @@ class Child:
 
     def resume(self) -> bool:
         """Lets the process and all that it started go on. Returns whether they computed nothing meanwhile."""
-        assert self._paused is not None
-        return resume_tree(self.pid, self._paused)
+        return resume_tree(self.pid, self._paused or {}) and self._paused is not None
 
     def kill(self) -> None:
         """Kills the process and its session (which it may not have created yet)."""
