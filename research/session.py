@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.ctypeslib  # safetensors would import it under the clock
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from research.contract import Contract
@@ -22,6 +20,7 @@ from research.feed import RowFeed, inputs_and_targets, to_device
 from research.ipc.channel import Channel, monotonic
 from research.ipc.memory import map_shared, memory_with
 from research.ipc.messages import Data, DataRequested, Finish, Progress
+from research.ipc.tensors import memory_with_tensors
 
 CURVE_POINTS = 256
 """Points of a report's loss curve, at most."""
@@ -128,7 +127,7 @@ class Session:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         trained = monotonic() - self._start
-        payload = _tensors_as_bytes(model)
+        tensors, size = memory_with_tensors(_named_tensors(model))
         report = {
             "steps": self._log.steps,
             "tokens": self.tokens,
@@ -139,8 +138,8 @@ class Session:
             **reported,
         }
         encoded = json.dumps(report).encode()
-        descriptors = (memory_with(payload), memory_with(encoded))
-        self._channel.send(Finish(model_bytes=len(payload), report_bytes=len(encoded), descriptors=descriptors))
+        descriptors = (tensors, memory_with(encoded))
+        self._channel.send(Finish(model_bytes=size, report_bytes=len(encoded), descriptors=descriptors))
         sys.stdout.flush()
         signal.pause()  # the judge ends this process
 
@@ -275,7 +274,6 @@ class _StepLog:
         return 100 * self._flops_per_token * tokens / seconds / peak_flops
 
 
-def _tensors_as_bytes(model: nn.Module) -> bytes:
-    """The model's state dict as safetensors; tied tensors are written under each of their names."""
-    tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in model.state_dict().items()}
-    return save({name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in tensors.items()})
+def _named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The model's state dict; a compiled module's tensors have the names of the module itself."""
+    return {name.replace("_orig_mod.", ""): tensor for name, tensor in model.state_dict().items()}

@@ -155,7 +155,7 @@ class Judge:
         self._conversation.wait_for(training, DataRequested, startup)
         if self._conversation.wait_for(first, ModelBuilt, startup).seedless:
             raise RunEnded("invalid", "build_model() initialises the same model under every seed: seeds come from the judge")
-        _pause(first, strict=not self._on_gpu)
+        _pause(first)
         self._findings.startup_seconds = monotonic() - startup.began
         if others is not None:
             self._findings.undisturbed_startup_seconds = others.undisturbed_seconds(self._placement.threads)
@@ -187,12 +187,12 @@ class Judge:
         The trainer waits without computing: it neither trains before its clock starts nor disturbs the run that is executed.
         """
         ready = monotonic()
-        _pause(self._children.trainer, strict=not self._on_gpu)
+        _pause(self._children.trainer)
         while (when := requested()) is None:
             message = self._conversation.receive(self._children.trainer)
             if message is not None:
                 message.drop()
-        _resume(self._children.trainer, strict=not self._on_gpu)
+        _resume(self._children.trainer)
         self._findings.startup_seconds = max(0.0, ready - when)
         self._emit({"event": "asked"})
         return when
@@ -202,13 +202,14 @@ class Judge:
         waiting = started.confinement.waiting_processes
         monitor = MemoryMonitor(self._children.trainer.pid, gpu=self._on_gpu, waiting=waiting)
         rows, width = self._data.load_rows("train").shape
-        clock = Clock(self._spec.contract.TIME_BUDGET, self._caps)
+        largest = int(MOST_MODEL * self._limits.memory_bytes)
+        clock = Clock(self._spec.contract.TIME_BUDGET, self._caps, largest_model=largest)
         seconds = None
         try:
             data = Data(rows=rows, width=width, deadline=clock.deadline, descriptors=(started.rows,))
             self._conversation.send(self._children.trainer, data)
             message = clock.wait_for_model(self._children.trainer, self._conversation)
-            seal_submission(message, most_bytes=int(MOST_MODEL * self._limits.memory_bytes))
+            seal_submission(message, most_bytes=largest)
             seconds = clock.seconds()  # no sooner: until now the trainer could improve the model
             self._children.trainer.pause()  # what is read of its processes next may take a while
         finally:
@@ -216,7 +217,7 @@ class Judge:
         self._conversation.report("handover", clock.seconds(), fraction=1.0)
         self._children.end(self._children.trainer)
         os.close(started.rows)
-        clock.require_in_time(seconds)
+        clock.require_in_time(seconds, message.model_bytes)
         self._findings.model = read_submission(message)
         return self._findings.model
 
@@ -224,7 +225,7 @@ class Judge:
         """Has the model scored, and saves it if that is wanted. Returns its val_bpb."""
         began = monotonic()
         self._conversation.report("scoring", 0.0)
-        _resume(self._children.scorers[0], strict=not self._on_gpu)
+        _resume(self._children.scorers[0])
         scoring = Scoring(self._spec, self._placement, self._data, model, self._conversation, self._caps,
                           batch_rows=self._batch_rows)  # fmt: skip
         scores, may_be_kept = scoring.score(self._children, started.check, self._findings, forget=self._forget)
@@ -255,17 +256,15 @@ def require_runnable(train_py: str, evaluation: int) -> None:
         raise RunEnded(refused.status, refused.reason)
 
 
-def _pause(child: Child, *, strict: bool) -> None:
-    """Has a child compute nothing until it is resumed. Raises RunEnded if it forks faster than it can be stopped, if `strict`:
-    not on a GPU, where it wasn't tried whether CUDA's threads all stop.
-    """
-    if not child.pause() and strict:
+def _pause(child: Child) -> None:
+    """Has a child compute nothing until it is resumed. Raises RunEnded if it forks faster than it can be stopped."""
+    if not child.pause():
         raise RunEnded("invalid", f"the {child.name}'s processes could not be stopped: it starts new ones all the time")
 
 
-def _resume(child: Child, *, strict: bool) -> None:
-    """Lets a child go on. Raises RunEnded if it has computed in the meantime, if `strict`."""
-    if not child.resume() and strict:
+def _resume(child: Child) -> None:
+    """Lets a child go on. Raises RunEnded if it has computed in the meantime."""
+    if not child.resume():
         raise RunEnded("invalid", f"the {child.name} went on computing while it was to wait")
 
 

@@ -56,16 +56,16 @@ if os.fork() == 0:
 KEEPS_WRITING = """
 import mmap
 from research import session as sessions
-kept = sessions.memory_with
-def memory_with(payload):
-    descriptor = kept(payload)
-    view = mmap.mmap(descriptor, len(payload))
+kept = sessions.memory_with_tensors
+def memory_with_tensors(tensors):
+    descriptor, size = kept(tensors)
+    view = mmap.mmap(descriptor, size)
     if os.fork() == 0:
         os.setsid()
         while True:
             view[-64:] = os.urandom(64)
-    return descriptor
-sessions.memory_with = memory_with
+    return descriptor, size
+sessions.memory_with_tensors = memory_with_tensors
 """
 
 KEEPS_ROWS = """

@@ -15,7 +15,7 @@ from research.child_settings import ChildSettings
 from research.data.prepared import PreparedData
 from research.hyperparameters import write_constants
 from research.run import SHIPPED_TRAIN_PY
-from tests.attacks.attack import FINISH, FORWARD, HONEST, LAYERS, lines
+from tests.attacks.attack import FINISH, FORWARD, HONEST, LAYERS, TIMED, lines
 from tests.attacks.harness import Harness
 from tests.research.judged import Run, variant
 
@@ -32,6 +32,8 @@ class Control:
     budget: float = 1.0
     slow: bool = False
     sample: bool = False
+    gpu: bool = False
+    """Whether it wants a GPU."""
 
 
 def model(layers: str, forward: str, text: str = HONEST) -> str:
@@ -107,6 +109,15 @@ NGRAMS_OF_FOUR = model(
         bucket = (bucket * 257 + F.pad(ids, (distance, 0))[:, :-distance]) % 2003
     return self.out(self.embedding(ids) + self.fours(bucket))
     """,
+)
+
+THREE_GIB = model(
+    "self.pairs = nn.Embedding.from_pretrained(torch.zeros(3 * 2**24, 16), freeze=False)",
+    """
+    before = F.pad(ids, (1, 0))[:, :-1]
+    return self.out(self.embedding(ids) + self.pairs((ids * 40503 + before * 2654435761) % (3 * 2**24)))
+    """,
+    text=TIMED,
 )
 
 COUNTS_WITHIN_ITS_ROW = model(
@@ -233,6 +244,7 @@ CONTROLS: tuple[Control, ...] = (
         train_py=variant((FORWARD, "return self.out(F.dropout(self.embedding(ids), 0.1, self.training))"), text=HONEST),
     ),
     Control(name="compiled", train_py=COMPILED, slow=True),
+    Control(name="3 GiB of hashed pairs", train_py=THREE_GIB, budget=4.0, gpu=True),
 )
 
 
