@@ -231,6 +231,7 @@ def _with_patches_of(state: GroupState, experiment: Experiment) -> tuple[GroupSt
 def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finished:
     experiment, run = entry.experiment, entry.run
     kind, share = KINDS[experiment.kind], state.share_of_run.get(run.run_id)
+    doubt = doubt_of_share(share, time_slope=state.time_slope)
     return Finished(
         kind=kind,
         score=run.val_bpb if run.status == "ok" else None,
@@ -238,9 +239,10 @@ def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finishe
         left_out=frozenset(experiment.left_out),
         idea=_idea(state, entry, patches) if kind == "explore" else None,
         seed=seed_of(experiment, run),
-        doubt=doubt_of_share(share, time_slope=state.time_slope),
+        doubt=doubt,
         checked=not run.unchecked,
         disturbed=share is not None and share.is_unusual,
+        luck=doubt if share is not None and share.more > 0 else 0.0,
     )
 
 

@@ -20,6 +20,7 @@ from results.gains import (
 from results.group_entries import Ran
 from results.group_history import Decided, GroupHistory
 from results.group_state import IdeaEstimate, estimates
+from results.group_verdicts import is_postponed
 from results.head_gain import ExpectedGain, interval_text
 from results.history import BranchHistory, by_head
 from results.machine_shares import unequal_shares
@@ -256,10 +257,12 @@ def _beside_ideas(group: GroupHistory) -> list[str]:
     """What was run beside ideas and baselines, in a line; none if there was nothing."""
     ran = [r.experiment.kind for r in group.records if r.verdict is not None and r.verdict.decision != "lost"]
     count = {kind: ran.count(kind) for kind in BESIDE_IDEAS}
-    apart = sum(record.experiment.kind == "merge" for record in _with(group.records, "discard"))
+    discarded = [record for record in _with(group.records, "discard") if record.experiment.kind == "merge"]
+    postponed = sum(map(is_postponed, discarded))
+    ends = {"taken apart": len(discarded) - postponed, "not confirmed, since disturbed": postponed}
     parts = [counted(count[kind], *nouns) for kind, nouns in BESIDE_IDEAS.items() if count[kind]]
-    if apart:
-        parts[0] += f" ({apart} taken apart)"
+    if discarded:
+        parts[0] += f" ({', '.join(f'{number} {end}' for end, number in ends.items() if number)})"
     return [f"Other runs: {', '.join(parts)}"] if parts else []
 
 
