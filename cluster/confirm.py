@@ -28,6 +28,7 @@ from results.confirmation import Difference, baseline_again_verdict, confirmatio
 from results.experiment import Branch, Experiment, ExperimentRecord
 from results.gains import expected_gain
 from results.group_state import seed_named
+from results.machine_shares import unequal_sides
 from results.store import Store
 from results.verdict import scores_of
 
@@ -127,7 +128,8 @@ class Confirmation:
         scores = scores_of(tried.runs), scores_of(baseline.runs)
         expected = Difference(gain=found.gain, low=found.low, high=found.high)
         lines = confirmation_lines(*scores, expected, name=self._subject.tried.id, sigma=found.sigma)
-        return lines, difference(*scores) is not None
+        unequal = unequal_sides({self._subject.tried.id: tried.runs, "the baseline": baseline.runs})
+        return [*lines, *filter(None, [unequal])], difference(*scores) is not None
 
     # --- one run ----------------------------------------------------------------------------------------------------
 
