@@ -330,9 +330,23 @@ def _ruled(state: GroupState, entry: Ruled) -> GroupState:
     if entry.ruling == "wave":
         members = [name for name in entry.patches if name in farm.patches]
         return replace(state, farm=policy.settled(waves.concluded(farm, members)))
+    if entry.ruling in ("unbar", "restore"):
+        for idea in (state.ideas[name] for name in entry.patches if name in state.ideas):
+            farm = _back_in_play(farm, idea, in_head=entry.ruling == "restore")
+        why = {name: reason for name, reason in state.why_ruled.items() if name not in entry.patches}
+        return replace(state, farm=farm, why_ruled=why)
     for patch in entry.patches:
         if entry.ruling == "bar":
             farm = policy.barred(farm, patch)
         elif patch in state.ideas:
             farm = policy.pinned(farm, state.ideas[patch])
     return replace(state, farm=farm, why_ruled={**state.why_ruled, **dict.fromkeys(entry.patches, entry.reason)})
+
+
+def _back_in_play(farm: FarmState, patch: Patch, *, in_head: bool) -> FarmState:
+    """The state in which scores decide again about an idea that a person had dropped."""
+    if in_head:
+        farm = policy.pinned(farm, patch)
+        return replace(farm, pinned=farm.pinned - {patch.name})
+    posterior, patches = estimate.recalled(farm.posterior, {patch.name}), {**farm.patches, patch.name: patch}
+    return policy.settled(replace(farm, posterior=posterior, patches=patches, barred=farm.barred - {patch.name}, plan=()))

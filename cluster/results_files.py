@@ -1,0 +1,57 @@
+"""The results.tsv of a branch, where people and loops work: brought up to date after commands that run no loop, and whose rows
+it holds.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from agent.repo.branch_names import worktree_folder
+from agent.repo.repository import checkout_around
+from agent.repo.worktree import checked_out_branch
+from cluster.home import Home
+from research.formatting import counted
+from results.history import BranchHistory
+from results.store import Store
+from results.tsv import commits_in, write_results_tsv
+
+RESULTS_TSV = "results.tsv"
+
+
+def update_results_tsv(home: Home, store: Store, branch: str) -> list[str]:
+    """Brings each results.tsv of a branch up to date that is there already: its loop's, and that of a checkout which is on the
+    branch. Returns a line for each that can't be written, or was moved aside.
+    """
+    checkouts = {*home.repositories(), *filter(None, [checkout_around(Path.cwd())])}
+    folders = [worktree_folder(home.folder, branch), *(one for one in checkouts if checked_out_branch(one) == branch)]
+    told = []
+    for file in (folder / RESULTS_TSV for folder in folders if (folder / RESULTS_TSV).is_file()):
+        try:
+            aside = write_results_tsv(file, store.records(branch))
+        except OSError as error:
+            told.append(f"{file} can't be written ({error.strerror}): it stays as it is")
+            continue
+        if aside is not None:
+            told.append(f"{file} was no table of results: it is now {aside}")
+    return told
+
+
+def foreign_rows(checkout: Path, checked_out: str, histories: Iterable[BranchHistory]) -> list[str]:
+    """A line on other branches' rows in a checkout's results.tsv, as a switch of branches leaves them; none if it has none."""
+    histories = list(histories)
+    own = next((history for history in histories if history.branch.name == checked_out), None)
+    if own is None:
+        return []
+    rows = commits_in(checkout / RESULTS_TSV)
+    known = {record.experiment.commit[:7] for record in own.records}
+    others = {}
+    for history in histories:
+        commits = {record.experiment.commit[:7] for record in history.records} - known
+        if history is not own and (number := sum(row in commits for row in rows)):
+            others[history.branch.name] = number
+    if not others:
+        return []
+    whose = ", ".join(f"{number} of {name}" for name, number in others.items())
+    total = counted(sum(others.values()), "row")
+    return [
+        f"{RESULTS_TSV} here holds {total} of other branches ({whose}): the next farm try puts those of {checked_out} there"
+    ]
