@@ -44,7 +44,7 @@ def idea_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunRe
     is_kept = idea in policy.kept(farm)
     again = "" if idea == experiment.id else f"another run of what {idea} tries: "
     decides = _what_decides(state, found, is_kept)
-    words = f"{again}{decides}; {_effect(found)}; {_raw_score(score, gain, scores)}"
+    words = f"{again}{decides}; {_effect(found)}; {_raw_score(score, gain, scores, of=_compared(farm, idea, others))}"
     words += f"{_share_in_words(state, runs)}{_outcome(found, is_kept)}"
     return Verdict(
         decision="keep" if is_kept else "discard",
@@ -171,11 +171,18 @@ def _why_out(state: GroupState, found: IdeaEstimate, passes: bool) -> str:
     return f"it builds on {' and '.join(missing)}, which is not kept" if missing else ""
 
 
-def _raw_score(score: float, gain: float, scores: Sequence[float]) -> str:
-    """The score of an idea's own runs beside that of the head."""
+def _compared(farm: policy.FarmState, idea: str, others: frozenset[str]) -> str:
+    """What an idea's score is compared with: the train.py that it was tried on, named by what it is now."""
+    if others == farm.head:
+        return "the head"
+    return "the head without it" if others == farm.head - {idea} else "what it was tried on"
+
+
+def _raw_score(score: float, gain: float, scores: Sequence[float], *, of: str) -> str:
+    """The score of an idea's own runs beside that of what it was tried on."""
     mean, seeds = (f", the mean of {len(scores)} runs,", "seeds") if len(scores) > 1 else ("", "seed")
     away = f"{figure(abs(gain))} {'below' if gain > 0 else 'above'}" if gain else "equal to"
-    return f"the raw score {score:.4f}{mean} is {away} the {score + gain:.4f} expected of the head under its {seeds}"
+    return f"the raw score {score:.4f}{mean} is {away} the {score + gain:.4f} expected of {of} under its {seeds}"
 
 
 def _share_in_words(state: GroupState, runs: Sequence[RunResult]) -> str:
