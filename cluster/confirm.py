@@ -18,6 +18,7 @@ from cluster.display import Display
 from cluster.driver import Farm
 from cluster.farm_options import FarmOptions
 from cluster.home import Home
+from cluster.results_files import update_results_tsv
 from cluster.resuming import resuming
 from cluster.stop_request import STOPPING
 from research.contract import Contract
@@ -83,7 +84,10 @@ async def confirm(options: FarmOptions, subject: Subject, texts: tuple[str, str]
         await farm.first_devices()
         confirmation = Confirmation(farm, subject, texts, contract=contract, seeds=seeds)
         await confirmation.run()
-        return confirmation.conclude()
+        found = confirmation.conclude()
+        for line in update_results_tsv(farm.home, farm.store, subject.branch.name):
+            display.say(line)
+        return found
     except NoWorkersLeft as failure:
         raise UserError(str(failure)) from failure
     except asyncio.CancelledError:

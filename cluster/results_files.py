@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from agent.repo.branch_names import worktree_folder
-from agent.repo.repository import checkout_around
+from agent.repo.repository import checkout_around, source_tree
 from agent.repo.worktree import checked_out_branch
 from cluster.home import Home
 from research.formatting import counted
@@ -18,15 +18,21 @@ RESULTS_TSV = "results.tsv"
 
 
 def update_results_tsv(home: Home, store: Store, branch: str) -> list[str]:
-    """Brings each results.tsv of a branch up to date that is there already: its loop's, and that of a checkout which is on the
-    branch. Returns a line for each that can't be written, or was moved aside.
+    """Brings each results.tsv of a branch up to date that is there already: its loop's, that of a checkout which is on the
+    branch, and that of a folder without git which has rows of it. Returns a line for each that can't be written, or was moved
+    aside.
     """
-    checkouts = {*home.repositories(), *filter(None, [checkout_around(Path.cwd())])}
+    records = store.records(branch)
+    here, tree = checkout_around(Path.cwd()), source_tree(Path.cwd())
+    checkouts = {*home.repositories(), *filter(None, [here])}
     folders = [worktree_folder(home.folder, branch), *(one for one in checkouts if checked_out_branch(one) == branch)]
+    if here is None and tree is not None:
+        commits = {record.experiment.commit[:7] for record in records}
+        folders += [] if commits.isdisjoint(commits_in(tree / RESULTS_TSV)) else [tree]
     told = []
     for file in (folder / RESULTS_TSV for folder in folders if (folder / RESULTS_TSV).is_file()):
         try:
-            aside = write_results_tsv(file, store.records(branch))
+            aside = write_results_tsv(file, records)
         except OSError as error:
             told.append(f"{file} can't be written ({error.strerror}): it stays as it is")
             continue

@@ -30,7 +30,6 @@ def confirm(options: argparse.Namespace) -> int:
     from cluster.display import make_display
     from cluster.machine_load import busy_lines
     from cluster.output import LastingOutput
-    from cluster.results_files import update_results_tsv
     from cluster.verify import run_to_repeat
     from research.data.sources import check_source
     from results.store import Store
@@ -59,9 +58,6 @@ def confirm(options: argparse.Namespace) -> int:
         display.close()
     for line in lines:
         output.line(line)
-    with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
-        for line in update_results_tsv(home, store, branch.name):
-            output.line(line)
     return 0 if has_interval else 1
 
 
