@@ -4,24 +4,28 @@ it holds.
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from agent.repo.branch_names import worktree_folder
-from agent.repo.repository import checkout_around, source_tree
-from agent.repo.worktree import checked_out_branch
 from cluster.home import Home
 from research.formatting import counted
 from results.history import BranchHistory
-from results.store import Store
 from results.tsv import commits_in, write_results_tsv
+
+if TYPE_CHECKING:
+    from results.store import Store
 
 RESULTS_TSV = "results.tsv"
 
 
-def update_results_tsv(home: Home, store: Store, branch: str) -> list[str]:
+def update_results_tsv(home: Home, store: "Store", branch: str) -> list[str]:
     """Brings each results.tsv of a branch up to date that is there already: its loop's, that of a checkout which is on the
     branch, and that of a folder without git which has rows of it. Returns a line for each that can't be written, or was moved
     aside.
     """
+    from agent.repo.branch_names import worktree_folder  # git is heavy, and only this function needs it
+    from agent.repo.repository import checkout_around, source_tree
+    from agent.repo.worktree import checked_out_branch
+
     records = store.records(branch)
     here, tree = checkout_around(Path.cwd()), source_tree(Path.cwd())
     checkouts = {*home.repositories(), *filter(None, [here])}
