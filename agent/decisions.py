@@ -113,11 +113,13 @@ class Decisions:
 
     def _is_to_be_repeated(self, experiment: Experiment, run: RunResult) -> bool:
         """Whether a run had an unusual share of the machine and decides something: a merge or a control always does, an
-        idea's if the share was unusual in the direction that decides.
+        idea's if the share was unusual in the direction that decides. A merge is repeated whenever its share may have made
+        all the difference.
         """
         state = self._shared.state()
         share = state.share_of_run.get(run.run_id)
-        if share is None or not share.is_unusual or self._rule == "greedy":
+        is_doubted = experiment.kind == "merge" and state.patches_at.get(experiment.commit) == state.farm.doubted
+        if share is None or not (share.is_unusual or is_doubted) or self._rule == "greedy":
             return False
         is_known = experiment.kind in ("merge", "control")
         decides = is_known or self._decides_on_idea(state, experiment, is_more=share.more > 0)

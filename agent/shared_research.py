@@ -21,7 +21,7 @@ from results.experiment import Experiment, ExperimentKind, ExperimentRecord, Hea
 from results.gains import expected_gain
 from results.group_entries import CONTROL_REQUEST, GAIN, HEAD, RULING, WAVE_REQUEST, Ruled, Ruling
 from results.group_state import KINDS, GroupState
-from results.group_verdicts import flips
+from results.group_verdicts import flips, is_postponed
 from results.groups import head_event, ruling_event
 from results.head_gain import gain_event
 from results.policy import RunKind, Work
@@ -104,7 +104,7 @@ class SharedResearch:
                 if run is not None and run.kind == "merge":
                     return run
                 work = policy.last_merge(self.state().farm)
-                ran = [r.experiment.patches for r in self.records() if r.experiment.kind == "merge"]
+                ran = [r.experiment.patches for r in self.records() if r.experiment.kind == "merge" and not is_postponed(r)]
                 return None if work is None or self._in_order(work.patches) in ran else self._merge(work)
             except DoesNotFit as misfit:
                 self._rule_on(misfit)

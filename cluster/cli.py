@@ -254,6 +254,7 @@ def _add_decide(group: CommandGroup) -> None:
 
     drop = group.add("drop", "take an idea out of the head, whatever its estimate says; it stays out")
     _add_experiment(drop)
+    drop.add_argument("--undo", action="store_true", help="take it back: the estimates decide on the idea again")
     _add_places(drop, cache=False)
 
     combine = group.add("combine", "combine near-misses on the head: a wave of runs, each with half of them")
@@ -398,7 +399,13 @@ def _add_researcher(parser: argparse.ArgumentParser) -> None:
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits (default: none; the farm runs until it is stopped)")
-    limits.add_argument("--experiments", type=count_to(1_000_000), metavar="N", help="total number of experiments per branch")
+    limits.add_argument(
+        "--experiments",
+        type=count_to(1_000_000),
+        metavar="N",
+        help="total number of experiments per branch: ideas, "
+        "those by hand included; baselines, merges, controls and confirmations don't count",
+    )
     limits.add_argument(
         "--hours", type=number_from(0.001, 366 * 24, float), metavar="H", help="start no new experiment after this many hours"
     )

@@ -18,6 +18,7 @@ from cluster.display import Display
 from cluster.driver import Farm
 from cluster.farm_options import FarmOptions
 from cluster.home import Home
+from cluster.results_files import update_results_tsv
 from cluster.resuming import resuming
 from cluster.stop_request import STOPPING
 from research.contract import Contract
@@ -28,6 +29,7 @@ from results.confirmation import Difference, baseline_again_verdict, confirmatio
 from results.experiment import Branch, Experiment, ExperimentRecord
 from results.gains import expected_gain
 from results.group_state import seed_named
+from results.machine_shares import unequal_sides
 from results.store import Store
 from results.verdict import scores_of
 
@@ -82,7 +84,10 @@ async def confirm(options: FarmOptions, subject: Subject, texts: tuple[str, str]
         await farm.first_devices()
         confirmation = Confirmation(farm, subject, texts, contract=contract, seeds=seeds)
         await confirmation.run()
-        return confirmation.conclude()
+        found = confirmation.conclude()
+        for line in update_results_tsv(farm.home, farm.store, subject.branch.name):
+            display.say(line)
+        return found
     except NoWorkersLeft as failure:
         raise UserError(str(failure)) from failure
     except asyncio.CancelledError:
@@ -127,7 +132,8 @@ class Confirmation:
         scores = scores_of(tried.runs), scores_of(baseline.runs)
         expected = Difference(gain=found.gain, low=found.low, high=found.high)
         lines = confirmation_lines(*scores, expected, name=self._subject.tried.id, sigma=found.sigma)
-        return lines, difference(*scores) is not None
+        unequal = unequal_sides({self._subject.tried.id: tried.runs, "the baseline": baseline.runs})
+        return [*lines, *filter(None, [unequal])], difference(*scores) is not None
 
     # --- one run ----------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cluster.person_requests import REQUESTED
 from research.formatting import counted, duration
-from results.counts import Counts, count
+from results.counts import Counts, beside_ideas, count
 from results.experiment import ExperimentRecord
 from results.gains import expected_gain
 from results.head_gain import ExpectedGain, gain_text
@@ -28,6 +28,8 @@ class FarmSummary:
     seconds: float
     ended: str
     """Why the farm ended, in words."""
+    of_branches: tuple[str, ...] = ()
+    """For each branch how many experiments it has, and what ran beside them, in words."""
     waiting: tuple[str, ...] = ()
     """What a person has asked for and no loop has taken up, in words."""
 
@@ -44,8 +46,14 @@ def summarise(store: Store, branches: Sequence[str], *, seconds: float, ended: s
         gain=_best_gain(store, branches),
         seconds=seconds,
         ended=ended,
+        of_branches=tuple(_of_branch(store, branch) for branch in branches),
         waiting=_waiting(store, branches),
     )
+
+
+def _of_branch(store: Store, branch: str) -> str:
+    records = store.records(branch)
+    return ", ".join([f"{branch}: {count(records).experiments}", *beside_ideas(records).values()])
 
 
 def _waiting(store: Store, branches: Sequence[str]) -> tuple[str, ...]:
@@ -80,6 +88,7 @@ def summary_lines(summary: FarmSummary) -> list[str]:
     """The lines after a farm has ended: why, how long it took, and what it gained."""
     lines = [f"ended: {summary.ended}, after {duration(summary.seconds)}"]
     lines.append(f"{counted(summary.experiments, 'experiment')}, {summary.keeps} kept, on {', '.join(summary.branches)}")
+    lines += [f"  {line}" for line in summary.of_branches]
     if summary.gain:
         lines.append(gain_text(summary.gain))
     if summary.waiting:

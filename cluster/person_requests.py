@@ -11,7 +11,7 @@ from cluster.resuming import resuming
 from research.errors import UserError
 from research.formatting import counted, one_line
 from results.experiment import edit_of
-from results.group_entries import CONTROL_REQUEST, DROPPED_BY_A_PERSON, RULING, WAVE_REQUEST, Ruled
+from results.group_entries import CONTROL_REQUEST, DROPPED_BY_A_PERSON, RULING, WAVE_REQUEST, Ruled, Ruling
 
 if TYPE_CHECKING:
     from results.group_history import GroupHistory
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 class Ask:
     """One thing that a person asks."""
 
-    what: Literal["combine", "baseline", "drop"]
+    what: Literal["combine", "baseline", "drop", "undo drop"]
     group: str
     """The branch that holds the head of the group."""
     idea: str = ""
-    """The id of the idea to drop."""
+    """The id of the idea to drop, or that was dropped."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,8 @@ def record(store: "Store", ask: Ask) -> str:
         return _request(store, ask.group, CONTROL_REQUEST, f"The baseline of {ask.group} runs again, as a control")
     if is_greedy:
         raise UserError(f"{ask.group} keeps ideas by --rule greedy, which estimates none and combines none.")
+    if ask.what == "undo drop":
+        return _undo_drop(store, ask, state)
     return _combine(store, ask, state) if ask.what == "combine" else _drop(store, ask, state)
 
 
@@ -114,3 +116,30 @@ def _drop(store: "Store", ask: Ask, state: "GroupState") -> str:
     for name, verdict in flips(store.groups.state(ask.group), {idea: "keep"}):
         store.add_verdict(name, verdict)
     return f"{idea} ({title}) leaves the head of {ask.group} and stays out; a merge without it is run next"
+
+
+def _undo_drop(store: "Store", ask: Ask, state: "GroupState") -> str:
+    """Takes back that a person dropped an idea: it is in the head again if no merge without it has run, else the estimates
+    decide whether a merge brings it back.
+    """
+    from results import policy
+    from results.group_verdicts import flips
+    from results.groups import ruling_event
+
+    experiment, head = store.record(ask.idea).experiment, store.groups.head(ask.group)
+    first = state.idea_of_edit.get(edit_of(experiment), "")
+    dropped = [idea for idea, why in state.why_ruled.items() if why == DROPPED_BY_A_PERSON]
+    idea = first if ask.idea not in dropped and first in dropped else ask.idea
+    title = one_line(experiment.title, 60)
+    if idea not in dropped:
+        there = ", ".join(sorted(dropped)) or "none"
+        raise UserError(f"No person has dropped {idea} ({title}) from {ask.group}; the ideas that were dropped: {there}.")
+    ruling: Ruling = "restore" if head is not None and idea in head.patches else "unbar"
+    store.add_event(RULING, ruling_event(ask.group, Ruled(ruling=ruling, patches=(idea,), reason="a person took that back")))
+    after = store.groups.state(ask.group)
+    for name, verdict in flips(after, {idea: "discard"}):
+        store.add_verdict(name, verdict)
+    if idea in after.farm.head:
+        return f"{idea} ({title}) stays in the head of {ask.group}"
+    follows = "a merge will bring it back" if idea in policy.kept(after.farm) else "by the estimates it doesn't come back now"
+    return f"{idea} ({title}) may be in the head of {ask.group} again: {follows}"

@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.home import Home, home_option
 from research.command_hints import to_type
-from research.formatting import one_line
+from research.formatting import counted, one_line
 from results.counts import count
 from results.experiment import Branch, ExperimentRecord
 from results.history import BranchHistory
@@ -77,7 +77,8 @@ def interrupted_lines(home: Home, histories: Iterable[BranchHistory]) -> list[st
         experiment = record.experiment
         finish = _finishing(home, of_branch[experiment.branch], record)
         drop = f"`{to_type(f'farm abandon{home_option(home)} {experiment.id}')}` drops it"
-        what = f"interrupted: {experiment.id} ({one_line(experiment.title, TITLE_WIDTH)})"
+        sides = [record, *other_sides(record, of_branch[experiment.branch].records)]
+        what = f"interrupted: {' and '.join(_named_with_runs(side) for side in sides)}"
         lines.append(f"{what}: {f'`{finish}` finishes it, ' if finish else ''}{drop}")
     return lines
 
@@ -104,6 +105,13 @@ def other_sides(record: ExperimentRecord, records: Iterable[ExperimentRecord]) -
         and other.experiment.id != record.experiment.id
         and _confirmation(other) == _confirmation(record)
     ]
+
+
+def _named_with_runs(record: ExperimentRecord) -> str:
+    """An interrupted experiment in words, with how many of its runs have ended."""
+    ended = sum(run.status != "lost" for run in record.runs)
+    measured = f", {counted(ended, 'run')} measured" if ended or record.experiment.kind == "confirm" else ""
+    return f"{record.experiment.id} ({one_line(record.experiment.title, TITLE_WIDTH)}{measured})"
 
 
 def _confirmation(record: ExperimentRecord) -> str:

@@ -5,8 +5,11 @@ from typing import Any
 
 from cluster.person_requests import dropped_from_head, pending
 from research.formatting import counted
-from results.counts import count
+from results.counts import beside_ideas, count
+from results.group_entries import Ran
+from results.group_history import GroupHistory
 from results.history import BranchHistory, by_head
+from results.machine_shares import unequal_shares
 
 
 def running_lines(running: dict[str, Any]) -> list[str]:
@@ -57,6 +60,7 @@ def _group_lines(sharing: Sequence[BranchHistory]) -> list[str]:
     leaving = dropped_from_head(group)
     still = f"; the head still has {counted(len(leaving), 'idea')} that a person has dropped" if leaving else ""
     lines.append(f"  {group.standing}{still}")
+    lines += [f"  {line}" for line in unequal_lines(group)]
     if not is_alone:
         lines += [f"  {history.branch.name}: {_counts_in_words(history)}" for history in sharing]
     return lines + [f"  requested: {request}" for request in pending(group)]
@@ -68,5 +72,14 @@ def _counts(history: BranchHistory) -> dict[str, int]:
 
 
 def _counts_in_words(history: BranchHistory) -> str:
-    counts = _counts(history)
-    return f"{counted(counts['experiments'], 'experiment')}, {counts['keeps']} kept"
+    counts, beside = count(history.records), ", ".join(beside_ideas(history.records).values())
+    return f"{counts.experiments}, {counts.kept} kept{f'; beside them {beside}' if beside else ''}"
+
+
+def unequal_lines(group: GroupHistory) -> list[str]:
+    """A line if runs that are compared had unequal shares of the machine; the report names them."""
+    unequal = unequal_shares(group.records, (entry.run for entry in group.entries if isinstance(entry, Ran)))
+    if not unequal:
+        return []
+    of = sum(run.status == "ok" for record in group.records for run in record.runs)
+    return [f"unequal shares of the machine in {len(unequal)} of {counted(of, 'run')}: the report names them"]

@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 from research.formatting import counted
 from research.result import RunResult
 from results.experiment import Verdict
+from results.machine_shares import unequal_sides
 from results.verdict import and_, failure, figure, scores_of, too_different, too_equal
 
 LEVEL = 0.95
@@ -93,6 +94,7 @@ def tried_verdict(runs: Sequence[RunResult], baseline: Sequence[RunResult], *, e
     words = f"confirm: val_bpb {_scores_in_words(scores)}"
     if found is not None:
         words += f"; gain over the baseline {_in_words(found)}: {conclusion(found, expected)}"
+    words += and_(unequal_sides({"it": runs, "the baseline": baseline}))
     words += and_(too_different(scores, sigma)) + and_(too_equal(runs))
     return Verdict(decision="discard", reason=words, gain=None if found is None else found.gain)
 

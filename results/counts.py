@@ -4,11 +4,21 @@ and the end of a farm show.
 Only ideas count: baselines, merges, controls, waves and confirmations don't. What counts as kept is what is kept by now.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from results.experiment import ExperimentRecord, edit_of
+from research.formatting import counted
+from results.experiment import ExperimentKind, ExperimentRecord, edit_of
 from results.group_history import is_keep
+
+BESIDE_IDEAS: Mapping[ExperimentKind, tuple[str, ...]] = {
+    "baseline": ("baseline",),
+    "merge": ("merge of kept ideas", "merges of kept ideas"),
+    "control": ("control",),
+    "wave": ("run of waves", "runs of waves"),
+    "confirm": ("confirmation",),
+}
+"""Kinds of experiments that are no ideas, with their singular and plural."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,6 +27,8 @@ class Counts:
 
     done: int
     """Experiments with a verdict; lost and abandoned ones don't count."""
+    by_hand: int
+    """Those of them that a person tried or committed."""
     kept: int
     """Ideas that are kept: one that several loops have tried counts once for each head."""
     discarded: int
@@ -33,6 +45,18 @@ class Counts:
         parts = {"kept": self.kept, "discarded": self.discarded, **{name: number for name, number in others.items() if number}}
         return ", ".join(f"{number} {name}" for name, number in parts.items())
 
+    @property
+    def experiments(self) -> str:
+        """The number of experiments, as `--experiments` counts them, and how many of them were by hand."""
+        apart = f" ({self.by_hand} by hand)" if self.by_hand else ""
+        return f"{counted(self.done, 'experiment')}{apart}"
+
+
+def beside_ideas(records: Iterable[ExperimentRecord]) -> dict[ExperimentKind, str]:
+    """How many experiments ran of each kind that tries no idea, in words; kinds of which none ran are left out."""
+    ran = [r.experiment.kind for r in records if r.verdict is not None and r.verdict.decision != "lost"]
+    return {kind: counted(ran.count(kind), *nouns) for kind, nouns in BESIDE_IDEAS.items() if kind in ran}
+
 
 def count(*of_heads: Iterable[ExperimentRecord]) -> Counts:
     """The counts of experiments, given apart for each head that they build on."""
@@ -42,6 +66,7 @@ def count(*of_heads: Iterable[ExperimentRecord]) -> Counts:
     abandoned = sum(record.is_abandoned for record in ideas)
     return Counts(
         done=sum(record.is_done for record in ideas),
+        by_hand=sum(record.is_done and record.experiment.kind == "manual" for record in ideas),
         kept=sum(_distinct(filter(is_keep, records)) for records in groups),
         discarded=ended.count("discard"),
         crashed=ended.count("crash"),

@@ -20,8 +20,9 @@ REQUEST, REQUEST_TAKEN = "request", "request_taken"
 CONTROL_REQUEST, WAVE_REQUEST = "control", "wave"
 """What a person may ask for: the baseline again, and a wave of near-misses."""
 
-Ruling = Literal["bar", "pin", "wave"]
-"""`bar`: an idea stays out of the head, `pin`: it stays in; `wave`: the wave of these ideas has ended."""
+Ruling = Literal["bar", "pin", "wave", "unbar", "restore"]
+"""`bar`: an idea stays out of the head, `pin`: it stays in; `wave`: the wave of these ideas has ended; `unbar`: scores decide
+again whether an idea is in the head, `restore`: likewise, and it is in the head now."""
 
 
 DROPPED_BY_A_PERSON = "a person dropped it"

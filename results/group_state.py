@@ -231,6 +231,7 @@ def _with_patches_of(state: GroupState, experiment: Experiment) -> tuple[GroupSt
 def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finished:
     experiment, run = entry.experiment, entry.run
     kind, share = KINDS[experiment.kind], state.share_of_run.get(run.run_id)
+    doubt = doubt_of_share(share, time_slope=state.time_slope)
     return Finished(
         kind=kind,
         score=run.val_bpb if run.status == "ok" else None,
@@ -238,9 +239,10 @@ def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finishe
         left_out=frozenset(experiment.left_out),
         idea=_idea(state, entry, patches) if kind == "explore" else None,
         seed=seed_of(experiment, run),
-        doubt=doubt_of_share(share, time_slope=state.time_slope),
+        doubt=doubt,
         checked=not run.unchecked,
         disturbed=share is not None and share.is_unusual,
+        luck=doubt if share is not None and share.more > 0 else 0.0,
     )
 
 
@@ -328,9 +330,23 @@ def _ruled(state: GroupState, entry: Ruled) -> GroupState:
     if entry.ruling == "wave":
         members = [name for name in entry.patches if name in farm.patches]
         return replace(state, farm=policy.settled(waves.concluded(farm, members)))
+    if entry.ruling in ("unbar", "restore"):
+        for idea in (state.ideas[name] for name in entry.patches if name in state.ideas):
+            farm = _back_in_play(farm, idea, in_head=entry.ruling == "restore")
+        why = {name: reason for name, reason in state.why_ruled.items() if name not in entry.patches}
+        return replace(state, farm=farm, why_ruled=why)
     for patch in entry.patches:
         if entry.ruling == "bar":
             farm = policy.barred(farm, patch)
         elif patch in state.ideas:
             farm = policy.pinned(farm, state.ideas[patch])
     return replace(state, farm=farm, why_ruled={**state.why_ruled, **dict.fromkeys(entry.patches, entry.reason)})
+
+
+def _back_in_play(farm: FarmState, patch: Patch, *, in_head: bool) -> FarmState:
+    """The state in which scores decide again about an idea that a person had dropped."""
+    if in_head:
+        farm = policy.pinned(farm, patch)
+        return replace(farm, pinned=farm.pinned - {patch.name})
+    posterior, patches = estimate.recalled(farm.posterior, {patch.name}), {**farm.patches, patch.name: patch}
+    return policy.settled(replace(farm, posterior=posterior, patches=patches, barred=farm.barred - {patch.name}, plan=()))

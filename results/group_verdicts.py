@@ -8,12 +8,16 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from research.result import RunResult
 from results import policy
-from results.experiment import Decision, Experiment, Verdict
+from results.experiment import Decision, Experiment, ExperimentRecord, Verdict
+from results.group_entries import DROPPED_BY_A_PERSON
 from results.group_state import GroupState, IdeaEstimate, estimate_of, seed_of
 from results.head_gain import interval_text
 from results.machine_shares import told_share
 from results.overfitting import ON_VALIDATION_ALONE
 from results.verdict import and_, failure, figure, scores_of, too_equal
+
+NOT_CONFIRMED = "not confirmed: its runs were disturbed"
+"""What the verdict says on a merge of which both runs said nothing, since other work had a part of the machine."""
 
 LEAST_PRICE = 0.000005
 """The least price in bpb that is worth a word: less would be told as 0."""
@@ -40,7 +44,7 @@ def idea_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunRe
     is_kept = idea in policy.kept(farm)
     again = "" if idea == experiment.id else f"another run of what {idea} tries: "
     decides = _what_decides(state, found, is_kept)
-    words = f"{again}{decides}; {_effect(found)}; {_raw_score(score, gain, scores)}"
+    words = f"{again}{decides}; {_effect(found)}; {_raw_score(score, gain, scores, of=_compared(farm, idea, others))}"
     words += f"{_share_in_words(state, runs)}{_outcome(found, is_kept)}"
     return Verdict(
         decision="keep" if is_kept else "discard",
@@ -65,14 +69,32 @@ def merge_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunR
     expected, sd = policy.expected_score(state.farm, patches)
     score = sum(scores) / len(scores)
     is_kept = patches == state.farm.head
-    outcome = "verified: all loops go on from it" if is_kept else "worse than its parts promised: it is taken apart"
-    if patches == state.farm.doubted:
-        outcome = "it is to run again"
     remark = _share_in_words(state, runs)
-    words = f"merge: the raw score is {score:.4f}{remark}; all runs expect {expected:.4f} of it, +- {sd:.4f} in one; {outcome}"
+    words = f"merge: the raw score is {score:.4f}{remark}; all runs expect {expected:.4f} of it, +- {sd:.4f} in one; "
+    words += _merge_outcome(state, experiment, patches)
     return Verdict(
         decision="keep" if is_kept else "discard", reason=words, gain=expected - score, sigma=state.farm.posterior.sigma
     )
+
+
+def is_postponed(record: ExperimentRecord) -> bool:
+    """Whether an experiment is a merge that said nothing, so that it is to run again."""
+    return record.experiment.kind == "merge" and record.verdict is not None and NOT_CONFIRMED in record.verdict.reason
+
+
+def _merge_outcome(state: GroupState, experiment: Experiment, patches: frozenset[str]) -> str:
+    """What follows from the runs of a merge."""
+    farm = state.farm
+    if patches == farm.doubted:
+        return "it is to run again"
+    if patches == farm.head:
+        dropped = [name for name in experiment.left_out if state.why_ruled.get(name) == DROPPED_BY_A_PERSON]
+        if dropped:
+            return f"all loops go on from it, since a person dropped {' and '.join(dropped)}"
+        return "verified: all loops go on from it"
+    if patches == farm.postponed:
+        return f"{NOT_CONFIRMED}, and the head stays as it is; it runs again after {farm.rules.merge_pause} more runs"
+    return "worse than its parts promised: it is taken apart"
 
 
 def measurement_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunResult]) -> Verdict:
@@ -149,11 +171,18 @@ def _why_out(state: GroupState, found: IdeaEstimate, passes: bool) -> str:
     return f"it builds on {' and '.join(missing)}, which is not kept" if missing else ""
 
 
-def _raw_score(score: float, gain: float, scores: Sequence[float]) -> str:
-    """The score of an idea's own runs beside that of the head."""
+def _compared(farm: policy.FarmState, idea: str, others: frozenset[str]) -> str:
+    """What an idea's score is compared with: the train.py that it was tried on, named by what it is now."""
+    if others == farm.head:
+        return "the head"
+    return "the head without it" if others == farm.head - {idea} else "what it was tried on"
+
+
+def _raw_score(score: float, gain: float, scores: Sequence[float], *, of: str) -> str:
+    """The score of an idea's own runs beside that of what it was tried on."""
     mean, seeds = (f", the mean of {len(scores)} runs,", "seeds") if len(scores) > 1 else ("", "seed")
     away = f"{figure(abs(gain))} {'below' if gain > 0 else 'above'}" if gain else "equal to"
-    return f"the raw score {score:.4f}{mean} is {away} the {score + gain:.4f} expected of the head under its {seeds}"
+    return f"the raw score {score:.4f}{mean} is {away} the {score + gain:.4f} expected of {of} under its {seeds}"
 
 
 def _share_in_words(state: GroupState, runs: Sequence[RunResult]) -> str:

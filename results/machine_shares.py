@@ -11,7 +11,7 @@ runs of one commit.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median_high, median_low
+from statistics import fmean, median_high, median_low
 
 from research.result import RunResult
 from results.experiment import ExperimentRecord
@@ -94,16 +94,34 @@ def unequal_shares(records: Sequence[ExperimentRecord], every: Iterable[RunResul
     """
     shares = machine_shares(every)
     steps_of: dict[str, list[int]] = {}
+    shares_of: dict[str, list[float]] = {}
     for record in records:
+        scored = [share for run in record.runs if run.status == "ok" and (share := share_of(run))]
+        shares_of.setdefault(record.experiment.commit, []).extend(scored)
         steps = [run.reported_steps for run in record.runs if run.status == "ok" and run.reported_steps]
         steps_of.setdefault(record.experiment.commit, []).extend(steps)
     found = []
     for record in records:
         for run in (run for run in record.runs if run.status == "ok"):
-            words = [_share_words(run, shares.get(run.run_id)), _steps_words(run, steps_of[record.experiment.commit])]
+            commit = record.experiment.commit
+            words = [_share_words(run, shares.get(run.run_id)) or _beside_commit_words(run, shares_of[commit]),
+                     _steps_words(run, steps_of[commit])]  # fmt: skip
             if any(words):
                 found.append(UnequalShare(run=run, words=", ".join(filter(None, words))))
     return found
+
+
+def unequal_sides(sides: Mapping[str, Sequence[RunResult]]) -> str:
+    """What two named train.py that are compared had of the machine, if that was unequal; empty if it wasn't, or isn't known."""
+    runs = {name: [run for run in runs if run.status == "ok" and share_of(run)] for name, runs in sides.items()}
+    if not all(runs.values()):
+        return ""
+    means = {name: fmean(share_of(run) or 0.0 for run in of_side) for name, of_side in runs.items()}
+    some = next(iter(runs.values()))[0]
+    if max(means.values()) / min(means.values()) - 1 <= _least_difference(some):
+        return ""
+    had = " and ".join(f"{name} {_in_figures(some, mean)}" for name, mean in means.items())
+    return f"unequal shares of the machine, so that the scores compare badly: {had}"
 
 
 def machine_shares(runs: Iterable[RunResult]) -> Mapping[str, MachineShare]:
@@ -181,8 +199,25 @@ def told_share(run: RunResult, found: MachineShare | None) -> str:
 
 def _is_worth_a_word(run: RunResult, found: MachineShare | None) -> bool:
     """Whether a share is outside of what makes no difference on such a device, and of what is usual."""
-    least = CPU_TOLERANCE if _on_cpu(run) else SPEED_TOLERANCE
+    least = _least_difference(run)
     return found is not None and abs(found.share / found.usual - 1) > least and found.may_be_unusual
+
+
+def _least_difference(run: RunResult) -> float:
+    """The relative difference of shares up to which two runs on such a device had equal ones."""
+    return CPU_TOLERANCE if _on_cpu(run) else SPEED_TOLERANCE
+
+
+def _in_figures(run: RunResult, share: float) -> str:
+    return f"{share:.0%} of its CPU time" if _on_cpu(run) else f"a GPU of {share:.0f} TFLOP/s"
+
+
+def _beside_commit_words(run: RunResult, shares: Sequence[float]) -> str:
+    """What a run had of the machine beside its commit's other runs, which are compared with it; empty if that was equal."""
+    share, others = share_of(run), median_high(shares) if shares else 0.0
+    if share is None or len(shares) < 2 or max(share, others) / min(share, others) - 1 <= _least_difference(run):
+        return ""
+    return f"{_in_figures(run, share)}, and its commit's other runs {_in_figures(run, others)}"
 
 
 def _share_words(run: RunResult, found: MachineShare | None) -> str:

@@ -50,6 +50,8 @@ class Rules:
     """How many changes of the head a merge waits for on one device, where its run costs an idea."""
     merge_sds: float = 3.0
     """Standard deviations below its prediction at which a merge has failed."""
+    merge_pause: int = 5
+    """The number of runs before a merge is run again whose runs said nothing, since they were disturbed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +87,8 @@ class Finished:
     """Whether the score has been confirmed on all rows: a train.py whose score has not becomes no head by it."""
     disturbed: bool = False
     """Whether the run had an unusual share of its machine, so that a merge is repeated before it decides."""
+    luck: float = 0.0
+    """What a larger share of its machine than usual may have gained it, in bpb."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +138,11 @@ class FarmState:
     pinned: frozenset[str] = frozenset()
     """Patches of the head that can't be taken out: their text has been built upon, or a person keeps them."""
     doubted: frozenset[str] | None = None
-    """The planned head whose latest merge was disturbed, so that its next run decides; None if there is none."""
+    """The planned head whose latest merge was disturbed, so that it runs again; None if there is none."""
+    postponed: frozenset[str] | None = None
+    """The planned head of which two runs said nothing, since they were disturbed; None if there is none."""
+    merges_from: int = 0
+    """The number of runs from which merges are planned again after one was postponed."""
     early: tuple[Finished, ...] = ()
     """Runs that ended before the first baseline: they are taken up after it."""
     runs: int = 0
@@ -172,14 +180,17 @@ def observe(state: FarmState, run: Finished) -> FarmState:
     if run.kind == "baseline":
         state = replace(_learned(state, run), baselines=state.baselines + (run.score is not None))
         return _with_early(state) if state.baselines else state
+    if run.kind == "merge" and not state.plan and changed(state.head, changes := last_changes(state)) == run.patches:
+        state = replace(state, plan=(changes,) if changes else ())
     before, state = state.posterior, _learned(state, run)
+    holds = _merge_holds(before, run, state.rules) if run.kind == "merge" else True
     if run.kind == "merge" and state.plan and run.patches == state.planned:
-        state = _after_merge(state, run, holds=_merge_holds(before, run, state.rules))
+        state = _after_merge(state, run, holds=holds)
     if state.rules.greedy:
         return settled(_greedily(state, run))
     if run.kind == "wave":  # it is judged as a whole
         return state
-    return settled(state, ran=run.patches if run.score is not None and run.checked else None)
+    return settled(state, ran=run.patches if run.score is not None and run.checked and holds is not None else None)
 
 
 def settled(state: FarmState, *, ran: frozenset[str] | None = None) -> FarmState:
@@ -241,10 +252,15 @@ def next_work(state: FarmState, under_way: Collection[RunKind]) -> Work | None:
 
 def last_merge(state: FarmState) -> Work | None:
     """The run that verifies what the head still waits for, where no more ideas follow; None if it waits for nothing."""
-    if state.rules.greedy or state.plan:
-        return None
-    head = changed(state.head, wanted_changes(state, standing(state, tuple(state.patches))))
+    head = changed(state.head, last_changes(state))
     return None if head == state.head else Work(kind="merge", patches=head, left_out=state.head - head)
+
+
+def last_changes(state: FarmState) -> tuple[Change, ...]:
+    """The changes of the head that no merge is planned for, where no more ideas follow; none while a merge is postponed."""
+    if state.rules.greedy or state.plan or state.runs < state.merges_from:
+        return ()
+    return wanted_changes(state, standing(state, tuple(state.patches)))
 
 
 def aimed_at(state: FarmState) -> frozenset[str]:
@@ -363,19 +379,25 @@ def _with_early(state: FarmState) -> FarmState:
     return replace(state, runs=runs)
 
 
-def _merge_holds(before: Estimate, run: Finished, rules: Rules) -> bool:
-    """Whether a merge's score is as good as its parts promised before it ran."""
+def _merge_holds(before: Estimate, run: Finished, rules: Rules) -> bool | None:
+    """Whether a merge's score is as good as its parts promised; None if its share of the machine may explain all."""
     if run.score is None:
         return False
-    mean, sd = estimate.predicted(before, _look(run, run.score))
-    return run.score <= mean + rules.merge_sds * sd
+    look = _look(run, run.score)
+    mean, sd = estimate.predicted(before, look)
+    if run.score > mean + rules.merge_sds * sd:
+        return False
+    mean, sd = estimate.predicted(before, replace(look, doubt=0.0))
+    return True if run.score + run.luck <= mean + rules.merge_sds * sd else None
 
 
-def _after_merge(state: FarmState, run: Finished, *, holds: bool) -> FarmState:
-    """The state after a run of the planned head: verified, taken apart, or to be run once more since it was disturbed."""
-    if run.disturbed and run.score is not None and state.doubted != run.patches:
-        return replace(state, doubted=run.patches)
-    state = replace(state, doubted=None)
+def _after_merge(state: FarmState, run: Finished, *, holds: bool | None) -> FarmState:
+    """The state after a run of the planned head: verified, taken apart, or, where disturbed, run again and then postponed."""
+    if (run.disturbed or holds is None) and run.score is not None and state.doubted != run.patches:
+        return replace(state, doubted=run.patches, postponed=None)
+    state = replace(state, doubted=None, postponed=None)
+    if holds is None:
+        return replace(state, plan=(), postponed=run.patches, merges_from=state.runs + state.rules.merge_pause)
     return _verified(state) if holds else _bisected(state)
 
 
@@ -419,7 +441,7 @@ def _planned(state: FarmState, now: Standing, ran: frozenset[str] | None) -> Far
     if head == ran:
         return replace(state, head=head)
     waits = state.devices == 1 and len(changes) < state.rules.changes_alone
-    return state if waits else replace(state, plan=(changes,))
+    return state if waits or state.runs < state.merges_from else replace(state, plan=(changes,))
 
 
 def wanted_changes(state: FarmState, now: Standing) -> tuple[Change, ...]:

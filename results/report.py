@@ -8,8 +8,8 @@ from research.formatting import counted, duration, one_line, shortened
 from research.result import RunResult
 from results import policy
 from results.confirmation import LEVEL, conclusion
-from results.counts import count
-from results.experiment import Decision, ExperimentKind, ExperimentRecord
+from results.counts import beside_ideas, count
+from results.experiment import Decision, ExperimentRecord
 from results.gains import (
     BPB_STEP,
     Confirmation,
@@ -20,6 +20,7 @@ from results.gains import (
 from results.group_entries import Ran
 from results.group_history import Decided, GroupHistory
 from results.group_state import IdeaEstimate, estimates
+from results.group_verdicts import is_postponed
 from results.head_gain import ExpectedGain, interval_text
 from results.history import BranchHistory, by_head
 from results.machine_shares import unequal_shares
@@ -37,15 +38,6 @@ MOST_IDEAS = 3
 
 MOST_RUNS = 3
 """The most runs that a warning names."""
-
-BESIDE_IDEAS: Mapping[ExperimentKind, tuple[str, ...]] = {
-    "merge": ("merge of kept ideas", "merges of kept ideas"),
-    "control": ("control", "controls"),
-    "wave": ("run of waves", "runs of waves"),
-    "confirm": ("confirmation",),
-}
-"""Kinds of experiments that are no ideas, with their singular and plural."""
-
 
 LEADERBOARD_NOTE = (
     "val_bpb is the raw score, which the seed moves. What decides is the effect by all runs, as estimated",
@@ -254,13 +246,14 @@ def _why(reason: str) -> str:
 
 def _beside_ideas(group: GroupHistory) -> list[str]:
     """What was run beside ideas and baselines, in a line; none if there was nothing."""
-    ran = [r.experiment.kind for r in group.records if r.verdict is not None and r.verdict.decision != "lost"]
-    count = {kind: ran.count(kind) for kind in BESIDE_IDEAS}
-    apart = sum(record.experiment.kind == "merge" for record in _with(group.records, "discard"))
-    parts = [counted(count[kind], *nouns) for kind, nouns in BESIDE_IDEAS.items() if count[kind]]
-    if apart:
-        parts[0] += f" ({apart} taken apart)"
-    return [f"Other runs: {', '.join(parts)}"] if parts else []
+    parts = beside_ideas(group.records)
+    parts.pop("baseline", None)
+    discarded = [record for record in _with(group.records, "discard") if record.experiment.kind == "merge"]
+    postponed = sum(map(is_postponed, discarded))
+    ends = {"taken apart": len(discarded) - postponed, "not confirmed, since disturbed": postponed}
+    if discarded:
+        parts["merge"] += f" ({', '.join(f'{number} {end}' for end, number in ends.items() if number)})"
+    return [f"Other runs: {', '.join(parts.values())}"] if parts else []
 
 
 def _warning_lines(records: Sequence[ExperimentRecord], group: GroupHistory) -> list[str]:
@@ -291,7 +284,7 @@ def _counts_line(records: Sequence[ExperimentRecord]) -> str:
     counts = count(records)
     apart = f", {counts.abandoned} abandoned" if counts.abandoned else ""
     return (
-        f"{counted(counts.done, 'experiment')}: {counts.kept} kept, {counts.discarded} discarded, {counts.crashed} crashed, "
+        f"{counts.experiments}: {counts.kept} kept, {counts.discarded} discarded, {counts.crashed} crashed, "
         f"{counts.invalid} invalid; {counts.lost} lost by machines and not counted{apart}"
     )
 

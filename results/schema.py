@@ -473,6 +473,13 @@ LEADERBOARD_COMMENTS: Mapping[str, str] = {
 }
 
 
+def _m012_decisions_of_measurements(connection: duckdb.DuckDBPyConnection) -> None:
+    """What the decision of an experiment says that tries no idea."""
+    text = ("keep, discard, crash or invalid; NULL while it is running. A control, confirmation or run of a wave tries no idea "
+            "and is never kept: with a score it is a discard, which says nothing against it; see kind")  # fmt: skip
+    connection.execute(f"COMMENT ON COLUMN history.decision IS '{text}'")
+
+
 def _quoted(text: str) -> str:
     return text.replace("'", "''")
 
@@ -489,4 +496,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     _m009_what_decides,
     _m010_leaderboard_of_tags,
     _m011_leaderboard_by_now,
+    _m012_decisions_of_measurements,
 )

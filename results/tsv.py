@@ -43,6 +43,15 @@ def write_results_tsv(
     return aside
 
 
+def commits_in(path: Path) -> list[str]:
+    """The commit of each row of a table, as its first column has it; none if there is no such file, or it is no table."""
+    try:
+        lines = _read(path) or []
+    except OSError:
+        return []
+    return [line.split("\t")[0].strip() for line in lines if _is_row(line)]
+
+
 def _read(path: Path) -> list[str] | None:
     """The lines of a table, with what isn't UTF-8 escaped; none if the file is missing or empty. None if it is no table."""
     try:
@@ -102,6 +111,14 @@ def _before_later(lines: Sequence[str], places: Sequence[int], index: int) -> in
     """Before the first line whose record has a later place than this one, else after the table's last row."""
     end = 1 + max(at for at, line in enumerate(lines) if _is_header(line) or _is_row(line))
     return next((at for at, place in enumerate(places) if place > index), end)
+
+
+def rows_so_far(record: ExperimentRecord) -> set[tuple[str, float | None]]:
+    """The commit, as rows have it, and the score of every row that a record has had, from one run to all; None: no score."""
+    told = [
+        ExperimentRecord(experiment=record.experiment, runs=record.runs[:runs]).val_bpb for runs in range(len(record.runs) + 1)
+    ]
+    return {(record.experiment.commit[:7], None if val_bpb is None else round(val_bpb, 6)) for val_bpb in told}
 
 
 def _row(record: ExperimentRecord, runs: int) -> str | None:

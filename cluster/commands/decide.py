@@ -3,7 +3,7 @@
 import argparse
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from cluster.commands.read_home import read_history, record_named
 from cluster.home import Home, find_cache, find_home
@@ -101,12 +101,13 @@ def check_same_scoring_as(
 
 
 def drop(options: argparse.Namespace) -> int:
-    """Takes an idea out of the head for good."""
+    """Takes an idea out of the head for good; with --undo takes that back."""
     home = find_home(options.home)
     histories = read_history(home)
     experiment = record_named(home, histories, options.id).experiment
     branch = next(history.branch for history in histories if history.branch.name == experiment.branch)
-    return ask(home, branch, Ask(what="drop", group=branch.head_branch, idea=experiment.id))
+    what: Literal["drop", "undo drop"] = "undo drop" if options.undo else "drop"
+    return ask(home, branch, Ask(what=what, group=branch.head_branch, idea=experiment.id))
 
 
 def combine(options: argparse.Namespace) -> int:
@@ -127,6 +128,7 @@ def baseline(options: argparse.Namespace) -> int:
 
 def ask(home: Home, branch: "Branch", asked: Ask) -> int:
     """Records what is asked, through the farm that holds the home if one does, and prints what follows. Raises UserError."""
+    from cluster.results_files import update_results_tsv
     from results.store import Store
 
     client = connect(home)
@@ -138,6 +140,9 @@ def ask(home: Home, branch: "Branch", asked: Ask) -> int:
     else:
         with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
             recorded, is_taken_up = record(store, asked), False
+            for member in (member for member in store.branches() if member.head_branch == asked.group):
+                for line in update_results_tsv(home, store, member.name):  # a decision may have changed
+                    print(line)
     when = "The running farm takes that up at its next step" if is_taken_up else f"That begins{resuming_with(home, branch)}"
     print(f"{recorded}.\n{when}")
     return 0

@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.commands.read_home import read_history, record_named
-from cluster.home import Home, find_cache, find_home, home_option
+from cluster.commands.read_home import checked_out_here, read_history, record_named
+from cluster.home import Home, find_cache, find_checkout, find_home, home_option
 from cluster.local_api import connect, silent_farm
-from cluster.resuming import interrupted, interrupted_lines
+from cluster.resuming import interrupted, interrupted_lines, other_sides
 from cluster.status_text import running_lines, standing, standing_lines
 from research.command_hints import to_type
 from research.errors import UserError
@@ -23,6 +23,7 @@ from results.history import branches_named, by_head
 
 if TYPE_CHECKING:
     from results.foreign_tsv import ForeignFile
+    from results.history import BranchHistory
     from results.store import Audience
 
 AUDIT_LEGEND = (
@@ -53,6 +54,8 @@ def status(options: argparse.Namespace) -> int:
     if options.json:
         branches = {one.branch.name: standing(one) for sharing in by_head(histories) for one in sharing}
         cut_off = [] if running is not None or silent_farm(home) else interrupted(histories)
+        records = [record for history in histories for record in history.records]
+        cut_off = [side for one in cut_off for side in (one, *other_sides(one, records))]
         told = [{"id": one.experiment.id, "branch": one.experiment.branch, "title": one.experiment.title} for one in cut_off]
         print(json.dumps({"running": running, "branches": branches, "interrupted": told}))
         return 0
@@ -65,9 +68,20 @@ def status(options: argparse.Namespace) -> int:
         print(f"A farm is running on {home.folder} (process {client.pid}), tag {running['tag']}.")
         for line in running_lines(running):
             print(f"  {line}")
-    for line in [*standing_lines(histories), *unfinished]:
+    for line in [*standing_lines(histories), *unfinished, *_rows_of_others(histories)]:
         print(line)
     return 0
+
+
+def _rows_of_others(histories: "list[BranchHistory]") -> list[str]:
+    """A line on other branches' rows in the results.tsv of the checkout around the current folder; else none."""
+    from cluster.results_files import RESULTS_TSV, foreign_rows
+
+    here = checked_out_here()
+    checkout = find_checkout()
+    if here is None or checkout is None or not (checkout / RESULTS_TSV).is_file():
+        return []
+    return foreign_rows(checkout, here, histories)
 
 
 def report(options: argparse.Namespace) -> int:
@@ -220,15 +234,29 @@ def autopsy(options: argparse.Namespace) -> int:
 
 
 def _of_this_farm(file: "ForeignFile") -> list[str]:
-    """A line that names the report if a file's rows are experiments of this farm, of which the farm knows more; else none."""
+    """A line that names the report if a file's rows are experiments of this farm, of which the farm knows more; else none.
+
+    A row with the commit of an experiment and another score is a person's own run of it.
+    """
+    from results.tsv import rows_so_far
+
     home = find_home()
     try:
-        known = {record.experiment.commit[:7] for history in read_history(home) for record in history.records}
+        records = [record for history in read_history(home) for record in history.records]
     except UserError:
         return []
-    own = sum(row.commit in known for row in file.rows)
+    rows = {(commit, score): record.experiment.kind for record in records for commit, score in rows_so_far(record)}
+    kinds = [rows.get((row.commit, row.score), "") for row in file.rows]
+    commits = {commit for commit, _ in rows}
+    own, by_hand = sum(map(bool, kinds)), kinds.count("manual")
+    beside = sum(not kind and row.commit in commits for kind, row in zip(kinds, file.rows, strict=True))
+    if not own:
+        return []
+    apart = f" ({by_hand} of them tried by hand)" if by_hand else ""
+    more = f"; {beside} more {'has' if beside == 1 else 'have'} the commit of one, and another score" if beside else ""
     told = "estimates them by their seeds and shares of the machine, too"
-    return [f"{own} of these rows are this farm's own: `{to_type(f'farm report{home_option(home)}')}` {told}"] if own else []
+    return [f"{own} of these rows {'is' if own == 1 else 'are'} this farm's own{apart}: "
+            f"`{to_type(f'farm report{home_option(home)}')}` {told}{more}"]  # fmt: skip
 
 
 def import_(options: argparse.Namespace) -> int:

@@ -20,13 +20,14 @@ def read_history(home: Home) -> list[BranchHistory]:
     except OSError as error:
         raise UserError(f"{home.journal} can't be read ({error.strerror}): ask its owner, or choose another --home.") from None
     if not found:
-        demo, run = (to_type(f"farm {name}{home_option(home)}") for name in ("demo", "run"))
-        raise UserError(f"Nothing is recorded in {home.folder} yet: `{demo}` or `{run}` starts a history.")
-    here = _checked_out_here()
+        demo, run, by_hand = (to_type(f"farm {name}{home_option(home)}") for name in ("demo", "run", "try"))
+        starts = f"`{demo}`, `{run}` or, with an edit of your own, `{by_hand}` starts a history"
+        raise UserError(f"Nothing is recorded in {home.folder} yet: {starts}.")
+    here = checked_out_here()
     return sorted(found, key=lambda history: here in (history.branch.name, history.group.name))
 
 
-def _checked_out_here() -> str | None:
+def checked_out_here() -> str | None:
     """The branch that is checked out around the current folder, as git's own file says; None if there is none.
 
     Asking git would take longer than all else that short commands do.

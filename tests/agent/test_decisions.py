@@ -9,6 +9,7 @@ from agent.researchers.scripted import Step
 from agent.shared_research import leaving
 from results.experiment import ExperimentRecord, Proposal
 from results.group_entries import CONTROL_REQUEST
+from results.group_verdicts import is_postponed
 from tests.agent.loops_of_a_group import GROUP, Group
 from tests.agent.samples import TRAIN_PY
 
@@ -34,6 +35,31 @@ def test_a_merge_with_an_unusual_share_runs_once_more_and_its_verdict_says_so(
     assert verdict is not None and verdict.decision == "keep" and "39% less of the machine than usual" in verdict.reason
     others = [record for records in every for record in records if record.experiment.kind == "explore"]
     assert {len(record.runs) for record in others} == {1}
+    group.store.close()
+
+
+def test_a_merge_that_was_disturbed_in_both_runs_is_no_head_and_runs_again_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    runs_of_both = [0]
+
+    def is_disturbed(text: str) -> bool:
+        return "= 1.2" in text and "return 7" in text and runs_of_both[0] <= 2
+
+    def score(text: str) -> float:
+        runs_of_both[0] += "= 1.2" in text and "return 7" in text
+        return 1.3 if is_disturbed(text) else 1.5 - 0.3 * ("= 1.2" in text) - 0.3 * ("return 7" in text)
+
+    group = Group(tmp_path, TRAIN_PY, score)
+    group.cpu_share = lambda text: 0.3 if is_disturbed(text) else 0.98
+    every = group.research(9, [*TINY[:2], RATE, *TINY[2:]], [*TINY[3:5], OTHER, TINY[5], *TINY[:3]])
+    merges = sorted(
+        (record for records in every for record in records if record.experiment.kind == "merge"),
+        key=lambda record: record.experiment.created,
+    )
+    assert len(merges[0].runs) == 2 and decision(merges[0]) == "discard" and is_postponed(merges[0])
+    assert [decision(record) for record in merges[1:]] == ["keep"], "it runs again, and is verified then"
     group.store.close()
 
 

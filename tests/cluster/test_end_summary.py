@@ -54,16 +54,28 @@ def test_ideas_that_are_kept_now_count_once_in_all_texts(store: Store) -> None:
         store.add_experiment(make_experiment(number))
     store.add_verdict("mar8-0003", abandoned_by_a_person())
     store.add_verdict("mar8-0004", Verdict(decision="lost", reason="the power failed"))
+    by_hand = make_experiment(5, kind="manual", commit="5" * 40)
+    control = make_experiment(6, kind="control")
+    for made in (by_hand, control):
+        store.add_experiment(made)
+        store.add_verdict(made.id, Verdict(decision="discard", reason="so it is"))
     names = [make_branch().name, shared.name]
-    assert "3 experiments, 1 kept, on" in summary_lines(summarise(store, names, seconds=60.0, ended="stopped"))[1]
-    assert counts_of(store, names).words() == "1 kept, 1 discarded, 1 lost, 1 abandoned"
+    ended = summary_lines(summarise(store, names, seconds=60.0, ended="stopped"))
+    assert "4 experiments, 1 kept, on" in ended[1]
+    assert ended[2].strip() == f"{names[0]}: 3 experiments (1 by hand), 1 baseline, 1 control"
+    assert ended[3].strip() == f"{names[1]}: 1 experiment, 1 merge of kept ideas"
+    assert counts_of(store, names).words() == "1 kept, 2 discarded, 1 lost, 1 abandoned"
     histories = read_history(store.journal.path)
     told = "\n".join(standing_lines(histories))
     assert "the head of 2 branches, with 1 kept idea\n" in told
-    assert "mar8: 2 experiments, 1 kept" in told and "mar8-b: 1 experiment, 1 kept" in told
+    assert "mar8: 3 experiments (1 by hand), 1 kept; beside them 1 baseline, 1 control\n" in told
+    assert "mar8-b: 1 experiment, 1 kept; beside them 1 merge of kept ideas" in told
     report = morning_report(histories)
     assert "the head of 2 branches, with 1 kept idea\n" in report
-    assert "2 experiments: 1 kept, 1 discarded, 0 crashed, 0 invalid; 1 lost by machines and not counted, 1 abandoned" in report
+    assert (
+        "3 experiments (1 by hand): 1 kept, 2 discarded, 0 crashed, 0 invalid; 1 lost by machines and not counted, 1 abandoned"
+        in report
+    )
 
 
 def test_the_reason_of_the_end_agrees_with_what_is_done() -> None:

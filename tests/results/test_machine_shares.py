@@ -7,7 +7,15 @@ import pytest
 
 from research.result import RunResult
 from results.experiment import ExperimentRecord
-from results.machine_shares import doubt_of_share, machine_share, told_share, unequal_shares, usual_share, work_ratio
+from results.machine_shares import (
+    doubt_of_share,
+    machine_share,
+    told_share,
+    unequal_shares,
+    unequal_sides,
+    usual_share,
+    work_ratio,
+)
 from results.report import morning_report
 from results.show import show_text
 from tests.results.history_samples import history_of
@@ -106,3 +114,14 @@ def test_the_work_of_two_runs_is_compared_by_steps_or_by_the_cpu() -> None:
     assert work_ratio(on_cpu(0.9, 100), on_cpu(0.9, 88)) == 0.88
     assert work_ratio(on_cpu(1.0), on_cpu(0.5)) == 0.5
     assert work_ratio(on_gpu(None, 1.0), on_gpu(None, 0.5)) is None
+
+
+def test_runs_that_are_compared_are_marked_where_shares_were_unequal_from_the_start() -> None:
+    """No share is usual then, so that none is unusual; a control with the whole machine is not like its baseline."""
+    baselines = experiment(0, on_cpu(0.4), on_cpu(0.9), on_cpu(0.41), on_cpu(0.4), on_cpu(0.95), on_cpu(0.4))
+    control = experiment(1, on_cpu(1.0), kind="control", commit=baselines.experiment.commit)
+    assert "r1-1" in marked(baselines, control) and "r1-1" not in marked(baselines, experiment(1, on_cpu(1.0), commit="f" * 40))
+    words = unequal_sides({"mar8-0001": [on_cpu(1.0)], "the baseline": [on_cpu(0.4), on_cpu(0.42)]})
+    assert "mar8-0001 100%" in words and "the baseline 41%" in words
+    assert unequal_sides({"mar8-0001": [on_cpu(0.98)], "the baseline": [on_cpu(0.96)]}) == ""
+    assert unequal_sides({"mar8-0001": [on_cpu(None)], "the baseline": [on_cpu(0.96)]}) == ""

@@ -260,7 +260,31 @@ def test_a_disturbed_merge_decides_nothing_until_it_has_run_once_more() -> None:
     merge = replace(run("merge", 1.5, "a", "b"), disturbed=True, doubt=0.4)
     once = policy.observe(state, merge)
     assert once.head == {"a"} and once.planned == {"a", "b"} and kind_of(once) == "merge"
-    assert policy.observe(once, merge).head == {"a", "b"}, "what the machine may have moved so far says nothing against it"
     again = policy.observe(once, replace(merge, disturbed=False, doubt=0.0))
     assert again.head == {"a"}, "an undisturbed run does"
     assert policy.observe(state, replace(merge, disturbed=False, doubt=0.0)).head == {"a"}
+
+
+def test_a_merge_is_verified_only_by_runs_that_say_something() -> None:
+    """Two that had less of the machine than usual and score much worse postpone it, whichever path it was planned on."""
+    alone = replace(stacked(a=0.99, b=0.98), devices=1, plan=())
+    for state in (stacked(a=0.99, b=0.98), alone):
+        worse = replace(run("merge", 1.46, "a", "b"), disturbed=True, doubt=0.4)
+        once = policy.observe(state, worse)
+        twice = policy.observe(once, worse)
+        assert once.doubted == {"a", "b"} and twice.postponed == {"a", "b"}
+        assert once.head == twice.head == {"a"} and kind_of(once) == "merge" and kind_of(twice) is None
+        assert policy.last_merge(twice) is None and policy.kept(twice) == {"a", "b"}, "it waits, and is not lost"
+        later = replace(twice, runs=twice.merges_from)
+        work = policy.last_merge(later)
+        assert work is not None and work.patches == {"a", "b"} and kind_of(policy.settled(replace(later, devices=2))) == "merge"
+        assert policy.observe(later, run("merge", 0.97, "a", "b")).head == {"a", "b"}
+        as_good = replace(worse, score=0.97)
+        assert policy.observe(once, as_good).head == {"a", "b"}, "as good as promised, with less of the machine"
+        assert policy.observe(once, replace(as_good, luck=0.4)).head == {"a"}, "with more of it that says nothing"
+        assert "b" in policy.observe(once, replace(worse, score=3.0)).barred, "more than the machine can explain"
+
+
+def test_a_merge_whose_share_explains_all_runs_again_even_if_it_is_not_known_what_is_usual() -> None:
+    once = policy.observe(stacked(a=0.99, b=0.98), replace(run("merge", 1.46, "a", "b"), doubt=0.4))
+    assert once.head == {"a"} and once.doubted == {"a", "b"} and kind_of(once) == "merge"

@@ -1,5 +1,6 @@
 """`farm abandon`, on homes in which experiments were interrupted."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -47,6 +48,10 @@ def test_status_names_what_was_interrupted_with_the_commands_for_it(home: Home, 
         assert (finishes.command, finishes.tag, finishes.line_price) == (command, "mar8", 0.1)
         assert (drops.command, drops.id, drops.home) == ("abandon", "mar8-0003", str(home.folder))
         assert make_parser().parse_args(shlex.split(confirmation[0])).name == "mar8-0001"
+        [both] = [line for line in told[command] if "confirm 1" in line]
+        assert "mar8-0004" in both and "mar8-0005" in both and both.count("0 runs measured") == 2
+    assert main([*status, "--json"]) == 0
+    assert [one["id"] for one in json.loads(capsys.readouterr().out)["interrupted"]] == ["mar8-0003", "mar8-0004", "mar8-0005"]
     with home.lock():
         assert main(status) == 0
     assert "interrupted: " not in capsys.readouterr().out

@@ -46,6 +46,7 @@ def test_head_and_baseline_run_under_the_same_fresh_seeds_and_what_was_cut_off_i
     assert rows(checkout, "SELECT * FROM estimates") == estimates
     [(gain, decision)] = rows(checkout, "SELECT gain, decision FROM history WHERE number = 2")
     assert gain > 0.1 and f"{gain:+.4f}" in output and decision == "discard"
+    assert (checkout.folder / "results.tsv").read_text().count("confirm 1: ") == 2
     assert main(["confirm", "one-0000", "--home", str(checkout.home)]) == 2  # it is the baseline
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from agent.repo.branch_names import worktree_folder
 from cluster.cli import main, make_parser
 from cluster.display import TerminalDisplay
 from cluster.end_summary import summarise, summary_lines
@@ -86,6 +87,13 @@ def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: SharedLab,
     assert typed(lab, "drop", dropped) == 2
     assert "is not in the head" in capsys.readouterr().err
 
+    assert typed(lab, "drop", dropped, "--undo") == 0
+    assert dropped in capsys.readouterr().out and dropped in lab.store.groups.state(GROUP).farm.head
+    assert lab.rows(DECISION.format(dropped)) == [("keep",)] and "requested" not in shown(lab, "status", capsys)
+    assert typed(lab, "drop", dropped, "--undo") == 2
+    assert "No person has dropped" in capsys.readouterr().err
+    assert typed(lab, "drop", dropped) == 0
+
     asyncio.run(research(lab, 3))
     merged, *later = lab.rows(f"SELECT patches, experiment_id FROM heads ORDER BY created OFFSET {count}")
     assert sorted(merged[0]) == sorted(set(before) - {dropped})
@@ -94,6 +102,17 @@ def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: SharedLab,
     assert lab.rows(DECISION.format(dropped)) == [("discard",)]
     assert "requested" not in shown(lab, "status", capsys)
     check_that_all_show_the_same_gain(lab, capsys)
+
+    table = worktree_folder(lab.home, lab.names[0]) / "results.tsv"
+    title = lab.rows(f"SELECT title FROM experiments WHERE id = '{dropped}'")[0][0]
+    before_undo = table.read_text()
+    assert f"discard\t{title}" in before_undo
+    assert typed(lab, "drop", dropped, "--undo") == 0
+    farm = lab.store.groups.state(GROUP).farm
+    assert dropped not in farm.head and dropped not in farm.barred, "the estimates decide on it again"
+    is_kept = dropped in policy.kept(farm)
+    assert lab.rows(DECISION.format(dropped)) == [("keep" if is_kept else "discard",)]
+    assert f"{'keep' if is_kept else 'discard'}\t{title}" in table.read_text(), "without a further run"
 
 
 def shown(lab: SharedLab, command: str, capsys: pytest.CaptureFixture[str]) -> str:

@@ -1,5 +1,6 @@
 """`farm audit` and `farm verify` without a run: what they show, and what they refuse."""
 
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -17,9 +18,11 @@ from research.gpu_memory import GIB
 from research.judge.row_scores import RowScores, save_row_scores
 from research.profiles import contract_for
 from research.result import RunResult
-from results.experiment import Branch, Experiment, ExperimentRecord
+from results.experiment import Branch, Experiment, ExperimentRecord, Verdict
 from results.store import Store
+from results.tsv import write_results_tsv
 from tests.cluster.farm_samples import CPU, gpu, make_history
+from tests.results.result_samples import make_branch, make_experiment, make_run
 
 
 @pytest.fixture
@@ -197,7 +200,37 @@ def test_the_autopsy_of_the_farms_own_table_names_the_report(home, capsys, monke
     rows = "commit\tval_bpb\tmemory_gb\tstatus\tdescription\naaaaaaa\t3.0\t1.0\tkeep\tbaseline\nfffffff\t2.9\t1.0\tkeep\tmine\n"
     (home.parent / "results.tsv").write_text(rows)
     assert main(["autopsy", str(home.parent / "results.tsv")]) == 0
-    assert "1 of these rows are this farm's own: " in capsys.readouterr().out
+    assert "1 of these rows is this farm's own: " in capsys.readouterr().out
+    (home.parent / "results.tsv").write_text(f"{rows}aaaaaaa\t3.1\t1.0\tdiscard\tby hand\n")
+    assert main(["autopsy", str(home.parent / "results.tsv")]) == 0
+    told = capsys.readouterr().out
+    assert "1 of these rows is this farm's own: " in told and "1 more has the commit of one" in told
     (home.parent / "results.tsv").write_text(rows.replace("aaaaaaa", "1234567"))
     assert main(["autopsy", str(home.parent / "results.tsv")]) == 0
     assert "farm report" not in capsys.readouterr().out
+
+
+def test_status_says_whose_rows_a_switch_of_branches_has_left_in_results_tsv(home, capsys):
+    checkout = home.parent
+    subprocess.run(["git", "init", "-q", "-b", "autoresearch/apr1", str(checkout)], check=True)
+    (checkout / "research").mkdir()
+    (checkout / "research" / "train.py").touch()
+    (checkout / "program.md").touch()
+    with Store.open(home) as store:
+        store.add_branch(make_branch("autoresearch/apr1", baseline_commit="f" * 40))
+        baseline = make_experiment(0, branch="autoresearch/apr1", id="apr1-0000", commit="f" * 40)
+        store.add_experiment(baseline)
+        store.add_run(baseline.id, make_run("apr1-0000-1", 0.99))
+        store.add_verdict(baseline.id, Verdict(decision="keep", reason="baseline"))
+        for names, other in ((["autoresearch/mar8", "autoresearch/apr1"], True), (["autoresearch/apr1"], False)):
+            (checkout / "results.tsv").unlink(missing_ok=True)
+            write_results_tsv(checkout / "results.tsv", [record for name in names for record in store.records(name)])
+            assert main(["status", "--home", str(home)]) == 0
+            told = capsys.readouterr().out
+            assert ("3 rows of other branches (3 of autoresearch/mar8)" in told) == other
+
+
+def test_a_home_without_a_history_names_every_command_that_starts_one(tmp_path, capsys):
+    assert main(["status", "--home", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert all(f"farm {command}" in said for command in ("demo", "run", "try"))

@@ -1,0 +1,67 @@
+"""The results.tsv of a branch, where people and loops work: brought up to date after commands that run no loop, and whose rows
+it holds.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster.home import Home
+from research.formatting import counted
+from results.history import BranchHistory
+from results.tsv import commits_in, write_results_tsv
+
+if TYPE_CHECKING:
+    from results.store import Store
+
+RESULTS_TSV = "results.tsv"
+
+
+def update_results_tsv(home: Home, store: "Store", branch: str) -> list[str]:
+    """Brings each results.tsv of a branch up to date that is there already: its loop's, that of a checkout which is on the
+    branch, and that of a folder without git which has rows of it. Returns a line for each that can't be written, or was moved
+    aside.
+    """
+    from agent.repo.branch_names import worktree_folder  # git is heavy, and only this function needs it
+    from agent.repo.repository import checkout_around, source_tree
+    from agent.repo.worktree import checked_out_branch
+
+    records = store.records(branch)
+    here, tree = checkout_around(Path.cwd()), source_tree(Path.cwd())
+    checkouts = {*home.repositories(), *filter(None, [here])}
+    folders = [worktree_folder(home.folder, branch), *(one for one in checkouts if checked_out_branch(one) == branch)]
+    if here is None and tree is not None:
+        commits = {record.experiment.commit[:7] for record in records}
+        folders += [] if commits.isdisjoint(commits_in(tree / RESULTS_TSV)) else [tree]
+    told = []
+    for file in (folder / RESULTS_TSV for folder in folders if (folder / RESULTS_TSV).is_file()):
+        try:
+            aside = write_results_tsv(file, records)
+        except OSError as error:
+            told.append(f"{file} can't be written ({error.strerror}): it stays as it is")
+            continue
+        if aside is not None:
+            told.append(f"{file} was no table of results: it is now {aside}")
+    return told
+
+
+def foreign_rows(checkout: Path, checked_out: str, histories: Iterable[BranchHistory]) -> list[str]:
+    """A line on other branches' rows in a checkout's results.tsv, as a switch of branches leaves them; none if it has none."""
+    histories = list(histories)
+    own = next((history for history in histories if history.branch.name == checked_out), None)
+    if own is None:
+        return []
+    rows = commits_in(checkout / RESULTS_TSV)
+    known = {record.experiment.commit[:7] for record in own.records}
+    others = {}
+    for history in histories:
+        commits = {record.experiment.commit[:7] for record in history.records} - known
+        if history is not own and (number := sum(row in commits for row in rows)):
+            others[history.branch.name] = number
+    if not others:
+        return []
+    whose = ", ".join(f"{number} of {name}" for name, number in others.items())
+    total = counted(sum(others.values()), "row")
+    return [
+        f"{RESULTS_TSV} here holds {total} of other branches ({whose}): the next farm try puts those of {checked_out} there"
+    ]
