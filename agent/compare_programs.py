@@ -26,15 +26,15 @@ def same_lines(old: str, new: str) -> bool:
 
 @lru_cache(maxsize=256)
 def program_of(train_py: str) -> str:
-    """SHA-256 of a program: equal for texts that differ in nothing but comments, docstrings, formatting, the names of variables
-    and random seeds.
+    """SHA-256 of a program: equal for texts that differ in nothing but comments, docstrings, formatting and the names of
+    variables.
 
+    No number is left out, a seed's neither: a program can compute anything from it. (A seed that isn't the judge's is refused.)
     Of a text that doesn't parse the lines count. Another version of Python may give the same text another value.
     """
     try:
         tree = parse(train_py)
         remove_docstrings(tree)
-        _remove_seeds(tree)
         normalise_names(tree)
         meaning = ast.dump(tree)
     except SyntaxError:
@@ -68,21 +68,8 @@ def slots_of(old: str, new: str) -> tuple[str, ...]:
         return ()
 
 
-def _remove_seeds(tree: ast.Module) -> None:
-    """Sets the seeds of random generators to 0: `SEED = 42`, `torch.manual_seed(42)`."""
-    for node in walk(tree):
-        if isinstance(node, ast.Call) and _name_of(node.func).endswith(("seed", "seed_all")):
-            node.args = [ast.Constant(0) if isinstance(arg, ast.Constant) else arg for arg in node.args]
-        elif isinstance(node, ast.Assign) and any(_name_of(target).endswith("SEED") for target in node.targets):
-            node.value = ast.Constant(0)
-
-
 def _sets_one_of(node: ast.stmt, names: Mapping[str, Constant]) -> bool:
     return isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in names
-
-
-def _name_of(node: ast.expr) -> str:
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
 
 
 def remove_docstrings(tree: ast.Module) -> None:

@@ -8,10 +8,13 @@ import http.client
 import json
 import os
 import secrets
+import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from cluster.home import Home
@@ -27,6 +30,12 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 2**24
 """The largest request: an imported table of some ten thousand rows."""
+
+SILENT_SECONDS = 30.0
+"""How long a caller may be silent before its connection is closed."""
+
+DISCARDED_SECONDS = 2.0
+"""How long what a caller without the token sends is read and dropped, so that it can read its answer."""
 
 
 class FarmServer:
@@ -189,6 +198,8 @@ def _audience(body: dict[str, Any]) -> "Audience":
 
 def _handler(token: str, answers: dict[str, Callable[[dict[str, Any]], str]]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        timeout = SILENT_SECONDS
+
         def do_GET(self) -> None:
             self._answer()
 
@@ -199,10 +210,14 @@ def _handler(token: str, answers: dict[str, Callable[[dict[str, Any]], str]]) ->
             """Logs nothing: the terminal belongs to the display."""
 
         def _answer(self) -> None:
-            length = int(self.headers.get("Content-Length", "0"))
-            sent = self.rfile.read(min(length, MAX_BODY_BYTES))  # closing with a body unread could cut the answer off
             if not hmac.compare_digest(self.headers.get("Authorization", "").encode(), f"Bearer {token}".encode()):
-                return self._send(401, json.dumps({"error": "wrong token"}))
+                self._send(401, json.dumps({"error": "wrong token"}))
+                return self._discard()
+            length = self.headers.get("Content-Length", "0")
+            if not (length.isdecimal() and int(length) <= MAX_BODY_BYTES):
+                self._send(413, json.dumps({"error": f"a request has at most {MAX_BODY_BYTES} bytes, and says how many"}))
+                return self._discard()
+            sent = self.rfile.read(int(length))
             answer = answers.get(f"{self.command} {self.path}")
             if answer is None:
                 return self._send(404, json.dumps({"error": f"no {self.command} {self.path} here"}))
@@ -212,6 +227,15 @@ def _handler(token: str, answers: dict[str, Callable[[dict[str, Any]], str]]) ->
                 self._send(400, json.dumps({"error": str(error)}))
             except (ValueError, KeyError, TypeError) as error:
                 self._send(400, json.dumps({"error": f"the request can't be read: {error!r}"}))
+
+        def _discard(self) -> None:
+            """Drops what the caller still sends: closing with a body unread could cut the answer off."""
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(DISCARDED_SECONDS)
+            until = monotonic() + DISCARDED_SECONDS
+            with suppress(OSError):
+                while monotonic() < until and self.rfile.read1(2**16):
+                    pass
 
         def _send(self, code: int, text: str) -> None:
             data = text.encode()

@@ -239,9 +239,9 @@ def _reference_is_fine(file: _File, node: ast.Name | ast.Attribute) -> bool:
     """Whether a name or an attribute is no seeding function that is passed on instead of called, and binds no seed."""
     parent = file.parents.get(id(node))
     is_called = isinstance(parent, ast.Call) and parent.func is node
-    if isinstance(node, ast.Attribute) and node.attr == "seed":
+    if isinstance(node, ast.Attribute) and node.attr in ("seed", "_seed"):  # the second is the session's own order of rows
         if isinstance(node.ctx, ast.Load):
-            return is_called or _is_session(file, node.value) or _is_self(node.value)
+            return node.attr == "_seed" or is_called or _is_session(file, node.value) or _is_self(node.value)
         return _is_self(node.value) and isinstance(parent, ast.Assign) and _comes_from_judge(file, parent.value)
     if isinstance(node, ast.Attribute) and node.attr == "__dict__":
         return not file.may_be_random(node.value) and not _is_session(file, node.value)

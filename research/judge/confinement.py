@@ -19,6 +19,9 @@ from research.sandbox.visible import View, view_of_run
 COMPILING = (TRAINER, SCORERS[0])
 """Children whose compiled code later runs can use; scorer B compiles the same as A."""
 
+COMPILED_FOLDER = "compiled"
+"""The folder of a child's own folder that it compiles into, so that it counts for the limit of disk space."""
+
 
 class Confinement:
     """The sandboxes of one run."""
@@ -81,7 +84,7 @@ class Confinement:
         """Environment variables of the child `name`: they keep what it writes in `folder`, and name the attention kernel."""
         if self.layers is None:
             return {"TMPDIR": str(folder), **self._attention}
-        private = COMPILED if self.layers.namespaces else self._writes_compiled(name) or folder / "compiled"
+        private = COMPILED if self.layers.namespaces else folder / COMPILED_FOLDER
         return {
             "TMPDIR": str(folder),
             "HOME": str(folder),
@@ -102,7 +105,7 @@ class Confinement:
     def _writes_compiled(self, name: str) -> Path | None:
         """The folder outside the sandbox that the child `name` compiles into; None if its train.py is not trusted."""
         keeps = self._trusted and name in COMPILING and self.layers is not None
-        return self._scratch / f"compiled-{name}" if keeps else None
+        return self._scratch / name / COMPILED_FOLDER if keeps else None
 
 
 def run_view(placement: Placement, data: PreparedData, *, also_readable: Path) -> View:

@@ -37,8 +37,10 @@ def enter_root(view: View, folder: Path, *, compiled: Path | None, owner: int, m
     """Makes what `view` names the whole file system of this process, which has its own mount and process namespaces.
 
     `folder` exists under the same path as a copy, with its files, and belongs to `owner`. It, COMPILED and the scratch folders
-    together hold at most `memory_bytes`. `compiled` is a folder outside that becomes COMPILED, writable; None: an empty one.
+    together hold at most `memory_bytes`. `compiled` is a folder outside, which may lie in the hidden `folder`, that becomes
+    COMPILED, writable; None: an empty one.
     """
+    held = None if compiled is None else os.open(compiled, os.O_PATH)  # its path will be hidden by what is mounted on `folder`
     files = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
     mount("none", "/", None, MS_REC | MS_PRIVATE)
     mount("tmpfs", folder, "tmpfs", MS_NOSUID, f"mode=755,size={memory_bytes}")
@@ -65,8 +67,9 @@ def enter_root(view: View, folder: Path, *, compiled: Path | None, owner: int, m
     make_open_folder(root / COMPILED.relative_to("/"))
     for place in (home, root / COMPILED.relative_to("/")):
         os.chown(place, owner, -1)
-    if compiled is not None:
-        bind(compiled, root / COMPILED.relative_to("/"))
+    if held is not None:
+        bind(Path(f"/proc/self/fd/{held}"), root / COMPILED.relative_to("/"))
+        os.close(held)
     pivot_root(root)
     os.chdir(folder)
 

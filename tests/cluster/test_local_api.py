@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import stat
 
 import pytest
@@ -76,6 +77,22 @@ def test_a_wrong_token_is_refused(farm, method, path):
         code, answer = ask(home, token, method, path, '{"sql": "SELECT 1"}')
         assert (code, answer) == (401, {"error": "wrong token"})
     assert stops == []
+
+
+@pytest.mark.parametrize(
+    ("token", "length", "code"), [("wrong", MAX_BODY_BYTES, b"401"), (None, -1, b"413"), (None, "x", b"413")]
+)
+def test_nothing_is_read_for_a_caller_without_the_token_or_of_unknown_length(farm, token, length, code):
+    """The answer comes before any byte of the body is sent."""
+    address = json.loads(farm[0].server_json.read_text())
+    head = f"POST /sql HTTP/1.1\r\nAuthorization: Bearer {token or address['token']}\r\nContent-Length: {length}\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", address["port"]), timeout=5) as connection:
+        connection.sendall(head.encode())
+        assert connection.recv(100).split()[1] == code
+
+
+def test_who_sends_much_without_the_token_can_read_the_answer(farm):
+    assert ask(farm[0], "wrong", "POST", "/import", "x" * 2**22)[0] == 401
 
 
 @pytest.mark.parametrize("body", ["not json", "[]", "{}"])

@@ -38,6 +38,8 @@ def train(session):
 
 REFUSED = [
     "session.seed = 3",
+    "session._feed._seed = 3",
+    "feed = session._feed; feed._seed, other = 3, 4",
     'torch.manual_seed(int("3"))',
     'torch.manual_seed(hash("a"))',
     "torch.manual_seed(int(time.time()))",

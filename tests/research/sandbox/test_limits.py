@@ -68,6 +68,40 @@ def test_who_uses_most_memory_is_told_whether_it_is_mapped_or_not() -> None:
             process.wait()
 
 
+SENDS = """
+import os, socket, sys, time
+here, there = socket.socketpair()
+descriptor = os.memfd_create("in flight")
+os.write(descriptor, bytes(2**20))
+socket.send_fds(here, [b"x"], [descriptor])
+os.close(descriptor)
+if sys.argv[1] == "received":
+    received = socket.recv_fds(there, 1, 1)
+print(flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize(("what", "resource"), [("in flight", "memory"), ("received", "machine")])
+def test_memory_that_no_process_has_is_charged_to_the_run_with_files_in_its_sockets(
+    what: str, resource: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the machine's memory has run out, and this process uses more of it than the run."""
+    monkeypatch.setattr("research.sandbox.limits.LEAST_FREE_MEMORY", 1.0)
+    process = subprocess.Popen([sys.executable, "-c", SENDS, what], stdout=subprocess.PIPE)
+    supervisor = Supervisor(Limits(memory_bytes=2**40))
+    held = bytearray(b"x") * 2**26
+    try:
+        assert process.stdout is not None and process.stdout.readline()
+        supervisor.watch(lambda: [process.pid], [])
+        broken = wait_for(lambda: supervisor.broken, 10.0)
+        assert broken.resource == resource, (broken, len(held))
+    finally:
+        supervisor.stop()
+        process.kill()
+        process.wait()
+
+
 def test_another_process_that_uses_up_the_machine_is_not_laid_on_the_run() -> None:
     broken = BrokenLimit(resource="machine", reason="the host has 0.1 GiB left")
     assert over_limit(broken, has_seen_rows=False).status == "lost"
