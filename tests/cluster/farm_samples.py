@@ -13,6 +13,7 @@ from results.experiment import Branch, Decision, Experiment, ExperimentKind, Usa
 from results.group_entries import GAIN
 from results.head_gain import ExpectedGain, gain_event
 from results.store import Store
+from tests.results.new_home import with_tables
 
 FAKE_JUDGE = (sys.executable, str(Path(__file__).with_name("fake_judge.py")))
 
@@ -61,7 +62,7 @@ def make_history(home: Path, *, commits: tuple[str, str, str] = ("a" * 40, "b" *
         ("explore", "keep", 2.5),
         ("explore", "discard", 2.75),
     ]
-    with Store.open(home) as store:
+    with Store.open(with_tables(home)) as store:
         store.add_branch(branch)
         for number, (kind, decision, val_bpb) in enumerate(outcomes):
             experiment = Experiment(
