@@ -1,6 +1,7 @@
 """`python -m research.run`: runs any train.py through the judge, by hand (see --help) or for a worker (--serve)."""
 
 import argparse
+import gc
 import json
 import os
 import secrets
@@ -19,10 +20,15 @@ from typing import Any, NoReturn
 # Read when torch is imported: on a busy CPU, threads that spin while they wait make every step many times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+gc.disable()  # what is imported stays: looking for garbage in it is a fifth of what importing torch takes
+
 import numpy.ma  # noqa: F401 # np.unique imports it: each judge would, that is forked with it imported
 import psutil
 import torch
 import torch._dynamo  # every optimizer imports it, which takes seconds: children are forked with it imported
+
+gc.freeze()
+gc.enable()
 
 from research.command_hints import to_type
 from research.contract import cache_folder
@@ -230,6 +236,7 @@ def serve(signals: list[int]) -> int:
     ended at once. A judge that dies without a result ends this process too, with exit status 1.
     """
     preload_for_gpu()
+    gc.freeze()  # the garbage collectors of what is forked skip what is imported, and share its memory
     emit = _event_printer()
     emit({"event": "ready"})
     traces: dict[Placement, Traces] = {}

@@ -40,12 +40,11 @@ from results.experiment import (
 from results.group_entries import REQUEST, REQUEST_TAKEN
 from results.group_state import estimates
 from results.groups import Groups
-from results.history import assemble
 from results.journal import Journal, JournalRecord, RecordKind
-from results.parsed_records import ParsedRecords
 from results.query import Table, run_query
 from results.remembered import RememberedAnswers
 from results.researcher_costs import ANSWER
+from results.stored_records import StoredRecords
 from results.table_rows import AUDIT_FIELDS, insert_one, row_of
 
 log = logging.getLogger(__name__)
@@ -80,7 +79,7 @@ class Store:
         self._writer = self._database.cursor()
         self._version = 0
         self._remembered = RememberedAnswers(lambda: self._version)
-        self._parsed = ParsedRecords(self._fetch)
+        self._experiments = StoredRecords(self._fetch)
         self.groups = Groups(self._rows, version=lambda: self._version)
 
     @classmethod
@@ -137,11 +136,11 @@ class Store:
         """
         self._expect("experiment", experiment_id)
         with self._lock:
-            ((runs,),) = self._rows("SELECT count(*) FROM runs WHERE experiment_id = ?", experiment_id)
-            latest = self._rows("SELECT id, decision FROM verdicts WHERE experiment_id = ? ORDER BY seq", experiment_id)
+            record = self._experiments.with_id(experiment_id)
+            runs, latest = len(record.runs), record.verdict
             name = f"{experiment_id}/{runs}"
-            changes = sum(id.partition(".")[0] == name for id, _ in latest)
-            if changes and latest[-1][1] == verdict.decision:
+            changes = sum(id.partition(".")[0] == name for id in self._experiments.verdicts_of(experiment_id))
+            if changes and latest is not None and latest.decision == verdict.decision:
                 return False
             body = {"experiment_id": experiment_id, "runs": runs, **to_body(verdict)}
             return self._add("verdict", f"{name}.{changes}" if changes else name, body)
@@ -165,12 +164,14 @@ class Store:
                 return False
             self._writer.execute("BEGIN")
             try:
-                insert_one(self._writer, kind, row_of(len(self.journal) + 1, record))
+                row = row_of(len(self.journal) + 1, record)
+                insert_one(self._writer, kind, row)
                 self.journal.append(record)
             except BaseException:
                 self._writer.execute("ROLLBACK")
                 raise
             self._writer.execute("COMMIT")
+            self._experiments.add(kind, row)
             self._version += 1  # after the commit: what another thread has read before it is not kept
             return True
 
@@ -192,12 +193,12 @@ class Store:
 
     def records(self, branch: str) -> list[ExperimentRecord]:
         """A branch's experiments in order, lost ones included."""
-        return self._records("e.branch = ?", branch)
+        return self._experiments.of_branch(branch)
 
     def record(self, id: str) -> ExperimentRecord:
         """The experiment with this id. Raises KeyError for an unknown one."""
         self._expect("experiment", id)
-        return self._records("e.id = ?", id)[0]
+        return self._experiments.with_id(id)
 
     def head(self, branch: str) -> Head | None:
         """What the branch's new ideas are tried on: the head of its group; None before a baseline has a score."""
@@ -213,9 +214,7 @@ class Store:
 
     def unfinished(self, branch: str) -> list[ExperimentRecord]:
         """The branch's experiments without a verdict, in order, but for confirmations, which are no loop's."""
-        return self._records(
-            "e.branch = ? AND e.kind <> 'confirm' AND e.id NOT IN (SELECT experiment_id FROM verdicts)", branch
-        )
+        return [r for r in self.records(branch) if r.verdict is None and r.experiment.kind != "confirm"]
 
     def events(self, kind: str, branch: str) -> list[dict[str, Any]]:
         """The details of a branch's events of one kind, oldest first."""
@@ -237,8 +236,7 @@ class Store:
 
     def next_number(self, branch: str) -> int:
         """The number of the branch's next experiment; 0 is the baseline."""
-        ((number,),) = self._rows("SELECT coalesce(max(number) + 1, 0) FROM experiments WHERE branch = ?", branch)
-        return int(number)
+        return self._experiments.next_number(branch)
 
     def spent_usd(self, tag: str) -> float:
         """US dollars that the researchers of a tag have cost, over all of its branches and sessions, as far as known."""
@@ -279,19 +277,6 @@ class Store:
     def _fetch(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         with self._database.cursor() as cursor:
             return cursor.execute(sql, list(parameters)).fetchall()
-
-    def _records(self, condition: str, *parameters: Any) -> list[ExperimentRecord]:
-        chosen = f"SELECT e.id FROM experiments e WHERE {condition}"
-        experiments = self._rows(f"SELECT e.id FROM experiments e WHERE {condition} ORDER BY e.number, e.seq", *parameters)
-        runs = self._rows(f"SELECT experiment_id, id FROM runs WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters)
-        verdicts = self._rows(
-            f"SELECT experiment_id, id FROM verdicts WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters
-        )
-        return assemble(
-            self._parsed.experiments([id for (id,) in experiments]),
-            zip((of for of, _ in runs), self._parsed.runs([id for _, id in runs]), strict=True),
-            zip((of for of, _ in verdicts), self._parsed.verdicts([id for _, id in verdicts]), strict=True),
-        )
 
     def _show_audit(self, cursor: duckdb.DuckDBPyConnection) -> None:
         """Makes the table `audit` for this cursor alone: it is temporary, and no other connection can reach it."""

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import gc
 import importlib
 import os
 import pkgutil
@@ -81,8 +80,6 @@ def preload(capability: tuple[int, int]) -> None:
         with contextlib.suppress(Exception):
             importlib.import_module(FLASH_4_BASE)
     del os.environ[FLASH_4_BASE_ARCH_VARIABLE]
-    gc.collect()
-    gc.freeze()  # the children's garbage collector skips these objects
 
 
 def modules_of(package: str) -> list[str]:

@@ -107,14 +107,18 @@ def reap(children: Iterable[psutil.Process]) -> None:
 def _descendants_except(spared: set[int]) -> list[psutil.Process]:
     """The descendants of this process without the processes `spared` and their descendants.
 
-    Each walk below a process reads all of /proc. So there is one walk per spared process, of which there are few; one per
-    descendant would take time quadratic in the size of a fork bomb.
+    It reads all of /proc once, which takes long on a machine with many processes, and then each descendant's parent: a walk
+    below each process would take time quadratic in the size of a fork bomb.
     """
     found = psutil.Process().children(recursive=True)
-    kept = set(spared)
-    for pid in spared:
+    children: dict[int, list[int]] = {}
+    for child in found if spared else ():
         with contextlib.suppress(psutil.Error):
-            kept.update(child.pid for child in psutil.Process(pid).children(recursive=True))
+            children.setdefault(child.ppid(), []).append(child.pid)
+    kept, known = set[int](), list(spared)
+    while known:
+        kept.add(pid := known.pop())
+        known += children.get(pid, ())
     return [child for child in found if child.pid not in kept]
 
 

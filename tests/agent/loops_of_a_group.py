@@ -17,6 +17,7 @@ from research.result import RunResult, RunSpec
 from results.experiment import Branch, Experiment, ExperimentRecord, Proposal
 from results.store import Store
 from results.verdict import NoisePrior, Rule
+from tests.results.new_home import with_tables
 
 GROUP = "autoresearch/mar8"
 CONTRACT = PROFILES["cpu"].contract
@@ -65,7 +66,7 @@ class Group:
     def __init__(self, folder: Path, text: str, score: Score, *, rule: Rule = "estimate") -> None:
         self.repo, self.home, self.score, self.rule = folder / "repo", folder / "home", score, rule
         make_repository(self.repo, {"research/train.py": text})
-        self.store = Store.open(self.home)
+        self.store = Store.open(with_tables(self.home))
         self.ran: list[str] = []
         self.cpu_share: Callable[[str], float | None] = lambda train_py: None
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import importlib
 import os
 import signal
 import sys
@@ -25,6 +26,7 @@ from results.head_gain import ExpectedGain
 from results.journal import JournalRecord
 from results.store import Store
 from results.verdict import NoisePrior
+from tests.results.new_home import with_tables
 
 GROUP = "autoresearch/mar8"
 SIGMA = 0.004
@@ -81,7 +83,7 @@ class SharedLab:
             make_repository(self.repo, {"research/train.py": TEXT})
         self.names = [f"{GROUP}-cpu{number}" for number in range(loops)]
         self.listener = Listener()
-        self.store = Store.open(self.home)
+        self.store = Store.open(with_tables(self.home))
         self.loops: list[ResearchLoop] = []
 
     def open(self) -> list[ResearchLoop]:
@@ -185,4 +187,5 @@ def research_in_a_fork(folder: Path, boundary: str) -> int:
 
 
 if __name__ == "__main__":
+    importlib.import_module("pydoe")  # each fork with a wave would, which takes seconds
     print(*(boundary for boundary in (*sys.argv[2:], "") if research_in_a_fork(Path(sys.argv[1]), boundary)), sep="\n")

@@ -23,6 +23,7 @@ from results.verdict import NoisePrior
 from tests.agent.repo.git_samples import git
 from tests.agent.samples import TRAIN_PY
 from tests.agent.test_loop import Nobody
+from tests.results.new_home import with_tables
 
 BRANCH = "autoresearch/mar8"
 USER = ("-c", "user.name=T", "-c", "user.email=t@localhost")
@@ -43,7 +44,7 @@ class Checkout:
         self.repo, self.ran = folder / "repo", []  # type: tuple[Path, list[str]]
         make_repository(self.repo, {"research/train.py": TRAIN_PY, "notes.md": "one\n"})
         git(self.repo, "switch", "-q", "-c", BRANCH)
-        self.store = Store.open(folder / "home")
+        self.store = Store.open(with_tables(folder / "home"))
         self.stop_at: int | None = None
         self.fit: Callable[[str], str] = str
         self.baseline = self.head()

@@ -22,6 +22,7 @@ from results.head_gain import ExpectedGain
 from results.store import Store
 from results.verdict import NoisePrior
 from tests.agent.samples import TRAIN_PY
+from tests.results.new_home import with_tables
 
 BRANCH = "autoresearch/mar8"
 OLD, NEW = {"torch": "2.11"}, {"torch": "2.12"}
@@ -51,7 +52,7 @@ def make_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     make_repository(repo, {"research/train.py": TRAIN_PY})
     worktree = Worktree.create(repo, worktree_folder(home, BRANCH), BRANCH)
     contract = PROFILES["cpu"].contract
-    store = Store.open(home)
+    store = Store.open(with_tables(home))
     branch = Branch(
         name=BRANCH,
         tag="mar8",

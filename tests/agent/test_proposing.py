@@ -14,6 +14,7 @@ from agent.researcher import Context, ProposalFailed
 from results.experiment import Proposal, Usage
 from results.store import Store
 from tests.agent.samples import TRAIN_PY, make_context
+from tests.results.new_home import with_tables
 
 BRANCH = "autoresearch/test"
 IDEA = Proposal(
@@ -62,7 +63,7 @@ class Observer:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "home") as opened:
+    with Store.open(with_tables(tmp_path / "home")) as opened:
         yield opened
 
 

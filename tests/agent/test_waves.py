@@ -11,6 +11,7 @@ from results import policy, waves
 from results.experiment import Head
 from results.policy import FarmState, Work
 from results.store import Store
+from tests.results.new_home import with_tables
 from tests.results.test_policy import tried
 from tests.results.test_waves import with_near_misses
 
@@ -19,7 +20,7 @@ HEAD = Head(commit="c0ffee", experiment_id="mar8-0001", scores=(0.98,), expected
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path) as store:
+    with Store.open(with_tables(tmp_path)) as store:
         yield store
 
 

@@ -15,6 +15,7 @@ from tests.cluster.farm_samples import make_spec
 from tests.cluster.forked_farm import CONTEXT
 from tests.cluster.ray_samples import wait_for
 from tests.cluster.tiny_checkout import Checkout, make_checkout
+from tests.research.judged import layers_here
 
 # Ray reads it when it is imported, and a farm's process sets it before: or its workers start by `uv run` where the tests do
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -43,7 +44,7 @@ def judge_command() -> Iterator[tuple[str, ...]]:
     """The command of real judges which need not import torch, wherever they are started."""
     with tempfile.TemporaryDirectory() as folder:  # short: paths of sockets are limited
         path = f"{folder}/judges"
-        serving = CONTEXT.Process(target=warm_judge.serve, args=(path,), daemon=True)
+        serving = CONTEXT.Process(target=warm_judge.serve, args=(path, layers_here()), daemon=True)
         serving.start()
         wait_for("listening process", Path(path).exists)
         yield (sys.executable, "-S", "-E", warm_judge.__file__, path)

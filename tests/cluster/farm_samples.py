@@ -3,7 +3,9 @@
 import json
 import random
 import sys
+import tempfile
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 from cluster.hardware import Device
@@ -13,6 +15,7 @@ from results.experiment import Branch, Decision, Experiment, ExperimentKind, Usa
 from results.group_entries import GAIN
 from results.head_gain import ExpectedGain, gain_event
 from results.store import Store
+from tests.results.new_home import with_tables
 
 FAKE_JUDGE = (sys.executable, str(Path(__file__).with_name("fake_judge.py")))
 
@@ -42,7 +45,21 @@ def make_spec(folder: Path, run_id: str = "run1") -> RunSpec:
 
 def make_history(home: Path, *, commits: tuple[str, str, str] = ("a" * 40, "b" * 40, "c" * 40),
                  audit_bpb: float | None = None, **changes: str) -> None:  # fmt: skip
-    """A home with one branch: a baseline, a keep and a discard, of these commits; `changes` are of the branch."""
+    """A new home with one branch: a baseline, a keep and a discard, of these commits; `changes` are of the branch."""
+    home.mkdir(parents=True, exist_ok=True)
+    for name, data in _history(commits, audit_bpb, tuple(changes.items())).items():
+        (home / name).write_bytes(data)
+
+
+@lru_cache(maxsize=8)
+def _history(commits: tuple[str, str, str], audit_bpb: float | None, changes: tuple[tuple[str, str], ...]) -> dict[str, bytes]:
+    """The files of such a home: hundreds of tests begin with the same, and recording it takes each a tenth of a second."""
+    with tempfile.TemporaryDirectory() as folder:
+        _record_history(Path(folder), commits, audit_bpb, dict(changes))
+        return {name: Path(folder, name).read_bytes() for name in ("journal.jsonl", "farm.duckdb")}
+
+
+def _record_history(home: Path, commits: tuple[str, str, str], audit_bpb: float | None, changes: dict[str, str]) -> None:
     branch = Branch(
         name="autoresearch/mar8",
         tag="mar8",
@@ -61,7 +78,7 @@ def make_history(home: Path, *, commits: tuple[str, str, str] = ("a" * 40, "b" *
         ("explore", "keep", 2.5),
         ("explore", "discard", 2.75),
     ]
-    with Store.open(home) as store:
+    with Store.open(with_tables(home)) as store:
         store.add_branch(branch)
         for number, (kind, decision, val_bpb) in enumerate(outcomes):
             experiment = Experiment(

@@ -1,9 +1,10 @@
 """Commands of the farm in processes forked off one that has imported it, torch and Ray: a new Python takes seconds for that.
 
-The judge that such a farm starts is forked off the farm, or off a process that the test has. Evaluation has a quarter of the
+The judge that such a farm starts is forked off the farm, or off a process that the test has. Evaluation has an eighth of the
 `cpu` profile's rows, a baseline has one run, a training that hangs is given up after 0.5 s instead of 5, the machine's load is
 measured for a moment, and progress.png isn't drawn, unless the test says so. What runs leave in the page cache stays, since
-erasing it takes a second a run. What is started as a user does it, and takes those seconds, is in test_farm.py and
+erasing it takes a second a run, and the layers of the sandbox are probed once for all commands and runs, which takes each a
+fifth of a second. What is started as a user does it, and takes those seconds, is in test_farm.py and
 ray_cluster/test_jobs.py.
 """
 
@@ -17,7 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tests.research.judged import CONTEXT
+from research.sandbox.layers import Layers
+from tests.research.judged import CONTEXT, layers_here
 
 CONTEXT.set_forkserver_preload(
     [
@@ -26,7 +28,7 @@ CONTEXT.set_forkserver_preload(
         "tests.research.huge_pages",
     ]
 )
-EVAL_TOKENS = 2**14
+EVAL_TOKENS = 2**13
 SERVES = ("-m", "research.run", "--serve")
 
 
@@ -59,7 +61,7 @@ class ForkedFarm:
                  program: Callable[[list[str]], int] = farm_command) -> None:  # fmt: skip
         """Both streams go to the file `output`. `program` is a module's function."""
         self._output = output
-        started = (list(arguments), str(folder), dict(environment), str(output), cheaper, umask, program)
+        started = (list(arguments), str(folder), dict(environment), str(output), cheaper, umask, program, layers_here())
         self._process = CONTEXT.Process(target=_farm, args=started)
         self._process.start()
 
@@ -87,13 +89,13 @@ class ForkedFarm:
 
 
 def _farm(arguments: list[str], folder: str, environment: dict[str, str], output: str, cheaper: Cheaper, umask: int,
-          program: Callable[[list[str]], int]) -> None:  # fmt: skip
+          program: Callable[[list[str]], int], layers: Layers) -> None:  # fmt: skip
     """Runs in a process of its own."""
     os.setsid()
     os.umask(umask)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     become(folder, environment, *(os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC) for path in (os.devnull, output)))
-    from cluster import machine_load
+    from cluster import doctor, machine_load
     from cluster.farm_options import FarmOptions
     from research import profiles
     from research.judge.clock import Caps
@@ -105,7 +107,8 @@ def _farm(arguments: list[str], folder: str, environment: dict[str, str], output
     profiles.PROFILES["cpu"] = replace(cpu, contract=replace(cpu.contract, EVAL_TOKENS=EVAL_TOKENS))
     FarmOptions.__init__.__kwdefaults__["baseline_runs"] = cheaper.baseline_runs
     machine_load.measure_cpu_use.__defaults__ = (0.05,)
-    leave_traces()
+    make_judges_cheaper(layers)
+    doctor.probe = lambda view: layers  # type: ignore[attr-defined]
     if not cheaper.draws:
         from cluster import history_export
 
@@ -118,11 +121,13 @@ def _farm(arguments: list[str], folder: str, environment: dict[str, str], output
     sys.exit(program(arguments))
 
 
-def leave_traces() -> None:
-    """Lets the judges of this process, and of those forked off it, erase nothing."""
+def make_judges_cheaper(layers: Layers) -> None:
+    """Lets the judges of this process, and of those forked off it, erase nothing and take these layers of the sandbox."""
+    from research.judge import confinement
     from research.judge.traces import Traces
 
     Traces.erase = lambda self: None  # type: ignore[method-assign]
+    confinement.probe = lambda view: layers  # type: ignore[assignment, attr-defined]
 
 
 def become(folder: str, environment: Mapping[str, str], stdin: int, stdout: int, stderr: int | None = None) -> None:

@@ -20,6 +20,7 @@ from results.store import Store
 from tests.cluster.farm_samples import CPU
 from tests.cluster.test_by_hand import commit_train_py
 from tests.cluster.tiny_checkout import Checkout
+from tests.results.new_home import with_tables
 from tests.results.result_samples import make_branch
 
 BRANCH = "autoresearch/one"
@@ -88,7 +89,7 @@ def test_a_start_in_the_checkout_says_what_it_sets(tmp_path: Path) -> None:
     data: Any = SimpleNamespace(score_fingerprint=lambda contract: "s", data_fingerprint="d")
     plan = LoopPlan(branch_name="autoresearch/new", number=0, device=CPU, contract=contract_for("cpu"), data=data)
     said: list[str] = []
-    with Store.open(tmp_path / "home") as store:
+    with Store.open(with_tables(tmp_path / "home")) as store:
         store.add_branch(make_branch("autoresearch/two-cpu0", group="autoresearch/two", tag="two"))
         start = BranchStart(options, store, say=said.append)
         with pytest.raises(UserError, match="needs a branch of its own"):

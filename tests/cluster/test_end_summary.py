@@ -14,12 +14,13 @@ from results.history import read_history
 from results.report import morning_report
 from results.store import Store
 from results.verdict import abandoned_by_a_person
+from tests.results.new_home import with_tables
 from tests.results.result_samples import add, make_branch, make_experiment, make_run
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[Store]:
-    with Store.open(tmp_path / "home") as opened:
+    with Store.open(with_tables(tmp_path / "home")) as opened:
         opened.add_branch(make_branch())
         yield opened
 

@@ -9,13 +9,14 @@ from results.group_entries import HEAD
 from results.groups import head_event
 from results.plot import Point
 from results.store import Store
+from tests.results.new_home import with_tables
 from tests.results.result_samples import add, make_branch, make_experiment
 
 
 def test_a_picture_is_drawn_when_its_branch_has_changed(tmp_path: Path) -> None:
     told: list[Path] = []
     picture = tmp_path / "progress.png"
-    with Store.open(tmp_path / "home") as store:
+    with Store.open(with_tables(tmp_path / "home")) as store:
         store.add_branch(make_branch())
         export = HistoryExport(store, on_aside=lambda branch, file: told.append(file))
         export.add_picture(make_branch().name, picture)
@@ -38,7 +39,7 @@ def test_a_picture_has_the_heads_that_other_branches_made(tmp_path: Path, monkey
     drawn: list[list[Point]] = []
     monkeypatch.setattr(history_export, "write_progress_png", lambda path, records, title, heads: drawn.append(heads))
     other = "autoresearch/mar8-b"
-    with Store.open(tmp_path / "home") as store:
+    with Store.open(with_tables(tmp_path / "home")) as store:
         store.add_branch(make_branch())
         store.add_branch(make_branch(other, group=make_branch().name))
         for number in range(3):

@@ -18,13 +18,14 @@ from research.profiles import contract_for
 from results.experiment import Branch
 from results.store import Store
 from tests.cluster.farm_samples import CPU, gpu
+from tests.results.new_home import with_tables
 
 
 @pytest.fixture
 def make_planner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A planner on a store of its own; its data is prepared by nobody."""
     monkeypatch.setattr("cluster.loop_plans.prepared_data", lambda contract, options, **_: contract.profile)
-    with Store.open(tmp_path / "home") as store:
+    with Store.open(with_tables(tmp_path / "home")) as store:
 
         def make(**changes: Any) -> Planner:
             values = {"repo": tmp_path, "home": Home(tmp_path / "home"), "cache": tmp_path, "tag": "night",

@@ -1,5 +1,6 @@
 """`python -m research.run` and `research/train.py`, by hand and for a worker."""
 
+import gc
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from tests.research.judged import (
     HELPERS,
     Runner,
     events,
+    in_a_fork,
     is_alive,
     read_result,
     start_main,
@@ -42,6 +44,10 @@ STEP_LINE = (
 )
 SUMMARY_KEYS = ["val_bpb", "training_seconds", "total_seconds", "peak_vram_mb", "mfu_percent", "total_tokens_M", "num_steps",
                 "num_params_M", "depth"]  # fmt: skip
+
+
+def test_garbage_is_collected_again_once_torch_is_imported() -> None:
+    assert in_a_fork(gc.isenabled)
 
 
 # --- by hand --------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from results.confirmation import (
 )
 from results.store import Store
 from results.verdict import too_different
+from tests.results.new_home import with_tables
 from tests.results.result_samples import NAME, add, make_branch, make_experiment, make_run
 
 EXPECTED = Difference(gain=0.01, low=0.008, high=0.012)
@@ -74,7 +75,7 @@ def test_the_largest_of_many_differences_may_be_larger() -> None:
 
 
 def test_fresh_seeds_decide_nothing(tmp_path: Path) -> None:
-    with Store.open(tmp_path) as store:
+    with Store.open(with_tables(tmp_path)) as store:
         store.add_branch(make_branch())
         add(store, 0, "keep", 1.0)
         before = store.head(NAME)

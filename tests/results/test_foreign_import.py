@@ -13,6 +13,7 @@ from results.foreign_import import event_of, examined, lines_of
 from results.foreign_tsv import parse_foreign
 from results.query import Table
 from results.store import Store
+from tests.results.new_home import with_tables
 from tests.results.result_samples import make_branch
 from tests.results.test_autopsy import CELLS, LINES, MESSY
 
@@ -25,7 +26,7 @@ def table(tmp_path: Path) -> Path:
 
 
 def asked(home: Path, sql: str) -> Table:
-    with Store.open(home) as store:
+    with Store.open(with_tables(home)) as store:
         return store.query(sql)
 
 
@@ -72,7 +73,7 @@ def test_the_same_file_changes_nothing_and_another_needs_a_name(
 
 def test_no_result_of_ours_sees_it(table: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
-    with Store.open(home) as store:
+    with Store.open(with_tables(home)) as store:
         store.add_branch(make_branch())
     assert main(["import", str(table), "--home", str(home)]) == 0
     for view in ("history", "leaderboard", "near_misses", "experiments", "runs", "estimates"):
@@ -106,7 +107,7 @@ NASTY = st.lists(st.one_of(LINES, st.lists(CELLS, min_size=5, max_size=5).map("\
 
 
 def test_whatever_is_in_a_file_can_be_stored_and_read(tmp_path: Path) -> None:
-    with Store.open(tmp_path / "home") as store:
+    with Store.open(with_tables(tmp_path / "home")) as store:
 
         @settings(max_examples=20, deadline=None)
         @given(NASTY)

@@ -9,6 +9,7 @@ from results.history import read_history
 from results.report import morning_report
 from results.researcher_costs import spent_text, total
 from results.store import Store
+from tests.results.new_home import with_tables
 from tests.results.result_samples import make_branch, make_experiment
 
 OTHER = "autoresearch/mar8-gpu1"
@@ -18,7 +19,7 @@ ANSWER = Usage(model="m", input_tokens=10, output_tokens=5, cost_usd=0.5, answer
 @pytest.fixture
 def spent(tmp_path: Path) -> Path:
     """A home whose tag cost $4: an experiment of an earlier version, one with its answers, a failure, and another loop."""
-    with Store.open(tmp_path) as store:
+    with Store.open(with_tables(tmp_path)) as store:
         store.add_branch(make_branch())
         store.add_branch(make_branch(OTHER, tag="mar8", loop=1))
         store.add_branch(make_branch("autoresearch/mar9"))
@@ -38,7 +39,7 @@ def spent(tmp_path: Path) -> Path:
 
 def test_limit_sql_and_report_have_one_sum(spent: Path) -> None:
     (spent / "farm.duckdb").unlink()
-    with Store.open(spent) as store:
+    with Store.open(with_tables(spent)) as store:
         assert store.spent_usd("mar8") == 4.0 and store.spent_usd("mar9") == 64.0 and store.spent_usd("none") == 0.0
         rows = store.query("SELECT branch, sum(cost_usd), sum(tokens), bool_or(estimated) FROM costs GROUP BY 1").rows
     histories = read_history(spent / "journal.jsonl")

@@ -21,6 +21,7 @@ from results.journal import JournalRecord, _encode
 from results.schema import MIGRATIONS
 from results.store import Store, query_home
 from results.table_rows import TABLES
+from tests.results.new_home import with_tables
 from tests.results.result_samples import NAME, add, make_branch, make_experiment, make_run
 
 WRITER = """
@@ -135,6 +136,23 @@ def test_what_is_unfinished_and_what_comes_next(store: Store) -> None:
     night(store)
     assert [record.experiment.number for record in store.unfinished(NAME)] == [7]
     assert store.next_number(NAME) == 8 and store.next_number("autoresearch/other") == 0
+
+
+def test_what_is_known_while_records_are_added_is_what_the_next_owner_reads(tmp_path: Path) -> None:
+    """Experiments come in the order of their numbers, with all their runs and the latest verdict."""
+    with Store.open(with_tables(tmp_path)) as store:
+        store.add_branch(make_branch())
+        store.add_experiment(make_experiment(2))
+        assert store.record("mar8-0002").runs == () == tuple(store.records("autoresearch/other"))
+        night(store)
+        store.add_run("mar8-0002", make_run("mar8-0002-2", 0.98))
+        assert len(store.record("mar8-0002").runs) == 2
+        store.add_verdict("mar8-0002", Verdict(decision="keep", reason="better"))
+        grown = store.records(NAME), store.unfinished(NAME), store.next_number(NAME)
+    with Store.open(tmp_path) as store:
+        assert (store.records(NAME), store.unfinished(NAME), store.next_number(NAME)) == grown
+    assert [record.experiment.number for record in grown[0]] == list(range(8))
+    assert grown[0][2].verdict == Verdict(decision="keep", reason="better") and len(grown[0][2].runs) == 2
 
 
 def test_an_experiment_is_read_by_its_id(store: Store) -> None:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,21 @@ def test_a_branch_starts_with_the_given_train_py_and_nothing_else(repo: Path, fo
 @pytest.mark.parametrize("train_py", [None, TRAIN_PY])
 def test_an_unchanged_train_py_starts_at_the_base_itself(repo: Path, folder: Path, train_py: str | None) -> None:
     assert Worktree.create(repo, folder, BRANCH, train_py=train_py).head() == git(repo, "rev-parse", "HEAD")
+
+
+def test_the_branchs_commit_is_found_however_git_keeps_it(repo: Path, folder: Path) -> None:
+    """In a file of its own, packed with all others, packed and newer in a file, as a link, and asked from a linked worktree."""
+    worktree = Worktree.create(repo, folder, BRANCH, train_py=BETTER)
+    linked = replace(worktree, repo=folder)
+    for change in ((), ("pack-refs", "--all"), ("update-ref", f"refs/heads/{BRANCH}", "HEAD"),
+                   ("symbolic-ref", f"refs/heads/{BRANCH}", "refs/heads/main")):  # fmt: skip
+        if change:
+            git(repo, *change)
+        assert worktree.head() == linked.head() == git(repo, "rev-parse", f"refs/heads/{BRANCH}")
+    assert worktree.head() == git(repo, "rev-parse", "main")
+    git(repo, "symbolic-ref", "--delete", f"refs/heads/{BRANCH}")
+    with pytest.raises(GitFailed):
+        worktree.head()
 
 
 def test_a_tag_is_started_once(repo: Path, folder: Path) -> None:

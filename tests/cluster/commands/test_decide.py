@@ -30,6 +30,7 @@ from results.query import Table
 from results.store import Store
 from tests.agent import shared_lab
 from tests.agent.shared_lab import GROUP, SharedLab
+from tests.results.new_home import with_tables
 from tests.results.result_samples import NAME, make_branch, make_experiment, make_run
 
 FIGURES = re.compile(r"val_bpb (\S+) -> (\S+) expected: gain (\S+) \[(\S+), (\S+)\]")
@@ -201,7 +202,7 @@ def test_a_running_farm_is_asked_and_its_loop_runs_the_baseline_again(
 
 def close_calls(home: Path, count: int, **branch: Any) -> None:
     """A history with ideas that gained little, each with a constant of its own."""
-    with Store.open(home) as store:
+    with Store.open(with_tables(home)) as store:
         store.add_branch(make_branch(**branch))
         for number in range(count + 1):
             idea = (
@@ -222,7 +223,7 @@ def test_a_wave_is_requested_where_there_are_near_misses(tmp_path: Path, capsys:
     assert main(["combine", "--home", str(tmp_path)]) == 0
     assert "4 of the 4" in capsys.readouterr().out
     assert main(["combine", "mar8", "--home", str(tmp_path)]) == 2
-    with Store.open(tmp_path) as store:
+    with Store.open(with_tables(tmp_path)) as store:
         assert [request["request"] for request in store.open_requests(NAME)] == ["wave"]
         ended = summary_lines(summarise(store, [NAME], seconds=1.0, ended="stopped"))
         assert any("a wave of near-misses" in line and "--experiments" in line for line in ended)
@@ -250,7 +251,7 @@ def test_what_cannot_be_done_is_refused_in_one_line(
 ) -> None:
     close_calls(tmp_path, count, **branch)
     if count < 0:
-        with Store.open(tmp_path) as store:
+        with Store.open(with_tables(tmp_path)) as store:
             store.add_experiment(make_experiment(1))
     try:
         status: Any = main([*words, "--home", str(tmp_path)])

@@ -9,7 +9,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from research.sandbox.descendants import pause_tree, resume_tree
+from research.sandbox.descendants import kill_descendants, pause_tree, resume_tree
+from research.sandbox.linux import become_subreaper
+from tests.research.judged import in_a_fork, is_alive, wait_for
 
 COUNTS_IN_A_GRANDCHILD = """
 import os, subprocess, sys, time
@@ -64,3 +66,21 @@ def test_a_process_that_is_gone_counts_as_paused() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     assert pause_tree(ended.pid) == {} and resume_tree(ended.pid, {})
+
+
+def test_what_is_spared_lives_on_with_all_that_it_started() -> None:
+    assert in_a_fork(_spare_one_tree) == ([], [True, True], [False, False])
+
+
+def _spare_one_tree() -> tuple[list[int], list[bool], list[bool]]:
+    """Runs in a process of its own. Who is left, and who lives of the tree that was spared, and of the other one."""
+    become_subreaper()
+    trees = []
+    for _ in range(2):
+        top = psutil.Popen(["sh", "-c", "sleep 60 & wait"], start_new_session=True)
+        wait_for(top.children)
+        trees.append([top.pid, top.children()[0].pid])
+    left = kill_descendants(spare=[trees[0][0]])
+    spared, others = ([is_alive(pid) for pid in tree] for tree in trees)
+    kill_descendants()
+    return left, spared, others
