@@ -77,7 +77,7 @@ class NoiseModel:
     """Standard deviation of val_bpb between seeds of one commit, in bpb."""
     is_known: bool = False
     """Whether sigma is taken as it is, whatever the runs say."""
-    runs: float = 10
+    runs: float = 5
     """How many runs sigma counts as, against runs without a new idea."""
     seed_share: float = 0.0
     """The share of sigma**2 that runs under one seed have in common, until refits have learned it; 0: they have nothing."""

@@ -31,7 +31,7 @@ EQUAL_SHARE = 1e-7
 """Relative difference of val_bpb below which two runs are suspiciously equal: float32 sums over one model differ by as much.
 Scores of different seeds differ by a few thousandths, so this happens by chance once in ten thousand pairs."""
 
-PRIOR_RUNS, SCALED_PRIOR_RUNS = 10, 4
+PRIOR_RUNS, SCALED_PRIOR_RUNS = 5, 4
 """Degrees of freedom that the profile's prior sigma counts as, against measured replicates; fewer under another budget."""
 
 BUDGET_POWER = 0.6
