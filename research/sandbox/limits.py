@@ -23,6 +23,9 @@ MAX_TASKS = 4096
 RECENT_POLLS = 8
 """Polls within which the end of a process and the kernel's count of processes killed for memory belong together."""
 
+MOST_FAILURES = 20
+"""Polls in a row that may fail before the run is ended, since nothing bounds it meanwhile."""
+
 LEAST_FREE_MEMORY = 0.03
 """Fraction of the host's memory that must stay free, whoever uses the rest: some memory belongs to no process."""
 
@@ -52,7 +55,7 @@ class Limits:
 class BrokenLimit:
     """A limit that a run has broken."""
 
-    resource: Literal["memory", "processes", "disk", "machine"]
+    resource: Literal["memory", "processes", "disk", "machine", "measuring"]
     """`machine`: the memory of the host ran out, and another process uses more of it than the run."""
     reason: str
     """The amount and the limit, in words."""
@@ -109,8 +112,15 @@ class Supervisor:
             self._thread.join()
 
     def _poll(self) -> None:
+        failures = 0
         while self.broken is None and not self._stopped.wait(POLL_SECONDS):
-            self.broken = self._look()
+            try:
+                self.broken, failures = self._look(), 0
+            except Exception as error:  # this thread must not end unnoticed: nothing else watches the run
+                failures += 1
+                if failures == MOST_FAILURES:
+                    reason = f"its use of the machine can't be measured ({type(error).__name__})"
+                    self.broken = BrokenLimit(resource="measuring", reason=reason)
 
     def _look(self) -> BrokenLimit | None:
         limits = self._limits
@@ -164,7 +174,7 @@ class MemoryMonitor:
     def _poll(self) -> None:
         with first_gpu() if self._gpu else contextlib.nullcontext() as gpu:
             while not self._stopped.wait(POLL_SECONDS):
-                with contextlib.suppress(psutil.Error):
+                with contextlib.suppress(psutil.Error, OSError):
                     self._peak_bytes = max(self._peak_bytes, self._now(gpu))
 
     def _now(self, gpu: Gpu | None) -> int:

@@ -137,3 +137,15 @@ def test_the_kernels_count_is_that_of_the_processs_own_group(tmp_path: Path) -> 
         (proc / "self" / "cgroup").write_text(lines)
         assert oom_kills(proc, groups) == count
     assert oom_kills() >= 0
+
+
+def test_a_watch_that_fails_is_noticed(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once is nothing; but a run is not left unbounded."""
+    monkeypatch.setattr("research.sandbox.limits.POLL_SECONDS", 0.01)
+
+    def failing() -> None:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(supervisor, "_look", failing)
+    broken = wait_for(lambda: supervisor.broken, 5.0)
+    assert over_limit(broken, has_seen_rows=False).status == "invalid" and "OSError" in broken.reason
