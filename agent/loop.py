@@ -176,7 +176,6 @@ class ResearchLoop:
     def context(self) -> Context:
         """What the researcher is shown. Raises ProposalFailed if program.md can't be read."""
         head = self.head()
-        near = policy.near_misses(self.shared.state().farm)
         all_records = self.shared.records()
         return Context(
             branch=self.branch,
@@ -184,10 +183,10 @@ class ResearchLoop:
             train_py=self.worktree.train_py(head.commit),
             records=tuple(r for r in self.store.records(self.branch.name) if r.experiment.kind not in NOT_SHOWN),
             others=tuple(r for r in all_records if self._is_anothers(r)),
-            near_misses=tuple(self.store.record(idea) for idea in near),
+            near_misses=tuple(self.store.record(idea) for idea in policy.near_misses(self.shared.state().farm)),
             sigma=self._decisions.sigma(),
             program=read_policy(self.settings.program),
-            query=lambda sql: self.store.query(sql, audience="agent").to_text(),
+            query=self.store.queries.text,
             charge=partial(self.store.add_answer, self.branch.name),
             spent_usd=partial(self.store.spent_usd, self.branch.tag),
             programs=programs_on_same_terms(self.store, self.branch),
@@ -314,8 +313,11 @@ class ResearchLoop:
 
     def write_results_tsv(self, others: Sequence[ExperimentRecord] = ()) -> None:
         """Writes results.tsv into the worktree, untracked, without the rows of `others`, which are another branch's."""
-        records = self.store.records(self.branch.name)
-        aside = write_results_tsv(self.worktree.folder / "results.tsv", records, others=others)
+        records, table = self.store.records(self.branch.name), self.worktree.folder / "results.tsv"
+        try:
+            aside = write_results_tsv(table, records, others=others)
+        except OSError as error:  # nothing depends on it, and the next verdict writes it anew
+            return self.observer.on_event("not_written", branch=self.branch.name, file=str(table), reason=error.strerror)
         if aside is not None:
             self.observer.on_event("moved_aside", branch=self.branch.name, file=str(aside))
 

@@ -30,7 +30,11 @@ from research.command_hints import to_type
 from research.errors import UserError
 from research.valid_train_py import problem_with
 from results.experiment import ExperimentRecord, Proposal
+from results.group_entries import COMMITTED_BY_A_PERSON
 from results.tsv import write_results_tsv
+
+TRY = "try"
+"""The kind of the events that record the beginning of another run of an experiment, and the end of a try."""
 
 
 def on_the_checkouts_branch(options: FarmOptions) -> FarmOptions:
@@ -76,7 +80,7 @@ async def try_working_train_py(farm: Farm, message: str | None, *, again: bool =
         if not measured_before:
             await tell_if_busy(farm)
         finished = await loop.start()
-        record = try_of(working, finished, loop.worktree)
+        record = try_of(working, finished, loop.worktree) or cut_off_try(loop, working)
         head_text = loop.worktree.train_py(loop.head().commit)
         if record is None and same_code(working, head_text) and (finished or not measured_before):
             record = farm.store.record(loop.head().experiment_id)
@@ -94,9 +98,11 @@ async def try_working_train_py(farm: Farm, message: str | None, *, again: bool =
                 await tell_if_busy(farm)
             if earlier is not None and loop.is_of_group(earlier.experiment):
                 tell_what_is_left_aside(farm, loop, earlier, working, message)
+                note_try(loop, earlier, has_ended=False)
             record = await (loop.try_now(proposal) if earlier is None else loop.try_again(earlier, proposal))
         is_recorded = same_lines(working, loop.worktree.train_py(record.experiment.commit))
         leave_results(farm, loop, record, tried if is_recorded else None)
+        note_try(loop, record, has_ended=True)
         tell_what_leaves(farm, loop)
         return record
     finally:
@@ -209,6 +215,34 @@ def try_of(working: str, finished: Sequence[ExperimentRecord], worktree: Worktre
     """The experiment that tried this text; None if none did."""
     same = (r for r in finished if r.is_idea and same_code(working, worktree.train_py(r.experiment.commit)))
     return next(same, None)
+
+
+def note_try(loop: ResearchLoop, record: ExperimentRecord, *, has_ended: bool) -> None:
+    """Records that a try has left its results where the user works, or that another run of an experiment begins."""
+    details = {"branch": loop.branch.name, "experiment": record.experiment.id, "runs": len(record.runs), "ended": has_ended}
+    loop.store.add_event(TRY, details)
+
+
+def cut_off_try(loop: ResearchLoop, working: str) -> ExperimentRecord | None:
+    """The experiment of a try of this text that was decided and then cut off, before its results were left; None if none was.
+
+    The same command then leaves them, and does not run the same again.
+    """
+    branch, store = loop.branch.name, loop.store
+    notes = store.events(TRY, branch)
+    why = loop.shared.state().why_ruled
+    tries = [
+        record
+        for record in store.records(branch)
+        if record.experiment.kind == "manual" and why.get(record.experiment.id) != COMMITTED_BY_A_PERSON
+    ]
+    record = tries[-1] if tries and tries[-1].experiment.id not in [note["experiment"] for note in notes] else None
+    if notes and not notes[-1]["ended"]:
+        again = store.record(notes[-1]["experiment"])
+        record = again if len(again.runs) > notes[-1]["runs"] else record
+    if record is None or record.verdict is None or record.verdict.decision == "lost":
+        return None
+    return record if same_lines(working, loop.worktree.train_py(record.experiment.commit)) else None
 
 
 def proposal_by_hand(head_text: str, working: str, message: str | None) -> Proposal:

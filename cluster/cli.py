@@ -179,6 +179,8 @@ def _add_start(group: CommandGroup) -> None:
     _add_places(demo)
 
     doctor = group.add("doctor", "what works on this machine, and how to fix what doesn't")
+    doctor.add_argument("--repair", action="store_true",
+                        help="repair a damaged journal: say what is done with each damaged line, and keep a copy")  # fmt: skip
     _add_devices(doctor)
     _add_places(doctor)
 

@@ -70,6 +70,9 @@ class Dispatcher:
         self._executing: dict[str, Device] = {}
         self._blame = Blame()
         self._news = asyncio.Condition()
+        self._failure: BaseException | None = None
+        self.on_failure: Callable[[], None] = lambda: None
+        """Called when a task of this dispatcher has failed, which `failure` then tells."""
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -81,9 +84,15 @@ class Dispatcher:
         """The devices that get no more work, and why."""
         return self._blame.quarantined
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What a task that serves a device, or watches the leases, has raised: no run can be relied on any more."""
+        return self._failure
+
     async def changes(self) -> AsyncIterator[tuple[Device, ...]]:
         """Serves the devices of the engine, and yields those that join, in groups. Ends when the engine is closed."""
         watching = asyncio.create_task(self._expire_regularly())
+        watching.add_done_callback(self._note_end)
         try:
             async for group in self.engine.changes():
                 joined = [device for change in group if (device := await self._apply(change)) is not None]
@@ -97,8 +106,10 @@ class Dispatcher:
         """Enqueues a run and waits for its result. Failures of the infrastructure are results with the status `lost`.
 
         `control` is the train.py of the branch's baseline; None before it is measured. Raises NoWorkersLeft. Cancelling removes
-        the run from the queue, or ends its processes.
+        the run from the queue, or ends its processes. Raises what a task of this dispatcher has raised.
         """
+        if self._failure is not None:
+            raise self._failure
         if self._blame.quarantined and not self._devices:
             raise NoWorkersLeft(self._blame.describe())
         outcome: asyncio.Future[RunResult] = asyncio.get_running_loop().create_future()
@@ -150,7 +161,9 @@ class Dispatcher:
             return None
         self._observer.on_worker(change.name, change.kind, platform=platform_identity(change.device))
         self._devices[change.name] = change.device
-        self._serving[change.name] = asyncio.create_task(self._serve(change.device), name=f"serve {change.name}")
+        serving = asyncio.create_task(self._serve(change.device), name=f"serve {change.name}")
+        serving.add_done_callback(self._note_end)
+        self._serving[change.name] = serving
         return change.device
 
     async def _stop_serving(self, name: str) -> None:
@@ -159,6 +172,17 @@ class Dispatcher:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+
+    def _note_end(self, task: "asyncio.Task[None]") -> None:
+        """Fails all requested runs if one of the dispatcher's own tasks has failed: nobody else would notice it."""
+        error = None if task.cancelled() else task.exception()
+        if error is None or self._failure is not None:
+            return
+        self._failure = error
+        for assignment in self._assignments.values():
+            if not assignment.outcome.done():
+                assignment.outcome.set_exception(error)
+        self.on_failure()
 
     def _drop_quarantined(self, device: Device) -> None:
         """Stops serving a quarantined device; fails all queued runs if it was the last."""

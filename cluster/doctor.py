@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from agent.repo.branch_log import numbers_given_out
 from agent.researchers.containment import Containment, containment_here
 from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS
 from cluster.hardware import Device, busy_processes, platform_identity
@@ -30,8 +31,13 @@ from research.profiles import choose_profile, profile_named
 from research.result import SandboxMode
 from research.sandbox.layers import Layers, check_strict, probe
 from research.sandbox.visible import view_of_run
+from results.journal import DamagedLine, read_journal
+from results.journal_repair import plan_repair, repair
 
 State = Literal["ok", "warn", "missing"]
+
+MOST_LINES = 3
+"""Damaged lines of the journal that are shown."""
 
 LEAST_FREE_DISK = 5 * 10**9
 """Free disk space in bytes below which the doctor warns."""
@@ -106,6 +112,7 @@ def examine(home: Home, cache: Path | UserError, devices: Sequence[Device]) -> I
     yield _checkout(home)
     yield _key()
     yield _disk("home", home.folder)
+    yield _journal(home)
     if isinstance(cache, UserError):
         yield Check(name="cache", state="missing", found="no folder", cure=str(cache))
     else:
@@ -286,6 +293,38 @@ def _disk(name: str, folder: Path) -> Check:
     if free < LEAST_FREE_DISK:
         return Check(name=name, state="warn", found=found, cure=f"free some space, or choose another --{name}")
     return Check(name=name, state="ok", found=found)
+
+
+def _journal(home: Home) -> Check:
+    """Whether all that was recorded can be read."""
+    damaged: list[DamagedLine] = []
+    try:
+        records = sum(1 for _ in read_journal(home.journal, on_damage=damaged.append))
+    except OSError as error:
+        return Check(name="journal", state="missing", found=f"{home.journal} can't be read ({error.strerror})",
+                     cure="ask its owner, or choose another --home")  # fmt: skip
+    if not damaged:
+        return Check(name="journal", state="ok", found=counted(records, "record"))
+    does = "; ".join(plan_repair(home.journal).lines()[:MOST_LINES])
+    cure = f"{to_type(f'farm doctor{home_option(home)} --repair')} keeps a copy of the journal, and then: {does}"
+    found = f"{counted(len(damaged), 'damaged line')} beside {counted(records, 'record')}"
+    return Check(name="journal", state="missing" if any(not line.is_telemetry for line in damaged) else "warn", found=found,
+                 cure=cure)  # fmt: skip
+
+
+def repair_journal(home: Home) -> Iterator[str]:
+    """Repairs the home's journal, which no farm may have open, and says what it does. Raises UserError."""
+    if not home.journal.exists():
+        raise UserError(f"Nothing is recorded in {home.folder}, so there is nothing to repair.")
+    with home.lock():
+        plan = plan_repair(home.journal)
+        yield from plan.lines()
+        if not plan.damaged:
+            yield f"{home.journal} has no damaged line: nothing is changed."
+            return
+        numbers = [pair for repository in home.repositories() for pair in numbers_given_out(repository)]
+        copy = repair(plan, numbers)
+        yield f"{home.journal} is repaired; what it was is in {copy}."
 
 
 def _flash_attention(devices: Sequence[Device]) -> list[Check]:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -26,7 +26,7 @@ from cluster.farm_events import FarmEvents
 from cluster.farm_options import FarmOptions
 from cluster.hardware import platform_identity
 from cluster.history_export import HistoryExport
-from cluster.home import usual_cache, usual_homes
+from cluster.home import home_option, usual_cache, usual_homes
 from cluster.known_folders import known_folders, remember
 from cluster.local_api import FarmServer
 from cluster.loop_plans import LoopPlan, Planner
@@ -44,8 +44,10 @@ from research.sandbox.visible import is_needed
 from research.starting_hyperparameters import fit_to_profile
 from results.experiment import Branch, Experiment
 from results.foreign_import import Import, record_import
+from results.journal import check_whole
 from results.query import Table
-from results.store import Audience, Store
+from results.store import Store
+from results.tables import Audience
 from results.verdict import NoisePrior, noise_prior
 
 
@@ -72,7 +74,8 @@ class Farm:
             self.home.record_repository(options.repo)
             remember(self.home.folder, options.cache)
             self.store = self._cleanup.enter_context(Store.open(self.home.folder, wait_s=5.0))
-            self.export = HistoryExport(self.store, on_aside=self._on_aside)
+            check_whole(self.home.journal, self.store.journal.damaged, home_option=home_option(self.home))
+            self.export = HistoryExport(self.store, on_aside=self._on_aside, say=display.say)
             self.events = FarmEvents(self.home, self.store, display, self.export, show_joining=options.engine == "ray")
             if options.given is not None:
                 log_options(self.home, options.tag, options.given, command=options.command,
@@ -129,7 +132,7 @@ class Farm:
         return time.monotonic() - self.began
 
     def _query(self, sql: str, audience: Audience) -> Table:
-        return self.store.query(sql, audience=audience)
+        return self.store.queries.table(sql, audience=audience)
 
     def _ask(self, ask: Ask) -> Answer:
         """Records what a person asks; called in the local API's threads. Raises UserError."""
@@ -233,6 +236,8 @@ class FarmRun:
         self._loops: dict[str, asyncio.Task[str]] = {}
         self._ended: list[ResearchLoop] = []
         self._news = asyncio.Event()
+        self._background: list[asyncio.Task[None]] = []
+        """Tasks beside the loops. None of them may end unnoticed: the farm ends with what it raised."""
         self._stop = StopRequest(self._cancel_loops, say=farm.display.say)
 
     async def run(self) -> FarmSummary:
@@ -244,12 +249,13 @@ class FarmRun:
         farm.events.on_event(
             "farm_started", tag=self._options.tag, engine=self._options.engine, researcher=self._options.researcher
         )
-        exporting = asyncio.create_task(farm.export.write_regularly())
+        exporting = self._in_background(farm.export.write_regularly())
         try:
             with self._stop.on_signals():
                 ended = await self._until_the_end()
         except BaseException as error:
-            farm.events.on_event("farm_ended", reason=one_line(str(error)) or type(error).__name__)
+            with contextlib.suppress(UserError):  # the disk may be full, which then is the error
+                farm.events.on_event("farm_ended", reason=one_line(str(error)) or type(error).__name__)
             raise
         finally:
             exporting.cancel()
@@ -272,20 +278,32 @@ class FarmRun:
     # --- loops ------------------------------------------------------------------------------------------------------
 
     async def _until_all_loops_have_ended(self) -> list[str | BaseException]:
-        """Returns why each loop ended, or what it raised. Raises an error that following the devices raised."""
-        following = asyncio.create_task(self._start_loops_as_devices_join())
-        following.add_done_callback(lambda _: self._news.set())
+        """Returns why each loop ended, or what it raised. Raises what a task beside the loops raised."""
+        following = self._in_background(self._start_loops_as_devices_join())
+        self._farm.dispatcher.on_failure = self._news.set
         try:
             while not (self._loops or self._stop.reason) or not all(task.done() for task in self._loops.values()):
                 await self._news.wait()
                 self._news.clear()
-                if following.done() and following.exception() is not None:
-                    raise following.exception() or AssertionError
+                self._raise_failure()
         finally:
             for task in (following, *self._loops.values()):
                 task.cancel()
             await asyncio.wait([following, *self._loops.values()])
         return [outcome for task in self._loops.values() if (outcome := _outcome_of(task)) is not None]
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        task.add_done_callback(lambda _: self._news.set())
+        self._background.append(task)
+        return task
+
+    def _raise_failure(self) -> None:
+        """Raises what a task beside the loops has raised, the dispatcher's own among them."""
+        failed = [task.exception() for task in self._background if task.done() and not task.cancelled()]
+        for failure in (*failed, self._farm.dispatcher.failure):
+            if failure is not None:
+                raise failure
 
     async def _start_loops_as_devices_join(self) -> None:
         """Starts loops when there is a device for them; they then run on whatever devices join and leave."""

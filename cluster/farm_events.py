@@ -17,6 +17,7 @@ MESSAGES = {
     "proposal_failed": "{branch}: no proposal, asking again in {again_in_s:g} s: {reason}",
     "adopting": "{branch}: {commits} made by hand will be run, and recorded as kept (another --tag starts afresh)",
     "moved_aside": "{branch}: results.tsv was no table of experiments: it is now {file}",
+    "not_written": "{branch}: {file} can't be written ({reason}): it is written anew after the next verdict",
     "decision_changed": "{branch}: {experiment} ({title}) {reason}",
     "head_moved": "{branch}: the head is now {change}; val_bpb {expected:.4f} expected",
     "share_unusual": "{branch}: {run} ran {share}, which may decide: it is repeated",

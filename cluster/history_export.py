@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from research.errors import UserError
 from results.experiment import ExperimentRecord
 from results.group_entries import HEAD
 from results.plot import Point, write_progress_png
@@ -20,9 +21,11 @@ LEAST_SECONDS = 5.0
 class HistoryExport:
     """Keeps history.parquet and the pictures of the branches up to date."""
 
-    def __init__(self, store: Store, *, on_aside: Callable[[str, Path], None]) -> None:
-        """`on_aside(branch, file)` is told of a person's picture that was moved out of the way."""
-        self._store, self._on_aside = store, on_aside
+    def __init__(self, store: Store, *, on_aside: Callable[[str, Path], None], say: Callable[[str], None]) -> None:
+        """`on_aside(branch, file)` is told of a person's picture that was moved out of the way; `say` tells the user."""
+        self._store, self._on_aside, self._say = store, on_aside, say
+        self._failed = ""
+        """Why the files could not be written the last time; empty if they were."""
         self._last = 0.0
         self._pictures: dict[str, Path] = {}
         self._drawn: dict[str, int] = {}
@@ -35,7 +38,22 @@ class HistoryExport:
         self._pictures[branch] = path
 
     def write(self) -> None:
-        """Writes the history now, and the pictures of the branches that have changed."""
+        """Writes the history now, and the pictures of the branches that have changed.
+
+        Nothing depends on these files: what can't be written is said once, and tried again the next time.
+        """
+        self._last = time.monotonic()
+        try:
+            self._write()
+        except (OSError, UserError) as error:
+            failed = _in_words(error, self._store.home)
+            if failed != self._failed:
+                self._say(f"{failed}: the history and its pictures stay as they are, and are written once they can be")
+            self._failed = failed
+        else:
+            self._failed = ""
+
+    def _write(self) -> None:
         self._store.export_parquet()
         for branch, path in self._pictures.items():
             records = self._store.records(branch)
@@ -46,7 +64,6 @@ class HistoryExport:
                 if aside is not None:
                     self._on_aside(branch, aside)
                 self._drawn[branch] = seen
-        self._last = time.monotonic()
 
     def _heads(self, name: str, records: Sequence[ExperimentRecord]) -> list[Point]:
         """The heads of a branch's group, each at the branch's last experiment that began no later than what made it."""
@@ -70,3 +87,9 @@ class HistoryExport:
         while True:
             await asyncio.sleep(EXPORT_SECONDS)
             self.write_if_due()
+
+
+def _in_words(error: OSError | UserError, home: Path) -> str:
+    if isinstance(error, UserError):
+        return str(error).rstrip(".")
+    return f"{error.filename or home} can't be written ({error.strerror or error})"

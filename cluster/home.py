@@ -172,14 +172,19 @@ class Home:
             return []
 
     def log_event(self, kind: str, **fields: Any) -> None:
-        """Appends one JSON line to the log, in one write, so that lines of several threads don't mix."""
+        """Appends one JSON line to the log, in one write, so that lines of several threads don't mix. Raises UserError if the
+        log can't be written.
+        """
         line = json.dumps({"time": utc_now(), "event": kind, **fields}, default=str) + "\n"
-        self.logs.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(descriptor, line.encode())
-        finally:
-            os.close(descriptor)
+            self.logs.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(self.log_file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                os.write(descriptor, line.encode())
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise self._not_writable(error) from None
 
     def last_event(self, kind: str, **fields: Any) -> dict[str, Any]:
         """The newest event of a kind in the log that has these fields; empty if there is none."""

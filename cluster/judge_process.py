@@ -162,18 +162,23 @@ class JudgeProcess:
     def _read(self) -> None:
         """Puts the judge's messages into the queue; runs in its own thread."""
         assert self._process.stdout is not None
-        with self._process.stdout as lines:
-            for line in lines:
-                try:
-                    message = json.loads(line)
-                except ValueError:
-                    continue  # some library wrote to standard output
-                if isinstance(message, dict) and "event" in message:
-                    self.has_resumed |= message["event"] == "asked"
-                    if message["event"] == "result":
-                        self.ended_as = str(dict(message.get("result") or {}).get("status"))
-                    self.messages.put(message)
-        self.messages.put(None)
+        try:
+            with self._process.stdout as lines:
+                for line in lines:
+                    self._take(line)
+        finally:  # whoever listens must hear of the end, whatever ended it
+            self.messages.put(None)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            message = json.loads(line)
+        except ValueError:
+            return  # some library wrote to standard output
+        if isinstance(message, dict) and "event" in message:
+            self.has_resumed |= message["event"] == "asked"
+            if message["event"] == "result":
+                self.ended_as = str(dict(message.get("result") or {}).get("status"))
+            self.messages.put(message)
 
     def _watch(self) -> None:
         """Notes the processes that the judge has started, every WATCH_SECONDS."""

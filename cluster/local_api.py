@@ -26,7 +26,7 @@ from research.formatting import size
 if TYPE_CHECKING:
     from results.foreign_import import Import
     from results.query import Table
-    from results.store import Audience
+    from results.tables import Audience
 
 MAX_BODY_BYTES = 2**24
 """The largest request: an imported table of some ten thousand rows."""

@@ -5,6 +5,7 @@ import sys
 
 from cluster.home import Home, home_option
 from research.command_hints import to_type
+from research.errors import UserError
 from research.streams import drop_output
 
 
@@ -26,7 +27,7 @@ class LastingOutput:
         except OSError as error:
             self._lost = True
             drop_output()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(UserError):
                 self._home.log_event("output_lost", reason=error.strerror)
             status, stop = (to_type(f"farm {name}{home_option(self._home)}") for name in ("status", "stop"))
             lost = f"farm: standard output can't be written any more ({error.strerror}), but the farm goes on"

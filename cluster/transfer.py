@@ -228,7 +228,7 @@ def held(home: Home, branch: Branch) -> Iterator[tuple[Store, dict[str, Any]]]:
         server = FarmServer(
             home,
             status=status,
-            query=lambda sql, audience: store.query(sql, audience=audience),
+            query=lambda sql, audience: store.queries.table(sql, audience=audience),
             ask=lambda asked: Answer(recorded=record(store, asked), is_taken_up=False),
             record_import=lambda event, replace: record_import(store, event, replace=replace),
             stop=interrupt_this_process,

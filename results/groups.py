@@ -45,7 +45,8 @@ class Groups:
             position, state = self._states.get(group, (0, None))
             for seq, entry in self.entries(group, position):
                 if state is None:
-                    assert isinstance(entry, Joined), "a branch comes before its runs"
+                    if not isinstance(entry, Joined):  # the record of its branch is lost
+                        continue
                     state = begin(entry.branch)
                 position, state = seq, advance(state, entry)
             if state is None:
@@ -79,7 +80,7 @@ class Groups:
             commit=recorded["commit"],
             experiment_id=recorded["experiment"],
             scores=scores,
-            expected=recorded.get("expected") or sum(scores) / len(scores),
+            expected=recorded.get("expected") or sum(scores) / max(1, len(scores)),
             patches=tuple(recorded.get("patches", ())),
             peak_memory_mb=sum(peaks) / len(peaks) if peaks else None,
         )

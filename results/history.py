@@ -1,6 +1,6 @@
 """The history as records, looked up by name. It is read from the journal, which works while a farm is running."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from results.experiment import (
 )
 from results.group_entries import GAIN, HEAD, REQUEST, REQUEST_TAKEN, RULING, Entry, Joined, Ran, ruled_from
 from results.group_history import Decided, GroupHistory, is_baseline, is_keep
-from results.journal import JournalRecord, read_journal
+from results.journal import DamagedLine, JournalRecord, read_journal
 from results.researcher_costs import cost_in
 
 SHORTEST_COMMIT = 5
@@ -58,13 +58,13 @@ class BranchHistory:
         return self.group.head_record
 
 
-def read_history(journal: Path) -> list[BranchHistory]:
+def read_history(journal: Path, *, on_damage: Callable[[DamagedLine], None] = lambda _: None) -> list[BranchHistory]:
     """All branches in a journal file, the one with the newest experiment last; none if the file does not exist.
 
-    Damaged lines are left out.
+    Damaged lines are left out, and passed to `on_damage`.
     """
     told = _Told()
-    for record in read_journal(journal, on_damage=lambda _: None):
+    for record in read_journal(journal, on_damage=on_damage):
         told.take(record)
     of_branch: dict[str, list[ExperimentRecord]] = {name: [] for name in told.branches}
     for assembled in assemble(told.experiments.values(), told.runs, told.verdicts):

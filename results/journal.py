@@ -1,7 +1,8 @@
 """The journal: append-only JSON lines, one for each change of state. It is the source of truth; every table is made from it.
 
 Guaranteed: a record whose `append` returned is on disk and survives a kill -9 or a power cut; an id is written at most once;
-one process writes at a time; a line that was damaged later is named and never used.
+one process writes at a time; a line that was damaged later is named and never used; a file that others have changed, replaced
+or removed meanwhile is noticed by the next `append`.
 
 Not guaranteed: whether a record whose `append` did not return is in the file. And one writer at a time relies on flock, which
 some network file systems (NFS among them) support only if their lock service runs, and others not at all: keep a farm's home on
@@ -12,12 +13,14 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
+from research.command_hints import to_type
 from research.errors import UserError
+from research.formatting import counted
 
 RecordKind = Literal["branch", "experiment", "run", "verdict", "event"]
 
@@ -44,6 +47,8 @@ class DamagedLine:
     number: int
     """Line number, from 1."""
     problem: str
+    is_telemetry: bool = False
+    """Whether what is left of it says that it was an event of the work or the workers, from which nothing follows."""
 
 
 def read_journal(path: Path, *, on_damage: Callable[[DamagedLine], None] | None = None) -> Iterator[JournalRecord]:
@@ -58,14 +63,117 @@ def read_journal(path: Path, *, on_damage: Callable[[DamagedLine], None] | None 
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
-            try:
-                record = _decode(line)
-            except ValueError as problem:
-                if on_damage is None:
-                    raise UserError(f"{path}, line {number}: {problem}.") from None
-                on_damage(DamagedLine(number=number, problem=str(problem)))
-            else:
+            record = decoded(line, number)
+            if isinstance(record, JournalRecord):
                 yield record
+            elif on_damage is None:
+                raise UserError(f"{path}, line {number}: {record.problem}.") from None
+            else:
+                on_damage(record)
+
+
+def decoded(line: bytes, number: int) -> JournalRecord | DamagedLine:
+    """The record in a complete line, or what is wrong with it. An editor may have ended the line by CR LF."""
+    line = line[:-2] + b"\n" if line.endswith(b"\r\n") else line
+    try:
+        return _decode(line)
+    except ValueError as problem:
+        is_telemetry = any(kind in line for kind in _TELEMETRY)
+        return DamagedLine(number=number, problem=str(problem), is_telemetry=is_telemetry)
+
+
+_TELEMETRY = (b'"body": {"kind": "work", "details": {', b'"body": {"kind": "worker", "details": {')
+
+
+def check_whole(journal: Path, damaged: Sequence[DamagedLine], *, home_option: str = "") -> None:
+    """Raises UserError, one line, if a line is damaged from which anything may follow: a head, a number, a score."""
+    counts = [line for line in damaged if not line.is_telemetry]
+    if counts:
+        raise UserError(f"{damage_in_words(journal, counts)}, so nothing is run: {repair_hint(home_option)}")
+
+
+def damage_in_words(journal: Path, damaged: Sequence[DamagedLine]) -> str:
+    """Which lines of a journal are damaged, in one line."""
+    more = f", and {counted(len(damaged) - 1, 'more line')}" if len(damaged) > 1 else ""
+    return f"{journal}, line {damaged[0].number}: {damaged[0].problem}{more}; what was recorded there is not known"
+
+
+def repair_hint(home_option: str = "") -> str:
+    """The commands that say what a repair would do, and do it."""
+    doctor = to_type(f"farm doctor{home_option}")
+    return f"`{doctor}` says what can be done about it, and `{doctor} --repair` does it and keeps a copy."
+
+
+class Records(Protocol):
+    """The usable records of a journal, each at its position, from 1."""
+
+    def __len__(self) -> int: ...
+
+    def position(self, id: str) -> int | None: ...
+
+    def records(self, *, after: int = 0) -> Iterator[tuple[int, JournalRecord]]: ...
+
+
+class JournalReader:
+    """Follows a journal that another process writes. What is read stands in the order and at the positions of the writer's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.damaged: list[DamagedLine] = []
+        self._positions: dict[str, int] = {}
+        self._offset = self._lines = 0
+        self._file: tuple[int, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def position(self, id: str) -> int | None:
+        """The record's place among the usable records, from 1; None if there is no such record."""
+        return self._positions.get(id)
+
+    def is_same_file(self) -> bool:
+        """Whether the journal is the one that was read so far, and no shorter."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            return self._file is None
+        return self._file in (None, (found.st_dev, found.st_ino)) and found.st_size >= self._offset
+
+    def read_on(self) -> list[JournalRecord]:
+        """The complete lines that were added since the last call, as records."""
+        new: list[JournalRecord] = []
+        if not self.path.exists():
+            return new
+        with self.path.open("rb") as file:
+            found = os.fstat(file.fileno())
+            self._file = (found.st_dev, found.st_ino)
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._offset, self._lines = self._offset + len(line), self._lines + 1
+                record = decoded(line, self._lines)
+                if isinstance(record, DamagedLine):
+                    self.damaged.append(record)
+                elif record.id not in self._positions:
+                    self._positions[record.id] = len(self._positions) + 1
+                    new.append(record)
+        return new
+
+    def records(self, *, after: int = 0) -> Iterator[tuple[int, JournalRecord]]:
+        """Positions and records in order, starting after position `after`."""
+        return _placed(self.path, self._positions, after)
+
+
+def _placed(path: Path, positions: Mapping[str, int], after: int) -> Iterator[tuple[int, JournalRecord]]:
+    count = 0
+    for record in read_journal(path, on_damage=lambda _: None):
+        position = positions.get(record.id)
+        if position != count + 1:  # a line that somebody pasted twice, or one that was added since
+            continue
+        count = position
+        if position > after:
+            yield position, record
 
 
 class Journal:
@@ -100,11 +208,13 @@ class Journal:
     def append(self, record: JournalRecord) -> bool:
         """Writes a record and waits until it is on disk. Writes nothing and returns False if its id is already there.
 
-        Raises UserError when the disk is full or fails; the journal is then as it was before.
+        Raises UserError when the disk is full or fails; the journal is then as it was before. Also if another program has
+        changed, replaced or removed the file: what was recorded so far may be gone, and what follows would not be found.
         """
         if record.id in self._positions:
             return False
-        line = _encode(record)
+        self._check_unchanged()
+        line = encoded(record)
         try:
             _write_all(self._file, line)
             os.fsync(self._file)
@@ -117,20 +227,40 @@ class Journal:
 
     def records(self, *, after: int = 0) -> Iterator[tuple[int, JournalRecord]]:
         """Positions and records in order, starting after position `after`."""
-        count = 0
-        for record in read_journal(self.path, on_damage=lambda _: None):
-            position = self._positions.get(record.id)
-            if position != count + 1:  # a line that somebody pasted twice
-                continue
-            count = position
-            if position > after:
-                yield position, record
+        return _placed(self.path, self._positions, after)
 
     def close(self) -> None:
         """Releases the lock. A second call does nothing."""
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def _check_unchanged(self) -> None:
+        mine = os.fstat(self._file)
+        try:
+            there = self.path.stat()
+        except FileNotFoundError:
+            there = None
+        if there is not None and (there.st_dev, there.st_ino) != (mine.st_dev, mine.st_ino):
+            what = "was replaced"
+        else:
+            what = "was removed" if there is None else "was changed" if mine.st_size != self._size else ""
+        if what:
+            saved = self._saved() if mine.st_size >= self._size else None
+            kept = f"what it held is in {saved}" if saved else "restore it from a copy"
+            raise UserError(f"{self.path} {what} by another program while the farm ran: {kept}, and `farm doctor` checks it.")
+
+    def _saved(self) -> Path | None:
+        """A copy of what this process has the only way to, under a name of its own; None if it can't be written."""
+        copy = self.path.with_name(f"{self.path.name}.saved")
+        try:
+            with copy.open("xb") as file:
+                for start in range(0, self._size, 2**20):
+                    file.write(os.pread(self._file, min(2**20, self._size - start), start))
+                os.fsync(file.fileno())
+        except OSError:
+            return None
+        return copy
 
     def _lock(self) -> None:
         try:
@@ -156,7 +286,8 @@ class Journal:
         return end
 
 
-def _encode(record: JournalRecord) -> bytes:
+def encoded(record: JournalRecord) -> bytes:
+    """The record's line, with its checksum."""
     text = json.dumps({"id": record.id, "kind": record.kind, "time": record.time, "body": record.body}).encode()
     return text[:-1] + _checksum_field(text) + b"\n"
 

@@ -6,27 +6,25 @@ One process at a time owns a home. Within it any thread may read and write.
 import json
 import logging
 import os
+import re
 import shutil
 import threading
 import time
 import uuid
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, astuple
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
-import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from research.errors import UserError
 from research.files import replacing
-from research.formatting import utc_now
+from research.formatting import one_line, utc_now
 from research.result import RunResult
-from results.database import open_database
 from results.experiment import (
     Branch,
     Experiment,
@@ -38,22 +36,27 @@ from results.experiment import (
     to_body,
 )
 from results.group_entries import REQUEST, REQUEST_TAKEN
-from results.group_state import estimates
-from results.groups import Groups
 from results.journal import Journal, JournalRecord, RecordKind
-from results.query import Table, run_query
-from results.remembered import RememberedAnswers
+from results.journal_repair import NUMBERS_TAKEN
+from results.query import Table
+from results.query_process import QueryProcess
 from results.researcher_costs import ANSWER
 from results.stored_records import StoredRecords
-from results.table_rows import AUDIT_FIELDS, insert_one, row_of
+from results.table_writer import DATABASE_FAILED, TableWriter
+from results.tables import Audience, Tables
 
 log = logging.getLogger(__name__)
 
-Audience = Literal["agent", "person"]
-"""Who asks: queries of a `person` also see the table `audit`."""
-
-ESTIMATED = ("estimates", "near_misses", "leaderboard")
-"""The tables that are computed from the runs when a query names them."""
+_HIGHEST_NUMBER = """
+    SELECT max(number) FROM (
+        SELECT max(number) AS number FROM experiments WHERE branch = $1
+        UNION ALL SELECT max(CAST(regexp_extract(experiment_id, $2, 1) AS BIGINT)) FROM (
+            SELECT experiment_id FROM runs UNION ALL SELECT experiment_id FROM verdicts
+        ) WHERE regexp_full_match(experiment_id, $2)
+        UNION ALL SELECT max(CAST(record ->> '$.number' AS BIGINT)) FROM events
+            WHERE kind = $3 AND record ->> '$.branch' = $1
+    )
+"""
 
 
 class Store:
@@ -67,20 +70,19 @@ class Store:
         """Raises UserError when another process has the home open."""
         self.home = home
         self._lock = threading.RLock()
-        self._audit: list[dict[str, Any]] | None = None
         self.journal = Journal(home / "journal.jsonl")
         for damage in self.journal.damaged:
             log.warning("%s, line %d: %s; the line is skipped", self.journal.path, damage.number, damage.problem)
         try:
-            self._database = open_database(home / "farm.duckdb", self.journal)
+            self._writer = TableWriter(home / "farm.duckdb", self.journal)
         except BaseException:
             self.journal.close()
             raise
-        self._writer = self._database.cursor()
-        self._version = 0
-        self._remembered = RememberedAnswers(lambda: self._version)
-        self._experiments = StoredRecords(self._fetch)
-        self.groups = Groups(self._rows, version=lambda: self._version)
+        self._tables = Tables(self._writer.database, self.journal)
+        self.groups, self._rows = self._tables.groups, self._tables.rows
+        self._experiments = StoredRecords(self._tables.fetch)
+        self.queries = QueryProcess(home)
+        """Runs what others ask in SQL: in this process it could use up the farm's memory."""
 
     @classmethod
     def open(cls, home: Path, *, wait_s: float = 0.0) -> "Store":
@@ -96,9 +98,9 @@ class Store:
 
     def close(self) -> None:
         """Releases the home. A second call does nothing."""
+        self.queries.close()
         with self._lock:
             self._writer.close()
-            self._database.close()
             self.journal.close()
 
     def __enter__(self) -> "Store":
@@ -121,12 +123,7 @@ class Store:
     def add_run(self, experiment_id: str, run: RunResult) -> bool:
         """Adds an experiment's run, once per run id. Raises KeyError for an unknown experiment."""
         self._expect("experiment", experiment_id)
-        with self._lock:
-            body = {"experiment_id": experiment_id, **to_body(run)}
-            added = self._add("run", run.run_id, body)
-            if added and self._audit is not None and run.audit_bpb is not None:
-                self._audit.append(_audit_row(body))
-            return added
+        return self._add("run", run.run_id, {"experiment_id": experiment_id, **to_body(run)})
 
     def add_verdict(self, experiment_id: str, verdict: Verdict) -> bool:
         """Adds the decision on an experiment's runs so far.
@@ -154,25 +151,14 @@ class Store:
         return self.add_event(ANSWER, {"branch": branch, **asdict(usage)})
 
     def _add(self, kind: RecordKind, key: str, body: Mapping[str, Any], *, time: str | None = None) -> bool:
-        """Appends a record to the journal and inserts its row, in a transaction that ends once the record is on disk.
-
-        The insertion is tried first, so that the journal holds only what a table accepts.
-        """
+        """Appends a record to the journal and inserts its row."""
         record = JournalRecord(id=f"{kind}:{key}", kind=kind, time=time or utc_now(), body=body)
         with self._lock:
             if self.journal.position(record.id) is not None:
                 return False
-            self._writer.execute("BEGIN")
-            try:
-                row = row_of(len(self.journal) + 1, record)
-                insert_one(self._writer, kind, row)
-                self.journal.append(record)
-            except BaseException:
-                self._writer.execute("ROLLBACK")
-                raise
-            self._writer.execute("COMMIT")
-            self._experiments.add(kind, row)
-            self._version += 1  # after the commit: what another thread has read before it is not kept
+            self._writer.add(record)
+            self._experiments.add(kind, key, body, position=len(self.journal))
+            self._tables.note(record)  # after the commit: what another thread has read before it is not kept
             return True
 
     def _expect(self, kind: RecordKind, key: str) -> None:
@@ -235,8 +221,12 @@ class Store:
         return self.add_event(REQUEST_TAKEN, {"branch": request["branch"], "number": request["number"]})
 
     def next_number(self, branch: str) -> int:
-        """The number of the branch's next experiment; 0 is the baseline."""
-        return self._experiments.next_number(branch)
+        """The number of the branch's next experiment; 0 is the baseline. No number is given out twice, not even one of an
+        experiment whose own record is lost: it may have runs, verdicts or a commit.
+        """
+        name = re.escape(branch.partition("/")[2] or branch) + "-([0-9]+)"
+        ((number,),) = self._rows(_HIGHEST_NUMBER, branch, name, NUMBERS_TAKEN)
+        return 0 if number is None else int(number) + 1
 
     def spent_usd(self, tag: str) -> float:
         """US dollars that the researchers of a tag have cost, over all of its branches and sessions, as far as known."""
@@ -244,54 +234,25 @@ class Store:
         return float(spent)
 
     def query(self, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent") -> Table:
-        """The result of one read-only SELECT. Raises UserError, one line, if it is refused, wrong or exceeds `timeout_s`."""
-        if any(name in sql.lower() for name in ESTIMATED):
-            self.refresh_estimates()
-        cursor = self._database.cursor()
-        if audience == "person":
-            self._show_audit(cursor)
-        return run_query(cursor, sql, max_rows=max_rows, timeout_s=timeout_s)
+        """The result of one read-only SELECT, run in this process; `queries` is for those that others ask.
+
+        Raises UserError, one line, if it is refused, wrong or exceeds `timeout_s`.
+        """
+        return self._tables.query(sql, max_rows=max_rows, timeout_s=timeout_s, audience=audience)
 
     def export_parquet(self) -> Path:
-        """Writes the view `history` to history.parquet, atomically. Returns its path."""
+        """Writes the view `history` to history.parquet, atomically. Returns its path. Raises OSError, or UserError if the
+        database fails.
+        """
         path = self.home / "history.parquet"
-        with self._database.cursor() as cursor:
-            table = cursor.sql("SELECT * FROM history").to_arrow_table()
+        try:
+            with self._writer.database().cursor() as cursor:
+                table = cursor.sql("SELECT * FROM history").to_arrow_table()
+        except DATABASE_FAILED as problem:
+            raise UserError(f"{path} can't be made: {one_line(str(problem))}.") from None
         with replacing(path) as temporary:
             pq.write_table(table, temporary)
         return path
-
-    def refresh_estimates(self) -> None:
-        """Computes the table `estimates` anew from the stored runs."""
-        with self._lock:
-            rows = [(group, *astuple(found)) for group in self.groups.names() for found in estimates(self.groups.state(group))]
-            self._writer.execute("BEGIN")
-            self._writer.execute("DELETE FROM estimates")
-            if rows:
-                self._writer.executemany("INSERT INTO estimates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-            self._writer.execute("COMMIT")
-
-    def _rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        return self._remembered.answer((sql, repr(parameters)), lambda: self._fetch(sql, *parameters))
-
-    def _fetch(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        with self._database.cursor() as cursor:
-            return cursor.execute(sql, list(parameters)).fetchall()
-
-    def _show_audit(self, cursor: duckdb.DuckDBPyConnection) -> None:
-        """Makes the table `audit` for this cursor alone: it is temporary, and no other connection can reach it."""
-        with self._lock:
-            table = pa.Table.from_pylist(self._audit_rows(), schema=_AUDIT_SCHEMA)
-        cursor.register("audit_batch", table)
-        cursor.execute("CREATE TEMP TABLE audit AS SELECT * FROM audit_batch")
-        cursor.unregister("audit_batch")
-
-    def _audit_rows(self) -> list[dict[str, Any]]:
-        """All audit scores, read from the journal the first time that a person asks for them."""
-        if self._audit is None:
-            runs = (record.body for _, record in self.journal.records() if record.kind == "run")
-            self._audit = [_audit_row(body) for body in runs if body["audit_bpb"] is not None]
-        return self._audit
 
 
 def query_home(home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent",
@@ -317,12 +278,3 @@ def _copied_journal(home: Path, folder: Path) -> Path:
     except OSError as error:
         raise UserError(f"{home} can't be read ({error.strerror}): ask its owner, or choose another --home.") from None
     return folder
-
-
-_AUDIT_SCHEMA = pa.schema(
-    [("experiment_id", pa.string()), ("run_id", pa.string()), ("audit_bpb", pa.float64()), ("audit_rows", pa.int64())]
-)
-
-
-def _audit_row(body: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: body[name] for name in ("experiment_id", "run_id", *AUDIT_FIELDS)}

@@ -36,15 +36,15 @@ class StoredRecords:
             for experiment_id, id in rows(f"SELECT experiment_id, id FROM {table} ORDER BY seq"):
                 known.setdefault(experiment_id, []).append(id)
 
-    def add(self, kind: RecordKind, row: Mapping[str, Any]) -> None:
-        """Takes note of a row that has been added to the database."""
+    def add(self, kind: RecordKind, key: str, body: Mapping[str, Any], *, position: int) -> None:
+        """Takes note of a record that has been added, the one at `position` of the journal."""
         with self._lock:
             if kind == "experiment":
-                bisect.insort(self._experiments.setdefault(row["branch"], []), (row["number"], row["seq"], row["id"]))
+                bisect.insort(self._experiments.setdefault(body["branch"], []), (body["number"], position, key))
             elif kind in ("run", "verdict"):
                 known = self._runs if kind == "run" else self._verdicts
-                known.setdefault(row["experiment_id"], []).append(row["id"])
-                self._assembled.pop(row["experiment_id"], None)
+                known.setdefault(body["experiment_id"], []).append(key)
+                self._assembled.pop(body["experiment_id"], None)
 
     def of_branch(self, branch: str) -> list[ExperimentRecord]:
         """A branch's experiments, by their numbers."""
@@ -55,12 +55,6 @@ class StoredRecords:
         """The experiment with this id, which must exist."""
         with self._lock:
             return self._with_ids([id])[0]
-
-    def next_number(self, branch: str) -> int:
-        """One more than the largest number on a branch; 0 if it has no experiments."""
-        with self._lock:
-            of_branch = self._experiments.get(branch)
-            return of_branch[-1][0] + 1 if of_branch else 0
 
     def verdicts_of(self, experiment_id: str) -> list[str]:
         """The ids of all verdicts on an experiment, oldest first."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from agent.repo.branch_names import branch_ref
+from agent.repo.branch_names import EXPERIMENT_REFS, branch_ref, full_name
 from agent.repo.git_command import GitFailed, run_git
 
 FITTED_FROM = "Fitted-from"
@@ -43,6 +43,17 @@ def fitted_from(repo: Path, commit: str) -> str | None:
     """The commit that this one only sets the starting hyperparameters of; None for any other commit."""
     form = f"--format=%(trailers:key={FITTED_FROM},valueonly,separator=%x20)"
     return run_git(repo, "log", "-1", form, commit).strip() or None
+
+
+def numbers_given_out(repo: Path) -> list[tuple[str, int]]:
+    """The branches with refs of experiments, each with the highest number among them."""
+    highest: dict[str, int] = {}
+    for ref in run_git(repo, "for-each-ref", "--format=%(refname)", EXPERIMENT_REFS).split():
+        name, _, number = ref.removeprefix(f"{EXPERIMENT_REFS}/").rpartition("-")
+        if name and number.isdigit():
+            branch = full_name(name)
+            highest[branch] = max(highest.get(branch, 0), int(number))
+    return sorted(highest.items())
 
 
 def message_of(repo: Path, commit: str) -> tuple[str, str]:

@@ -77,11 +77,9 @@ class Worktree:
             remove_stale_locks(repo, worktree.folder, branch)
             if branch_exists(repo, branch):
                 worktree._refuse_unless_unfinished_start(base_commit, text)
-            elif text == base_text:
-                run_git(repo, "update-ref", branch_ref(branch), base_commit, "")
             else:
-                message = f"Start {branch}: train.py with the starting hyperparameters"
-                worktree._commit(text, message=message, parent=base_commit, ref=branch_ref(branch))
+                worktree.folder.mkdir(parents=True, exist_ok=True)  # first: it tells whose branch an interrupted start left
+                worktree._start_at(base_commit, text, is_new=text != base_text)
             check_out(repo, worktree.folder, branch)
         return worktree
 
@@ -206,6 +204,14 @@ class Worktree:
             "get-mark :1\ndone\n",
         ]
         return run_git(self.repo, "fast-import", "--quiet", "--done", stdin="".join(stream)).strip()
+
+    def _start_at(self, base_commit: str, train_py: str, *, is_new: bool) -> None:
+        """Creates the branch, with a commit of `train_py` on top if that is new."""
+        if not is_new:
+            run_git(self.repo, "update-ref", branch_ref(self.branch), base_commit, "")
+            return
+        message = f"Start {self.branch}: train.py with the starting hyperparameters"
+        self._commit(train_py, message=message, parent=base_commit, ref=branch_ref(self.branch))
 
     def _refuse_unless_unfinished_start(self, base_commit: str, train_py: str) -> None:
         """Raises UserError unless the branch holds nothing but its baseline, as a farm killed during the start leaves it."""

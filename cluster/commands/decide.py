@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cluster.commands.read_home import read_history, record_named
-from cluster.home import Home, find_cache, find_home
+from cluster.home import Home, find_cache, find_home, home_option
 from cluster.local_api import connect, silent_farm
 from cluster.person_requests import Ask, record
 from cluster.resuming import resuming_with
 from research.errors import UserError
 from research.formatting import one_line
 from results.history import branch_named, names_a_branch
+from results.journal import check_whole
 
 if TYPE_CHECKING:
     from cluster.confirm import Subject
@@ -139,6 +140,7 @@ def ask(home: Home, branch: "Branch", asked: Ask) -> int:
         recorded, is_taken_up = answer.recorded, answer.is_taken_up
     else:
         with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
+            check_whole(home.journal, store.journal.damaged, home_option=home_option(home))
             recorded, is_taken_up = record(store, asked), False
             for member in (member for member in store.branches() if member.head_branch == asked.group):
                 for line in update_results_tsv(home, store, member.name):  # a decision may have changed

@@ -24,7 +24,7 @@ from results.history import branches_named, by_head
 if TYPE_CHECKING:
     from results.foreign_tsv import ForeignFile
     from results.history import BranchHistory
-    from results.store import Audience
+    from results.tables import Audience
 
 AUDIT_LEGEND = (
     "  a change below 0 is a gain; gap = change on validation - change on audit",

@@ -1,5 +1,6 @@
 """Reads a home's history for commands. The errors name the command that helps, with its --home."""
 
+import sys
 from pathlib import Path
 
 from cluster.home import Home, home_option
@@ -8,6 +9,7 @@ from research.errors import UserError
 from results import history
 from results.experiment import ExperimentRecord
 from results.history import BranchHistory
+from results.journal import DamagedLine, damage_in_words, repair_hint
 
 
 def read_history(home: Home) -> list[BranchHistory]:
@@ -15,10 +17,14 @@ def read_history(home: Home) -> list[BranchHistory]:
     whose head that is, so that a command without a name means what one works on. Raises UserError if nothing is recorded or the
     home can't be read.
     """
+    damaged: list[DamagedLine] = []
     try:
-        found = history.read_history(home.journal)
+        found = history.read_history(home.journal, on_damage=damaged.append)
     except OSError as error:
         raise UserError(f"{home.journal} can't be read ({error.strerror}): ask its owner, or choose another --home.") from None
+    if damaged:
+        told = f"{damage_in_words(home.journal, damaged)}, and is missing in what follows"
+        print(f"farm: {told}: {repair_hint(home_option(home))}", file=sys.stderr)
     if not found:
         demo, run, by_hand = (to_type(f"farm {name}{home_option(home)}") for name in ("demo", "run", "try"))
         starts = f"`{demo}`, `{run}` or, with an edit of your own, `{by_hand}` starts a history"

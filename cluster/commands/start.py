@@ -152,9 +152,13 @@ def _samples(home: Home, history: BranchHistory, device: Device, cache: Path) ->
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """Prints what works here. The exit status is 1 if something is missing."""
-    from cluster.doctor import check_lines, examine
+    """Prints what works here. The exit status is 1 if something is missing. With --repair: repairs the journal alone."""
+    from cluster.doctor import check_lines, examine, repair_journal
 
+    if options.repair:
+        for line in repair_journal(find_home(options.home)):
+            print(line, flush=True)
+        return 0
     try:
         cache: Path | UserError = find_cache(options.cache)
     except UserError as error:

@@ -23,7 +23,7 @@ from cluster.ray_cluster.worker import NodeWorker, Outcome
 from research.contract import Contract
 from research.data.prepared import PreparedData
 from research.errors import UserError
-from research.files import write_atomically
+from research.files import not_writable, write_atomically
 from research.profiles import require_cuda_for_limit
 from research.result import RunResult, RunSpec
 
@@ -131,7 +131,10 @@ class RayEngine:
                 reason = _reason_of(error)
                 self._abandon(worker, reason)
                 return RunResult.lost(spec, reason, device=device.key)
-        await asyncio.to_thread(_write_files, outcome, self._runs_folder / spec.run_id)
+        try:
+            await asyncio.to_thread(_write_files, outcome, self._runs_folder / spec.run_id)
+        except OSError as error:
+            raise not_writable("folder of runs", self._runs_folder, error, option="--home") from None
         return replace(outcome.result, device=device.key)
 
     def start_speculatively(self, device: Device, train_py: str, spec: RunSpec) -> None:

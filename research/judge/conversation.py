@@ -117,4 +117,5 @@ class Conversation:
                 message.drop()
                 if isinstance(message, Unfit):  # it ended right after that, before the judge had sent its next request
                     return self._unfit(child, message)
-        return ended_by_itself(child, memory_cure=cure_for_memory(self._train_py, trains=child.name == TRAINER))
+        cure = cure_for_memory(self._train_py, trains=child.name == TRAINER)
+        return ended_by_itself(child, memory_cure=cure, use=self._supervisor.memory_use())

@@ -1,6 +1,7 @@
 """How a run ends without a score, and what the exit of a child means."""
 
 import re
+import signal
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from research.judge.log import Log
 from research.judge.processes import Child
 from research.result import RunStatus
 from research.sandbox.layers import BROKEN
-from research.sandbox.limits import BrokenLimit
+from research.sandbox.limits import BrokenLimit, MemoryUse
 from research.session import DIVERGED
 
 _SIZE = r"([\d.]+ (?:bytes|[KMG]iB))"
@@ -73,12 +74,13 @@ def in_few_words(said: str, cure: str) -> str | None:
     return f"out of memory ({', '.join(facts)}): {cure}"
 
 
-def ended_by_itself(child: Child, *, memory_cure: str = "") -> RunEnded:
-    """What a child's early end means; `memory_cure` says what to do if it ran out of memory.
+def ended_by_itself(child: Child, *, memory_cure: str = "", use: MemoryUse | None = None) -> RunEnded:
+    """What a child's early end means; `memory_cure` says what to do if it ran out of memory, `use` what was measured of it.
 
     The exit status decides if there is one for the case. A trainer that ran out of memory has none: torch, CUDA's libraries and
     the allocator only print an error, so the text of the log is the evidence. A child that had begun with train.py chooses its
     exit status, so that none of them lays the end on the machine; and once it has seen rows, the reason is a fixed sentence.
+    A signal is laid on whoever sent it only if the child cannot have sent it to itself.
     """
     log, tail = child.log, child.log.tail(30)
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
@@ -86,7 +88,10 @@ def ended_by_itself(child: Child, *, memory_cure: str = "") -> RunEnded:
     code = child.exit_code()
     if code == BROKEN and not child.has_begun:
         return RunEnded("lost", last, log=log)
-    if code == OUT_OF_MEMORY:
+    ran_out = use is not None and use.ran_out
+    if code is not None and code < 0 and not ran_out and (child.was_killed_from_outside() or not child.has_begun):
+        return RunEnded("lost", f"signal {-code} from outside ended the {child.name}", log=log)
+    if code == OUT_OF_MEMORY or (log.closed and code == -signal.SIGKILL and ran_out):
         return RunEnded("oom", "out of memory while the model was scored: make the model smaller", log=log)
     if log.closed:
         return RunEnded("crash", "the model failed while it was scored: its output is hidden because it had seen evaluation "
@@ -96,6 +101,9 @@ def ended_by_itself(child: Child, *, memory_cure: str = "") -> RunEnded:
     if says_memory_ran_out(tail):
         reasons = [reason for line in lines if (reason := in_few_words(line, memory_cure))]
         return RunEnded("oom", reasons[-1] if reasons else last, log=log)
-    if code == -9:
-        return RunEnded("oom", "killed by the operating system, most likely because memory ran out", log=log)
+    if code == -signal.SIGKILL and ran_out:
+        return RunEnded("oom", f"killed because memory ran out{use.in_words() if use else ''}: {memory_cure}", log=log)
+    if code == -signal.SIGKILL:
+        used = use.in_words() if use else ""
+        return RunEnded("crash", f"killed by SIGKILL, which it can have sent itself, and not for memory{used}", log=log)
     return RunEnded("crash", last, log=log)

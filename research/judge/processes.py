@@ -81,6 +81,7 @@ class Child:
         self._output, self._writes = os.pipe()
         self._pump = threading.Thread(target=self._copy_output, daemon=True)
         self._process: _Process | None = None
+        self._has_namespaces = False
         self._paused: Slices | None = None
         if sys.platform == "linux":
             waits, self._order = os.pipe()
@@ -90,6 +91,7 @@ class Child:
     def start(self, start: Start, log: Log) -> None:
         """Lets the process begin; its output goes to `log`. No child may be forked after this: it starts a thread."""
         self.log = log
+        self._has_namespaces = start.sandbox is not None and start.sandbox.layers.namespaces
         settings = replace(start.settings, channel=self._theirs.fileno())
         variables = {**start.environment, **settings.environment()}
         if self._process is None:
@@ -121,6 +123,15 @@ class Child:
             return None
         self._join_pump()
         return 128 - code if code > 128 else code  # a process that waits for another reports that one's signal this way
+
+    def was_killed_from_outside(self) -> bool:
+        """Whether a signal ended it that nothing in its sandbox can have sent.
+
+        With namespaces the processes that only wait for it are out of its reach, and turn a signal that ended it into an exit
+        status: if one of them died of a signal, somebody else sent that. Without namespaces nothing tells who it was.
+        """
+        code = self.process.poll()
+        return self._has_namespaces and code is not None and code < 0
 
     def pause(self) -> bool:
         """Stops the process and all that it started, so that it computes nothing until `resume`. Returns whether it could."""

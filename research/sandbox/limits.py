@@ -4,6 +4,7 @@ import contextlib
 import errno
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,24 @@ from typing import Literal
 import psutil
 
 from research.gpu_driver import Gpu, first_gpu
+from research.sandbox.oom_kills import oom_kills
 
 POLL_SECONDS = 0.25
 
 MAX_TASKS = 4096
 """Processes and threads of a run, by a limit of the kernel that binds every user except root."""
 
+RECENT_POLLS = 8
+"""Polls within which the end of a process and the kernel's count of processes killed for memory belong together."""
+
+MOST_FAILURES = 20
+"""Polls in a row that may fail before the run is ended, since nothing bounds it meanwhile."""
+
 LEAST_FREE_MEMORY = 0.03
 """Fraction of the host's memory that must stay free, whoever uses the rest: some memory belongs to no process."""
 
+NEARLY_ALL = 0.8
+"""Share of its limit by which a run that was killed has run out of memory, which can grow fast between two polls."""
 
 DEEPEST_FOLDER = 64
 """Levels of folders that a run may nest in its working folder."""
@@ -45,10 +55,31 @@ class Limits:
 class BrokenLimit:
     """A limit that a run has broken."""
 
-    resource: Literal["memory", "processes", "disk", "machine"]
+    resource: Literal["memory", "processes", "disk", "machine", "measuring"]
     """`machine`: the memory of the host ran out, and another process uses more of it than the run."""
     reason: str
     """The amount and the limit, in words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryUse:
+    """What is known of a run's memory from outside: what was polled, and whether the kernel has killed for memory."""
+
+    peak_bytes: int
+    limit_bytes: int
+    kills: int
+    """Processes that the kernel has killed for memory in the last seconds."""
+
+    @property
+    def ran_out(self) -> bool:
+        """Whether anything but a guess says that memory ran out."""
+        return self.kills > 0 or self.peak_bytes >= NEARLY_ALL * self.limit_bytes
+
+    def in_words(self) -> str:
+        """The peak and the limit, in brackets; empty if nothing was measured."""
+        if not self.peak_bytes:
+            return ""
+        return f" (at most {self.peak_bytes / 2**30:.1f} GiB of {self.limit_bytes / 2**30:.1f} GiB were seen in use)"
 
 
 class Supervisor:
@@ -57,6 +88,8 @@ class Supervisor:
     def __init__(self, limits: Limits) -> None:
         self.broken: BrokenLimit | None = None
         self._limits = limits
+        self._peak_bytes = 0
+        self._kills = deque([oom_kills()], maxlen=RECENT_POLLS)
         self._pids: Callable[[], Sequence[int]] = tuple
         self._folders: tuple[Path, ...] = ()
         self._stopped = threading.Event()
@@ -67,6 +100,11 @@ class Supervisor:
         self._pids, self._folders = pids, tuple(folders)
         self._thread.start()
 
+    def memory_use(self) -> MemoryUse:
+        """What is known so far of the memory that the processes use."""
+        kills = oom_kills() - self._kills[0]
+        return MemoryUse(peak_bytes=self._peak_bytes, limit_bytes=self._limits.memory_bytes, kills=kills)
+
     def stop(self) -> None:
         """Stops polling."""
         self._stopped.set()
@@ -74,15 +112,24 @@ class Supervisor:
             self._thread.join()
 
     def _poll(self) -> None:
+        failures = 0
         while self.broken is None and not self._stopped.wait(POLL_SECONDS):
-            self.broken = self._look()
+            try:
+                self.broken, failures = self._look(), 0
+            except Exception as error:  # this thread must not end unnoticed: nothing else watches the run
+                failures += 1
+                if failures == MOST_FAILURES:
+                    reason = f"its use of the machine can't be measured ({type(error).__name__})"
+                    self.broken = BrokenLimit(resource="measuring", reason=reason)
 
     def _look(self) -> BrokenLimit | None:
         limits = self._limits
+        self._kills.append(oom_kills())
         tree = [process for pid in self._pids() for process in _tree_of(pid)]
         memory = sum(map(_resident_bytes, tree))
         if memory > limits.memory_bytes:  # memory that forked processes share was counted for each of them
             memory = sum(map(_proportional_bytes, tree))
+        self._peak_bytes = max(self._peak_bytes, memory)
         host = psutil.virtual_memory()
         if len(tree) > limits.processes:
             return BrokenLimit(resource="processes", reason=f"too many processes: {len(tree)} (limit {limits.processes})")
@@ -127,7 +174,7 @@ class MemoryMonitor:
     def _poll(self) -> None:
         with first_gpu() if self._gpu else contextlib.nullcontext() as gpu:
             while not self._stopped.wait(POLL_SECONDS):
-                with contextlib.suppress(psutil.Error):
+                with contextlib.suppress(psutil.Error, OSError):
                     self._peak_bytes = max(self._peak_bytes, self._now(gpu))
 
     def _now(self, gpu: Gpu | None) -> int:

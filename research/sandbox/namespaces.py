@@ -31,7 +31,7 @@ def enter_namespaces(channel: int, *, inside: Callable[[], None], namespaces: in
     pid = os.fork()
     if pid:
         os.close(watched)
-        _wait_outside(pid, channel, nothing)
+        _wait_outside(pid, channel, nothing, dies_alike=True)
     os.close(held)
     os.close(nothing)
     inside()
@@ -62,10 +62,11 @@ def become_init(channel: int) -> None:
     die_with_parent()
 
 
-def _wait_outside(pid: int, channel: int, nothing: int) -> NoReturn:
+def _wait_outside(pid: int, channel: int, nothing: int, *, dies_alike: bool = False) -> NoReturn:
     """Waits for a child, reaping others until then, and exits as the child did. It keeps nothing open that others wait for.
 
-    `nothing` is /dev/null, opened.
+    `nothing` is /dev/null, opened. With `dies_alike` a signal that killed the child kills this process, too; otherwise the
+    signal becomes an exit status.
     """
     prctl(PR_SET_DUMPABLE, 0)  # only root may read what /proc shows of it
     for descriptor in (channel, 0, 1, 2):
@@ -76,6 +77,8 @@ def _wait_outside(pid: int, channel: int, nothing: int) -> NoReturn:
             if ended == pid:
                 break
     code = os.waitstatus_to_exitcode(status)
+    if code < 0 and dies_alike:  # the first process of a namespace: nothing inside can kill it
+        os.kill(os.getpid(), -code)
     if code < 0:
         code = 128 - code
     os._exit(code)

@@ -19,6 +19,7 @@ from cluster.engine import Change, LocalEngine
 from cluster.hardware import Device, platform_identity
 from cluster.judge_process import Progress
 from cluster.workqueue import WorkItem, WorkKind
+from research.errors import UserError
 from research.profiles import contract_for
 from research.result import RunResult, RunSpec
 from tests.cluster.farm_samples import CPU, FAKE_JUDGE, make_spec
@@ -195,6 +196,31 @@ def test_only_runs_that_were_lost_after_the_last_result_are_counted() -> None:
     lost = RunResult.lost(make_spec_alone(), "it died", device="d")
     ok = replace(lost, status="ok")
     assert [lost_since_its_last_result(runs) for runs in ([], [ok], [lost], [lost, ok, lost], [lost, lost])] == [0, 0, 1, 1, 2]
+
+
+@pytest.mark.parametrize("fails", ["running", "watching"])
+def test_what_a_task_of_the_dispatcher_raises_ends_all_requested_runs(fails: str, tmp_path: Path,
+                                                                      monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+    """A full disk when a run begins, or anything else: nobody waits for a device that is served no more."""
+    monkeypatch.setattr("cluster.dispatch.EXPIRY_SECONDS", 0.05)
+    told: list[str] = []
+
+    def failing(*arguments: object, **details: object) -> None:
+        raise UserError("Cannot write: No space left on device.")
+
+    async def use(dispatcher: Dispatcher, engine: Played | LocalEngine) -> None:
+        dispatcher.on_failure = lambda: told.append("told")
+        if fails == "running":
+            monkeypatch.setattr(Notes, "on_work", lambda self, item, state, **more: state == "running" and failing())
+        else:
+            monkeypatch.setattr(dispatcher.queue, "expire", failing)
+            monkeypatch.setattr(engine, "execute", lambda *arguments: asyncio.sleep(60))
+        for _ in range(2):  # one that waits, and one that is requested later
+            with pytest.raises(UserError, match="No space left"):
+                await tried(dispatcher, tmp_path, "first", "honest")
+        assert isinstance(dispatcher.failure, UserError) and told == ["told"]
+
+    dispatched(Played(lambda text: False), use)
 
 
 def make_spec_alone() -> RunSpec:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from agent.repo.repository import make_repository
-from cluster.branch_start import BranchStart, check_not_of_several_loops, check_same_rule, created_at
+from agent.repo.worktree import branch_exists
+from cluster.branch_start import BranchStart, check_branches, check_not_of_several_loops, check_same_rule, created_at
 from cluster.farm_options import FarmOptions
 from cluster.home import Home, find_home
 from cluster.loop_plans import LoopPlan
@@ -75,6 +76,35 @@ def test_each_worktree_has_a_home_of_its_own(checkout: Checkout) -> None:
     checkout.git("worktree", "add", "--quiet", "-b", f"{BRANCH}-gpu1", str(beside))
     assert find_home(start=beside).folder == beside / "results" / "data"
     assert find_home(start=checkout.folder).folder == checkout.home
+
+
+def test_a_start_that_was_killed_is_completed_by_the_same_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the branch and its folder; a branch that this home did not begin is refused."""
+    repo = tmp_path / "repo"
+    make_repository(repo, {"research/train.py": (research_folder() / "train.py").read_text(), "program.md": "policy\n"})
+    options = FarmOptions(repo=repo, home=Home(tmp_path / "home"), cache=tmp_path, tag="new", researcher="search",
+                          devices=(CPU,))  # fmt: skip
+    data: Any = SimpleNamespace(score_fingerprint=lambda contract: "s", data_fingerprint="d")
+    plan = LoopPlan(branch_name="autoresearch/new", number=0, device=CPU, contract=contract_for("cpu"), data=data)
+
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with Store.open(tmp_path / "home") as store:
+        start = BranchStart(options, store, say=lambda text: None)
+        with monkeypatch.context() as patch:
+            patch.setattr("agent.repo.worktree.check_out", killed)
+            with pytest.raises(KeyboardInterrupt):
+                start.open(plan, in_place=False)
+        assert branch_exists(repo, plan.branch_name) and store.branch(plan.branch_name) is None
+        check_branches(options, {})
+        branch, worktree = start.open(plan, in_place=False)
+        assert branch.baseline_commit == worktree.head() and (worktree.folder / "research" / "train.py").is_file()
+    other = replace(options, home=Home(tmp_path / "other"))
+    with Store.open(tmp_path / "other") as store, pytest.raises(UserError, match="no record of it"):
+        check_branches(other, {})
+    with Store.open(tmp_path / "other") as store, pytest.raises(UserError, match="no record of it"):
+        BranchStart(other, store, say=lambda text: None).open(plan, in_place=False)
 
 
 def test_a_start_in_the_checkout_says_what_it_sets(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ from types import SimpleNamespace
 import pytest
 
 from cluster.by_hand import (
+    cut_off_try,
     earlier_try,
     give_back,
     is_anything_requested,
     leave_results,
+    note_try,
     proposal_by_hand,
     run_what_is_requested,
 )
@@ -163,6 +165,31 @@ def test_what_was_tried_or_changes_no_code_is_refused_in_one_line(make_loop) -> 
         assert baseline is not None
         baseline = await loop.try_again(baseline, proposal_by_hand(TRAIN_PY, TRAIN_PY, None))
         assert (baseline.experiment.number, len(baseline.runs)) == (0, 3)
+
+    asyncio.run(tries())
+
+
+def test_a_try_that_is_cut_off_after_its_verdict_is_not_made_again(make_loop) -> None:  # noqa: F811
+    """The same command leaves its results: of an edit that parses or not, kept or not, and of another run of it."""
+    better, worse, broken = (TRAIN_PY.replace("DEPTH = 2", new) for new in ("DEPTH = 3", "DEPTH = 4", "DEPTH = = 5"))
+    scores = {0: 1.5, 1: 1.0, 2: 1.9}
+
+    async def tries() -> None:
+        loop = make_loop(lambda experiment, spec: result(spec, scores.get(experiment.number)))
+        await loop.start()
+        for text in (better, worse, broken):
+            head = loop.worktree.train_py(loop.head().commit)
+            record = await loop.try_now(proposal_by_hand(head, text, None))
+            assert cut_off_try(loop, text) == record and cut_off_try(loop, text + "# edited since\n") is None
+            note_try(loop, record, has_ended=True)
+            assert cut_off_try(loop, text) is None
+        record = loop.store.record("mar8-0002")
+        note_try(loop, record, has_ended=False)
+        assert cut_off_try(loop, worse) is None  # it was cut off before it had another run
+        again = await loop.try_again(record, proposal_by_hand(TRAIN_PY, worse, None))
+        assert cut_off_try(loop, worse) == again and len(again.runs) == len(record.runs) + 1
+        note_try(loop, again, has_ended=True)
+        assert cut_off_try(loop, worse) is None
 
     asyncio.run(tries())
 

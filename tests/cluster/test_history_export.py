@@ -18,7 +18,7 @@ def test_a_picture_is_drawn_when_its_branch_has_changed(tmp_path: Path) -> None:
     picture = tmp_path / "progress.png"
     with Store.open(with_tables(tmp_path / "home")) as store:
         store.add_branch(make_branch())
-        export = HistoryExport(store, on_aside=lambda branch, file: told.append(file))
+        export = HistoryExport(store, on_aside=lambda branch, file: told.append(file), say=print)
         export.add_picture(make_branch().name, picture)
         export.write()
         assert picture.read_bytes().startswith(b"\x89PNG") and (tmp_path / "home/history.parquet").is_file()
@@ -35,6 +35,20 @@ def test_a_picture_is_drawn_when_its_branch_has_changed(tmp_path: Path) -> None:
         assert told == [tmp_path / "progress.png.1"] and told[0].read_bytes() == b"\x89PNG a person's"
 
 
+def test_files_that_cannot_be_written_end_nothing(tmp_path: Path) -> None:
+    """Said once, with the file, and written once that is possible."""
+    said: list[str] = []
+    with Store.open(tmp_path / "home") as store:
+        export = HistoryExport(store, on_aside=lambda branch, file: None, say=said.append)
+        (tmp_path / "home" / "history.parquet").mkdir()  # stands for what the system refuses to write
+        for _ in range(2):
+            export.write()
+        assert len(said) == 1 and "history.parquet" in said[0]
+        (tmp_path / "home" / "history.parquet").rmdir()
+        export.write()
+        assert (tmp_path / "home" / "history.parquet").is_file() and len(said) == 1
+
+
 def test_a_picture_has_the_heads_that_other_branches_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[list[Point]] = []
     monkeypatch.setattr(history_export, "write_progress_png", lambda path, records, title, heads: drawn.append(heads))
@@ -49,7 +63,7 @@ def test_a_picture_has_the_heads_that_other_branches_made(tmp_path: Path, monkey
         for id, expected in (("mar8-b-0001", 1.4), ("mar8-0002", 1.3), ("mar8-b-0002", 1.2)):
             head = Head(commit="c", experiment_id=id, scores=(), expected=expected)
             store.add_event(HEAD, head_event(make_branch().name, head, ""))
-        export = HistoryExport(store, on_aside=lambda branch, file: None)
+        export = HistoryExport(store, on_aside=lambda branch, file: None, say=print)
         export.add_picture(make_branch().name, tmp_path / "progress.png")
         export.write()
     assert [(point.number, point.val_bpb) for point in drawn[0]] == [(1, 1.4), (2, 1.3), (2, 1.2)]

@@ -119,3 +119,10 @@ def test_a_look_at_the_lock_never_refuses_a_farm_that_starts(tmp_path):
     finally:
         looking.set()
         watcher.join()
+
+
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    home = Home(tmp_path).create()
+    home.log_file.mkdir()
+    with pytest.raises(UserError, match=r"--home\.$"):
+        home.log_event("verdict")

@@ -5,12 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from research.errors import UserError
-from results.journal import DamagedLine, Journal, JournalRecord, read_journal
+from results.journal import DamagedLine, Journal, JournalReader, JournalRecord, read_journal
 
 APPENDER = """
 import sys
@@ -171,3 +172,66 @@ def test_readers_see_whole_records_while_a_writer_appends(tmp_path: Path) -> Non
         counts.append(len(list(read_journal(path))))
     writer.join()
     assert counts == sorted(counts) and len(list(read_journal(path))) == 200
+
+
+def test_lines_that_an_editor_ended_by_cr_lf_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    fill(path, 3)
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    journal = Journal(path)
+    assert not journal.damaged and journal.append(make_record(3))
+    assert ids(path) == [f"event:{number}" for number in range(4)]
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def replaced(path: Path) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content)
+
+
+def removed(path: Path) -> None:
+    path.unlink()
+
+
+def grown(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"x\n")
+
+
+@pytest.mark.parametrize("change", [emptied, replaced, removed, grown])
+def test_a_journal_that_others_change_meanwhile_is_noticed_by_the_next_append(change: Callable[[Path], None],
+                                                                              tmp_path: Path) -> None:  # fmt: skip
+    """And what only this process can still read is saved."""
+    path = tmp_path / "journal.jsonl"
+    journal = Journal(path)
+    journal.append(make_record(0))
+    before = path.read_bytes()
+    change(path)
+    after = path.read_bytes() if path.exists() else None
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"^[^\n]*journal\.jsonl was (changed|replaced|removed)[^\n]*$"):
+            journal.append(make_record(1))
+    assert (path.read_bytes() if path.exists() else None) == after
+    saved = tmp_path / "journal.jsonl.saved"
+    assert (saved.read_bytes() == before) if change is not emptied else not saved.exists()
+
+
+def test_a_reader_follows_what_a_farm_writes(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    reader = JournalReader(path)
+    assert reader.read_on() == [] and reader.is_same_file()
+    fill(path, 2)
+    assert reader.read_on() == [make_record(0), make_record(1)] and reader.read_on() == []
+    with path.open("ab") as file:
+        file.write(b"damaged\n" + path.read_bytes().splitlines(keepends=True)[0] + b"torn")
+    assert reader.read_on() == [] and [line.number for line in reader.damaged] == [3]
+    journal = Journal(path)
+    journal.append(make_record(2))
+    assert reader.read_on() == [make_record(2)] and reader.is_same_file()
+    assert list(reader.records(after=1)) == list(journal.records(after=1)) and len(reader) == len(journal) == 3
+    path.write_bytes(b"")
+    assert not reader.is_same_file()

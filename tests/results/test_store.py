@@ -17,7 +17,7 @@ import pytest
 from research.errors import UserError
 from results.experiment import Verdict, to_body
 from results.history import read_history
-from results.journal import JournalRecord, _encode
+from results.journal import JournalRecord, encoded
 from results.schema import MIGRATIONS
 from results.store import Store, query_home
 from results.table_rows import TABLES
@@ -425,7 +425,7 @@ def test_three_thousand_experiments_are_rebuilt_and_asked_in_seconds(tmp_path: P
     with (tmp_path / "journal.jsonl").open("wb") as file:
 
         def put(kind: Any, key: str, body: dict[str, Any]) -> None:
-            file.write(_encode(JournalRecord(id=f"{kind}:{key}", kind=kind, time=branch.created, body=body)))
+            file.write(encoded(JournalRecord(id=f"{kind}:{key}", kind=kind, time=branch.created, body=body)))
 
         put("branch", branch.name, to_body(branch))
         for number in range(count):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from research.judge.failures import cure_for_memory, ended_by_itself
 from research.judge.log import Log
 from research.judge.row_scores import load_row_scores
 from research.result import RunResult
+from research.sandbox.limits import MemoryUse
 from research.session import DIVERGED
 from tests.research.judged import TRAIN_PY, Run, Runner, check_every_run, check_no_run, read_result, variant, with_train
 
@@ -215,11 +217,16 @@ def test_other_honest_models_pass(name: str, quick: Runner, judged_data: Prepare
 class Ended:
     """A child that has ended, after printing `text`."""
 
-    def __init__(self, text: str, code: int) -> None:
+    name = "trainer"
+
+    def __init__(self, text: str, code: int, *, has_begun: bool = True, outside: bool = False) -> None:
         self.log = Log(None)
         for line in text.splitlines():
             self.log.write(line + "\n")
-        self._code = code
+        self._code, self._outside, self.has_begun = code, outside, has_begun
+
+    def was_killed_from_outside(self) -> bool:
+        return self._outside
 
     def exit_code(self) -> int:
         return self._code
@@ -244,7 +251,7 @@ class Ended:
             "RuntimeError: CUDA",
         ),
         ('RuntimeError: NVML_SUCCESS == r INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp":983', 1, "oom", "RuntimeError"),
-        ("step 1", -9, "oom", "killed"),
+        ("step 1", -9, "crash", "killed by SIGKILL"),
         ("Traceback\nValueError: boom", 1, "crash", "ValueError: boom"),
         ("", -11, "crash", "no output"),
     ],
@@ -252,6 +259,28 @@ class Ended:
 def test_what_an_early_end_means(text: str, code: int, status: str, reason: str) -> None:
     end = ended_by_itself(Ended(text, code))  # type: ignore[arg-type]
     assert end.status == status and end.reason.startswith(reason)
+
+
+def test_out_of_memory_is_told_by_evidence() -> None:
+    """The kernel's counter or the measured peak, not the signal alone; and nothing that a child can do makes a run lost."""
+    little = MemoryUse(peak_bytes=2**28, limit_bytes=2**34, kills=0)
+    for use, outside, begun, status in (
+        (little, False, True, "crash"),
+        (little, True, True, "lost"),
+        (little, False, False, "lost"),
+        (replace(little, kills=1), False, True, "oom"),
+        (replace(little, kills=1), True, False, "oom"),  # the kernel kills from outside, too
+        (replace(little, peak_bytes=2**34 - 1), False, True, "oom"),
+    ):
+        child: Any = Ended("step 1", -9, has_begun=begun, outside=outside)
+        end = ended_by_itself(child, use=use)
+        assert end.status == status, (use, outside, begun)
+        if not outside and begun:
+            assert "of 16.0 GiB" in end.reason
+    closed: Any = Ended("step 1", -9)
+    closed.log.close()
+    assert ended_by_itself(closed, use=little).status == "crash"
+    assert [ended_by_itself(closed, use=replace(little, kills=1)).status, closed.exit_code()] == ["oom", -9]
 
 
 TORCH_SAYS = (

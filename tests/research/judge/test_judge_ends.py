@@ -1,7 +1,9 @@
 """How runs without a score end: each in exactly one status, with a reason, and with nothing left alive."""
 
+import os
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -79,12 +81,37 @@ def test_a_model_with_other_shapes_than_build_models_is_a_crash(quick: Runner) -
     assert_ended(done, "crash", "size mismatch for out.bias")
 
 
+@pytest.mark.parametrize("sandbox", ["auto", "off"])
+def test_a_train_py_that_kills_itself_has_crashed(sandbox: str, quick: Runner) -> None:
+    """Neither lost, which would be tried again, nor oom, which nothing says."""
+    assert_ended(quick(with_train("os.kill(os.getpid(), 9)"), sandbox=sandbox), "crash", "SIGKILL")
+    assert_ended(quick(with_train("os.kill(0, 9)"), sandbox=sandbox), "crash", "SIGKILL")
+
+
+def test_a_trainer_that_somebody_else_kills_is_lost(quick: Runner) -> None:
+    """What waits outside of a run's namespaces is out of the run's reach. Without namespaces nobody can tell who it was."""
+    done = quick(with_train("for x, y in session.batches(8):\n    time.sleep(60)"), before=_somebody_kills_the_trainer)
+    assert_ended(done, "lost" if "namespaces" in done.result.sandbox else "crash", "9" if done.result.status == "lost" else "")
+
+
+def _somebody_kills_the_trainer() -> None:
+    from research.judge.clock import Clock
+
+    wait = Clock.wait_for_model
+
+    def killing(self: Clock, trainer: Any, conversation: Any) -> Any:
+        os.kill(trainer.pid, 9)
+        return wait(self, trainer, conversation)
+
+    Clock.wait_for_model = killing  # type: ignore[method-assign]
+
+
 # --- oom ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "raising",
-    ["raise MemoryError", "raise torch.OutOfMemoryError('CUDA out of memory.')", "torch.empty(2**60)", "os.kill(0, 9)"],
+    ["raise MemoryError", "raise torch.OutOfMemoryError('CUDA out of memory.')", "torch.empty(2**60)"],
 )
 def test_running_out_of_memory_is_told_from_a_crash(raising: str, quick: Runner) -> None:
     assert_ended(quick(with_train(raising)), "oom", "")

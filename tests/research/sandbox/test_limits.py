@@ -12,6 +12,7 @@ import pytest
 from research.files import remove_tree
 from research.judge.failures import over_limit
 from research.sandbox.limits import DEEPEST_FOLDER, BrokenLimit, Limits, Supervisor, disk_usage, used_bytes, uses_most
+from research.sandbox.oom_kills import oom_kills
 from tests.research.judged import Runner, wait_for, with_train
 from tests.research.nested import nest
 
@@ -147,3 +148,38 @@ def test_folders_within_the_limit_are_counted_with_their_links_but_not_what_thes
     nest(folder, DEEPEST_FOLDER - 1)
     counted, incomplete = disk_usage(folder)
     assert 2**18 <= counted < 2**19 and not incomplete
+
+
+def test_the_kernels_count_is_that_of_the_processs_own_group(tmp_path: Path) -> None:
+    """In either version of cgroups, by its path inside a container or outside; the machine's where there is none."""
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    files = {
+        "vmstat": (proc / "vmstat", "nr_free_pages 5\noom_kill 7\n"),
+        "v1": (groups / "memory" / "memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"),
+        "v2": (groups / "a" / "b" / "memory.events", "low 0\noom 4\noom_kill 2\n"),
+    }
+    assert oom_kills(proc, groups) == 0
+    for name, lines, count in (
+        ("vmstat", "0::/gone\n", 7),
+        ("v1", "4:cpu,memory:/of/the/host\n0::/\n", 3),
+        ("v2", "0::/a/b\n", 2),
+    ):
+        path, text = files[name]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        (proc / "self").mkdir(exist_ok=True)
+        (proc / "self" / "cgroup").write_text(lines)
+        assert oom_kills(proc, groups) == count
+    assert oom_kills() >= 0
+
+
+def test_a_watch_that_fails_is_noticed(supervisor: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once is nothing; but a run is not left unbounded."""
+    monkeypatch.setattr("research.sandbox.limits.POLL_SECONDS", 0.01)
+
+    def failing() -> None:
+        raise OSError("too many open files")
+
+    monkeypatch.setattr(supervisor, "_look", failing)
+    broken = wait_for(lambda: supervisor.broken, 5.0)
+    assert over_limit(broken, has_seen_rows=False).status == "invalid" and "OSError" in broken.reason

@@ -1,0 +1,120 @@
+"""Queries of others, in a process of their own: one that needs too much memory or time ends that process, and nothing else.
+
+DuckDB's memory limit binds neither all that a query can allocate nor the time of a single function call.
+"""
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from research.errors import UserError
+from research.files import research_folder
+from results.query import Table
+from results.tables import Audience
+
+SERVER = "results.query_server"
+"""The module that runs in the process."""
+
+START_SECONDS = 20.0
+"""How long the process may take to start and read the journal."""
+
+SPARE_SECONDS = 3.0
+"""How long a query that is stopped may take to say so before its process is ended."""
+
+MAX_ANSWER_BYTES = 2**25
+"""The largest answer: more would be this process's memory."""
+
+TOO_MUCH = "The query needed more memory than queries may use: ask for less."
+
+
+class QueryProcess:
+    """The process that answers queries over one home; it starts with the first query. Any thread may ask, one after another."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def table(self, sql: str, *, audience: Audience = "agent", max_rows: int = 1000, timeout_s: float = 10.0) -> Table:
+        """The result of one SELECT, with values as JSON has them. Raises UserError, one line."""
+        answer = self._ask(sql, audience=audience, form="json", max_rows=max_rows, timeout_s=timeout_s)
+        found = json.loads(answer)
+        return Table(columns=tuple(found["columns"]), rows=tuple(map(tuple, found["rows"])), truncated=found["truncated"])
+
+    def text(self, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0) -> str:
+        """The result of an agent's SELECT as aligned text. Raises UserError, one line."""
+        return self._ask(sql, audience="agent", form="text", max_rows=max_rows, timeout_s=timeout_s)
+
+    def close(self) -> None:
+        """Ends the process. A later query starts another."""
+        process = self._process
+        if process is not None:  # not under the lock: a query that is under way ends, too
+            process.kill()
+            process.wait()
+        self._process = None
+
+    def _ask(self, sql: str, **request: object) -> str:
+        timeout_s = float(str(request["timeout_s"]))
+        if not self._lock.acquire(timeout=START_SECONDS):
+            raise UserError("Other queries are under way: try again.")
+        try:
+            deadline = time.monotonic() + timeout_s + SPARE_SECONDS
+            if self._process is None or self._process.poll() is not None:
+                self._process = self._started()
+                deadline += START_SECONDS
+            line = _exchange(self._process, {"sql": sql, **request}, deadline=deadline)
+            if not line:
+                ended = self._process.poll() is not None or _ends_soon(self._process)
+                self.close()
+                raise UserError(TOO_MUCH if ended else f"The query was stopped after {timeout_s:g} s: ask for less.")
+        finally:
+            self._lock.release()
+        answer = json.loads(line)
+        if "error" in answer:
+            raise UserError(str(answer["error"]))
+        return str(answer["answer"])
+
+    def _started(self) -> "subprocess.Popen[bytes]":
+        """A new process, in a session of its own: Ctrl-C in the terminal is for the farm. It ends with its standard input."""
+        return subprocess.Popen(
+            [sys.executable, "-m", SERVER, str(self._home)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=research_folder().parent,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            start_new_session=True,
+        )
+
+
+def _exchange(process: "subprocess.Popen[bytes]", request: dict[str, object], *, deadline: float) -> bytes:
+    """The line that the process answers; empty if it ends or says nothing in time. Raises UserError for too long a one."""
+    assert process.stdin is not None and process.stdout is not None
+    with contextlib.suppress(OSError):
+        process.stdin.write(json.dumps(request).encode() + b"\n")
+        process.stdin.flush()
+    parts: list[bytes] = []
+    while not (parts and parts[-1].endswith(b"\n")):
+        if not select.select([process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            return b""
+        part = os.read(process.stdout.fileno(), 2**20)
+        if not part:
+            return b""
+        parts.append(part)
+        if sum(map(len, parts)) > MAX_ANSWER_BYTES:
+            process.kill()
+            process.wait()
+            raise UserError("The result is too large: select fewer columns or rows, or parts of long texts.")
+    return b"".join(parts)
+
+
+def _ends_soon(process: "subprocess.Popen[bytes]") -> bool:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(0.1)
+    return process.poll() is not None

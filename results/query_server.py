@@ -1,0 +1,96 @@
+"""The process that answers queries over a home: `python -m results.query_server HOME`, one JSON line per query and answer.
+
+It holds the home's records in its own memory, read from the journal, which works while a farm writes there.
+"""
+
+import contextlib
+import json
+import os
+import queue
+import resource
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from research.errors import UserError
+from results.database import bring_up_to_date, in_memory
+from results.journal import JournalReader
+from results.tables import Tables
+
+MEMORY_BYTES = 6 * 2**30
+"""Address space that the process may use: DuckDB's limit, the libraries, and what DuckDB doesn't count."""
+
+
+class JournalTables:
+    """A journal's records in memory, brought up to date at each query."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._begin()
+
+    def answer(self, request: dict[str, Any]) -> str:
+        """The answer to one query, as text or JSON. Raises UserError."""
+        self._follow()
+        table = self._tables.query(
+            str(request["sql"]),
+            max_rows=int(request["max_rows"]),
+            timeout_s=float(request["timeout_s"]),
+            audience=request["audience"],
+        )
+        return table.to_text() if request["form"] == "text" else table.to_json()
+
+    def _begin(self) -> None:
+        self._reader = JournalReader(self._path)
+        self._reader.read_on()
+        self._connection = in_memory(self._reader)
+        self._tables = Tables(lambda: self._connection, self._reader)
+
+    def _follow(self) -> None:
+        """Takes what was recorded since the last query; a journal that is another one by now is read from its beginning."""
+        if not self._reader.is_same_file():
+            self._connection.close()
+            return self._begin()
+        new = self._reader.read_on()
+        if new:
+            bring_up_to_date(self._connection, self._reader)
+            for record in new:
+                self._tables.note(record)
+
+
+def main() -> None:
+    """Answers the queries on standard input until that ends, which ends this process at once, whatever it is doing."""
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    with contextlib.suppress(OSError):  # if memory runs out, the kernel ends a query before anything else
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    with contextlib.suppress(OSError):
+        os.nice(10)
+    requests: queue.Queue[bytes] = queue.Queue()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    tables = JournalTables(Path(sys.argv[1]) / "journal.jsonl")
+    while True:
+        answer = _answer(tables, json.loads(requests.get()))
+        sys.stdout.write(json.dumps(answer) + "\n")
+        sys.stdout.flush()
+
+
+def _answer(tables: JournalTables, request: dict[str, Any]) -> dict[str, str]:
+    try:
+        return {"answer": tables.answer(request)}
+    except UserError as error:
+        return {"error": str(error)}
+    except (duckdb.Error, OSError) as error:
+        return {"error": f"The query failed ({' '.join(str(error).split())[:300]}): try again."}
+
+
+def _listen(requests: "queue.Queue[bytes]") -> None:
+    for line in sys.stdin.buffer:
+        requests.put(line)
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""The tables of a database, as the farm's own code and queries read them. Nothing here changes a record."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import astuple
+from typing import Any, Literal
+
+import duckdb
+import pyarrow as pa
+
+from results.group_state import estimates
+from results.groups import Groups
+from results.journal import JournalRecord, Records
+from results.query import Table, run_query
+from results.remembered import RememberedAnswers
+from results.table_rows import AUDIT_FIELDS
+
+Audience = Literal["agent", "person"]
+"""Who asks: queries of a `person` also see the table `audit`."""
+
+ESTIMATED = ("estimates", "near_misses", "leaderboard")
+"""The tables that are computed from the runs when a query names them."""
+
+
+class Tables:
+    """The tables of one open database. Any thread may read."""
+
+    def __init__(self, connect: Callable[[], duckdb.DuckDBPyConnection], records: Records) -> None:
+        """`connect` returns the open database, up to date with `records`; it is asked before each look."""
+        self._connect, self._records = connect, records
+        self._estimating, self._reading_audit = threading.RLock(), threading.Lock()
+        self._audit: list[dict[str, Any]] | None = None
+        self._version = 0
+        self._remembered = RememberedAnswers(lambda: self._version)
+        self.groups = Groups(self.rows, version=lambda: self._version)
+
+    def note(self, record: JournalRecord) -> None:
+        """Notes a new record, once it can be read: remembered answers are out of date."""
+        with self._reading_audit:
+            if self._audit is not None and record.kind == "run" and record.body["audit_bpb"] is not None:
+                self._audit.append(_audit_row(record.body))
+        self._version += 1
+
+    def rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """The rows of a query with parameters, remembered until there is another record."""
+        return self._remembered.answer((sql, repr(parameters)), lambda: self.fetch(sql, *parameters))
+
+    def fetch(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
+        """The rows of a query with parameters."""
+        with self._connect().cursor() as cursor:
+            return cursor.execute(sql, list(parameters)).fetchall()
+
+    def query(self, sql: str, *, max_rows: int, timeout_s: float, audience: Audience) -> Table:
+        """The result of one read-only SELECT. Raises UserError, one line, if it is refused, wrong or exceeds `timeout_s`."""
+        if any(name in sql.lower() for name in ESTIMATED):
+            self.refresh_estimates()
+        cursor = self._connect().cursor()
+        if audience == "person":
+            self._show_audit(cursor)
+        return run_query(cursor, sql, max_rows=max_rows, timeout_s=timeout_s)
+
+    def refresh_estimates(self) -> None:
+        """Computes the table `estimates` anew from the stored runs."""
+        with self._estimating, self._connect().cursor() as writer:
+            rows = [(group, *astuple(found)) for group in self.groups.names() for found in estimates(self.groups.state(group))]
+            writer.execute("BEGIN")
+            writer.execute("DELETE FROM estimates")
+            if rows:
+                writer.executemany("INSERT INTO estimates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            writer.execute("COMMIT")
+
+    def _show_audit(self, cursor: duckdb.DuckDBPyConnection) -> None:
+        """Makes the table `audit` for this cursor alone: it is temporary, and no other connection can reach it."""
+        with self._reading_audit:
+            table = pa.Table.from_pylist(self._audit_rows(), schema=_AUDIT_SCHEMA)
+        cursor.register("audit_batch", table)
+        cursor.execute("CREATE TEMP TABLE audit AS SELECT * FROM audit_batch")
+        cursor.unregister("audit_batch")
+
+    def _audit_rows(self) -> list[dict[str, Any]]:
+        """All audit scores, read from the journal the first time that a person asks for them."""
+        if self._audit is None:
+            runs = (record.body for _, record in self._records.records() if record.kind == "run")
+            self._audit = [_audit_row(body) for body in runs if body["audit_bpb"] is not None]
+        return self._audit
+
+
+_AUDIT_SCHEMA = pa.schema(
+    [("experiment_id", pa.string()), ("run_id", pa.string()), ("audit_bpb", pa.float64()), ("audit_rows", pa.int64())]
+)
+
+
+def _audit_row(body: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: body[name] for name in ("experiment_id", "run_id", *AUDIT_FIELDS)}
