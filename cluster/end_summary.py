@@ -11,6 +11,9 @@ from results.gains import expected_gain
 from results.head_gain import ExpectedGain, gain_text
 from results.store import Store
 
+BRANCHES_SHOWN = 16
+"""The number of branches that the words name; `farm status` names all."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class FarmSummary:
@@ -87,8 +90,10 @@ def experiments_done(store: Store, branch: str) -> int:
 def summary_lines(summary: FarmSummary) -> list[str]:
     """The lines after a farm has ended: why, how long it took, and what it gained."""
     lines = [f"ended: {summary.ended}, after {duration(summary.seconds)}"]
-    lines.append(f"{counted(summary.experiments, 'experiment')}, {summary.keeps} kept, on {', '.join(summary.branches)}")
-    lines += [f"  {line}" for line in summary.of_branches]
+    on, more = ", ".join(summary.branches[:BRANCHES_SHOWN]), len(summary.branches) - BRANCHES_SHOWN
+    others = f" and {more:,} more" if more > 0 else ""
+    lines.append(f"{counted(summary.experiments, 'experiment')}, {summary.keeps} kept, on {on}{others}")
+    lines += [f"  {line}" for line in summary.of_branches[:BRANCHES_SHOWN]]
     if summary.gain:
         lines.append(gain_text(summary.gain))
     if summary.waiting:

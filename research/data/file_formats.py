@@ -249,6 +249,8 @@ def _fields(path: Path, encoding: Encoding | None) -> tuple[list[str], list[str]
 
 
 def _without_field(path: Path, texts: list[str], others: list[str], field: str, *, records: int) -> Skipped:
+    if field in texts:  # of the type text, with nothing in it
+        texts, others = [name for name in texts if name != field], [field, *others]
     if texts:
         fields = f"text is in {_quoted(texts)}"
     else:

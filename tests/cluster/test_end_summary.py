@@ -93,3 +93,9 @@ def test_a_farm_that_kept_nothing_gained_nothing(store: Store) -> None:
     add(store, 0, "keep", 0.99)
     add(store, 1, "discard", 0.995)
     assert "the head is still the baseline" in last_line(store)
+
+
+def test_of_many_branches_some_are_named(store: Store) -> None:
+    many = [make_branch().name, *(f"autoresearch/mar8-cpu0-{n}" for n in range(999))]
+    lines = summary_lines(summarise(store, many, seconds=60.0, ended="stopped"))
+    assert len(lines) < 30 and "984 more" in lines[1] and many[0] in lines[1]

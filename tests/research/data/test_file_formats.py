@@ -325,6 +325,10 @@ MISTAKES: dict[str, tuple[dict[str, bytes | str], tuple[str, ...]]] = {
         {"a.jsonl": lines({"messages": [{"role": "user"}]}, {"messages": []})},
         ("a.jsonl", "messages", "write the text into a field `text`"),
     ),
+    "Parquet whose column holds nothing": (
+        {"a.parquet": parquet(pa.array([None, None], pa.string()))},
+        ("no text in a field `text`", "its fields hold no text (text, "),
+    ),
     "Parquet without the column": ({"a.parquet": parquet(pa.array(["x"]), "content")}, ("`content`", "--text-field")),
     "Parquet of lists": ({"a.parquet": parquet(pa.array([["x"]]))}, ("a.parquet", "list", "`text`")),
     "not JSON at all": ({"a.jsonl": b"just words\n"}, ("no text", "a.jsonl")),
