@@ -308,3 +308,9 @@ def leaving(shared: SharedResearch) -> frozenset[str]:
     """The ideas in the head's train.py that a person has dropped, or that no longer pay: the next merge is without them."""
     head = shared.head()
     return frozenset(head.patches) - policy.aimed_at(shared.state().farm) if head is not None else frozenset()
+
+
+def entering(shared: SharedResearch) -> frozenset[str]:
+    """The ideas that the next merge brings into the head: they were kept by other runs than one of such a head."""
+    head = shared.head()
+    return policy.aimed_at(shared.state().farm) - frozenset(head.patches) if head is not None else frozenset()

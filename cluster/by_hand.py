@@ -16,7 +16,7 @@ from agent.repo.branch_names import experiment_ref, is_farm_branch, short_name
 from agent.repo.git_command import command_to_type
 from agent.repo.repository import TRAIN_FILE, train_py_at, train_py_to_try, uncommitted_train_py, working_train_py
 from agent.repo.worktree import Worktree, checked_out_branch
-from agent.shared_research import leaving
+from agent.shared_research import entering, leaving
 from cluster.background import in_background
 from cluster.branch_start import committed_train_py, fitted_edit
 from cluster.dispatch import NoWorkersLeft
@@ -110,16 +110,18 @@ async def try_working_train_py(farm: Farm, message: str | None, *, again: bool =
 
 
 def is_anything_requested(loop: ResearchLoop) -> bool:
-    """Whether a person has asked for a run, or an idea is to leave the head: dropped by a person, or no longer worth it."""
-    return bool(leaving(loop.shared) or loop.store.open_requests(loop.shared.group))
+    """Whether a person has asked for a run, or a merge is due: without what a person has dropped or what no longer pays, or
+    with what was kept since.
+    """
+    return bool(leaving(loop.shared) or entering(loop.shared) or loop.store.open_requests(loop.shared.group))
 
 
 async def run_what_is_requested(loop: ResearchLoop) -> ExperimentRecord | None:
-    """The last of the runs that are due: a merge without what leaves the head, a wave, the baseline again."""
+    """The last of the runs that are due: a merge, a wave, the baseline again."""
     last = None
     while (record := await loop.run_requested()) is not None:
         last = record
-    if leaving(loop.shared) and (record := await loop.finish()) is not None:
+    if (leaving(loop.shared) or entering(loop.shared)) and (record := await loop.finish()) is not None:
         last = record
     return last
 

@@ -60,6 +60,11 @@ def _group_lines(sharing: Sequence[BranchHistory]) -> list[str]:
     leaving = dropped_from_head(group)
     still = f"; the head still has {counted(len(leaving), 'idea')} that a person has dropped" if leaving else ""
     lines.append(f"  {group.standing}{still}")
+    if group.waiting:
+        waits = "waits" if len(group.waiting) == 1 else "wait"
+        lines.append(
+            f"  {counted(len(group.waiting), 'kept idea')} {waits} for a merge run: {', '.join(sorted(group.waiting))}"
+        )
     lines += [f"  {line}" for line in unequal_lines(group)]
     if not is_alone:
         lines += [f"  {history.branch.name}: {_counts_in_words(history)}" for history in sharing]

@@ -39,7 +39,10 @@ NAMES: tuple[tuple[Column, tuple[str, ...]], ...] = (
 
 STATUSES: tuple[tuple[Status, re.Pattern[str]], ...] = (
     ("crash", re.compile(r"crash|fail|error|oom|timeout|diverge|invalid|nan|abort|broken", re.I)),
-    ("discard", re.compile(r"discard|reject|revert|drop|no[_ -]?keep|not[_ -]kept|worse|skip|no$|false$|undo|neutral", re.I)),
+    (
+        "discard",
+        re.compile(r"discard|reject|revert|drop|no[_ -]?keep|not[_ -]kept|worse|skip|no$|false$|undo|neutral|measure", re.I),
+    ),
     ("keep", re.compile(r"keep|kept|accept|baseline|best|improve|adopt|merge|yes$|true$|new[_ -]head", re.I)),
 )
 """Status by what is written in the column; the first pattern that is found counts."""

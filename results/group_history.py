@@ -100,6 +100,15 @@ class GroupHistory:
         return gain_text(self.gain)
 
     @property
+    def waiting(self) -> frozenset[str]:
+        """The ideas that are kept and wait for a merge to bring them into the head."""
+        if self.state is None or self.head is None:
+            return frozenset()
+        from results import policy
+
+        return policy.kept(self.state.farm) - self.state.patches_at.get(self.head.commit, frozenset())
+
+    @property
     def head_record(self) -> ExperimentRecord | None:
         """The experiment that made the head; None before a baseline has a score."""
         head = self.head

@@ -74,6 +74,10 @@ class GroupState:
     seconds_at: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
     """Seconds that each commit's last run with a score took to start, to train and to answer the validation rows; first those
     of the baseline."""
+    step_seconds: float = 0.0
+    """Seconds of a step of the baseline: a run may end as much later than the baseline did, by chance."""
+    time_prices: Mapping[str, float] = field(default_factory=dict)
+    """How much of each idea's price is for time outside the clock, in bpb."""
     time_slope: float = 0.0
     """As in `Profile`."""
     budget: float = 1.0
@@ -147,6 +151,8 @@ def _advanced(state: GroupState, entry: Entry) -> GroupState:
     state = _with_machine(state, entry)
     if finished.idea is not None and finished.score is not None:
         name = finished.idea.name
+        if name not in state.ideas:
+            state = replace(state, time_prices={**state.time_prices, name: _time_price(state, entry)})
         state = replace(state, ideas={**state.ideas, name: finished.idea}, idea_of={**state.idea_of, entry.experiment.id: name})
     return replace(state, farm=policy.observe(state.farm, finished))
 
@@ -284,12 +290,13 @@ def _worth_of_time(state: GroupState, seconds: tuple[float, float, float], times
     """What the seconds that a run takes outside the clock, beyond what is free, would gain as training, in bpb.
 
     Free are `times` what the group's first baseline took to start and to answer, and FREE_SHARE of the budget; starting on a
-    GPU is, where an edit may have much to compile. What is free follows from no later run, so that it can't grow step by step.
+    GPU is, where an edit may have much to compile. Free is a step of the baseline, too, by which the end of training varies.
+    What is free follows from no later run, so that it can't grow step by step.
     """
     usual = next(iter(state.seconds_at.values()))
     free = FREE_SHARE * state.budget
     startup, answers = (max(0.0, seconds[part] - times * usual[part] - free) for part in (0, 2))
-    late = max(0.0, seconds[1] - usual[1] - free)
+    late = max(0.0, seconds[1] - usual[1] - max(free, state.step_seconds))
     return state.time_slope * math.log1p((answers + late + (0.0 if on_gpu else startup)) / state.budget)
 
 
@@ -319,6 +326,8 @@ def _with_machine(state: GroupState, entry: Ran) -> GroupState:
     if run.status != "ok":
         return state
     if seconds := _seconds_of(run):
+        if not state.seconds_at and run.reported_steps:  # the baseline's report: it is the user's own train.py
+            state = replace(state, step_seconds=seconds[1] / run.reported_steps)
         state = replace(state, seconds_at={**state.seconds_at, commit: seconds})
     if run.peak_memory_mb is None:
         return state

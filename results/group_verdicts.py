@@ -44,7 +44,7 @@ def idea_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunRe
     is_kept = idea in policy.kept(farm)
     again = "" if idea == experiment.id else f"another run of what {idea} tries: "
     decides = _what_decides(state, found, is_kept)
-    words = f"{again}{decides}; {_effect(found)}; {_raw_score(score, gain, scores, of=_compared(farm, idea, others))}"
+    words = f"{again}{decides}; {_effect(state, found)}; {_raw_score(score, gain, scores, of=_compared(farm, idea, others))}"
     words += f"{_share_in_words(state, runs)}{_outcome(found, is_kept)}"
     return Verdict(
         decision="keep" if is_kept else "discard",
@@ -129,7 +129,7 @@ def _flipped(state: GroupState, idea: str, now: Decision) -> Verdict:
     what, is_kept = ("kept after all", True) if now == "keep" else ("dropped", False)
     return Verdict(
         decision=now,
-        reason=f"{what}: {_what_decides(state, found, is_kept)}; {_effect(found)}{_outcome(found, is_kept)}",
+        reason=f"{what}: {_what_decides(state, found, is_kept)}; {_effect(state, found)}{_outcome(found, is_kept)}",
         sigma=state.farm.posterior.sigma,
         effect=found.effect,
         low=found.low,
@@ -193,8 +193,10 @@ def _share_in_words(state: GroupState, runs: Sequence[RunResult]) -> str:
     return f", {which}{remark}" if remark else ""
 
 
-def _effect(found: IdeaEstimate) -> str:
-    price = f", price {figure(found.price)}" if found.price >= LEAST_PRICE else ""
+def _effect(state: GroupState, found: IdeaEstimate) -> str:
+    price, time = f", price {figure(found.price)}" if found.price >= LEAST_PRICE else "", state.time_prices.get(found.idea, 0.0)
+    if price and time >= LEAST_PRICE:
+        price += f" ({figure(time)} of it for the time that it takes outside the budget)"
     if found.price <= -LEAST_PRICE:
         price = f", of simpler code that may lose {figure(-found.price)}"
     return f"estimated effect by all runs {interval_text(found.effect, found.low, found.high)}{price}"

@@ -12,6 +12,7 @@ from results.table_comments import (
     COSTS_COMMENT,
     DECIDING_COMMENTS,
     DECIDING_HISTORY_COMMENTS,
+    DECISION_COMMENT,
     FOREIGN_COMMENT,
     FOREIGN_COMMENTS,
     GROUP_COMMENTS,
@@ -268,10 +269,7 @@ def _m008_foreign(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"COMMENT ON COLUMN foreign_results.{column} IS '{_quoted(text)}'")
 
 
-def _m009_what_decides(connection: duckdb.DuckDBPyConnection) -> None:
-    """The estimate that decides beside the raw score, the current head, and runs that were cancelled."""
-    connection.execute("""
-        CREATE OR REPLACE VIEW history AS
+_HISTORY = """
         WITH measured AS (
             SELECT
                 experiment_id, count(*) AS runs, arg_max(status, seq) AS status,
@@ -285,7 +283,7 @@ def _m009_what_decides(connection: duckdb.DuckDBPyConnection) -> None:
             FROM runs WHERE status <> 'lost' GROUP BY experiment_id
         )
         SELECT
-            e.id, e.branch, b.tag, e.number, e.kind, e.commit, e.title, e.hypothesis, e.researcher, v.decision,
+            e.id, e.branch, b.tag, e.number, e.kind, e.commit, e.title, e.hypothesis, e.researcher, {decision} AS decision,
             m.status, m.val_bpb, coalesce(m.runs, 0) AS runs, CAST(v.record ->> '$.effect' AS DOUBLE) AS effect,
             CAST(v.record ->> '$.helps' AS DOUBLE) AS helps, v.gain, v.needed, v.sigma, m.peak_memory_mb,
             m.num_params, m.reported_steps, m.reported_tokens, m.reported_mfu_percent, m.reported_depth,
@@ -300,7 +298,14 @@ def _m009_what_decides(connection: duckdb.DuckDBPyConnection) -> None:
         LEFT JOIN latest_verdicts v ON v.experiment_id = e.id
         WHERE v.decision IS DISTINCT FROM 'lost'
         ORDER BY e.seq;
+"""
+"""The view `history` since step 9."""
 
+
+def _m009_what_decides(connection: duckdb.DuckDBPyConnection) -> None:
+    """The estimate that decides beside the raw score, the current head, and runs that were cancelled."""
+    connection.execute("CREATE OR REPLACE VIEW history AS" + _HISTORY.format(decision="v.decision"))
+    connection.execute("""
         CREATE OR REPLACE VIEW leaderboard AS
         SELECT
             rank() OVER (PARTITION BY platform, score_fingerprint ORDER BY val_bpb) AS rank,
@@ -376,11 +381,13 @@ def _m011_leaderboard_by_now(connection: duckdb.DuckDBPyConnection) -> None:
         connection.execute(f"COMMENT ON COLUMN leaderboard.{column} IS '{_quoted(text)}'")
 
 
-def _m012_decisions_of_measurements(connection: duckdb.DuckDBPyConnection) -> None:
-    """What the decision of an experiment says that tries no idea."""
-    text = ("keep, discard, crash or invalid; NULL while it is running. A control, confirmation or run of a wave tries no idea "
-            "and is never kept: with a score it is a discard, which says nothing against it; see kind")  # fmt: skip
-    connection.execute(f"COMMENT ON COLUMN history.decision IS '{text}'")
+def _m012_measurements(connection: duckdb.DuckDBPyConnection) -> None:
+    """Controls, confirmations and runs of waves are measurements: a count of discards is one of ideas."""
+    kinds = "e.kind IN ('control', 'confirm', 'wave') AND v.decision = 'discard'"
+    decision = f"CASE WHEN {kinds} THEN 'measured' ELSE v.decision END"
+    connection.execute("CREATE OR REPLACE VIEW history AS" + _HISTORY.format(decision=decision))
+    _comments_on_what_decides(connection)
+    connection.execute(f"COMMENT ON COLUMN history.decision IS '{_quoted(DECISION_COMMENT)}'")
 
 
 def _quoted(text: str) -> str:
@@ -399,5 +406,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     _m009_what_decides,
     _m010_leaderboard_of_tags,
     _m011_leaderboard_by_now,
-    _m012_decisions_of_measurements,
+    _m012_measurements,
 )

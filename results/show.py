@@ -75,7 +75,9 @@ def _estimate_lines(experiment: Experiment, group: GroupHistory) -> list[str]:
     words = interval_text(found.effect, found.low, found.high)
     lines = [f"  effect      {words} by all runs (90%), P(helps) {found.helps:.2f}; {where}"]
     if found.price:
-        lines.append(f"  price       {found.price:+.5f} bpb, which the effect must exceed")
+        time = state.time_prices.get(experiment.id, 0.0)
+        of = f"; {time:.5f} of it for the time that it takes outside the budget" if time else ""
+        lines.append(f"  price       {found.price:+.5f} bpb, which the effect must exceed{of}")
     if beside:
         lines.append(f"  tried on    {', '.join(beside)}")
     return [*lines, f"  edits       what {', '.join(needs)} made"] if needs else lines

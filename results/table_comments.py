@@ -109,3 +109,8 @@ LEADERBOARD_COMMENTS: Mapping[str, str] = {
     "val_bpb": HISTORY_COMMENTS["val_bpb"],
     "gain": DECIDING_HISTORY_COMMENTS["gain"],
 }
+
+DECISION_COMMENT = (
+    "keep, discard, crash or invalid; NULL while it is running. A control, a confirmation or a run of a wave tries no idea: "
+    "with a score it is measured."
+)

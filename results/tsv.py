@@ -13,8 +13,11 @@ from results.experiment import Decision, ExperimentRecord
 HEADER = "commit\tval_bpb\tmemory_gb\tstatus\tdescription"
 
 STATUSES: dict[Decision, str] = {"keep": "keep", "discard": "discard", "crash": "crash", "invalid": "crash"}
-"""The file's status by decision; lost experiments are left out. Other readers of the format know no more of them, so
-controls and confirmations, which are no step of the branch, are discards, too: their description says what they are."""
+"""The file's status by decision; lost experiments are left out."""
+
+MEASURED = "measured"
+"""The status of a control or a confirmation, which is no step of the branch: readers who look for keeps, discards and crashes
+pass it over."""
 
 
 def write_results_tsv(
@@ -126,6 +129,8 @@ def _row(record: ExperimentRecord, runs: int) -> str | None:
     status = STATUSES.get(record.verdict.decision) if record.verdict else None
     if status is None:
         return None
+    if status == "discard" and record.experiment.kind in ("control", "confirm"):
+        status = MEASURED
     then = ExperimentRecord(experiment=record.experiment, runs=record.runs[:runs])
     val_bpb, memory = then.val_bpb, then.peak_memory_mb
     score, memory_gb = "0.000000", "0.0"
@@ -148,7 +153,7 @@ def _is_header(line: str) -> bool:
 
 def _is_row(line: str) -> bool:
     columns = line.split("\t")
-    return len(columns) == 5 and columns[3].strip() in STATUSES.values()
+    return len(columns) == 5 and columns[3].strip() in (*STATUSES.values(), MEASURED)
 
 
 def _without_status(row: str) -> str:

@@ -51,10 +51,14 @@ def apply(options: argparse.Namespace) -> int:
     edited = uncommitted_train_py(checkout)
     if edited is not None and edited != text and not options.force:
         raise UserError(f"{TRAIN_FILE} has uncommitted edits: commit them, or discard them with --force.")
+    is_committed = edited is None and (checkout / TRAIN_FILE).read_text(encoding="utf-8") == text
     (checkout / TRAIN_FILE).write_text(text, encoding="utf-8")
     expected = history.group.gain.head if history.group.gain else head.expected
     score = f"{head.commit[:7]}, val_bpb {expected:.4f} expected on {history.branch.platform}"
-    print(f"{TRAIN_FILE} is now that of {head.experiment_id} ({score}). It is not committed.")
+    if is_committed:
+        print(f"{TRAIN_FILE} is that of {head.experiment_id} already ({score}); nothing has changed.")
+    else:
+        print(f"{TRAIN_FILE} is now that of {head.experiment_id} ({score}). It is not committed.")
     return 0
 
 

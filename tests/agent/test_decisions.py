@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from agent.researchers.scripted import Step
-from agent.shared_research import leaving
+from agent.shared_research import entering, leaving
 from results.experiment import ExperimentRecord, Proposal
-from results.group_entries import CONTROL_REQUEST
+from results.group_entries import CONTROL_REQUEST, DROPPED_BY_A_PERSON, RULING, Ruled, Ruling
 from results.group_verdicts import is_postponed
+from results.groups import ruling_event
 from tests.agent.loops_of_a_group import GROUP, Group
 from tests.agent.samples import TRAIN_PY
 
@@ -76,6 +77,32 @@ def test_a_control_with_an_unusual_share_runs_once_more(tmp_path: Path, monkeypa
     group.store.close()
 
 
+def test_an_idea_that_a_person_takes_back_after_its_drop_enters_the_head_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand on one device, where a farm lets a merge wait for another change: `farm try` without an edit makes it."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    group = Group(tmp_path, TRAIN_PY, lambda text: 1.2 if "= 1.2" in text else 1.5)
+
+    async def by_hand() -> None:
+        [loop] = group.open([])
+        await loop.start()
+        text = RATE.apply(loop.worktree.train_py(loop.head().commit))
+        kept = await loop.try_now(Proposal(title="rate", hypothesis="", train_py=text, researcher="you"))
+        rulings: list[tuple[Ruling, str]] = [("bar", DROPPED_BY_A_PERSON), ("unbar", "a person took that back")]
+        for ruling, reason in rulings:
+            ruled = Ruled(ruling=ruling, patches=(kept.experiment.id,), reason=reason)
+            group.store.add_event(RULING, ruling_event(GROUP, ruled))
+            assert (leaving if ruling == "bar" else entering)(loop.shared) == {kept.experiment.id}
+            while await loop.run_requested() is not None or leaving(loop.shared) or entering(loop.shared):
+                await loop.finish()
+            assert (kept.experiment.id in loop.head().patches) == (ruling == "unbar")
+        await loop.close()
+
+    asyncio.run(by_hand())
+    group.store.close()
+
+
 def test_a_kept_idea_that_no_longer_pays_is_known_to_leave_the_head_until_it_has_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,7 +119,7 @@ def test_a_kept_idea_that_no_longer_pays_is_known_to_leave_the_head_until_it_has
         kept = await loop.try_now(proposal)
         assert decision(kept) == "keep" and not leaving(loop.shared)
         again = kept
-        for _ in range(3):
+        for _ in range(5):
             again = await loop.try_again(again, proposal)
         assert decision(again) == "discard" and leaving(loop.shared) == {kept.experiment.id}
         assert loop.head().commit == kept.experiment.commit, "nothing has run yet without it"

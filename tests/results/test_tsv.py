@@ -80,7 +80,7 @@ def test_rows_that_come_back_stand_before_a_persons_of_later_commits(tmp_path: P
 def test_the_baseline_again_is_called_a_control(tmp_path: Path) -> None:
     title = "baseline again: torch 2.11 -> 2.12"
     again = replace(make(3, 1.5, decision="discard"), experiment=make_experiment(3, kind="control", title=title))
-    assert rows_of(tmp_path, again)[0].endswith(f"discard\tcontrol: {title}")
+    assert rows_of(tmp_path, again)[0].endswith(f"measured\tcontrol: {title}")
 
 
 @pytest.mark.parametrize("content", [b"shopping list\n", b"a,b\n1,2\n", b"\x00\x01\xff", b"commit val_bpb\nx 1\n"])
