@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from research.errors import UserError
+from research.files import TEMPORARY
 from results.experiment import ExperimentRecord
 from results.group_entries import HEAD
 from results.plot import Point, write_progress_png
@@ -92,4 +93,6 @@ class HistoryExport:
 def _in_words(error: OSError | UserError, home: Path) -> str:
     if isinstance(error, UserError):
         return str(error).rstrip(".")
-    return f"{error.filename or home} can't be written ({error.strerror or error})"
+    file = Path(error.filename2 or error.filename or home)
+    where = file.parent if file.suffix == TEMPORARY else file  # its name is another one each time
+    return f"{where} can't be written ({error.strerror or error})"
