@@ -169,6 +169,7 @@ def watch(places: Places) -> None:
 
 def _program(words: list[str]) -> str:
     """What a command line starts, without what is different each time."""
+    words = words[words.index("git") :] if "git" in words else words  # after `env`, which drops variables
     if Path(words[0]).name != "git":
         return f"start of {next(Path(word).name for word in reversed(words) if not word.startswith('-'))}"
     command = next((word for word in words[1:] if not word.startswith("-") and "=" not in word), "")

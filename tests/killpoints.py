@@ -64,16 +64,17 @@ class Kills:
     def run(self, kills: int, *, jobs: int = 1, scenario: str | None = None, at: int | None = None) -> dict[str, Any]:
         """Kills so many times, and returns the counts."""
         for name in [scenario] if scenario else SCENARIOS:
-            self._measure(name)
+            if name not in self.places:
+                self.measure(name)
         due = [self._choice(number, scenario, at) for number in range(1 if at is not None else kills)]
         with ThreadPoolExecutor(jobs) as pool:
-            told = list(pool.map(self._one, due))
+            told = list(pool.map(self._told, due))
         violations = [one for outcome in told for one in outcome.violations]
         hit = {place for outcome in told for place in outcome.killed_at}
         return {"kills": sum(len(outcome.killed_at) for outcome in told), "places": len(hit), "violations": len(violations),
                 "hangs": sum(outcome.hangs for outcome in told), "first": violations[:5]}  # fmt: skip
 
-    def _measure(self, scenario: str) -> None:
+    def measure(self, scenario: str) -> None:
         """Plays a scenario without a kill."""
         folder = self._folder / f"{scenario}-whole"
         ended = play(scenario, folder, kill_at=None)
@@ -115,9 +116,13 @@ class Kills:
         if scenario in DETERMINISTIC and (left := essence(folder)) != self._expected[scenario]:
             found.append(f"left {differing(left, self._expected[scenario])}")
         outcome.violations += [f"{choice} {outcome.killed_at}: {one}" for one in found]
-        if not self._is_quiet:
-            print(f"{choice.at} {outcome.killed_at}: {'; '.join(found) or 'as without a kill'}", flush=True)
         shutil.rmtree(folder)
+        return outcome
+
+    def _told(self, choice: "Choice") -> "Outcome":
+        outcome = self._one(choice)
+        if not self._is_quiet:
+            print(f"{choice.at} {outcome.killed_at}: {'; '.join(outcome.violations) or 'as without a kill'}", flush=True)
         return outcome
 
 
