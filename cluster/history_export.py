@@ -56,7 +56,7 @@ class HistoryExport:
 
     def _write(self) -> None:
         self._store.export_parquet()
-        for branch, path in self._pictures.items():
+        for branch, path in list(self._pictures.items()):  # another loop may be opened meanwhile, in its own thread
             records = self._store.records(branch)
             heads = self._heads(branch, records)
             seen = len(heads) + sum(len(record.runs) + (record.verdict is not None) for record in records)

@@ -23,13 +23,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.killed_farm import DETERMINISTIC, SCENARIOS, play
+from tests.killed_farm import DETERMINISTIC, SCENARIOS, WRITES, play
 from tests.left_by_a_farm import essence, faults
 
 FULL_SHARE = 0.15
 """How many of the kills are none, but a disk that is full for a moment: the farm goes on, or ends in one line."""
-
-WRITES = ("before fsync", "before replace", "before rename", "before link")
 
 
 def main() -> int:
