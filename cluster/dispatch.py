@@ -117,11 +117,11 @@ class Dispatcher:
         self._assignments[item.id] = _Assignment(
             item=item, train_py=train_py, spec=spec, report=report, control=control, outcome=outcome
         )
-        self._observer.on_work(item, "waiting")
-        await self._wake_devices()
         try:
+            self._observer.on_work(item, "waiting")
+            await self._wake_devices()
             result = await outcome
-        except asyncio.CancelledError:
+        except BaseException:  # cancelled, or what happens can't be recorded: nobody waits for it any more
             self.queue.withdraw(item.id)
             await self._cancel_run(item.id)
             raise

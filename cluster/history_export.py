@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from research.errors import UserError
+from research.files import TEMPORARY
 from results.experiment import ExperimentRecord
 from results.group_entries import HEAD
 from results.plot import Point, write_progress_png
@@ -55,7 +56,7 @@ class HistoryExport:
 
     def _write(self) -> None:
         self._store.export_parquet()
-        for branch, path in self._pictures.items():
+        for branch, path in list(self._pictures.items()):  # another loop may be opened meanwhile, in its own thread
             records = self._store.records(branch)
             heads = self._heads(branch, records)
             seen = len(heads) + sum(len(record.runs) + (record.verdict is not None) for record in records)
@@ -92,4 +93,6 @@ class HistoryExport:
 def _in_words(error: OSError | UserError, home: Path) -> str:
     if isinstance(error, UserError):
         return str(error).rstrip(".")
-    return f"{error.filename or home} can't be written ({error.strerror or error})"
+    file = Path(error.filename2 or error.filename or home)
+    where = file.parent if file.suffix == TEMPORARY else file  # its name is another one each time
+    return f"{where} can't be written ({error.strerror or error})"

@@ -154,12 +154,19 @@ class Home:
         return UserError(f"A farm is already running on {self.folder} ({who}): stop it ({stop}), or choose another --home.")
 
     def record_repository(self, repository: Path) -> None:
-        """Records a repository that holds branches of this home: by a relative path if inside the home, so that it can move."""
+        """Records a repository that holds branches of this home: by a relative path if inside the home, so that it can move.
+
+        Raises UserError if the home can't be written.
+        """
         known = self._recorded()
         inside = repository.resolve().is_relative_to(self.folder.resolve())
         name = str(repository.resolve().relative_to(self.folder.resolve()) if inside else repository.resolve())
-        if name not in known:
+        if name in known:
+            return
+        try:
             write_atomically(self.repositories_json, json.dumps([*known, name]) + "\n", private=True)
+        except OSError as error:
+            raise self._not_writable(error) from None
 
     def repositories(self) -> list[Path]:
         """The recorded repositories that still exist."""

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.home import Home
 from cluster.person_requests import Answer, Ask
 from research.errors import UserError
-from research.files import write_atomically
+from research.files import not_writable, write_atomically
 from research.formatting import size
 
 if TYPE_CHECKING:
@@ -81,10 +81,14 @@ class FarmServer:
         return int(self._http.server_address[1])
 
     def start(self) -> None:
-        """Starts answering and writes server.json, which only this user can read."""
+        """Starts answering and writes server.json, which only this user can read. Raises UserError if it can't be written."""
         self._thread.start()
         address = {"pid": os.getpid(), "port": self.port, "token": self._token}
-        write_atomically(self._home.server_json, json.dumps(address), private=True)
+        try:
+            write_atomically(self._home.server_json, json.dumps(address), private=True)
+        except OSError as error:
+            self.close()
+            raise not_writable("home", self._home.folder, error, option="--home") from None
 
     def close(self) -> None:
         """Removes server.json and stops answering."""

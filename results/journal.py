@@ -180,7 +180,9 @@ class Journal:
     """The one writer of a journal file."""
 
     def __init__(self, path: Path) -> None:
-        """Opens or creates `path` and cuts off a torn last line. Raises UserError when another process holds it."""
+        """Opens or creates `path` and cuts off a torn last line. Raises UserError when another process holds it, or the disk is
+        full.
+        """
         self.path = path
         self.damaged: list[DamagedLine] = []
         """Complete lines that can't be used; they stay in the file."""
@@ -188,8 +190,11 @@ class Journal:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             self._lock()
-            self._size = self._cut_torn_tail()
-            _sync_folder(path.parent)
+            try:
+                self._size = self._cut_torn_tail()
+                _sync_folder(path.parent)
+            except OSError as problem:
+                raise UserError(f"Cannot write {path}: {problem.strerror}.") from problem
             self._positions: dict[str, int] = {}
             for record in read_journal(path, on_damage=self.damaged.append):
                 self._positions.setdefault(record.id, len(self._positions) + 1)

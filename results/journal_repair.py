@@ -132,7 +132,7 @@ def _sequence(
 def _record(connection: duckdb.DuckDBPyConnection, kind: Any, id: str) -> JournalRecord:
     """The record that a row was made from, without audit scores, which no table has."""
     extra = "kind" if kind == "event" else "NULL"
-    sql = f"SELECT record, strftime(created, '%Y-%m-%dT%H:%M:%SZ'), {extra} FROM {TABLES[kind]} WHERE id = ?"
+    sql = f"SELECT record, strftime(created, '%Y-%m-%dT%H:%M:%S.%gZ'), {extra} FROM {TABLES[kind]} WHERE id = ?"
     text, time, event_kind = connection.execute(sql, [id]).fetchall()[0]
     body = json.loads(text)
     if kind == "event":

@@ -65,12 +65,13 @@ class QueryProcess:
             raise UserError("Other queries are under way: try again.")
         try:
             deadline = time.monotonic() + timeout_s + SPARE_SECONDS
-            if self._process is None or self._process.poll() is not None:
-                self._process = self._started()
+            process = self._process
+            if process is None or process.poll() is not None:
+                process = self._process = self._started()
                 deadline += START_SECONDS
-            line = _exchange(self._process, {"sql": sql, **request}, deadline=deadline)
+            line = _exchange(process, {"sql": sql, **request}, deadline=deadline)
             if not line:
-                ended = self._process.poll() is not None or _ends_soon(self._process)
+                ended = _ends_soon(process)
                 self.close()
                 raise UserError(TOO_MUCH if ended else f"The query was stopped after {timeout_s:g} s: ask for less.")
         finally:

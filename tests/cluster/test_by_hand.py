@@ -23,6 +23,7 @@ from cluster.home import Home
 from cluster.person_requests import Ask
 from cluster.person_requests import record as record_request
 from research.errors import UserError
+from research.result import RunResult, RunSpec
 from tests.agent.samples import TRAIN_PY
 from tests.agent.test_loop import make_loop, result  # noqa: F401 - a fixture
 from tests.cluster.tiny_checkout import BAD_LR, GOOD_LR, Checkout, decision_of
@@ -174,8 +175,11 @@ def test_a_try_that_is_cut_off_after_its_verdict_is_not_made_again(make_loop) ->
     better, worse, broken = (TRAIN_PY.replace("DEPTH = 2", new) for new in ("DEPTH = 3", "DEPTH = 4", "DEPTH = = 5"))
     scores = {0: 1.5, 1: 1.0, 2: 1.9}
 
+    def run(number: int, spec: RunSpec) -> RunResult:
+        return result(spec, scores[number]) if number in scores else result(spec, None, status="crash")
+
     async def tries() -> None:
-        loop = make_loop(lambda experiment, spec: result(spec, scores.get(experiment.number)))
+        loop = make_loop(lambda experiment, spec: run(experiment.number, spec))
         await loop.start()
         for text in (better, worse, broken):
             head = loop.worktree.train_py(loop.head().commit)

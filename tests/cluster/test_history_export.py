@@ -67,3 +67,14 @@ def test_a_picture_has_the_heads_that_other_branches_made(tmp_path: Path, monkey
         export.add_picture(make_branch().name, tmp_path / "progress.png")
         export.write()
     assert [(point.number, point.val_bpb) for point in drawn[0]] == [(1, 1.4), (2, 1.3), (2, 1.2)]
+
+
+def test_a_loop_may_be_opened_while_pictures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Store.open(tmp_path / "home") as store:
+        store.add_branch(make_branch())
+        add(store, 0, "keep", 1.5)
+        export = HistoryExport(store, on_aside=lambda branch, file: None, say=print)
+        opens = lambda path, records, title, heads: export.add_picture("autoresearch/other", tmp_path / "b.png")  # noqa: E731
+        monkeypatch.setattr(history_export, "write_progress_png", opens)
+        export.add_picture(make_branch().name, tmp_path / "a.png")
+        export.write()

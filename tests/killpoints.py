@@ -1,0 +1,155 @@
+"""Kills the farm at every place where it changes something, and proves that the same command goes on as if nothing had been.
+
+    uv run python tests/killpoints.py --kills 500 --seed 1 --json
+
+The driver, the journal, the store and git are the real ones; the judge is tests/cluster/fake_judge.py, whose scores follow
+from the text. Each fsync, rename, start of a process, git command and commit of the database is a place, before and after
+it; a git command can be killed with the farm while it runs. A scenario is killed once or twice, and then runs to its end;
+what it leaves must be what it leaves without a kill, as far as that follows from the ideas alone, and must hold together.
+The last line that is printed has the counts.
+"""
+
+import argparse
+import json
+import random
+import shutil
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tests.killed_farm import DETERMINISTIC, SCENARIOS, WRITES, play
+from tests.left_by_a_farm import essence, faults
+
+FULL_SHARE = 0.15
+"""How many of the kills are none, but a disk that is full for a moment: the farm goes on, or ends in one line."""
+
+
+def main() -> int:
+    """Runs the kills that the command line asks for. The exit status is 1 if anything was violated."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--scenario", choices=sorted(SCENARIOS), help="only this one")
+    parser.add_argument("--at", type=int, help="only the kill at this place")
+    parser.add_argument("--json", action="store_true", help="only the last line, as JSON")
+    options = parser.parse_args()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="killpoints-") as folder:
+        counts = Kills(Path(folder), seed=options.seed, is_quiet=options.json).run(
+            options.kills, jobs=options.jobs, scenario=options.scenario, at=options.at
+        )
+    told = {**counts, "seconds": round(time.monotonic() - began)}
+    print(json.dumps(told))
+    return 1 if told["violations"] or told["hangs"] else 0
+
+
+class Kills:
+    """A series of kills, chosen by chance from all places of all scenarios."""
+
+    def __init__(self, folder: Path, *, seed: int, is_quiet: bool = True) -> None:
+        self._folder, self._chance, self._is_quiet = folder, random.Random(seed), is_quiet
+        self._expected: dict[str, Any] = {}
+        self.places: dict[str, list[str]] = {}
+        """The places of each scenario, in the order in which it comes to them."""
+
+    def run(self, kills: int, *, jobs: int = 1, scenario: str | None = None, at: int | None = None) -> dict[str, Any]:
+        """Kills so many times, and returns the counts."""
+        for name in [scenario] if scenario else SCENARIOS:
+            if name not in self.places:
+                self.measure(name)
+        due = [self._choice(number, scenario, at) for number in range(1 if at is not None else kills)]
+        with ThreadPoolExecutor(jobs) as pool:
+            told = list(pool.map(self._told, due))
+        violations = [one for outcome in told for one in outcome.violations]
+        hit = {place for outcome in told for place in outcome.killed_at}
+        return {"kills": sum(len(outcome.killed_at) for outcome in told), "places": len(hit), "violations": len(violations),
+                "hangs": sum(outcome.hangs for outcome in told), "first": violations[:5]}  # fmt: skip
+
+    def measure(self, scenario: str) -> None:
+        """Plays a scenario without a kill."""
+        folder = self._folder / f"{scenario}-whole"
+        ended = play(scenario, folder, kill_at=None)
+        assert ended.status == 0, f"{scenario} fails without a kill:\n{ended.output}"
+        self.places[scenario] = ended.places
+        self._expected[scenario] = essence(folder)
+        found = faults(folder, ended.acknowledged)
+        assert not found, found
+        if not self._is_quiet:
+            print(f"{scenario}: {len(ended.places)} places in {ended.seconds:.1f} s", flush=True)
+
+    def _choice(self, number: int, scenario: str | None, at: int | None) -> "Choice":
+        name = scenario or self._chance.choice(list(SCENARIOS))
+        places = self.places[name]
+        writes = [index for index, place in enumerate(places) if place.startswith(WRITES)]
+        is_full = at is None and self._chance.random() < FULL_SHARE
+        first = at if at is not None else self._chance.choice(writes if is_full else range(len(places)))
+        twice = at is None and self._chance.random() < 0.3
+        second = [self._chance.randrange(60)] if twice else []
+        return Choice(number=number, scenario=name, at=[first, *second], during=self._chance.random() < 0.5, is_full=is_full)
+
+    def _one(self, choice: "Choice") -> "Outcome":
+        """What became of one scenario that is killed at these places, one after the other, or finds the disk full there."""
+        scenario, folder = choice.scenario, self._folder / f"{choice.scenario}-{choice.number}"
+        acknowledged: list[str] = []
+        outcome = Outcome(killed_at=[], violations=[])
+        for kill_at in [*choice.at, None]:
+            is_full = choice.is_full and kill_at == choice.at[0]
+            ended = play(scenario, folder, kill_at=kill_at, during=choice.during, is_full=is_full)
+            acknowledged += ended.acknowledged
+            outcome.hangs = ended.hangs
+            if ended.killed or (is_full and ended.status in (0, 2) and "Traceback" not in ended.output):
+                outcome.killed_at.append(f"{scenario}: {'full disk ' * is_full}{ended.places[-1] if ended.killed else kill_at}")
+            elif ended.status != 0:
+                what = "it hangs" if ended.hangs else f"status {ended.status}"
+                outcome.violations.append(f"{choice} {outcome.killed_at}: {what}\n{ended.output[-2000:]}")
+                return outcome
+        found = faults(folder, acknowledged)
+        if scenario in DETERMINISTIC and (left := essence(folder)) != self._expected[scenario]:
+            found.append(f"left {differing(left, self._expected[scenario])}")
+        outcome.violations += [f"{choice} {outcome.killed_at}: {one}" for one in found]
+        shutil.rmtree(folder)
+        return outcome
+
+    def _told(self, choice: "Choice") -> "Outcome":
+        outcome = self._one(choice)
+        if not self._is_quiet:
+            print(f"{choice.at} {outcome.killed_at}: {'; '.join(outcome.violations) or 'as without a kill'}", flush=True)
+        return outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A scenario, and where it is killed."""
+
+    number: int
+    scenario: str
+    at: list[int]
+    """The numbers of places, one for each time that the command is started."""
+    during: bool
+    is_full: bool
+    """Whether the disk is full at the first of them, instead of a kill."""
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What became of a scenario that was killed."""
+
+    killed_at: list[str]
+    violations: list[str]
+    hangs: bool = False
+
+
+def differing(found: dict[str, Any], expected: dict[str, Any]) -> str:
+    """Where two essences differ."""
+    return json.dumps({name: [found.get(name), expected.get(name)] for name in expected if found.get(name) != expected[name]})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
