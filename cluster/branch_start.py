@@ -197,9 +197,14 @@ class BranchStart:
         """Says that a new branch starts from what research has found, where such a branch is checked out."""
         repo = self._options.repo
         before = checked_out_branch(repo)
-        if before is not None and is_farm_branch(before):
+        if before is not None and is_farm_branch(before) and self._has_ideas(before):
             self._say_once(f"tag {self._options.tag} starts from {before}, which is checked out: its baseline has that "
                            f"branch's ideas. To start from main: {command_to_type(repo, 'switch', 'main')} first")  # fmt: skip
+
+    def _has_ideas(self, branch: str) -> bool:
+        """Whether the head of a branch of the farm's is another commit than its baseline, as far as this home knows."""
+        known = self._store.branch(branch)
+        return known is None or run_git(self._options.repo, "rev-parse", branch).strip() != known.baseline_commit
 
     def _say_once(self, text: str) -> None:
         """Tells the user something once, even if several loops find it out."""

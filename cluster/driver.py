@@ -31,6 +31,7 @@ from cluster.known_folders import known_folders, remember
 from cluster.local_api import FarmServer
 from cluster.loop_plans import LoopPlan, Planner
 from cluster.person_requests import Answer, Ask, record
+from cluster.results_files import update_results_tsv
 from cluster.resuming import log_options
 from cluster.stop_request import StopRequest, interrupt_this_process
 from cluster.workqueue import WorkItem
@@ -269,6 +270,8 @@ class FarmRun:
         for loop in self._ended:  # the other loops' runs may have changed decisions of one that ended earlier
             with contextlib.suppress(OSError):
                 loop.write_results_tsv()
+            for line in update_results_tsv(self._farm.home, self._farm.store, loop.branch.name):
+                self._farm.display.say(line)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome

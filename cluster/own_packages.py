@@ -10,9 +10,12 @@ OWN = ("research", "results", "agent")
 
 def main() -> int:
     """Runs the command `farm`, once it is sure that its own packages are imported. Returns the exit status."""
-    require_own_packages(Path(__file__).parent.parent)
-    from cluster.cli import main as farm  # imports those packages
-
+    try:
+        require_own_packages(Path(__file__).parent.parent)
+        from cluster.cli import main as farm  # imports those packages
+    except KeyboardInterrupt:
+        print("farm: stopped", file=sys.stderr)
+        return 130
     return farm()
 
 

@@ -19,8 +19,8 @@ RESULTS_TSV = "results.tsv"
 
 def update_results_tsv(home: Home, store: "Store", branch: str) -> list[str]:
     """Brings each results.tsv of a branch up to date that is there already: its loop's, that of a checkout which is on the
-    branch, and that of a folder without git which has rows of it. Returns a line for each that can't be written, or was moved
-    aside.
+    branch, and that of a checkout on no branch of the home's, or of a folder without git, which has rows of it. Returns a line
+    for each that can't be written, or was moved aside.
     """
     from agent.repo.branch_names import worktree_folder  # git is heavy, and only this function needs it
     from agent.repo.repository import checkout_around, source_tree
@@ -29,7 +29,11 @@ def update_results_tsv(home: Home, store: "Store", branch: str) -> list[str]:
     records = store.records(branch)
     here, tree = checkout_around(Path.cwd()), source_tree(Path.cwd())
     checkouts = {*home.repositories(), *filter(None, [here])}
-    folders = [worktree_folder(home.folder, branch), *(one for one in checkouts if checked_out_branch(one) == branch)]
+    on = {checkout: checked_out_branch(checkout) for checkout in checkouts}
+    folders = [worktree_folder(home.folder, branch), *(checkout for checkout in checkouts if on[checkout] == branch)]
+    elsewhere = [checkout for checkout, name in on.items() if name is None or store.branch(name) is None]
+    ideas = {record.experiment.commit[:7] for record in records if record.is_idea}  # branches share their baseline
+    folders += [folder for folder in elsewhere if not ideas.isdisjoint(commits_in(folder / RESULTS_TSV))]
     if here is None and tree is not None:
         commits = {record.experiment.commit[:7] for record in records}
         folders += [] if commits.isdisjoint(commits_in(tree / RESULTS_TSV)) else [tree]

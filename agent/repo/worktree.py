@@ -233,7 +233,8 @@ class Worktree:
         for path, branch in _checkouts(self.repo):
             elsewhere = path.resolve() != self.folder.resolve() and path.exists()
             if branch == self.branch and elsewhere and same_repository(path, self.repo):
-                raise UserError(f"The branch {self.branch} is checked out in {path}: switch away from it, or use a new tag.")
+                away = command_to_type(path, "switch", "--detach")
+                raise UserError(f"The branch {self.branch} is checked out in {path}: `{away}` frees it, or use a new tag.")
 
 
 def _data(text: str) -> str:

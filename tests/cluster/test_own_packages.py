@@ -28,3 +28,18 @@ def test_a_command_names_the_package_that_is_in_the_way(other: str, tmp_path: Pa
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and done.stderr.startswith("farm: ") and done.stderr.count("\n") == 1
     assert str(tmp_path / other) in done.stderr
+
+
+def test_an_interrupt_while_the_command_is_imported_is_one_line() -> None:
+    program = """
+import sys
+class Interrupted:
+    def find_spec(self, name, path=None, target=None):
+        if name == "cluster.cli":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupted())
+from cluster.own_packages import main
+sys.exit(main())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "farm: stopped\n")
