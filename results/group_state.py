@@ -9,6 +9,7 @@ import math
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 import numpy as np
 
@@ -76,8 +77,8 @@ class GroupState:
     of the baseline."""
     step_seconds: float = 0.0
     """Seconds of a step of the baseline: a run may end as much later than the baseline did, by chance."""
-    time_prices: Mapping[str, float] = field(default_factory=dict)
-    """How much of each idea's price is for time outside the clock, in bpb."""
+    time_prices: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """What each run of an idea must pay for time outside the clock, in bpb: the idea pays the mean, since times vary."""
     time_slope: float = 0.0
     """As in `Profile`."""
     budget: float = 1.0
@@ -151,8 +152,8 @@ def _advanced(state: GroupState, entry: Entry) -> GroupState:
     state = _with_machine(state, entry)
     if finished.idea is not None and finished.score is not None:
         name = finished.idea.name
-        if name not in state.ideas:
-            state = replace(state, time_prices={**state.time_prices, name: _time_price(state, entry)})
+        if name == entry.experiment.id:
+            state = replace(state, time_prices={**state.time_prices, name: _time_prices(state, entry)})
         state = replace(state, ideas={**state.ideas, name: finished.idea}, idea_of={**state.idea_of, entry.experiment.id: name})
     return replace(state, farm=policy.observe(state.farm, finished))
 
@@ -262,7 +263,7 @@ def _idea(state: GroupState, entry: Ran, patches: frozenset[str]) -> Patch | Non
     slots, others = frozenset(experiment.slots), patches & state.ideas.keys() - {experiment.id}
     needs = frozenset(name for name in others if state.ideas[name].slots & slots)
     least = -SLACK_SIGMAS * state.farm.posterior.model.sigma
-    price = max(experiment.price, least) + _memory_price(state, entry) + _time_price(state, entry)
+    price = max(experiment.price, least) + _memory_price(state, entry) + fmean(_time_prices(state, entry))
     return Patch(name=experiment.id, slots=slots, price=price, needs=needs)
 
 
@@ -270,6 +271,16 @@ def _memory_price(state: GroupState, entry: Ran) -> float:
     """What more memory than the parent's must pay for, in bpb."""
     before, peak = state.memory_at.get(entry.experiment.parent_commit), entry.run.peak_memory_mb
     return MEMORY_PRICE * math.log2(peak / before) if before and peak and peak > before else 0.0
+
+
+def _time_prices(state: GroupState, entry: Ran) -> tuple[float, ...]:
+    """What an experiment's runs so far and this one must pay for time."""
+    return *state.time_prices.get(entry.experiment.id, ()), _time_price(state, entry)
+
+
+def time_price(state: GroupState, idea: str) -> float:
+    """How much of an idea's price is for time outside the clock, in bpb."""
+    return fmean(state.time_prices.get(idea, (0.0,)))
 
 
 def _time_price(state: GroupState, entry: Ran) -> float:

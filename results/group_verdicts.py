@@ -10,7 +10,7 @@ from research.result import RunResult
 from results import policy
 from results.experiment import Decision, Experiment, ExperimentRecord, Verdict
 from results.group_entries import DROPPED_BY_A_PERSON
-from results.group_state import GroupState, IdeaEstimate, estimate_of, seed_of
+from results.group_state import GroupState, IdeaEstimate, estimate_of, seed_of, time_price
 from results.head_gain import interval_text
 from results.machine_shares import told_share
 from results.overfitting import ON_VALIDATION_ALONE
@@ -194,7 +194,7 @@ def _share_in_words(state: GroupState, runs: Sequence[RunResult]) -> str:
 
 
 def _effect(state: GroupState, found: IdeaEstimate) -> str:
-    price, time = f", price {figure(found.price)}" if found.price >= LEAST_PRICE else "", state.time_prices.get(found.idea, 0.0)
+    price, time = f", price {figure(found.price)}" if found.price >= LEAST_PRICE else "", time_price(state, found.idea)
     if price and time >= LEAST_PRICE:
         price += f" ({figure(time)} of it for the time that it takes outside the budget)"
     if found.price <= -LEAST_PRICE:

@@ -7,7 +7,7 @@ from research.result import RunResult
 from results import policy
 from results.experiment import Experiment, ExperimentRecord
 from results.group_history import GroupHistory
-from results.group_state import estimate_of
+from results.group_state import estimate_of, time_price
 from results.head_gain import interval_text
 
 
@@ -75,7 +75,7 @@ def _estimate_lines(experiment: Experiment, group: GroupHistory) -> list[str]:
     words = interval_text(found.effect, found.low, found.high)
     lines = [f"  effect      {words} by all runs (90%), P(helps) {found.helps:.2f}; {where}"]
     if found.price:
-        time = state.time_prices.get(experiment.id, 0.0)
+        time = time_price(state, experiment.id)
         of = f"; {time:.5f} of it for the time that it takes outside the budget" if time else ""
         lines.append(f"  price       {found.price:+.5f} bpb, which the effect must exceed{of}")
     if beside:
