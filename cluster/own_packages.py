@@ -1,8 +1,11 @@
 """Where the command `farm` starts: it notices another package that Python would import in place of one of the farm's own."""
 
+import os
+import signal
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import FrameType
 
 OWN = ("research", "results", "agent")
 """The packages that `cluster` imports."""
@@ -10,13 +13,20 @@ OWN = ("research", "results", "agent")
 
 def main() -> int:
     """Runs the command `farm`, once it is sure that its own packages are imported. Returns the exit status."""
-    try:
-        require_own_packages(Path(__file__).parent.parent)
-        from cluster.cli import main as farm  # imports those packages
-    except KeyboardInterrupt:
-        print("farm: stopped", file=sys.stderr)
-        return 130
+    kept = signal.getsignal(signal.SIGINT)
+    if kept is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _stop_at_once)
+    require_own_packages(Path(__file__).parent.parent)
+    from cluster.cli import main as farm  # imports those packages
+
+    signal.signal(signal.SIGINT, kept)
     return farm()
+
+
+def _stop_at_once(number: int, frame: FrameType | None) -> None:
+    """Ends this process while it imports: Python loses a KeyboardInterrupt that is raised in a callback of an import's lock."""
+    os.write(2, b"farm: stopped\n")
+    os._exit(130)
 
 
 def require_own_packages(folder: Path) -> None:
