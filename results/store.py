@@ -26,7 +26,7 @@ from research.errors import UserError
 from research.files import replacing
 from research.formatting import utc_now
 from research.result import RunResult
-from results.database import open_database
+from results.database import Database
 from results.experiment import (
     Branch,
     Experiment,
@@ -73,11 +73,10 @@ class Store:
         for damage in self.journal.damaged:
             log.warning("%s, line %d: %s; the line is skipped", self.journal.path, damage.number, damage.problem)
         try:
-            self._database = open_database(home / "farm.duckdb", self.journal)
+            self._database = Database(home / "farm.duckdb", self.journal)
         except BaseException:
             self.journal.close()
             raise
-        self._writer = self._database.cursor()
         self._version = 0
         self._remembered = RememberedAnswers(lambda: self._version)
         self._parsed = ParsedRecords(self._fetch)
@@ -98,7 +97,6 @@ class Store:
     def close(self) -> None:
         """Releases the home. A second call does nothing."""
         with self._lock:
-            self._writer.close()
             self._database.close()
             self.journal.close()
 
@@ -163,14 +161,8 @@ class Store:
         with self._lock:
             if self.journal.position(record.id) is not None:
                 return False
-            self._writer.execute("BEGIN")
-            try:
-                insert_one(self._writer, kind, row_of(len(self.journal) + 1, record))
-                self.journal.append(record)
-            except BaseException:
-                self._writer.execute("ROLLBACK")
-                raise
-            self._writer.execute("COMMIT")
+            row = row_of(len(self.journal) + 1, record)
+            self._database.write(lambda writer: insert_one(writer, kind, row), record=lambda: self.journal.append(record))
             self._version += 1  # after the commit: what another thread has read before it is not kept
             return True
 
@@ -249,16 +241,19 @@ class Store:
         """The result of one read-only SELECT. Raises UserError, one line, if it is refused, wrong or exceeds `timeout_s`."""
         if any(name in sql.lower() for name in ESTIMATED):
             self.refresh_estimates()
-        cursor = self._database.cursor()
-        if audience == "person":
-            self._show_audit(cursor)
-        return run_query(cursor, sql, max_rows=max_rows, timeout_s=timeout_s)
+        audit = self._audit_table() if audience == "person" else None
+
+        def answer(cursor: duckdb.DuckDBPyConnection) -> Table:
+            if audit is not None:
+                _show_audit(cursor, audit)
+            return run_query(cursor, sql, max_rows=max_rows, timeout_s=timeout_s)
+
+        return self._database.read(answer)
 
     def export_parquet(self) -> Path:
         """Writes the view `history` to history.parquet, atomically. Returns its path."""
         path = self.home / "history.parquet"
-        with self._database.cursor() as cursor:
-            table = cursor.sql("SELECT * FROM history").to_arrow_table()
+        table = self._database.read(lambda cursor: cursor.sql("SELECT * FROM history").to_arrow_table())
         with replacing(path) as temporary:
             pq.write_table(table, temporary)
         return path
@@ -267,18 +262,13 @@ class Store:
         """Computes the table `estimates` anew from the stored runs."""
         with self._lock:
             rows = [(group, *astuple(found)) for group in self.groups.names() for found in estimates(self.groups.state(group))]
-            self._writer.execute("BEGIN")
-            self._writer.execute("DELETE FROM estimates")
-            if rows:
-                self._writer.executemany("INSERT INTO estimates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-            self._writer.execute("COMMIT")
+            self._database.write(lambda writer: _replace_estimates(writer, rows))
 
     def _rows(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         return self._remembered.answer((sql, repr(parameters)), lambda: self._fetch(sql, *parameters))
 
     def _fetch(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
-        with self._database.cursor() as cursor:
-            return cursor.execute(sql, list(parameters)).fetchall()
+        return self._database.read(lambda cursor: cursor.execute(sql, list(parameters)).fetchall())
 
     def _records(self, condition: str, *parameters: Any) -> list[ExperimentRecord]:
         chosen = f"SELECT e.id FROM experiments e WHERE {condition}"
@@ -293,13 +283,9 @@ class Store:
             zip((of for of, _ in verdicts), self._parsed.verdicts([id for _, id in verdicts]), strict=True),
         )
 
-    def _show_audit(self, cursor: duckdb.DuckDBPyConnection) -> None:
-        """Makes the table `audit` for this cursor alone: it is temporary, and no other connection can reach it."""
+    def _audit_table(self) -> pa.Table:
         with self._lock:
-            table = pa.Table.from_pylist(self._audit_rows(), schema=_AUDIT_SCHEMA)
-        cursor.register("audit_batch", table)
-        cursor.execute("CREATE TEMP TABLE audit AS SELECT * FROM audit_batch")
-        cursor.unregister("audit_batch")
+            return pa.Table.from_pylist(self._audit_rows(), schema=_AUDIT_SCHEMA)
 
     def _audit_rows(self) -> list[dict[str, Any]]:
         """All audit scores, read from the journal the first time that a person asks for them."""
@@ -337,6 +323,19 @@ def _copied_journal(home: Path, folder: Path) -> Path:
 _AUDIT_SCHEMA = pa.schema(
     [("experiment_id", pa.string()), ("run_id", pa.string()), ("audit_bpb", pa.float64()), ("audit_rows", pa.int64())]
 )
+
+
+def _show_audit(cursor: duckdb.DuckDBPyConnection, table: pa.Table) -> None:
+    """Makes the table `audit` for this cursor alone: it is temporary, and no other connection can reach it."""
+    cursor.register("audit_batch", table)
+    cursor.execute("CREATE TEMP TABLE audit AS SELECT * FROM audit_batch")
+    cursor.unregister("audit_batch")
+
+
+def _replace_estimates(writer: duckdb.DuckDBPyConnection, rows: list[tuple[Any, ...]]) -> None:
+    writer.execute("DELETE FROM estimates")
+    if rows:
+        writer.executemany("INSERT INTO estimates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
 
 def _audit_row(body: Mapping[str, Any]) -> dict[str, Any]:
