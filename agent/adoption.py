@@ -39,7 +39,8 @@ def commits_to_adopt(worktree: Worktree, head: Head | None, records: Iterable[Ex
     later = [] if place is None else commits_since(worktree.repo, place, worktree.branch)
     before = dict(zip(later, [place or "", *later], strict=False))
     changing = [commit for commit in later if worktree.train_py(commit) != worktree.train_py(before[commit])]
-    recorded = {origin_of(worktree, record.experiment) for record in records if record.experiment.kind == "manual"}
+    known = [record.experiment for record in records if record.experiment.kind in ("manual", "baseline")]
+    recorded = {origin_of(worktree, experiment) for experiment in known}
     return [commit for commit in changing if commit not in recorded]
 
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from agent.adoption import check_not_reset, commits_to_adopt, is_by_hand, place_on_branch
+from agent.adoption import check_not_reset, is_by_hand
 from agent.crash_patterns import crash_patterns
 from agent.decisions import BASELINE_AGAIN, Decisions
 from agent.duplicate_edits import programs_on_same_terms, refusals
 from agent.follow_ups import next_follow_up
+from agent.head_following import HeadFollower
 from agent.new_experiments import NewExperiments
 from agent.observer import LoopObserver
 from agent.proposing import RETRY_PAUSES_S, Proposer
@@ -79,6 +80,7 @@ class ResearchLoop:
         """`shared` is that of the branch's group. If `start_speculatively` is None, no run starts before it is requested."""
         self.branch, self.worktree, self.store, self.shared = branch, worktree, store, shared
         self.observer, self.settings = observer, settings
+        self._follower = HeadFollower(branch=branch, worktree=worktree, store=store, shared=shared, observer=observer)
         self._new = NewExperiments(branch=branch, store=store, worktree=worktree, shared=shared,
                                    line_price=settings.line_price, fit=settings.fit)  # fmt: skip
         self._decisions = Decisions(branch=branch.name, store=store, shared=shared, observer=observer,
@@ -108,7 +110,7 @@ class ResearchLoop:
             await self._measure_baseline()
         self.shared.settle()
         adopted = await self.adopt()
-        self._take_head(self.head())
+        self._follower.take(self.head())
         others = (branch.name for branch in self.store.branches() if branch.name != self.branch.name)
         self.write_results_tsv([record for name in others for record in self.store.records(name)])
         return [*finished, *adopted]
@@ -118,8 +120,9 @@ class ResearchLoop:
 
         If the software has changed since the baseline was measured, the experiment is a control: the baseline again.
         """
+        self._follower.mend()
         await self.adopt()
-        self._follow_head()
+        self._follower.follow()
         experiment = self._control_of_software() or self._requested() or await self._idea()
         return await self._train_and_conclude(experiment, ())
 
@@ -157,10 +160,10 @@ class ResearchLoop:
 
     async def adopt(self) -> list[ExperimentRecord]:
         """Makes an experiment of each commit that a person made on the branch: runs it once, keeps it if it has a score."""
-        commits = commits_to_adopt(self.worktree, self._own_head(), self.store.records(self.branch.name))
+        commits = self._follower.commits_to_adopt()
         if commits:
             self.observer.on_event("adopting", branch=self.branch.name, commits=counted(len(commits), "commit"))
-        new = (self._new.of_commit_by_hand(commit, on=self._own_head() or self.head()) for commit in commits)
+        new = (self._new.of_commit_by_hand(commit, on=self._follower.own_head() or self.head()) for commit in commits)
         return [await self._train_and_conclude(experiment, ()) for experiment in new]
 
     async def close(self) -> None:
@@ -226,7 +229,7 @@ class ResearchLoop:
             if experiment is None:
                 raise
             return experiment
-        self._follow_head()  # it may have moved in the meantime
+        self._follower.follow()  # it may have moved in the meantime
         experiment = self._new.of_proposal(proposal, kind="explore")
         self._proposer.prepare()
         return experiment
@@ -274,7 +277,7 @@ class ResearchLoop:
         record = self.store.record(experiment.id)
         self.observer.on_verdict(record)
         self.shared.settle()
-        self._follow_head()
+        self._follower.follow()
         self.write_results_tsv()
         return record
 
@@ -287,28 +290,6 @@ class ResearchLoop:
         if self.store.record(experiment.id).verdict is None:
             return is_by_hand(self.worktree, experiment)
         return self.shared.state().why_ruled.get(experiment.id) == COMMITTED_BY_A_PERSON
-
-    def _own_head(self) -> Head | None:
-        """The latest head of the group that this branch has taken; None before the baseline."""
-        head = self.shared.head()
-        if head is None or place_on_branch(self.worktree, head.commit) is not None:
-            return head
-        heads = self.store.groups.heads(self.shared.group)
-        taken = (earlier for earlier in reversed(heads) if place_on_branch(self.worktree, earlier.commit) is not None)
-        return next(taken, replace(head, commit=self.branch.baseline_commit, patches=()))
-
-    def _follow_head(self) -> None:
-        """Moves the branch to the group's head if that has moved."""
-        head = self.shared.head()
-        if head is not None and self.worktree.head() != head.commit:
-            self._take_head(head)
-
-    def _take_head(self, head: Head) -> None:
-        """Moves the branch to a head, unless a person's commits on top of it are there already. Completes an earlier call."""
-        if place_on_branch(self.worktree, head.commit) in (None, self.worktree.head()):
-            self.worktree.advance(head.commit)
-        if self.shared.group != self.branch.name:
-            self.worktree.move_shared(self.shared.group, head.commit)
 
     # --- what is known ----------------------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ MESSAGES = {
     "decision_changed": "{branch}: {experiment} ({title}) {reason}",
     "head_moved": "{branch}: the head is now {change}; val_bpb {expected:.4f} expected",
     "share_unusual": "{branch}: {run} ran {share}, which may decide: it is repeated",
+    "parked": "{branch}: the new head is without what a person had changed there: that is now {ref} in git",
+    "made_again": "{branch}: its {what} had been deleted, and was made again",
     "wave_ended": "{branch}: the wave of near-misses ends early: {reason}",
     "no_wave": "{branch}: too few near-misses to combine, or they have been combined on this head",
     "picture_moved_aside": "{branch}: progress.png was not drawn by the farm: it is now {file}",
