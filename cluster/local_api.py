@@ -6,27 +6,47 @@ Only the process that runs the farm can open its database, so `farm sql` and `fa
 import hmac
 import http.client
 import json
+import logging
 import os
 import secrets
+import sys
 import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.home import Home
 from cluster.person_requests import Answer, Ask
 from research.errors import UserError
 from research.files import write_atomically
-from research.formatting import size
+from research.formatting import one_line, size
 
 if TYPE_CHECKING:
     from results.foreign_import import Import
     from results.query import Table
     from results.store import Audience
 
+log = logging.getLogger(__name__)
+
 MAX_BODY_BYTES = 2**24
 """The largest request: an imported table of some ten thousand rows."""
+
+
+CONNECT_SECONDS = 10.0
+"""How long a farm may take to say that it is there."""
+
+ANSWER_SECONDS = 30.0
+"""How long a farm may take for any other answer."""
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of a caller that hung up, and no more than a line of anything else: it ends one request only."""
+        error = sys.exception()
+        if not isinstance(error, ConnectionError | TimeoutError):
+            log.error("a request to the farm failed: %r", error)
 
 
 class FarmServer:
@@ -64,7 +84,7 @@ class FarmServer:
             "POST /import": lambda body: json.dumps(asdict(record_import(body["event"], body["replace"]))),
             "POST /stop": stopping,
         }
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self._token, answers))
+        self._http = _Server(("127.0.0.1", 0), _handler(self._token, answers))
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.1,), name="http", daemon=True)
 
     @property
@@ -93,9 +113,9 @@ class FarmClient:
     port: int
     token: str
 
-    def status(self) -> dict[str, Any]:
+    def status(self, *, within_s: float = ANSWER_SECONDS) -> dict[str, Any]:
         """The state of each loop, the devices and the queue."""
-        return self._ask("GET", "/status")
+        return self._ask("GET", "/status", within_s=within_s)
 
     def sql(self, query: str, *, audience: "Audience" = "agent") -> "Table":
         """The answer to one SELECT over the history; an `agent` sees no audit scores."""
@@ -119,12 +139,14 @@ class FarmClient:
         """Asks the farm to end cleanly, as Ctrl-C does."""
         self._ask("POST", "/stop")
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, within_s: float = ANSWER_SECONDS
+    ) -> dict[str, Any]:
         sent = json.dumps(body or {})
         if len(sent) > MAX_BODY_BYTES:
             raise UserError(f"That is too much for a running farm ({size(len(sent))}): stop it first.")
         # not urllib, which would use a proxy from the environment
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=within_s)
         try:
             connection.request(method, path, sent, {"Authorization": f"Bearer {self.token}"})
             response = connection.getresponse()
@@ -140,19 +162,22 @@ class FarmClient:
 
 
 def connect(home: Home) -> FarmClient | None:
-    """The client of the farm that runs on `home`; None if none runs. A server.json that a killed farm left is ignored."""
+    """The client of the farm that runs on `home`; None if none runs, or it can't answer (see `silent_farm`).
+
+    A server.json that a killed farm left is ignored, and so is one that came with a copy of another farm's home.
+    """
     try:
         address = json.loads(home.server_json.read_text())
         client = FarmClient(pid=int(address["pid"]), port=int(address["port"]), token=str(address["token"]))
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not _is_alive(client.pid):
+    if not _is_alive(client.pid) or _is_stopped(client.pid):
         return None
     try:
-        client.status()
+        status = client.status(within_s=CONNECT_SECONDS)
     except UserError:
         return None
-    return client
+    return client if _is_same_folder(status.get("home"), home) else None
 
 
 def silent_farm(home: Home) -> str:
@@ -160,9 +185,30 @@ def silent_farm(home: Home) -> str:
     holder = home.holder()
     if holder is None:
         return ""
+    pid = home.holder_pid()
+    if pid is not None and _is_stopped(pid):
+        return f"The farm on {home.folder} ({holder}) was paused and can't answer: `kill -CONT {pid}` lets it go on."
     return (
         f"The farm on {home.folder} ({holder}) doesn't answer: it is just starting or ending, try again; or it hangs, end it."
     )
+
+
+def _is_same_folder(told: Any, home: Home) -> bool:
+    """Whether the farm that answered has this home: the folders are the same, or its name means nothing here and it is held."""
+    try:
+        return Path(str(told)).samefile(home.folder)
+    except OSError:
+        return home.holder() is not None
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process of this machine was paused, by Ctrl-Z or SIGSTOP, and so answers nothing."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.Error:
+        return False
 
 
 def _is_alive(pid: int) -> bool:
@@ -189,6 +235,8 @@ def _audience(body: dict[str, Any]) -> "Audience":
 
 def _handler(token: str, answers: dict[str, Callable[[dict[str, Any]], str]]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
+        timeout = ANSWER_SECONDS  # of a caller that sends less than it has said
+
         def do_GET(self) -> None:
             self._answer()
 
@@ -199,8 +247,10 @@ def _handler(token: str, answers: dict[str, Callable[[dict[str, Any]], str]]) ->
             """Logs nothing: the terminal belongs to the display."""
 
         def _answer(self) -> None:
-            length = int(self.headers.get("Content-Length", "0"))
-            sent = self.rfile.read(min(length, MAX_BODY_BYTES))  # closing with a body unread could cut the answer off
+            length = self.headers.get("Content-Length", "0")
+            if not (length.isascii() and length.isdigit()):
+                return self._send(400, json.dumps({"error": "Content-Length is no number"}))
+            sent = self.rfile.read(min(int(length), MAX_BODY_BYTES))  # closing with a body unread could cut the answer off
             if not hmac.compare_digest(self.headers.get("Authorization", "").encode(), f"Bearer {token}".encode()):
                 return self._send(401, json.dumps({"error": "wrong token"}))
             answer = answers.get(f"{self.command} {self.path}")
@@ -212,6 +262,10 @@ def _handler(token: str, answers: dict[str, Callable[[dict[str, Any]], str]]) ->
                 self._send(400, json.dumps({"error": str(error)}))
             except (ValueError, KeyError, TypeError) as error:
                 self._send(400, json.dumps({"error": f"the request can't be read: {error!r}"}))
+            except ConnectionError:  # it hung up
+                raise
+            except Exception as error:  # of the system or of DuckDB: the caller is told, and the farm goes on
+                self._send(500, json.dumps({"error": f"the farm could not do it: {one_line(str(error)) or error!r}"}))
 
         def _send(self, code: int, text: str) -> None:
             data = text.encode()

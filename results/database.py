@@ -22,6 +22,9 @@ BATCH = 5_000
 HELD = "Could not set lock on file"
 """What DuckDB says of a file that another process has open."""
 
+INTERRUPTED = "Query interrupted"
+"""What DuckDB makes of Ctrl-C while a query runs: a RuntimeError of its own."""
+
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -89,6 +92,10 @@ class Database:
             if not is_damage(error):
                 raise
             self._rebuild(used, error)
+        except RuntimeError as error:
+            if str(error) == INTERRUPTED:
+                raise KeyboardInterrupt from None
+            raise
         with self._in_use():
             return work()
 
