@@ -1,5 +1,7 @@
 """One research loop: propose, commit, train, decide, record, keep or discard, repeat."""
 
+import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,6 +38,9 @@ from results.verdict import (
 
 NOT_SHOWN: tuple[ExperimentKind, ...] = ("control", "confirm")
 """The kinds of experiments that researchers aren't shown: they try nothing new, and no idea may be chosen by fresh seeds."""
+
+TABLE_SHARE = 0.05
+"""The share of the time that writing results.tsv may take; it is always written when the loop ends."""
 
 
 class BaselineFailed(Exception):
@@ -80,6 +85,7 @@ class ResearchLoop:
         """`shared` is that of the branch's group. If `start_speculatively` is None, no run starts before it is requested."""
         self.branch, self.worktree, self.store, self.shared = branch, worktree, store, shared
         self.observer, self.settings = observer, settings
+        self._is_table_behind, self._table_due = False, 0.0
         self._follower = HeadFollower(branch=branch, worktree=worktree, store=store, shared=shared, observer=observer)
         self._new = NewExperiments(branch=branch, store=store, worktree=worktree, shared=shared,
                                    line_price=settings.line_price, fit=settings.fit)  # fmt: skip
@@ -112,7 +118,7 @@ class ResearchLoop:
         adopted = await self.adopt()
         self._follower.take(self.head())
         others = (branch.name for branch in self.store.branches() if branch.name != self.branch.name)
-        self.write_results_tsv([record for name in others for record in self.store.records(name)])
+        self.write_table([record for name in others for record in self.store.records(name)])
         return [*finished, *adopted]
 
     async def step(self) -> ExperimentRecord:
@@ -169,6 +175,8 @@ class ResearchLoop:
     async def close(self) -> None:
         """Withdraws the prepared proposal. An experiment that was training stays unfinished until the next start."""
         await self._proposer.close()
+        if self._is_table_behind:
+            self.write_table()
 
     def head(self) -> Head:
         """The head of the branch's group."""
@@ -278,7 +286,7 @@ class ResearchLoop:
         self.observer.on_verdict(record)
         self.shared.settle()
         self._follower.follow()
-        self.write_results_tsv()
+        await self._write_table_if_due()
         return record
 
     # --- the branch -------------------------------------------------------------------------------------------------
@@ -293,12 +301,27 @@ class ResearchLoop:
 
     # --- what is known ----------------------------------------------------------------------------------------------
 
-    def write_results_tsv(self, others: Sequence[ExperimentRecord] = ()) -> None:
-        """Writes results.tsv into the worktree, untracked, without the rows of `others`, which are another branch's."""
-        records = self.store.records(self.branch.name)
-        aside = write_results_tsv(self.worktree.folder / "results.tsv", records, others=others)
+    def write_table(self, others: Sequence[ExperimentRecord] = ()) -> None:
+        """Writes results.tsv into the worktree, untracked, without the rows of `others`, which are another branch's.
+
+        It is only a view: if it can't be written, that is an event, and it is tried again.
+        """
+        path, began = self.worktree.folder / "results.tsv", time.monotonic()
+        try:
+            aside = write_results_tsv(path, self.store.records(self.branch.name), others=others)
+        except OSError as error:
+            self.observer.on_event("view_failed", branch=self.branch.name, file=str(path), reason=str(error.strerror))
+            aside = None
         if aside is not None:
             self.observer.on_event("moved_aside", branch=self.branch.name, file=str(aside))
+        self._is_table_behind, ended = False, time.monotonic()
+        self._table_due = ended + (ended - began) / TABLE_SHARE
+
+    async def _write_table_if_due(self) -> None:
+        """Writes results.tsv beside the event loop, unless that has lately taken too large a share of the time."""
+        self._is_table_behind = True
+        if time.monotonic() >= self._table_due:
+            await asyncio.to_thread(self.write_table)
 
 
 def read_policy(path: Path) -> str:

@@ -72,7 +72,7 @@ class Farm:
             self.home.record_repository(options.repo)
             remember(self.home.folder, options.cache)
             self.store = self._cleanup.enter_context(Store.open(self.home.folder, wait_s=5.0))
-            self.export = HistoryExport(self.store, on_aside=self._on_aside)
+            self.export = HistoryExport(self.store, on_aside=self._on_aside, on_failure=self._on_failure)
             self.events = FarmEvents(self.home, self.store, display, self.export, show_joining=options.engine == "ray")
             if options.given is not None:
                 log_options(self.home, options.tag, options.given, command=options.command,
@@ -123,6 +123,9 @@ class Farm:
 
     def _on_aside(self, branch: str, file: Path) -> None:
         self.events.on_event("picture_moved_aside", branch=branch, file=str(file))
+
+    def _on_failure(self, file: Path, reason: str) -> None:
+        self.events.on_event("view_failed", file=str(file), reason=reason)
 
     def seconds(self) -> float:
         """Seconds since the farm began."""
@@ -261,8 +264,7 @@ class FarmRun:
         """Returns why the farm ended, in words. Raises what a loop raised."""
         outcomes = await self._until_all_loops_have_ended()
         for loop in self._ended:  # the other loops' runs may have changed decisions of one that ended earlier
-            with contextlib.suppress(OSError):
-                loop.write_results_tsv()
+            loop.write_table()
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
@@ -321,6 +323,12 @@ class FarmRun:
             self._farm.display.say(f"{plan.branch_name} ended: {failure}")
             self._farm.events.on_event("loop_failed", branch=plan.branch_name, reason=str(failure))
             return f"{plan.branch_name}: {failure}"
+        except Exception as failure:  # told at once: the other loops may go on for hours
+            if len(self._loops) > 1:
+                words = one_line(str(failure)) or type(failure).__name__
+                self._farm.display.say(f"{plan.branch_name} ended: {words}")
+                self._farm.events.on_event("loop_failed", branch=plan.branch_name, reason=words)
+            raise
         finally:
             await loop.close()
             self._ended.append(loop)

@@ -24,6 +24,7 @@ MESSAGES = {
     "made_again": "{branch}: its {what} had been deleted, and was made again",
     "wave_ended": "{branch}: the wave of near-misses ends early: {reason}",
     "no_wave": "{branch}: too few near-misses to combine, or they have been combined on this head",
+    "view_failed": "{file} can't be written ({reason}): it is tried again later, and nothing of the history is lost",
     "picture_moved_aside": "{branch}: progress.png was not drawn by the farm: it is now {file}",
     "run_lost": "{branch}: run {run} was lost: {reason}",
 }
@@ -37,6 +38,7 @@ class FarmEvents:
         """`show_joining`: whether the user is told which devices join, as is useful on a cluster."""
         self._home, self._store, self._display, self._export = home, store, display, export
         self._show_joining = show_joining
+        self._told: set[str] = set()
         self.loops: dict[str, dict[str, Any]] = {}
         """What each loop is doing, by its branch."""
 
@@ -54,7 +56,7 @@ class FarmEvents:
         assert record.verdict is not None
         self._display.verdict(record)
         self._tell_counts()
-        self._home.log_event(
+        self._log(
             "verdict",
             branch=record.experiment.branch,
             experiment=record.experiment.id,
@@ -63,7 +65,7 @@ class FarmEvents:
             val_bpb=record.val_bpb,
             reason=record.verdict.reason,
         )
-        self._export.write_if_due()
+        self._export.request()
 
     def on_head_gain(self, group: str, gain: ExpectedGain) -> None:
         """All runs of a group have said something new of its head."""
@@ -71,11 +73,25 @@ class FarmEvents:
 
     def on_event(self, kind: str, **fields: Any) -> None:
         """Anything else that people may want to know later."""
-        self._home.log_event(kind, **fields)
+        self._log(kind, **fields)
         if kind == "decision_changed":
             self._tell_counts()
         if kind in MESSAGES:
-            self._display.say(MESSAGES[kind].format(**fields))
+            self._say(kind, **fields)
+
+    def _log(self, kind: str, **fields: Any) -> None:
+        """Adds an event to the log, which is for people only: if that fails, they are told once for each reason."""
+        try:
+            self._home.log_event(kind, **fields)
+        except OSError as error:
+            self._say("view_failed", file=self._home.log_file, reason=error.strerror)
+
+    def _say(self, kind: str, **fields: Any) -> None:
+        """Tells the user of an event; that a file can't be written only once for each reason."""
+        text = MESSAGES[kind].format(**fields)
+        if kind != "view_failed" or text not in self._told:
+            self._told.add(text)
+            self._display.say(text)
 
     def _tell_counts(self) -> None:
         self._display.counts(counts_of(self._store, list(self.loops)))
@@ -96,13 +112,13 @@ class FarmEvents:
     def on_worker(self, name: str, state: str, **details: Any) -> None:
         """A device joined, left, was refused or quarantined."""
         self._store.add_event("worker", {"worker": name, "state": state, **details})
-        self._home.log_event("worker", worker=name, state=state, **details)
+        self._log("worker", worker=name, state=state, **details)
         if state != "joined" or self._show_joining:
             self._display.say(f"{name} {state}" + "".join(f": {value}" for value in details.values()))
 
     def on_control(self, worker: str, found: str) -> None:
         """A control has found whether a device or a train.py is to blame for lost runs."""
-        self._home.log_event("device_control", worker=worker, found=found)
+        self._log("device_control", worker=worker, found=found)
         self._display.say(f"{worker}: {found}")
 
     def cancel_old_work(self) -> None:
