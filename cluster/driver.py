@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop
+from agent.repo.repair import restore_experiments
 from agent.repo.repository import train_py_at
 from agent.researcher import BudgetSpent, OutOfIdeas
 from agent.researchers.containment import AgentBounds
@@ -37,6 +38,7 @@ from cluster.workqueue import WorkItem
 from research.contract import Contract
 from research.data.prepared import PreparedData
 from research.errors import UserError
+from research.files import remove_unfinished
 from research.formatting import counted, one_line
 from research.profiles import profile_named
 from research.result import RunResult, RunSpec
@@ -71,6 +73,8 @@ class Farm:
         try:
             self.home.record_repository(options.repo)
             remember(self.home.folder, options.cache)
+            for folder in (self.home.folder, self.home.logs, *self.home.worktrees.iterdir()):
+                remove_unfinished(folder)
             self.store = self._cleanup.enter_context(Store.open(self.home.folder, wait_s=5.0))
             self.export = HistoryExport(self.store, on_aside=self._on_aside, on_failure=self._on_failure)
             self.events = FarmEvents(self.home, self.store, display, self.export, show_joining=options.engine == "ray")
@@ -90,6 +94,8 @@ class Farm:
             self._cleanup.close()
             raise
         self._working = self.dispatcher = Dispatcher(self.engine, self.events)
+        if restored := restore_experiments(options.repo, self.store.commits()):
+            display.say(f"{counted(len(restored), 'ref')} of experiments had been deleted in git, and were made again")
         self._branch_start = BranchStart(options, self.store, say=display.say)
         self._shared: dict[str, SharedResearch] = {}
         self._opening = threading.Lock()

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 
 import duckdb
 
+from results.work_view import m012_work_by_now
+
 
 class UnknownSchema(Exception):
     """The file was written by a newer version, or is not a store."""
@@ -489,4 +491,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     _m009_what_decides,
     _m010_leaderboard_of_tags,
     _m011_leaderboard_by_now,
+    m012_work_by_now,
 )

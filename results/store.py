@@ -227,6 +227,10 @@ class Store:
         """Adds that a loop has taken a request up."""
         return self.add_event(REQUEST_TAKEN, {"branch": request["branch"], "number": request["number"]})
 
+    def commits(self) -> dict[str, str]:
+        """The commit of every experiment, by its id."""
+        return dict(self._fetch("SELECT id, commit FROM experiments"))
+
     def next_number(self, branch: str) -> int:
         """The number of the branch's next experiment; 0 is the baseline."""
         ((number,),) = self._rows("SELECT coalesce(max(number) + 1, 0) FROM experiments WHERE branch = ?", branch)

@@ -155,6 +155,16 @@ def test_history_never_counts_what_the_infrastructure_lost(store: Store) -> None
     assert store.query("SELECT experiment_id FROM lost").rows == (("mar8-0004",),)
 
 
+def test_a_run_that_is_repeated_and_done_has_no_reason_of_before(store: Store) -> None:
+    for state, worker, reason in (("waiting", None, None), ("running", "a", None), ("lost", None, "a left"),
+                                  ("waiting", None, None), ("running", "b", None), ("done", None, None)):  # fmt: skip
+        told = {"run": "r1", "state": state, "worker": worker, "reason": reason}
+        store.add_event("work", {name: value for name, value in told.items() if value is not None})
+        if state == "lost":
+            assert store.query("SELECT state, worker, reason FROM work").rows == (("lost", "a", "a left"),)
+    assert store.query("SELECT state, worker, reason, ended IS NULL FROM work").rows == (("done", "b", None, False),)
+
+
 def test_what_was_not_measured_is_null(store: Store) -> None:
     night(store)
     row = store.query("SELECT val_bpb, peak_memory_mb, total_seconds, gain FROM history WHERE decision = 'crash'").rows
