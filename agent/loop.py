@@ -117,8 +117,7 @@ class ResearchLoop:
         self.shared.settle()
         adopted = await self.adopt()
         self._follower.take(self.head())
-        others = (branch.name for branch in self.store.branches() if branch.name != self.branch.name)
-        self.write_table([record for name in others for record in self.store.records(name)])
+        self.write_table([] if self.worktree.owned else records_of_others(self.store, self.branch.name))
         return [*finished, *adopted]
 
     async def step(self) -> ExperimentRecord:
@@ -271,6 +270,7 @@ class ResearchLoop:
                 if experiment.kind == "baseline" and run.status == "lost":
                     raise InfrastructureFailed(f"{experiment.id} was lost {MAX_TRIES} times in a row: {run.reason}")
                 runs = (*runs, run)
+        self._follower.mend()  # a run takes minutes, in which somebody may have tidied up
         self._decisions.bar_if_unfit(experiment, runs)
         by_hand = self._is_by_hand(experiment)
         verdict = self._decisions.verdict(experiment, runs, by_hand=by_hand)
@@ -322,6 +322,12 @@ class ResearchLoop:
         self._is_table_behind = True
         if time.monotonic() >= self._table_due:
             await asyncio.to_thread(self.write_table)
+
+
+def records_of_others(store: Store, branch: str) -> list[ExperimentRecord]:
+    """The experiments of all other branches, whose rows a user's own checkout may have."""
+    names = [other.name for other in store.branches() if other.name != branch]
+    return [record for name in names for record in store.records(name)]
 
 
 def read_policy(path: Path) -> str:

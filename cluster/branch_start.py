@@ -151,8 +151,7 @@ class BranchStart:
         """
         wanted = _new_branch(plan, self._options, baseline_commit="", group="")
         for branch in self._store.branches(self._options.tag):
-            is_measured = self._store.baseline(branch.name) is not None
-            if terms_of(branch) == terms_of(wanted) and (is_measured or failed_start(self._store, branch.name) is None):
+            if terms_of(branch) == terms_of(wanted) and failed_start(self._store, branch.name) is None:
                 return branch
         return None
 

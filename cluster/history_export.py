@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cluster.background import in_background
-from research.formatting import one_line
-from results.drawing import Drawn, draw_apart, draw_here
+from results.drawing import Drawn, draw_apart, draw_here, reason_of
 from results.experiment import ExperimentRecord
 from results.group_entries import HEAD
 from results.plot import Picture, Point, picture_of
@@ -81,7 +80,7 @@ class HistoryExport:
                 self._on_aside(branch, drawn.aside)
 
     def _fail(self, path: Path, error: Exception | str) -> None:
-        reason = error if isinstance(error, str) else one_line(str(error)) or type(error).__name__
+        reason = error if isinstance(error, str) else reason_of(error)
         if (path, reason) not in self._told:
             self._told.add((path, reason))
             self._on_failure(path, reason)

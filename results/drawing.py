@@ -48,7 +48,12 @@ def _drawn(path: Path, picture: Picture) -> Drawn:
     try:
         return Drawn(aside=write_progress_png(path, picture))
     except Exception as error:  # matplotlib raises many kinds, and a picture is only a view
-        return Drawn(problem=one_line(str(error)) or type(error).__name__)
+        return Drawn(problem=reason_of(error))
+
+
+def reason_of(error: Exception) -> str:
+    """Why a file can't be written, in one line, which is the same each time: an error's text may name a temporary file."""
+    return (isinstance(error, OSError) and error.strerror) or one_line(str(error)) or type(error).__name__
 
 
 def main() -> int:

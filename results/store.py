@@ -42,7 +42,8 @@ from results.group_state import estimates
 from results.groups import Groups
 from results.history import assemble
 from results.journal import Journal, JournalRecord, RecordKind
-from results.parsed_records import ParsedRecords
+from results.known_records import KnownRecords
+from results.parsed_records import ParsedRecords, Rows
 from results.query import Table, run_query
 from results.remembered import RememberedAnswers
 from results.researcher_costs import ANSWER
@@ -80,6 +81,12 @@ class Store:
         self._version = 0
         self._remembered = RememberedAnswers(lambda: self._version)
         self._parsed = ParsedRecords(self._fetch)
+        self._known = KnownRecords(
+            lambda branch: [
+                id for (id,) in self._rows("SELECT id FROM experiments WHERE branch = ? ORDER BY number, seq", branch)
+            ],
+            lambda ids: self._records("e.id = ANY(?)", ids),
+        )
         self.groups = Groups(self._rows, version=lambda: self._version)
 
     @classmethod
@@ -164,6 +171,11 @@ class Store:
             row = row_of(len(self.journal) + 1, record)
             self._database.write(lambda writer: insert_one(writer, kind, row), record=lambda: self.journal.append(record))
             self._version += 1  # after the commit: what another thread has read before it is not kept
+            if kind in ("experiment", "run", "verdict"):
+                is_new = kind == "experiment"
+                self._known.forget(
+                    experiment=key if is_new else body["experiment_id"], branch=body["branch"] if is_new else None
+                )
             return True
 
     def _expect(self, kind: RecordKind, key: str) -> None:
@@ -184,7 +196,7 @@ class Store:
 
     def records(self, branch: str) -> list[ExperimentRecord]:
         """A branch's experiments in order, lost ones included."""
-        return self._records("e.branch = ?", branch)
+        return self._known.of_branch(branch)
 
     def record(self, id: str) -> ExperimentRecord:
         """The experiment with this id. Raises KeyError for an unknown one."""
@@ -198,10 +210,12 @@ class Store:
 
     def baseline(self, branch: str) -> ExperimentRecord | None:
         """The branch's kept baseline; None before it is measured. Baselines that failed don't count."""
-        for record in self.records(branch):
-            if record.experiment.kind == "baseline" and record.verdict is not None and record.verdict.decision == "keep":
-                return record
-        return None
+        rows = self._rows(
+            """SELECT e.id FROM experiments e JOIN latest_verdicts v ON v.experiment_id = e.id
+               WHERE e.branch = ? AND e.kind = 'baseline' AND v.decision = 'keep' ORDER BY e.number, e.seq LIMIT 1""",
+            branch,
+        )
+        return self.record(rows[0][0]) if rows else None
 
     def unfinished(self, branch: str) -> list[ExperimentRecord]:
         """The branch's experiments without a verdict, in order, but for confirmations, which are no loop's."""
@@ -274,18 +288,11 @@ class Store:
     def _fetch(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         return self._database.read(lambda cursor: cursor.execute(sql, list(parameters)).fetchall())
 
+    def _ids_of(self, branch: str) -> list[str]:
+        return [id for (id,) in self._fetch("SELECT id FROM experiments WHERE branch = ? ORDER BY number, seq", branch)]
+
     def _records(self, condition: str, *parameters: Any) -> list[ExperimentRecord]:
-        chosen = f"SELECT e.id FROM experiments e WHERE {condition}"
-        experiments = self._rows(f"SELECT e.id FROM experiments e WHERE {condition} ORDER BY e.number, e.seq", *parameters)
-        runs = self._rows(f"SELECT experiment_id, id FROM runs WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters)
-        verdicts = self._rows(
-            f"SELECT experiment_id, id FROM verdicts WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters
-        )
-        return assemble(
-            self._parsed.experiments([id for (id,) in experiments]),
-            zip((of for of, _ in runs), self._parsed.runs([id for _, id in runs]), strict=True),
-            zip((of for of, _ in verdicts), self._parsed.verdicts([id for _, id in verdicts]), strict=True),
-        )
+        return _assembled(self._rows, self._parsed, condition, *parameters)
 
     def _audit_table(self) -> pa.Table:
         with self._lock:
@@ -327,6 +334,19 @@ def _copied_journal(home: Path, folder: Path) -> Path:
 _AUDIT_SCHEMA = pa.schema(
     [("experiment_id", pa.string()), ("run_id", pa.string()), ("audit_bpb", pa.float64()), ("audit_rows", pa.int64())]
 )
+
+
+def _assembled(rows: Rows, parsed: ParsedRecords, condition: str, *parameters: Any) -> list[ExperimentRecord]:
+    """The experiments `e` that a condition of SQL is true of, in order."""
+    chosen = f"SELECT e.id FROM experiments e WHERE {condition}"
+    experiments = rows(f"{chosen} ORDER BY e.number, e.seq", *parameters)
+    runs = rows(f"SELECT experiment_id, id FROM runs WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters)
+    verdicts = rows(f"SELECT experiment_id, id FROM verdicts WHERE experiment_id IN ({chosen}) ORDER BY seq", *parameters)
+    return assemble(
+        parsed.experiments([id for (id,) in experiments]),
+        zip((of for of, _ in runs), parsed.runs([id for _, id in runs]), strict=True),
+        zip((of for of, _ in verdicts), parsed.verdicts([id for _, id in verdicts]), strict=True),
+    )
 
 
 def _show_audit(cursor: duckdb.DuckDBPyConnection, table: pa.Table) -> None:

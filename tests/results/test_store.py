@@ -133,6 +133,30 @@ def test_the_head_pools_all_runs_of_its_commit(store: Store) -> None:
     assert store.head(NAME).scores == (0.95,)  # type: ignore[union-attr]
 
 
+def test_records_that_were_read_before_are_those_of_a_store_that_was_opened_now(tmp_path: Path) -> None:
+    other = f"{NAME}-b"
+    with Store.open(tmp_path) as store:
+        for branch in (make_branch(), make_branch(other)):
+            store.add_branch(branch)
+        assert store.records(NAME) == [] and store.baseline(NAME) is None
+        told = []
+        for number in range(3):
+            for branch in (NAME, other):
+                experiment = make_experiment(number, branch=branch)
+                store.add_experiment(experiment)
+                told.append([len(store.records(NAME)), len(store.records(other))])
+                store.add_run(experiment.id, make_run(f"{experiment.id}-r0", 0.99))
+                assert [len(record.runs) for record in store.records(branch)] == [1] * (number + 1)
+                store.add_verdict(experiment.id, Verdict(decision="discard" if number else "keep", reason="told"))
+        store.add_run("mar8-0001", make_run("again", 0.98))
+        store.add_verdict("mar8-0001", Verdict(decision="keep", reason="after another run"))
+        grown, baseline = [store.records(branch) for branch in (NAME, other)], store.baseline(NAME)
+    assert told == [[1, 0], [1, 1], [2, 1], [2, 2], [3, 2], [3, 3]]
+    with Store.open(tmp_path) as store:
+        assert [store.records(branch) for branch in (NAME, other)] == grown
+        assert baseline is not None and store.baseline(NAME) == baseline == grown[0][0]
+
+
 def test_what_is_unfinished_and_what_comes_next(store: Store) -> None:
     assert store.next_number(NAME) == 0
     night(store)
