@@ -6,6 +6,7 @@ from cluster.display import Display
 from cluster.end_summary import counts_of
 from cluster.history_export import HistoryExport
 from cluster.home import Home
+from cluster.paced import PacedWork
 from cluster.workqueue import WorkItem
 from results.experiment import ExperimentRecord
 from results.head_gain import ExpectedGain
@@ -39,6 +40,7 @@ class FarmEvents:
         self._home, self._store, self._display, self._export = home, store, display, export
         self._show_joining = show_joining
         self._told: set[str] = set()
+        self._counting = PacedWork(lambda: display.counts(counts_of(store, list(self.loops))))
         self.loops: dict[str, dict[str, Any]] = {}
         """What each loop is doing, by its branch."""
 
@@ -48,14 +50,14 @@ class FarmEvents:
         is_new = branch not in self.loops
         self.loops.setdefault(branch, {}).update(fields)
         if is_new:  # its branch may be one that is resumed
-            self._tell_counts()
+            self._counting.request()
         self._display.loop_state(branch, **fields)
 
     def on_verdict(self, record: ExperimentRecord) -> None:
         """An experiment has its verdict."""
         assert record.verdict is not None
         self._display.verdict(record)
-        self._tell_counts()
+        self._counting.request()
         self._log(
             "verdict",
             branch=record.experiment.branch,
@@ -75,7 +77,7 @@ class FarmEvents:
         """Anything else that people may want to know later."""
         self._log(kind, **fields)
         if kind == "decision_changed":
-            self._tell_counts()
+            self._counting.request()
         if kind in MESSAGES:
             self._say(kind, **fields)
 
@@ -92,9 +94,6 @@ class FarmEvents:
         if kind != "view_failed" or text not in self._told:
             self._told.add(text)
             self._display.say(text)
-
-    def _tell_counts(self) -> None:
-        self._display.counts(counts_of(self._store, list(self.loops)))
 
     def on_work(self, item: WorkItem, state: str, **details: Any) -> None:
         """A run was enqueued, has started, is done or was lost."""

@@ -186,8 +186,7 @@ class Store:
 
     def branches(self, tag: str | None = None) -> list[Branch]:
         """All branches, or those of a tag, oldest first."""
-        rows = self._rows("SELECT record FROM branches WHERE $1 IS NULL OR tag = $1 ORDER BY seq", tag)
-        return [branch_from(json.loads(body)) for (body,) in rows]
+        return [branch for branch in self.groups.branches() if tag is None or branch.tag == tag]
 
     def branch(self, name: str) -> Branch | None:
         """The branch with this name; None if there is none."""
