@@ -4,12 +4,18 @@ import os
 import pickle
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from research.files import research_folder
 from research.formatting import one_line
 from results.plot import Picture, write_progress_png
+
+LOOK_SECONDS = 0.3
+"""How often the process looks whether the farm still lives."""
 
 LONGEST_SECONDS = 600.0
 """How long the process may take for all pictures."""
@@ -33,8 +39,9 @@ def draw_here(pictures: Sequence[tuple[Path, Picture]]) -> list[Drawn]:
 def draw_apart(pictures: Sequence[tuple[Path, Picture]]) -> list[Drawn]:
     """Draws pictures to these paths in a process of its own."""
     try:
-        done = subprocess.run([sys.executable, "-m", "results.drawing"], input=pickle.dumps(list(pictures)), check=True,
-                              capture_output=True, timeout=LONGEST_SECONDS, start_new_session=True)  # fmt: skip
+        done = subprocess.run([sys.executable, "-m", "results.drawing", str(os.getpid())], input=pickle.dumps(list(pictures)),
+                              cwd=research_folder().parent, check=True, capture_output=True, timeout=LONGEST_SECONDS,
+                              start_new_session=True)  # fmt: skip
         found: list[Drawn] = pickle.loads(done.stdout)
         return found
     except subprocess.CalledProcessError as error:
@@ -56,8 +63,16 @@ def reason_of(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or one_line(str(error)) or type(error).__name__
 
 
+def _end_with(parent: int) -> None:
+    """Ends this process soon after its parent."""
+    while os.getppid() == parent:
+        time.sleep(LOOK_SECONDS)
+    os._exit(1)
+
+
 def main() -> int:
     """Reads pickled pictures from standard input, draws them, and writes what became of each to standard output."""
+    threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
     os.nice(10)  # runs on this machine are scored by the clock
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
