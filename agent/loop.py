@@ -108,8 +108,8 @@ class ResearchLoop:
         Raises BaselineFailed or InfrastructureFailed, and UserError if somebody has reset the branch.
         """
         head = self.shared.head()
-        for known in () if head is None else (head, *reversed(self.store.groups.heads(self.shared.group))):
-            check_not_reset(self.worktree, known)
+        if head is not None:
+            check_not_reset(self.worktree, (head, *reversed(self.store.groups.heads(self.shared.group))))
         unfinished = self.store.unfinished(self.branch.name)
         finished = [await self._train_and_conclude(record.experiment, record.runs) for record in unfinished]
         if self.store.baseline(self.branch.name) is None:
