@@ -241,8 +241,8 @@ class Store:
         return self.add_event(REQUEST_TAKEN, {"branch": request["branch"], "number": request["number"]})
 
     def commits(self) -> dict[str, str]:
-        """The commit of every experiment, by its id."""
-        return dict(self._fetch("SELECT id, commit FROM experiments"))
+        """The commits of experiments that have one of their own, by id: all but baselines, controls and confirmations."""
+        return dict(self._fetch("SELECT id, commit FROM experiments WHERE kind NOT IN ('baseline', 'control', 'confirm')"))
 
     def next_number(self, branch: str) -> int:
         """The number of the branch's next experiment; 0 is the baseline."""
