@@ -25,7 +25,7 @@ from research.number_options import budget_seconds, count_to, gigabytes, number_
 from research.profiles import PROFILES
 from research.recipes import RECIPES
 from research.result import SANDBOX_MODES
-from research.streams import drop_output, output_refusal, prepare_streams, refusal
+from research.streams import drop_output, installation_refusal, output_refusal, prepare_streams, refusal
 from results.confirmation import FEWEST_SEEDS
 from results.verdict import LINE_PRICE
 
@@ -86,6 +86,11 @@ def _status_of(given: Sequence[str]) -> int:
         with contextlib.suppress(OSError):
             print(f"farm: {refused}", file=sys.stderr)
         drop_output()  # what could not be written there can't be at the exit either
+        return 2
+    except Exception as error:
+        if (told := installation_refusal(error)) is None:
+            raise
+        print(f"farm: {told}", file=sys.stderr)
         return 2
 
 
