@@ -18,9 +18,10 @@ import pandas as pd
 import pytest
 
 from research.errors import UserError
+from results import database
 from results.experiment import Verdict, to_body
 from results.history import read_history
-from results.journal import JournalRecord, encoded
+from results.journal import JournalRecord, Records, encoded
 from results.schema import MIGRATIONS
 from results.store import Store, query_home
 from results.table_rows import TABLES
@@ -337,6 +338,32 @@ def test_damage_that_shows_long_after_the_start_is_mended_too(
         assert caplog.text.count("is rebuilt from the journal") == 1
     with Store.open(tmp_path) as store:
         assert len(tables(store)["runs"]) in (2, 3)
+
+
+def test_a_database_that_cannot_be_rebuilt_now_loses_no_record_and_is_rebuilt_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records are in the journal meanwhile, and each question is refused in one line."""
+
+    def full(path: Path, journal: Records) -> duckdb.DuckDBPyConnection:
+        raise UserError("free some space")
+
+    def damaged(cursor: duckdb.DuckDBPyConnection) -> None:
+        raise duckdb.SerializationException("Failed to deserialize")
+
+    with Store.open(with_tables(tmp_path)) as store:
+        store.add_branch(make_branch())
+        with monkeypatch.context() as patch:
+            patch.setattr(database, "_rebuilt", full)
+            patch.setattr(database, "_opened", full)
+            with pytest.raises(UserError, match="free some space"):
+                store._writer.read(damaged)
+            assert store.add_event("told", {"number": 1}, id="meanwhile")
+            with pytest.raises(UserError, match="free some space"):
+                store.query("SELECT 1")
+        assert store.query("SELECT id FROM events").rows == (("meanwhile",),)
+        assert store.add_event("told", {"number": 2}, id="later")
+        assert store.query("SELECT count(*) FROM events").rows == ((2,),)
 
 
 def test_a_journal_that_was_put_back_from_a_copy_wins(tmp_path: Path) -> None:
