@@ -77,6 +77,8 @@ class Farm:
             remember(self.home.folder, options.cache)
             for folder in (self.home.folder, self.home.logs, *self.home.worktrees.iterdir()):
                 remove_unfinished(folder)
+            for folder in filter(None, (options.repo, options.source_tree)):  # a person's: only what the farm writes
+                remove_unfinished(folder, ("results.tsv", "progress.png"))
             self.store = self._cleanup.enter_context(Store.open(self.home.folder, wait_s=5.0))
             check_whole(self.home.journal, self.store.journal.damaged, home_option=home_option(self.home))
             self.export = HistoryExport(self.store, on_aside=self._on_aside, on_failure=self._on_failure)

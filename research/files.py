@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -50,11 +50,14 @@ def write_atomically(path: Path, content: str | bytes, *, private: bool = False,
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Removes the unfinished files that killed processes left in a folder; nothing else may be writing there."""
+def remove_unfinished(folder: Path, names: Collection[str] = ()) -> None:
+    """Removes the unfinished files that killed processes left in a folder, or only those of files with these names; nothing
+    else may be writing them.
+    """
     with suppress(OSError):
         for path in folder.glob(f".*{TEMPORARY}"):
-            if _UNFINISHED.fullmatch(path.name) and path.is_file():
+            is_chosen = not names or path.name[1:].rsplit(".", 2)[0] in names
+            if is_chosen and _UNFINISHED.fullmatch(path.name) and path.is_file():
                 path.unlink(missing_ok=True)
 
 

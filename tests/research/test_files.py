@@ -114,3 +114,7 @@ def test_what_a_killed_process_left_unfinished_goes_and_nothing_else(tmp_path: P
     remove_unfinished(tmp_path)
     remove_unfinished(tmp_path / "none")
     assert {path.name for path in tmp_path.iterdir()} == others
+    for name in (mine := ".notes.md.0123abcd.tmp", ".results.tsv.0123abcd.tmp"):
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path, ("results.tsv",))
+    assert {path.name for path in tmp_path.iterdir()} == {*others, mine}
