@@ -39,7 +39,8 @@ def commits_to_adopt(worktree: Worktree, head: Head | None, records: Iterable[Ex
     later = [] if place is None else commits_since(worktree.repo, place, worktree.branch)
     before = dict(zip(later, [place or "", *later], strict=False))
     changing = [commit for commit in later if worktree.train_py(commit) != worktree.train_py(before[commit])]
-    recorded = {origin_of(worktree, record.experiment) for record in records if record.experiment.kind == "manual"}
+    known = [record.experiment for record in records if record.experiment.kind in ("manual", "baseline")]
+    recorded = {origin_of(worktree, experiment) for experiment in known}
     return [commit for commit in changing if commit not in recorded]
 
 
@@ -68,14 +69,23 @@ def origin_of(worktree: Worktree, experiment: Experiment) -> str:
     return fitted_from(worktree.repo, experiment.commit) or experiment.commit
 
 
-def check_not_reset(worktree: Worktree, head: Head) -> None:
-    """Raises UserError if somebody has taken the recorded head off the branch; one that never was there is a keep cut off."""
+def check_not_reset(worktree: Worktree, heads: Iterable[Head]) -> None:
+    """Raises UserError if somebody has taken a recorded head off the branch; one that never was there is a keep cut off.
+
+    Heads are given from the newest on: all that came before one that is on the branch are there, too.
+    """
+    for head in heads:
+        if place_on_branch(worktree, head.commit) is not None:
+            return
+        if head.commit in positions_of(worktree.repo, worktree.branch):
+            raise _was_reset(worktree, head)
+
+
+def _was_reset(worktree: Worktree, head: Head) -> UserError:
     commit = head.commit
-    if place_on_branch(worktree, commit) is not None or commit not in positions_of(worktree.repo, worktree.branch):
-        return
     arguments, then = _way_back(worktree, commit)
     command = command_to_type(worktree.folder, *arguments)
-    raise UserError(
+    return UserError(
         f"{worktree.branch} was reset behind {head.experiment_id} ({commit[:7]}), which is recorded as kept: "
         f"`{command}` takes it back there{then}; another --tag starts a new branch from here."
     )

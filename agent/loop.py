@@ -1,15 +1,18 @@
 """One research loop: propose, commit, train, decide, record, keep or discard, repeat."""
 
+import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from agent.adoption import check_not_reset, commits_to_adopt, is_by_hand, place_on_branch
+from agent.adoption import check_not_reset, is_by_hand
 from agent.crash_patterns import crash_patterns
 from agent.decisions import BASELINE_AGAIN, Decisions
 from agent.duplicate_edits import programs_on_same_terms, refusals
 from agent.follow_ups import next_follow_up
+from agent.head_following import HeadFollower
 from agent.new_experiments import NewExperiments
 from agent.observer import LoopObserver
 from agent.proposing import RETRY_PAUSES_S, Proposer
@@ -35,6 +38,9 @@ from results.verdict import (
 
 NOT_SHOWN: tuple[ExperimentKind, ...] = ("control", "confirm")
 """The kinds of experiments that researchers aren't shown: they try nothing new, and no idea may be chosen by fresh seeds."""
+
+TABLE_SHARE = 0.05
+"""The share of the time that writing results.tsv may take; it is always written when the loop ends."""
 
 
 class BaselineFailed(Exception):
@@ -79,6 +85,8 @@ class ResearchLoop:
         """`shared` is that of the branch's group. If `start_speculatively` is None, no run starts before it is requested."""
         self.branch, self.worktree, self.store, self.shared = branch, worktree, store, shared
         self.observer, self.settings = observer, settings
+        self._is_table_behind, self._table_due = False, 0.0
+        self._follower = HeadFollower(branch=branch, worktree=worktree, store=store, shared=shared, observer=observer)
         self._new = NewExperiments(branch=branch, store=store, worktree=worktree, shared=shared,
                                    line_price=settings.line_price, fit=settings.fit)  # fmt: skip
         self._decisions = Decisions(branch=branch.name, store=store, shared=shared, observer=observer,
@@ -100,17 +108,16 @@ class ResearchLoop:
         Raises BaselineFailed or InfrastructureFailed, and UserError if somebody has reset the branch.
         """
         head = self.shared.head()
-        for known in () if head is None else (head, *reversed(self.store.groups.heads(self.shared.group))):
-            check_not_reset(self.worktree, known)
+        if head is not None:
+            check_not_reset(self.worktree, (head, *reversed(self.store.groups.heads(self.shared.group))))
         unfinished = self.store.unfinished(self.branch.name)
         finished = [await self._train_and_conclude(record.experiment, record.runs) for record in unfinished]
         if self.store.baseline(self.branch.name) is None:
             await self._measure_baseline()
         self.shared.settle()
         adopted = await self.adopt()
-        self._take_head(self.head())
-        others = (branch.name for branch in self.store.branches() if branch.name != self.branch.name)
-        self.write_results_tsv([record for name in others for record in self.store.records(name)])
+        self._follower.take(self.head())
+        self.write_table([] if self.worktree.owned else records_of_others(self.store, self.branch.name))
         return [*finished, *adopted]
 
     async def step(self) -> ExperimentRecord:
@@ -118,8 +125,9 @@ class ResearchLoop:
 
         If the software has changed since the baseline was measured, the experiment is a control: the baseline again.
         """
+        self._follower.mend()
         await self.adopt()
-        self._follow_head()
+        self._follower.follow()
         experiment = self._control_of_software() or self._requested() or await self._idea()
         return await self._train_and_conclude(experiment, ())
 
@@ -157,15 +165,17 @@ class ResearchLoop:
 
     async def adopt(self) -> list[ExperimentRecord]:
         """Makes an experiment of each commit that a person made on the branch: runs it once, keeps it if it has a score."""
-        commits = commits_to_adopt(self.worktree, self._own_head(), self.store.records(self.branch.name))
+        commits = self._follower.commits_to_adopt()
         if commits:
             self.observer.on_event("adopting", branch=self.branch.name, commits=counted(len(commits), "commit"))
-        new = (self._new.of_commit_by_hand(commit, on=self._own_head() or self.head()) for commit in commits)
+        new = (self._new.of_commit_by_hand(commit, on=self._follower.own_head() or self.head()) for commit in commits)
         return [await self._train_and_conclude(experiment, ()) for experiment in new]
 
     async def close(self) -> None:
         """Withdraws the prepared proposal. An experiment that was training stays unfinished until the next start."""
         await self._proposer.close()
+        if self._is_table_behind:
+            self.write_table()
 
     def head(self) -> Head:
         """The head of the branch's group."""
@@ -225,7 +235,7 @@ class ResearchLoop:
             if experiment is None:
                 raise
             return experiment
-        self._follow_head()  # it may have moved in the meantime
+        self._follower.follow()  # it may have moved in the meantime
         experiment = self._new.of_proposal(proposal, kind="explore")
         self._proposer.prepare()
         return experiment
@@ -259,6 +269,7 @@ class ResearchLoop:
                 if experiment.kind == "baseline" and run.status == "lost":
                     raise InfrastructureFailed(f"{experiment.id} was lost {MAX_TRIES} times in a row: {run.reason}")
                 runs = (*runs, run)
+        self._follower.mend()  # a run takes minutes, in which somebody may have tidied up
         self._decisions.bar_if_unfit(experiment, runs)
         by_hand = self._is_by_hand(experiment)
         verdict = self._decisions.verdict(experiment, runs, by_hand=by_hand)
@@ -273,8 +284,8 @@ class ResearchLoop:
         record = self.store.record(experiment.id)
         self.observer.on_verdict(record)
         self.shared.settle()
-        self._follow_head()
-        self.write_results_tsv()
+        self._follower.follow()
+        await self._write_table_if_due()
         return record
 
     # --- the branch -------------------------------------------------------------------------------------------------
@@ -287,39 +298,35 @@ class ResearchLoop:
             return is_by_hand(self.worktree, experiment)
         return self.shared.state().why_ruled.get(experiment.id) == COMMITTED_BY_A_PERSON
 
-    def _own_head(self) -> Head | None:
-        """The latest head of the group that this branch has taken; None before the baseline."""
-        head = self.shared.head()
-        if head is None or place_on_branch(self.worktree, head.commit) is not None:
-            return head
-        heads = self.store.groups.heads(self.shared.group)
-        taken = (earlier for earlier in reversed(heads) if place_on_branch(self.worktree, earlier.commit) is not None)
-        return next(taken, replace(head, commit=self.branch.baseline_commit, patches=()))
-
-    def _follow_head(self) -> None:
-        """Moves the branch to the group's head if that has moved."""
-        head = self.shared.head()
-        if head is not None and self.worktree.head() != head.commit:
-            self._take_head(head)
-
-    def _take_head(self, head: Head) -> None:
-        """Moves the branch to a head, unless a person's commits on top of it are there already. Completes an earlier call."""
-        if place_on_branch(self.worktree, head.commit) in (None, self.worktree.head()):
-            self.worktree.advance(head.commit)
-        if self.shared.group != self.branch.name:
-            self.worktree.move_shared(self.shared.group, head.commit)
-
     # --- what is known ----------------------------------------------------------------------------------------------
 
-    def write_results_tsv(self, others: Sequence[ExperimentRecord] = ()) -> None:
-        """Writes results.tsv into the worktree, untracked, without the rows of `others`, which are another branch's."""
-        records, table = self.store.records(self.branch.name), self.worktree.folder / "results.tsv"
+    def write_table(self, others: Sequence[ExperimentRecord] = ()) -> None:
+        """Writes results.tsv into the worktree, untracked, without the rows of `others`, which are another branch's.
+
+        It is only a view: if it can't be written, that is an event, and it is tried again.
+        """
+        path, began = self.worktree.folder / "results.tsv", time.monotonic()
         try:
-            aside = write_results_tsv(table, records, others=others)
-        except OSError as error:  # nothing depends on it, and the next verdict writes it anew
-            return self.observer.on_event("not_written", branch=self.branch.name, file=str(table), reason=error.strerror)
+            aside = write_results_tsv(path, self.store.records(self.branch.name), others=others)
+        except OSError as error:
+            self.observer.on_event("view_failed", branch=self.branch.name, file=str(path), reason=str(error.strerror))
+            aside = None
         if aside is not None:
             self.observer.on_event("moved_aside", branch=self.branch.name, file=str(aside))
+        self._is_table_behind, ended = False, time.monotonic()
+        self._table_due = ended + (ended - began) / TABLE_SHARE
+
+    async def _write_table_if_due(self) -> None:
+        """Writes results.tsv beside the event loop, unless that has lately taken too large a share of the time."""
+        self._is_table_behind = True
+        if time.monotonic() >= self._table_due:
+            await asyncio.to_thread(self.write_table)
+
+
+def records_of_others(store: Store, branch: str) -> list[ExperimentRecord]:
+    """The experiments of all other branches, whose rows a user's own checkout may have."""
+    names = [other.name for other in store.branches() if other.name != branch]
+    return [record for name in names for record in store.records(name)]
 
 
 def read_policy(path: Path) -> str:

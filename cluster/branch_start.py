@@ -13,6 +13,7 @@ from agent.duplicate_edits import terms_of
 from agent.repo.branch_log import FITTED_FROM, is_ancestor, positions_of
 from agent.repo.branch_names import branch_name, branch_ref, is_farm_branch, short_name, worktree_folder
 from agent.repo.git_command import GitFailed, command_to_type, run_git
+from agent.repo.parking import park_edits
 from agent.repo.repository import (
     START_GIT,
     TRAIN_FILE,
@@ -23,7 +24,7 @@ from agent.repo.repository import (
     uncommitted_train_py,
     working_train_py,
 )
-from agent.repo.worktree import Worktree, branch_exists, checked_out_branch
+from agent.repo.worktree import Worktree, branch_exists, checked_out_branch, restore_branch
 from cluster.farm_options import FarmOptions
 from cluster.hardware import platform_identity
 from cluster.home import inside_job
@@ -65,7 +66,7 @@ class BranchStart:
         if branch is not None:
             check_same_terms(branch, plan.device, plan.contract)
             check_same_scoring(branch, plan)
-            return branch, self._resume(plan, in_place)
+            return branch, self._resume(plan, branch, in_place)
         if in_place:
             check_not_of_several_loops(plan.branch_name, self._store.branches(), command="try")
         sibling = self._sibling(plan)
@@ -79,7 +80,7 @@ class BranchStart:
         self._store.add_branch(branch)
         return branch, worktree
 
-    def _resume(self, plan: LoopPlan, in_place: bool) -> Worktree:
+    def _resume(self, plan: LoopPlan, branch: Branch, in_place: bool) -> Worktree:
         """The branch at its head. A branch that has nothing but a failed baseline restarts from what is now committed
         in the checkout.
         """
@@ -92,7 +93,13 @@ class BranchStart:
             self._say_once(f"{name} resumes from its head: {unused} {applies} to new branches only (use another --tag)")
         if in_place:
             return Worktree.in_place(repo, name) if failed is None else self._start_in_checkout(plan, adopt=False)[0]
-        worktree = Worktree.open(repo, worktree_folder(self._options.home.folder, name), name)
+        folder = worktree_folder(self._options.home.folder, name)
+        if (edits := park_edits(repo, folder, name)) is not None:
+            self._say_once(f"{folder} had uncommitted edits of files: they are now {edits} in git")
+        head = self._store.head(name)
+        if restore_branch(repo, name, branch.baseline_commit if head is None else head.commit):
+            self._say_once(f"{name} had been deleted in {repo}: it is again where it was recorded last")
+        worktree = Worktree.open(repo, folder, name)
         if failed is not None and worktree.head() == failed:  # otherwise it was fixed on the branch itself
             worktree.begin_again(self._first_train_py(plan))
         return worktree
@@ -144,8 +151,7 @@ class BranchStart:
         """
         wanted = _new_branch(plan, self._options, baseline_commit="", group="")
         for branch in self._store.branches(self._options.tag):
-            is_measured = self._store.baseline(branch.name) is not None
-            if terms_of(branch) == terms_of(wanted) and (is_measured or failed_start(self._store, branch.name) is None):
+            if terms_of(branch) == terms_of(wanted) and failed_start(self._store, branch.name) is None:
                 return branch
         return None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from agent.adoption import is_by_hand
 from agent.compare_programs import describe_changes, program_of, same_code, same_lines
 from agent.duplicate_edits import NO_CHANGE, programs_on_same_terms, result_in_words
-from agent.loop import BaselineFailed, InfrastructureFailed, ResearchLoop
+from agent.loop import BaselineFailed, InfrastructureFailed, ResearchLoop, records_of_others
 from agent.repo.branch_names import experiment_ref, is_farm_branch, short_name
 from agent.repo.git_command import command_to_type
 from agent.repo.repository import TRAIN_FILE, train_py_at, train_py_to_try, uncommitted_train_py, working_train_py
@@ -206,11 +206,13 @@ def give_back(options: FarmOptions, loop: ResearchLoop, record: ExperimentRecord
     text = loop.worktree.train_py(head.commit)
     if tried is not None and working_train_py(tree) == tried != text:
         (tree / TRAIN_FILE).write_text(text, encoding="utf-8")
-    names = [branch.name for branch in loop.store.branches() if branch.name != loop.branch.name]
-    others = [other for name in names for other in loop.store.records(name)]
-    aside = write_results_tsv(tree / "results.tsv", loop.store.records(loop.branch.name), others=others)
+    name, table = loop.branch.name, tree / "results.tsv"
+    try:
+        aside = write_results_tsv(table, loop.store.records(name), others=records_of_others(loop.store, name))
+    except OSError as error:
+        return loop.observer.on_event("view_failed", branch=name, file=str(table), reason=str(error.strerror))
     if aside is not None:
-        loop.observer.on_event("moved_aside", branch=loop.branch.name, file=str(aside))
+        loop.observer.on_event("moved_aside", branch=name, file=str(aside))
 
 
 def try_of(working: str, finished: Sequence[ExperimentRecord], worktree: Worktree) -> ExperimentRecord | None:

@@ -285,7 +285,9 @@ class Dispatcher:
     async def _expire_regularly(self) -> None:
         """Reports a run as lost if its worker has said nothing for the length of a lease."""
         while True:
+            began = self._clock()
             await asyncio.sleep(EXPIRY_SECONDS)
+            self.queue.extend(max(0.0, self._clock() - began - EXPIRY_SECONDS))  # this process was busy, or was paused
             for lease in self.queue.expire(self._clock()):
                 assignment = self._assignments.get(lease.item.id)
                 if assignment is not None and not assignment.outcome.done():

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop
+from agent.repo.repair import restore_experiments
 from agent.repo.repository import train_py_at
 from agent.researcher import BudgetSpent, OutOfIdeas
 from agent.researchers.containment import AgentBounds
@@ -38,6 +39,7 @@ from cluster.workqueue import WorkItem
 from research.contract import Contract
 from research.data.prepared import PreparedData
 from research.errors import UserError
+from research.files import remove_unfinished
 from research.formatting import counted, one_line
 from research.profiles import profile_named
 from research.result import RunResult, RunSpec
@@ -74,9 +76,13 @@ class Farm:
         try:
             self.home.record_repository(options.repo)
             remember(self.home.folder, options.cache)
+            for folder in (self.home.folder, self.home.logs, *self.home.worktrees.iterdir()):
+                remove_unfinished(folder)
+            for folder in filter(None, (options.repo, options.source_tree)):  # a person's: only what the farm writes
+                remove_unfinished(folder, ("results.tsv", "progress.png"))
             self.store = self._cleanup.enter_context(Store.open(self.home.folder, wait_s=5.0))
             check_whole(self.home.journal, self.store.journal.damaged, home_option=home_option(self.home))
-            self.export = HistoryExport(self.store, on_aside=self._on_aside, say=display.say)
+            self.export = HistoryExport(self.store, on_aside=self._on_aside, on_failure=self._on_failure)
             self.events = FarmEvents(self.home, self.store, display, self.export, show_joining=options.engine == "ray")
             if options.given is not None:
                 log_options(self.home, options.tag, options.given, command=options.command,
@@ -94,6 +100,8 @@ class Farm:
             self._cleanup.close()
             raise
         self._working = self.dispatcher = Dispatcher(self.engine, self.events)
+        if restored := restore_experiments(options.repo, self.store.commits()):
+            display.say(f"{counted(len(restored), 'ref')} of experiments had been deleted in git, and were made again")
         self._branch_start = BranchStart(options, self.store, say=display.say)
         self._shared: dict[str, SharedResearch] = {}
         self._opening = threading.Lock()
@@ -127,6 +135,9 @@ class Farm:
 
     def _on_aside(self, branch: str, file: Path) -> None:
         self.events.on_event("picture_moved_aside", branch=branch, file=str(file))
+
+    def _on_failure(self, file: Path, reason: str) -> None:
+        self.events.on_event("view_failed", file=str(file), reason=reason)
 
     def seconds(self) -> float:
         """Seconds since the farm began."""
@@ -268,8 +279,7 @@ class FarmRun:
         """Returns why the farm ended, in words. Raises what a loop raised."""
         outcomes = await self._until_all_loops_have_ended()
         for loop in self._ended:  # the other loops' runs may have changed decisions of one that ended earlier
-            with contextlib.suppress(OSError):
-                loop.write_results_tsv()
+            loop.write_table()
             for line in update_results_tsv(self._farm.home, self._farm.store, loop.branch.name):
                 self._farm.display.say(line)
         for outcome in outcomes:
@@ -342,6 +352,12 @@ class FarmRun:
             self._farm.display.say(f"{plan.branch_name} ended: {failure}")
             self._farm.events.on_event("loop_failed", branch=plan.branch_name, reason=str(failure))
             return f"{plan.branch_name}: {failure}"
+        except Exception as failure:  # told at once: the other loops may go on for hours
+            if len(self._loops) > 1:
+                words = one_line(str(failure)) or type(failure).__name__
+                self._farm.display.say(f"{plan.branch_name} ended: {words}")
+                self._farm.events.on_event("loop_failed", branch=plan.branch_name, reason=words)
+            raise
         finally:
             await loop.close()
             self._ended.append(loop)

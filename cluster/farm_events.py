@@ -6,6 +6,7 @@ from cluster.display import Display
 from cluster.end_summary import counts_of
 from cluster.history_export import HistoryExport
 from cluster.home import Home
+from cluster.paced import PacedWork
 from cluster.workqueue import WorkItem
 from results.experiment import ExperimentRecord
 from results.head_gain import ExpectedGain
@@ -17,12 +18,14 @@ MESSAGES = {
     "proposal_failed": "{branch}: no proposal, asking again in {again_in_s:g} s: {reason}",
     "adopting": "{branch}: {commits} made by hand will be run, and recorded as kept (another --tag starts afresh)",
     "moved_aside": "{branch}: results.tsv was no table of experiments: it is now {file}",
-    "not_written": "{branch}: {file} can't be written ({reason}): it is written anew after the next verdict",
     "decision_changed": "{branch}: {experiment} ({title}) {reason}",
     "head_moved": "{branch}: the head is now {change}; val_bpb {expected:.4f} expected",
     "share_unusual": "{branch}: {run} ran {share}, which may decide: it is repeated",
+    "parked": "{branch}: the new head is without what a person had changed there: that is now {ref} in git",
+    "made_again": "{branch}: its {what} had been deleted, and was made again",
     "wave_ended": "{branch}: the wave of near-misses ends early: {reason}",
     "no_wave": "{branch}: too few near-misses to combine, or they have been combined on this head",
+    "view_failed": "{file} can't be written ({reason}): it is tried again later, and nothing of the history is lost",
     "picture_moved_aside": "{branch}: progress.png was not drawn by the farm: it is now {file}",
     "run_lost": "{branch}: run {run} was lost: {reason}",
 }
@@ -36,6 +39,8 @@ class FarmEvents:
         """`show_joining`: whether the user is told which devices join, as is useful on a cluster."""
         self._home, self._store, self._display, self._export = home, store, display, export
         self._show_joining = show_joining
+        self._told: set[str] = set()
+        self._counting = PacedWork(lambda: display.counts(counts_of(store, list(self.loops))))
         self.loops: dict[str, dict[str, Any]] = {}
         """What each loop is doing, by its branch."""
 
@@ -45,15 +50,15 @@ class FarmEvents:
         is_new = branch not in self.loops
         self.loops.setdefault(branch, {}).update(fields)
         if is_new:  # its branch may be one that is resumed
-            self._tell_counts()
+            self._counting.request()
         self._display.loop_state(branch, **fields)
 
     def on_verdict(self, record: ExperimentRecord) -> None:
         """An experiment has its verdict."""
         assert record.verdict is not None
         self._display.verdict(record)
-        self._tell_counts()
-        self._home.log_event(
+        self._counting.request()
+        self._log(
             "verdict",
             branch=record.experiment.branch,
             experiment=record.experiment.id,
@@ -62,7 +67,7 @@ class FarmEvents:
             val_bpb=record.val_bpb,
             reason=record.verdict.reason,
         )
-        self._export.write_if_due()
+        self._export.request()
 
     def on_head_gain(self, group: str, gain: ExpectedGain) -> None:
         """All runs of a group have said something new of its head."""
@@ -70,14 +75,25 @@ class FarmEvents:
 
     def on_event(self, kind: str, **fields: Any) -> None:
         """Anything else that people may want to know later."""
-        self._home.log_event(kind, **fields)
+        self._log(kind, **fields)
         if kind == "decision_changed":
-            self._tell_counts()
+            self._counting.request()
         if kind in MESSAGES:
-            self._display.say(MESSAGES[kind].format(**fields))
+            self._say(kind, **fields)
 
-    def _tell_counts(self) -> None:
-        self._display.counts(counts_of(self._store, list(self.loops)))
+    def _log(self, kind: str, **fields: Any) -> None:
+        """Adds an event to the log, which is for people only: if that fails, they are told once for each reason."""
+        try:
+            self._home.log_event(kind, **fields)
+        except OSError as error:
+            self._say("view_failed", file=self._home.log_file, reason=error.strerror)
+
+    def _say(self, kind: str, **fields: Any) -> None:
+        """Tells the user of an event; that a file can't be written only once for each reason."""
+        text = MESSAGES[kind].format(**fields)
+        if kind != "view_failed" or text not in self._told:
+            self._told.add(text)
+            self._display.say(text)
 
     def on_work(self, item: WorkItem, state: str, **details: Any) -> None:
         """A run was enqueued, has started, is done or was lost."""
@@ -95,13 +111,13 @@ class FarmEvents:
     def on_worker(self, name: str, state: str, **details: Any) -> None:
         """A device joined, left, was refused or quarantined."""
         self._store.add_event("worker", {"worker": name, "state": state, **details})
-        self._home.log_event("worker", worker=name, state=state, **details)
+        self._log("worker", worker=name, state=state, **details)
         if state != "joined" or self._show_joining:
             self._display.say(f"{name} {state}" + "".join(f": {value}" for value in details.values()))
 
     def on_control(self, worker: str, found: str) -> None:
         """A control has found whether a device or a train.py is to blame for lost runs."""
-        self._home.log_event("device_control", worker=worker, found=found)
+        self._log("device_control", worker=worker, found=found)
         self._display.say(f"{worker}: {found}")
 
     def cancel_old_work(self) -> None:

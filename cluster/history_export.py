@@ -1,15 +1,22 @@
-"""The schedule on which files for people are written: history.parquet, for notebooks, and each branch's progress.png."""
+"""The schedule on which files for people are written: history.parquet, for notebooks, and each branch's progress.png.
+
+They are views of the history. One that can't be written is a warning, and is tried again; a farm never waits for them, and
+spends a small share of its time on them.
+"""
 
 import asyncio
+import contextlib
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from cluster.background import in_background
 from research.errors import UserError
-from research.files import TEMPORARY
+from results.drawing import Drawn, draw_apart, draw_here, reason_of
 from results.experiment import ExperimentRecord
 from results.group_entries import HEAD
-from results.plot import Point, write_progress_png
+from results.plot import Picture, Point, picture_of
 from results.store import Store
 
 EXPORT_SECONDS = 120.0
@@ -18,53 +25,69 @@ EXPORT_SECONDS = 120.0
 LEAST_SECONDS = 5.0
 """Verdicts that follow one another faster than this are written together."""
 
+SHARE = 0.05
+"""The share of the time that writing may take: the longer it takes, the more seldom it is done."""
+
+Draw = Callable[[Sequence[tuple[Path, Picture]]], list[Drawn]]
+
 
 class HistoryExport:
     """Keeps history.parquet and the pictures of the branches up to date."""
 
-    def __init__(self, store: Store, *, on_aside: Callable[[str, Path], None], say: Callable[[str], None]) -> None:
-        """`on_aside(branch, file)` is told of a person's picture that was moved out of the way; `say` tells the user."""
-        self._store, self._on_aside, self._say = store, on_aside, say
-        self._failed = ""
-        """Why the files could not be written the last time; empty if they were."""
-        self._last = 0.0
+    def __init__(self, store: Store, *, on_aside: Callable[[str, Path], None],
+                 on_failure: Callable[[Path, str], None]) -> None:  # fmt: skip
+        """`on_aside(branch, file)` is told of a person's picture that was moved out of the way, and `on_failure(file, reason)`
+        of a file that can't be written, once for each reason.
+        """
+        self._store, self._on_aside, self._on_failure = store, on_aside, on_failure
+        self._writing = threading.Lock()
+        self._is_due = asyncio.Event()
         self._pictures: dict[str, Path] = {}
         self._drawn: dict[str, int] = {}
         """Runs, verdicts and heads in the picture of each branch."""
         self._created: dict[str, str] = {}
         """When each experiment that made a head was created."""
+        self._told: set[tuple[Path, str]] = set()
 
     def add_picture(self, branch: str, path: Path) -> None:
         """Draws the branch's progress to `path` from now on."""
         self._pictures[branch] = path
 
-    def write(self) -> None:
-        """Writes the history now, and the pictures of the branches that have changed.
+    def write(self, draw: Draw = draw_here) -> None:
+        """Writes the history now, and the pictures of the branches that have changed. Raises nothing for what fails."""
+        with self._writing:
+            try:
+                self._store.export_parquet()
+            except Exception as error:  # of the system, of DuckDB or of Arrow: it is only a view
+                self._fail(self._store.home / "history.parquet", error)
+            try:
+                self._draw_changed(draw)
+            except UserError as error:  # the records can't be read now
+                self._fail(self._store.home / "history.parquet", error)
 
-        Nothing depends on these files: what can't be written is said once, and tried again the next time.
-        """
-        self._last = time.monotonic()
-        try:
-            self._write()
-        except (OSError, UserError) as error:
-            failed = _in_words(error, self._store.home)
-            if failed != self._failed:
-                self._say(f"{failed}: the history and its pictures stay as they are, and are written once they can be")
-            self._failed = failed
-        else:
-            self._failed = ""
-
-    def _write(self) -> None:
-        self._store.export_parquet()
+    def _draw_changed(self, draw: Draw) -> None:
+        pictures: list[tuple[Path, Picture]] = []
+        about: list[tuple[str, int]] = []
         for branch, path in list(self._pictures.items()):  # another loop may be opened meanwhile, in its own thread
             records = self._store.records(branch)
             heads = self._heads(branch, records)
             seen = len(heads) + sum(len(record.runs) + (record.verdict is not None) for record in records)
             if self._drawn.get(branch) != seen:
-                aside = write_progress_png(path, records, title=branch, heads=heads)
-                if aside is not None:
-                    self._on_aside(branch, aside)
-                self._drawn[branch] = seen
+                pictures.append((path, picture_of(records, branch, heads)))
+                about.append((branch, seen))
+        for (branch, seen), (path, _), drawn in zip(about, pictures, draw(pictures) if pictures else (), strict=True):
+            if drawn.problem:
+                self._fail(path, drawn.problem)
+                continue
+            self._drawn[branch] = seen
+            if drawn.aside is not None:
+                self._on_aside(branch, drawn.aside)
+
+    def _fail(self, path: Path, error: Exception | str) -> None:
+        reason = error if isinstance(error, str) else reason_of(error)
+        if (path, reason) not in self._told:
+            self._told.add((path, reason))
+            self._on_failure(path, reason)
 
     def _heads(self, name: str, records: Sequence[ExperimentRecord]) -> list[Point]:
         """The heads of a branch's group, each at the branch's last experiment that began no later than what made it."""
@@ -78,21 +101,18 @@ class HistoryExport:
             points.append(Point(number=max(earlier, default=0), val_bpb=event["expected"], title=""))
         return points
 
-    def write_if_due(self) -> None:
-        """Writes the files, unless they were written a moment ago."""
-        if time.monotonic() - self._last > LEAST_SECONDS:
-            self.write()
+    def request(self) -> None:
+        """Has the files written soon; called in the event loop."""
+        self._is_due.set()
 
     async def write_regularly(self) -> None:
-        """Writes the files every EXPORT_SECONDS until it is cancelled."""
+        """Writes the files after requests, and every EXPORT_SECONDS, beside the event loop, until it is cancelled."""
+        pause = LEAST_SECONDS
         while True:
-            await asyncio.sleep(EXPORT_SECONDS)
-            self.write_if_due()
-
-
-def _in_words(error: OSError | UserError, home: Path) -> str:
-    if isinstance(error, UserError):
-        return str(error).rstrip(".")
-    file = Path(error.filename2 or error.filename or home)
-    where = file.parent if file.suffix == TEMPORARY else file  # its name is another one each time
-    return f"{where} can't be written ({error.strerror or error})"
+            await asyncio.sleep(pause)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_due.wait(), EXPORT_SECONDS)
+            self._is_due.clear()
+            began = time.monotonic()
+            await in_background(self.write, draw_apart)
+            pause = max(LEAST_SECONDS, (time.monotonic() - began) / SHARE)

@@ -134,6 +134,14 @@ class Home:
         finally:
             os.close(descriptor)
 
+    def holder_pid(self) -> int | None:
+        """The id of the process that was the last to hold the home, if it runs on this machine; else None."""
+        try:
+            holder = json.loads(self.lock_file.read_text())
+            return int(holder["pid"]) if holder["host"] == socket.gethostname() else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def check_free(self) -> None:
         """Raises UserError, which names the process that holds it, if a farm runs on this home."""
         if self.holder() is not None:

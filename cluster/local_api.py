@@ -6,14 +6,17 @@ Only the process that runs the farm can open its database, so `farm sql` and `fa
 import hmac
 import http.client
 import json
+import logging
 import os
 import secrets
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -21,12 +24,14 @@ from cluster.home import Home
 from cluster.person_requests import Answer, Ask
 from research.errors import UserError
 from research.files import not_writable, write_atomically
-from research.formatting import size
+from research.formatting import one_line, size
 
 if TYPE_CHECKING:
     from results.foreign_import import Import
     from results.query import Table
     from results.tables import Audience
+
+log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 2**24
 """The largest request: an imported table of some ten thousand rows."""
@@ -36,6 +41,20 @@ SILENT_SECONDS = 30.0
 
 DISCARDED_SECONDS = 2.0
 """How long what a caller without the token sends is read and dropped, so that it can read its answer."""
+
+CONNECT_SECONDS = 10.0
+"""How long a farm may take to say that it is there."""
+
+ANSWER_SECONDS = 30.0
+"""How long a farm may take for any other answer."""
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Says nothing of a caller that hung up, and no more than a line of anything else: it ends one request only."""
+        error = sys.exception()
+        if not isinstance(error, ConnectionError | TimeoutError):
+            log.error("a request to the farm failed: %r", error)
 
 
 class FarmServer:
@@ -73,7 +92,7 @@ class FarmServer:
             "POST /import": lambda body: json.dumps(asdict(record_import(body["event"], body["replace"]))),
             "POST /stop": stopping,
         }
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self._token, answers))
+        self._http = _Server(("127.0.0.1", 0), _handler(self._token, answers))
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.1,), name="http", daemon=True)
 
     @property
@@ -106,9 +125,9 @@ class FarmClient:
     port: int
     token: str
 
-    def status(self) -> dict[str, Any]:
+    def status(self, *, within_s: float = ANSWER_SECONDS) -> dict[str, Any]:
         """The state of each loop, the devices and the queue."""
-        return self._ask("GET", "/status")
+        return self._ask("GET", "/status", within_s=within_s)
 
     def sql(self, query: str, *, audience: "Audience" = "agent") -> "Table":
         """The answer to one SELECT over the history; an `agent` sees no audit scores."""
@@ -132,12 +151,14 @@ class FarmClient:
         """Asks the farm to end cleanly, as Ctrl-C does."""
         self._ask("POST", "/stop")
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, *, within_s: float = ANSWER_SECONDS
+    ) -> dict[str, Any]:
         sent = json.dumps(body or {})
         if len(sent) > MAX_BODY_BYTES:
             raise UserError(f"That is too much for a running farm ({size(len(sent))}): stop it first.")
         # not urllib, which would use a proxy from the environment
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=within_s)
         try:
             connection.request(method, path, sent, {"Authorization": f"Bearer {self.token}"})
             response = connection.getresponse()
@@ -153,19 +174,22 @@ class FarmClient:
 
 
 def connect(home: Home) -> FarmClient | None:
-    """The client of the farm that runs on `home`; None if none runs. A server.json that a killed farm left is ignored."""
+    """The client of the farm that runs on `home`; None if none runs, or it can't answer (see `silent_farm`).
+
+    A server.json that a killed farm left is ignored, and so is one that came with a copy of another farm's home.
+    """
     try:
         address = json.loads(home.server_json.read_text())
         client = FarmClient(pid=int(address["pid"]), port=int(address["port"]), token=str(address["token"]))
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-    if not _is_alive(client.pid):
+    if not _is_alive(client.pid) or _is_stopped(client.pid):
         return None
     try:
-        client.status()
+        status = client.status(within_s=CONNECT_SECONDS)
     except UserError:
         return None
-    return client
+    return client if _is_same_folder(status.get("home"), home) else None
 
 
 def silent_farm(home: Home) -> str:
@@ -173,9 +197,30 @@ def silent_farm(home: Home) -> str:
     holder = home.holder()
     if holder is None:
         return ""
+    pid = home.holder_pid()
+    if pid is not None and _is_stopped(pid):
+        return f"The farm on {home.folder} ({holder}) was paused and can't answer: `kill -CONT {pid}` lets it go on."
     return (
         f"The farm on {home.folder} ({holder}) doesn't answer: it is just starting or ending, try again; or it hangs, end it."
     )
+
+
+def _is_same_folder(told: Any, home: Home) -> bool:
+    """Whether the farm that answered has this home: the folders are the same, or its name means nothing here and it is held."""
+    try:
+        return Path(str(told)).samefile(home.folder)
+    except OSError:
+        return home.holder() is not None
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a process of this machine was paused, by Ctrl-Z or SIGSTOP, and so answers nothing."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+    except psutil.Error:
+        return False
 
 
 def _is_alive(pid: int) -> bool:
@@ -231,6 +276,10 @@ def _handler(token: str, answers: dict[str, Callable[[dict[str, Any]], str]]) ->
                 self._send(400, json.dumps({"error": str(error)}))
             except (ValueError, KeyError, TypeError) as error:
                 self._send(400, json.dumps({"error": f"the request can't be read: {error!r}"}))
+            except ConnectionError:  # it hung up
+                raise
+            except Exception as error:  # of the system or of DuckDB: the caller is told, and the farm goes on
+                self._send(500, json.dumps({"error": f"the farm could not do it: {one_line(str(error)) or error!r}"}))
 
         def _discard(self) -> None:
             """Drops what the caller still sends: closing with a body unread could cut the answer off."""

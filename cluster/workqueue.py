@@ -4,7 +4,7 @@ A worker leases an item, renews the lease while it lives, and finishes it. A lea
 whoever waits for the run may enqueue it again, and what the silent worker reports later is ignored.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 WorkKind = Literal["baseline", "manual", "confirm", "merge", "wave", "control", "explore"]
@@ -90,6 +90,11 @@ class WorkQueue:
                 item=lease.item, worker=lease.worker, number=lease.number, until=now + self.lease_seconds
             )
         return held
+
+    def extend(self, seconds: float) -> None:
+        """Extends all leases, since for so long nobody could have been heard."""
+        for name, lease in self._leases.items():
+            self._leases[name] = replace(lease, until=lease.until + seconds)
 
     def finish(self, lease: Lease) -> bool:
         """Ends a lease: its item is done or abandoned. Returns False if it has expired: the outcome must not be used."""

@@ -2,9 +2,10 @@
 
 import errno
 import os
+import re
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -14,6 +15,8 @@ from research.errors import UserError
 TEMPORARY = ".tmp"
 """Suffix of the names of unfinished files; a killed process can leave one behind."""
 
+
+_UNFINISHED = re.compile(r"\.(.+\.[0-9a-f]{8}|farm-tries-.+)" + re.escape(TEMPORARY), re.DOTALL)
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -45,6 +48,17 @@ def write_atomically(path: Path, content: str | bytes, *, private: bool = False,
     """Writes the whole file (text as UTF-8) or leaves `path` as it was; see `replacing`."""
     with replacing(path, private=private, overwrite=overwrite) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def remove_unfinished(folder: Path, names: Collection[str] = ()) -> None:
+    """Removes the unfinished files that killed processes left in a folder, or only those of files with these names; nothing
+    else may be writing them.
+    """
+    with suppress(OSError):
+        for path in folder.glob(f".*{TEMPORARY}"):
+            is_chosen = not names or path.name[1:].rsplit(".", 2)[0] in names
+            if is_chosen and _UNFINISHED.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
 
 
 def move_aside(path: Path) -> Path:

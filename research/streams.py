@@ -31,6 +31,9 @@ REFUSALS = {
 EVERYWHERE = (errno.ESTALE, errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 """Those that another folder would not change."""
 
+PACKAGES = ("research", "results", "agent", "cluster")
+"""The farm's own packages: a module of theirs that is missing is a fault of the code."""
+
 VIRTUAL = ("/proc/", "/sys/", "/dev/")
 """Folders of the kernel, in which no file can be made."""
 
@@ -58,6 +61,18 @@ def _is_fixed(name: object, checkout: Path | None) -> bool:
         return False
     path = Path(name).absolute()
     return path.is_relative_to(checkout) and not path.is_relative_to(checkout / "results")
+
+
+def installation_refusal(error: Exception) -> str | None:
+    """What to say of a package that is missing, or of a database that lacks memory or disk; None for a fault of the code."""
+    if isinstance(error, ModuleNotFoundError) and error.name and (package := error.name.partition(".")[0]) not in PACKAGES:
+        cure = "install what the farm needs (`uv sync` in its checkout)"
+        return f"The package {package} is missing in {sys.executable}: {cure}."
+    duckdb = sys.modules.get("duckdb")
+    if duckdb is not None and isinstance(error, (duckdb.IOException, duckdb.OutOfMemoryException)):
+        said = " ".join(str(error).split())[:400]
+        return f"The database can't do that ({said}): free memory or disk space, and try again."
+    return None
 
 
 def output_refusal() -> str | None:

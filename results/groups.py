@@ -26,6 +26,7 @@ class Groups:
         self._rows = rows
         self._lock = threading.RLock()
         self._states: dict[str, tuple[int, GroupState]] = {}
+        self._known_branches: list[tuple[int, Branch]] = []
         self._answer = RememberedAnswers(version).answer
 
     def names(self) -> list[str]:
@@ -112,10 +113,17 @@ class Groups:
         )
         return [{"experiment": id, "commit": commit} for id, commit in rows]
 
+    def branches(self) -> list[Branch]:
+        """All branches, oldest first."""
+        return [branch for _, branch in self._branches()]
+
     def _branches(self) -> list[tuple[int, Branch]]:
-        return [
-            (seq, branch_from(json.loads(body))) for seq, body in self._rows("SELECT seq, record FROM branches ORDER BY seq")
-        ]
+        """All branches with their positions in the journal. Each is parsed once: as many loops as there are ask at a start."""
+        with self._lock:
+            last = self._known_branches[-1][0] if self._known_branches else 0
+            new = self._rows("SELECT seq, record FROM branches WHERE seq > ? ORDER BY seq", last)
+            self._known_branches += [(seq, branch_from(json.loads(body))) for seq, body in new]
+            return list(self._known_branches)
 
     def entries(self, group: str, after: int = 0) -> list[tuple[int, Entry]]:
         """The group's records after a position of the journal, with their positions, in order."""

@@ -68,13 +68,45 @@ class Point:
     title: str
 
 
-def write_progress_png(path: Path, records: Sequence[ExperimentRecord], title: str, heads: Sequence[Point] = ()) -> Path | None:
-    """Writes the picture atomically. `title` stands before the counts of experiments and keeps.
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """What a picture shows, as plain data, so that another process can draw it."""
+
+    title: str
+    keeps: tuple[Point, ...]
+    discards: tuple[Point, ...]
+    crashed: tuple[int, ...]
+    invalid: tuple[int, ...]
+    last: int
+    """Number of the last experiment with a verdict."""
+    heads: tuple[Point, ...]
+
+
+def picture_of(records: Sequence[ExperimentRecord], title: str, heads: Sequence[Point] = ()) -> Picture:
+    """The picture of a branch's experiments. `title` stands before the counts of experiments and keeps.
+
+    `heads` are those that the branch's group has had after its baseline: where on this branch each became the head, and what
+    was expected of it. Without any, the line follows the keeps.
+    """
+    ideas = [record for record in records if record.is_done]
+    return Picture(
+        title=f"{title}: {counted(len(ideas), 'experiment')}, {count(records).kept} kept",
+        keeps=tuple(_points(records, "keep")),
+        discards=tuple(_points(ideas, "discard")),
+        crashed=tuple(_numbers(ideas, "crash")),
+        invalid=tuple(_numbers(ideas, "invalid")),
+        last=max((record.experiment.number for record in records if record.verdict is not None), default=0),
+        heads=tuple(heads),
+    )
+
+
+def write_progress_png(path: Path, picture: Picture) -> Path | None:
+    """Writes the picture atomically.
 
     A file that isn't the farm's is moved to `progress.png.1`, or the next free number, and that path is returned.
     """
     with _silent_matplotlib():
-        figure = progress_figure(records, title)
+        figure = progress_figure(picture)
         aside = None if _is_free(path) else move_aside(path)
         with replacing(path) as temporary:
             figure.savefig(temporary, format="png", metadata={"Software": DRAWN_BY})
@@ -102,32 +134,26 @@ def _silent_matplotlib() -> Iterator[None]:
         yield
 
 
-def progress_figure(records: Sequence[ExperimentRecord], title: str, heads: Sequence[Point] = ()) -> "Figure":
-    """The picture as a matplotlib figure.
-
-    `heads` are those that the branch's group has had after its baseline: where on this branch each became the head, and what
-    was expected of it. Without any, the line follows the keeps.
-    """
+def progress_figure(picture: Picture) -> "Figure":
+    """The picture as a matplotlib figure."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    ideas = [record for record in records if record.is_done]
-    keeps, discards = _points(records, "keep"), _points(ideas, "discard")
+    keeps, discards, heads, last = picture.keeps, picture.discards, picture.heads, picture.last
     layout = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15)
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _style(axes, f"{title}: {counted(len(ideas), 'experiment')}, {count(records).kept} kept")
+    _style(axes, picture.title)
     if keeps:
-        last = max(record.experiment.number for record in records if record.verdict is not None)
         line = [keeps[0], *heads] if heads else keeps
-        _set_limits(axes, [*keeps, *line], discards, last=last)
+        _set_limits(axes, [*keeps, *heads], discards, last=last)
         _draw_keeps(axes, keeps)
         _draw_heads(axes, line, last=last, label=EXPECTED if heads else LAST_KEPT)
         _draw_discards(axes, keeps, discards)
-        _mark_at_the_top(axes, _numbers(ideas, "crash"), marker="x", color=RED, label="crashed")
-        _mark_at_the_top(axes, _numbers(ideas, "invalid"), marker="D", color=PURPLE, label="invalid")
+        _mark_at_the_top(axes, picture.crashed, marker="x", color=RED, label="crashed")
+        _mark_at_the_top(axes, picture.invalid, marker="D", color=PURPLE, label="invalid")
         figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=10, labelcolor=INK)
         figure.draw_without_rendering()  # settles the layout that labels are placed in
         _draw_labels(axes, keeps)

@@ -79,11 +79,22 @@ class Table:
         return f"({counted(len(self.rows), 'row')})"
 
 
+def is_damage(problem: duckdb.Error) -> bool:
+    """Whether an error says that the file is damaged, or that DuckDB uses this database no more after an error of its own.
+
+    No text of a query can cause the former: what a query raises by `error()` is of another class.
+    """
+    if isinstance(problem, duckdb.FatalException | duckdb.SerializationException):
+        return True
+    return type(problem) in (duckdb.Error, duckdb.IOException) and "orrupt" in str(problem)
+
+
 def run_query(cursor: duckdb.DuckDBPyConnection, sql: str, *, max_rows: int, timeout_s: float) -> Table:
     """Runs one SELECT on `cursor`, and closes it.
 
     Safe only on a database with READ_ONLY_SETTINGS. Raises UserError, one line, for anything but one SELECT, for what DuckDB
-    refuses, and after `timeout_s` seconds (a single function call over one row, such as a giant repeat(), is not interrupted).
+    refuses, and after `timeout_s` seconds (a single function call over one row, such as a giant repeat(), is not interrupted);
+    and DuckDB's own error if the file is damaged.
     """
     if not is_text(sql):
         cursor.close()
@@ -98,6 +109,8 @@ def run_query(cursor: duckdb.DuckDBPyConnection, sql: str, *, max_rows: int, tim
     except duckdb.InterruptException:
         raise UserError(f"The query was stopped after {timeout_s:g} s: ask for less.") from None
     except duckdb.Error as problem:
+        if is_damage(problem):
+            raise
         raise UserError(_in_one_line(problem, cursor)) from None
     finally:
         cursor.close()

@@ -10,8 +10,9 @@ import queue
 import resource
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import duckdb
 
@@ -22,6 +23,8 @@ from results.tables import Tables
 
 MEMORY_BYTES = 6 * 2**30
 """Address space that the process may use: DuckDB's limit, the libraries, and what DuckDB doesn't count."""
+
+T = TypeVar("T")
 
 
 class JournalTables:
@@ -46,7 +49,11 @@ class JournalTables:
         self._reader = JournalReader(self._path)
         self._reader.read_on()
         self._connection = in_memory(self._reader)
-        self._tables = Tables(lambda: self._connection, self._reader)
+        self._tables = Tables(self._read, self._reader)
+
+    def _read(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
+        with self._connection.cursor() as cursor:
+            return work(cursor)
 
     def _follow(self) -> None:
         """Takes what was recorded since the last query; a journal that is another one by now is read from its beginning."""

@@ -24,6 +24,7 @@ from results.table_comments import (
     TABLE_COMMENTS,
     WORK_COMMENTS,
 )
+from results.work_view import m013_work_by_now
 
 
 class UnknownSchema(Exception):
@@ -407,4 +408,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     _m010_leaderboard_of_tags,
     _m011_leaderboard_by_now,
     _m012_measurements,
+    m013_work_by_now,
 )

@@ -78,7 +78,7 @@ class Store:
         except BaseException:
             self.journal.close()
             raise
-        self._tables = Tables(self._writer.database, self.journal)
+        self._tables = Tables(self._writer.read, self.journal)
         self.groups, self._rows = self._tables.groups, self._tables.rows
         self._experiments = StoredRecords(self._tables.fetch)
         self.queries = QueryProcess(home)
@@ -169,8 +169,7 @@ class Store:
 
     def branches(self, tag: str | None = None) -> list[Branch]:
         """All branches, or those of a tag, oldest first."""
-        rows = self._rows("SELECT record FROM branches WHERE $1 IS NULL OR tag = $1 ORDER BY seq", tag)
-        return [branch_from(json.loads(body)) for (body,) in rows]
+        return [branch for branch in self.groups.branches() if tag is None or branch.tag == tag]
 
     def branch(self, name: str) -> Branch | None:
         """The branch with this name; None if there is none."""
@@ -220,6 +219,11 @@ class Store:
         """Adds that a loop has taken a request up."""
         return self.add_event(REQUEST_TAKEN, {"branch": request["branch"], "number": request["number"]})
 
+    def commits(self) -> dict[str, str]:
+        """The commits of experiments that have one of their own, by id: all but baselines, controls and confirmations."""
+        sql = "SELECT id, commit FROM experiments WHERE kind NOT IN ('baseline', 'control', 'confirm')"
+        return dict(self._tables.fetch(sql))
+
     def next_number(self, branch: str) -> int:
         """The number of the branch's next experiment; 0 is the baseline. No number is given out twice, not even one of an
         experiment whose own record is lost: it may have runs, verdicts or a commit.
@@ -246,8 +250,7 @@ class Store:
         """
         path = self.home / "history.parquet"
         try:
-            with self._writer.database().cursor() as cursor:
-                table = cursor.sql("SELECT * FROM history").to_arrow_table()
+            table = self._writer.read(lambda cursor: cursor.sql("SELECT * FROM history").to_arrow_table())
         except DATABASE_FAILED as problem:
             raise UserError(f"{path} can't be made: {one_line(str(problem))}.") from None
         with replacing(path) as temporary:

@@ -39,6 +39,10 @@ WORK_COMMENTS: Mapping[str, str] = {
     "workers": "Devices and their state: joined, left, refused or quarantined, and why.",
 }
 
+WORK_BY_NOW_COMMENT = (
+    "One row per run in the queue: waiting, running, done, lost or cancelled; which worker ran it, when, and why it ended."
+)
+
 COSTS_COMMENT = (
     "What researchers cost: one row per answer of a model, failed proposals included. "
     "SELECT tag, sum(cost_usd) FROM costs GROUP BY tag is what --max-cost limits."

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import astuple
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -21,13 +21,24 @@ Audience = Literal["agent", "person"]
 ESTIMATED = ("estimates", "near_misses", "leaderboard")
 """The tables that are computed from the runs when a query names them."""
 
+T = TypeVar("T")
+
+
+class Read(Protocol):
+    """Reads an open database: returns what `work` returns of a cursor of its own, which is closed afterwards.
+
+    `work` takes no lock, and may be called twice.
+    """
+
+    def __call__(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T: ...
+
 
 class Tables:
     """The tables of one open database. Any thread may read."""
 
-    def __init__(self, connect: Callable[[], duckdb.DuckDBPyConnection], records: Records) -> None:
-        """`connect` returns the open database, up to date with `records`; it is asked before each look."""
-        self._connect, self._records = connect, records
+    def __init__(self, read: Read, records: Records) -> None:
+        """`read` reads the open database, up to date with `records`."""
+        self._read, self._records = read, records
         self._estimating, self._reading_audit = threading.RLock(), threading.Lock()
         self._audit: list[dict[str, Any]] | None = None
         self._version = 0
@@ -47,35 +58,30 @@ class Tables:
 
     def fetch(self, sql: str, *parameters: Any) -> list[tuple[Any, ...]]:
         """The rows of a query with parameters."""
-        with self._connect().cursor() as cursor:
-            return cursor.execute(sql, list(parameters)).fetchall()
+        return self._read(lambda cursor: cursor.execute(sql, list(parameters)).fetchall())
 
     def query(self, sql: str, *, max_rows: int, timeout_s: float, audience: Audience) -> Table:
         """The result of one read-only SELECT. Raises UserError, one line, if it is refused, wrong or exceeds `timeout_s`."""
         if any(name in sql.lower() for name in ESTIMATED):
             self.refresh_estimates()
-        cursor = self._connect().cursor()
-        if audience == "person":
-            self._show_audit(cursor)
-        return run_query(cursor, sql, max_rows=max_rows, timeout_s=timeout_s)
+        audit = self._audit_table() if audience == "person" else None
+
+        def answer(cursor: duckdb.DuckDBPyConnection) -> Table:
+            if audit is not None:
+                _show_audit(cursor, audit)
+            return run_query(cursor, sql, max_rows=max_rows, timeout_s=timeout_s)
+
+        return self._read(answer)
 
     def refresh_estimates(self) -> None:
         """Computes the table `estimates` anew from the stored runs."""
-        with self._estimating, self._connect().cursor() as writer:
+        with self._estimating:
             rows = [(group, *astuple(found)) for group in self.groups.names() for found in estimates(self.groups.state(group))]
-            writer.execute("BEGIN")
-            writer.execute("DELETE FROM estimates")
-            if rows:
-                writer.executemany("INSERT INTO estimates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
-            writer.execute("COMMIT")
+            self._read(lambda cursor: _replace_estimates(cursor, rows))
 
-    def _show_audit(self, cursor: duckdb.DuckDBPyConnection) -> None:
-        """Makes the table `audit` for this cursor alone: it is temporary, and no other connection can reach it."""
+    def _audit_table(self) -> pa.Table:
         with self._reading_audit:
-            table = pa.Table.from_pylist(self._audit_rows(), schema=_AUDIT_SCHEMA)
-        cursor.register("audit_batch", table)
-        cursor.execute("CREATE TEMP TABLE audit AS SELECT * FROM audit_batch")
-        cursor.unregister("audit_batch")
+            return pa.Table.from_pylist(self._audit_rows(), schema=_AUDIT_SCHEMA)
 
     def _audit_rows(self) -> list[dict[str, Any]]:
         """All audit scores, read from the journal the first time that a person asks for them."""
@@ -88,6 +94,21 @@ class Tables:
 _AUDIT_SCHEMA = pa.schema(
     [("experiment_id", pa.string()), ("run_id", pa.string()), ("audit_bpb", pa.float64()), ("audit_rows", pa.int64())]
 )
+
+
+def _show_audit(cursor: duckdb.DuckDBPyConnection, table: pa.Table) -> None:
+    """Makes the table `audit` for this cursor alone: it is temporary, and no other connection can reach it."""
+    cursor.register("audit_batch", table)
+    cursor.execute("CREATE TEMP TABLE audit AS SELECT * FROM audit_batch")
+    cursor.unregister("audit_batch")
+
+
+def _replace_estimates(cursor: duckdb.DuckDBPyConnection, rows: list[tuple[Any, ...]]) -> None:
+    cursor.execute("BEGIN")
+    cursor.execute("DELETE FROM estimates")
+    if rows:
+        cursor.executemany("INSERT INTO estimates VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+    cursor.execute("COMMIT")
 
 
 def _audit_row(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -66,6 +66,11 @@ def unrecorded_ref(commit: str) -> str:
     return f"refs/unrecorded/{commit}"
 
 
+def parked_ref(branch: str, commit: str) -> str:
+    """The ref that holds what a person had put on a branch, or into its folder, before the farm moved both elsewhere."""
+    return f"refs/parked/{short_name(branch)}/{commit[:12]}"
+
+
 def arrival_folder(unique: str) -> str:
     """The folder of refs in which a bundle's refs wait for their final names."""
     return f"refs/autoresearch-arrival/{unique}"

@@ -2,9 +2,10 @@
 
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-from agent.repo.branch_names import EXPERIMENT_REFS, branch_ref
+from agent.repo.branch_names import EXPERIMENT_REFS, branch_ref, experiment_ref
 from agent.repo.git_command import GitFailed, run_git
 from agent.repo.repository import TRAIN_FILE
 
@@ -59,6 +60,26 @@ def check_out(repo: Path, folder: Path, branch: str) -> None:
     if aside.exists():
         _move_missing(aside, folder)
         shutil.rmtree(aside)
+
+
+def restore_experiments(repo: Path, commits: Mapping[str, str]) -> list[str]:
+    """Makes the refs of these experiments (id -> commit) again that somebody has deleted, as far as git still has the commits.
+
+    Returns the ids of the experiments whose refs were made.
+    """
+    there = set(run_git(repo, "for-each-ref", "--format=%(refname)", EXPERIMENT_REFS).split())
+    missing = {id: commit for id, commit in commits.items() if experiment_ref(id) not in there}
+    if not missing:
+        return []
+    asked = "".join(f"{commit}^{{commit}}\n" for commit in missing.values())
+    answers = run_git(repo, "cat-file", "--batch-check=%(objecttype)", stdin=asked).splitlines()
+    found = [(id, commit) for (id, commit), kind in zip(missing.items(), answers, strict=True) if kind == "commit"]
+    commands = "".join(f"create {experiment_ref(id)} {commit}\n" for id, commit in found)
+    try:
+        run_git(repo, "update-ref", "--stdin", stdin=commands)
+    except GitFailed:  # another git holds one of them now: the next start tries again
+        return []
+    return [id for id, _ in found]
 
 
 def remove_stale_locks(repo: Path, folder: Path, branch: str) -> None:

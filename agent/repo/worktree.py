@@ -15,6 +15,7 @@ from pathlib import Path
 from agent.repo.branch_names import PREFIX, branch_of_ref, branch_ref, check_name, experiment_ref, short_name, unrecorded_ref
 from agent.repo.git_command import GitFailed, command_to_type, run_git
 from agent.repo.identity import identity_of
+from agent.repo.parking import park_commits, park_edits
 from agent.repo.repair import check_out, common_folder, remove_stale_locks, same_repository
 from agent.repo.repository import TRAIN_FILE, head_train_py, train_py_at, working_train_py
 from research.errors import UserError
@@ -26,6 +27,14 @@ _COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 def branch_exists(repo: Path, branch: str) -> bool:
     """Whether the repository has this branch."""
     return _resolve(repo, branch_ref(branch)) is not None
+
+
+def restore_branch(repo: Path, branch: str, commit: str) -> bool:
+    """Makes a branch that somebody has deleted again at a commit, if the repository has that. Returns whether it did."""
+    if branch_exists(repo, branch) or _resolve(repo, f"{commit}^{{commit}}") is None:
+        return False
+    run_git(repo, "update-ref", branch_ref(branch), commit)
+    return True
 
 
 def checked_out_branch(repo: Path) -> str | None:
@@ -116,9 +125,24 @@ class Worktree:
         return cls(repo=repo, folder=folder.absolute(), branch=branch, owned=True, identity=identity_of(repo))
 
     def head(self) -> str:
-        """The branch's commit."""
+        """The branch's commit. Raises UserError if somebody has deleted the branch."""
         ref = branch_ref(self.branch)
-        return _commit_in_file(self.repo, ref) or run_git(self.repo, "rev-parse", "--verify", ref).strip()
+        commit = _commit_in_file(self.repo, ref) or _resolve(self.repo, ref)
+        if commit is None:
+            raise UserError(f"The branch {self.branch} is gone from {self.repo}: the same command makes it again.")
+        return commit
+
+    def mend(self, commit: str) -> list[str]:
+        """Makes again what somebody has deleted: the branch, at `commit`, and the folder, if it is the farm's. Returns what it
+        was.
+        """
+        missing = ["branch"] if restore_branch(self.repo, self.branch, commit) else []
+        if self.owned and not (self.folder / ".git").is_file():
+            missing.append("folder")
+        if missing and self.owned:
+            with _lock(self.repo):
+                check_out(self.repo, self.folder, self.branch)
+        return missing
 
     def train_py(self, commit: str) -> str:
         """The text of train.py at a commit."""
@@ -151,14 +175,19 @@ class Worktree:
         check_name(experiment_id, "experiment id")
         run_git(self.repo, "update-ref", experiment_ref(experiment_id), commit)
 
-    def advance(self, commit: str) -> None:
+    def advance(self, commit: str) -> list[str]:
         """Moves the branch and its files to a commit that is kept. Files that git doesn't track stay.
 
         Idempotent: after a crash at any point, another call completes it. In the user's own checkout, edits of other files
-        stay, and so do later edits of train.py. Raises UserError if the branch has commits made by hand that it would lose.
+        stay, and so do later edits of train.py, and it raises UserError if the branch would lose commits made by hand. In a
+        folder of the farm's such commits and edits are parked: it returns their refs.
         """
         old = self.head()
-        self._refuse_to_lose_commits(old, commit)
+        parked: list[str | None] = []
+        if not self.owned:
+            self._refuse_to_lose_commits(old, commit)
+        elif old != commit:
+            parked = [park_edits(self.repo, self.folder, self.branch), park_commits(self.repo, self.branch, old, commit)]
         untouched = {self.train_py(old), self.train_py(commit)}
         if old != commit:
             run_git(self.repo, "update-ref", "-m", "autoresearch: keep", branch_ref(self.branch), commit, old)
@@ -169,10 +198,19 @@ class Worktree:
         else:
             blob = run_git(self.repo, "rev-parse", f"{commit}:{TRAIN_FILE}").strip()
             run_git(self.folder, "update-index", "--cacheinfo", f"100644,{blob},{TRAIN_FILE}")
+        return [ref for ref in parked if ref is not None]
 
-    def move_shared(self, branch: str, commit: str) -> None:
-        """Moves another branch, which is checked out nowhere, to a commit that follows its own; creates it if necessary."""
+    def move_shared(self, branch: str, commit: str) -> str | None:
+        """Moves another branch, which is checked out nowhere, to a commit; creates it if necessary.
+
+        Returns the ref that holds a person's commits, if there were any that it would have lost.
+        """
+        old = _resolve(self.repo, branch_ref(branch))
+        if old == commit:
+            return None
+        parked = None if old is None else park_commits(self.repo, branch, old, commit)
         run_git(self.repo, "update-ref", "-m", "autoresearch: head", branch_ref(branch), commit)
+        return parked
 
     def begin_again(self, train_py: str) -> None:
         """Adds a commit of another train.py to a branch on which nothing has been measured yet. No commit is removed."""

@@ -17,7 +17,9 @@ from research.errors import UserError
 
 
 def submit(options: argparse.Namespace) -> int:
-    """Starts the job and prints the commands for it. With --follow the exit status is 1 if the job doesn't succeed."""
+    """Starts the job and prints the commands for it. The exit status is 1 if the job fails at once; with --follow, if
+    it doesn't succeed.
+    """
     check_researcher(options.researcher)
     check_used(options)
     check_name(options.tag or todays_tag(), "tag")
@@ -34,7 +36,12 @@ def submit(options: argparse.Namespace) -> int:
     job = jobs.submit(entrypoint(options, home), checkout, environment)
     for line in what_next(job, home, jobs):
         print(line, flush=True)
-    return _follow(jobs, job) if options.follow else 0
+    if options.follow:
+        return _follow(jobs, job)
+    problem = jobs.failed_at_once(job)
+    if problem is not None:
+        print(f"farm: The job {job} has failed: {problem}", file=sys.stderr)
+    return 0 if problem is None else 1
 
 
 def _follow(jobs: Jobs, job: str) -> int:

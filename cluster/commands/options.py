@@ -124,7 +124,7 @@ def _common_options(
 
 def given_again(options: argparse.Namespace) -> str:
     """The options that resuming needs beside those of the branch, quoted for a shell; defaults are left out."""
-    from cluster.cli import make_parser
+    from cluster.command_parser import make_parser
 
     defaults = vars(make_parser().parse_args([options.command]))
     unchanged = [name for name, value in vars(options).items() if value == defaults[name]]

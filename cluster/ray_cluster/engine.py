@@ -24,6 +24,7 @@ from research.contract import Contract
 from research.data.prepared import PreparedData
 from research.errors import UserError
 from research.files import not_writable, write_atomically
+from research.formatting import one_line
 from research.profiles import require_cuda_for_limit
 from research.result import RunResult, RunSpec
 
@@ -41,6 +42,17 @@ UNANSWERED = 3
 
 CANCEL_SECONDS = 5.0
 """How long a worker may take to end a cancelled run."""
+
+NOTHING_TO_GIVE = (
+    "no node of the cluster has {what} for Ray to give, so nothing can run yet: start its nodes with `ray start --num-cpus N` "
+    "(and --num-gpus N), or add nodes that have some"
+)
+"""What is said of a cluster whose nodes were started without resources."""
+
+LONGEST_REASON = 500
+"""Characters of Ray's own message; one about versions has several lines, all of which matter."""
+
+log = logging.getLogger(__name__)
 
 Terms = Callable[[Device], tuple[Contract, PreparedData]]
 """The contract that a device works under and the farm's own data for it. Raises UserError."""
@@ -99,6 +111,7 @@ class RayEngine:
         """Ids of refused nodes, and why."""
         self._dead: dict[str, str] = {}
         """Workers that were abandoned since the last check, and why."""
+        self._warned: set[str] = set()
         self._shipped: dict[str, Any] = {}
         self._wake = asyncio.Event()
         self._closed = False
@@ -216,6 +229,8 @@ class RayEngine:
                 gone.append(Change(kind="left", name=key, reason="its node is gone"))
         for node in nodes.values():
             self._start_workers_on(node, kind)
+        if nodes and not any(node.gpus if kind == "cuda" else node.cpus for node in nodes.values()):
+            self._warn(NOTHING_TO_GIVE.format(what="GPUs" if kind == "cuda" else "CPUs"))
         if self._starting and first:
             starting = [task for _, task in self._starting]
             await asyncio.wait(starting, timeout=FIRST_SECONDS, return_when=asyncio.FIRST_COMPLETED)
@@ -232,7 +247,7 @@ class RayEngine:
         """Starts workers for the devices of a node that have none."""
         if node.id in self._refused:
             return
-        wanted = node.gpus if kind == "cuda" else 1
+        wanted = node.gpus if kind == "cuda" else min(1, node.cpus)
         there = [*(worker.node_id for worker in self._workers.values()), *(id for id, _ in self._starting)].count(node.id)
         for _ in range(wanted - there):
             starting = asyncio.create_task(self._start_worker(node, kind, threads=max(1, node.cpus // wanted)))
@@ -261,7 +276,7 @@ class RayEngine:
         except UserError as error:
             given = NodeData(problem=str(error))
         except RayError as error:
-            logging.getLogger(__name__).warning("%s: a worker could not be started: %s", node.name, _reason_of(error))
+            self._warn(f"{node.name}: a worker could not be started, which is tried again: {_reason_of(error)}")
             return None
         if given.problem:
             self._refused[node.id] = given.problem
@@ -269,6 +284,12 @@ class RayEngine:
             return Change(kind="refused", name=node.name, reason=given.problem)
         self._workers[device.key] = _Serving(actor=actor, device=device, node_id=node.id, data_folder=given.folder)
         return Change(kind="joined", name=device.key, device=device)
+
+    def _warn(self, text: str) -> None:
+        """Warns of something once, however often it is found."""
+        if text not in self._warned:
+            self._warned.add(text)
+            log.warning(text)
 
     def _find_data(self, actor: Any, contract: Contract, data: PreparedData) -> Any:
         """Lets a worker find, unpack or prepare the contract's data on its node; in its process, since another takes seconds
@@ -311,10 +332,13 @@ def join_cluster(address: str | None, gpus: tuple[int, ...] | None, folder: Path
             own.end()
         if isinstance(error, UserError) or (isinstance(error, OSError) and not isinstance(error, ConnectionError)):
             raise
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        said = one_line(str(error), LONGEST_REASON) or type(error).__name__
         if own is not None:
-            raise UserError(f"The Ray that was started here can't be used ({first}): try again, or --engine local.") from None
-        raise UserError(f"No Ray cluster can be used at {address} ({first}): start one with `ray start --head`.") from None
+            raise UserError(f"The Ray that was started here can't be used ({said}): try again, or --engine local.") from None
+        cure = "start one with `ray start --head`"
+        if "ersion mismatch" in said:
+            cure = "run the farm with the Python and the Ray of that cluster"
+        raise UserError(f"No Ray cluster can be used at {address} ({said}): {cure}.") from None
     finally:
         code.unlink(missing_ok=True)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the driver trains nothing, though Ray leaves it every GPU
@@ -346,7 +370,7 @@ def alive_nodes() -> list[_Node]:
         if node["Alive"]:
             resources = node["Resources"]
             name = f"{node['NodeManagerHostname']}-{node['NodeID'][:6]}"
-            gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+            gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))  # Ray leaves out what is 0
             nodes.append(_Node(id=node["NodeID"], name=name, gpus=gpus, cpus=cpus))
     return nodes
 

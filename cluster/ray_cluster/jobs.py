@@ -18,6 +18,7 @@ from cluster.ray_cluster.checkout_zip import zip_checkout
 from research.command_hints import to_type
 from research.errors import UserError
 from research.files import home_folder
+from research.formatting import one_line
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
@@ -32,6 +33,12 @@ REACH_SECONDS = 5.0
 
 LOOK_SECONDS = 0.5
 """How often a job's status is polled."""
+
+EARLY_SECONDS = 3.0
+"""A job that runs for this long has found its packages and its options right."""
+
+LONGEST_WAIT_SECONDS = 20.0
+"""How long `farm submit` waits for its job to begin; where nodes are still to be added, that can take minutes."""
 
 STOP_SECONDS = 30
 """How long a job that is stopped may take to end on its own; Ray's default is too short for the farm's clean-up."""
@@ -119,6 +126,25 @@ class Jobs:
                 time.sleep(LOOK_SECONDS)
             return str(status.value)
 
+    def failed_at_once(self, job: str) -> str | None:
+        """Why a job has failed within EARLY_SECONDS, or before it has run that long; None if it has not."""
+        running_since = None
+        deadline = time.monotonic() + LONGEST_WAIT_SECONDS
+        with _in_one_line(self.address):
+            while (now := time.monotonic()) < deadline:
+                status = self._client.get_job_status(job)
+                if status.value == "FAILED":
+                    lines = [line for line in str(self._client.get_job_logs(job)).splitlines() if line.strip()]
+                    return lines[-1].strip() if lines else self.problem(job)
+                if status.is_terminal():
+                    return None
+                if status.value == "RUNNING":
+                    running_since = running_since or now
+                    if now - running_since > EARLY_SECONDS:
+                        return None
+                time.sleep(LOOK_SECONDS)
+        return None
+
     def log(self, job: str) -> str:
         """All that the job has printed."""
         with _in_one_line(self.address):
@@ -155,6 +181,14 @@ def check_reachable(address: str) -> None:
         ) from None
 
 
+def told(error: Exception) -> str:
+    """The last line of an error that holds words; a request that no node answers ends in a dot alone."""
+    lines = [one_line(line) for line in str(error).splitlines() if any(character.isalpha() for character in line)]
+    if not lines or lines[-1].rstrip(" :.").endswith("with status code 500"):
+        return f"{lines[-1] if lines else type(error).__name__} (is a node of it alive? `ray status` there says so)"
+    return lines[-1]
+
+
 @contextlib.contextmanager
 def _in_one_line(address: str) -> Iterator[None]:
     """Turns the errors of Ray's client into a UserError of one line."""
@@ -175,5 +209,4 @@ def _in_one_line(address: str) -> Iterator[None]:
     except (requests.exceptions.RequestException, KeyError):  # not JSON, or without a version
         raise UserError(f"What answers at {address} is not a Ray dashboard: give --address http://HOST:PORT.") from None
     except RuntimeError as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise UserError(f"Ray at {address} refuses: {said}") from None
+        raise UserError(f"Ray at {address} refuses: {told(error)}") from None

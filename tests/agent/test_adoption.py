@@ -47,6 +47,7 @@ class Checkout:
         self.store = Store.open(with_tables(folder / "home"))
         self.stop_at: int | None = None
         self.fit: Callable[[str], str] = str
+        self.during_a_run: Callable[[], None] = lambda: None
         self.baseline = self.head()
 
     def head(self) -> str:
@@ -106,6 +107,7 @@ class Checkout:
 
     async def _execute(self, experiment: Experiment, train_py: str, spec: RunSpec, report: Any) -> RunResult:
         self.ran.append(train_py)
+        self.during_a_run()
         if experiment.number == self.stop_at:
             raise KeyboardInterrupt
         score = next(SCORES[number] for number in SCORES if f"DEPTH = {number} " in train_py)
@@ -233,7 +235,7 @@ def test_what_was_changed_after_a_reset_is_taken_on_top_of_the_keep(checkout: Ch
 def test_a_keep_that_was_cut_off_before_the_branch_moved_is_redone(checkout: Checkout, monkeypatch: pytest.MonkeyPatch) -> None:
     checkout.start()
     with monkeypatch.context() as context:
-        context.setattr(Worktree, "advance", lambda self, commit: None)
+        context.setattr(Worktree, "advance", lambda self, commit: [])
         kept = checkout.edit(depth(3)).experiment.commit
     assert checkout.head() == checkout.baseline
     checkout.start()
@@ -248,6 +250,29 @@ def test_a_farm_on_the_branch_loses_no_commit_either(checkout: Checkout, tmp_pat
     worktree = Worktree.open(checkout.repo, tmp_path / "home" / "worktrees" / "mar8", BRANCH)
     asyncio.run(checkout.loop(worktree).start())
     assert worktree.head() == mine and checkout.told()[-1] == ("four layers", "keep")
+
+
+@pytest.mark.parametrize("delete", [("worktree",), ("branch", "-D", BRANCH)])
+def test_a_folder_or_branch_that_is_deleted_during_a_run_is_made_again(
+    checkout: Checkout, tmp_path: Path, delete: tuple[str, ...]
+) -> None:
+    git(checkout.repo, "switch", "-q", "main")
+    folder = checkout.repo / "results" / "data" / "worktrees" / "mar8"
+    loop = checkout.loop(Worktree.open(checkout.repo, folder, BRANCH))
+
+    def deleting() -> None:
+        git(checkout.repo, "worktree", "remove", "--force", str(folder))
+        if delete[0] == "branch":
+            git(checkout.repo, *delete)
+
+    async def tried() -> ExperimentRecord:
+        await loop.start()
+        checkout.during_a_run = deleting
+        return await loop.try_now(Proposal(title="edit", hypothesis="", train_py=depth(3), researcher="you"))
+
+    commit = asyncio.run(tried()).experiment.commit
+    assert git(checkout.repo, "rev-parse", BRANCH) == commit and git(folder, "status", "--porcelain") in ("", "?? results.tsv")
+    assert checkout.head() == checkout.baseline and (checkout.repo / "research/train.py").read_text() == TRAIN_PY
 
 
 @pytest.mark.parametrize("last", [4, 5])

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli import handler, main, make_parser
+from cluster.cli import handler, main
+from cluster.command_parser import make_parser
 from cluster.commands.read_home import read_history
 from cluster.home import Home, find_home
 from research.errors import UserError

@@ -12,7 +12,7 @@ import pytest
 
 from cluster.dispatch import Dispatcher, NoWorkersLeft
 from cluster.engine import ALIVE, Change, Engine, LocalEngine
-from cluster.hardware import limited
+from cluster.hardware import limited, platform_identity
 from cluster.workqueue import WorkItem, WorkQueue
 from research.gpu_memory import GIB
 from tests.cluster.farm_samples import CPU, FAKE_JUDGE, gpu
@@ -366,6 +366,26 @@ def test_a_run_whose_worker_falls_silent_is_lost(spec, monkeypatch, tmp_path):
 
     notes = with_dispatcher(mute, use, queue=WorkQueue(lease_seconds=1.0))
     assert notes.work_states[-1] == ("run1", "lost")
+
+
+def test_a_farm_that_was_busy_itself_takes_no_worker_for_silent(spec, monkeypatch):
+    """Nothing could be heard while the event loop stood still; a worker that stays silent afterwards is lost."""
+    monkeypatch.setattr("cluster.dispatch.EXPIRY_SECONDS", 0.05)
+
+    async def leases():
+        queue = WorkQueue(lease_seconds=0.6)
+        queue.add(item(spec(), CPU))
+        assert queue.claim(CPU.key, platform_identity(CPU), time.monotonic())
+        watching = asyncio.create_task(Dispatcher(None, None, queue=queue)._expire_regularly())
+        await asyncio.sleep(0.01)
+        time.sleep(1.2)
+        await asyncio.sleep(0.1)
+        after_the_pause = len(queue.leases)
+        await asyncio.sleep(1.5)
+        watching.cancel()
+        return after_the_pause, len(queue.leases)
+
+    assert asyncio.run(leases()) == (1, 0)
 
 
 def test_alive_is_no_news():

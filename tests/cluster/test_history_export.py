@@ -1,16 +1,27 @@
+"""The files that a farm writes for people: when, and what becomes of them if they can't be written."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from cluster import history_export
 from cluster.history_export import HistoryExport
-from results.experiment import Head
+from results.drawing import Drawn, draw_apart, draw_here
+from results.experiment import ExperimentRecord, Head
 from results.group_entries import HEAD
 from results.groups import head_event
-from results.plot import Point
+from results.plot import Picture
 from results.store import Store
 from tests.results.new_home import with_tables
 from tests.results.result_samples import add, make_branch, make_experiment
+
+
+def fail(file: Path, reason: str) -> None:
+    raise AssertionError(f"{file}: {reason}")
 
 
 def test_a_picture_is_drawn_when_its_branch_has_changed(tmp_path: Path) -> None:
@@ -18,7 +29,7 @@ def test_a_picture_is_drawn_when_its_branch_has_changed(tmp_path: Path) -> None:
     picture = tmp_path / "progress.png"
     with Store.open(with_tables(tmp_path / "home")) as store:
         store.add_branch(make_branch())
-        export = HistoryExport(store, on_aside=lambda branch, file: told.append(file), say=print)
+        export = HistoryExport(store, on_aside=lambda branch, file: told.append(file), on_failure=fail)
         export.add_picture(make_branch().name, picture)
         export.write()
         assert picture.read_bytes().startswith(b"\x89PNG") and (tmp_path / "home/history.parquet").is_file()
@@ -35,23 +46,63 @@ def test_a_picture_is_drawn_when_its_branch_has_changed(tmp_path: Path) -> None:
         assert told == [tmp_path / "progress.png.1"] and told[0].read_bytes() == b"\x89PNG a person's"
 
 
-def test_files_that_cannot_be_written_end_nothing(tmp_path: Path) -> None:
-    """Said once, with the file, and written once that is possible."""
-    said: list[str] = []
-    with Store.open(tmp_path / "home") as store:
-        export = HistoryExport(store, on_aside=lambda branch, file: None, say=said.append)
-        (tmp_path / "home" / "history.parquet").mkdir()  # stands for what the system refuses to write
-        for _ in range(2):
-            export.write()
-        assert len(said) == 1 and "history.parquet" in said[0]
+def test_what_cannot_be_written_is_told_once_and_written_later(tmp_path: Path) -> None:
+    failed: list[str] = []
+    picture = tmp_path / "gone" / "progress.png"
+    (tmp_path / "gone").write_text("a file where a folder should be")
+    (tmp_path / "home" / "history.parquet").mkdir(parents=True)
+    with Store.open(with_tables(tmp_path / "home")) as store:
+        store.add_branch(make_branch())
+        export = HistoryExport(
+            store, on_aside=lambda branch, file: None, on_failure=lambda file, reason: failed.append(file.name)
+        )
+        export.add_picture(make_branch().name, picture)
+        add(store, 0, "keep", 1.5)
+        for draw in (draw_here, draw_apart, draw_here):
+            export.write(draw)
+        assert sorted(set(failed)) == ["history.parquet", "progress.png"] and len(failed) <= 3
+        picture.parent.unlink()
         (tmp_path / "home" / "history.parquet").rmdir()
-        export.write()
-        assert (tmp_path / "home" / "history.parquet").is_file() and len(said) == 1
+        export.write(draw_apart)
+        assert picture.read_bytes().startswith(b"\x89PNG") and (tmp_path / "home" / "history.parquet").is_file()
 
 
-def test_a_picture_has_the_heads_that_other_branches_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn: list[list[Point]] = []
-    monkeypatch.setattr(history_export, "write_progress_png", lambda path, records, title, heads: drawn.append(heads))
+def test_the_event_loop_goes_on_while_files_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history_export, "LEAST_SECONDS", 0.01)
+    late: list[float] = []
+
+    async def written() -> int:
+        export.request()
+        writing = asyncio.create_task(export.write_regularly())
+        while not ended.is_set():
+            before = time.monotonic()
+            await asyncio.sleep(0.01)
+            late.append(time.monotonic() - before)
+        writing.cancel()
+        return len(late)
+
+    ended = threading.Event()
+
+    def slowly(pictures: Sequence[tuple[Path, Picture]]) -> list[Drawn]:
+        time.sleep(0.5)
+        ended.set()
+        return [Drawn() for _ in pictures]
+
+    monkeypatch.setattr(history_export, "draw_apart", slowly)
+    with Store.open(with_tables(tmp_path / "home")) as store:
+        store.add_branch(make_branch())
+        export = HistoryExport(store, on_aside=lambda branch, file: None, on_failure=fail)
+        export.add_picture(make_branch().name, tmp_path / "progress.png")
+        assert asyncio.run(written()) >= 10 and sorted(late)[len(late) // 2] < 0.25
+
+
+def test_a_picture_has_the_heads_that_other_branches_made(tmp_path: Path) -> None:
+    drawn: list[Picture] = []
+
+    def keep(pictures: Sequence[tuple[Path, Picture]]) -> list[Drawn]:
+        drawn.extend(picture for _, picture in pictures)
+        return [Drawn() for _ in pictures]
+
     other = "autoresearch/mar8-b"
     with Store.open(with_tables(tmp_path / "home")) as store:
         store.add_branch(make_branch())
@@ -63,18 +114,23 @@ def test_a_picture_has_the_heads_that_other_branches_made(tmp_path: Path, monkey
         for id, expected in (("mar8-b-0001", 1.4), ("mar8-0002", 1.3), ("mar8-b-0002", 1.2)):
             head = Head(commit="c", experiment_id=id, scores=(), expected=expected)
             store.add_event(HEAD, head_event(make_branch().name, head, ""))
-        export = HistoryExport(store, on_aside=lambda branch, file: None, say=print)
+        export = HistoryExport(store, on_aside=lambda branch, file: None, on_failure=fail)
         export.add_picture(make_branch().name, tmp_path / "progress.png")
-        export.write()
-    assert [(point.number, point.val_bpb) for point in drawn[0]] == [(1, 1.4), (2, 1.3), (2, 1.2)]
+        export.write(keep)
+    assert [(point.number, point.val_bpb) for point in drawn[0].heads] == [(1, 1.4), (2, 1.3), (2, 1.2)]
 
 
 def test_a_loop_may_be_opened_while_pictures_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Store.open(tmp_path / "home") as store:
+    with Store.open(with_tables(tmp_path / "home")) as store:
         store.add_branch(make_branch())
         add(store, 0, "keep", 1.5)
-        export = HistoryExport(store, on_aside=lambda branch, file: None, say=print)
-        opens = lambda path, records, title, heads: export.add_picture("autoresearch/other", tmp_path / "b.png")  # noqa: E731
-        monkeypatch.setattr(history_export, "write_progress_png", opens)
+        export = HistoryExport(store, on_aside=lambda branch, file: None, on_failure=fail)
+        records = store.records
+
+        def opens(branch: str) -> list[ExperimentRecord]:
+            export.add_picture("autoresearch/other", tmp_path / "b.png")
+            return records(branch)
+
+        monkeypatch.setattr(store, "records", opens)
         export.add_picture(make_branch().name, tmp_path / "a.png")
-        export.write()
+        export.write(lambda pictures: [Drawn() for _ in pictures])

@@ -2,13 +2,20 @@
 
 import http.client
 import json
+import os
+import shutil
+import signal
 import socket
 import stat
+import struct
+import subprocess
+import sys
+import time
 
 import pytest
 
 from cluster.home import Home
-from cluster.local_api import MAX_BODY_BYTES, FarmServer, connect
+from cluster.local_api import MAX_BODY_BYTES, FarmServer, connect, silent_farm
 from cluster.person_requests import Answer, Ask
 from research.errors import UserError
 from results.foreign_import import Import
@@ -21,6 +28,8 @@ def farm(tmp_path):
     stops = []
 
     def query(sql, audience):
+        if "disk" in sql:
+            raise OSError(5, "Input/output error")
         if "DROP" in sql:
             raise UserError("Only SELECT.")
         return Table(columns=("sql", "audience"), rows=((sql, audience),))
@@ -103,6 +112,45 @@ def test_a_bad_request_is_answered(farm, body):
 
 def test_who_says_nothing_of_themselves_is_an_agent(farm):
     assert ask(farm[0], None, "POST", "/sql", '{"sql": "x"}')[1]["rows"] == [["x", "agent"]]
+
+
+def test_a_copy_of_the_home_reaches_no_farm(farm, tmp_path_factory):
+    copy = tmp_path_factory.mktemp("copy") / "home"
+    shutil.copytree(farm[0].folder, copy)
+    assert connect(Home(copy)) is None and silent_farm(Home(copy)) == ""
+    link = copy.with_name("link")
+    link.symlink_to(farm[0].folder)
+    assert connect(Home(link)) is not None
+
+
+def test_a_paused_farm_is_named_at_once_with_what_wakes_it(tmp_path):
+    home = Home(tmp_path)
+    code = "import sys; from pathlib import Path; from cluster.home import Home\n"
+    code += "with Home(Path(sys.argv[1])).lock(): print(1, flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        home.server_json.write_text(json.dumps({"pid": process.pid, "port": 1, "token": "x"}))
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+        began = time.monotonic()
+        assert connect(home) is None and f"kill -CONT {process.pid}" in silent_farm(home)
+        assert time.monotonic() - began < 5
+        process.send_signal(signal.SIGCONT)
+        process.stdin.close()
+
+
+def test_a_request_that_fails_ends_itself_alone(farm, capfd):
+    client = connect(farm[0])
+    with pytest.raises(UserError, match="Input/output error"):
+        client.sql("disk")
+    for sent in (b"POST /sql HTTP/1.1\r\nContent-Length: 9\r\n\r\n{", b"POST /sql HTTP/1.1\r\nContent-Length: x\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", client.port)) as caller:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, as of a killed caller
+            caller.sendall(sent)
+    assert client.sql("SELECT 1").rows == (("SELECT 1", "agent"),)
+    time.sleep(0.1)
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_only_the_user_can_read_the_token(farm):

@@ -1,13 +1,14 @@
 """A file is written whole or not at all."""
 
 import os
+import shutil
 import stat
 import threading
 from pathlib import Path
 
 import pytest
 
-from research.files import remove_tree, replacing, write_atomically
+from research.files import remove_tree, remove_unfinished, replacing, write_atomically
 from tests.research.nested import nest
 
 
@@ -100,3 +101,20 @@ def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "kept")
     assert not remove_tree(tmp_path / "link")
     assert (tmp_path / "kept").is_dir()
+
+
+def test_what_a_killed_process_left_unfinished_goes_and_nothing_else(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a.tsv") as temporary:
+        shutil.copy(temporary, tmp_path / ".b.tsv.0123abcd.tmp")
+        raise KeyboardInterrupt
+    (tmp_path / ".farm-tries-x1y2.tmp").touch()
+    others = {"notes.tmp", ".mine.tmp", "a.tsv"}
+    for name in others:
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path)
+    remove_unfinished(tmp_path / "none")
+    assert {path.name for path in tmp_path.iterdir()} == others
+    for name in (mine := ".notes.md.0123abcd.tmp", ".results.tsv.0123abcd.tmp"):
+        (tmp_path / name).touch()
+    remove_unfinished(tmp_path, ("results.tsv",))
+    assert {path.name for path in tmp_path.iterdir()} == {*others, mine}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from research.streams import EVERYWHERE, REFUSALS, refusal
+from research.streams import EVERYWHERE, REFUSALS, installation_refusal, refusal
 
 WRITES = """
 import os, sys
@@ -60,3 +60,10 @@ def test_an_error_that_the_code_may_have_made_is_no_refusal() -> None:
     assert refusal(FileNotFoundError(errno.ENOENT, "No such file", "/tmp/x")) is None
     assert refusal(OSError("something")) is None
     assert "--home" in str(refusal(FileNotFoundError(errno.ENOENT, "No such file", "/proc/x")))
+
+
+def test_a_package_that_is_missing_is_named_unless_it_is_the_farms_own() -> None:
+    missing = installation_refusal(ModuleNotFoundError("No module named 'ray.job'", name="ray.job"))
+    assert missing is not None and "ray " in missing and sys.executable in missing and "\n" not in missing
+    assert installation_refusal(ModuleNotFoundError("No module named 'results.nothing'", name="results.nothing")) is None
+    assert installation_refusal(ValueError("a bug")) is None

@@ -2,6 +2,8 @@
 
 import json
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -263,3 +265,19 @@ def test_json_holds_what_json_can(asked: Store) -> None:
         "rows": [["2026-03-08 20:00:00", 0.9979, None, [1, 2], {"a": None}]],
         "truncated": False,
     }
+
+
+CTRL_C = """
+import os, signal, sys, threading
+from pathlib import Path
+from results.store import query_home
+threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGINT]).start()
+query_home(Path(sys.argv[1]), "SELECT count(*) FROM range(100000) a, range(1000000) b WHERE a.range % 7 = b.range % 11")
+"""
+
+
+def test_ctrl_c_during_a_query_is_ctrl_c(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as opened:
+        opened.add_branch(make_branch())
+    done = subprocess.run([sys.executable, "-c", CTRL_C, str(tmp_path)], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "KeyboardInterrupt"

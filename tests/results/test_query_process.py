@@ -113,7 +113,7 @@ def test_records_count_that_the_database_did_not_take(tmp_path: Path, monkeypatc
         store.add_branch(make_branch())
         for fails in ("BEGIN", "INSERT", "COMMIT"):
             with monkeypatch.context() as patch:
-                patch.setattr(store._writer, "_writer", Failing(store._writer._writer, fails))
+                patch.setattr(store._writer._database, "writer", Failing(store._writer._database.writer, fails))
                 assert store.add_event("work", {"fails": fails}, id=fails)
             assert [record.id for record in read_journal(tmp_path / "journal.jsonl")][-1] == f"event:{fails}"
             assert store.add_event("work", {"after": fails}, id=f"after {fails}") and not store.add_event("work", {}, id=fails)

@@ -19,7 +19,7 @@ from results.confirmation import LEVEL
 from results.experiment import ExperimentRecord, Usage, Verdict
 from results.group_history import Decided
 from results.head_gain import interval_text
-from results.plot import Point, progress_figure, score_range, write_progress_png
+from results.plot import Point, picture_of, progress_figure, score_range, write_progress_png
 from results.report import leaderboard_text, morning_report
 from results.tsv import write_results_tsv
 from tests.results.history_samples import history_of
@@ -106,7 +106,7 @@ def test_an_empty_results_tsv_has_its_header(tmp_path: Path) -> None:
 
 def test_the_picture_is_written_whole(tmp_path: Path, night: list[ExperimentRecord]) -> None:
     path = tmp_path / "progress.png"
-    write_progress_png(path, night, "autoresearch/mar8")
+    write_progress_png(path, picture_of(night, "autoresearch/mar8"))
     height, width, _ = imread(path).shape
     assert width > 1500 and height > 800
     assert [file.name for file in tmp_path.iterdir()] == ["progress.png"]
@@ -114,13 +114,13 @@ def test_the_picture_is_written_whole(tmp_path: Path, night: list[ExperimentReco
 
 def test_the_picture_takes_whatever_a_branch_holds(tmp_path: Path) -> None:
     path = tmp_path / "progress.png"
-    write_progress_png(path, [], "nothing")
-    write_progress_png(path, [record(0, "crash")], "a crash")
-    write_progress_png(path, [record(0, "keep", 1.0)], "one keep")
+    write_progress_png(path, picture_of([], "nothing"))
+    write_progress_png(path, picture_of([record(0, "crash")], "a crash"))
+    write_progress_png(path, picture_of([record(0, "keep", 1.0)], "one keep"))
     odd = [record(n, "keep", 1.0, title="costs $5 and $x^ {\\n") for n in range(3)]
-    write_progress_png(path, odd, "three equal keeps with odd titles")
+    write_progress_png(path, picture_of(odd, "three equal keeps with odd titles"))
     many = [record(n, "keep" if n % 2 else "discard", 1 - n / 1e4, title="t" * 200) for n in range(160)]
-    write_progress_png(path, many, "many keeps with long titles")
+    write_progress_png(path, picture_of(many, "many keeps with long titles"))
     assert path.stat().st_size > 10_000
 
 
@@ -130,7 +130,7 @@ def legend_of(figure: Figure) -> list[str]:
 
 def test_the_picture_says_what_it_shows(night: list[ExperimentRecord]) -> None:
     """It counts as the report does, has a mark for what has no score, and calls the head the head."""
-    figure = progress_figure(night, "autoresearch/mar8")
+    figure = progress_figure(picture_of(night, "autoresearch/mar8"))
     assert figure.axes[0].get_title() == "autoresearch/mar8: 6 experiments, 2 kept"
     assert legend_of(figure) == [
         "kept (mean of its runs)",
@@ -139,27 +139,27 @@ def test_the_picture_says_what_it_shows(night: list[ExperimentRecord]) -> None:
         "crashed (1)",
         "invalid (1)",
     ]
-    nothing_else = progress_figure(night[:1], "one keep")
+    nothing_else = progress_figure(picture_of(night[:1], "one keep"))
     assert nothing_else.axes[0].get_title() == "one keep: 0 experiments, 0 kept"
     assert legend_of(nothing_else) == ["kept (mean of its runs)", "head: the last one kept"]
 
 
 def test_an_outlier_is_marked_at_the_top_edge(night: list[ExperimentRecord]) -> None:
-    figure = progress_figure([*night, record(9, "discard", 11.0)], "an outlier")
+    figure = progress_figure(picture_of([*night, record(9, "discard", 11.0)], "an outlier"))
     assert "discarded, further up (1)" in legend_of(figure)
     assert figure.axes[0].get_ylim()[1] < 1.01
 
 
 def test_the_head_may_rise() -> None:
     """Simpler code is kept at a score that is a little higher: the line shows it, and not the best that ever was."""
-    figure = progress_figure([record(0, "keep", 0.9), record(1, "keep", 0.901)], "simpler code")
+    figure = progress_figure(picture_of([record(0, "keep", 0.9), record(1, "keep", 0.901)], "simpler code"))
     [line] = figure.axes[0].get_lines()
     assert list(line.get_ydata()) == [0.9, 0.901, 0.901]
 
 
 def test_no_point_lies_at_an_edge_that_would_cut_it(night: list[ExperimentRecord]) -> None:
     for shown in (night, night[:1], [record(0, "keep", 1.0), record(1, "discard", 1.3), record(2, "discard", 0.99)]):
-        axes = progress_figure(shown, "points").axes[0]
+        axes = progress_figure(picture_of(shown, "points")).axes[0]
         for points in axes.collections:
             if points.get_clip_on():
                 inside = axes.transAxes.inverted().transform(axes.transData.transform(points.get_offsets()))
@@ -432,8 +432,8 @@ def test_what_a_person_left_under_the_pictures_name_is_moved_aside(tmp_path: Pat
         path.symlink_to(tmp_path / "theirs.png")
         if left == "link":
             (tmp_path / "theirs.png").write_text("mine")
-    assert write_progress_png(path, [record(0, "keep", 1.0)], "one keep") == tmp_path / "progress.png.1"
-    assert write_progress_png(path, [record(0, "keep", 1.0)], "one keep again") is None
+    assert write_progress_png(path, picture_of([record(0, "keep", 1.0)], "one keep")) == tmp_path / "progress.png.1"
+    assert write_progress_png(path, picture_of([record(0, "keep", 1.0)], "one keep again")) is None
     assert path.read_bytes().startswith(b"\x89PNG") and not path.is_symlink()
     assert left != "link" or (tmp_path / "progress.png.1").read_text() == "mine"
 
@@ -441,14 +441,14 @@ def test_what_a_person_left_under_the_pictures_name_is_moved_aside(tmp_path: Pat
 def test_an_empty_picture_is_nothing_to_keep(tmp_path: Path) -> None:
     """A power cut can leave one."""
     (tmp_path / "progress.png").touch()
-    assert write_progress_png(tmp_path / "progress.png", [], "nothing") is None
+    assert write_progress_png(tmp_path / "progress.png", picture_of([], "nothing")) is None
 
 
 DRAWS = """
 import sys
 from pathlib import Path
-from results.plot import write_progress_png
-write_progress_png(Path(sys.argv[1]), [], "\\u5b66\\u4e60")
+from results.plot import picture_of, write_progress_png
+write_progress_png(Path(sys.argv[1]), picture_of([], "\\u5b66\\u4e60"))
 """
 
 
@@ -463,7 +463,7 @@ def test_a_home_that_cant_be_written_and_letters_that_fonts_lack_are_drawn_witho
 def test_the_line_shows_what_is_expected_of_heads(night: list[ExperimentRecord]) -> None:
     """Also of heads that other branches made, and where it is below every score of this branch."""
     heads = [Point(number=2, val_bpb=0.987, title=""), Point(number=5, val_bpb=0.975, title="")]
-    figure = progress_figure(night, "heads", heads)
+    figure = progress_figure(picture_of(night, "heads", heads))
     [line] = figure.axes[0].get_lines()
     assert list(line.get_xdata()) == [0, 2, 5, 7] and list(line.get_ydata()) == [0.9979, 0.987, 0.975, 0.975]
     assert figure.axes[0].get_ylim()[0] < 0.975

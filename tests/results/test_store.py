@@ -1,11 +1,14 @@
 """The store's promises: the journal first, the database as a view of it, and one owner."""
 
+import random
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,10 @@ import pandas as pd
 import pytest
 
 from research.errors import UserError
+from results import database
 from results.experiment import Verdict, to_body
 from results.history import read_history
-from results.journal import JournalRecord, encoded
+from results.journal import JournalRecord, Records, encoded
 from results.schema import MIGRATIONS
 from results.store import Store, query_home
 from results.table_rows import TABLES
@@ -131,6 +135,30 @@ def test_the_head_pools_all_runs_of_its_commit(store: Store) -> None:
     assert store.head(NAME).scores == (0.95,)  # type: ignore[union-attr]
 
 
+def test_records_that_were_read_before_are_those_of_a_store_that_was_opened_now(tmp_path: Path) -> None:
+    other = f"{NAME}-b"
+    with Store.open(tmp_path) as store:
+        for branch in (make_branch(), make_branch(other)):
+            store.add_branch(branch)
+        assert store.records(NAME) == [] and store.baseline(NAME) is None
+        told = []
+        for number in range(3):
+            for branch in (NAME, other):
+                experiment = make_experiment(number, branch=branch)
+                store.add_experiment(experiment)
+                told.append([len(store.records(NAME)), len(store.records(other))])
+                store.add_run(experiment.id, make_run(f"{experiment.id}-r0", 0.99))
+                assert [len(record.runs) for record in store.records(branch)] == [1] * (number + 1)
+                store.add_verdict(experiment.id, Verdict(decision="discard" if number else "keep", reason="told"))
+        store.add_run("mar8-0001", make_run("again", 0.98))
+        store.add_verdict("mar8-0001", Verdict(decision="keep", reason="after another run"))
+        grown, baseline = [store.records(branch) for branch in (NAME, other)], store.baseline(NAME)
+    assert told == [[1, 0], [1, 1], [2, 1], [2, 2], [3, 2], [3, 3]]
+    with Store.open(tmp_path) as store:
+        assert [store.records(branch) for branch in (NAME, other)] == grown
+        assert baseline is not None and store.baseline(NAME) == baseline == grown[0][0]
+
+
 def test_what_is_unfinished_and_what_comes_next(store: Store) -> None:
     assert store.next_number(NAME) == 0
     night(store)
@@ -168,6 +196,16 @@ def test_history_never_counts_what_the_infrastructure_lost(store: Store) -> None
     counts = dict(store.query("SELECT coalesce(decision, 'running'), count(*) FROM history GROUP BY ALL").rows)
     assert counts == {"keep": 2, "discard": 2, "crash": 1, "invalid": 1, "running": 1}
     assert store.query("SELECT experiment_id FROM lost").rows == (("mar8-0004",),)
+
+
+def test_a_run_that_is_repeated_and_done_has_no_reason_of_before(store: Store) -> None:
+    for state, worker, reason in (("waiting", None, None), ("running", "a", None), ("lost", None, "a left"),
+                                  ("waiting", None, None), ("running", "b", None), ("done", None, None)):  # fmt: skip
+        told = {"run": "r1", "state": state, "worker": worker, "reason": reason}
+        store.add_event("work", {name: value for name, value in told.items() if value is not None})
+        if state == "lost":
+            assert store.query("SELECT state, worker, reason FROM work").rows == (("lost", "a", "a left"),)
+    assert store.query("SELECT state, worker, reason, ended IS NULL FROM work").rows == (("done", "b", None, False),)
 
 
 def test_what_was_not_measured_is_null(store: Store) -> None:
@@ -243,6 +281,26 @@ def spoil_behind(file: Path) -> None:
             connection.execute(f"DELETE FROM {table} WHERE seq > 9")
 
 
+def spoil_bits(file: Path) -> None:
+    """Every block of the file has lost a bit; DuckDB's message names a block."""
+    flip_a_bit_in_each_block(file)
+
+
+def spoil_folder(file: Path) -> None:
+    """There is a folder where the file was."""
+    file.unlink()
+    file.mkdir()
+    (file / "note.txt").write_text("mine")
+
+
+def flip_a_bit_in_each_block(file: Path) -> None:
+    text = bytearray(file.read_bytes())
+    for at in range(3 * 4096 + 100, len(text), 2**18):  # after the headers
+        text[at] ^= 1
+    with file.open("r+b") as same:  # the very file, which a process may have open
+        same.write(text)
+
+
 @pytest.mark.parametrize("spoil", [f for name, f in sorted(globals().items()) if name.startswith("spoil_")])
 def test_the_database_made_from_the_journal_equals_the_one_that_grew(tmp_path: Path, spoil: Any) -> None:
     with Store.open(tmp_path) as store:
@@ -254,6 +312,58 @@ def test_the_database_made_from_the_journal_equals_the_one_that_grew(tmp_path: P
         assert tables(store) == grown
         assert store.records(NAME) == records and store.head(NAME) == head
         add(store, 8, "keep", 0.95)
+
+
+@pytest.mark.parametrize("ask", [
+    lambda store: store.query("SELECT sum(length(log_tail)) FROM runs", audience="person").rows == ((2 * 10**6,),),
+    lambda store: [len(record.runs[0].log_tail) for record in store.records(NAME)] == [10**6] * 2,
+    lambda store: store.add_run("mar8-0001", make_run("again", 0.9)) and len(store.record("mar8-0001").runs) == 2,
+    lambda store: len(store.groups.entries(NAME)) == 3,
+])  # fmt: skip
+def test_damage_that_shows_long_after_the_start_is_mended_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, ask: Callable[[Store], bool]
+) -> None:
+    """Other threads ask meanwhile, and what they had begun is answered, too."""
+    with Store.open(tmp_path) as store:
+        store.add_branch(make_branch())
+        for number, letter in enumerate("ab"):
+            store.add_experiment(make_experiment(number))
+            text = "".join(random.Random(letter).choices("abcdefgh", k=10**6))
+            store.add_run(f"mar8-{number:04d}", make_run(f"run-{number}", 0.9, log_tail=text))
+    with Store.open(tmp_path) as store, ThreadPoolExecutor(4) as threads:
+        flip_a_bit_in_each_block(tmp_path / "farm.duckdb")
+        others = [threads.submit(store.query, "SELECT max(log_tail) FROM runs") for _ in range(4)]
+        assert ask(store)
+        assert all(len(other.result().rows[0][0]) == 10**6 for other in others)
+        assert caplog.text.count("is rebuilt from the journal") == 1
+    with Store.open(tmp_path) as store:
+        assert len(tables(store)["runs"]) in (2, 3)
+
+
+def test_a_database_that_cannot_be_rebuilt_now_loses_no_record_and_is_rebuilt_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Records are in the journal meanwhile, and each question is refused in one line."""
+
+    def full(path: Path, journal: Records) -> duckdb.DuckDBPyConnection:
+        raise UserError("free some space")
+
+    def damaged(cursor: duckdb.DuckDBPyConnection) -> None:
+        raise duckdb.SerializationException("Failed to deserialize")
+
+    with Store.open(with_tables(tmp_path)) as store:
+        store.add_branch(make_branch())
+        with monkeypatch.context() as patch:
+            patch.setattr(database, "_rebuilt", full)
+            patch.setattr(database, "_opened", full)
+            with pytest.raises(UserError, match="free some space"):
+                store._writer.read(damaged)
+            assert store.add_event("told", {"number": 1}, id="meanwhile")
+            with pytest.raises(UserError, match="free some space"):
+                store.query("SELECT 1")
+        assert store.query("SELECT id FROM events").rows == (("meanwhile",),)
+        assert store.add_event("told", {"number": 2}, id="later")
+        assert store.query("SELECT count(*) FROM events").rows == ((2,),)
 
 
 def test_a_journal_that_was_put_back_from_a_copy_wins(tmp_path: Path) -> None:

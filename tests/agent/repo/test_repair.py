@@ -8,6 +8,7 @@ import pytest
 
 from agent.repo import repair
 from agent.repo.branch_names import worktree_folder
+from agent.repo.repair import restore_experiments
 from agent.repo.repository import make_repository
 from agent.repo.worktree import Worktree
 from tests.agent.repo.git_samples import BETTER, BRANCH, FILES, git, propose
@@ -104,3 +105,14 @@ def test_a_copied_home_leaves_the_original_alone(repo: Path, tmp_path: Path) -> 
     assert (there.folder / "results.tsv").read_text() == "rows\n"
     assert worktree.head() == before != there.head()
     assert git(worktree.folder, "status", "--porcelain", "--untracked-files=no") == ""
+
+
+def test_refs_of_experiments_that_were_deleted_are_made_again(repo: Path, folder: Path) -> None:
+    worktree = Worktree.create(repo, folder, BRANCH)
+    commits = {name: propose(worktree, TRAIN_PY + f"# {name}\n", name) for name in ("e1", "e2", "e3")}
+    git(repo, "pack-refs", "--all")
+    for name in ("e1", "e3"):
+        git(repo, "update-ref", "-d", f"refs/experiments/{name}")
+    known = {**commits, "elsewhere": "ab" * 20}
+    assert restore_experiments(repo, known) == ["e1", "e3"] and restore_experiments(repo, known) == []
+    assert [git(repo, "rev-parse", f"refs/experiments/{name}") for name in commits] == list(commits.values())

@@ -56,7 +56,7 @@ def test_the_branchs_commit_is_found_however_git_keeps_it(repo: Path, folder: Pa
         assert worktree.head() == linked.head() == git(repo, "rev-parse", f"refs/heads/{BRANCH}")
     assert worktree.head() == git(repo, "rev-parse", "main")
     git(repo, "symbolic-ref", "--delete", f"refs/heads/{BRANCH}")
-    with pytest.raises(GitFailed):
+    with pytest.raises(UserError, match=f"{BRANCH} is gone"):
         worktree.head()
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli import main, make_parser
+from cluster.cli import main
+from cluster.command_parser import make_parser
 from cluster.commands.read_home import read_history
 from cluster.home import Home
 from cluster.resuming import log_options, resume_lines

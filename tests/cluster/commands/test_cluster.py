@@ -15,7 +15,8 @@ import pytest
 
 from agent.repo.repository import make_repository
 from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS
-from cluster.cli import main, make_parser
+from cluster.cli import main
+from cluster.command_parser import make_parser
 from cluster.commands.cluster import jobs_at
 from cluster.home import Home
 from cluster.ray_cluster import checkout_zip as working_folder

@@ -13,7 +13,8 @@ import pytest
 from rich.console import Console
 
 from agent.repo.branch_names import worktree_folder
-from cluster.cli import main, make_parser
+from cluster.cli import main
+from cluster.command_parser import make_parser
 from cluster.display import TerminalDisplay
 from cluster.end_summary import summarise, summary_lines
 from cluster.home import Home

@@ -13,7 +13,8 @@ import pytest
 from agent.repo.git_command import run_git
 from agent.repo.repository import TRAIN_FILE, make_repository
 from cluster import driver
-from cluster.cli import main, make_parser
+from cluster.cli import main
+from cluster.command_parser import make_parser
 from cluster.commands.options import given_again, run_options, try_options
 from cluster.commands.read_home import read_history
 from cluster.commands.research import before_start, look_lines

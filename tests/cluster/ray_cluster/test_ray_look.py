@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from ray.job_submission import JobStatus
 
 from cluster.engine import Change
 from cluster.hardware import Device
 from cluster.ray_cluster import engine as ray_engine
 from cluster.ray_cluster.engine import RayEngine
+from cluster.ray_cluster.jobs import Jobs, told
 from cluster.ray_cluster.own_cluster import OwnCluster
 from research.errors import UserError
 
@@ -65,3 +67,60 @@ def test_a_cluster_that_answers_is_not_dead() -> None:
         own = OwnCluster(f"127.0.0.1:{server.getsockname()[1]}", cast(Any, None))
         assert not own.is_dead()
     assert own.is_dead()
+
+
+@pytest.mark.parametrize(("kind", "names"), [("cpu", "--num-cpus"), ("cuda", "--num-gpus")])
+def test_a_cluster_that_has_nothing_to_give_is_told_of_once_with_the_cure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: Any, names: str
+) -> None:
+    monkeypatch.setattr(ray_engine, "join_cluster", lambda address, gpus, folder: None)
+    monkeypatch.setattr(ray_engine, "alive_nodes", lambda: [ray_engine._Node(id="a", name="bare", gpus=0, cpus=0)])
+    engine = RayEngine(terms=lambda device: pytest.fail("nobody is hired here"), runs_folder=tmp_path, kind=kind)
+
+    async def looks() -> None:
+        for _ in range(3):
+            assert await engine._look() == ()
+
+    asyncio.run(looks())
+    assert len(caplog.records) == 1 and names in caplog.text and engine._starting == []
+
+
+def test_all_of_rays_message_about_versions_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import ray
+
+    def refuse(**settings: Any) -> None:
+        of_cluster = "Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.10.1\n"
+        raise RuntimeError(of_cluster + "This process was started with:\n    Ray: 2.60.0\n    Python: 3.12.2\n")
+
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(ray_engine, "inside_job", lambda: True)
+    with pytest.raises(UserError) as told:
+        ray_engine.join_cluster("10.0.0.1:6379", None, tmp_path)
+    assert all(part in str(told.value) for part in ("2.9.0", "3.10.1", "2.60.0", "3.12.2")) and "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(("said", "expected"), [
+    ("Request failed with status code 500: Traceback:\n  line\nRuntimeError: no raylet\n.", "RuntimeError: no raylet"),
+    ("Request failed with status code 500: \n.", "ray status"),
+    ("", "RuntimeError"),
+])  # fmt: skip
+def test_what_ray_refuses_is_told_in_words(said: str, expected: str) -> None:
+    assert expected in told(RuntimeError(said))
+
+
+def test_a_job_that_fails_at_once_is_a_failure() -> None:
+    played = ["PENDING", "RUNNING", "FAILED"]
+
+    class Client:
+        def get_job_status(self, job: str) -> JobStatus:
+            return JobStatus(played.pop(0) if len(played) > 1 else played[0])
+
+        def get_job_logs(self, job: str) -> str:
+            return "Traceback\n  one\nModuleNotFoundError: No module named 'cluster'\n\n"
+
+    jobs = object.__new__(Jobs)
+    jobs.address, jobs._client = "http://127.0.0.1:1", Client()
+    assert jobs.failed_at_once("job") == "ModuleNotFoundError: No module named 'cluster'"
+    played[:] = ["SUCCEEDED"]
+    assert jobs.failed_at_once("job") is None
