@@ -45,7 +45,7 @@ def test_head_and_baseline_run_under_the_same_fresh_seeds_and_what_was_cut_off_i
     assert not {seed for (seed,) in common} & set(sides[0][3])
     assert rows(checkout, "SELECT * FROM estimates") == estimates
     [(gain, decision)] = rows(checkout, "SELECT gain, decision FROM history WHERE number = 2")
-    assert gain > 0.1 and f"{gain:+.4f}" in output and decision == "discard"
+    assert gain > 0.1 and f"{gain:+.4f}" in output and decision == "measured"
     assert (checkout.folder / "results.tsv").read_text().count("confirm 1: ") == 2
     assert main(["confirm", "one-0000", "--home", str(checkout.home)]) == 2  # it is the baseline
 
