@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from research.errors import UserError
-from results.experiment import Branch, ExperimentRecord, Head, Verdict
+from results.experiment import Branch, ExperimentRecord, Head, Verdict, edit_of
 from results.group_entries import Entry
 from results.head_gain import ExpectedGain, gain_in, gain_text
 
@@ -101,12 +101,15 @@ class GroupHistory:
 
     @property
     def waiting(self) -> frozenset[str]:
-        """The ideas that are kept and wait for a merge to bring them into the head."""
-        if self.state is None or self.head is None:
+        """The ideas that are kept and wait for a merge to bring them into the head; none by the greedy rule."""
+        if not self.heads or self.branches[0].rule == "greedy":
             return frozenset()
-        from results import policy
-
-        return policy.kept(self.state.farm) - self.state.patches_at.get(self.head.commit, frozenset())
+        inside = set[str]()
+        for record in self.records:
+            if record.experiment.id in self.heads[-1].patches:
+                inside |= _names(record)
+        kept = (record for record in self.records if record.is_idea and is_keep(record))
+        return frozenset(record.experiment.id for record in kept if inside.isdisjoint(_names(record)))
 
     @property
     def head_record(self) -> ExperimentRecord | None:
@@ -144,6 +147,12 @@ class GroupHistory:
             expected=event.get("expected") or sum(scores) / len(scores),
             patches=tuple(event.get("patches", ())),
         )
+
+
+def _names(record: ExperimentRecord) -> set[str]:
+    """What tells an idea apart, whoever tries it: its id, its program and its edit."""
+    experiment = record.experiment
+    return {experiment.id, experiment.program, edit_of(experiment)} - {""}
 
 
 def is_keep(record: ExperimentRecord) -> bool:
