@@ -101,12 +101,15 @@ class GroupHistory:
 
     @property
     def waiting(self) -> frozenset[str]:
-        """The ideas that are kept and wait for a merge to bring them into the head; none by the greedy rule."""
-        if not self.heads or self.branches[0].rule == "greedy":
+        """The ideas that are kept, as their latest verdicts say, and wait for a merge to bring them into the head; none by the
+        greedy rule.
+        """
+        is_old = not self.heads and not (self.baseline and self.baseline.experiment.program)  # its head is the latest keep
+        if is_old or self.branches[0].rule == "greedy":
             return frozenset()
-        inside = set[str]()
+        patches, inside = self.heads[-1].patches if self.heads else (), set[str]()
         for record in self.records:
-            if record.experiment.id in self.heads[-1].patches:
+            if record.experiment.id in patches:
                 inside |= _names(record)
         kept = (record for record in self.records if record.is_idea and is_keep(record))
         return frozenset(record.experiment.id for record in kept if inside.isdisjoint(_names(record)))

@@ -188,8 +188,9 @@ def _idea_lines(group: GroupHistory) -> list[str]:
     inside = group.state.patches_at.get(group.head.commit, frozenset())
     titles = {record.experiment.id: _title(record) for record in group.records}
     known = {found.idea: found for found in estimates(group.state)}
+    waiting = policy.kept(group.state.farm) - inside
     lines = _effect_lines("Best ideas:", [one for one in known.values() if one.idea in inside and one.effect > 0], titles)
-    lines += _effect_lines("Waiting for a merge:", [one for one in known.values() if one.idea in group.waiting], titles)
+    lines += _effect_lines("Waiting for a merge:", [one for one in known.values() if one.idea in waiting], titles)
     misses = policy.near_misses(group.state.farm)
     dropped = [(group.state.idea_of.get(name, name), found) for name, found in _dropped(group).items()]
     again = {idea for idea, _ in dropped}
