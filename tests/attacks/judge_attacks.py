@@ -125,8 +125,8 @@ JUDGE_ATTACKS: list[Attack] = [
             """
             from research.ipc.memory import memory_with
             from research.ipc.messages import Finish
-            from research.session import _tensors_as_bytes
-            payload = _tensors_as_bytes(model)
+            from safetensors.torch import save
+            payload = save({name: tensor.detach().cpu() for name, tensor in model.state_dict().items()})
             report = b'{"val_bpb": 0.1, "num_params": 1, "status": "ok", "score_fingerprint": "0", "seed": 5}'
             memories = (memory_with(payload), memory_with(report))
             session._channel.send(Finish(model_bytes=len(payload), report_bytes=len(report), descriptors=memories))

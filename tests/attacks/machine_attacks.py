@@ -220,7 +220,9 @@ MACHINE_ATTACKS: list[Attack] = [
             class Code:
                 def __reduce__(self):
                     return (os.system, ("touch $outside/farm/code",))
-            sessions._tensors_as_bytes = lambda model: pickle.dumps(Code())
+            from research.ipc.memory import memory_with
+            content = pickle.dumps(Code())
+            sessions.memory_with_tensors = lambda tensors: (memory_with(content), len(content))
             """
         ),
         statuses=("invalid",),
@@ -235,10 +237,10 @@ MACHINE_ATTACKS: list[Attack] = [
             """
             import io
             from research import session as sessions
-            def saved(model):
-                torch.save(model, buffer := io.BytesIO())
-                return buffer.getvalue()
-            sessions._tensors_as_bytes = saved
+            from research.ipc.memory import memory_with
+            torch.save(model, buffer := io.BytesIO())
+            content = buffer.getvalue()
+            sessions.memory_with_tensors = lambda tensors: (memory_with(content), len(content))
             """
         ),
         statuses=("invalid", "crash"),
