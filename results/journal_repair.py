@@ -16,7 +16,7 @@ from typing import Any
 import duckdb
 
 from research.files import replacing
-from research.formatting import one_line, utc_now
+from research.formatting import counted, one_line, utc_now
 from results.journal import DamagedLine, JournalRecord, decoded, encoded
 from results.table_rows import AUDIT_FIELDS, TABLES
 
@@ -31,11 +31,13 @@ class Repair:
     journal: Path
     damaged: tuple[DamagedLine, ...]
     found: dict[int, JournalRecord]
-    """By the number of the damaged line, what the database has of it."""
+    """By the number of the damaged line, what the database has of it; all that it has where no line is whole."""
 
     def lines(self) -> list[str]:
         """What is done with each damaged line, in words."""
-        return [f"line {line.number} ({line.problem}): {self._fate(line)}" for line in self.damaged]
+        lines = [f"line {line.number} ({line.problem}): {self._fate(line)}" for line in self.damaged]
+        more = len(self.found.keys() - {line.number for line in self.damaged})
+        return [*lines, f"{counted(more, 'more record')}: written anew from the database"] if more else lines
 
     def _fate(self, line: DamagedLine) -> str:
         record = self.found.get(line.number)
@@ -73,6 +75,8 @@ def repair(plan: Repair, numbers: Iterable[tuple[str, int]]) -> Path:
                 file.write(line)
             elif number in plan.found:
                 file.write(encoded(plan.found[number]))
+        for number in sorted(plan.found.keys() - {line.number for line in plan.damaged}):
+            file.write(encoded(plan.found[number]))
         details: dict[str, Any] = {"copy": copy.name, "lines": plan.lines()}
         file.write(_event(f"repaired/{copy.name}", REPAIRED, details))
         for branch, highest in numbers:
@@ -96,11 +100,15 @@ def _places(journal: Path) -> Iterator[tuple[int, bytes, JournalRecord | Damaged
 
 
 def _rows_of(database: Path, places: Sequence[tuple[int, bytes, JournalRecord | DamagedLine]]) -> dict[int, JournalRecord]:
-    """What a database has of the damaged lines, where its rows before and after them are those of the journal."""
+    """What a database has of the damaged lines, where its rows before and after them are those of the journal; all that it has
+    if no line of the journal is whole.
+    """
     seqs, seen = _sequence(places)
     with suppress(duckdb.Error), closing(duckdb.connect(str(database), read_only=True)) as connection:
         every = " UNION ALL ".join(f"SELECT seq, '{kind}' AS kind, id FROM {table}" for kind, table in TABLES.items())
         rows = {seq: (kind, id) for seq, kind, id in connection.execute(every).fetchall()}
+        if not seen:
+            return {number: _record(connection, *rows[seq]) for number, seq in enumerate(sorted(rows), start=1)}
         usable = {seq: record.id for seq, record in seen.items()}
         found = {}
         for number, seq in seqs.items():

@@ -63,8 +63,8 @@ def _estimate_lines(experiment: Experiment, group: GroupHistory) -> list[str]:
     if state is None or found is None:
         return []
     where = "not in the head"
-    if found.in_head:
-        stays = found.idea in policy.kept(state.farm)
+    if found.in_head or (group.heads and found.idea in group.heads[-1].patches):
+        stays = found.in_head and found.idea in policy.kept(state.farm)
         where = "in the head" if stays else "in the head until the next merge, which leaves it out"
     elif found.idea in policy.kept(state.farm):
         where = "a merge will bring it into the head"

@@ -96,6 +96,18 @@ def test_a_repair_takes_the_lines_from_the_database(opened: bool, home: Path, ca
         assert store.query("SELECT count(*) FROM audit", audience="person").rows == ((2,),)
 
 
+@pytest.mark.parametrize("lines", [3, 99], ids=["fewer lines than records", "more lines than records"])
+def test_a_journal_without_a_whole_line_comes_from_the_database(lines: int, home: Path) -> None:
+    with Store.open(home) as store:
+        before = tables(store)
+    (home / "journal.jsonl").write_bytes(b"\xff\x00 not a record\n" * lines)
+    repair(plan_repair(home / "journal.jsonl"), [])
+    with Store.open(home) as store:
+        assert not store.journal.damaged
+        after = {name: [row for row in rows if REPAIRED not in row] for name, rows in tables(store).items()}
+        assert {**after, "events": []} == {**before, "events": []} and len(after["events"]) == len(before["events"])
+
+
 def test_without_a_database_lines_are_left_out_and_no_number_is_given_out_twice(home: Path) -> None:
     (home / "farm.duckdb").unlink()
     ids = records(home)

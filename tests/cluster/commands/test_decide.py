@@ -86,6 +86,7 @@ def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: SharedLab,
     assert (command.tag, command.loops, command.engine, str(command.devices)) == ("mar8", 2, "local", "cpu")
     assert command.home == str(lab.home) and command.profile == "cpu" and command.budget
     assert lab.rows(DECISION.format(dropped)) == [("discard",)]
+    assert typed(lab, "show", dropped) == 0 and "in the head until the next merge" in capsys.readouterr().out
     assert typed(lab, "drop", dropped) == 2
     assert "is not in the head" in capsys.readouterr().err
 
