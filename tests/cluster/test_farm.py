@@ -54,12 +54,12 @@ def test_killed_and_gone_on_with(checkout: Checkout) -> None:
     runs = checkout.home / "runs"
     wait_for("first experiment's training", lambda: "step" in text_of(runs / "night-0001-1" / "run.log"))
 
-    another = checkout.start(*command)  # at once: on a busy machine the farm would have ended
-    live = checkout.rows("SELECT id, decision FROM history ORDER BY number")
-    assert live[0] == ["night-0000", "keep"]
-    status = checkout.farm("status")
+    looking, another = checkout.start("status"), checkout.start(*command)  # at once: on a busy machine it would have ended
+    status = looking.communicate(timeout=60)[0]
     assert "autoresearch/night" in status
     assert "devices: cpu" in status
+    live = checkout.rows("SELECT id, decision FROM history ORDER BY number")
+    assert live[0] == ["night-0000", "keep"]
     assert str(farm.pid) in another.communicate(timeout=60)[0] and another.returncode == 2, "one farm a home"
     if (checkout.home / "history.parquet").exists():
         assert len(pandas.read_parquet(checkout.home / "history.parquet")) >= 1
