@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.home import Home
 from cluster.person_requests import Answer, Ask
-from research.errors import UserError
+from research.errors import FarmEnded, UserError
 from research.files import not_writable, write_atomically
 from research.formatting import one_line, size
 
@@ -130,7 +130,7 @@ class FarmClient:
         return self._ask("GET", "/status", within_s=within_s)
 
     def sql(self, query: str, *, audience: "Audience" = "agent") -> "Table":
-        """The answer to one SELECT over the history; an `agent` sees no audit scores."""
+        """The answer to one SELECT over the history; an `agent` sees no audit scores. Raises FarmEnded if the farm ends."""
         from results.query import Table
 
         answer = self._ask("POST", "/sql", {"sql": query, "audience": audience})
@@ -164,10 +164,14 @@ class FarmClient:
             response = connection.getresponse()
             answer = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
+            if not _is_alive(self.pid):
+                raise FarmEnded from None
             how = f"try again, or end it with: kill {self.pid}"
             raise UserError(f"The farm (process {self.pid}) doesn't answer ({error}): {how}") from None
         finally:
             connection.close()
+        if response.status == 503:
+            raise FarmEnded
         if response.status != 200:
             raise UserError(str(answer.get("error", f"the farm answered {response.status}")))
         return dict(answer)
@@ -272,6 +276,8 @@ def _handler(token: str, answers: dict[str, Callable[[dict[str, Any]], str]]) ->
                 return self._send(404, json.dumps({"error": f"no {self.command} {self.path} here"}))
             try:
                 self._send(200, answer(_parsed(sent)))
+            except FarmEnded as error:
+                self._send(503, json.dumps({"error": str(error)}))
             except UserError as error:
                 self._send(400, json.dumps({"error": str(error)}))
             except (ValueError, KeyError, TypeError) as error:

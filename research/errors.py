@@ -3,3 +3,10 @@
 
 class UserError(Exception):
     """A mistake that the user can fix. The text is one line that says what to do; commands print it without a traceback."""
+
+
+class FarmEnded(UserError):
+    """The farm that was asked ended before it could answer."""
+
+    def __init__(self) -> None:
+        super().__init__("The farm ended before it answered: ask again.")

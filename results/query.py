@@ -3,9 +3,8 @@
 import json
 import math
 import re
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -32,6 +31,9 @@ CELL_WIDTH = 200
 
 LEAST_CELL = 20
 """Characters of text that are left of a column at least."""
+
+Rows = tuple[tuple[str, ...], list[tuple[Any, ...]]]
+"""The names of columns, and rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,19 +96,21 @@ def run_query(cursor: duckdb.DuckDBPyConnection, sql: str, *, max_rows: int, tim
 
     Safe only on a database with READ_ONLY_SETTINGS. Raises UserError, one line, for anything but one SELECT, for what DuckDB
     refuses, and after `timeout_s` seconds (a single function call over one row, such as a giant repeat(), is not interrupted);
-    and DuckDB's own error if the file is damaged.
+    KeyboardInterrupt at Ctrl-C; and DuckDB's own error if the file is damaged.
     """
     if not is_text(sql):
         cursor.close()
         raise UserError("The query holds bytes or characters that are no UTF-8 text: use others.")
+
+    def rows_of() -> Rows:
+        statement = _only_select(cursor, sql)
+        cursor.execute("BEGIN TRANSACTION READ ONLY")
+        cursor.execute(statement)
+        return tuple(column[0] for column in cursor.description or ()), cursor.fetchmany(max_rows + 1)
+
     try:
-        with _interrupted_after(cursor, timeout_s):
-            statement = _only_select(cursor, sql)
-            cursor.execute("BEGIN TRANSACTION READ ONLY")
-            cursor.execute(statement)
-            columns = tuple(column[0] for column in cursor.description or ())
-            rows = cursor.fetchmany(max_rows + 1)
-    except duckdb.InterruptException:
+        columns, rows = _limited(rows_of, cursor, timeout_s)
+    except TimeoutError:
         raise UserError(f"The query was stopped after {timeout_s:g} s: ask for less.") from None
     except duckdb.Error as problem:
         if is_damage(problem):
@@ -134,23 +138,20 @@ def _first_word(sql: str) -> str:
     return "" if found in ("WITH", "FROM", "VALUES", "SELECT") else found
 
 
-@contextmanager
-def _interrupted_after(cursor: duckdb.DuckDBPyConnection, timeout_s: float) -> Iterator[None]:
-    """Interrupts the cursor after `timeout_s` seconds, repeatedly, since an interrupt between two calls is lost."""
-    done = threading.Event()
+def _limited(work: Callable[[], Rows], cursor: duckdb.DuckDBPyConnection, timeout_s: float) -> Rows:
+    """What `work` returns of the cursor. It runs in a thread of its own, so that this one hears Ctrl-C.
 
-    def watch() -> None:
-        if not done.wait(timeout_s):
-            while not done.wait(0.05):
+    Raises TimeoutError after `timeout_s` seconds, and KeyboardInterrupt, once the cursor was interrupted.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="query") as pool:
+        answer = pool.submit(work)
+        try:
+            return answer.result(timeout_s)
+        except BaseException:
+            while not answer.done():  # repeatedly: an interrupt between two calls of DuckDB is lost
                 cursor.interrupt()
-
-    watcher = threading.Thread(target=watch, name="query-timeout", daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
+                wait([answer], 0.05)
+            raise
 
 
 def _in_one_line(problem: duckdb.Error, cursor: duckdb.DuckDBPyConnection) -> str:

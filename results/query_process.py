@@ -5,6 +5,7 @@ DuckDB's memory limit binds neither all that a query can allocate nor the time o
 
 import contextlib
 import json
+import logging
 import os
 import select
 import subprocess
@@ -13,10 +14,13 @@ import threading
 import time
 from pathlib import Path
 
-from research.errors import UserError
+from research.errors import FarmEnded, UserError
 from research.files import research_folder
+from research.formatting import one_line
 from results.query import Table
 from results.tables import Audience
+
+log = logging.getLogger(__name__)
 
 SERVER = "results.query_server"
 """The module that runs in the process."""
@@ -32,6 +36,9 @@ MAX_ANSWER_BYTES = 2**25
 
 TOO_MUCH = "The query needed more memory than queries may use: ask for less."
 
+OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "OutOfMemory")
+"""Words of a process on standard error that ended for want of memory."""
+
 
 class QueryProcess:
     """The process that answers queries over one home; it starts with the first query. Any thread may ask, one after another."""
@@ -40,24 +47,27 @@ class QueryProcess:
         self._home = home
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_closed = False
 
     def table(self, sql: str, *, audience: Audience = "agent", max_rows: int = 1000, timeout_s: float = 10.0) -> Table:
-        """The result of one SELECT, with values as JSON has them. Raises UserError, one line."""
+        """The result of one SELECT, with values as JSON has them.
+
+        Raises UserError, one line: FarmEnded once this is closed. The traceback of a fault is logged.
+        """
         answer = self._ask(sql, audience=audience, form="json", max_rows=max_rows, timeout_s=timeout_s)
         found = json.loads(answer)
         return Table(columns=tuple(found["columns"]), rows=tuple(map(tuple, found["rows"])), truncated=found["truncated"])
 
     def text(self, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0) -> str:
-        """The result of an agent's SELECT as aligned text. Raises UserError, one line."""
+        """The result of an agent's SELECT as aligned text. Raises what `table` does."""
         return self._ask(sql, audience="agent", form="text", max_rows=max_rows, timeout_s=timeout_s)
 
     def close(self) -> None:
-        """Ends the process. A later query starts another."""
-        process = self._process
-        if process is not None:  # not under the lock: a query that is under way ends, too
-            process.kill()
-            process.wait()
-        self._process = None
+        """Ends the process. A second call does nothing."""
+        self._is_closed = True
+        if self._process is not None:  # not under the lock: a query that is under way ends, too
+            self._process.kill()
+            self._process.wait()
 
     def _ask(self, sql: str, **request: object) -> str:
         timeout_s = float(str(request["timeout_s"]))
@@ -67,13 +77,13 @@ class QueryProcess:
             deadline = time.monotonic() + timeout_s + SPARE_SECONDS
             process = self._process
             if process is None or process.poll() is not None:
+                if self._is_closed:
+                    raise FarmEnded()
                 process = self._process = self._started()
                 deadline += START_SECONDS
             line = _exchange(process, {"sql": sql, **request}, deadline=deadline)
             if not line:
-                ended = _ends_soon(process)
-                self.close()
-                raise UserError(TOO_MUCH if ended else f"The query was stopped after {timeout_s:g} s: ask for less.")
+                raise self._failure(process, f"The query was stopped after {timeout_s:g} s: ask for less.")
         finally:
             self._lock.release()
         answer = json.loads(line)
@@ -81,13 +91,29 @@ class QueryProcess:
             raise UserError(str(answer["error"]))
         return str(answer["answer"])
 
+    def _failure(self, process: "subprocess.Popen[bytes]", too_slow: str) -> UserError:
+        """Why a process, which has ended or is ended now, gave no answer."""
+        has_ended = _ends_soon(process)
+        process.kill()
+        process.wait()
+        if self._is_closed:
+            return FarmEnded()
+        if not has_ended:
+            return UserError(too_slow)
+        assert process.stderr is not None
+        said = process.stderr.read().decode(errors="replace").strip()
+        if process.returncode < 0 or any(words in said for words in OUT_OF_MEMORY):
+            return UserError(TOO_MUCH)
+        log.error("the process that answers queries ended:\n%s", said)
+        return UserError(f"The query met a fault of the farm ({one_line(said[-200:])}), whose log has more.")
+
     def _started(self) -> "subprocess.Popen[bytes]":
         """A new process, in a session of its own: Ctrl-C in the terminal is for the farm. It ends with its standard input."""
         return subprocess.Popen(
             [sys.executable, "-m", SERVER, str(self._home)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             cwd=research_folder().parent,
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             start_new_session=True,

@@ -1,5 +1,6 @@
 """The farm as a whole, by its commands: real git, real judge, real DuckDB, on a train.py that learns in a second."""
 
+import json
 import os
 import signal
 import time
@@ -54,12 +55,13 @@ def test_killed_and_gone_on_with(checkout: Checkout) -> None:
     runs = checkout.home / "runs"
     wait_for("first experiment's training", lambda: "step" in text_of(runs / "night-0001-1" / "run.log"))
 
-    looking, another = checkout.start("status"), checkout.start(*command)  # at once: on a busy machine it would have ended
+    query = ("sql", "--json", "SELECT id, decision FROM history ORDER BY number")
+    asked = [checkout.start(*each) for each in (("status",), query, command)]  # at once: on a busy machine it would have ended
+    looking, live, another = asked
     status = looking.communicate(timeout=60)[0]
     assert "autoresearch/night" in status
     assert "devices: cpu" in status
-    live = checkout.rows("SELECT id, decision FROM history ORDER BY number")
-    assert live[0] == ["night-0000", "keep"]
+    assert json.loads(live.communicate(timeout=60)[0])["rows"][0] == ["night-0000", "keep"]
     assert str(farm.pid) in another.communicate(timeout=60)[0] and another.returncode == 2, "one farm a home"
     if (checkout.home / "history.parquet").exists():
         assert len(pandas.read_parquet(checkout.home / "history.parquet")) >= 1

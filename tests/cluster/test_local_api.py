@@ -10,14 +10,16 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from cluster.home import Home
 from cluster.local_api import MAX_BODY_BYTES, FarmServer, connect, silent_farm
 from cluster.person_requests import Answer, Ask
-from research.errors import UserError
+from research.errors import FarmEnded, UserError
 from results.foreign_import import Import
 from results.query import Table
 
@@ -30,6 +32,8 @@ def farm(tmp_path):
     def query(sql, audience):
         if "disk" in sql:
             raise OSError(5, "Input/output error")
+        if "ended" in sql:
+            raise FarmEnded
         if "DROP" in sql:
             raise UserError("Only SELECT.")
         return Table(columns=("sql", "audience"), rows=((sql, audience),))
@@ -77,6 +81,20 @@ def test_commands_reach_the_farm(farm):
 def test_what_the_user_can_mend_comes_back_in_words(farm):
     with pytest.raises(UserError, match="Only SELECT"):
         connect(farm[0]).sql("DROP TABLE runs")
+
+
+def test_a_farm_that_ends_meanwhile_is_told_from_a_wrong_query(farm):
+    """With its last answer or without one: the history can then be read without it."""
+    client = connect(farm[0])
+    with pytest.raises(FarmEnded):
+        client.sql("ended")
+    with subprocess.Popen(["true"]) as dead, socket.create_server(("127.0.0.1", 0)) as silent:
+        dead.wait()
+        silent.listen()
+        gone = replace(client, pid=dead.pid, port=silent.getsockname()[1])
+        threading.Thread(target=lambda: silent.accept()[0].close(), daemon=True).start()
+        with pytest.raises(FarmEnded):
+            gone.sql("SELECT 1")
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/status"), ("POST", "/sql"), ("POST", "/request"), ("POST", "/stop")])

@@ -1,9 +1,12 @@
 """Agents' SQL: what it may ask, and one attack for each thing that it may not."""
 
 import json
+import os
+import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,6 +201,20 @@ def test_a_query_without_end_is_stopped(asked: Store, sql: str) -> None:
     started = time.monotonic()
     assert refusal(asked, sql, timeout_s=0.3) == "The query was stopped after 0.3 s: ask for less."
     assert time.monotonic() - started < 3
+    assert asked.query("SELECT 1").rows == ((1,),)
+
+
+def test_ctrl_c_ends_a_query_at_once(asked: Store) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background ignore it
+    ctrl_c = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+    began = time.monotonic()
+    try:
+        ctrl_c.start()
+        with pytest.raises(KeyboardInterrupt):
+            asked.query("SELECT count(*) FROM range(1000000) a, range(1000000) b", timeout_s=60)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - began < 10
     assert asked.query("SELECT 1").rows == ((1,),)
 
 

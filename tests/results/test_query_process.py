@@ -14,7 +14,7 @@ import duckdb
 import psutil
 import pytest
 
-from research.errors import UserError
+from research.errors import FarmEnded, UserError
 from results.journal import read_journal
 from results.store import Store
 from tests.results.result_samples import add, make_branch, make_run
@@ -84,6 +84,36 @@ def test_an_answer_that_is_too_large_and_a_process_that_is_killed_are_one_line(a
     killed.start()
     assert "memory" in refusal(asked, "SELECT count(*) FROM range(1000000) a, range(1000000) b")
     assert asked.queries.table("SELECT 1").rows == ((1,),)
+
+
+def test_a_query_under_way_when_the_farm_ends_is_told_so(tmp_path: Path) -> None:
+    """It was not the query's fault: whoever asked can read the home by now."""
+    said: list[UserError] = []
+
+    def ask() -> None:
+        with pytest.raises(UserError) as refused:
+            store.queries.table("SELECT count(*) FROM range(1000000) a, range(1000000) b")
+        said.append(refused.value)
+
+    with Store.open(tmp_path) as store:
+        store.queries.table("SELECT 1")
+        asking = threading.Thread(target=ask)
+        asking.start()
+        time.sleep(0.3)
+    asking.join()
+    assert isinstance(said[0], FarmEnded)
+    with pytest.raises(FarmEnded):
+        store.queries.table("SELECT 1")
+
+
+def test_a_fault_is_no_want_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its traceback is logged."""
+    with Store.open(tmp_path) as store:
+        monkeypatch.setattr("results.query_process.SERVER", "results.no_such_server")
+        assert "No module named" in refusal(store, "SELECT 1")
+    assert "results.no_such_server" in caplog.text
 
 
 def test_the_process_ends_with_the_farms(tmp_path: Path) -> None:
