@@ -171,6 +171,10 @@ class ResearchLoop:
         new = (self._new.of_commit_by_hand(commit, on=self._follower.own_head() or self.head()) for commit in commits)
         return [await self._train_and_conclude(experiment, ()) for experiment in new]
 
+    def follow_head(self) -> None:
+        """Moves the branch to the head of its group, which other loops may have moved since this one's last step."""
+        self._follower.follow()
+
     async def close(self) -> None:
         """Withdraws the prepared proposal. An experiment that was training stays unfinished until the next start."""
         await self._proposer.close()

@@ -246,6 +246,7 @@ class FarmRun:
     def __init__(self, farm: Farm) -> None:
         self._farm, self._options = farm, farm.options
         self._loops: dict[str, asyncio.Task[str]] = {}
+        self._started: list[ResearchLoop] = []
         self._ended: list[ResearchLoop] = []
         self._news = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
@@ -278,7 +279,10 @@ class FarmRun:
     async def _until_the_end(self) -> str:
         """Returns why the farm ended, in words. Raises what a loop raised."""
         outcomes = await self._until_all_loops_have_ended()
-        for loop in self._ended:  # the other loops' runs may have changed decisions of one that ended earlier
+        if not any(isinstance(outcome, BaseException) for outcome in outcomes):
+            for loop in self._started:  # the other loops' runs may have moved the head of one that ended earlier
+                loop.follow_head()
+        for loop in self._ended:  # and changed its decisions
             loop.write_table()
             for line in update_results_tsv(self._farm.home, self._farm.store, loop.branch.name):
                 self._farm.display.say(line)
@@ -336,6 +340,7 @@ class FarmRun:
         loop = await asyncio.to_thread(self._farm.open_loop, plan)
         try:
             await loop.start()
+            self._started.append(loop)
             while (reason := self._limit_reached(loop)) is None:
                 await loop.step()
             if not self._stop.reason:
