@@ -42,10 +42,10 @@ def essence(folder: Path) -> dict[str, Any]:
 
 def faults(folder: Path, acknowledged: list[str]) -> list[str]:
     """What is wrong with what was left, one line each."""
-    return [*_of_records(folder, acknowledged), *_of_git(folder), *_of_tables(folder), *_left_over(folder)]
+    return [*faults_of_records(folder, acknowledged), *faults_of_git(folder), *faults_of_tables(folder), *left_over(folder)]
 
 
-def _of_records(folder: Path, acknowledged: list[str]) -> list[str]:
+def faults_of_records(folder: Path, acknowledged: list[str]) -> list[str]:
     damaged: list[DamagedLine] = []
     records = list(read_journal(folder / "home" / "journal.jsonl", on_damage=damaged.append))
     ids = Counter(record.id for record in records)
@@ -59,7 +59,7 @@ def _of_records(folder: Path, acknowledged: list[str]) -> list[str]:
     return found
 
 
-def _of_git(folder: Path) -> list[str]:
+def faults_of_git(folder: Path) -> list[str]:
     """Branches at their heads, a ref for each experiment, files at the branch's commit, and nothing else changed."""
     repo, home, found = folder / "repo", folder / "home", []
     refs = dict(line.split() for line in run_git(repo, "for-each-ref", "--format=%(refname) %(objectname)").splitlines())
@@ -87,7 +87,7 @@ def _of_git(folder: Path) -> list[str]:
     return found
 
 
-def _of_tables(folder: Path) -> list[str]:
+def faults_of_tables(folder: Path) -> list[str]:
     """The tables as they grew, and made anew from the journal."""
     with tempfile.TemporaryDirectory(prefix="rebuilt-") as other:
         shutil.copy(folder / "home" / "journal.jsonl", Path(other) / "journal.jsonl")
@@ -100,7 +100,7 @@ def _tables(home: Path) -> dict[str, str]:
         return {name: json.dumps(store._tables.fetch(f"FROM {name} ORDER BY seq"), default=str) for name in TABLES.values()}
 
 
-def _left_over(folder: Path) -> list[str]:
+def left_over(folder: Path) -> list[str]:
     """Processes, locks and temporary files."""
     found = []
     deadline = time.monotonic() + PATIENCE_SECONDS
@@ -109,7 +109,7 @@ def _left_over(folder: Path) -> list[str]:
             break
         time.sleep(0.1)
     found += [f"process {process.pid} is left" for process in alive]
-    keeps = ("autoresearch-farm.lock", "farm.lock")
+    keeps = ("autoresearch-farm.lock", "farm.lock", ".packages.lock")
     for pattern in ("*.tmp", "*.lock", ".farm-tries-*", "server.json"):
         found += [f"{file.relative_to(folder)} is left" for file in folder.rglob(pattern) if file.name not in keeps]
     return found
