@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from research.errors import UserError
 from results.experiment import Branch, ExperimentRecord, Head, Verdict, edit_of
-from results.group_entries import Entry
+from results.group_entries import Entry, Ran
 from results.head_gain import ExpectedGain, gain_in, gain_text
+from results.machine_shares import UnequalShare, unequal_shares
 
 if TYPE_CHECKING:
     from results.group_state import GroupState
@@ -135,6 +136,16 @@ class GroupHistory:
     def baseline(self) -> ExperimentRecord | None:
         """The first baseline that was kept; None before one has a score."""
         return next((record for record in self.records if is_baseline(record) and is_keep(record)), None)
+
+    @cached_property
+    def unequal_shares(self) -> list[UnequalShare]:
+        """The runs of all branches that had another share of the machine than usual, in the order of their experiments."""
+        return unequal_shares(self.records, (entry.run for entry in self.entries if isinstance(entry, Ran)))
+
+    @property
+    def scored_runs(self) -> int:
+        """The number of runs that ended well, by which those with unequal shares of the machine are counted."""
+        return sum(run.status == "ok" for record in self.records for run in record.runs)
 
     def scores(self, commit: str) -> list[float]:
         """The scores of all runs of a commit but its confirmations."""
