@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from research.command_hints import to_type
 from research.errors import UserError
 from results.experiment import Branch, ExperimentRecord, Head, Verdict, edit_of
 from results.group_entries import Entry, Ran
@@ -50,14 +51,22 @@ class GroupHistory:
     @cached_property
     def state(self) -> "GroupState | None":
         """What all runs say; None before a baseline has a score, or if another version of the farm made the branches."""
-        from results.group_state import begin, replay  # they need NumPy, and without them a history is read at once
+        from results.group_state import replay  # it needs NumPy, and without that a history is read at once
+
+        if self._first_state is None:
+            return None
+        state = replay(self._first_state, self.entries)
+        return state if state.farm.baselines else None
+
+    @cached_property
+    def _first_state(self) -> "GroupState | None":
+        """The state before any run; None if this version of the farm doesn't know the terms of the branches."""
+        from results.group_state import begin
 
         try:
-            first = begin(self.branches[0])
+            return begin(self.branches[0])
         except (TypeError, UserError):  # other constants of a contract, or a profile that is unknown here
             return None
-        state = replay(first, self.entries)
-        return state if state.farm.baselines else None
 
     @cached_property
     def heads(self) -> tuple[Head, ...]:
@@ -96,8 +105,10 @@ class GroupHistory:
         """Where the group stands, in one line."""
         if self.head is None:
             return "no score yet: the baseline has not finished"
-        if self.gain is None:
+        if self.gain is None and self._first_state is None:
             return "no estimate: this version of the farm doesn't know the terms of these branches"
+        if self.gain is None:
+            return f"no estimate: a line of the journal that it follows from is lost (`{to_type('farm doctor')}` checks it)"
         return gain_text(self.gain)
 
     @property

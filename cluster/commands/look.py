@@ -117,7 +117,7 @@ def sql(options: argparse.Namespace) -> int:
     if table is None:
         from results.store import query_home
 
-        table = query_home(home.folder, query, audience=audience, begin=to_type(f"farm demo{home_option(home)}"))
+        table = query_home(home.folder, query, audience=audience, home_option=home_option(home))
     if options.json:
         text = table.to_json()
     elif sys.stdout.isatty():

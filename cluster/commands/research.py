@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agent.repo.branch_names import short_name
-from cluster.commands.read_home import read_history
+from cluster.commands.read_home import history_to_run_on, read_history
 from cluster.hardware import platform_identity
 from cluster.home import Home, find_home, home_option
 from cluster.machine_load import busy_lines
@@ -55,8 +55,9 @@ def try_(options: argparse.Namespace) -> int:
     if options.tag is None:
         farm_options = on_the_checkouts_branch(farm_options)
     farm_options.home.check_free()
+    known = history_to_run_on(farm_options.home)
     if options.again and options.tag is not None:
-        check_has_begun(farm_options)
+        check_has_begun(farm_options, known)
     output = LastingOutput(farm_options.home)
     for line in lines_before_runs(farm_options.sandbox, layers_here()):
         output.line(line)
@@ -74,9 +75,8 @@ def try_(options: argparse.Namespace) -> int:
     return 0 if record.verdict is not None and record.verdict.decision in ("keep", "discard") else 1
 
 
-def check_has_begun(options: "FarmOptions") -> None:
+def check_has_begun(options: "FarmOptions", known: list[BranchHistory]) -> None:
     """Raises UserError if no branch of the tag is on record, so that nothing can be run again there."""
-    known = _known(options.home)
     if not any(options.tag in (history.branch.tag, short_name(history.branch.name)) for history in known):
         raise UserError(f"Tag {options.tag} has no experiment yet, so there is none to run --again: leave --again out.")
 
@@ -172,9 +172,9 @@ def before_start(options: "FarmOptions") -> list[str]:
     make_researcher(
         options.researcher, model=options.model, max_cost=options.max_cost, bounds=AgentBounds(sandbox=options.sandbox)
     )
+    known = history_to_run_on(options.home)
     if options.engine == "ray":
-        return before_start_on_cluster(options)
-    known = _known(options.home)
+        return before_start_on_cluster(options, known)
     check_branches(options, {history.branch.name: history.branch for history in known})
     contract = contract_asked_for(options, options.devices[0])
     is_prepared = data_if_prepared(contract, options) is not None
@@ -209,7 +209,7 @@ def before_start(options: "FarmOptions") -> list[str]:
     return [*lines, f"home: {options.home.folder}"]
 
 
-def before_start_on_cluster(options: "FarmOptions") -> list[str]:
+def before_start_on_cluster(options: "FarmOptions", known: list[BranchHistory]) -> list[str]:
     """The lines before a start on Ray: whose devices it uses, and where its home is."""
     from cluster.doctor import layers_here, lines_before_runs
     from cluster.ray_cluster.engine import cluster_here
@@ -220,7 +220,6 @@ def before_start_on_cluster(options: "FarmOptions") -> list[str]:
     lines = [f"tag {options.tag}, {loops}, on {where}"]
     if address is None or options.sandbox == "off":  # nothing is known yet about a cluster's nodes
         lines += lines_before_runs(options.sandbox, layers_here())
-    known = _known(options.home)
     lines += _researcher_lines(options, known)
     lines += _start_lines(options, known)
     if options.experiments is None and options.hours is None and options.max_cost is None:
