@@ -135,16 +135,15 @@ class SharedResearch:
         return self._control(work.patches) if work.kind == "control" else self._merge(work)
 
     def _as_ruled(self, state: GroupState) -> Work | None:
-        """The merge that takes out of the head what a person has dropped, and brings back what is pinned there; None if the
-        head has what rulings say.
+        """The merge that takes out of the head what a person has dropped, and brings back what is pinned; None if none is due.
 
-        If train.py fails without an idea, it stays in, and if it fails with one, that stays out.
+        An idea without which train.py fails stays in, and one with which it fails stays out.
         """
         head, wanted = self.head(), state.farm.head
         assert head is not None
         leaving, entering = frozenset(head.patches) - wanted, (wanted & state.farm.pinned) - frozenset(head.patches)
-        is_due = leaving or entering
-        if not is_due or state.farm.plan or "merge" in self._under_way.values() or self._measured(state, head, wanted):
+        is_busy = state.farm.plan or "merge" in self._under_way.values()
+        if not (leaving or entering) or is_busy or self._measured(state, head, wanted):
             return None
         merges = [r for r in self.records() if r.experiment.kind == "merge" and frozenset(r.experiment.patches) == wanted]
         if any(r.verdict is not None and r.verdict.decision in ("crash", "invalid") for r in merges):
@@ -255,13 +254,8 @@ class SharedResearch:
             return
         change, gain = self._change(frozenset(head.patches), wanted), expected_gain(state, measured.commit)
         assert gain is not None, "it has run"
-        moved = Head(
-            commit=measured.commit,
-            experiment_id=measured.id,
-            scores=(),
-            expected=gain.head,
-            patches=self._in_order(wanted),
-        )
+        moved = Head(commit=measured.commit, experiment_id=measured.id, scores=(), expected=gain.head,
+                     patches=self._in_order(wanted))  # fmt: skip
         self.store.add_event(HEAD, head_event(self.group, moved, in_words(change)))
         self.observer.on_event("head_moved", branch=self.group, change=in_words(change), expected=moved.expected)
 

@@ -128,8 +128,12 @@ def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: SharedLab,
     assert f"{'keep' if is_kept else 'discard'}\t{title}" in table.read_text(), "without a further run"
 
 
-def test_an_undo_gives_back_what_was_before_the_drop(lab: SharedLab, capsys: pytest.CaptureFixture[str]) -> None:
-    """An idea that a person has committed is pinned again, and is in the next head, whether or not it had left meanwhile."""
+def test_an_undo_gives_back_what_was_before_the_drop(
+    lab: SharedLab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idea that a person has committed is pinned again, and is in the next head, whether or not it had left meanwhile;
+    unless train.py fails with it there.
+    """
     asyncio.run(research(lab, 5))
     farm = lab.store.groups.state(GROUP).farm
     pinned = next(name for name in farm.head if not policy.needed(farm, name, farm.head))
@@ -154,6 +158,14 @@ def test_an_undo_gives_back_what_was_before_the_drop(lab: SharedLab, capsys: pyt
     asyncio.run(research(lab, 2))
     assert pinned in current_head(lab) and pinned in lab.store.groups.state(GROUP).farm.pinned
     assert lab.rows(DECISION.format(pinned)) == [("keep",)]
+
+    assert typed(lab, "drop", pinned) == 0
+    asyncio.run(research(lab, 2))
+    assert typed(lab, "drop", pinned, "--undo") == 0
+    fail_merges(monkeypatch)
+    asyncio.run(research(lab, 2))
+    assert pinned not in current_head(lab) and pinned in lab.store.groups.state(GROUP).farm.barred
+    assert lab.rows(DECISION.format(pinned)) == [("discard",)]
 
 
 def current_head(lab: SharedLab) -> list[str]:
@@ -188,11 +200,8 @@ def check_that_all_show_the_same_gain(lab: SharedLab, capsys: pytest.CaptureFixt
     assert [FIGURES.findall(text) for text in texts] == [[figures]] * 4
 
 
-def test_an_idea_without_which_train_py_fails_stays_in(lab: SharedLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    asyncio.run(research(lab, 5))
-    [(before,)] = lab.rows("SELECT patches FROM heads ORDER BY created DESC LIMIT 1")
-    state = lab.store.groups.state(GROUP).farm
-    dropped = next(name for name in before if not policy.needed(state, name, state.head))
+def fail_merges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets every merge crash from now on."""
     execute = shared_lab.execute
 
     async def failing(experiment: Experiment, train_py: str, spec: RunSpec, report: Any) -> RunResult:
@@ -200,6 +209,14 @@ def test_an_idea_without_which_train_py_fails_stays_in(lab: SharedLab, monkeypat
         return replace(result, status="crash", val_bpb=None) if experiment.kind == "merge" else result
 
     monkeypatch.setattr(shared_lab, "execute", failing)
+
+
+def test_an_idea_without_which_train_py_fails_stays_in(lab: SharedLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(research(lab, 5))
+    [(before,)] = lab.rows("SELECT patches FROM heads ORDER BY created DESC LIMIT 1")
+    state = lab.store.groups.state(GROUP).farm
+    dropped = next(name for name in before if not policy.needed(state, name, state.head))
+    fail_merges(monkeypatch)
     assert typed(lab, "drop", dropped) == 0
     merges = lab.rows("SELECT count(*) FROM experiments WHERE kind = 'merge'")[0][0]
     asyncio.run(research(lab, 2))
