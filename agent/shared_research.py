@@ -129,24 +129,28 @@ class SharedResearch:
 
     def _asked_by_policy(self) -> RequestedRun | None:
         state = self.state()
-        work = policy.next_work(state.farm, list(self._under_way.values())) or self._without_dropped(state)
+        work = policy.next_work(state.farm, list(self._under_way.values())) or self._as_ruled(state)
         if work is None:
             return None
         return self._control(work.patches) if work.kind == "control" else self._merge(work)
 
-    def _without_dropped(self, state: GroupState) -> Work | None:
-        """The merge that takes out of the head what a person has dropped; None if nothing is to be taken out.
+    def _as_ruled(self, state: GroupState) -> Work | None:
+        """The merge that takes out of the head what a person has dropped, and brings back what is pinned; None if none is due.
 
-        If train.py fails without it, it stays in.
+        An idea without which train.py fails stays in, and one with which it fails stays out.
         """
         head, wanted = self.head(), state.farm.head
         assert head is not None
-        leaving = frozenset(head.patches) - wanted
-        if not leaving or state.farm.plan or "merge" in self._under_way.values() or self._measured(state, head, wanted):
+        leaving, entering = frozenset(head.patches) - wanted, (wanted & state.farm.pinned) - frozenset(head.patches)
+        is_busy = state.farm.plan or "merge" in self._under_way.values()
+        if not (leaving or entering) or is_busy or self._measured(state, head, wanted):
             return None
         merges = [r for r in self.records() if r.experiment.kind == "merge" and frozenset(r.experiment.patches) == wanted]
         if any(r.verdict is not None and r.verdict.decision in ("crash", "invalid") for r in merges):
-            self._rule("pin", tuple(sorted(leaving)), "train.py fails without it")
+            if entering:
+                self._rule("bar", self._in_order(entering), "train.py fails with it")
+            else:
+                self._rule("pin", self._in_order(leaving), "train.py fails without it")
             self.settle()
             return None
         return Work(kind="merge", patches=wanted, left_out=leaving)
@@ -248,14 +252,10 @@ class SharedResearch:
         measured = self._measured(state, head, wanted)
         if measured is None:  # it has not run yet: a merge will
             return
-        change = self._change(frozenset(head.patches), wanted)
-        moved = Head(
-            commit=measured.commit,
-            experiment_id=measured.id,
-            scores=(),
-            expected=policy.expected_score(state.farm, wanted)[0],
-            patches=self._in_order(wanted),
-        )
+        change, gain = self._change(frozenset(head.patches), wanted), expected_gain(state, measured.commit)
+        assert gain is not None, "it has run"
+        moved = Head(commit=measured.commit, experiment_id=measured.id, scores=(), expected=gain.head,
+                     patches=self._in_order(wanted))  # fmt: skip
         self.store.add_event(HEAD, head_event(self.group, moved, in_words(change)))
         self.observer.on_event("head_moved", branch=self.group, change=in_words(change), expected=moved.expected)
 

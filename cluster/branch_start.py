@@ -24,9 +24,9 @@ from agent.repo.repository import (
     uncommitted_train_py,
     working_train_py,
 )
-from agent.repo.worktree import Worktree, branch_exists, checked_out_branch, restore_branch
+from agent.repo.worktree import Worktree, branch_exists, checked_out_branch, commit_exists, restore_branch
 from cluster.farm_options import FarmOptions
-from cluster.hardware import platform_identity
+from cluster.hardware import Device, platform_identity
 from cluster.home import inside_job
 from cluster.loop_plans import (
     LoopPlan,
@@ -36,6 +36,8 @@ from cluster.loop_plans import (
     data_if_prepared,
     local_loops,
 )
+from research.data.prepare import check_writable
+from research.data.sources import check_source
 from research.errors import UserError
 from research.formatting import counted, utc_now
 from research.hyperparameters import write_constants
@@ -91,14 +93,19 @@ class BranchStart:
         if failed is None and unused:
             applies = "applies" if " " not in unused else "apply"
             self._say_once(f"{name} resumes from its head: {unused} {applies} to new branches only (use another --tag)")
+        head = self._store.head(name)
+        last = branch.baseline_commit if head is None else head.commit
+        if in_place and failed is not None:
+            return self._start_in_checkout(plan, adopt=False)[0]
         if in_place:
-            return Worktree.in_place(repo, name) if failed is None else self._start_in_checkout(plan, adopt=False)[0]
+            check_not_deleted(repo, name, last)
+            return Worktree.in_place(repo, name)
         folder = worktree_folder(self._options.home.folder, name)
         if (edits := park_edits(repo, folder, name)) is not None:
             self._say_once(f"{folder} had uncommitted edits of files: they are now {edits} in git")
-        head = self._store.head(name)
-        if restore_branch(repo, name, branch.baseline_commit if head is None else head.commit):
+        if restore_branch(repo, name, last):
             self._say_once(f"{name} had been deleted in {repo}: it is again where it was recorded last")
+        check_not_deleted(repo, name, last)
         worktree = Worktree.open(repo, folder, name)
         if failed is not None and worktree.head() == failed:  # otherwise it was fixed on the branch itself
             worktree.begin_again(self._first_train_py(plan))
@@ -226,18 +233,10 @@ def check_branches(options: FarmOptions, known: Mapping[str, Branch]) -> None:
 
     Everything is asked that can be answered at once, so that nothing is said, prepared or started before.
     """
-    for name, device in local_loops(options):
-        branch, contract = known.get(name), contract_asked_for(options, device)
+    check_terms(options, known, command="run")
+    for name, _ in local_loops(options):
         folder = worktree_folder(options.home.folder, name)
-        if branch is not None:
-            check_same_terms(branch, device, contract)
-            check_same_rule(options, branch)
-            data = data_if_prepared(contract, options, score_fingerprint=branch.score_fingerprint)
-            if data is not None:
-                check_same_scoring(branch, LoopPlan(branch_name=name, number=0, device=device, contract=contract, data=data))
-            continue
-        check_not_of_several_loops(name, known.values(), command="run")
-        if branch_exists(options.repo, name) and not folder.exists():
+        if name not in known and branch_exists(options.repo, name) and not folder.exists():
             raise _unknown_branch(name)
     for name, _ in local_loops(options):
         if checked_out_branch(options.repo) == name:
@@ -245,10 +244,58 @@ def check_branches(options: FarmOptions, known: Mapping[str, Branch]) -> None:
             raise UserError(f"{name} is checked out in {options.repo}: use another --tag, or switch away from it ({switch}).")
 
 
+def check_terms(options: FarmOptions, known: Mapping[str, Branch], *, command: str) -> None:
+    """Raises UserError if a loop on this machine's devices would go on with its branch on other terms than those that it began
+    with, or its data can't be prepared; `command` is `run` or `try`.
+    """
+    for name, device in local_loops(options):
+        branch, contract = known.get(name), contract_asked_for(options, device)
+        if branch is None:
+            check_not_of_several_loops(name, known.values(), command=command)
+        else:
+            check_same_terms(branch, device, contract)
+            check_same_rule(options, branch)
+        data = data_if_prepared(contract, options, score_fingerprint=None if branch is None else branch.score_fingerprint)
+        if data is None:
+            check_writable(options.cache)
+            check_source(contract.source)
+        elif branch is not None:
+            check_same_scoring(branch, LoopPlan(branch_name=name, number=0, device=device, contract=contract, data=data))
+
+
+def check_terms_on_own_cluster(options: FarmOptions, known: Iterable[Branch], devices: Iterable[Device]) -> None:
+    """Raises UserError for what `check_terms` does, on a cluster that has this machine's devices: there a loop takes a branch
+    of its tag and its device's platform.
+    """
+    of_tag = [branch for branch in known if branch.tag == options.tag]
+    for device in devices:
+        contract = contract_asked_for(options, device)
+        for branch in (branch for branch in of_tag if branch.platform == platform_identity(device)):
+            check_same_terms(branch, device, contract)
+            check_same_rule(options, branch)
+        if data_if_prepared(contract, options) is None:
+            check_source(contract.source)
+
+
 def check_same_rule(options: FarmOptions, branch: Branch) -> None:
     """Raises UserError for a branch that keeps ideas by another rule than the one that is asked for."""
     if options.rule == "greedy" and branch.rule == "estimate":
         raise UserError(f"{branch.name} began with --rule {branch.rule}: leave out --rule greedy, or use another --tag.")
+
+
+def check_not_deleted(repo: Path, name: str, last: str) -> None:
+    """Raises UserError for a branch that somebody has deleted, with the command that brings it back; `last` is the commit that
+    was recorded last of it.
+    """
+    if branch_exists(repo, name):
+        return
+    if not commit_exists(repo, last):
+        there = f"nor its commit {last[:7]}"
+        raise UserError(
+            f"There is no branch {name} in {repo}, {there}: work in the checkout that has it, or use another --tag."
+        )
+    back = command_to_type(repo, "branch", name, last[:7])
+    raise UserError(f"The branch {name} was deleted in {repo}: `{back}` brings it back, or use another --tag.")
 
 
 def check_not_of_several_loops(name: str, branches: Iterable[Branch], *, command: str) -> None:

@@ -43,6 +43,16 @@ def on_the_checkouts_branch(options: FarmOptions) -> FarmOptions:
     return replace(options, tag=short_name(branch)) if is_farm_branch(branch) else options
 
 
+def check_parses(options: FarmOptions) -> None:
+    """Raises UserError for a working train.py that is missing, or no run could read: it would cost a number and a run."""
+    folder = options.source_tree or options.repo
+    problem = problem_with(train_py_to_try(folder))
+    if problem is not None:
+        is_edit = options.source_tree is not None or uncommitted_train_py(options.repo) is not None
+        cure = "mend it" if is_edit else "mend it and commit it"
+        raise UserError(f"{folder / TRAIN_FILE}: {problem}. Nothing is run: {cure}, then try again.")
+
+
 async def try_once(options: FarmOptions, message: str | None, display: Display, *, again: bool = False) -> ExperimentRecord:
     """The record of an experiment with the working train.py, run now; `again`: even if it has been tried. Raises UserError."""
     farm = await in_background(Farm, options, display)

@@ -195,7 +195,7 @@ def _add_look(group: CommandGroup) -> None:
     )
     sql.add_argument("--audit", action="store_true", help="include the table audit, which no researcher may see")
     _add_places(sql, cache=False)
-    _add_json(sql)
+    _add_json(sql, help="print JSON, in which NaN and infinities are the text NaN, Infinity and -Infinity, and NULL is null")
 
     audit = group.add("audit", "check whether gains on validation also show on the audit rows, which no researcher may see")
     audit.add_argument("branch", nargs="?", type=some_text, help="a branch or tag (default: all)")
@@ -300,7 +300,9 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
                         help="US dollars for the tag's researchers: all of its loops, and earlier sessions too")  # fmt: skip
     parser.add_argument("--share", choices=("all", "none"), default="all",
                         help="whether loops of one platform go on from one head (default: all)")  # fmt: skip
-    parser.add_argument("--loops", type=count_to(1_000), metavar="N", help="number of loops (default: one per device)")
+    parser.add_argument(
+        "--loops", type=count_to(1_000), metavar="N", help="number of loops, at most 16 per device (default: one)"
+    )
     parser.add_argument("--dirty", action="store_true", help="start new branches from uncommitted edits of research/train.py")
     parser.add_argument("--samples", action="store_true", help="save the model of each keep, for farm sample")
     parser.add_argument("--no-start-ahead", action="store_true",
@@ -379,5 +381,5 @@ def _add_branch(parser: argparse.ArgumentParser, name: str = "branch") -> None:
     parser.add_argument(name, nargs="?", type=some_text, help=f"a branch or tag (default: {DEFAULT_BRANCH})")
 
 
-def _add_json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON")
+def _add_json(parser: argparse.ArgumentParser, help: str = "print JSON") -> None:
+    parser.add_argument("--json", action="store_true", help=help)

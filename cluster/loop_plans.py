@@ -4,7 +4,7 @@ import json
 import shlex
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,6 +96,9 @@ class Planner:
         return next(name for name in numbered if name not in taken)
 
     def _add(self, name: str, device: Device) -> LoopPlan:
+        branch = self._store.branch(name)
+        if branch is not None:  # before data is prepared that can't be used
+            check_same_terms(branch, device, contract_asked_for(self._options, device))
         contract, data = self.terms(device)
         plan = LoopPlan(branch_name=name, number=len(self.plans), device=device, contract=contract, data=data)
         self.plans.append(plan)
@@ -149,6 +152,19 @@ def local_loops(options: FarmOptions) -> list[tuple[str, Device]]:
     return [(branch_for(options.tag, number, count, devices), devices[number % len(devices)]) for number in range(count)]
 
 
+def check_loops(options: FarmOptions, devices: int, known: Iterable[Branch]) -> None:
+    """Raises UserError for more loops than can do anything on so many devices, unless the tag has as many already."""
+    loops = options.loops or 0
+    begun = sum(branch.tag == options.tag for branch in known)
+    most = MOST_LOOPS * devices
+    if loops > max(most, begun):
+        on = "one device" if devices == 1 else f"{devices} devices"
+        raise UserError(
+            f"--loops {loops} on {on}: a device trains one run at a time, so they would take turns, and before any idea there "
+            f"are {loops} baselines to run: give at most --loops {most}."
+        )
+
+
 def branch_for(tag: str, number: int, count: int, devices: tuple[Device, ...]) -> str:
     """`autoresearch/<tag>`; with several loops `-gpu0`, `-gpu1`, ... by device, and `-gpu0-2` for a second loop on one."""
     if count == 1:
@@ -158,6 +174,9 @@ def branch_for(tag: str, number: int, count: int, devices: tuple[Device, ...]) -
     turn = number // len(devices) + 1
     return branch_name(tag, loop=f"{kind}{device.index}" + (f"-{turn}" if turn > 1 else ""))
 
+
+MOST_LOOPS = 16
+"""The most loops for each device: two to eight keep it busy while researchers think, and each more is a branch that waits."""
 
 FRESH = "start afresh with another --tag"
 """The cure that always works for a branch that can't be resumed."""

@@ -106,6 +106,8 @@ def _drop(store: "Store", ask: Ask, state: "GroupState") -> str:
     idea = first if ask.idea not in head and first in head else ask.idea
     title = one_line(experiment.title, 60)
     if idea not in head:
+        if state.why_ruled.get(idea) == DROPPED_BY_A_PERSON:
+            raise UserError(f"{idea} ({title}) {_dropped_already(store, ask.group, idea)}")
         there = ", ".join(sorted(head)) or "none"
         raise UserError(f"{idea} ({title}) is not in the head of {ask.group}; the ideas in it: {there}.")
     on_it = sorted(name for name in head if idea in state.farm.patches[name].needs)
@@ -118,9 +120,21 @@ def _drop(store: "Store", ask: Ask, state: "GroupState") -> str:
     return f"{idea} ({title}) leaves the head of {ask.group} and stays out; a merge without it is run next"
 
 
+def _dropped_already(store: "Store", group: str, idea: str) -> str:
+    """What became of a drop that was recorded earlier: what it still waits for, or that it has come about."""
+    head, undo = store.groups.head(group), "--undo takes that back"
+    if head is None or idea not in head.patches:
+        return f"is dropped already, and {group} is without it; {undo}."
+    branch = next(branch for branch in store.branches() if branch.head_branch == group)
+    runs_it = resuming(Home(store.home), branch, done=None)
+    return f"is dropped already, and leaves the head of {group} by a merge without it, which `{runs_it}` runs; {undo}."
+
+
 def _undo_drop(store: "Store", ask: Ask, state: "GroupState") -> str:
-    """Takes back that a person dropped an idea: it is in the head again if no merge without it has run, else the estimates
-    decide whether a merge brings it back.
+    """Takes back that a person dropped an idea.
+
+    It is in the head again if no merge without it has run, else the estimates decide whether a merge brings it back. One that
+    was pinned in the head is so again, for the reason that it was, and a merge brings it back if it has left.
     """
     from results import policy
     from results.group_verdicts import flips
@@ -134,12 +148,15 @@ def _undo_drop(store: "Store", ask: Ask, state: "GroupState") -> str:
     if idea not in dropped:
         there = ", ".join(sorted(dropped)) or "none"
         raise UserError(f"No person has dropped {idea} ({title}) from {ask.group}; the ideas that were dropped: {there}.")
-    ruling: Ruling = "restore" if head is not None and idea in head.patches else "unbar"
-    store.add_event(RULING, ruling_event(ask.group, Ruled(ruling=ruling, patches=(idea,), reason="a person took that back")))
+    has_left = head is None or idea not in head.patches
+    ruling: Ruling = "pin" if idea in state.pins_lifted else "unbar" if has_left else "restore"
+    reason = state.pins_lifted.get(idea, "a person took that back")
+    store.add_event(RULING, ruling_event(ask.group, Ruled(ruling=ruling, patches=(idea,), reason=reason)))
     after = store.groups.state(ask.group)
     for name, verdict in flips(after, {idea: "discard"}):
         store.add_verdict(name, verdict)
-    if idea in after.farm.head:
-        return f"{idea} ({title}) stays in the head of {ask.group}"
+    if idea in after.farm.head and not has_left:
+        pinned = f", since {reason}" if ruling == "pin" and reason else ""
+        return f"{idea} ({title}) stays in the head of {ask.group}{pinned}"
     follows = "a merge will bring it back" if idea in policy.kept(after.farm) else "by the estimates it doesn't come back now"
     return f"{idea} ({title}) may be in the head of {ask.group} again: {follows}"

@@ -2,14 +2,16 @@
 it holds.
 """
 
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.home import Home
+from research.command_hints import to_type
 from research.formatting import counted
 from results.history import BranchHistory
-from results.tsv import commits_in, write_results_tsv
+from results.tsv import commits_in, rows_of_others, write_results_tsv
 
 if TYPE_CHECKING:
     from results.store import Store
@@ -47,6 +49,25 @@ def update_results_tsv(home: Home, store: "Store", branch: str) -> list[str]:
         if aside is not None:
             told.append(f"{file} was no table of results: it is now {aside}")
     return told
+
+
+def by_hand_lines(home: Home, histories: Iterable[BranchHistory], here: Path | None) -> list[str]:
+    """A line for each results.tsv with rows that no record of the home explains: people's own, or another home's.
+
+    Looked for are those of the farm's own worktrees, of the home's repositories and of the checkout `here`. Each keeps its own.
+    """
+    from agent.repo.branch_names import worktree_folder
+
+    histories = list(histories)
+    records = [record for history in histories for record in history.records]
+    worktrees = [worktree_folder(home.folder, history.branch.name) for history in histories]
+    folders = [*worktrees, *home.repositories(), *filter(None, [here])]
+    found = rows_of_others(dict.fromkeys((folder / RESULTS_TSV).resolve() for folder in folders), records)
+    return [
+        f"{counted(number, 'row')} of {file} {'is' if number == 1 else 'are'} by hand or another farm's, and counted nowhere "
+        f"else: `{to_type(f'farm autopsy {shlex.quote(str(file))}')}` estimates the file"
+        for file, number in found.items()
+    ]
 
 
 def foreign_rows(checkout: Path, checked_out: str, histories: Iterable[BranchHistory]) -> list[str]:

@@ -5,11 +5,10 @@ from typing import Any
 
 from cluster.person_requests import dropped_from_head, pending
 from research.formatting import counted
+from results.confirmation import conclusion, confirmation_of, in_words, shows_no_gain
 from results.counts import beside_ideas, count
-from results.group_entries import Ran
 from results.group_history import GroupHistory
 from results.history import BranchHistory, by_head
-from results.machine_shares import unequal_shares
 
 
 def running_lines(running: dict[str, Any]) -> list[str]:
@@ -60,6 +59,7 @@ def _group_lines(sharing: Sequence[BranchHistory]) -> list[str]:
     leaving = dropped_from_head(group)
     still = f"; the head still has {counted(len(leaving), 'idea')} that a person has dropped" if leaving else ""
     lines.append(f"  {group.standing}{still}")
+    lines += [f"  {line}" for line in refuted_lines(group)]
     if group.waiting:
         waits = "waits" if len(group.waiting) == 1 else "wait"
         lines.append(
@@ -69,6 +69,15 @@ def _group_lines(sharing: Sequence[BranchHistory]) -> list[str]:
     if not is_alone:
         lines += [f"  {history.branch.name}: {_counts_in_words(history)}" for history in sharing]
     return lines + [f"  requested: {request}" for request in pending(group)]
+
+
+def refuted_lines(group: GroupHistory) -> list[str]:
+    """A line if fresh seeds show no gain of the head; the report has every confirmation."""
+    if group.head is None or group.gain is None or all(r.experiment.kind != "confirm" for r in group.records):
+        return []
+    found = confirmation_of(group, group.head.commit)
+    is_refuted = found is not None and shows_no_gain(found.found, group.gain.gain)
+    return [f"{conclusion(found.found, group.gain.gain)}; {in_words(found)}"] if found is not None and is_refuted else []
 
 
 def _counts(history: BranchHistory) -> dict[str, int]:
@@ -83,8 +92,7 @@ def _counts_in_words(history: BranchHistory) -> str:
 
 def unequal_lines(group: GroupHistory) -> list[str]:
     """A line if runs that are compared had unequal shares of the machine; the report names them."""
-    unequal = unequal_shares(group.records, (entry.run for entry in group.entries if isinstance(entry, Ran)))
-    if not unequal:
+    if not group.unequal_shares:
         return []
-    of = sum(run.status == "ok" for record in group.records for run in record.runs)
-    return [f"unequal shares of the machine in {len(unequal)} of {counted(of, 'run')}: the report names them"]
+    share = f"{len(group.unequal_shares)} of {counted(group.scored_runs, 'run')}"
+    return [f"unequal shares of the machine in {share}: the report names them"]

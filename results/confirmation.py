@@ -1,5 +1,7 @@
 """What fresh seeds say of a train.py: its scores against the untouched train.py's under the same seeds. Pure functions.
 
+They are light to import: only an interval needs SciPy.
+
 The seeds have decided nothing before, so the difference is not selected: it is the one to believe in a report.
 """
 
@@ -10,7 +12,9 @@ from statistics import fmean, stdev
 
 from research.formatting import counted
 from research.result import RunResult
-from results.experiment import Verdict
+from results.experiment import ExperimentRecord, Verdict
+from results.group_history import GroupHistory, is_baseline, is_keep, scores_in
+from results.head_gain import interval_text
 from results.machine_shares import unequal_sides
 from results.verdict import and_, failure, figure, scores_of, too_different, too_equal
 
@@ -32,6 +36,55 @@ class Difference:
     low: float
     high: float
     """The ends of its interval: Welch's at LEVEL for fresh seeds, of 90% for an estimate."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Confirmation:
+    """What fresh seeds say of an experiment's gain."""
+
+    experiment: ExperimentRecord
+    """The confirmation of what was tried; its parent is the experiment that made it."""
+    found: Difference
+    seeds: int
+    """Runs with a score on the side that has fewer of them."""
+
+
+def confirmation_of(group: GroupHistory, commit: str) -> Confirmation | None:
+    """The latest confirmation of the program at a commit, under whatever commit it ran; None if none has an interval.
+
+    One that is under way, was interrupted or was abandoned says nothing: its gain would be that of some of its seeds.
+    """
+    ended = [record for record in group.records if record.experiment.kind == "confirm" and _has_ended(record)]
+    programs = {r.experiment.commit: r.experiment.program for r in group.records if r.experiment.program}
+    baselines = {r.experiment.commit for r in group.records if is_keep(r) and is_baseline(r)}
+    code, untouched = programs.get(commit, commit), {programs.get(baseline, baseline) for baseline in baselines}
+    codes = [programs.get(record.experiment.commit, record.experiment.commit) for record in ended]
+    if code in untouched:
+        return None
+    baselines_again = [record for record, its in zip(ended, codes, strict=True) if its in untouched]
+    for record in reversed([record for record, its in zip(ended, codes, strict=True) if its == code]):
+        for baseline in (other for other in baselines_again if have_seeds_in_common(record, other)):
+            scores = scores_in(record), scores_in(baseline)
+            found = difference(*scores)
+            if found is not None:
+                return Confirmation(experiment=record, found=found, seeds=min(map(len, scores)))
+    return None
+
+
+def have_seeds_in_common(one: ExperimentRecord, other: ExperimentRecord) -> bool:
+    """Whether two experiments ran under the same seeds: the two sides of one confirmation do, and no others."""
+    return not {run.seed for run in one.runs}.isdisjoint(run.seed for run in other.runs)
+
+
+def _has_ended(record: ExperimentRecord) -> bool:
+    """Whether all seeds of a side of a confirmation have run."""
+    return record.verdict is not None and record.verdict.decision != "lost"
+
+
+def in_words(found: Confirmation) -> str:
+    """The gain under fresh seeds, with its interval."""
+    gain = interval_text(found.found.gain, found.found.low, found.found.high)
+    return f"gain {gain} under {counted(found.seeds, 'fresh seed')} (Welch, {LEVEL:.0%})"
 
 
 def difference(tried: Sequence[float], baseline: Sequence[float]) -> Difference | None:
@@ -72,14 +125,17 @@ def conclusion(found: Difference, expected: float) -> str:
     """What fresh seeds say of a gain that was estimated: it is confirmed if they certainly show one, and this one."""
     if 0 < found.low <= expected <= found.high:
         return "confirmed: fresh seeds show a gain, and the estimate agrees with them"
-    if found.low <= 0 <= found.high:
-        if found.high - found.low > abs(expected):
-            return TOO_FEW
-        return "not confirmed: fresh seeds show no gain"
-    if found.high < 0:
-        return "not confirmed: fresh seeds show a loss"
+    if shows_no_gain(found, expected):
+        return f"not confirmed: fresh seeds show {'a loss' if found.high < 0 else 'no gain'}"
+    if found.low <= 0:
+        return TOO_FEW
     off = f"{'overstates' if expected > found.high else 'understates'} by {figure(abs(expected - found.gain))}"
     return f"not confirmed as estimated: fresh seeds show a gain, which the estimate {off}"
+
+
+def shows_no_gain(found: Difference, expected: float) -> bool:
+    """Whether fresh seeds show a loss, or no gain although they would show one of the size that was estimated."""
+    return found.high < 0 or (found.low <= 0 and found.high - found.low <= abs(expected))
 
 
 def tried_verdict(runs: Sequence[RunResult], baseline: Sequence[RunResult], *, expected: float, sigma: float) -> Verdict:

@@ -1,33 +1,21 @@
-"""How much a head gains over the untouched train.py: by all runs, by its own score, under fresh seeds, and for what cost.
+"""How much a head gains over the untouched train.py: by all runs, by its own score, and for what cost.
 
 All gains are in bpb, and positive is better. The gain by all runs is shrunk for having been selected: it is the one to report.
-`results/head_gain.py` holds it as a record and in words.
+`results/head_gain.py` holds it as a record and in words, and `results/confirmation.py` has what fresh seeds say.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from results import effect_estimate as estimate
 from results import policy
-from results.confirmation import Difference, difference
 from results.experiment import ExperimentRecord
-from results.group_history import GroupHistory, is_baseline, is_keep, scores_in
+from results.group_history import GroupHistory
 from results.group_state import GroupState
 from results.head_gain import ExpectedGain
 
 BPB_STEP = 0.001
 """The gain whose price in device time is reported."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Confirmation:
-    """What fresh seeds say of an experiment's gain."""
-
-    experiment: ExperimentRecord
-    """The confirmation of what was tried; its parent is the experiment that made it."""
-    found: Difference
-    seeds: int
-    """Runs with a score on the side that has fewer of them."""
 
 
 def expected_gain(state: GroupState, commit: str) -> ExpectedGain | None:
@@ -51,27 +39,6 @@ def gain_by_scores(group: GroupHistory) -> float | None:
     if head is None or baseline is None or head.val_bpb is None or baseline.val_bpb is None:
         return None
     return baseline.val_bpb - head.val_bpb
-
-
-def confirmation_of(group: GroupHistory, commit: str) -> Confirmation | None:
-    """The latest confirmation of a commit's train.py; None if there is none with an interval."""
-    confirmed = [record for record in group.records if record.experiment.kind == "confirm" and scores_in(record)]
-    untouched = {record.experiment.commit for record in group.records if is_keep(record) and is_baseline(record)}
-    tried = [record for record in confirmed if record.experiment.commit == commit and commit not in untouched]
-    for record in reversed(tried):
-        for baseline in (
-            other for other in confirmed if other.experiment.commit in untouched and have_seeds_in_common(record, other)
-        ):
-            scores = scores_in(record), scores_in(baseline)
-            found = difference(*scores)
-            if found is not None:
-                return Confirmation(experiment=record, found=found, seeds=min(map(len, scores)))
-    return None
-
-
-def have_seeds_in_common(one: ExperimentRecord, other: ExperimentRecord) -> bool:
-    """Whether two experiments ran under the same seeds: the two sides of one confirmation do, and no others."""
-    return not {run.seed for run in one.runs}.isdisjoint(run.seed for run in other.runs)
 
 
 def device_seconds(records: Iterable[ExperimentRecord]) -> float:

@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from research.command_hints import to_type
 from research.errors import UserError
 from results.experiment import Branch, ExperimentRecord, Head, Verdict, edit_of
-from results.group_entries import Entry
+from results.group_entries import Entry, Ran
 from results.head_gain import ExpectedGain, gain_in, gain_text
+from results.machine_shares import UnequalShare, unequal_shares
 
 if TYPE_CHECKING:
     from results.group_state import GroupState
@@ -49,14 +51,22 @@ class GroupHistory:
     @cached_property
     def state(self) -> "GroupState | None":
         """What all runs say; None before a baseline has a score, or if another version of the farm made the branches."""
-        from results.group_state import begin, replay  # they need NumPy, and without them a history is read at once
+        from results.group_state import replay  # it needs NumPy, and without that a history is read at once
+
+        if self._first_state is None:
+            return None
+        state = replay(self._first_state, self.entries)
+        return state if state.farm.baselines else None
+
+    @cached_property
+    def _first_state(self) -> "GroupState | None":
+        """The state before any run; None if this version of the farm doesn't know the terms of the branches."""
+        from results.group_state import begin
 
         try:
-            first = begin(self.branches[0])
+            return begin(self.branches[0])
         except (TypeError, UserError):  # other constants of a contract, or a profile that is unknown here
             return None
-        state = replay(first, self.entries)
-        return state if state.farm.baselines else None
 
     @cached_property
     def heads(self) -> tuple[Head, ...]:
@@ -95,8 +105,10 @@ class GroupHistory:
         """Where the group stands, in one line."""
         if self.head is None:
             return "no score yet: the baseline has not finished"
-        if self.gain is None:
+        if self.gain is None and self._first_state is None:
             return "no estimate: this version of the farm doesn't know the terms of these branches"
+        if self.gain is None:
+            return f"no estimate: a line of the journal that it follows from is lost (`{to_type('farm doctor')}` checks it)"
         return gain_text(self.gain)
 
     @property
@@ -135,6 +147,16 @@ class GroupHistory:
     def baseline(self) -> ExperimentRecord | None:
         """The first baseline that was kept; None before one has a score."""
         return next((record for record in self.records if is_baseline(record) and is_keep(record)), None)
+
+    @cached_property
+    def unequal_shares(self) -> list[UnequalShare]:
+        """The runs of all branches that had another share of the machine than usual, in the order of their experiments."""
+        return unequal_shares(self.records, (entry.run for entry in self.entries if isinstance(entry, Ran)))
+
+    @property
+    def scored_runs(self) -> int:
+        """The number of runs that ended well, by which those with unequal shares of the machine are counted."""
+        return sum(run.status == "ok" for record in self.records for run in record.runs)
 
     def scores(self, commit: str) -> list[float]:
         """The scores of all runs of a commit but its confirmations."""

@@ -87,6 +87,9 @@ class GroupState:
     """How many records it follows from, of whatever kind."""
     why_ruled: Mapping[str, str] = field(default_factory=dict)
     """Why ideas stay out of the head, or in it, whatever scores say; without what a failed merge says."""
+    pins_lifted: Mapping[str, str] = field(default_factory=dict)
+    """The ideas that a ruling has taken out of the head although they were pinned, and why they were: empty if a merge showed
+    that they can't leave."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -353,14 +356,24 @@ def _ruled(state: GroupState, entry: Ruled) -> GroupState:
     if entry.ruling in ("unbar", "restore"):
         for idea in (state.ideas[name] for name in entry.patches if name in state.ideas):
             farm = _back_in_play(farm, idea, in_head=entry.ruling == "restore")
-        why = {name: reason for name, reason in state.why_ruled.items() if name not in entry.patches}
-        return replace(state, farm=farm, why_ruled=why)
+        why, lifted = (_without(known, entry.patches) for known in (state.why_ruled, state.pins_lifted))
+        return replace(state, farm=farm, why_ruled=why, pins_lifted=lifted)
+    lifted = _without(state.pins_lifted, entry.patches if entry.ruling == "pin" else ())
+    if entry.ruling == "bar":
+        lifted |= {name: state.why_ruled.get(name, "") for name in entry.patches if name in farm.pinned}
     for patch in entry.patches:
         if entry.ruling == "bar":
             farm = policy.barred(farm, patch)
         elif patch in state.ideas:
             farm = policy.pinned(farm, state.ideas[patch])
-    return replace(state, farm=farm, why_ruled={**state.why_ruled, **dict.fromkeys(entry.patches, entry.reason)})
+    why = {**state.why_ruled, **dict.fromkeys(entry.patches, entry.reason)}
+    return replace(state, farm=farm, why_ruled=why, pins_lifted=lifted)
+
+
+def _without(reasons: Mapping[str, str], ideas: Iterable[str]) -> dict[str, str]:
+    """The reasons of all other ideas."""
+    gone = frozenset(ideas)
+    return {name: reason for name, reason in reasons.items() if name not in gone}
 
 
 def _back_in_play(farm: FarmState, patch: Patch, *, in_head: bool) -> FarmState:

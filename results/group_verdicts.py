@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from research.result import RunResult
 from results import policy
 from results.experiment import Decision, Experiment, ExperimentRecord, Verdict
+from results.gains import expected_gain
 from results.group_entries import DROPPED_BY_A_PERSON
 from results.group_state import GroupState, IdeaEstimate, estimate_of, seed_of, time_price
 from results.head_gain import interval_text
@@ -66,7 +67,7 @@ def merge_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunR
         return failed
     patches = state.patches_at[experiment.commit]
     scores = scores_of(runs)
-    expected, sd = policy.expected_score(state.farm, patches)
+    expected, sd = _expected(state, experiment)
     score = sum(scores) / len(scores)
     is_kept = patches == state.farm.head
     remark = _share_in_words(state, runs)
@@ -104,13 +105,19 @@ def measurement_verdict(state: GroupState, experiment: Experiment, runs: Sequenc
         return failed
     scores = scores_of(runs)
     score = sum(scores) / len(scores)
-    patches = state.patches_at[experiment.commit]
-    expected, sd = policy.expected_score(state.farm, patches)
+    expected, sd = _expected(state, experiment)
     away = (score - expected) / sd
     what = "known program" if experiment.kind in ("explore", "manual") else experiment.kind
     told = f"{score:.4f}{_share_in_words(state, runs)}"
     words = f"{what}: the raw score is {told}; all runs expect {expected:.4f} of it ({away:+.1f} standard deviations)"
     return Verdict(decision="discard", reason=words, gain=expected - score, sigma=state.farm.posterior.sigma)
+
+
+def _expected(state: GroupState, experiment: Experiment) -> tuple[float, float]:
+    """The val_bpb that is expected of an experiment's train.py, as it is told of a head, and a run's standard deviation."""
+    gain = expected_gain(state, experiment.commit)
+    assert gain is not None, "it has run"
+    return gain.head, policy.expected_score(state.farm, state.patches_at[experiment.commit])[1]
 
 
 def flips(state: GroupState, decided: Mapping[str, Decision]) -> Iterator[tuple[str, Verdict]]:

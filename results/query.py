@@ -29,6 +29,9 @@ _FIRST_WORD = re.compile(r"(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?\*/)*([A-Za-z]+)", re.
 CELL_WIDTH = 200
 """Characters of a cell in a prompt or a terminal, and of a column to which cells are aligned elsewhere."""
 
+NOT_FINITE = ("NaN", "Infinity", "-Infinity")
+"""What stands for the floats that JSON can't hold."""
+
 LEAST_CELL = 20
 """Characters of text that are left of a column at least."""
 
@@ -71,7 +74,7 @@ class Table:
         return "\n".join(lines) + "\n"
 
     def to_json(self) -> str:
-        """`{"columns": [...], "rows": [[...]], "truncated": false}`; times as text, no NaN."""
+        """`{"columns": [...], "rows": [[...]], "truncated": false}`; times as text, and so is a float that is not finite."""
         rows = [[_plain(value) for value in row] for row in self.rows]
         return json.dumps({"columns": self.columns, "rows": rows, "truncated": self.truncated}, default=str)
 
@@ -175,7 +178,14 @@ def _cell(value: Any) -> str:
         return "NULL"
     if isinstance(value, bytes):
         return _bytes_as_text(value)
-    return f"{value:.7g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:.7g}" if math.isfinite(value) else _not_finite(value)
+    return str(value)
+
+
+def _not_finite(value: float) -> str:
+    """The name of a float that JSON can't hold, as JavaScript and Python's parser have it."""
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _bytes_as_text(value: bytes) -> str:
@@ -216,13 +226,13 @@ def _aligned(cells: tuple[str, ...] | list[str], widths: list[int], numeric: lis
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or isinstance(value, int | float)
+    return value is None or isinstance(value, int | float) or value in NOT_FINITE
 
 
 def _plain(value: Any) -> Any:
-    """The value as JSON can hold it: NaN and infinities become None."""
+    """The value as JSON can hold it: NaN and infinities become text, so that they can be told from NULL."""
     if isinstance(value, float):
-        return value if math.isfinite(value) else None
+        return value if math.isfinite(value) else _not_finite(value)
     if isinstance(value, bytes):
         return _bytes_as_text(value)
     if isinstance(value, list | tuple):

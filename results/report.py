@@ -7,23 +7,15 @@ from pathlib import Path
 from research.formatting import counted, duration, one_line, shortened
 from research.result import RunResult
 from results import policy
-from results.confirmation import LEVEL, conclusion
+from results.confirmation import conclusion, confirmation_of, in_words
 from results.counts import beside_ideas, count
 from results.experiment import Decision, ExperimentRecord
-from results.gains import (
-    BPB_STEP,
-    Confirmation,
-    confirmation_of,
-    device_seconds,
-    gain_by_scores,
-)
-from results.group_entries import Ran
+from results.gains import BPB_STEP, device_seconds, gain_by_scores
 from results.group_history import Decided, GroupHistory
 from results.group_state import IdeaEstimate, estimates
 from results.group_verdicts import is_postponed
 from results.head_gain import ExpectedGain, interval_text
 from results.history import BranchHistory, by_head
-from results.machine_shares import unequal_shares
 from results.overfitting import measure_overfitting
 from results.researcher_costs import total
 from results.verdict import figure, too_equal
@@ -105,9 +97,10 @@ def _group_report(histories: Sequence[BranchHistory], home: Path | None, confirm
         *_idea_lines(group),
         *_beside_ideas(group),
         _code_line(group),
+        *_share_warnings(group),
     ]
     for history in histories:
-        about = [*_warning_lines(history.records, group), _counts_line(history.records), _cost_line(history)]
+        about = [*_warning_lines(history.records), _counts_line(history.records), _cost_line(history)]
         lines += about if len(group.branches) == 1 else [history.branch.name, *(f"  {line}" for line in about)]
     return lines
 
@@ -148,15 +141,10 @@ def _confirmation_lines(group: GroupHistory, gain: ExpectedGain, commit: str, co
     found = confirmation_of(group, commit)
     if found is not None:
         said = conclusion(found.found, gain.gain)
-        return _wrapped(f"{said[0].upper()}{said[1:]}; {_fresh_seeds(found)}")
+        return _wrapped(f"{said[0].upper()}{said[1:]}; {in_words(found)}")
     before = [one for head in reversed(group.heads) if (one := confirmation_of(group, head.commit)) is not None]
-    earlier = f"; of an earlier head {_fresh_seeds(before[0])}" if before else ""
+    earlier = f"; of an earlier head {in_words(before[0])}" if before else ""
     return [f"Not run under fresh seeds: {confirm}{earlier}"]
-
-
-def _fresh_seeds(found: Confirmation) -> str:
-    gain = interval_text(found.found.gain, found.found.low, found.found.high)
-    return f"gain {gain} under {counted(found.seeds, 'fresh seed')} (Welch, {LEVEL:.0%})"
 
 
 def _price_lines(group: GroupHistory, gain: ExpectedGain | None) -> list[str]:
@@ -256,27 +244,24 @@ def _beside_ideas(group: GroupHistory) -> list[str]:
     return [f"Other runs: {', '.join(parts.values())}"] if parts else []
 
 
-def _warning_lines(records: Sequence[ExperimentRecord], group: GroupHistory) -> list[str]:
-    """Doubts about the scores of a branch of a group: runs had unequal shares of the machine, or seeds make no difference."""
+def _share_warnings(group: GroupHistory) -> list[str]:
+    """A sentence on runs which had more or less of the machine than others; none if all had equal shares."""
+    unequal = group.unequal_shares
+    if not unequal:
+        return []
+    share = f"{len(unequal)} of {counted(group.scored_runs, 'run')}"
+    named = "; ".join(f"{found.run.run_id} ({found.words})" for found in unequal[:MOST_RUNS])
+    more = f"; and {len(unequal) - MOST_RUNS} more" if len(unequal) > MOST_RUNS else ""
+    return _wrapped(f"Unequal shares of the machine in {share}, so that scores compare badly: {named}{more}")
+
+
+def _warning_lines(records: Sequence[ExperimentRecord]) -> list[str]:
+    """Doubts about the scores of a branch: seeds make no difference."""
     runs_of: dict[str, list[RunResult]] = {}
     for record in records:
         runs_of.setdefault(record.experiment.commit, []).extend(record.runs)
     remarks = [remark for runs in runs_of.values() if (remark := too_equal(runs))]
-    warnings = [*_share_warnings(records, group), *(remark[0].upper() + remark[1:] for remark in remarks)]
-    return [line for warning in warnings for line in _wrapped(warning)]
-
-
-def _share_warnings(records: Sequence[ExperimentRecord], group: GroupHistory) -> list[str]:
-    """A sentence on runs which had more or less of the machine than others; none if all had equal shares."""
-    unequal = unequal_shares(records, (entry.run for entry in group.entries if isinstance(entry, Ran)))
-    if not unequal:
-        return []
-    of = sum(run.status == "ok" for record in records for run in record.runs)
-    named = "; ".join(f"{found.run.run_id} ({found.words})" for found in unequal[:MOST_RUNS])
-    more = f"; and {len(unequal) - MOST_RUNS} more" if len(unequal) > MOST_RUNS else ""
-    return [
-        f"Unequal shares of the machine in {len(unequal)} of {counted(of, 'run')}, so that scores compare badly: {named}{more}"
-    ]
+    return [line for remark in remarks for line in _wrapped(remark[0].upper() + remark[1:])]
 
 
 def _counts_line(records: Sequence[ExperimentRecord]) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from research.command_hints import to_type
 from research.errors import UserError
 from research.files import replacing
 from research.formatting import one_line, utc_now
@@ -36,7 +37,7 @@ from results.experiment import (
     to_body,
 )
 from results.group_entries import REQUEST, REQUEST_TAKEN
-from results.journal import Journal, JournalRecord, RecordKind
+from results.journal import Journal, JournalRecord, RecordKind, repair_hint
 from results.journal_repair import NUMBERS_TAKEN
 from results.query import Table
 from results.query_process import QueryProcess
@@ -259,18 +260,21 @@ class Store:
 
 
 def query_home(home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent",
-               begin: str = "farm demo") -> Table:  # fmt: skip
+               home_option: str = "") -> Table:  # fmt: skip
     """The result of one SELECT over a home, which need not be writable.
 
-    Raises UserError if nothing is recorded, which names the command `begin` that starts a history, or a farm has the home open.
+    Raises UserError if nothing is recorded, or a farm has the home open. `home_option` is what names the home in the commands
+    that the error, or a warning of damaged lines, names.
     """
     journal = home / "journal.jsonl"
     if not os.path.lexists(journal) and (os.access(home, os.X_OK) or not os.path.lexists(home)):  # else it can't be seen
-        raise UserError(f"Nothing is recorded in {home} yet: `{begin}` starts a history.")
+        raise UserError(f"Nothing is recorded in {home} yet: `{to_type(f'farm demo{home_option}')}` starts a history.")
     with ExitStack() as cleanup:
         if not all(os.access(path, os.W_OK) for path in (home, journal)):  # somebody else's, or on a read-only mount
             home = _copied_journal(home, Path(cleanup.enter_context(TemporaryDirectory(prefix="autoresearch-home-"))))
         store = cleanup.enter_context(Store.open(home, wait_s=3.0))
+        if store.journal.damaged:
+            log.warning("%s", repair_hint(home_option))
         return store.query(sql, max_rows=max_rows, timeout_s=timeout_s, audience=audience)
 
 

@@ -1,6 +1,7 @@
 """results.tsv: experiments in the five columns of karpathy/autoresearch.
 
-People and agents add rows and notes of their own to the same file. What the farm's records don't explain stays where it is.
+People and agents add rows and notes of their own to the same file. What the farm's records don't explain stays where it is, in
+the file that has it: two checkouts' files may have different rows, and none is copied from one to the other.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,11 +21,16 @@ MEASURED = "measured"
 pass it over."""
 
 
+MOST_READS = 5
+"""How often a table is read again at most, when somebody has written it while its new text was made."""
+
+
 def write_results_tsv(
     path: Path, records: Iterable[ExperimentRecord], *, others: Iterable[ExperimentRecord] = ()
 ) -> Path | None:
     """Writes, atomically, one line for each decided experiment, in the order given, into the table that is there or a new one.
 
+    What somebody adds to the file meanwhile is taken up.
     Lines that no record wrote stay in place: a person's rows and notes. Those of `others`, the experiments of branches whose
     scores need not compare with these, leave the table; the journal has them. A new row comes before rows, a person's too,
     that name the commit of a later record, else after the table's last row; and where rows of `others` made way, a baseline
@@ -34,25 +40,49 @@ def write_results_tsv(
     val_bpb has six decimals; memory_gb is in GiB with one decimal. Both are 0 for a crash, as the format has it.
     """
     target = path.resolve() if path.is_symlink() else path
-    before = _read(target)
-    aside = None
-    if before is None:
-        aside = move_aside(path)
-        target, before = path, []
-    own = list(records)
-    kept = _without(before, list(others), own)
-    lines = _merged(kept, own, heads=len(kept) < len(before))
+    own, theirs, aside = list(records), list(others), None
+    for _ in range(MOST_READS):
+        version = _version(target)
+        before = _read(target)
+        if before is None:
+            aside = move_aside(path)
+            target, before, version = path, [], None
+        kept = _without(before, theirs, own)
+        lines = _merged(kept, own, heads=len(kept) < len(before))
+        if _version(target) == version:
+            break
     write_atomically(target, ("\n".join(lines) + "\n").encode("utf-8", "surrogateescape"))
     return aside
 
 
+def _version(path: Path) -> tuple[int, int, int] | None:
+    """What changes when somebody writes a file; None if there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def commits_in(path: Path) -> list[str]:
     """The commit of each row of a table, as its first column has it; none if there is no such file, or it is no table."""
+    return [line.split("\t")[0].strip() for line in _lines(path) if _is_row(line)]
+
+
+def rows_of_others(paths: Iterable[Path], records: Iterable[ExperimentRecord]) -> dict[Path, int]:
+    """The number of rows in each of these tables that none of the records wrote; files without such a row are left out."""
+    rows = {path: [_without_status(line) for line in _lines(path) if _is_row(line)] for path in paths}
+    written = set(_rows_so_far(list(records))) if any(rows.values()) else set()
+    numbers = {path: sum(row not in written for row in its) for path, its in rows.items()}
+    return {path: number for path, number in numbers.items() if number}
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a table; none if there is no such file, it can't be read, or it is no table."""
     try:
-        lines = _read(path) or []
+        return _read(path) or []
     except OSError:
         return []
-    return [line.split("\t")[0].strip() for line in lines if _is_row(line)]
 
 
 def _read(path: Path) -> list[str] | None:

@@ -29,9 +29,14 @@ def branch_exists(repo: Path, branch: str) -> bool:
     return _resolve(repo, branch_ref(branch)) is not None
 
 
+def commit_exists(repo: Path, commit: str) -> bool:
+    """Whether the repository has this commit."""
+    return _resolve(repo, f"{commit}^{{commit}}") is not None
+
+
 def restore_branch(repo: Path, branch: str, commit: str) -> bool:
     """Makes a branch that somebody has deleted again at a commit, if the repository has that. Returns whether it did."""
-    if branch_exists(repo, branch) or _resolve(repo, f"{commit}^{{commit}}") is None:
+    if branch_exists(repo, branch) or not commit_exists(repo, commit):
         return False
     run_git(repo, "update-ref", branch_ref(branch), commit)
     return True

@@ -40,6 +40,7 @@ def confirm(options: argparse.Namespace) -> int:
     contract = recorded_contract(branch)
     check_source(contract.source, options.num_shards, reads_files=False)
     with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
+        check_whole(home.journal, store.journal.damaged, home_option=home_option(home))
         subject = subject_of(store, branch, experiment)
         before = [run_to_repeat(store.record(found.id)) for found in (subject.tried, subject.baseline)]
     tried, baseline = (recorded_train_py(home, found.commit) for found in (subject.tried, subject.baseline))

@@ -69,7 +69,7 @@ def status(options: argparse.Namespace) -> int:
         print(f"A farm is running on {home.folder} (process {client.pid}), tag {running['tag']}.")
         for line in running_lines(running):
             print(f"  {line}")
-    for line in [*standing_lines(histories), *unfinished, *_rows_of_others(histories)]:
+    for line in [*standing_lines(histories), *unfinished, *_rows_of_others(histories), *_rows_by_hand(home, histories)]:
         print(line)
     return 0
 
@@ -85,14 +85,24 @@ def _rows_of_others(histories: "list[BranchHistory]") -> list[str]:
     return foreign_rows(checkout, here, histories)
 
 
+def _rows_by_hand(home: Home, histories: "list[BranchHistory]") -> list[str]:
+    """A line on each results.tsv with rows of people's own; none if there are none."""
+    from cluster.results_files import by_hand_lines
+
+    return by_hand_lines(home, histories, find_checkout())
+
+
 def report(options: argparse.Namespace) -> int:
     """Prints the morning report."""
     from results.report import morning_report
 
     home = find_home(options.home)
-    chosen = branches_named(read_history(home), options.tag)
+    histories = read_history(home)
+    chosen = branches_named(histories, options.tag)
     ask, confirm = (to_type(f"farm {command}{home_option(home)}") for command in ("sql", "confirm"))
     print(morning_report(chosen, home=home.folder, ask=ask, confirm=confirm), end="")
+    for line in _rows_by_hand(home, histories):
+        print(line)
     return 0
 
 
@@ -117,7 +127,7 @@ def sql(options: argparse.Namespace) -> int:
     if table is None:
         from results.store import query_home
 
-        table = query_home(home.folder, query, audience=audience, begin=to_type(f"farm demo{home_option(home)}"))
+        table = query_home(home.folder, query, audience=audience, home_option=home_option(home))
     if options.json:
         text = table.to_json()
     elif sys.stdout.isatty():

@@ -9,7 +9,7 @@ from research.errors import UserError
 from results import history
 from results.experiment import ExperimentRecord
 from results.history import BranchHistory
-from results.journal import DamagedLine, damage_in_words, repair_hint
+from results.journal import DamagedLine, check_whole, damage_in_words, repair_hint
 
 
 def read_history(home: Home) -> list[BranchHistory]:
@@ -23,14 +23,31 @@ def read_history(home: Home) -> list[BranchHistory]:
     except OSError as error:
         raise UserError(f"{home.journal} can't be read ({error.strerror}): ask its owner, or choose another --home.") from None
     if damaged:
-        told = f"{damage_in_words(home.journal, damaged)}, and is missing in what follows"
-        print(f"farm: {told}: {repair_hint(home_option(home))}", file=sys.stderr)
+        follows = "and is missing in what follows" if found else "and no branch is left"
+        told = f"{damage_in_words(home.journal, damaged)}, {follows}: {repair_hint(home_option(home))}"
+        if not found:
+            raise UserError(told)
+        print(f"farm: {told}", file=sys.stderr)
     if not found:
         demo, run, by_hand = (to_type(f"farm {name}{home_option(home)}") for name in ("demo", "run", "try"))
         starts = f"`{demo}`, `{run}` or, with an edit of your own, `{by_hand}` starts a history"
         raise UserError(f"Nothing is recorded in {home.folder} yet: {starts}.")
     here = checked_out_here()
     return sorted(found, key=lambda history: here in (history.branch.name, history.group.name))
+
+
+def history_to_run_on(home: Home) -> list[BranchHistory]:
+    """All branches of a home on which something is to be run; none if nothing is recorded.
+
+    Raises UserError if a line of its journal is damaged from which anything may follow: it may be that of a branch.
+    """
+    damaged: list[DamagedLine] = []
+    try:
+        found = history.read_history(home.journal, on_damage=damaged.append)
+    except OSError:
+        return []
+    check_whole(home.journal, damaged, home_option=home_option(home))
+    return found
 
 
 def checked_out_here() -> str | None:

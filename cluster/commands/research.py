@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agent.repo.branch_names import short_name
-from cluster.commands.read_home import read_history
-from cluster.hardware import platform_identity
+from cluster.commands.read_home import history_to_run_on, read_history
+from cluster.hardware import choose_devices, limited, platform_identity
 from cluster.home import Home, find_home, home_option
 from cluster.machine_load import busy_lines
 from cluster.resuming import interrupted, other_sides, resume_lines
@@ -45,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
 
 def try_(options: argparse.Namespace) -> int:
     """Runs one experiment with the working train.py. The exit status is 1 if it has no score."""
-    from cluster.by_hand import on_the_checkouts_branch, try_once, where_the_edit_is
+    from cluster.branch_start import check_terms
+    from cluster.by_hand import check_parses, on_the_checkouts_branch, try_once, where_the_edit_is
     from cluster.commands.options import try_options
     from cluster.display import make_display
     from cluster.doctor import layers_here, lines_before_runs
@@ -55,8 +56,11 @@ def try_(options: argparse.Namespace) -> int:
     if options.tag is None:
         farm_options = on_the_checkouts_branch(farm_options)
     farm_options.home.check_free()
+    known = history_to_run_on(farm_options.home)
     if options.again and options.tag is not None:
-        check_has_begun(farm_options)
+        check_has_begun(farm_options, known)
+    check_parses(farm_options)
+    check_terms(farm_options, {history.branch.name: history.branch for history in known}, command="try")
     output = LastingOutput(farm_options.home)
     for line in lines_before_runs(farm_options.sandbox, layers_here()):
         output.line(line)
@@ -74,9 +78,8 @@ def try_(options: argparse.Namespace) -> int:
     return 0 if record.verdict is not None and record.verdict.decision in ("keep", "discard") else 1
 
 
-def check_has_begun(options: "FarmOptions") -> None:
+def check_has_begun(options: "FarmOptions", known: list[BranchHistory]) -> None:
     """Raises UserError if no branch of the tag is on record, so that nothing can be run again there."""
-    known = _known(options.home)
     if not any(options.tag in (history.branch.tag, short_name(history.branch.name)) for history in known):
         raise UserError(f"Tag {options.tag} has no experiment yet, so there is none to run --again: leave --again out.")
 
@@ -163,24 +166,21 @@ def before_start(options: "FarmOptions") -> list[str]:
     from agent.researchers.make import make_researcher
     from cluster.branch_start import check_branches
     from cluster.doctor import layers_here, lines_before_runs
-    from cluster.loop_plans import contract_asked_for, data_if_prepared
-    from research.data.prepare import check_writable
-    from research.data.sources import check_source
+    from cluster.loop_plans import check_loops, contract_asked_for, data_if_prepared
 
     options.home.check_free()
     # raises for a missing key, or a host that can't contain a command
     make_researcher(
         options.researcher, model=options.model, max_cost=options.max_cost, bounds=AgentBounds(sandbox=options.sandbox)
     )
+    known = history_to_run_on(options.home)
     if options.engine == "ray":
-        return before_start_on_cluster(options)
-    known = _known(options.home)
-    check_branches(options, {history.branch.name: history.branch for history in known})
+        return before_start_on_cluster(options, known)
+    branches = {history.branch.name: history.branch for history in known}
+    check_loops(options, len(options.devices), branches.values())
+    check_branches(options, branches)
     contract = contract_asked_for(options, options.devices[0])
     is_prepared = data_if_prepared(contract, options) is not None
-    if not is_prepared:
-        check_writable(options.cache)
-        check_source(contract.source)
     options.home.create()
     profile = contract.profile
     costs = estimate(
@@ -209,18 +209,27 @@ def before_start(options: "FarmOptions") -> list[str]:
     return [*lines, f"home: {options.home.folder}"]
 
 
-def before_start_on_cluster(options: "FarmOptions") -> list[str]:
-    """The lines before a start on Ray: whose devices it uses, and where its home is."""
+def before_start_on_cluster(options: "FarmOptions", known: list[BranchHistory]) -> list[str]:
+    """The lines before a start on Ray: whose devices it uses, and where its home is.
+
+    Raises UserError for what this machine's devices can't do if they are those of the cluster.
+    """
+    from cluster.branch_start import check_terms_on_own_cluster
     from cluster.doctor import layers_here, lines_before_runs
+    from cluster.loop_plans import check_loops
     from cluster.ray_cluster.engine import cluster_here
 
     address = options.address or cluster_here()
+    if address is None:
+        devices = [limited(device, options.gpu_memory_bytes) for device in choose_devices(options.requested)]
+        branches = [history.branch for history in known]
+        check_loops(options, len(devices), branches)
+        check_terms_on_own_cluster(options, branches, devices)
     where = f"the Ray cluster at {address}" if address else "its own Ray cluster on this machine"
     loops = counted(options.loops, "loop") if options.loops else "one loop per device"
     lines = [f"tag {options.tag}, {loops}, on {where}"]
     if address is None or options.sandbox == "off":  # nothing is known yet about a cluster's nodes
         lines += lines_before_runs(options.sandbox, layers_here())
-    known = _known(options.home)
     lines += _researcher_lines(options, known)
     lines += _start_lines(options, known)
     if options.experiments is None and options.hours is None and options.max_cost is None:

@@ -1,6 +1,7 @@
 """Where a branch in the user's checkout begins; each worktree is a farm of its own."""
 
 import shutil
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,9 +9,17 @@ from typing import Any
 
 import pytest
 
+from agent.repo.git_command import run_git
 from agent.repo.repository import make_repository
 from agent.repo.worktree import branch_exists
-from cluster.branch_start import BranchStart, check_branches, check_not_of_several_loops, check_same_rule, created_at
+from cluster.branch_start import (
+    BranchStart,
+    check_branches,
+    check_not_deleted,
+    check_not_of_several_loops,
+    check_same_rule,
+    created_at,
+)
 from cluster.farm_options import FarmOptions
 from cluster.home import Home, find_home
 from cluster.loop_plans import LoopPlan
@@ -136,3 +145,33 @@ def test_a_start_in_the_checkout_says_what_it_sets(tmp_path: Path) -> None:
             assert [options_said in line and "new branches only" in line for line in resumed] == [True]
     [told] = [line for line in said if "profile cpu" in line]
     assert branch.baseline_commit[:7] in told and "DEPTH = 2" in told
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_a_deleted_branch_is_refused_with_the_command_that_brings_it_back(tmp_path: Path, in_place: bool) -> None:
+    """A farm makes the branch of its own worktree again; what it refuses is a repository without the commit."""
+    repo = tmp_path / "repo"
+    make_repository(repo, {"research/train.py": (research_folder() / "train.py").read_text(), "program.md": "policy\n"})
+    options = FarmOptions(repo=repo, home=Home(tmp_path / "home"), cache=tmp_path, tag="new", researcher="search",
+                          devices=(CPU,))  # fmt: skip
+    data: Any = SimpleNamespace(score_fingerprint=lambda contract: "s", data_fingerprint="d")
+    plan = LoopPlan(branch_name="autoresearch/new", number=0, device=CPU, contract=contract_for("cpu"), data=data)
+    with Store.open(with_tables(tmp_path / "home")) as store:
+        branch, _ = BranchStart(options, store, say=lambda text: None).open(plan, in_place=in_place)
+        run_git(repo, "switch", "--quiet", "--detach")
+        run_git(repo, "worktree", "prune")
+        run_git(repo, "update-ref", "-d", f"refs/heads/{branch.name}")
+        said: list[str] = []
+        start = BranchStart(options, store, say=said.append)
+        if in_place:
+            with pytest.raises(UserError, match=f"branch {branch.name} {branch.baseline_commit[:7]}`") as refused:
+                start.open(plan, in_place=True)
+            command = str(refused.value).split("`")[1]
+            subprocess.run(command, shell=True, check=True, cwd=repo)
+            assert run_git(repo, "rev-parse", branch.name).strip() == branch.baseline_commit
+        else:
+            start.open(plan, in_place=False)
+            assert any("is again where" in line for line in said)
+    make_repository(tmp_path / "another", {"research/train.py": "DEPTH = 1\n"})
+    with pytest.raises(UserError, match=rf"nor its commit {branch.baseline_commit[:7]}.*another --tag"):
+        check_not_deleted(tmp_path / "another", branch.name, branch.baseline_commit)

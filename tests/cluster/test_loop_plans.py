@@ -11,7 +11,7 @@ import pytest
 from cluster.farm_options import FarmOptions
 from cluster.hardware import Device, platform_identity
 from cluster.home import Home
-from cluster.loop_plans import LoopPlan, Planner, check_same_scoring, check_same_terms
+from cluster.loop_plans import MOST_LOOPS, LoopPlan, Planner, check_loops, check_same_scoring, check_same_terms
 from research.contract import Contract
 from research.errors import UserError
 from research.profiles import contract_for
@@ -19,6 +19,7 @@ from results.experiment import Branch
 from results.store import Store
 from tests.cluster.farm_samples import CPU, gpu
 from tests.results.new_home import with_tables
+from tests.results.result_samples import make_branch
 
 
 @pytest.fixture
@@ -163,3 +164,39 @@ def test_a_branch_is_resumed_with_the_data_that_it_began_with(make_planner, monk
     make_planner().terms(CPU)
     make_planner(tag="another").terms(CPU)
     assert asked == [None, "s", None]
+
+
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_no_data_is_prepared_for_a_branch_that_refuses_the_terms(make_planner, monkeypatch, engine: str) -> None:
+    """Whatever was asked for differs: the source, the budget, the profile, or the device."""
+    make_planner.store.add_branch(_branch_of(contract_for("cpu"), "autoresearch/night", platform=platform_identity(CPU)))
+    prepared: list[str] = []
+    monkeypatch.setattr("cluster.loop_plans.prepared_data", lambda contract, *_, **__: prepared.append(contract.source))
+
+    def start(**changes: Any) -> None:
+        planner = make_planner(engine=engine, profile="cpu", **changes)
+        _ = planner.local() if engine == "local" else planner.joining([CPU], [CPU])
+
+    for changes, fact in (({"source": "stdlib"}, "--source"), ({"budget": 5.0}, "--budget 15")):
+        with pytest.raises(UserError, match=fact):
+            start(**changes)
+    if engine == "local":  # on a cluster another platform has another branch
+        with pytest.raises(UserError, match="was measured on"):
+            start(devices=(replace(CPU, threads=64),))
+    assert prepared == []
+    start()
+    assert prepared
+
+
+def test_more_loops_than_devices_can_serve_are_refused(make_planner) -> None:
+    options = make_planner(loops=1000)._options
+    for devices in (1, 2):
+        with pytest.raises(UserError, match=rf"--loops 1000 .* at most --loops {MOST_LOOPS * devices}\."):
+            check_loops(options, devices, [])
+        check_loops(replace(options, loops=MOST_LOOPS * devices), devices, [])
+    begun = [_branch_of(contract_for("cpu"), f"autoresearch/night-{number}") for number in range(20)]
+    check_loops(replace(options, loops=20), 1, begun)  # an older farm let them begin
+
+
+def _branch_of(contract: Contract, name: str, *, platform: str = "a CPU") -> Branch:
+    return make_branch(name, tag="night", profile="cpu", contract_json=contract.to_json(), platform=platform)

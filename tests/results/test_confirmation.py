@@ -1,21 +1,30 @@
 """What fresh seeds say, and that nothing is selected by them."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cluster.status_text import refuted_lines
 from results.confirmation import (
     Difference,
     baseline_again_verdict,
     conclusion,
     confirmation_lines,
+    confirmation_of,
     difference,
     tried_verdict,
 )
+from results.experiment import ExperimentRecord, Verdict
+from results.group_history import GroupHistory
 from results.store import Store
-from results.verdict import too_different
+from results.verdict import abandoned_by_a_person, too_different
+from tests.results.history_samples import history_of
 from tests.results.new_home import with_tables
 from tests.results.result_samples import NAME, add, make_branch, make_experiment, make_run
+
+MEASURED = Verdict(decision="discard", reason="confirm: as it is")
 
 EXPECTED = Difference(gain=0.01, low=0.008, high=0.012)
 
@@ -91,3 +100,54 @@ def test_fresh_seeds_decide_nothing(tmp_path: Path) -> None:
     assert tried_verdict(runs, runs, expected=0.01, sigma=0.01).decision == "discard"
     assert baseline_again_verdict(runs, sigma=0.01).decision == "discard"
     assert tried_verdict(runs[1:], runs, expected=0.01, sigma=0.01).decision == "crash"
+
+
+def ran(number: int, *scores: float, seeds: int = 0, verdict: Verdict | None = MEASURED, **changes: Any) -> ExperimentRecord:
+    """An experiment whose runs had the seeds from `seeds` on."""
+    experiment = make_experiment(number, **changes)
+    runs = tuple(make_run(f"{experiment.id}-{n}", score, seed=seeds + n) for n, score in enumerate(scores))
+    return ExperimentRecord(experiment=experiment, runs=runs, verdict=verdict)
+
+
+def night(*later: ExperimentRecord, head: int) -> GroupHistory:
+    """A baseline, an idea and its program again as another commit, and what ran later; the head's number is given."""
+    kept = Verdict(decision="keep", reason="it helps")
+    first = [ran(n, score, program=f"p{min(n, 1)}", verdict=kept) for n, score in enumerate((1.0, 0.99, 0.99))]
+    now = first[head].experiment
+    event = {"commit": now.commit, "experiment": now.id, "expected": 0.99, "patches": ["mar8-0001"]}
+    return history_of([*first, *later], heads=[event]).group
+
+
+def sides(
+    tried: Sequence[float], verdicts: tuple[Verdict | None, Verdict | None] = (MEASURED, MEASURED)
+) -> list[ExperimentRecord]:
+    """A confirmation of the idea at its first commit, with a baseline of 1.0 to 1.001."""
+    commits = [make_experiment(number).commit for number in (1, 0)]
+    scores = (tried, (1.0, 1.001, 1.0005))
+    return [ran(3 + at, *scores[at], seeds=50, kind="confirm", commit=commits[at], verdict=verdicts[at]) for at in range(2)]
+
+
+@pytest.mark.parametrize("head", [1, 2])
+def test_a_confirmation_counts_for_the_program_whatever_commit_it_is(head: int) -> None:
+    group = night(*sides((0.991, 0.992, 0.9915)), head=head)
+    assert group.head is not None
+    found = confirmation_of(group, group.head.commit)
+    assert found is not None and found.found.gain == pytest.approx(0.009) and found.seeds == 3
+    assert confirmation_of(group, make_experiment(0).commit) is None
+    assert refuted_lines(group) == []
+
+
+@pytest.mark.parametrize("last", [None, abandoned_by_a_person()])
+@pytest.mark.parametrize("cut_off", [(0,), (1,), (0, 1)])
+def test_a_confirmation_that_was_not_finished_says_nothing(last: Verdict | None, cut_off: tuple[int, ...]) -> None:
+    """Of one under way, too, the seeds so far are not quoted: who stops at a good moment would select."""
+    first, second = (last if at in cut_off else MEASURED for at in range(2))
+    group = night(*sides((0.991, 0.992, 0.9915), (first, second)), head=1)
+    assert group.head is not None and confirmation_of(group, group.head.commit) is None
+
+
+@pytest.mark.parametrize(("tried", "words"), [((1.0, 1.001, 1.0004), "no gain"), ((1.2, 1.201, 1.202), "a loss")])
+def test_status_mentions_a_head_that_fresh_seeds_refute(tried: tuple[float, ...], words: str) -> None:
+    [line] = refuted_lines(night(*sides(tried), head=2))
+    assert line.startswith("not confirmed") and words in line and "3 fresh seeds" in line
+    assert refuted_lines(night(head=2)) == []

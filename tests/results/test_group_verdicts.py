@@ -6,10 +6,12 @@ from collections.abc import Sequence
 import pytest
 
 from research.result import RunResult
+from results import policy
 from results.experiment import Experiment, Verdict
+from results.gains import expected_gain
 from results.group_entries import Entry, Joined, Ran, Ruled
 from results.group_state import GroupState, begin, replay
-from results.group_verdicts import flips, idea_verdict
+from results.group_verdicts import flips, idea_verdict, measurement_verdict
 from results.overfitting import ON_VALIDATION_ALONE
 from tests.results.result_samples import make_branch, make_experiment, make_run
 
@@ -51,6 +53,17 @@ def test_what_decides_and_the_raw_score_are_told_apart(score: float, seed: int, 
     assert (float(found["helps"]) >= 0.7) == (decision == "keep")
     assert verdict.gain is not None and verdict.effect is not None and abs(verdict.effect) < abs(verdict.gain)
     assert float(found["expected"]) - float(found["score"]) == pytest.approx(verdict.gain, abs=1e-4)
+
+
+def test_what_is_expected_of_a_head_is_what_is_told_of_it_elsewhere() -> None:
+    """The effect of a single idea has the mixture's shape, and so another mean than the sum that predicts runs."""
+    again = make_experiment(2, kind="control", commit=make_experiment(1).commit, patches=(IDEA,))
+    runs = [make_run(f"c{at}", score, seed=50 + at, peak_memory_mb=None) for at, score in enumerate((0.9951, 0.9939))]
+    state, _ = told(0.9972, *(Ran(experiment=again, run=run) for run in runs), baselines=(0.9961, 1.001))
+    gain = expected_gain(state, again.commit)
+    assert gain is not None and abs(gain.head - policy.expected_score(state.farm, frozenset({IDEA}))[0]) > 1e-4
+    verdict = measurement_verdict(state, again, runs)
+    assert verdict.gain == pytest.approx(gain.head - 0.9945) and f"all runs expect {gain.head:.4f}" in verdict.reason
 
 
 def test_what_keeps_a_likely_idea_out_is_said() -> None:

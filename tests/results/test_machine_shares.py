@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
+from cluster.status_text import unequal_lines
 from research.result import RunResult
-from results.experiment import ExperimentRecord
+from results.experiment import ExperimentRecord, Verdict
 from results.machine_shares import (
     doubt_of_share,
     machine_share,
@@ -19,7 +20,7 @@ from results.machine_shares import (
 from results.report import morning_report
 from results.show import show_text
 from tests.results.history_samples import history_of
-from tests.results.result_samples import make_experiment, make_run
+from tests.results.result_samples import NAME, make_experiment, make_run
 
 
 def experiment(number: int, *runs: RunResult, **changes: str) -> ExperimentRecord:
@@ -125,3 +126,20 @@ def test_runs_that_are_compared_are_marked_where_shares_were_unequal_from_the_st
     assert "mar8-0001 100%" in words and "the baseline 41%" in words
     assert unequal_sides({"mar8-0001": [on_cpu(0.98)], "the baseline": [on_cpu(0.96)]}) == ""
     assert unequal_sides({"mar8-0001": [on_cpu(None)], "the baseline": [on_cpu(0.96)]}) == ""
+
+
+def test_status_and_report_count_unequal_shares_alike_over_all_branches_of_a_head() -> None:
+    """Loops of one group: a run is counted once, beside all runs of the group."""
+
+    def one(branch: str, number: int, share: float) -> ExperimentRecord:
+        made = make_experiment(number, branch=branch)
+        run = replace(on_cpu(share), run_id=f"{made.id}-r")
+        return ExperimentRecord(experiment=made, runs=(run,), verdict=Verdict(decision="discard", reason="no"))
+
+    first = [one(NAME, number, 0.98) for number in range(6)]
+    second = [one("autoresearch/mar8-cpu1", number, share) for number, share in enumerate((0.98, 0.4, 0.3))]
+    history = history_of(first, second)
+    both = [history, replace(history, branch=history.group.branches[1], records=tuple(second))]
+    [line] = unequal_lines(history.group)
+    report = morning_report(both)
+    assert "in 2 of 9 runs" in line and report.count("Unequal shares") == 1 and "in 2 of 9 runs" in report

@@ -276,12 +276,20 @@ def test_on_a_terminal_the_longest_text_is_cut_and_neither_figures_nor_names_are
 
 
 def test_json_holds_what_json_can(asked: Store) -> None:
-    sql = "SELECT created, val_bpb, 'nan'::DOUBLE AS nan, [1, 2] AS list, {'a': 'inf'::DOUBLE} AS struct FROM history LIMIT 1"
-    assert json.loads(asked.query(sql).to_json()) == {
-        "columns": ["created", "val_bpb", "nan", "list", "struct"],
-        "rows": [["2026-03-08 20:00:00", 0.9979, None, [1, 2], {"a": None}]],
+    """And what it can't hold as text, so that it can be told from NULL; a terminal shows the same words."""
+    sql = """SELECT created, val_bpb, 'nan'::DOUBLE AS nan, NULL::DOUBLE AS none, ['-inf'::DOUBLE, 2] AS list,
+             {'a': 'inf'::DOUBLE} AS struct FROM history LIMIT 1"""
+    assert json.loads(asked.query(sql).to_json(), parse_constant=pytest.fail) == {
+        "columns": ["created", "val_bpb", "nan", "none", "list", "struct"],
+        "rows": [["2026-03-08 20:00:00", 0.9979, "NaN", None, ["-Infinity", 2], {"a": "Infinity"}]],
         "truncated": False,
     }
+    table = asked.query("SELECT * FROM (VALUES ('inf'::DOUBLE), ('-inf'), ('nan'), (NULL), (1)) t(x)")
+    carried = json.loads(table.to_json())["rows"]
+    assert Table(columns=table.columns, rows=tuple(map(tuple, carried))).to_text() == table.to_text(), (
+        "as a farm that runs says"
+    )
+    assert table.to_text().split()[2:7] == ["Infinity", "-Infinity", "NaN", "NULL", "1"]
 
 
 CTRL_C = """

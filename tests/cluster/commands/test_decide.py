@@ -26,6 +26,8 @@ from results import policy
 from results.experiment import Experiment, Verdict
 from results.foreign_import import record_import
 from results.gains import expected_gain
+from results.group_entries import COMMITTED_BY_A_PERSON, GAIN, HEAD, RULING, Ruled
+from results.groups import ruling_event
 from results.history import read_history
 from results.query import Table
 from results.store import Store
@@ -88,7 +90,9 @@ def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: SharedLab,
     assert lab.rows(DECISION.format(dropped)) == [("discard",)]
     assert typed(lab, "show", dropped) == 0 and "in the head until the next merge" in capsys.readouterr().out
     assert typed(lab, "drop", dropped) == 2
-    assert "is not in the head" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "dropped already" in said and "a merge without it" in said and "farm run" in said and "--undo" in said
+    assert "not in the head" not in said
 
     assert typed(lab, "drop", dropped, "--undo") == 0
     assert dropped in capsys.readouterr().out and dropped in lab.store.groups.state(GROUP).farm.head
@@ -106,9 +110,15 @@ def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: SharedLab,
     assert "requested" not in shown(lab, "status", capsys)
     check_that_all_show_the_same_gain(lab, capsys)
 
+    told = [(gain["commit"], gain["baseline"] - gain["gain"]) for gain in lab.store.events(GAIN, GROUP)]
+    assert {(head["commit"], head["expected"]) for head in lab.store.events(HEAD, GROUP)} <= set(told), "of one moment"
+
     table = worktree_folder(lab.home, lab.names[0]) / "results.tsv"
     title = lab.rows(f"SELECT title FROM experiments WHERE id = '{dropped}'")[0][0]
     before_undo = table.read_text()
+    assert typed(lab, "drop", dropped) == 2
+    said = capsys.readouterr().err
+    assert "dropped already" in said and "is without it" in said and "merge" not in said
     assert f"discard\t{title}" in before_undo
     assert typed(lab, "drop", dropped, "--undo") == 0
     farm = lab.store.groups.state(GROUP).farm
@@ -116,6 +126,52 @@ def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: SharedLab,
     is_kept = dropped in policy.kept(farm)
     assert lab.rows(DECISION.format(dropped)) == [("keep" if is_kept else "discard",)]
     assert f"{'keep' if is_kept else 'discard'}\t{title}" in table.read_text(), "without a further run"
+
+
+def test_an_undo_gives_back_what_was_before_the_drop(
+    lab: SharedLab, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idea that a person has committed is pinned again, and is in the next head, whether or not it had left meanwhile;
+    unless train.py fails with it there.
+    """
+    asyncio.run(research(lab, 5))
+    farm = lab.store.groups.state(GROUP).farm
+    pinned = next(name for name in farm.head if not policy.needed(farm, name, farm.head))
+    ruling = Ruled(ruling="pin", patches=(pinned,), reason=COMMITTED_BY_A_PERSON)
+    lab.store.add_event(RULING, ruling_event(GROUP, ruling))
+    before = lab.store.groups.state(GROUP)
+    assert typed(lab, "drop", pinned) == 0 and pinned not in lab.store.groups.state(GROUP).farm.pinned
+    capsys.readouterr()
+    assert typed(lab, "drop", pinned, "--undo") == 0
+    assert "stays in the head" in (said := capsys.readouterr().out) and COMMITTED_BY_A_PERSON in said
+    after = lab.store.groups.state(GROUP)
+    assert (after.farm.head, after.farm.pinned, after.farm.barred) == (before.farm.head, before.farm.pinned, before.farm.barred)
+    assert (after.why_ruled, after.pins_lifted) == (before.why_ruled, before.pins_lifted)
+
+    assert typed(lab, "drop", pinned) == 0
+    asyncio.run(research(lab, 2))
+    assert pinned not in current_head(lab)
+    capsys.readouterr()
+    assert typed(lab, "drop", pinned, "--undo") == 0
+    assert "a merge will bring it back" in capsys.readouterr().out
+    assert f"merge run: {pinned}" in shown(lab, "status", capsys)
+    asyncio.run(research(lab, 2))
+    assert pinned in current_head(lab) and pinned in lab.store.groups.state(GROUP).farm.pinned
+    assert lab.rows(DECISION.format(pinned)) == [("keep",)]
+
+    assert typed(lab, "drop", pinned) == 0
+    asyncio.run(research(lab, 2))
+    assert typed(lab, "drop", pinned, "--undo") == 0
+    fail_merges(monkeypatch)
+    asyncio.run(research(lab, 2))
+    assert pinned not in current_head(lab) and pinned in lab.store.groups.state(GROUP).farm.barred
+    assert lab.rows(DECISION.format(pinned)) == [("discard",)]
+
+
+def current_head(lab: SharedLab) -> list[str]:
+    """The ideas in the head that was recorded last."""
+    [(patches,)] = lab.rows("SELECT patches FROM heads WHERE is_current")
+    return list(patches)
 
 
 def shown(lab: SharedLab, command: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -144,11 +200,8 @@ def check_that_all_show_the_same_gain(lab: SharedLab, capsys: pytest.CaptureFixt
     assert [FIGURES.findall(text) for text in texts] == [[figures]] * 4
 
 
-def test_an_idea_without_which_train_py_fails_stays_in(lab: SharedLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    asyncio.run(research(lab, 5))
-    [(before,)] = lab.rows("SELECT patches FROM heads ORDER BY created DESC LIMIT 1")
-    state = lab.store.groups.state(GROUP).farm
-    dropped = next(name for name in before if not policy.needed(state, name, state.head))
+def fail_merges(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets every merge crash from now on."""
     execute = shared_lab.execute
 
     async def failing(experiment: Experiment, train_py: str, spec: RunSpec, report: Any) -> RunResult:
@@ -156,6 +209,14 @@ def test_an_idea_without_which_train_py_fails_stays_in(lab: SharedLab, monkeypat
         return replace(result, status="crash", val_bpb=None) if experiment.kind == "merge" else result
 
     monkeypatch.setattr(shared_lab, "execute", failing)
+
+
+def test_an_idea_without_which_train_py_fails_stays_in(lab: SharedLab, monkeypatch: pytest.MonkeyPatch) -> None:
+    asyncio.run(research(lab, 5))
+    [(before,)] = lab.rows("SELECT patches FROM heads ORDER BY created DESC LIMIT 1")
+    state = lab.store.groups.state(GROUP).farm
+    dropped = next(name for name in before if not policy.needed(state, name, state.head))
+    fail_merges(monkeypatch)
     assert typed(lab, "drop", dropped) == 0
     merges = lab.rows("SELECT count(*) FROM experiments WHERE kind = 'merge'")[0][0]
     asyncio.run(research(lab, 2))

@@ -23,6 +23,7 @@ from cluster.display import PlainDisplay
 from cluster.driver import agent_bounds
 from cluster.end_summary import FarmSummary, summary_lines
 from cluster.farm_options import FarmOptions, todays_tag
+from cluster.hardware import DeviceRequest
 from cluster.home import Home
 from cluster.known_folders import remember
 from cluster.local_api import connect
@@ -72,6 +73,47 @@ def test_other_terms_are_refused_before_anything_is_said(options: FarmOptions) -
     with pytest.raises(UserError, match="give --budget 15 again, or start afresh with another --tag"):
         before_start(replace(options, budget=5.0))
     assert before_start(replace(options, budget=5.0, tag="mar9"))
+
+
+def test_what_a_try_cannot_do_is_refused_before_anything_is_said_or_started(
+    options: FarmOptions, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An edit that doesn't parse, with its file and line, other terms, and data that isn't there. No number is used."""
+    monkeypatch.chdir(options.repo)
+    monkeypatch.setattr("cluster.commands.options.detect_devices", lambda: (CPU,))
+    monkeypatch.setattr("cluster.by_hand.Farm", None)
+    train_py, before = options.repo / TRAIN_FILE, options.home.journal.read_bytes()
+    words = ["try", "--tag", "mar8", "--profile", "cpu", "--home", str(options.home.folder), "--cache", str(options.cache)]
+    cases = [
+        ("DEPTH = 4\nWIDTH = = 5\n", [], (str(train_py), "line 2", "invalid syntax")),
+        ("DEPTH = 4\u200b\n", [], (str(train_py), "line 1", "U+200B")),
+        ("DEPTH = 5\n", ["--source", "stdlib"], ("--source",)),
+        ("DEPTH = 5\n", ["--budget", "5"], ("--budget 15",)),
+        ("DEPTH = 5\n", ["--tag", "mar9", "--source", "files:nothing-there"], ("nothing-there",)),
+    ]
+    for text, more, facts in cases:
+        train_py.write_text(text)
+        assert main([*words, *more]) == 2
+        captured = capsys.readouterr()
+        assert all(fact in captured.err for fact in facts) and len(captured.err.splitlines()) == 1 and not captured.out
+    assert options.home.journal.read_bytes() == before
+
+
+def test_other_terms_are_refused_before_a_cluster_is_started(options: FarmOptions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it would have this machine's devices; what another cluster has is known only when its nodes have joined."""
+    monkeypatch.setattr("cluster.ray_cluster.engine.cluster_here", lambda: None)
+    monkeypatch.setattr("cluster.hardware.detect_devices", lambda: (CPU,))
+    on_ray = replace(options, engine="ray")
+    assert before_start(on_ray)
+    for changes, fact in (
+        ({"source": "stdlib"}, "--source"),
+        ({"loops": 1000}, "--loops"),
+        ({"requested": DeviceRequest.parse("7")}, "7"),
+        ({"tag": "mar9", "source": "files:nothing-there"}, "nothing-there"),
+    ):
+        with pytest.raises(UserError, match=fact):
+            before_start(replace(on_ray, **changes))  # type: ignore[arg-type]
+    assert before_start(replace(on_ray, source="stdlib", address="10.0.0.1:6379"))
 
 
 def test_one_experiment_is_no_plural() -> None:
