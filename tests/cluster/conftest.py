@@ -4,6 +4,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from research.result import RunSpec
 from tests.cluster import warm_judge
 from tests.cluster.farm_samples import make_spec
-from tests.cluster.forked_farm import CONTEXT
+from tests.cluster.forked_farm import CONTEXT, Cheaper
 from tests.cluster.ray_samples import wait_for
 from tests.cluster.tiny_checkout import Checkout, make_checkout
 from tests.research.judged import layers_here
@@ -37,6 +38,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def checkout(tmp_path: Path, cache: Path) -> Checkout:
     return make_checkout(tmp_path / "checkout", cache)
+
+
+@pytest.fixture
+def quick_checkout(checkout: Checkout) -> Checkout:
+    """A checkout whose runs are judged without training."""
+    return replace(checkout, cheaper=Cheaper(has_quick_judge=True))
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ The judge that such a farm starts is forked off the farm, or off a process that 
 `cpu` profile's rows, a baseline has one run, a training that hangs is given up after 0.5 s instead of 5, the machine's load is
 measured for a moment, and progress.png isn't drawn, unless the test says so. What runs leave in the page cache stays, since
 erasing it takes a second a run, and the layers of the sandbox are probed once for all commands and runs, which takes each a
-fifth of a second. What is started as a user does it, and takes those seconds, is in test_farm.py and
+fifth of a second. A test of what follows from results may have them from quick_judge.py. What is started as a user does it, and takes those seconds, is in test_farm.py and
 ray_cluster/test_jobs.py.
 """
 
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from research.sandbox.layers import Layers
+from tests.cluster import quick_judge
 from tests.research.judged import CONTEXT, layers_here
 
 CONTEXT.set_forkserver_preload(
@@ -29,6 +30,7 @@ CONTEXT.set_forkserver_preload(
     ]
 )
 EVAL_TOKENS = 2**13
+QUICK_JUDGE = (sys.executable, "-S", "-E", quick_judge.__file__)
 SERVES = ("-m", "research.run", "--serve")
 
 
@@ -39,6 +41,8 @@ class Cheaper:
     baseline_runs: int = 1
     draws: bool = False
     """Whether progress.png is drawn, which takes half a second of computing."""
+    has_quick_judge: bool = False
+    """Whether runs are judged by quick_judge.py, which trains nothing."""
     ray_judge: tuple[str, ...] | None = None
     """The command of the judges that its workers on Ray start; None: the one that ships."""
 
@@ -117,6 +121,11 @@ def _farm(arguments: list[str], folder: str, environment: dict[str, str], output
         from cluster.ray_cluster import engine
 
         engine.RayEngine = partial(engine.RayEngine, judge_command=cheaper.ray_judge)  # type: ignore[assignment, misc]
+    if cheaper.has_quick_judge:
+        from cluster.engine import LocalEngine
+
+        assert LocalEngine.__init__.__kwdefaults__ is not None
+        LocalEngine.__init__.__kwdefaults__["judge_command"] = QUICK_JUDGE
     subprocess.Popen = _JudgeForking  # type: ignore[misc]
     sys.exit(program(arguments))
 

@@ -31,6 +31,11 @@ from tests.cluster.tiny_checkout import BAD_LR, GOOD_LR, Checkout, decision_of
 TERMS = ("--devices", "cpu", "--budget", "1")
 
 
+@pytest.fixture
+def checkout(quick_checkout: Checkout) -> Checkout:
+    return quick_checkout
+
+
 def branch(checkout: Checkout) -> str:
     return checkout.git("branch", "--show-current").strip()
 

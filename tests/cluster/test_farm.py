@@ -164,37 +164,46 @@ def test_control_c_ends_cleanly(checkout: Checkout, tmp_path: Path) -> None:
     assert checkout.rows("SELECT count(*) FROM runs") == [[0]]
 
 
-def test_two_loops_on_two_branches(checkout: Checkout) -> None:
+def test_two_loops_on_two_branches(quick_checkout: Checkout) -> None:
     """Loops share device, store and data; each has its own branch, baseline and folder. What concerns both is said once."""
-    checkout.edit("SLEEP = 0.0", "SLEEP = 0.001")
-    researcher = checkout.script({"title": "learn", "constants": {"LR": GOOD_LR}})
-    told = checkout.farm("run", "--tag", "pair", *TERMS, "--researcher", researcher, "--loops", "2", "--experiments", "1")
+    quick_checkout.edit("SLEEP = 0.0", "SLEEP = 0.001")
+    researcher = quick_checkout.script({"title": "learn", "constants": {"LR": GOOD_LR}})
+    told = quick_checkout.farm("run", "--tag", "pair", *TERMS, "--researcher", researcher, "--loops", "2", "--experiments", "1")
     assert "ended: the limit of 1 experiment per branch is reached" in told
     assert told.count("uncommitted edits") == told.count("--dirty") == 1
-    rows = checkout.rows("SELECT branch, number, decision FROM history ORDER BY branch, number")
+    rows = quick_checkout.rows("SELECT branch, number, decision FROM history ORDER BY branch, number")
     branches = ["autoresearch/pair-cpu0", "autoresearch/pair-cpu0-2"]
     assert rows == [[branch, number, "keep"] for branch in branches for number in (0, 1)]
-    assert "autoresearch/pair-cpu0-2" in checkout.farm("report")
+    assert "autoresearch/pair-cpu0-2" in quick_checkout.farm("report")
     for branch in branches:  # whichever loop ended first: later runs may have changed its decisions
-        table = pandas.read_csv(checkout.home / "worktrees" / branch.removeprefix("autoresearch/") / "results.tsv", sep="\t")
+        table = pandas.read_csv(
+            quick_checkout.home / "worktrees" / branch.removeprefix("autoresearch/") / "results.tsv", sep="\t"
+        )
         assert list(table["status"]) == [decision for name, _, decision in rows if name == branch]
 
 
-def test_a_first_commit_that_fails_can_be_mended(checkout: Checkout) -> None:
+def test_a_first_commit_that_fails_can_be_mended(quick_checkout: Checkout) -> None:
     """The same command then goes on from what is committed in the checkout; nothing that was committed is gone."""
-    command = ("run", "--tag", "mended", *TERMS, "--researcher", checkout.script({"title": "x", "constants": {"LR": GOOD_LR}}))
-    checkout.edit("def build_model():", "def build_model(:")
-    checkout.git("commit", "--quiet", "--all", "--message", "broken")
-    failed = checkout.farm(*command, status=2).splitlines()[-1]
+    command = (
+        "run",
+        "--tag",
+        "mended",
+        *TERMS,
+        "--researcher",
+        quick_checkout.script({"title": "x", "constants": {"LR": GOOD_LR}}),
+    )
+    quick_checkout.edit("def build_model():", "def build_model(:")
+    quick_checkout.git("commit", "--quiet", "--all", "--message", "broken")
+    failed = quick_checkout.farm(*command, status=2).splitlines()[-1]
     assert "autoresearch/mended" in failed and "line 19" in failed and "commit it" in failed
-    assert "commit it" in checkout.farm(*command, status=2)
+    assert "commit it" in quick_checkout.farm(*command, status=2)
 
-    checkout.edit("def build_model(:", "def build_model():")
-    checkout.git("commit", "--quiet", "--all", "--message", "mended")
-    assert "1 experiment, 1 kept" in checkout.farm(*command)
-    rows = checkout.rows("SELECT number, decision FROM history ORDER BY number")
+    quick_checkout.edit("def build_model(:", "def build_model():")
+    quick_checkout.git("commit", "--quiet", "--all", "--message", "mended")
+    assert "1 experiment, 1 kept" in quick_checkout.farm(*command)
+    rows = quick_checkout.rows("SELECT number, decision FROM history ORDER BY number")
     assert rows == [[0, "crash"], [1, "crash"], [2, "keep"], [3, "keep"]]
-    assert "broken" in checkout.git("log", "--format=%s", "autoresearch/mended").splitlines()
+    assert "broken" in quick_checkout.git("log", "--format=%s", "autoresearch/mended").splitlines()
 
 
 def test_try_by_hand(checkout: Checkout) -> None:

@@ -2,11 +2,18 @@
 
 import subprocess
 
+import pytest
+
 from results.tsv import HEADER
 from tests.cluster.test_by_hand import TERMS, commit_train_py, cut_off_while_training
 from tests.cluster.tiny_checkout import BAD_LR, GOOD_LR, Checkout, decision_of
 
 MINE = ["1234567\t1.042310\t11.8\tkeep\tby hand", "", "a note"]
+
+
+@pytest.fixture
+def checkout(quick_checkout: Checkout) -> Checkout:
+    return quick_checkout
 
 
 def test_commits_by_hand_and_tries_are_one_history(checkout: Checkout) -> None:

@@ -19,6 +19,11 @@ SIDES = """SELECT e.id, e.parents[1], count(r.seed), list(DISTINCT r.seed ORDER 
            JOIN runs r ON r.experiment_id = e.id WHERE e.kind = 'confirm' GROUP BY ALL ORDER BY e.id"""
 
 
+@pytest.fixture
+def checkout(quick_checkout: Checkout) -> Checkout:
+    return quick_checkout
+
+
 def rows(checkout: Checkout, sql: str) -> list[tuple[Any, ...]]:
     with Store.open(checkout.home, wait_s=5.0) as store:
         return list(store.query(sql).rows)
