@@ -1,11 +1,11 @@
 """Commands of the farm in processes forked off one that has imported it, torch and Ray: a new Python takes seconds for that.
 
 The judge that such a farm starts is forked off the farm, or off a process that the test has. Evaluation has an eighth of the
-`cpu` profile's rows, a baseline has one run, a training that hangs is given up after 0.5 s instead of 5, the machine's load is
-measured for a moment, and progress.png isn't drawn, unless the test says so. What runs leave in the page cache stays, since
-erasing it takes a second a run, and the layers of the sandbox are probed once for all commands and runs, which takes each a
-fifth of a second. A test of what follows from results may have them from quick_judge.py. What is started as a user does it, and takes those seconds, is in test_farm.py and
-ray_cluster/test_jobs.py.
+`cpu` profile's rows, a baseline has one run, a training that hangs is given up after 0.5 s instead of 5, the machine's load
+is measured for a moment, and progress.png isn't drawn, unless the test says so. What runs leave in the page cache stays,
+since erasing it takes a second a run, and the layers of the sandbox are probed once for all commands and runs, which takes
+each a fifth of a second. A test of what follows from results may have them from quick_judge.py. What is started as a user
+does it, and takes those seconds, is in test_farm.py and ray_cluster/test_jobs.py.
 """
 
 import os
