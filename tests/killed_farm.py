@@ -58,17 +58,30 @@ class Ended:
         return self.status is None
 
 
-def play(scenario: str, folder: Path, *, kill_at: int | None, during: bool = False, is_full: bool = False) -> Ended:
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """What the disk answers to a write, instead of a kill."""
+
+    number: int
+    """Of errno."""
+    for_good: bool = False
+    """Whether every later write fails, too."""
+
+    def __str__(self) -> str:
+        return f"{errno.errorcode[self.number]}{' for good' * self.for_good}"
+
+
+def play(scenario: str, folder: Path, *, kill_at: int | None, during: bool = False, failure: Failure | None = None) -> Ended:
     """Plays a scenario's command in a process of its own that is killed at the place with this number, None: not.
 
-    `during`: a git command is killed with it while it runs. `is_full`: the disk is full there, once, and nothing is killed.
+    `during`: a git command is killed with it while it runs. `failure`: the next write fails instead, and nothing is killed.
     """
     if not folder.exists():
         prepare(folder)
     began = time.monotonic()
     traces = folder / "traces"
     traces.unlink(missing_ok=True)
-    process = CONTEXT.Process(target=_command, args=(scenario, str(folder), kill_at, during, is_full))
+    process = CONTEXT.Process(target=_command, args=(scenario, str(folder), kill_at, during, failure))
     process.start()
     process.join(HANGS_SECONDS)
     status = process.exitcode
@@ -104,8 +117,9 @@ class Places:
     kill_at: int | None
     during: bool
     """Whether a git command is killed with the farm while it runs."""
-    is_full: bool
-    """Whether the disk is full at that place, instead of a kill."""
+    failure: Failure | None
+    """What happens there instead of a kill."""
+    has_failed: bool = False
     count: int = 0
     chance: random.Random = field(default_factory=lambda: random.Random(7))
 
@@ -117,17 +131,21 @@ class Places:
     def come_to(self, place: str, *, process: "subprocess.Popen[bytes] | None" = None) -> None:
         self.note(place=place)
         self.count += 1
-        if self.is_full:
-            if self.kill_at is None or self.count <= self.kill_at or not place.startswith(WRITES):
-                return
-            self.is_full, self.kill_at = False, None
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if self.count - 1 == self.kill_at:
+        if self.failure is not None:
+            self._fail_at(place, self.failure)
+        elif self.count - 1 == self.kill_at:
             if process is not None and self.during:
                 time.sleep(self.chance.random() * 0.004)
                 process.kill()
             os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(60)
+
+    def _fail_at(self, place: str, failure: Failure) -> None:
+        """Raises what the disk answers from the first write after the chosen place on, once or for good."""
+        is_due = self.kill_at is not None and self.count > self.kill_at and place.startswith(WRITES)
+        if is_due and (failure.for_good or not self.has_failed):
+            self.has_failed = True
+            raise OSError(failure.number, os.strerror(failure.number))
 
     def around(self, holder: Any, name: str, place: Callable[..., str]) -> None:
         """Makes the beginning and the end of a function places."""
@@ -189,7 +207,7 @@ def _what(target: object) -> str:
     return Path(str(target)).name.lstrip(".").partition(".")[0] if "." in str(target) else "a folder"
 
 
-def _command(scenario: str, folder: str, kill_at: int | None, during: bool, is_full: bool) -> None:
+def _command(scenario: str, folder: str, kill_at: int | None, during: bool, failure: Failure | None) -> None:
     """Runs in a process of its own."""
     os.setsid()
     home = Path(folder)
@@ -200,7 +218,7 @@ def _command(scenario: str, folder: str, kill_at: int | None, during: bool, is_f
     os.environ.update({MARK: folder, "HOME": folder, "GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"})
     os.chdir(home / "repo")
     _make_cheap()
-    watch(Places(traces=home / "traces", kill_at=kill_at, during=during, is_full=is_full))
+    watch(Places(traces=home / "traces", kill_at=kill_at, during=during, failure=failure))
     status = 1
     try:
         SCENARIOS[scenario](home)

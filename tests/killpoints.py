@@ -1,15 +1,18 @@
 """Kills the farm at every place where it changes something, and proves that the same command goes on as if nothing had been.
 
     uv run python tests/killpoints.py --kills 500 --seed 1 --json
+    uv run python tests/killpoints.py --kills 0 --write-failures 100 --seed 1 --json
 
 The driver, the journal, the store and git are the real ones; the judge is tests/cluster/fake_judge.py, whose scores follow
 from the text. Each fsync, rename, start of a process, git command and commit of the database is a place, before and after
-it; a git command can be killed with the farm while it runs. A scenario is killed once or twice, and then runs to its end;
-what it leaves must be what it leaves without a kill, as far as that follows from the ideas alone, and must hold together.
+it; a git command can be killed with the farm while it runs. A scenario is killed once or twice, or its writes fail, once or
+for good, because the disk is full or broken; and then it runs to its end. What it leaves must be what it leaves without a
+kill, as far as that follows from the ideas alone, and must hold together. A write that fails ends a farm in one line at most.
 The last line that is printed has the counts.
 """
 
 import argparse
+import errno
 import json
 import random
 import shutil
@@ -23,17 +26,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.killed_farm import DETERMINISTIC, SCENARIOS, WRITES, play
+from tests.killed_farm import DETERMINISTIC, SCENARIOS, WRITES, Failure, play
 from tests.left_by_a_farm import essence, faults
-
-FULL_SHARE = 0.15
-"""How many of the kills are none, but a disk that is full for a moment: the farm goes on, or ends in one line."""
 
 
 def main() -> int:
     """Runs the kills that the command line asks for. The exit status is 1 if anything was violated."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=500)
+    parser.add_argument("--write-failures", type=int, default=0, metavar="N")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--scenario", choices=sorted(SCENARIOS), help="only this one")
@@ -43,7 +44,7 @@ def main() -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="killpoints-") as folder:
         counts = Kills(Path(folder), seed=options.seed, is_quiet=options.json).run(
-            options.kills, jobs=options.jobs, scenario=options.scenario, at=options.at
+            options.kills, failures=options.write_failures, jobs=options.jobs, scenario=options.scenario, at=options.at
         )
     told = {**counts, "seconds": round(time.monotonic() - began)}
     print(json.dumps(told))
@@ -59,18 +60,26 @@ class Kills:
         self.places: dict[str, list[str]] = {}
         """The places of each scenario, in the order in which it comes to them."""
 
-    def run(self, kills: int, *, jobs: int = 1, scenario: str | None = None, at: int | None = None) -> dict[str, Any]:
-        """Kills so many times, and returns the counts."""
+    def run(self, kills: int, *, failures: int = 0, jobs: int = 1, scenario: str | None = None,
+            at: int | None = None) -> dict[str, Any]:  # fmt: skip
+        """Kills so many times, lets writes fail in so many more scenarios, and returns the counts."""
         for name in [scenario] if scenario else SCENARIOS:
             if name not in self.places:
                 self.measure(name)
         due = [self._choice(number, scenario, at) for number in range(1 if at is not None else kills)]
+        due += [self._choice(kills + number, scenario, at, fails=True) for number in range(failures)]
         with ThreadPoolExecutor(jobs) as pool:
             told = list(pool.map(self._told, due))
         violations = [one for outcome in told for one in outcome.violations]
         hit = {place for outcome in told for place in outcome.killed_at}
-        return {"kills": sum(len(outcome.killed_at) for outcome in told), "places": len(hit), "violations": len(violations),
-                "hangs": sum(outcome.hangs for outcome in told), "first": violations[:5]}  # fmt: skip
+        return {
+            "kills": sum(len(outcome.killed_at) - outcome.failed for outcome in told),
+            "write_failures": sum(outcome.failed for outcome in told),
+            "places": len(hit),
+            "violations": len(violations),
+            "hangs": sum(outcome.hangs for outcome in told),
+            "first": violations[:5],
+        }
 
     def measure(self, scenario: str) -> None:
         """Plays a scenario without a kill."""
@@ -84,15 +93,16 @@ class Kills:
         if not self._is_quiet:
             print(f"{scenario}: {len(ended.places)} places in {ended.seconds:.1f} s", flush=True)
 
-    def _choice(self, number: int, scenario: str | None, at: int | None) -> "Choice":
+    def _choice(self, number: int, scenario: str | None, at: int | None, *, fails: bool = False) -> "Choice":
         name = scenario or self._chance.choice(list(SCENARIOS))
         places = self.places[name]
         writes = [index for index, place in enumerate(places) if place.startswith(WRITES)]
-        is_full = at is None and self._chance.random() < FULL_SHARE
-        first = at if at is not None else self._chance.choice(writes if is_full else range(len(places)))
+        first = at if at is not None else self._chance.choice(writes if fails else range(len(places)))
         twice = at is None and self._chance.random() < 0.3
         second = [self._chance.randrange(60)] if twice else []
-        return Choice(number=number, scenario=name, at=[first, *second], during=self._chance.random() < 0.5, is_full=is_full)
+        failure = Failure(number=self._chance.choice((errno.ENOSPC, errno.EIO)), for_good=self._chance.random() < 0.5)
+        return Choice(number=number, scenario=name, at=[first, *second], during=self._chance.random() < 0.5,
+                      failure=failure if fails else None)  # fmt: skip
 
     def _one(self, choice: "Choice") -> "Outcome":
         """What became of one scenario that is killed at these places, one after the other, or finds the disk full there."""
@@ -100,12 +110,15 @@ class Kills:
         acknowledged: list[str] = []
         outcome = Outcome(killed_at=[], violations=[])
         for kill_at in [*choice.at, None]:
-            is_full = choice.is_full and kill_at == choice.at[0]
-            ended = play(scenario, folder, kill_at=kill_at, during=choice.during, is_full=is_full)
+            failure = choice.failure if kill_at == choice.at[0] and not outcome.failed else None
+            ended = play(scenario, folder, kill_at=kill_at, during=choice.during, failure=failure)
             acknowledged += ended.acknowledged
-            outcome.hangs = ended.hangs
-            if ended.killed or (is_full and ended.status in (0, 2) and "Traceback" not in ended.output):
-                outcome.killed_at.append(f"{scenario}: {'full disk ' * is_full}{ended.places[-1] if ended.killed else kill_at}")
+            outcome.hangs = outcome.hangs or ended.hangs
+            if failure is not None and ended.status in (0, 2) and "Traceback" not in ended.output:
+                outcome.failed += 1
+                outcome.killed_at.append(f"{scenario}: {failure} from {kill_at} on")
+            elif ended.killed:
+                outcome.killed_at.append(f"{scenario}: {ended.places[-1]}")
             elif ended.status != 0:
                 what = "it hangs" if ended.hangs else f"status {ended.status}"
                 outcome.violations.append(f"{choice} {outcome.killed_at}: {what}\n{ended.output[-2000:]}")
@@ -133,8 +146,8 @@ class Choice:
     at: list[int]
     """The numbers of places, one for each time that the command is started."""
     during: bool
-    is_full: bool
-    """Whether the disk is full at the first of them, instead of a kill."""
+    failure: Failure | None
+    """What the disk answers at the first of them, instead of a kill."""
 
 
 @dataclass(kw_only=True)
@@ -143,6 +156,8 @@ class Outcome:
 
     killed_at: list[str]
     violations: list[str]
+    failed: int = 0
+    """How many of the commands had writes that failed, and were not killed."""
     hangs: bool = False
 
 
