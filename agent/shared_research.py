@@ -20,7 +20,7 @@ from results import policy
 from results.experiment import Experiment, ExperimentKind, ExperimentRecord, Head
 from results.gains import expected_gain
 from results.group_entries import CONTROL_REQUEST, GAIN, HEAD, RULING, WAVE_REQUEST, Ruled, Ruling
-from results.group_state import KINDS, GroupState
+from results.group_state import KINDS, GroupState, in_order
 from results.group_verdicts import flips, is_postponed
 from results.groups import head_event, ruling_event
 from results.head_gain import gain_event
@@ -294,7 +294,7 @@ class SharedResearch:
 
     def _in_order(self, patches: frozenset[str]) -> tuple[str, ...]:
         """Ideas in the order in which they first ran."""
-        return tuple(name for name in self.state().ideas if name in patches)
+        return in_order(self.state(), patches)
 
 
 def in_words(change: HeadChange) -> str:
