@@ -109,6 +109,10 @@ class GrowingSequence(Sequence[Value]):
         self._items = list(items)
         self._length = len(self._items)
 
+    def begins(self, longer: "GrowingSequence[Value]") -> bool:
+        """Whether a longer one was made from this, item by item, in the list that both share."""
+        return self._items is longer._items and self._length <= longer._length
+
     def with_item(self, item: Value) -> "GrowingSequence[Value]":
         """The sequence with one more item at its end."""
         made: GrowingSequence[Value] = GrowingSequence.__new__(GrowingSequence)

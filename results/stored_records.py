@@ -5,11 +5,14 @@ Of each experiment that is a line: what it is found by. Whole records are read w
 
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
 from typing import Any, NamedTuple, overload
 
 from research.result import RunStatus
 from results.experiment import Decision, ExperimentKind, ExperimentRecord
+from results.growing import GrowingSequence
 from results.history import assemble
 from results.journal import RecordKind
 from results.parsed_records import ParsedRecords
@@ -24,7 +27,8 @@ AT_ONCE = 256
 """The most records that are read by one query while somebody goes through them."""
 
 _LINES = """
-    SELECT number, seq, id, branch, kind, commit, researcher, regexp_extract(record, '"program": "([^"]*)"', 1), parents
+    SELECT number, seq, id, branch, kind, commit, parent_commit, researcher,
+           regexp_extract(record, '"program": "([^"]*)"', 1), parents
     FROM experiments ORDER BY seq
 """
 """A title may hold half a surrogate pair, with which DuckDB doesn't read the record as JSON."""
@@ -48,6 +52,7 @@ class ExperimentLine(NamedTuple):
     branch: str
     kind: ExperimentKind
     commit: str
+    parent_commit: str
     researcher: str
     program: str
     parents: tuple[str, ...]
@@ -67,8 +72,16 @@ class RunLine(NamedTuple):
 class RecordsOnDemand(Sequence[ExperimentRecord]):
     """Experiments in an order, of which those are read that are looked at."""
 
-    def __init__(self, ids: Sequence[str], read: Callable[[Sequence[str]], list[ExperimentRecord]]) -> None:
-        self._ids, self._read = ids, read
+    def __init__(
+        self, find: Callable[[], Sequence[ExperimentLine]], read: Callable[[Sequence[str]], list[ExperimentRecord]]
+    ) -> None:
+        """`find` returns their lines, and is called when they are first looked at."""
+        self._find, self._read = find, read
+
+    @cached_property
+    def lines(self) -> Sequence[ExperimentLine]:
+        """What the experiments are found by, in their order."""
+        return self._find()
 
     @overload
     def __getitem__(self, index: int) -> ExperimentRecord: ...
@@ -78,29 +91,23 @@ class RecordsOnDemand(Sequence[ExperimentRecord]):
 
     def __getitem__(self, index: int | slice) -> ExperimentRecord | Sequence[ExperimentRecord]:
         if isinstance(index, slice):
-            return RecordsOnDemand(self._ids[index], self._read)
-        return self._read([self._ids[index]])[0]
+            return self._read([line.id for line in self.lines[index]])
+        return self._read([self.lines[index].id])[0]
 
     def __len__(self) -> int:
-        return len(self._ids)
+        return len(self.lines)
 
     def __iter__(self) -> Iterator[ExperimentRecord]:
-        return self._in_parts(self._ids)
+        return self._in_parts(range(len(self.lines)))
 
     def __reversed__(self) -> Iterator[ExperimentRecord]:
-        return self._in_parts(self._ids[::-1])
+        return self._in_parts(range(len(self.lines))[::-1])
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sequence) and list(self) == list(other)
-
-    def __hash__(self) -> int:
-        return hash(tuple(self._ids))
-
-    def _in_parts(self, ids: Sequence[str]) -> Iterator[ExperimentRecord]:
-        """The records of these ids, of which more are read at once the more are asked for."""
+    def _in_parts(self, places: range) -> Iterator[ExperimentRecord]:
+        """The records at these places, of which more are read at once the more are asked for."""
         begin, size = 0, 1
-        while begin < len(ids):
-            yield from self._read(ids[begin : begin + size])
+        while begin < len(places):
+            yield from self._read([self.lines[place].id for place in places[begin : begin + size]])
             begin, size = begin + size, min(2 * size, AT_ONCE)
 
 
@@ -111,11 +118,17 @@ class StoredRecords:
         self._parsed = ParsedRecords(rows, most=MOST_KEPT)
         self._lock = threading.RLock()
         self._lines: dict[str, ExperimentLine] = {}
-        self._of_branch: dict[str, list[ExperimentLine]] = defaultdict(list)
+        self._of_branch: dict[str, GrowingSequence[ExperimentLine]] = {}
+        self._of_kinds: dict[
+            tuple[str, frozenset[ExperimentKind]], tuple[GrowingSequence[ExperimentLine], int, GrowingSequence[ExperimentLine]]
+        ] = {}
+        """The lines of some kinds on a branch, of how many of its lines they are chosen, and these."""
         self._at_commit: dict[str, list[ExperimentLine]] = defaultdict(list)
         self._with_program: dict[str, list[ExperimentLine]] = defaultdict(list)
         self._with_parent: dict[str, list[ExperimentLine]] = defaultdict(list)
         self._runs: dict[str, list[RunLine]] = {}
+        self._crashed_on: dict[str, dict[str, ExperimentLine]] = defaultdict(dict)
+        """The ideas with a crash among their runs by the commit that they were tried on."""
         self._verdicts: dict[str, list[str]] = {}
         self._decisions: dict[str, Decision] = {}
         self._kept: dict[str, dict[str, None]] = defaultdict(dict)
@@ -125,7 +138,7 @@ class StoredRecords:
         for row in rows(_LINES):
             self._add_line(ExperimentLine._make((*row[:-1], tuple(row[-1] or ()))))
         for experiment, *figures in rows(_RUNS):
-            self._runs.setdefault(experiment, []).append(RunLine(*figures))
+            self._add_run(experiment, RunLine(*figures))
         for experiment, id, decision in rows("SELECT experiment_id, id, decision FROM verdicts ORDER BY seq"):
             self._add_verdict(experiment, id, decision)
 
@@ -137,11 +150,10 @@ class StoredRecords:
             if position <= self._last:  # it was read before it was told
                 return
             if kind == "experiment":
-                self._add_line(ExperimentLine(body["number"], position, key, body["branch"], body["kind"], body["commit"],
-                                              body["researcher"], body.get("program", ""), tuple(body["parents"])))  # fmt: skip
+                self._add_line(_line_of(key, body, position))
             elif kind == "run":
                 run = RunLine(position, key, body["status"], body["val_bpb"], body["peak_memory_mb"])
-                self._runs.setdefault(body["experiment_id"], []).append(run)
+                self._add_run(body["experiment_id"], run)
                 self._assembled.pop(body["experiment_id"], None)
             elif kind == "verdict":
                 self._add_verdict(body["experiment_id"], key, body["decision"])
@@ -149,15 +161,20 @@ class StoredRecords:
 
     def _add_line(self, line: ExperimentLine) -> None:
         self._lines[line.id] = line
-        of_branch = self._of_branch[line.branch]
-        of_branch.append(line)
-        if len(of_branch) > 1 and of_branch[-2] > line:
-            self._of_branch[line.branch] = sorted(of_branch)
+        before = self._of_branch.get(line.branch) or GrowingSequence()
+        is_last = not before or before[-1] < line
+        self._of_branch[line.branch] = before.with_item(line) if is_last else GrowingSequence(sorted([*before, line]))
         self._at_commit[line.commit].append(line)
         if line.program:
             self._with_program[line.program].append(line)
         for parent in line.parents:
             self._with_parent[parent].append(line)
+
+    def _add_run(self, experiment: str, run: RunLine) -> None:
+        self._runs.setdefault(experiment, []).append(run)
+        line = self._lines.get(experiment)
+        if run.status == "crash" and line is not None and line.kind in ("explore", "manual"):
+            self._crashed_on[line.parent_commit][line.id] = line
 
     def _add_verdict(self, experiment: str, id: str, decision: Decision) -> None:
         self._verdicts.setdefault(experiment, []).append(id)
@@ -170,13 +187,14 @@ class StoredRecords:
 
     # Reading
 
-    def of_branch(self, branch: str) -> RecordsOnDemand:
-        """A branch's experiments, by their numbers."""
-        return self.read_on_demand(self.lines_of(branch))
+    def of_branch(self, branch: str, kinds: Collection[ExperimentKind] | None = None) -> RecordsOnDemand:
+        """A branch's experiments by their numbers; of some kinds, if they are given."""
+        lines = self.lines_of(branch, kinds)
+        return self.on_demand(lambda: lines)
 
-    def read_on_demand(self, lines: Iterable[ExperimentLine]) -> RecordsOnDemand:
-        """The experiments of these lines, in their order."""
-        return RecordsOnDemand([line.id for line in lines], self.with_ids)
+    def on_demand(self, find: Callable[[], Sequence[ExperimentLine]]) -> RecordsOnDemand:
+        """The experiments whose lines `find` returns, in their order."""
+        return RecordsOnDemand(find, self.with_ids)
 
     def with_id(self, id: str) -> ExperimentRecord:
         """The experiment with this id, which must exist."""
@@ -186,10 +204,19 @@ class StoredRecords:
         """The line of an experiment; None if there is none with this id."""
         return self._lines.get(id)
 
-    def lines_of(self, branch: str) -> Sequence[ExperimentLine]:
-        """The lines of a branch, by their numbers: a list that grows, and that nobody else may change."""
+    def lines_of(self, branch: str, kinds: Collection[ExperimentKind] | None = None) -> Sequence[ExperimentLine]:
+        """The lines of a branch by their numbers; of some kinds, if they are given."""
         with self._lock:
-            return self._of_branch[branch]
+            every = self._of_branch.get(branch) or GrowingSequence()
+            if kinds is None:
+                return every
+            chosen, seen, of = self._of_kinds.get((branch, frozenset(kinds)), (GrowingSequence(), 0, every))
+            if not of.begins(every):  # an experiment was added with a smaller number than others have
+                chosen, seen = GrowingSequence(), 0
+            for line in islice(every, seen, None):
+                chosen = chosen.with_item(line) if line.kind in kinds else chosen
+            self._of_kinds[branch, frozenset(kinds)] = chosen, len(every), every
+            return chosen
 
     def at_commit(self, commit: str) -> list[ExperimentLine]:
         """The experiments that run a commit, in the order in which they were added."""
@@ -205,6 +232,11 @@ class StoredRecords:
         """The experiments that name another one as a parent, in the order in which they were added."""
         with self._lock:
             return list(self._with_parent.get(experiment, ()))
+
+    def crashed_on(self, commit: str) -> list[ExperimentLine]:
+        """The ideas that were tried on a commit and have crashed, in the order in which they first did."""
+        with self._lock:
+            return list(self._crashed_on.get(commit, {}).values())
 
     def runs_of(self, experiment: str) -> list[RunLine]:
         """The runs of an experiment, in order."""
@@ -243,3 +275,10 @@ class StoredRecords:
                     self._assembled.clear()
                 self._assembled.update(zip(missing, new, strict=True))
             return [found[id] for id in ids]
+
+
+def _line_of(id: str, body: Mapping[str, Any], position: int) -> ExperimentLine:
+    """The line of an experiment whose record is at a position of the journal."""
+    named = ("number", "branch", "kind", "commit", "parent_commit", "researcher")
+    fields = {name: body[name] for name in named}
+    return ExperimentLine(id=id, seq=position, program=body.get("program", ""), parents=tuple(body["parents"]), **fields)
