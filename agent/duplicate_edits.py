@@ -42,6 +42,13 @@ def reason_not_to_run(train_py: str, context: Context) -> str | None:
     return next((in_words(pattern) for pattern in context.crashes if pattern.names <= slots), None)
 
 
+def read_ahead(train_py: str, context: Context) -> None:
+    """Does what takes long of `reason_not_to_run`, so that it is at hand when that is asked: callable from any thread."""
+    not_runnable(train_py, evaluation_bytes(Contract.from_json(context.branch.contract_json)))
+    for text in (train_py, context.train_py):
+        program_of(text)
+
+
 def result_in_words(record: ExperimentRecord) -> str:
     """Which experiment has tried a program, and how that ended."""
     experiment, verdict = record.experiment, record.verdict

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import asdict
 
-from agent.duplicate_edits import reason_not_to_run, record_refusal
+from agent.duplicate_edits import read_ahead, reason_not_to_run, record_refusal
 from agent.observer import LoopObserver
 from agent.rebase import rebased
 from agent.researcher import Context, ProposalFailed, Researcher
@@ -86,6 +86,7 @@ class Proposer:
             try:
                 context = self._context()
                 proposal = await self._researcher.propose(context)
+                await asyncio.to_thread(read_ahead, proposal.train_py, context)
                 is_current = context.train_py == self._head_train_py()  # else it is rebased and judged once it is due
                 if is_current and (reason := self._refused(proposal)) is not None:
                     raise ProposalFailed(f"{proposal.title} was refused: {reason}")

@@ -4,7 +4,7 @@ Of each experiment that is a line: what it is found by. Whole records are read w
 """
 
 import threading
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
@@ -133,6 +133,8 @@ class StoredRecords:
         self._decisions: dict[str, Decision] = {}
         self._kept: dict[str, dict[str, None]] = defaultdict(dict)
         """The experiments of each branch whose latest decision is a keep."""
+        self._done: Counter[str] = Counter()
+        """How many ideas of each branch have a verdict and were not lost."""
         self._assembled: dict[str, ExperimentRecord] = {}
         ((self._last,),) = rows(_LAST)
         for row in rows(_LINES):
@@ -178,8 +180,11 @@ class StoredRecords:
 
     def _add_verdict(self, experiment: str, id: str, decision: Decision) -> None:
         self._verdicts.setdefault(experiment, []).append(id)
+        before = self._decisions.get(experiment)
         self._decisions[experiment] = decision
         if experiment in self._lines:
+            if self._lines[experiment].kind in ("explore", "manual"):
+                self._done[self._lines[experiment].branch] += (decision != "lost") - (before not in (None, "lost"))
             kept = self._kept[self._lines[experiment].branch]
             kept.pop(experiment, None)
             if decision == "keep":
@@ -251,6 +256,10 @@ class StoredRecords:
         """The experiments of a branch whose latest decision is a keep, that which was kept last at the end."""
         with self._lock:
             return [self._lines[id] for id in self._kept.get(branch, ())]
+
+    def done(self, branch: str) -> int:
+        """How many ideas of a branch have a verdict; lost ones don't count."""
+        return self._done[branch]
 
     def verdicts_of(self, experiment_id: str) -> list[str]:
         """The ids of all verdicts on an experiment, oldest first."""
