@@ -3,6 +3,7 @@
 import ast
 import difflib
 import math
+from functools import lru_cache
 
 from research.executed_text import remove_bare_strings
 from research.plain_text import plain_text
@@ -74,6 +75,7 @@ def _not_blank(text: str) -> list[str]:
     return [line for line in text.split("\n") if line.strip()]
 
 
+@lru_cache(maxsize=64)
 def _nodes(train_py: str) -> int:
     """Nodes of syntax, but for statements, which may be put into one, for the text of f-strings, and for what has no text.
 

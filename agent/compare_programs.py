@@ -9,7 +9,7 @@ from agent.code_lines import changed_lines
 from agent.variable_names import normalise_names
 from research.hyperparameters import literal_text, read_constants
 from research.recipes import Constant
-from research.valid_train_py import parse, walk
+from research.valid_train_py import parse, tree_to_read, walk
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -117,8 +117,9 @@ def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().splitlines()]
 
 
-def _blocks(train_py: str) -> dict[str, str]:
-    return {node.name: ast.dump(node) for node in parse(train_py).body if isinstance(node, Definition)}
+@lru_cache(maxsize=64)
+def _blocks(train_py: str) -> Mapping[str, str]:
+    return {node.name: ast.dump(node) for node in tree_to_read(train_py).body if isinstance(node, Definition)}
 
 
 def _describe_constant(name: str, old: Constant | None, new: Constant | None) -> str:

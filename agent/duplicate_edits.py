@@ -1,6 +1,6 @@
 """Edits that are not worth a run: those that change no code, break a rule, repeat others, or will crash as others did."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 
 from agent.compare_programs import program_of, same_code, slots_of
@@ -16,6 +16,9 @@ from results.store import Store
 
 REFUSED = "proposal_refused"
 """The kind of the events that record refusals."""
+
+LATEST_REFUSALS = 100
+"""The most refusals that a researcher is told of."""
 
 NO_CHANGE = "nothing but comments, docstrings or formatting differs from the head's train.py"
 """The reason of an edit that can't change a score."""
@@ -39,6 +42,13 @@ def reason_not_to_run(train_py: str, context: Context) -> str | None:
     return next((in_words(pattern) for pattern in context.crashes if pattern.names <= slots), None)
 
 
+def read_ahead(train_py: str, context: Context) -> None:
+    """Does what takes long of `reason_not_to_run`, so that it is at hand when that is asked: callable from any thread."""
+    not_runnable(train_py, evaluation_bytes(Contract.from_json(context.branch.contract_json)))
+    for text in (train_py, context.train_py):
+        program_of(text)
+
+
 def result_in_words(record: ExperimentRecord) -> str:
     """Which experiment has tried a program, and how that ended."""
     experiment, verdict = record.experiment, record.verdict
@@ -52,11 +62,42 @@ def result_in_words(record: ExperimentRecord) -> str:
     return f"{who} has tried the same program: {verdict.decision}, {', '.join(figures)}"
 
 
-def programs_on_same_terms(store: Store, branch: Branch) -> dict[str, ExperimentRecord]:
+class ProgramsOnSameTerms(Mapping[str, ExperimentRecord]):
+    """The first experiment with each program: the branch's own, else one of the tag's other branches that compare.
+
+    Each is looked for when it is asked for. Lost ones say nothing about a program, and controls are baselines.
+    """
+
+    def __init__(self, store: Store, branch: Branch) -> None:
+        self._store, self._branch = store, branch
+
+    def __getitem__(self, program: str) -> ExperimentRecord:
+        experiments = self._store.experiments
+        found = [line for line in experiments.with_program(program) if line.kind != "control"]
+        found = [line for line in found if experiments.decision(line.id) != "lost"]
+        names = self._names() if found else {}
+        compared = [line for line in found if line.branch in names]
+        if not compared:
+            raise KeyError(program)
+        return experiments.with_id(min(compared, key=lambda line: (names[line.branch], line)).id)
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def __iter__(self) -> Iterator[str]:
+        lines = (line for name in self._names() for line in self._store.experiments.lines_of(name))
+        return (program for program in dict.fromkeys(line.program for line in lines) if program and program in self)
+
+    def _names(self) -> dict[str, int]:
+        """The branches on the same terms, each with its turn."""
+        others = [other.name for other in self._store.branches(self._branch.tag) if terms_of(other) == terms_of(self._branch)]
+        names = dict.fromkeys([self._branch.name, *others])
+        return {name: turn for turn, name in enumerate(names)}
+
+
+def programs_on_same_terms(store: Store, branch: Branch) -> Mapping[str, ExperimentRecord]:
     """The experiments that have tried a program: the branch's own first, then those of the tag's others that compare."""
-    names = [other.name for other in store.branches(branch.tag) if terms_of(other) == terms_of(branch)]
-    names = [branch.name, *(name for name in names if name != branch.name)]
-    return programs_tried(record for name in names for record in store.records(name))
+    return ProgramsOnSameTerms(store, branch)
 
 
 def programs_tried(records: Iterable[ExperimentRecord]) -> dict[str, ExperimentRecord]:
@@ -76,8 +117,8 @@ def record_refusal(store: Store, branch: str, proposal: Proposal, reason: str) -
 
 
 def refusals(store: Store, branch: str) -> tuple[Refusal, ...]:
-    """The branch's proposals that were refused, oldest first."""
-    events = store.events(REFUSED, branch)
+    """The branch's latest proposals that were refused, oldest first."""
+    events = store.events(REFUSED, branch)[-LATEST_REFUSALS:]
     return tuple(Refusal(**{name: event[name] for name in ("title", "researcher", "reason")}) for event in events)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 from agent.compare_programs import changed_blocks, changed_constants, program_of
 from agent.duplicate_edits import reason_not_to_run
 from agent.head_text import DoesNotFit, HeadChange, changed_head
+from agent.known_experiments import KnownExperiments, KnownInContext
 from agent.researcher import Context
 from agent.search.knobs import FIXED, Knob, knobs_of, settle
 from research.contract import Contract
@@ -26,7 +27,7 @@ from research.valid_train_py import parse, problem_with, walk
 from results import policy
 from results.effect_estimate import effect
 from results.experiment import Experiment, ExperimentRecord, Proposal
-from results.group_state import GroupState, IdeaEstimate, estimates
+from results.group_state import GroupState, IdeaEstimate, estimates_of, in_order
 
 FARM = "farm"
 """The name under which the farm's own experiments are recorded."""
@@ -42,15 +43,18 @@ TextAt = Callable[[str], str]
 """Returns the train.py at a commit."""
 
 
-def next_follow_up(state: GroupState, context: Context, text_at: TextAt) -> Proposal | None:
+def next_follow_up(
+    state: GroupState, context: Context, text_at: TextAt, known: KnownExperiments | None = None
+) -> Proposal | None:
     """The follow-up to run next, an edit of the context's head; None if none is left, or the loop's last idea was one.
 
-    Researchers are not starved: at least every second idea of a loop is theirs. The greedy rule has no follow-ups.
+    `known` are the context's experiments; None: they are read from it. Researchers are not starved: at least every second idea
+    of a loop is theirs. The greedy rule has no follow-ups.
     """
-    explored = [record.experiment for record in context.records if record.experiment.kind == "explore"]
-    if state.farm.rules.greedy or (explored and is_follow_up(explored[-1])) or problem_with(context.train_py):
+    last = next((record.experiment for record in reversed(context.records) if record.experiment.kind == "explore"), None)
+    if state.farm.rules.greedy or (last is not None and is_follow_up(last)) or problem_with(context.train_py):
         return None
-    proposals = _FollowUps(state, context, text_at).proposals()
+    proposals = _FollowUps(state, context, text_at, known or KnownInContext(context)).proposals()
     return next((p for p in proposals if reason_not_to_run(p.train_py, context) is None), None)
 
 
@@ -62,17 +66,16 @@ def is_follow_up(experiment: Experiment) -> bool:
 class _FollowUps:
     """What the records of a group leave to be followed up on one head."""
 
-    def __init__(self, state: GroupState, context: Context, text_at: TextAt) -> None:
-        self.state, self.context, self.text_at = state, context, text_at
+    def __init__(self, state: GroupState, context: Context, text_at: TextAt, known: KnownExperiments) -> None:
+        self.state, self.context, self.text_at, self.known = state, context, text_at, known
         self.max_seq_len = Contract.from_json(context.branch.contract_json).MAX_SEQ_LEN
-        self.records = {record.experiment.id: record for record in (*context.records, *context.others)}
-        self.programs = {record.experiment.program for record in self.records.values()}  # lost ones, too
-        self.tries = [record.experiment for record in self.records.values() if is_follow_up(record.experiment)]
         self.kept = policy.kept(state.farm) | frozenset(context.head.patches)
 
     def proposals(self) -> Iterator[Proposal]:
         """The brackets of the largest gains first, then the structural edits that are likeliest to help."""
-        found = [(self.records[one.idea], one) for one in estimates(self.state) if one.idea in self.records]
+        remembered = in_order(self.state, self.state.farm.patches.keys() | set(self.context.head.patches))
+        estimated = [(self.known.with_id(one.idea), one) for one in estimates_of(self.state, remembered)]
+        found = [(record, one) for record, one in estimated if record is not None]
         ideas = [(record.experiment, one) for record, one in found if _is_first_try(record)]
         for experiment, one in sorted(ideas, key=lambda idea: -idea[1].effect):
             if experiment.id in self.context.head.patches and self._is_well_above_noise(one.idea):
@@ -101,9 +104,12 @@ class _FollowUps:
             yield from self._with(self.context.train_py, moved[0], value, of=experiment, title="",
                                   hypothesis=f"{why}: a value {where} may be better still.")  # fmt: skip
 
+    def _tries_of(self, experiment: Experiment) -> list[Experiment]:
+        return [one for one in self.known.with_parent(experiment.id) if is_follow_up(one)]
+
     def _is_open(self, experiment: Experiment, found: IdeaEstimate) -> bool:
         """Whether a structural idea is neither in the head nor forgotten, may still help, and has tries left."""
-        tries = [one.id for one in self.tries if one.parents == (experiment.id,)]
+        tries = [one.id for one in self._tries_of(experiment)]
         is_structural = bool(set(experiment.slots) - set(experiment.changes))
         farm = self.state.farm
         is_hopeless = experiment.id not in farm.patches or found.helps < farm.rules.forget or found.high <= found.price
@@ -139,12 +145,12 @@ class _FollowUps:
         `title` begins the proposal's title, which ends in the change.
         """
         constants = read_constants(text)
-        values = [one.changes[name][1] for one in self.tries if one.parents == (of.id,) and name in one.changes]
+        values = [one.changes[name][1] for one in self._tries_of(of) if name in one.changes]
         if value in values:  # on another head
             return
         changes = settle(constants, {name: value}, max_seq_len=self.max_seq_len)
         train_py = write_constants(text, changes or {})
-        if changes and program_of(train_py) not in self.programs:
+        if changes and not self.known.has_program(program_of(train_py)):
             change = f"{name} {literal_text(constants[name])} -> {literal_text(value)}"
             yield Proposal(title=f"{title}{change}", hypothesis=hypothesis, train_py=train_py, researcher=FARM,
                            parents=(of.id,))  # fmt: skip

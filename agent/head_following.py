@@ -6,8 +6,11 @@ from agent.adoption import commits_to_adopt, place_on_branch
 from agent.observer import LoopObserver
 from agent.repo.worktree import Worktree
 from agent.shared_research import SharedResearch
-from results.experiment import Branch, Head
+from results.experiment import Branch, ExperimentKind, Head
 from results.store import Store
+
+COMMITTED: tuple[ExperimentKind, ...] = ("manual", "baseline")
+"""The kinds of experiments that may be a person's commits."""
 
 
 class HeadFollower:
@@ -29,7 +32,8 @@ class HeadFollower:
 
     def commits_to_adopt(self) -> list[str]:
         """The commits by a person that change train.py and are no experiment yet, oldest first."""
-        return commits_to_adopt(self._worktree, self.own_head(), self._store.records(self._branch.name))
+        known = self._store.experiments.of_branch(self._branch.name, COMMITTED)
+        return commits_to_adopt(self._worktree, self.own_head(), known)
 
     def follow(self) -> None:
         """Moves the branch to the group's head if that has moved, unless a person's commits are to be adopted before."""

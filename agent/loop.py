@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 from agent.adoption import check_not_reset, is_by_hand
-from agent.crash_patterns import crash_patterns
 from agent.decisions import BASELINE_AGAIN, Decisions
 from agent.duplicate_edits import programs_on_same_terms, refusals
 from agent.follow_ups import next_follow_up
@@ -36,8 +35,11 @@ from results.verdict import (
     software_changes,
 )
 
-NOT_SHOWN: tuple[ExperimentKind, ...] = ("control", "confirm")
-"""The kinds of experiments that researchers aren't shown: they try nothing new, and no idea may be chosen by fresh seeds."""
+SHOWN: tuple[ExperimentKind, ...] = ("baseline", "explore", "manual", "merge", "wave")
+"""The kinds of experiments that researchers are shown. Controls try nothing new, and no idea may be chosen by fresh seeds."""
+
+LATEST = 16
+"""How many of a branch's latest experiments tell which software there is now."""
 
 TABLE_SHARE = 0.05
 """The share of the time that writing results.tsv may take; it is always written when the loop ends."""
@@ -189,35 +191,29 @@ class ResearchLoop:
 
     def context(self) -> Context:
         """What the researcher is shown. Raises ProposalFailed if program.md can't be read."""
-        head = self.head()
-        all_records = self.shared.records()
+        head, experiments = self.head(), self.store.experiments
         return Context(
             branch=self.branch,
             head=head,
             train_py=self.worktree.train_py(head.commit),
-            records=tuple(r for r in self.store.records(self.branch.name) if r.experiment.kind not in NOT_SHOWN),
-            others=tuple(r for r in all_records if self._is_anothers(r)),
-            near_misses=tuple(self.store.record(idea) for idea in policy.near_misses(self.shared.state().farm)),
+            records=experiments.of_branch(self.branch.name, SHOWN),
+            others=self.shared.tried.records_but_of(self.branch.name),
+            near_misses=tuple(experiments.with_ids(policy.near_misses(self.shared.state().farm))),
             sigma=self._decisions.sigma(),
             program=read_policy(self.settings.program),
             query=self.store.queries.text,
             charge=partial(self.store.add_answer, self.branch.name),
             spent_usd=partial(self.store.spent_usd, self.branch.tag),
             programs=programs_on_same_terms(self.store, self.branch),
-            crashes=crash_patterns(all_records, head.commit),
+            crashes=self.shared.tried.crash_patterns(head.commit),
             refused=refusals(self.store, self.branch.name),
         )
-
-    def _is_anothers(self, record: ExperimentRecord) -> bool:
-        """Whether another loop of the group made an experiment that changes train.py."""
-        experiment = record.experiment
-        return experiment.kind in ("explore", "manual", "merge") and experiment.branch != self.branch.name
 
     # --- what comes next --------------------------------------------------------------------------------------------
 
     def _control_of_software(self) -> Experiment | None:
         """The baseline again, if the software has changed since it was measured."""
-        changes = software_changes(self.store.records(self.branch.name))
+        changes = latest_software_changes(self.store, self.branch.name)
         if not changes:
             return None
         title, commit = f"{BASELINE_AGAIN}: {changes}", self._decisions.baseline().experiment.commit
@@ -247,12 +243,13 @@ class ResearchLoop:
     def _follow_up(self) -> Proposal | None:
         """What the farm itself tries next of an earlier idea; None if nothing is due."""
         try:
-            return next_follow_up(self.shared.state(), self.context(), self.worktree.train_py)
+            known = self.shared.tried.known_beside(self.branch.name)
+            return next_follow_up(self.shared.state(), self.context(), self.worktree.train_py, known)
         except ProposalFailed:  # program.md can't be read: the researcher will say so
             return None
 
     async def _measure_baseline(self) -> None:
-        first = not self.store.records(self.branch.name)  # later, one that failed has been mended on the branch
+        first = not self.store.experiments.lines_of(self.branch.name)  # later, one that failed has been mended on the branch
         commit = self.branch.baseline_commit if first else self.worktree.head()
         experiment = self._new.of_commit("baseline", "baseline", commit, hypothesis="The score to beat.")
         await self._train_and_conclude(experiment, ())
@@ -325,6 +322,14 @@ class ResearchLoop:
         self._is_table_behind = True
         if time.monotonic() >= self._table_due:
             await asyncio.to_thread(self.write_table)
+
+
+def latest_software_changes(store: Store, branch: str) -> str:
+    """How the software of a branch's latest runs differs from that of its baseline and controls; empty if it doesn't."""
+    known = store.experiments.of_branch(branch, ("baseline", "control"))
+    latest = store.experiments.of_branch(branch)[-LATEST:]
+    differs = software_changes([*known[-1:], *latest])  # nearly always the last control had what there is now
+    return software_changes([*known, *latest]) if differs else ""
 
 
 def records_of_others(store: Store, branch: str) -> list[ExperimentRecord]:

@@ -2,7 +2,7 @@
 
 import ast
 
-from research.valid_train_py import parse
+from research.valid_train_py import parse, tree_to_read
 
 GUARD = """
 if __name__ == "__main__":
@@ -20,7 +20,7 @@ GUARD_MISSING = (
 
 def begins_with_guard(train_py: str) -> bool:
     """Whether the first statement after the docstring is the guard. Raises SyntaxError."""
-    statements = parse(train_py).body
+    statements = tree_to_read(train_py).body
     has_docstring = bool(statements) and isinstance(statements[0], ast.Expr) and isinstance(statements[0].value, ast.Constant)
     after = statements[1:] if has_docstring else statements
     return bool(after) and ast.dump(after[0]) == ast.dump(parse(GUARD).body[0])

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import asdict
 
-from agent.duplicate_edits import reason_not_to_run, record_refusal
+from agent.duplicate_edits import read_ahead, reason_not_to_run, record_refusal
 from agent.observer import LoopObserver
 from agent.rebase import rebased
 from agent.researcher import Context, ProposalFailed, Researcher
@@ -79,6 +79,11 @@ class Proposer:
                 await self._preparing
         await self._researcher.close()
 
+    @staticmethod
+    async def _read_ahead(proposal: Proposal, context: Context) -> None:
+        """Reads a proposal's text beside the event loop, which needs what follows from it."""
+        await asyncio.to_thread(read_ahead, proposal.train_py, context)
+
     async def _ask(self) -> PreparedProposal:
         """A proposal for the head; retries with growing pauses while the researcher fails."""
         pause, longest = self._pauses_s
@@ -86,6 +91,7 @@ class Proposer:
             try:
                 context = self._context()
                 proposal = await self._researcher.propose(context)
+                await self._read_ahead(proposal, context)
                 is_current = context.train_py == self._head_train_py()  # else it is rebased and judged once it is due
                 if is_current and (reason := self._refused(proposal)) is not None:
                     raise ProposalFailed(f"{proposal.title} was refused: {reason}")

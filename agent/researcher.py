@@ -1,6 +1,6 @@
 """The interface of researchers: given the history, each proposes one edit of train.py."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -26,10 +26,11 @@ class Context:
     head: Head
     train_py: str
     """The head's train.py, which the proposal edits."""
-    records: tuple[ExperimentRecord, ...]
-    """The branch's experiments, oldest first; the one that is training now has no verdict."""
-    others: tuple[ExperimentRecord, ...] = ()
-    """The ideas and merges of the other loops that share the head, oldest first."""
+    records: Sequence[ExperimentRecord]
+    """The branch's experiments, oldest first; the one that is training now has no verdict. Each is read when it is looked at,
+    and a long history takes time."""
+    others: Sequence[ExperimentRecord] = ()
+    """The ideas and merges of the other loops that share the head, oldest first; likewise."""
     near_misses: tuple[ExperimentRecord, ...] = ()
     """The ideas of all of them that may help and are not in the head, the likeliest first."""
     sigma: float
@@ -47,7 +48,7 @@ class Context:
     crashes: tuple[CrashPattern, ...] = ()
     """What edits of this head crash repeatedly; those that change the same names are refused."""
     refused: tuple[Refusal, ...] = ()
-    """The branch's proposals that were refused without a run, oldest first."""
+    """The branch's latest proposals that were refused without a run, oldest first."""
 
 
 class Researcher(Protocol):

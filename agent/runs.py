@@ -23,6 +23,9 @@ MAX_TRIES = 5
 """A run that the infrastructure loses is tried this many times; then its experiment is abandoned. One that ends its judge comes
 back as a crash before that (cluster/blame.py)."""
 
+TELL_TIMES = 64
+"""How many experiments of a branch, its first and its latest, tell how long a run may take to start and to answer."""
+
 
 class ExperimentRuns:
     """Executes the runs of a branch's experiments."""
@@ -59,8 +62,7 @@ class ExperimentRuns:
     def _spec(self, experiment: str, *, number: int, index: int, tries: int, is_idea: bool) -> RunSpec:
         """The spec of the experiment's run `index`; `tries` counts its runs so far, lost ones included."""
         seed = common_seed(self._group, self._loop, number, index)
-        before = self._store.records(self._branch) if is_idea else []
-        caps = time_caps([run for record in before for run in record.runs])
+        caps = time_caps(self._runs_that_tell_times() if is_idea else [])
         return RunSpec(
             run_id=f"{experiment}-{tries + 1}",
             contract=self._contract,
@@ -71,6 +73,13 @@ class ExperimentRuns:
             save_model=self._save_model,
             sandbox=self._sandbox,
         )
+
+    def _runs_that_tell_times(self) -> list[RunResult]:
+        """The runs of the branch that `time_caps` follow from: the first ones with a score, and the latest."""
+        records = self._store.experiments.of_branch(self._branch)
+        half = TELL_TIMES // 2
+        told = [*records] if len(records) <= TELL_TIMES else [*records[:half], *records[-half:]]
+        return [run for record in told for run in record.runs]
 
     def _next_run(self) -> tuple[str, RunSpec] | None:
         """The prepared proposal's train.py and the spec that its run will have if the current experiment is discarded."""

@@ -14,14 +14,15 @@ from agent.head_text import DoesNotFit, HeadChange, changed_head, head_change
 from agent.observer import LoopObserver
 from agent.repo.branch_log import follows
 from agent.repo.repository import train_py_at
+from agent.tried_by_group import TriedByGroup
 from agent.waves import Waves
 from research.formatting import counted, one_line
 from results import policy
-from results.experiment import Experiment, ExperimentKind, ExperimentRecord, Head
+from results.experiment import Experiment, ExperimentKind, Head
 from results.gains import expected_gain
 from results.group_entries import CONTROL_REQUEST, GAIN, HEAD, RULING, WAVE_REQUEST, Ruled, Ruling
-from results.group_state import KINDS, GroupState
-from results.group_verdicts import flips, is_postponed
+from results.group_state import KINDS, GroupState, in_order
+from results.group_verdicts import flips
 from results.groups import head_event, ruling_event
 from results.head_gain import gain_event
 from results.policy import RunKind, Work
@@ -54,6 +55,7 @@ class SharedResearch:
         self._text_at = partial(train_py_at, repo)
         self._under_way: dict[str, RunKind] = {}
         self._waves = Waves(store, group)
+        self.tried = TriedByGroup(store, group)
 
     def state(self) -> GroupState:
         """What all runs of the group say so far."""
@@ -62,12 +64,6 @@ class SharedResearch:
     def head(self) -> Head | None:
         """What new ideas are tried on; None before a baseline has a score."""
         return self.store.groups.head(self.group)
-
-    def records(self) -> list[ExperimentRecord]:
-        """The experiments of all branches of the group, oldest first."""
-        names = [branch.name for branch in self.store.groups.members(self.group)]
-        records = [record for name in names for record in self.store.records(name)]
-        return sorted(records, key=lambda record: record.experiment.created)
 
     @contextmanager
     def running(self, experiment: Experiment) -> Iterator[None]:
@@ -104,8 +100,7 @@ class SharedResearch:
                 if run is not None and run.kind == "merge":
                     return run
                 work = policy.last_merge(self.state().farm)
-                ran = [r.experiment.patches for r in self.records() if r.experiment.kind == "merge" and not is_postponed(r)]
-                return None if work is None or self._in_order(work.patches) in ran else self._merge(work)
+                return None if work is None or self.tried.has_merged(self._in_order(work.patches)) else self._merge(work)
             except DoesNotFit as misfit:
                 self._rule_on(misfit)
         return None
@@ -145,8 +140,8 @@ class SharedResearch:
         is_busy = state.farm.plan or "merge" in self._under_way.values()
         if not (leaving or entering) or is_busy or self._measured(state, head, wanted):
             return None
-        merges = [r for r in self.records() if r.experiment.kind == "merge" and frozenset(r.experiment.patches) == wanted]
-        if any(r.verdict is not None and r.verdict.decision in ("crash", "invalid") for r in merges):
+        merges = [line for line in self.tried.with_ideas(state, wanted) if line.kind == "merge"]
+        if any(self.store.experiments.decision(line.id) in ("crash", "invalid") for line in merges):
             if entering:
                 self._rule("bar", self._in_order(entering), "train.py fails with it")
             else:
@@ -226,8 +221,7 @@ class SharedResearch:
     def settle(self) -> None:
         """Records what follows from the runs so far, decisions that have changed, a new head, and its gain."""
         state = self.state()
-        decided = {r.experiment.id: r.verdict.decision for r in self.records() if r.verdict is not None}
-        for idea, verdict in flips(state, decided):
+        for idea, verdict in flips(state, self.tried.decisions_in_question(state)):
             self.store.add_verdict(idea, verdict)
             experiment = self.store.record(idea).experiment
             self.observer.on_event("decision_changed", branch=experiment.branch, experiment=idea,
@@ -261,11 +255,11 @@ class SharedResearch:
 
     def _measured(self, state: GroupState, head: Head, wanted: frozenset[str]) -> Experiment | None:
         """The latest experiment with a score whose train.py has these ideas and follows the head's commit."""
-        for record in reversed(self.records()):
-            experiment = record.experiment
-            is_wanted = record.val_bpb is not None and state.patches_at.get(experiment.commit) == wanted
-            if is_wanted and follows(self._repo, head.commit, experiment.commit):
-                return experiment
+        experiments = self.store.experiments
+        for line in reversed(self.tried.with_ideas(state, wanted)):
+            has_score = any(run.status == "ok" and run.val_bpb is not None for run in experiments.runs_of(line.id))
+            if has_score and follows(self._repo, head.commit, line.commit):
+                return experiments.with_id(line.id).experiment
         return None
 
     def _rule_on(self, misfit: DoesNotFit) -> None:
@@ -294,7 +288,7 @@ class SharedResearch:
 
     def _in_order(self, patches: frozenset[str]) -> tuple[str, ...]:
         """Ideas in the order in which they first ran."""
-        return tuple(name for name in self.state().ideas if name in patches)
+        return in_order(self.state(), patches)
 
 
 def in_words(change: HeadChange) -> str:

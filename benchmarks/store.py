@@ -1,9 +1,11 @@
 """How long a farm's records take as they grow: start, rebuild, append, views, what a step of a loop reads, farm status.
 
-    uv run python -m benchmarks.store --runs 1000 10000 100000 --json store.json
+    uv run python -m benchmarks.store --runs 1000 10000 100000 --branches 1 --json store.json
 
-Each size gets a home of its own with made-up experiments, divided among 20 branches of one group, and a
-process of its own, so that its peak memory is its own. Times are in seconds, memory in MiB.
+Each size gets a home of its own with made-up experiments, divided among branches of one group, and a process of its own, so
+that its peak memory is its own. Times are in seconds, memory in MiB. `state` is the first replay of the group's records after a
+start; `first step` and `step` are what a loop's step reads, the second with the replay of a new run. CPU time counts, so that
+others on the machine don't.
 """
 
 import argparse
@@ -15,16 +17,20 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from agent.duplicate_edits import ProgramsOnSameTerms
+from agent.tried_by_group import TriedByGroup
 from research.profiles import PROFILES
 from research.result import RunResult
+from results import policy
 from results.drawing import draw_here
 from results.experiment import Branch, Experiment, Usage, Verdict, to_body
+from results.gains import expected_gain
+from results.group_state import estimates_of, in_order
+from results.group_verdicts import flips
 from results.journal import JournalRecord, encoded
 from results.plot import picture_of
 from results.store import Store
 from results.tsv import write_results_tsv
-
-BRANCHES = 20
 
 APPENDS = 50
 """Records over which the time of an append is averaged."""
@@ -39,12 +45,13 @@ def main() -> None:
     """Measures the sizes that the command line names, and prints a table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--runs", type=int, nargs="+", default=[1_000, 10_000, 100_000], metavar="N")
+    parser.add_argument("--branches", type=int, default=20, metavar="N", help="branches of the group (default: 20)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     options = parser.parse_args()
     found: dict[int, dict[str, float]] = {}
     for runs in options.runs:
         with tempfile.TemporaryDirectory(prefix="store-benchmark-") as folder:
-            found[runs] = measured(runs, Path(folder))
+            found[runs] = measured(runs, options.branches, Path(folder))
         if runs == options.runs[0]:
             print("  ".join(f"{name:>10}" for name in ("runs", *found[runs])))
         print("  ".join(f"{value:>10,.3f}" if name else f"{value:>10,}" for name, value in (("", runs), *found[runs].items())))
@@ -52,23 +59,23 @@ def main() -> None:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def measured(runs: int, folder: Path) -> dict[str, float]:
+def measured(runs: int, branches: int, folder: Path) -> dict[str, float]:
     """The figures of a home with so many runs, from a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(measure, (runs, folder))
+        return pool.apply(measure, (runs, branches, folder))
 
 
-def measure(runs: int, folder: Path) -> dict[str, float]:
+def measure(runs: int, branches: int, folder: Path) -> dict[str, float]:
     """Fills a home and measures it in this process."""
     with (folder / "journal.jsonl").open("wb") as journal:
-        journal.writelines(encoded(record) for record in history(runs))
+        journal.writelines(encoded(record) for record in history(runs, branches))
     figures: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], object], times: int = 1) -> None:
-        began = time.perf_counter()
+        began = time.process_time()
         for _ in range(times):
             work()
-        figures[name] = (time.perf_counter() - began) / times
+        figures[name] = (time.process_time() - began) / times
 
     timed("rebuild", lambda: Store.open(folder).close())
     timed("start", lambda: Store.open(folder).close())
@@ -82,13 +89,15 @@ def measure(runs: int, folder: Path) -> dict[str, float]:
         timed("append", append, APPENDS)
         timed("parquet", store.export_parquet)
         timed("sql", lambda: store.query("SELECT count(*), min(val_bpb) FROM history", timeout_s=600))
-        timed("first step", lambda: read_as_a_step(store, branch))
+        timed("state", lambda: store.groups.state(GROUP))
+        tried = TriedByGroup(store, GROUP)
+        timed("first step", lambda: read_as_a_step(store, tried, branch))
 
         def step() -> None:
             store.add_run("bench-0-000001", run_of("again", next(numbers)))
-            read_as_a_step(store, branch)
+            read_as_a_step(store, tried, branch)
 
-        timed("step", step, 3)
+        timed("step", step, 20)
         records = store.records(branch)
         timed("tsv", lambda: write_results_tsv(folder / "results.tsv", records))
         timed("picture", lambda: draw_here([(folder / "progress.png", picture_of(records, branch))]))
@@ -96,25 +105,33 @@ def measure(runs: int, folder: Path) -> dict[str, float]:
     return figures
 
 
-def read_as_a_step(store: Store, branch: str) -> None:
-    """What a loop's step reads, apart from the estimates: its branch, its group's, the head, the baseline."""
-    group = store.groups.members(GROUP)
-    for _ in range(3):
-        for member in group:
-            store.records(member.name)
+def read_as_a_step(store: Store, tried: TriedByGroup, branch: str) -> None:
+    """What a loop's step reads: its group's state and head, its baseline, its latest records, what others tried, decisions."""
+    state, head, experiments = store.groups.state(GROUP), store.head(branch), store.experiments
     store.baseline(branch)
-    store.head(branch)
-    store.unfinished(branch)
-    store.next_number(branch)
+    experiments.with_ids(policy.near_misses(state.farm))
+    list(reversed(experiments.of_branch(branch)[-32:]))
+    known, programs = tried.known_beside(branch), ProgramsOnSameTerms(store, branch_named(0))
+    estimates_of(state, in_order(state, state.farm.patches))
+    for idea in state.farm.patches:
+        known.with_parent(idea)
+    programs.get("no program")
+    if head is not None:
+        tried.crash_patterns(head.commit)
+        expected_gain(state, head.commit)
+    for idea, verdict in flips(state, tried.decisions_in_question(state)):
+        store.add_verdict(idea, verdict)
+    for _ in range(3):
+        store.next_number(branch)
 
 
-def history(runs: int) -> Iterator[JournalRecord]:
+def history(runs: int, branches: int) -> Iterator[JournalRecord]:
     """The journal of experiments with a run and a verdict each."""
-    for loop in range(BRANCHES):
+    for loop in range(branches):
         branch = branch_named(loop)
         yield JournalRecord(id=f"branch:{branch.name}", kind="branch", time=branch.created, body=to_body(branch))
     for at in range(runs):
-        loop, number = at % BRANCHES, at // BRANCHES
+        loop, number = at % branches, at // branches
         experiment = experiment_of(loop, number)
         run, verdict = run_of(experiment.id, at), Verdict(decision="discard" if number else "keep", reason="made up")
         of = {"experiment_id": experiment.id}
@@ -141,7 +158,7 @@ def experiment_of(loop: int, number: int) -> Experiment:
         id=f"bench-{loop}-{number:06d}", branch=branch_named(loop).name, number=number,
         kind="explore" if number else "baseline", commit=f"{loop:04x}{number:08x}".ljust(40, "c"), parent_commit="0" * 40,
         title=f"idea {number}", hypothesis="it should learn faster", researcher="search",
-        changes={"DEPTH": (8, 9)} if number else {}, diff=f"-DEPTH = 8\n+DEPTH = 9  # {number}\n" * 10, lines_added=1,
+        changes={"DEPTH": (8, 9)} if number else {}, diff=f"-DEPTH = 8\n+DEPTH = 9  # {loop} {number}\n" * 10, lines_added=1,
         lines_removed=1, usage=Usage(), created=f"2026-01-01T{minutes}:00Z",
     )  # fmt: skip
 
@@ -149,7 +166,8 @@ def experiment_of(loop: int, number: int) -> Experiment:
 def run_of(experiment: str, at: int) -> RunResult:
     """A made-up result."""
     return RunResult(run_id=f"{experiment}-{at}", status="ok", reason="", seed=at, device="cuda:0", val_bpb=0.9 + at % 97 / 1e4,
-                     training_seconds=300.0, total_seconds=340.0, peak_memory_mb=45_000.0, log_tail=LOG_TAIL,
+                     training_seconds=300.0, total_seconds=340.0, startup_seconds=20.0, answer_seconds=8.0,
+                     peak_memory_mb=45_000.0, log_tail=LOG_TAIL,
                      reported_curve=tuple((float(x), x, 9.0) for x in range(60)))  # fmt: skip
 
 

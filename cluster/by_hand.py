@@ -179,10 +179,10 @@ def tell_what_is_left_aside(
 
 def earlier_try(loop: ResearchLoop, working: str, head_text: str, *, again: bool) -> ExperimentRecord | None:
     """The experiment that has tried the same program; None if none has. Raises UserError for one that isn't wanted `again`."""
-    known = programs_on_same_terms(loop.store, loop.branch) | {
-        program_of(head_text): loop.store.record(loop.head().experiment_id)
-    }
-    earlier = known.get(program_of(working))
+    program = program_of(working)
+    is_head = program == program_of(head_text)
+    known = programs_on_same_terms(loop.store, loop.branch)
+    earlier = loop.store.record(loop.head().experiment_id) if is_head else known.get(program)
     if earlier is None or again:
         return earlier
     if same_lines(working, head_text):

@@ -84,7 +84,7 @@ def _best_gain(store: Store, branches: Sequence[str]) -> ExpectedGain | None:
 
 def experiments_done(store: Store, branch: str) -> int:
     """A branch's ideas with a verdict; lost ones don't count."""
-    return count(store.records(branch)).done
+    return store.experiments.done(branch)
 
 
 def summary_lines(summary: FarmSummary) -> list[str]:

@@ -13,7 +13,7 @@ from research.contract import Contract
 from research.executed_text import without_comments
 from research.formatting import counted
 from research.plain_text import plain_text
-from research.valid_train_py import parse, walk
+from research.valid_train_py import tree_to_read, walk
 
 BYTES_PER_TOKEN = 3
 """Bytes of text in a token, at least: 3.3 under the `cpu` profile, more where the vocabulary is larger."""
@@ -60,7 +60,7 @@ def carried_data_problem(train_py: str, evaluation: int) -> str | None:
     Raises SyntaxError if it can't be parsed.
     """
     code = without_comments(train_py)
-    tree = parse(code)
+    tree = tree_to_read(code)
     limits = (
         (_literal_bytes(tree), literal_limit(evaluation), "in strings and numbers", "compute values instead of listing them"),
         (_name_bytes(tree), MAX_NAME_BYTES, "in names", "use fewer or shorter ones"),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 
 from research.formatting import one_line
-from research.valid_train_py import parse, scopes, walk
+from research.valid_train_py import parse, scopes, tree_to_read, walk
 
 EXECUTES_TEXT = frozenset({"exec", "eval", "compile"})
 """Built-in functions that execute text; a name of the file's own may be the same where it can't be the built-in one."""
@@ -47,14 +47,14 @@ NAMESPACES = frozenset({"globals", "vars", "locals", "delattr", "__dict__", "__d
 """Names by which a name of the file's own can be taken away again, so that the built-in one shows."""
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=64)
 def without_comments(train_py: str) -> str:
     """The text without comments, docstrings and other strings that stand alone: the same program, on the same lines.
 
     All other characters stay as they are, so that tracebacks and compilers that read the source find what they look for.
     Raises SyntaxError.
     """
-    tree = parse(train_py)
+    tree = tree_to_read(train_py)
     lines = [f"{line}\n" for line in train_py.split("\n")]
     lines[-1] = lines[-1][:-1]
     for row, column in _comments(lines):
@@ -75,7 +75,7 @@ def own_text_problem(train_py: str) -> str | None:
 
     A run by hand passes __file__ on under `if __name__ == "__main__"`, which no judged run executes.
     """
-    tree = parse(train_py)
+    tree = tree_to_read(train_py)
     by_hand = {id(node) for guard in _main_guards(tree) for node in walk(guard)}
     built_in = {name for name in _used_as_global(scopes(train_py)) if not _is_own(tree, name)}
     free = bare_strings(tree)

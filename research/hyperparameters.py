@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from research.errors import UserError
 from research.printable import first_hidden
 from research.recipes import Constant
-from research.valid_train_py import MAX_BITS, parse
+from research.valid_train_py import MAX_BITS, parse, tree_to_read
 
 
 def read_constants(train_py: str) -> dict[str, Constant]:
@@ -18,7 +18,7 @@ def read_constants(train_py: str) -> dict[str, Constant]:
 
     Raises SyntaxError if `train_py` does not parse.
     """
-    return _constants_of(parse(train_py).body)
+    return _constants_of(tree_to_read(train_py).body)
 
 
 def _constants_of(statements: list[ast.stmt]) -> dict[str, Constant]:

@@ -5,11 +5,13 @@ counted by one rule. F-strings are where ast.unparse differs, or fails, so they 
 """
 
 import ast
+from functools import lru_cache
 
 from research.executed_text import remove_bare_strings
 from research.valid_train_py import parse
 
 
+@lru_cache(maxsize=64)
 def plain_text(train_py: str) -> str:
     """The program in Python's own layout, without comments and docstrings; it may not run. Raises SyntaxError."""
     tree = parse(train_py)

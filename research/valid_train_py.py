@@ -44,6 +44,12 @@ def parse(train_py: str) -> ast.Module:
     return _parsed(train_py)
 
 
+@lru_cache(maxsize=64)
+def tree_to_read(train_py: str) -> ast.Module:
+    """The syntax tree that `parse` returns, shared by all that read this text: nobody may change it. Raises SyntaxError."""
+    return parse(train_py)
+
+
 def scopes(train_py: str) -> symtable.SymbolTable:
     """What the names of each scope are, as the compiler finds it. Raises SyntaxError."""
     parse(train_py)

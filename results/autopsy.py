@@ -253,7 +253,7 @@ def further_runs(tried: Sequence[Trial]) -> Floats:
 def _likelihood(runs: Sequence[Look], again: Floats, sigma: float) -> float:
     """Logarithm of the density, in bpb, of ideas' scores above their predictions and of further runs, under this sigma."""
     posterior = estimate.estimate_of_all(NoiseModel(sigma=sigma, is_known=True, refit_every=NEVER), runs)
-    residuals, variances = np.array(posterior.first_looks).reshape(-1, 2).T
+    residuals, variances = np.array(list(posterior.first_looks)).reshape(-1, 2).T
     prior = first_prior()
     of_ideas = _density(residuals[:, None] - prior.means, prior.variances + variances[:, None] + 1) @ prior.shares
     of_known = _density(again[:, 0] / sigma, again[:, 1])

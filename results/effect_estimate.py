@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from results.effect_prior import FIRST_LOOK_SHARE, EffectPrior, FirstLooks, Floats, Mixture, NoiseCount, first_prior
+from results.growing import GrowingMapping, GrowingSequence, with_fields
 
 LEVEL_VARIANCE = 1e4
 """Variance of the level before the first run, about that run's own score: whatever it may be."""
@@ -124,11 +125,11 @@ class Estimate:
     covariance: Floats = field(default_factory=lambda: np.zeros((0, 0)))
     sites: Floats = field(default_factory=lambda: np.zeros((0, 2)))
     """Precision and shift of the Gaussian that stands for each row's prior, as in `Belief`; 0 in rows that aren't patches."""
-    shelved: Mapping[str, Belief] = field(default_factory=dict)
+    shelved: GrowingMapping[str, Belief] = field(default_factory=GrowingMapping)
     """Patches that no run is expected to have again."""
-    first_looks: tuple[tuple[float, float], ...] = ()
+    first_looks: GrowingSequence[tuple[float, float]] = field(default_factory=GrowingSequence)
     """For each idea what its first run scored above the prediction without it, and that prediction's variance."""
-    looks: tuple[Look, ...] = ()
+    looks: GrowingSequence[Look] = field(default_factory=GrowingSequence)
     noise: float
     """Variance of a run around its prediction, in scale**2."""
     seed_share: float
@@ -200,7 +201,7 @@ def _taken_up(before: Estimate, looks: Sequence[Look], *, staying: Set[str | See
     for index, look in enumerate(looks):
         over = ends.get(index, set())
         after = _observed(before, look, over=over)
-        before = shelve(after if noise is None else replace(after, noise=noise), over)
+        before = shelve(after if noise is None else with_fields(after, noise=noise), over)
     return before
 
 
@@ -214,7 +215,7 @@ def _observed(before: Estimate, look: Look, *, over: Set[str] = frozenset()) -> 
     known = _with_patches(known, look.patches, new[1:])
     rows, doubt = _rows(known, look, leaving_out=new[:1]), _doubt(before, look)
     after = _first_look(known, new[0], z, rows, doubt, is_over=new[0] in over) if new else _further_look(known, z, rows, doubt)
-    return replace(after, looks=(*before.looks, look))
+    return with_fields(after, looks=before.looks.with_item(look))
 
 
 def _doubt(posterior: Estimate, look: Look) -> float:
@@ -244,13 +245,13 @@ def shelve(posterior: Estimate, patches: Iterable[str]) -> Estimate:
     keep = np.ones(len(posterior.mean), dtype=bool)
     keep[[posterior.terms[patch] for patch in leaving]] = False
     names = [name for name in posterior.terms if name not in beliefs]
-    return replace(
+    return with_fields(
         posterior,
         terms={name: row for row, name in enumerate(names, start=1)},
         mean=posterior.mean[keep],
         covariance=posterior.covariance[keep][:, keep],
         sites=posterior.sites[keep],
-        shelved={**posterior.shelved, **beliefs},
+        shelved=posterior.shelved.with_entries(beliefs),
     )
 
 
@@ -261,7 +262,7 @@ def recalled(posterior: Estimate, patches: Iterable[str]) -> Estimate:
 
 def refitted(posterior: Estimate) -> Estimate:
     """The estimate with all runs taken up once more, under the noise and the prior's shares that all of them speak for."""
-    residuals, variances = np.array(posterior.first_looks).reshape(-1, 2).T
+    residuals, variances = np.array(list(posterior.first_looks)).reshape(-1, 2).T
     prior, noise = posterior.prior.refitted(FirstLooks(residuals=residuals, variances=variances), _noise_count(posterior))
     seeds = _seed_variance(posterior)
     share = min(seeds / (noise + seeds), LARGEST_SHARE)
@@ -340,14 +341,14 @@ def difference_sd(posterior: Estimate, patches: Iterable[str], others: Iterable[
 
 
 def _with_level(posterior: Estimate, z: float) -> Estimate:
-    return replace(posterior, mean=np.array([z]), covariance=np.array([[LEVEL_VARIANCE]]), sites=np.zeros((1, 2)))
+    return with_fields(posterior, mean=np.array([z]), covariance=np.array([[LEVEL_VARIANCE]]), sites=np.zeros((1, 2)))
 
 
 def _with_patches(posterior: Estimate, patches: frozenset[str], more: list[str]) -> Estimate:
     """The estimate with rows for patches that come back, and for new ones beside the one that the run is a first look at."""
-    for patch in sorted(patches & posterior.shelved.keys()):
-        rest = {name: belief for name, belief in posterior.shelved.items() if name != patch}
-        posterior = replace(_appended(posterior, patch, posterior.shelved[patch]), shelved=rest)
+    for patch in sorted(patch for patch in patches if patch in posterior.shelved):
+        rest = posterior.shelved.without(patch)
+        posterior = with_fields(_appended(posterior, patch, posterior.shelved[patch]), shelved=rest)
     for patch in more:
         prior = posterior.prior
         mean = float(prior.shares @ prior.means)
@@ -365,12 +366,12 @@ def _appended(posterior: Estimate, name: str | Seed, belief: Belief, shared: Flo
     covariance[size, size] = belief.variance
     if shared is not None:
         covariance[size, :size] = covariance[:size, size] = shared
-    return replace(
+    return with_fields(
         posterior,
         terms={**posterior.terms, name: size},
-        mean=np.append(posterior.mean, belief.mean),
+        mean=np.concatenate([posterior.mean, [belief.mean]]),
         covariance=covariance,
-        sites=np.vstack([posterior.sites, [belief.site_precision, belief.site_shift]]),
+        sites=np.concatenate([posterior.sites, [[belief.site_precision, belief.site_shift]]]),
     )
 
 
@@ -388,19 +389,14 @@ def _further_look(posterior: Estimate, z: float, rows: list[int], doubt: float) 
     innovation = z - float(posterior.mean[rows].sum())
     surprise = innovation**2 / (variance + noise)
     total = variance + noise * max(1.0, surprise / SURPRISE)
-    after = replace(
-        posterior,
-        mean=posterior.mean + shared * (innovation / total),
-        covariance=posterior.covariance - np.outer(shared, shared) / total,
-    )
-    if not posterior.looks:  # the first run has nothing to differ from
-        return after
-    spread = posterior.noise_sum + min(surprise, SURPRISE) * posterior.noise
-    if posterior.model.is_known:
-        return after
-    after = replace(after, noise_sum=spread, noise_looks=posterior.noise_looks + 1)
-    prior = after.noise_prior
-    return replace(after, noise=(prior.sum + spread) / (prior.count + after.noise_looks))
+    mean = posterior.mean + shared * (innovation / total)
+    covariance = posterior.covariance - shared[:, None] * shared / total
+    if not posterior.looks or posterior.model.is_known:  # the first run has nothing to differ from
+        return with_fields(posterior, mean=mean, covariance=covariance)
+    spread, count = posterior.noise_sum + min(surprise, SURPRISE) * posterior.noise, posterior.noise_looks + 1
+    prior = posterior.noise_prior
+    shown = (prior.sum + spread) / (prior.count + count)
+    return with_fields(posterior, mean=mean, covariance=covariance, noise_sum=spread, noise_looks=count, noise=shown)
 
 
 def _noise_count(posterior: Estimate) -> NoiseCount:
@@ -432,15 +428,15 @@ def _first_look(posterior: Estimate, patch: str, z: float, rows: list[int], doub
     mixture = posterior.prior.posterior(np.array([residual]), np.array([total]))
     mean, left = float(mixture.mean()[0]), float(mixture.variance()[0])
     gains = shared / total
-    rest = replace(
+    rest = with_fields(
         posterior,
         mean=posterior.mean + gains * (residual - mean),
-        covariance=posterior.covariance - np.outer(gains, gains) * (total - left),
-        first_looks=(*posterior.first_looks, (residual, variance)),
+        covariance=posterior.covariance - gains[:, None] * gains * (total - left),
+        first_looks=posterior.first_looks.with_item((residual, variance)),
     )
     belief = Belief(mean=mean, variance=left, site_precision=1 / left - 1 / total, site_shift=mean / left - residual / total)
     if is_over:
-        return replace(rest, shelved={**rest.shelved, patch: belief})
+        return with_fields(rest, shelved=rest.shelved.with_entry(patch, belief))
     return _appended(rest, patch, belief, -gains * left)
 
 

@@ -21,6 +21,7 @@ from results import policy, waves
 from results.effect_estimate import NoiseModel, Seed
 from results.experiment import Branch, Experiment, edit_of
 from results.group_entries import Entry, Joined, Ran, Ruled
+from results.growing import GrowingMapping, with_fields
 from results.machine_shares import MachineShare, doubt_of_share, machine_share, with_share
 from results.policy import FarmState, Finished, Patch, Rules, RunKind
 from results.verdict import noise_prior
@@ -56,28 +57,34 @@ class GroupState:
     """A group's research after some records."""
 
     farm: FarmState
-    patches_at: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    patches_at: GrowingMapping[str, frozenset[str]] = field(default_factory=GrowingMapping)
     """The ideas in each commit that ran."""
-    patches_of: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    commits_of: GrowingMapping[frozenset[str], tuple[str, ...]] = field(default_factory=GrowingMapping)
+    """The commits that ran with just these ideas, in the order in which they first did."""
+    patches_of: GrowingMapping[str, frozenset[str]] = field(default_factory=GrowingMapping)
     """The ideas in each program that ran, by `Experiment.program`: whoever runs it again measures the same ideas."""
-    ideas: Mapping[str, Patch] = field(default_factory=dict)
+    ideas: GrowingMapping[str, Patch] = field(default_factory=GrowingMapping)
     """Every idea that has a score, forgotten ones too."""
-    idea_of: Mapping[str, str] = field(default_factory=dict)
+    idea_of: GrowingMapping[str, str] = field(default_factory=GrowingMapping)
     """The idea that each experiment tries: its own, or that of an earlier one with the same program or edit."""
-    idea_of_edit: Mapping[str, str] = field(default_factory=dict)
+    place_of: GrowingMapping[str, int] = field(default_factory=GrowingMapping)
+    """The place of each experiment in `idea_of`, which is that of an idea among all."""
+    experiments_of: GrowingMapping[str, tuple[str, ...]] = field(default_factory=GrowingMapping)
+    """The experiments that have tried each idea, in the order in which they did."""
+    idea_of_edit: GrowingMapping[str, str] = field(default_factory=GrowingMapping)
     """The first idea that made each edit."""
-    memory_at: Mapping[str, float] = field(default_factory=dict)
+    memory_at: GrowingMapping[str, float] = field(default_factory=GrowingMapping)
     """Peak memory in MiB of each commit's last run with a score."""
     shares: tuple[float, ...] = ()
     """The latest runs' shares of their machine (`machine_shares.share_of`)."""
-    share_of_run: Mapping[str, MachineShare] = field(default_factory=dict)
+    share_of_run: GrowingMapping[str, MachineShare] = field(default_factory=GrowingMapping)
     """What each run had of its machine, as far as that is known, by the run's id."""
-    seconds_at: Mapping[str, tuple[float, float, float]] = field(default_factory=dict)
+    seconds_at: GrowingMapping[str, tuple[float, float, float]] = field(default_factory=GrowingMapping)
     """Seconds that each commit's last run with a score took to start, to train and to answer the validation rows; first those
     of the baseline."""
     step_seconds: float = 0.0
     """Seconds of a step of the baseline: a run may end as much later than the baseline did, by chance."""
-    time_prices: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    time_prices: GrowingMapping[str, tuple[float, ...]] = field(default_factory=GrowingMapping)
     """What each run of an idea must pay for time outside the clock, in bpb: the idea pays the mean, since times vary."""
     time_slope: float = 0.0
     """As in `Profile`."""
@@ -139,7 +146,7 @@ def replay(state: GroupState, entries: Iterable[Entry]) -> GroupState:
 
 def advance(state: GroupState, entry: Entry) -> GroupState:
     """The state after one more record."""
-    return replace(_advanced(state, entry), records=state.records + 1)
+    return with_fields(_advanced(state, entry), records=state.records + 1)
 
 
 def _advanced(state: GroupState, entry: Entry) -> GroupState:
@@ -156,9 +163,25 @@ def _advanced(state: GroupState, entry: Entry) -> GroupState:
     if finished.idea is not None and finished.score is not None:
         name = finished.idea.name
         if name == entry.experiment.id:
-            state = replace(state, time_prices={**state.time_prices, name: _time_prices(state, entry)})
-        state = replace(state, ideas={**state.ideas, name: finished.idea}, idea_of={**state.idea_of, entry.experiment.id: name})
-    return replace(state, farm=policy.observe(state.farm, finished))
+            state = with_fields(state, time_prices=state.time_prices.with_entry(name, _time_prices(state, entry)))
+        state = _with_idea(state, entry.experiment.id, finished.idea)
+    return with_fields(state, farm=policy.observe(state.farm, finished))
+
+
+def _with_idea(state: GroupState, experiment: str, idea: Patch) -> GroupState:
+    """The state in which an experiment tries an idea, which has a score."""
+    before, name = state.idea_of.get(experiment), idea.name
+    state = with_fields(state, ideas=state.ideas.with_entry(name, idea))
+    if before == name:  # another run of it
+        return state
+    if before is None:
+        state = with_fields(state, place_of=state.place_of.with_entry(experiment, len(state.place_of)))
+    tries = (*state.experiments_of.get(name, ()), experiment)
+    return with_fields(
+        state,
+        idea_of=state.idea_of.with_entry(experiment, name),
+        experiments_of=state.experiments_of.with_entry(name, tries),
+    )
 
 
 def common_seed(group: str, loop: int, number: int, index: int) -> int:
@@ -187,7 +210,12 @@ def without_pin(state: GroupState, idea: str) -> GroupState:
 
 def estimates(state: GroupState) -> tuple[IdeaEstimate, ...]:
     """What is known of every idea that has a score, in the order in which they first ran."""
-    farm, names = state.farm, [name for name in state.ideas if state.farm.posterior.knows(name)]
+    return estimates_of(state, state.ideas)
+
+
+def estimates_of(state: GroupState, ideas: Iterable[str]) -> tuple[IdeaEstimate, ...]:
+    """What is known of those of these ideas that have a score, in the order given."""
+    farm, names = state.farm, [name for name in ideas if name in state.ideas and state.farm.posterior.knows(name)]
     if not names:
         return ()
     scale = farm.posterior.scale
@@ -212,10 +240,12 @@ def estimates(state: GroupState) -> tuple[IdeaEstimate, ...]:
 
 def estimate_of(state: GroupState, idea: str) -> IdeaEstimate | None:
     """What is known of one idea; None if it has no score."""
-    if idea not in state.ideas:
-        return None
-    (found,) = estimates(replace(state, ideas={idea: state.ideas[idea]}))
-    return found
+    return next(iter(estimates_of(state, [idea])), None)
+
+
+def in_order(state: GroupState, ideas: Iterable[str]) -> tuple[str, ...]:
+    """Those of these ideas that have a score, in the order in which they first ran."""
+    return tuple(sorted((idea for idea in ideas if idea in state.ideas), key=lambda idea: state.place_of[idea]))
 
 
 def _with_patches_of(state: GroupState, experiment: Experiment) -> tuple[GroupState, frozenset[str]]:
@@ -232,10 +262,21 @@ def _with_patches_of(state: GroupState, experiment: Experiment) -> tuple[GroupSt
         idea = idea if idea in state.ideas and idea not in before else experiment.id
         known = state.patches_of.get(experiment.program)
         patches = known if known is not None and known - before <= state.ideas.keys() else before | {idea}
-        state = replace(state, idea_of_edit={**state.idea_of_edit, edit: idea})
+        state = with_fields(state, idea_of_edit=state.idea_of_edit.with_entry(edit, idea))
     if experiment.program:
-        state = replace(state, patches_of={**state.patches_of, experiment.program: patches})
-    return replace(state, patches_at={**state.patches_at, experiment.commit: patches}), patches
+        state = with_fields(state, patches_of=state.patches_of.with_entry(experiment.program, patches))
+    return _with_commit(state, experiment.commit, patches), patches
+
+
+def _with_commit(state: GroupState, commit: str, patches: frozenset[str]) -> GroupState:
+    """The state in which a commit has run with these ideas."""
+    before, commits_of = state.patches_at.get(commit), state.commits_of
+    if before == patches:
+        return state
+    if before is not None:
+        commits_of = commits_of.with_entry(before, tuple(other for other in commits_of[before] if other != commit))
+    commits_of = commits_of.with_entry(patches, (*commits_of.get(patches, ()), commit))
+    return with_fields(state, patches_at=state.patches_at.with_entry(commit, patches), commits_of=commits_of)
 
 
 def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finished:
@@ -263,7 +304,7 @@ def _idea(state: GroupState, entry: Ran, patches: frozenset[str]) -> Patch | Non
         new = patches - state.patches_at.get(experiment.parent_commit, frozenset())
         is_known = len(new) == 1 and entry.run.status == "ok"
         return state.ideas.get(next(iter(new))) if is_known else None
-    slots, others = frozenset(experiment.slots), patches & state.ideas.keys() - {experiment.id}
+    slots, others = frozenset(experiment.slots), [name for name in patches if name in state.ideas and name != experiment.id]
     needs = frozenset(name for name in others if state.ideas[name].slots & slots)
     least = -SLACK_SIGMAS * state.farm.posterior.model.sigma
     price = max(experiment.price, least) + _memory_price(state, entry) + fmean(_time_prices(state, entry))
@@ -330,8 +371,8 @@ def _with_share(state: GroupState, run: RunResult) -> GroupState:
     """The state with the run's share of the machine."""
     found = machine_share(run, state.shares)
     if found is not None:
-        state = replace(state, share_of_run={**state.share_of_run, run.run_id: found})
-    return replace(state, shares=with_share(state.shares, run))
+        state = with_fields(state, share_of_run=state.share_of_run.with_entry(run.run_id, found))
+    return with_fields(state, shares=with_share(state.shares, run))
 
 
 def _with_machine(state: GroupState, entry: Ran) -> GroupState:
@@ -341,11 +382,11 @@ def _with_machine(state: GroupState, entry: Ran) -> GroupState:
         return state
     if seconds := _seconds_of(run):
         if not state.seconds_at and run.reported_steps:  # the baseline's report: it is the user's own train.py
-            state = replace(state, step_seconds=seconds[1] / run.reported_steps)
-        state = replace(state, seconds_at={**state.seconds_at, commit: seconds})
+            state = with_fields(state, step_seconds=seconds[1] / run.reported_steps)
+        state = with_fields(state, seconds_at=state.seconds_at.with_entry(commit, seconds))
     if run.peak_memory_mb is None:
         return state
-    return replace(state, memory_at={**state.memory_at, commit: run.peak_memory_mb})
+    return with_fields(state, memory_at=state.memory_at.with_entry(commit, run.peak_memory_mb))
 
 
 def _ruled(state: GroupState, entry: Ruled) -> GroupState:

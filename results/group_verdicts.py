@@ -4,7 +4,7 @@ What decides is the estimate from all runs: the probability that an idea helps. 
 the seed move, is told apart from that, since the two may point in different directions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from research.result import RunResult
 from results import policy
@@ -120,11 +120,18 @@ def _expected(state: GroupState, experiment: Experiment) -> tuple[float, float]:
     return gain.head, policy.expected_score(state.farm, state.patches_at[experiment.commit])[1]
 
 
+def may_flip(state: GroupState, kept_before: Iterable[str]) -> tuple[str, ...]:
+    """The experiments whose decision later runs may have changed: those that were kept, and those that try what is kept now."""
+    tries = (experiment for idea in policy.kept(state.farm) for experiment in state.experiments_of.get(idea, ()))
+    return tuple(dict.fromkeys([*kept_before, *tries]))
+
+
 def flips(state: GroupState, decided: Mapping[str, Decision]) -> Iterator[tuple[str, Verdict]]:
     """The experiments whose ideas later runs decide differently than they were decided, with their new verdicts."""
     kept = policy.kept(state.farm)
-    for experiment, idea in state.idea_of.items():
-        before = decided.get(experiment)
+    known = [experiment for experiment in decided if experiment in state.idea_of]
+    for experiment in sorted(known, key=lambda experiment: state.place_of[experiment]):
+        before, idea = decided[experiment], state.idea_of[experiment]
         now: Decision = "keep" if idea in kept else "discard"
         if before in ("keep", "discard") and before != now:
             yield experiment, _flipped(state, idea, now)

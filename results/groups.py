@@ -5,7 +5,7 @@ A state is computed from the records once, and brought up to date by those that 
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from research.result import RunResult
@@ -13,6 +13,8 @@ from results.experiment import Branch, Experiment, ExperimentKind, Head, branch_
 from results.group_entries import HEAD, RULING, Entry, Joined, Ran, Ruled, ruled_from
 from results.group_state import GroupState, advance, begin
 from results.remembered import RememberedAnswers
+from results.stored_events import StoredEvents
+from results.stored_records import ExperimentLine, StoredRecords
 
 Rows = Callable[..., list[tuple[Any, ...]]]
 """The rows of a query with parameters."""
@@ -21,13 +23,18 @@ Rows = Callable[..., list[tuple[Any, ...]]]
 class Groups:
     """The groups of a home. Any thread may ask."""
 
-    def __init__(self, rows: Rows, *, version: Callable[[], int]) -> None:
-        """`version` returns a number that changes with every record."""
-        self._rows = rows
+    def __init__(self, rows: Rows, *, records: Callable[[], StoredRecords], events: StoredEvents,
+                 version: Callable[..., int]) -> None:  # fmt: skip
+        """`version` returns a number that changes with every record of the kinds that it is given, those of events included."""
+        self._rows, self._records, self._events = rows, records, events
         self._lock = threading.RLock()
         self._states: dict[str, tuple[int, GroupState]] = {}
         self._known_branches: list[tuple[int, Branch]] = []
-        self._answer = RememberedAnswers(version).answer
+        self._branches_read = -1
+        self._version = version
+        self._of_members = RememberedAnswers(lambda: version("branch"))
+        self._of_states = RememberedAnswers(lambda: version("branch", "run", RULING))
+        self._of_heads = RememberedAnswers(lambda: version("branch", "experiment", "run", "verdict", HEAD))
 
     def names(self) -> list[str]:
         """The branches that hold the heads of all groups, the oldest group first."""
@@ -35,11 +42,15 @@ class Groups:
 
     def members(self, group: str) -> list[Branch]:
         """The branches of a group, oldest first."""
-        return self._answer(("members", group), lambda: [b for _, b in self._branches() if b.head_branch == group])
+        return self._of_members.answer(("members", group), lambda: [b for _, b in self._branches() if b.head_branch == group])
+
+    def member_names(self, group: str) -> frozenset[str]:
+        """The names of a group's branches."""
+        return self._of_members.answer(("names", group), lambda: frozenset(branch.name for branch in self.members(group)))
 
     def state(self, group: str) -> GroupState:
         """The state of a group after all records so far. Raises KeyError for an unknown group."""
-        return self._answer(("state", group), lambda: self._state(group))
+        return self._of_states.answer(("state", group), lambda: self._state(group))
 
     def _state(self, group: str) -> GroupState:
         with self._lock:
@@ -57,26 +68,27 @@ class Groups:
 
     def head(self, group: str) -> Head | None:
         """What new ideas of a group are tried on; None before a baseline has a score."""
-        return self._answer(("head", group), lambda: self._latest_head(group))
+        return self._of_heads.answer(("head", group), lambda: self._latest_head(group))
 
     def _latest_head(self, group: str) -> Head | None:
-        recorded = self._head_events(group, latest=True) or self._first_head(group)
-        return self._head(group, recorded[0]) if recorded else None
+        recorded = self._events.of(HEAD, group, field="group")
+        if recorded:
+            return self._head(group, recorded[-1])
+        first = self._first_head(group)
+        return None if first is None else self._head(group, {"experiment": first.id, "commit": first.commit})
 
     def heads(self, group: str) -> list[Head]:
         """The heads that a group has had after its baseline, oldest first."""
-        return [self._head(group, recorded) for recorded in self._head_events(group)]
+        return [self._head(group, recorded) for recorded in self._events.of(HEAD, group, field="group")]
 
-    def _head(self, group: str, recorded: dict[str, Any]) -> Head:
-        runs = self._rows(
-            """SELECT r.val_bpb, r.peak_memory_mb FROM runs r JOIN experiments e ON e.id = r.experiment_id
-               WHERE e.commit = ? AND e.branch = ANY(?) AND e.kind <> 'confirm' AND r.status = 'ok' AND r.val_bpb IS NOT NULL
-               ORDER BY r.seq""",
-            recorded["commit"],
-            [branch.name for branch in self.members(group)],
+    def _head(self, group: str, recorded: Mapping[str, Any]) -> Head:
+        records, names = self._records(), self.member_names(group)
+        lines = [line for line in records.at_commit(recorded["commit"]) if line.branch in names and line.kind != "confirm"]
+        runs = sorted(
+            run for line in lines for run in records.runs_of(line.id) if run.status == "ok" and run.val_bpb is not None
         )
-        peaks = [peak for _, peak in runs if peak is not None]
-        scores = tuple(score for score, _ in runs)
+        peaks = [run.peak_memory_mb for run in runs if run.peak_memory_mb is not None]
+        scores = tuple(run.val_bpb for run in runs if run.val_bpb is not None)
         return Head(
             commit=recorded["commit"],
             experiment_id=recorded["experiment"],
@@ -98,20 +110,10 @@ class Groups:
         )
         return {title for (title,) in rows}
 
-    def _head_events(self, group: str, *, latest: bool = False) -> list[dict[str, Any]]:
-        order = "DESC LIMIT 1" if latest else ""
-        sql = f"SELECT record FROM events WHERE kind = ? AND record ->> '$.group' = ? ORDER BY seq {order}"
-        return [json.loads(details) for (details,) in self._rows(sql, HEAD, group)]
-
-    def _first_head(self, group: str) -> list[dict[str, Any]]:
+    def _first_head(self, group: str) -> ExperimentLine | None:
         """The latest keep of the group: its baseline, or what an older version of the farm kept after it."""
-        rows = self._rows(
-            """SELECT e.id, e.commit FROM experiments e JOIN verdicts v ON v.experiment_id = e.id WHERE e.branch = ANY(?)
-               GROUP BY e.id, e.commit, e.number, e.seq HAVING arg_max(v.decision, v.seq) = 'keep'
-               ORDER BY e.number DESC, e.seq LIMIT 1""",
-            [branch.name for branch in self.members(group)],
-        )
-        return [{"experiment": id, "commit": commit} for id, commit in rows]
+        kept = [line for branch in self.members(group) for line in self._records().kept(branch.name)]
+        return max(kept, key=lambda line: (line.number, -line.seq), default=None)
 
     def branches(self) -> list[Branch]:
         """All branches, oldest first."""
@@ -120,10 +122,13 @@ class Groups:
     def _branches(self) -> list[tuple[int, Branch]]:
         """All branches with their positions in the journal. Each is parsed once: as many loops as there are ask at a start."""
         with self._lock:
-            last = self._known_branches[-1][0] if self._known_branches else 0
-            new = self._rows("SELECT seq, record FROM branches WHERE seq > ? ORDER BY seq", last)
-            self._known_branches += [(seq, branch_from(json.loads(body))) for seq, body in new]
-            return list(self._known_branches)
+            version = self._version("branch")
+            if version != self._branches_read:
+                last = self._known_branches[-1][0] if self._known_branches else 0
+                new = self._rows("SELECT seq, record FROM branches WHERE seq > ? ORDER BY seq", last)
+                self._known_branches = [*self._known_branches, *((seq, branch_from(json.loads(body))) for seq, body in new)]
+                self._branches_read = version
+            return self._known_branches
 
     def entries(self, group: str, after: int = 0) -> list[tuple[int, Entry]]:
         """The group's records after a position of the journal, with their positions, in order."""

@@ -1,4 +1,4 @@
-"""Records of the store as objects. Each is parsed once, since none ever changes."""
+"""Records of the store as objects. None ever changes, so that those that were parsed lately need not be parsed again."""
 
 import json
 import threading
@@ -17,8 +17,9 @@ Record = TypeVar("Record")
 class ParsedRecords:
     """The experiments, runs and verdicts that have been asked for. Any thread may ask."""
 
-    def __init__(self, rows: Rows) -> None:
-        self._rows = rows
+    def __init__(self, rows: Rows, *, most: int) -> None:
+        """`most` is how many of each kind are kept."""
+        self._rows, self._most = rows, most
         self._lock = threading.Lock()
         self._experiments: dict[str, Experiment] = {}
         self._runs: dict[str, RunResult] = {}
@@ -40,8 +41,14 @@ class ParsedRecords:
         with self._lock:
             missing = [id for id in ids if id not in known]
             if missing:
-                found = self._rows(f"SELECT id, record FROM {table} WHERE id = ANY(?)", missing)
-                known.update((id, parse(body)) for id, body in found)
+                found = {id: known[id] for id in ids if id in known}
+                rows = self._rows(f"SELECT id, record FROM {table} WHERE id = ANY(?)", missing)
+                new = {id: parse(body) for id, body in rows}
+                if len(known) > self._most:
+                    known.clear()
+                known.update(new)
+                found.update(new)
+                return [found[id] for id in ids]
             return [known[id] for id in ids]
 
 

@@ -15,6 +15,7 @@ from scipy.special import ndtr, ndtri
 
 from results import effect_estimate as estimate
 from results.effect_estimate import INTERVAL, Estimate, Look, NoiseModel, Seed
+from results.growing import with_fields
 
 RunKind = Literal["baseline", "merge", "wave", "control", "explore"]
 """`baseline`: the untouched train.py; `merge`: the head that is planned; `control`: the head or the untouched train.py again;
@@ -176,7 +177,7 @@ def observe(state: FarmState, run: Finished) -> FarmState:
     """The state after one more run: estimates, what is forgotten, a merge's outcome, and the head that follows."""
     if not state.baselines and run.kind != "baseline":
         return replace(state, early=(*state.early, run), runs=state.runs + 1)
-    state = replace(state, runs=state.runs + 1, controls=state.controls + (run.kind == "control"))
+    state = with_fields(state, runs=state.runs + 1, controls=state.controls + (run.kind == "control"))
     if run.kind == "baseline":
         state = replace(_learned(state, run), baselines=state.baselines + (run.score is not None))
         return _with_early(state) if state.baselines else state
@@ -350,7 +351,7 @@ def head_gain(state: FarmState) -> tuple[float, float, float]:
 def _learned(state: FarmState, run: Finished) -> FarmState:
     """The state with the run's score in the estimate and its idea among the patches; the idea of a crash is barred."""
     if run.idea is not None:
-        state = replace(state, patches={**state.patches, run.idea.name: run.idea})
+        state = with_fields(state, patches={**state.patches, run.idea.name: run.idea})
     if run.score is None:
         crashed = {run.idea.name} if run.idea is not None else set()
         return replace(
@@ -358,7 +359,7 @@ def _learned(state: FarmState, run: Finished) -> FarmState:
             barred=state.barred | crashed,
             patches={name: patch for name, patch in state.patches.items() if name not in crashed},
         )
-    return replace(state, posterior=estimate.observe(state.posterior, _look(run, run.score)))
+    return with_fields(state, posterior=estimate.observe(state.posterior, _look(run, run.score)))
 
 
 def _look(run: Finished, score: float) -> Look:

@@ -63,8 +63,9 @@ class JournalTables:
         new = self._reader.read_on()
         if new:
             bring_up_to_date(self._connection, self._reader)
-            for record in new:
-                self._tables.note(record)
+            first = len(self._reader) - len(new) + 1
+            for position, record in enumerate(new, start=first):
+                self._tables.note(record, position)
 
 
 def main() -> None:

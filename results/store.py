@@ -3,7 +3,6 @@
 One process at a time owns a home. Within it any thread may read and write.
 """
 
-import json
 import logging
 import os
 import re
@@ -11,7 +10,7 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -33,7 +32,6 @@ from results.experiment import (
     Head,
     Usage,
     Verdict,
-    branch_from,
     to_body,
 )
 from results.group_entries import REQUEST, REQUEST_TAKEN
@@ -81,7 +79,7 @@ class Store:
             raise
         self._tables = Tables(self._writer.read, self.journal)
         self.groups, self._rows = self._tables.groups, self._tables.rows
-        self._experiments = StoredRecords(self._tables.fetch)
+        self._next_numbers: dict[str, int] = {}
         self.queries = QueryProcess(home)
         """Runs what others ask in SQL: in this process it could use up the farm's memory."""
 
@@ -134,11 +132,10 @@ class Store:
         """
         self._expect("experiment", experiment_id)
         with self._lock:
-            record = self._experiments.with_id(experiment_id)
-            runs, latest = len(record.runs), record.verdict
+            runs, latest = len(self.experiments.runs_of(experiment_id)), self.experiments.decision(experiment_id)
             name = f"{experiment_id}/{runs}"
-            changes = sum(id.partition(".")[0] == name for id in self._experiments.verdicts_of(experiment_id))
-            if changes and latest is not None and latest.decision == verdict.decision:
+            changes = sum(id.partition(".")[0] == name for id in self.experiments.verdicts_of(experiment_id))
+            if changes and latest == verdict.decision:
                 return False
             body = {"experiment_id": experiment_id, "runs": runs, **to_body(verdict)}
             return self._add("verdict", f"{name}.{changes}" if changes else name, body)
@@ -158,8 +155,7 @@ class Store:
             if self.journal.position(record.id) is not None:
                 return False
             self._writer.add(record)
-            self._experiments.add(kind, key, body, position=len(self.journal))
-            self._tables.note(record)  # after the commit: what another thread has read before it is not kept
+            self._tables.note(record, len(self.journal))  # after the commit: what another thread has read before it is not kept
             return True
 
     def _expect(self, kind: RecordKind, key: str) -> None:
@@ -174,17 +170,23 @@ class Store:
 
     def branch(self, name: str) -> Branch | None:
         """The branch with this name; None if there is none."""
-        rows = self._rows("SELECT record FROM branches WHERE id = ?", name)
-        return branch_from(json.loads(rows[0][0])) if rows else None
+        return next((branch for branch in self.groups.branches() if branch.name == name), None)
+
+    @property
+    def experiments(self) -> StoredRecords:
+        """What experiments are found by: their lines in memory, and the records themselves when they are used."""
+        return self._tables.experiments()
 
     def records(self, branch: str) -> list[ExperimentRecord]:
-        """A branch's experiments in order, lost ones included."""
-        return self._experiments.of_branch(branch)
+        """A branch's experiments in order, lost ones included. All are read: what loops ask at each step, `experiments` answers
+        without that.
+        """
+        return list(self.experiments.of_branch(branch))
 
     def record(self, id: str) -> ExperimentRecord:
         """The experiment with this id. Raises KeyError for an unknown one."""
         self._expect("experiment", id)
-        return self._experiments.with_id(id)
+        return self.experiments.with_id(id)
 
     def head(self, branch: str) -> Head | None:
         """What the branch's new ideas are tried on: the head of its group; None before a baseline has a score."""
@@ -193,19 +195,20 @@ class Store:
 
     def baseline(self, branch: str) -> ExperimentRecord | None:
         """The branch's kept baseline; None before it is measured. Baselines that failed don't count."""
-        for record in self.records(branch):
-            if record.experiment.kind == "baseline" and record.verdict is not None and record.verdict.decision == "keep":
-                return record
-        return None
+        experiments = self.experiments
+        first = min((line for line in experiments.kept(branch) if line.kind == "baseline"), default=None)
+        return None if first is None else experiments.with_id(first.id)
 
     def unfinished(self, branch: str) -> list[ExperimentRecord]:
         """The branch's experiments without a verdict, in order, but for confirmations, which are no loop's."""
-        return [r for r in self.records(branch) if r.verdict is None and r.experiment.kind != "confirm"]
+        experiments = self.experiments
+        lines = experiments.lines_of(branch)
+        open_ones = [line.id for line in lines if line.kind != "confirm" and experiments.decision(line.id) is None]
+        return experiments.with_ids(open_ones)
 
-    def events(self, kind: str, branch: str) -> list[dict[str, Any]]:
+    def events(self, kind: str, branch: str) -> Sequence[dict[str, Any]]:
         """The details of a branch's events of one kind, oldest first."""
-        rows = self._rows("SELECT record FROM events WHERE kind = ? AND record ->> '$.branch' = ? ORDER BY seq", kind, branch)
-        return [json.loads(details) for (details,) in rows]
+        return self._tables.events.of(kind, branch)
 
     def add_request(self, group: str, request: str) -> bool:
         """Adds something that a person asks of a group's loops."""
@@ -229,9 +232,13 @@ class Store:
         """The number of the branch's next experiment; 0 is the baseline. No number is given out twice, not even one of an
         experiment whose own record is lost: it may have runs, verdicts or a commit.
         """
-        name = re.escape(branch.partition("/")[2] or branch) + "-([0-9]+)"
-        ((number,),) = self._rows(_HIGHEST_NUMBER, branch, name, NUMBERS_TAKEN)
-        return 0 if number is None else int(number) + 1
+        with self._lock:
+            lines = self.experiments.lines_of(branch)
+            if branch not in self._next_numbers:  # of what is lost no more comes while the home is open
+                name = re.escape(branch.partition("/")[2] or branch) + "-([0-9]+)"
+                ((number,),) = self._tables.fetch(_HIGHEST_NUMBER, branch, name, NUMBERS_TAKEN)
+                self._next_numbers[branch] = 0 if number is None else int(number) + 1
+            return max(self._next_numbers[branch], lines[-1].number + 1 if lines else 0)
 
     def spent_usd(self, tag: str) -> float:
         """US dollars that the researchers of a tag have cost, over all of its branches and sessions, as far as known."""

@@ -1,11 +1,18 @@
-"""The store's experiments with their runs and verdicts. Which belong together is kept in memory: loops ask at each step."""
+"""The store's experiments with their runs and verdicts. Where each belongs is kept in memory: loops ask at each step.
 
-import bisect
+Of each experiment that is a line: what it is found by. Whole records are read when they are used, and the latest ones are kept.
+"""
+
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any, NamedTuple, overload
 
-from results.experiment import ExperimentRecord
+from research.result import RunStatus
+from results.experiment import Decision, ExperimentKind, ExperimentRecord
+from results.growing import GrowingSequence
 from results.history import assemble
 from results.journal import RecordKind
 from results.parsed_records import ParsedRecords
@@ -13,67 +20,274 @@ from results.parsed_records import ParsedRecords
 Rows = Callable[..., list[tuple[Any, ...]]]
 """The rows of a query with parameters."""
 
+MOST_KEPT = 20_000
+"""The most records that are kept in memory: about 400 MB."""
+
+AT_ONCE = 256
+"""The most records that are read by one query while somebody goes through them."""
+
+_LINES = """
+    SELECT number, seq, id, branch, kind, commit, parent_commit, researcher,
+           regexp_extract(record, '"program": "([^"]*)"', 1), parents
+    FROM experiments ORDER BY seq
+"""
+"""A title may hold half a surrogate pair, with which DuckDB doesn't read the record as JSON."""
+
+
+_RUNS = "SELECT experiment_id, seq, id, status, val_bpb, peak_memory_mb FROM runs ORDER BY seq"
+
+_LAST = """
+    SELECT coalesce(max(seq), 0)
+    FROM (SELECT seq FROM experiments UNION ALL SELECT seq FROM runs UNION ALL SELECT seq FROM verdicts)
+"""
+
+
+class ExperimentLine(NamedTuple):
+    """What an experiment is found by. Lines sort by number."""
+
+    number: int
+    seq: int
+    """The place of its record in the journal."""
+    id: str
+    branch: str
+    kind: ExperimentKind
+    commit: str
+    parent_commit: str
+    researcher: str
+    program: str
+    parents: tuple[str, ...]
+
+
+class RunLine(NamedTuple):
+    """What is kept in memory of a run."""
+
+    seq: int
+    """The place of its record in the journal."""
+    id: str
+    status: RunStatus
+    val_bpb: float | None
+    peak_memory_mb: float | None
+
+
+class RecordsOnDemand(Sequence[ExperimentRecord]):
+    """Experiments in an order, of which those are read that are looked at."""
+
+    def __init__(
+        self, find: Callable[[], Sequence[ExperimentLine]], read: Callable[[Sequence[str]], list[ExperimentRecord]]
+    ) -> None:
+        """`find` returns their lines, and is called when they are first looked at."""
+        self._find, self._read = find, read
+
+    @cached_property
+    def lines(self) -> Sequence[ExperimentLine]:
+        """What the experiments are found by, in their order."""
+        return self._find()
+
+    @overload
+    def __getitem__(self, index: int) -> ExperimentRecord: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[ExperimentRecord]: ...
+
+    def __getitem__(self, index: int | slice) -> ExperimentRecord | Sequence[ExperimentRecord]:
+        if isinstance(index, slice):
+            return self._read([line.id for line in self.lines[index]])
+        return self._read([self.lines[index].id])[0]
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __iter__(self) -> Iterator[ExperimentRecord]:
+        return self._in_parts(range(len(self.lines)))
+
+    def __reversed__(self) -> Iterator[ExperimentRecord]:
+        return self._in_parts(range(len(self.lines))[::-1])
+
+    def _in_parts(self, places: range) -> Iterator[ExperimentRecord]:
+        """The records at these places, of which more are read at once the more are asked for."""
+        begin, size = 0, 1
+        while begin < len(places):
+            yield from self._read([self.lines[place].id for place in places[begin : begin + size]])
+            begin, size = begin + size, min(2 * size, AT_ONCE)
+
 
 class StoredRecords:
-    """The records that a database holds and those that are added to it. Any thread may ask.
-
-    Only ids are kept of what nobody has asked for.
-    """
+    """The records that a database holds and those that are added to it. Any thread may ask."""
 
     def __init__(self, rows: Rows) -> None:
-        self._parsed = ParsedRecords(rows)
-        self._lock = threading.Lock()
-        self._experiments: dict[str, list[tuple[int, int, str]]] = {}
-        """The number, the position in the journal and the id of each experiment of a branch, in order."""
-        self._runs: dict[str, list[str]] = {}
+        self._parsed = ParsedRecords(rows, most=MOST_KEPT)
+        self._lock = threading.RLock()
+        self._lines: dict[str, ExperimentLine] = {}
+        self._of_branch: dict[str, GrowingSequence[ExperimentLine]] = {}
+        self._of_kinds: dict[
+            tuple[str, frozenset[ExperimentKind]], tuple[GrowingSequence[ExperimentLine], int, GrowingSequence[ExperimentLine]]
+        ] = {}
+        """The lines of some kinds on a branch, of how many of its lines they are chosen, and these."""
+        self._at_commit: dict[str, list[ExperimentLine]] = defaultdict(list)
+        self._with_program: dict[str, list[ExperimentLine]] = defaultdict(list)
+        self._with_parent: dict[str, list[ExperimentLine]] = defaultdict(list)
+        self._runs: dict[str, list[RunLine]] = {}
+        self._crashed_on: dict[str, dict[str, ExperimentLine]] = defaultdict(dict)
+        """The ideas with a crash among their runs by the commit that they were tried on."""
         self._verdicts: dict[str, list[str]] = {}
+        self._decisions: dict[str, Decision] = {}
+        self._kept: dict[str, dict[str, None]] = defaultdict(dict)
+        """The experiments of each branch whose latest decision is a keep."""
+        self._done: Counter[str] = Counter()
+        """How many ideas of each branch have a verdict and were not lost."""
         self._assembled: dict[str, ExperimentRecord] = {}
-        for seq, id, branch, number in rows("SELECT seq, id, branch, number FROM experiments"):
-            self._experiments.setdefault(branch, []).append((number, seq, id))
-        for of_branch in self._experiments.values():
-            of_branch.sort()
-        for known, table in ((self._runs, "runs"), (self._verdicts, "verdicts")):
-            for experiment_id, id in rows(f"SELECT experiment_id, id FROM {table} ORDER BY seq"):
-                known.setdefault(experiment_id, []).append(id)
+        ((self._last,),) = rows(_LAST)
+        for row in rows(_LINES):
+            self._add_line(ExperimentLine._make((*row[:-1], tuple(row[-1] or ()))))
+        for experiment, *figures in rows(_RUNS):
+            self._add_run(experiment, RunLine(*figures))
+        for experiment, id, decision in rows("SELECT experiment_id, id, decision FROM verdicts ORDER BY seq"):
+            self._add_verdict(experiment, id, decision)
+
+    # Writing
 
     def add(self, kind: RecordKind, key: str, body: Mapping[str, Any], *, position: int) -> None:
         """Takes note of a record that has been added, the one at `position` of the journal."""
         with self._lock:
+            if position <= self._last:  # it was read before it was told
+                return
             if kind == "experiment":
-                bisect.insort(self._experiments.setdefault(body["branch"], []), (body["number"], position, key))
-            elif kind in ("run", "verdict"):
-                known = self._runs if kind == "run" else self._verdicts
-                known.setdefault(body["experiment_id"], []).append(key)
+                self._add_line(_line_of(key, body, position))
+            elif kind == "run":
+                run = RunLine(position, key, body["status"], body["val_bpb"], body["peak_memory_mb"])
+                self._add_run(body["experiment_id"], run)
+                self._assembled.pop(body["experiment_id"], None)
+            elif kind == "verdict":
+                self._add_verdict(body["experiment_id"], key, body["decision"])
                 self._assembled.pop(body["experiment_id"], None)
 
-    def of_branch(self, branch: str) -> list[ExperimentRecord]:
-        """A branch's experiments, by their numbers."""
-        with self._lock:
-            return self._with_ids([id for _, _, id in self._experiments.get(branch, ())])
+    def _add_line(self, line: ExperimentLine) -> None:
+        self._lines[line.id] = line
+        before = self._of_branch.get(line.branch) or GrowingSequence()
+        is_last = not before or before[-1] < line
+        self._of_branch[line.branch] = before.with_item(line) if is_last else GrowingSequence(sorted([*before, line]))
+        self._at_commit[line.commit].append(line)
+        if line.program:
+            self._with_program[line.program].append(line)
+        for parent in line.parents:
+            self._with_parent[parent].append(line)
+
+    def _add_run(self, experiment: str, run: RunLine) -> None:
+        self._runs.setdefault(experiment, []).append(run)
+        line = self._lines.get(experiment)
+        if run.status == "crash" and line is not None and line.kind in ("explore", "manual"):
+            self._crashed_on[line.parent_commit][line.id] = line
+
+    def _add_verdict(self, experiment: str, id: str, decision: Decision) -> None:
+        self._verdicts.setdefault(experiment, []).append(id)
+        before = self._decisions.get(experiment)
+        self._decisions[experiment] = decision
+        if experiment in self._lines:
+            if self._lines[experiment].kind in ("explore", "manual"):
+                self._done[self._lines[experiment].branch] += (decision != "lost") - (before not in (None, "lost"))
+            kept = self._kept[self._lines[experiment].branch]
+            kept.pop(experiment, None)
+            if decision == "keep":
+                kept[experiment] = None
+
+    # Reading
+
+    def of_branch(self, branch: str, kinds: Collection[ExperimentKind] | None = None) -> RecordsOnDemand:
+        """A branch's experiments by their numbers; of some kinds, if they are given."""
+        lines = self.lines_of(branch, kinds)
+        return self.on_demand(lambda: lines)
+
+    def on_demand(self, find: Callable[[], Sequence[ExperimentLine]]) -> RecordsOnDemand:
+        """The experiments whose lines `find` returns, in their order."""
+        return RecordsOnDemand(find, self.with_ids)
 
     def with_id(self, id: str) -> ExperimentRecord:
         """The experiment with this id, which must exist."""
+        return self.with_ids([id])[0]
+
+    def line(self, id: str) -> ExperimentLine | None:
+        """The line of an experiment; None if there is none with this id."""
+        return self._lines.get(id)
+
+    def lines_of(self, branch: str, kinds: Collection[ExperimentKind] | None = None) -> Sequence[ExperimentLine]:
+        """The lines of a branch by their numbers; of some kinds, if they are given."""
         with self._lock:
-            return self._with_ids([id])[0]
+            every = self._of_branch.get(branch) or GrowingSequence()
+            if kinds is None:
+                return every
+            chosen, seen, of = self._of_kinds.get((branch, frozenset(kinds)), (GrowingSequence(), 0, every))
+            if not of.begins(every):  # an experiment was added with a smaller number than others have
+                chosen, seen = GrowingSequence(), 0
+            for line in islice(every, seen, None):
+                chosen = chosen.with_item(line) if line.kind in kinds else chosen
+            self._of_kinds[branch, frozenset(kinds)] = chosen, len(every), every
+            return chosen
+
+    def at_commit(self, commit: str) -> list[ExperimentLine]:
+        """The experiments that run a commit, in the order in which they were added."""
+        with self._lock:
+            return list(self._at_commit.get(commit, ()))
+
+    def with_program(self, program: str) -> list[ExperimentLine]:
+        """The experiments that run a program, in the order in which they were added."""
+        with self._lock:
+            return list(self._with_program.get(program, ()))
+
+    def with_parent(self, experiment: str) -> list[ExperimentLine]:
+        """The experiments that name another one as a parent, in the order in which they were added."""
+        with self._lock:
+            return list(self._with_parent.get(experiment, ()))
+
+    def crashed_on(self, commit: str) -> list[ExperimentLine]:
+        """The ideas that were tried on a commit and have crashed, in the order in which they first did."""
+        with self._lock:
+            return list(self._crashed_on.get(commit, {}).values())
+
+    def runs_of(self, experiment: str) -> list[RunLine]:
+        """The runs of an experiment, in order."""
+        with self._lock:
+            return list(self._runs.get(experiment, ()))
+
+    def decision(self, experiment: str) -> Decision | None:
+        """How an experiment was decided last; None if it was not."""
+        return self._decisions.get(experiment)
+
+    def kept(self, branch: str) -> list[ExperimentLine]:
+        """The experiments of a branch whose latest decision is a keep, that which was kept last at the end."""
+        with self._lock:
+            return [self._lines[id] for id in self._kept.get(branch, ())]
+
+    def done(self, branch: str) -> int:
+        """How many ideas of a branch have a verdict; lost ones don't count."""
+        return self._done[branch]
 
     def verdicts_of(self, experiment_id: str) -> list[str]:
         """The ids of all verdicts on an experiment, oldest first."""
         with self._lock:
             return list(self._verdicts.get(experiment_id, ()))
 
-    def _with_ids(self, ids: list[str]) -> list[ExperimentRecord]:
-        missing = [id for id in ids if id not in self._assembled]
-        if missing:
-            runs, verdicts = _pairs(self._runs, missing), _pairs(self._verdicts, missing)
-            found = assemble(
-                self._parsed.experiments(missing),
-                zip((of for of, _ in runs), self._parsed.runs([id for _, id in runs]), strict=True),
-                zip((of for of, _ in verdicts), self._parsed.verdicts([id for _, id in verdicts]), strict=True),
-            )
-            self._assembled.update(zip(missing, found, strict=True))
-        return [self._assembled[id] for id in ids]
+    def with_ids(self, ids: Sequence[str]) -> list[ExperimentRecord]:
+        """The experiments with these ids, which must exist, in the order given."""
+        with self._lock:
+            found = {id: self._assembled[id] for id in ids if id in self._assembled}
+            missing = [id for id in ids if id not in found]
+            if missing:
+                runs = [(of, run.id) for of in missing for run in self._runs.get(of, ())]
+                verdicts = [(of, self._verdicts[of][-1]) for of in missing if of in self._verdicts]
+                new = assemble(
+                    self._parsed.experiments(missing),
+                    zip((of for of, _ in runs), self._parsed.runs([id for _, id in runs]), strict=True),
+                    zip((of for of, _ in verdicts), self._parsed.verdicts([id for _, id in verdicts]), strict=True),
+                )
+                found.update(zip(missing, new, strict=True))
+                if len(self._assembled) > MOST_KEPT:
+                    self._assembled.clear()
+                self._assembled.update(zip(missing, new, strict=True))
+            return [found[id] for id in ids]
 
 
-def _pairs(known: Mapping[str, list[str]], experiments: Iterable[str]) -> list[tuple[str, str]]:
-    """The id of each experiment with each of what belongs to it."""
-    return [(experiment, id) for experiment in experiments for id in known.get(experiment, ())]
+def _line_of(id: str, body: Mapping[str, Any], position: int) -> ExperimentLine:
+    """The line of an experiment whose record is at a position of the journal."""
+    named = ("number", "branch", "kind", "commit", "parent_commit", "researcher")
+    fields = {name: body[name] for name in named}
+    return ExperimentLine(id=id, seq=position, program=body.get("program", ""), parents=tuple(body["parents"]), **fields)

@@ -1,6 +1,7 @@
 """The tables of a database, as the farm's own code and queries read them. Nothing here changes a record."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import astuple
 from typing import Any, Literal, Protocol, TypeVar
@@ -13,6 +14,8 @@ from results.groups import Groups
 from results.journal import JournalRecord, Records
 from results.query import Table, run_query
 from results.remembered import RememberedAnswers
+from results.stored_events import StoredEvents
+from results.stored_records import StoredRecords
 from results.table_rows import AUDIT_FIELDS
 
 Audience = Literal["agent", "person"]
@@ -42,11 +45,33 @@ class Tables:
         self._estimating, self._reading_audit = threading.RLock(), threading.Lock()
         self._audit: list[dict[str, Any]] | None = None
         self._version = 0
+        self._versions: Counter[str] = Counter()
+        """How many records of each kind, and events of each kind, have been noted."""
         self._remembered = RememberedAnswers(lambda: self._version)
-        self.groups = Groups(self.rows, version=lambda: self._version)
+        self._experiments: StoredRecords | None = None
+        self._reading_experiments = threading.Lock()
+        self.events = StoredEvents(self.fetch)
+        self.groups = Groups(self.fetch, records=self.experiments, events=self.events, version=self._version_of)
 
-    def note(self, record: JournalRecord) -> None:
-        """Notes a new record, once it can be read: remembered answers are out of date."""
+    def experiments(self) -> StoredRecords:
+        """The experiments, which are read the first time that somebody asks for them."""
+        with self._reading_experiments:
+            if self._experiments is None:
+                self._experiments = StoredRecords(self.fetch)
+            return self._experiments
+
+    def _version_of(self, *kinds: str) -> int:
+        """A number that changes with every record of these kinds, or event of these."""
+        return sum(self._versions[kind] for kind in kinds)
+
+    def note(self, record: JournalRecord, position: int) -> None:
+        """Notes a new record at a position of the journal, once it can be read: remembered answers are out of date."""
+        with self._reading_experiments:
+            if self._experiments is not None:
+                self._experiments.add(record.kind, record.id.partition(":")[2], record.body, position=position)
+        if record.kind == "event":
+            self.events.add(record.body["kind"], record.body["details"], position=position)
+        self._versions[record.body["kind"] if record.kind == "event" else record.kind] += 1
         with self._reading_audit:
             if self._audit is not None and record.kind == "run" and record.body["audit_bpb"] is not None:
                 self._audit.append(_audit_row(record.body))

@@ -74,8 +74,8 @@ def _chance(text: str) -> float:
     return NormalDist().inv_cdf((digest + 0.5) / 2**48)
 
 
-async def no_table() -> None:
-    """Stands for writing results.tsv: in a thread, which the order of records would depend on."""
+async def nothing(*arguments: object) -> None:
+    """Stands for writing results.tsv and for reading ahead: in threads, which the order of records would depend on."""
 
 
 class SharedLab:
@@ -117,7 +117,8 @@ class SharedLab:
         loop = ResearchLoop(branch=branch, worktree=worktree, researcher=ScriptedResearcher(steps), store=self.store,
                             shared=shared, execute=execute, observer=self.listener, settings=settings,
                             start_speculatively=None)  # fmt: skip
-        loop._write_table_if_due = no_table  # type: ignore[method-assign]
+        loop._write_table_if_due = nothing  # type: ignore[method-assign]
+        loop._proposer._read_ahead = nothing  # type: ignore[method-assign]
         return loop
 
     async def research(self) -> None:

@@ -1,0 +1,256 @@
+"""What the driver of a farm costs as devices are added: 8 to 1,024 of them, simulated, under the real driver.
+
+    uv run python -m benchmarks.scale --devices 8 64 256 1024 --json scale.json
+
+The driver, the queue, the verdicts, git, journal and store are the real ones. Devices sleep instead of training: a run takes as
+long as so many devices need to end RATE experiments a second, at most the budget, and ends with a score by chance. Each loop's
+researcher changes one constant of the shipped train.py. Each number of devices gets a process of its own. Figures:
+
+`experiments` that ended; `cpu ms` of the driver for each of them, after all loops have begun, and of the git that it starts;
+the event loop's delay in seconds, its 99th percentile and the longest; `peak MiB`; the share of the time that devices
+were `idle` once all had begun, and what that would be with runs of the budget; and the seconds until all loops have `begun`.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import random
+import resource
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from unittest.mock import patch
+
+from agent.researcher import Context
+from cluster import driver
+from cluster.display import PlainDisplay
+from cluster.engine import ALIVE, ALIVE_SECONDS, Change
+from cluster.farm_options import FarmOptions
+from cluster.hardware import Device
+from cluster.home import Home
+from cluster.judge_process import Progress
+from research.contract import Contract
+from research.files import research_folder
+from research.hyperparameters import read_constants, write_constants
+from research.result import RunResult, RunSpec
+from results.experiment import Proposal
+
+BUDGET_S = 300.0
+RATE = 4.0
+"""How many experiments a second end at most, on all devices together."""
+
+SIGMA = 0.0007
+"""Standard deviation of the scores, in bpb."""
+
+TICK_S = 0.02
+"""How often the event loop's delay is measured."""
+
+
+def main() -> None:
+    """Measures the numbers of devices that the command line names, and prints a table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--devices", type=int, nargs="+", default=[8, 64, 256, 1024], metavar="N")
+    parser.add_argument("--experiments", type=int, default=3, metavar="N", help="ideas of each loop (default: 3)")
+    parser.add_argument("--rate", type=float, default=RATE, metavar="N", help=f"experiments a second (default: {RATE:g})")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    options = parser.parse_args()
+    found: dict[int, dict[str, float]] = {}
+    for devices in options.devices:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found[devices] = pool.apply(measure, (devices, options.experiments, options.rate))
+        if devices == options.devices[0]:
+            print("  ".join(f"{name:>11}" for name in ("devices", *found[devices])))
+        print("  ".join([f"{devices:>11,}", *(f"{value:>11,.3f}" for value in found[devices].values())]), flush=True)
+    if options.json is not None:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def measure(devices: int, experiments: int, rate: float) -> dict[str, float]:
+    """The figures of one farm, which runs in this process."""
+    with tempfile.TemporaryDirectory(prefix="scale-benchmark-") as folder:
+        return Simulation(Path(folder), devices, experiments, rate).run()
+
+
+class Simulation:
+    """A farm with simulated devices and researchers in a folder."""
+
+    def __init__(self, folder: Path, devices: int, experiments: int, rate: float) -> None:
+        self._run_s = min(BUDGET_S, devices / rate)
+        self._devices = tuple(simulated_device(number) for number in range(devices))
+        self._engine = SimulatedEngine(self._devices, self._run_s)
+        self._watch = Watch(self._engine)
+        home, repo = Home(folder / "home"), folder / "repo"
+        start_repository(repo)
+        self._options = FarmOptions(repo=repo, home=home, cache=folder / "cache", tag="scale", researcher="search",
+                                    devices=self._devices, experiments=experiments, budget=BUDGET_S,
+                                    start_ahead=False)  # fmt: skip
+
+    def run(self) -> dict[str, float]:
+        """The figures of this farm from its first loop to its last."""
+        with (
+            patch.object(driver, "make_engine", lambda *_: self._engine),
+            patch.object(driver, "make_researcher", lambda *_, seed, **__: SimulatedResearcher(seed)),
+            patch("cluster.loop_plans.prepared_data", lambda *_, **__: SimulatedData()),
+        ):
+            began = time.monotonic()
+            asyncio.run(self._run_farm())
+        return self._figures(began)
+
+    async def _run_farm(self) -> None:
+        watching = asyncio.create_task(self._watch.follow())
+        await driver.run_farm(self._options, PlainDisplay(write=lambda _: None))
+        watching.cancel()
+
+    def _figures(self, began: float) -> dict[str, float]:
+        watch, engine = self._watch, self._engine
+        begun, ended = engine.all_busy_at or time.monotonic(), engine.last_asked_at
+        delays = sorted(watch.delays)
+        idle = 1 - engine.busy_s(begun, ended) / (len(self._devices) * (ended - begun))
+        done = max(1, watch.after.done - watch.before.done)
+        return {
+            "experiments": engine.done,
+            "cpu ms": 1000 * (watch.after.own - watch.before.own) / done,
+            "git cpu ms": 1000 * (watch.after.children - watch.before.children) / done,
+            "lag p99": delays[int(0.99 * (len(delays) - 1))],
+            "lag max": delays[-1],
+            "peak MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            "idle": idle,
+            "idle of 300": idle * self._run_s / (idle * self._run_s + (1 - idle) * BUDGET_S),
+            "begun s": begun - began,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class CpuTime:
+    """CPU seconds used so far, by this process and by those that it started, and how many runs have ended."""
+
+    own: float
+    children: float
+    done: int
+
+
+class SimulatedEngine:
+    """Devices that sleep through a run and score by chance."""
+
+    def __init__(self, devices: tuple[Device, ...], run_s: float) -> None:
+        self._devices, self._run_s = devices, run_s
+        self._spans: dict[str, list[tuple[float, float]]] = {device.key: [] for device in devices}
+        self._running: dict[str, float] = {}
+        self.done = 0
+        self.all_busy_at: float | None = None
+        """When the last device got its first run."""
+        self.last_asked_at = time.monotonic()
+        """When a device got a run last; from then on devices idle for lack of work."""
+
+    async def changes(self) -> AsyncIterator[tuple[Change, ...]]:
+        yield tuple(Change(kind="joined", name=device.key, device=device) for device in self._devices)
+
+    async def execute(self, device: Device, train_py: str, spec: RunSpec, on_progress: Callable[[Progress], None]) -> RunResult:
+        began = self._running[device.key] = time.monotonic()
+        self.last_asked_at = began
+        begun = {key for key, spans in self._spans.items() if spans} | self._running.keys()
+        if self.all_busy_at is None and len(begun) == len(self._devices):
+            self.all_busy_at = began
+        draw = random.Random(f"{train_py} {spec.seed}")
+        end = began + self._run_s * draw.uniform(0.97, 1.03)
+        while (left := end - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, ALIVE_SECONDS))
+            on_progress(ALIVE)
+        self._spans[device.key].append((began, time.monotonic()))
+        del self._running[device.key]
+        self.done += 1
+        return RunResult(run_id=spec.run_id, status="ok", reason="", seed=spec.seed, device=device.key,
+                         val_bpb=0.95 + draw.gauss(0, SIGMA), training_seconds=BUDGET_S, startup_seconds=20.0,
+                         answer_seconds=8.0, total_seconds=340.0, peak_memory_mb=45_000.0, num_params=50_000_000,
+                         reported_steps=1000, software={"torch": "2"}, log_tail="step | loss\n" * 30,
+                         reported_curve=tuple((float(x), x, 9.0) for x in range(60)))  # fmt: skip
+
+    def start_speculatively(self, device: Device, train_py: str, spec: RunSpec) -> None:
+        """Does nothing: what is simulated has no start."""
+
+    async def close(self) -> None:
+        """Does nothing: there are no processes."""
+
+    def busy_s(self, begin: float, end: float) -> float:
+        """The seconds that all devices together have run something between two moments."""
+        spans = [span for of_device in self._spans.values() for span in of_device]
+        return sum(max(0.0, min(end, until) - max(begin, since)) for since, until in spans)
+
+
+class Watch:
+    """Measures the event loop's delay, and CPU time once all devices are busy."""
+
+    def __init__(self, engine: SimulatedEngine) -> None:
+        self._engine = engine
+        self.delays: list[float] = [0.0]
+        self.before = self.after = self._cpu_time()
+
+    async def follow(self) -> None:
+        """Measures until it is cancelled."""
+        while True:
+            asked = time.monotonic()
+            await asyncio.sleep(TICK_S)
+            self.delays.append(time.monotonic() - asked - TICK_S)
+            if self._engine.all_busy_at is None:
+                self.before = self._cpu_time()
+            self.after = self._cpu_time()
+
+    def _cpu_time(self) -> CpuTime:
+        children = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return CpuTime(own=time.process_time(), children=children.ru_utime + children.ru_stime, done=self._engine.done)
+
+
+class SimulatedResearcher:
+    """Proposes another value of one constant each time."""
+
+    name = "simulated"
+
+    def __init__(self, seed: int) -> None:
+        self._draw = random.Random(seed)
+
+    async def propose(self, context: Context) -> Proposal:
+        constants = read_constants(context.train_py)
+        name = self._draw.choice([name for name, value in constants.items() if isinstance(value, float) and value > 0])
+        value = float(f"{constants[name] * self._draw.uniform(0.5, 2):.6g}")  # type: ignore[operator]
+        return Proposal(title=f"{name} = {value:g}", hypothesis="It may be better.", researcher=self.name,
+                        train_py=write_constants(context.train_py, {name: value}))  # fmt: skip
+
+    async def close(self) -> None:
+        """Does nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulatedData:
+    """Prepared data that nobody reads."""
+
+    folder: Path = Path("/nonexistent")
+    hidden_paths: tuple[str, ...] = ()
+    data_fingerprint: str = "simulated"
+    fingerprints: dict[str, str] = field(default_factory=dict)
+
+    def score_fingerprint(self, contract: Contract) -> str:
+        """A name for the scores of this benchmark."""
+        return f"simulated {contract.profile}"
+
+
+def simulated_device(number: int) -> Device:
+    """A GPU that there isn't."""
+    return Device(kind="cuda", index=number, name="Simulated GPU", memory_bytes=80 * 2**30, free_bytes=80 * 10**9, threads=16,
+                  power_limit_watts=700.0, capability=(9, 0), uuid=f"GPU-{number}")  # fmt: skip
+
+
+def start_repository(repo: Path) -> None:
+    """A repository with the shipped train.py committed."""
+    (repo / "research").mkdir(parents=True)
+    (repo / "research" / "train.py").write_text((research_folder() / "train.py").read_text())
+    for command in (("init", "--quiet", "--initial-branch", "main"), ("add", "."),
+                    ("-c", "user.name=b", "-c", "user.email=b@localhost", "commit", "--quiet", "-m", "start")):  # fmt: skip
+        subprocess.run(["git", *command], cwd=repo, check=True)
+
+
+if __name__ == "__main__":
+    main()
