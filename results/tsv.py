@@ -128,11 +128,15 @@ def _merged(before: Sequence[str], records: Sequence[ExperimentRecord], *, heads
         heads = heads and not known
         lines.append(rows.pop(known[0]) if known else line)
         places.append(known[0] if known else commits.get(line.split("\t")[0].strip(), -1) if _is_row(line) else -1)
+    end = 1 + max(at for at, line in enumerate(lines) if _is_header(line) or _is_row(line))
+    first, latest = min(rows, default=-1), max(places)
     for index, row in rows.items():
         heads = heads and records[index].experiment.kind == "baseline"
-        at = _at_top(lines) if heads and index == min(rows) else _before_later(lines, places, index)
+        is_latest = index >= latest  # nearly always: looking for its place would take the square of the rows' time
+        at = _at_top(lines) if heads and index == first else end if is_latest else _before_later(places, index)
         lines.insert(at, row)
         places.insert(at, index)
+        end, latest = end + 1, max(latest, index)
     return lines
 
 
@@ -140,10 +144,9 @@ def _at_top(lines: Sequence[str]) -> int:
     return 1 + next(at for at, line in enumerate(lines) if _is_header(line))
 
 
-def _before_later(lines: Sequence[str], places: Sequence[int], index: int) -> int:
-    """Before the first line whose record has a later place than this one, else after the table's last row."""
-    end = 1 + max(at for at, line in enumerate(lines) if _is_header(line) or _is_row(line))
-    return next((at for at, place in enumerate(places) if place > index), end)
+def _before_later(places: Sequence[int], index: int) -> int:
+    """Before the first line whose record has a later place than this one."""
+    return next(at for at, place in enumerate(places) if place > index)
 
 
 def rows_so_far(record: ExperimentRecord) -> set[tuple[str, float | None]]:
