@@ -181,8 +181,8 @@ class Farm:
         """A loop on its branch, which is started, or resumed if it exists. Raises UserError."""
         options = self.options
         # first, since a branch without a researcher is not worth starting
-        researcher = make_researcher(options.researcher, seed=plan.number, model=options.model, max_cost=options.max_cost,
-                                     bounds=agent_bounds(options, plan.data))  # fmt: skip
+        researcher = make_researcher(options.researcher, seed=plan.number, model=options.model, effort=options.effort,
+                                     max_cost=options.max_cost, bounds=agent_bounds(options, plan.data))  # fmt: skip
         with self._opening:  # of two new loops, the second one builds on what the first one has started
             branch, worktree = self._branch_start.open(plan, in_place=in_place)
             check_same_rule(options, branch)

@@ -29,7 +29,9 @@ class FarmOptions:
     researcher: str
     """A name that `agent.researchers.make` knows."""
     model: str | None = None
-    """The Claude model to use; None: the researcher's default."""
+    """The model to use; None: the researcher's default."""
+    effort: str | None = None
+    """How much a coding agent's model thinks; None: the agent's default."""
     max_cost: float | None = None
     """US dollars that the researchers of the tag may cost, over all of its loops and sessions; None: no limit."""
     agent_writes: tuple[Path, ...] = ()

@@ -302,9 +302,10 @@ def _cost_line(history: BranchHistory) -> str:
     seconds = device_seconds(history.records)
     tried, spent = total(record.experiment.usage for record in history.records), total(history.costs)
     device = f"Cost: {seconds / 3600:.1f} device hours" if seconds >= 3600 else f"Cost: {seconds / 60:.1f} device minutes"
-    if not spent.tokens and spent.cost_usd is None:
+    if not spent.answers and not spent.tokens and spent.cost_usd is None:
         return f"{device}; the researcher was free"
-    money = "cost unknown" if spent.cost_usd is None else f"{'about ' if spent.estimated else ''}${spent.cost_usd:.2f}"
+    sure = "at least " if spent.cost_basis == "missing" else "about " if spent.estimated else ""
+    money = "cost unknown" if spent.cost_usd is None else f"{sure}${spent.cost_usd:.2f}"
     wasted = (spent.cost_usd or 0.0) - (tried.cost_usd or 0.0)
     failed = f" (${wasted:.2f} of it for proposals that were not tried)" if wasted >= 0.005 else ""
     return f"{device}; researcher: {money}, {spent.tokens:,} tokens{failed}"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from agent.repo.branch_names import check_name
 from agent.repo.repository import checkout_around, repository_for, source_tree
+from agent.researchers.coding_agents import AGENTS, check_effort
 from agent.researchers.make import check_researcher
 from cluster.engine_choice import chosen_engine
 from cluster.farm_options import EngineKind, FarmOptions, todays_tag
@@ -37,6 +38,7 @@ def run_options(options: argparse.Namespace) -> FarmOptions:
         _common_options(options, engine, found),
         researcher=options.researcher,
         model=options.model,
+        effort=options.effort,
         max_cost=options.max_cost,
         agent_writes=_agent_writes(options.agent_writes or ()),
         address=options.address,
@@ -65,10 +67,15 @@ def check_used(options: argparse.Namespace) -> None:
     if options.source is not None:  # on a cluster the profile's own source is known only when a node has joined
         check_source(options.source, options.num_shards, reads_files=False)
     kind = options.researcher.partition(":")[0]
-    for option, value, user in (("--model", options.model, "claude"), ("--max-cost", options.max_cost, "claude"),
-                                ("--agent-writes", options.agent_writes, "command")):  # fmt: skip
-        if value is not None and kind != user:
-            raise UserError(f"{option} is for --researcher {user}, and {kind} doesn't use it: leave it out.")
+    agents = tuple(AGENTS)
+    for option, value, users in (("--model", options.model, ("claude", *agents)), ("--effort", options.effort, agents),
+                                 ("--max-cost", options.max_cost, ("claude", *agents)),
+                                 ("--agent-writes", options.agent_writes, ("command", *agents))):  # fmt: skip
+        if value is not None and kind not in users:
+            named = f"{', '.join(users[:-1])} or {users[-1]}"
+            raise UserError(f"{option} is for --researcher {named}, and {kind} doesn't use it: leave it out.")
+    if options.effort is not None:
+        check_effort(AGENTS[kind], options.effort)
 
 
 def _agent_writes(names: Sequence[str]) -> tuple[Path, ...]:

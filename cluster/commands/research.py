@@ -169,9 +169,8 @@ def before_start(options: "FarmOptions") -> list[str]:
 
     options.home.check_free()
     # raises for a missing key, or a host that can't contain a command
-    make_researcher(
-        options.researcher, model=options.model, max_cost=options.max_cost, bounds=AgentBounds(sandbox=options.sandbox)
-    )
+    make_researcher(options.researcher, model=options.model, effort=options.effort, max_cost=options.max_cost,
+                    bounds=AgentBounds(sandbox=options.sandbox))  # fmt: skip
     if options.engine == "ray":
         return before_start_on_cluster(options)
     known = _known(options.home)

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from agent.researchers.coding_agents import AGENTS, keys_of_all
 from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS
 from cluster.farm_options import todays_tag
 from cluster.home import JOB_HOME
@@ -39,16 +40,18 @@ def about_edits(checkout: Path) -> list[str]:
 
 def key_for(researcher: str) -> tuple[dict[str, str], list[str]]:
     """The environment that the job gets, and the lines that say so. The key itself is never printed."""
-    if researcher.partition(":")[0] not in ("claude", "command"):
+    kind = researcher.partition(":")[0]
+    if kind not in ("claude", "command", *AGENTS):
         return {}, []
-    sent = {name: os.environ[name] for name in CLAUDE_KEYS if os.environ.get(name)}
+    names = (AGENTS[kind].keys or keys_of_all()) if kind in AGENTS else CLAUDE_KEYS
+    sent = {name: os.environ[name] for name in names if os.environ.get(name)}
     if not sent:
-        return {}, [f"neither {' nor '.join(CLAUDE_KEYS)} is set here: the job uses its node's, if that has one"]
+        return {}, [f"neither {' nor '.join(names)} is set here: the job uses its node's, if that has one"]
     verb = "is" if len(sent) == 1 else "are"
     reader = "everybody who can reach the cluster's dashboard can read it"
     lines = [f"{' and '.join(sent)} {verb} sent in the job's environment: {reader}"]
     address = os.environ.get(CLAUDE_GATEWAY)
-    if address:  # or the gateway's key would go to the public address
+    if address and not set(sent).isdisjoint(CLAUDE_KEYS):  # or the gateway's key would go to the public address
         sent[CLAUDE_GATEWAY] = address
         lines.append(f"{CLAUDE_GATEWAY} is sent, too: the job asks {address}{_whose(address)}")
     return sent, lines
