@@ -165,14 +165,14 @@ def _unusable(error: OSError) -> ProposalFailed:
     return ProposalFailed(f"The command's folder can't be used: {error.strerror}.")
 
 
-def _environment(inherited: Mapping[str, str], mark: str, agent: CodingAgent | None) -> dict[str, str]:
+def _environment(inherited: Mapping[str, str], folder: str, agent: CodingAgent | None) -> dict[str, str]:
     """The user's environment with the agent's keys, without the variables in HIDDEN, other agents' keys and GPUs.
 
-    On a GPU the agent would disturb the run that is being timed.
+    On a GPU the agent would disturb the run that is being timed. PWD is the working folder: some agents believe it.
     """
     foreign = frozenset[str]() if agent is None else keys_of_others(agent)
     kept = {name: value for name, value in inherited.items() if not name.startswith(HIDDEN) and name not in foreign}
-    return {**kept, MARK: mark, "CUDA_VISIBLE_DEVICES": ""}
+    return {**kept, MARK: folder, "PWD": folder, "CUDA_VISIBLE_DEVICES": ""}
 
 
 def _end_of(log: Path) -> str:

@@ -74,7 +74,8 @@ def test_the_command_sees_a_plain_copy_with_the_history(tmp_path: Path, notes: P
 import json, os
 files = sorted(str(p) for p in pathlib.Path().rglob("*") if p.is_file())
 seen = {{"files": files, "history": open("HISTORY.md").read(), "tsv": open("results.tsv").read(),
-        "program": open("program.md").read(), "prompt": sys.argv[-1], "stdin": sys.stdin.read(), "env": dict(os.environ)}}
+        "program": open("program.md").read(), "prompt": sys.argv[-1], "stdin": sys.stdin.read(),
+        "folder": os.getcwd(), "env": dict(os.environ)}}
 pathlib.Path({str(notes)!r}).write_text(json.dumps(seen))
 """
     )
@@ -89,6 +90,7 @@ pathlib.Path({str(notes)!r}).write_text(json.dumps(seen))
     assert "e0001 | discard" in seen["history"] and "wider" in seen["tsv"] and seen["program"] == "Lower val_bpb."
     assert "IDEA.md" in seen["prompt"] and seen["stdin"] == ""
     assert seen["env"]["ANTHROPIC_API_KEY"] == "the agent's own" and seen["env"]["CUDA_VISIBLE_DEVICES"] == ""
+    assert seen["env"]["PWD"] == seen["folder"]
     assert not {"AUTORESEARCH_CACHE", "FARM_CACHE", "GIT_DIR"} & set(seen["env"])
 
 
