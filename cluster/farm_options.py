@@ -27,7 +27,7 @@ class FarmOptions:
     """The folder with the user's research/train.py where git can't commit, so that `repo` is elsewhere. None: `repo`."""
     tag: str
     researcher: str
-    """A name that `agent.researchers.make` knows."""
+    """A name that `agent.researchers.make` knows, or a mix of such (`agent.researchers.mix`)."""
     model: str | None = None
     """The model to use; None: the researcher's default."""
     effort: str | None = None

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from agent.researchers.coding_agents import AGENTS
+from agent.researchers.mix import shares_of
 from research.errors import UserError
 from research.formatting import shortened
 from research.result import SandboxMode
@@ -25,7 +26,9 @@ CLAUDE_GATEWAY = "ANTHROPIC_BASE_URL"
 
 
 def check_researcher(name: str) -> None:
-    """Raises UserError for an unknown name. Imports no researcher."""
+    """Raises UserError for an unknown name, or a mix that isn't one. Imports no researcher."""
+    if len(shares_of(name)) > 1:
+        return
     kind, _, argument = name.partition(":")
     if kind in ARGUMENTS and not argument.strip():
         what, example = ARGUMENTS[kind]
@@ -36,6 +39,9 @@ def check_researcher(name: str) -> None:
 
 def researcher_warnings(name: str, sandbox: SandboxMode) -> list[str]:
     """A line for each thing that is known against a researcher: that it will probably fail, or that it isn't contained."""
+    shares = shares_of(name)
+    if len(shares) > 1:
+        return list(dict.fromkeys(line for member in shares for line in researcher_warnings(member, sandbox)))
     kind, _, argument = name.partition(":")
     if kind != "command" and kind not in AGENTS:
         return []
@@ -48,7 +54,7 @@ def researcher_warnings(name: str, sandbox: SandboxMode) -> list[str]:
 
 def make_researcher(name: str, *, seed: int = 0, model: str | None = None, effort: str | None = None,
                     max_cost: float | None = None, bounds: "AgentBounds | None" = None) -> "Researcher":  # fmt: skip
-    """The researcher with this name. Raises UserError, for instance NotConfigured if a key is missing.
+    """The researcher with this name, which is no mix. Raises UserError, for instance NotConfigured if a key is missing.
 
     `seed` is for search: loops with different seeds try ideas in a different order. `model` (None: the default) and
     `max_cost` (US dollars for all loops and sessions of a tag, None: no limit) are for claude and coding agents, `effort` for

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from agent.researchers.coding_agents import AGENTS, keys_of_all
 from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS
+from agent.researchers.mix import shares_of
 from cluster.farm_options import todays_tag
 from cluster.home import JOB_HOME
 from cluster.parser_parts import words_for
@@ -40,10 +41,10 @@ def about_edits(checkout: Path) -> list[str]:
 
 def key_for(researcher: str) -> tuple[dict[str, str], list[str]]:
     """The environment that the job gets, and the lines that say so. The key itself is never printed."""
-    kind = researcher.partition(":")[0]
-    if kind not in ("claude", "command", *AGENTS):
+    kinds = [member.partition(":")[0] for member in shares_of(researcher)]
+    names = tuple(dict.fromkeys(name for kind in kinds for name in _keys_of(kind)))
+    if not names:
         return {}, []
-    names = (AGENTS[kind].keys or keys_of_all()) if kind in AGENTS else CLAUDE_KEYS
     sent = {name: os.environ[name] for name in names if os.environ.get(name)}
     if not sent:
         return {}, [f"neither {' nor '.join(names)} is set here: the job uses its node's, if that has one"]
@@ -55,6 +56,13 @@ def key_for(researcher: str) -> tuple[dict[str, str], list[str]]:
         sent[CLAUDE_GATEWAY] = address
         lines.append(f"{CLAUDE_GATEWAY} is sent, too: the job asks {address}{_whose(address)}")
     return sent, lines
+
+
+def _keys_of(kind: str) -> tuple[str, ...]:
+    """The environment variables with the keys that a kind of researcher can use."""
+    if kind in AGENTS:
+        return AGENTS[kind].keys or keys_of_all()
+    return CLAUDE_KEYS if kind in ("claude", "command") else ()
 
 
 def _whose(address: str) -> str:
