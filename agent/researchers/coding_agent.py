@@ -83,7 +83,8 @@ class CodingAgentResearcher:
     def _charge(self, run: CommandRun, context: Context, seconds: float) -> AgentOutput:
         """What the output says, whose cost is recorded."""
         told = read_output(run.output, self.agent.output, model=self.model)
-        told = replace(told, usage=replace(told.usage, researcher=self.name, seconds=seconds))
+        problem = told.problem or read_output(run.errors, self.agent.output, model=None).problem  # gemini reports its own there
+        told = AgentOutput(usage=replace(told.usage, researcher=self.name, seconds=seconds), problem=problem)
         context.charge(told.usage)
         return told
 

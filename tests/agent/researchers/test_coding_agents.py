@@ -180,6 +180,13 @@ def test_a_failure_is_in_the_agents_own_words_and_what_it_cost_counts(name: str,
     assert agents.charged[0].cost_usd == (0.5 if name == "claude-code" else None)
 
 
+def test_a_failure_that_is_reported_among_the_errors_is_found(agents: Agents) -> None:
+    report = json.dumps({"session_id": "s", "error": {"type": "Error", "message": "no auth method", "code": 41}}, indent=2)
+    agents.install("gemini", "", does=f"print('noise', {report!r}, sep='\\n', file=sys.stderr); sys.exit(41)")
+    with pytest.raises(ProposalFailed, match=r"status 41\. no auth method$"):
+        agents.propose(AGENTS["gemini"])
+
+
 def test_an_agent_that_takes_too_long_is_killed_and_what_it_told_counts(agents: Agents) -> None:
     stuck = f"print({OUTPUTS['opencode']!r}, flush=True); time.sleep(60)"
     agents.install("opencode", "", does=stuck)
