@@ -3,6 +3,7 @@
 import argparse
 
 from agent.researchers.make import RESEARCHERS
+from agent.researchers.mix import EXAMPLE
 from cluster.hardware import ANY_DEVICE, DeviceRequest
 from cluster.parser_parts import CommandGroup, OneLineParser, idea_words, some_text, tag_name
 from research.number_options import budget_seconds, count_to, gigabytes, number_from
@@ -277,11 +278,13 @@ def _add_tag(parser: argparse.ArgumentParser) -> None:
 
 def _add_researcher(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--researcher", type=some_text, default="search", metavar="R",
-                        help=f"who proposes edits: {RESEARCHERS} (default: search, which needs no key)")  # fmt: skip
-    parser.add_argument("--model", type=some_text, metavar="M", help="model that --researcher claude uses")
+                        help=f"who proposes edits: {RESEARCHERS}; or a mix for several loops, such as {EXAMPLE} "
+                        "(default: search, which needs no key)")  # fmt: skip
+    parser.add_argument("--model", type=some_text, metavar="M", help="model that claude or a coding agent uses")
+    parser.add_argument("--effort", type=some_text, metavar="E", help="how much a coding agent's model thinks, such as high")
     parser.add_argument("--agent-writes", type=some_text, action="append", metavar="PATH",
-                        help="a file or folder that command: may write beside its working folder and what coding agents keep "
-                        "in your home (repeatable)")  # fmt: skip
+                        help="a file or folder that a coding agent or command: may write beside its working folder and its "
+                        "state in your home (repeatable)")  # fmt: skip
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:

@@ -8,11 +8,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from agent.repo.branch_log import numbers_given_out
+from agent.researchers.coding_agents import AGENTS, version_of
 from agent.researchers.containment import Containment, containment_here
 from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS
 from cluster.hardware import Device, busy_processes, platform_identity
@@ -120,6 +122,7 @@ def examine(home: Home, cache: Path | UserError, devices: Sequence[Device]) -> I
     yield from _flash_attention(devices)
     yield _running(home)
     yield from _sandbox()
+    yield from _coding_agents()
     yield _command(containment_here())
     yield from _ray()
 
@@ -370,8 +373,22 @@ def _sandbox() -> list[Check]:
     ]
 
 
+def _coding_agents() -> list[Check]:
+    """A check for each coding agent that is installed, which says by what name `--researcher` knows it."""
+    with ThreadPoolExecutor() as threads:  # each takes a second to start
+        versions = list(threads.map(version_of, AGENTS.values()))
+    found = [
+        Check(name=agent.name, state="ok", found=f"{agent.program} {version}, for --researcher {agent.name}")
+        for agent, version in zip(AGENTS.values(), versions, strict=True)
+        if version is not None
+    ]
+    cure = f"for a coding agent as --researcher install one, such as {AGENTS['claude-code'].how_to_install}; search needs none"
+    programs = ", ".join(agent.program for agent in AGENTS.values())
+    return found or [Check(name="coding agents", state="warn", found=f"none of {programs} is on PATH", cure=cure)]
+
+
 def _command(here: Containment) -> Check:
-    """What contains the command of `--researcher command:`."""
+    """What contains coding agents, and the command of `--researcher command:`."""
     if here.namespaces:
         found = "command: writes its working folder and agents' own state only, and doesn't see the farm's home"
         return Check(name="agents", state="ok", found=found)

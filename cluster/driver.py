@@ -16,6 +16,7 @@ from agent.repo.repository import train_py_at
 from agent.researcher import BudgetSpent, OutOfIdeas
 from agent.researchers.containment import AgentBounds
 from agent.researchers.make import make_researcher
+from agent.researchers.mix import researcher_of_loop
 from agent.shared_research import SharedResearch
 from cluster.background import in_background
 from cluster.branch_start import BranchStart, check_same_rule, free_memory
@@ -181,8 +182,10 @@ class Farm:
         """A loop on its branch, which is started, or resumed if it exists. Raises UserError."""
         options = self.options
         # first, since a branch without a researcher is not worth starting
-        researcher = make_researcher(options.researcher, seed=plan.number, model=options.model, max_cost=options.max_cost,
-                                     bounds=agent_bounds(options, plan.data))  # fmt: skip
+        loops = {branch.name: branch.loop for branch in self.store.branches(options.tag)}
+        member = researcher_of_loop(options.researcher, loops.get(plan.branch_name, plan.number))
+        researcher = make_researcher(member, seed=plan.number, model=options.model, effort=options.effort,
+                                     max_cost=options.max_cost, bounds=agent_bounds(options, plan.data))  # fmt: skip
         with self._opening:  # of two new loops, the second one builds on what the first one has started
             branch, worktree = self._branch_start.open(plan, in_place=in_place)
             check_same_rule(options, branch)

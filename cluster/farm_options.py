@@ -27,9 +27,11 @@ class FarmOptions:
     """The folder with the user's research/train.py where git can't commit, so that `repo` is elsewhere. None: `repo`."""
     tag: str
     researcher: str
-    """A name that `agent.researchers.make` knows."""
+    """A name that `agent.researchers.make` knows, or a mix of such (`agent.researchers.mix`)."""
     model: str | None = None
-    """The Claude model to use; None: the researcher's default."""
+    """The model to use; None: the researcher's default."""
+    effort: str | None = None
+    """How much a coding agent's model thinks; None: the agent's default."""
     max_cost: float | None = None
     """US dollars that the researchers of the tag may cost, over all of its loops and sessions; None: no limit."""
     agent_writes: tuple[Path, ...] = ()

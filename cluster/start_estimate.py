@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from agent.researchers.mix import shares_of
 from cluster.hardware import Device, platform_identity
 from research.contract import Contract
 from research.formatting import counted, size
@@ -132,7 +133,7 @@ def estimate(
         devices=min(loops, len(devices)),
         watts=sum(watts for watts in power if watts) if all(power) else None,
         idea_usd=_idea_usd(researcher, model, every, costs),
-        researcher=researcher.partition(":")[0],
+        researcher=researcher if len(shares_of(researcher)) > 1 else researcher.partition(":")[0],
         max_cost=max_cost,
         run_bytes=RUN_BYTES,
         kept_bytes=MODEL_BYTES[contract.profile] if samples else 0.0,
@@ -185,7 +186,15 @@ def _kept_share(records: Sequence[ExperimentRecord]) -> float:
 
 
 def _idea_usd(researcher: str, model: str | None, records: Sequence[ExperimentRecord], costs: Iterable[Usage]) -> float | None:
-    """US dollars per idea: measured, with those that failed spread over those that were tried; else from the price."""
+    """US dollars per idea: measured, with those that failed spread over those that were tried; else from the price.
+
+    Of a mix it is the mean over its loops, if all are known.
+    """
+    shares, paid_ideas = shares_of(researcher), list(costs)
+    if len(shares) > 1:
+        each = [(_idea_usd(member, model, records, paid_ideas), share) for member, share in shares.items()]
+        known = [(usd, share) for usd, share in each if usd is not None]
+        return sum(usd * share for usd, share in known) / sum(shares.values()) if len(known) == len(each) else None
     if researcher.partition(":")[0] in ("search", "scripted"):
         return 0.0
     if researcher != "claude":
@@ -195,7 +204,7 @@ def _idea_usd(researcher: str, model: str | None, records: Sequence[ExperimentRe
 
     name = model or DEFAULT_MODEL
     ideas = sum(record.experiment.usage.model == name for record in records)
-    paid = total(usage for usage in costs if usage.model == name).cost_usd
+    paid = total(usage for usage in paid_ideas if usage.model == name).cost_usd
     if ideas and paid is not None:
         return paid / ideas
     price = price_of(name)

@@ -23,10 +23,17 @@ verifies a head that is put together from several ideas; `wave` runs half of som
 head or the baseline again; `confirm` runs a commit under fresh seeds, for the report alone."""
 
 
+CostBasis = Literal["", "native-reported", "list-price-estimate", "missing"]
+"""Where a cost in US dollars is from: the researcher's own program reports it; its tokens at list prices; or some of it,
+perhaps all, isn't known. Empty: nothing was asked, or an older version of the farm recorded it."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Usage:
     """The cost of asking a researcher for a proposal."""
 
+    researcher: str | None = None
+    """Who was asked; None if nobody was, or if an older version of the farm recorded it."""
     model: str | None = None
     input_tokens: int = 0
     output_tokens: int = 0
@@ -34,6 +41,7 @@ class Usage:
     cache_write_tokens: int = 0
     cost_usd: float | None = None
     """US dollars; None if the price is unknown."""
+    cost_basis: CostBasis = ""
     estimated: bool = False
     """Whether some of the tokens are an estimate from the length of the texts, because the API didn't report them."""
     answers: int = 0

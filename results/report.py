@@ -18,6 +18,7 @@ from results.head_gain import ExpectedGain, interval_text
 from results.history import BranchHistory, by_head
 from results.overfitting import measure_overfitting
 from results.researcher_costs import total
+from results.researcher_yields import yields
 from results.verdict import figure, too_equal
 
 TITLE_WIDTH = 44
@@ -95,6 +96,7 @@ def _group_report(histories: Sequence[BranchHistory], home: Path | None, confirm
         *_audit_lines(group, home),
         *_price_lines(group, gain),
         *_idea_lines(group),
+        *_researcher_lines(group, histories),
         *_beside_ideas(group),
         _code_line(group),
         *_share_warnings(group),
@@ -174,7 +176,11 @@ def _idea_lines(group: GroupHistory) -> list[str]:
     if group.state is None or group.head is None:
         return []
     inside = group.state.patches_at.get(group.head.commit, frozenset())
-    titles = {record.experiment.id: _title(record) for record in group.records}
+    several = len(_researchers(group)) > 1
+    titles = {
+        record.experiment.id: f"{_title(record)} ({record.experiment.researcher})" if several else _title(record)
+        for record in group.records
+    }
     known = {found.idea: found for found in estimates(group.state)}
     waiting = policy.kept(group.state.farm) - inside
     lines = _effect_lines("Best ideas:", [one for one in known.values() if one.idea in inside and one.effect > 0], titles)
@@ -189,6 +195,21 @@ def _idea_lines(group: GroupHistory) -> list[str]:
     lines += _listed(f"Near-misses ({len(misses)}):", _with_more(named, len(misses))) or ["Near-misses: none"]
     lines += _dropped_lines("Leaving the head by the next merge:", [found for idea, found in dropped if idea in inside])
     return lines + _dropped_lines("Dropped:", [found for idea, found in dropped if idea not in {*misses, *inside}])
+
+
+def _researchers(group: GroupHistory) -> set[str]:
+    """Who has proposed ideas of the group."""
+    return {record.experiment.researcher for record in group.records if record.is_idea}
+
+
+def _researcher_lines(group: GroupHistory, histories: Sequence[BranchHistory]) -> list[str]:
+    """What each researcher has found and for what, if there are several."""
+    if group.state is None or group.head is None or len(_researchers(group)) < 2:
+        return []
+    inside = group.state.patches_at.get(group.head.commit, frozenset())
+    known = {found.idea: found for found in estimates(group.state) if found.idea in inside}
+    costs = [usage for history in histories for usage in history.costs]
+    return [line for one in yields(group, known, costs) for line in _wrapped(one.line())]
 
 
 def _effect_lines(label: str, ideas: Sequence[IdeaEstimate], titles: Mapping[str, str]) -> list[str]:
@@ -287,9 +308,10 @@ def _cost_line(history: BranchHistory) -> str:
     seconds = device_seconds(history.records)
     tried, spent = total(record.experiment.usage for record in history.records), total(history.costs)
     device = f"Cost: {seconds / 3600:.1f} device hours" if seconds >= 3600 else f"Cost: {seconds / 60:.1f} device minutes"
-    if not spent.tokens and spent.cost_usd is None:
+    if not spent.answers and not spent.tokens and spent.cost_usd is None:
         return f"{device}; the researcher was free"
-    money = "cost unknown" if spent.cost_usd is None else f"{'about ' if spent.estimated else ''}${spent.cost_usd:.2f}"
+    sure = "at least " if spent.cost_basis == "missing" else "about " if spent.estimated else ""
+    money = "cost unknown" if spent.cost_usd is None else f"{sure}${spent.cost_usd:.2f}"
     wasted = (spent.cost_usd or 0.0) - (tried.cost_usd or 0.0)
     failed = f" (${wasted:.2f} of it for proposals that were not tried)" if wasted >= 0.005 else ""
     return f"{device}; researcher: {money}, {spent.tokens:,} tokens{failed}"

@@ -4,10 +4,10 @@ An experiment repeats the cost of its own proposal, which counts only if it has 
 versions. The view `costs` (`results/schema.py`) holds the same costs for SQL.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from results.experiment import Usage, usage_from
+from results.experiment import CostBasis, Usage, usage_from
 from results.journal import JournalRecord
 
 ANSWER = "answer"
@@ -43,16 +43,24 @@ def total(usages: Iterable[Usage]) -> Usage:
     every = list(usages)
     costs = [usage.cost_usd for usage in every if usage.cost_usd is not None]
     return Usage(
+        researcher=every[-1].researcher if every else None,
         model=every[-1].model if every else None,
         input_tokens=sum(usage.input_tokens for usage in every),
         output_tokens=sum(usage.output_tokens for usage in every),
         cache_read_tokens=sum(usage.cache_read_tokens for usage in every),
         cache_write_tokens=sum(usage.cache_write_tokens for usage in every),
         cost_usd=sum(costs) if costs else None,
+        cost_basis=weakest({usage.cost_basis for usage in every}),
         estimated=any(usage.estimated for usage in every),
         answers=sum(usage.answers for usage in every),
         seconds=sum(usage.seconds for usage in every),
     )
+
+
+def weakest(bases: Collection[CostBasis]) -> CostBasis:
+    """The basis of a sum of costs: what is the least certain of its parts."""
+    order: tuple[CostBasis, ...] = ("missing", "list-price-estimate", "native-reported")
+    return next((basis for basis in order if basis in bases), "")
 
 
 def spent_text(spent_usd: float, max_cost_usd: float, tag: str) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import duckdb
 
+from results.costs_view import TOKENS, m014_costs_by_researcher
 from results.table_comments import (
     COSTS_COMMENT,
     DECIDING_COMMENTS,
@@ -181,7 +182,7 @@ def _m005_costs(connection: duckdb.DuckDBPyConnection) -> None:
         WITH paid AS (
             SELECT seq, created, record ->> '$.branch' AS branch, record ->> '$.model' AS model,
                    CAST(record ->> '$.cost_usd' AS DOUBLE) AS cost_usd,
-                   {_TOKENS} AS tokens, coalesce(CAST(record ->> '$.estimated' AS BOOLEAN), false) AS estimated
+                   {TOKENS} AS tokens, coalesce(CAST(record ->> '$.estimated' AS BOOLEAN), false) AS estimated
             FROM events
             WHERE kind = 'answer' OR (kind = 'proposal_dropped' AND record ->> '$.cost_usd' IS NOT NULL)
             UNION ALL
@@ -194,13 +195,6 @@ def _m005_costs(connection: duckdb.DuckDBPyConnection) -> None:
         FROM paid p LEFT JOIN branches b ON b.id = p.branch ORDER BY p.seq;
         COMMENT ON VIEW costs IS '{_quoted(COSTS_COMMENT)}';
     """)
-
-
-_TOKENS = " + ".join(
-    f"coalesce(CAST(record ->> '$.{name}' AS BIGINT), 0)"
-    for name in ("input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
-)
-"""The SQL expression that sums an event's tokens."""
 
 
 def _m006_near_misses(connection: duckdb.DuckDBPyConnection) -> None:
@@ -409,4 +403,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     _m011_leaderboard_by_now,
     _m012_measurements,
     m013_work_by_now,
+    m014_costs_by_researcher,
 )

@@ -48,6 +48,14 @@ COSTS_COMMENT = (
     "SELECT tag, sum(cost_usd) FROM costs GROUP BY tag is what --max-cost limits."
 )
 
+COSTS_COLUMNS: Mapping[str, str] = {
+    "cost_usd": "US dollars; NULL if the price is unknown.",
+    "cost_basis": "native-reported: by the researcher itself; list-price-estimate: tokens at list prices; missing: not known "
+    "in full. NULL: recorded by an older version.",
+    "researcher": "Who was asked. NULL: recorded by an older version.",
+    "estimated": "Whether tokens were estimated from the length of the texts.",
+}
+
 GROUP_COMMENTS: Mapping[str, str] = {
     "estimates": "What all runs say of each idea, in bpb: its effect with the 90% interval, and the probability (helps) that "
     "it is above its price. Shrunk for having been selected, so believe it rather than a score.",

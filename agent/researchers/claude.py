@@ -106,7 +106,7 @@ class ClaudeResearcher:
     async def propose(self, context: Context) -> Proposal:
         """Asks the model until it submits an idea. Raises BudgetSpent, ProposalFailed, or NotConfigured for a bad key."""
         started = time.monotonic()
-        usage = Usage(model=self.model, cost_usd=None if self.price is None else 0.0)
+        usage = Usage(researcher=self.name, model=self.model, cost_usd=None if self.price is None else 0.0)
         draft = Draft(context=context, editor=Editor(context.train_py))
         talk = Talk(context=context, draft=draft, messages=[_opening(context)], usage=usage)
         try:
@@ -210,12 +210,14 @@ def _usage(model: str, tokens: Tokens, price: Price | None) -> Usage:
             cache_write_1h=tokens.cache_write_1h,
         )
     return Usage(
+        researcher=ClaudeResearcher.name,
         model=model,
         input_tokens=tokens.input,
         output_tokens=tokens.output,
         cache_read_tokens=tokens.cache_read,
         cache_write_tokens=tokens.cache_write_5m + tokens.cache_write_1h,
         cost_usd=cost,
+        cost_basis="missing" if cost is None else "list-price-estimate",
         estimated=tokens.estimated,
         answers=1,
     )

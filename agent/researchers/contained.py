@@ -49,6 +49,8 @@ class Order:
     environment: Mapping[str, str]
     folder: str
     """The working folder."""
+    standard_input: str = os.devnull
+    """The file that it reads as its standard input, which ends with it."""
     files: MachineFiles | None
     """What it may do with files; None: everything, and it keeps its privileges."""
     namespaces: bool
@@ -101,8 +103,8 @@ def _become_command(order: Order) -> NoReturn:
     try:
         os.setsid()
         die_with_parent()
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(nothing, 0)
+        given = os.open(order.standard_input, os.O_RDONLY)  # before files are hidden
+        os.dup2(given, 0)
         if order.files is not None:
             _contain(order, order.files)
         os.chdir(order.folder)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.researcher import NotConfigured
+from agent.researchers.coding_agents import AGENTS, CodingAgent, names_of_others, state_folders
 from research.command_hints import to_type
 from research.files import home_folder
 from research.result import SandboxMode
@@ -20,23 +21,21 @@ from research.sandbox.layers import failure_of
 from research.sandbox.machine_files import MachineFiles
 from research.sandbox.namespaces import unshare_all
 
-STATE = (
-    *(".claude", ".claude.json", ".cache/claude-cli-nodejs", ".codex", ".gemini"),
-    *(".local/share/opencode", ".local/state/opencode", ".cache/opencode"),
-)
-"""What coding agents write in a home folder: tokens that they refresh, sessions, caches."""
-
-STATE_VARIABLES = ("CLAUDE_CONFIG_DIR", "CODEX_HOME")
-"""Environment variables that name such a folder."""
-
 NAMES_PROGRAMS = (
     *("settings.json", "settings.local.json", "hooks", "plugins", "agents", "commands", "skills", "local", "CLAUDE.md"),
     *("config.toml", "AGENTS.md", "rules", "prompts", "extensions", "GEMINI.md"),
+    *("bin", "node_modules", "package.json", "models.json", "SYSTEM.md"),
 )
 """Names in these folders that stay read-only if they are there: a session outside of the farm would do what they say."""
 
 PRIVATE = (".ssh", ".gnupg", ".docker", ".ray")
 """What is hidden of a home folder: keys by which a command could get out, to this machine or to another."""
+
+CREDENTIALS = (
+    *(".netrc", ".git-credentials", ".config/git", ".config/gh", ".npmrc", ".pypirc", ".kube"),
+    *(".cache/huggingface/token", ".cache/huggingface/stored_tokens"),
+)
+"""What is hidden of a home folder from an agent known by name, which needs none of it: the user's keys to other services."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +47,7 @@ class AgentBounds:
     hidden: tuple[Path, ...] = ()
     """The farm's home, with the journal and its audit scores, and prepared data."""
     writable: tuple[Path, ...] = ()
-    """Files and folders that it may write beside its own and STATE: `--agent-writes`."""
+    """Files and folders that it may write beside its own and agents' state: `--agent-writes`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,15 +98,21 @@ def containment_warning(mode: SandboxMode) -> str | None:
 
 
 def files_of_command(arguments: Sequence[str], bounds: AgentBounds, *, folder: Path, temporary: Path, prompt_file: Path,
-                     environment: Mapping[str, str]) -> MachineFiles:  # fmt: skip
-    """What a command may do with files. `folder` is its working folder; `temporary`, an empty one, is its folder for others."""
+                     environment: Mapping[str, str], agent: CodingAgent | None = None) -> MachineFiles:  # fmt: skip
+    """What a command may do with files. `folder` is its working folder; `temporary`, an empty one, is its folder for others.
+
+    A known `agent` sees nothing of what other agents keep; any other command may write what all of them keep.
+    """
     home = home_folder()
-    state = [home / name for name in STATE]
-    state += [Path(environment[name]) for name in STATE_VARIABLES if Path(environment.get(name, "")).is_absolute()]
+    agents = tuple(AGENTS.values()) if agent is None else (agent,)
+    state = [path for known in agents for path in state_folders(known, home, environment)]
+    hidden = [*bounds.hidden, *(home / name for name in PRIVATE)]
+    if agent is not None:
+        hidden += [home / name for name in (*CREDENTIALS, *names_of_others(agent))]
     return MachineFiles(
         writable=(folder, *state, *bounds.writable),
         kept=(prompt_file, *_named_files(arguments), *(place / name for place in state for name in NAMES_PROGRAMS)),
-        hidden=(*bounds.hidden, *(home / name for name in PRIVATE)),
+        hidden=tuple(hidden),
         temporary=temporary,
     )
 

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from agent.researchers.coding_agents import AGENTS
+from agent.researchers.mix import shares_of
 from research.errors import UserError
 from research.formatting import shortened
 from research.result import SandboxMode
@@ -10,7 +12,7 @@ if TYPE_CHECKING:
     from agent.researcher import Researcher
     from agent.researchers.containment import AgentBounds
 
-RESEARCHERS = "search, claude, command:'COMMAND' or scripted:FILE"
+RESEARCHERS = f"search, claude, {', '.join(AGENTS)}, command:'COMMAND' or scripted:FILE"
 """The names that `--researcher` takes, as help and error messages list them."""
 
 ARGUMENTS = {"command": ("a command line", "'command:claude -p'"), "scripted": ("a file", "scripted:ideas.jsonl")}
@@ -24,32 +26,39 @@ CLAUDE_GATEWAY = "ANTHROPIC_BASE_URL"
 
 
 def check_researcher(name: str) -> None:
-    """Raises UserError for an unknown name. Imports no researcher."""
+    """Raises UserError for an unknown name, or a mix that isn't one. Imports no researcher."""
+    if len(shares_of(name)) > 1:
+        return
     kind, _, argument = name.partition(":")
     if kind in ARGUMENTS and not argument.strip():
         what, example = ARGUMENTS[kind]
         raise UserError(f"--researcher {kind}: needs {what} after the colon, as in --researcher {example}.")
-    if name not in ("search", "claude") and kind not in ARGUMENTS:
+    if name not in ("search", "claude", *AGENTS) and kind not in ARGUMENTS:
         raise UserError(f"No researcher is called {shortened(name, 80)!r}: use {RESEARCHERS}.")
 
 
 def researcher_warnings(name: str, sandbox: SandboxMode) -> list[str]:
     """A line for each thing that is known against a researcher: that it will probably fail, or that it isn't contained."""
+    shares = shares_of(name)
+    if len(shares) > 1:
+        return list(dict.fromkeys(line for member in shares for line in researcher_warnings(member, sandbox)))
     kind, _, argument = name.partition(":")
-    if kind != "command":
+    if kind != "command" and kind not in AGENTS:
         return []
     from agent.researchers.command import permission_warning
     from agent.researchers.containment import containment_warning
 
-    return [line for line in (permission_warning(argument), containment_warning(sandbox)) if line is not None]
+    permission = permission_warning(argument) if kind == "command" else None
+    return [line for line in (permission, containment_warning(sandbox)) if line is not None]
 
 
-def make_researcher(name: str, *, seed: int = 0, model: str | None = None, max_cost: float | None = None,
-                    bounds: "AgentBounds | None" = None) -> "Researcher":  # fmt: skip
-    """The researcher with this name. Raises UserError, for instance NotConfigured if a key is missing.
+def make_researcher(name: str, *, seed: int = 0, model: str | None = None, effort: str | None = None,
+                    max_cost: float | None = None, bounds: "AgentBounds | None" = None) -> "Researcher":  # fmt: skip
+    """The researcher with this name, which is no mix. Raises UserError, for instance NotConfigured if a key is missing.
 
     `seed` is for search: loops with different seeds try ideas in a different order. `model` (None: the default) and
-    `max_cost` (US dollars for all loops and sessions of a tag, None: no limit) are for claude. `bounds` are a command's.
+    `max_cost` (US dollars for all loops and sessions of a tag, None: no limit) are for claude and coding agents, `effort` for
+    coding agents alone. `bounds` are a command's.
     """
     check_researcher(name)
     kind, _, argument = name.partition(":")
@@ -61,6 +70,10 @@ def make_researcher(name: str, *, seed: int = 0, model: str | None = None, max_c
         from agent.researchers.claude import DEFAULT_MODEL, ClaudeResearcher
 
         return ClaudeResearcher(model=model or DEFAULT_MODEL, max_cost_usd=max_cost)
+    if kind in AGENTS:
+        from agent.researchers.coding_agent import CodingAgentResearcher
+
+        return CodingAgentResearcher(AGENTS[kind], model=model, effort=effort, max_cost_usd=max_cost, bounds=bounds)
     if kind == "command":
         from agent.researchers.command import CommandResearcher
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from agent.repo.branch_names import check_name
 from agent.repo.repository import checkout_around, repository_for, source_tree
+from agent.researchers.coding_agents import AGENTS, check_effort
 from agent.researchers.make import check_researcher
+from agent.researchers.mix import shares_of
 from cluster.engine_choice import chosen_engine
 from cluster.farm_options import EngineKind, FarmOptions, todays_tag
 from cluster.hardware import Device, choose_devices, detect_devices, limited
@@ -37,6 +39,7 @@ def run_options(options: argparse.Namespace) -> FarmOptions:
         _common_options(options, engine, found),
         researcher=options.researcher,
         model=options.model,
+        effort=options.effort,
         max_cost=options.max_cost,
         agent_writes=_agent_writes(options.agent_writes or ()),
         address=options.address,
@@ -64,11 +67,22 @@ def check_used(options: argparse.Namespace) -> None:
     """Raises UserError for options that the chosen researcher or source would not use, and for a source that there isn't."""
     if options.source is not None:  # on a cluster the profile's own source is known only when a node has joined
         check_source(options.source, options.num_shards, reads_files=False)
-    kind = options.researcher.partition(":")[0]
-    for option, value, user in (("--model", options.model, "claude"), ("--max-cost", options.max_cost, "claude"),
-                                ("--agent-writes", options.agent_writes, "command")):  # fmt: skip
-        if value is not None and kind != user:
-            raise UserError(f"{option} is for --researcher {user}, and {kind} doesn't use it: leave it out.")
+    members = tuple(shares_of(options.researcher))
+    kinds = [member.partition(":")[0] for member in members]
+    agents = tuple(AGENTS)
+    for option, value, users in (("--model", options.model, ("claude", *agents)), ("--effort", options.effort, agents),
+                                 ("--max-cost", options.max_cost, ("claude", *agents)),
+                                 ("--agent-writes", options.agent_writes, ("command", *agents))):  # fmt: skip
+        using = [kind for kind in kinds if kind in users]
+        if value is not None and not using:
+            named, others = f"{', '.join(users[:-1])} or {users[-1]}", " and ".join(kinds)
+            raise UserError(f"{option} is for --researcher {named}, and {others} doesn't use it: leave it out.")
+        if value is not None and len(using) > 1 and option in ("--model", "--effort"):
+            raise UserError(
+                f"{option} would be for {' and '.join(using)} of the mix, which name theirs differently: leave it out."
+            )
+        if option == "--effort" and value is not None:
+            check_effort(AGENTS[using[0]], value)
 
 
 def _agent_writes(names: Sequence[str]) -> tuple[Path, ...]:

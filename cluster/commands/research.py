@@ -164,15 +164,16 @@ def before_start(options: "FarmOptions") -> list[str]:
     """
     from agent.researchers.containment import AgentBounds
     from agent.researchers.make import make_researcher
+    from agent.researchers.mix import shares_of
     from cluster.branch_start import check_branches
     from cluster.doctor import layers_here, lines_before_runs
     from cluster.loop_plans import check_loops, contract_asked_for, data_if_prepared
 
     options.home.check_free()
     # raises for a missing key, or a host that can't contain a command
-    make_researcher(
-        options.researcher, model=options.model, max_cost=options.max_cost, bounds=AgentBounds(sandbox=options.sandbox)
-    )
+    for member in shares_of(options.researcher):
+        make_researcher(member, model=options.model, effort=options.effort, max_cost=options.max_cost,
+                        bounds=AgentBounds(sandbox=options.sandbox))  # fmt: skip
     known = history_to_run_on(options.home)
     if options.engine == "ray":
         return before_start_on_cluster(options, known)

@@ -6,7 +6,9 @@ import shlex
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from agent.researchers.coding_agents import AGENTS, keys_of_all
 from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS
+from agent.researchers.mix import shares_of
 from cluster.farm_options import todays_tag
 from cluster.home import JOB_HOME
 from cluster.parser_parts import words_for
@@ -39,19 +41,28 @@ def about_edits(checkout: Path) -> list[str]:
 
 def key_for(researcher: str) -> tuple[dict[str, str], list[str]]:
     """The environment that the job gets, and the lines that say so. The key itself is never printed."""
-    if researcher.partition(":")[0] not in ("claude", "command"):
+    kinds = [member.partition(":")[0] for member in shares_of(researcher)]
+    names = tuple(dict.fromkeys(name for kind in kinds for name in _keys_of(kind)))
+    if not names:
         return {}, []
-    sent = {name: os.environ[name] for name in CLAUDE_KEYS if os.environ.get(name)}
+    sent = {name: os.environ[name] for name in names if os.environ.get(name)}
     if not sent:
-        return {}, [f"neither {' nor '.join(CLAUDE_KEYS)} is set here: the job uses its node's, if that has one"]
+        return {}, [f"neither {' nor '.join(names)} is set here: the job uses its node's, if that has one"]
     verb = "is" if len(sent) == 1 else "are"
     reader = "everybody who can reach the cluster's dashboard can read it"
     lines = [f"{' and '.join(sent)} {verb} sent in the job's environment: {reader}"]
     address = os.environ.get(CLAUDE_GATEWAY)
-    if address:  # or the gateway's key would go to the public address
+    if address and not set(sent).isdisjoint(CLAUDE_KEYS):  # or the gateway's key would go to the public address
         sent[CLAUDE_GATEWAY] = address
         lines.append(f"{CLAUDE_GATEWAY} is sent, too: the job asks {address}{_whose(address)}")
     return sent, lines
+
+
+def _keys_of(kind: str) -> tuple[str, ...]:
+    """The environment variables with the keys that a kind of researcher can use."""
+    if kind in AGENTS:
+        return AGENTS[kind].keys or keys_of_all()
+    return CLAUDE_KEYS if kind in ("claude", "command") else ()
 
 
 def _whose(address: str) -> str:

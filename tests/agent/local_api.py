@@ -1,34 +1,14 @@
-"""A Messages API on this machine that replays scripted answers to the real SDK, and records its requests."""
+"""The stand-in for the Messages API with scripted answers of any kind, for tests with the real SDK; it records requests."""
 
-import json
-import socket
-import struct
-import threading
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-MODEL = "claude-opus-5-5"
+from agent.researchers.stand_in.bodies import MODEL, Reply, as_reply, error_body, message
+from agent.researchers.stand_in.server import Request, StandIn
 
-
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """A response of any kind."""
-
-    status: int = 200
-    body: bytes = b""
-    content_type: str = "application/json"
-    headers: Mapping[str, str] = field(default_factory=dict)
-    missing_bytes: int = 0
-    """How many bytes more than the body are promised; the connection ends without them."""
-    reset: bool = False
-    """Whether the connection is reset after the body."""
-    delay_s: float = 0.0
-    """Pause before the body."""
-
+__all__ = ["MODEL", "LocalApi", "Reply", "Scripted", "answer", "edit", "error", "local_api", "message", "submit", "tool"]
 
 Scripted = tuple[int, dict[str, Any]] | Reply
 
@@ -37,7 +17,7 @@ Scripted = tuple[int, dict[str, Any]] | Reply
 class LocalApi:
     """What is left to answer, and what was asked."""
 
-    url: str
+    url: str = ""
     left: list[Scripted] = field(default_factory=list)
     repeat_last: bool = False
     requests: list[dict[str, Any]] = field(default_factory=list)
@@ -46,7 +26,8 @@ class LocalApi:
         """Forgets the requests so far, and serves these answers in order; with `repeat_last` the last one for ever."""
         self.left, self.repeat_last, self.requests = list(answers), repeat_last, []
 
-    def next_reply(self) -> Reply:
+    def answer(self, request: Request) -> Reply:
+        self.requests.append({**request.body, "path": request.path, "key": request.key})
         if not self.left:
             return _as_reply(error(500, "the script has ended"))
         return _as_reply(self.left[0] if self.repeat_last and len(self.left) == 1 else self.left.pop(0))
@@ -54,71 +35,28 @@ class LocalApi:
 
 @contextmanager
 def local_api(answers: Sequence[Scripted] = ()) -> Iterator[LocalApi]:
-    """Serves the answers in order. Any further request gets a 500."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            _refuse_what_the_api_refuses(request)
-            api.requests.append({**request, "path": self.path, "key": self.headers["authorization"]})
-            self._answer(api.next_reply())
-
-        def do_GET(self) -> None:
-            page = Reply(body=b"<html>log in</html>", content_type="text/html")
-            self._answer(Reply(status=302, headers={"location": "/again"}) if self.path == "/again" else page)
-
-        def _answer(self, reply: Reply) -> None:
-            self.send_response(reply.status)
-            self.send_header("content-type", reply.content_type)
-            self.send_header("content-length", str(len(reply.body) + reply.missing_bytes))
-            for name, value in reply.headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            time.sleep(reply.delay_s)
-            try:
-                self.wfile.write(reply.body)
-            except OSError:  # the client has gone
-                return
-            if reply.reset:
-                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-                self.connection.close()
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    api = LocalApi(url=f"http://127.0.0.1:{server.server_port}")
+    """Serves the answers in order. Any further request gets a 500; none may be one that the real API refuses."""
+    api = LocalApi()
     api.play(answers)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with StandIn(api.answer, on_get=_page).running() as stand_in:
+        api.url = stand_in.url
         yield api
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    assert stand_in.refused is None, stand_in.refused
+
+
+def _page(path: str) -> Reply:
+    """A page to log in, and an address that leads to itself."""
+    if path == "/again":
+        return Reply(status=302, headers={"location": "/again"})
+    return Reply(body=b"<html>log in</html>", content_type="text/html")
 
 
 def answer(*blocks: dict[str, Any], stop_reason: str = "tool_use", **usage: Any) -> tuple[int, dict[str, Any]]:
     return 200, message([{"type": "thinking", "thinking": "hm", "signature": "s"}, *blocks], stop_reason, usage)
 
 
-def message(content: Any, stop_reason: Any, usage: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The body of an answer."""
-    return {
-        "id": "msg_1",
-        "type": "message",
-        "role": "assistant",
-        "model": MODEL,
-        "content": content,
-        "stop_reason": stop_reason,
-        "stop_sequence": None,
-        "usage": {"input_tokens": 1000, "output_tokens": 100, **(usage or {})},
-    }
-
-
 def error(status: int, message: str, kind: str = "api_error") -> tuple[int, dict[str, Any]]:
-    return status, {"type": "error", "error": {"type": kind, "message": message}}
+    return status, error_body(status, message, kind)
 
 
 def tool(name: str, identifier: str = "t1", **arguments: Any) -> dict[str, Any]:
@@ -135,24 +73,4 @@ def submit(title: str = "deeper", **more: Any) -> dict[str, Any]:
 
 
 def _as_reply(scripted: Scripted) -> Reply:
-    if isinstance(scripted, Reply):
-        return scripted
-    status, body = scripted
-    return Reply(status=status, body=json.dumps(body).encode())
-
-
-def _refuse_what_the_api_refuses(request: Mapping[str, Any]) -> None:
-    """Fails on a conversation that the real API would answer with status 400."""
-    asked: set[str] = set()
-    for turn in request["messages"]:
-        content = turn["content"]
-        assert content, "a turn must have content"
-        assert all(block.get("text", "x").strip() for block in content), "text must not be blank"
-        calls = [block for block in content if block["type"] == "tool_use"]
-        assert len({call["id"] for call in calls}) == len(calls), "ids must be unique"
-        assert all(isinstance(call["input"], dict) and call["name"] for call in calls), "a tool's input is an object"
-        if turn["role"] == "user":
-            answered = [block["tool_use_id"] for block in content if block["type"] == "tool_result"]
-            assert set(answered) == asked and len(answered) == len(asked), "each call needs one result"
-        asked = {call["id"] for call in calls}
-    assert request["messages"][-1]["role"] == "user"
+    return scripted if isinstance(scripted, Reply) else as_reply(*scripted)

@@ -13,6 +13,7 @@ from cluster.doctor import CURES, NO_LINUX, check_lines, examine, layers_here, l
 from cluster.home import Home
 from research.errors import UserError
 from research.sandbox.layers import NO_LAYERS, Layers
+from tests.agent.researchers.agent_stand_ins import install
 from tests.cluster.farm_samples import CPU, gpu
 
 
@@ -26,6 +27,18 @@ def test_every_problem_has_a_cure(tmp_path, monkeypatch):
     assert all(check.cure for check in checks if check.state != "ok")
     lines = "\n".join(check_lines(checks))
     assert "farm prepare --profile cpu" in lines
+
+
+def test_each_coding_agent_that_is_installed_is_named_with_its_version(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    (none,) = doctor._coding_agents()
+    assert (none.state, "npm install" in none.cure) == ("warn", True)
+    for program, prints in (("claude", "2.1.197 (Claude Code)"), ("codex", "codex-cli 0.171.0")):
+        install(tmp_path, program, prints, does="")
+    found = {check.name: check.found for check in doctor._coding_agents()}
+    assert set(found) == {"claude-code", "codex"}
+    assert "2.1.197" in found["claude-code"] and "--researcher claude-code" in found["claude-code"]
+    assert "0.171.0" in found["codex"]
 
 
 def test_each_line_is_printed_as_soon_as_it_is_known(monkeypatch, capsys):

@@ -78,6 +78,13 @@ def test_what_a_researcher_costs(tmp_path):
     assert costs(tmp_path, **told, histories=more).idea_usd == pytest.approx(0.25 + 0.5 / len(histories[0].costs))
 
 
+def test_a_mix_costs_the_mean_over_its_loops(tmp_path):
+    of_claude = costs(tmp_path, researcher="claude").idea_usd
+    assert costs(tmp_path, researcher="claude:1,search:3").idea_usd == pytest.approx(of_claude / 4)
+    assert costs(tmp_path, researcher="claude:1,codex:1").idea_usd is None
+    assert any("researcher: claude:1,search:3" in line for line in costs(tmp_path, researcher="claude:1,search:3").lines())
+
+
 def test_a_limit_of_money_is_said_beside_what_the_night_would_cost(tmp_path):
     [line] = [line for line in costs(tmp_path, researcher="claude", max_cost=0.01).lines() if line.startswith("researcher")]
     assert "--max-cost ends it at $0.01, before the $" in line

@@ -56,6 +56,26 @@ def test_the_report_says_what_came_to_nothing(spent: Path) -> None:
     assert "about $3.00, 146 tokens ($1.00 of it for proposals that were not tried)" in text
 
 
+def test_who_was_asked_and_where_the_cost_is_from_can_be_asked_for(tmp_path: Path) -> None:
+    told = Usage(researcher="codex", model="m", input_tokens=5, cost_basis="missing", answers=1)
+    with Store.open(with_tables(tmp_path)) as store:
+        store.add_branch(make_branch())
+        store.add_answer(make_branch().name, told)
+        store.add_answer(make_branch().name, ANSWER)
+        rows = store.query("SELECT researcher, cost_basis, tokens FROM costs").rows
+        (history,) = read_history(tmp_path / "journal.jsonl")
+    assert [tuple(row) for row in rows] == [("codex", "missing", 5), (None, None, 15)]
+    assert "at least $0.50" in morning_report([history])
+
+
+def test_a_sum_is_as_certain_as_its_least_certain_part() -> None:
+    reported, listed = (Usage(cost_usd=1.0, cost_basis=basis) for basis in ("native-reported", "list-price-estimate"))
+    unknown = Usage(cost_basis="missing")
+    assert total([reported]).cost_basis == "native-reported" and total([Usage(), Usage()]).cost_basis == ""
+    assert total([reported, listed]).cost_basis == "list-price-estimate"
+    assert total([reported, unknown, listed]).cost_basis == "missing" and total([reported, unknown]).cost_usd == 1.0
+
+
 def test_the_limit_in_words() -> None:
     assert spent_text(7.2345, 2, "mar8").startswith("$7.23 of $2 spent already")
     assert "mar8" in spent_text(7.2345, 2, "mar8") and "--max-cost" in spent_text(7.2345, 2, "mar8")

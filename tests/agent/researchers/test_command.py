@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import re
 import shlex
 import sys
 import time
@@ -16,7 +17,8 @@ from agent.researchers.command import CommandResearcher, permission_warning
 from agent.researchers.containment import AgentBounds
 from agent.researchers.make import researcher_warnings
 from research.errors import UserError
-from results.experiment import Proposal
+from research.files import research_folder
+from results.experiment import ExperimentRecord, Proposal
 from tests.agent.samples import TRAIN_PY, make_context, make_record
 
 EDIT = """
@@ -72,7 +74,8 @@ def test_the_command_sees_a_plain_copy_with_the_history(tmp_path: Path, notes: P
 import json, os
 files = sorted(str(p) for p in pathlib.Path().rglob("*") if p.is_file())
 seen = {{"files": files, "history": open("HISTORY.md").read(), "tsv": open("results.tsv").read(),
-        "program": open("program.md").read(), "prompt": sys.argv[-1], "stdin": sys.stdin.read(), "env": dict(os.environ)}}
+        "program": open("program.md").read(), "prompt": sys.argv[-1], "stdin": sys.stdin.read(),
+        "folder": os.getcwd(), "env": dict(os.environ)}}
 pathlib.Path({str(notes)!r}).write_text(json.dumps(seen))
 """
     )
@@ -87,6 +90,7 @@ pathlib.Path({str(notes)!r}).write_text(json.dumps(seen))
     assert "e0001 | discard" in seen["history"] and "wider" in seen["tsv"] and seen["program"] == "Lower val_bpb."
     assert "IDEA.md" in seen["prompt"] and seen["stdin"] == ""
     assert seen["env"]["ANTHROPIC_API_KEY"] == "the agent's own" and seen["env"]["CUDA_VISIBLE_DEVICES"] == ""
+    assert seen["env"]["PWD"] == seen["folder"]
     assert not {"AUTORESEARCH_CACHE", "FARM_CACHE", "GIT_DIR"} & set(seen["env"])
 
 
@@ -226,3 +230,34 @@ def test_a_command_that_vanishes_fails_the_proposal(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(ProposalFailed, match="can't be started"):
         asyncio.run(researcher.propose(make_context()))
+
+
+# --- the examples of docs/researchers.md --------------------------------------------------------------------------------------
+
+
+def example(language: str) -> str:
+    """The code of an example in docs/researchers.md."""
+    page = (Path(__file__).parents[3] / "docs" / "researchers.md").read_text(encoding="utf-8")
+    (code,) = re.findall(rf"^```{language}\n(.*?)^```", page, re.M | re.S)
+    return str(code)
+
+
+@pytest.mark.parametrize(("language", "program"), [("sh", "/bin/sh"), ("python", sys.executable)])
+@pytest.mark.parametrize(
+    "train_py", [TRAIN_PY, (research_folder() / "train.py").read_text(encoding="utf-8")], ids=["small", "own"]
+)
+def test_an_example_makes_a_proposal_and_does_not_repeat_it(tmp_path: Path, language: str, program: str, train_py: str) -> None:
+    script = tmp_path / "idea"
+    script.write_text(example(language))
+    researcher = CommandResearcher(f"{program} {shlex.quote(str(script))}")
+    records: tuple[ExperimentRecord, ...] = (make_record(0, decision="keep"),)
+    titles = []
+    with pytest.raises(ProposalFailed, match=r"tried|no idea is left"):
+        while len(titles) < 40:
+            proposal = asyncio.run(researcher.propose(make_context(records, train_py)))
+            ((name, (old, new)),) = proposal.changes.items()
+            assert name.endswith("_LR") and isinstance(old, float) and new in (pytest.approx(1.1 * old), old / 2, old * 2)
+            assert proposal.hypothesis and proposal.title.startswith(name)
+            titles.append(proposal.title)
+            records += (make_record(len(records), title=proposal.title),)
+    assert titles and len(set(titles)) == len(titles)

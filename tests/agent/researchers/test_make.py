@@ -6,11 +6,14 @@ from pathlib import Path
 import pytest
 
 from agent.researchers.claude import DEFAULT_MODEL, ClaudeResearcher
+from agent.researchers.coding_agent import CodingAgentResearcher
+from agent.researchers.coding_agents import AGENTS
 from agent.researchers.command import CommandResearcher
 from agent.researchers.make import RESEARCHERS, check_researcher, make_researcher
 from agent.researchers.scripted import ScriptedResearcher
 from agent.search.search import SearchResearcher
 from research.errors import UserError
+from tests.agent.researchers.agent_stand_ins import install
 
 
 def test_each_name_makes_its_researcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,6 +33,14 @@ def test_each_name_makes_its_researcher(tmp_path: Path, monkeypatch: pytest.Monk
     for researcher in (search, claude, command, scripted):
         assert researcher.name in RESEARCHERS
         check_researcher(researcher.name + (":x" if researcher.name in ("command", "scripted") else ""))
+
+
+@pytest.mark.parametrize("name", sorted(AGENTS))
+def test_a_coding_agents_name_makes_it(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(tmp_path, AGENTS[name].program, "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    made = make_researcher(name, model="m")
+    assert isinstance(made, CodingAgentResearcher) and (made.name, made.model) == (name, "m") and name in RESEARCHERS
 
 
 @pytest.mark.parametrize("name", ["", "gpt", "search:3", "claude:x"])

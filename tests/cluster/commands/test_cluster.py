@@ -92,6 +92,16 @@ def test_the_key_goes_only_where_it_is_needed_and_is_not_printed(monkeypatch: py
     assert "set here" in key_for("claude")[1][0] and "node's" in key_for("claude")[1][0]
 
 
+def test_a_coding_agent_gets_its_own_keys_and_a_mix_those_of_its_members(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_BASE_URL", "CODEX_API_KEY", "GOOGLE_API_KEY", "CLAUDE_CODE_OAUTH_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("ANTHROPIC_API_KEY", "OPENAI_API_KEY", "GEMINI_API_KEY"):
+        monkeypatch.setenv(name, "sk-secret")
+    assert set(key_for("codex")[0]) == {"OPENAI_API_KEY"} and set(key_for("claude-code")[0]) == {"ANTHROPIC_API_KEY"}
+    assert set(key_for("search:1,claude:1,gemini:2")[0]) == {"ANTHROPIC_API_KEY", "GEMINI_API_KEY"}
+    assert len(key_for("pi")[0]) == 3
+
+
 @pytest.mark.parametrize("key", ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"])
 def test_a_gateways_key_never_goes_to_the_public_address(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The address travels with the key, whichever of the two it is; without a key it doesn't."""

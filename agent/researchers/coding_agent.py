@@ -1,0 +1,97 @@
+"""A researcher that runs one of the coding agents that are known by name, and records what it cost."""
+
+import shutil
+import time
+from dataclasses import replace
+
+from agent.researcher import BudgetSpent, Context, NotConfigured, ProposalFailed
+from agent.researchers.agent_output import AgentOutput, read_output
+from agent.researchers.coding_agents import CodingAgent, check_effort
+from agent.researchers.command_run import CommandLine, CommandRun, scratch_folder
+from agent.researchers.contained import NOT_STARTED
+from agent.researchers.containment import AgentBounds, containment
+from agent.researchers.prices import PRICES_AS_OF, price_of
+from research.errors import UserError
+from research.sandbox.layers import BROKEN
+from results.experiment import Proposal, Usage
+from results.researcher_costs import spent_text
+
+LEAST_BUDGET_USD = 0.01
+"""What an agent may spend at least, if there is anything left."""
+
+
+class CodingAgentResearcher:
+    """Lets a coding agent edit a temporary copy of the branch's files, and takes train.py and IDEA.md from it.
+
+    What its output says of tokens and dollars is recorded before anything is made of the edit, also if it failed or was killed.
+    `max_cost_usd` limits what the researchers of the branch's tag cost, over all of its loops and sessions.
+    """
+
+    def __init__(self, agent: CodingAgent, *, model: str | None = None, effort: str | None = None,
+                 max_cost_usd: float | None = None, bounds: AgentBounds | None = None) -> None:  # fmt: skip
+        """Raises UserError for what the agent can't do, and NotConfigured if it isn't installed."""
+        self.agent, self.name = agent, agent.name
+        self.model, self.effort, self.max_cost_usd = model, effort, max_cost_usd
+        if effort is not None:
+            check_effort(agent, effort)
+        if max_cost_usd is not None:
+            check_cost_is_known(agent, model)
+        if shutil.which(agent.program) is None:
+            raise NotConfigured(f"{agent.name} isn't installed ({agent.program} was not found on PATH): {agent.how_to_install}")
+        self._bounds = bounds or AgentBounds()
+        self._containment = containment(self._bounds.sandbox)
+
+    async def propose(self, context: Context) -> Proposal:
+        """One edit made by the agent. Raises BudgetSpent, or ProposalFailed with the reason and the cost."""
+        started = time.monotonic()
+        command = self._command(context)
+        with scratch_folder() as scratch:
+            run = CommandRun(command, scratch=scratch, bounds=self._bounds, here=self._containment)
+            told = AgentOutput(usage=Usage())
+            try:
+                status = None
+                try:
+                    status = await run.to_end(context)
+                finally:
+                    if run.output.exists() and status not in (NOT_STARTED, BROKEN):
+                        told = self._charge(run, context, time.monotonic() - started)
+                if status != 0:
+                    raise ProposalFailed(f"{self.name} exited with status {status}. {told.problem or run.tail()}")
+                return run.proposal(context, researcher=self.name, usage=told.usage)
+            except ProposalFailed as failure:
+                failure.usage = told.usage
+                raise
+
+    async def close(self) -> None:
+        """Does nothing: a proposal that is cancelled kills its command itself."""
+
+    def _command(self, context: Context) -> CommandLine:
+        """The command line for the next proposal. Raises BudgetSpent."""
+        budget = None
+        if self.max_cost_usd is not None:
+            spent = context.spent_usd()
+            if spent >= self.max_cost_usd:
+                raise BudgetSpent(spent_text(spent, self.max_cost_usd, context.branch.tag))
+            budget = max(self.max_cost_usd - spent, LEAST_BUDGET_USD)
+        return CommandLine(
+            arguments=self.agent.arguments(model=self.model, effort=self.effort, budget_usd=budget),
+            reads_prompt=self.agent.reads_prompt,
+            timeout_s=self.agent.timeout_s,
+            agent=self.agent,
+        )
+
+    def _charge(self, run: CommandRun, context: Context, seconds: float) -> AgentOutput:
+        """What the output says, whose cost is recorded."""
+        told = read_output(run.output, self.agent.output, model=self.model)
+        problem = told.problem or read_output(run.errors, self.agent.output, model=None).problem  # gemini reports its own there
+        told = AgentOutput(usage=replace(told.usage, researcher=self.name, seconds=seconds), problem=problem)
+        context.charge(told.usage)
+        return told
+
+
+def check_cost_is_known(agent: CodingAgent, model: str | None) -> None:
+    """Raises UserError if the agent's cost can't be held below a limit, since nothing says what it is."""
+    if agent.tells_dollars or (model is not None and price_of(model) is not None):
+        return
+    unknown = f"{agent.name} reports no dollars, and the list price of its model isn't known (as of {PRICES_AS_OF})"
+    raise UserError(f"--max-cost can't be enforced, since {unknown}: leave it out, and set a limit where you pay.")

@@ -1,0 +1,50 @@
+"""Several researchers for the loops of one farm: `claude:2,codex:1,search:5` gives them to loops in these proportions."""
+
+from collections.abc import Mapping
+
+from agent.researchers.coding_agents import AGENTS
+from research.errors import UserError
+from research.formatting import shortened
+
+MEMBERS = ("search", "claude", *AGENTS)
+"""The researchers that a mix can have."""
+
+WITH_MODEL = ("claude", *AGENTS)
+"""Those of them that take a model."""
+
+MOST_SHARES = 1_000
+"""Limit of a researcher's share."""
+
+EXAMPLE = "claude:2,codex:1,search:5"
+
+
+def shares_of(name: str) -> Mapping[str, int]:
+    """The researchers that a value of `--researcher` names, with how many loops each gets in turn: one where it is no mix.
+
+    Raises UserError.
+    """
+    kind = name.partition(":")[0]
+    if "," not in name or kind in ("command", "scripted"):
+        return {name: 1}
+    shares: dict[str, int] = {}
+    for part in name.split(","):
+        member, _, share = (word.strip() for word in part.partition(":"))
+        wrong = (
+            f"--researcher {shortened(name, 80)}: {shortened(part.strip() or 'an empty part', 40)!r} isn't in the mix's form"
+        )
+        if member not in MEMBERS:
+            raise UserError(f"{wrong} {EXAMPLE}: a mix can have {', '.join(MEMBERS)}.")
+        if not (share.isascii() and share.isdigit() and len(share) < 9 and 1 <= int(share) <= MOST_SHARES):
+            raise UserError(f"{wrong} {EXAMPLE}: a whole number from 1 to {MOST_SHARES} follows each colon.")
+        if member in shares:
+            raise UserError(f"--researcher {shortened(name, 80)} names {member} twice: add up its two numbers.")
+        shares[member] = int(share)
+    return shares
+
+
+def researcher_of_loop(name: str, loop: int) -> str:
+    """The researcher of a loop, by its number from 0. Any first loops have about the mix's proportions; then it begins anew."""
+    shares = shares_of(name)
+    places = [((turn + 0.5) / share, member) for member, share in shares.items() for turn in range(share)]
+    order = [member for _, member in sorted(places, key=lambda place: place[0])]
+    return order[loop % len(order)]

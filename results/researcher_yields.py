@@ -1,0 +1,70 @@
+"""What each researcher of a group has found: its ideas in the head, their gain by all runs, and what they took and cost.
+
+The gains are shrunk for having been selected, in bpb; a researcher's gain is the sum over its ideas in the head.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from research.formatting import duration
+from results.experiment import ExperimentRecord, Usage
+from results.gains import device_seconds
+from results.group_history import GroupHistory
+from results.group_state import IdeaEstimate
+from results.researcher_costs import total
+from results.verdict import figure
+
+BEFORE = "claude"
+"""Whose the costs are that an older version recorded without a name: no other researcher had any then."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Yield:
+    """What one researcher has found, and for what."""
+
+    researcher: str
+    kept: int
+    """Its ideas that are in the head."""
+    gain: float
+    device_seconds: float
+    """The time that runs of its ideas have taken, also of those that came to nothing."""
+    cost: Usage
+
+    def line(self) -> str:
+        """The yield in words."""
+        hours = self.device_seconds / 3600
+        gain = f", gain {figure(self.gain)}" if self.kept else ""
+        per_hour = f" ({figure(self.gain / hours)} per hour)" if hours and self.kept else ""
+        device = f"{duration(self.device_seconds)} of devices{per_hour}"
+        return f"By {self.researcher}: {self.kept} in the head{gain}; {device}{self._money()}"
+
+    def _money(self) -> str:
+        usd = self.cost.cost_usd
+        if usd is None:
+            return ", cost unknown" if self.cost.answers else ", free"
+        sure = "at least " if self.cost.cost_basis == "missing" else ""
+        return f", {sure}${usd:.2f}" + (f" ({figure(self.gain / usd)} per dollar)" if usd and self.kept else "")
+
+
+def yields(group: GroupHistory, inside: Mapping[str, IdeaEstimate], costs: Iterable[Usage]) -> list[Yield]:
+    """One for each researcher that has tried an idea or cost something, the largest gain first. `inside`: the head's ideas."""
+    ideas = [record for record in group.records if record.is_idea]
+    paid: dict[str, list[Usage]] = {}
+    for usage in costs:
+        paid.setdefault(usage.researcher or BEFORE, []).append(usage)
+    names = dict.fromkeys([*(record.experiment.researcher for record in ideas), *paid])
+    found = [
+        _yield(name, [one for one in ideas if one.experiment.researcher == name], inside, paid.get(name, [])) for name in names
+    ]
+    return sorted(found, key=lambda one: -one.gain)
+
+
+def _yield(name: str, ideas: Sequence[ExperimentRecord], inside: Mapping[str, IdeaEstimate], costs: Sequence[Usage]) -> Yield:
+    kept = [inside[record.experiment.id] for record in ideas if record.experiment.id in inside]
+    return Yield(
+        researcher=name,
+        kept=len(kept),
+        gain=sum(one.effect for one in kept),
+        device_seconds=device_seconds(ideas),
+        cost=total(costs),
+    )
