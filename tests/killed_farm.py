@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from research.errors import UserError
+from research.streams import refusal
 
 CONTEXT = get_context("forkserver")
 CONTEXT.set_forkserver_preload(["cluster.driver", "cluster.by_hand", "results.store", "agent.researchers.scripted",
@@ -226,6 +227,13 @@ def _command(scenario: str, folder: str, kill_at: int | None, during: bool, fail
     except UserError as error:
         print(f"farm: {error}")
         status = 2
+    except OSError as error:  # as cluster/cli.py tells it
+        told = refusal(error, checkout=home / "repo")
+        if told is None:
+            traceback.print_exc()
+        else:
+            print(f"farm: {told}")
+            status = 2
     except BaseException:
         traceback.print_exc()
     os._exit(status)
