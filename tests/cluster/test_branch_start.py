@@ -99,7 +99,7 @@ def test_a_start_that_was_killed_is_completed_by_the_same_command(
     data: Any = SimpleNamespace(score_fingerprint=lambda contract: "s", data_fingerprint="d")
     plan = LoopPlan(branch_name="autoresearch/new", number=0, device=CPU, contract=contract_for("cpu"), data=data)
 
-    def killed(*arguments: object) -> None:
+    def killed(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     with Store.open(tmp_path / "home") as store:
