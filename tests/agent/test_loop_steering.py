@@ -13,13 +13,14 @@ from agent.researcher import Context, Guidance
 from agent.researchers.command_run import PROMPT, prompt_of
 from agent.researchers.history_text import guidance_text
 from agent.researchers.mix import reads_text
-from results.experiment import Proposal
+from results.experiment import Decision, Proposal, Verdict
 from results.history import read_history
 from results.steering import PLATEAU, POLICY, Suggestion, add_suggestion, close_suggestion, set_paused, suggestions_of
 from results.store import Store
 from tests.agent.samples import make_context
 from tests.agent.shared_lab import EFFECTS, GROUP, SharedLab
 from tests.results.new_home import with_tables
+from tests.results.result_samples import NAME, make_branch, make_experiment
 
 ONE, TWO = f"{GROUP}-cpu0", f"{GROUP}-cpu1"
 
@@ -59,6 +60,7 @@ class Reader:
 def reading_loop(lab: SharedLab, reader: Reader) -> ResearchLoop:
     (loop,) = lab.open()
     loop._proposer._researcher = reader
+    loop.steering._reads_text = True
     return loop
 
 
@@ -145,32 +147,24 @@ def test_a_pause_while_the_researcher_thinks_keeps_its_proposal(lab: SharedLab) 
     assert len(reader.told) == 1
 
 
-def test_a_plateau_is_told_and_recorded_once_and_ends_with_a_keep(lab: SharedLab) -> None:
-    reader = Reader()
+def test_a_plateau_is_told_and_recorded_once_and_ends_with_a_keep(store: Store) -> None:
+    store.add_branch(make_branch())
+    steering = LoopSteering(branch=NAME, group=NAME, researcher="claude", store=store, plateau_ideas=2,
+                            suggestions=GroupSuggestions(store, NAME))  # fmt: skip
 
-    async def research() -> None:
-        loop = reading_loop(lab, reader)
-        loop.steering._plateau_ideas = 2
-        await loop.start()
-        assert loop.context().guidance.ideas_without_keep == 0
-        ideas = 0
-        while ideas < 3:
-            record = await loop.step()
-            ideas += record.experiment.kind == "explore"
-            lab.store.add_verdict(record.experiment.id, replace(record.verdict, decision="discard"))  # type: ignore[type-var]
-        assert loop.context().guidance.ideas_without_keep == 3
-        assert loop.context().guidance.ideas_without_keep == 3
-        (history,) = read_history(lab.home / "journal.jsonl")
-        assert history.group.plateau == 3
-        last = next(line for line in reversed(lab.store.records(ONE)) if line.is_idea)
-        lab.store.add_verdict(last.experiment.id, replace(last.verdict, decision="keep"))  # type: ignore[type-var]
-        assert loop.context().guidance.ideas_without_keep == 0
-        await loop.close()
+    def decide(number: int, decision: Decision) -> int:
+        experiment = make_experiment(number)
+        store.add_experiment(experiment)
+        store.add_verdict(experiment.id, Verdict(decision=decision, reason="so"))
+        (history,) = read_history(store.home / "journal.jsonl")
+        told = steering.guidance().ideas_without_keep
+        (after,) = read_history(store.home / "journal.jsonl")
+        assert after.group.plateau == told >= history.group.plateau
+        return told
 
-    asyncio.run(research())
-    assert len(lab.store.events(PLATEAU, GROUP)) == 1
-    (history,) = read_history(lab.home / "journal.jsonl")
-    assert history.group.plateau == 0
+    outcomes: list[Decision] = ["discard", "lost", "crash", "discard", "keep", "discard", "invalid"]
+    assert [decide(number, decision) for number, decision in enumerate(outcomes, start=1)] == [0, 0, 2, 3, 0, 0, 2]
+    assert [event["ideas"] for event in store.events(PLATEAU, NAME)] == [2, 2]
 
 
 def test_a_new_program_is_recorded_with_the_proposal_that_has_it(lab: SharedLab) -> None:
