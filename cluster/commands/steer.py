@@ -57,16 +57,20 @@ def stop_loops(home: Home, name: str) -> int:
     """Ends loops of the running farm, while its others go on. Raises UserError if no farm runs."""
     if connect(home) is None:
         raise UserError(silent_farm(home) or f"No farm is running on {home.folder}.")
-    return _tell(home, _branches(home, name), "stop loop")
+    _tell(home, _branches(home, name), "stop loop")
+    return 0
 
 
 def _for_each_loop(options: argparse.Namespace, what: Literal["pause", "resume"]) -> int:
     home = find_home(options.home)
-    return _tell(home, _branches(home, options.branch), what)
+    _tell(home, _branches(home, options.branch), what)
+    if what == "pause":
+        print(f"`{to_type(f'farm resume{home_option(home)} {options.branch}')}` resumes it.")
+    return 0
 
 
-def _tell(home: Home, branches: "list[Branch]", what: Literal["pause", "resume", "stop loop"]) -> int:
-    """Asks the same of several loops. Of several, one of which it can't be asked is told, and the others are asked."""
+def _tell(home: Home, branches: "list[Branch]", what: Literal["pause", "resume", "stop loop"]) -> None:
+    """Asks the same of several loops, and prints what follows. Raises the first loop's UserError once all were asked."""
     refused = []
     for branch in branches:
         try:
@@ -77,10 +81,6 @@ def _tell(home: Home, branches: "list[Branch]", what: Literal["pause", "resume",
         print(f"{answer.recorded}{'' if is_running else ' (no farm is running now)'}.")
     if refused:
         raise refused[0]
-    if what == "pause":
-        names = " or ".join(branch.name for branch in branches[:1])
-        print(f"`{to_type(f'farm resume{home_option(home)} {names}')}` resumes it.")
-    return 0
 
 
 def _branches(home: Home, name: str) -> "list[Branch]":
