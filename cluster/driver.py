@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop
+from agent.loop_steering import LoopPaused
 from agent.repo.repair import restore_experiments
 from agent.repo.repository import train_py_at
 from agent.researcher import BudgetSpent, OutOfIdeas
@@ -31,10 +32,12 @@ from cluster.history_export import HistoryExport
 from cluster.home import home_option, usual_cache, usual_homes
 from cluster.known_folders import known_folders, remember
 from cluster.local_api import FarmServer
+from cluster.loop_control import LoopControl
 from cluster.loop_plans import LoopPlan, Planner
 from cluster.person_requests import Answer, Ask, record
 from cluster.results_files import update_results_tsv
 from cluster.resuming import log_options
+from cluster.steering_requests import unread_note
 from cluster.stop_request import StopRequest, interrupt_this_process
 from cluster.workqueue import WorkItem
 from research.contract import Contract
@@ -93,6 +96,8 @@ class Farm:
             """Whether loops run, rather than a single command's runs."""
             self.on_stop: Callable[[], None] = interrupt_this_process
             """What `farm stop` does; called in the local API's threads."""
+            self.control: LoopControl | None = None
+            """What stops single loops; None while none runs."""
             self._serve()  # before data is prepared, which can take long
             self.planner = Planner(options, self.store, say=display.say)
             self.local_plans = self.planner.local() if options.engine == "local" else []
@@ -149,7 +154,13 @@ class Farm:
 
     def _ask(self, ask: Ask) -> Answer:
         """Records what a person asks; called in the local API's threads. Raises UserError."""
-        answer = Answer(recorded=record(self.store, ask), is_taken_up=self._is_looping(ask.group))
+        if ask.what == "stop loop" and self.control is not None:
+            recorded = self.control.stop_from_thread(ask.branch)
+        else:
+            recorded = record(self.store, ask)
+        looping = self._looping(ask.group)
+        note = unread_note(self.options.researcher, looping) if ask.what == "suggest" and looping else ""
+        answer = Answer(recorded=recorded, is_taken_up=bool(looping), note=note)
         self.display.say(f"asked by a person: {answer.recorded}")
         return answer
 
@@ -160,11 +171,11 @@ class Farm:
             self.display.say(f"imported: {done.name}")
         return done
 
-    def _is_looping(self, group: str) -> bool:
-        """Whether a loop of the group will take another step."""
+    def _looping(self, group: str) -> list[Branch]:
+        """The branches of the group whose loops will take another step."""
         running = [name for name, state in list(self.events.loops.items()) if state.get("phase") != "ended"]
-        members = {branch.name for branch in self.store.branches() if branch.head_branch == group}
-        return self.has_loops and not members.isdisjoint(running)
+        members = [branch for branch in self.store.branches() if branch.head_branch == group]
+        return [branch for branch in members if self.has_loops and branch.name in running]
 
     async def close(self) -> None:
         """Ends all processes, exports the history and releases the home."""
@@ -224,6 +235,7 @@ class Farm:
             rule="greedy" if branch.rule == "greedy" else self.options.rule,
             baseline_runs=self.options.baseline_runs,
             program=self.options.repo / "program.md",
+            plateau_ideas=self.options.plateau_ideas,
             fit=lambda text: fit_to_profile(text, plan.contract.profile, free_memory(plan))[0],
         )
 
@@ -254,6 +266,7 @@ class FarmRun:
         self._news = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
         """Tasks beside the loops. None of them may end unnoticed: the farm ends with what it raised."""
+        self._control = LoopControl(self._loops, farm.events)
         self._stop = StopRequest(self._cancel_loops, say=farm.display.say)
 
     async def run(self) -> FarmSummary:
@@ -262,6 +275,7 @@ class FarmRun:
         farm.events.cancel_old_work()
         farm.has_loops = True
         farm.on_stop = self._stop.request_from_thread
+        farm.control = self._control
         farm.events.on_event(
             "farm_started", tag=self._options.tag, engine=self._options.engine, researcher=self._options.researcher
         )
@@ -342,13 +356,12 @@ class FarmRun:
         """Runs one loop from start to end; returns why it ended. A loop that fails leaves the others alone."""
         loop = await asyncio.to_thread(self._farm.open_loop, plan)
         try:
-            await loop.start()
-            self._started.append(loop)
-            while (reason := self._limit_reached(loop)) is None:
-                await loop.step()
-            if not self._stop.reason:
-                await loop.finish()
-            return reason
+            return await self._research(loop)
+        except asyncio.CancelledError:
+            if not self._control.was_stopped(plan.branch_name):
+                raise
+            self._farm.events.on_event("loop_stopped", branch=plan.branch_name)
+            return f"{plan.branch_name} was stopped"
         except (OutOfIdeas, BudgetSpent) as end:
             await loop.finish()
             return str(end) or type(end).__name__
@@ -367,9 +380,26 @@ class FarmRun:
                 self._farm.events.on_event("loop_failed", branch=plan.branch_name, reason=words)
             raise
         finally:
+            loop.steering.release()
             await loop.close()
             self._ended.append(loop)
             self._farm.events.on_loop_state(plan.branch_name, phase="ended")
+
+    async def _research(self, loop: ResearchLoop) -> str:
+        """Starts a loop and lets it take steps, but for the time that it is paused; returns which limit it has reached."""
+        limit = partial(self._limit_reached, loop)
+        await self._control.wait_while_paused(loop, limit)
+        if loop.steering.is_paused():
+            return limit() or "paused"
+        await loop.start()
+        self._started.append(loop)
+        while (reason := limit()) is None:
+            with contextlib.suppress(LoopPaused):
+                await loop.step()
+            await self._control.wait_while_paused(loop, limit)
+        if not self._stop.reason and not loop.steering.is_paused():
+            await loop.finish()
+        return reason
 
     def _limit_reached(self, loop: ResearchLoop) -> str | None:
         """Why a loop starts no more experiments; None while it may."""

@@ -27,6 +27,9 @@ MESSAGES = {
     "no_wave": "{branch}: too few near-misses to combine, or they have been combined on this head",
     "view_failed": "{file} can't be written ({reason}): it is tried again later, and nothing of the history is lost",
     "picture_moved_aside": "{branch}: progress.png was not drawn by the farm: it is now {file}",
+    "loop_paused": "{branch}: paused, until farm resume {branch}",
+    "loop_resumed": "{branch}: resumed",
+    "loop_stopped": "{branch}: stopped; the other loops go on",
     "run_lost": "{branch}: run {run} was lost: {reason}",
 }
 """The messages for events that the user is told about; all others are only logged."""

@@ -73,6 +73,8 @@ class Proposal:
     usage: Usage = field(default_factory=Usage)
     deliberate: bool = False
     """Whether a person listed it, so that it is run even if it repeats an experiment."""
+    suggestion: int | None = None
+    """The number of the person's suggestion that it follows (`results/steering.py`); None if it follows none."""
 
 
 @dataclass(frozen=True, kw_only=True)

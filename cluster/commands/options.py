@@ -20,6 +20,7 @@ from research.data.sources import check_source
 from research.errors import UserError
 from research.files import user_path
 from research.profiles import memory_limit
+from results.steering import PLATEAU_IDEAS
 
 OF_ONE_CALL = ("experiments", "hours", "dirty", "recipe", "message", "again")
 """Options that resuming doesn't take again as they are: limits, which may be reached, and what applies to new branches or to
@@ -42,6 +43,7 @@ def run_options(options: argparse.Namespace) -> FarmOptions:
         effort=options.effort,
         max_cost=options.max_cost,
         agent_writes=_agent_writes(options.agent_writes or ()),
+        plateau_ideas=options.plateau or PLATEAU_IDEAS,
         address=options.address,
         share=options.share == "all",
         loops=options.loops,
