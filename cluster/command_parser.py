@@ -306,6 +306,9 @@ def _add_researcher(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--plateau", type=count_to(1_000_000), metavar="N",
                         help="ideas without a keep after which claude, coding agents and command: are told to change the "
                         f"structure (default: {PLATEAU_IDEAS})")  # fmt: skip
+    for when in ("before", "after"):
+        parser.add_argument(f"--{when}-experiment", type=some_text, metavar="COMMAND",
+                            help=f"a command of yours that runs {when} each experiment, with JSON on its input")  # fmt: skip
     parser.add_argument("--agent-writes", type=some_text, action="append", metavar="PATH",
                         help="a file or folder that a coding agent or command: may write beside its working folder and its "
                         "state in your home (repeatable)")  # fmt: skip

@@ -30,6 +30,7 @@ from cluster.farm_options import FarmOptions
 from cluster.hardware import platform_identity
 from cluster.history_export import HistoryExport
 from cluster.home import home_option, usual_cache, usual_homes
+from cluster.hooks import Hooks
 from cluster.known_folders import known_folders, remember
 from cluster.local_api import FarmServer
 from cluster.loop_control import LoopControl
@@ -88,6 +89,11 @@ class Farm:
             check_whole(self.home.journal, self.store.journal.damaged, home_option=home_option(self.home))
             self.export = HistoryExport(self.store, on_aside=self._on_aside, on_failure=self._on_failure)
             self.events = FarmEvents(self.home, self.store, display, self.export, show_joining=options.engine == "ray")
+            self.hooks = self.events.hooks = Hooks(
+                {"before-experiment": options.before_experiment, "after-experiment": options.after_experiment},
+                store=self.store,
+                observer=self.events,
+            )
             if options.given is not None:
                 log_options(self.home, options.tag, options.given, command=options.command,
                             experiments=options.experiments, hours=options.hours)  # fmt: skip
@@ -180,6 +186,7 @@ class Farm:
     async def close(self) -> None:
         """Ends all processes, exports the history and releases the home."""
         with self._cleanup:
+            await self.hooks.close()
             await self.dispatcher.close()
             await self.engine.close()
             self.export.write()
@@ -242,6 +249,7 @@ class Farm:
     async def execute(self, plan: LoopPlan, experiment: Experiment, train_py: str, spec: RunSpec,
                       report: Callable[[dict[str, Any]], None]) -> RunResult:  # fmt: skip
         """Executes one run of an experiment on whichever device of its platform is free first."""
+        await self.hooks.before(experiment)
         item = WorkItem(
             id=spec.run_id,
             kind=experiment.kind,

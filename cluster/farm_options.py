@@ -57,6 +57,10 @@ class FarmOptions:
     """Number of loops; None: one per device."""
     experiments: int | None = None
     """Experiments per loop, counted on its branch; None: no limit."""
+    before_experiment: str | None = None
+    """A command that runs before each experiment; None: none does."""
+    after_experiment: str | None = None
+    """A command that runs after each verdict."""
     plateau_ideas: int = PLATEAU_IDEAS
     """How many ideas of a group without a keep are a plateau."""
     hours: float | None = None

@@ -188,7 +188,7 @@ def check_steering(checkout: Checkout, command: tuple[str, ...], paused: str) ->
     """A loop that is paused before a start runs nothing, while the other one goes on; stopped, it lets the farm end."""
     before = checkout.rows(f"SELECT count(*) FROM runs WHERE experiment_id LIKE '{paused.partition('/')[2]}-0%'")
     assert paused in checkout.farm("pause", paused)
-    farm = checkout.start(*command)
+    farm = checkout.start(*command, "--after-experiment", "tee -a hooked.jsonl")
 
     def phases() -> set[str]:
         running = json.loads(checkout.farm("status", "--json"))["running"] or {"loops": {}}
@@ -202,6 +202,8 @@ def check_steering(checkout: Checkout, command: tuple[str, ...], paused: str) ->
     assert farm.returncode == 0 and f"{paused} was stopped" in output
     after = checkout.rows(f"SELECT count(*) FROM runs WHERE experiment_id LIKE '{paused.partition('/')[2]}-0%'")
     assert after == before
+    hooked = [json.loads(text) for text in (checkout.folder / "hooked.jsonl").read_text().replace("}{", "}\n{").splitlines()]
+    assert all(told["hook"] == "after-experiment" and told["branch"] != paused for told in hooked) and hooked
     told = checkout.farm("status")
     assert f"paused: {paused}" in told and "try X" in told
 

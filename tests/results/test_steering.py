@@ -7,6 +7,7 @@ import pytest
 
 from results.group_history import GroupHistory
 from results.history import read_history
+from results.report import morning_report
 from results.steering import (
     PLATEAU,
     add_suggestion,
@@ -73,3 +74,11 @@ def test_a_plateau_without_any_idea_is_none(store: Store) -> None:
     assert group_of(store).plateau == 0
     store.add_event(PLATEAU, {"branch": NAME, "ideas": 20, "after": "mar8-0001"})
     assert group_of(store).plateau == 0, "of another keep than the last"
+
+
+def test_the_report_says_when_the_policy_changed(store: Store) -> None:
+    note_policy(store, NAME, "aaaa")
+    assert "program.md" not in morning_report(read_history(store.home / "journal.jsonl"))
+    note_policy(store, NAME, "bbbb")
+    told = morning_report(read_history(store.home / "journal.jsonl"))
+    assert "program.md changed 1 time" in told and "bbbb" in told and "aaaa" not in told
