@@ -23,6 +23,9 @@ from results.store import Store
 HOOK_SECONDS = 60.0
 """How long a hook may take before it is killed."""
 
+END_SECONDS = 3.0
+"""How long a hook that still runs may take when the farm ends."""
+
 HOOK_FAILED = "hook_failed"
 """The kind of the event that records that a hook failed."""
 
@@ -59,8 +62,12 @@ class Hooks:
         task.add_done_callback(self._running.discard)
 
     async def close(self) -> None:
-        """Waits for hooks that still run, each for no longer than its limit."""
-        await asyncio.gather(*self._running)
+        """Ends hooks that still run, after a moment: a farm that is stopped waits for nothing long."""
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=END_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def _run(self, hook: Hook, told: dict[str, Any]) -> None:
         command = self._commands.get(hook)
@@ -70,10 +77,16 @@ class Hooks:
             problem = await _problem_of(command, json.dumps({"hook": hook, **told}), self._timeout_s)
         except OSError as error:
             problem = f"it can't be started ({error.strerror})"
+        except asyncio.CancelledError:
+            self._tell(hook, told, "it had not ended when its loop or the farm did, and was killed")
+            raise
         if problem:
-            fields = {"branch": told["branch"], "experiment": told["experiment"], "hook": hook, "reason": problem}
-            self._store.add_event(HOOK_FAILED, fields)
-            self._observer.on_event(HOOK_FAILED, **fields)
+            self._tell(hook, told, problem)
+
+    def _tell(self, hook: Hook, told: dict[str, Any], problem: str) -> None:
+        fields = {"branch": told["branch"], "experiment": told["experiment"], "hook": hook, "reason": problem}
+        self._store.add_event(HOOK_FAILED, fields)
+        self._observer.on_event(HOOK_FAILED, **fields)
 
 
 def about(experiment: Experiment) -> dict[str, Any]:

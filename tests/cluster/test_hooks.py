@@ -4,6 +4,7 @@ import asyncio
 import json
 import shlex
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -96,3 +97,13 @@ def test_a_command_that_is_none_is_refused_before_the_start(command: str) -> Non
         check_hook("--after-experiment", command)
     check_hook("--after-experiment", None)
     check_hook("--after-experiment", sys.executable)
+
+
+def test_a_hook_that_still_runs_when_the_farm_ends_is_ended_soon(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cluster.hooks.END_SECONDS", 0.2)
+    record, began = add(store, 1, "discard", 1.25), time.monotonic()
+    endless = script(tmp_path, "import time\ntime.sleep(600)")
+    (told,) = run(store, {"after-experiment": endless}, lambda hooks: hooks.after(record))
+    assert "killed" in told and time.monotonic() - began < 10
