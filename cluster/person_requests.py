@@ -5,6 +5,7 @@ It is recorded in the store by the process that holds the home, and a loop takes
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from cluster import steering_requests
@@ -138,10 +139,37 @@ def _drop(store: "Store", ask: Ask, state: "GroupState") -> str:
     if on_it:
         builds, that = ("builds", "that") if len(on_it) == 1 else ("build", "those")
         raise UserError(f"{idea} ({title}) can't leave the head: {', '.join(on_it)} {builds} on it; drop {that} first.")
+    if (above := _edits_above(store, ask.group, idea)) is not None:
+        by = f"{', '.join(above)} changed the same lines later" if above else "several later edits stand on its lines"
+        raise UserError(f"{idea} ({title}) can't leave the head: {by}; drop {'that' if above else 'those'} first.")
     store.add_event(RULING, ruling_event(ask.group, Ruled(ruling="bar", patches=(idea,), reason=DROPPED_BY_A_PERSON)))
     for name, verdict in flips(store.groups.state(ask.group), {idea: "keep"}):
         store.add_verdict(name, verdict)
     return f"{idea} ({title}) leaves the head of {ask.group} and stays out; a merge without it is run next"
+
+
+def _edits_above(store: "Store", group: str, idea: str) -> list[str] | None:
+    """The later ideas of the head that keep an idea in it, each by itself; none if several do together. None: it can leave."""
+    from agent.head_text import DoesNotFit, HeadChange, changed_head
+    from agent.repo.repository import train_py_at
+    from agent.repo.worktree import commit_exists
+
+    head = store.groups.head(group)
+    repo = head and next((repo for repo in Home(store.home).repositories() if commit_exists(repo, head.commit)), None)
+    if head is None or repo is None or idea not in head.patches:
+        return None
+
+    def fits(*leaving: str) -> bool:
+        experiments = tuple(store.record(name).experiment for name in leaving)
+        text_at = partial(train_py_at, repo)
+        try:
+            changed_head(text_at(head.commit), HeadChange(remove=experiments), text_at)
+        except DoesNotFit:
+            return False
+        return True
+
+    later = head.patches[head.patches.index(idea) + 1 :]
+    return None if fits(idea) else [name for name in later if fits(name, idea)]
 
 
 def _dropped_already(store: "Store", group: str, idea: str) -> str:
