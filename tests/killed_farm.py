@@ -13,17 +13,13 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from research.errors import UserError
 from research.streams import refusal
-
-CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["cluster.driver", "cluster.by_hand", "results.store", "agent.researchers.scripted",
-                                "matplotlib.figure", "tests.cluster.farm_samples"])  # fmt: skip
+from tests.cluster.forked_farm import CONTEXT
 
 TAG = "one"
 WRITES = ("before fsync", "before replace", "before rename", "before link")
