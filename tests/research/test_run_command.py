@@ -1,5 +1,6 @@
 """`python -m research.run` and `research/train.py`, by hand and for a worker."""
 
+import contextlib
 import gc
 import json
 import os
@@ -272,6 +273,15 @@ def test_kill_9_leaves_nothing_of_the_training(killed: str, serving: Serving) ->
     assert not list(Path(tempfile.gettempdir()).glob(f"autoresearch-run-{judge.pid}-*"))
 
 
+def opened_by(pid: int) -> list[str]:
+    """What a process has open; it may close some of it meanwhile."""
+    opened = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            opened.append(str(link.readlink()))
+    return opened
+
+
 def test_a_served_run_tells_its_progress_and_its_result(run: Runner, tmp_path: Path) -> None:
     spec = run.spec(contract=replace(run.contract, TIME_BUDGET=1.0))
     read, write = os.pipe()
@@ -283,8 +293,7 @@ def test_a_served_run_tells_its_progress_and_its_result(run: Runner, tmp_path: P
     os.write(write, request[:100])
     os.write(write, request[100:])
     wait_for(lambda: any(event["event"] == "result" for event in events(tmp_path / "out")))
-    opened = [str(link.readlink()) for link in Path(f"/proc/{process.pid}/fd").iterdir()]
-    assert "/dev/nvidia-uvm" not in opened, "what stands by never starts CUDA, so it takes nothing of a GPU"
+    assert "/dev/nvidia-uvm" not in opened_by(process.pid), "what stands by never starts CUDA, so it takes nothing of a GPU"
     os.close(write)
     process.join(10)
     told = events(tmp_path / "out")

@@ -27,6 +27,7 @@ from research.errors import UserError
 from research.files import research_folder
 from results.experiment import Proposal, Usage
 from tests.agent.samples import TRAIN_PY, make_context, make_record
+from tests.cluster.tiny_checkout import hear_ctrl_c
 
 OWN = (research_folder() / "train.py").read_text(encoding="utf-8")
 
@@ -251,7 +252,8 @@ def test_a_user_rehearses_with_two_variables(tmp_path: Path, monkeypatch: pytest
         finally:
             await researcher.close()
 
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, text=True, preexec_fn=hear_ctrl_c, **pipes) as process:
         try:
             assert process.stdout is not None
             told = process.stdout.readline() + process.stdout.readline()
