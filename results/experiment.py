@@ -73,6 +73,8 @@ class Proposal:
     usage: Usage = field(default_factory=Usage)
     deliberate: bool = False
     """Whether a person listed it, so that it is run even if it repeats an experiment."""
+    submission: str = ""
+    """Id of the submission that it was made of (`agent/submissions.py`); empty if a researcher was asked for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
