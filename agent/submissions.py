@@ -53,6 +53,11 @@ class Submission:
     """The commit whose train.py it edits: the head when it was made."""
 
 
+def submission_from(fields: Mapping[str, Any]) -> Submission:
+    """The submission with these fields, as text. Raises TypeError for other fields than it has."""
+    return Submission(**{name: str(value) for name, value in fields.items()})
+
+
 def submit(store: Store, submission: Submission) -> str:
     """Records a submission. Returns its id. Raises UserError, one line, if it isn't worth a run or too many wait."""
     branch = _branch_of(store, submission)
