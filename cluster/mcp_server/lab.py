@@ -66,7 +66,8 @@ class Lab:
 
     def contract(self) -> dict[str, Any]:
         """What runs are bound to: the contract with its budget, the platform, and the rules of train.py."""
-        branch, contract = self._history().branch, recorded_contract(self._history().branch)
+        branch = self._history().branch
+        contract = recorded_contract(branch)
         return {
             "group": branch.head_branch,
             "platform": branch.platform,
@@ -136,11 +137,11 @@ class Lab:
         if ended is not None and ended["experiment"] is None:
             return {**state, "decided": True, "state": "refused", "reason": ended["reason"]}
         if ended is None:
-            return {**state, "decided": False, "state": "waiting", "now": self._now(submitted["branch"])}
+            return {**state, "branch": submitted["branch"], "decided": False, "state": "waiting"}
         rows = _plain(self._table(_DECIDED.format(id=ended["experiment"])))["rows"]
         known = rows[0] if rows else {"experiment": ended["experiment"], "branch": submitted["branch"], "decision": None}
         if known["decision"] is None:
-            return {**state, **known, "decided": False, "state": "running", "now": self._now(known["branch"])}
+            return {**state, **known, "decided": False, "state": "running"}
         return {**state, **known, "decided": True, "state": "decided"}
 
     def log_tail(self, run: str) -> str:
@@ -153,6 +154,15 @@ class Lab:
     def is_served(self) -> bool:
         """Whether a farm runs on the home, so that what is asked again may have changed."""
         return connect(self.home) is not None
+
+    def now(self, branch: str) -> str:
+        """What the loop of a branch does now, or those of the group of this name, in words."""
+        client = connect(self.home)
+        members = [one.branch for one in read_history(self.home) if branch in (one.branch.name, one.branch.head_branch)]
+        loops = client.status()["loops"] if client else {}
+        known = {one.name: loops[one.name] for one in members if one.name in loops}
+        told = [f"{name}: {doing(loop)}" for name, loop in known.items() if loop.get("phase") != "ended"]
+        return "; ".join(told) or next((self._how_to_start(member) for member in members), "")
 
     def _history(self) -> BranchHistory:
         """The branch that the agent works on."""
@@ -186,15 +196,6 @@ class Lab:
 
     def _how_to_start(self, branch: Branch) -> str:
         return f"No farm is running on this branch. It is kept, and taken up when one starts{resuming_with(self.home, branch)}"
-
-    def _now(self, branch: str) -> str:
-        """What the loop of a branch does now, or those of the group of this name, in words."""
-        client = connect(self.home)
-        members = [one.branch for one in read_history(self.home) if branch in (one.branch.name, one.branch.head_branch)]
-        loops = client.status()["loops"] if client else {}
-        known = {one.name: loops[one.name] for one in members if one.name in loops}
-        told = [f"{name}: {doing(loop)}" for name, loop in known.items() if loop.get("phase") != "ended"]
-        return "; ".join(told) or self._how_to_start(members[0])
 
 
 def _asked(client: FarmClient, submission: Submission) -> Submitted:

@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 LONGEST_WAIT = 60.0
 """Seconds that one call may wait for a verdict."""
 
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 2.0
 """Seconds between two looks at a submission that is waited for."""
 
 INSTRUCTIONS = """\
@@ -80,6 +80,8 @@ class Tools:
             await asyncio.sleep(min(LOOK_EVERY_S, left))
             if await asyncio.to_thread(self._lab.is_served):
                 state = await asyncio.to_thread(self._lab.state_of, id)
+        if not state["decided"]:
+            state["now"] = await asyncio.to_thread(self._lab.now, state["branch"])
         return state
 
 

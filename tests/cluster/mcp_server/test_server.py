@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -19,8 +20,9 @@ from agent.researchers.scripted import Step
 from cluster.home import Home
 from cluster.mcp_server import server
 from cluster.mcp_server.lab import Lab
-from cluster.mcp_server.over_http import LOOPBACK, application_of, token_file, token_of
+from cluster.mcp_server.over_http import LOOPBACK, application_of, serve, token_file, token_of
 from cluster.mcp_server.server import make_server
+from research.errors import UserError
 from results.history import read_history
 from tests.agent.loops_of_a_group import GROUP, Group
 from tests.agent.samples import TRAIN_PY
@@ -223,6 +225,12 @@ def test_over_http_nothing_is_answered_without_the_token(world: tuple[Lab, Calla
     finally:
         web.should_exit = True
         thread.join()
+
+
+def test_a_port_that_is_taken_is_one_line(world: tuple[Lab, Callable[[int], None]]) -> None:
+    lab, _ = world
+    with socket.create_server((LOOPBACK, 0)) as taken, pytest.raises(UserError, match="--http"):
+        serve(make_server(lab), lab.home, taken.getsockname()[1])
 
 
 async def _reads_over_http(address: str, token: str) -> None:
