@@ -12,6 +12,7 @@ from agent.decisions import BASELINE_AGAIN, Decisions
 from agent.duplicate_edits import programs_on_same_terms, refusals
 from agent.follow_ups import next_follow_up
 from agent.head_following import HeadFollower
+from agent.loop_steering import LoopPaused, LoopSteering
 from agent.new_experiments import NewExperiments
 from agent.observer import LoopObserver
 from agent.proposing import RETRY_PAUSES_S, Proposer
@@ -27,6 +28,7 @@ from research.result import RunResult, SandboxMode
 from results import policy
 from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRecord, Head, Proposal
 from results.group_entries import COMMITTED_BY_A_PERSON
+from results.steering import PLATEAU_IDEAS
 from results.store import Store
 from results.tsv import write_results_tsv
 from results.verdict import (
@@ -75,6 +77,8 @@ class LoopSettings:
     """program.md; read again for every proposal, so that people can edit it while the farm runs."""
     retry_pauses_s: tuple[float, float] = RETRY_PAUSES_S
     """Seconds before a researcher that failed is asked again: at first, and at most."""
+    plateau_ideas: int = PLATEAU_IDEAS
+    """How many ideas of the group without a keep are a plateau."""
     fit: Callable[[str], str] = str
     """Sets the profile's starting hyperparameters in a train.py that a person committed for another profile."""
 
@@ -88,6 +92,8 @@ class ResearchLoop:
         """`shared` is that of the branch's group. If `start_speculatively` is None, no run starts before it is requested."""
         self.branch, self.worktree, self.store, self.shared = branch, worktree, store, shared
         self.observer, self.settings = observer, settings
+        self.steering = LoopSteering(branch=branch.name, group=shared.group, researcher=researcher.name, store=store,
+                                     suggestions=shared.suggestions, plateau_ideas=settings.plateau_ideas)  # fmt: skip
         self._is_table_behind, self._table_due = False, 0.0
         self._follower = HeadFollower(branch=branch, worktree=worktree, store=store, shared=shared, observer=observer)
         self._new = NewExperiments(branch=branch, store=store, worktree=worktree, shared=shared,
@@ -126,7 +132,7 @@ class ResearchLoop:
         return [*finished, *adopted]
 
     async def step(self) -> ExperimentRecord:
-        """One experiment: a run that the policy asks for, else an idea. Raises OutOfIdeas or BudgetSpent when there is none.
+        """One experiment: a run that the policy asks for, else an idea. Raises OutOfIdeas, BudgetSpent or LoopPaused.
 
         If the software has changed since the baseline was measured, the experiment is a control: the baseline again.
         """
@@ -203,13 +209,14 @@ class ResearchLoop:
             others=self.shared.tried.records_but_of(self.branch.name),
             near_misses=tuple(experiments.with_ids(policy.near_misses(self.shared.state().farm))),
             sigma=self._decisions.sigma(),
-            program=read_policy(self.settings.program),
+            program=self.steering.noted(read_policy(self.settings.program)),
             query=self.store.queries.text,
             charge=partial(self.store.add_answer, self.branch.name),
             spent_usd=partial(self.store.spent_usd, self.branch.tag),
             programs=programs_on_same_terms(self.store, self.branch),
             crashes=self.shared.tried.crash_patterns(head.commit),
             refused=refusals(self.store, self.branch.name),
+            guidance=self.steering.guidance(),
         )
 
     # --- what comes next --------------------------------------------------------------------------------------------
@@ -228,9 +235,7 @@ class ResearchLoop:
         return None if request is None else self._new.of_request(request)
 
     async def _idea(self) -> Experiment:
-        """A submitted idea, else a follow-up of an earlier one, else the researcher's next one, or the first run of a wave of
-        near-misses when it has none. Raises OutOfIdeas.
-        """
+        """An idea that was submitted, a follow-up, the researcher's or the first run of a wave. Raises OutOfIdeas, LoopPaused."""
         try:
             proposal = await self._proposer.submitted() or self._follow_up() or await self._proposer.next()
         except OutOfIdeas:
@@ -238,6 +243,9 @@ class ResearchLoop:
             if experiment is None:
                 raise
             return experiment
+        if self.steering.is_paused():
+            self._proposer.put_back(proposal)
+            raise LoopPaused
         self._follower.follow()  # it may have moved in the meantime
         experiment = self._new.of_proposal(proposal, kind="explore")
         self._proposer.prepare()

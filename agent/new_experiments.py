@@ -73,7 +73,7 @@ class NewExperiments:
     def _add_idea(self, proposal: Proposal, commit: str, *, kind: ExperimentKind, head: Head) -> Experiment:
         before = self._worktree.train_py(head.commit)
         described = _described(before, proposal.train_py)
-        return self._add(
+        experiment = self._add(
             kind=kind,
             title=proposal.title,
             hypothesis=proposal.hypothesis,
@@ -88,6 +88,8 @@ class NewExperiments:
             usage=proposal.usage,
             **described,
         )
+        self._shared.suggestions.followed(proposal.suggestion, experiment.id)
+        return experiment
 
     def _add(self, **fields: Any) -> Experiment:
         number = self._store.next_number(self._branch.name)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 from agent.duplicate_edits import read_ahead, reason_not_to_run, record_refusal
 from agent.observer import LoopObserver
@@ -11,6 +11,7 @@ from agent.rebase import rebased
 from agent.researcher import Context, ProposalFailed, Researcher
 from agent.submissions import SubmissionQueue
 from results.experiment import Proposal, Usage
+from results.steering import Suggestion
 from results.store import Store
 
 RETRY_PAUSES_S = (2.0, 300.0)
@@ -34,7 +35,7 @@ class Proposer:
         self._branch, self._researcher, self._store = branch, researcher, store
         self._observer, self._context, self._head_train_py = observer, context, head_train_py
         self._pauses_s = pauses_s
-        self._preparing: asyncio.Task[PreparedProposal] | None = None
+        self._preparing: asyncio.Future[PreparedProposal] | None = None
 
     def prepare(self) -> None:
         """Asks for the next proposal while this one trains, on the guess that this one is discarded, as most are.
@@ -43,6 +44,12 @@ class Proposer:
         """
         if self._preparing is None:
             self._preparing = asyncio.create_task(self._ask())
+
+    def put_back(self, proposal: Proposal) -> None:
+        """Keeps a proposal that isn't tried now as the prepared one, unless another is prepared already."""
+        if self._preparing is None:
+            self._preparing = asyncio.get_running_loop().create_future()
+            self._preparing.set_result((proposal, self._head_train_py()))
 
     @property
     def prepared(self) -> PreparedProposal | None:
@@ -111,7 +118,7 @@ class Proposer:
         while True:
             try:
                 context = self._context()
-                proposal = await self._researcher.propose(context)
+                proposal = following(await self._researcher.propose(context), context.guidance.suggestion)
                 await self._read_ahead(proposal, context)
                 is_current = context.train_py == self._head_train_py()  # else it is rebased and judged once it is due
                 if is_current and (reason := self._refused(proposal)) is not None:
@@ -136,6 +143,14 @@ class Proposer:
         """Records a proposal that was paid for and isn't tried."""
         withdrawn = {"branch": self._branch, "title": proposal.title, "reason": reason, "usage": _plain(proposal.usage)}
         self._store.add_event("proposal_withdrawn", withdrawn)
+
+
+def following(proposal: Proposal, suggestion: Suggestion | None) -> Proposal:
+    """A proposal that says in its hypothesis which person's suggestion it follows; as it is without one."""
+    if suggestion is None:
+        return proposal
+    hypothesis = f"Follows suggestion {suggestion.number} of a person: {suggestion.text}\n\n{proposal.hypothesis}".rstrip()
+    return replace(proposal, hypothesis=hypothesis, suggestion=suggestion.number)
 
 
 def _plain(usage: Usage | None) -> dict[str, object]:

@@ -7,6 +7,7 @@ from typing import Protocol
 from agent.crash_patterns import CrashPattern
 from research.errors import UserError
 from results.experiment import Branch, ExperimentRecord, Head, Proposal, Usage
+from results.steering import Suggestion
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,6 +17,16 @@ class Refusal:
     title: str
     researcher: str
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """What a researcher is told about its next idea, beside the policy and the history."""
+
+    suggestion: Suggestion | None = None
+    """A person's idea, for which it should propose an experiment; None if there is none."""
+    ideas_without_keep: int = 0
+    """The number of ideas that the group has tried since its last keep, if they are a plateau; else 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +60,7 @@ class Context:
     """What edits of this head crash repeatedly; those that change the same names are refused."""
     refused: tuple[Refusal, ...] = ()
     """The branch's latest proposals that were refused without a run, oldest first."""
+    guidance: Guidance = Guidance()
 
 
 class Researcher(Protocol):

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from agent.head_text import DoesNotFit, HeadChange, changed_head, head_change
+from agent.loop_steering import GroupSuggestions
 from agent.observer import LoopObserver
 from agent.repo.branch_log import follows
 from agent.repo.repository import train_py_at
@@ -56,6 +57,7 @@ class SharedResearch:
         self._under_way: dict[str, RunKind] = {}
         self._waves = Waves(store, group)
         self.tried = TriedByGroup(store, group)
+        self.suggestions = GroupSuggestions(store, group)
 
     def state(self) -> GroupState:
         """What all runs of the group say so far."""

@@ -14,6 +14,7 @@ from agent.repo.branch_log import FITTED_FROM, is_ancestor, positions_of
 from agent.repo.branch_names import branch_name, branch_ref, is_farm_branch, short_name, worktree_folder
 from agent.repo.git_command import GitFailed, command_to_type, run_git
 from agent.repo.parking import park_edits
+from agent.repo.repair import is_begun
 from agent.repo.repository import (
     START_GIT,
     TRAIN_FILE,
@@ -118,7 +119,7 @@ class BranchStart:
         repo, folder = self._options.repo, worktree_folder(self._options.home.folder, plan.branch_name)
         if sibling is not None and sibling.head_branch == plan.branch_name and branch_exists(repo, plan.branch_name):
             return Worktree.open(repo, folder, plan.branch_name)
-        if branch_exists(repo, plan.branch_name) and not folder.exists():
+        if branch_exists(repo, plan.branch_name) and not is_begun(folder):
             raise _unknown_branch(plan.branch_name)
         if sibling is not None:
             return Worktree.create(repo, folder, plan.branch_name, base=sibling.baseline_commit)
@@ -236,7 +237,7 @@ def check_branches(options: FarmOptions, known: Mapping[str, Branch]) -> None:
     check_terms(options, known, command="run")
     for name, _ in local_loops(options):
         folder = worktree_folder(options.home.folder, name)
-        if name not in known and branch_exists(options.repo, name) and not folder.exists():
+        if name not in known and branch_exists(options.repo, name) and not is_begun(folder):
             raise _unknown_branch(name)
     for name, _ in local_loops(options):
         if checked_out_branch(options.repo) == name:

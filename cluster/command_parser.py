@@ -11,6 +11,7 @@ from research.profiles import PROFILES
 from research.recipes import RECIPES
 from research.result import SANDBOX_MODES
 from results.confirmation import FEWEST_SEEDS
+from results.steering import PLATEAU_IDEAS
 from results.verdict import LINE_PRICE
 
 DEFAULT_SEEDS = 5
@@ -45,6 +46,7 @@ def make_parser() -> argparse.ArgumentParser:
     for name, title, add_commands in (
         ("start", "start", _add_start),
         ("research", "research", _add_research),
+        ("steer", "steer it while it runs", _add_steer),
         ("decide", "your own judgement", _add_decide),
         ("cluster", "on a cluster", _add_cluster),
         ("look", "look", _add_look),
@@ -126,7 +128,26 @@ def _add_research(group: CommandGroup) -> None:
     )
     _add_places(abandon, cache=False)
 
-    _add_places(group.add("stop", "stop the running farm cleanly"), cache=False)
+    stop = group.add("stop", "stop the running farm cleanly, or one loop of it")
+    stop.add_argument("branch", nargs="?", type=some_text, help="the loop's branch; the others go on (default: all loops)")
+    _add_places(stop, cache=False)
+
+
+def _add_steer(group: CommandGroup) -> None:
+    suggest = group.add("suggest", "suggest an idea in words: a loop's researcher gets it with its next proposal")
+    suggest.add_argument("text", nargs="?", type=some_text, metavar="WORDS", help="the idea, such as 'try QK-norm'")
+    suggest.add_argument("--tag", type=tag_name, help=f"the branch or tag that it is for (default: {DEFAULT_BRANCH})")
+    suggest.add_argument("--list", action="store_true", help="list all suggestions, with what became of them")
+    suggest.add_argument("--withdraw", type=count_to(1_000_000), metavar="N", help="withdraw suggestion N")
+    _add_places(suggest, cache=False)
+
+    pause = group.add("pause", "pause a loop: it finishes its experiment and starts no other, also after a restart")
+    pause.add_argument("branch", type=some_text, help="the loop's branch, or a tag for all of its loops")
+    _add_places(pause, cache=False)
+
+    resume = group.add("resume", "let a paused loop go on")
+    resume.add_argument("branch", type=some_text, help="the loop's branch, or a tag for all of its loops")
+    _add_places(resume, cache=False)
 
 
 def _add_decide(group: CommandGroup) -> None:
@@ -292,6 +313,12 @@ def _add_researcher(parser: argparse.ArgumentParser) -> None:
                         "(default: search, which needs no key)")  # fmt: skip
     parser.add_argument("--model", type=some_text, metavar="M", help="model that claude or a coding agent uses")
     parser.add_argument("--effort", type=some_text, metavar="E", help="how much a coding agent's model thinks, such as high")
+    parser.add_argument("--plateau", type=count_to(1_000_000), metavar="N",
+                        help="ideas without a keep after which claude, coding agents and command: are told to change the "
+                        f"structure (default: {PLATEAU_IDEAS})")  # fmt: skip
+    for when in ("before", "after"):
+        parser.add_argument(f"--{when}-experiment", type=some_text, metavar="COMMAND",
+                            help=f"a command of yours that runs {when} each experiment, with JSON on its input")  # fmt: skip
     parser.add_argument("--agent-writes", type=some_text, action="append", metavar="PATH",
                         help="a file or folder that a coding agent or command: may write beside its working folder and its "
                         "state in your home (repeatable)")  # fmt: skip

@@ -102,7 +102,10 @@ class Confirmation:
 
     def __init__(self, farm: Farm, subject: Subject, texts: tuple[str, str], *, contract: Contract, seeds: int) -> None:
         self._farm, self._store, self._subject, self._contract = farm, farm.store, subject, contract
-        self.number, self.seeds = self._interrupted() or self._begun(seeds)
+        interrupted = self._interrupted()
+        self.number, self.seeds = interrupted or self._begun(seeds)
+        if interrupted is not None and self.seeds != seeds:
+            self._say(f"it resumes under {counted(self.seeds, 'seed')}, as it began, and not under {seeds}")
         name, words = subject.tried.id, f"under {counted(self.seeds, 'fresh seed')}"
         self._tried = Side(experiment=self._again(subject.tried, f"{name} {words}"), train_py=texts[0])
         self._baseline = Side(experiment=self._again(subject.baseline, f"the baseline {words}"), train_py=texts[1])

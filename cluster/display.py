@@ -42,7 +42,7 @@ class LoopFields(TypedDict, total=False):
     """The state of one loop. An update gives only the fields that have changed."""
 
     phase: str
-    """`proposing`, `starting`, a run's `startup`, `training`, `handover` or `scoring`, or `ended`."""
+    """`proposing`, `starting`, a run's `startup`, `training`, `handover` or `scoring`, `paused` or `ended`."""
     experiment: str
     """Id of the experiment."""
     title: str

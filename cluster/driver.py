@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop
+from agent.loop_steering import LoopPaused
 from agent.repo.repair import restore_experiments
 from agent.repo.repository import train_py_at
 from agent.researcher import BudgetSpent, OutOfIdeas
@@ -30,12 +31,15 @@ from cluster.farm_options import FarmOptions
 from cluster.hardware import platform_identity
 from cluster.history_export import HistoryExport
 from cluster.home import home_option, usual_cache, usual_homes
+from cluster.hooks import Hooks
 from cluster.known_folders import known_folders, remember
 from cluster.local_api import FarmServer, Submitted
+from cluster.loop_control import LoopControl
 from cluster.loop_plans import LoopPlan, Planner
 from cluster.person_requests import Answer, Ask, record
 from cluster.results_files import update_results_tsv
 from cluster.resuming import log_options
+from cluster.steering_requests import unread_note
 from cluster.stop_request import StopRequest, interrupt_this_process
 from cluster.workqueue import WorkItem
 from research.contract import Contract
@@ -86,6 +90,11 @@ class Farm:
             check_whole(self.home.journal, self.store.journal.damaged, home_option=home_option(self.home))
             self.export = HistoryExport(self.store, on_aside=self._on_aside, on_failure=self._on_failure)
             self.events = FarmEvents(self.home, self.store, display, self.export, show_joining=options.engine == "ray")
+            self.hooks = self.events.hooks = Hooks(
+                {"before-experiment": options.before_experiment, "after-experiment": options.after_experiment},
+                store=self.store,
+                observer=self.events,
+            )
             if options.given is not None:
                 log_options(self.home, options.tag, options.given, command=options.command,
                             experiments=options.experiments, hours=options.hours)  # fmt: skip
@@ -94,6 +103,8 @@ class Farm:
             """Whether loops run, rather than a single command's runs."""
             self.on_stop: Callable[[], None] = interrupt_this_process
             """What `farm stop` does; called in the local API's threads."""
+            self.control: LoopControl | None = None
+            """What stops single loops; None while none runs."""
             self._serve()  # before data is prepared, which can take long
             self.planner = Planner(options, self.store, say=display.say)
             self.local_plans = self.planner.local() if options.engine == "local" else []
@@ -151,7 +162,13 @@ class Farm:
 
     def _ask(self, ask: Ask) -> Answer:
         """Records what a person asks; called in the local API's threads. Raises UserError."""
-        answer = Answer(recorded=record(self.store, ask), is_taken_up=self._is_looping(ask.group))
+        if ask.what == "stop loop" and self.control is not None:
+            recorded = self.control.stop_from_thread(ask.branch)
+        else:
+            recorded = record(self.store, ask)
+        looping = self._looping(ask.group)
+        note = unread_note(self.options.researcher, looping) if ask.what == "suggest" and looping else ""
+        answer = Answer(recorded=recorded, is_taken_up=bool(looping), note=note)
         self.display.say(f"asked by a person: {answer.recorded}")
         return answer
 
@@ -165,19 +182,20 @@ class Farm:
     def _submit(self, fields: dict[str, Any]) -> Submitted:
         """Records an idea from outside; called in the local API's threads. Raises UserError."""
         submission = submission_from(fields)
-        answer = Submitted(id=submit(self.store, submission), is_taken_up=self._is_looping(submission.group))
+        answer = Submitted(id=submit(self.store, submission), is_taken_up=bool(self._looping(submission.group)))
         self.display.say(f"submitted from outside: {answer.id} {one_line(submission.title, 60)}")
         return answer
 
-    def _is_looping(self, group: str) -> bool:
-        """Whether a loop of the group will take another step."""
+    def _looping(self, group: str) -> list[Branch]:
+        """The branches of the group whose loops will take another step."""
         running = [name for name, state in list(self.events.loops.items()) if state.get("phase") != "ended"]
-        members = {branch.name for branch in self.store.branches() if branch.head_branch == group}
-        return self.has_loops and not members.isdisjoint(running)
+        members = [branch for branch in self.store.branches() if branch.head_branch == group]
+        return [branch for branch in members if self.has_loops and branch.name in running]
 
     async def close(self) -> None:
         """Ends all processes, exports the history and releases the home."""
         with self._cleanup:
+            await self.hooks.close()
             await self.dispatcher.close()
             await self.engine.close()
             self.export.write()
@@ -233,12 +251,14 @@ class Farm:
             rule="greedy" if branch.rule == "greedy" else self.options.rule,
             baseline_runs=self.options.baseline_runs,
             program=self.options.repo / "program.md",
+            plateau_ideas=self.options.plateau_ideas,
             fit=lambda text: fit_to_profile(text, plan.contract.profile, free_memory(plan))[0],
         )
 
     async def execute(self, plan: LoopPlan, experiment: Experiment, train_py: str, spec: RunSpec,
                       report: Callable[[dict[str, Any]], None]) -> RunResult:  # fmt: skip
         """Executes one run of an experiment on whichever device of its platform is free first."""
+        await self.hooks.before(experiment)
         item = WorkItem(
             id=spec.run_id,
             kind=experiment.kind,
@@ -263,6 +283,7 @@ class FarmRun:
         self._news = asyncio.Event()
         self._background: list[asyncio.Task[None]] = []
         """Tasks beside the loops. None of them may end unnoticed: the farm ends with what it raised."""
+        self._control = LoopControl(self._loops, farm.events)
         self._stop = StopRequest(self._cancel_loops, say=farm.display.say)
 
     async def run(self) -> FarmSummary:
@@ -271,6 +292,7 @@ class FarmRun:
         farm.events.cancel_old_work()
         farm.has_loops = True
         farm.on_stop = self._stop.request_from_thread
+        farm.control = self._control
         farm.events.on_event(
             "farm_started", tag=self._options.tag, engine=self._options.engine, researcher=self._options.researcher
         )
@@ -351,13 +373,12 @@ class FarmRun:
         """Runs one loop from start to end; returns why it ended. A loop that fails leaves the others alone."""
         loop = await asyncio.to_thread(self._farm.open_loop, plan)
         try:
-            await loop.start()
-            self._started.append(loop)
-            while (reason := self._limit_reached(loop)) is None:
-                await loop.step()
-            if not self._stop.reason:
-                await loop.finish()
-            return reason
+            return await self._research(loop)
+        except asyncio.CancelledError:
+            if not self._control.was_stopped(plan.branch_name):
+                raise
+            self._farm.events.on_event("loop_stopped", branch=plan.branch_name)
+            return f"{plan.branch_name} was stopped"
         except (OutOfIdeas, BudgetSpent) as end:
             await loop.finish()
             return str(end) or type(end).__name__
@@ -376,9 +397,26 @@ class FarmRun:
                 self._farm.events.on_event("loop_failed", branch=plan.branch_name, reason=words)
             raise
         finally:
+            loop.steering.release()
             await loop.close()
             self._ended.append(loop)
             self._farm.events.on_loop_state(plan.branch_name, phase="ended")
+
+    async def _research(self, loop: ResearchLoop) -> str:
+        """Starts a loop and lets it take steps, but for the time that it is paused; returns which limit it has reached."""
+        limit = partial(self._limit_reached, loop)
+        await self._control.wait_while_paused(loop, limit)
+        if loop.steering.is_paused():
+            return limit() or "paused"
+        await loop.start()
+        self._started.append(loop)
+        while (reason := limit()) is None:
+            with contextlib.suppress(LoopPaused):
+                await loop.step()
+            await self._control.wait_while_paused(loop, limit)
+        if not self._stop.reason and not loop.steering.is_paused():
+            await loop.finish()
+        return reason
 
     def _limit_reached(self, loop: ResearchLoop) -> str | None:
         """Why a loop starts no more experiments; None while it may."""

@@ -6,6 +6,7 @@ from cluster.display import Display
 from cluster.end_summary import counts_of
 from cluster.history_export import HistoryExport
 from cluster.home import Home
+from cluster.hooks import HOOK_FAILED, Hooks
 from cluster.paced import PacedWork
 from cluster.workqueue import WorkItem
 from results.experiment import ExperimentRecord
@@ -27,6 +28,10 @@ MESSAGES = {
     "no_wave": "{branch}: too few near-misses to combine, or they have been combined on this head",
     "view_failed": "{file} can't be written ({reason}): it is tried again later, and nothing of the history is lost",
     "picture_moved_aside": "{branch}: progress.png was not drawn by the farm: it is now {file}",
+    "loop_paused": "{branch}: paused, until farm resume {branch}",
+    "loop_resumed": "{branch}: resumed",
+    "loop_stopped": "{branch}: stopped; the other loops go on",
+    HOOK_FAILED: "{branch}: the hook {hook} failed for {experiment}: {reason}",
     "run_lost": "{branch}: run {run} was lost: {reason}",
 }
 """The messages for events that the user is told about; all others are only logged."""
@@ -43,6 +48,8 @@ class FarmEvents:
         self._counting = PacedWork(lambda: display.counts(counts_of(store, list(self.loops))))
         self.loops: dict[str, dict[str, Any]] = {}
         """What each loop is doing, by its branch."""
+        self.hooks: Hooks | None = None
+        """The user's commands that run after verdicts; None if there are none."""
 
     def on_loop_state(self, branch: str, **fields: Any) -> None:
         """A loop's state has changed, or its run has progressed."""
@@ -68,6 +75,8 @@ class FarmEvents:
             reason=record.verdict.reason,
         )
         self._export.request()
+        if self.hooks is not None:
+            self.hooks.after(record)
 
     def on_head_gain(self, group: str, gain: ExpectedGain) -> None:
         """All runs of a group have said something new of its head."""

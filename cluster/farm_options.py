@@ -9,6 +9,7 @@ from cluster.hardware import ANY_DEVICE, Device, DeviceRequest
 from cluster.home import Home
 from research.recipes import Recipe
 from research.result import SandboxMode
+from results.steering import PLATEAU_IDEAS
 from results.verdict import LINE_PRICE, Rule
 
 EngineKind = Literal["local", "ray"]
@@ -56,6 +57,12 @@ class FarmOptions:
     """Number of loops; None: one per device."""
     experiments: int | None = None
     """Experiments per loop, counted on its branch; None: no limit."""
+    before_experiment: str | None = None
+    """A command that runs before each experiment; None: none does."""
+    after_experiment: str | None = None
+    """A command that runs after each verdict."""
+    plateau_ideas: int = PLATEAU_IDEAS
+    """How many ideas of a group without a keep are a plateau."""
     hours: float | None = None
     """Time after which no experiment starts; None: no limit."""
     dirty: bool = False

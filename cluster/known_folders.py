@@ -1,11 +1,14 @@
 """The homes and caches of all farms of this user, wherever they lie: a researcher's command may read none of them."""
 
 import contextlib
+import fcntl
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
 
-from research.files import write_atomically
+from research.files import remove_unfinished, write_atomically
 
 
 def list_file() -> Path:
@@ -24,9 +27,21 @@ def known_folders() -> tuple[Path, ...]:
 
 def remember(*folders: Path) -> None:
     """Adds folders to the list, and takes out those that are gone. Does nothing where the list can't be written."""
-    before = known_folders()
-    after = dict.fromkeys([*before, *(folder.resolve() for folder in folders if "\n" not in str(folder))])
-    if tuple(after) != before:
-        with contextlib.suppress(OSError):
-            list_file().parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError), _held(list_file().parent):
+        remove_unfinished(list_file().parent, (list_file().name,))
+        before = known_folders()
+        after = dict.fromkeys([*before, *(folder.resolve() for folder in folders if "\n" not in str(folder))])
+        if tuple(after) != before:
             write_atomically(list_file(), "".join(f"{folder}\n" for folder in after).encode(errors="surrogateescape"))
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Makes a folder, and lets one process at a time into the block. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,11 +1,14 @@
-"""What a person asks of the loops of a group: a wave of near-misses, the baseline again, or that an idea leaves the head.
+"""What a person asks of the loops of a group: a wave of near-misses, the baseline again, that an idea leaves the head, or what
+cluster/steering_requests.py records.
 
 It is recorded in the store by the process that holds the home, and a loop takes it up at its next step.
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
+from cluster import steering_requests
 from cluster.home import Home
 from cluster.resuming import resuming
 from research.errors import UserError
@@ -23,11 +26,17 @@ if TYPE_CHECKING:
 class Ask:
     """One thing that a person asks."""
 
-    what: Literal["combine", "baseline", "drop", "undo drop"]
+    what: Literal["combine", "baseline", "drop", "undo drop", "suggest", "withdraw", "pause", "resume", "stop loop"]
     group: str
     """The branch that holds the head of the group."""
     idea: str = ""
     """The id of the idea to drop, or that was dropped."""
+    text: str = ""
+    """The words of a suggestion."""
+    number: int = 0
+    """The number of the suggestion to withdraw."""
+    branch: str = ""
+    """The branch of the loop to pause, resume or stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +47,8 @@ class Answer:
     """One line that says what follows."""
     is_taken_up: bool
     """Whether a loop of the group is running, so that nothing needs to be started."""
+    note: str = ""
+    """Why no loop can take it up, in words; empty if one can."""
 
 
 def record(store: "Store", ask: Ask) -> str:
@@ -45,6 +56,8 @@ def record(store: "Store", ask: Ask) -> str:
     members = [branch for branch in store.branches() if branch.head_branch == ask.group]
     if not members:
         raise UserError(f"This home has no branch {ask.group}.")
+    if ask.what in ("suggest", "withdraw", "pause", "resume", "stop loop"):
+        return _steer(store, ask)
     if store.groups.head(ask.group) is None:
         begin = resuming(Home(store.home), members[0], done=0)
         raise UserError(f"{ask.group} has no baseline with a score yet: `{begin}` measures it.")
@@ -56,6 +69,18 @@ def record(store: "Store", ask: Ask) -> str:
     if ask.what == "undo drop":
         return _undo_drop(store, ask, state)
     return _combine(store, ask, state) if ask.what == "combine" else _drop(store, ask, state)
+
+
+def _steer(store: "Store", ask: Ask) -> str:
+    """Records what a person tells loops while they run. Raises UserError."""
+    if ask.what == "suggest":
+        return steering_requests.suggest(store, ask.group, ask.text)
+    if ask.what == "withdraw":
+        return steering_requests.withdraw(store, ask.group, ask.number)
+    if ask.what == "stop loop":
+        raise UserError(f"{ask.branch} has no loop that runs.")
+    change = steering_requests.pause if ask.what == "pause" else steering_requests.resume
+    return change(store, ask.branch)
 
 
 REQUESTED = {CONTROL_REQUEST: "the baseline again, as a control", WAVE_REQUEST: "a wave of near-misses"}
@@ -114,10 +139,37 @@ def _drop(store: "Store", ask: Ask, state: "GroupState") -> str:
     if on_it:
         builds, that = ("builds", "that") if len(on_it) == 1 else ("build", "those")
         raise UserError(f"{idea} ({title}) can't leave the head: {', '.join(on_it)} {builds} on it; drop {that} first.")
+    if (above := _edits_above(store, ask.group, idea)) is not None:
+        by = f"{', '.join(above)} changed the same lines later" if above else "several later edits stand on its lines"
+        raise UserError(f"{idea} ({title}) can't leave the head: {by}; drop {'that' if above else 'those'} first.")
     store.add_event(RULING, ruling_event(ask.group, Ruled(ruling="bar", patches=(idea,), reason=DROPPED_BY_A_PERSON)))
     for name, verdict in flips(store.groups.state(ask.group), {idea: "keep"}):
         store.add_verdict(name, verdict)
     return f"{idea} ({title}) leaves the head of {ask.group} and stays out; a merge without it is run next"
+
+
+def _edits_above(store: "Store", group: str, idea: str) -> list[str] | None:
+    """The later ideas of the head that keep an idea in it, each by itself; none if several do together. None: it can leave."""
+    from agent.head_text import DoesNotFit, HeadChange, changed_head
+    from agent.repo.repository import train_py_at
+    from agent.repo.worktree import commit_exists
+
+    head = store.groups.head(group)
+    repo = head and next((repo for repo in Home(store.home).repositories() if commit_exists(repo, head.commit)), None)
+    if head is None or repo is None or idea not in head.patches:
+        return None
+
+    def fits(*leaving: str) -> bool:
+        experiments = tuple(store.record(name).experiment for name in leaving)
+        text_at = partial(train_py_at, repo)
+        try:
+            changed_head(text_at(head.commit), HeadChange(remove=experiments), text_at)
+        except DoesNotFit:
+            return False
+        return True
+
+    later = head.patches[head.patches.index(idea) + 1 :]
+    return None if fits(idea) else [name for name in later if fits(name, idea)]
 
 
 def _dropped_already(store: "Store", group: str, idea: str) -> str:

@@ -4,11 +4,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.person_requests import dropped_from_head, pending
-from research.formatting import counted
+from research.command_hints import to_type
+from research.formatting import counted, one_line
 from results.confirmation import conclusion, confirmation_of, in_words, shows_no_gain
 from results.counts import beside_ideas, count
 from results.group_history import GroupHistory
 from results.history import BranchHistory, by_head
+
+SUGGESTION_WIDTH = 100
+"""Characters of a suggestion that are shown."""
 
 
 def running_lines(running: dict[str, Any]) -> list[str]:
@@ -22,6 +26,8 @@ def running_lines(running: dict[str, Any]) -> list[str]:
 def doing(known: dict[str, Any]) -> str:
     """What a loop does now, in words."""
     phase = str(known.get("phase", "starting"))
+    if phase == "paused":
+        return phase
     if phase != "training":
         return f"{phase} {known.get('title', '')}".strip()
     loss = "" if known.get("loss") is None else f", loss {known['loss']:.3f}"
@@ -44,6 +50,9 @@ def standing(history: BranchHistory) -> dict[str, Any]:
         "head": group.head.commit if group.head else None,
         "head_branch": group.name,
         "requested": pending(group),
+        "suggestions": {one.number: one.text for one in group.steering.open_suggestions},
+        "paused": history.branch.name in group.steering.paused,
+        "plateau": group.plateau,
     }
 
 
@@ -69,7 +78,19 @@ def _group_lines(sharing: Sequence[BranchHistory]) -> list[str]:
     lines += [f"  {line}" for line in unequal_lines(group)]
     if not is_alone:
         lines += [f"  {history.branch.name}: {_counts_in_words(history)}" for history in sharing]
-    return lines + [f"  requested: {request}" for request in pending(group)]
+    return lines + [f"  requested: {request}" for request in pending(group)] + steering_lines(group)
+
+
+def steering_lines(group: GroupHistory) -> list[str]:
+    """How people steer the group now, and the plateau that its researchers are told of."""
+    lines = [f"  paused: {name} (`{to_type(f'farm resume {name}')}` resumes it)" for name in sorted(group.steering.paused)]
+    if group.plateau:
+        lines.append(
+            f"  plateau: {counted(group.plateau, 'idea')} without a keep; researchers are told to change the structure"
+        )
+    return lines + [
+        f"  suggestion {one.number}, open: {one_line(one.text, SUGGESTION_WIDTH)}" for one in group.steering.open_suggestions
+    ]
 
 
 def refuted_lines(group: GroupHistory) -> list[str]:

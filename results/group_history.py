@@ -14,6 +14,7 @@ from results.experiment import Branch, ExperimentRecord, Head, Verdict, edit_of
 from results.group_entries import Entry, Ran
 from results.head_gain import ExpectedGain, gain_in, gain_text
 from results.machine_shares import UnequalShare, unequal_shares
+from results.steering import Steering, ideas_since_keep
 
 if TYPE_CHECKING:
     from results.group_state import GroupState
@@ -47,6 +48,7 @@ class GroupHistory:
     """The details of the latest event that records what the head gains."""
     requests: tuple[str, ...] = ()
     """What people have asked of the loops and none has taken up yet, oldest first."""
+    steering: Steering = field(default_factory=Steering)
 
     @cached_property
     def state(self) -> "GroupState | None":
@@ -152,6 +154,13 @@ class GroupHistory:
     def unequal_shares(self) -> list[UnequalShare]:
         """The runs of all branches that had another share of the machine than usual, in the order of their experiments."""
         return unequal_shares(self.records, (entry.run for entry in self.entries if isinstance(entry, Ran)))
+
+    @property
+    def plateau(self) -> int:
+        """The number of ideas without a keep, if researchers are told so; else 0."""
+        ideas = [record for record in reversed(self.records) if record.is_idea]
+        count, last_keep = ideas_since_keep((one.experiment.id, one.verdict.decision if one.verdict else "") for one in ideas)
+        return count if last_keep == self.steering.plateau_after else 0
 
     @property
     def scored_runs(self) -> int:

@@ -23,6 +23,7 @@ from results.group_entries import GAIN, HEAD, REQUEST, REQUEST_TAKEN, RULING, En
 from results.group_history import Decided, GroupHistory, is_baseline, is_keep
 from results.journal import DamagedLine, JournalRecord, read_journal
 from results.researcher_costs import cost_in
+from results.steering import SteeringEvents
 
 SHORTEST_COMMIT = 5
 """Minimum length of a commit's prefix: fewer digits are the number of an experiment."""
@@ -99,6 +100,7 @@ class _Told:
     requests: dict[str, dict[int, str]] = field(default_factory=dict)
     """What people have asked for and no loop has taken up, by its number."""
     decisions: dict[str, list[Decided]] = field(default_factory=dict)
+    steering: SteeringEvents = field(default_factory=SteeringEvents)
 
     def take(self, record: JournalRecord) -> None:
         body = record.body
@@ -116,6 +118,7 @@ class _Told:
             self.decisions.setdefault(body["experiment_id"], []).append(Decided(time=record.time, verdict=verdict))
         elif record.kind == "event":
             self._take_event(body["kind"], body["details"])
+            self.steering.take(body["kind"], body["details"], record.time)
         cost = cost_in(record)
         if cost is not None:
             self.costs.setdefault(cost.branch, []).append(cost.usage)
@@ -149,6 +152,7 @@ def _group(name: str, told: _Told, of_branch: Mapping[str, Sequence[ExperimentRe
         decisions={id: told.decisions.get(id, ()) for id in records},
         gain_event=told.gains.get(name),
         requests=tuple(told.requests.get(name, {}).values()),
+        steering=told.steering.of_group(name, [branch.name for branch in members]),
     )
 
 

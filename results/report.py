@@ -100,11 +100,19 @@ def _group_report(histories: Sequence[BranchHistory], home: Path | None, confirm
         *_beside_ideas(group),
         _code_line(group),
         *_share_warnings(group),
+        *_policy_lines(group),
     ]
     for history in histories:
         about = [*_warning_lines(history.records), _counts_line(history.records), _cost_line(history)]
         lines += about if len(group.branches) == 1 else [history.branch.name, *(f"  {line}" for line in about)]
     return lines
+
+
+def _policy_lines(group: GroupHistory) -> list[str]:
+    """When program.md was changed, if it was."""
+    changes = group.steering.policies[1:]
+    told = [f"{one.time[:16].replace('T', ' ')} ({one.digest})" for one in changes[-MOST_RUNS:]]
+    return _wrapped(f"program.md changed {counted(len(changes), 'time')}: {', '.join(told)} UTC") if changes else []
 
 
 def _wrapped(text: str) -> list[str]:

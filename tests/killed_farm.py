@@ -13,16 +13,13 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from research.errors import UserError
-
-CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["cluster.driver", "cluster.by_hand", "results.store", "agent.researchers.scripted",
-                                "matplotlib.figure", "tests.cluster.farm_samples"])  # fmt: skip
+from research.streams import refusal
+from tests.cluster.forked_farm import CONTEXT
 
 TAG = "one"
 WRITES = ("before fsync", "before replace", "before rename", "before link")
@@ -226,6 +223,13 @@ def _command(scenario: str, folder: str, kill_at: int | None, during: bool, fail
     except UserError as error:
         print(f"farm: {error}")
         status = 2
+    except OSError as error:  # as cluster/cli.py tells it
+        told = refusal(error, checkout=home / "repo")
+        if told is None:
+            traceback.print_exc()
+        else:
+            print(f"farm: {told}")
+            status = 2
     except BaseException:
         traceback.print_exc()
     os._exit(status)

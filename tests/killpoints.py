@@ -78,7 +78,7 @@ class Kills:
             "places": len(hit),
             "violations": len(violations),
             "hangs": sum(outcome.hangs for outcome in told),
-            "first": violations[:5],
+            "first": violations[:20],
         }
 
     def measure(self, scenario: str) -> None:

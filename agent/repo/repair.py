@@ -44,9 +44,18 @@ def is_sound(repo: Path, folder: Path) -> bool:
     return Path(top).resolve() == folder.resolve() and not interrupted
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether a worktree's folder is there, or what an interrupted repair has moved aside of it."""
+    return folder.exists() or _aside(folder).exists()
+
+
+def _aside(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".broken")
+
+
 def check_out(repo: Path, folder: Path, branch: str) -> None:
     """Brings a worktree folder to the branch's commit, whatever state it is in. Files that git doesn't track stay."""
-    aside = folder.with_name(folder.name + ".broken")
+    aside = _aside(folder)
     if not is_sound(repo, folder):
         if folder.exists() and not aside.exists():
             folder.rename(aside)

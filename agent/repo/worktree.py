@@ -19,6 +19,7 @@ from agent.repo.parking import park_commits, park_edits
 from agent.repo.repair import check_out, common_folder, remove_stale_locks, same_repository
 from agent.repo.repository import TRAIN_FILE, head_train_py, train_py_at, working_train_py
 from research.errors import UserError
+from research.files import write_atomically
 from research.formatting import counted
 
 _COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
@@ -199,10 +200,9 @@ class Worktree:
         if self.owned:
             run_git(self.folder, "reset", "--quiet", "--hard", commit)
         elif working_train_py(self.folder) in {_unix_lines(text) for text in untouched}:
-            run_git(self.folder, "checkout", "--quiet", commit, "--", TRAIN_FILE)
+            self._put(commit)
         else:
-            blob = run_git(self.repo, "rev-parse", f"{commit}:{TRAIN_FILE}").strip()
-            run_git(self.folder, "update-index", "--cacheinfo", f"100644,{blob},{TRAIN_FILE}")
+            self._list(commit)
         return [ref for ref in parked if ref is not None]
 
     def move_shared(self, branch: str, commit: str) -> str | None:
@@ -232,8 +232,20 @@ class Worktree:
         """
         if tried is not None and working_train_py(self.folder) != _unix_lines(tried):
             return False
-        run_git(self.folder, "checkout", "--quiet", commit, "--", TRAIN_FILE)
+        self._put(commit)
         return True
+
+    def _put(self, commit: str) -> None:
+        """Writes a commit's train.py into the folder, as git would, but so that a kill leaves the old text or the new one."""
+        text = run_git(self.folder, "cat-file", "--filters", f"{commit}:{TRAIN_FILE}")
+        write_atomically(self.folder / TRAIN_FILE, text)
+        self._list(commit)
+        run_git(self.folder, "status", "--porcelain", "--", TRAIN_FILE)  # git notes when the file was written
+
+    def _list(self, commit: str) -> None:
+        """Makes a commit's train.py the one in git's index of the folder."""
+        blob = run_git(self.repo, "rev-parse", f"{commit}:{TRAIN_FILE}").strip()
+        run_git(self.folder, "update-index", "--cacheinfo", f"100644,{blob},{TRAIN_FILE}")
 
     def _commit(self, train_py: str, *, message: str, parent: str, ref: str, merged: Sequence[str] = ()) -> str:
         """Creates blob, trees, commit and ref with one `git fast-import` (5 ms; a process for each step takes 20 ms)."""

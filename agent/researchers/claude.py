@@ -29,7 +29,7 @@ from agent.researchers.claude_failures import (
     failure_of,
 )
 from agent.researchers.claude_tools import TOOLS
-from agent.researchers.history_text import history_table, situation
+from agent.researchers.history_text import guidance_text, history_table, situation
 from agent.researchers.prices import PRICES_AS_OF, Price, price_of
 from research.errors import UserError
 from research.formatting import counted, one_line
@@ -250,7 +250,7 @@ def _opening(context: Context) -> MessageParam:
     task = "Edit train.py for your next idea, then submit it."
     now: TextBlockParam = {
         "type": "text",
-        "text": f"{situation(context)}\n\n<history>\n{table}\n</history>\n\n{task}",
+        "text": f"{situation(context)}\n\n<history>\n{table}\n</history>\n\n{guidance_text(context)}{task}",
     }
     return {"role": "user", "content": [head, now]}
 

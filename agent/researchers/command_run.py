@@ -18,6 +18,7 @@ from agent.researchers.agent_folder import read_idea, read_train_py, write_agent
 from agent.researchers.coding_agents import CodingAgent, keys_of_others
 from agent.researchers.contained import Order
 from agent.researchers.containment import AgentBounds, Containment, files_of_command
+from agent.researchers.history_text import guidance_text
 from research.files import research_folder
 from research.formatting import one_line
 from research.sandbox import machine_files
@@ -83,7 +84,7 @@ class CommandRun:
         """
         try:
             write_agent_folder(self._folder, context)
-            order = self._order()
+            order = self._order(prompt_of(context))
         except OSError as error:
             raise _unusable(error) from None
         with self.output.open("wb") as output, self.errors.open("wb") as errors:
@@ -126,10 +127,10 @@ class CommandRun:
         text = _end_of(self.errors) or _end_of(self.output)
         return f"Its output ends with: {text[-300:]}" if text else "It printed nothing."
 
-    def _order(self) -> Order:
+    def _order(self, prompt: str) -> Order:
         """The command with its prompt, and its bounds."""
         prompt_file, temporary = self._scratch / "prompt.txt", self._scratch / "temporary"
-        prompt_file.write_text(PROMPT, encoding="utf-8")
+        prompt_file.write_text(prompt, encoding="utf-8")
         temporary.mkdir()
         agent, here = self._command.agent, self._here
         environment = _environment(os.environ, str(self._folder), agent)
@@ -137,7 +138,7 @@ class CommandRun:
             environment["TMPDIR"] = machine_files.SCRATCH_FOLDERS[0] if here.namespaces else str(temporary)
         files = files_of_command(self._command.arguments, self._bounds, folder=self._folder, temporary=temporary,
                                  prompt_file=prompt_file, environment=environment, agent=agent)  # fmt: skip
-        prompted = [part.replace("{prompt_file}", str(prompt_file)).replace("{prompt}", PROMPT)
+        prompted = [part.replace("{prompt_file}", str(prompt_file)).replace("{prompt}", prompt)
                     for part in self._command.arguments]  # fmt: skip
         return Order(
             arguments=tuple(prompted),
@@ -148,6 +149,12 @@ class CommandRun:
             namespaces=here.namespaces,
             landlock=here.landlock,
         )
+
+
+def prompt_of(context: Context) -> str:
+    """The prompt, which ends with what the next idea should heed, if there is anything."""
+    guidance = guidance_text(context).rstrip()
+    return f"{PROMPT}\n{guidance}\n" if guidance else PROMPT
 
 
 @contextmanager

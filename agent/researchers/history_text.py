@@ -67,3 +67,23 @@ def _row(record: ExperimentRecord) -> str:
     gain = "-" if verdict.gain is None else f"{verdict.gain:+.6f}"
     title, reason = (one_line(text, 160).replace("|", "/") for text in (record.experiment.title, verdict.reason))
     return f"{record.experiment.id} | {record.outcome} | {score} | {gain} | {title} | {reason}"
+
+
+def guidance_text(context: Context) -> str:
+    """What a researcher's prompt says of its next idea: a person's suggestion, and that small changes bring nothing more.
+
+    It is empty where there is neither; else it ends with an empty line.
+    """
+    parts, guidance = [], context.guidance
+    if guidance.suggestion is not None:
+        parts.append(
+            f"A person suggests (suggestion {guidance.suggestion.number}): {guidance.suggestion.text}\n"
+            "Your next idea should try this suggestion, unless the history shows that it has been tried."
+        )
+    if guidance.ideas_without_keep:
+        parts.append(
+            f"The last {guidance.ideas_without_keep} ideas of all loops brought no keep: a plateau. Your next idea should "
+            "change the structure of train.py (the architecture, the optimizer, the schedule, the data order), not a "
+            "constant alone."
+        )
+    return "".join(f"{part}\n\n" for part in parts)

@@ -15,6 +15,9 @@ WITH_MODEL = ("claude", *AGENTS)
 MOST_SHARES = 1_000
 """Limit of a researcher's share."""
 
+READS_NO_TEXT = ("search", "scripted")
+"""The researchers that compute or list their ideas, and so can't read a suggestion."""
+
 EXAMPLE = "claude:2,codex:1,search:5"
 
 
@@ -48,3 +51,8 @@ def researcher_of_loop(name: str, loop: int) -> str:
     places = [((turn + 0.5) / share, member) for member, share in shares.items() for turn in range(share)]
     order = [member for _, member in sorted(places, key=lambda place: place[0])]
     return order[loop % len(order)]
+
+
+def reads_text(name: str) -> bool:
+    """Whether the researcher with this name, as `--researcher` takes it without a mix, can read what people write."""
+    return name.partition(":")[0] not in READS_NO_TEXT

@@ -15,11 +15,13 @@ from cluster.engine_choice import chosen_engine
 from cluster.farm_options import EngineKind, FarmOptions, todays_tag
 from cluster.hardware import Device, choose_devices, detect_devices, limited
 from cluster.home import find_cache, find_home
+from cluster.hooks import check_hook
 from cluster.parser_parts import words_for
 from research.data.sources import check_source
 from research.errors import UserError
 from research.files import user_path
 from research.profiles import memory_limit
+from results.steering import PLATEAU_IDEAS
 
 OF_ONE_CALL = ("experiments", "hours", "dirty", "recipe", "message", "again")
 """Options that resuming doesn't take again as they are: limits, which may be reached, and what applies to new branches or to
@@ -33,6 +35,8 @@ def run_options(options: argparse.Namespace) -> FarmOptions:
     """The options of `farm run`. Raises UserError."""
     check_researcher(options.researcher)
     check_used(options)
+    check_hook("--before-experiment", options.before_experiment)
+    check_hook("--after-experiment", options.after_experiment)
     found = detect_devices()
     engine = chosen_engine(options.engine, options.devices, found, options.address)
     return replace(
@@ -42,6 +46,9 @@ def run_options(options: argparse.Namespace) -> FarmOptions:
         effort=options.effort,
         max_cost=options.max_cost,
         agent_writes=_agent_writes(options.agent_writes or ()),
+        before_experiment=options.before_experiment,
+        after_experiment=options.after_experiment,
+        plateau_ideas=options.plateau or PLATEAU_IDEAS,
         address=options.address,
         share=options.share == "all",
         loops=options.loops,

@@ -131,10 +131,14 @@ def interrupted_named(unfinished: "list[ExperimentRecord]", name: str | None, *,
 
 
 def stop(options: argparse.Namespace) -> int:
-    """Asks the running farm to end."""
+    """Asks the running farm to end, or loops of it alone."""
     from cluster.local_api import connect, silent_farm
 
     home = find_home(options.home)
+    if options.branch is not None:
+        from cluster.commands.steer import stop_loops
+
+        return stop_loops(home, options.branch)
     client = connect(home)
     if client is None:
         raise UserError(silent_farm(home) or f"No farm is running on {home.folder}.")

@@ -26,6 +26,7 @@ CONTEXT.set_forkserver_preload(
     [
         *("research.run", "ray", "tiktoken", "matplotlib.backends.backend_agg", "matplotlib.figure", "matplotlib.patheffects"),
         *("cluster.cli", "cluster.driver", "cluster.commands.look", "cluster.commands.research", "cluster.by_hand"),
+        *("results.store", "agent.researchers.scripted", "tests.cluster.farm_samples"),
         "tests.research.huge_pages",
     ]
 )

@@ -87,8 +87,11 @@ def test_each_worktree_has_a_home_of_its_own(checkout: Checkout) -> None:
     assert find_home(start=checkout.folder).folder == checkout.home
 
 
-def test_a_start_that_was_killed_is_completed_by_the_same_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between the branch and its folder; a branch that this home did not begin is refused."""
+@pytest.mark.parametrize("at", ["agent.repo.worktree.check_out", "agent.repo.repair.shutil.rmtree"])
+def test_a_start_that_was_killed_is_completed_by_the_same_command(
+    at: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the branch and its folder, or once that was moved aside; a branch that this home did not begin is refused."""
     repo = tmp_path / "repo"
     make_repository(repo, {"research/train.py": (research_folder() / "train.py").read_text(), "program.md": "policy\n"})
     options = FarmOptions(repo=repo, home=Home(tmp_path / "home"), cache=tmp_path, tag="new", researcher="search",
@@ -96,13 +99,13 @@ def test_a_start_that_was_killed_is_completed_by_the_same_command(tmp_path: Path
     data: Any = SimpleNamespace(score_fingerprint=lambda contract: "s", data_fingerprint="d")
     plan = LoopPlan(branch_name="autoresearch/new", number=0, device=CPU, contract=contract_for("cpu"), data=data)
 
-    def killed(*arguments: object) -> None:
+    def killed(*arguments: object, **options: object) -> None:
         raise KeyboardInterrupt
 
     with Store.open(tmp_path / "home") as store:
         start = BranchStart(options, store, say=lambda text: None)
         with monkeypatch.context() as patch:
-            patch.setattr("agent.repo.worktree.check_out", killed)
+            patch.setattr(at, killed)
             with pytest.raises(KeyboardInterrupt):
                 start.open(plan, in_place=False)
         assert branch_exists(repo, plan.branch_name) and store.branch(plan.branch_name) is None

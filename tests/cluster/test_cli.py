@@ -28,13 +28,22 @@ TRAIN = "research/train.py"
 GROUPS = {
     "start": ("demo", "doctor", "prepare", "profile"),
     "research": ("run", "try", "abandon", "stop"),
+    "steer it while it runs": ("suggest", "pause", "resume"),
     "on a cluster": ("submit", "fetch"),
     "look": ("status", "report", "show", "sql", "audit", "verify", "autopsy", "import"),
     "use what was found": ("diff", "apply", "sample", "transfer"),
     "for agents outside the farm": ("mcp",),
 }
 COMMANDS = [command for commands in GROUPS.values() for command in commands]
-NEEDED = {"autopsy": ["results.tsv"], "import": ["results.tsv"], "show": ["1"], "sql": ["SELECT 1"], "verify": ["1"]}
+NEEDED = {
+    "autopsy": ["results.tsv"],
+    "import": ["results.tsv"],
+    "pause": ["mar8"],
+    "resume": ["mar8"],
+    "show": ["1"],
+    "sql": ["SELECT 1"],
+    "verify": ["1"],
+}
 
 
 @pytest.fixture

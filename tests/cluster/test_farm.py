@@ -167,7 +167,8 @@ def test_control_c_ends_cleanly(checkout: Checkout, tmp_path: Path) -> None:
 def test_two_loops_on_two_branches(quick_checkout: Checkout) -> None:
     """Loops share device, store and data; each has its own branch, baseline and folder. What concerns both is said once."""
     quick_checkout.edit("SLEEP = 0.0", "SLEEP = 0.001")
-    researcher = quick_checkout.script({"title": "learn", "constants": {"LR": GOOD_LR}})
+    less = {"title": "learn less", "constants": {"LR": BAD_LR}}
+    researcher = quick_checkout.script({"title": "learn", "constants": {"LR": GOOD_LR}}, less)
     told = quick_checkout.farm("run", "--tag", "pair", *TERMS, "--researcher", researcher, "--loops", "2", "--experiments", "1")
     assert "ended: the limit of 1 experiment per branch is reached" in told
     assert told.count("uncommitted edits") == told.count("--dirty") == 1
@@ -180,6 +181,31 @@ def test_two_loops_on_two_branches(quick_checkout: Checkout) -> None:
             quick_checkout.home / "worktrees" / branch.removeprefix("autoresearch/") / "results.tsv", sep="\t"
         )
         assert list(table["status"]) == [decision for name, _, decision in rows if name == branch]
+    check_steering(quick_checkout, ("run", "--tag", "pair", *TERMS, "--researcher", researcher, "--loops", "2"), branches[1])
+
+
+def check_steering(checkout: Checkout, command: tuple[str, ...], paused: str) -> None:
+    """A loop that is paused before a start runs nothing, while the other one goes on; stopped, it lets the farm end."""
+    before = checkout.rows(f"SELECT count(*) FROM runs WHERE experiment_id LIKE '{paused.partition('/')[2]}-0%'")
+    assert paused in checkout.farm("pause", paused)
+    farm = checkout.start(*command, "--after-experiment", "tee -a hooked.jsonl")
+
+    def phases() -> set[str]:
+        running = json.loads(checkout.farm("status", "--json"))["running"] or {"loops": {}}
+        return {state["phase"] for state in running["loops"].values()}
+
+    wait_for("end of the other loop", lambda: phases() == {"paused", "ended"})
+    assert "no loop reads it: scripted" in checkout.farm("suggest", "try X", "--tag", "pair")
+    assert "no loop that runs" in checkout.farm("stop", paused.removesuffix("-2"), status=2)
+    assert paused in checkout.farm("stop", paused)
+    output, _ = farm.communicate(timeout=60)
+    assert farm.returncode == 0 and f"{paused} was stopped" in output
+    after = checkout.rows(f"SELECT count(*) FROM runs WHERE experiment_id LIKE '{paused.partition('/')[2]}-0%'")
+    assert after == before
+    hooked = [json.loads(text) for text in (checkout.folder / "hooked.jsonl").read_text().replace("}{", "}\n{").splitlines()]
+    assert all(told["hook"] == "after-experiment" and told["branch"] != paused for told in hooked) and hooked
+    told = checkout.farm("status")
+    assert f"paused: {paused}" in told and "try X" in told
 
 
 def test_a_first_commit_that_fails_can_be_mended(quick_checkout: Checkout) -> None:

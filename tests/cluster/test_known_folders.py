@@ -30,3 +30,11 @@ def test_a_list_that_cannot_be_written_or_read_stops_nothing(tmp_path: Path, sta
     state.write_text("a file where the folder should be")
     remember(tmp_path)
     assert known_folders() == () and not list_file().exists()
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    list_file().parent.mkdir(parents=True)
+    left = list_file().with_name(".folders.0123abcd.tmp")
+    left.touch()
+    remember(tmp_path)
+    assert not left.exists() and known_folders() == (tmp_path,)

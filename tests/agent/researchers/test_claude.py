@@ -7,13 +7,14 @@ from typing import Any
 import pytest
 from anthropic import AsyncAnthropic
 
-from agent.researcher import BudgetSpent, Context, NotConfigured, ProposalFailed
+from agent.researcher import BudgetSpent, Context, Guidance, NotConfigured, ProposalFailed
 from agent.researchers.claude import DEFAULT_MODEL, MAX_IDLE_TURNS, MAX_TURNS, ClaudeResearcher
 from agent.researchers.claude_editor import Editor, EditRefused
 from agent.researchers.history_text import history_table, situation
 from agent.researchers.prices import Price, price_of
 from research.errors import UserError
 from results.experiment import Proposal, Usage
+from results.steering import Suggestion
 from tests.agent.local_api import MODEL, LocalApi, answer, edit, error, local_api, submit, tool
 from tests.agent.samples import TRAIN_PY, make_context, make_record
 
@@ -353,3 +354,13 @@ def test_lines_are_inserted_where_view_counts_them() -> None:
     assert editor.apply({"command": "view", "path": "train.py", "view_range": [3, 3]}) == "3: c = 3"
     editor.apply({"command": "insert", "path": "train.py", "insert_line": 2, "insert_text": "x"})
     assert editor.text == "a = 1\n\x0cb = 2\u2028\nx\nc = 3\n"
+
+
+def test_a_suggestion_and_a_plateau_are_in_the_last_text_that_is_sent() -> None:
+    """Behind what is cached, and before the task."""
+    guidance = Guidance(suggestion=Suggestion(number=2, text="try QK-norm"), ideas_without_keep=31)
+    with local_api([answer(edit("DEPTH = 2", "DEPTH = 3")), answer(submit())]) as api:
+        propose(api, make_context(guidance=guidance))
+    *_, last = api.requests[0]["messages"][0]["content"]
+    history, _, told = last["text"].partition("</history>")
+    assert "try QK-norm" in told and "31 ideas" in told and told.endswith("submit it.") and "QK-norm" not in history

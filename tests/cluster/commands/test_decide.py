@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from agent.repo.branch_names import worktree_folder
+from agent.researchers.scripted import Step
 from cluster.cli import main
 from cluster.command_parser import make_parser
 from cluster.display import TerminalDisplay
@@ -32,6 +33,7 @@ from results.history import read_history
 from results.query import Table
 from results.store import Store
 from tests.agent import shared_lab
+from tests.agent.loops_of_a_group import Group
 from tests.agent.shared_lab import GROUP, SharedLab
 from tests.results.new_home import with_tables
 from tests.results.result_samples import NAME, make_branch, make_experiment, make_run
@@ -322,3 +324,21 @@ def test_what_cannot_be_done_is_refused_in_one_line(
         status = refused.code
     said = capsys.readouterr().err
     assert status == 2 and fact in said and len(said.splitlines()) == 1
+
+
+def test_an_idea_under_a_later_edit_can_t_be_dropped_before_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is refused at once, and not promised a merge that can't be made."""
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    text = "FIRST = [1]\nSECOND = [1]\n\n\ndef build():\n    return FIRST, SECOND\n"
+    group = Group(tmp_path, text, lambda tried: 2.0 - 0.3 * tried.count("[2]"))
+    steps = [Step(title=name, replace=(f"{name} = [1]", f"{name} = [2]")) for name in ("FIRST", "SECOND")]
+    group.research(4, steps)
+    head = group.store.groups.head(GROUP)
+    assert head is not None and len(head.patches) == 2
+    group.store.close()
+    Home(group.home).record_repository(group.repo)
+    assert main(["drop", head.patches[0], "--home", str(group.home)]) == 2
+    assert f"{head.patches[1]} changed the same lines later" in capsys.readouterr().err
+    assert main(["drop", head.patches[1], "--home", str(group.home)]) == 0
