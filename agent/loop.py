@@ -235,7 +235,7 @@ class ResearchLoop:
         return None if request is None else self._new.of_request(request)
 
     async def _idea(self) -> Experiment:
-        """An idea that was submitted, a follow-up, the researcher's or the first run of a wave. Raises OutOfIdeas, LoopPaused."""
+        """A submitted idea, a follow-up, the researcher's or the first run of a wave. Raises OutOfIdeas, LoopPaused."""
         try:
             proposal = await self._proposer.submitted() or self._follow_up() or await self._proposer.next()
         except OutOfIdeas:
