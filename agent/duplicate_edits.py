@@ -30,9 +30,8 @@ def reason_not_to_run(train_py: str, context: Context) -> str | None:
     """
     if same_code(context.train_py, train_py):
         return NO_CHANGE
-    refused = not_runnable(train_py, evaluation_bytes(Contract.from_json(context.branch.contract_json)))
-    if refused is not None:
-        return refused.reason
+    if reason := rule_broken(train_py, context.branch):
+        return reason
     if begins_with_guard(context.train_py) and not begins_with_guard(train_py):
         return GUARD_MISSING
     earlier = context.programs.get(program_of(train_py))
@@ -42,9 +41,15 @@ def reason_not_to_run(train_py: str, context: Context) -> str | None:
     return next((in_words(pattern) for pattern in context.crashes if pattern.names <= slots), None)
 
 
+def rule_broken(train_py: str, branch: Branch) -> str | None:
+    """One line with the rule on its text that a train.py breaks on a branch; None if it can be run."""
+    refused = not_runnable(train_py, evaluation_bytes(Contract.from_json(branch.contract_json)))
+    return None if refused is None else refused.reason
+
+
 def read_ahead(train_py: str, context: Context) -> None:
     """Does what takes long of `reason_not_to_run`, so that it is at hand when that is asked: callable from any thread."""
-    not_runnable(train_py, evaluation_bytes(Contract.from_json(context.branch.contract_json)))
+    rule_broken(train_py, context.branch)
     for text in (train_py, context.train_py):
         program_of(text)
 

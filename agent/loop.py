@@ -21,6 +21,7 @@ from agent.researcher import Context, OutOfIdeas, ProposalFailed, Researcher
 from agent.runs import MAX_TRIES, Execute, ExperimentRuns
 from agent.shared_research import SharedResearch
 from agent.speculation import StartSpeculatively
+from agent.submissions import SubmissionQueue
 from research.contract import Contract
 from research.formatting import counted
 from research.result import RunResult, SandboxMode
@@ -103,6 +104,8 @@ class ResearchLoop:
         self._proposer = Proposer(branch=branch.name, researcher=researcher, store=store,
                                   observer=observer, context=self.context,
                                   head_train_py=lambda: worktree.train_py(self.head().commit),
+                                  submissions=SubmissionQueue(branch=branch, store=store, observer=observer,
+                                                              text_at=worktree.train_py),
                                   pauses_s=settings.retry_pauses_s)  # fmt: skip
         self._runs = ExperimentRuns(branch=branch, store=store, worktree=worktree, proposer=self._proposer,
                                     observer=observer, contract=settings.contract, sandbox=settings.sandbox,
@@ -232,11 +235,9 @@ class ResearchLoop:
         return None if request is None else self._new.of_request(request)
 
     async def _idea(self) -> Experiment:
-        """A follow-up of an earlier idea, else the researcher's next one, or the first run of a wave of near-misses when it has
-        none. Raises OutOfIdeas, or LoopPaused once there is a proposal.
-        """
+        """A submitted idea, a follow-up, the researcher's or the first run of a wave. Raises OutOfIdeas, LoopPaused."""
         try:
-            proposal = self._follow_up() or await self._proposer.next()
+            proposal = await self._proposer.submitted() or self._follow_up() or await self._proposer.next()
         except OutOfIdeas:
             experiment = self._requested() if self.shared.start_wave() else None
             if experiment is None:

@@ -11,6 +11,7 @@ from agent.diff import unified_diff
 from agent.repo.branch_names import experiment_id
 from agent.repo.worktree import Worktree
 from agent.shared_research import RequestedRun, SharedResearch
+from agent.submissions import record_experiment
 from research.formatting import one_line, utc_now
 from results.experiment import Branch, Experiment, ExperimentKind, Head, Proposal
 from results.store import Store
@@ -34,7 +35,10 @@ class NewExperiments:
         commit = self._worktree.commit(
             proposal.train_py, message=commit_message(proposal), parent=parent, experiment_id=self._next_id()
         )
-        return self._add_idea(proposal, commit, kind=kind, head=self._head())
+        experiment = self._add_idea(proposal, commit, kind=kind, head=self._head())
+        if proposal.submission:
+            record_experiment(self._store, self._shared.group, proposal.submission, experiment.id)
+        return experiment
 
     def of_commit_by_hand(self, commit: str, *, on: Head) -> Experiment:
         """A person's commit on a head, fitted to the profile by a commit on top if it was made for another."""

@@ -9,12 +9,16 @@ from agent.duplicate_edits import read_ahead, reason_not_to_run, record_refusal
 from agent.observer import LoopObserver
 from agent.rebase import rebased
 from agent.researcher import Context, ProposalFailed, Researcher
+from agent.submissions import SubmissionQueue
 from results.experiment import Proposal, Usage
 from results.steering import Suggestion
 from results.store import Store
 
 RETRY_PAUSES_S = (2.0, 300.0)
 """Seconds before a researcher that failed is asked again: at first, and at most; doubled at each failure."""
+
+SUBMISSIONS_EVERY_S = 1.0
+"""Seconds after which submissions are looked for again while a researcher thinks."""
 
 PreparedProposal = tuple[Proposal, str]
 """A proposal, and the train.py that it edits."""
@@ -24,9 +28,10 @@ class Proposer:
     """Asks a branch's researcher for proposals, one ahead of the loop."""
 
     def __init__(self, *, branch: str, researcher: Researcher, store: Store, observer: LoopObserver,
-                 context: Callable[[], Context], head_train_py: Callable[[], str],
+                 context: Callable[[], Context], head_train_py: Callable[[], str], submissions: SubmissionQueue | None = None,
                  pauses_s: tuple[float, float] = RETRY_PAUSES_S) -> None:  # fmt: skip
         """`context` returns what the researcher is shown at that moment, and `head_train_py` the head's text."""
+        self._submissions = submissions
         self._branch, self._researcher, self._store = branch, researcher, store
         self._observer, self._context, self._head_train_py = observer, context, head_train_py
         self._pauses_s = pauses_s
@@ -54,18 +59,34 @@ class Proposer:
             return None
         return task.result()
 
+    async def submitted(self) -> Proposal | None:
+        """The next proposal that was submitted from outside; None if none waits, or if program.md can't be read."""
+        if self._submissions is None:
+            return None
+        try:
+            return await self._submissions.next(self._context)
+        except ProposalFailed:  # the researcher will say so
+            return None
+
     async def next(self) -> Proposal:
-        """The prepared proposal, else a new one, rebased if the head has changed since the researcher saw it.
+        """The prepared proposal, else a new one, rebased if the head has changed since the researcher saw it; or one that is
+        submitted before that is there.
 
         One that can't be rebased is withdrawn, one that another loop has tried by now is refused, and the researcher is asked
         again. Raises OutOfIdeas, BudgetSpent or NotConfigured.
         """
         self._observer.on_loop_state(self._branch, phase="proposing")
         while True:
-            task, self._preparing = self._preparing, None
-            proposal, base = await (self._ask() if task is None else task)
+            is_new = self._preparing is None
+            task = self._preparing = self._preparing or asyncio.create_task(self._ask())
+            while not task.done():
+                if (submitted := await self.submitted()) is not None:
+                    return submitted
+                await asyncio.wait({task}, timeout=SUBMISSIONS_EVERY_S)
+            self._preparing = None
+            proposal, base = task.result()
             head = self._head_train_py()
-            if task is None and base == head:  # it was checked just now
+            if is_new and base == head:  # it was checked just now
                 return proposal
             moved = rebased(proposal, base, head)
             if moved is None:

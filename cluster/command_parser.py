@@ -51,6 +51,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("cluster", "on a cluster", _add_cluster),
         ("look", "look", _add_look),
         ("use", "use what was found", _add_use),
+        ("serve", "for agents outside the farm", _add_serve),
     ):
         group = CommandGroup(module=f"cluster.commands.{name}", title=title, parsers=parsers)
         add_commands(group)
@@ -272,6 +273,15 @@ def _add_use(group: CommandGroup) -> None:
     _add_devices(sample)
     _add_places(sample)
     _add_transfer(group)
+
+
+def _add_serve(group: CommandGroup) -> None:
+    mcp = group.add("mcp", "an MCP server: tools by which an agent reads the history, submits edits and asks for verdicts")
+    _add_branch(mcp)
+    mcp.add_argument("--http", type=number_from(0, 65_535, int), metavar="PORT",
+                     help="streamable HTTP on this port of 127.0.0.1, with the token in mcp.json of the home; 0: any "
+                     "(default: standard input and output)")  # fmt: skip
+    _add_places(mcp, cache=False)
 
 
 def _add_transfer(group: CommandGroup) -> None:

@@ -19,6 +19,7 @@ from agent.researchers.containment import AgentBounds
 from agent.researchers.make import make_researcher
 from agent.researchers.mix import researcher_of_loop
 from agent.shared_research import SharedResearch
+from agent.submissions import submission_from, submit
 from cluster.background import in_background
 from cluster.branch_start import BranchStart, check_same_rule, free_memory
 from cluster.dispatch import Dispatcher, NoWorkersLeft
@@ -32,7 +33,7 @@ from cluster.history_export import HistoryExport
 from cluster.home import home_option, usual_cache, usual_homes
 from cluster.hooks import Hooks
 from cluster.known_folders import known_folders, remember
-from cluster.local_api import FarmServer
+from cluster.local_api import FarmServer, Submitted
 from cluster.loop_control import LoopControl
 from cluster.loop_plans import LoopPlan, Planner
 from cluster.person_requests import Answer, Ask, record
@@ -126,6 +127,7 @@ class Farm:
             query=self._query,
             ask=self._ask,
             record_import=self._import,
+            submit=self._submit,
             stop=lambda: self.on_stop(),
         )
         server.start()
@@ -176,6 +178,13 @@ class Farm:
         if done.is_new:
             self.display.say(f"imported: {done.name}")
         return done
+
+    def _submit(self, fields: dict[str, Any]) -> Submitted:
+        """Records an idea from outside; called in the local API's threads. Raises UserError."""
+        submission = submission_from(fields)
+        answer = Submitted(id=submit(self.store, submission), is_taken_up=bool(self._looping(submission.group)))
+        self.display.say(f"submitted from outside: {answer.id} {one_line(submission.title, 60)}")
+        return answer
 
     def _looping(self, group: str) -> list[Branch]:
         """The branches of the group whose loops will take another step."""

@@ -27,6 +27,7 @@ from research.files import not_writable, write_atomically
 from research.formatting import one_line, size
 
 if TYPE_CHECKING:
+    from agent.submissions import Submission
     from results.foreign_import import Import
     from results.query import Table
     from results.tables import Audience
@@ -49,6 +50,15 @@ ANSWER_SECONDS = 30.0
 """How long a farm may take for any other answer."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Submitted:
+    """The answer to a submission (`agent/submissions.py`)."""
+
+    id: str
+    is_taken_up: bool
+    """Whether a loop of the group is running, so that nothing needs to be started."""
+
+
 class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Says nothing of a caller that hung up, and no more than a line of anything else: it ends one request only."""
@@ -59,7 +69,8 @@ class _Server(ThreadingHTTPServer):
 
 class FarmServer:
     """The server: `GET /status`, `POST /sql` {"sql": ..., "audience": ...}, `POST /request` with the fields of an `Ask`,
-    `POST /import` {"event": what `event_of` gives, "replace": ...}, and `POST /stop`, answered in its own threads.
+    `POST /import` {"event": what `event_of` gives, "replace": ...}, `POST /submit` with the fields of a `Submission`, and
+    `POST /stop`, answered in its own threads.
 
     Every request needs the header `Authorization: Bearer <token>`. A caller's mistake comes back as status 400 with
     {"error": one line}.
@@ -73,10 +84,11 @@ class FarmServer:
         query: Callable[[str, "Audience"], "Table"],
         ask: Callable[[Ask], Answer],
         record_import: Callable[[dict[str, Any], bool], "Import"],
+        submit: Callable[[dict[str, Any]], Submitted],
         stop: Callable[[], None],
     ) -> None:
-        """`status`, `query(sql, audience)`, `ask`, `record_import(event, replace)` and `stop` are called in the server's
-        threads.
+        """`status`, `query(sql, audience)`, `ask`, `record_import(event, replace)`, `submit(fields)` and `stop` are called in
+        the server's threads.
         """
         self._home = home
         self._token = secrets.token_urlsafe(32)
@@ -90,6 +102,7 @@ class FarmServer:
             "POST /sql": lambda body: query(str(body["sql"]), _audience(body)).to_json(),
             "POST /request": lambda body: json.dumps(asdict(ask(Ask(**body)))),
             "POST /import": lambda body: json.dumps(asdict(record_import(body["event"], body["replace"]))),
+            "POST /submit": lambda body: json.dumps(asdict(submit(body))),
             "POST /stop": stopping,
         }
         self._http = _Server(("127.0.0.1", 0), _handler(self._token, answers))
@@ -146,6 +159,10 @@ class FarmClient:
         from results.foreign_import import Import
 
         return Import(**self._ask("POST", "/import", {"event": event, "replace": replace}))
+
+    def submit(self, submission: "Submission") -> Submitted:
+        """Submits an idea from outside to a group's loops."""
+        return Submitted(**self._ask("POST", "/submit", asdict(submission)))
 
     def stop(self) -> None:
         """Asks the farm to end cleanly, as Ctrl-C does."""

@@ -16,14 +16,15 @@ SUGGESTION_WIDTH = 100
 
 
 def running_lines(running: dict[str, Any]) -> list[str]:
-    lines = [f"{branch}: {_doing(known)}" for branch, known in running["loops"].items()]
+    lines = [f"{branch}: {doing(known)}" for branch, known in running["loops"].items()]
     lines.append(f"devices: {', '.join(running['devices']) or 'none yet'}")
     if running["waiting"]:
         lines.append(f"queued: {', '.join(running['waiting'])}")
     return lines + [f"{device} gets no more work: {reason}" for device, reason in running["quarantined"].items()]
 
 
-def _doing(known: dict[str, Any]) -> str:
+def doing(known: dict[str, Any]) -> str:
+    """What a loop does now, in words."""
     phase = str(known.get("phase", "starting"))
     if phase == "paused":
         return phase

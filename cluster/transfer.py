@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agent.repo.branch_names import short_name
+from agent.submissions import submission_from, submit
 from cluster.engine import Engine, LocalEngine
 from cluster.hardware import Device, platform_identity
 from cluster.home import Home
-from cluster.local_api import FarmServer
+from cluster.local_api import FarmServer, Submitted
 from cluster.person_requests import Answer, record
 from cluster.stop_request import interrupt_this_process
 from research.contract import Contract
@@ -231,6 +232,7 @@ def held(home: Home, branch: Branch) -> Iterator[tuple[Store, dict[str, Any]]]:
             query=lambda sql, audience: store.queries.table(sql, audience=audience),
             ask=lambda asked: Answer(recorded=record(store, asked), is_taken_up=False),
             record_import=lambda event, replace: record_import(store, event, replace=replace),
+            submit=lambda fields: Submitted(id=submit(store, submission_from(fields)), is_taken_up=False),
             stop=interrupt_this_process,
         )
         server.start()

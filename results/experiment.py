@@ -73,6 +73,8 @@ class Proposal:
     usage: Usage = field(default_factory=Usage)
     deliberate: bool = False
     """Whether a person listed it, so that it is run even if it repeats an experiment."""
+    submission: str = ""
+    """Id of the submission that it was made of (`agent/submissions.py`); empty if a researcher was asked for it."""
     suggestion: int | None = None
     """The number of the person's suggestion that it follows (`results/steering.py`); None if it follows none."""
 

@@ -9,7 +9,8 @@ import pytest
 from cluster.command_parser import make_parser
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+SKILLS = sorted((ROOT / "skills").glob("*/SKILL.md"))
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *SKILLS])
 
 BLOCK = re.compile(r"^ *```[a-z]*\n(.*?)^ *```", re.M | re.S)
 INLINE = re.compile(r"`([^`]+)`")
@@ -51,6 +52,25 @@ def test_command_lines_are_found() -> None:
     found = {line.split()[0] for page in PAGES for line in command_lines(page)}
     assert found >= {"demo", "run", "try", "sql", "submit", "fetch", "doctor", "stop", "report"}
     assert any("--engine ray" in line for line in command_lines(ROOT / "docs" / "operations.md"))
+
+
+@pytest.mark.parametrize("skill", SKILLS, ids=lambda page: page.parent.name)
+def test_a_skill_says_what_it_is_for_and_names_tools_that_exist(skill: Path) -> None:
+    """Its frontmatter has the name of its folder and a description, and agents find it by AGENTS.md."""
+    text = skill.read_text(encoding="utf-8")
+    fields = dict(line.split(": ", 1) for line in text.split("---\n")[1].splitlines())
+    assert fields["name"] == skill.parent.name and 100 < len(fields["description"]) <= 1024
+    assert len(text.splitlines()) < 500
+    assert str(skill.relative_to(ROOT)) in (ROOT / "AGENTS.md").read_text(encoding="utf-8")
+    assert len(command_lines(skill)) > 15, "or the test of command lines has nothing to test"
+
+
+def test_the_skill_of_the_farm_names_the_tools_of_its_mcp_server() -> None:
+    from cluster.mcp_server.server import Tools
+
+    (skill,) = (page for page in SKILLS if page.parent.name == "autoresearch-farm")
+    named = re.findall(r"^\| `([a-z_]+)(?:\([a-z_, ]*\))?` \|", skill.read_text(encoding="utf-8"), re.M)
+    assert named == [name for name in vars(Tools) if not name.startswith("_")]
 
 
 def test_the_odds_are_those_that_the_benchmark_prints() -> None:

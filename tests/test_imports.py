@@ -15,6 +15,8 @@ HOMES = {
     "scipy": "results",
     "pydoe": "results",
     "ray": "cluster/ray_cluster",
+    "mcp": "cluster/mcp_server",
+    "uvicorn": "cluster/mcp_server",
 }
 """Heavy dependency -> the only folder whose files import it."""
 

@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.commands.read_home import checked_out_here, read_history, record_named
+from cluster.commands.read_home import checked_out_here, query_history, read_history, record_named
 from cluster.home import Home, find_cache, find_checkout, find_home, home_option
 from cluster.local_api import connect, silent_farm
 from cluster.resuming import interrupted, interrupted_lines, other_sides
 from cluster.status_text import running_lines, standing, standing_lines
 from research.command_hints import to_type
-from research.errors import FarmEnded, UserError
+from research.errors import UserError
 from research.formatting import one_line, printable
 from results.group_history import GroupHistory
 from results.history import branches_named, by_head
@@ -24,7 +24,6 @@ from results.history import branches_named, by_head
 if TYPE_CHECKING:
     from results.foreign_tsv import ForeignFile
     from results.history import BranchHistory
-    from results.query import Table
     from results.tables import Audience
 
 AUDIT_LEGEND = (
@@ -123,11 +122,7 @@ def sql(options: argparse.Namespace) -> int:
     home = find_home(options.home)
     query = typed_query() if options.query == "-" else options.query
     audience: Audience = "person" if options.audit else "agent"
-    table = _asked_of_farm(home, query, audience)
-    if table is None:
-        from results.store import query_home
-
-        table = query_home(home.folder, query, audience=audience, home_option=home_option(home))
+    table = query_history(home, query, audience=audience)
     if options.json:
         text = table.to_json()
     elif sys.stdout.isatty():
@@ -136,17 +131,6 @@ def sql(options: argparse.Namespace) -> int:
         text = table.to_text(cell_width=None, encoding=sys.stdout.encoding)
     print(text.rstrip("\n"))
     return 0
-
-
-def _asked_of_farm(home: Home, query: str, audience: "Audience") -> "Table | None":
-    """What the farm that runs on `home` answers; None if none runs, or if it ended meanwhile. Raises UserError."""
-    client = connect(home)
-    if client is None and (silent := silent_farm(home)):
-        raise UserError(silent)
-    try:
-        return None if client is None else client.sql(query, audience=audience)
-    except FarmEnded:
-        return None
 
 
 def typed_query() -> str:

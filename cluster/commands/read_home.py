@@ -1,15 +1,22 @@
 """Reads a home's history for commands. The errors name the command that helps, with its --home."""
 
+import contextlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cluster.home import Home, home_option
+from cluster.local_api import connect, silent_farm
 from research.command_hints import to_type
-from research.errors import UserError
+from research.errors import FarmEnded, UserError
 from results import history
 from results.experiment import ExperimentRecord
 from results.history import BranchHistory
 from results.journal import DamagedLine, check_whole, damage_in_words, repair_hint
+
+if TYPE_CHECKING:
+    from results.query import Table
+    from results.tables import Audience
 
 
 def read_history(home: Home) -> list[BranchHistory]:
@@ -71,3 +78,16 @@ def checked_out_here() -> str | None:
 def record_named(home: Home, histories: list[BranchHistory], name: str, *, or_branch: bool = False) -> ExperimentRecord:
     """The experiment that `name` stands for, by the rules of `experiment_named`. Raises UserError."""
     return history.experiment_named(histories, name, ask=to_type(f"farm sql{home_option(home)}"), or_branch=or_branch)
+
+
+def query_history(home: Home, sql: str, *, audience: "Audience") -> "Table":
+    """The answer to one SELECT, from the farm that runs on a home or else from its database file. Raises UserError."""
+    client = connect(home)
+    if client is None and (silent := silent_farm(home)):
+        raise UserError(silent)
+    if client is not None:
+        with contextlib.suppress(FarmEnded):
+            return client.sql(sql, audience=audience)
+    from results.store import query_home
+
+    return query_home(home.folder, sql, audience=audience, home_option=home_option(home))

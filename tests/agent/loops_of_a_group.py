@@ -61,11 +61,12 @@ class Agent:
 
 
 class Group:
-    """The loops of a group, and what they ran."""
+    """The loops of a group, and what they ran. Their folder may be that of an earlier one, with which they go on."""
 
     def __init__(self, folder: Path, text: str, score: Score, *, rule: Rule = "estimate") -> None:
         self.repo, self.home, self.score, self.rule = folder / "repo", folder / "home", score, rule
-        make_repository(self.repo, {"research/train.py": text})
+        if not self.repo.exists():
+            make_repository(self.repo, {"research/train.py": text})
         self.store = Store.open(with_tables(self.home))
         self.ran: list[str] = []
         self.cpu_share: Callable[[str], float | None] = lambda train_py: None

@@ -32,6 +32,7 @@ GROUPS = {
     "on a cluster": ("submit", "fetch"),
     "look": ("status", "report", "show", "sql", "audit", "verify", "autopsy", "import"),
     "use what was found": ("diff", "apply", "sample", "transfer"),
+    "for agents outside the farm": ("mcp",),
 }
 COMMANDS = [command for commands in GROUPS.values() for command in commands]
 NEEDED = {

@@ -16,8 +16,9 @@ from dataclasses import replace
 
 import pytest
 
+from agent.submissions import Submission
 from cluster.home import Home
-from cluster.local_api import MAX_BODY_BYTES, FarmServer, connect, silent_farm
+from cluster.local_api import MAX_BODY_BYTES, FarmServer, Submitted, connect, silent_farm
 from cluster.person_requests import Answer, Ask
 from research.errors import FarmEnded, UserError
 from results.foreign_import import Import
@@ -50,6 +51,7 @@ def farm(tmp_path):
         query=query,
         ask=ask,
         record_import=lambda event, replace: Import(name=event["name"], is_new=True, replaces=replace),
+        submit=lambda fields: Submitted(id=fields["title"], is_taken_up=True),
         stop=lambda: stops.append(1),
     )
     server.start()
@@ -74,6 +76,8 @@ def test_commands_reach_the_farm(farm):
     assert client.record_import({"name": "theirs", "lines": ["x" * 2**20]}, replace=True).replaces
     with pytest.raises(UserError, match="stop it"):
         client.record_import({"name": "theirs", "lines": ["x" * MAX_BODY_BYTES]}, replace=True)
+    submission = Submission(group="g", title="deeper", hypothesis="", train_py="x" * 200_000, base="b")
+    assert client.submit(submission) == Submitted(id="deeper", is_taken_up=True)
     client.stop()
     assert stops == [1]
 
@@ -97,7 +101,9 @@ def test_a_farm_that_ends_meanwhile_is_told_from_a_wrong_query(farm):
             gone.sql("SELECT 1")
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/status"), ("POST", "/sql"), ("POST", "/request"), ("POST", "/stop")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/status"), ("POST", "/sql"), ("POST", "/request"), ("POST", "/submit"), ("POST", "/stop")]
+)
 def test_a_wrong_token_is_refused(farm, method, path):
     home, stops = farm
     for token in ("wrong", "é"):
