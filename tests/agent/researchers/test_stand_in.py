@@ -272,7 +272,7 @@ def test_a_user_rehearses_with_two_variables(tmp_path: Path, monkeypatch: pytest
 
 def test_the_script_of_the_documentation_is_one(tmp_path: Path) -> None:
     page = (research_folder().parent / "docs" / "researchers.md").read_text(encoding="utf-8")
-    (text,) = re.findall(r"^```json\n(.*?)^```", page, re.M | re.S)
+    text, *_ = re.findall(r"^```json\n(\[.*?)^```", page, re.M | re.S)
     (tmp_path / "script.json").write_text(text)
     assert len(Script.from_file(tmp_path / "script.json").steps) == 10
     fields = {name for entry in json.loads(text) for name in entry}

@@ -19,7 +19,7 @@ from cluster.command_parser import make_parser
 from cluster.display import TerminalDisplay
 from cluster.end_summary import summarise, summary_lines
 from cluster.home import Home
-from cluster.local_api import FarmServer
+from cluster.local_api import FarmServer, Submitted
 from cluster.person_requests import Answer, Ask, pending, record
 from cluster.resuming import log_options
 from research.result import RunResult, RunSpec
@@ -244,6 +244,7 @@ def test_a_running_farm_is_asked_and_its_loop_runs_the_baseline_again(
             query=lambda sql, audience: Table(columns=(), rows=()),
             ask=ask,
             record_import=lambda event, replace: record_import(lab.store, event, replace=replace),
+            submit=lambda fields: Submitted(id="s0", is_taken_up=True),
             stop=lambda: None,
         )
         server.start()

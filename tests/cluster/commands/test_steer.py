@@ -11,7 +11,7 @@ import pytest
 
 from cluster.cli import main
 from cluster.home import Home
-from cluster.local_api import FarmServer
+from cluster.local_api import FarmServer, Submitted
 from cluster.loop_control import LoopControl
 from cluster.person_requests import Answer, Ask, record
 from cluster.resuming import log_options
@@ -125,6 +125,7 @@ def running_farm(home: Home, store: Store, control: LoopControl | None = None) -
             query=lambda sql, audience: Table(columns=(), rows=()),
             ask=ask,
             record_import=lambda event, replace: record_import(store, event, replace=replace),
+            submit=lambda fields: Submitted(id="s0", is_taken_up=True),
             stop=lambda: None,
         )
         server.start()
