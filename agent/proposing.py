@@ -77,7 +77,6 @@ class Proposer:
         """
         self._observer.on_loop_state(self._branch, phase="proposing")
         while True:
-            is_new = self._preparing is None
             task = self._preparing = self._preparing or asyncio.create_task(self._ask())
             while not task.done():
                 if (submitted := await self.submitted()) is not None:
@@ -85,10 +84,7 @@ class Proposer:
                 await asyncio.wait({task}, timeout=SUBMISSIONS_EVERY_S)
             self._preparing = None
             proposal, base = task.result()
-            head = self._head_train_py()
-            if is_new and base == head:  # it was checked just now
-                return proposal
-            moved = rebased(proposal, base, head)
+            moved = rebased(proposal, base, self._head_train_py())
             if moved is None:
                 self._observer.on_event("proposal_withdrawn", branch=self._branch, title=proposal.title)
                 self._record_withdrawn(proposal, "the last keep changed the same thing")
