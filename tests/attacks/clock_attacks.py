@@ -158,8 +158,8 @@ CLOCK_ATTACKS: list[Attack] = [
     Attack(
         number=15,
         name="goes on in the scorers",
-        tries="train for 8 s more, alike in both, with rows that it hands over in its tensors",
-        train_py=goes_on_in_the_scorers(8.0),
+        tries="train for 14 s more, alike in both, with rows that it hands over in its tensors",
+        train_py=goes_on_in_the_scorers(14.0),
         statuses=("invalid", "timeout"),
         reason="before its first answer|took more than",
     ),
