@@ -32,7 +32,7 @@ SHARES: tuple[tuple[float, float, float], ...] = (
 The last part is of ideas that break the model: without it their losses would be blamed on the rest of the train.py.
 """
 
-PSEUDO_COUNTS = 30.0
+PSEUDO_COUNTS = 20.0
 """How many ideas the shares above count as, against those that were tried."""
 
 FIRST_LOOK_SHARE = 0.5
