@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from agent.adoption import check_not_reset, is_by_hand
+from agent.adoption import check_not_reset, is_by_hand, put_in_by, taken_out_by
 from agent.decisions import BASELINE_AGAIN, Decisions
 from agent.duplicate_edits import programs_on_same_terms, refusals
 from agent.follow_ups import next_follow_up
@@ -26,7 +26,7 @@ from research.formatting import counted
 from research.result import RunResult, SandboxMode
 from results import policy
 from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRecord, Head, Proposal
-from results.group_entries import COMMITTED_BY_A_PERSON
+from results.group_entries import COMMITTED_BY_A_PERSON, DROPPED_BY_A_PERSON
 from results.steering import PLATEAU_IDEAS
 from results.store import Store
 from results.verdict import (
@@ -281,7 +281,7 @@ class ResearchLoop:
         by_hand = self._is_by_hand(experiment)
         verdict = self._decisions.verdict(experiment, runs, by_hand=by_hand)
         if by_hand:
-            self.shared.rule("pin", experiment.id, COMMITTED_BY_A_PERSON)
+            self._rule_by_hand(experiment)
         self.store.add_verdict(experiment.id, verdict)
         if experiment.kind == "baseline" and verdict.decision != "keep":
             raise BaselineFailed(
@@ -303,7 +303,20 @@ class ResearchLoop:
         """
         if self.store.record(experiment.id).verdict is None:
             return is_by_hand(self.worktree, experiment)
-        return self.shared.state().why_ruled.get(experiment.id) == COMMITTED_BY_A_PERSON
+        return self.was_committed(experiment)
+
+    def was_committed(self, experiment: Experiment) -> bool:
+        """Whether what an experiment tries stays in the head because a person has committed it."""
+        state = self.shared.state()
+        return all(state.why_ruled.get(idea) == COMMITTED_BY_A_PERSON for idea in put_in_by(state, experiment))
+
+    def _rule_by_hand(self, experiment: Experiment) -> None:
+        """Rules that what a person has put into the head by a commit stays in, and that what they took out stays out."""
+        state = self.shared.state()
+        for idea in sorted(taken_out_by(state, experiment)):
+            self.shared.rule("bar", idea, DROPPED_BY_A_PERSON)
+        for idea in sorted(put_in_by(state, experiment)):
+            self.shared.rule("pin", idea, COMMITTED_BY_A_PERSON)
 
     # --- what is known ----------------------------------------------------------------------------------------------
 
