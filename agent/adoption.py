@@ -12,6 +12,7 @@ from agent.repo.worktree import Worktree
 from research.errors import UserError
 from research.formatting import one_line, plain_lines
 from results.experiment import Experiment, ExperimentRecord, Head, Proposal
+from results.group_state import GroupState
 
 MAX_HYPOTHESIS = 4000
 """Characters of a hypothesis; the rest is cut off."""
@@ -29,6 +30,26 @@ def place_on_branch(worktree: Worktree, commit: str) -> str | None:
 def is_by_hand(worktree: Worktree, experiment: Experiment) -> bool:
     """Whether a person had put an experiment on the branch before it had a verdict."""
     return experiment.kind == "manual" and place_on_branch(worktree, experiment.commit) is not None
+
+
+def put_in_by(state: GroupState, experiment: Experiment) -> frozenset[str]:
+    """The ideas that an experiment's commit adds to the head it was made on, earlier ones where it repeats them; the experiment
+    itself if there are none.
+    """
+    inside, before = _ideas_in(state, experiment)
+    return inside - before or frozenset({experiment.id})
+
+
+def taken_out_by(state: GroupState, experiment: Experiment) -> frozenset[str]:
+    """The ideas of the head it was made on that an experiment's commit takes back: it is a program that ran without them."""
+    inside, before = _ideas_in(state, experiment)
+    return before - inside
+
+
+def _ideas_in(state: GroupState, experiment: Experiment) -> tuple[frozenset[str], frozenset[str]]:
+    """The ideas in an experiment's commit, and in the head that it was made on; the same ones if nothing is known of it."""
+    before = frozenset(experiment.patches) - {experiment.id}
+    return state.patches_at.get(experiment.commit, before), before
 
 
 def commits_to_adopt(worktree: Worktree, head: Head | None, records: Iterable[ExperimentRecord]) -> list[str]:

@@ -4,12 +4,13 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+from agent.adoption import put_in_by
 from agent.observer import LoopObserver
 from agent.shared_research import SharedResearch
 from research.result import RunResult
 from results import policy
 from results.experiment import Experiment, ExperimentRecord, Verdict
-from results.group_state import GroupState, estimate_of, seed_of, without_pin
+from results.group_state import GroupState, estimate_of, seed_of, without_pins
 from results.group_verdicts import idea_verdict, measurement_verdict, merge_verdict
 from results.overfitting import ON_VALIDATION_ALONE, measure_overfitting
 from results.store import Store
@@ -55,7 +56,7 @@ class Decisions:
         """
         state = self._shared.state()
         if by_hand:
-            return kept_by_hand(self._by_rule(without_pin(state, experiment.id), experiment, runs))
+            return kept_by_hand(self._by_rule(without_pins(state, put_in_by(state, experiment)), experiment, runs))
         return self._by_rule(state, experiment, runs)
 
     def _by_rule(self, state: GroupState, experiment: Experiment, runs: tuple[RunResult, ...]) -> Verdict:

@@ -1,13 +1,11 @@
 """One research loop: propose, commit, train, decide, record, keep or discard, repeat."""
 
-import asyncio
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from agent.adoption import check_not_reset, is_by_hand
+from agent.adoption import check_not_reset, is_by_hand, put_in_by, taken_out_by
 from agent.decisions import BASELINE_AGAIN, Decisions
 from agent.duplicate_edits import programs_on_same_terms, refusals
 from agent.follow_ups import next_follow_up
@@ -18,6 +16,7 @@ from agent.observer import LoopObserver
 from agent.proposing import RETRY_PAUSES_S, Proposer
 from agent.repo.worktree import Worktree
 from agent.researcher import Context, OutOfIdeas, ProposalFailed, Researcher
+from agent.results_table import ResultsTable, write_due
 from agent.runs import MAX_TRIES, Execute, ExperimentRuns
 from agent.shared_research import SharedResearch
 from agent.speculation import StartSpeculatively
@@ -27,10 +26,9 @@ from research.formatting import counted
 from research.result import RunResult, SandboxMode
 from results import policy
 from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRecord, Head, Proposal
-from results.group_entries import COMMITTED_BY_A_PERSON
+from results.group_entries import COMMITTED_BY_A_PERSON, DROPPED_BY_A_PERSON
 from results.steering import PLATEAU_IDEAS
 from results.store import Store
-from results.tsv import write_results_tsv
 from results.verdict import (
     LINE_PRICE,
     NoisePrior,
@@ -43,9 +41,6 @@ SHOWN: tuple[ExperimentKind, ...] = ("baseline", "explore", "manual", "merge", "
 
 LATEST = 16
 """How many of a branch's latest experiments tell which software there is now."""
-
-TABLE_SHARE = 0.05
-"""The share of the time that writing results.tsv may take; it is always written when the loop ends."""
 
 
 class BaselineFailed(Exception):
@@ -94,7 +89,8 @@ class ResearchLoop:
         self.observer, self.settings = observer, settings
         self.steering = LoopSteering(branch=branch.name, group=shared.group, researcher=researcher.name, store=store,
                                      suggestions=shared.suggestions, plateau_ideas=settings.plateau_ideas)  # fmt: skip
-        self._is_table_behind, self._table_due = False, 0.0
+        self._table = ResultsTable(branch=branch.name, folder=worktree.folder, store=store, observer=observer)
+        shared.tables[branch.name] = self._table
         self._follower = HeadFollower(branch=branch, worktree=worktree, store=store, shared=shared, observer=observer)
         self._new = NewExperiments(branch=branch, store=store, worktree=worktree, shared=shared,
                                    line_price=settings.line_price, fit=settings.fit)  # fmt: skip
@@ -128,7 +124,7 @@ class ResearchLoop:
         self.shared.settle()
         adopted = await self.adopt()
         self._follower.take(self.head())
-        self.write_table([] if self.worktree.owned else records_of_others(self.store, self.branch.name))
+        self._table.write([] if self.worktree.owned else records_of_others(self.store, self.branch.name))
         return [*finished, *adopted]
 
     async def step(self) -> ExperimentRecord:
@@ -189,8 +185,7 @@ class ResearchLoop:
     async def close(self) -> None:
         """Withdraws the prepared proposal. An experiment that was training stays unfinished until the next start."""
         await self._proposer.close()
-        if self._is_table_behind:
-            self.write_table()
+        self._table.close()
 
     def head(self) -> Head:
         """The head of the branch's group."""
@@ -286,7 +281,7 @@ class ResearchLoop:
         by_hand = self._is_by_hand(experiment)
         verdict = self._decisions.verdict(experiment, runs, by_hand=by_hand)
         if by_hand:
-            self.shared.rule("pin", experiment.id, COMMITTED_BY_A_PERSON)
+            self._rule_by_hand(experiment)
         self.store.add_verdict(experiment.id, verdict)
         if experiment.kind == "baseline" and verdict.decision != "keep":
             raise BaselineFailed(
@@ -297,7 +292,7 @@ class ResearchLoop:
         self.observer.on_verdict(record)
         self.shared.settle()
         self._follower.follow()
-        await self._write_table_if_due()
+        await self._write_tables_if_due()
         return record
 
     # --- the branch -------------------------------------------------------------------------------------------------
@@ -308,31 +303,31 @@ class ResearchLoop:
         """
         if self.store.record(experiment.id).verdict is None:
             return is_by_hand(self.worktree, experiment)
-        return self.shared.state().why_ruled.get(experiment.id) == COMMITTED_BY_A_PERSON
+        return self.was_committed(experiment)
+
+    def was_committed(self, experiment: Experiment) -> bool:
+        """Whether what an experiment tries stays in the head because a person has committed it."""
+        state = self.shared.state()
+        return all(state.why_ruled.get(idea) == COMMITTED_BY_A_PERSON for idea in put_in_by(state, experiment))
+
+    def _rule_by_hand(self, experiment: Experiment) -> None:
+        """Rules that what a person has put into the head by a commit stays in, and that what they took out stays out."""
+        state = self.shared.state()
+        for idea in sorted(taken_out_by(state, experiment)):
+            self.shared.rule("bar", idea, DROPPED_BY_A_PERSON)
+        for idea in sorted(put_in_by(state, experiment)):
+            self.shared.rule("pin", idea, COMMITTED_BY_A_PERSON)
 
     # --- what is known ----------------------------------------------------------------------------------------------
 
-    def write_table(self, others: Sequence[ExperimentRecord] = ()) -> None:
-        """Writes results.tsv into the worktree, untracked, without the rows of `others`, which are another branch's.
+    def write_table(self) -> None:
+        """Brings the branch's results.tsv up to date."""
+        self._table.write()
 
-        It is only a view: if it can't be written, that is an event, and it is tried again.
-        """
-        path, began = self.worktree.folder / "results.tsv", time.monotonic()
-        try:
-            aside = write_results_tsv(path, self.store.records(self.branch.name), others=others)
-        except OSError as error:
-            self.observer.on_event("view_failed", branch=self.branch.name, file=str(path), reason=str(error.strerror))
-            aside = None
-        if aside is not None:
-            self.observer.on_event("moved_aside", branch=self.branch.name, file=str(aside))
-        self._is_table_behind, ended = False, time.monotonic()
-        self._table_due = ended + (ended - began) / TABLE_SHARE
-
-    async def _write_table_if_due(self) -> None:
-        """Writes results.tsv beside the event loop, unless that has lately taken too large a share of the time."""
-        self._is_table_behind = True
-        if time.monotonic() >= self._table_due:
-            await asyncio.to_thread(self.write_table)
+    async def _write_tables_if_due(self) -> None:
+        """Writes the group's tables of which records have changed: a run may change what was decided on other branches."""
+        self._table.is_behind = True
+        await write_due(self.shared.tables.values())
 
 
 def latest_software_changes(store: Store, branch: str) -> str:

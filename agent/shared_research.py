@@ -15,6 +15,7 @@ from agent.loop_steering import GroupSuggestions
 from agent.observer import LoopObserver
 from agent.repo.branch_log import follows
 from agent.repo.repository import train_py_at
+from agent.results_table import ResultsTable
 from agent.tried_by_group import TriedByGroup
 from agent.waves import Waves
 from research.formatting import counted, one_line
@@ -54,6 +55,8 @@ class SharedResearch:
         self.store, self.group, self.baseline_commit = store, group, baseline_commit
         self._repo, self.observer = repo, observer
         self._text_at = partial(train_py_at, repo)
+        self.tables: dict[str, ResultsTable] = {}
+        """The results.tsv of each loop's branch."""
         self._under_way: dict[str, RunKind] = {}
         self._waves = Waves(store, group)
         self.tried = TriedByGroup(store, group)
@@ -226,6 +229,8 @@ class SharedResearch:
         for idea, verdict in flips(state, self.tried.decisions_in_question(state)):
             self.store.add_verdict(idea, verdict)
             experiment = self.store.record(idea).experiment
+            if experiment.branch in self.tables:
+                self.tables[experiment.branch].is_behind = True
             self.observer.on_event("decision_changed", branch=experiment.branch, experiment=idea,
                                     title=experiment.title, decision=verdict.decision, reason=verdict.reason)  # fmt: skip
         self._move_head(state)

@@ -30,7 +30,6 @@ from research.command_hints import to_type
 from research.errors import UserError
 from research.valid_train_py import problem_with
 from results.experiment import ExperimentRecord, Proposal
-from results.group_entries import COMMITTED_BY_A_PERSON
 from results.tsv import write_results_tsv
 
 TRY = "try"
@@ -244,12 +243,7 @@ def cut_off_try(loop: ResearchLoop, working: str) -> ExperimentRecord | None:
     """
     branch, store = loop.branch.name, loop.store
     notes = store.events(TRY, branch)
-    why = loop.shared.state().why_ruled
-    tries = [
-        record
-        for record in store.records(branch)
-        if record.experiment.kind == "manual" and why.get(record.experiment.id) != COMMITTED_BY_A_PERSON
-    ]
+    tries = [r for r in store.records(branch) if r.experiment.kind == "manual" and not loop.was_committed(r.experiment)]
     record = tries[-1] if tries and tries[-1].experiment.id not in [note["experiment"] for note in notes] else None
     if notes and not notes[-1]["ended"]:
         again = store.record(notes[-1]["experiment"])

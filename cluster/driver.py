@@ -5,6 +5,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import takewhile
 from pathlib import Path
@@ -163,12 +164,12 @@ class Farm:
     def _ask(self, ask: Ask) -> Answer:
         """Records what a person asks; called in the local API's threads. Raises UserError."""
         if ask.what == "stop loop" and self.control is not None:
-            recorded = self.control.stop_from_thread(ask.branch)
+            answer = Answer(recorded=self.control.stop_from_thread(ask.branch))
         else:
-            recorded = record(self.store, ask)
+            answer = record(self.store, ask)
         looping = self._looping(ask.group)
         note = unread_note(self.options.researcher, looping) if ask.what == "suggest" and looping else ""
-        answer = Answer(recorded=recorded, is_taken_up=bool(looping), note=note)
+        answer = replace(answer, is_taken_up=bool(looping), note=note)
         self.display.say(f"asked by a person: {answer.recorded}")
         return answer
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from cluster.person_requests import REQUESTED
 from research.formatting import counted, duration
-from results.counts import Counts, beside_ideas, count
+from results.counts import Counts, beside_ideas, count, keeps_in_words
 from results.experiment import ExperimentRecord
 from results.gains import expected_gain
 from results.head_gain import ExpectedGain, gain_text
@@ -23,7 +23,7 @@ class FarmSummary:
     experiments: int
     """Ideas with a verdict; lost ones don't count."""
     keeps: int
-    """Ideas that are kept: one that several loops have tried counts once."""
+    """Ideas that are kept: one that several experiments have tried counts once."""
     baseline: float | None
     """val_bpb of the first branch's baseline."""
     gain: ExpectedGain | None
@@ -31,6 +31,8 @@ class FarmSummary:
     seconds: float
     ended: str
     """Why the farm ended, in words."""
+    kept_experiments: int = 0
+    """The experiments that have tried the ideas which are kept."""
     of_branches: tuple[str, ...] = ()
     """For each branch how many experiments it has, and what ran beside them, in words."""
     waiting: tuple[str, ...] = ()
@@ -45,6 +47,7 @@ def summarise(store: Store, branches: Sequence[str], *, seconds: float, ended: s
         branches=tuple(branches),
         experiments=counts.done,
         keeps=counts.kept,
+        kept_experiments=counts.kept_experiments,
         baseline=first.val_bpb if first else None,
         gain=_best_gain(store, branches),
         seconds=seconds,
@@ -92,7 +95,8 @@ def summary_lines(summary: FarmSummary) -> list[str]:
     lines = [f"ended: {summary.ended}, after {duration(summary.seconds)}"]
     on, more = ", ".join(summary.branches[:BRANCHES_SHOWN]), len(summary.branches) - BRANCHES_SHOWN
     others = f" and {more:,} more" if more > 0 else ""
-    lines.append(f"{counted(summary.experiments, 'experiment')}, {summary.keeps} kept, on {on}{others}")
+    kept = keeps_in_words(summary.keeps, experiments=summary.kept_experiments)
+    lines.append(f"{counted(summary.experiments, 'experiment')}, {kept}, on {on}{others}")
     lines += [f"  {line}" for line in summary.of_branches[:BRANCHES_SHOWN]]
     if summary.gain:
         lines.append(gain_text(summary.gain))

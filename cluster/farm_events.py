@@ -87,6 +87,7 @@ class FarmEvents:
         self._log(kind, **fields)
         if kind == "decision_changed":
             self._counting.request()
+            self._export.request()
         if kind in MESSAGES:
             self._say(kind, **fields)
 

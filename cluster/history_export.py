@@ -43,8 +43,8 @@ class HistoryExport:
         self._writing = threading.Lock()
         self._is_due = asyncio.Event()
         self._pictures: dict[str, Path] = {}
-        self._drawn: dict[str, int] = {}
-        """Runs, verdicts and heads in the picture of each branch."""
+        self._drawn: dict[str, tuple[object, ...]] = {}
+        """What the picture of each branch shows: how many heads, and of each experiment how many runs and its decision."""
         self._created: dict[str, str] = {}
         """When each experiment that made a head was created."""
         self._told: set[tuple[Path, str]] = set()
@@ -67,11 +67,11 @@ class HistoryExport:
 
     def _draw_changed(self, draw: Draw) -> None:
         pictures: list[tuple[Path, Picture]] = []
-        about: list[tuple[str, int]] = []
+        about: list[tuple[str, tuple[object, ...]]] = []
         for branch, path in list(self._pictures.items()):  # another loop may be opened meanwhile, in its own thread
             records = self._store.records(branch)
             heads = self._heads(branch, records)
-            seen = len(heads) + sum(len(record.runs) + (record.verdict is not None) for record in records)
+            seen = (len(heads), *((len(record.runs), record.verdict and record.verdict.decision) for record in records))
             if self._drawn.get(branch) != seen:
                 pictures.append((path, picture_of(records, branch, heads)))
                 about.append((branch, seen))

@@ -152,7 +152,8 @@ class FarmClient:
 
     def ask(self, ask: Ask) -> Answer:
         """Asks something of a group's loops."""
-        return Answer(**self._ask("POST", "/request", asdict(ask)))
+        told = self._ask("POST", "/request", asdict(ask))
+        return Answer(**{**told, "files": tuple(told["files"])})
 
     def record_import(self, event: dict[str, Any], *, replace: bool) -> "Import":
         """Has the rows of another system's file recorded."""

@@ -4,7 +4,8 @@ cluster/steering_requests.py records.
 It is recorded in the store by the process that holds the home, and a loop takes it up at its next step.
 """
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal
 
@@ -13,13 +14,17 @@ from cluster.home import Home
 from cluster.resuming import resuming
 from research.errors import UserError
 from research.formatting import counted, one_line
-from results.experiment import edit_of
+from results.experiment import Decision, edit_of
 from results.group_entries import CONTROL_REQUEST, DROPPED_BY_A_PERSON, RULING, WAVE_REQUEST, Ruled, Ruling
 
 if TYPE_CHECKING:
+    from results.experiment import Branch
     from results.group_history import GroupHistory
     from results.group_state import GroupState
     from results.store import Store
+
+TITLE_WIDTH = 60
+"""Characters of an idea's title."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,30 +50,37 @@ class Answer:
 
     recorded: str
     """One line that says what follows."""
-    is_taken_up: bool
+    is_taken_up: bool = False
     """Whether a loop of the group is running, so that nothing needs to be started."""
     note: str = ""
     """Why no loop can take it up, in words; empty if one can."""
+    is_done: bool = False
+    """Whether no run follows, so that there is nothing to take up."""
+    files: tuple[str, ...] = ()
+    """A line on each results.tsv that the changed decisions can't be written to, or that was moved aside."""
 
 
-def record(store: "Store", ask: Ask) -> str:
-    """Records what is asked. Returns one line that says what follows. Raises UserError if it can't be done."""
+def record(store: "Store", ask: Ask) -> Answer:
+    """Records what is asked. Returns what follows, as if no loop were running. Raises UserError if it can't be done."""
     members = [branch for branch in store.branches() if branch.head_branch == ask.group]
     if not members:
         raise UserError(f"This home has no branch {ask.group}.")
     if ask.what in ("suggest", "withdraw", "pause", "resume", "stop loop"):
-        return _steer(store, ask)
+        return Answer(recorded=_steer(store, ask))
     if store.groups.head(ask.group) is None:
         begin = resuming(Home(store.home), members[0], done=0)
         raise UserError(f"{ask.group} has no baseline with a score yet: `{begin}` measures it.")
     is_greedy, state = members[0].rule == "greedy", store.groups.state(ask.group)
     if ask.what == "baseline":
-        return _request(store, ask.group, CONTROL_REQUEST, f"The baseline of {ask.group} runs again, as a control")
+        return Answer(
+            recorded=_request(store, ask.group, CONTROL_REQUEST, f"The baseline of {ask.group} runs again, as a control")
+        )
     if is_greedy:
         raise UserError(f"{ask.group} keeps ideas by --rule greedy, which estimates none and combines none.")
-    if ask.what == "undo drop":
-        return _undo_drop(store, ask, state)
-    return _combine(store, ask, state) if ask.what == "combine" else _drop(store, ask, state)
+    if ask.what == "combine":
+        return Answer(recorded=_combine(store, ask, state))
+    answer = (_drop if ask.what == "drop" else _undo_drop)(store, ask, state)
+    return replace(answer, files=tuple(_tables_updated(store, members)))
 
 
 def _steer(store: "Store", ask: Ask) -> str:
@@ -122,30 +134,58 @@ def _request(store: "Store", group: str, request: str, follows: str) -> str:
     return follows
 
 
-def _drop(store: "Store", ask: Ask, state: "GroupState") -> str:
+def _drop(store: "Store", ask: Ask, state: "GroupState") -> Answer:
     from results.group_verdicts import flips
     from results.groups import ruling_event
 
-    head, experiment = state.farm.head, store.record(ask.idea).experiment
-    first = state.idea_of_edit.get(edit_of(experiment))
-    idea = first if ask.idea not in head and first in head else ask.idea
-    title = one_line(experiment.title, 60)
+    head = state.farm.head
+    idea = _idea_tried(store, ask, state, among=head)
+    named = _named(store, idea, asked=ask.idea)
     if idea not in head:
         if state.why_ruled.get(idea) == DROPPED_BY_A_PERSON:
-            raise UserError(f"{idea} ({title}) {_dropped_already(store, ask.group, idea)}")
+            raise UserError(f"{named} {_dropped_already(store, ask.group, idea)}")
         there = ", ".join(sorted(head)) or "none"
-        raise UserError(f"{idea} ({title}) is not in the head of {ask.group}; the ideas in it: {there}.")
+        raise UserError(f"{named} is not in the head of {ask.group}; the ideas in it: {there}.")
     on_it = sorted(name for name in head if idea in state.farm.patches[name].needs)
     if on_it:
         builds, that = ("builds", "that") if len(on_it) == 1 else ("build", "those")
-        raise UserError(f"{idea} ({title}) can't leave the head: {', '.join(on_it)} {builds} on it; drop {that} first.")
+        raise UserError(f"{named} can't leave the head: {', '.join(on_it)} {builds} on it; drop {that} first.")
     if (above := _edits_above(store, ask.group, idea)) is not None:
         by = f"{', '.join(above)} changed the same lines later" if above else "several later edits stand on its lines"
-        raise UserError(f"{idea} ({title}) can't leave the head: {by}; drop {'that' if above else 'those'} first.")
+        raise UserError(f"{named} can't leave the head: {by}; drop {'that' if above else 'those'} first.")
     store.add_event(RULING, ruling_event(ask.group, Ruled(ruling="bar", patches=(idea,), reason=DROPPED_BY_A_PERSON)))
-    for name, verdict in flips(store.groups.state(ask.group), {idea: "keep"}):
+    for name, verdict in flips(store.groups.state(ask.group), _decided(store, state, idea)):
         store.add_verdict(name, verdict)
-    return f"{idea} ({title}) leaves the head of {ask.group} and stays out; a merge without it is run next"
+    return Answer(recorded=f"{named} leaves the head of {ask.group} and stays out; a merge without it is run next")
+
+
+def _idea_tried(store: "Store", ask: Ask, state: "GroupState", *, among: Collection[str]) -> str:
+    """The idea that an experiment tries: an earlier one that it repeats, where that is `among` those that are meant.
+
+    Raises UserError for an experiment that tries none.
+    """
+    record = store.record(ask.idea)
+    experiment = record.experiment
+    if not record.is_idea:
+        there = ", ".join(_named(store, idea) for idea in sorted(among)) or "none"
+        raise UserError(
+            f"{ask.idea} ({one_line(experiment.title, TITLE_WIDTH)}) is of the kind {experiment.kind}, and no idea: "
+            f"name one of {there}."
+        )
+    known = (ask.idea, state.idea_of.get(ask.idea, ""), state.idea_of_edit.get(edit_of(experiment), ""))
+    return next((idea for idea in known if idea in among), known[1] or ask.idea)
+
+
+def _named(store: "Store", idea: str, *, asked: str = "") -> str:
+    """An idea with its own title, and which experiment repeats it if that was asked for."""
+    repeated = f", which {asked} repeats" if asked not in ("", idea) else ""
+    return f"{idea} ({one_line(store.record(idea).experiment.title, TITLE_WIDTH)}{repeated})"
+
+
+def _decided(store: "Store", state: "GroupState", idea: str) -> dict[str, Decision]:
+    """How every experiment that tries an idea was decided last, by its id."""
+    tries = (store.record(name) for name in state.experiments_of.get(idea, (idea,)))
+    return {record.experiment.id: record.verdict.decision for record in tries if record.verdict is not None}
 
 
 def _edits_above(store: "Store", group: str, idea: str) -> list[str] | None:
@@ -182,33 +222,48 @@ def _dropped_already(store: "Store", group: str, idea: str) -> str:
     return f"is dropped already, and leaves the head of {group} by a merge without it, which `{runs_it}` runs; {undo}."
 
 
-def _undo_drop(store: "Store", ask: Ask, state: "GroupState") -> str:
+def _undo_drop(store: "Store", ask: Ask, state: "GroupState") -> Answer:
     """Takes back that a person dropped an idea.
 
     It is in the head again if no merge without it has run, else the estimates decide whether a merge brings it back. One that
     was pinned in the head is so again, for the reason that it was, and a merge brings it back if it has left.
     """
-    from results import policy
     from results.group_verdicts import flips
     from results.groups import ruling_event
 
-    experiment, head = store.record(ask.idea).experiment, store.groups.head(ask.group)
-    first = state.idea_of_edit.get(edit_of(experiment), "")
+    head = store.groups.head(ask.group)
     dropped = [idea for idea, why in state.why_ruled.items() if why == DROPPED_BY_A_PERSON]
-    idea = first if ask.idea not in dropped and first in dropped else ask.idea
-    title = one_line(experiment.title, 60)
+    idea = _idea_tried(store, ask, state, among=dropped)
+    named = _named(store, idea, asked=ask.idea)
     if idea not in dropped:
         there = ", ".join(sorted(dropped)) or "none"
-        raise UserError(f"No person has dropped {idea} ({title}) from {ask.group}; the ideas that were dropped: {there}.")
+        raise UserError(f"No person has dropped {named} from {ask.group}; the ideas that were dropped: {there}.")
     has_left = head is None or idea not in head.patches
     ruling: Ruling = "pin" if idea in state.pins_lifted else "unbar" if has_left else "restore"
     reason = state.pins_lifted.get(idea, "a person took that back")
     store.add_event(RULING, ruling_event(ask.group, Ruled(ruling=ruling, patches=(idea,), reason=reason)))
     after = store.groups.state(ask.group)
-    for name, verdict in flips(after, {idea: "discard"}):
+    for name, verdict in flips(after, _decided(store, after, idea)):
         store.add_verdict(name, verdict)
-    if idea in after.farm.head and not has_left:
-        pinned = f", since {reason}" if ruling == "pin" and reason else ""
-        return f"{idea} ({title}) stays in the head of {ask.group}{pinned}"
-    follows = "a merge will bring it back" if idea in policy.kept(after.farm) else "by the estimates it doesn't come back now"
-    return f"{idea} ({title}) may be in the head of {ask.group} again: {follows}"
+    pinned = f", since {reason}" if ruling == "pin" and reason else ""
+    return _after_undo(after, idea, named, ask.group, has_left=has_left, pinned=pinned)
+
+
+def _after_undo(state: "GroupState", idea: str, named: str, group: str, *, has_left: bool, pinned: str) -> Answer:
+    """What becomes of an idea that may be in the head again; `pinned`: why scores don't decide on it, in words."""
+    from results import policy
+
+    is_wanted = idea in policy.kept(state.farm)
+    if has_left:
+        follows = "a merge will bring it back" if is_wanted else "by the estimates it doesn't come back now"
+        return Answer(recorded=f"{named} may be in the head of {group} again: {follows}", is_done=not is_wanted)
+    if is_wanted:
+        return Answer(recorded=f"{named} stays in the head of {group}{pinned}", is_done=True)
+    return Answer(recorded=f"{named} is no longer dropped, and leaves the head of {group} by a merge, since it doesn't pay")
+
+
+def _tables_updated(store: "Store", members: "Sequence[Branch]") -> list[str]:
+    """Brings each results.tsv of a group's branches up to date, since decisions have changed. Returns lines as `files`."""
+    from cluster.results_files import update_results_tsv
+
+    return [line for member in members for line in update_results_tsv(Home(store.home), store, member.name)]

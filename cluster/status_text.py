@@ -109,7 +109,7 @@ def _counts(history: BranchHistory) -> dict[str, int]:
 
 def _counts_in_words(history: BranchHistory) -> str:
     counts, beside = count(history.records), ", ".join(beside_ideas(history.records).values())
-    return f"{counts.experiments}, {counts.kept} kept{f'; beside them {beside}' if beside else ''}"
+    return f"{counts.experiments}, {counts.keeps}{f'; beside them {beside}' if beside else ''}"
 
 
 def unequal_lines(group: GroupHistory) -> list[str]:

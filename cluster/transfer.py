@@ -17,7 +17,7 @@ from cluster.engine import Engine, LocalEngine
 from cluster.hardware import Device, platform_identity
 from cluster.home import Home
 from cluster.local_api import FarmServer, Submitted
-from cluster.person_requests import Answer, record
+from cluster.person_requests import record
 from cluster.stop_request import interrupt_this_process
 from research.contract import Contract
 from research.data.prepared import PreparedData
@@ -230,7 +230,7 @@ def held(home: Home, branch: Branch) -> Iterator[tuple[Store, dict[str, Any]]]:
             home,
             status=status,
             query=lambda sql, audience: store.queries.table(sql, audience=audience),
-            ask=lambda asked: Answer(recorded=record(store, asked), is_taken_up=False),
+            ask=lambda asked: record(store, asked),
             record_import=lambda event, replace: record_import(store, event, replace=replace),
             submit=lambda fields: Submitted(id=submit(store, submission_from(fields)), is_taken_up=False),
             stop=interrupt_this_process,

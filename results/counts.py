@@ -30,7 +30,9 @@ class Counts:
     by_hand: int
     """Those of them that a person tried or committed."""
     kept: int
-    """Ideas that are kept: one that several loops have tried counts once for each head."""
+    """Ideas that are kept: one that several experiments have tried counts once for each head."""
+    kept_experiments: int
+    """The experiments that have tried the ideas which are kept."""
     discarded: int
     crashed: int
     invalid: int
@@ -42,14 +44,24 @@ class Counts:
     def words(self) -> str:
         """The numbers of what is kept and discarded, and of all else that there is."""
         others = {name: getattr(self, name) for name in ("crashed", "invalid", "lost", "abandoned")}
-        parts = {"kept": self.kept, "discarded": self.discarded, **{name: number for name, number in others.items() if number}}
-        return ", ".join(f"{number} {name}" for name, number in parts.items())
+        parts = {"discarded": self.discarded, **{name: number for name, number in others.items() if number}}
+        return ", ".join([self.keeps, *(f"{number} {name}" for name, number in parts.items())])
+
+    @property
+    def keeps(self) -> str:
+        """The number of ideas that are kept, and in how many experiments if some of them were tried more than once."""
+        return keeps_in_words(self.kept, experiments=self.kept_experiments)
 
     @property
     def experiments(self) -> str:
         """The number of experiments, as `--experiments` counts them, and how many of them were by hand."""
         apart = f" ({self.by_hand} by hand)" if self.by_hand else ""
         return f"{counted(self.done, 'experiment')}{apart}"
+
+
+def keeps_in_words(kept: int, *, experiments: int) -> str:
+    """How many ideas are kept, and in how many experiments if that are more."""
+    return f"{kept} kept" + (f" (in {experiments} experiments)" if experiments > kept else "")
 
 
 def beside_ideas(records: Iterable[ExperimentRecord]) -> dict[ExperimentKind, str]:
@@ -68,6 +80,7 @@ def count(*of_heads: Iterable[ExperimentRecord]) -> Counts:
         done=sum(record.is_done for record in ideas),
         by_hand=sum(record.is_done and record.experiment.kind == "manual" for record in ideas),
         kept=sum(_distinct(filter(is_keep, records)) for records in groups),
+        kept_experiments=sum(map(is_keep, ideas)),
         discarded=ended.count("discard"),
         crashed=ended.count("crash"),
         invalid=ended.count("invalid"),

@@ -121,12 +121,18 @@ class GroupHistory:
         is_old = not self.heads and not (self.baseline and self.baseline.experiment.program)  # its head is the latest keep
         if is_old or self.branches[0].rule == "greedy":
             return frozenset()
-        patches, inside = self.heads[-1].patches if self.heads else (), set[str]()
+        patches, inside = self.heads[-1].patches if self.heads else (), self._heads_of_no_idea
         for record in self.records:
             if record.experiment.id in patches:
                 inside |= _names(record)
         kept = (record for record in self.records if record.is_idea and is_keep(record))
         return frozenset(record.experiment.id for record in kept if inside.isdisjoint(_names(record)))
+
+    @property
+    def _heads_of_no_idea(self) -> set[str]:
+        """The experiments that made a head, and whose commit has no idea by their id: merges, and commits of what was known."""
+        ideas = {idea for head in self.heads for idea in head.patches}
+        return {head.experiment_id for head in self.heads} - ideas
 
     @property
     def head_record(self) -> ExperimentRecord | None:

@@ -203,9 +203,9 @@ def seed_of(experiment: Experiment, run: RunResult) -> Seed | None:
     return (run.seed, f"{experiment.structure} {run.num_params}") if experiment.structure else None
 
 
-def without_pin(state: GroupState, idea: str) -> GroupState:
-    """The state in which scores alone decide whether an idea stays in the head."""
-    return replace(state, farm=replace(state.farm, pinned=state.farm.pinned - {idea}))
+def without_pins(state: GroupState, ideas: frozenset[str]) -> GroupState:
+    """The state in which scores alone decide whether these ideas stay in the head."""
+    return replace(state, farm=replace(state.farm, pinned=state.farm.pinned - ideas))
 
 
 def estimates(state: GroupState) -> tuple[IdeaEstimate, ...]:

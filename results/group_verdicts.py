@@ -67,7 +67,7 @@ def merge_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunR
         return failed
     patches = state.patches_at[experiment.commit]
     scores = scores_of(runs)
-    expected, sd = _expected(state, experiment)
+    expected, sd = expected_of(state, experiment)
     score = sum(scores) / len(scores)
     is_kept = patches == state.farm.head
     remark = _share_in_words(state, runs)
@@ -105,7 +105,7 @@ def measurement_verdict(state: GroupState, experiment: Experiment, runs: Sequenc
         return failed
     scores = scores_of(runs)
     score = sum(scores) / len(scores)
-    expected, sd = _expected(state, experiment)
+    expected, sd = expected_of(state, experiment)
     away = (score - expected) / sd
     what = "known program" if experiment.kind in ("explore", "manual") else experiment.kind
     told = f"{score:.4f}{_share_in_words(state, runs)}"
@@ -113,8 +113,11 @@ def measurement_verdict(state: GroupState, experiment: Experiment, runs: Sequenc
     return Verdict(decision="discard", reason=words, gain=expected - score, sigma=state.farm.posterior.sigma)
 
 
-def _expected(state: GroupState, experiment: Experiment) -> tuple[float, float]:
-    """The val_bpb that is expected of an experiment's train.py, as it is told of a head, and a run's standard deviation."""
+def expected_of(state: GroupState, experiment: Experiment) -> tuple[float, float]:
+    """The val_bpb that is expected of an experiment's train.py, as it is told of a head, and a run's standard deviation.
+
+    The experiment must have run.
+    """
     gain = expected_gain(state, experiment.commit)
     assert gain is not None, "it has run"
     return gain.head, policy.expected_score(state.farm, state.patches_at[experiment.commit])[1]

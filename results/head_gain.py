@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+DECIMALS = 4
+"""The decimals of a gain that people are told."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExpectedGain:
@@ -49,7 +52,12 @@ def gain_text(gain: ExpectedGain) -> str:
     return f"val_bpb {gain.baseline:.4f} -> {gain.head:.4f} expected: gain {words} (90%)"
 
 
+def is_told(value: float) -> bool:
+    """Whether a gain in bpb is more, or less, than nothing by the decimals with which it is told."""
+    return round(value, DECIMALS) != 0
+
+
 def interval_text(value: float, low: float, high: float) -> str:
     """A gain in bpb with the ends of its interval; what its decimals don't show is +0.0000."""
-    value, low, high = (round(one, 4) + 0.0 for one in (value, low, high))
-    return f"{value:+.4f} [{low:+.4f}, {high:+.4f}]"
+    value, low, high = (round(one, DECIMALS) + 0.0 for one in (value, low, high))
+    return f"{value:+.{DECIMALS}f} [{low:+.{DECIMALS}f}, {high:+.{DECIMALS}f}]"

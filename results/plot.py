@@ -90,7 +90,7 @@ def picture_of(records: Sequence[ExperimentRecord], title: str, heads: Sequence[
     """
     ideas = [record for record in records if record.is_done]
     return Picture(
-        title=f"{title}: {counted(len(ideas), 'experiment')}, {count(records).kept} kept",
+        title=f"{title}: {counted(len(ideas), 'experiment')}, {count(records).keeps}",
         keeps=tuple(_points(records, "keep")),
         discards=tuple(_points(ideas, "discard")),
         crashed=tuple(_numbers(ideas, "crash")),

@@ -8,13 +8,14 @@ from research.formatting import counted, duration, one_line, shortened
 from research.result import RunResult
 from results import policy
 from results.confirmation import conclusion, confirmation_of, in_words
+from results.control_residuals import controls_in_words, residuals
 from results.counts import beside_ideas, count
 from results.experiment import Decision, ExperimentRecord
 from results.gains import BPB_STEP, device_seconds, gain_by_scores
 from results.group_history import Decided, GroupHistory
 from results.group_state import IdeaEstimate, estimates
 from results.group_verdicts import is_postponed
-from results.head_gain import ExpectedGain, interval_text
+from results.head_gain import ExpectedGain, interval_text, is_told
 from results.history import BranchHistory, by_head
 from results.overfitting import measure_overfitting
 from results.researcher_costs import total
@@ -98,6 +99,7 @@ def _group_report(histories: Sequence[BranchHistory], home: Path | None, confirm
         *_idea_lines(group),
         *_researcher_lines(group, histories),
         *_beside_ideas(group),
+        *_control_lines(group),
         _code_line(group),
         *_share_warnings(group),
         *_policy_lines(group),
@@ -158,11 +160,13 @@ def _confirmation_lines(group: GroupHistory, gain: ExpectedGain, commit: str, co
 
 
 def _price_lines(group: GroupHistory, gain: ExpectedGain | None) -> list[str]:
+    """The device time of all runs, and how much of it each step of the gain took; none if either would be told as nothing."""
     seconds = device_seconds(group.records)
-    if gain is None or gain.gain <= 0 or not seconds:
+    if gain is None or not is_told(gain.gain) or gain.gain <= 0 or round(seconds) == 0:
         return []
-    each = duration(seconds / (gain.gain / BPB_STEP))
-    return [f"Device time: {duration(seconds)}, {each} for each {BPB_STEP} bits per byte gained"]
+    each = seconds / (gain.gain / BPB_STEP)
+    told = duration(each) if each >= 1 else f"{each:.2g} s"
+    return [f"Device time: {duration(seconds)}, {told} for each {BPB_STEP} bits per byte gained"]
 
 
 def _audit_lines(group: GroupHistory, home: Path | None) -> list[str]:
@@ -273,6 +277,12 @@ def _beside_ideas(group: GroupHistory) -> list[str]:
     return [f"Other runs: {', '.join(parts.values())}"] if parts else []
 
 
+def _control_lines(group: GroupHistory) -> list[str]:
+    """How far controls are from what all runs expect of them, with a warning if some are further away than chance has it."""
+    found = [] if group.state is None else residuals(group.state, group.records)
+    return [line for text in controls_in_words(found) for line in _wrapped(text)]
+
+
 def _share_warnings(group: GroupHistory) -> list[str]:
     """A sentence on runs which had more or less of the machine than others; none if all had equal shares."""
     unequal = group.unequal_shares
@@ -298,7 +308,7 @@ def _counts_line(records: Sequence[ExperimentRecord]) -> str:
     counts = count(records)
     apart = f", {counts.abandoned} abandoned" if counts.abandoned else ""
     return (
-        f"{counts.experiments}: {counts.kept} kept, {counts.discarded} discarded, {counts.crashed} crashed, "
+        f"{counts.experiments}: {counts.keeps}, {counts.discarded} discarded, {counts.crashed} crashed, "
         f"{counts.invalid} invalid; {counts.lost} lost by machines and not counted{apart}"
     )
 

@@ -11,11 +11,16 @@ from results.experiment import ExperimentRecord, Usage
 from results.gains import device_seconds
 from results.group_history import GroupHistory
 from results.group_state import IdeaEstimate
+from results.head_gain import is_told
 from results.researcher_costs import total
 from results.verdict import figure
 
 BEFORE = "claude"
 """Whose the costs are that an older version recorded without a name: no other researcher had any then."""
+
+
+LEAST_USD = 0.005
+"""US dollars that are told as $0.01: of less no gain per dollar is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,18 +37,25 @@ class Yield:
 
     def line(self) -> str:
         """The yield in words."""
-        hours = self.device_seconds / 3600
         gain = f", gain {figure(self.gain)}" if self.kept else ""
-        per_hour = f" ({figure(self.gain / hours)} per hour)" if hours and self.kept else ""
+        is_rated = self._has_gain and round(self.device_seconds) > 0
+        per_hour = f" ({figure(self.gain / (self.device_seconds / 3600))} per hour)" if is_rated else ""
         device = f"{duration(self.device_seconds)} of devices{per_hour}"
         return f"By {self.researcher}: {self.kept} in the head{gain}; {device}{self._money()}"
+
+    @property
+    def _has_gain(self) -> bool:
+        """Whether its ideas in the head gain anything that is told."""
+        return bool(self.kept) and self.gain > 0 and is_told(self.gain)
 
     def _money(self) -> str:
         usd = self.cost.cost_usd
         if usd is None:
             return ", cost unknown" if self.cost.answers else ", free"
         sure = "at least " if self.cost.cost_basis == "missing" else ""
-        return f", {sure}${usd:.2f}" + (f" ({figure(self.gain / usd)} per dollar)" if usd and self.kept else "")
+        return f", {sure}${usd:.2f}" + (
+            f" ({figure(self.gain / usd)} per dollar)" if self._has_gain and usd >= LEAST_USD else ""
+        )
 
 
 def yields(group: GroupHistory, inside: Mapping[str, IdeaEstimate], costs: Iterable[Usage]) -> list[Yield]:

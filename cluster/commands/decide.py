@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from cluster.commands.read_home import read_history, record_named
 from cluster.home import Home, find_cache, find_home, home_option
 from cluster.local_api import connect, silent_farm
-from cluster.person_requests import Ask, record
+from cluster.person_requests import Answer, Ask, record
 from cluster.resuming import resuming_with
 from research.errors import UserError
 from research.formatting import one_line
@@ -130,7 +130,6 @@ def baseline(options: argparse.Namespace) -> int:
 
 def ask(home: Home, branch: "Branch", asked: Ask) -> int:
     """Records what is asked, through the farm that holds the home if one does, and prints what follows. Raises UserError."""
-    from cluster.results_files import update_results_tsv
     from results.store import Store
 
     client = connect(home)
@@ -138,17 +137,20 @@ def ask(home: Home, branch: "Branch", asked: Ask) -> int:
         raise UserError(silent)
     if client is not None:
         answer = client.ask(asked)
-        recorded, is_taken_up = answer.recorded, answer.is_taken_up
     else:
         with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
             check_whole(home.journal, store.journal.damaged, home_option=home_option(home))
-            recorded, is_taken_up = record(store, asked), False
-            for member in (member for member in store.branches() if member.head_branch == asked.group):
-                for line in update_results_tsv(home, store, member.name):  # a decision may have changed
-                    print(line)
-    when = "The running farm takes that up at its next step" if is_taken_up else f"That begins{resuming_with(home, branch)}"
-    print(f"{recorded}.\n{when}")
+            answer = record(store, asked)
+    for line in (*answer.files, f"{answer.recorded}.", *([] if answer.is_done else [_when(home, branch, answer)])):
+        print(line)
     return 0
+
+
+def _when(home: Home, branch: "Branch", answer: Answer) -> str:
+    """When what was asked begins."""
+    if answer.is_taken_up:
+        return "The running farm takes that up at its next step"
+    return f"That begins{resuming_with(home, branch)}"
 
 
 def branch_or_experiment(home: Home, name: str | None) -> "tuple[Branch, str | None]":

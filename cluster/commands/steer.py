@@ -104,4 +104,4 @@ def ask(home: Home, asked: Ask) -> tuple[Answer, bool]:
         raise UserError(silent)
     with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
         check_whole(home.journal, store.journal.damaged, home_option=home_option(home))
-        return Answer(recorded=record(store, asked), is_taken_up=False), False
+        return record(store, asked), False

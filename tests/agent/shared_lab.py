@@ -117,7 +117,7 @@ class SharedLab:
         loop = ResearchLoop(branch=branch, worktree=worktree, researcher=ScriptedResearcher(steps), store=self.store,
                             shared=shared, execute=execute, observer=self.listener, settings=settings,
                             start_speculatively=None)  # fmt: skip
-        loop._write_table_if_due = nothing  # type: ignore[method-assign]
+        loop._write_tables_if_due = nothing  # type: ignore[method-assign]
         loop._proposer._read_ahead = nothing  # type: ignore[method-assign]
         return loop
 

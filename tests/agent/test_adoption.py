@@ -18,6 +18,8 @@ from research.errors import UserError
 from research.profiles import PROFILES
 from research.result import RunResult, RunSpec
 from results.experiment import Branch, Experiment, ExperimentRecord, Proposal
+from results.group_entries import DROPPED_BY_A_PERSON
+from results.history import read_history
 from results.store import Store
 from results.verdict import NoisePrior
 from tests.agent.repo.git_samples import git
@@ -33,7 +35,7 @@ def depth(number: int) -> str:
     return TRAIN_PY.replace("DEPTH = 2", f"DEPTH = {number}")
 
 
-SCORES = {2: 1.5, 3: 1.4, 4: 1.45, 5: None, 6: 1.3}
+SCORES = {2: 1.5, 3: 1.4, 4: 1.45, 5: None, 6: 1.3, 7: 1.6}
 """val_bpb by depth; 5 has none."""
 
 
@@ -178,6 +180,38 @@ def test_an_adoption_that_was_cut_off_is_finished_by_the_same_rule(checkout: Che
     checkout.stop_at = None
     checkout.start()
     assert checkout.told() == [("baseline", "keep"), ("three layers", "keep"), ("four layers", "keep")]
+
+
+def test_a_commit_that_repeats_an_earlier_idea_is_in_the_head_all_the_same(checkout: Checkout) -> None:
+    """It counts as another run of that idea, which is what is pinned."""
+    checkout.start()
+    tried = checkout.edit(depth(7))
+    assert tried.verdict is not None and tried.verdict.decision == "discard"
+    checkout.commit(depth(7), "worse, and I want it")
+    (again,) = checkout.start()
+    assert again.verdict is not None and again.verdict.decision == "keep"
+    assert checkout.told()[1:] == [("edit", "keep"), ("worse, and I want it", "keep")]
+    state, head = checkout.store.groups.state(BRANCH), checkout.store.groups.head(BRANCH)
+    assert head is not None and head.patches == (tried.experiment.id,) and set(head.patches) == state.farm.pinned
+    assert checkout.loop().worktree.train_py(head.commit) == depth(7)
+    assert "kept by hand" in checkout.again(again), "the same rule decides after another run"
+
+
+def test_a_commit_that_takes_an_idea_back_drops_it(checkout: Checkout) -> None:
+    checkout.start()
+    checkout.commit(depth(3), "deeper")
+    (deeper,) = checkout.start()
+    checkout.commit(depth(2), "no, as it was")
+    checkout.start()
+    state, head = checkout.store.groups.state(BRANCH), checkout.store.groups.head(BRANCH)
+    assert head is not None and head.patches == () and state.why_ruled[deeper.experiment.id] == DROPPED_BY_A_PERSON
+    assert checkout.told()[1:] == [("deeper", "discard"), ("no, as it was", "keep")]
+    history = read_history(checkout.store.journal.path)[0]
+    assert history.group.waiting == frozenset(), "the head is what was committed"
+    checkout.commit(depth(3), "after all")
+    checkout.start()
+    head = checkout.store.groups.head(BRANCH)
+    assert head is not None and head.patches == (deeper.experiment.id,)
 
 
 def test_a_reset_of_what_was_never_recorded_is_no_matter(checkout: Checkout) -> None:

@@ -62,10 +62,10 @@ def test_ideas_that_are_kept_now_count_once_in_all_texts(store: Store) -> None:
         store.add_verdict(made.id, Verdict(decision="discard", reason="so it is"))
     names = [make_branch().name, shared.name]
     ended = summary_lines(summarise(store, names, seconds=60.0, ended="stopped"))
-    assert "4 experiments, 1 kept, on" in ended[1]
+    assert "4 experiments, 1 kept (in 2 experiments), on" in ended[1]
     assert ended[2].strip() == f"{names[0]}: 3 experiments (1 by hand), 1 baseline, 1 control"
     assert ended[3].strip() == f"{names[1]}: 1 experiment, 1 merge of kept ideas"
-    assert counts_of(store, names).words() == "1 kept, 2 discarded, 1 lost, 1 abandoned"
+    assert counts_of(store, names).words() == "1 kept (in 2 experiments), 2 discarded, 1 lost, 1 abandoned"
     histories = read_history(store.journal.path)
     told = "\n".join(standing_lines(histories))
     assert "the head of 2 branches, with 1 kept idea\n" in told

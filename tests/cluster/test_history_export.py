@@ -11,7 +11,7 @@ import pytest
 from cluster import history_export
 from cluster.history_export import HistoryExport
 from results.drawing import Drawn, draw_apart, draw_here
-from results.experiment import ExperimentRecord, Head
+from results.experiment import ExperimentRecord, Head, Verdict
 from results.group_entries import HEAD
 from results.groups import head_event
 from results.plot import Picture
@@ -44,6 +44,28 @@ def test_a_picture_is_drawn_when_its_branch_has_changed(tmp_path: Path) -> None:
         add(store, 1, "keep", 1.4)
         export.write()
         assert told == [tmp_path / "progress.png.1"] and told[0].read_bytes() == b"\x89PNG a person's"
+
+
+def test_a_picture_is_drawn_again_when_a_decision_has_changed(tmp_path: Path) -> None:
+    """Also where another one changed the other way, so that as many are kept as before."""
+    picture = tmp_path / "progress.png"
+    with Store.open(with_tables(tmp_path / "home")) as store:
+        store.add_branch(make_branch())
+        export = HistoryExport(store, on_aside=lambda branch, file: None, on_failure=fail)
+        export.add_picture(make_branch().name, picture)
+        for number, decision in enumerate(("keep", "keep", "discard")):
+            add(store, number, decision, 1.5)
+        drawn: list[Picture] = []
+
+        def draw(pictures: Sequence[tuple[Path, Picture]]) -> list[Drawn]:
+            drawn.extend(one for _, one in pictures)
+            return [Drawn() for _ in pictures]
+
+        for flipped in ({}, {}, {1: "discard", 2: "keep"}):
+            for number, decision in flipped.items():
+                store.add_verdict(make_experiment(number).id, Verdict(decision=decision, reason="after all"))  # type: ignore[arg-type]
+            export.write(draw)
+        assert len(drawn) == 2 and [point.number for point in drawn[1].keeps] == [0, 2]
 
 
 def test_what_cannot_be_written_is_told_once_and_written_later(tmp_path: Path) -> None:

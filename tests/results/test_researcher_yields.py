@@ -3,10 +3,12 @@
 import re
 from dataclasses import replace
 
+import pytest
+
 from results.experiment import ExperimentRecord, Usage
 from results.group_state import estimates
 from results.report import morning_report
-from results.researcher_yields import yields
+from results.researcher_yields import Yield, yields
 from results.verdict import figure
 from tests.results.history_samples import history_of
 from tests.results.test_report import night_of
@@ -52,3 +54,25 @@ def test_a_researchers_yield_is_its_gain_per_hour_and_per_dollar() -> None:
         "claude": (0, 1.0),  # an older version recorded no name, and only it cost anything then
     }
     assert next(one for one in others if one.researcher == "pi").line().endswith("cost unknown")
+
+
+@pytest.mark.parametrize(("seconds", "gain", "usd"), [(0.2, 0.01, 0.001), (3600.0, 0.00001, 1.0), (3600.0, -0.002, 1.0)])
+def test_no_rate_is_told_of_what_is_told_as_nothing(seconds: float, gain: float, usd: float) -> None:
+    cost = Usage(researcher="codex", cost_usd=usd, answers=1)
+    line = Yield(researcher="codex", kept=1, gain=gain, device_seconds=seconds, cost=cost).line()
+    assert "per hour" not in line and "per dollar" not in line
+
+
+@pytest.mark.parametrize(("seconds", "scores", "told"), [
+    (0.0001, (0.99,), None),
+    (0.3, (0.9,), " s for each 0.001"),
+    (340.0, (0.99,), "m "),
+    (340.0, (1.0005, 1.0004), None),
+])  # fmt: skip
+def test_the_price_of_a_gain_has_a_unit_that_shows_it(seconds: float, scores: tuple[float, ...], told: str | None) -> None:
+    """However short the runs are; nothing is said of a gain that is told as none."""
+    records = [replace(one, runs=tuple(replace(run, total_seconds=seconds) for run in one.runs)) for one in night_of(*scores)]
+    text = morning_report([history_of(records)])
+    assert not re.search(r"(?<!\d)0s for each", text)
+    price = re.search(r"Device time: .*", text)
+    assert (told is None) == (price is None) and (price is None or told is None or told in price[0])

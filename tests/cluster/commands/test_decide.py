@@ -97,7 +97,9 @@ def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: SharedLab,
     assert "not in the head" not in said
 
     assert typed(lab, "drop", dropped, "--undo") == 0
-    assert dropped in capsys.readouterr().out and dropped in lab.store.groups.state(GROUP).farm.head
+    (said,) = capsys.readouterr().out.splitlines()
+    assert "stays in the head" in said, "no run follows, so that no command begins one"
+    assert dropped in said and dropped in lab.store.groups.state(GROUP).farm.head
     assert lab.rows(DECISION.format(dropped)) == [("keep",)] and "requested" not in shown(lab, "status", capsys)
     assert typed(lab, "drop", dropped, "--undo") == 2
     assert "No person has dropped" in capsys.readouterr().err
@@ -126,8 +128,50 @@ def test_a_dropped_idea_leaves_the_head_by_a_merge_and_stays_out(lab: SharedLab,
     farm = lab.store.groups.state(GROUP).farm
     assert dropped not in farm.head and dropped not in farm.barred, "the estimates decide on it again"
     is_kept = dropped in policy.kept(farm)
+    assert ("That begins" in capsys.readouterr().out) == is_kept
     assert lab.rows(DECISION.format(dropped)) == [("keep" if is_kept else "discard",)]
     assert f"{'keep' if is_kept else 'discard'}\t{title}" in table.read_text(), "without a further run"
+
+
+def test_a_drop_names_the_idea_that_a_repeat_tries_and_refuses_what_tries_none(
+    lab: SharedLab, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asyncio.run(research(lab, 5))
+    farm = lab.store.groups.state(GROUP).farm
+    idea = next(name for name in farm.head if not policy.needed(farm, name, farm.head))
+    first = lab.store.record(idea)
+    again = replace(first.experiment, id="mar8-cpu0-0099", number=99, title="once more")
+    lab.store.add_experiment(again)
+    lab.store.add_run(again.id, replace(first.runs[0], run_id="mar8-cpu0-0099-1", seed=9))
+    lab.store.add_verdict(again.id, Verdict(decision="keep", reason="so it is"))
+    title = f"{idea} ({first.experiment.title}"
+    merge = replace(again, id="mar8-cpu0-0098", number=98, kind="merge", title=f"merge: {first.experiment.title}")
+    lab.store.add_experiment(merge)
+
+    kinds = dict(lab.rows("SELECT kind, max(id) FROM experiments GROUP BY kind"))
+    for kind in kinds.keys() - {"explore"}:
+        for words in ((), ("--undo",)):
+            assert typed(lab, "drop", kinds[kind], *words) == 2
+            said = capsys.readouterr().err
+            assert kind in said and "no idea" in said and (title in said) == (not words)
+    assert typed(lab, "drop", again.id) == 0
+    said = capsys.readouterr().out
+    assert title in said and f"{again.id} repeats" in said and "once more" not in said
+    assert [lab.rows(DECISION.format(one)) for one in (idea, again.id)] == [[("discard",)]] * 2
+    assert typed(lab, "drop", again.id) == 2 and title in capsys.readouterr().err
+    assert typed(lab, "drop", again.id, "--undo") == 0 and title in capsys.readouterr().out
+    assert [lab.rows(DECISION.format(one)) for one in (idea, again.id)] == [[("keep",)]] * 2
+
+
+def test_a_drop_that_a_running_farm_records_is_in_results_tsv_at_once(lab: SharedLab) -> None:
+    asyncio.run(research(lab, 5))
+    farm = lab.store.groups.state(GROUP).farm
+    idea = next(name for name in farm.head if not policy.needed(farm, name, farm.head))
+    table = worktree_folder(lab.home, lab.names[0]) / "results.tsv"
+    row = f"discard\t{lab.store.record(idea).experiment.title}\n"
+    assert row not in table.read_text()
+    assert record(lab.store, Ask(what="drop", group=GROUP, idea=idea)).files == ()
+    assert row in table.read_text()
 
 
 def test_an_undo_gives_back_what_was_before_the_drop(
@@ -235,7 +279,7 @@ def test_a_running_farm_is_asked_and_its_loop_runs_the_baseline_again(
     home = Home(lab.home).create()
 
     def ask(asked: Ask) -> Answer:
-        return Answer(recorded=record(lab.store, asked), is_taken_up=True)
+        return replace(record(lab.store, asked), is_taken_up=True)
 
     with home.lock():
         server = FarmServer(

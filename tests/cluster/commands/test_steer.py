@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +117,7 @@ def running_farm(home: Home, store: Store, control: LoopControl | None = None) -
     def ask(asked: Ask) -> Answer:
         if asked.what == "stop loop" and control is not None:
             return Answer(recorded=control.stop_from_thread(asked.branch), is_taken_up=True)
-        return Answer(recorded=record(store, asked), is_taken_up=True, note="no loop reads it: search")
+        return replace(record(store, asked), is_taken_up=True, note="no loop reads it: search")
 
     with home.lock():
         server = FarmServer(
