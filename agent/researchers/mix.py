@@ -15,8 +15,8 @@ WITH_MODEL = ("claude", *AGENTS)
 MOST_SHARES = 1_000
 """Limit of a researcher's share."""
 
-READS_NO_TEXT = ("search", "scripted")
-"""The researchers that compute or list their ideas, and so can't read a suggestion."""
+READS_TEXT = ("claude", *AGENTS, "command")
+"""The researchers that read suggestions; others compute or list their ideas, or stand for a queue or for the farm itself."""
 
 EXAMPLE = "claude:2,codex:1,search:5"
 
@@ -55,4 +55,4 @@ def researcher_of_loop(name: str, loop: int) -> str:
 
 def reads_text(name: str) -> bool:
     """Whether the researcher with this name, as `--researcher` takes it without a mix, can read what people write."""
-    return name.partition(":")[0] not in READS_NO_TEXT
+    return name.partition(":")[0] in READS_TEXT

@@ -13,7 +13,7 @@ from agent.diff import apply_diff, hunks
 from agent.duplicate_edits import NO_CHANGE
 from agent.loop import read_policy
 from agent.researcher import ProposalFailed
-from agent.submissions import SUBMISSION, SUBMISSION_ENDED, Submission, submit
+from agent.submissions import Submission, submit
 from cluster.commands.read_home import query_history, read_history
 from cluster.commands.use import recorded_contract, recorded_train_py
 from cluster.home import Home, home_option
@@ -24,6 +24,7 @@ from research.errors import FarmEnded, UserError
 from research.formatting import one_line, plain_lines
 from research.valid_train_py import MAX_BYTES
 from results.experiment import Branch, Head
+from results.group_entries import SUBMISSION, SUBMISSION_ENDED
 from results.history import BranchHistory, branch_named
 from results.journal import check_whole
 from results.query import Table
