@@ -15,6 +15,7 @@ from agent.loop_steering import LoopPaused
 from agent.repo.repair import restore_experiments
 from agent.repo.repository import train_py_at
 from agent.researcher import BudgetSpent, OutOfIdeas
+from agent.researchers.budget import budgets_of
 from agent.researchers.containment import AgentBounds
 from agent.researchers.make import make_researcher
 from agent.researchers.mix import researcher_of_loop
@@ -117,6 +118,8 @@ class Farm:
             display.say(f"{counted(len(restored), 'ref')} of experiments had been deleted in git, and were made again")
         self._branch_start = BranchStart(options, self.store, say=display.say)
         self._shared: dict[str, SharedResearch] = {}
+        self._budgets = budgets_of(options.max_cost, None)
+        """The limits that all loops share."""
         self._opening = threading.Lock()
 
     def _serve(self) -> None:
@@ -212,7 +215,8 @@ class Farm:
         loops = {branch.name: branch.loop for branch in self.store.branches(options.tag)}
         member = researcher_of_loop(options.researcher, loops.get(plan.branch_name, plan.number))
         researcher = make_researcher(member, seed=plan.number, model=options.model, effort=options.effort,
-                                     max_cost=options.max_cost, bounds=agent_bounds(options, plan.data))  # fmt: skip
+                                     budgets=(*self._budgets, *budgets_of(None, options.max_loop_cost)),
+                                     bounds=agent_bounds(options, plan.data))  # fmt: skip
         with self._opening:  # of two new loops, the second one builds on what the first one has started
             branch, worktree = self._branch_start.open(plan, in_place=in_place)
             check_same_rule(options, branch)

@@ -32,9 +32,11 @@ class FarmOptions:
     model: str | None = None
     """The model to use; None: the researcher's default."""
     effort: str | None = None
-    """How much a coding agent's model thinks; None: the agent's default."""
+    """How much the model of claude or of a coding agent thinks; None: the default."""
     max_cost: float | None = None
     """US dollars that the researchers of the tag may cost, over all of its loops and sessions; None: no limit."""
+    max_loop_cost: float | None = None
+    """US dollars that the researcher of each loop may cost, over all sessions; None: no limit."""
     agent_writes: tuple[Path, ...] = ()
     """Files and folders that a command may write beside its own."""
     profile: str | None = None

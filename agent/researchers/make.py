@@ -9,7 +9,10 @@ from research.formatting import shortened
 from research.result import SandboxMode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agent.researcher import Researcher
+    from agent.researchers.budget import Budget
     from agent.researchers.containment import AgentBounds
 
 RESEARCHERS = f"search, claude, {', '.join(AGENTS)}, command:'COMMAND' or scripted:FILE"
@@ -53,12 +56,11 @@ def researcher_warnings(name: str, sandbox: SandboxMode) -> list[str]:
 
 
 def make_researcher(name: str, *, seed: int = 0, model: str | None = None, effort: str | None = None,
-                    max_cost: float | None = None, bounds: "AgentBounds | None" = None) -> "Researcher":  # fmt: skip
+                    budgets: "Sequence[Budget]" = (), bounds: "AgentBounds | None" = None) -> "Researcher":  # fmt: skip
     """The researcher with this name, which is no mix. Raises UserError, for instance NotConfigured if a key is missing.
 
-    `seed` is for search: loops with different seeds try ideas in a different order. `model` (None: the default) and
-    `max_cost` (US dollars for all loops and sessions of a tag, None: no limit) are for claude and coding agents, `effort` for
-    coding agents alone. `bounds` are a command's.
+    `seed` is for search: loops with different seeds try ideas in a different order. `model` and `effort` (None: the default)
+    and `budgets` (which loops share) are for claude and coding agents. `bounds` are a command's.
     """
     check_researcher(name)
     kind, _, argument = name.partition(":")
@@ -69,11 +71,11 @@ def make_researcher(name: str, *, seed: int = 0, model: str | None = None, effor
     if kind == "claude":
         from agent.researchers.claude import DEFAULT_MODEL, ClaudeResearcher
 
-        return ClaudeResearcher(model=model or DEFAULT_MODEL, max_cost_usd=max_cost)
+        return ClaudeResearcher(model=model or DEFAULT_MODEL, effort=effort, budgets=budgets)
     if kind in AGENTS:
         from agent.researchers.coding_agent import CodingAgentResearcher
 
-        return CodingAgentResearcher(AGENTS[kind], model=model, effort=effort, max_cost_usd=max_cost, bounds=bounds)
+        return CodingAgentResearcher(AGENTS[kind], model=model, effort=effort, budgets=budgets, bounds=bounds)
     if kind == "command":
         from agent.researchers.command import CommandResearcher
 

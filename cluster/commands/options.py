@@ -45,6 +45,7 @@ def run_options(options: argparse.Namespace) -> FarmOptions:
         model=options.model,
         effort=options.effort,
         max_cost=options.max_cost,
+        max_loop_cost=options.max_loop_cost,
         agent_writes=_agent_writes(options.agent_writes or ()),
         before_experiment=options.before_experiment,
         after_experiment=options.after_experiment,
@@ -77,8 +78,9 @@ def check_used(options: argparse.Namespace) -> None:
     members = tuple(shares_of(options.researcher))
     kinds = [member.partition(":")[0] for member in members]
     agents = tuple(AGENTS)
-    for option, value, users in (("--model", options.model, ("claude", *agents)), ("--effort", options.effort, agents),
-                                 ("--max-cost", options.max_cost, ("claude", *agents)),
+    paid = ("claude", *agents)
+    for option, value, users in (("--model", options.model, paid), ("--effort", options.effort, paid),
+                                 ("--max-cost", options.max_cost, paid), ("--max-loop-cost", options.max_loop_cost, paid),
                                  ("--agent-writes", options.agent_writes, ("command", *agents))):  # fmt: skip
         using = [kind for kind in kinds if kind in users]
         if value is not None and not using:
@@ -88,7 +90,7 @@ def check_used(options: argparse.Namespace) -> None:
             raise UserError(
                 f"{option} would be for {' and '.join(using)} of the mix, which name theirs differently: leave it out."
             )
-        if option == "--effort" and value is not None:
+        if option == "--effort" and value is not None and using[0] in AGENTS:  # claude's is checked when it is made
             check_effort(AGENTS[using[0]], value)
 
 

@@ -166,6 +166,7 @@ def before_start(options: "FarmOptions") -> list[str]:
 
     Raises UserError for whatever can be known now to prevent the start, so that nothing is printed before it.
     """
+    from agent.researchers.budget import budgets_of
     from agent.researchers.containment import AgentBounds
     from agent.researchers.make import make_researcher
     from agent.researchers.mix import shares_of
@@ -176,7 +177,8 @@ def before_start(options: "FarmOptions") -> list[str]:
     options.home.check_free()
     # raises for a missing key, or a host that can't contain a command
     for member in shares_of(options.researcher):
-        make_researcher(member, model=options.model, effort=options.effort, max_cost=options.max_cost,
+        make_researcher(member, model=options.model, effort=options.effort,
+                        budgets=budgets_of(options.max_cost, options.max_loop_cost),
                         bounds=AgentBounds(sandbox=options.sandbox))  # fmt: skip
     known = history_to_run_on(options.home)
     if options.engine == "ray":

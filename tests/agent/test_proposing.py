@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent.loop import read_policy
+from agent.loop_context import read_policy
 from agent.proposing import REPLACED, Proposer
 from agent.researcher import BudgetSpent, Context, NotConfigured, OutOfIdeas, ProposalFailed
 from results.experiment import Proposal, Usage
