@@ -52,7 +52,7 @@ class Proposer:
         Without a `stopgap` the loop waits for its researcher, and ends with it.
         """
         self._submissions, self._stopgap, self._patience_s = submissions, stopgap, patience_s
-        self._is_failing = False
+        self._is_failing = self._is_replaced = False
         self._branch, self._researcher, self._store = branch, researcher, store
         self._observer, self._context, self._head_train_py = observer, context, head_train_py
         self._pauses_s = pauses_s
@@ -163,7 +163,8 @@ class Proposer:
         self._observer.on_event(REPLACED, **replaced)
         self._store.add_event(REPLACED, replaced)
         await self._researcher.close()
-        self._researcher, self._stopgap, self._is_failing = stopgap, None, False
+        self._researcher, self._stopgap = stopgap, None
+        self._is_failing, self._is_replaced = False, True
 
     async def close(self) -> None:
         """Withdraws the prepared proposal, and closes the researcher."""
@@ -188,7 +189,8 @@ class Proposer:
         while True:
             try:
                 context = self._context()
-                proposal = following(await self._researcher.propose(context), context.guidance.suggestion)
+                told = None if self._is_replaced else context.guidance.suggestion
+                proposal = following(await self._researcher.propose(context), told)
                 await self._read_ahead(proposal, context)
                 is_current = context.train_py == self._head_train_py()  # else it is rebased and judged once it is due
                 if is_current and (reason := self._refused(proposal)) is not None:

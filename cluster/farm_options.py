@@ -14,6 +14,8 @@ from results.verdict import LINE_PRICE, Rule
 
 EngineKind = Literal["local", "ray"]
 
+Fallback = Literal["search", "none"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class FarmOptions:
@@ -29,6 +31,10 @@ class FarmOptions:
     tag: str
     researcher: str
     """A name that `agent.researchers.make` knows, or a mix of such (`agent.researchers.mix`)."""
+    why_researcher: str = ""
+    """A line on a researcher that nobody asked for and that costs; empty if it was asked for, or is free of charge."""
+    fallback: Fallback = "search"
+    """Who has ideas while a researcher with a model fails or is slow, and goes on where only a person can help it."""
     model: str | None = None
     """The model to use; None: the researcher's default."""
     effort: str | None = None

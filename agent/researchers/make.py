@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from agent.researchers.coding_agents import AGENTS
-from agent.researchers.mix import shares_of
+from agent.researchers.mix import HYBRID, WITH_MODEL, parts_of, shares_of
 from research.errors import UserError
 from research.formatting import shortened
 from research.result import SandboxMode
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from agent.researchers.budget import Budget
     from agent.researchers.containment import AgentBounds
 
-RESEARCHERS = f"search, claude, {', '.join(AGENTS)}, command:'COMMAND' or scripted:FILE"
+RESEARCHERS = f"search, hybrid, claude, {', '.join(AGENTS)}, command:'COMMAND' or scripted:FILE"
 """The names that `--researcher` takes, as help and error messages list them."""
 
 ARGUMENTS = {"command": ("a command line", "'command:claude -p'"), "scripted": ("a file", "scripted:ideas.jsonl")}
@@ -36,6 +36,8 @@ def check_researcher(name: str) -> None:
     if kind in ARGUMENTS and not argument.strip():
         what, example = ARGUMENTS[kind]
         raise UserError(f"--researcher {kind}: needs {what} after the colon, as in --researcher {example}.")
+    if kind == HYBRID and (name == HYBRID or argument in WITH_MODEL):
+        return
     if name not in ("search", "claude", *AGENTS) and kind not in ARGUMENTS:
         raise UserError(f"No researcher is called {shortened(name, 80)!r}: use {RESEARCHERS}.")
 
@@ -45,7 +47,7 @@ def researcher_warnings(name: str, sandbox: SandboxMode) -> list[str]:
     shares = shares_of(name)
     if len(shares) > 1:
         return list(dict.fromkeys(line for member in shares for line in researcher_warnings(member, sandbox)))
-    kind, _, argument = name.partition(":")
+    kind, _, argument = parts_of(name)[-1].partition(":")
     if kind != "command" and kind not in AGENTS:
         return []
     from agent.researchers.command import permission_warning
@@ -68,6 +70,14 @@ def make_researcher(name: str, *, seed: int = 0, model: str | None = None, effor
         from agent.search.search import SearchResearcher
 
         return SearchResearcher(seed=seed)
+    if kind == HYBRID:
+        from agent.researchers.hybrid import HybridResearcher
+
+        optimizer, thinker = parts_of(name)
+        return HybridResearcher(
+            make_researcher(optimizer, seed=seed),
+            make_researcher(thinker, model=model, effort=effort, budgets=budgets, bounds=bounds),
+        )
     if kind == "claude":
         from agent.researchers.claude import DEFAULT_MODEL, ClaudeResearcher
 

@@ -12,10 +12,13 @@ MEMBERS = ("search", "claude", *AGENTS)
 WITH_MODEL = ("claude", *AGENTS)
 """Those of them that take a model."""
 
+HYBRID = "hybrid"
+"""The researcher that asks search for constants and a model for structure: the model's name may follow a colon."""
+
 MOST_SHARES = 1_000
 """Limit of a researcher's share."""
 
-READS_TEXT = ("claude", *AGENTS, "command")
+READS_TEXT = ("claude", *AGENTS, "command", HYBRID)
 """The researchers that read suggestions; others compute or list their ideas, or stand for a queue or for the farm itself."""
 
 EXAMPLE = "claude:2,codex:1,search:5"
@@ -51,6 +54,17 @@ def researcher_of_loop(name: str, loop: int) -> str:
     places = [((turn + 0.5) / share, member) for member, share in shares.items() for turn in range(share)]
     order = [member for _, member in sorted(places, key=lambda place: place[0])]
     return order[loop % len(order)]
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """The researchers that a researcher asks in turn: hybrid's two, else itself. It is no mix."""
+    kind, _, model = name.partition(":")
+    return ("search", model or "claude") if kind == HYBRID else (name,)
+
+
+def kinds_in(name: str) -> tuple[str, ...]:
+    """The kinds of all researchers that a value of `--researcher` names, hybrid's two for itself. Raises UserError."""
+    return tuple(dict.fromkeys(part.partition(":")[0] for member in shares_of(name) for part in parts_of(member)))
 
 
 def reads_text(name: str) -> bool:
