@@ -19,6 +19,7 @@ from agent.head_text import DoesNotFit, HeadChange, changed_head
 from agent.known_experiments import KnownExperiments, KnownInContext
 from agent.researcher import Context
 from agent.search.knobs import FIXED, Knob, knobs_of, settle
+from agent.submissions import RESEARCHER as SUBMITTED
 from research.contract import Contract
 from research.formatting import one_line
 from research.hyperparameters import literal_text, read_constants, same_but_for_constants, write_constants
@@ -49,10 +50,11 @@ def next_follow_up(
     """The follow-up to run next, an edit of the context's head; None if none is left, or the loop's last idea was one.
 
     `known` are the context's experiments; None: they are read from it. Researchers are not starved: at least every second idea
-    of a loop is theirs. The greedy rule has no follow-ups.
+    of a loop is theirs, also where others are submitted from outside. The greedy rule has no follow-ups.
     """
     last = next((record.experiment for record in reversed(context.records) if record.experiment.kind == "explore"), None)
-    if state.farm.rules.greedy or (last is not None and is_follow_up(last)) or problem_with(context.train_py):
+    is_researchers_turn = last is not None and last.researcher in (FARM, SUBMITTED)
+    if state.farm.rules.greedy or is_researchers_turn or problem_with(context.train_py):
         return None
     proposals = _FollowUps(state, context, text_at, known or KnownInContext(context)).proposals()
     return next((p for p in proposals if reason_not_to_run(p.train_py, context) is None), None)

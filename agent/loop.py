@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 from agent.adoption import check_not_reset, is_by_hand, put_in_by, taken_out_by
 from agent.decisions import BASELINE_AGAIN, Decisions
-from agent.duplicate_edits import programs_on_same_terms, refusals
 from agent.follow_ups import next_follow_up
 from agent.head_following import HeadFollower
+from agent.loop_context import LoopContext
 from agent.loop_steering import LoopPaused, LoopSteering
 from agent.new_experiments import NewExperiments
 from agent.observer import LoopObserver
@@ -24,8 +23,7 @@ from agent.submissions import SubmissionQueue
 from research.contract import Contract
 from research.formatting import counted
 from research.result import RunResult, SandboxMode
-from results import policy
-from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRecord, Head, Proposal
+from results.experiment import Branch, Experiment, ExperimentRecord, Head, Proposal
 from results.group_entries import COMMITTED_BY_A_PERSON, DROPPED_BY_A_PERSON
 from results.steering import PLATEAU_IDEAS
 from results.store import Store
@@ -35,9 +33,6 @@ from results.verdict import (
     Rule,
     software_changes,
 )
-
-SHOWN: tuple[ExperimentKind, ...] = ("baseline", "explore", "manual", "merge", "wave")
-"""The kinds of experiments that researchers are shown. Controls try nothing new, and no idea may be chosen by fresh seeds."""
 
 LATEST = 16
 """How many of a branch's latest experiments tell which software there is now."""
@@ -83,8 +78,11 @@ class ResearchLoop:
 
     def __init__(self, *, branch: Branch, worktree: Worktree, researcher: Researcher, store: Store, shared: SharedResearch,
                  execute: Execute, start_speculatively: StartSpeculatively | None, observer: LoopObserver,
-                 settings: LoopSettings) -> None:  # fmt: skip
-        """`shared` is that of the branch's group. If `start_speculatively` is None, no run starts before it is requested."""
+                 settings: LoopSettings, stopgap: Researcher | None = None) -> None:  # fmt: skip
+        """`shared` is that of the branch's group. If `start_speculatively` is None, no run starts before it is requested.
+
+        The `stopgap` has ideas while the researcher fails or is slow; None: the loop waits.
+        """
         self.branch, self.worktree, self.store, self.shared = branch, worktree, store, shared
         self.observer, self.settings = observer, settings
         self.steering = LoopSteering(branch=branch.name, group=shared.group, researcher=researcher.name, store=store,
@@ -97,12 +95,15 @@ class ResearchLoop:
         self._decisions = Decisions(branch=branch.name, store=store, shared=shared, observer=observer,
                                     noise=settings.noise, rule=settings.rule, baseline_runs=settings.baseline_runs,
                                     memory_cap_mb=settings.memory_cap_mb, runs_folder=settings.runs_folder)  # fmt: skip
+        self._shown = LoopContext(branch=branch, worktree=worktree, store=store, shared=shared, steering=self.steering,
+                                  sigma=self._decisions.sigma, program=settings.program,
+                                  runs_folder=settings.runs_folder)  # fmt: skip
         self._proposer = Proposer(branch=branch.name, researcher=researcher, store=store,
                                   observer=observer, context=self.context,
                                   head_train_py=lambda: worktree.train_py(self.head().commit),
                                   submissions=SubmissionQueue(branch=branch, store=store, observer=observer,
                                                               text_at=worktree.train_py),
-                                  pauses_s=settings.retry_pauses_s)  # fmt: skip
+                                  stopgap=stopgap, pauses_s=settings.retry_pauses_s)  # fmt: skip
         self._runs = ExperimentRuns(branch=branch, store=store, worktree=worktree, proposer=self._proposer,
                                     observer=observer, contract=settings.contract, sandbox=settings.sandbox,
                                     save_model=settings.save_model, execute=execute,
@@ -195,24 +196,7 @@ class ResearchLoop:
 
     def context(self) -> Context:
         """What the researcher is shown. Raises ProposalFailed if program.md can't be read."""
-        head, experiments = self.head(), self.store.experiments
-        return Context(
-            branch=self.branch,
-            head=head,
-            train_py=self.worktree.train_py(head.commit),
-            records=experiments.of_branch(self.branch.name, SHOWN),
-            others=self.shared.tried.records_but_of(self.branch.name),
-            near_misses=tuple(experiments.with_ids(policy.near_misses(self.shared.state().farm))),
-            sigma=self._decisions.sigma(),
-            program=self.steering.noted(read_policy(self.settings.program)),
-            query=self.store.queries.text,
-            charge=partial(self.store.add_answer, self.branch.name),
-            spent_usd=partial(self.store.spent_usd, self.branch.tag),
-            programs=programs_on_same_terms(self.store, self.branch),
-            crashes=self.shared.tried.crash_patterns(head.commit),
-            refused=refusals(self.store, self.branch.name),
-            guidance=self.steering.guidance(),
-        )
+        return self._shown.on(self.head())
 
     # --- what comes next --------------------------------------------------------------------------------------------
 
@@ -342,20 +326,3 @@ def records_of_others(store: Store, branch: str) -> list[ExperimentRecord]:
     """The experiments of all other branches, whose rows a user's own checkout may have."""
     names = [other.name for other in store.branches() if other.name != branch]
     return [record for name in names for record in store.records(name)]
-
-
-def read_policy(path: Path) -> str:
-    """The text of program.md, empty if there is none. Bytes that are not UTF-8 are read as Latin-1.
-
-    Raises ProposalFailed if the file is there and can't be read.
-    """
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        raise ProposalFailed(f"{path} can't be read ({error.strerror}): mend it, and the loop goes on.") from None
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "latin-1", errors="replace")

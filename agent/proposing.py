@@ -2,15 +2,18 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from agent.duplicate_edits import read_ahead, reason_not_to_run, record_refusal
+from agent.follow_ups import FARM
 from agent.observer import LoopObserver
 from agent.rebase import rebased
-from agent.researcher import Context, ProposalFailed, Researcher
+from agent.researcher import BudgetSpent, Context, NotConfigured, OutOfIdeas, ProposalFailed, Researcher
+from agent.submissions import RESEARCHER as SUBMITTED
 from agent.submissions import SubmissionQueue
-from results.experiment import Proposal, Usage
+from results.experiment import ExperimentKind, Proposal, Usage
 from results.steering import Suggestion
 from results.store import Store
 
@@ -20,18 +23,36 @@ RETRY_PAUSES_S = (2.0, 300.0)
 SUBMISSIONS_EVERY_S = 1.0
 """Seconds after which submissions are looked for again while a researcher thinks."""
 
+PATIENCE_S = 20.0
+"""Seconds that a loop waits for its researcher before it tries something else meanwhile."""
+
+IDEAS: tuple[ExperimentKind, ...] = ("explore",)
+"""The kind of a loop's ideas: a researcher's, the farm's own, and those that were submitted from outside."""
+
+REPLACED = "researcher_replaced"
+"""The kind of the events that record that a loop goes on with the stopgap, and why."""
+
 PreparedProposal = tuple[Proposal, str]
 """A proposal, and the train.py that it edits."""
 
 
 class Proposer:
-    """Asks a branch's researcher for proposals, one ahead of the loop."""
+    """Asks a branch's researcher for proposals, one ahead of the loop.
+
+    A researcher that fails, or keeps the loop waiting, is not waited for: the stopgap has an idea meanwhile. Where only a
+    person can help it, or its budget is spent, the stopgap takes its place.
+    """
 
     def __init__(self, *, branch: str, researcher: Researcher, store: Store, observer: LoopObserver,
                  context: Callable[[], Context], head_train_py: Callable[[], str], submissions: SubmissionQueue | None = None,
-                 pauses_s: tuple[float, float] = RETRY_PAUSES_S) -> None:  # fmt: skip
-        """`context` returns what the researcher is shown at that moment, and `head_train_py` the head's text."""
-        self._submissions = submissions
+                 stopgap: Researcher | None = None, pauses_s: tuple[float, float] = RETRY_PAUSES_S,
+                 patience_s: float = PATIENCE_S) -> None:  # fmt: skip
+        """`context` returns what the researcher is shown at that moment, and `head_train_py` the head's text.
+
+        Without a `stopgap` the loop waits for its researcher, and ends with it.
+        """
+        self._submissions, self._stopgap, self._patience_s = submissions, stopgap, patience_s
+        self._is_failing = self._is_replaced = False
         self._branch, self._researcher, self._store = branch, researcher, store
         self._observer, self._context, self._head_train_py = observer, context, head_train_py
         self._pauses_s = pauses_s
@@ -59,31 +80,48 @@ class Proposer:
             return None
         return task.result()
 
-    async def submitted(self) -> Proposal | None:
-        """The next proposal that was submitted from outside; None if none waits, or if program.md can't be read."""
-        if self._submissions is None:
+    async def submitted(self, *, out_of_turn: bool = False) -> Proposal | None:
+        """The next proposal that was submitted from outside; None if none waits, or if program.md can't be read.
+
+        No more than every second idea of a loop is from outside or the farm's own, unless `out_of_turn` is set.
+        """
+        if self._submissions is None or (self.is_researchers_turn and not out_of_turn):
             return None
         try:
             return await self._submissions.next(self._context)
         except ProposalFailed:  # the researcher will say so
             return None
 
+    @property
+    def is_researchers_turn(self) -> bool:
+        """Whether the loop's last idea was the farm's own or submitted from outside, so that the next one is neither."""
+        ideas = self._store.experiments.lines_of(self._branch, IDEAS)
+        return bool(ideas) and ideas[-1].researcher in (FARM, SUBMITTED)
+
     async def next(self) -> Proposal:
         """The prepared proposal, else a new one, rebased if the head has changed since the researcher saw it; or one that is
-        submitted before that is there.
+        submitted, or the stopgap's, before that is there.
 
         One that can't be rebased is withdrawn, one that another loop has tried by now is refused, and the researcher is asked
-        again. Raises OutOfIdeas, BudgetSpent or NotConfigured.
+        again. Raises OutOfIdeas; without a stopgap also BudgetSpent or NotConfigured.
         """
         self._observer.on_loop_state(self._branch, phase="proposing")
         while True:
             task = self._preparing = self._preparing or asyncio.create_task(self._ask())
-            while not task.done():
-                if (submitted := await self.submitted()) is not None:
-                    return submitted
-                await asyncio.wait({task}, timeout=SUBMISSIONS_EVERY_S)
+            if (meanwhile := await self._meanwhile(task)) is not None:
+                return meanwhile
             self._preparing = None
-            proposal, base = task.result()
+            try:
+                proposal, base = task.result()
+            except OutOfIdeas:
+                if (submitted := await self.submitted(out_of_turn=True)) is not None:
+                    return submitted
+                raise
+            except (BudgetSpent, NotConfigured) as end:
+                if self._stopgap is None:
+                    raise
+                await self._replace_researcher(self._stopgap, str(end))
+                continue
             moved = rebased(proposal, base, self._head_train_py())
             if moved is None:
                 self._observer.on_event("proposal_withdrawn", branch=self._branch, title=proposal.title)
@@ -92,6 +130,41 @@ class Proposer:
                 return moved
             else:
                 self._observer.on_event("proposal_refused", branch=self._branch, title=moved.title, reason=reason)
+
+    async def _meanwhile(self, task: "asyncio.Future[PreparedProposal]") -> Proposal | None:
+        """What is tried before the researcher's proposal is there; None once it is."""
+        began, has_asked_stopgap = time.monotonic(), False
+        while not task.done():
+            is_late = self._is_failing or time.monotonic() - began >= self._patience_s
+            if (submitted := await self.submitted(out_of_turn=is_late)) is not None:
+                return submitted
+            if is_late and not has_asked_stopgap and (idea := await self._of_stopgap()) is not None:
+                return idea
+            has_asked_stopgap = is_late
+            await asyncio.wait({task}, timeout=min(SUBMISSIONS_EVERY_S, self._patience_s))
+        return None
+
+    async def _of_stopgap(self) -> Proposal | None:
+        """The stopgap's idea for the head as it is; None without one, and where it has none that is worth a run."""
+        if self._stopgap is None:
+            return None
+        try:
+            context = self._context()
+            proposal = await self._stopgap.propose(context)
+            await self._read_ahead(proposal, context)
+        except (OutOfIdeas, ProposalFailed):
+            return None
+        has_moved = context.train_py != self._head_train_py()
+        return None if has_moved or self._refused(proposal) is not None else proposal
+
+    async def _replace_researcher(self, stopgap: Researcher, reason: str) -> None:
+        """Goes on with the stopgap, and says why."""
+        replaced = {"branch": self._branch, "researcher": self._researcher.name, "by": stopgap.name, "reason": reason}
+        self._observer.on_event(REPLACED, **replaced)
+        self._store.add_event(REPLACED, replaced)
+        await self._researcher.close()
+        self._researcher, self._stopgap = stopgap, None
+        self._is_failing, self._is_replaced = False, True
 
     async def close(self) -> None:
         """Withdraws the prepared proposal, and closes the researcher."""
@@ -102,6 +175,8 @@ class Proposer:
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await self._preparing
         await self._researcher.close()
+        if self._stopgap is not None:
+            await self._stopgap.close()
 
     @staticmethod
     async def _read_ahead(proposal: Proposal, context: Context) -> None:
@@ -114,13 +189,16 @@ class Proposer:
         while True:
             try:
                 context = self._context()
-                proposal = following(await self._researcher.propose(context), context.guidance.suggestion)
+                told = None if self._is_replaced else context.guidance.suggestion
+                proposal = following(await self._researcher.propose(context), told)
                 await self._read_ahead(proposal, context)
                 is_current = context.train_py == self._head_train_py()  # else it is rebased and judged once it is due
                 if is_current and (reason := self._refused(proposal)) is not None:
                     raise ProposalFailed(f"{proposal.title} was refused: {reason}")
+                self._is_failing = False
                 return proposal, context.train_py
             except ProposalFailed as failure:
+                self._is_failing = True
                 wait = min(max(pause, failure.retry_after_s or 0.0), longest)
                 self._observer.on_event("proposal_failed", branch=self._branch, reason=str(failure), again_in_s=wait)
                 failed = {"branch": self._branch, "reason": str(failure), "usage": _plain(failure.usage)}

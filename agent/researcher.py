@@ -7,6 +7,7 @@ from typing import Protocol
 from agent.crash_patterns import CrashPattern
 from research.errors import UserError
 from results.experiment import Branch, ExperimentRecord, Head, Proposal, Usage
+from results.notes import Note, NoteKind
 from results.steering import Suggestion
 
 
@@ -25,6 +26,8 @@ class Guidance:
 
     suggestion: Suggestion | None = None
     """A person's idea, for which it should propose an experiment; None if there is none."""
+    wants_structure: bool = False
+    """Whether it should change the structure of train.py, since others tune its constants."""
     ideas_without_keep: int = 0
     """The number of ideas that the group has tried since its last keep, if they are a plateau; else 0."""
 
@@ -54,6 +57,16 @@ class Context:
     """Records the cost of one answer, which counts whatever becomes of the proposal."""
     spent_usd: Callable[[], float]
     """US dollars that the researchers of this tag have cost so far, over all of its loops and sessions."""
+    spent_by_loop_usd: Callable[[], float] = lambda: 0.0
+    """US dollars that the researcher of this loop has cost so far, over all sessions."""
+    lineage: tuple[ExperimentRecord, ...] = ()
+    """The latest ideas in the head, oldest first."""
+    notes: tuple[Note, ...] = ()
+    """The latest lessons and leads that the group's researchers have noted, oldest first."""
+    note: Callable[[NoteKind, str, Sequence[int]], int] | None = None
+    """Records a lesson or a lead for all loops, in place of those with these numbers; None: nobody would read it."""
+    log_of: Callable[[str], str] | None = None
+    """The end of the log of an experiment's last run, or of a run, by its id. Raises UserError. None: there are no logs."""
     programs: Mapping[str, ExperimentRecord] = field(default_factory=dict)
     """The experiments that have tried a program, by `program_of` it: those of all of the tag's loops whose scores compare."""
     crashes: tuple[CrashPattern, ...] = ()

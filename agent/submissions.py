@@ -24,10 +24,8 @@ from agent.researcher import Context
 from research.errors import UserError
 from research.formatting import counted, one_line
 from results.experiment import Branch, Proposal
+from results.group_entries import SUBMISSION, SUBMISSION_ENDED
 from results.store import Store
-
-SUBMISSION, SUBMISSION_ENDED = "submission", "submission_ended"
-"""The kinds of the events that record what was submitted, and which experiment it became or why it was refused."""
 
 RESEARCHER = "mcp"
 """The name of the researcher of everything that is submitted."""

@@ -93,7 +93,7 @@ class Simulation:
         """The figures of this farm from its first loop to its last."""
         with (
             patch.object(driver, "make_engine", lambda *_: self._engine),
-            patch.object(driver, "make_researcher", lambda *_, seed, **__: SimulatedResearcher(seed)),
+            patch("agent.researchers.fallback.make_researcher", lambda *_, seed, **__: SimulatedResearcher(seed)),
             patch("cluster.loop_plans.prepared_data", lambda *_, **__: SimulatedData()),
         ):
             began = time.monotonic()

@@ -308,11 +308,15 @@ def _add_tag(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_researcher(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--researcher", type=some_text, default="search", metavar="R",
+    parser.add_argument("--researcher", type=some_text, metavar="R",
                         help=f"who proposes edits: {RESEARCHERS}; or a mix for several loops, such as {EXAMPLE} "
-                        "(default: search, which needs no key)")  # fmt: skip
+                        "(default: hybrid for farm run where claude's key or an agent that tells its cost is there, else "
+                        "search, which needs none)")  # fmt: skip
+    parser.add_argument("--fallback", choices=("search", "none"), default="search",
+                        help="who has ideas while claude or a coding agent fails or is slow, and goes on where its key, its "
+                        "program or its budget ends (default: search)")  # fmt: skip
     parser.add_argument("--model", type=some_text, metavar="M", help="model that claude or a coding agent uses")
-    parser.add_argument("--effort", type=some_text, metavar="E", help="how much a coding agent's model thinks, such as high")
+    parser.add_argument("--effort", type=some_text, metavar="E", help="how much the model thinks, such as high")
     parser.add_argument("--plateau", type=count_to(1_000_000), metavar="N",
                         help="ideas without a keep after which claude, coding agents and command: are told to change the "
                         f"structure (default: {PLATEAU_IDEAS})")  # fmt: skip
@@ -338,6 +342,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
     )
     limits.add_argument("--max-cost", type=number_from(0.01, 1_000_000, float), metavar="USD",
                         help="US dollars for the tag's researchers: all of its loops, and earlier sessions too")  # fmt: skip
+    limits.add_argument("--max-loop-cost", type=number_from(0.01, 1_000_000, float), metavar="USD",
+                        help="US dollars for the researcher of each loop, earlier sessions too")  # fmt: skip
     parser.add_argument("--share", choices=("all", "none"), default="all",
                         help="whether loops of one platform go on from one head (default: all)")  # fmt: skip
     parser.add_argument(

@@ -13,12 +13,11 @@ from typing import Any
 
 from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop
 from agent.loop_steering import LoopPaused
+from agent.proposing import REPLACED
 from agent.repo.repair import restore_experiments
 from agent.repo.repository import train_py_at
 from agent.researcher import BudgetSpent, OutOfIdeas
-from agent.researchers.containment import AgentBounds
-from agent.researchers.make import make_researcher
-from agent.researchers.mix import researcher_of_loop
+from agent.researchers.budget import budgets_of
 from agent.shared_research import SharedResearch
 from agent.submissions import submission_from, submit
 from cluster.background import in_background
@@ -31,12 +30,13 @@ from cluster.farm_events import FarmEvents
 from cluster.farm_options import FarmOptions
 from cluster.hardware import platform_identity
 from cluster.history_export import HistoryExport
-from cluster.home import home_option, usual_cache, usual_homes
+from cluster.home import home_option
 from cluster.hooks import Hooks
-from cluster.known_folders import known_folders, remember
+from cluster.known_folders import remember
 from cluster.local_api import FarmServer, Submitted
 from cluster.loop_control import LoopControl
 from cluster.loop_plans import LoopPlan, Planner
+from cluster.loop_researcher import asked_of
 from cluster.person_requests import Answer, Ask, record
 from cluster.results_files import update_results_tsv
 from cluster.resuming import log_options
@@ -44,13 +44,11 @@ from cluster.steering_requests import unread_note
 from cluster.stop_request import StopRequest, interrupt_this_process
 from cluster.workqueue import WorkItem
 from research.contract import Contract
-from research.data.prepared import PreparedData
 from research.errors import UserError
 from research.files import remove_unfinished
 from research.formatting import counted, one_line
 from research.profiles import profile_named
 from research.result import RunResult, RunSpec
-from research.sandbox.visible import is_needed
 from research.starting_hyperparameters import fit_to_profile
 from results.experiment import Branch, Experiment
 from results.foreign_import import Import, record_import
@@ -118,6 +116,8 @@ class Farm:
             display.say(f"{counted(len(restored), 'ref')} of experiments had been deleted in git, and were made again")
         self._branch_start = BranchStart(options, self.store, say=display.say)
         self._shared: dict[str, SharedResearch] = {}
+        self._budgets = budgets_of(options.max_cost, None)
+        """The limits that all loops share."""
         self._opening = threading.Lock()
 
     def _serve(self) -> None:
@@ -211,13 +211,16 @@ class Farm:
         options = self.options
         # first, since a branch without a researcher is not worth starting
         loops = {branch.name: branch.loop for branch in self.store.branches(options.tag)}
-        member = researcher_of_loop(options.researcher, loops.get(plan.branch_name, plan.number))
-        researcher = make_researcher(member, seed=plan.number, model=options.model, effort=options.effort,
-                                     max_cost=options.max_cost, bounds=agent_bounds(options, plan.data))  # fmt: skip
+        asked = asked_of(options, plan, loops=loops, shared=self._budgets)
+        researcher, problem = asked.made()
         with self._opening:  # of two new loops, the second one builds on what the first one has started
             branch, worktree = self._branch_start.open(plan, in_place=in_place)
             check_same_rule(options, branch)
             shared = self._shared.setdefault(branch.head_branch, self._shared_research(branch))
+        if problem:
+            replaced = {"branch": branch.name, "researcher": asked.name, "by": researcher.name, "reason": problem}
+            self.events.on_event(REPLACED, **replaced)
+            self.store.add_event(REPLACED, replaced)
         self.export.add_picture(branch.name, worktree.folder / "progress.png")
         return ResearchLoop(
             branch=branch,
@@ -229,6 +232,7 @@ class Farm:
             start_speculatively=self.dispatcher.start_speculatively if options.start_ahead else None,
             observer=self.events,
             settings=self._settings(plan, branch),
+            stopgap=asked.stopgap(),
         )
 
     def _shared_research(self, branch: Branch) -> SharedResearch:
@@ -453,23 +457,6 @@ def noise_prior_of(contract: Contract) -> NoisePrior:
     """The noise that the contract's profile was measured with, scaled to the contract's time budget."""
     profile = profile_named(contract.profile)
     return noise_prior(profile.sigma, measured_at=profile.contract.TIME_BUDGET, budget=contract.TIME_BUDGET)
-
-
-def agent_bounds(options: FarmOptions, data: PreparedData) -> AgentBounds:
-    """The bounds of a researcher's command: it may not read this farm's home or others, nor what runs are scored on."""
-    of_data = [path for path in (data.folder, *map(Path, data.hidden_paths)) if not is_needed(path)]  # Python's library is
-    return AgentBounds(
-        sandbox=options.sandbox,
-        hidden=(
-            options.home.folder,
-            *usual_homes(options.source_tree or options.repo),
-            *known_folders(),
-            options.cache,
-            usual_cache(),
-            *of_data,
-        ),
-        writable=options.agent_writes,
-    )
 
 
 def make_engine(options: FarmOptions, planner: Planner, local_plans: list[LoopPlan]) -> Engine:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from agent.proposing import REPLACED
 from cluster.display import Display
 from cluster.end_summary import counts_of
 from cluster.history_export import HistoryExport
@@ -17,6 +18,7 @@ MESSAGES = {
     "proposal_withdrawn": "{branch}: {title} was withdrawn before its run: the last keep changed the same thing",
     "proposal_refused": "{branch}: {title} was refused: {reason}",
     "proposal_failed": "{branch}: no proposal, asking again in {again_in_s:g} s: {reason}",
+    REPLACED: "{branch}: {by} goes on instead of {researcher}: {reason}",
     "adopting": "{branch}: {commits} made by hand will be run, and recorded as kept (another --tag starts afresh)",
     "moved_aside": "{branch}: results.tsv was no table of experiments: it is now {file}",
     "decision_changed": "{branch}: {experiment} ({title}) {reason}",

@@ -14,6 +14,8 @@ from results.verdict import LINE_PRICE, Rule
 
 EngineKind = Literal["local", "ray"]
 
+Fallback = Literal["search", "none"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class FarmOptions:
@@ -29,12 +31,18 @@ class FarmOptions:
     tag: str
     researcher: str
     """A name that `agent.researchers.make` knows, or a mix of such (`agent.researchers.mix`)."""
+    why_researcher: str = ""
+    """A line on a researcher that nobody asked for and that costs; empty if it was asked for, or is free of charge."""
+    fallback: Fallback = "search"
+    """Who has ideas while a researcher with a model fails or is slow, and goes on where only a person can help it."""
     model: str | None = None
     """The model to use; None: the researcher's default."""
     effort: str | None = None
-    """How much a coding agent's model thinks; None: the agent's default."""
+    """How much the model of claude or of a coding agent thinks; None: the default."""
     max_cost: float | None = None
     """US dollars that the researchers of the tag may cost, over all of its loops and sessions; None: no limit."""
+    max_loop_cost: float | None = None
+    """US dollars that the researcher of each loop may cost, over all sessions; None: no limit."""
     agent_writes: tuple[Path, ...] = ()
     """Files and folders that a command may write beside its own."""
     profile: str | None = None

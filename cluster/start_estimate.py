@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from agent.researchers.mix import shares_of
+from agent.researchers.hybrid import MODEL_IDEAS, OF_IDEAS
+from agent.researchers.mix import HYBRID, kinds_in, parts_of, shares_of
 from cluster.hardware import Device, platform_identity
 from research.contract import Contract
 from research.formatting import counted, size
@@ -94,7 +95,7 @@ class Estimate:
     def _money(self, night: str) -> str:
         if self.idea_usd == 0:
             return ", free of charge"
-        limit = "" if self.max_cost is None else f"; --max-cost ends it at ${self.max_cost:,.2f}"
+        limit = "" if self.max_cost is None else f"; --max-cost holds it at ${self.max_cost:,.2f}"
         if self.idea_usd is None:
             return f", at an unknown price{limit}"
         of_night = self.idea_usd * self.runs_per_night
@@ -133,7 +134,7 @@ def estimate(
         devices=min(loops, len(devices)),
         watts=sum(watts for watts in power if watts) if all(power) else None,
         idea_usd=_idea_usd(researcher, model, every, costs),
-        researcher=researcher if len(shares_of(researcher)) > 1 else researcher.partition(":")[0],
+        researcher=researcher if len(kinds_in(researcher)) > 1 else researcher.partition(":")[0],
         max_cost=max_cost,
         run_bytes=RUN_BYTES,
         kept_bytes=MODEL_BYTES[contract.profile] if samples else 0.0,
@@ -195,6 +196,9 @@ def _idea_usd(researcher: str, model: str | None, records: Sequence[ExperimentRe
         each = [(_idea_usd(member, model, records, paid_ideas), share) for member, share in shares.items()]
         known = [(usd, share) for usd, share in each if usd is not None]
         return sum(usd * share for usd, share in known) / sum(shares.values()) if len(known) == len(each) else None
+    if researcher.partition(":")[0] == HYBRID:
+        usd = _idea_usd(parts_of(researcher)[-1], model, records, paid_ideas)
+        return None if usd is None else usd * MODEL_IDEAS / OF_IDEAS
     if researcher.partition(":")[0] in ("search", "scripted"):
         return 0.0
     if researcher != "claude":

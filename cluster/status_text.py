@@ -14,6 +14,9 @@ from results.history import BranchHistory, by_head
 SUGGESTION_WIDTH = 100
 """Characters of a suggestion that are shown."""
 
+MOST_SUBMISSIONS = 3
+"""The most submissions whose titles are shown."""
+
 
 def running_lines(running: dict[str, Any]) -> list[str]:
     lines = [f"{branch}: {doing(known)}" for branch, known in running["loops"].items()]
@@ -50,6 +53,7 @@ def standing(history: BranchHistory) -> dict[str, Any]:
         "head": group.head.commit if group.head else None,
         "head_branch": group.name,
         "requested": pending(group),
+        "submissions": dict(group.submissions),
         "suggestions": {one.number: one.text for one in group.steering.open_suggestions},
         "paused": history.branch.name in group.steering.paused,
         "plateau": group.plateau,
@@ -78,7 +82,18 @@ def _group_lines(sharing: Sequence[BranchHistory]) -> list[str]:
     lines += [f"  {line}" for line in unequal_lines(group)]
     if not is_alone:
         lines += [f"  {history.branch.name}: {_counts_in_words(history)}" for history in sharing]
-    return lines + [f"  requested: {request}" for request in pending(group)] + steering_lines(group)
+    requested = [f"  requested: {request}" for request in pending(group)]
+    return [*lines, *requested, *submission_lines(group), *steering_lines(group)]
+
+
+def submission_lines(group: GroupHistory) -> list[str]:
+    """A line on what was submitted from outside and waits for a loop; none if nothing does."""
+    titles = [f"{name} ({one_line(title, SUGGESTION_WIDTH)})" for name, title in group.submissions.items()]
+    if not titles:
+        return []
+    more = f" and {len(titles) - MOST_SUBMISSIONS} more" if len(titles) > MOST_SUBMISSIONS else ""
+    waits = "waits" if len(titles) == 1 else "wait"
+    return [f"  {counted(len(titles), 'submission')} {waits}: {', '.join(titles[:MOST_SUBMISSIONS])}{more}"]
 
 
 def steering_lines(group: GroupHistory) -> list[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LONGEST_SUGGESTION = 2_000
 """Characters of a suggestion; a longer one is refused, since each researcher that has it pays for it."""
 
-READERS = "--researcher claude, a coding agent or command:"
+READERS = "--researcher hybrid, claude, a coding agent or command:"
 """The researchers that read suggestions, in words."""
 
 

@@ -7,6 +7,7 @@ tree, the compiler, JSON or a database can't take; so none of them has to be car
 import ast
 import math
 import symtable
+import threading
 import warnings
 from collections import deque
 from collections.abc import Iterator
@@ -31,6 +32,8 @@ MAX_COMPILED_NODES = 200_000
 MAX_BITS = 1024
 """The longest integer: no hyperparameter is longer, and Python itself can't print the longest ones."""
 
+
+_PARSING = threading.RLock()
 
 _EXITS = (ast.Return, ast.Break, ast.Continue)
 
@@ -199,10 +202,11 @@ def _beyond(line: int, problem: str) -> SyntaxError:
 def _syntax_errors_only() -> Iterator[None]:
     """Turns whatever Python's parser and compiler raise into a SyntaxError, and silences their warnings.
 
-    An invalid escape in an idea is not the farm's warning.
+    An invalid escape in an idea is not the farm's warning. One thread at a time: in Python 3.11 the parser's count of its own
+    depth is shared by all, and filters of warnings are in any version.
     """
     try:
-        with warnings.catch_warnings():
+        with _PARSING, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except (ValueError, OverflowError, RecursionError, MemoryError) as error:

@@ -44,6 +44,9 @@ class Usage:
     cost_basis: CostBasis = ""
     estimated: bool = False
     """Whether some of the tokens are an estimate from the length of the texts, because the API didn't report them."""
+    proposal: str = ""
+    """Id of the proposal for which it was asked, which the experiment that came of it has as well; empty if an older version of
+    the farm recorded it."""
     answers: int = 0
     """Number of the model's answers. Each is an event `answer` in the journal, with its cost; 0: the cost is only here."""
     seconds: float = 0.0

@@ -20,6 +20,9 @@ REQUEST, REQUEST_TAKEN = "request", "request_taken"
 CONTROL_REQUEST, WAVE_REQUEST = "control", "wave"
 """What a person may ask for: the baseline again, and a wave of near-misses."""
 
+SUBMISSION, SUBMISSION_ENDED = "submission", "submission_ended"
+"""The kinds of the events that record what was submitted from outside, and which experiment it became or why it was refused."""
+
 Ruling = Literal["bar", "pin", "wave", "unbar", "restore"]
 """`bar`: an idea stays out of the head, `pin`: it stays in; `wave`: the wave of these ideas has ended; `unbar`: scores decide
 again whether an idea is in the head, `restore`: likewise, and it is in the head now."""

@@ -48,6 +48,8 @@ class GroupHistory:
     """The details of the latest event that records what the head gains."""
     requests: tuple[str, ...] = ()
     """What people have asked of the loops and none has taken up yet, oldest first."""
+    submissions: Mapping[str, str] = field(default_factory=dict)
+    """The titles of what was submitted from outside and no loop has taken up yet, by its id, oldest first."""
     steering: Steering = field(default_factory=Steering)
 
     @cached_property

@@ -19,7 +19,19 @@ from results.experiment import (
     run_from,
     verdict_from,
 )
-from results.group_entries import GAIN, HEAD, REQUEST, REQUEST_TAKEN, RULING, Entry, Joined, Ran, ruled_from
+from results.group_entries import (
+    GAIN,
+    HEAD,
+    REQUEST,
+    REQUEST_TAKEN,
+    RULING,
+    SUBMISSION,
+    SUBMISSION_ENDED,
+    Entry,
+    Joined,
+    Ran,
+    ruled_from,
+)
 from results.group_history import Decided, GroupHistory, is_baseline, is_keep
 from results.journal import DamagedLine, JournalRecord, read_journal
 from results.researcher_costs import cost_in
@@ -99,6 +111,8 @@ class _Told:
     """The latest event of each group."""
     requests: dict[str, dict[int, str]] = field(default_factory=dict)
     """What people have asked for and no loop has taken up, by its number."""
+    submissions: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The titles of what was submitted from outside and no loop has taken up, by its id."""
     decisions: dict[str, list[Decided]] = field(default_factory=dict)
     steering: SteeringEvents = field(default_factory=SteeringEvents)
 
@@ -138,6 +152,10 @@ class _Told:
             self.requests.setdefault(details["branch"], {})[details["number"]] = details["request"]
         elif kind == REQUEST_TAKEN:
             self.requests.get(details["branch"], {}).pop(details["number"], None)
+        elif kind == SUBMISSION:
+            self.submissions.setdefault(details["branch"], {})[details["id"]] = details["title"]
+        elif kind == SUBMISSION_ENDED:
+            self.submissions.get(details["branch"], {}).pop(details["id"], None)
 
 
 def _group(name: str, told: _Told, of_branch: Mapping[str, Sequence[ExperimentRecord]]) -> GroupHistory:
@@ -152,6 +170,7 @@ def _group(name: str, told: _Told, of_branch: Mapping[str, Sequence[ExperimentRe
         decisions={id: told.decisions.get(id, ()) for id in records},
         gain_event=told.gains.get(name),
         requests=tuple(told.requests.get(name, {}).values()),
+        submissions=told.submissions.get(name, {}),
         steering=told.steering.of_group(name, [branch.name for branch in members]),
     )
 

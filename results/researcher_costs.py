@@ -52,6 +52,7 @@ def total(usages: Iterable[Usage]) -> Usage:
         cost_usd=sum(costs) if costs else None,
         cost_basis=weakest({usage.cost_basis for usage in every}),
         estimated=any(usage.estimated for usage in every),
+        proposal=every[-1].proposal if every else "",
         answers=sum(usage.answers for usage in every),
         seconds=sum(usage.seconds for usage in every),
     )
@@ -63,6 +64,7 @@ def weakest(bases: Collection[CostBasis]) -> CostBasis:
     return next((basis for basis in order if basis in bases), "")
 
 
-def spent_text(spent_usd: float, max_cost_usd: float, tag: str) -> str:
-    """How much of `--max-cost` is spent, in a line."""
-    return f"${spent_usd:.2f} of ${max_cost_usd:g} spent already on tag {tag}, all its loops and sessions together (--max-cost)"
+def spent_text(spent_usd: float, max_cost_usd: float, name: str, *, option: str = "--max-cost") -> str:
+    """How much of a limit is spent, in a line: that of a tag, or of a loop on the branch of this name."""
+    whose = f"tag {name}, all its loops and sessions together" if option == "--max-cost" else f"{name}, earlier sessions too"
+    return f"${spent_usd:.2f} of ${max_cost_usd:g} spent already on {whose} ({option})"

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import duckdb
 
-from results.costs_view import TOKENS, m014_costs_by_researcher
+from results.costs_view import TOKENS, m014_costs_by_researcher, m015_costs_of_calls
 from results.table_comments import (
     COSTS_COMMENT,
     DECIDING_COMMENTS,
@@ -404,4 +404,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     _m012_measurements,
     m013_work_by_now,
     m014_costs_by_researcher,
+    m015_costs_of_calls,
 )

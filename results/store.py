@@ -245,6 +245,11 @@ class Store:
         ((spent,),) = self._rows("SELECT coalesce(sum(cost_usd), 0) FROM costs WHERE tag = ?", tag)
         return float(spent)
 
+    def spent_by_loop_usd(self, branch: str) -> float:
+        """US dollars that the researcher of a branch's loop has cost, over all sessions, as far as known."""
+        ((spent,),) = self._rows("SELECT coalesce(sum(cost_usd), 0) FROM costs WHERE branch = ?", branch)
+        return float(spent)
+
     def query(self, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent") -> Table:
         """The result of one read-only SELECT, run in this process; `queries` is for those that others ask.
 

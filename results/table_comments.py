@@ -54,6 +54,8 @@ COSTS_COLUMNS: Mapping[str, str] = {
     "in full. NULL: recorded by an older version.",
     "researcher": "Who was asked. NULL: recorded by an older version.",
     "estimated": "Whether tokens were estimated from the length of the texts.",
+    "seconds": "How long the answer took.",
+    "experiment": "Id of the experiment that came of the proposal. NULL: none did, or an older version recorded it.",
 }
 
 GROUP_COMMENTS: Mapping[str, str] = {

@@ -16,6 +16,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
+for key in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):  # with one a farm asks a model by default, which costs
+    os.environ.pop(key, None)
+
 gc.disable()  # until all tests are imported, which stay: looking for garbage in them is a fifth of what that takes
 
 

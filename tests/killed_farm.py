@@ -237,7 +237,7 @@ def _command(scenario: str, folder: str, kill_at: int | None, during: bool, fail
 
 def _make_cheap() -> None:
     """Replaces what costs time and changes nothing that counts: data, the judge, pictures, pauses."""
-    from cluster import driver, history_export, loop_plans, machine_load
+    from cluster import history_export, loop_plans, loop_researcher, machine_load
     from cluster.engine import LocalEngine
     from tests.cluster.farm_samples import FAKE_JUDGE
 
@@ -245,7 +245,7 @@ def _make_cheap() -> None:
         folder=Path("/nowhere"), score_fingerprint=lambda contract: "s", data_fingerprint="d", hidden_paths=()
     )
     loop_plans.prepared_data = lambda *arguments, **named: data  # type: ignore[assignment]
-    driver.agent_bounds = lambda *arguments: None  # type: ignore[assignment]
+    loop_researcher.agent_bounds = lambda *arguments: None  # type: ignore[assignment]
     history_export.HistoryExport._draw_changed = lambda self, draw: None  # type: ignore[method-assign]
     machine_load.measure_cpu_use.__defaults__ = (0.01,)
     assert LocalEngine.__init__.__kwdefaults__ is not None

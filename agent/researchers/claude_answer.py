@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from agent.researchers.claude_stream import Streamed, is_stream, streamed
 from research.formatting import one_line
 
 MAX_DEPTH = 64
@@ -57,16 +58,25 @@ class Answer:
     calls: tuple[ToolCall, ...] = ()
     tokens: Tokens | None = None
     """None if no model was at work: an error, or text that is not the API's."""
+    stop_reason: str = ""
+    """Why the model stopped, as the API calls it; empty if it said nothing of the kind."""
     problem: str | None = None
+    is_broken: bool = False
+    """Whether the answer broke off on its way, so that the same request may succeed."""
     error: Mapping[str, Any] = field(default_factory=dict)
     """The API's error object, if it was sent as an answer."""
 
 
 def read_answer(body: bytes, *, characters_sent: int) -> Answer:
-    """The answer in the body of a response with status 200. Missing token counts are estimated from the length of the texts."""
+    """The answer in the body of a response with status 200: a stream of events, or JSON as some gateways send it.
+
+    Missing token counts are estimated from the length of the texts.
+    """
     text = body.decode("utf-8-sig", errors="replace").strip()
+    if is_stream(text):
+        return _read_stream(streamed(text, plain_json), characters_sent)
     try:
-        message = _plain(json.loads(text, parse_constant=_refuse, parse_float=_finite))
+        message = plain_json(text)
     except (ValueError, RecursionError):
         return _unreadable(text, characters_sent)
     if not isinstance(message, dict):
@@ -74,26 +84,43 @@ def read_answer(body: bytes, *, characters_sent: int) -> Answer:
     error = message.get("error")
     if message.get("type") == "error" or (error and "content" not in message):
         return Answer(error=error if isinstance(error, dict) else {"message": str(error)}, problem="The API answered an error.")
+    return _of_message(message, characters_sent, len(text))
+
+
+def plain_json(text: str) -> Any:
+    """The data in a JSON text, whose strings are valid UTF-8 and whose numbers are finite.
+
+    Raises ValueError, or RecursionError, for anything else.
+    """
+    return _plain(json.loads(text, parse_constant=_refuse, parse_float=_finite))
+
+
+def _read_stream(found: Streamed, characters_sent: int) -> Answer:
+    if found.error is not None:
+        tokens = _tokens(found.message.get("usage"), characters_sent, found.characters) if found.message.get("usage") else None
+        return Answer(error=found.error, tokens=tokens, problem="The API answered an error.")
+    answer = _of_message(found.message, characters_sent, found.characters)
+    if found.is_complete:
+        return answer
+    return Answer(tokens=answer.tokens, problem="The API's answer broke off.", is_broken=True)
+
+
+def _of_message(message: Mapping[str, Any], characters_sent: int, characters_received: int) -> Answer:
     content, calls = _blocks(message.get("content"))
-    tokens = _tokens(message.get("usage"), characters_sent, len(text))
-    return Answer(content=content, calls=calls, tokens=tokens, problem=_stop_problem(message.get("stop_reason")))
+    tokens = _tokens(message.get("usage"), characters_sent, characters_received)
+    reason = message.get("stop_reason")
+    problem = "The model declined to answer." if reason == "refusal" else None
+    stop_reason = reason if isinstance(reason, str) else ""
+    return Answer(content=content, calls=calls, tokens=tokens, stop_reason=stop_reason, problem=problem)
 
 
 def _unreadable(text: str, characters_sent: int) -> Answer:
-    """An answer that isn't JSON. Half a JSON text or an event stream is the work of a model, and was paid for."""
+    """An answer that isn't JSON. Half a JSON text is the work of a model, and was paid for."""
     if not text:
         return Answer(problem="The API's answer was empty.")
-    paid = text.startswith(("{", "event:", "data:"))
+    paid = text.startswith("{")
     tokens = _tokens(None, characters_sent, len(text)) if paid else None
     return Answer(problem=f"The API's answer is not JSON, but: {one_line(text[:400], 100)}", tokens=tokens)
-
-
-def _stop_problem(reason: Any) -> str | None:
-    if reason == "refusal":
-        return "The model declined to answer."
-    if reason in ("max_tokens", "model_context_window_exceeded"):
-        return f"The model's answer was cut off ({reason})."
-    return None
 
 
 def _blocks(content: Any) -> tuple[tuple[Mapping[str, Any], ...], tuple[ToolCall, ...]]:

@@ -15,7 +15,12 @@ class Editor:
     """Handles the commands of the `text_editor_20250728` tool: view, str_replace, insert, create."""
 
     def __init__(self, train_py: str) -> None:
-        self.text = train_py
+        self.text = self._first = train_py
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether the text is another one than at first."""
+        return self.text != self._first
 
     def apply(self, command: Mapping[str, object]) -> str:
         """Carries out one command and returns its result as text. Raises EditRefused, which leaves the file unchanged."""

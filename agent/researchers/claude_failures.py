@@ -47,9 +47,16 @@ def failure_of(error: anthropic.AnthropicError, model: str) -> NotConfigured | P
     return Unavailable(f"The API could not be reached: {one_line(str(error.__cause__ or error), 300)}")
 
 
-def answer_was_lost(error: anthropic.AnthropicError) -> bool:
+def failure_of_transport(error: Exception) -> Unavailable:
+    """The failure that an answer's end before its time stands for: a lost connection, or silence."""
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return Unavailable("The API's answer did not come to an end in time.")
+    return Unavailable(f"The API's answer broke off: {one_line(str(error) or type(error).__name__, 300)}")
+
+
+def answer_was_lost(error: Exception) -> bool:
     """Whether a request was sent and its answer, which may have been paid for, did not arrive."""
-    return type(error.__cause__).__name__ in ANSWER_LOST
+    return type(error).__name__ in ANSWER_LOST or type(error.__cause__).__name__ in ANSWER_LOST
 
 
 def api_failure(

@@ -2,6 +2,8 @@
 
 from anthropic.types import ToolUnionParam
 
+from results.notes import KINDS, MAX_NOTE
+
 TOOLS: tuple[ToolUnionParam, ...] = (
     {"type": "text_editor_20250728", "name": "str_replace_based_edit_tool"},
     {
@@ -15,6 +17,35 @@ TOOLS: tuple[ToolUnionParam, ...] = (
             "Scores compare only within one platform and score_fingerprint."
         ),
         "input_schema": {"type": "object", "properties": {"sql": {"type": "string"}}, "required": ["sql"]},
+    },
+    {
+        "name": "read_log",
+        "description": "Returns the end of the log of an experiment's last run: its loss by step, or how it crashed.",
+        "input_schema": {
+            "type": "object",
+            "properties": {"id": {"type": "string", "description": "An experiment's id, or a run's."}},
+            "required": ["id"],
+        },
+    },
+    {
+        "name": "note",
+        "description": (
+            "Notes a lesson (what experiments have taught beyond one of them) or a lead (what somebody should try) for all "
+            f"loops, in at most {MAX_NOTE} characters. Only the latest notes are shown, so write few and replace old ones."
+        ),
+        "input_schema": {
+            "type": "object",
+            "properties": {
+                "kind": {"type": "string", "enum": list(KINDS)},
+                "text": {"type": "string"},
+                "replaces": {
+                    "type": "array",
+                    "items": {"type": "integer"},
+                    "description": "Numbers of notes that are wrong or done, or that this one includes.",
+                },
+            },
+            "required": ["kind", "text"],
+        },
     },
     {
         "name": "submit",

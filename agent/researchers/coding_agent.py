@@ -2,10 +2,13 @@
 
 import shutil
 import time
+import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 
-from agent.researcher import BudgetSpent, Context, NotConfigured, ProposalFailed
+from agent.researcher import Context, NotConfigured, ProposalFailed
 from agent.researchers.agent_output import AgentOutput, read_output
+from agent.researchers.budget import Budget, all_reserved, least_free_usd
 from agent.researchers.coding_agents import CodingAgent, check_effort
 from agent.researchers.command_run import CommandLine, CommandRun, scratch_folder
 from agent.researchers.contained import NOT_STARTED
@@ -14,27 +17,29 @@ from agent.researchers.prices import PRICES_AS_OF, price_of
 from research.errors import UserError
 from research.sandbox.layers import BROKEN
 from results.experiment import Proposal, Usage
-from results.researcher_costs import spent_text
 
 LEAST_BUDGET_USD = 0.01
 """What an agent may spend at least, if there is anything left."""
+
+USUAL_MOST_USD = 2.0
+"""What is kept of a limit for one proposal, if there is as much: other loops may spend the rest meanwhile."""
 
 
 class CodingAgentResearcher:
     """Lets a coding agent edit a temporary copy of the branch's files, and takes train.py and IDEA.md from it.
 
     What its output says of tokens and dollars is recorded before anything is made of the edit, also if it failed or was killed.
-    `max_cost_usd` limits what the researchers of the branch's tag cost, over all of its loops and sessions.
+    Of each limit so much is kept for a proposal as the agent is told that it may spend.
     """
 
     def __init__(self, agent: CodingAgent, *, model: str | None = None, effort: str | None = None,
-                 max_cost_usd: float | None = None, bounds: AgentBounds | None = None) -> None:  # fmt: skip
+                 budgets: Sequence[Budget] = (), bounds: AgentBounds | None = None) -> None:  # fmt: skip
         """Raises UserError for what the agent can't do, and NotConfigured if it isn't installed."""
         self.agent, self.name = agent, agent.name
-        self.model, self.effort, self.max_cost_usd = model, effort, max_cost_usd
+        self.model, self.effort, self.budgets = model, effort, tuple(budgets)
         if effort is not None:
             check_effort(agent, effort)
-        if max_cost_usd is not None:
+        if self.budgets:
             check_cost_is_known(agent, model)
         if shutil.which(agent.program) is None:
             raise NotConfigured(f"{agent.name} isn't installed ({agent.program} was not found on PATH): {agent.how_to_install}")
@@ -43,8 +48,12 @@ class CodingAgentResearcher:
 
     async def propose(self, context: Context) -> Proposal:
         """One edit made by the agent. Raises BudgetSpent, or ProposalFailed with the reason and the cost."""
+        budget = self._budget(context)
+        async with all_reserved(self.budgets, budget or 0.0, context):
+            return await self._propose(context, self._command(budget))
+
+    async def _propose(self, context: Context, command: CommandLine) -> Proposal:
         started = time.monotonic()
-        command = self._command(context)
         with scratch_folder() as scratch:
             run = CommandRun(command, scratch=scratch, bounds=self._bounds, here=self._containment)
             told = AgentOutput(usage=Usage())
@@ -65,14 +74,13 @@ class CodingAgentResearcher:
     async def close(self) -> None:
         """Does nothing: a proposal that is cancelled kills its command itself."""
 
-    def _command(self, context: Context) -> CommandLine:
-        """The command line for the next proposal. Raises BudgetSpent."""
-        budget = None
-        if self.max_cost_usd is not None:
-            spent = context.spent_usd()
-            if spent >= self.max_cost_usd:
-                raise BudgetSpent(spent_text(spent, self.max_cost_usd, context.branch.tag))
-            budget = max(self.max_cost_usd - spent, LEAST_BUDGET_USD)
+    def _budget(self, context: Context) -> float | None:
+        """US dollars that the next proposal may cost; None without a limit."""
+        free = least_free_usd(self.budgets, context)
+        return None if free is None else max(min(free, USUAL_MOST_USD), LEAST_BUDGET_USD)
+
+    def _command(self, budget: float | None) -> CommandLine:
+        """The command line for a proposal that may cost so much."""
         return CommandLine(
             arguments=self.agent.arguments(model=self.model, effort=self.effort, budget_usd=budget),
             reads_prompt=self.agent.reads_prompt,
@@ -84,7 +92,9 @@ class CodingAgentResearcher:
         """What the output says, whose cost is recorded."""
         told = read_output(run.output, self.agent.output, model=self.model)
         problem = told.problem or read_output(run.errors, self.agent.output, model=None).problem  # gemini reports its own there
-        told = AgentOutput(usage=replace(told.usage, researcher=self.name, seconds=seconds), problem=problem)
+        told = AgentOutput(
+            usage=replace(told.usage, researcher=self.name, seconds=seconds, proposal=uuid.uuid4().hex), problem=problem
+        )
         context.charge(told.usage)
         return told
 

@@ -3,16 +3,19 @@
 from typing import TYPE_CHECKING
 
 from agent.researchers.coding_agents import AGENTS
-from agent.researchers.mix import shares_of
+from agent.researchers.mix import HYBRID, WITH_MODEL, parts_of, shares_of
 from research.errors import UserError
 from research.formatting import shortened
 from research.result import SandboxMode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agent.researcher import Researcher
+    from agent.researchers.budget import Budget
     from agent.researchers.containment import AgentBounds
 
-RESEARCHERS = f"search, claude, {', '.join(AGENTS)}, command:'COMMAND' or scripted:FILE"
+RESEARCHERS = f"search, hybrid, claude, {', '.join(AGENTS)}, command:'COMMAND' or scripted:FILE"
 """The names that `--researcher` takes, as help and error messages list them."""
 
 ARGUMENTS = {"command": ("a command line", "'command:claude -p'"), "scripted": ("a file", "scripted:ideas.jsonl")}
@@ -33,6 +36,8 @@ def check_researcher(name: str) -> None:
     if kind in ARGUMENTS and not argument.strip():
         what, example = ARGUMENTS[kind]
         raise UserError(f"--researcher {kind}: needs {what} after the colon, as in --researcher {example}.")
+    if kind == HYBRID and (name == HYBRID or argument in WITH_MODEL):
+        return
     if name not in ("search", "claude", *AGENTS) and kind not in ARGUMENTS:
         raise UserError(f"No researcher is called {shortened(name, 80)!r}: use {RESEARCHERS}.")
 
@@ -42,7 +47,7 @@ def researcher_warnings(name: str, sandbox: SandboxMode) -> list[str]:
     shares = shares_of(name)
     if len(shares) > 1:
         return list(dict.fromkeys(line for member in shares for line in researcher_warnings(member, sandbox)))
-    kind, _, argument = name.partition(":")
+    kind, _, argument = parts_of(name)[-1].partition(":")
     if kind != "command" and kind not in AGENTS:
         return []
     from agent.researchers.command import permission_warning
@@ -53,12 +58,11 @@ def researcher_warnings(name: str, sandbox: SandboxMode) -> list[str]:
 
 
 def make_researcher(name: str, *, seed: int = 0, model: str | None = None, effort: str | None = None,
-                    max_cost: float | None = None, bounds: "AgentBounds | None" = None) -> "Researcher":  # fmt: skip
+                    budgets: "Sequence[Budget]" = (), bounds: "AgentBounds | None" = None) -> "Researcher":  # fmt: skip
     """The researcher with this name, which is no mix. Raises UserError, for instance NotConfigured if a key is missing.
 
-    `seed` is for search: loops with different seeds try ideas in a different order. `model` (None: the default) and
-    `max_cost` (US dollars for all loops and sessions of a tag, None: no limit) are for claude and coding agents, `effort` for
-    coding agents alone. `bounds` are a command's.
+    `seed` is for search: loops with different seeds try ideas in a different order. `model` and `effort` (None: the default)
+    and `budgets` (which loops share) are for claude and coding agents. `bounds` are a command's.
     """
     check_researcher(name)
     kind, _, argument = name.partition(":")
@@ -66,14 +70,22 @@ def make_researcher(name: str, *, seed: int = 0, model: str | None = None, effor
         from agent.search.search import SearchResearcher
 
         return SearchResearcher(seed=seed)
+    if kind == HYBRID:
+        from agent.researchers.hybrid import HybridResearcher
+
+        optimizer, thinker = parts_of(name)
+        return HybridResearcher(
+            make_researcher(optimizer, seed=seed),
+            make_researcher(thinker, model=model, effort=effort, budgets=budgets, bounds=bounds),
+        )
     if kind == "claude":
         from agent.researchers.claude import DEFAULT_MODEL, ClaudeResearcher
 
-        return ClaudeResearcher(model=model or DEFAULT_MODEL, max_cost_usd=max_cost)
+        return ClaudeResearcher(model=model or DEFAULT_MODEL, effort=effort, budgets=budgets)
     if kind in AGENTS:
         from agent.researchers.coding_agent import CodingAgentResearcher
 
-        return CodingAgentResearcher(AGENTS[kind], model=model, effort=effort, max_cost_usd=max_cost, bounds=bounds)
+        return CodingAgentResearcher(AGENTS[kind], model=model, effort=effort, budgets=budgets, bounds=bounds)
     if kind == "command":
         from agent.researchers.command import CommandResearcher
 

@@ -12,11 +12,14 @@ MEMBERS = ("search", "claude", *AGENTS)
 WITH_MODEL = ("claude", *AGENTS)
 """Those of them that take a model."""
 
+HYBRID = "hybrid"
+"""The researcher that asks search for constants and a model for structure: the model's name may follow a colon."""
+
 MOST_SHARES = 1_000
 """Limit of a researcher's share."""
 
-READS_NO_TEXT = ("search", "scripted")
-"""The researchers that compute or list their ideas, and so can't read a suggestion."""
+READS_TEXT = ("claude", *AGENTS, "command", HYBRID)
+"""The researchers that read suggestions; others compute or list their ideas, or stand for a queue or for the farm itself."""
 
 EXAMPLE = "claude:2,codex:1,search:5"
 
@@ -53,6 +56,17 @@ def researcher_of_loop(name: str, loop: int) -> str:
     return order[loop % len(order)]
 
 
+def parts_of(name: str) -> tuple[str, ...]:
+    """The researchers that a researcher asks in turn: hybrid's two, else itself. It is no mix."""
+    kind, _, model = name.partition(":")
+    return ("search", model or "claude") if kind == HYBRID else (name,)
+
+
+def kinds_in(name: str) -> tuple[str, ...]:
+    """The kinds of all researchers that a value of `--researcher` names, hybrid's two for itself. Raises UserError."""
+    return tuple(dict.fromkeys(part.partition(":")[0] for member in shares_of(name) for part in parts_of(member)))
+
+
 def reads_text(name: str) -> bool:
     """Whether the researcher with this name, as `--researcher` takes it without a mix, can read what people write."""
-    return name.partition(":")[0] not in READS_NO_TEXT
+    return name.partition(":")[0] in READS_TEXT

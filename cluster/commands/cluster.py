@@ -20,6 +20,8 @@ def submit(options: argparse.Namespace) -> int:
     """Starts the job and prints the commands for it. The exit status is 1 if the job fails at once; with --follow, if
     it doesn't succeed.
     """
+    if options.researcher is None:  # a key is sent only where that is asked for
+        options = argparse.Namespace(**{**vars(options), "researcher": "search"})
     check_researcher(options.researcher)
     check_used(options)
     check_name(options.tag or todays_tag(), "tag")

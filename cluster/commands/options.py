@@ -10,13 +10,14 @@ from agent.repo.branch_names import check_name
 from agent.repo.repository import checkout_around, repository_for, source_tree
 from agent.researchers.coding_agents import AGENTS, check_effort
 from agent.researchers.make import check_researcher
-from agent.researchers.mix import shares_of
+from agent.researchers.mix import kinds_in
 from cluster.engine_choice import chosen_engine
 from cluster.farm_options import EngineKind, FarmOptions, todays_tag
 from cluster.hardware import Device, choose_devices, detect_devices, limited
 from cluster.home import find_cache, find_home
 from cluster.hooks import check_hook
 from cluster.parser_parts import words_for
+from cluster.researcher_choice import chosen_line, model_here, with_researcher
 from research.data.sources import check_source
 from research.errors import UserError
 from research.files import user_path
@@ -33,6 +34,8 @@ OF_THE_BRANCH = ("command", "module", "tag", "home", "profile", "budget", "sourc
 
 def run_options(options: argparse.Namespace) -> FarmOptions:
     """The options of `farm run`. Raises UserError."""
+    asked = options.researcher
+    options = with_researcher(options)
     check_researcher(options.researcher)
     check_used(options)
     check_hook("--before-experiment", options.before_experiment)
@@ -42,9 +45,12 @@ def run_options(options: argparse.Namespace) -> FarmOptions:
     return replace(
         _common_options(options, engine, found),
         researcher=options.researcher,
+        why_researcher=chosen_line(asked, options.researcher),
         model=options.model,
         effort=options.effort,
         max_cost=options.max_cost,
+        max_loop_cost=options.max_loop_cost,
+        fallback=options.fallback,
         agent_writes=_agent_writes(options.agent_writes or ()),
         before_experiment=options.before_experiment,
         after_experiment=options.after_experiment,
@@ -74,11 +80,11 @@ def check_used(options: argparse.Namespace) -> None:
     """Raises UserError for options that the chosen researcher or source would not use, and for a source that there isn't."""
     if options.source is not None:  # on a cluster the profile's own source is known only when a node has joined
         check_source(options.source, options.num_shards, reads_files=False)
-    members = tuple(shares_of(options.researcher))
-    kinds = [member.partition(":")[0] for member in members]
+    kinds = kinds_in(options.researcher)
     agents = tuple(AGENTS)
-    for option, value, users in (("--model", options.model, ("claude", *agents)), ("--effort", options.effort, agents),
-                                 ("--max-cost", options.max_cost, ("claude", *agents)),
+    paid = ("claude", *agents)
+    for option, value, users in (("--model", options.model, paid), ("--effort", options.effort, paid),
+                                 ("--max-cost", options.max_cost, paid), ("--max-loop-cost", options.max_loop_cost, paid),
                                  ("--agent-writes", options.agent_writes, ("command", *agents))):  # fmt: skip
         using = [kind for kind in kinds if kind in users]
         if value is not None and not using:
@@ -88,7 +94,7 @@ def check_used(options: argparse.Namespace) -> None:
             raise UserError(
                 f"{option} would be for {' and '.join(using)} of the mix, which name theirs differently: leave it out."
             )
-        if option == "--effort" and value is not None:
+        if option == "--effort" and value is not None and using[0] in AGENTS:  # claude's is checked when it is made
             check_effort(AGENTS[using[0]], value)
 
 
@@ -148,5 +154,7 @@ def given_again(options: argparse.Namespace) -> str:
     from cluster.command_parser import make_parser
 
     defaults = vars(make_parser().parse_args([options.command]))
+    if "researcher" in defaults and model_here() is None:  # else it would be another one by default
+        defaults["researcher"] = "search"
     unchanged = [name for name, value in vars(options).items() if value == defaults[name]]
     return shlex.join(words_for(options, without=(*OF_ONE_CALL, *OF_THE_BRANCH, *unchanged)))

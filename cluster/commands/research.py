@@ -166,21 +166,15 @@ def before_start(options: "FarmOptions") -> list[str]:
 
     Raises UserError for whatever can be known now to prevent the start, so that nothing is printed before it.
     """
-    from agent.researchers.containment import AgentBounds
-    from agent.researchers.make import make_researcher
-    from agent.researchers.mix import shares_of
     from cluster.branch_start import check_branches
     from cluster.doctor import layers_here, lines_before_runs
     from cluster.loop_plans import check_loops, contract_asked_for, data_if_prepared
 
     options.home.check_free()
-    # raises for a missing key, or a host that can't contain a command
-    for member in shares_of(options.researcher):
-        make_researcher(member, model=options.model, effort=options.effort, max_cost=options.max_cost,
-                        bounds=AgentBounds(sandbox=options.sandbox))  # fmt: skip
+    unable = researchers_unable(options)  # raises for what isn't as the user wants it
     known = history_to_run_on(options.home)
     if options.engine == "ray":
-        return before_start_on_cluster(options, known)
+        return [*unable, *before_start_on_cluster(options, known)]
     branches = {history.branch.name: history.branch for history in known}
     check_loops(options, len(options.devices), branches.values())
     check_branches(options, branches)
@@ -205,13 +199,34 @@ def before_start(options: "FarmOptions") -> list[str]:
     lines += busy_lines(options.devices)
     lines += lines_before_runs(options.sandbox, layers_here())
     lines += costs.lines()
+    lines += unable
     lines += _researcher_lines(options, known)
     lines += _start_lines(options, known)
     if not is_prepared:
         lines.append(data_line(contract, options.num_shards))
-    if options.experiments is None and options.hours is None and options.max_cost is None:
+    if options.experiments is None and options.hours is None and not ends_by_cost(options):
         lines.append("no limit: the farm runs until Ctrl-C")
     return [*lines, f"home: {options.home.folder}"]
+
+
+def researchers_unable(options: "FarmOptions") -> list[str]:
+    """A line for each researcher that can't work here and that search stands in for, such as one without its key.
+
+    Raises UserError for whatever else prevents a researcher, NotConfigured where nothing stands in.
+    """
+    from agent.researchers.budget import budgets_of
+    from agent.researchers.containment import AgentBounds
+    from agent.researchers.fallback import AskedResearcher
+    from agent.researchers.mix import shares_of
+
+    lines = []
+    for member in shares_of(options.researcher):
+        _, problem = AskedResearcher(
+            name=member, model=options.model, effort=options.effort, bounds=AgentBounds(sandbox=options.sandbox),
+            budgets=budgets_of(options.max_cost, options.max_loop_cost), falls_back=options.fallback == "search",
+        ).made()  # fmt: skip
+        lines += [f"warning: search stands in for {member}: {problem}"] if problem else []
+    return lines
 
 
 def before_start_on_cluster(options: "FarmOptions", known: list[BranchHistory]) -> list[str]:
@@ -237,7 +252,7 @@ def before_start_on_cluster(options: "FarmOptions", known: list[BranchHistory]) 
         lines += lines_before_runs(options.sandbox, layers_here())
     lines += _researcher_lines(options, known)
     lines += _start_lines(options, known)
-    if options.experiments is None and options.hours is None and options.max_cost is None:
+    if options.experiments is None and options.hours is None and not ends_by_cost(options):
         lines.append(f"no limit: the farm runs until it is stopped ({to_type(f'farm stop{home_option(options.home)}')})")
     return [*lines, f"home: {options.home.folder}"]
 
@@ -253,11 +268,17 @@ def _researcher_lines(options: "FarmOptions", known: list[BranchHistory]) -> lis
     """What is known against the researcher, and what the tag has cost of its --max-cost."""
     from agent.researchers.make import researcher_warnings
 
-    lines = researcher_warnings(options.researcher, options.sandbox)
+    lines = [options.why_researcher] if options.why_researcher else []
+    lines += researcher_warnings(options.researcher, options.sandbox)
     spent = total(usage for history in known if history.branch.tag == options.tag for usage in history.costs).cost_usd
     if options.max_cost is not None and spent:
         lines.append(spent_text(spent, options.max_cost, options.tag))
     return lines
+
+
+def ends_by_cost(options: "FarmOptions") -> bool:
+    """Whether the farm ends once its researchers have cost what they may, as opposed to going on with search."""
+    return options.max_cost is not None and options.fallback == "none"
 
 
 def _start_lines(options: "FarmOptions", known: list[BranchHistory]) -> list[str]:

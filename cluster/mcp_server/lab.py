@@ -1,19 +1,16 @@
 """The farm as an outside agent sees it: the contract, the head, the history without audit scores, and its own submissions."""
 
 import json
-import os
 import re
-import stat
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from agent.compare_programs import same_code
 from agent.diff import apply_diff, hunks
 from agent.duplicate_edits import NO_CHANGE
-from agent.loop import read_policy
+from agent.loop_context import read_policy
 from agent.researcher import ProposalFailed
-from agent.submissions import SUBMISSION, SUBMISSION_ENDED, Submission, submit
+from agent.submissions import Submission, submit
 from cluster.commands.read_home import query_history, read_history
 from cluster.commands.use import recorded_contract, recorded_train_py
 from cluster.home import Home, home_option
@@ -21,12 +18,14 @@ from cluster.local_api import FarmClient, Submitted, connect, silent_farm
 from cluster.resuming import resuming_with
 from cluster.status_text import doing
 from research.errors import FarmEnded, UserError
-from research.formatting import one_line, plain_lines
+from research.formatting import one_line
 from research.valid_train_py import MAX_BYTES
 from results.experiment import Branch, Head
+from results.group_entries import SUBMISSION, SUBMISSION_ENDED
 from results.history import BranchHistory, branch_named
 from results.journal import check_whole
 from results.query import Table
+from results.run_logs import log_tail
 
 RULES = f"""\
 An edit of research/train.py alone: its hyperparameters, model, optimizer and loop.
@@ -35,9 +34,6 @@ It trains for a fixed time, and the judge scores it: a score that it prints coun
 At most {MAX_BYTES:,} bytes of UTF-8; no text that is executed, no data carried in it, no seed of its own.
 An edit that changes no code, or is a program that has been tried, is refused.
 program.md (the tool read_program) says what is worth trying."""
-
-TAIL_BYTES = 16_384
-"""Bytes of the end of a log that are shown."""
 
 _ID = re.compile(r"[\w./-]{1,100}")
 _RUN = re.compile(r"\w[\w.-]{0,100}")
@@ -146,7 +142,7 @@ class Lab:
 
     def log_tail(self, run: str) -> str:
         """The end of a run's log."""
-        text = _tail(self.home.runs / run / "run.log") if _RUN.fullmatch(run) else None
+        text = log_tail(self.home.runs / run) if _RUN.fullmatch(run) else None
         if text is None:
             raise UserError(f"There is no log of a run {one_line(run, 100)!r}.")
         return text
@@ -221,19 +217,3 @@ def _patched(before: str, patch: str) -> str:
     except ValueError:
         told = "The patch does not fit the head's train.py (read_head): its lines and line numbers must be those there."
         raise UserError(f"{told} The whole text as train_py always fits.") from None
-
-
-def _tail(path: Path) -> str | None:
-    """The last TAIL_BYTES of a regular file, as text; None for anything else, since a run may have left a link there."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return None
-    try:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            return None
-        data = os.pread(descriptor, TAIL_BYTES, max(0, found.st_size - TAIL_BYTES))
-    finally:
-        os.close(descriptor)
-    return plain_lines(data.decode("utf-8", errors="replace"), TAIL_BYTES)

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from agent.researchers.coding_agents import AGENTS, keys_of_all
 from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS
-from agent.researchers.mix import shares_of
+from agent.researchers.mix import kinds_in
 from cluster.farm_options import todays_tag
 from cluster.home import JOB_HOME
 from cluster.parser_parts import words_for
@@ -41,8 +41,7 @@ def about_edits(checkout: Path) -> list[str]:
 
 def key_for(researcher: str) -> tuple[dict[str, str], list[str]]:
     """The environment that the job gets, and the lines that say so. The key itself is never printed."""
-    kinds = [member.partition(":")[0] for member in shares_of(researcher)]
-    names = tuple(dict.fromkeys(name for kind in kinds for name in _keys_of(kind)))
+    names = tuple(dict.fromkeys(name for kind in kinds_in(researcher) for name in _keys_of(kind)))
     if not names:
         return {}, []
     sent = {name: os.environ[name] for name in names if os.environ.get(name)}

@@ -20,6 +20,8 @@ class LocalApi:
     url: str = ""
     left: list[Scripted] = field(default_factory=list)
     repeat_last: bool = False
+    streams: bool = True
+    """Whether answers come as events where the request asks for that; some gateways send them in one piece."""
     requests: list[dict[str, Any]] = field(default_factory=list)
 
     def play(self, answers: Sequence[Scripted], *, repeat_last: bool = False) -> None:
@@ -29,8 +31,9 @@ class LocalApi:
     def answer(self, request: Request) -> Reply:
         self.requests.append({**request.body, "path": request.path, "key": request.key})
         if not self.left:
-            return _as_reply(error(500, "the script has ended"))
-        return _as_reply(self.left[0] if self.repeat_last and len(self.left) == 1 else self.left.pop(0))
+            return _as_reply(error(500, "the script has ended"), stream=False)
+        scripted = self.left[0] if self.repeat_last and len(self.left) == 1 else self.left.pop(0)
+        return _as_reply(scripted, stream=self.streams and bool(request.body.get("stream")))
 
 
 @contextmanager
@@ -72,5 +75,5 @@ def submit(title: str = "deeper", **more: Any) -> dict[str, Any]:
     return tool("submit", "t9", title=title, hypothesis="depth helps", **more)
 
 
-def _as_reply(scripted: Scripted) -> Reply:
-    return scripted if isinstance(scripted, Reply) else as_reply(*scripted)
+def _as_reply(scripted: Scripted, *, stream: bool) -> Reply:
+    return scripted if isinstance(scripted, Reply) else as_reply(*scripted, stream=stream)

@@ -12,7 +12,7 @@ from agent.duplicate_edits import programs_tried, reason_not_to_run
 from agent.loop import ResearchLoop
 from agent.repo.worktree import Worktree
 from agent.researcher import Context, OutOfIdeas, Refusal
-from agent.researchers.history_text import situation
+from agent.researchers.history_text import history_table
 from agent.researchers.scripted import ScriptedResearcher, Step
 from agent.search.search import SearchResearcher
 from research.files import research_folder
@@ -104,7 +104,7 @@ def test_a_loop_refuses_repetitions_and_goes_on(make_loop) -> None:  # noqa: F81
     assert runs == ["baseline", "baseline", "deep", "deeper"]
     refused = loop.context().refused
     assert [refusal.title for refusal in refused] == ["comment", "deep again"] and "mar8-0001" in refused[1].reason
-    assert "deep again" in situation(loop.context())
+    assert "deep again" in history_table(loop.context())
 
 
 def test_what_another_loop_of_the_tag_tried_counts_if_scores_compare(make_loop) -> None:  # noqa: F811

@@ -88,7 +88,10 @@ def test_each_suggestion_is_with_one_loop_that_can_read(store: Store) -> None:
 
 @pytest.mark.parametrize(
     ("name", "reads"),
-    [("search", False), ("scripted:ideas.jsonl", False), ("claude", True), ("codex", True), ("command:sh idea.sh", True)],
+    [
+        *[(name, False) for name in ("search", "scripted:ideas.jsonl", "mcp", "farm", "you")],
+        *[(name, True) for name in ("claude", "codex", "command:sh idea.sh")],
+    ],
 )
 def test_who_reads_text(name: str, reads: bool) -> None:
     assert reads_text(name) == reads

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from agent.loop import read_policy
-from agent.proposing import Proposer
-from agent.researcher import Context, ProposalFailed
+from agent.loop_context import read_policy
+from agent.proposing import REPLACED, Proposer
+from agent.researcher import BudgetSpent, Context, NotConfigured, OutOfIdeas, ProposalFailed
 from results.experiment import Proposal, Usage
 from results.store import Store
 from tests.agent.samples import TRAIN_PY, make_context
@@ -31,12 +31,12 @@ class Told:
 
     name = "told"
 
-    def __init__(self, *answers: Proposal | ProposalFailed) -> None:
+    def __init__(self, *answers: Proposal | Exception) -> None:
         self.left = list(answers)
 
     async def propose(self, context: Context) -> Proposal:
         answer = self.left.pop(0)
-        if isinstance(answer, ProposalFailed):
+        if isinstance(answer, Exception):
             raise answer
         return answer
 
@@ -171,3 +171,63 @@ def test_an_idea_for_a_head_that_moved_while_the_researcher_thought_is_rebased(s
     later = replace(IDEA, train_py=faster.replace("= 2", "= 3"))
     assert asyncio.run(proposer(conflict, later).next()) == later
     assert recorded(store, "proposal_withdrawn", "title") == (("rate",),)
+
+
+# --- the stopgap ----------------------------------------------------------------------------------------------------------
+
+RATE = replace(IDEA, title="rate", train_py=TRAIN_PY.replace("0.6", "0.9"), researcher="stopgap", usage=Usage())
+
+
+class Slow(Told):
+    """Answers only when it is allowed to."""
+
+    def __init__(self, *answers: Proposal | Exception) -> None:
+        super().__init__(*answers)
+        self.may_answer = asyncio.Event()
+
+    async def propose(self, context: Context) -> Proposal:
+        await self.may_answer.wait()
+        return await super().propose(context)
+
+
+def with_stopgap(store: Store, researcher: Told, stopgap: Told | None, observer: Observer) -> Proposer:
+    return Proposer(branch=BRANCH, researcher=researcher, store=store, observer=observer, context=make_context,
+                    head_train_py=lambda: TRAIN_PY, stopgap=stopgap, pauses_s=(0.05, 0.05), patience_s=0.02)  # fmt: skip
+
+
+def test_while_a_researcher_is_slow_or_fails_the_stopgap_has_an_idea_and_nothing_paid_is_lost(store: Store) -> None:
+    async def slow() -> list[str]:
+        researcher = Slow(IDEA)
+        proposer = with_stopgap(store, researcher, Told(RATE, OutOfIdeas()), Observer())
+        titles = [(await proposer.next()).title]
+        researcher.may_answer.set()
+        titles.append((await proposer.next()).title)
+        await proposer.close()
+        return titles
+
+    async def failing() -> list[str]:
+        proposer = with_stopgap(store, Told(ProposalFailed("busy"), IDEA), Told(RATE, OutOfIdeas()), Observer())
+        titles = [(await proposer.next()).title, (await proposer.next()).title]
+        await proposer.close()
+        return titles
+
+    assert asyncio.run(slow()) == asyncio.run(failing()) == ["rate", "deeper"]
+    assert recorded(store, "proposal_failed", "reason") == (("busy",),)
+
+
+def test_a_stopgap_out_of_ideas_or_with_a_repetition_is_no_idea(store: Store) -> None:
+    same = replace(RATE, train_py=TRAIN_PY + "# comment\n")
+    for left in (OutOfIdeas(), same):
+        researcher = Told(ProposalFailed("busy"), IDEA)
+        assert asyncio.run(with_stopgap(store, researcher, Told(left), Observer()).next()) == IDEA
+
+
+@pytest.mark.parametrize("end", [NotConfigured("no key"), BudgetSpent("$5 of $5")])
+def test_the_stopgap_goes_on_where_only_a_person_helps_the_researcher(store: Store, end: Exception) -> None:
+    observer = Observer()
+    proposer = with_stopgap(store, Told(end), Told(RATE), observer)
+    assert asyncio.run(proposer.next()) == RATE
+    assert recorded(store, REPLACED, "researcher", "reason")[-1] == ("told", str(end))
+    assert [kind for kind, _ in observer.events] == [REPLACED]
+    with pytest.raises(type(end)):
+        asyncio.run(with_stopgap(store, Told(end), None, Observer()).next())

@@ -10,9 +10,11 @@ import pytest
 from agent import submissions
 from agent.loop import ResearchLoop
 from agent.researcher import Context
-from agent.submissions import RESEARCHER, SUBMISSION_ENDED, Submission, submit, waiting
+from agent.researchers.scripted import Step
+from agent.submissions import RESEARCHER, Submission, submit, waiting
 from research.errors import UserError
 from results.experiment import ExperimentRecord
+from results.group_entries import SUBMISSION_ENDED
 from tests.agent.loops_of_a_group import GROUP, Group
 from tests.agent.samples import TRAIN_PY
 
@@ -144,3 +146,19 @@ def test_a_duplicate_of_one_that_waits_is_refused_and_so_is_one_too_many(group: 
     with pytest.raises(UserError, match="2 submissions wait"):
         submitted(group, TRAIN_PY.replace("= 2 ", "= 6 "))
     assert len(waiting(group.store, GROUP)[0]["title"]) <= submissions.MAX_TITLE
+
+
+def test_a_full_queue_leaves_every_second_idea_to_the_researcher(group: Group) -> None:
+    """Also to a researcher that would have follow-ups of the farm's own beside it."""
+    for depth in (5, 6, 7, 8):
+        submitted(group, TRAIN_PY.replace("= 2 ", f"= {depth} "), title=f"{depth} layers")
+    steps = [Step(title=str(rate), constants={"EMBEDDING_LR": rate}) for rate in (0.7, 0.8, 0.9)]
+    (done,) = group.research(6, steps)
+    assert [record.experiment.researcher for record in done] == [RESEARCHER, "agent"] * 3
+
+
+def test_who_is_out_of_ideas_leaves_its_turns_to_the_queue(group: Group) -> None:
+    for depth in (5, 6, 7):
+        submitted(group, TRAIN_PY.replace("= 2 ", f"= {depth} "), title=f"{depth} layers")
+    (done,) = group.research(9, ())
+    assert of_submissions(done) == ["5 layers", "6 layers", "7 layers"]

@@ -195,7 +195,7 @@ def test_every_command_has_a_function_and_help(command):
         (["run", "--model", "claude-opus-5-5"], "--model is for --researcher claude"),
         (["run", "--researcher", "command:agent", "--model", "m"], "--model is for --researcher claude"),
         (["run", "--max-cost", "3"], "--max-cost is for --researcher claude"),
-        (["run", "--effort", "high"], "--effort is for --researcher claude-code"),
+        (["run", "--effort", "high"], "--effort is for --researcher claude, "),
         (["run", "--researcher", "gemini", "--effort", "high"], "gemini has no option for it"),
         (["run", "--researcher", "claude:1,pi:1", "--model", "m"], "--model would be for claude and pi"),
         (["run", "--researcher", "claude:1,search"], "'search' isn't in the mix's form"),

@@ -8,8 +8,9 @@ import pytest
 
 from cluster.driver import limit_in_words
 from cluster.end_summary import counts_of, summarise, summary_lines
-from cluster.status_text import standing_lines
+from cluster.status_text import standing, standing_lines
 from results.experiment import ExperimentKind, Verdict
+from results.group_entries import SUBMISSION, SUBMISSION_ENDED
 from results.history import read_history
 from results.report import morning_report
 from results.store import Store
@@ -77,6 +78,20 @@ def test_ideas_that_are_kept_now_count_once_in_all_texts(store: Store) -> None:
         "3 experiments (1 by hand): 1 kept, 2 discarded, 0 crashed, 0 invalid; 1 lost by machines and not counted, 1 abandoned"
         in report
     )
+
+
+def test_the_status_tells_what_was_submitted_and_waits(store: Store) -> None:
+    group = make_branch().name
+    for number in range(5):
+        store.add_event(SUBMISSION, {"branch": group, "id": f"mar8-s{number}", "title": f"try {number}\x1b[31m"})
+    store.add_event(SUBMISSION_ENDED, {"branch": group, "id": "mar8-s0", "experiment": "mar8-0001"})
+    (history,) = read_history(store.journal.path)
+    told = "\n".join(standing_lines([history]))
+    assert "4 submissions wait: mar8-s1 (try 1 [31m)" in told and "1 more" in told and "mar8-s0" not in told
+    assert list(standing(history)["submissions"]) == ["mar8-s1", "mar8-s2", "mar8-s3", "mar8-s4"]
+    for number in range(1, 5):
+        store.add_event(SUBMISSION_ENDED, {"branch": group, "id": f"mar8-s{number}", "reason": "it is old"})
+    assert "submission" not in "\n".join(standing_lines(read_history(store.journal.path)))
 
 
 def test_the_reason_of_the_end_agrees_with_what_is_done() -> None:

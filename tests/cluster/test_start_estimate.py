@@ -87,9 +87,9 @@ def test_a_mix_costs_the_mean_over_its_loops(tmp_path):
 
 def test_a_limit_of_money_is_said_beside_what_the_night_would_cost(tmp_path):
     [line] = [line for line in costs(tmp_path, researcher="claude", max_cost=0.01).lines() if line.startswith("researcher")]
-    assert "--max-cost ends it at $0.01, before the $" in line
+    assert "--max-cost holds it at $0.01, before the $" in line
     [line] = [line for line in costs(tmp_path, researcher="claude", max_cost=1e6).lines() if line.startswith("researcher")]
-    assert "in 8 hours; --max-cost ends it at $1,000,000.00" in line
+    assert "in 8 hours; --max-cost holds it at $1,000,000.00" in line
     assert not any("--max-cost" in line for line in costs(tmp_path, researcher="claude").lines())
 
 

@@ -1,6 +1,9 @@
 """What can't be tried as train.py is named in one line."""
 
 import ast
+import gc
+import threading
+import time
 
 import pytest
 
@@ -71,3 +74,29 @@ def test_the_limits_are_far_from_the_shipped_train_py() -> None:
 def test_whatever_cannot_be_parsed_is_a_syntax_error(text: str) -> None:
     with pytest.raises(SyntaxError):
         parse(text)
+
+
+def test_threads_that_parse_at_once_do_not_disturb_each_other() -> None:
+    """A collection of garbage, in which Python may change threads, while a tree is built: each thread has its turn."""
+    text, failed = (research_folder() / "train.py").read_text(), []
+
+    def parse_often() -> None:
+        for _ in range(10):
+            try:
+                parse(text)
+            except BaseException as error:
+                failed.append(error)
+
+    def give_way(phase: str, info: dict[str, int]) -> None:
+        time.sleep(0)
+
+    gc.callbacks.append(give_way)
+    try:
+        threads = [threading.Thread(target=parse_often) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        gc.callbacks.remove(give_way)
+    assert failed == []

@@ -65,9 +65,20 @@ def error_body(status: int, text: str, kind: str | None = None) -> dict[str, Any
 
 def as_reply(status: int, body: Any, *, stream: bool = False, **more: Any) -> Reply:
     """A response with this JSON; a message as a stream of events if the request asked for one."""
-    if stream and status == 200 and isinstance(body, dict) and body.get("type") == "message":
+    if stream and status == 200 and _can_be_streamed(body):
         return Reply(status=status, body=b"".join(map(_event, _events(body))), content_type="text/event-stream", **more)
     return Reply(status=status, body=json.dumps(body).encode(), **more)
+
+
+def _can_be_streamed(body: Any) -> bool:
+    """Whether a body is a message of the API's form; a script may have anything else, which is sent in one piece."""
+    if not isinstance(body, dict) or body.get("type") != "message" or not isinstance(body.get("usage"), dict):
+        return False
+    content = body.get("content")
+    fields = {"text": "text", "thinking": "thinking"}
+    return isinstance(content, list) and all(
+        isinstance(block, dict) and isinstance(block.get(fields.get(str(block.get("type")), "type")), str) for block in content
+    )
 
 
 def problem_with(request: Any) -> str | None:
@@ -124,8 +135,8 @@ def _events(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield {"type": "content_block_stop", "index": index}
     yield {
         "type": "message_delta",
-        "delta": {"stop_reason": body["stop_reason"], "stop_sequence": None},
-        "usage": {"output_tokens": body["usage"]["output_tokens"]},
+        "delta": {"stop_reason": body.get("stop_reason"), "stop_sequence": None},
+        "usage": {"output_tokens": body["usage"].get("output_tokens")},
     }
     yield {"type": "message_stop"}
 
@@ -136,7 +147,7 @@ def _parts(block: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any
         case "text":
             return {**block, "text": ""}, [{"type": "text_delta", "text": piece} for piece in _halves(block["text"])]
         case "tool_use":
-            pieces = _halves(json.dumps(block["input"]))
+            pieces = _halves(json.dumps(block.get("input")))
             return {**block, "input": {}}, [{"type": "input_json_delta", "partial_json": piece} for piece in pieces]
         case "thinking":
             deltas = [{"type": "thinking_delta", "thinking": block["thinking"]}]

@@ -1,7 +1,7 @@
 """What the stand-in says without a script: one change of a constant of train.py after another, by the tools that it is offered.
 
 It finds train.py in the conversation, takes the first step of `search` that the conversation doesn't mention yet, edits in one
-turn and submits in the next. Tokens are counted from the texts, with a cache that remembers the beginnings of conversations.
+turn and submits in the next. If a submission is refused, it asks for all titles first. Tokens are counted from the texts.
 """
 
 import json
@@ -10,20 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from agent.compare_programs import describe_changes
+from agent.researchers.stand_in.prompt_cache import CHARACTERS_PER_TOKEN, PromptCache
 from agent.search.knobs import knobs_of, settle
 from agent.search.line_search import Curve, next_steps
 from research.errors import UserError
 from research.hyperparameters import read_constants, write_constants
 
-EDITOR, SUBMIT = "str_replace_based_edit_tool", "submit"
+EDITOR, SUBMIT, QUERY = "str_replace_based_edit_tool", "submit", "query_history"
 """The tools that it uses."""
 
-CHARACTERS_PER_TOKEN = 4
-UNCACHED_TOKENS = 3
-"""What the API reports as read without the cache where all of a request can be cached."""
-
-MOST_REMEMBERED = 100_000
-"""Beginnings of conversations that the cache holds."""
+ALL_TITLES = "SELECT DISTINCT title FROM history ORDER BY title"
+"""What is asked where a title is missing in the conversation: which steps have been tried."""
 
 ROW_TOKENS = 2048
 """Tokens in a row, of which a batch is a multiple, if the conversation doesn't say."""
@@ -36,7 +33,7 @@ class Edits:
     """Answers a request with content, and tells its usage."""
 
     def __init__(self) -> None:
-        self._beginnings: set[int] = set()
+        self._cache = PromptCache()
 
     def content(self, request: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The model's turn: an edit, its submission, or text where there is nothing to do."""
@@ -49,6 +46,8 @@ class Edits:
         if begun is not None:
             why = "It is one step of a line search."
             return [_call(SUBMIT, len(request["messages"]), title=begun, hypothesis=why)]
+        if QUERY in tools and _was_refused(request["messages"]) and ALL_TITLES not in json.dumps(request["messages"]):
+            return [_call(QUERY, len(request["messages"]), sql=ALL_TITLES)]
         train_py, rows, turn = found[1].removesuffix("\n"), _ROWS.search(text), len(request["messages"])
         for edited in _steps(train_py, max_seq_len=int(rows[1]) if rows else ROW_TOKENS):
             title = describe_changes(train_py, edited)
@@ -58,25 +57,8 @@ class Edits:
 
     def usage(self, request: Mapping[str, Any], content: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """The tokens of an answer."""
-        pieces = [json.dumps([request.get("tools"), request.get("system")]), *map(json.dumps, request["messages"])]
-        sizes = [len(piece) // CHARACTERS_PER_TOKEN for piece in pieces]
         written = max(1, len(json.dumps(list(content))) // CHARACTERS_PER_TOKEN)
-        if '"cache_control"' not in json.dumps(request):
-            return {"input_tokens": sum(sizes), "output_tokens": written}
-        beginnings = [hash(tuple(pieces[: end + 1])) for end in range(len(pieces))]
-        known = sum(beginning in self._beginnings for beginning in beginnings)
-        if len(self._beginnings) > MOST_REMEMBERED:
-            self._beginnings.clear()
-        self._beginnings.update(beginnings)
-        new = sum(sizes[known:])
-        hour = new if '"1h"' in "".join(pieces[known:]) else 0
-        return {
-            "input_tokens": UNCACHED_TOKENS,
-            "output_tokens": written,
-            "cache_read_input_tokens": sum(sizes[:known]),
-            "cache_creation_input_tokens": new,
-            "cache_creation": {"ephemeral_5m_input_tokens": new - hour, "ephemeral_1h_input_tokens": hour},
-        }
+        return {**self._cache.usage(request), "output_tokens": written}
 
 
 def _steps(train_py: str, *, max_seq_len: int) -> Iterator[str]:
@@ -118,6 +100,12 @@ def _last_edit(turns: Sequence[Mapping[str, Any]]) -> str | None:
     said = next((block["text"] for block in turns[-2]["content"] if block.get("type") == "text"), "")
     failed = any(block.get("is_error") for block in turns[-1]["content"] if isinstance(block, dict))
     return said.removeprefix("Edit: ") if said.startswith("Edit: ") and not failed else None
+
+
+def _was_refused(turns: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last turn says that a call failed."""
+    content = turns[-1]["content"]
+    return isinstance(content, list) and any(block.get("is_error") for block in content)
 
 
 def _all_text(turns: Sequence[Mapping[str, Any]]) -> str:

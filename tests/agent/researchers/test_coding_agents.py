@@ -14,6 +14,7 @@ import pytest
 
 from agent.researcher import BudgetSpent, NotConfigured, ProposalFailed
 from agent.researchers.agent_output import read_output
+from agent.researchers.budget import Budget
 from agent.researchers.coding_agent import CodingAgentResearcher
 from agent.researchers.coding_agents import AGENTS, CodingAgent, check_effort, version_of
 from agent.researchers.command_run import PROMPT
@@ -90,8 +91,8 @@ def test_model_effort_and_budget_are_handed_on_where_the_agent_has_them(name: st
     agents.install(name)
     agent = AGENTS[name]
     effort = "high" if agent.effort else None
-    limit = 2.0 if agent.tells_dollars else None
-    agents.propose(agent, model="vendor/m-1", effort=effort, max_cost_usd=limit, spent_usd=0.5)
+    limits = [Budget(2.0)] if agent.tells_dollars else []
+    agents.propose(agent, model="vendor/m-1", effort=effort, budgets=limits, spent_usd=0.5)
     arguments = agents.seen(name)["arguments"]
     for pattern, value in ((agent.model, "vendor/m-1"), (agent.effort, effort), (agent.budget, "1.50")):
         filled = [part.replace("{}", value or "") for part in pattern]
@@ -101,7 +102,7 @@ def test_model_effort_and_budget_are_handed_on_where_the_agent_has_them(name: st
 
 def test_a_list_price_stands_in_where_an_agent_tells_tokens_of_a_known_model(agents: Agents) -> None:
     agents.install("codex")
-    usage = agents.propose(AGENTS["codex"], model="claude-opus-5-5", max_cost_usd=1.0).usage
+    usage = agents.propose(AGENTS["codex"], model="claude-opus-5-5", budgets=[Budget(1.0)]).usage
     assert usage.cost_basis == "list-price-estimate"
     assert usage.cost_usd == pytest.approx((15 * 4 + 201 * 20 + 3000 * 0.4 + 400 * 5) / 1e6)
 
@@ -217,7 +218,7 @@ def test_an_agent_that_cannot_be_started_costs_nothing(agents: Agents) -> None:
 def test_a_limit_that_is_reached_ends_the_loop_before_a_request(agents: Agents) -> None:
     agents.install("claude-code")
     with pytest.raises(BudgetSpent, match=r"\$2\.50 of \$2"):
-        agents.propose(AGENTS["claude-code"], max_cost_usd=2.0, spent_usd=2.5)
+        agents.propose(AGENTS["claude-code"], budgets=[Budget(2.0)], spent_usd=2.5)
     assert agents.charged == [] and not (agents.notes / "claude-code").exists()
 
 
@@ -225,7 +226,7 @@ def test_a_limit_that_is_reached_ends_the_loop_before_a_request(agents: Agents) 
 def test_a_limit_is_refused_where_nothing_tells_the_cost(name: str, agents: Agents) -> None:
     agents.install(name)
     with pytest.raises(UserError, match="--max-cost") as error:
-        make_researcher(name, model="unheard-of", max_cost=2.0)
+        make_researcher(name, model="unheard-of", budgets=[Budget(2.0)])
     assert name in str(error.value) and "\n" not in str(error.value)
 
 

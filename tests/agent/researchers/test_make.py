@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.researchers.budget import Budget
 from agent.researchers.claude import DEFAULT_MODEL, ClaudeResearcher
 from agent.researchers.coding_agent import CodingAgentResearcher
 from agent.researchers.coding_agents import AGENTS
@@ -21,11 +22,11 @@ def test_each_name_makes_its_researcher(tmp_path: Path, monkeypatch: pytest.Monk
     script = tmp_path / "a:b.json"
     script.write_text(json.dumps([{"title": "deeper", "constants": {"DEPTH": 3}}]))
     search = make_researcher("search", seed=3)
-    claude = make_researcher("claude", model="claude-sonnet-5", max_cost=2.0)
+    claude = make_researcher("claude", model="claude-sonnet-5", budgets=(budget := Budget(2.0),))
     command = make_researcher("command:sh -c 'echo a:b'")
     scripted = make_researcher(f"scripted:{script}")
     assert isinstance(search, SearchResearcher) and search.seed == 3
-    assert isinstance(claude, ClaudeResearcher) and (claude.model, claude.max_cost_usd) == ("claude-sonnet-5", 2.0)
+    assert isinstance(claude, ClaudeResearcher) and (claude.model, claude.budgets) == ("claude-sonnet-5", (budget,))
     assert isinstance(command, CommandResearcher) and command.arguments == ("sh", "-c", "echo a:b")
     assert isinstance(scripted, ScriptedResearcher) and [step.title for step in scripted.steps] == ["deeper"]
     default = make_researcher("claude")

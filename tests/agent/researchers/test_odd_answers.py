@@ -252,10 +252,10 @@ class Bench:
         said = Said()
 
         async def ask() -> Proposal:
-            client = self.client if timeout_s is None else self.client.with_options(timeout=timeout_s)
+            patience: Any = {} if timeout_s is None else {"inactivity_s": timeout_s}
             proposer = Proposer(
                 branch=branch,
-                researcher=ClaudeResearcher(client=client, retry_pause_s=0.001, max_turns=4),
+                researcher=ClaudeResearcher(client=self.client, retry_pause_s=0.001, max_turns=4, **patience),
                 store=self.store,
                 observer=said,
                 context=lambda: self.context(branch),

@@ -17,6 +17,7 @@ import pytest
 from anthropic import Anthropic
 
 from agent.researcher import Context, NotConfigured, ProposalFailed
+from agent.researchers.budget import Budget
 from agent.researchers.claude import ClaudeResearcher
 from agent.researchers.make import make_researcher
 from agent.researchers.stand_in.__main__ import main
@@ -246,7 +247,7 @@ def test_a_user_rehearses_with_two_variables(tmp_path: Path, monkeypatch: pytest
     charged: list[Usage] = []
 
     async def rehearse() -> Proposal:
-        researcher = make_researcher("claude", max_cost=5.0)
+        researcher = make_researcher("claude", budgets=[Budget(5.0)])
         try:
             return await researcher.propose(make_context((make_record(0),), charge=charged.append))
         finally:

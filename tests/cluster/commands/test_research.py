@@ -20,13 +20,13 @@ from cluster.commands.read_home import read_history
 from cluster.commands.research import before_start, look_lines
 from cluster.commands.start import next_lines
 from cluster.display import PlainDisplay
-from cluster.driver import agent_bounds
 from cluster.end_summary import FarmSummary, summary_lines
 from cluster.farm_options import FarmOptions, todays_tag
 from cluster.hardware import DeviceRequest
 from cluster.home import Home
 from cluster.known_folders import remember
 from cluster.local_api import connect
+from cluster.loop_researcher import agent_bounds
 from cluster.resuming import log_options, resume_lines
 from research.errors import UserError
 from research.files import research_folder
