@@ -5,11 +5,12 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
-from agent.duplicate_edits import read_ahead, reason_not_to_run, record_refusal
+from agent.duplicate_edits import questions_about, reason_not_to_run, record_refusal
 from agent.observer import LoopObserver
 from agent.rebase import rebased
 from agent.researcher import Context, ProposalFailed, Researcher
 from agent.submissions import SubmissionQueue
+from agent.text_reader import TextReader
 from results.experiment import Proposal, Usage
 from results.steering import Suggestion
 from results.store import Store
@@ -29,9 +30,9 @@ class Proposer:
 
     def __init__(self, *, branch: str, researcher: Researcher, store: Store, observer: LoopObserver,
                  context: Callable[[], Context], head_train_py: Callable[[], str], submissions: SubmissionQueue | None = None,
-                 pauses_s: tuple[float, float] = RETRY_PAUSES_S) -> None:  # fmt: skip
+                 reader: TextReader | None = None, pauses_s: tuple[float, float] = RETRY_PAUSES_S) -> None:  # fmt: skip
         """`context` returns what the researcher is shown at that moment, and `head_train_py` the head's text."""
-        self._submissions = submissions
+        self._submissions, self._reader = submissions, reader or TextReader()
         self._branch, self._researcher, self._store = branch, researcher, store
         self._observer, self._context, self._head_train_py = observer, context, head_train_py
         self._pauses_s = pauses_s
@@ -84,7 +85,7 @@ class Proposer:
                 await asyncio.wait({task}, timeout=SUBMISSIONS_EVERY_S)
             self._preparing = None
             proposal, base = task.result()
-            moved = rebased(proposal, base, self._head_train_py())
+            moved = await self._rebased(proposal, base)
             if moved is None:
                 self._observer.on_event("proposal_withdrawn", branch=self._branch, title=proposal.title)
                 self._record_withdrawn(proposal, "the last keep changed the same thing")
@@ -103,10 +104,23 @@ class Proposer:
                 await self._preparing
         await self._researcher.close()
 
-    @staticmethod
-    async def _read_ahead(proposal: Proposal, context: Context) -> None:
+    async def _read_ahead(self, proposal: Proposal, context: Context) -> None:
         """Reads a proposal's text beside the event loop, which needs what follows from it."""
-        await asyncio.to_thread(read_ahead, proposal.train_py, context)
+        await self._reader.read(questions_about(proposal.train_py, context))
+
+    async def _rebased(self, proposal: Proposal, base: str) -> Proposal | None:
+        """A proposal, an edit of `base`, as an edit of the head by now, with what is asked about it at hand; None if they
+        conflict.
+        """
+        while base != (head := self._head_train_py()):
+            await self._reader.read([("rebased_text", (proposal.train_py, base, head))])
+            moved = rebased(proposal, base, head)
+            if moved is None:
+                return None
+            await self._read_ahead(moved, self._context())
+            if head == self._head_train_py():
+                return moved
+        return proposal
 
     async def _ask(self) -> PreparedProposal:
         """A proposal for the head; retries with growing pauses while the researcher fails."""

@@ -20,6 +20,7 @@ from agent.researchers.make import make_researcher
 from agent.researchers.mix import researcher_of_loop
 from agent.shared_research import SharedResearch
 from agent.submissions import submission_from, submit
+from agent.text_reader import TextReader
 from cluster.background import in_background
 from cluster.branch_start import BranchStart, check_same_rule, free_memory
 from cluster.dispatch import Dispatcher, NoWorkersLeft
@@ -117,6 +118,8 @@ class Farm:
             display.say(f"{counted(len(restored), 'ref')} of experiments had been deleted in git, and were made again")
         self._branch_start = BranchStart(options, self.store, say=display.say)
         self._shared: dict[str, SharedResearch] = {}
+        self._reader = TextReader()
+        self._cleanup.callback(self._reader.close)
         self._opening = threading.Lock()
 
     def _serve(self) -> None:
@@ -217,6 +220,7 @@ class Farm:
             branch, worktree = self._branch_start.open(plan, in_place=in_place)
             check_same_rule(options, branch)
             shared = self._shared.setdefault(branch.head_branch, self._shared_research(branch))
+            self._reader.loops += 1
         self.export.add_picture(branch.name, worktree.folder / "progress.png")
         return ResearchLoop(
             branch=branch,
@@ -228,6 +232,7 @@ class Farm:
             start_speculatively=self.dispatcher.start_speculatively if options.start_ahead else None,
             observer=self.events,
             settings=self._settings(plan, branch),
+            reader=self._reader,
         )
 
     def _shared_research(self, branch: Branch) -> SharedResearch:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 from research.printable import first_hidden
+from research.remembered_texts import Remembered
 from research.string_syntax import OLDEST, form_feed_in_string, later_f_string
 
 MAX_BYTES = 200_000
@@ -44,7 +45,7 @@ def parse(train_py: str) -> ast.Module:
     return _parsed(train_py)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def tree_to_read(train_py: str) -> ast.Module:
     """The syntax tree that `parse` returns, shared by all that read this text: nobody may change it. Raises SyntaxError."""
     return parse(train_py)
@@ -84,6 +85,7 @@ def size_problem(train_py: str) -> str | None:
     return f"train.py has {size:,} bytes: the limit is {MAX_BYTES:,}" if size > MAX_BYTES else None
 
 
+@Remembered
 def character_problem(train_py: str) -> str | None:
     """One line that names a character that no reader sees, but a language model may; None if there is none."""
     for number, line in enumerate(train_py.split("\n"), start=1):
@@ -97,6 +99,7 @@ def character_problem(train_py: str) -> str | None:
     return None
 
 
+@Remembered
 def syntax_problem(train_py: str) -> str | None:
     """One line that says why the text is not Python, or beyond the limits of `parse`; None if it compiles."""
     try:

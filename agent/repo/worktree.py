@@ -258,7 +258,9 @@ class Worktree:
             _data(train_py),
             "get-mark :1\ndone\n",
         ]
-        return run_git(self.repo, "fast-import", "--quiet", "--done", stdin="".join(stream)).strip()
+        commit = run_git(self.repo, "fast-import", "--quiet", "--done", stdin="".join(stream)).strip()
+        train_py_at.tell(train_py, self.repo, commit)
+        return commit
 
     def _start_at(self, base_commit: str, train_py: str, *, is_new: bool) -> None:
         """Creates the branch, with a commit of `train_py` on top if that is new."""
