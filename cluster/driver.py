@@ -201,7 +201,7 @@ class Farm:
             await self.hooks.close()
             await self.dispatcher.close()
             await self.engine.close()
-            self.export.write()
+            await in_background(self.export.write_last)
 
     async def first_devices(self) -> None:
         """Lets the devices that are there now take work, without the FarmRun that would follow later changes."""

@@ -157,9 +157,10 @@ def walk(tree: ast.AST) -> Iterator[ast.AST]:
 def _children(node: ast.AST) -> list[ast.AST]:
     """The nodes right below one, in their order."""
     found: list[ast.AST] = []
+    held = node.__dict__
     for name in node._fields:
-        value = getattr(node, name, None)
-        if isinstance(value, list):
+        value = held.get(name)
+        if value.__class__ is list:
             found += [part for part in value if isinstance(part, ast.AST)]
         elif isinstance(value, ast.AST):
             found.append(value)

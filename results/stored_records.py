@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, overload
 
 from research.result import RunStatus
 from results.experiment import Decision, ExperimentKind, ExperimentRecord
+from results.group_entries import Ran
 from results.growing import GrowingSequence
 from results.history import assemble
 from results.journal import RecordKind
@@ -135,6 +136,8 @@ class StoredRecords:
         """The experiments of each branch whose latest decision is a keep."""
         self._done: Counter[str] = Counter()
         """How many ideas of each branch have a verdict and were not lost."""
+        self._changes: Counter[str] = Counter()
+        """How many runs and verdicts each branch has."""
         self._assembled: dict[str, ExperimentRecord] = {}
         ((self._last,),) = rows(_LAST)
         for row in rows(_LINES):
@@ -148,6 +151,7 @@ class StoredRecords:
 
     def add(self, kind: RecordKind, key: str, body: Mapping[str, Any], *, position: int) -> None:
         """Takes note of a record that has been added, the one at `position` of the journal."""
+        self._parsed.keep(kind, key, body)
         with self._lock:
             if position <= self._last:  # it was read before it was told
                 return
@@ -175,6 +179,8 @@ class StoredRecords:
     def _add_run(self, experiment: str, run: RunLine) -> None:
         self._runs.setdefault(experiment, []).append(run)
         line = self._lines.get(experiment)
+        if line is not None:
+            self._changes[line.branch] += 1
         if run.status == "crash" and line is not None and line.kind in ("explore", "manual"):
             self._crashed_on[line.parent_commit][line.id] = line
 
@@ -183,6 +189,7 @@ class StoredRecords:
         before = self._decisions.get(experiment)
         self._decisions[experiment] = decision
         if experiment in self._lines:
+            self._changes[self._lines[experiment].branch] += 1
             if self._lines[experiment].kind in ("explore", "manual"):
                 self._done[self._lines[experiment].branch] += (decision != "lost") - (before not in (None, "lost"))
             kept = self._kept[self._lines[experiment].branch]
@@ -260,6 +267,14 @@ class StoredRecords:
     def done(self, branch: str) -> int:
         """How many ideas of a branch have a verdict; lost ones don't count."""
         return self._done[branch]
+
+    def ran(self, experiment: str, run: str) -> Ran:
+        """An experiment and a run of it, both of which must exist."""
+        return Ran(experiment=self._parsed.experiments([experiment])[0], run=self._parsed.runs([run])[0])
+
+    def changes(self, branch: str) -> int:
+        """How many runs and verdicts a branch has: a number that grows with each."""
+        return self._changes[branch]
 
     def verdicts_of(self, experiment_id: str) -> list[str]:
         """The ids of all verdicts on an experiment, oldest first."""

@@ -27,7 +27,8 @@ _COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 def branch_exists(repo: Path, branch: str) -> bool:
     """Whether the repository has this branch."""
-    return _resolve(repo, branch_ref(branch)) is not None
+    ref = branch_ref(branch)
+    return (_commit_in_file(repo, ref) or _resolve(repo, ref)) is not None
 
 
 def commit_exists(repo: Path, commit: str) -> bool:
