@@ -53,6 +53,9 @@ RATE = 4.0
 SIGMA = 0.0007
 """Standard deviation of the scores, in bpb."""
 
+LOOK_S = 2.0
+"""How often CPU time is read until the measurement begins."""
+
 TICK_S = 0.02
 """How often the event loop's delay is measured."""
 
@@ -210,7 +213,7 @@ class Watch:
             asked = time.monotonic()
             await asyncio.sleep(TICK_S)
             self.delays.append(time.monotonic() - asked - TICK_S)
-            if self._engine.all_begun[1] is None:
+            if self._engine.all_begun[1] is None and asked > self.before.at + LOOK_S:
                 self.before = self._now()
         self.after = self._now()
         interrupt_this_process()

@@ -30,7 +30,7 @@ SHARE = 0.05
 """The share of the time that writing may take: the longer it takes, the more seldom it is done."""
 
 LAST_SECONDS = 5.0
-"""How long a farm that ends goes on drawing: many pictures take minutes, and those that are older then are drawn by the next."""
+"""How long a farm that ends goes on drawing: many pictures take minutes, and the next one draws those that are left."""
 
 AT_ONCE = 16
 """The most pictures that are drawn by one process: the records of so many branches are in memory meanwhile."""

@@ -167,8 +167,9 @@ class Groups:
             if version != self._branches_read:
                 last = self._known_branches[-1][0] if self._known_branches else 0
                 new = self._rows("SELECT seq, record FROM branches WHERE seq > ? ORDER BY seq", last)
-                self._known_branches = [*self._known_branches, *((seq, branch_from(json.loads(body))) for seq, body in new)]
-                self._by_name = {branch.name: branch for _, branch in self._known_branches}
+                found = [(seq, branch_from(json.loads(body))) for seq, body in new]
+                self._known_branches = [*self._known_branches, *found]
+                self._by_name.update({branch.name: branch for _, branch in found})
                 self._branches_read = version
             return self._known_branches
 

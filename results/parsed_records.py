@@ -41,7 +41,8 @@ class ParsedRecords:
 
     def keep(self, kind: RecordKind, id: str, body: Mapping[str, Any]) -> None:
         """Keeps a record that was added now, as it would be read from the tables."""
-        known = {"experiment": self._experiments, "run": self._runs, "verdict": self._verdicts}.get(kind)
+        kept: dict[str, dict[str, Any]] = {"experiment": self._experiments, "run": self._runs, "verdict": self._verdicts}
+        known = kept.get(kind)
         if known is None:
             return
         text = json.dumps(without_audit(body) if kind == "run" else body)

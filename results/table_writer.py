@@ -1,4 +1,4 @@
-"""Writes the records of a home into its database, many at once: the journal alone counts, and the tables lag until they are read."""
+"""Writes the records of a home into its database, many at once: the journal alone counts, and the tables may lag."""
 
 import logging
 import threading

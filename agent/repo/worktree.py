@@ -289,8 +289,10 @@ class Worktree:
 
     def _refuse_a_checkout_elsewhere(self) -> None:
         for path, branch in _checkouts(self.repo):
+            if branch != self.branch:
+                continue
             elsewhere = path.resolve() != self.folder.resolve() and path.exists()
-            if branch == self.branch and elsewhere and same_repository(path, self.repo):
+            if elsewhere and same_repository(path, self.repo):
                 away = command_to_type(path, "switch", "--detach")
                 raise UserError(f"The branch {self.branch} is checked out in {path}: `{away}` frees it, or use a new tag.")
 
