@@ -7,6 +7,7 @@ from functools import lru_cache
 
 from research.executed_text import remove_bare_strings
 from research.plain_text import plain_text
+from research.remembered_texts import Remembered
 from research.valid_train_py import parse, walk
 
 LINE_WIDTH = 100
@@ -24,6 +25,7 @@ HIDDEN_STATEMENT = 10
 _UNCOUNTED = (ast.stmt, ast.expr_context, ast.JoinedStr)
 
 
+@Remembered
 def priced_lines(old: str, new: str) -> int:
     """Lines that an edit must pay for: those that it adds, less those that it removes, as far as the program grew or shrank.
 
@@ -38,6 +40,7 @@ def priced_lines(old: str, new: str) -> int:
     return max(added - removed, grown // DENSE_LINE if grown > 0 else -(-grown // SPARSE_LINE))
 
 
+@Remembered
 def changed_lines(old: str, new: str) -> tuple[int, int]:
     """Lines of code that the change from one train.py to another adds and removes.
 

@@ -9,6 +9,7 @@ from agent.code_lines import changed_lines
 from agent.variable_names import normalise_names
 from research.hyperparameters import literal_text, read_constants
 from research.recipes import Constant
+from research.remembered_texts import Remembered
 from research.valid_train_py import parse, tree_to_read, walk
 
 Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
@@ -24,7 +25,7 @@ def same_lines(old: str, new: str) -> bool:
     return _lines(old) == _lines(new)
 
 
-@lru_cache(maxsize=256)
+@Remembered
 def program_of(train_py: str) -> str:
     """SHA-256 of a program: equal for texts that differ in nothing but comments, docstrings, formatting and the names of
     variables.
@@ -51,7 +52,7 @@ def code_of(train_py: str) -> str:
     return ast.dump(tree)
 
 
-@lru_cache(maxsize=256)
+@Remembered
 def structure_of(train_py: str) -> str:
     """A short name of the code of a train.py, equal for those that differ in constants alone; empty if it doesn't parse."""
     try:
@@ -60,6 +61,7 @@ def structure_of(train_py: str) -> str:
         return ""
 
 
+@Remembered
 def slots_of(old: str, new: str) -> tuple[str, ...]:
     """What an edit changes: names of constants, functions and classes. Empty if a text doesn't parse."""
     try:
@@ -79,8 +81,9 @@ def remove_docstrings(tree: ast.Module) -> None:
             node.body = node.body[1:]
 
 
+@Remembered
 def changed_constants(old: str, new: str) -> dict[str, tuple[Constant | None, Constant | None]]:
-    """Constants that differ: name -> (old, new), with None for one that is absent. Raises SyntaxError."""
+    """Constants that differ: name -> (old, new), with None for one that is absent; nobody may change it. Raises SyntaxError."""
     before, after = read_constants(old), read_constants(new)
     names = [*after, *(name for name in before if name not in after)]
     return {name: (before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)}

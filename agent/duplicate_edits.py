@@ -7,6 +7,7 @@ from agent.compare_programs import program_of, same_code, slots_of
 from agent.crash_patterns import in_words
 from agent.main_guard import GUARD_MISSING, begins_with_guard
 from agent.researcher import Context, Refusal
+from agent.text_reader import Question, about_edit
 from research.carried_data import evaluation_bytes
 from research.contract import Contract
 from research.formatting import one_line
@@ -47,11 +48,9 @@ def rule_broken(train_py: str, branch: Branch) -> str | None:
     return None if refused is None else refused.reason
 
 
-def read_ahead(train_py: str, context: Context) -> None:
-    """Does what takes long of `reason_not_to_run`, so that it is at hand when that is asked: callable from any thread."""
-    rule_broken(train_py, context.branch)
-    for text in (train_py, context.train_py):
-        program_of(text)
+def questions_about(train_py: str, context: Context) -> list[Question]:
+    """What takes long of `reason_not_to_run`, and of the record of an edit that is worth a run."""
+    return about_edit(context.train_py, train_py, evaluation_bytes(Contract.from_json(context.branch.contract_json)))
 
 
 def result_in_words(record: ExperimentRecord) -> str:

@@ -3,7 +3,6 @@ a plateau.
 """
 
 import hashlib
-from heapq import merge
 
 from agent.researcher import Guidance
 from agent.researchers.mix import reads_text
@@ -92,9 +91,5 @@ class LoopSteering:
 
     def _ideas_since_keep(self) -> tuple[int, str]:
         experiments = self._store.experiments
-        of_branches = [
-            reversed(experiments.lines_of(member.name, ("explore", "manual")))
-            for member in self._store.groups.members(self._group)
-        ]
-        newest_first = merge(*of_branches, key=lambda line: line.seq, reverse=True)
+        newest_first = experiments.ideas_newest_first(self._store.groups.member_names(self._group))
         return ideas_since_keep((line.id, experiments.decision(line.id) or "") for line in newest_first)

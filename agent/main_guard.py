@@ -2,6 +2,7 @@
 
 import ast
 
+from research.remembered_texts import Remembered
 from research.valid_train_py import parse, tree_to_read
 
 GUARD = """
@@ -18,6 +19,7 @@ GUARD_MISSING = (
 """The reason of an edit that moves or changes the guard."""
 
 
+@Remembered
 def begins_with_guard(train_py: str) -> bool:
     """Whether the first statement after the docstring is the guard. Raises SyntaxError."""
     statements = tree_to_read(train_py).body

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
-from agent.duplicate_edits import read_ahead, reason_not_to_run, record_refusal
+from agent.duplicate_edits import questions_about, reason_not_to_run, record_refusal
 from agent.follow_ups import FARM
 from agent.observer import LoopObserver
 from agent.rebase import rebased
 from agent.researcher import BudgetSpent, Context, NotConfigured, OutOfIdeas, ProposalFailed, Researcher
 from agent.submissions import RESEARCHER as SUBMITTED
 from agent.submissions import SubmissionQueue
+from agent.text_reader import TextReader
 from results.experiment import ExperimentKind, Proposal, Usage
 from results.steering import Suggestion
 from results.store import Store
@@ -45,13 +46,14 @@ class Proposer:
 
     def __init__(self, *, branch: str, researcher: Researcher, store: Store, observer: LoopObserver,
                  context: Callable[[], Context], head_train_py: Callable[[], str], submissions: SubmissionQueue | None = None,
-                 stopgap: Researcher | None = None, pauses_s: tuple[float, float] = RETRY_PAUSES_S,
-                 patience_s: float = PATIENCE_S) -> None:  # fmt: skip
+                 stopgap: Researcher | None = None, reader: TextReader | None = None,
+                 pauses_s: tuple[float, float] = RETRY_PAUSES_S, patience_s: float = PATIENCE_S) -> None:  # fmt: skip
         """`context` returns what the researcher is shown at that moment, and `head_train_py` the head's text.
 
         Without a `stopgap` the loop waits for its researcher, and ends with it.
         """
         self._submissions, self._stopgap, self._patience_s = submissions, stopgap, patience_s
+        self._reader = reader or TextReader()
         self._is_failing = self._is_replaced = False
         self._branch, self._researcher, self._store = branch, researcher, store
         self._observer, self._context, self._head_train_py = observer, context, head_train_py
@@ -122,7 +124,7 @@ class Proposer:
                     raise
                 await self._replace_researcher(self._stopgap, str(end))
                 continue
-            moved = rebased(proposal, base, self._head_train_py())
+            moved = await self._rebased(proposal, base)
             if moved is None:
                 self._observer.on_event("proposal_withdrawn", branch=self._branch, title=proposal.title)
                 self._record_withdrawn(proposal, "the last keep changed the same thing")
@@ -178,10 +180,23 @@ class Proposer:
         if self._stopgap is not None:
             await self._stopgap.close()
 
-    @staticmethod
-    async def _read_ahead(proposal: Proposal, context: Context) -> None:
+    async def _read_ahead(self, proposal: Proposal, context: Context) -> None:
         """Reads a proposal's text beside the event loop, which needs what follows from it."""
-        await asyncio.to_thread(read_ahead, proposal.train_py, context)
+        await self._reader.read(questions_about(proposal.train_py, context))
+
+    async def _rebased(self, proposal: Proposal, base: str) -> Proposal | None:
+        """A proposal, an edit of `base`, as an edit of the head by now, with what is asked about it at hand; None if they
+        conflict.
+        """
+        while base != (head := self._head_train_py()):
+            await self._reader.read([("rebased_text", (proposal.train_py, base, head))])
+            moved = rebased(proposal, base, head)
+            if moved is None:
+                return None
+            await self._read_ahead(moved, self._context())
+            if head == self._head_train_py():
+                return moved
+        return proposal
 
     async def _ask(self) -> PreparedProposal:
         """A proposal for the head; retries with growing pauses while the researcher fails."""

@@ -3,7 +3,6 @@
 Each ends as an experiment or is refused with a reason, which is recorded as well; a farm that is killed finds the others again.
 """
 
-import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +11,7 @@ from agent.adoption import bounded
 from agent.compare_programs import program_of
 from agent.duplicate_edits import (
     programs_on_same_terms,
-    read_ahead,
+    questions_about,
     reason_not_to_run,
     record_refusal,
     result_in_words,
@@ -21,6 +20,7 @@ from agent.duplicate_edits import (
 from agent.observer import LoopObserver
 from agent.rebase import rebased
 from agent.researcher import Context
+from agent.text_reader import TextReader
 from research.errors import UserError
 from research.formatting import counted, one_line
 from results.experiment import Branch, Proposal
@@ -118,9 +118,11 @@ def _end(store: Store, group: str, submission: str, outcome: Mapping[str, str]) 
 class SubmissionQueue:
     """The submissions of a group, as one of its loops takes them up."""
 
-    def __init__(self, *, branch: Branch, store: Store, observer: LoopObserver, text_at: Callable[[str], str]) -> None:
+    def __init__(self, *, branch: Branch, store: Store, observer: LoopObserver, text_at: Callable[[str], str],
+                 reader: TextReader | None = None) -> None:  # fmt: skip
         """`branch` is the loop's own, and `text_at` returns the train.py of a commit."""
         self._branch, self._store, self._observer, self._text_at = branch, store, observer, text_at
+        self._reader = reader or TextReader()
 
     async def next(self, context: Callable[[], Context]) -> Proposal | None:
         """The oldest submission that is worth a run, as an edit of the head by now; the refused ones before it are answered.
@@ -130,7 +132,7 @@ class SubmissionQueue:
         """
         while open_ones := waiting(self._store, self._group):
             first = open_ones[0]
-            await asyncio.to_thread(read_ahead, first["train_py"], context())
+            await self._reader.read(questions_about(first["train_py"], context()))
             if waiting(self._store, self._group)[:1] != [first]:  # another loop was faster
                 continue
             if (proposal := self._taken(first, context())) is not None:

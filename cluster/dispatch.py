@@ -6,6 +6,7 @@ worker or a train.py, is decided in cluster/blame.py.
 
 import asyncio
 import time
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -69,7 +70,8 @@ class Dispatcher:
         self._running: dict[str, asyncio.Task[RunResult]] = {}
         self._executing: dict[str, Device] = {}
         self._blame = Blame()
-        self._news = asyncio.Condition()
+        self._idle: dict[str, deque[asyncio.Future[None]]] = defaultdict(deque)
+        """What the devices of each platform wait for that have no work."""
         self._failure: BaseException | None = None
         self.on_failure: Callable[[], None] = lambda: None
         """Called when a task of this dispatcher has failed, which `failure` then tells."""
@@ -119,7 +121,7 @@ class Dispatcher:
         )
         try:
             self._observer.on_work(item, "waiting")
-            await self._wake_devices()
+            self._wake(item.platform)
             result = await outcome
         except BaseException:  # cancelled, or what happens can't be recorded: nobody waits for it any more
             self.queue.withdraw(item.id)
@@ -200,9 +202,8 @@ class Dispatcher:
         """Serves one device: claims a run, executes it, returns its result; until the device leaves or is quarantined."""
         platform = platform_identity(device)
         while True:
-            async with self._news:
-                while (lease := self.queue.claim(device.key, platform, self._clock())) is None:
-                    await self._news.wait()
+            while (lease := self.queue.claim(device.key, platform, self._clock())) is None:
+                await self._until_woken(platform)
             result = await self._run(device, lease)
             if result is None:
                 continue
@@ -296,7 +297,20 @@ class Dispatcher:
                 if run := self._running.get(lease.item.id):
                     run.cancel()
 
-    async def _wake_devices(self) -> None:
-        """Lets the idle devices check the queue."""
-        async with self._news:
-            self._news.notify_all()
+    async def _until_woken(self, platform: str) -> None:
+        """Waits until there may be work for an idle device of a platform."""
+        news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._idle[platform].append(news)
+        try:
+            await news
+        except asyncio.CancelledError:
+            if not news.cancelled():  # it was for this device, which leaves: another one takes it
+                self._wake(platform)
+            raise
+
+    def _wake(self, platform: str) -> None:
+        """Lets one idle device of a platform look for work: more would find nothing."""
+        while self._idle[platform]:
+            news = self._idle[platform].popleft()
+            if not news.done():  # else its device has left
+                return news.set_result(None)

@@ -20,6 +20,7 @@ from agent.researcher import BudgetSpent, OutOfIdeas
 from agent.researchers.budget import budgets_of
 from agent.shared_research import SharedResearch
 from agent.submissions import submission_from, submit
+from agent.text_reader import TextReader
 from cluster.background import in_background
 from cluster.branch_start import BranchStart, check_same_rule, free_memory
 from cluster.dispatch import Dispatcher, NoWorkersLeft
@@ -118,6 +119,8 @@ class Farm:
         self._shared: dict[str, SharedResearch] = {}
         self._budgets = budgets_of(options.max_cost, None)
         """The limits that all loops share."""
+        self._reader = TextReader()
+        self._cleanup.callback(self._reader.close)
         self._opening = threading.Lock()
 
     def _serve(self) -> None:
@@ -199,7 +202,7 @@ class Farm:
             await self.hooks.close()
             await self.dispatcher.close()
             await self.engine.close()
-            self.export.write()
+            await in_background(self.export.write_last)
 
     async def first_devices(self) -> None:
         """Lets the devices that are there now take work, without the FarmRun that would follow later changes."""
@@ -221,6 +224,7 @@ class Farm:
             replaced = {"branch": branch.name, "researcher": asked.name, "by": researcher.name, "reason": problem}
             self.events.on_event(REPLACED, **replaced)
             self.store.add_event(REPLACED, replaced)
+            self._reader.loops += 1
         self.export.add_picture(branch.name, worktree.folder / "progress.png")
         return ResearchLoop(
             branch=branch,
@@ -233,6 +237,7 @@ class Farm:
             observer=self.events,
             settings=self._settings(plan, branch),
             stopgap=asked.stopgap(),
+            reader=self._reader,
         )
 
     def _shared_research(self, branch: Branch) -> SharedResearch:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from cluster.person_requests import REQUESTED
 from research.formatting import counted, duration
-from results.counts import Counts, beside_ideas, count, keeps_in_words
-from results.experiment import ExperimentRecord
+from results.counts import Counts, beside_stored_ideas, count_stored, keeps_in_words
 from results.gains import expected_gain
 from results.head_gain import ExpectedGain, gain_text
 from results.store import Store
@@ -58,8 +57,8 @@ def summarise(store: Store, branches: Sequence[str], *, seconds: float, ended: s
 
 
 def _of_branch(store: Store, branch: str) -> str:
-    records = store.records(branch)
-    return ", ".join([f"{branch}: {count(records).experiments}", *beside_ideas(records).values()])
+    counts = count_stored(store.experiments, [branch])
+    return ", ".join([f"{branch}: {counts.experiments}", *beside_stored_ideas(store.experiments, branch).values()])
 
 
 def _waiting(store: Store, branches: Sequence[str]) -> tuple[str, ...]:
@@ -70,10 +69,10 @@ def _waiting(store: Store, branches: Sequence[str]) -> tuple[str, ...]:
 
 def counts_of(store: Store, branches: Iterable[str]) -> Counts:
     """How the experiments on these branches ended, over all calls that have worked on them."""
-    of_head: dict[str, list[ExperimentRecord]] = {}
+    of_head: dict[str, list[str]] = {}
     for branch in filter(None, map(store.branch, branches)):
-        of_head.setdefault(branch.head_branch, []).extend(store.records(branch.name))
-    return count(*of_head.values())
+        of_head.setdefault(branch.head_branch, []).append(branch.name)
+    return count_stored(store.experiments, *of_head.values())
 
 
 def _best_gain(store: Store, branches: Sequence[str]) -> ExpectedGain | None:

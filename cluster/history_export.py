@@ -6,6 +6,7 @@ spends a small share of its time on them.
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +29,12 @@ LEAST_SECONDS = 5.0
 SHARE = 0.05
 """The share of the time that writing may take: the longer it takes, the more seldom it is done."""
 
+LAST_SECONDS = 5.0
+"""How long a farm that ends goes on drawing: many pictures take minutes, and the next one draws those that are left."""
+
+AT_ONCE = 16
+"""The most pictures that are drawn by one process: the records of so many branches are in memory meanwhile."""
+
 Draw = Callable[[Sequence[tuple[Path, Picture]]], list[Drawn]]
 
 
@@ -43,8 +50,8 @@ class HistoryExport:
         self._writing = threading.Lock()
         self._is_due = asyncio.Event()
         self._pictures: dict[str, Path] = {}
-        self._drawn: dict[str, tuple[object, ...]] = {}
-        """What the picture of each branch shows: how many heads, and of each experiment how many runs and its decision."""
+        self._drawn: dict[str, int] = {}
+        """Runs, verdicts (later ones on the same experiment count, too) and heads in the picture of each branch."""
         self._created: dict[str, str] = {}
         """When each experiment that made a head was created."""
         self._told: set[tuple[Path, str]] = set()
@@ -53,29 +60,43 @@ class HistoryExport:
         """Draws the branch's progress to `path` from now on."""
         self._pictures[branch] = path
 
-    def write(self, draw: Draw = draw_here) -> None:
-        """Writes the history now, and the pictures of the branches that have changed. Raises nothing for what fails."""
+    def write_last(self) -> None:
+        """Writes the files as the farm ends: the history, and as many pictures as LAST_SECONDS allow."""
+        self.write(draw_here if len(self._pictures) == 1 else draw_apart, seconds=LAST_SECONDS)
+
+    def write(self, draw: Draw = draw_here, *, seconds: float = math.inf) -> None:
+        """Writes the history now, and the pictures of the branches that have changed; after so many seconds no more are begun.
+        Raises nothing for what fails.
+        """
         with self._writing:
             try:
                 self._store.export_parquet()
             except Exception as error:  # of the system, of DuckDB or of Arrow: it is only a view
                 self._fail(self._store.home / "history.parquet", error)
             try:
-                self._draw_changed(draw)
+                self._draw_changed(draw, until=time.monotonic() + seconds)
             except UserError as error:  # the records can't be read now
                 self._fail(self._store.home / "history.parquet", error)
 
-    def _draw_changed(self, draw: Draw) -> None:
-        pictures: list[tuple[Path, Picture]] = []
-        about: list[tuple[str, tuple[object, ...]]] = []
-        for branch, path in list(self._pictures.items()):  # another loop may be opened meanwhile, in its own thread
+    def _draw_changed(self, draw: Draw, *, until: float) -> None:
+        changed = [(branch, path, seen) for branch, path in list(self._pictures.items())  # more may be opened meanwhile
+                   if self._drawn.get(branch) != (seen := self._changes(branch))]  # fmt: skip
+        for first in range(0, len(changed), AT_ONCE):
+            if time.monotonic() < until:
+                self._draw(draw, changed[first : first + AT_ONCE])
+
+    def _changes(self, name: str) -> int:
+        """How many runs and verdicts a branch has, and how many heads its group."""
+        branch = self._store.branch(name)
+        heads = 0 if branch is None else len(self._store.events(HEAD, branch.head_branch))
+        return heads + self._store.experiments.changes(name)
+
+    def _draw(self, draw: Draw, changed: Sequence[tuple[str, Path, int]]) -> None:
+        pictures = []
+        for branch, path, _ in changed:
             records = self._store.records(branch)
-            heads = self._heads(branch, records)
-            seen = (len(heads), *((len(record.runs), record.verdict and record.verdict.decision) for record in records))
-            if self._drawn.get(branch) != seen:
-                pictures.append((path, picture_of(records, branch, heads)))
-                about.append((branch, seen))
-        for (branch, seen), (path, _), drawn in zip(about, pictures, draw(pictures) if pictures else (), strict=True):
+            pictures.append((path, picture_of(records, branch, self._heads(branch, records))))
+        for (branch, path, seen), drawn in zip(changed, draw(pictures), strict=True):
             if drawn.problem:
                 self._fail(path, drawn.problem)
                 continue

@@ -195,8 +195,10 @@ def _edits_above(store: "Store", group: str, idea: str) -> list[str] | None:
     from agent.repo.worktree import commit_exists
 
     head = store.groups.head(group)
-    repo = head and next((repo for repo in Home(store.home).repositories() if commit_exists(repo, head.commit)), None)
-    if head is None or repo is None or idea not in head.patches:
+    if head is None or idea not in head.patches:
+        return None
+    repo = next((repo for repo in Home(store.home).repositories() if commit_exists(repo, head.commit)), None)
+    if repo is None:
         return None
 
     def fits(*leaving: str) -> bool:

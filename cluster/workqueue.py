@@ -4,6 +4,8 @@ A worker leases an item, renews the lease while it lives, and finishes it. A lea
 whoever waits for the run may enqueue it again, and what the silent worker reports later is ignored.
 """
 
+import heapq
+from collections import defaultdict
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
@@ -50,6 +52,13 @@ class WorkQueue:
     def __init__(self, *, lease_seconds: float = LEASE_SECONDS) -> None:
         self.lease_seconds = lease_seconds
         self._waiting: dict[str, WorkItem] = {}
+        self._urgent: dict[str, list[tuple[int, int, int, str]]] = defaultdict(list)
+        """Heaps of what waits for each platform, the most urgent first; what was withdrawn is still in them."""
+        self._exploring: set[str] = set()
+        """The branches that have an exploration waiting."""
+        self._places: dict[str, int] = {}
+        """When each waiting item was added: first come, first served."""
+        self._added = 0
         self._leases: dict[str, Lease] = {}
         self._numbers = 0
 
@@ -67,16 +76,24 @@ class WorkQueue:
         """Enqueues an item. Raises ValueError for an id that is already there, or a branch's second queued exploration."""
         if item.id in self._waiting or item.id in self._leases:
             raise ValueError(f"{item.id} is in the queue already")
-        if item.kind == "explore" and any(o.kind == "explore" and o.branch == item.branch for o in self._waiting.values()):
+        if item.kind == "explore" and item.branch in self._exploring:
             raise ValueError(f"{item.branch} has an exploration waiting already")
+        if item.kind == "explore":
+            self._exploring.add(item.branch)
         self._waiting[item.id] = item
+        self._added += 1
+        self._places[item.id] = self._added
+        heapq.heappush(self._urgent[item.platform], (*_urgency(item), self._added, item.id))
 
     def claim(self, worker: str, platform: str, now: float) -> Lease | None:
         """Leases the most urgent item of the worker's platform; None if none is queued."""
-        item = next((item for item in self.waiting if item.platform == platform), None)
-        if item is None:
+        heap = self._urgent[platform]
+        while heap and self._places.get(heap[0][-1]) != heap[0][-2]:
+            heapq.heappop(heap)
+        if not heap:
             return None
-        del self._waiting[item.id]
+        item = self._waiting[heap[0][-1]]
+        self._remove(item)
         self._numbers += 1
         lease = Lease(item=item, worker=worker, number=self._numbers, until=now + self.lease_seconds)
         self._leases[item.id] = lease
@@ -105,7 +122,10 @@ class WorkQueue:
 
     def withdraw(self, item_id: str) -> bool:
         """Removes a queued item. Returns False if it isn't queued."""
-        return self._waiting.pop(item_id, None) is not None
+        item = self._waiting.get(item_id)
+        if item is not None:
+            self._remove(item)
+        return item is not None
 
     def expire(self, now: float) -> tuple[Lease, ...]:
         """Removes the leases that have expired, and returns them."""
@@ -113,6 +133,11 @@ class WorkQueue:
         for lease in over:
             del self._leases[lease.item.id]
         return over
+
+    def _remove(self, item: WorkItem) -> None:
+        del self._waiting[item.id], self._places[item.id]
+        if item.kind == "explore":
+            self._exploring.discard(item.branch)
 
     def _held(self, lease: Lease) -> bool:
         current = self._leases.get(lease.item.id)

@@ -222,12 +222,17 @@ def _stands_alone(statement: ast.stmt) -> bool:
 
 
 def _bodies(tree: ast.Module) -> Iterator[list[ast.stmt]]:
-    """All blocks of statements."""
-    for node in walk(tree):
+    """All blocks of statements. Only statements hold some, with their handlers and cases: no expression is looked at."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        held = waiting.pop().__dict__
         for name in ("body", "orelse", "finalbody"):
-            block = getattr(node, name, None)
+            block = held.get(name)
             if isinstance(block, list) and block:
                 yield block
+                waiting += block
+        for name in ("handlers", "cases"):
+            waiting += held.get(name, ())
 
 
 def _comments(lines: list[str]) -> list[tuple[int, int]]:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from research.errors import UserError
 from research.printable import first_hidden
 from research.recipes import Constant
+from research.remembered_texts import Remembered
 from research.valid_train_py import MAX_BITS, parse, tree_to_read
 
 
@@ -52,6 +53,7 @@ def write_constants(train_py: str, values: Mapping[str, Constant]) -> str:
     return "".join(lines)
 
 
+@Remembered
 def same_but_for_constants(one: str, other: str) -> bool:
     """Whether two texts of train.py are the same program, apart from the values of its literal constants."""
     try:

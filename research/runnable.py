@@ -1,12 +1,12 @@
 """Whether a train.py can be run: every rule on its text, checked before a run and before a proposal is accepted."""
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Literal
 
 from research.carried_data import carried_data_problem
 from research.executed_text import own_text_problem
 from research.own_seeds import seed_set_by
+from research.remembered_texts import Remembered
 from research.valid_train_py import character_problem, size_problem, syntax_problem
 
 
@@ -19,7 +19,7 @@ class NotRunnable:
     reason: str
 
 
-@lru_cache(maxsize=256)
+@Remembered
 def not_runnable(train_py: str, evaluation: int) -> NotRunnable | None:
     """The first rule that a train.py breaks; None if it can be run. `evaluation`: bytes of text that it is scored on."""
     if problem := size_problem(train_py) or character_problem(train_py):

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 
 from research.printable import first_hidden
+from research.remembered_texts import Remembered
 from research.string_syntax import OLDEST, form_feed_in_string, later_f_string
 
 MAX_BYTES = 200_000
@@ -47,7 +48,7 @@ def parse(train_py: str) -> ast.Module:
     return _parsed(train_py)
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=16)
 def tree_to_read(train_py: str) -> ast.Module:
     """The syntax tree that `parse` returns, shared by all that read this text: nobody may change it. Raises SyntaxError."""
     return parse(train_py)
@@ -87,6 +88,7 @@ def size_problem(train_py: str) -> str | None:
     return f"train.py has {size:,} bytes: the limit is {MAX_BYTES:,}" if size > MAX_BYTES else None
 
 
+@Remembered
 def character_problem(train_py: str) -> str | None:
     """One line that names a character that no reader sees, but a language model may; None if there is none."""
     for number, line in enumerate(train_py.split("\n"), start=1):
@@ -100,6 +102,7 @@ def character_problem(train_py: str) -> str | None:
     return None
 
 
+@Remembered
 def syntax_problem(train_py: str) -> str | None:
     """One line that says why the text is not Python, or beyond the limits of `parse`; None if it compiles."""
     try:
@@ -157,9 +160,10 @@ def walk(tree: ast.AST) -> Iterator[ast.AST]:
 def _children(node: ast.AST) -> list[ast.AST]:
     """The nodes right below one, in their order."""
     found: list[ast.AST] = []
+    held = node.__dict__
     for name in node._fields:
-        value = getattr(node, name, None)
-        if isinstance(value, list):
+        value = held.get(name)
+        if value.__class__ is list:
             found += [part for part in value if isinstance(part, ast.AST)]
         elif isinstance(value, ast.AST):
             found.append(value)

@@ -4,12 +4,20 @@ and the end of a farm show.
 Only ideas count: baselines, merges, controls, waves and confirmations don't. What counts as kept is what is kept by now.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, get_args
 
 from research.formatting import counted
-from results.experiment import ExperimentKind, ExperimentRecord, edit_of
+from results.experiment import Decision, ExperimentKind, ExperimentRecord, edit_of
 from results.group_history import is_keep
+
+if TYPE_CHECKING:
+    from results.stored_records import StoredRecords
+
+IDEAS: tuple[ExperimentKind, ...] = ("explore", "manual")
+"""The kinds of experiments that try something new."""
 
 BESIDE_IDEAS: Mapping[ExperimentKind, tuple[str, ...]] = {
     "baseline": ("baseline",),
@@ -87,6 +95,37 @@ def count(*of_heads: Iterable[ExperimentRecord]) -> Counts:
         lost=ended.count("lost") - abandoned,
         abandoned=abandoned,
     )
+
+
+def count_stored(experiments: "StoredRecords", *of_heads: Iterable[str]) -> Counts:
+    """The counts of the experiments of branches, given apart for each head that they build on. Only what is kept is read."""
+    groups = [list(branches) for branches in of_heads]
+    ended: Counter[tuple[ExperimentKind, Decision]] = Counter()
+    for branch in (branch for branches in groups for branch in branches):
+        ended.update(experiments.outcomes(branch))
+    by = {decision: sum(ended[kind, decision] for kind in IDEAS) for decision in get_args(Decision)}
+    abandoned = sum(experiments.abandoned(branch) for branches in groups for branch in branches)
+    ids = [[line.id for branch in branches for line in experiments.kept(branch) if line.kind in IDEAS] for branches in groups]
+    kept = [list(filter(is_keep, experiments.with_ids(of_head))) for of_head in ids]
+    return Counts(
+        done=sum(by.values()) - by["lost"],
+        by_hand=sum(number for (kind, decision), number in ended.items() if kind == "manual" and decision != "lost"),
+        kept=sum(map(_distinct, kept)),
+        kept_experiments=sum(map(len, kept)),
+        discarded=by["discard"],
+        crashed=by["crash"],
+        invalid=by["invalid"],
+        lost=by["lost"] - abandoned,
+        abandoned=abandoned,
+    )
+
+
+def beside_stored_ideas(experiments: "StoredRecords", branch: str) -> dict[ExperimentKind, str]:
+    """How many experiments of a branch ran of each kind that tries no idea, in words; kinds of which none ran are left out."""
+    ran: Counter[ExperimentKind] = Counter()
+    for (kind, decision), number in experiments.outcomes(branch).items():
+        ran[kind] += number if decision != "lost" else 0
+    return {kind: counted(ran[kind], *nouns) for kind, nouns in BESIDE_IDEAS.items() if ran[kind]}
 
 
 def _distinct(records: Iterable[ExperimentRecord]) -> int:

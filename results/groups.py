@@ -5,6 +5,7 @@ A state is computed from the records once, and brought up to date by those that 
 
 import json
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from research.result import RunResult
 from results.experiment import Branch, Experiment, ExperimentKind, Head, branch_from, experiment_from
 from results.group_entries import HEAD, RULING, Entry, Joined, Ran, Ruled, ruled_from
 from results.group_state import GroupState, advance, begin
+from results.journal import JournalRecord
 from results.remembered import RememberedAnswers
 from results.stored_events import StoredEvents
 from results.stored_records import ExperimentLine, StoredRecords
@@ -29,7 +31,14 @@ class Groups:
         self._rows, self._records, self._events = rows, records, events
         self._lock = threading.RLock()
         self._states: dict[str, tuple[int, GroupState]] = {}
+        self._follows = False
+        """Whether a state was asked for, which new records bring up to date."""
+        self._new: list[tuple[int, JournalRecord]] = []
+        """Records that were added since the last look at them, with their positions."""
+        self._new_of: dict[str, list[tuple[int, Entry]]] = defaultdict(list)
+        """What they and earlier ones say of each group, as far as its state doesn't have it yet."""
         self._known_branches: list[tuple[int, Branch]] = []
+        self._by_name: dict[str, Branch] = {}
         self._branches_read = -1
         self._version = version
         self._of_members = RememberedAnswers(lambda: version("branch"))
@@ -54,8 +63,9 @@ class Groups:
 
     def _state(self, group: str) -> GroupState:
         with self._lock:
+            self._follows = True
             position, state = self._states.get(group, (0, None))
-            for seq, entry in self.entries(group, position):
+            for seq, entry in self._new_entries(group, position) if state is not None else self.entries(group):
                 if state is None:
                     if not isinstance(entry, Joined):  # the record of its branch is lost
                         continue
@@ -65,6 +75,31 @@ class Groups:
                 raise KeyError(f"no branch has its head in {group!r}")
             self._states[group] = (position, state)
             return state
+
+    def note(self, record: JournalRecord, position: int) -> None:
+        """Notes a new record at a position of the journal."""
+        if not self._follows:
+            return
+        if record.kind in ("branch", "run") or (record.kind == "event" and record.body["kind"] == RULING):
+            self._new.append((position, record))
+
+    def _new_entries(self, group: str, after: int) -> list[tuple[int, Entry]]:
+        """What was noted of a group, after a position of the journal up to which its state has all."""
+        records = self._records()
+        while self._new:
+            position, record = self._new.pop(0)
+            if record.kind == "branch":
+                branch = branch_from(json.loads(json.dumps(record.body)))
+                self._new_of[branch.head_branch].append((position, Joined(branch=branch)))
+            elif record.kind == "run":
+                line = records.line(record.body["experiment_id"])
+                member = None if line is None else self.branch(line.branch)
+                if line is not None and member is not None:  # else the record of its experiment or branch is lost
+                    self._new_of[member.head_branch].append((position, records.ran(line.id, record.body["run_id"])))
+            else:
+                details = json.loads(json.dumps(record.body["details"]))
+                self._new_of[details["group"]].append((position, ruled_from(details)))
+        return [(seq, entry) for seq, entry in self._new_of.pop(group, []) if seq > after]
 
     def head(self, group: str) -> Head | None:
         """What new ideas of a group are tried on; None before a baseline has a score."""
@@ -115,6 +150,12 @@ class Groups:
         kept = [line for branch in self.members(group) for line in self._records().kept(branch.name)]
         return max(kept, key=lambda line: (line.number, -line.seq), default=None)
 
+    def branch(self, name: str) -> Branch | None:
+        """The branch with this name; None if there is none."""
+        with self._lock:
+            self._branches()
+            return self._by_name.get(name)
+
     def branches(self) -> list[Branch]:
         """All branches, oldest first."""
         return [branch for _, branch in self._branches()]
@@ -126,7 +167,9 @@ class Groups:
             if version != self._branches_read:
                 last = self._known_branches[-1][0] if self._known_branches else 0
                 new = self._rows("SELECT seq, record FROM branches WHERE seq > ? ORDER BY seq", last)
-                self._known_branches = [*self._known_branches, *((seq, branch_from(json.loads(body))) for seq, body in new)]
+                found = [(seq, branch_from(json.loads(body))) for seq, body in new]
+                self._known_branches = [*self._known_branches, *found]
+                self._by_name.update({branch.name: branch for _, branch in found})
                 self._branches_read = version
             return self._known_branches
 

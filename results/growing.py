@@ -138,6 +138,9 @@ class GrowingSequence(Sequence[Value]):
     def __iter__(self) -> Iterator[Value]:
         return islice(self._items, self._length)
 
+    def __reversed__(self) -> Iterator[Value]:
+        return (self._items[index] for index in range(self._length - 1, -1, -1))
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GrowingSequence) and list(self) == list(other)
 

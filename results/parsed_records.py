@@ -2,11 +2,13 @@
 
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from research.result import RunResult
 from results.experiment import Experiment, Verdict, experiment_from, verdict_from
+from results.journal import RecordKind
+from results.table_rows import without_audit
 
 Rows = Callable[..., list[tuple[Any, ...]]]
 """The rows of a query with parameters."""
@@ -37,6 +39,19 @@ class ParsedRecords:
         """The verdicts with these ids, in the order given."""
         return self._parsed("verdicts", ids, self._verdicts, verdict_of)
 
+    def keep(self, kind: RecordKind, id: str, body: Mapping[str, Any]) -> None:
+        """Keeps a record that was added now, as it would be read from the tables."""
+        kept: dict[str, dict[str, Any]] = {"experiment": self._experiments, "run": self._runs, "verdict": self._verdicts}
+        known = kept.get(kind)
+        if known is None:
+            return
+        text = json.dumps(without_audit(body) if kind == "run" else body)
+        parsed = _PARSERS[kind](text)
+        with self._lock:
+            if len(known) > self._most:
+                known.clear()
+            known[id] = parsed
+
     def _parsed(self, table: str, ids: Sequence[str], known: dict[str, Record], parse: Callable[[str], Record]) -> list[Record]:
         with self._lock:
             missing = [id for id in ids if id not in known]
@@ -60,3 +75,6 @@ def experiment_of(text: str) -> Experiment:
 def verdict_of(text: str) -> Verdict:
     """The verdict that a row's JSON holds."""
     return verdict_from(json.loads(text))
+
+
+_PARSERS: Mapping[str, Callable[[str], Any]] = {"experiment": experiment_of, "run": RunResult.from_json, "verdict": verdict_of}

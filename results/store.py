@@ -155,7 +155,9 @@ class Store:
             if self.journal.position(record.id) is not None:
                 return False
             self._writer.add(record)
-            self._tables.note(record, len(self.journal))  # after the commit: what another thread has read before it is not kept
+            self._tables.note(
+                record, len(self.journal)
+            )  # after it can be read: what another thread has read before is not kept
             return True
 
     def _expect(self, kind: RecordKind, key: str) -> None:
@@ -170,7 +172,7 @@ class Store:
 
     def branch(self, name: str) -> Branch | None:
         """The branch with this name; None if there is none."""
-        return next((branch for branch in self.groups.branches() if branch.name == name), None)
+        return self.groups.branch(name)
 
     @property
     def experiments(self) -> StoredRecords:

@@ -11,7 +11,9 @@ from itertools import islice
 from typing import Any, NamedTuple, overload
 
 from research.result import RunStatus
-from results.experiment import Decision, ExperimentKind, ExperimentRecord
+from results.counts import IDEAS
+from results.experiment import ABANDONED, Decision, ExperimentKind, ExperimentRecord
+from results.group_entries import Ran
 from results.growing import GrowingSequence
 from results.history import assemble
 from results.journal import RecordKind
@@ -133,21 +135,30 @@ class StoredRecords:
         self._decisions: dict[str, Decision] = {}
         self._kept: dict[str, dict[str, None]] = defaultdict(dict)
         """The experiments of each branch whose latest decision is a keep."""
+        self._outcomes: dict[str, Counter[tuple[ExperimentKind, Decision]]] = defaultdict(Counter)
+        """How many experiments of each kind on each branch have been decided how, by the latest decision."""
+        self._abandoned: set[str] = set()
+        self._ideas: list[ExperimentLine] = []
+        """The ideas of all branches, oldest first."""
         self._done: Counter[str] = Counter()
         """How many ideas of each branch have a verdict and were not lost."""
+        self._changes: Counter[str] = Counter()
+        """How many runs and verdicts each branch has."""
         self._assembled: dict[str, ExperimentRecord] = {}
         ((self._last,),) = rows(_LAST)
         for row in rows(_LINES):
             self._add_line(ExperimentLine._make((*row[:-1], tuple(row[-1] or ()))))
         for experiment, *figures in rows(_RUNS):
             self._add_run(experiment, RunLine(*figures))
-        for experiment, id, decision in rows("SELECT experiment_id, id, decision FROM verdicts ORDER BY seq"):
-            self._add_verdict(experiment, id, decision)
+        verdicts = f"SELECT experiment_id, id, decision, reason = '{ABANDONED}' FROM verdicts ORDER BY seq"
+        for experiment, id, decision, is_abandoned in rows(verdicts):
+            self._add_verdict(experiment, id, decision, is_abandoned=is_abandoned)
 
     # Writing
 
     def add(self, kind: RecordKind, key: str, body: Mapping[str, Any], *, position: int) -> None:
         """Takes note of a record that has been added, the one at `position` of the journal."""
+        self._parsed.keep(kind, key, body)
         with self._lock:
             if position <= self._last:  # it was read before it was told
                 return
@@ -158,7 +169,7 @@ class StoredRecords:
                 self._add_run(body["experiment_id"], run)
                 self._assembled.pop(body["experiment_id"], None)
             elif kind == "verdict":
-                self._add_verdict(body["experiment_id"], key, body["decision"])
+                self._add_verdict(body["experiment_id"], key, body["decision"], is_abandoned=body["reason"] == ABANDONED)
                 self._assembled.pop(body["experiment_id"], None)
 
     def _add_line(self, line: ExperimentLine) -> None:
@@ -167,6 +178,8 @@ class StoredRecords:
         is_last = not before or before[-1] < line
         self._of_branch[line.branch] = before.with_item(line) if is_last else GrowingSequence(sorted([*before, line]))
         self._at_commit[line.commit].append(line)
+        if line.kind in IDEAS:
+            self._ideas.append(line)
         if line.program:
             self._with_program[line.program].append(line)
         for parent in line.parents:
@@ -175,15 +188,24 @@ class StoredRecords:
     def _add_run(self, experiment: str, run: RunLine) -> None:
         self._runs.setdefault(experiment, []).append(run)
         line = self._lines.get(experiment)
-        if run.status == "crash" and line is not None and line.kind in ("explore", "manual"):
+        if line is not None:
+            self._changes[line.branch] += 1
+        if run.status == "crash" and line is not None and line.kind in IDEAS:
             self._crashed_on[line.parent_commit][line.id] = line
 
-    def _add_verdict(self, experiment: str, id: str, decision: Decision) -> None:
+    def _add_verdict(self, experiment: str, id: str, decision: Decision, *, is_abandoned: bool) -> None:
         self._verdicts.setdefault(experiment, []).append(id)
         before = self._decisions.get(experiment)
         self._decisions[experiment] = decision
         if experiment in self._lines:
-            if self._lines[experiment].kind in ("explore", "manual"):
+            line = self._lines[experiment]
+            self._changes[line.branch] += 1
+            outcomes = self._outcomes[line.branch]
+            if before is not None:
+                outcomes[line.kind, before] -= 1
+            outcomes[line.kind, decision] += 1
+            (self._abandoned.add if is_abandoned and decision == "lost" else self._abandoned.discard)(experiment)
+            if self._lines[experiment].kind in IDEAS:
                 self._done[self._lines[experiment].branch] += (decision != "lost") - (before not in (None, "lost"))
             kept = self._kept[self._lines[experiment].branch]
             kept.pop(experiment, None)
@@ -260,6 +282,29 @@ class StoredRecords:
     def done(self, branch: str) -> int:
         """How many ideas of a branch have a verdict; lost ones don't count."""
         return self._done[branch]
+
+    def ran(self, experiment: str, run: str) -> Ran:
+        """An experiment and a run of it, both of which must exist."""
+        return Ran(experiment=self._parsed.experiments([experiment])[0], run=self._parsed.runs([run])[0])
+
+    def outcomes(self, branch: str) -> Counter[tuple[ExperimentKind, Decision]]:
+        """How many experiments of each kind on a branch have been decided how, by the latest decision."""
+        with self._lock:
+            return Counter(self._outcomes.get(branch, {}))
+
+    def abandoned(self, branch: str) -> int:
+        """How many ideas of a branch a person has abandoned."""
+        with self._lock:
+            lines = [self._lines[id] for id in self._abandoned]
+        return sum(line.branch == branch and line.kind in IDEAS for line in lines)
+
+    def ideas_newest_first(self, branches: Collection[str]) -> Iterator[ExperimentLine]:
+        """The ideas of some branches, that which was added last first."""
+        return (line for line in reversed(self._ideas) if line.branch in branches)
+
+    def changes(self, branch: str) -> int:
+        """How many runs and verdicts a branch has: a number that grows with each."""
+        return self._changes[branch]
 
     def verdicts_of(self, experiment_id: str) -> list[str]:
         """The ids of all verdicts on an experiment, oldest first."""

@@ -1,5 +1,6 @@
 """Journal records as rows of the database's tables. Audit scores are removed here, on the way into the database."""
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -51,26 +52,23 @@ def row_of(position: int, record: JournalRecord) -> Row:
     return {"seq": position, **_BUILDERS[record.kind](record)}
 
 
-def insert_one(connection: duckdb.DuckDBPyConnection, kind: RecordKind, row: Row) -> None:
-    """Inserts one row."""
-    columns = ", ".join(row)
-    places = ", ".join("?" * len(row))
-    sql = f"INSERT INTO {TABLES[kind]} ({columns}) VALUES ({places})"
-    connection.execute(sql, list(row.values()))
-
-
 def insert_many(connection: duckdb.DuckDBPyConnection, records: Iterable[tuple[int, JournalRecord]]) -> None:
     """Inserts records with their positions, all or none: one transaction, through Arrow."""
     rows: dict[RecordKind, list[Row]] = {kind: [] for kind in TABLES}
     for position, record in records:
         rows[record.kind].append(row_of(position, record))
     connection.execute("BEGIN")
-    for kind, batch in rows.items():
-        if batch:
-            connection.register("batch", pa.Table.from_pylist(batch))
-            connection.execute(f"INSERT INTO {TABLES[kind]} BY NAME SELECT * FROM batch")
-            connection.unregister("batch")
-    connection.execute("COMMIT")
+    try:
+        for kind, batch in rows.items():
+            if batch:
+                connection.register("batch", pa.Table.from_pylist(batch))
+                connection.execute(f"INSERT INTO {TABLES[kind]} BY NAME SELECT * FROM batch")
+                connection.unregister("batch")
+        connection.execute("COMMIT")
+    except BaseException:
+        with contextlib.suppress(duckdb.Error):  # there may be no transaction any more
+            connection.execute("ROLLBACK")
+        raise
 
 
 def without_audit(body: Mapping[str, Any]) -> dict[str, Any]:

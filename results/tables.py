@@ -71,6 +71,7 @@ class Tables:
                 self._experiments.add(record.kind, record.id.partition(":")[2], record.body, position=position)
         if record.kind == "event":
             self.events.add(record.body["kind"], record.body["details"], position=position)
+        self.groups.note(record, position)
         self._versions[record.body["kind"] if record.kind == "event" else record.kind] += 1
         with self._reading_audit:
             if self._audit is not None and record.kind == "run" and record.body["audit_bpb"] is not None:

@@ -166,8 +166,7 @@ def watch(places: Places) -> None:
 
     for name in ("fsync", "rename", "replace", "link"):
         places.around(os, name, lambda *arguments, name=name: f"{name} {_what(arguments[-1])}")
-    places.around(table_writer.TableWriter, "_commit", lambda *_: "commit of the database")
-    for holder in (table_rows, database):
+    for holder in (table_rows, table_writer, database):
         places.around(holder, "insert_many", lambda *_: "insertion of many rows")
     begin = subprocess.Popen.__init__
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from agent.repo.branch_names import EXPERIMENT_REFS, branch_ref, full_name
 from agent.repo.git_command import GitFailed, run_git
+from research.remembered_texts import Remembered
 
 FITTED_FROM = "Fitted-from"
 """The trailer of a commit that only sets the profile's starting hyperparameters; it names the commit below."""
@@ -14,9 +15,15 @@ def is_ancestor(repo: Path, older: str, newer: str) -> bool:
     if older == newer:
         return True
     try:
-        run_git(repo, "merge-base", "--is-ancestor", older, newer)
+        return _is_known_ancestor(repo, older, newer)
     except GitFailed:
         return False
+
+
+@Remembered
+def _is_known_ancestor(repo: Path, older: str, newer: str) -> bool:
+    """True, which stays so; raises GitFailed if `newer` doesn't build on `older`, or the repository lacks one of them."""
+    run_git(repo, "merge-base", "--is-ancestor", older, newer)
     return True
 
 
@@ -39,6 +46,7 @@ def follows(repo: Path, older: str, newer: str) -> bool:
     return is_ancestor(repo, older, newer) or (origin is not None and is_ancestor(repo, origin, newer))
 
 
+@Remembered
 def fitted_from(repo: Path, commit: str) -> str | None:
     """The commit that this one only sets the starting hyperparameters of; None for any other commit."""
     form = f"--format=%(trailers:key={FITTED_FROM},valueonly,separator=%x20)"

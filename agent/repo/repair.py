@@ -1,5 +1,6 @@
 """Repair of what a killed git or farm leaves behind: stale locks, and worktree folders that are incomplete or copied."""
 
+import glob
 import shutil
 import time
 from collections.abc import Mapping
@@ -103,7 +104,8 @@ def remove_stale_locks(repo: Path, folder: Path, branch: str) -> None:
 
 def _admin_folders(repo: Path, folder: Path) -> list[Path]:
     """The folders in `.git/worktrees` that git keeps about this worktree: usually one, none if git doesn't know it."""
-    links = common_folder(repo).glob("worktrees/*/gitdir")
+    named_by_git = glob.escape(folder.name)  # git appends a digit where there is another of that name
+    links = common_folder(repo).glob(f"worktrees/{named_by_git}*/gitdir")
     git_files = {link.parent: link.parent / link.read_text().strip() for link in links}
     return [admin_folder for admin_folder, git_file in git_files.items() if git_file.parent.resolve() == folder.resolve()]
 

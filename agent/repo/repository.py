@@ -6,7 +6,6 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Iterable
-from functools import lru_cache
 from pathlib import Path
 
 import research
@@ -14,6 +13,7 @@ from agent.repo.branch_names import BRANCH_REFS
 from agent.repo.git_command import GitFailed, command_to_type, run_git
 from agent.repo.identity import as_the_farm
 from research.errors import UserError
+from research.remembered_texts import Remembered
 
 TRAIN_FILE = "research/train.py"
 """The only file that the farm ever commits."""
@@ -98,7 +98,7 @@ def head_train_py(repo: Path, revision: str = "HEAD") -> str | None:
     return _text_at(repo, revision, TRAIN_FILE)
 
 
-@lru_cache(maxsize=256)
+@Remembered
 def train_py_at(repo: Path, commit: str) -> str:
     """The text of train.py in a commit that holds it, named by its full hash. Raises GitFailed."""
     return run_git(repo, "cat-file", "blob", f"{commit}:{TRAIN_FILE}")

@@ -27,7 +27,8 @@ _COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 def branch_exists(repo: Path, branch: str) -> bool:
     """Whether the repository has this branch."""
-    return _resolve(repo, branch_ref(branch)) is not None
+    ref = branch_ref(branch)
+    return (_commit_in_file(repo, ref) or _resolve(repo, ref)) is not None
 
 
 def commit_exists(repo: Path, commit: str) -> bool:
@@ -258,7 +259,9 @@ class Worktree:
             _data(train_py),
             "get-mark :1\ndone\n",
         ]
-        return run_git(self.repo, "fast-import", "--quiet", "--done", stdin="".join(stream)).strip()
+        commit = run_git(self.repo, "fast-import", "--quiet", "--done", stdin="".join(stream)).strip()
+        train_py_at.tell(train_py, self.repo, commit)
+        return commit
 
     def _start_at(self, base_commit: str, train_py: str, *, is_new: bool) -> None:
         """Creates the branch, with a commit of `train_py` on top if that is new."""
@@ -286,8 +289,10 @@ class Worktree:
 
     def _refuse_a_checkout_elsewhere(self) -> None:
         for path, branch in _checkouts(self.repo):
+            if branch != self.branch:
+                continue
             elsewhere = path.resolve() != self.folder.resolve() and path.exists()
-            if branch == self.branch and elsewhere and same_repository(path, self.repo):
+            if elsewhere and same_repository(path, self.repo):
                 away = command_to_type(path, "switch", "--detach")
                 raise UserError(f"The branch {self.branch} is checked out in {path}: `{away}` frees it, or use a new tag.")
 

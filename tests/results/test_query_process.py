@@ -145,6 +145,7 @@ def test_records_count_that_the_database_did_not_take(tmp_path: Path, monkeypatc
             with monkeypatch.context() as patch:
                 patch.setattr(store._writer._database, "writer", Failing(store._writer._database.writer, fails))
                 assert store.add_event("work", {"fails": fails}, id=fails)
+                store._writer._catch_up_quietly()
             assert [record.id for record in read_journal(tmp_path / "journal.jsonl")][-1] == f"event:{fails}"
             assert store.add_event("work", {"after": fails}, id=f"after {fails}") and not store.add_event("work", {}, id=fails)
             assert store.query("SELECT id FROM events ORDER BY seq").rows[-2:] == ((fails,), (f"after {fails}",))
@@ -169,5 +170,5 @@ class Failing:
             raise duckdb.IOException("no space left") if self._word == "COMMIT" else duckdb.OutOfMemoryException("no memory")
         return self._cursor.execute(sql, *parameters)
 
-    def close(self) -> None:
-        self._cursor.close()
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
