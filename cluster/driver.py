@@ -96,9 +96,6 @@ class Farm:
                 store=self.store,
                 observer=self.events,
             )
-            if options.given is not None:
-                log_options(self.home, options.tag, options.given, command=options.command,
-                            experiments=options.experiments, hours=options.hours)  # fmt: skip
             self._working: Dispatcher | None = None
             self.has_loops = False
             """Whether loops run, rather than a single command's runs."""
@@ -218,6 +215,9 @@ class Farm:
             branch, worktree = self._branch_start.open(plan, in_place=in_place)
             check_same_rule(options, branch)
             shared = self._shared.setdefault(branch.head_branch, self._shared_research(branch))
+            if options.given is not None:  # not before: what is refused is no way to resume
+                log_options(self.home, options.tag, options.given, command=options.command,
+                            experiments=options.experiments, hours=options.hours)  # fmt: skip
         self.export.add_picture(branch.name, worktree.folder / "progress.png")
         return ResearchLoop(
             branch=branch,

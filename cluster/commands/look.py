@@ -68,7 +68,9 @@ def status(options: argparse.Namespace) -> int:
         print(f"A farm is running on {home.folder} (process {client.pid}), tag {running['tag']}.")
         for line in running_lines(running):
             print(f"  {line}")
-    for line in [*standing_lines(histories), *unfinished, *_rows_of_others(histories), *_rows_by_hand(home, histories)]:
+    resume = to_type(f"farm resume{home_option(home)}")
+    of_tables = [*_rows_of_others(histories), *_rows_by_hand(home, histories)]
+    for line in [*standing_lines(histories, resume=resume), *unfinished, *of_tables]:
         print(line)
     return 0
 
