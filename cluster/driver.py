@@ -95,9 +95,6 @@ class Farm:
                 store=self.store,
                 observer=self.events,
             )
-            if options.given is not None:
-                log_options(self.home, options.tag, options.given, command=options.command,
-                            experiments=options.experiments, hours=options.hours)  # fmt: skip
             self._working: Dispatcher | None = None
             self.has_loops = False
             """Whether loops run, rather than a single command's runs."""
@@ -220,11 +217,14 @@ class Farm:
             branch, worktree = self._branch_start.open(plan, in_place=in_place)
             check_same_rule(options, branch)
             shared = self._shared.setdefault(branch.head_branch, self._shared_research(branch))
+            if options.given is not None:  # not before: what is refused is no way to resume
+                log_options(self.home, options.tag, options.given, command=options.command,
+                            experiments=options.experiments, hours=options.hours)  # fmt: skip
+            self._reader.loops += 1
         if problem:
             replaced = {"branch": branch.name, "researcher": asked.name, "by": researcher.name, "reason": problem}
             self.events.on_event(REPLACED, **replaced)
             self.store.add_event(REPLACED, replaced)
-            self._reader.loops += 1
         self.export.add_picture(branch.name, worktree.folder / "progress.png")
         return ResearchLoop(
             branch=branch,

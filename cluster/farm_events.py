@@ -6,10 +6,11 @@ from agent.proposing import REPLACED
 from cluster.display import Display
 from cluster.end_summary import counts_of
 from cluster.history_export import HistoryExport
-from cluster.home import Home
+from cluster.home import Home, home_option
 from cluster.hooks import HOOK_FAILED, Hooks
 from cluster.paced import PacedWork
 from cluster.workqueue import WorkItem
+from research.command_hints import to_type
 from results.experiment import ExperimentRecord
 from results.head_gain import ExpectedGain
 from results.store import Store
@@ -30,7 +31,7 @@ MESSAGES = {
     "no_wave": "{branch}: too few near-misses to combine, or they have been combined on this head",
     "view_failed": "{file} can't be written ({reason}): it is tried again later, and nothing of the history is lost",
     "picture_moved_aside": "{branch}: progress.png was not drawn by the farm: it is now {file}",
-    "loop_paused": "{branch}: paused, until farm resume {branch}",
+    "loop_paused": "{branch}: paused, until: {resume} {branch}",
     "loop_resumed": "{branch}: resumed",
     "loop_stopped": "{branch}: stopped; the other loops go on",
     HOOK_FAILED: "{branch}: the hook {hook} failed for {experiment}: {reason}",
@@ -102,7 +103,7 @@ class FarmEvents:
 
     def _say(self, kind: str, **fields: Any) -> None:
         """Tells the user of an event; that a file can't be written only once for each reason."""
-        text = MESSAGES[kind].format(**fields)
+        text = MESSAGES[kind].format(**fields, resume=to_type(f"farm resume{home_option(self._home)}"))
         if kind != "view_failed" or text not in self._told:
             self._told.add(text)
             self._display.say(text)

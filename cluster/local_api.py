@@ -12,12 +12,12 @@ import secrets
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from time import monotonic
+from time import monotonic, sleep
 from typing import TYPE_CHECKING, Any
 
 from cluster.home import Home
@@ -48,6 +48,13 @@ CONNECT_SECONDS = 10.0
 
 ANSWER_SECONDS = 30.0
 """How long a farm may take for any other answer."""
+
+
+ENDING_SECONDS = 2.0
+"""How long a farm that has closed a connection may take to end; one that lives longer doesn't answer."""
+
+STARTING_SECONDS = 5.0
+"""How long a process that has just taken a home may take to answer, or to release the home."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,19 +100,16 @@ class FarmServer:
         self._home = home
         self._token = secrets.token_urlsafe(32)
 
-        def stopping(body: dict[str, Any]) -> str:
-            stop()
-            return json.dumps({"stopping": True})
-
-        answers: dict[str, Callable[[dict[str, Any]], str]] = {
+        answers: Answers = {
             "GET /status": lambda body: json.dumps(status(), default=str),
             "POST /sql": lambda body: query(str(body["sql"]), _audience(body)).to_json(),
             "POST /request": lambda body: json.dumps(asdict(ask(Ask(**body)))),
             "POST /import": lambda body: json.dumps(asdict(record_import(body["event"], body["replace"]))),
             "POST /submit": lambda body: json.dumps(asdict(submit(body))),
-            "POST /stop": stopping,
+            "POST /stop": lambda body: json.dumps({"stopping": True}),
         }
-        self._http = _Server(("127.0.0.1", 0), _handler(self._token, answers))
+        # a stop may end this process before it could answer
+        self._http = _Server(("127.0.0.1", 0), _handler(self._token, answers, {"POST /stop": stop}))
         self._thread = threading.Thread(target=self._http.serve_forever, args=(0.1,), name="http", daemon=True)
 
     @property
@@ -182,7 +186,7 @@ class FarmClient:
             response = connection.getresponse()
             answer = json.loads(response.read())
         except (OSError, http.client.HTTPException, ValueError) as error:
-            if not _is_alive(self.pid):
+            if _has_ended(self.pid, wait_s=0.0 if isinstance(error, TimeoutError) else ENDING_SECONDS):
                 raise FarmEnded from None
             how = f"try again, or end it with: kill {self.pid}"
             raise UserError(f"The farm (process {self.pid}) doesn't answer ({error}): {how}") from None
@@ -212,6 +216,14 @@ def connect(home: Home) -> FarmClient | None:
     except UserError:
         return None
     return client if _is_same_folder(status.get("home"), home) else None
+
+
+def connect_soon(home: Home) -> FarmClient | None:
+    """The client of the farm that runs on `home`, which may just be starting; None if none runs or it doesn't answer soon."""
+    until = monotonic() + STARTING_SECONDS
+    while (client := connect(home)) is None and home.holder() is not None and monotonic() < until:
+        sleep(0.1)
+    return client
 
 
 def silent_farm(home: Home) -> str:
@@ -245,6 +257,16 @@ def _is_stopped(pid: int) -> bool:
         return False
 
 
+def _has_ended(pid: int, *, wait_s: float) -> bool:
+    """Whether a process has ended, or does so soon: one that ends closes its connections a moment before."""
+    until = monotonic() + wait_s
+    while _is_alive(pid):
+        if monotonic() >= until:
+            return False
+        sleep(0.05)
+    return True
+
+
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -267,7 +289,13 @@ def _audience(body: dict[str, Any]) -> "Audience":
     return "person" if body.get("audience") == "person" else "agent"
 
 
-def _handler(token: str, answers: dict[str, Callable[[dict[str, Any]], str]]) -> type[BaseHTTPRequestHandler]:
+Answers = Mapping[str, Callable[[dict[str, Any]], str]]
+"""What answers each method and path, given a request's body."""
+
+
+def _handler(token: str, answers: Answers, after: Mapping[str, Callable[[], None]]) -> type[BaseHTTPRequestHandler]:
+    """The class that answers requests by `answers`, and then does what `after` has for them."""
+
     class Handler(BaseHTTPRequestHandler):
         timeout = SILENT_SECONDS
 
@@ -289,9 +317,10 @@ def _handler(token: str, answers: dict[str, Callable[[dict[str, Any]], str]]) ->
                 self._send(413, json.dumps({"error": f"a request has at most {MAX_BODY_BYTES} bytes, and says how many"}))
                 return self._discard()
             sent = self.rfile.read(int(length))
-            answer = answers.get(f"{self.command} {self.path}")
+            asked = f"{self.command} {self.path}"
+            answer = answers.get(asked)
             if answer is None:
-                return self._send(404, json.dumps({"error": f"no {self.command} {self.path} here"}))
+                return self._send(404, json.dumps({"error": f"no {asked} here"}))
             try:
                 self._send(200, answer(_parsed(sent)))
             except FarmEnded as error:
@@ -304,6 +333,7 @@ def _handler(token: str, answers: dict[str, Callable[[dict[str, Any]], str]]) ->
                 raise
             except Exception as error:  # of the system or of DuckDB: the caller is told, and the farm goes on
                 self._send(500, json.dumps({"error": f"the farm could not do it: {one_line(str(error)) or error!r}"}))
+            after.get(asked, lambda: None)()
 
         def _discard(self) -> None:
             """Drops what the caller still sends: closing with a body unread could cut the answer off."""

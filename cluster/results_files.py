@@ -52,22 +52,43 @@ def update_results_tsv(home: Home, store: "Store", branch: str) -> list[str]:
 
 
 def by_hand_lines(home: Home, histories: Iterable[BranchHistory], here: Path | None) -> list[str]:
-    """A line for each results.tsv with rows that no record of the home explains: people's own, or another home's.
+    """Lines on each results.tsv with rows that no record of the home explains: people's own, another farm's, or those of
+    another home that works in the same checkout, which git has under refs/experiments.
 
     Looked for are those of the farm's own worktrees, of the home's repositories and of the checkout `here`. Each keeps its own.
     """
+    from agent.repo.branch_log import experiment_commits
     from agent.repo.branch_names import worktree_folder
 
     histories = list(histories)
     records = [record for history in histories for record in history.records]
+    own = {record.experiment.commit[:7] for record in records}
     worktrees = [worktree_folder(home.folder, history.branch.name) for history in histories]
     folders = [*worktrees, *home.repositories(), *filter(None, [here])]
     found = rows_of_others(dict.fromkeys((folder / RESULTS_TSV).resolve() for folder in folders), records)
+    lines = []
+    for file, commits in found.items():
+        of_a_farm = {commit[:7] for commit in experiment_commits(file.parent)} - own
+        elsewhere = sum(commit in of_a_farm for commit in commits)
+        lines += [*_by_hand(file, len(commits) - elsewhere), *_elsewhere(file, elsewhere)]
+    return lines
+
+
+def _by_hand(file: Path, rows: int) -> list[str]:
+    """A line on rows that no farm has written; none without any."""
+    if not rows:
+        return []
     return [
-        f"{counted(number, 'row')} of {file} {'is' if number == 1 else 'are'} by hand or another farm's, and counted nowhere "
+        f"{counted(rows, 'row')} of {file} {'is' if rows == 1 else 'are'} by hand or another farm's, and counted nowhere "
         f"else: `{to_type(f'farm autopsy {shlex.quote(str(file))}')}` estimates the file"
-        for file, number in found.items()
     ]
+
+
+def _elsewhere(file: Path, rows: int) -> list[str]:
+    """A line on rows of experiments that another home has run in the same checkout; none without any."""
+    is_one = rows == 1
+    words = f"{counted(rows, 'row')} of {file} {'is' if is_one else 'are'} of this farm, from another home (--home): "
+    return [f"{words}{'it stays' if is_one else 'they stay'} there, and that home's report has the rest"] if rows else []
 
 
 def foreign_rows(checkout: Path, checked_out: str, histories: Iterable[BranchHistory]) -> list[str]:

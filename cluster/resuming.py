@@ -34,7 +34,7 @@ def resuming(home: Home, branch: Branch, *, done: int | None = None) -> str:
     from cluster.loop_plans import TERM_OPTIONS, term_options  # heavy, and only this function needs it
 
     terms = term_options(json.loads(branch.contract_json), TERM_OPTIONS)
-    started = home.last_event(STARTED_WITH, tag=branch.tag)
+    started = _started(home, branch)
     words = [f"farm {started.get('command', 'run')}", f"--tag {branch.tag}", terms, str(started.get("options", ""))]
     limits = [
         f"--{name} {value:g}" if name == "hours" else f"--{name} {value}" for name, value in _limits_left(started, done).items()
@@ -44,9 +44,20 @@ def resuming(home: Home, branch: Branch, *, done: int | None = None) -> str:
 
 def resuming_with(home: Home, branch: Branch, *, done: int | None = None) -> str:
     """The end of a sentence: ` with: COMMAND`, which says so if the command has lost the limit that ended the last call."""
-    started = home.last_event(STARTED_WITH, tag=branch.tag)
+    started = _started(home, branch)
     is_endless = bool(started.get("limits")) and not _limits_left(started, done) and "--max-cost" not in started["options"]
     return f"{', without a limit (it runs until Ctrl-C),' if is_endless else ''} with: {resuming(home, branch, done=done)}"
+
+
+def _started(home: Home, branch: Branch) -> dict[str, Any]:
+    """With which command and options a branch was last worked on; empty if that is not known.
+
+    One that has a worktree in the home is a loop's: no `farm try` can take it, whatever was logged.
+    """
+    from agent.repo.branch_names import worktree_folder
+
+    is_loops = worktree_folder(home.folder, branch.name).is_dir()
+    return home.last_event(STARTED_WITH, tag=branch.tag, **({"command": "run"} if is_loops else {}))
 
 
 def _limits_left(started: Mapping[str, Any], done: int | None) -> dict[str, float]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.person_requests import dropped_from_head, pending
-from research.command_hints import to_type
 from research.formatting import counted, one_line
 from results.confirmation import conclusion, confirmation_of, in_words, shows_no_gain
 from results.counts import beside_ideas, count
@@ -60,12 +59,15 @@ def standing(history: BranchHistory) -> dict[str, Any]:
     }
 
 
-def standing_lines(histories: Sequence[BranchHistory]) -> list[str]:
-    """Where the heads stand, each with the branches that share it and with what people have asked of it."""
-    return [line for sharing in by_head(histories) for line in _group_lines(sharing)]
+def standing_lines(histories: Sequence[BranchHistory], *, resume: str = "farm resume") -> list[str]:
+    """Where the heads stand, each with the branches that share it and with what people have asked of it.
+
+    `resume` is the command that resumes a paused branch of this home.
+    """
+    return [line for sharing in by_head(histories) for line in _group_lines(sharing, resume)]
 
 
-def _group_lines(sharing: Sequence[BranchHistory]) -> list[str]:
+def _group_lines(sharing: Sequence[BranchHistory], resume: str) -> list[str]:
     group = sharing[0].group
     is_alone = len(group.branches) == 1
     shared = f"the head of {len(group.branches)} branches, with {counted(count(group.records).kept, 'kept idea')}"
@@ -83,7 +85,7 @@ def _group_lines(sharing: Sequence[BranchHistory]) -> list[str]:
     if not is_alone:
         lines += [f"  {history.branch.name}: {_counts_in_words(history)}" for history in sharing]
     requested = [f"  requested: {request}" for request in pending(group)]
-    return [*lines, *requested, *submission_lines(group), *steering_lines(group)]
+    return [*lines, *requested, *submission_lines(group), *steering_lines(group, resume)]
 
 
 def submission_lines(group: GroupHistory) -> list[str]:
@@ -96,9 +98,9 @@ def submission_lines(group: GroupHistory) -> list[str]:
     return [f"  {counted(len(titles), 'submission')} {waits}: {', '.join(titles[:MOST_SUBMISSIONS])}{more}"]
 
 
-def steering_lines(group: GroupHistory) -> list[str]:
+def steering_lines(group: GroupHistory, resume: str) -> list[str]:
     """How people steer the group now, and the plateau that its researchers are told of."""
-    lines = [f"  paused: {name} (`{to_type(f'farm resume {name}')}` resumes it)" for name in sorted(group.steering.paused)]
+    lines = [f"  paused: {name} (`{resume} {name}` resumes it)" for name in sorted(group.steering.paused)]
     if group.plateau:
         lines.append(
             f"  plateau: {counted(group.plateau, 'idea')} without a keep; researchers are told to change the structure"

@@ -6,8 +6,9 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from agent.researchers.mix import reads_text, researcher_of_loop
-from cluster.home import Home
+from cluster.home import Home, home_option
 from cluster.resuming import STARTED_WITH
+from research.command_hints import to_type
 from research.errors import UserError
 from research.formatting import one_line
 from results.steering import add_suggestion, close_suggestion, is_paused, set_paused, suggestions_of
@@ -51,7 +52,8 @@ def withdraw(store: "Store", group: str, number: int) -> str:
 def pause(store: "Store", branch: str) -> str:
     """Records that a branch's loop is paused. Raises UserError if it is already."""
     if is_paused(store, branch):
-        raise UserError(f"{branch} is paused already: farm resume {branch} resumes it.")
+        resume_it = to_type(f"farm resume{home_option(Home(store.home))} {branch}")
+        raise UserError(f"{branch} is paused already: `{resume_it}` resumes it.")
     set_paused(store, branch, True)
     return f"{branch} is paused: its loop finishes what it is running and starts no other experiment"
 
@@ -59,7 +61,8 @@ def pause(store: "Store", branch: str) -> str:
 def resume(store: "Store", branch: str) -> str:
     """Records that a branch's loop is no longer paused. Raises UserError if it isn't."""
     if not is_paused(store, branch):
-        raise UserError(f"{branch} is not paused: farm status says what it does.")
+        says = to_type(f"farm status{home_option(Home(store.home))}")
+        raise UserError(f"{branch} is not paused: `{says}` says what it does.")
     set_paused(store, branch, False)
     return f"{branch} is resumed"
 

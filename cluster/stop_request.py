@@ -5,6 +5,9 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from cluster.home import Home
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that stop the farm: Ctrl-C, a polite kill, and the end of the terminal."""
@@ -53,3 +56,34 @@ def interrupt_this_process() -> None:
     """Stops this process as Ctrl-C does, or by SIGTERM if it was started in the background, where Ctrl-C is ignored."""
     ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     os.kill(os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)
+
+
+def interrupt_holder(home: Home) -> int | None:
+    """Interrupts the process that holds a home and doesn't answer, as Ctrl-C does; returns its id.
+
+    None if there is none on this machine that this user may signal, or it was paused and so would not hear it.
+    """
+    import psutil
+
+    pid = home.holder_pid() if home.holder() is not None else None
+    if pid is None or pid == os.getpid():
+        return None
+    try:
+        process = psutil.Process(pid)
+        is_holding = any(Path(file.path) == home.lock_file.resolve() for file in process.open_files())
+        if not is_holding or process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
+            return None
+        process.send_signal(signal.SIGTERM if _ignores_ctrl_c(pid) else signal.SIGINT)
+    except psutil.Error:
+        return None
+    return pid
+
+
+def _ignores_ctrl_c(pid: int) -> bool:
+    """Whether a process ignores Ctrl-C, as one does that a shell has started in the background; False if that is unknown."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return False
+    masks = [int(line.split()[1], 16) for line in lines if line.startswith("SigIgn:")]
+    return any(mask >> (signal.SIGINT - 1) & 1 for mask in masks)

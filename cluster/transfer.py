@@ -222,7 +222,7 @@ def held(home: Home, branch: Branch) -> Iterator[tuple[Store, dict[str, Any]]]:
     state: dict[str, Any] = {}
 
     def status() -> dict[str, Any]:
-        loops = {branch.name: dict(state)}
+        loops = {f"transfer of {branch.name}": dict(state)}  # no loop, which another command would resume
         return {"tag": branch.tag, "home": str(home.folder), "loops": loops, "devices": [], "waiting": [], "quarantined": {}}
 
     with home.lock(), Store.open(home.folder, wait_s=5.0) as store:

@@ -155,7 +155,7 @@ def autopsy_lines(found: Autopsy) -> list[str]:
         lines.append(f"repeated, and counted once: {line} {', '.join(map(str, found.file.duplicates))}")
     if found.file.reruns:
         line = "line" if len(found.file.reruns) == 1 else "lines"
-        lines.append(f"a known commit again, which tells of the noise and is no idea: {line} "
+        lines.append(f"no idea by itself, but a known program again, a merge or a wave: {line} "
                      f"{', '.join(map(str, found.file.reruns))}")  # fmt: skip
     return lines + _gain_lines(found, discards=told["discards"])
 

@@ -9,7 +9,7 @@ import csv
 import hashlib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -17,7 +17,7 @@ from typing import Literal
 from research.data.decoding import marked_encoding, unmarked_utf16
 from research.data.documents import PROBE_BYTES
 from research.errors import UserError
-from research.formatting import counted, one_line, printable, size
+from research.formatting import counted, one_line, printable, shortened, size
 
 Status = Literal["keep", "discard", "crash"]
 Column = Literal["commit", "score", "memory", "status", "description"]
@@ -56,8 +56,11 @@ SHOWN = 200
 HASH = re.compile(r"[0-9a-f]{7,40}", re.I)
 """A commit. What is no hash, such as a dash for all rows, doesn't say that two rows ran the same program."""
 
-RERUN = re.compile(r"(control|confirm)( \d+)?: ", re.I)
-"""How this farm begins the description of a known program's run."""
+RERUN = re.compile(r"(control|confirm)( \d+)?: |wave \d+: run \d+ of \d+$", re.I)
+"""How this farm begins the description of a known program's run, and describes a run of near-misses together."""
+
+MERGE, MERGED_WIDTH = "merge: ", 60
+"""How this farm begins the description of ideas that are put together, and the characters of each idea's that follow."""
 
 LARGEST_FILE = 20 * 10**6
 """Bytes; a table of a hundred thousand experiments is smaller."""
@@ -259,15 +262,23 @@ def _duplicates(rows: Sequence[ForeignRow]) -> list[int]:
 
 
 def _reruns(rows: Sequence[ForeignRow]) -> dict[int, int | None]:
-    """The rows whose commit an earlier row with a score has, or whose description says that no idea is tried."""
+    """The rows whose commit an earlier row with a score has, or whose description says that no idea is tried by itself."""
     first: dict[str, int] = {}
     found: dict[int, int | None] = {}
+    described = set[str]()
     for row in rows:
         if row.score is None:
             continue
         commit = row.commit[:7].lower() if HASH.fullmatch(row.commit) else ""
-        if commit in first or RERUN.match(row.description):
+        if commit in first or RERUN.match(row.description) or _is_merge(row.description, described):
             found[row.line] = first.get(commit)
         elif commit:
             first[commit] = row.line
+        described.add(shortened(row.description, MERGED_WIDTH))
     return found
+
+
+def _is_merge(description: str, described: Collection[str]) -> bool:
+    """Whether a description says that ideas of earlier rows are put together, or that one of them is taken out."""
+    parts = description.removeprefix(MERGE).split("; ")
+    return description.startswith(MERGE) and any(part.removeprefix("without ") in described for part in parts)

@@ -253,7 +253,9 @@ class Journal:
         if what:
             saved = self._saved() if mine.st_size >= self._size else None
             kept = f"what it held is in {saved}" if saved else "restore it from a copy"
-            raise UserError(f"{self.path} {what} by another program while the farm ran: {kept}, and `farm doctor` checks it.")
+            raise UserError(
+                f"{self.path} {what} by another program while the farm ran: {kept}, and `{to_type('farm doctor')}` checks it."
+            )
 
     def _saved(self) -> Path | None:
         """A copy of what this process has the only way to, under a name of its own; None if it can't be written."""

@@ -69,12 +69,12 @@ def commits_in(path: Path) -> list[str]:
     return [line.split("\t")[0].strip() for line in _lines(path) if _is_row(line)]
 
 
-def rows_of_others(paths: Iterable[Path], records: Iterable[ExperimentRecord]) -> dict[Path, int]:
-    """The number of rows in each of these tables that none of the records wrote; files without such a row are left out."""
+def rows_of_others(paths: Iterable[Path], records: Iterable[ExperimentRecord]) -> dict[Path, list[str]]:
+    """The commits of the rows in each of these tables that none of the records wrote; files without such a row are left out."""
     rows = {path: [_without_status(line) for line in _lines(path) if _is_row(line)] for path in paths}
     written = set(_rows_so_far(list(records))) if any(rows.values()) else set()
-    numbers = {path: sum(row not in written for row in its) for path, its in rows.items()}
-    return {path: number for path, number in numbers.items() if number}
+    others = {path: [row.split("\t")[0].strip() for row in its if row not in written] for path, its in rows.items()}
+    return {path: commits for path, commits in others.items() if commits}
 
 
 def _lines(path: Path) -> list[str]:

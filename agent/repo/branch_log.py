@@ -68,3 +68,13 @@ def message_of(repo: Path, commit: str) -> tuple[str, str]:
     """A commit's subject, and the rest of its message."""
     subject, _, rest = run_git(repo, "log", "-1", "--format=%s%n%b", commit).partition("\n")
     return subject, rest.strip()
+
+
+def experiment_commits(folder: Path) -> frozenset[str]:
+    """The commits under refs/experiments of the repository around a folder, whichever home's they are, and those that they were
+    made on, baselines among them; none without a repository.
+    """
+    try:
+        return frozenset(run_git(folder, "for-each-ref", "--format=%(objectname) %(parent)", EXPERIMENT_REFS).split())
+    except GitFailed:
+        return frozenset()

@@ -22,6 +22,7 @@ from results.group_history import GroupHistory
 from results.history import branches_named, by_head
 
 if TYPE_CHECKING:
+    from results.experiment import ExperimentRecord
     from results.foreign_tsv import ForeignFile
     from results.history import BranchHistory
     from results.tables import Audience
@@ -68,7 +69,9 @@ def status(options: argparse.Namespace) -> int:
         print(f"A farm is running on {home.folder} (process {client.pid}), tag {running['tag']}.")
         for line in running_lines(running):
             print(f"  {line}")
-    for line in [*standing_lines(histories), *unfinished, *_rows_of_others(histories), *_rows_by_hand(home, histories)]:
+    resume = to_type(f"farm resume{home_option(home)}")
+    of_tables = [*_rows_of_others(histories), *_rows_by_hand(home, histories)]
+    for line in [*standing_lines(histories, resume=resume), *unfinished, *of_tables]:
         print(line)
     return 0
 
@@ -229,35 +232,36 @@ def autopsy(options: argparse.Namespace) -> int:
     """Prints what a results.tsv really found."""
     from results.autopsy import autopsy_lines, examine
     from results.foreign_tsv import read_foreign
+    from results.own_table import own_rows, with_own_kinds
 
-    found = examine(read_foreign(Path(options.file)), options.sigma)
-    print(json.dumps(found.to_json()) if options.json else "\n".join([*autopsy_lines(found), *_of_this_farm(found.file)]))
-    return 0
-
-
-def _of_this_farm(file: "ForeignFile") -> list[str]:
-    """A line that names the report if a file's rows are experiments of this farm, of which the farm knows more; else none.
-
-    A row with the commit of an experiment and another score is a person's own run of it.
-    """
-    from results.tsv import rows_so_far
-
-    home = find_home()
+    home, file = find_home(), read_foreign(Path(options.file))
     try:
         records = [record for history in read_history(home) for record in history.records]
     except UserError:
-        return []
-    rows = {(commit, score): record.experiment.kind for record in records for commit, score in rows_so_far(record)}
-    kinds = [rows.get((row.commit, row.score), "") for row in file.rows]
-    commits = {commit for commit, _ in rows}
-    own, by_hand = sum(map(bool, kinds)), kinds.count("manual")
-    beside = sum(not kind and row.commit in commits for kind, row in zip(kinds, file.rows, strict=True))
+        records = []
+    own = own_rows(file, records)
+    found = examine(with_own_kinds(file, own), options.sigma)
+    print(
+        json.dumps(found.to_json())
+        if options.json
+        else "\n".join([*autopsy_lines(found), *_of_this_farm(home, file, own, records)])
+    )
+    return 0
+
+
+def _of_this_farm(
+    home: Home, file: "ForeignFile", own: "dict[int, ExperimentRecord]", records: "list[ExperimentRecord]"
+) -> list[str]:
+    """A line that names the report if a file's rows are experiments of this farm, of which the farm knows more; else none."""
     if not own:
         return []
+    commits = {record.experiment.commit[:7] for record in records}
+    by_hand = sum(record.experiment.kind == "manual" for record in own.values())
+    beside = sum(row.line not in own and row.commit in commits for row in file.rows)
     apart = f" ({by_hand} of them tried by hand)" if by_hand else ""
     more = f"; {beside} more {'has' if beside == 1 else 'have'} the commit of one, and another score" if beside else ""
     told = "estimates them by their seeds and shares of the machine, too"
-    return [f"{own} of these rows {'is' if own == 1 else 'are'} this farm's own{apart}: "
+    return [f"{len(own)} of these rows {'is' if len(own) == 1 else 'are'} this farm's own{apart}: "
             f"`{to_type(f'farm report{home_option(home)}')}` {told}{more}"]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from cluster.machine_load import busy_lines
 from cluster.resuming import interrupted, other_sides, resume_lines
 from cluster.start_estimate import data_line, estimate
 from research.command_hints import to_type
-from research.errors import UserError
+from research.errors import FarmEnded, UserError
 from research.formatting import counted, duration
 from results.history import BranchHistory
 from results.researcher_costs import spent_text, total
@@ -132,18 +132,27 @@ def interrupted_named(unfinished: "list[ExperimentRecord]", name: str | None, *,
 
 def stop(options: argparse.Namespace) -> int:
     """Asks the running farm to end, or loops of it alone."""
-    from cluster.local_api import connect, silent_farm
+    from cluster.local_api import connect_soon, silent_farm
+    from cluster.stop_request import interrupt_holder
 
     home = find_home(options.home)
     if options.branch is not None:
         from cluster.commands.steer import stop_loops
 
         return stop_loops(home, options.branch)
-    client = connect(home)
+    client = connect_soon(home)
     if client is None:
-        raise UserError(silent_farm(home) or f"No farm is running on {home.folder}.")
-    branches = client.status()["loops"]
-    client.stop()
+        pid = interrupt_holder(home)
+        if pid is None:
+            raise UserError(silent_farm(home) or f"No farm is running on {home.folder}.")
+        print(f"What holds {home.folder} (process {pid}) doesn't answer: it was interrupted, as by Ctrl-C.")
+        return 0
+    try:
+        branches = client.status()["loops"]
+        client.stop()
+    except FarmEnded:
+        print(f"The farm (process {client.pid}) has just ended.")
+        return 0
     print(f"The farm (process {client.pid}) is stopping.")
     for line in resume_lines(home, _known(home), branches):
         print(line)

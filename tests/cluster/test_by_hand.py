@@ -77,8 +77,10 @@ def test_a_tag_that_is_asked_for_counts_more_than_the_branch_checked_out(checkou
     assert branch(checkout) == "autoresearch/two"
     assert checkout.rows("SELECT DISTINCT branch FROM history") == [["autoresearch/two"]]
 
+    logged = (checkout.home / "logs/farm.log.jsonl").read_text()
     refused = checkout.farm("try", "--tag", "one", *TERMS, status=2)
     assert "git switch autoresearch/one" in refused and len(refused.splitlines()) == 1
+    assert logged == (checkout.home / "logs/farm.log.jsonl").read_text(), "what was refused is no way to resume"
     assert "'a..b'" in checkout.farm("try", "--tag", "a..b", *TERMS, status=2)
     checkout.git("worktree", "add", "--quiet", "elsewhere", "autoresearch/one")
     assert f"is checked out in {checkout.folder / 'elsewhere'}" in checkout.farm("try", "--tag", "one", *TERMS, status=2)

@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli import handler, main
+from cluster.cli import commands_of, handler, main
 from cluster.command_parser import make_parser
 from cluster.commands.read_home import read_history
 from cluster.home import Home, find_home
 from research.errors import UserError
+from research.files import research_folder
 from results.experiment import Verdict
 from results.store import Store
 from tests.cluster.farm_samples import make_history
@@ -493,3 +494,12 @@ def test_what_was_interrupted_is_in_the_status_as_json(home, capsys):
     assert main(["status", "--json", "--home", str(home)]) == 0
     told = json.loads(capsys.readouterr().out)["interrupted"]
     assert told == [{"id": "mar8-0003", "branch": "autoresearch/mar8", "title": "cut off"}]
+
+
+def test_every_command_that_a_text_names_exists() -> None:
+    """Hints and docstrings of all packages: `farm X`, or what is made typeable."""
+    known = {*commands_of(make_parser()), "help"}
+    for package in ("research", "results", "agent", "cluster"):
+        for file in (research_folder().parent / package).rglob("*.py"):
+            named = re.findall(r"""(?:`|to_type\(f?["'])farm ([a-z]+)""", file.read_text())
+            assert set(named) <= known, file

@@ -1,5 +1,6 @@
 """Commands reach the running farm over HTTP, and nobody else does."""
 
+import contextlib
 import http.client
 import json
 import os
@@ -17,12 +18,21 @@ from dataclasses import replace
 import pytest
 
 from agent.submissions import Submission
+from cluster import local_api
+from cluster.cli import main
 from cluster.home import Home
 from cluster.local_api import MAX_BODY_BYTES, FarmServer, Submitted, connect, silent_farm
 from cluster.person_requests import Answer, Ask
 from research.errors import FarmEnded, UserError
 from results.foreign_import import Import
 from results.query import Table
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 10.0
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -79,7 +89,47 @@ def test_commands_reach_the_farm(farm):
     submission = Submission(group="g", title="deeper", hypothesis="", train_py="x" * 200_000, base="b")
     assert client.submit(submission) == Submitted(id="deeper", is_taken_up=True)
     client.stop()
-    assert stops == [1]
+    wait_for(lambda: stops == [1])
+
+
+def test_a_stop_is_answered_before_it_can_end_the_process(tmp_path):
+    """Whatever the command that holds the home does then."""
+    home, answered, seen = Home(tmp_path).create(), threading.Event(), []
+    nothing = dict.fromkeys(("query", "ask", "record_import", "submit"), lambda *given: None)
+    server = FarmServer(home, status=lambda: {"home": str(tmp_path)}, stop=lambda: seen.append(answered.wait(10.0)), **nothing)
+    server.start()
+    with contextlib.closing(server):
+        connect(home).stop()
+        answered.set()
+        wait_for(lambda: seen)
+    assert seen == [True]
+
+
+HOLDER = """
+import fcntl, json, os, signal, socket, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN if sys.argv[2] == "ignores" else signal.default_int_handler)
+lock = open(sys.argv[1], "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+lock.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": ""}))
+lock.flush()
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("ctrl_c", "ended_by"), [("hears", signal.SIGINT), ("ignores", signal.SIGTERM)])
+def test_whatever_holds_the_home_and_does_not_answer_is_interrupted(tmp_path, capsys, monkeypatch, ctrl_c, ended_by):
+    """As by Ctrl-C, or politely where a shell lets it ignore that."""
+    monkeypatch.setattr(local_api, "STARTING_SECONDS", 0.2)
+    home = Home(tmp_path).create()
+    command = [sys.executable, "-S", "-c", HOLDER, str(home.lock_file), ctrl_c]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        assert main(["stop", "--home", str(tmp_path)]) == 0
+        assert str(holder.pid) in capsys.readouterr().out
+        assert holder.wait(20.0) == -ended_by
+    assert main(["stop", "--home", str(tmp_path)]) == 2
+    assert "No farm is running" in capsys.readouterr().err
 
 
 def test_what_the_user_can_mend_comes_back_in_words(farm):

@@ -69,6 +69,36 @@ def test_rows_by_hand_of_two_checkouts_stay_each_where_it_is_and_are_named_alike
     assert any(f"2 rows of {checkout}/results.tsv are " in line for line in told[0])
 
 
+def test_rows_of_another_home_in_the_same_checkout_are_not_called_foreign(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Git has the commits of its experiments. A person's row stays one, also of a commit that the farm has."""
+    checkout, home = tmp_path / "checkout", Home(tmp_path / "home")
+    subprocess.run(["git", "init", "--quiet", "--initial-branch", "main", str(checkout)], check=True)
+    git = ["git", "-C", str(checkout), "-c", "user.name=T", "-c", "user.email=t@localhost"]
+    for subject in ("their baseline", "theirs"):
+        subprocess.run([*git, "commit", "--quiet", "--allow-empty", "-m", subject], check=True)
+    listed = subprocess.run([*git, "rev-list", "HEAD"], check=True, capture_output=True, text=True).stdout
+    commit, baseline = listed.split()
+    make_history(home.folder)
+    home.record_repository(checkout)
+    theirs = "\n".join(f"{one[:7]}\t3.100000\t0.7\tkeep\ttheirs" for one in (baseline, commit))
+    again = f"{'a' * 7}\t3.300000\t0.7\tdiscard\tonce more"
+    (checkout / "results.tsv").write_text("\n".join([HEADER, theirs, MINE, again]) + "\n")
+    monkeypatch.chdir(tmp_path)
+
+    def told() -> list[str]:
+        assert main(["status", "--home", str(home.folder)]) == 0
+        return [line for line in capsys.readouterr().out.splitlines() if str(checkout / "results.tsv") in line]
+
+    assert len(told()) == 1 and told()[0].startswith("4 rows ") and "by hand" in told()[0]
+    subprocess.run([*git, "update-ref", "refs/experiments/apr1-0001", commit], check=True)
+    by_hand, elsewhere = told()
+    assert by_hand.startswith("2 rows ") and elsewhere.startswith("2 rows ") and "another home" in elsewhere
+    (checkout / "results.tsv").write_text(f"{HEADER}\n{theirs}\n")
+    assert len(told()) == 1 and "by hand" not in told()[0]
+
+
 def test_a_row_that_somebody_adds_while_the_table_is_written_is_not_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

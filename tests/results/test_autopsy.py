@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 from cluster.cli import main
 from research.errors import UserError
 from results.autopsy import autopsy_lines, examine
+from results.experiment import ExperimentRecord, Verdict
 from results.foreign_tsv import LARGEST_FILE, ForeignFile, parse_foreign, read_foreign
+from results.own_table import own_rows, with_own_kinds
+from tests.results.result_samples import make_experiment, make_run
 
 MESSY = """\ufeffCommit\tVAL_BPB\tMemory_GB\tStatus\tDescription
 baseline\t0.997900\t44.0\tkeep\tbaseline
@@ -140,11 +143,47 @@ def test_known_programs_that_ran_again_are_no_ideas() -> None:
     told = found.to_json()
     assert (told["rows"], told["keeps"], told["discards"], told["known_programs"]) == (8, 2, 2, [5, 6, 7, 8])
     assert found.expected_false_discards < 2 and len(found.chain) == 2
-    assert any("known commit again" in line and "5, 6, 7, 8" in line for line in autopsy_lines(found))
+    assert any("no idea by itself" in line and "5, 6, 7, 8" in line for line in autopsy_lines(found))
     noisy = examine(parse_foreign(OWN.replace("3.012000", "3.310000").replace("3.001031", "2.701031")))
     assert noisy.sigma is not None and found.sigma is not None and noisy.sigma > 2 * found.sigma
     again = parse_foreign(OWN + "d438bcd\t2.640000\t0.7\tkeep\tMATRIX_LR after all\n")
     assert again.reruns[10] == 3 and len(examine(again, 0.02).chain) == 2  # it is no program that has the keep
+
+
+def test_merges_and_waves_of_the_farm_are_no_ideas() -> None:
+    """Another system's idea that is merely described as a merge is one."""
+    rows = (
+        "1111111\t2.700000\t0.6\tkeep\tmerge: MATRIX_LR 0.04 -> 0.11; without EMBEDDING_LR 0.6 -> 1.7\n"
+        "2222222\t2.710000\t0.6\tdiscard\twave 1: run 2 of 8\n"
+        "3333333\t2.720000\t0.6\tkeep\tmerge: both attention heads into one\n"
+        "4444444\t2.730000\t0.6\tdiscard\twaves of learning rates\n"
+    )
+    file = parse_foreign(OWN + rows)
+    assert {line for line in file.reruns if line > 9} == {10, 11}
+    told = examine(file, 0.02).to_json()
+    assert (told["keeps"], told["discards"]) == (3, 3)
+
+
+def test_the_records_of_this_farm_tell_which_of_its_rows_repeat_an_idea() -> None:
+    """An experiment with the program of another is a further run of it; one with the edit alone, on another head, says less."""
+    edit, other = "-DEPTH = 8\n+DEPTH = 9\n", "-LR = 1\n+LR = 2\n"
+    experiments = [
+        make_experiment(0, program="untouched", diff=""),
+        make_experiment(1, program="deeper", diff=edit),
+        make_experiment(2, program="faster", diff=other),
+        make_experiment(3, kind="merge", program="both", diff=other, title="put together"),
+        make_experiment(4, kind="manual", program="deeper", diff=edit),
+        make_experiment(5, program="deeper and faster", diff=edit),
+    ]
+    records = [
+        ExperimentRecord(experiment=one, runs=(make_run(one.id, 1 - at / 100),), verdict=Verdict(decision="keep", reason="so"))
+        for at, one in enumerate(experiments)
+    ]
+    table = "\n".join(f"{one.commit[:7]}\t{1 - at / 100:.6f}\t1.0\tkeep\tx{at}" for at, one in enumerate(experiments))
+    file = parse_foreign(f"{HEADER}{table}\nfffffff\t0.9\t1.0\tkeep\tby hand\n")
+    own = own_rows(file, records)
+    assert sorted(own) == [2, 3, 4, 5, 6, 7] and not file.reruns
+    assert with_own_kinds(file, own).reruns == {5: None, 6: 3, 7: None}
 
 
 def test_what_is_no_hash_does_not_say_that_two_rows_ran_one_program() -> None:

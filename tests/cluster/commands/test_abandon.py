@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.repo.branch_names import worktree_folder
 from cluster.cli import main
 from cluster.command_parser import make_parser
 from cluster.commands.read_home import read_history
@@ -59,6 +60,16 @@ def test_status_names_what_was_interrupted_with_the_commands_for_it(home: Home, 
     [resume] = resume_lines(home, read_history(home), [BRANCH])
     resumes = make_parser().parse_args(shlex.split(resume.partition("farm ")[2]))
     assert (resumes.command, resumes.tag) == ("try", "mar8") and resume_lines(home, read_history(home), ["none"]) == []
+
+
+def test_a_loops_branch_is_resumed_by_farm_run_whatever_was_refused_since(home: Home) -> None:
+    """`farm try` can't take a branch that has a worktree in the home."""
+    log_options(home, "mar8", "--line-price=0.1", command="run")
+    log_options(home, "mar8", "--line-price=0.2", command="try")
+    worktree_folder(home.folder, BRANCH).mkdir(parents=True)
+    [resume] = resume_lines(home, read_history(home), [BRANCH])
+    resumes = make_parser().parse_args(shlex.split(resume.partition("farm ")[2]))
+    assert (resumes.command, resumes.line_price) == ("run", 0.1)
 
 
 def test_an_interrupted_experiment_is_recorded_as_abandoned(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,7 +98,9 @@ def test_a_loop_is_paused_and_resumed(home: Home, capsys: pytest.CaptureFixture[
     assert typed(home, "status", "--json") == 0
     branches = json.loads(capsys.readouterr().out)["branches"]
     assert [branches[name]["paused"] for name in LOOPS] == [False, True]
-    assert typed(home, "pause", LOOPS[1]) == 2 and "already" in capsys.readouterr().err
+    assert f"resume --home {home.folder} {LOOPS[1]}`" in told, "as it can be pasted"
+    assert typed(home, "pause", LOOPS[1]) == 2
+    assert "already" in (said := capsys.readouterr().err) and f"resume --home {home.folder} {LOOPS[1]}`" in said
     assert typed(home, "pause", "mar8") == 2, "one of them is paused already"
     assert LOOPS[0] in capsys.readouterr().out
     assert typed(home, "resume", "mar8") == 0
