@@ -22,7 +22,6 @@ from agent.runs import MAX_TRIES, Execute, ExperimentRuns
 from agent.shared_research import SharedResearch
 from agent.speculation import StartSpeculatively
 from agent.submissions import SubmissionQueue
-from agent.text_reader import TextReader
 from research.contract import Contract
 from research.formatting import counted
 from research.result import RunResult, SandboxMode
@@ -89,11 +88,8 @@ class ResearchLoop:
 
     def __init__(self, *, branch: Branch, worktree: Worktree, researcher: Researcher, store: Store, shared: SharedResearch,
                  execute: Execute, start_speculatively: StartSpeculatively | None, observer: LoopObserver,
-                 settings: LoopSettings, reader: TextReader | None = None) -> None:  # fmt: skip
-        """`shared` is that of the branch's group. If `start_speculatively` is None, no run starts before it is requested.
-        `reader` reads texts for several loops.
-        """
-        self._reader = reader or TextReader()
+                 settings: LoopSettings) -> None:  # fmt: skip
+        """`shared` is that of the branch's group. If `start_speculatively` is None, no run starts before it is requested."""
         self.branch, self.worktree, self.store, self.shared = branch, worktree, store, shared
         self.observer, self.settings = observer, settings
         self.steering = LoopSteering(branch=branch.name, group=shared.group, researcher=researcher.name, store=store,
@@ -109,8 +105,8 @@ class ResearchLoop:
                                   observer=observer, context=self.context,
                                   head_train_py=lambda: worktree.train_py(self.head().commit),
                                   submissions=SubmissionQueue(branch=branch, store=store, observer=observer,
-                                                              text_at=worktree.train_py, reader=self._reader),
-                                  reader=self._reader,
+                                                              text_at=worktree.train_py, reader=shared.reader),
+                                  reader=shared.reader,
                                   pauses_s=settings.retry_pauses_s)  # fmt: skip
         self._runs = ExperimentRuns(branch=branch, store=store, worktree=worktree, proposer=self._proposer,
                                     observer=observer, contract=settings.contract, sandbox=settings.sandbox,

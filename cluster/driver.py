@@ -118,8 +118,7 @@ class Farm:
             display.say(f"{counted(len(restored), 'ref')} of experiments had been deleted in git, and were made again")
         self._branch_start = BranchStart(options, self.store, say=display.say)
         self._shared: dict[str, SharedResearch] = {}
-        self._reader = TextReader()
-        self._cleanup.callback(self._reader.close)
+        self._reader = self._cleanup.enter_context(contextlib.closing(TextReader()))
         self._opening = threading.Lock()
 
     def _serve(self) -> None:
@@ -232,7 +231,6 @@ class Farm:
             start_speculatively=self.dispatcher.start_speculatively if options.start_ahead else None,
             observer=self.events,
             settings=self._settings(plan, branch),
-            reader=self._reader,
         )
 
     def _shared_research(self, branch: Branch) -> SharedResearch:
@@ -242,6 +240,7 @@ class Farm:
             group=branch.head_branch,
             baseline_commit=branch.baseline_commit,
             observer=self.events,
+            reader=self._reader,
         )
 
     def _settings(self, plan: LoopPlan, branch: Branch) -> LoopSettings:
