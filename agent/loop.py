@@ -101,12 +101,11 @@ class ResearchLoop:
         self._decisions = Decisions(branch=branch.name, store=store, shared=shared, observer=observer,
                                     noise=settings.noise, rule=settings.rule, baseline_runs=settings.baseline_runs,
                                     memory_cap_mb=settings.memory_cap_mb, runs_folder=settings.runs_folder)  # fmt: skip
-        self._proposer = Proposer(branch=branch.name, researcher=researcher, store=store,
-                                  observer=observer, context=self.context,
+        self._proposer = Proposer(branch=branch.name, researcher=researcher, store=store, observer=observer,
+                                  context=self.context, reader=shared.reader,
                                   head_train_py=lambda: worktree.train_py(self.head().commit),
                                   submissions=SubmissionQueue(branch=branch, store=store, observer=observer,
                                                               text_at=worktree.train_py, reader=shared.reader),
-                                  reader=shared.reader,
                                   pauses_s=settings.retry_pauses_s)  # fmt: skip
         self._runs = ExperimentRuns(branch=branch, store=store, worktree=worktree, proposer=self._proposer,
                                     observer=observer, contract=settings.contract, sandbox=settings.sandbox,
