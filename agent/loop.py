@@ -20,7 +20,6 @@ from agent.runs import MAX_TRIES, Execute, ExperimentRuns
 from agent.shared_research import SharedResearch
 from agent.speculation import StartSpeculatively
 from agent.submissions import SubmissionQueue
-from agent.text_reader import TextReader
 from research.contract import Contract
 from research.formatting import counted
 from research.result import RunResult, SandboxMode
@@ -79,14 +78,11 @@ class ResearchLoop:
 
     def __init__(self, *, branch: Branch, worktree: Worktree, researcher: Researcher, store: Store, shared: SharedResearch,
                  execute: Execute, start_speculatively: StartSpeculatively | None, observer: LoopObserver,
-                 settings: LoopSettings, stopgap: Researcher | None = None,
-                 reader: TextReader | None = None) -> None:  # fmt: skip
+                 settings: LoopSettings, stopgap: Researcher | None = None) -> None:  # fmt: skip
         """`shared` is that of the branch's group. If `start_speculatively` is None, no run starts before it is requested.
 
-        The `stopgap` has ideas while the researcher fails or is slow; None: the loop waits. `reader` reads texts for several
-        loops.
+        The `stopgap` has ideas while the researcher fails or is slow; None: the loop waits.
         """
-        self._reader = reader or TextReader()
         self.branch, self.worktree, self.store, self.shared = branch, worktree, store, shared
         self.observer, self.settings = observer, settings
         self.steering = LoopSteering(branch=branch.name, group=shared.group, researcher=researcher.name, store=store,
@@ -102,12 +98,11 @@ class ResearchLoop:
         self._shown = LoopContext(branch=branch, worktree=worktree, store=store, shared=shared, steering=self.steering,
                                   sigma=self._decisions.sigma, program=settings.program,
                                   runs_folder=settings.runs_folder)  # fmt: skip
-        self._proposer = Proposer(branch=branch.name, researcher=researcher, store=store,
-                                  observer=observer, context=self.context,
+        self._proposer = Proposer(branch=branch.name, researcher=researcher, store=store, observer=observer,
+                                  context=self.context, stopgap=stopgap, reader=shared.reader,
                                   head_train_py=lambda: worktree.train_py(self.head().commit),
                                   submissions=SubmissionQueue(branch=branch, store=store, observer=observer,
-                                                              text_at=worktree.train_py, reader=self._reader),
-                                  stopgap=stopgap, reader=self._reader,
+                                                              text_at=worktree.train_py, reader=shared.reader),
                                   pauses_s=settings.retry_pauses_s)  # fmt: skip
         self._runs = ExperimentRuns(branch=branch, store=store, worktree=worktree, proposer=self._proposer,
                                     observer=observer, contract=settings.contract, sandbox=settings.sandbox,

@@ -16,6 +16,7 @@ from agent.observer import LoopObserver
 from agent.repo.branch_log import follows
 from agent.repo.repository import train_py_at
 from agent.results_table import ResultsTable
+from agent.text_reader import TextReader
 from agent.tried_by_group import TriedByGroup
 from agent.waves import Waves
 from research.formatting import counted, one_line
@@ -51,7 +52,9 @@ class RequestedRun:
 class SharedResearch:
     """The research of one group. Its loops run in one event loop and share this object."""
 
-    def __init__(self, *, store: Store, repo: Path, group: str, baseline_commit: str, observer: LoopObserver) -> None:
+    def __init__(self, *, store: Store, repo: Path, group: str, baseline_commit: str, observer: LoopObserver,
+                 reader: TextReader | None = None) -> None:  # fmt: skip
+        self.reader = reader or TextReader()
         self.store, self.group, self.baseline_commit = store, group, baseline_commit
         self._repo, self.observer = repo, observer
         self._text_at = partial(train_py_at, repo)

@@ -40,7 +40,7 @@ FUNCTIONS: dict[str, Remembered[..., Any]] = {
 }
 """What can be asked of texts, by its name."""
 
-FEW_LOOPS = 8
+FEW_LOOPS = 2
 """So many loops need no process for it: their texts are read in threads."""
 
 Question = tuple[str, tuple[Any, ...]]

@@ -6,7 +6,6 @@ worker or a train.py, is decided in cluster/blame.py.
 
 import asyncio
 import time
-from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
@@ -14,6 +13,7 @@ from typing import Any, Protocol
 from cluster.blame import Blame
 from cluster.engine import Change, Engine
 from cluster.hardware import Device, platform_identity
+from cluster.idle_devices import IdleDevices
 from cluster.judge_process import Progress
 from cluster.workqueue import Lease, WorkItem, WorkQueue
 from research.result import RunResult, RunSpec
@@ -70,8 +70,7 @@ class Dispatcher:
         self._running: dict[str, asyncio.Task[RunResult]] = {}
         self._executing: dict[str, Device] = {}
         self._blame = Blame()
-        self._idle: dict[str, deque[asyncio.Future[None]]] = defaultdict(deque)
-        """What the devices of each platform wait for that have no work."""
+        self._idle = IdleDevices()
         self._failure: BaseException | None = None
         self.on_failure: Callable[[], None] = lambda: None
         """Called when a task of this dispatcher has failed, which `failure` then tells."""
@@ -121,7 +120,7 @@ class Dispatcher:
         )
         try:
             self._observer.on_work(item, "waiting")
-            self._wake(item.platform)
+            self._idle.wake_one(item.platform)
             result = await outcome
         except BaseException:  # cancelled, or what happens can't be recorded: nobody waits for it any more
             self.queue.withdraw(item.id)
@@ -203,7 +202,7 @@ class Dispatcher:
         platform = platform_identity(device)
         while True:
             while (lease := self.queue.claim(device.key, platform, self._clock())) is None:
-                await self._until_woken(platform)
+                await self._idle.wait(platform)
             result = await self._run(device, lease)
             if result is None:
                 continue
@@ -296,21 +295,3 @@ class Dispatcher:
                     assignment.outcome.set_result(RunResult.lost(assignment.spec, silence, device=lease.worker))
                 if run := self._running.get(lease.item.id):
                     run.cancel()
-
-    async def _until_woken(self, platform: str) -> None:
-        """Waits until there may be work for an idle device of a platform."""
-        news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._idle[platform].append(news)
-        try:
-            await news
-        except asyncio.CancelledError:
-            if not news.cancelled():  # it was for this device, which leaves: another one takes it
-                self._wake(platform)
-            raise
-
-    def _wake(self, platform: str) -> None:
-        """Lets one idle device of a platform look for work: more would find nothing."""
-        while self._idle[platform]:
-            news = self._idle[platform].popleft()
-            if not news.done():  # else its device has left
-                return news.set_result(None)

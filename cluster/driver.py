@@ -116,8 +116,7 @@ class Farm:
         self._shared: dict[str, SharedResearch] = {}
         self._budgets = budgets_of(options.max_cost, None)
         """The limits that all loops share."""
-        self._reader = TextReader()
-        self._cleanup.callback(self._reader.close)
+        self._reader = self._cleanup.enter_context(contextlib.closing(TextReader()))
         self._opening = threading.Lock()
 
     def _serve(self) -> None:
@@ -237,7 +236,6 @@ class Farm:
             observer=self.events,
             settings=self._settings(plan, branch),
             stopgap=asked.stopgap(),
-            reader=self._reader,
         )
 
     def _shared_research(self, branch: Branch) -> SharedResearch:
@@ -247,6 +245,7 @@ class Farm:
             group=branch.head_branch,
             baseline_commit=branch.baseline_commit,
             observer=self.events,
+            reader=self._reader,
         )
 
     def _settings(self, plan: LoopPlan, branch: Branch) -> LoopSettings:

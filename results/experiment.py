@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from research.recipes import Constant
@@ -284,7 +284,7 @@ def verdict_from(body: Mapping[str, Any]) -> Verdict:
 
 
 def _known(record: type[Branch | Experiment | Usage | Verdict], body: Mapping[str, Any]) -> dict[str, Any]:
-    names = {f.name for f in fields(record)}
+    names = record.__dataclass_fields__
     return {name: value for name, value in body.items() if name in names}
 
 

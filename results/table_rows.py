@@ -3,7 +3,8 @@
 import contextlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -47,21 +48,31 @@ _VERDICT_COLUMNS = (
 # fmt: on
 
 
+_PICKED: Mapping[RecordKind, tuple[str, ...]] = {
+    "branch": _BRANCH_COLUMNS,
+    "experiment": _EXPERIMENT_COLUMNS,
+    "run": _RUN_COLUMNS,
+    "verdict": _VERDICT_COLUMNS,
+}
+"""The columns of each kind that are taken from a record's body as they are."""
+
+
 def row_of(position: int, record: JournalRecord) -> Row:
     """The row for a record at a position of the journal; its table is TABLES[record.kind]."""
-    return {"seq": position, **_BUILDERS[record.kind](record)}
+    picked = {name: _storable(record.body.get(name)) for name in _PICKED.get(record.kind, ())}
+    return {"seq": position, **picked, **_BUILDERS[record.kind](record)}
 
 
 def insert_many(connection: duckdb.DuckDBPyConnection, records: Iterable[tuple[int, JournalRecord]]) -> None:
     """Inserts records with their positions, all or none: one transaction, through Arrow."""
-    rows: dict[RecordKind, list[Row]] = {kind: [] for kind in TABLES}
+    of_kind: dict[RecordKind, list[tuple[int, JournalRecord]]] = {kind: [] for kind in TABLES}
     for position, record in records:
-        rows[record.kind].append(row_of(position, record))
+        of_kind[record.kind].append((position, record))
     connection.execute("BEGIN")
     try:
-        for kind, batch in rows.items():
+        for kind, batch in of_kind.items():
             if batch:
-                connection.register("batch", pa.Table.from_pylist(batch))
+                connection.register("batch", _arrow_table(kind, batch))
                 connection.execute(f"INSERT INTO {TABLES[kind]} BY NAME SELECT * FROM batch")
                 connection.unregister("batch")
         connection.execute("COMMIT")
@@ -71,40 +82,70 @@ def insert_many(connection: duckdb.DuckDBPyConnection, records: Iterable[tuple[i
         raise
 
 
+def _arrow_table(kind: RecordKind, records: Sequence[tuple[int, JournalRecord]]) -> pa.Table:
+    """The rows of records of one kind, made column by column: a long journal has millions of values."""
+    bodies = [record.body for _, record in records]
+    others = [_BUILDERS[kind](record) for _, record in records]
+    columns: dict[str, list[Any]] = {"seq": [position for position, _ in records]}
+    columns |= {name: [body.get(name) for body in bodies] for name in _PICKED.get(kind, ())}
+    columns |= {name: [row[name] for row in others] for name in others[0]}
+    return pa.table({name: _arrow_column(values) for name, values in columns.items()})
+
+
+def _arrow_column(values: list[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, UnicodeError, OverflowError):
+        return pa.array([_storable(value) for value in values])
+
+
 def without_audit(body: Mapping[str, Any]) -> dict[str, Any]:
     """A run's body without its audit scores."""
     return {name: value for name, value in body.items() if name not in AUDIT_FIELDS}
 
 
+_AUDIT_TEXT = re.compile(r'"audit_bpb": [-+.\w]+, "audit_rows": [-+.\w]+, ')
+"""The audit fields in a run's JSON."""
+
+
+def _text_without_audit(record: JournalRecord) -> str:
+    """A run's body without its audit scores, as JSON.
+
+    They are cut out of its text where they stand there once: within a string their quotes would have backslashes.
+    """
+    begin = record.text.find('"audit_bpb": ')
+    found = _AUDIT_TEXT.match(record.text, begin) if begin >= 0 else None
+    if found is None or any(record.text.count(f'"{name}": ') != 1 for name in AUDIT_FIELDS):
+        return json.dumps(without_audit(record.body))
+    return record.text[:begin] + record.text[found.end() :]
+
+
 def _branch_row(record: JournalRecord) -> Row:
-    return {"id": record.body["name"], **_picked(record, _BRANCH_COLUMNS), "record": json.dumps(record.body)}
+    return {"id": record.body["name"], "record": json.dumps(record.body)}
 
 
 def _experiment_row(record: JournalRecord) -> Row:
     usage = record.body["usage"]
     return {
-        **_picked(record, _EXPERIMENT_COLUMNS),
         "changes": json.dumps({name: _finite(pair) for name, pair in record.body["changes"].items()}),
         "model": usage["model"],
         "cost_usd": usage["cost_usd"],
         "tokens": usage_from(usage).tokens or None,
         "proposal_seconds": usage["seconds"] or None,
-        "record": json.dumps(record.body),
+        "record": record.body_text(),
     }
 
 
 def _run_row(record: JournalRecord) -> Row:
     return {
         "id": record.body["run_id"],
-        **_picked(record, _RUN_COLUMNS),
         "created": record.time,
-        "record": json.dumps(without_audit(record.body)),
+        "record": _text_without_audit(record),
     }
 
 
 def _verdict_row(record: JournalRecord) -> Row:
-    columns = _picked(record, _VERDICT_COLUMNS)
-    return {"id": _key(record), **columns, "created": record.time, "record": json.dumps(record.body)}
+    return {"id": _key(record), "created": record.time, "record": record.body_text()}
 
 
 def _event_row(record: JournalRecord) -> Row:
@@ -115,10 +156,6 @@ def _event_row(record: JournalRecord) -> Row:
 def _key(record: JournalRecord) -> str:
     """The record's id without the kind that precedes it in the journal."""
     return record.id.partition(":")[2]
-
-
-def _picked(record: JournalRecord, columns: tuple[str, ...]) -> Row:
-    return {name: _storable(record.body.get(name)) for name in columns}
 
 
 def _storable(value: Any) -> Any:

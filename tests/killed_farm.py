@@ -245,7 +245,7 @@ def _make_cheap() -> None:
     )
     loop_plans.prepared_data = lambda *arguments, **named: data  # type: ignore[assignment]
     loop_researcher.agent_bounds = lambda *arguments: None  # type: ignore[assignment]
-    history_export.HistoryExport._draw_changed = lambda self, draw: None  # type: ignore[method-assign]
+    history_export.HistoryExport._draw_changed = lambda self, draw, *, until: None  # type: ignore[method-assign]
     machine_load.measure_cpu_use.__defaults__ = (0.01,)
     assert LocalEngine.__init__.__kwdefaults__ is not None
     LocalEngine.__init__.__kwdefaults__["judge_command"] = FAKE_JUDGE

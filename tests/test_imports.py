@@ -49,7 +49,8 @@ LIGHT = {
     },
     "research/result.py": {"research.contract"},
     "research/string_syntax.py": set(),
-    "research/valid_train_py.py": {"research.printable", "research.string_syntax"},
+    "research/remembered_texts.py": set(),
+    "research/valid_train_py.py": {"research.printable", "research.remembered_texts", "research.string_syntax"},
     "research/plain_text.py": {"research.executed_text", "research.valid_train_py"},
     "research/executed_text.py": {"research.formatting", "research.valid_train_py"},
     "research/own_seeds.py": {"research.formatting", "research.valid_train_py"},
@@ -58,9 +59,16 @@ LIGHT = {
         "research.valid_train_py",
     },
     "research/runnable.py": {
-        *("research.carried_data", "research.executed_text", "research.own_seeds", "research.valid_train_py")
+        "research.remembered_texts",
+        *("research.carried_data", "research.executed_text", "research.own_seeds", "research.valid_train_py"),
     },
-    "research/hyperparameters.py": {"research.errors", "research.printable", "research.recipes", "research.valid_train_py"},
+    "research/hyperparameters.py": {
+        "research.remembered_texts",
+        "research.errors",
+        "research.printable",
+        "research.recipes",
+        "research.valid_train_py",
+    },
 }
 """Files that import the standard library and these modules alone, so that every package can use them."""
 

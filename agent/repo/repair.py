@@ -16,7 +16,17 @@ STALE_LOCK_S = 3.0
 
 def common_folder(repo: Path) -> Path:
     """The .git folder that all worktrees of a repository share. Raises GitFailed."""
+    own = repo / ".git"
+    if own.is_dir() and (own / "HEAD").is_file() and not (own / "commondir").exists():  # a process of git takes milliseconds
+        return own.resolve()
     return Path(run_git(repo, "rev-parse", "--path-format=absolute", "--git-common-dir").rstrip("\n"))
+
+
+def is_any_head_at(repo: Path, branch: str) -> bool:
+    """Whether a checkout or worktree of the repository is on a branch, as their HEAD files have it."""
+    common = common_folder(repo)
+    on = f"ref: {branch_ref(branch)}"
+    return any(head.read_text(errors="replace").strip() == on for head in (common / "HEAD", *common.glob("worktrees/*/HEAD")))
 
 
 def same_repository(folder: Path, repo: Path) -> bool:
@@ -34,6 +44,8 @@ def is_sound(repo: Path, folder: Path) -> bool:
     A folder without .git would pass for a part of the checkout around it; in a copied home .git points to the original's
     repository.
     """
+    if not (folder / ".git").exists():
+        return False
     try:
         top = run_git(folder, "rev-parse", "--show-toplevel").rstrip("\n")
         if not same_repository(folder, repo):
@@ -65,8 +77,9 @@ def check_out(repo: Path, folder: Path, branch: str) -> None:
             shutil.rmtree(admin_folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         run_git(repo, "worktree", "add", "--quiet", "--force", str(folder), branch)
-    run_git(folder, "symbolic-ref", "HEAD", branch_ref(branch))
-    run_git(folder, "reset", "--quiet", "--hard")
+    else:
+        run_git(folder, "symbolic-ref", "HEAD", branch_ref(branch))
+        run_git(folder, "reset", "--quiet", "--hard")
     if aside.exists():
         _move_missing(aside, folder)
         shutil.rmtree(aside)

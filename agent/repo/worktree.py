@@ -16,7 +16,7 @@ from agent.repo.branch_names import PREFIX, branch_of_ref, branch_ref, check_nam
 from agent.repo.git_command import GitFailed, command_to_type, run_git
 from agent.repo.identity import identity_of
 from agent.repo.parking import park_commits, park_edits
-from agent.repo.repair import check_out, common_folder, remove_stale_locks, same_repository
+from agent.repo.repair import check_out, common_folder, is_any_head_at, remove_stale_locks, same_repository
 from agent.repo.repository import TRAIN_FILE, head_train_py, train_py_at, working_train_py
 from research.errors import UserError
 from research.files import write_atomically
@@ -288,7 +288,7 @@ class Worktree:
             raise UserError(f"{self.branch} has {commits} made by hand: `{command}` turns them into an edit, then try again.")
 
     def _refuse_a_checkout_elsewhere(self) -> None:
-        for path, branch in _checkouts(self.repo):
+        for path, branch in _checkouts(self.repo) if is_any_head_at(self.repo, self.branch) else ():
             if branch != self.branch:
                 continue
             elsewhere = path.resolve() != self.folder.resolve() and path.exists()

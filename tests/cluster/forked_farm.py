@@ -117,7 +117,7 @@ def _farm(arguments: list[str], folder: str, environment: dict[str, str], output
     if not cheaper.draws:
         from cluster import history_export
 
-        history_export.HistoryExport._draw_changed = lambda self, draw: None  # type: ignore[method-assign]
+        history_export.HistoryExport._draw_changed = lambda self, draw, *, until: None  # type: ignore[method-assign]
     if cheaper.ray_judge is not None:
         from cluster.ray_cluster import engine
 
