@@ -123,9 +123,10 @@ class GroupHistory:
         is_old = not self.heads and not (self.baseline and self.baseline.experiment.program)  # its head is the latest keep
         if is_old or self.branches[0].rule == "greedy":
             return frozenset()
-        patches, inside = self.heads[-1].patches if self.heads else (), self._heads_of_no_idea
+        head, inside = self.heads[-1] if self.heads else None, self._heads_of_no_idea
+        of_head = {*head.patches, head.experiment_id} if head else set[str]()
         for record in self.records:
-            if record.experiment.id in patches:
+            if record.experiment.id in of_head:
                 inside |= _names(record)
         kept = (record for record in self.records if record.is_idea and is_keep(record))
         return frozenset(record.experiment.id for record in kept if inside.isdisjoint(_names(record)))
