@@ -158,11 +158,11 @@ class ClaudeResearcher:
         try:
             async with asyncio.timeout(LONGEST_ANSWER_S):
                 status = await self._receive(talk, max_tokens, body)
-        except (anthropic.AnthropicError, httpx2.HTTPError, TimeoutError) as error:
-            partial = read_answer(bytes(body), characters_sent=characters) if body else None
-            lost = Tokens(input=characters // CHARACTERS_PER_TOKEN, output=0, estimated=True)
+        except (anthropic.AnthropicError, httpx2.HTTPError, TimeoutError, asyncio.CancelledError) as error:
             if body or answer_was_lost(error):
-                self._charge(talk, (partial and partial.tokens) or lost, started)
+                self._charge(talk, _tokens_of_lost(bytes(body), characters), started)
+            if isinstance(error, asyncio.CancelledError):  # the farm ends
+                raise
             if isinstance(error, anthropic.AnthropicError):
                 raise failure_of(error, self.model) from error
             raise failure_of_transport(error) from error
@@ -210,6 +210,12 @@ def checked_effort(effort: str | None) -> Effort | None:
     if effort is not None and known is None:
         raise UserError(f"claude knows no --effort {one_line(effort, 40)!r}: use {', '.join(EFFORTS)}.")
     return known
+
+
+def _tokens_of_lost(body: bytes, characters_sent: int) -> Tokens:
+    """The tokens of an answer of which only so much has arrived, by what that tells, else by the length of what was sent."""
+    told = read_answer(body, characters_sent=characters_sent).tokens if body else None
+    return told or Tokens(input=characters_sent // CHARACTERS_PER_TOKEN, output=0, estimated=True)
 
 
 def _usage(model: str, tokens: Tokens, price: Price | None) -> Usage:

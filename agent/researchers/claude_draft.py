@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from agent.compare_programs import changed_constants, describe_changes, same_code, same_lines
-from agent.duplicate_edits import reason_not_to_run
+from agent.duplicate_edits import read_ahead, reason_not_to_run
 from agent.researcher import Context
 from agent.researchers.claude_editor import Editor, EditRefused
 from agent.researchers.history_text import LOOKED_AT, as_data
@@ -59,7 +59,7 @@ class Draft:
             case "note":
                 return self._note(arguments)
             case "submit":
-                return self._submit(arguments)
+                return await self._submit(arguments)
             case _:
                 raise EditRefused(f"There is no tool {one_line(tool, 60)}.")
 
@@ -112,11 +112,12 @@ class Draft:
         self.notes += 1
         return f"Noted as {chosen} {self.context.note(chosen, text, replaces)}."
 
-    def _submit(self, arguments: Mapping[str, object]) -> str:
+    async def _submit(self, arguments: Mapping[str, object]) -> str:
         for name in ("title", "hypothesis"):
             value = arguments.get(name)
             if not isinstance(value, str) or not value.strip():
                 raise EditRefused(f"{name} is missing.")
+        await asyncio.to_thread(read_ahead, self.editor.text, self.context)  # without blocking the event loop
         reason = self._reason_to_refuse()
         if reason is not None:
             self.refusals.append(reason)

@@ -1,5 +1,6 @@
 """What went wrong with a request to the Messages API, sorted by what helps: asking again soon, later, or a person."""
 
+import asyncio
 import math
 import time
 from collections.abc import Mapping
@@ -54,8 +55,10 @@ def failure_of_transport(error: Exception) -> Unavailable:
     return Unavailable(f"The API's answer broke off: {one_line(str(error) or type(error).__name__, 300)}")
 
 
-def answer_was_lost(error: Exception) -> bool:
-    """Whether a request was sent and its answer, which may have been paid for, did not arrive."""
+def answer_was_lost(error: BaseException) -> bool:
+    """Whether a request was sent and its answer, which may have been paid for, did not arrive, or was not waited for."""
+    if isinstance(error, asyncio.CancelledError):
+        return True
     return type(error).__name__ in ANSWER_LOST or type(error.__cause__).__name__ in ANSWER_LOST
 
 
