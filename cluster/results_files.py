@@ -57,7 +57,6 @@ def by_hand_lines(home: Home, histories: Iterable[BranchHistory], here: Path | N
 
     Looked for are those of the farm's own worktrees, of the home's repositories and of the checkout `here`. Each keeps its own.
     """
-    from agent.repo.branch_log import experiment_commits
     from agent.repo.branch_names import worktree_folder
 
     histories = list(histories)
@@ -68,6 +67,8 @@ def by_hand_lines(home: Home, histories: Iterable[BranchHistory], here: Path | N
     found = rows_of_others(dict.fromkeys((folder / RESULTS_TSV).resolve() for folder in folders), records)
     lines = []
     for file, commits in found.items():
+        from agent.repo.branch_log import experiment_commits  # git is heavy, and most tables hold no rows of others
+
         of_a_farm = {commit[:7] for commit in experiment_commits(file.parent)} - own
         elsewhere = sum(commit in of_a_farm for commit in commits)
         lines += [*_by_hand(file, len(commits) - elsewhere), *_elsewhere(file, elsewhere)]
