@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from agent.compare_programs import changed_constants, describe_changes, same_code, same_lines
-from agent.duplicate_edits import read_ahead, reason_not_to_run
+from agent.duplicate_edits import questions_about, reason_not_to_run
 from agent.researcher import Context
 from agent.researchers.claude_editor import Editor, EditRefused
 from agent.researchers.history_text import LOOKED_AT, as_data
+from agent.text_reader import TextReader
 from research.errors import UserError
 from research.formatting import one_line
 from research.valid_train_py import problem_with
@@ -117,7 +118,7 @@ class Draft:
             value = arguments.get(name)
             if not isinstance(value, str) or not value.strip():
                 raise EditRefused(f"{name} is missing.")
-        await asyncio.to_thread(read_ahead, self.editor.text, self.context)  # without blocking the event loop
+        await TextReader().read(questions_about(self.editor.text, self.context))
         reason = self._reason_to_refuse()
         if reason is not None:
             self.refusals.append(reason)
