@@ -59,7 +59,7 @@ class HomeReader:
         self._estimating = EstimatesInBackground(home)
         self._asking = threading.Lock()
         self._status: dict[str, Any] | None = None
-        self._asked = float("-inf")
+        self._asked, self._holds = float("-inf"), STATUS_SECONDS
 
     def close(self) -> None:
         """Ends the processes that answer queries."""
@@ -94,13 +94,15 @@ class HomeReader:
     def running(self) -> dict[str, Any] | None:
         """What the running farm says of itself; None if none runs, or it doesn't answer."""
         with self._asking:
-            if time.monotonic() - self._asked > STATUS_SECONDS:
+            began = time.monotonic()
+            if began - self._asked > self._holds:
                 client = connect(self.home)
                 try:
                     self._status = None if client is None else client.status()
                 except (UserError, FarmEnded):
                     self._status = None
                 self._asked = time.monotonic()
+                self._holds = max(STATUS_SECONDS, self._asked - began)  # one that hangs is not waited for by every page
             return self._status
 
     def warnings(self) -> list[str]:

@@ -70,6 +70,7 @@ def listening(port: int | None) -> Iterator[socket.socket]:
             if port is not None:
                 raise UserError(f"Port {port} can't be used ({error.strerror}): give another one as --port.") from None
             made.bind((ADDRESS, 0))
+        made.listen()  # from now on a browser waits instead of being refused
         yield made
 
 

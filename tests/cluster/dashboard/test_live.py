@@ -130,8 +130,8 @@ def test_a_dashboard_ends_when_its_farm_is_killed(home: Home) -> None:
         assert serving.wait(10) == 0
 
 
-def test_a_port_that_is_taken_is_named(home: Home) -> None:
-    with listening(0) as taken, pytest.raises(UserError, match=f"{taken.getsockname()[1]}.*--port"):
-        taken.listen()
-        with listening(taken.getsockname()[1]):
+def test_a_port_that_is_taken_is_named() -> None:
+    with listening(0) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"{port}.*--port"), listening(port):
             pass
