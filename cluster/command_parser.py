@@ -100,6 +100,7 @@ def _add_research(group: CommandGroup) -> None:
     _add_judging(run)
     _add_data(run)
     _add_recipe(run)
+    run.add_argument("--dashboard", action="store_true", help="serve farm dashboard beside it, on a port of 127.0.0.1")
     run.add_argument("--engine", choices=("auto", "local", "ray"), default="auto",
                      help="what executes runs (default: auto: local for one device without a cluster, else ray)")  # fmt: skip
     run.add_argument(
@@ -203,6 +204,15 @@ def _add_look(group: CommandGroup) -> None:
     status = group.add("status", "what the farm is doing, and where each branch stands")
     _add_places(status, cache=False)
     _add_json(status)
+
+    dashboard = group.add(
+        "dashboard", "pages in a browser on this machine: gains, experiments, diffs, SQL, while it runs and after"
+    )
+    dashboard.add_argument("--port", type=number_from(0, 65_535, int), metavar="PORT",
+                           help="port of 127.0.0.1; 0: any (default: 8765, or any if that is taken)")  # fmt: skip
+    dashboard.add_argument("--control", action="store_true",
+                           help="let pages pause, resume and stop loops, and suggest ideas (default: only read)")  # fmt: skip
+    _add_places(dashboard, cache=False)
 
     report = group.add("report", "the night in ten lines: gains, confidence, failures, cost")
     report.add_argument("tag", nargs="?", type=some_text, help="only this tag's branches (default: all)")

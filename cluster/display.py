@@ -214,7 +214,7 @@ class TerminalDisplay:
                 short_name(branch),
                 known.get("phase", ""),
                 ProgressBar(total=1.0, completed=known.get("fraction", 0.0), width=BAR_WIDTH) if training else "",
-                _time_left(known) if training else "",
+                time_left(known) if training else "",
                 _number(known.get("loss") if training else None, "{:.3f}"),
                 *([Text(_what(known))] if wide else []),
             )
@@ -244,12 +244,15 @@ def _what_decides(record: ExperimentRecord) -> str:
 def title_and_reason(record: ExperimentRecord) -> str:
     """What was tried, and the reason of its verdict."""
     title, verdict = record.experiment.title, record.verdict
-    if verdict is None:
-        return title
-    reason = (
-        verdict.reason.removeprefix(f"{verdict.decision}: ").removeprefix(f"{record.outcome}: ").removeprefix(f"{title}: ")
-    )  # the line says both already
-    return f"{title}: {reason}"
+    return title if verdict is None else f"{title}: {reason_alone(verdict.reason, record)}"
+
+
+def reason_alone(reason: str, record: ExperimentRecord) -> str:
+    """The reason of a verdict on an experiment without the decision and the title, which stand beside it."""
+    decision = record.verdict.decision if record.verdict else ""
+    for said in (decision, record.outcome, record.experiment.title):
+        reason = reason.removeprefix(f"{said}: ")
+    return reason
 
 
 def _what(known: LoopFields) -> str:
@@ -262,7 +265,7 @@ def _news(known: LoopFields) -> tuple[object, ...]:
     return ("running" if phase in RUNNING else phase, known.get("experiment"), known.get("run"))
 
 
-def _time_left(known: LoopFields) -> str:
+def time_left(known: LoopFields) -> str:
     """Time until the budget ends, estimated from the fraction that is used; empty at the start."""
     seconds, fraction = known.get("seconds", 0.0), known.get("fraction", 0.0)
     return duration(seconds * (1 - fraction) / fraction) if fraction > 0 else ""

@@ -1,5 +1,6 @@
 """The history as records, looked up by name. It is read from the journal, which works while a farm is running."""
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +34,7 @@ from results.group_entries import (
     ruled_from,
 )
 from results.group_history import Decided, GroupHistory, is_baseline, is_keep
-from results.journal import DamagedLine, JournalRecord, read_journal
+from results.journal import DamagedLine, JournalReader, JournalRecord, read_journal
 from results.researcher_costs import cost_in
 from results.steering import SteeringEvents
 
@@ -79,20 +80,36 @@ def read_history(journal: Path, *, on_damage: Callable[[DamagedLine], None] = la
     told = _Told()
     for record in read_journal(journal, on_damage=on_damage):
         told.take(record)
-    of_branch: dict[str, list[ExperimentRecord]] = {name: [] for name in told.branches}
-    for assembled in assemble(told.experiments.values(), told.runs, told.verdicts):
-        of_branch[assembled.experiment.branch].append(assembled)
-    groups = {name: _group(name, told, of_branch) for name in {branch.head_branch for branch in told.branches.values()}}
-    histories = [
-        BranchHistory(
-            branch=branch,
-            records=tuple(of_branch[name]),
-            costs=tuple(told.costs.get(name, ())),
-            group=groups[branch.head_branch],
-        )
-        for name, branch in told.branches.items()
-    ]
-    return sorted(histories, key=_last_change)
+    return told.histories()
+
+
+class HistoryFollower:
+    """The branches of a journal that another process writes, which may not exist yet. Any thread may ask."""
+
+    def __init__(self, journal: Path) -> None:
+        self._journal, self._lock = journal, threading.Lock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._reader, self._told = JournalReader(self._journal), _Told()
+        self._histories: list[BranchHistory] = []
+
+    def histories(self) -> list[BranchHistory]:
+        """All branches by now, the one with the newest experiment last; the same list as before if nothing is new."""
+        with self._lock:
+            if not self._reader.is_same_file():
+                self._begin()
+            new = self._reader.read_on()
+            for record in new:
+                self._told.take(record)
+            if new:
+                self._histories = self._told.histories()
+            return self._histories
+
+    @property
+    def damaged(self) -> int:
+        """The number of damaged lines, which are left out."""
+        return len(self._reader.damaged)
 
 
 @dataclass(frozen=True)
@@ -116,7 +133,25 @@ class _Told:
     decisions: dict[str, list[Decided]] = field(default_factory=dict)
     steering: SteeringEvents = field(default_factory=SteeringEvents)
 
+    def histories(self) -> list[BranchHistory]:
+        """All branches, the one with the newest experiment last."""
+        of_branch: dict[str, list[ExperimentRecord]] = {name: [] for name in self.branches}
+        for assembled in assemble(self.experiments.values(), self.runs, self.verdicts):
+            of_branch[assembled.experiment.branch].append(assembled)
+        groups = {name: _group(name, self, of_branch) for name in {branch.head_branch for branch in self.branches.values()}}
+        histories = [
+            BranchHistory(
+                branch=branch,
+                records=tuple(of_branch[name]),
+                costs=tuple(self.costs.get(name, ())),
+                group=groups[branch.head_branch],
+            )
+            for name, branch in self.branches.items()
+        ]
+        return sorted(histories, key=_last_change)
+
     def take(self, record: JournalRecord) -> None:
+        """Takes one record of the journal into account."""
         body = record.body
         if record.kind == "branch":
             branch = branch_from(body)

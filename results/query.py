@@ -56,10 +56,10 @@ class Table:
         `encoding` lacks is escaped before columns are aligned, since it is longer then.
         """
         if len(self.rows) == 1 and len(self.columns) == 1:
-            return f"{_cell(self.rows[0][0])}\n"
+            return f"{cell_text(self.rows[0][0])}\n"
         cut = partial(_cut, encoding=encoding)
         names = tuple(_escaped(name, encoding) for name in self.columns)
-        whole = [[_escaped(_cell(value), encoding) for value in row] for row in self.rows]
+        whole = [[_escaped(cell_text(value), encoding) for value in row] for row in self.rows]
         cells = whole if cell_width is None else [[cut(cell, cell_width) for cell in row] for row in whole]
         longest = [max(map(len, column)) for column in zip(names, *cells, strict=True)]
         widths = [max(len(name), min(most, cell_width or CELL_WIDTH)) for name, most in zip(names, longest, strict=True)]
@@ -173,7 +173,8 @@ def table_names(cursor: duckdb.DuckDBPyConnection) -> list[str]:
     return [name for (name,) in rows if name != "schema_version"]
 
 
-def _cell(value: Any) -> str:
+def cell_text(value: Any) -> str:
+    """A value of a result as people read it."""
     if value is None:
         return "NULL"
     if isinstance(value, bytes):

@@ -16,7 +16,10 @@ HOMES = {
     "pydoe": "results",
     "ray": "cluster/ray_cluster",
     "mcp": "cluster/mcp_server",
-    "uvicorn": "cluster/mcp_server",
+    "starlette": "cluster/dashboard",
+    "jinja2": "cluster/dashboard",
+    "pygments": "cluster/dashboard",
+    "uvicorn": "cluster",
 }
 """Heavy dependency -> the only folder whose files import it."""
 

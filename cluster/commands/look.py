@@ -1,5 +1,5 @@
-"""`farm status`, `report`, `show`, `sql`, `audit`, `verify`, `autopsy` and `import`: the history, while the farm runs and
-afterwards.
+"""`farm status`, `dashboard`, `report`, `show`, `sql`, `audit`, `verify`, `autopsy` and `import`: the history, while the farm
+runs and afterwards.
 """
 
 import argparse
@@ -105,6 +105,16 @@ def report(options: argparse.Namespace) -> int:
     print(morning_report(chosen, home=home.folder, ask=ask, confirm=confirm), end="")
     for line in _rows_by_hand(home, histories):
         print(line)
+    return 0
+
+
+def dashboard(options: argparse.Namespace) -> int:
+    """Serves the pages of a home until Ctrl-C."""
+    from cluster.dashboard.serving import serve
+
+    home = find_home(options.home)
+    serve(home, port=options.port, allows_changes=options.control, say=lambda link: print(
+        f"The dashboard of {home.folder}, until Ctrl-C: {link}", flush=True))  # fmt: skip
     return 0
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace) -> int:
     """Prints what the farm will cost, then runs it until its limits or Ctrl-C."""
     from cluster.commands.options import run_options
+    from cluster.dashboard.serving import beside
     from cluster.display import make_display
     from cluster.end_summary import summary_lines
     from cluster.output import LastingOutput
@@ -36,7 +38,9 @@ def run(options: argparse.Namespace) -> int:
     output = LastingOutput(farm_options.home)
     for line in before_start(farm_options):
         output.line(line)
-    summary = run_to_end(farm_options, make_display(output.line))
+    display = make_display(output.line)
+    with beside(farm_options.home, display.say) if options.dashboard else contextlib.nullcontext():
+        summary = run_to_end(farm_options, display)
     resume = resume_lines(farm_options.home, _known(farm_options.home), summary.branches)
     for line in (*summary_lines(summary), *resume, *look_lines(farm_options.home)):
         output.line(line)

@@ -31,7 +31,7 @@ GROUPS = {
     "research": ("run", "try", "abandon", "stop"),
     "steer it while it runs": ("suggest", "pause", "resume"),
     "on a cluster": ("submit", "fetch"),
-    "look": ("status", "report", "show", "sql", "audit", "verify", "autopsy", "import"),
+    "look": ("status", "dashboard", "report", "show", "sql", "audit", "verify", "autopsy", "import"),
     "use what was found": ("diff", "apply", "sample", "transfer"),
     "for agents outside the farm": ("mcp",),
 }

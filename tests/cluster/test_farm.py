@@ -152,14 +152,15 @@ def test_control_c_ends_cleanly(checkout: Checkout, tmp_path: Path) -> None:
     """As a user starts it, with all evaluation rows: of little text, which is prepared sooner than Python's library."""
     researcher = checkout.script({"title": "x", "constants": {"LR": 1}})
     source = f"files:{write_text(tmp_path / 'text', documents=3000)}"
-    farm = checkout.plain().start("run", "--tag", "short", *TERMS, "--source", source, "--researcher", researcher)
+    words = ["run", "--dashboard", "--tag", "short", *TERMS, "--source", source, "--researcher", researcher]
+    farm = checkout.plain().start(*words)
     wait_for("training", lambda: "step" in text_of(checkout.home / "runs" / "short-0000-1" / "run.log"))
     os.killpg(farm.pid, signal.SIGINT)  # as a terminal does: to the whole group
     pressed = time.monotonic()
     output, _ = farm.communicate(timeout=30)
     assert time.monotonic() - pressed < 8  # 5 s on a machine that does nothing else
     assert farm.returncode == 0, output
-    assert "stopped" in output
+    assert "stopped" in output and "dashboard: http://127.0.0.1:" in output
     wait_for("end of what it started", lambda: not processes_with(str(checkout.home)), seconds=5)
     assert checkout.rows("SELECT count(*) FROM runs") == [[0]]
 

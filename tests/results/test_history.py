@@ -10,9 +10,10 @@ from results.group_entries import GAIN, HEAD, RULING, Ruled
 from results.group_state import estimates
 from results.groups import head_event, ruling_event
 from results.head_gain import ExpectedGain, gain_event
-from results.history import BranchHistory, branch_named, experiment_named, read_history
+from results.history import BranchHistory, HistoryFollower, branch_named, experiment_named, read_history
 from results.store import Store
 from tests.results.history_samples import history_of
+from tests.results.new_home import with_tables
 from tests.results.result_samples import add, make_branch, make_experiment, make_run
 
 
@@ -180,3 +181,30 @@ def test_heads_are_compared_by_what_is_expected_of_them(store: Store) -> None:
         gain = ExpectedGain(baseline=1.0, gain=1.0 - expected, low=0.0, high=0.1, sigma=0.01)
         store.add_event(GAIN, gain_event(name, one.commit, 2, gain))
     assert branch_named(read_history(store.journal.path), "two").branch.loop == 1
+
+
+def test_what_follows_a_journal_knows_what_a_reader_of_all_of_it_knows(tmp_path: Path) -> None:
+    follower = HistoryFollower(tmp_path / "journal.jsonl")
+    assert follower.histories() == []
+    with Store.open(with_tables(tmp_path)) as store:
+        store.add_branch(make_branch())
+        add(store, 0, "keep", 1.0)
+        first = follower.histories()
+        assert [len(one.records) for one in first] == [1] and follower.histories() is first
+        add(store, 1, "discard", 1.1)
+        store.add_verdict("mar8-0001", Verdict(decision="keep", reason="more runs"))
+    now = follower.histories()
+    (told,) = read_history(tmp_path / "journal.jsonl")
+    assert [(one.records, one.costs, one.group.decisions) for one in now] == [(told.records, told.costs, told.group.decisions)]
+
+
+def test_a_journal_that_is_another_one_by_now_is_read_from_its_beginning(tmp_path: Path) -> None:
+    for name, decision in (("one", "keep"), ("other", "discard")):
+        with Store.open(with_tables(tmp_path / name)) as store:
+            store.add_branch(make_branch())
+            add(store, 0, decision, 1.0)
+    journal = tmp_path / "one" / "journal.jsonl"
+    follower = HistoryFollower(journal)
+    assert follower.histories()[0].records[0].outcome == "keep"
+    (tmp_path / "other" / "journal.jsonl").replace(journal)
+    assert [one.outcome for one in follower.histories()[0].records] == ["discard"]

@@ -577,3 +577,17 @@ def test_views_that_rank_ideas_say_what_all_runs_say_by_now(store: Store) -> Non
     told = "SELECT comment FROM duckdb_columns() WHERE column_name IN ('effect', 'helps') AND table_name = "
     assert all("so far" in comment for (comment,) in store.query(f"{told}'leaderboard'").rows)
     assert all("when it was decided" in comment for (comment,) in store.query(f"{told}'history'").rows)
+
+
+def test_estimates_follow_every_new_run_and_are_there_again_in_a_database_made_anew(store: Store) -> None:
+    store.add_branch(make_branch())
+    add(store, 0, "keep", 1.0)
+    add(store, 1, "keep", 0.9)
+    asked = "SELECT id, effect FROM estimates ORDER BY id"
+    first = store.query(asked).rows
+    assert store.query(asked).rows == first and len(first) == 1
+    store.add_run("mar8-0001", make_run("mar8-0001-r1", 0.99, seed=2))
+    again = store.query(asked).rows
+    assert again[0][1] < first[0][1]
+    store._tables._read(lambda cursor: cursor.execute("DELETE FROM estimates"))  # as in one that was rebuilt
+    assert store.query(asked).rows == again

@@ -1,0 +1,48 @@
+"""What a dashboard with `--control` may do: tell a loop to pause, go on or stop, and suggest an idea. As the commands do."""
+
+from collections.abc import Mapping
+from typing import Literal, cast, get_args
+from urllib.parse import parse_qsl
+
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from cluster.commands.steer import ask
+from cluster.dashboard.site import Site
+from cluster.person_requests import Ask
+from research.errors import UserError
+
+What = Literal["pause", "resume", "stop loop", "suggest"]
+
+LONGEST_FORM = 2**16
+"""Bytes of a form."""
+
+
+def control_routes(site: Site) -> list[Route]:
+    """The one address that changes something; none if the dashboard only reads."""
+
+    async def control(request: Request) -> Response:
+        form = dict(parse_qsl((await request.body())[:LONGEST_FORM].decode("utf-8", "replace")))
+        said, problem = await run_in_threadpool(tell, site, form)
+        status = 400 if problem else 200
+        return await run_in_threadpool(
+            lambda: site.page(request, "told.html", status_code=status, title="Told", said=said, problem=problem)
+        )
+
+    return [Route("/control", control, methods=["POST"])] if site.allows_changes else []
+
+
+def tell(site: Site, form: Mapping[str, str]) -> tuple[str, str]:
+    """Records what a form asks for. Returns what follows, or what is wrong, in one line."""
+    what, group = form.get("what", ""), form.get("group", "")
+    if what not in get_args(What):
+        return "", f"A dashboard can {', '.join(get_args(What))}: it can't do {what or 'nothing'!r}."
+    asked = Ask(what=cast(What, what), group=group, branch=form.get("branch", ""), text=form.get("text", ""))
+    try:
+        answer, is_running = ask(site.reader.home, asked)
+    except UserError as error:
+        return "", str(error)
+    follows = answer.note or ("" if is_running else "no farm is running now")
+    return f"{answer.recorded}{f' ({follows})' if follows else ''}.", ""

@@ -1,0 +1,74 @@
+"""The parts that pages are made of: coloured diffs, small pictures, selections in addresses, values in words."""
+
+from datetime import UTC, datetime, timedelta
+from urllib.parse import parse_qsl
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.dashboard.coloured import LONGEST_LINE, diff_lines, python, sql
+from cluster.dashboard.experiments_list import ORDERS, STATUSES, Selection, selection_from
+from cluster.dashboard.headlines import Fall
+from cluster.dashboard.pictures import HEIGHT, WIDTH, stairs
+from cluster.dashboard.progress_points import top_of
+from cluster.dashboard.reader import listed, quoted
+from cluster.dashboard.site import ago, interval, plain, signed, when
+
+words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12).map(str.strip)
+
+
+def test_lines_of_a_diff_have_their_numbers_in_both_files() -> None:
+    diff = "--- a\n+++ b\n@@ -3,3 +3,3 @@ def f():\n same\n-x = 1\n+x = 2\n+--y\n\\ No newline at end of file\n"
+    lines = diff_lines(diff)
+    assert [(line.kind, line.old, line.new) for line in lines] == [
+        ("place", None, None), ("same", 3, 3), ("removed", 4, None), ("added", None, 4), ("added", None, 5),
+    ]  # fmt: skip
+    assert [line.kind for line in diff_lines("-DEPTH = 8\n+DEPTH = 9\n")] == ["removed", "added"], "without places"
+
+
+@pytest.mark.parametrize("colour", [python, sql])
+def test_coloured_text_is_escaped_and_loses_what_cannot_be_seen(colour) -> None:
+    for text in ("<b>&\"'\u202e", "x = '</code><script>'", "<" * (LONGEST_LINE + 1)):
+        shown = colour(text)
+        assert "<b>" not in shown and "<script>" not in shown and "&lt;" in shown and "\u202e" not in shown
+
+
+@given(status=st.sampled_from(["", *STATUSES]), sort=st.sampled_from(list(ORDERS)), down=st.booleans(), branch=words,
+       slot=words, researcher=words, text=words, page=st.integers(1, 999_999))  # fmt: skip
+def test_an_address_holds_the_whole_selection(**fields: object) -> None:
+    selection = Selection(**fields)  # type: ignore[arg-type]
+    assert selection_from(dict(parse_qsl(selection.address()))) == selection
+
+
+def test_sorting_by_the_same_column_turns_it_round() -> None:
+    once = selection_from(dict(parse_qsl(Selection(page=7).sorted_by("effect"))))
+    assert (once.sort, once.down, once.page) == ("effect", True, 1)
+    assert not selection_from(dict(parse_qsl(once.sorted_by("effect")))).down
+
+
+def test_texts_become_literals() -> None:
+    assert quoted("it's") == "'it''s'" and listed(["a", "b'"]) == "('a', 'b''')" and listed([]) == "(NULL)"
+
+
+def test_stairs_stay_in_their_area() -> None:
+    picture = stairs(Fall(steps=((0, 1.0), (5, 0.9), (9, 0.95)), experiments=10))
+    assert picture is not None and (picture.bottom, picture.top) == (0.9, 1.0)
+    places = [tuple(map(float, place.split(","))) for place in picture.lines[0].points.split()]
+    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in places) and places[0] == (0.0, 0.0) and places[-1][0] == WIDTH
+    assert stairs(Fall(steps=((0, 1.0),), experiments=10)) is None and stairs(Fall(steps=(), experiments=0)) is None
+
+
+def test_far_scores_do_not_stretch_the_chart_and_heads_are_inside() -> None:
+    scores = [1.0, 1.01, 1.02, 9.0]
+    assert 1.02 < (top := top_of(scores, [])) < 1.1  # type: ignore[operator]
+    assert top_of(scores, [1.5]) == 1.5 and top is not None and top_of([], []) is None and top_of([2.0], []) == 2.0
+
+
+def test_values_are_words() -> None:
+    assert signed(-0.00001) == "+0.0000" and signed(-0.01) == "\N{MINUS SIGN}0.0100" and signed(None) == "\N{EN DASH}"
+    assert interval(0.01, -0.02, 0.03).count("\N{MINUS SIGN}") == 1
+    assert when("2026-03-08 20:05:59") == when("2026-03-08T20:05:00Z") == "8 Mar 20:05"
+    past = datetime.now(UTC) - timedelta(hours=26)
+    assert ago(past.isoformat()) == "1 day ago" and ago((past + timedelta(hours=25, minutes=57)).isoformat()) == "3 minutes ago"
+    assert plain("a\r\nb\u202e<") == "a\nb &lt;"
