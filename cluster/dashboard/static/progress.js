@@ -83,7 +83,7 @@ function options(group) {
     tooltip: { trigger: "item", renderMode: "richText", confine: true, backgroundColor: colour("--surface"), borderColor: rule,
                textStyle: { color: ink, fontSize: 12, lineHeight: 18 },
                formatter: (about) => (about.data && about.data.point ? words(about.data.point) : `expected ${about.value[1].toFixed(4)}`) },
-    xAxis: { type: "value", name: "experiment", nameLocation: "middle", nameGap: 24, min: 0, max: Math.max(1, group.points.length - 1),
+    xAxis: { type: "value", name: "experiment", nameLocation: "middle", nameGap: 24, min: 0, minInterval: 1, max: Math.max(1, group.points.length - 1),
              ...axis, splitLine: { show: false } },
     yAxis: { type: "value", scale: true, name: "val_bpb", max: group.top === null ? undefined : edge(group),
              ...axis, axisLabel: { color: muted, showMaxLabel: false, formatter: (value) => value.toFixed(4) } },
