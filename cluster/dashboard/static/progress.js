@@ -79,7 +79,7 @@ function options(group) {
     animation: false,
     textStyle: { fontFamily: getComputedStyle(document.body).fontFamily, color: ink },
     grid: { left: 8, right: 16, top: 56, bottom: 56, containLabel: true },
-    legend: { top: 4, left: 0, itemWidth: 12, itemHeight: 10, itemGap: 16, type: narrow ? "scroll" : "plain", textStyle: { color: ink }, inactiveColor: muted, pageTextStyle: { color: muted } },
+    legend: { top: 4, left: 0, itemWidth: 12, itemHeight: 10, itemGap: 16, type: narrow ? "scroll" : "plain", textStyle: { color: ink }, inactiveColor: muted, pageTextStyle: { color: muted }, pageIconColor: ink, pageIconInactiveColor: rule },
     tooltip: { trigger: "item", renderMode: "richText", confine: true, backgroundColor: colour("--surface"), borderColor: rule,
                textStyle: { color: ink, fontSize: 12, lineHeight: 18 },
                formatter: (about) => (about.data && about.data.point ? words(about.data.point) : `expected ${about.value[1].toFixed(4)}`) },
