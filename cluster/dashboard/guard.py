@@ -16,6 +16,9 @@ Application = Callable[[Message, Receive, Send], Awaitable[None]]
 TOKEN = "token"
 """The parameter of the printed link that holds the token."""
 
+FIXED = "/static/"
+"""Where files are that a browser may keep, and asks whether they are still the same."""
+
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -60,7 +63,8 @@ class Guard:
             return await self._admit(scope, f"{scope['path']}{'?' + kept if kept else ''}", send)
         if not self._is_token(_cookie(headers.get("cookie", ""), self._cookie)):
             return await _answer(send, 401, REFUSED[401])
-        await self._application(scope, receive, _with_headers(send))
+        is_fixed = scope["path"].startswith(FIXED)
+        await self._application(scope, receive, _with_headers(send, "no-cache" if is_fixed else "no-store"))
 
     def _refusal(self, method: str, headers: dict[str, str]) -> int | None:
         """The status with which a request is refused, whoever sends it; None if it may be answered."""
@@ -98,11 +102,11 @@ def _cookie(header: str, name: str) -> str:
     return "" if found is None else found.value
 
 
-def _with_headers(send: Send) -> Send:
+def _with_headers(send: Send, caching: str) -> Send:
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
             present = {name.lower() for name, _ in message.get("headers", ())}
-            added = {**HEADERS, "cache-control": "no-store"}
+            added = {**HEADERS, "cache-control": caching}
             more = [(name.encode(), value.encode()) for name, value in added.items() if name.encode() not in present]
             message = {**message, "headers": [*message.get("headers", ()), *more]}
         await send(message)

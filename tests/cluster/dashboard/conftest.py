@@ -1,7 +1,6 @@
 """The dashboard over a recorded night, as a browser that came by its link sees it."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from starlette.testclient import TestClient
@@ -51,8 +50,8 @@ def stranger(night: Home) -> Iterator[TestClient]:
         yield found
 
 
-@pytest.fixture
-def empty(tmp_path: Path) -> Iterator[TestClient]:
+@pytest.fixture(scope="session")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """A browser at the pages of a home that isn't there yet."""
-    with visitor(Home(tmp_path / "nothing")) as found:
+    with visitor(Home(tmp_path_factory.mktemp("empty") / "nothing")) as found:
         yield found

@@ -87,7 +87,14 @@ def test_every_answer_has_a_strict_policy(client: TestClient, path: str) -> None
     policy = dict(part.strip().split(" ", 1) for part in answer.headers["content-security-policy"].split(";"))
     assert policy["default-src"] == "'none'" and policy["script-src"] == policy["style-src"] == "'self'"
     assert policy["frame-ancestors"] == policy["base-uri"] == "'none'" and "unsafe" not in str(policy)
-    assert answer.headers["x-content-type-options"] == "nosniff" and answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff" and "no-" in answer.headers["cache-control"]
+
+
+def test_a_browser_keeps_scripts_and_no_page(client: TestClient) -> None:
+    first = client.get("/static/progress.js")
+    assert first.headers["cache-control"] == "no-cache"
+    assert client.get("/static/progress.js", headers={"if-none-match": first.headers["etag"]}).status_code == 304
+    assert client.get("/").headers["cache-control"] == client.get("/progress.json").headers["cache-control"] == "no-store"
 
 
 def test_who_is_refused_gets_the_policy_too(stranger: TestClient) -> None:
