@@ -127,7 +127,7 @@ def examine(file: ForeignFile, sigma: float | None = None) -> Autopsy:
     posterior = estimate.refitted(estimate.estimate_of_all(model, [look(trial) for trial in tried], staying=kept))
     mean, sd = estimate.gain(posterior, kept)
     width = float(ndtri((1 + INTERVAL) / 2)) * sd
-    chain = (tried[0].row, *kept.values())
+    chain, kept_any = (tried[0].row, *kept.values()), bool(kept)
     return Autopsy(
         file=file,
         sigma=used if len(tried) > 1 else sigma,
@@ -136,9 +136,9 @@ def examine(file: ForeignFile, sigma: float | None = None) -> Autopsy:
         helps=tuple(_helps(posterior, list(kept))),
         expected_false_discards=sum(_helps(posterior, discarded)),
         reported_gain=_score(chain[0]) - _score(chain[-1]),
-        estimated_gain=mean,
-        low=mean - width,
-        high=mean + width,
+        estimated_gain=mean if kept_any else None,
+        low=mean - width if kept_any else None,
+        high=mean + width if kept_any else None,
         reruns=tuple(_reruns(posterior, kept)),
     )
 
@@ -162,7 +162,7 @@ def autopsy_lines(found: Autopsy) -> list[str]:
 
 def _gain_lines(found: Autopsy, *, discards: int) -> list[str]:
     """The noise, the gain, and what is expected to be wrong; or what can't be estimated, and why."""
-    if found.estimated_gain is None or found.reported_gain is None:
+    if not found.chain:
         return ["no keep has a score: nothing can be estimated"]
     baseline = f"line {found.chain[0].line} is the only keep, and counts as the baseline"
     if found.sigma is None:
@@ -172,6 +172,7 @@ def _gain_lines(found: Autopsy, *, discards: int) -> list[str]:
     lines = [f"sigma {found.sigma:.5f} ({source})"]
     if len(found.chain) == 1:
         return [*lines, f"{baseline}: no gain can be estimated, since no idea was kept", f"expected to be wrong: {wrong}"]
+    assert found.reported_gain is not None and found.estimated_gain is not None, "an idea was kept"
     assert found.low is not None and found.high is not None, "a gain has an interval"
     gain = f"estimated {_figure(found.estimated_gain)} [{_figure(found.low)}, {_figure(found.high)}]"
     lines += [

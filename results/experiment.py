@@ -220,8 +220,13 @@ class ExperimentRecord:
         """How lists name its end: the decision, or the kind of what tries no idea and so is never kept; empty without one."""
         if self.verdict is None:
             return ""
-        decides_nothing = self.experiment.kind in ("control", "confirm", "wave") and self.verdict.decision == "discard"
-        return self.experiment.kind if decides_nothing else self.verdict.decision
+        return self.experiment.kind if self.is_measurement else self.verdict.decision
+
+    @property
+    def is_measurement(self) -> bool:
+        """Whether it ended as a control, a confirmation or a run of a wave does, which is neither kept nor discarded."""
+        ended_well = self.verdict is not None and self.verdict.decision == "discard"
+        return ended_well and self.experiment.kind in ("control", "confirm", "wave")
 
     @property
     def is_abandoned(self) -> bool:

@@ -17,8 +17,8 @@ STATUSES: dict[Decision, str] = {"keep": "keep", "discard": "discard", "crash": 
 """The file's status by decision; lost experiments are left out."""
 
 MEASURED = "measured"
-"""The status of a control or a confirmation, which is no step of the branch: readers who look for keeps, discards and crashes
-pass it over."""
+"""The status of a control, a confirmation or a run of a wave, which is no step of the branch: readers who look for keeps,
+discards and crashes pass it over."""
 
 
 MOST_READS = 5
@@ -162,7 +162,7 @@ def _row(record: ExperimentRecord, runs: int) -> str | None:
     status = STATUSES.get(record.verdict.decision) if record.verdict else None
     if status is None:
         return None
-    if status == "discard" and record.experiment.kind in ("control", "confirm"):
+    if record.is_measurement:
         status = MEASURED
     then = ExperimentRecord(experiment=record.experiment, runs=record.runs[:runs])
     val_bpb, memory = then.val_bpb, then.peak_memory_mb

@@ -108,6 +108,11 @@ def test_doubtful_keeps_are_named_for_a_rerun() -> None:
     assert 0 < found.expected_false_keeps < 1
 
 
+def test_where_only_the_baseline_is_kept_no_gain_is_told() -> None:
+    found = examine(parse_foreign("b\t1.0\t1\tkeep\tbaseline\nc1\t1.01\t1\tdiscard\tworse\n"), 0.001).to_json()
+    assert [found[name] for name in ("estimated_gain", "low", "high")] == [None, None, None]
+
+
 @pytest.mark.parametrize(
     "text", ["", "\n\n", "commit\tval_bpb\tstatus\n", "x\t0\t0\tcrash\tall\n", "x\t1.0\t1\tdiscard\tnone\n"]
 )

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from results.experiment import ExperimentRecord, Verdict
+from results.experiment import ExperimentKind, ExperimentRecord, Verdict
 from results.tsv import HEADER, write_results_tsv
 from tests.results.result_samples import make_experiment, make_run
 
@@ -81,6 +81,12 @@ def test_the_baseline_again_is_called_a_control(tmp_path: Path) -> None:
     title = "baseline again: torch 2.11 -> 2.12"
     again = replace(make(3, 1.5, decision="discard"), experiment=make_experiment(3, kind="control", title=title))
     assert rows_of(tmp_path, again)[0].endswith(f"measured\tcontrol: {title}")
+
+
+@pytest.mark.parametrize("kind", ["control", "confirm", "wave"])
+def test_what_tries_no_idea_is_measured_here_as_in_sql(tmp_path: Path, kind: ExperimentKind) -> None:
+    run = replace(make(3, 1.5, decision="discard"), experiment=make_experiment(3, kind=kind, title="wave 1: run 1 of 4"))
+    assert rows_of(tmp_path, run)[0].split("\t")[3] == "measured"
 
 
 @pytest.mark.parametrize("content", [b"shopping list\n", b"a,b\n1,2\n", b"\x00\x01\xff", b"commit val_bpb\nx 1\n"])
