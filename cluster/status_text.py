@@ -28,7 +28,7 @@ def running_lines(running: dict[str, Any]) -> list[str]:
 def doing(known: dict[str, Any]) -> str:
     """What a loop does now, in words."""
     phase = str(known.get("phase", "starting"))
-    if phase == "paused":
+    if phase in ("paused", "ended"):
         return phase
     if phase != "training":
         return f"{phase} {known.get('title', '')}".strip()

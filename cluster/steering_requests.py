@@ -55,7 +55,7 @@ def pause(store: "Store", branch: str) -> str:
         resume_it = to_type(f"farm resume{home_option(Home(store.home))} {branch}")
         raise UserError(f"{branch} is paused already: `{resume_it}` resumes it.")
     set_paused(store, branch, True)
-    return f"{branch} is paused: its loop finishes what it is running and starts no other experiment"
+    return f"{branch} is paused: what a loop runs there is finished, and no loop starts another experiment"
 
 
 def resume(store: "Store", branch: str) -> str:

@@ -56,6 +56,9 @@ def confirm(options: argparse.Namespace) -> int:
     )
     try:
         lines, has_interval = asyncio.run(confirming)
+    except KeyboardInterrupt:
+        output.line("interrupted: the same command goes on with what is left")
+        raise
     finally:
         display.close()
     for line in lines:

@@ -34,7 +34,7 @@ def diff(options: argparse.Namespace) -> int:
     history, baseline, head = _winner(home, options.branch)
     before = recorded_train_py(home, baseline.experiment.commit)
     text = unified_diff(before, recorded_train_py(home, head.commit))
-    print(text.rstrip("\n") if text else f"{history.branch.name}: no difference, nothing but the baseline is kept.")
+    print(text.rstrip("\n") if text else f"{history.branch.name}: nothing but the baseline is kept.")
     return 0
 
 
@@ -46,11 +46,11 @@ def apply(options: argparse.Namespace) -> int:
     if checkout is None:
         raise UserError("There is no checkout here to write train.py into: run this inside one.")
     home = find_home(options.home)
-    history, _, head = _winner(home, options.branch)
+    history, baseline, head = _winner(home, options.branch)
     text = recorded_train_py(home, head.commit)
     edited = uncommitted_train_py(checkout)
     if edited is not None and edited != text and not options.force:
-        raise UserError(f"{TRAIN_FILE} has uncommitted edits: commit them, or discard them with --force.")
+        raise UserError(f"{TRAIN_FILE} has edits that no commit has: commit or copy them, or discard them with --force.")
     is_committed = edited is None and (checkout / TRAIN_FILE).read_text(encoding="utf-8") == text
     (checkout / TRAIN_FILE).write_text(text, encoding="utf-8")
     expected = history.group.gain.head if history.group.gain else head.expected
@@ -59,6 +59,8 @@ def apply(options: argparse.Namespace) -> int:
         print(f"{TRAIN_FILE} is that of {head.experiment_id} already ({score}); nothing has changed.")
     else:
         print(f"{TRAIN_FILE} is now that of {head.experiment_id} ({score}). It is not committed.")
+    if head.commit == baseline.experiment.commit:
+        print(f"{history.branch.name}: nothing but the baseline is kept.")
     return 0
 
 

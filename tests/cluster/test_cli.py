@@ -398,7 +398,7 @@ def test_diff_shows_what_was_gained(checkout, capsys):
 def test_apply_takes_the_best_and_never_the_users_edits(checkout, capsys):
     (checkout / TRAIN).write_text("DEPTH = 4  # mine\n")
     assert main(["apply"]) == 2
-    assert "uncommitted edits" in capsys.readouterr().err
+    assert "--force" in capsys.readouterr().err
     assert (checkout / TRAIN).read_text() == "DEPTH = 4  # mine\n"
     assert main(["apply", "mar8", "--force"]) == 0
     assert (checkout / TRAIN).read_text() == "DEPTH = 5\n"

@@ -39,7 +39,8 @@ def test_head_and_baseline_run_under_the_same_fresh_seeds_and_what_was_cut_off_i
         assert time.monotonic() < deadline and farm.poll() is None
         time.sleep(0.05)
     os.killpg(farm.pid, signal.SIGINT)
-    assert "4 runs of 4" in farm.communicate(timeout=30)[0] and farm.returncode == 130
+    said = farm.communicate(timeout=30)[0]
+    assert "4 runs of 4" in said and "the same command" in said and farm.returncode == 130
 
     output = checkout.farm("confirm", "--devices", "cpu")
     assert "3 runs of 4" in output
