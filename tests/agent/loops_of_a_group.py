@@ -25,6 +25,9 @@ CONTRACT = PROFILES["cpu"].contract
 Score = Callable[[str], float | str]
 """The val_bpb of a train.py, or the reason of its crash."""
 
+APART_S = 0.3
+"""Seconds that a run waits at most for runs of the other loops: one that has nothing to run holds the others up so long."""
+
 
 class Nobody:
     def on_loop_state(self, branch: str, **fields: Any) -> None:
@@ -70,6 +73,10 @@ class Group:
         self.store = Store.open(with_tables(self.home))
         self.ran: list[str] = []
         self.cpu_share: Callable[[str], float | None] = lambda train_py: None
+        self._loops = 0
+        """How many go on, side by side."""
+        self._begun: list[asyncio.Future[None]] = []
+        """The runs that wait for those of the other loops."""
 
     def open(self, *scripts: Sequence[Step]) -> list[ResearchLoop]:
         """A loop for each script, as a farm opens them at its start."""
@@ -98,10 +105,12 @@ class Group:
                     done.append(await loop.step())
             except OutOfIdeas:
                 pass
+            self._loops -= 1
             await loop.close()
             return done
 
         async def all_of_them() -> list[list[ExperimentRecord]]:
+            self._loops = len(scripts)
             return await asyncio.gather(*(one(loop) for loop in self.open(*scripts)))
 
         return asyncio.run(all_of_them())
@@ -118,9 +127,21 @@ class Group:
         self.store.add_branch(branch)
         return branch, worktree
 
+    async def _side_by_side(self) -> None:
+        """Returns when every loop runs something: how long texts are read decides nothing then."""
+        begun = asyncio.get_running_loop().create_future()
+        self._begun.append(begun)
+        if len(self._begun) >= self._loops:
+            for waiting in self._begun:
+                waiting.set_result(None)
+            self._begun.clear()
+        await asyncio.wait([begun], timeout=APART_S)
+        if not begun.done():
+            self._begun.remove(begun)
+
     async def _execute(self, experiment: Experiment, train_py: str, spec: RunSpec, report: Any) -> RunResult:
+        await self._side_by_side()
         self.ran.append(train_py)
-        await asyncio.sleep(0.001)
         score = self.score(train_py)
         if isinstance(score, str):
             return RunResult(run_id=spec.run_id, status="crash", reason=score, seed=spec.seed, device="cpu")

@@ -118,7 +118,7 @@ class SharedLab:
                             shared=shared, execute=execute, observer=self.listener, settings=settings,
                             start_speculatively=None)  # fmt: skip
         loop._write_tables_if_due = nothing  # type: ignore[method-assign]
-        loop._proposer._read_ahead = nothing  # type: ignore[method-assign]
+        shared.reader.read = nothing  # type: ignore[method-assign]
         return loop
 
     async def research(self) -> None:
