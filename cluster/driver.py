@@ -15,7 +15,7 @@ from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, Resea
 from agent.loop_steering import LoopPaused
 from agent.proposing import REPLACED
 from agent.repo.repair import restore_experiments
-from agent.repo.repository import train_py_at
+from agent.repo.repository import TRAIN_FILE, train_py_at
 from agent.researcher import BudgetSpent, OutOfIdeas
 from agent.researchers.budget import budgets_of
 from agent.shared_research import SharedResearch
@@ -86,6 +86,7 @@ class Farm:
                 remove_unfinished(folder)
             for folder in filter(None, (options.repo, options.source_tree)):  # a person's: only what the farm writes
                 remove_unfinished(folder, ("results.tsv", "progress.png"))
+                remove_unfinished((folder / TRAIN_FILE).parent, ("train.py",))
             self.store = self._cleanup.enter_context(Store.open(self.home.folder, wait_s=5.0))
             check_whole(self.home.journal, self.store.journal.damaged, home_option=home_option(self.home))
             self.export = HistoryExport(self.store, on_aside=self._on_aside, on_failure=self._on_failure)
