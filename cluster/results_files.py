@@ -67,12 +67,17 @@ def by_hand_lines(home: Home, histories: Iterable[BranchHistory], here: Path | N
     found = rows_of_others(dict.fromkeys((folder / RESULTS_TSV).resolve() for folder in folders), records)
     lines = []
     for file, commits in found.items():
-        from agent.repo.branch_log import experiment_commits  # git is heavy, and most tables hold no rows of others
-
-        of_a_farm = {commit[:7] for commit in experiment_commits(file.parent)} - own
+        of_a_farm = _commits_of_farms(file.parent) - own
         elsewhere = sum(commit in of_a_farm for commit in commits)
         lines += [*_by_hand(file, len(commits) - elsewhere), *_elsewhere(file, elsewhere)]
     return lines
+
+
+def _commits_of_farms(checkout: Path) -> set[str]:
+    """The commits that any farm has recorded in a checkout, as rows have them."""
+    from agent.repo.branch_log import experiment_commits  # git is heavy, and most tables hold no rows of others
+
+    return {commit[:7] for commit in experiment_commits(checkout)}
 
 
 def _by_hand(file: Path, rows: int) -> list[str]:

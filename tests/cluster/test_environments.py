@@ -21,19 +21,21 @@ ODD = {
 
 
 def test_a_run_where_nothing_is_as_usual(checkout: Checkout, tmp_path: Path) -> None:
-    """Umask 077, a home folder that can't be written, proxies, a linked worktree, letters outside of ASCII, and an output that
-    can't be written from the first line on.
+    """Umask 077, a home folder that can't be written, proxies, a linked worktree, letters outside of ASCII, an output that
+    can't be written from the first line on, and a train.py that a killed farm has half written.
     """
     checkout.edit("from the one before it.", "from the one before it \N{RIGHTWARDS ARROW} \N{SNOWMAN}.")
     checkout.git("commit", "--quiet", "--all", "--message", "letters")
     linked = tmp_path / "linked"
     checkout.git("worktree", "add", "--quiet", "-b", "side", str(linked))
+    half_written = linked / "research" / ".train.py.0123abcd.tmp"
+    half_written.touch()
     researcher = checkout.script({"title": "learn \N{SNOWMAN}", "constants": {"LR": GOOD_LR}})
     command = ("run", "--tag", "odd", "--devices", "cpu", "--budget", "1", "--researcher", researcher)
     environment = {**checkout._environment(), **ODD}
     farm = ForkedFarm(command, folder=linked, environment=environment, output=Path("/dev/full"), umask=0o077)
     wait_for("end of the farm", lambda: farm.poll() is not None)
-    assert farm.returncode == 0
+    assert farm.returncode == 0 and not half_written.exists()
 
     home = linked / "results" / "data"
     events = [json.loads(line) for line in (home / "logs" / "farm.log.jsonl").read_text().splitlines()]
