@@ -10,11 +10,12 @@ from agent.shared_research import SharedResearch
 from research.result import RunResult
 from results import policy
 from results.experiment import Experiment, ExperimentRecord, Verdict
-from results.group_state import GroupState, estimate_of, seed_of, without_pins
+from results.group_state import GroupState, seed_of, usual_share_above_first, without_pins
 from results.group_verdicts import idea_verdict, measurement_verdict, merge_verdict
 from results.overfitting import ON_VALIDATION_ALONE, measure_overfitting
+from results.repetition import repetition
 from results.store import Store
-from results.verdict import NoisePrior, Rule, baseline_verdict, control_verdict, greedy_verdict, kept_by_hand
+from results.verdict import NoisePrior, Rule, baseline_verdict, control_verdict, figure, greedy_verdict, kept_by_hand
 
 BASELINE_AGAIN = "baseline again"
 """How the titles of controls begin that ask whether earlier scores still compare."""
@@ -108,31 +109,18 @@ class Decisions:
             return None if head is None else head.mean
         record, farm = self._store.record(head.experiment_id), self._shared.state().farm
         drawn = seed_of(record.experiment, replace(record.runs[-1], seed=seed)) if record.runs else None
-        expected, _ = policy.expected_score(farm, frozenset(head.patches) & farm.patches.keys(), drawn)
+        patches, share = frozenset(head.patches) & farm.patches.keys(), usual_share_above_first(self._shared.state())
+        expected, _ = policy.expected_score(farm, patches, drawn, share=share)
         sigma = farm.posterior.model.sigma
         return math.ceil(expected / sigma + 0.5) * sigma
 
     def _is_to_be_repeated(self, experiment: Experiment, run: RunResult) -> bool:
-        """Whether a run had an unusual share of the machine and decides something: a merge or a control always does, an
-        idea's if the share was unusual in the direction that decides. A merge is repeated whenever its share may have made
-        all the difference.
-        """
-        state = self._shared.state()
-        share = state.share_of_run.get(run.run_id)
-        is_doubted = experiment.kind == "merge" and state.patches_at.get(experiment.commit) == state.farm.doubted
-        if share is None or not (share.is_unusual or is_doubted) or self._rule == "greedy":
+        """Whether what a run had of its machine may decide, so that one more says more. Whoever watches is told why."""
+        why = None if self._rule == "greedy" else repetition(self._shared.state(), experiment, run)
+        if why is None:
             return False
-        is_known = experiment.kind in ("merge", "control")
-        decides = is_known or self._decides_on_idea(state, experiment, is_more=share.more > 0)
-        if decides:
-            self._observer.on_event("share_unusual", branch=self._branch, run=run.run_id, share=share.words)
-        return decides
-
-    @staticmethod
-    def _decides_on_idea(state: GroupState, experiment: Experiment, *, is_more: bool) -> bool:
-        """Whether more of the machine may have made an idea kept, or less of it one that may help be discarded."""
-        found = estimate_of(state, experiment.id)
-        if found is None:
-            return False
-        is_kept = experiment.id in policy.kept(state.farm)
-        return is_kept if is_more else not is_kept and found.helps >= state.farm.rules.forget
+        if why.share:
+            self._observer.on_event("share_unusual", branch=self._branch, run=run.run_id, share=why.share)
+        else:
+            self._observer.on_event("overhead_unusual", branch=self._branch, run=run.run_id, price=figure(why.time_price))
+        return True

@@ -20,5 +20,6 @@ class LoopObserver(Protocol):
 
     def on_event(self, kind: str, **fields: Any) -> None:
         """Anything else that people may want to know: `proposal_failed`, `proposal_withdrawn`, `proposal_refused`, `run_lost`,
-        `adopting`, `moved_aside`, `decision_changed`, `head_moved`, `share_unusual`, `no_wave`, `wave_ended`.
+        `adopting`, `moved_aside`, `decision_changed`, `head_moved`, `share_unusual`, `overhead_unusual`, `no_wave`,
+        `wave_ended`.
         """

@@ -28,7 +28,7 @@ from results.group_state import KINDS, GroupState, in_order
 from results.group_verdicts import flips
 from results.groups import head_event, ruling_event
 from results.head_gain import gain_event
-from results.policy import RunKind, Work
+from results.policy_state import RunKind, Work
 from results.store import Store
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from results import policy, waves
 from results.experiment import Head
 from results.group_entries import RULING
-from results.policy import FarmState, Work
+from results.policy_state import FarmState, Work
 from results.store import Store
 
 WAVE = "wave"

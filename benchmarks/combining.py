@@ -11,9 +11,9 @@ import numpy as np
 
 from benchmarks.landscape import BASELINE
 from results import policy, waves
-from results.effect_estimate import NoiseModel
 from results.effect_prior import SHARES
-from results.policy import FarmState, Finished, Patch, Work
+from results.looks import NoiseModel
+from results.policy_state import FarmState, Finished, Patch, Work
 
 SIGMA = 0.0007
 RUNS, NEAR_MISSES = 15, waves.MOST

@@ -19,9 +19,10 @@ from research.profiles import PROFILES
 from research.recipes import Constant
 from research.result import RunResult, RunStatus
 from results import policy
-from results.effect_estimate import NoiseModel, effect
+from results.effect_estimate import effect
 from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRecord, Head, Proposal, Verdict
-from results.policy import Finished, Patch, Work
+from results.looks import NoiseModel
+from results.policy_state import Finished, Patch, Work
 
 BRANCH = Branch(
     name="autoresearch/contest",

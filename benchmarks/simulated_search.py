@@ -16,8 +16,8 @@ from benchmarks.landscape import World
 from cluster.workqueue import Lease, WorkItem, WorkQueue
 from results import effect_estimate as estimate
 from results import policy
-from results.effect_estimate import NoiseModel
-from results.policy import FarmState, Finished, Patch, RunKind, Work
+from results.looks import NoiseModel
+from results.policy_state import FarmState, Finished, Patch, RunKind, Work
 
 PLATFORM = "simulated"
 JITTER = 0.05

@@ -25,6 +25,7 @@ MESSAGES = {
     "decision_changed": "{branch}: {experiment} ({title}) {reason}",
     "head_moved": "{branch}: the head is now {change}; val_bpb {expected:.4f} expected",
     "share_unusual": "{branch}: {run} ran {share}, which may decide: it is repeated",
+    "overhead_unusual": "{branch}: {run} took longer outside the budget, at a price of {price} that decides: it is repeated",
     "parked": "{branch}: the new head is without what a person had changed there: that is now {ref} in git",
     "made_again": "{branch}: its {what} had been deleted, and was made again",
     "wave_ended": "{branch}: the wave of near-misses ends early: {reason}",

@@ -14,9 +14,10 @@ from scipy.special import ndtri
 
 from research.formatting import counted, shortened
 from results import effect_estimate as estimate
-from results.effect_estimate import INTERVAL, Estimate, Look, NoiseModel
+from results.effect_estimate import INTERVAL, Estimate
 from results.effect_prior import Floats, first_prior
 from results.foreign_tsv import ForeignFile, ForeignRow
+from results.looks import Look, NoiseModel
 
 SIGMAS = (0.00005, 0.1)
 """Between these in bpb the noise of a file is looked for."""

@@ -1,6 +1,7 @@
 """What each idea is worth: one regression over all scores of a platform, as a pure function of the stored runs.
 
-    -score / sigma = level + the seed's effect + the effects of the patches in the train.py that ran + noise
+    -score / sigma = level + the seed's effect + the effects of the patches in the train.py that ran
+                     + slope * the logarithm of the run's share of its machine + noise
 
 A patch is an idea's edit against its parent; a run's train.py is the untouched one and a set of patches. `observe` takes one
 run and `estimate` takes them all, with the same result. An effect's prior is a mixture (`results/effect_prior.py`),
@@ -18,6 +19,7 @@ import numpy as np
 
 from results.effect_prior import FIRST_LOOK_SHARE, EffectPrior, FirstLooks, Floats, Mixture, NoiseCount, first_prior
 from results.growing import GrowingMapping, GrowingSequence, with_fields
+from results.looks import SLOPE, SLOPE_CLAIMED, SLOPE_DOUBT, Look, NoiseModel, Seed
 
 LEVEL_VARIANCE = 1e4
 """Variance of the level before the first run, about that run's own score: whatever it may be."""
@@ -50,41 +52,6 @@ LEAST_KNOWN = 0.01
 LARGEST_SHARE = 0.99
 """The most of sigma**2 that seeds are ever taken to explain."""
 
-Seed = int | tuple[int, str]
-"""A common seed; with the name of a structure, what it draws for programs of that structure."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """One run with a score, as the regression sees it."""
-
-    score: float
-    """val_bpb."""
-    patches: frozenset[str]
-    """Every patch that is in the train.py that ran."""
-    left_out: int = 0
-    """How many patches of the head of that time are not in it."""
-    seed: Seed | None = None
-    """One of the common seeds; None: a seed of its own, whose effect is part of the noise."""
-    doubt: float = 0.0
-    """Standard deviation, in bpb, that this run has beside the noise of all runs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoiseModel:
-    """What is claimed of the noise before anything is measured."""
-
-    sigma: float
-    """Standard deviation of val_bpb between seeds of one commit, in bpb."""
-    is_known: bool = False
-    """Whether sigma is taken as it is, whatever the runs say."""
-    runs: float = 5
-    """How many runs sigma counts as, against runs without a new idea."""
-    seed_share: float = 0.0
-    """The share of sigma**2 that runs under one seed have in common, until refits have learned it; 0: they have nothing."""
-    refit_every: int = 10
-    """Runs between refits of the prior's shares at first: ten for each loop."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Belief:
@@ -96,6 +63,21 @@ class Belief:
     """Precision of the Gaussian that stands for the prior; negative where a look left more doubt than its own noise."""
     site_shift: float
     """Its precision times the mean of that Gaussian."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prediction:
+    """What a run's prediction is the sum of: rows, and a multiple of one more."""
+
+    rows: list[int]
+    slope: int = 0
+    """The row of SLOPE, where `share` is not 0."""
+    share: float = 0.0
+
+    def of(self, values: Floats) -> Floats:
+        """The sum along the last axis."""
+        total: Floats = values[..., self.rows].sum(-1)
+        return total + self.share * values[..., self.slope] if self.share else total
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +102,7 @@ class Estimate:
     """The sigma of the last refit, in bpb: the unit inside."""
     prior: EffectPrior = field(default_factory=first_prior)
     terms: Mapping[str | Seed, int] = field(default_factory=dict)
-    """Row of each patch (by its name) and of each common seed."""
+    """Row of each patch (by its name), of each common seed and of SLOPE, once shares have differed."""
     mean: Floats = field(default_factory=lambda: np.zeros(0))
     covariance: Floats = field(default_factory=lambda: np.zeros((0, 0)))
     sites: Floats = field(default_factory=lambda: np.zeros((0, 2)))
@@ -211,10 +193,14 @@ def _observed(before: Estimate, look: Look, *, over: Set[str] = frozenset()) -> 
     known = before if len(before.mean) else _with_level(before, z)
     if look.seed is not None and before.seed_share and look.seed not in known.terms:
         known = _appended(known, look.seed, Belief(mean=0, variance=before.seed_share, site_precision=0, site_shift=0))
+    if look.share and SLOPE not in known.terms:
+        known = _appended(known, SLOPE, _slope(before))
     new = sorted(patch for patch in look.patches if not before.knows(patch))
     known = _with_patches(known, look.patches, new[1:])
-    rows, doubt = _rows(known, look, leaving_out=new[:1]), _doubt(before, look)
-    after = _first_look(known, new[0], z, rows, doubt, is_over=new[0] in over) if new else _further_look(known, z, rows, doubt)
+    parts, doubt = _parts(known, look, leaving_out=new[:1]), _doubt(before, look)
+    after = (
+        _first_look(known, new[0], z, parts, doubt, is_over=new[0] in over) if new else _further_look(known, z, parts, doubt)
+    )
     return with_fields(after, looks=before.looks.with_item(look))
 
 
@@ -224,14 +210,30 @@ def _doubt(posterior: Estimate, look: Look) -> float:
     return own_seed + look.left_out * INTERPLAY + (look.doubt / posterior.scale) ** 2
 
 
+def _slope(posterior: Estimate) -> Belief:
+    """What is known of SLOPE."""
+    if SLOPE in posterior.terms:
+        return _belief(posterior, posterior.terms[SLOPE])
+    claimed = posterior.model.share_slope / posterior.scale
+    return Belief(mean=SLOPE_CLAIMED * claimed, variance=(SLOPE_DOUBT * claimed) ** 2, site_precision=0, site_shift=0)
+
+
+def slope_sd(posterior: Estimate) -> float:
+    """The standard deviation, in bpb, of what a unit of a share's logarithm is worth."""
+    return math.sqrt(_slope(posterior).variance) * posterior.scale
+
+
 def predicted(posterior: Estimate, look: Look) -> tuple[float, float]:
     """The mean of a run's val_bpb and its standard deviation, noise included. Patches that are unknown count as nothing."""
-    rows = _rows(posterior, look, leaving_out=[patch for patch in look.patches if patch not in posterior.terms])
+    parts = _parts(posterior, look, leaving_out=[patch for patch in look.patches if patch not in posterior.terms])
     shelved = [posterior.shelved[patch] for patch in look.patches if patch in posterior.shelved]
-    mean = float(posterior.mean[rows].sum()) + sum(belief.mean for belief in shelved)
-    variance = float(posterior.covariance[np.ix_(rows, rows)].sum()) + sum(belief.variance for belief in shelved)
+    mean = float(parts.of(posterior.mean)) + sum(belief.mean for belief in shelved)
+    variance = float(parts.of(parts.of(posterior.covariance))) + sum(belief.variance for belief in shelved)
     if look.seed is not None and look.seed not in posterior.terms:
         variance += posterior.seed_share
+    if look.share and SLOPE not in posterior.terms:
+        slope = _slope(posterior)
+        mean, variance = mean + look.share * slope.mean, variance + look.share**2 * slope.variance
     sigma = posterior.scale
     return -mean * sigma, math.sqrt(variance + posterior.noise + _doubt(posterior, look)) * sigma
 
@@ -375,18 +377,20 @@ def _appended(posterior: Estimate, name: str | Seed, belief: Belief, shared: Flo
     )
 
 
-def _rows(posterior: Estimate, look: Look, *, leaving_out: Iterable[str]) -> list[int]:
-    """The rows that a run's prediction is the sum of."""
+def _parts(posterior: Estimate, look: Look, *, leaving_out: Iterable[str]) -> _Prediction:
+    """What a run's prediction is the sum of."""
     patches = look.patches.difference(leaving_out)
     rows = [0, *sorted(posterior.terms[patch] for patch in patches)]
-    return [*rows, posterior.terms[look.seed]] if look.seed in posterior.terms and look.seed is not None else rows
+    rows = [*rows, posterior.terms[look.seed]] if look.seed in posterior.terms and look.seed is not None else rows
+    slope = posterior.terms.get(SLOPE)
+    return _Prediction(rows=rows) if slope is None else _Prediction(rows=rows, slope=slope, share=look.share)
 
 
-def _further_look(posterior: Estimate, z: float, rows: list[int], doubt: float) -> Estimate:
+def _further_look(posterior: Estimate, z: float, parts: _Prediction, doubt: float) -> Estimate:
     """The Kalman update by a run whose patches are all known, and the noise that it shows."""
-    shared = posterior.covariance[:, rows].sum(1)
-    variance, noise = float(shared[rows].sum()), posterior.noise + doubt
-    innovation = z - float(posterior.mean[rows].sum())
+    shared = parts.of(posterior.covariance)
+    variance, noise = float(parts.of(shared)), posterior.noise + doubt
+    innovation = z - float(parts.of(posterior.mean))
     surprise = innovation**2 / (variance + noise)
     total = variance + noise * max(1.0, surprise / SURPRISE)
     mean = posterior.mean + shared * (innovation / total)
@@ -414,15 +418,15 @@ def _seed_variance(posterior: Estimate) -> float:
     return (SEEDS_CLAIMED * claimed + squares) / (SEEDS_CLAIMED + len(rows))
 
 
-def _first_look(posterior: Estimate, patch: str, z: float, rows: list[int], doubt: float, *, is_over: bool) -> Estimate:
+def _first_look(posterior: Estimate, patch: str, z: float, parts: _Prediction, doubt: float, *, is_over: bool) -> Estimate:
     """The update by the first run with a patch, which is set aside if it `is_over`.
 
     The joint Gaussian has the mean and variance that the mixture gives the effect, and the rest's covariances with it. That
     equals entering the effect with the Gaussian prior that would have given this posterior, and a Kalman update.
     """
-    shared = posterior.covariance[:, rows].sum(1)
-    variance = float(shared[rows].sum())
-    residual = z - float(posterior.mean[rows].sum())
+    shared = parts.of(posterior.covariance)
+    variance = float(parts.of(shared))
+    residual = z - float(parts.of(posterior.mean))
     variance += doubt
     total = variance + posterior.noise
     mixture = posterior.prior.posterior(np.array([residual]), np.array([total]))

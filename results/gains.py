@@ -11,7 +11,7 @@ from results import effect_estimate as estimate
 from results import policy
 from results.experiment import ExperimentRecord
 from results.group_history import GroupHistory
-from results.group_state import GroupState
+from results.group_state import GroupState, usual_share_above_first
 from results.head_gain import ExpectedGain
 
 BPB_STEP = 0.001
@@ -25,7 +25,7 @@ def expected_gain(state: GroupState, commit: str) -> ExpectedGain | None:
         return None
     posterior = estimate.recalled(state.farm.posterior, patches)
     gain, low, high = policy.head_gain(replace(state.farm, posterior=posterior, head=patches))
-    baseline, _ = policy.expected_score(state.farm, frozenset())
+    baseline, _ = policy.expected_score(state.farm, frozenset(), share=usual_share_above_first(state))
     return ExpectedGain(baseline=baseline, gain=gain, low=low, high=high, sigma=posterior.sigma)
 
 

@@ -7,9 +7,8 @@ that first tried it, and is the difference of its train.py from the head that it
 
 import math
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from statistics import fmean
 
 import numpy as np
 
@@ -18,12 +17,22 @@ from research.profiles import profile_named
 from research.result import RunResult
 from results import effect_estimate as estimate
 from results import policy, waves
-from results.effect_estimate import NoiseModel, Seed
 from results.experiment import Branch, Experiment, edit_of
 from results.group_entries import Entry, Joined, Ran, Ruled
 from results.growing import GrowingMapping, with_fields
-from results.machine_shares import MachineShare, doubt_of_share, machine_share, with_share
-from results.policy import FarmState, Finished, Patch, Rules, RunKind
+from results.looks import NoiseModel, Seed
+from results.machine_shares import (
+    FirstShare,
+    MachineShare,
+    doubt_of_share,
+    first_share,
+    machine_share,
+    share_of,
+    usual_share,
+    with_share,
+)
+from results.policy_state import FarmState, Finished, Patch, Rules, RunKind
+from results.time_prices import FREE_TIMES, FREE_TIMES_DISTURBED, RunTimes, UsualTimes, price_of_runs, run_times, worth_of_time
 from results.verdict import noise_prior
 
 SEED_SHARE = 0.9
@@ -32,11 +41,6 @@ standard deviation of 0.0027 bpb, and one small change under the same seeds move
 
 MEMORY_PRICE = 0.0005
 """The gain in bpb that each doubling of the head's peak memory must pay for."""
-
-FREE_TIMES, FREE_TIMES_DISTURBED, FREE_SHARE = 1.5, 3.0, 0.005
-"""An idea's run may take this multiple of the first baseline's seconds, and this share of the budget more, to start and to
-answer the validation rows without paying for it; a larger multiple if it had less of its machine than usual: what others
-compute on the same core makes it slower, too, without taking its time."""
 
 SLACK_SIGMAS = 0.5
 """The most that an idea may lose, in sigmas as claimed, however much simpler its code is."""
@@ -77,15 +81,16 @@ class GroupState:
     """Peak memory in MiB of each commit's last run with a score."""
     shares: tuple[float, ...] = ()
     """The latest runs' shares of their machine (`machine_shares.share_of`)."""
+    shares_with: GrowingMapping[frozenset[str], tuple[tuple[int, float], ...]] = field(default_factory=GrowingMapping)
+    """Seed and share of the machine of each run with a score of these ideas' train.py."""
+    first_share: FirstShare | None = None
     share_of_run: GrowingMapping[str, MachineShare] = field(default_factory=GrowingMapping)
     """What each run had of its machine, as far as that is known, by the run's id."""
-    seconds_at: GrowingMapping[str, tuple[float, float, float]] = field(default_factory=GrowingMapping)
-    """Seconds that each commit's last run with a score took to start, to train and to answer the validation rows; first those
-    of the baseline."""
-    step_seconds: float = 0.0
-    """Seconds of a step of the baseline: a run may end as much later than the baseline did, by chance."""
+    times_at: GrowingMapping[str, RunTimes] = field(default_factory=GrowingMapping)
+    """What each commit's last run with a score took to start, to train and to answer the validation rows."""
+    usual_times: UsualTimes = field(default_factory=UsualTimes)
     time_prices: GrowingMapping[str, tuple[float, ...]] = field(default_factory=GrowingMapping)
-    """What each run of an idea must pay for time outside the clock, in bpb: the idea pays the mean, since times vary."""
+    """What each run of an idea must pay for time outside the clock, in bpb."""
     time_slope: float = 0.0
     """As in `Profile`."""
     budget: float = 1.0
@@ -129,7 +134,8 @@ def noise_model(branch: Branch) -> NoiseModel:
     contract = Contract.from_json(branch.contract_json)
     profile = profile_named(branch.profile)
     prior = noise_prior(profile.sigma, measured_at=profile.contract.TIME_BUDGET, budget=contract.TIME_BUDGET)
-    return NoiseModel(sigma=prior.sigma, runs=prior.runs, seed_share=SEED_SHARE, refit_every=policy.LOOP_REFIT)
+    return NoiseModel(sigma=prior.sigma, runs=prior.runs, seed_share=SEED_SHARE, refit_every=policy.LOOP_REFIT,
+                      share_slope=profile.time_slope)  # fmt: skip
 
 
 def rules_of(branch: Branch) -> Rules:
@@ -154,12 +160,12 @@ def _advanced(state: GroupState, entry: Entry) -> GroupState:
         return replace(state, farm=policy.joined(state.farm))
     if isinstance(entry, Ruled):
         return _ruled(state, entry)
-    state = _with_share(state, entry.run)
     if entry.run.status == "lost" or entry.experiment.kind not in KINDS:
-        return state
+        return _with_share(state, entry.run)
     state, patches = _with_patches_of(state, entry.experiment)
+    state = _with_share(state, entry.run, compared=_compared_shares(state, entry, patches))
     finished = _finished(state, entry, patches)
-    state = _with_machine(state, entry)
+    state = _with_machine(state, entry, patches)
     if finished.idea is not None and finished.score is not None:
         name = finished.idea.name
         if name == entry.experiment.id:
@@ -283,6 +289,7 @@ def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finishe
     experiment, run = entry.experiment, entry.run
     kind, share = KINDS[experiment.kind], state.share_of_run.get(run.run_id)
     doubt = doubt_of_share(share, time_slope=state.time_slope)
+    luck = 0.0 if share is None else state.time_slope * max(0.0, share.more, share.uneven)
     return Finished(
         kind=kind,
         score=run.val_bpb if run.status == "ok" else None,
@@ -293,7 +300,8 @@ def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finishe
         doubt=doubt,
         checked=not run.unchecked,
         disturbed=share is not None and share.is_unusual,
-        luck=doubt if share is not None and share.more > 0 else 0.0,
+        luck=luck,
+        share=share_above_first(state, share_of(run)),
     )
 
 
@@ -307,7 +315,7 @@ def _idea(state: GroupState, entry: Ran, patches: frozenset[str]) -> Patch | Non
     slots, others = frozenset(experiment.slots), [name for name in patches if name in state.ideas and name != experiment.id]
     needs = frozenset(name for name in others if state.ideas[name].slots & slots)
     least = -SLACK_SIGMAS * state.farm.posterior.model.sigma
-    price = max(experiment.price, least) + _memory_price(state, entry) + fmean(_time_prices(state, entry))
+    price = max(experiment.price, least) + _memory_price(state, entry) + price_of_runs(_time_prices(state, entry))
     return Patch(name=experiment.id, slots=slots, price=price, needs=needs)
 
 
@@ -324,66 +332,77 @@ def _time_prices(state: GroupState, entry: Ran) -> tuple[float, ...]:
 
 def time_price(state: GroupState, idea: str) -> float:
     """How much of an idea's price is for time outside the clock, in bpb."""
-    return fmean(state.time_prices.get(idea, (0.0,)))
+    return price_of_runs(state.time_prices.get(idea, ()))
 
 
 def _time_price(state: GroupState, entry: Ran) -> float:
-    """What computing more outside the clock must pay for, in bpb: what as many seconds of training would gain.
-
-    So a run gains nothing by training before the clock, after it, or while it is scored.
-    """
-    before, now = state.seconds_at.get(entry.experiment.parent_commit), _seconds_of(entry.run)
-    if before is None or now is None:
+    """What a run of an idea must pay for computing more outside the clock than what it was tried on, in bpb."""
+    run = entry.run
+    before, now = state.times_at.get(entry.experiment.parent_commit), run_times(run, share_of(run))
+    if before is None or now is None or not state.usual_times.runs:
         return 0.0
-    on_gpu, share = entry.run.device_kind == "cuda", state.share_of_run.get(entry.run.run_id)
-    times = FREE_TIMES_DISTURBED if share is not None and share.may_be_unusual and share.more < 0 else FREE_TIMES
-    worth_before = _worth_of_time(state, before, times, on_gpu=on_gpu)
-    return max(0.0, _worth_of_time(state, now, times, on_gpu=on_gpu) - worth_before)
+    share = state.share_of_run.get(run.run_id)
+    is_slowed = share is not None and share.may_be_unusual and share.more < 0
+    times = FREE_TIMES_DISTURBED if is_slowed else FREE_TIMES
+    worth, worth_before = (
+        worth_of_time(took, state.usual_times, free_times=times, budget=state.budget, slope=state.time_slope,
+                      on_gpu=run.device_kind == "cuda")
+        for took in (now, before)
+    )  # fmt: skip
+    return max(0.0, worth - worth_before)
 
 
-def _worth_of_time(state: GroupState, seconds: tuple[float, float, float], times: float, *, on_gpu: bool) -> float:
-    """What the seconds that a run takes outside the clock, beyond what is free, would gain as training, in bpb.
+def share_above_first(state: GroupState, share: float | None) -> float:
+    """A share of the machine as `Look` has it."""
+    return 0.0 if state.first_share is None else state.first_share.more_in(share)
 
-    Free are `times` what the group's first baseline took to start and to answer, and FREE_SHARE of the budget; starting on a
-    GPU is, where an edit may have much to compile. Free is a step of the baseline, too, by which the end of training varies.
-    What is free follows from no later run, so that it can't grow step by step.
+
+def usual_share_above_first(state: GroupState) -> float:
+    """What runs usually have of the machine now, as `Look` has it."""
+    return share_above_first(state, usual_share(state.shares) if state.shares else None)
+
+
+def expected_of_run(state: GroupState, patches: frozenset[str], experiment: Experiment, run: RunResult) -> float:
+    """The val_bpb that is expected of a train.py with these ideas under a run's seed and with its share of the machine."""
+    share = share_above_first(state, share_of(run))
+    return policy.expected_score(state.farm, patches, seed_of(experiment, run), share=share)[0]
+
+
+def _compared_shares(state: GroupState, entry: Ran, patches: frozenset[str]) -> list[float]:
+    """What the runs had of the machine that a run's score is compared with, under its seed where there are any.
+
+    An idea's are those of the train.py that it is an edit of, a merge's those of the head, and others' those of the same
+    train.py, or else of the head.
     """
-    usual = next(iter(state.seconds_at.values()))
-    free = FREE_SHARE * state.budget
-    startup, answers = (max(0.0, seconds[part] - times * usual[part] - free) for part in (0, 2))
-    late = max(0.0, seconds[1] - usual[1] - max(free, state.step_seconds))
-    return state.time_slope * math.log1p((answers + late + (0.0 if on_gpu else startup)) / state.budget)
+    kind, head = KINDS[entry.experiment.kind], state.shares_with.get(state.farm.head, ())
+    base = state.patches_at.get(entry.experiment.parent_commit, frozenset())
+    is_idea = kind == "explore" and base != patches
+    runs = head if kind == "merge" else state.shares_with.get(base if is_idea else patches) or head
+    return [share for seed, share in runs if seed == entry.run.seed] or [share for _, share in runs]
 
 
-def _seconds_of(run: RunResult) -> tuple[float, float, float] | None:
-    """Seconds that a run took to start, to train and to answer the validation rows; None if they are not all known.
-
-    What other programs made it wait for the CPU is left out where that is known.
-    """
-    startup = run.startup_seconds if run.undisturbed_startup_seconds is None else run.undisturbed_startup_seconds
-    answers = run.answer_seconds if run.undisturbed_answer_seconds is None else run.undisturbed_answer_seconds
-    if startup is None or run.training_seconds is None or answers is None:
-        return None
-    return startup, run.training_seconds, answers
-
-
-def _with_share(state: GroupState, run: RunResult) -> GroupState:
+def _with_share(state: GroupState, run: RunResult, *, compared: Sequence[float] = ()) -> GroupState:
     """The state with the run's share of the machine."""
-    found = machine_share(run, state.shares)
+    found = machine_share(run, state.shares, compared)
     if found is not None:
         state = with_fields(state, share_of_run=state.share_of_run.with_entry(run.run_id, found))
+    if state.first_share is None:
+        state = with_fields(state, first_share=first_share(run))
     return with_fields(state, shares=with_share(state.shares, run))
 
 
-def _with_machine(state: GroupState, entry: Ran) -> GroupState:
-    """The state with the run's memory and the time that it took outside the clock."""
-    run, commit = entry.run, entry.experiment.commit
+def _with_machine(state: GroupState, entry: Ran, patches: frozenset[str]) -> GroupState:
+    """The state with the run's memory, its share of the machine and the time that it took outside the clock."""
+    run, commit, share = entry.run, entry.experiment.commit, share_of(entry.run)
     if run.status != "ok":
         return state
-    if seconds := _seconds_of(run):
-        if not state.seconds_at and run.reported_steps:  # the baseline's report: it is the user's own train.py
-            state = with_fields(state, step_seconds=seconds[1] / run.reported_steps)
-        state = with_fields(state, seconds_at=state.seconds_at.with_entry(commit, seconds))
+    if share:
+        runs = (*state.shares_with.get(patches, ()), (run.seed, share))
+        state = with_fields(state, shares_with=state.shares_with.with_entry(patches, runs))
+    if times := run_times(run, share):
+        if not patches:
+            state = with_fields(state, usual_times=state.usual_times.with_run(times, run.reported_steps))
+        state = with_fields(state, times_at=state.times_at.with_entry(commit, times))
     if run.peak_memory_mb is None:
         return state
     return with_fields(state, memory_at=state.memory_at.with_entry(commit, run.peak_memory_mb))

@@ -11,10 +11,11 @@ from results import policy
 from results.experiment import Decision, Experiment, ExperimentRecord, Verdict
 from results.gains import expected_gain
 from results.group_entries import DROPPED_BY_A_PERSON
-from results.group_state import GroupState, IdeaEstimate, estimate_of, seed_of, time_price
+from results.group_state import GroupState, IdeaEstimate, estimate_of, expected_of_run, share_above_first, time_price
 from results.head_gain import interval_text
-from results.machine_shares import told_share
+from results.machine_shares import share_of, told_share
 from results.overfitting import ON_VALIDATION_ALONE
+from results.policy_state import FarmState
 from results.verdict import and_, failure, figure, scores_of, too_equal
 
 NOT_CONFIRMED = "not confirmed: its runs were disturbed"
@@ -38,14 +39,17 @@ def idea_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunRe
         return measurement_verdict(state, experiment, runs)
     farm = state.farm
     others = state.patches_at[experiment.commit] - {idea}
-    expected = [policy.expected_score(farm, others, seed_of(experiment, run))[0] for run in runs if run.status == "ok"]
+    expected = [expected_of_run(state, others, experiment, run) for run in runs if run.status == "ok"]
     scores = scores_of(runs)
     gain = (sum(expected) - sum(scores)) / len(scores)
     score, needed = sum(scores) / len(scores), policy.needed_gain(farm, found.price)
     is_kept = idea in policy.kept(farm)
     again = "" if idea == experiment.id else f"another run of what {idea} tries: "
     decides = _what_decides(state, found, is_kept)
-    words = f"{again}{decides}; {_effect(state, found)}; {_raw_score(score, gain, scores, of=_compared(farm, idea, others))}"
+    shares = any(share_above_first(state, share_of(run)) for run in runs)
+    under = f"its seed{'' if len(scores) == 1 else 's'}{' and with its share of the machine' if shares else ''}"
+    raw = _raw_score(score, gain, scores, of=_compared(farm, idea, others), under=under)
+    words = f"{again}{decides}; {_effect(state, found)}; {raw}"
     words += f"{_share_in_words(state, runs)}{_outcome(found, is_kept)}"
     return Verdict(
         decision="keep" if is_kept else "discard",
@@ -188,18 +192,18 @@ def _why_out(state: GroupState, found: IdeaEstimate, passes: bool) -> str:
     return f"it builds on {' and '.join(missing)}, which is not kept" if missing else ""
 
 
-def _compared(farm: policy.FarmState, idea: str, others: frozenset[str]) -> str:
+def _compared(farm: FarmState, idea: str, others: frozenset[str]) -> str:
     """What an idea's score is compared with: the train.py that it was tried on, named by what it is now."""
     if others == farm.head:
         return "the head"
     return "the head without it" if others == farm.head - {idea} else "what it was tried on"
 
 
-def _raw_score(score: float, gain: float, scores: Sequence[float], *, of: str) -> str:
+def _raw_score(score: float, gain: float, scores: Sequence[float], *, of: str, under: str) -> str:
     """The score of an idea's own runs beside that of what it was tried on."""
-    mean, seeds = (f", the mean of {len(scores)} runs,", "seeds") if len(scores) > 1 else ("", "seed")
+    mean = f", the mean of {len(scores)} runs," if len(scores) > 1 else ""
     away = f"{figure(abs(gain))} {'below' if gain > 0 else 'above'}" if gain else "equal to"
-    return f"the raw score {score:.4f}{mean} is {away} the {score + gain:.4f} expected of {of} under its {seeds}"
+    return f"the raw score {score:.4f}{mean} is {away} the {score + gain:.4f} expected of {of} under {under}"
 
 
 def _share_in_words(state: GroupState, runs: Sequence[RunResult]) -> str:

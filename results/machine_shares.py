@@ -1,8 +1,9 @@
 """Whether runs had equal shares of the machine: scores under a time budget compare only if they had.
 
-A run with an unusual share is less certain, which the estimate takes into account. What is usual is the same for whatever asks
-(the estimate, the verdict, the repetition of a run, the report): the share of the undisturbed ones among the runs that ended
-before it. On a CPU the kernel's account of its threads
+A run with an unusual share is less certain, which the estimate takes into account; so is one with another share than the runs
+that it is compared with, which may all be usual where a machine stays busy. What is usual is the same for whatever asks (the
+estimate, the verdict, the repetition of a run, the report): the share of the undisturbed ones among the runs that ended before
+it. On a CPU the kernel's account of its threads
 tells (`RunResult.cpu_share`), on a GPU the speed that the judge measured right after it (`RunResult.gpu_tflops`): both are the
 judge's figures, and compare between runs of any commit. The steps that a run reports are for people alone, and compare between
 runs of one commit.
@@ -11,7 +12,7 @@ runs of one commit.
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median_high, median_low
+from statistics import fmean, geometric_mean, median_high, median_low
 
 from research.result import RunResult
 from results.experiment import ExperimentRecord
@@ -49,6 +50,10 @@ class MachineShare:
     """What undisturbed runs before it had."""
     spread: float
     """How much shares differ anyway, as a logarithm; infinite as long as too few have been seen."""
+    beside: float | None = None
+    """What the runs had that it is compared with, under the same seed where there are any; None if that isn't known."""
+    tolerance: float = LEAST_UNUSUAL
+    """Relative difference of shares up to which two runs on such a device had equal ones."""
 
     @property
     def more(self) -> float:
@@ -66,11 +71,42 @@ class MachineShare:
         return self.is_unusual or math.isinf(self.spread)
 
     @property
+    def uneven(self) -> float:
+        """How much more of its machine the run had than those that it is compared with, as a logarithm; 0 within what makes no
+        difference."""
+        if self.beside is None or max(self.share, self.beside) / min(self.share, self.beside) - 1 <= self.tolerance:
+            return 0.0
+        return math.log(self.share / self.beside)
+
+    @property
+    def uneven_words(self) -> str:
+        """How the run ran beside those that it is compared with; empty if that made no difference."""
+        if self.beside is None or not self.uneven:
+            return ""
+        if self.uneven < 0:
+            return f"with {1 - self.share / self.beside:.0%} less of the machine than what it is compared with"
+        return f"beside what had {1 - self.beside / self.share:.0%} less of the machine"
+
+    @property
     def words(self) -> str:
         """How the run ran, beside the others: more than usual is what these lacked."""
         if self.more < 0:
             return f"with {1 - self.share / self.usual:.0%} less of the machine than usual"
         return f"after runs with {1 - self.usual / self.share:.0%} less of the machine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FirstShare:
+    """The first share of the machine that is known of some runs, beside which the others' are told."""
+
+    share: float
+    tolerance: float
+    """As in `MachineShare`."""
+
+    def more_in(self, share: float | None) -> float:
+        """How much larger another share is, as a logarithm, beyond what makes no difference; 0 for an unknown one."""
+        more = math.log(share / self.share) if share else 0.0
+        return math.copysign(max(0.0, abs(more) - math.log1p(self.tolerance)), more)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,8 +140,10 @@ def unequal_shares(records: Sequence[ExperimentRecord], every: Iterable[RunResul
     for record in records:
         for run in (run for run in record.runs if run.status == "ok"):
             commit = record.experiment.commit
-            words = [_share_words(run, shares.get(run.run_id)) or _beside_commit_words(run, shares_of[commit]),
-                     _steps_words(run, steps_of[commit])]  # fmt: skip
+            beside = _beside_commit_words(run, shares_of[commit]) or _beside_parent_words(
+                run, shares_of.get(record.experiment.parent_commit, [])
+            )
+            words = [_share_words(run, shares.get(run.run_id)) or beside, _steps_words(run, steps_of[commit])]
             if any(words):
                 found.append(UnequalShare(run=run, words=", ".join(filter(None, words))))
     return found
@@ -136,12 +174,23 @@ def machine_shares(runs: Iterable[RunResult]) -> Mapping[str, MachineShare]:
     return found
 
 
-def machine_share(run: RunResult, before: Sequence[float]) -> MachineShare | None:
-    """What a run had of its machine; None if that, or what is usual, isn't known. `before`: the shares of earlier runs."""
+def machine_share(run: RunResult, before: Sequence[float], compared: Sequence[float] = ()) -> MachineShare | None:
+    """What a run had of its machine; None if that, or what is usual, isn't known.
+
+    `before`: the shares of earlier runs; `compared`: of those that it is compared with.
+    """
     share = share_of(run)
-    if share is None or run.status != "ok" or len(before) < 2:
+    if share is None or run.status != "ok" or not before:
         return None
-    return MachineShare(share=share, usual=usual_share(before), spread=usual_spread(before))
+    beside = geometric_mean(compared) if compared else None
+    return MachineShare(share=share, usual=usual_share(before), spread=usual_spread(before), beside=beside,
+                        tolerance=_least_difference(run))  # fmt: skip
+
+
+def first_share(run: RunResult) -> FirstShare | None:
+    """The share of a group's first run; None if it isn't known."""
+    share = share_of(run) if run.status == "ok" else None
+    return None if share is None else FirstShare(share=share, tolerance=_least_difference(run))
 
 
 def with_share(before: tuple[float, ...], run: RunResult) -> tuple[float, ...]:
@@ -185,16 +234,19 @@ def usual_spread(shares: Sequence[float]) -> float:
 
 
 def doubt_of_share(found: MachineShare | None, *, time_slope: float) -> float:
-    """How far an unusual share of the machine may have moved a run's score, in bpb; `time_slope` is the profile's."""
-    return 0.0 if found is None else time_slope * abs(found.more)
+    """How far a share of the machine may have moved a run's score, in bpb, within what makes no difference: what is beyond is a
+    term of the estimate's. `time_slope` is the profile's.
+    """
+    return 0.0 if found is None else time_slope * min(abs(found.more), math.log1p(found.tolerance))
 
 
 def told_share(run: RunResult, found: MachineShare | None) -> str:
     """A remark on a run that had an unusual share of the machine, and so says less; empty for others."""
-    if not _is_worth_a_word(run, found):
+    if found is None:
         return ""
-    assert found is not None
-    return f"{found.words}, so that it counts less{'' if found.more < 0 else ' beside them'}"
+    if _is_worth_a_word(run, found):
+        return f"{found.words}, so that it counts less{'' if found.more < 0 else ' beside them'}"
+    return f"{found.uneven_words}, so that it says less" if found.uneven else ""
 
 
 def _is_worth_a_word(run: RunResult, found: MachineShare | None) -> bool:
@@ -218,6 +270,20 @@ def _beside_commit_words(run: RunResult, shares: Sequence[float]) -> str:
     if share is None or len(shares) < 2 or max(share, others) / min(share, others) - 1 <= _least_difference(run):
         return ""
     return f"{_in_figures(run, share)}, and its commit's other runs {_in_figures(run, others)}"
+
+
+def _beside_parent_words(run: RunResult, shares: Sequence[float]) -> str:
+    """What a run had of the machine beside the train.py that it is an edit of; empty if that was equal or isn't known.
+
+    What is usual says nothing of that where a machine has stayed busy since.
+    """
+    share = share_of(run)
+    if share is None or not shares:
+        return ""
+    before = geometric_mean(shares)
+    if max(share, before) / min(share, before) - 1 <= _least_difference(run):
+        return ""
+    return f"{_in_figures(run, share)}, and what it was tried on {_in_figures(run, before)}"
 
 
 def _share_words(run: RunResult, found: MachineShare | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from results import policy
-from results.policy import Change, FarmState, Work
+from results.policy_state import Change, FarmState, Work
 
 MOST = 11
 """The most patches in one wave, which then takes 12 runs; fewer patches take the next multiple of 4."""

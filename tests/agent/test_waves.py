@@ -9,7 +9,7 @@ import pytest
 from agent.waves import Waves
 from results import policy, waves
 from results.experiment import Head
-from results.policy import FarmState, Work
+from results.policy_state import FarmState, Work
 from results.store import Store
 from tests.results.new_home import with_tables
 from tests.results.test_policy import tried

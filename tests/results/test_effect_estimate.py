@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from results import effect_estimate as estimate
-from results.effect_estimate import Estimate, Look, NoiseModel
+from results.effect_estimate import Estimate
+from results.looks import Look, NoiseModel
 
 SIGMA = 0.001
 MODEL = NoiseModel(sigma=SIGMA)

@@ -10,6 +10,7 @@ from research.result import RunResult
 from results.experiment import ExperimentRecord, Verdict
 from results.machine_shares import (
     doubt_of_share,
+    first_share,
     machine_share,
     told_share,
     unequal_shares,
@@ -58,7 +59,7 @@ def test_a_gpu_that_was_slow_for_one_run_is_seen_across_commits() -> None:
     assert marked(*usual, experiment(3, at_speed(350.0))) == ["r3-1"]
     found = machine_share(at_speed(350.0), [700.0, 701.0, 699.0])
     assert found is not None and found.more == pytest.approx(-math.log(2), abs=0.01)
-    assert doubt_of_share(found, time_slope=0.1) == pytest.approx(0.1 * math.log(2), abs=0.001)
+    assert doubt_of_share(found, time_slope=0.1) == pytest.approx(0.1 * math.log1p(found.tolerance))
     assert doubt_of_share(machine_share(at_speed(None), [700.0, 701.0]), time_slope=0.1) == 0.0
 
 
@@ -126,6 +127,21 @@ def test_runs_that_are_compared_are_marked_where_shares_were_unequal_from_the_st
     assert "mar8-0001 100%" in words and "the baseline 41%" in words
     assert unequal_sides({"mar8-0001": [on_cpu(0.98)], "the baseline": [on_cpu(0.96)]}) == ""
     assert unequal_sides({"mar8-0001": [on_cpu(None)], "the baseline": [on_cpu(0.96)]}) == ""
+
+
+def test_a_share_beside_that_of_the_compared_runs_is_seen_where_nothing_is_usual_yet_or_the_machine_stays_busy() -> None:
+    less = machine_share(on_cpu(0.26), [0.49], [0.49, 0.49])
+    assert less is not None and less.uneven == pytest.approx(math.log(0.26 / 0.49)) and not less.is_unusual
+    stays_busy = machine_share(on_cpu(0.26), [0.26] * 8, [0.49])
+    assert stays_busy is not None and not stays_busy.is_unusual and stays_busy.uneven < 0
+    assert "47% less of the machine" in told_share(on_cpu(0.26), stays_busy)
+    more = machine_share(on_cpu(0.6), [0.6] * 8, [0.38])
+    assert more is not None and more.uneven > 0 and "37% less of the machine" in told_share(on_cpu(0.6), more)
+    for compared in ([0.5], []):
+        equal = machine_share(on_cpu(0.49), [0.49] * 8, compared)
+        assert equal is not None and equal.uneven == 0.0 and told_share(on_cpu(0.49), equal) == ""
+    first = first_share(on_cpu(0.5))
+    assert first is not None and first.more_in(0.51) == first.more_in(None) == 0.0 < first.more_in(0.6) < math.log(0.6 / 0.5)
 
 
 def test_status_and_report_count_unequal_shares_alike_over_all_branches_of_a_head() -> None:

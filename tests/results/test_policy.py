@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from results import policy
-from results.effect_estimate import NoiseModel, effect
-from results.policy import Change, FarmState, Finished, Patch, RunKind
+from results.effect_estimate import effect
+from results.looks import NoiseModel
+from results.policy_state import Change, FarmState, Finished, Patch, Rules, RunKind
 
 SIGMA = 0.001
 
@@ -166,7 +167,7 @@ def test_what_a_person_or_a_misfit_rules_holds_whatever_the_scores_say() -> None
 
 
 def test_the_greedy_rule_goes_by_the_heads_own_score() -> None:
-    state = policy.begin(NoiseModel(sigma=SIGMA), devices=1, rules=policy.Rules(greedy=True))
+    state = policy.begin(NoiseModel(sigma=SIGMA), devices=1, rules=Rules(greedy=True))
     state = policy.replay(state, [run("baseline", 1.0), run("baseline", 0.998)])
     assert tried(state, "lucky", 0.9989).head == {"lucky"} and tried(state, "same", 0.999).head == frozenset()
     state = tried(tried(state, "lucky", 0.9989), "other", 0.9988, price=1.0)
@@ -195,7 +196,7 @@ def test_what_can_not_be_dropped_stays_and_is_not_asked_for_again() -> None:
 
 
 def test_at_most_so_many_candidates_are_remembered() -> None:
-    state = policy.begin(NoiseModel(sigma=SIGMA), devices=4, rules=policy.Rules(candidates=3))
+    state = policy.begin(NoiseModel(sigma=SIGMA), devices=4, rules=Rules(candidates=3))
     state = policy.replay(state, [run("baseline", 1.0), run("baseline", 1.0)])
     for number in range(6):
         state = tried(state, f"idea-{number}", 1.0 - 0.0001 * number)

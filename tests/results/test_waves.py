@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.combining import combined
 from results import policy, waves
-from results.policy import FarmState, Patch
+from results.policy_state import FarmState, Patch
 from tests.results.test_policy import merged, run, started, tried
 
 

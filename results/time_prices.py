@@ -1,0 +1,93 @@
+"""What an idea must pay for time outside the clock: what as many seconds of training would gain. Pure functions.
+
+So a run gains nothing by training before the clock, after it, or while it is scored. Times vary on their own, more so on a busy
+machine, and an idea pays only for what no run of the untouched train.py took, measured as if it had had as much of its machine,
+and for what most of its own runs took.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import median_low
+
+from research.result import RunResult
+
+FREE_TIMES, FREE_TIMES_DISTURBED, FREE_SHARE = 1.5, 3.0, 0.005
+"""An idea's run may take this multiple of the most seconds that an untouched train.py took, and this share of the budget more,
+to start and to answer the validation rows without paying for it; a larger multiple if it had less of its machine than usual:
+what others compute on the same core makes it slower, too, without taking its time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTimes:
+    """Seconds of a run, without those that other programs made it wait for the CPU where that is known."""
+
+    startup: float
+    training: float
+    answers: float
+    share: float | None = None
+    """What it had of its machine (`machine_shares.share_of`); None if unknown."""
+
+    def part_of(self, share: float | None) -> float:
+        """What it had of its machine as a part of this share; 1 where it had no less, or that isn't known."""
+        return min(1.0, self.share / share) if share and self.share else 1.0
+
+    def work(self, share: float | None) -> tuple[float, float]:
+        """The seconds to start and to answer that it would have taken with this share of the machine, if it had less."""
+        part = self.part_of(share)
+        return self.startup * part, self.answers * part
+
+
+@dataclass(frozen=True, kw_only=True)
+class UsualTimes:
+    """What the untouched train.py took."""
+
+    runs: tuple[RunTimes, ...] = ()
+    step: float = 0.0
+    """Seconds of one of its steps: a run may end as much later than it did, by chance."""
+
+    def with_run(self, times: RunTimes, steps: int | None) -> "UsualTimes":
+        """With one more run; the first one's report says what a step takes: it is the user's own train.py."""
+        step = times.training / steps if not self.runs and steps else self.step
+        return UsualTimes(runs=(*self.runs, times), step=step)
+
+    @property
+    def share(self) -> float | None:
+        """The largest share of the machine that one of them had."""
+        return max((run.share for run in self.runs if run.share), default=None)
+
+
+def run_times(run: RunResult, share: float | None) -> RunTimes | None:
+    """The seconds of a run, which had this share of its machine; None if they are not all known."""
+    startup = run.startup_seconds if run.undisturbed_startup_seconds is None else run.undisturbed_startup_seconds
+    answers = run.answer_seconds if run.undisturbed_answer_seconds is None else run.undisturbed_answer_seconds
+    if startup is None or run.training_seconds is None or answers is None:
+        return None
+    return RunTimes(startup=startup, training=run.training_seconds, answers=answers, share=share)
+
+
+def worth_of_time(times: RunTimes, usual: UsualTimes, *, free_times: float, budget: float, slope: float, on_gpu: bool) -> float:
+    """What the seconds that a run takes outside the clock, beyond what is free, would gain as training, in bpb.
+
+    Free are `free_times` what an untouched train.py took to start and to answer, and FREE_SHARE of the budget; starting on a
+    GPU is, where an edit may have much to compile. Free is a step of the baseline, too, by which the end of training varies.
+    What is free follows from no idea's run, so that it can't grow step by step. `slope` is the profile's `time_slope`.
+
+    Raises ValueError where nothing is usual yet.
+    """
+    share, free = usual.share, FREE_SHARE * budget
+    longest = [max(part) for part in zip(*(run.work(share) for run in usual.runs), strict=True)]
+    startup, answers = (
+        max(0.0, took - free_times * most - free) for took, most in zip(times.work(share), longest, strict=True)
+    )
+    late = times.training - max(run.training for run in usual.runs) - max(free, usual.step / times.part_of(share))
+    return slope * math.log1p((answers + max(0.0, late) + (0.0 if on_gpu else startup)) / budget)
+
+
+def price_of_runs(prices: Iterable[float]) -> float:
+    """What an idea pays, by what each of its runs says: the lower one of two, the middle one of more; 0 without any.
+
+    Others on the machine make a run take longer, and nothing makes it take less than its train.py does.
+    """
+    known = tuple(prices)
+    return median_low(known) if known else 0.0
