@@ -17,7 +17,7 @@ from agent.repo.worktree import Worktree
 from agent.researcher import Context, OutOfIdeas, ProposalFailed, Researcher
 from agent.results_table import ResultsTable, write_due
 from agent.runs import MAX_TRIES, Execute, ExperimentRuns
-from agent.shared_research import SharedResearch
+from agent.shared_research import SharedResearch, is_still_wanted
 from agent.speculation import StartSpeculatively
 from agent.submissions import SubmissionQueue
 from research.contract import Contract
@@ -31,6 +31,7 @@ from results.verdict import (
     LINE_PRICE,
     NoisePrior,
     Rule,
+    no_longer_wanted,
     software_changes,
 )
 
@@ -118,7 +119,12 @@ class ResearchLoop:
         head = self.shared.head()
         if head is not None:
             check_not_reset(self.worktree, (head, *reversed(self.store.groups.heads(self.shared.group))))
-        unfinished = self.store.unfinished(self.branch.name)
+        unfinished = []
+        for record in self.store.unfinished(self.branch.name):
+            if is_still_wanted(self.shared, record):
+                unfinished.append(record)
+            else:
+                self.store.add_verdict(record.experiment.id, no_longer_wanted())
         finished = [await self._train_and_conclude(record.experiment, record.runs) for record in unfinished]
         if self.store.baseline(self.branch.name) is None:
             await self._measure_baseline()
@@ -293,6 +299,12 @@ class ResearchLoop:
         """Whether what an experiment tries stays in the head because a person has committed it."""
         state = self.shared.state()
         return all(state.why_ruled.get(idea) == COMMITTED_BY_A_PERSON for idea in put_in_by(state, experiment))
+
+    def was_ever_committed(self, experiment: Experiment) -> bool:
+        """Whether a person has committed what an experiment tries, be it that a person has dropped it since."""
+        state = self.shared.state()
+        ideas = put_in_by(state, experiment)
+        return self.was_committed(experiment) or all(state.pins_lifted.get(one) == COMMITTED_BY_A_PERSON for one in ideas)
 
     def _rule_by_hand(self, experiment: Experiment) -> None:
         """Rules that what a person has put into the head by a commit stays in, and that what they took out stays out."""

@@ -21,7 +21,7 @@ from agent.tried_by_group import TriedByGroup
 from agent.waves import Waves
 from research.formatting import counted, one_line
 from results import policy
-from results.experiment import Experiment, ExperimentKind, Head
+from results.experiment import Experiment, ExperimentKind, ExperimentRecord, Head
 from results.gains import expected_gain
 from results.group_entries import CONTROL_REQUEST, GAIN, HEAD, RULING, WAVE_REQUEST, Ruled, Ruling
 from results.group_state import KINDS, GroupState, in_order
@@ -318,3 +318,15 @@ def entering(shared: SharedResearch) -> frozenset[str]:
     """The ideas that the next merge brings into the head: they were kept by other runs than one of such a head."""
     head = shared.head()
     return policy.aimed_at(shared.state().farm) - frozenset(head.patches) if head is not None else frozenset()
+
+
+def is_still_wanted(shared: SharedResearch, record: ExperimentRecord) -> bool:
+    """Whether an experiment that was cut off is to be finished: a merge without a score only if its ideas are still those of a
+    next head. A person may have taken back what it was for.
+    """
+    head, experiment = shared.head(), record.experiment
+    if experiment.kind != "merge" or head is None or any(run.status == "ok" for run in record.runs):
+        return True
+    farm = shared.state().farm
+    next_heads = {farm.planned, farm.head, policy.aimed_at(farm)} - {frozenset(head.patches)}
+    return frozenset(experiment.patches) in next_heads

@@ -96,6 +96,9 @@ async def try_working_train_py(farm: Farm, message: str | None, *, again: bool =
         if record is None and not again and same_code(working, head_text) and is_anything_requested(loop):
             requested = await run_what_is_requested(loop)
             if requested is not None:
+                if message is not None:
+                    what = f"{TRAIN_FILE} has no edit, and {requested.experiment.id} ({requested.experiment.title}) was due"
+                    farm.display.say(f"{what}: -m left aside")
                 leave_results(farm, loop, requested, tried if same_lines(tried, head_text) else None)
                 return requested
         if record is not None:
@@ -243,7 +246,7 @@ def cut_off_try(loop: ResearchLoop, working: str) -> ExperimentRecord | None:
     """
     branch, store = loop.branch.name, loop.store
     notes = store.events(TRY, branch)
-    tries = [r for r in store.records(branch) if r.experiment.kind == "manual" and not loop.was_committed(r.experiment)]
+    tries = [r for r in store.records(branch) if r.experiment.kind == "manual" and not loop.was_ever_committed(r.experiment)]
     record = tries[-1] if tries and tries[-1].experiment.id not in [note["experiment"] for note in notes] else None
     if notes and not notes[-1]["ended"]:
         again = store.record(notes[-1]["experiment"])

@@ -202,6 +202,7 @@ def _add_cluster(group: CommandGroup) -> None:
 
 def _add_look(group: CommandGroup) -> None:
     status = group.add("status", "what the farm is doing, and where each branch stands")
+    status.add_argument("tag", nargs="?", type=some_text, help="only this tag's branches (default: all)")
     _add_places(status, cache=False)
     _add_json(status)
 

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from results.group_state import GroupState
     from results.store import Store
 
+MOST_NAMED = 5
+"""The most near-misses that are named."""
+
 TITLE_WIDTH = 60
 """Characters of an idea's title."""
 
@@ -123,7 +126,9 @@ def _combine(store: "Store", ask: Ask, state: "GroupState") -> str:
     if len(together) < FEWEST:
         there = f"{counted(len(near), 'near-miss', 'near-misses')}, of which {len(together)} can be in one train.py"
         raise UserError(f"{ask.group} has {there}, and a wave combines {FEWEST} or more: let it try more ideas first.")
-    follows = f"A wave combines {len(together)} of the {len(near)} near-misses of {ask.group}"
+    left = [name for name in near if name not in together]
+    out = f" ({', '.join(left[:MOST_NAMED])}{' ...' if len(left) > MOST_NAMED else ''} can't be in one train.py with them)"
+    follows = f"A wave combines {len(together)} of the {len(near)} near-misses of {ask.group}{out if left else ''}"
     return _request(store, ask.group, WAVE_REQUEST, follows)
 
 

@@ -162,13 +162,14 @@ def _flipped(state: GroupState, idea: str, now: Decision) -> Verdict:
 def _what_decides(state: GroupState, found: IdeaEstimate, is_kept: bool) -> str:
     """The probability that an idea helps beside the one that it needs, and what else decides if that doesn't alone."""
     rules, farm = state.farm.rules, state.farm
-    is_in = found.in_head or any(found.idea in change.add for group in farm.plan for change in group)
-    least = rules.drop if is_in and found.helps < rules.keep else rules.keep
+    least = rules.drop if found.in_head and found.helps < rules.keep else rules.keep
     passes = found.helps >= least
     shown = found.helps if passes else min(found.helps, least - 0.01)  # 0.699 is not 0.70
     words = f"P(helps) {shown:.2f} {'>=' if passes else '<'} {least:.2f}"
     if is_kept and not passes:
-        return f"{words}, but {state.why_ruled.get(found.idea) or 'others in the head build on it'}"
+        planned = any(found.idea in change.add for group in farm.plan for change in group)
+        why = "it is in the merge that is planned" if planned else "others in the head build on it"
+        return f"{words}, but {state.why_ruled.get(found.idea) or why}"
     why = "" if is_kept else _why_out(state, found, passes)
     return f"{words}, {'but' if passes else 'and'} {why}" if why else f"{words} decides"
 

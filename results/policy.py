@@ -45,14 +45,15 @@ def observe(state: FarmState, run: Finished) -> FarmState:
     if run.kind == "merge" and not state.plan and changed(state.head, changes := last_changes(state)) == run.patches:
         state = replace(state, plan=(changes,) if changes else ())
     before, state = state.posterior, _learned(state, run)
-    holds = _merge_holds(before, run, state.rules) if run.kind == "merge" else True
+    holds = _merge_holds(before, run, state.rules.merge_sds) if run.kind == "merge" else True
     if run.kind == "merge" and state.plan and run.patches == state.planned:
-        state = _after_merge(state, run, holds=holds)
+        is_far = holds is False and _merge_holds(before, run, state.rules.merge_again_sds) is False
+        state = _after_merge(state, run, holds=holds, is_far=is_far)
     if state.rules.greedy:
         return settled(_greedily(state, run))
     if run.kind == "wave":  # it is judged as a whole
         return state
-    return settled(state, ran=run.patches if run.score is not None and run.checked and holds is not None else None)
+    return settled(state, ran=run.patches if run.score is not None and run.checked and holds else None)
 
 
 def settled(state: FarmState, *, ran: frozenset[str] | None = None) -> FarmState:
@@ -240,21 +241,26 @@ def _with_early(state: FarmState) -> FarmState:
     return replace(state, runs=runs)
 
 
-def _merge_holds(before: Estimate, run: Finished, rules: Rules) -> bool | None:
-    """Whether a merge's score is as good as its parts promised; None if its share of the machine may explain all."""
+def _merge_holds(before: Estimate, run: Finished, most_sds: float) -> bool | None:
+    """Whether a merge's score is at most so many standard deviations worse than its parts promised; None if its share of the
+    machine may explain all.
+    """
     if run.score is None:
         return False
     look = _look(run, run.score)
     mean, sd = estimate.predicted(before, look)
-    if run.score > mean + rules.merge_sds * sd:
+    if run.score > mean + most_sds * sd:
         return False
     _, sd = estimate.predicted(before, replace(look, doubt=0.0, share=0.0))
-    return True if run.score + run.luck <= mean + rules.merge_sds * sd else None
+    return True if run.score + run.luck <= mean + most_sds * sd else None
 
 
-def _after_merge(state: FarmState, run: Finished, *, holds: bool | None) -> FarmState:
-    """The state after a run of the planned head: verified, taken apart, or, where disturbed, run again and then postponed."""
-    if (run.disturbed or holds is None) and run.score is not None and state.doubted != run.patches:
+def _after_merge(state: FarmState, run: Finished, *, holds: bool | None, is_far: bool) -> FarmState:
+    """The state after a run of the planned head: verified, taken apart, or, where disturbed, run again and then postponed.
+
+    One that `is_far` from what it promised runs again, too.
+    """
+    if (run.disturbed or holds is None or is_far) and run.score is not None and state.doubted != run.patches:
         return replace(state, doubted=run.patches, postponed=None)
     state = replace(state, doubted=None, postponed=None)
     if holds is None:

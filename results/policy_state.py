@@ -37,6 +37,9 @@ class Rules:
     """How many changes of the head a merge waits for on one device, where its run costs an idea."""
     merge_sds: float = 3.0
     """Standard deviations below its prediction at which a merge has failed."""
+    merge_again_sds: float = 6.0
+    """Standard deviations below its prediction at which a merge runs once more before it has failed: the estimate takes most of
+    such a run for a fault, and so it must not be what takes ideas apart either."""
     merge_pause: int = 5
     """The number of runs before a merge is run again whose runs said nothing, since they were disturbed."""
 
@@ -127,7 +130,8 @@ class FarmState:
     pinned: frozenset[str] = frozenset()
     """Patches of the head that can't be taken out: their text has been built upon, or a person keeps them."""
     doubted: frozenset[str] | None = None
-    """The planned head whose latest merge was disturbed, so that it runs again; None if there is none."""
+    """The planned head whose latest merge was disturbed, or far from what it promised, so that it runs again; None if there is
+    none."""
     postponed: frozenset[str] | None = None
     """The planned head of which two runs said nothing, since they were disturbed; None if there is none."""
     merges_from: int = 0

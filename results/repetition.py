@@ -24,16 +24,18 @@ class Repetition:
 def repetition(state: GroupState, experiment: Experiment, run: RunResult) -> Repetition | None:
     """Why an experiment's only run is repeated; None if it isn't.
 
-    A merge and a control are repeated if their share was unusual, a merge also if its share may have made all the difference.
+    A merge and a control are repeated if their share was unusual, a merge also if its share may have made all the difference,
+    or if it scored far worse than its parts promised.
     An idea is if its share was unusual in the direction that decides, if that of the runs that it is compared with may have
     decided, or if the price of time keeps it out.
     """
     share = state.share_of_run.get(run.run_id)
     if experiment.kind in ("merge", "control"):
         is_doubted = experiment.kind == "merge" and state.patches_at.get(experiment.commit) == state.farm.doubted
-        if share is None or not (share.is_unusual or is_doubted):
-            return None
-        return Repetition(share=share.words if share.is_unusual or not share.uneven else share.uneven_words)
+        if share is not None and share.is_unusual:
+            return Repetition(share=share.words)
+        why = share.uneven_words if share is not None else ""
+        return Repetition(share=why or "far from what its parts promised") if is_doubted else None
     found = estimate_of(state, experiment.id)
     if found is None or found.idea in state.farm.barred:
         return None

@@ -22,6 +22,7 @@ from results.table_comments import (
     KIND_COMMENT,
     LEADERBOARD_COMMENT,
     LEADERBOARD_COMMENTS,
+    NEAR_MISSES_COMMENT,
     TABLE_COMMENTS,
     WORK_COMMENTS,
 )
@@ -385,6 +386,17 @@ def _m012_measurements(connection: duckdb.DuckDBPyConnection) -> None:
     connection.execute(f"COMMENT ON COLUMN history.decision IS '{_quoted(DECISION_COMMENT)}'")
 
 
+def _m016_near_misses_of_heads(connection: duckdb.DuckDBPyConnection) -> None:
+    """The view of near-misses with the head that each is one of: what combines them, and what counts them, goes by heads."""
+    connection.execute("""
+        CREATE OR REPLACE VIEW near_misses AS
+        SELECT h.id, e.head_branch, h.branch, h.number, h.commit, h.title, h.hypothesis, h.val_bpb, h.runs, e.effect, e.low,
+               e.high, e.helps, e.price, h.gain, h.sigma, h.platform, h.score_fingerprint
+        FROM estimates e JOIN history h ON h.id = e.id WHERE e.is_near_miss ORDER BY e.helps DESC
+    """)
+    connection.execute(f"COMMENT ON VIEW near_misses IS '{_quoted(NEAR_MISSES_COMMENT)}'")
+
+
 def _quoted(text: str) -> str:
     return text.replace("'", "''")
 
@@ -405,4 +417,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     m013_work_by_now,
     m014_costs_by_researcher,
     m015_costs_of_calls,
+    _m016_near_misses_of_heads,
 )

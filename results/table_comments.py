@@ -66,6 +66,11 @@ GROUP_COMMENTS: Mapping[str, str] = {
     "decisions": "Every decision on every experiment, oldest first; `before` is what it changed, such as keep to discard.",
 }
 
+NEAR_MISSES_COMMENT = (
+    "Ideas that may help and are not in the head of their group (head_branch), the likeliest first: worth combining. Those of "
+    "all heads of the home: farm combine takes one head's."
+)
+
 KIND_COMMENT = (
     "baseline, explore (an idea), manual (a person's), merge (several ideas put together), wave (half of some near-misses), "
     "control (head or baseline again) or confirm (fresh seeds, for the report alone)."

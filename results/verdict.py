@@ -88,6 +88,11 @@ def abandoned_by_a_person() -> Verdict:
     return Verdict(decision="lost", reason=ABANDONED)
 
 
+def no_longer_wanted() -> Verdict:
+    """The verdict on a merge that was cut off before it had a score, and that has lost its purpose since."""
+    return Verdict(decision="lost", reason="not run: what it was to put together is no longer wanted")
+
+
 def baseline_verdict(runs: Sequence[RunResult], prior: NoisePrior) -> Verdict:
     """The verdict on a branch's first commit: kept if it runs.
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from agent.researchers.coding_agents import AGENTS
-from agent.researchers.mix import HYBRID, WITH_MODEL, parts_of, shares_of
+from agent.researchers.mix import EXAMPLE, HYBRID, MEMBERS, WITH_MODEL, parts_of, shares_of
 from research.errors import UserError
 from research.formatting import shortened
 from research.result import SandboxMode
@@ -38,6 +38,11 @@ def check_researcher(name: str) -> None:
         raise UserError(f"--researcher {kind}: needs {what} after the colon, as in --researcher {example}.")
     if kind == HYBRID and (name == HYBRID or argument in WITH_MODEL):
         return
+    if kind in MEMBERS and argument:
+        raise UserError(
+            f"--researcher {shortened(name, 80)}: what follows the colon is {kind}'s share in a mix, as in {EXAMPLE}: "
+            f"for all loops it is --researcher {kind}."
+        )
     if name not in ("search", "claude", *AGENTS) and kind not in ARGUMENTS:
         raise UserError(f"No researcher is called {shortened(name, 80)!r}: use {RESEARCHERS}.")
 

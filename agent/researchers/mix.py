@@ -40,6 +40,8 @@ def shares_of(name: str) -> Mapping[str, int]:
         )
         if member not in MEMBERS:
             raise UserError(f"{wrong} {EXAMPLE}: a mix can have {', '.join(MEMBERS)}.")
+        if share == "0":
+            raise UserError(f"{wrong} {EXAMPLE}: no loop is to have {member}, so leave it out.")
         if not (share.isascii() and share.isdigit() and len(share) < 9 and 1 <= int(share) <= MOST_SHARES):
             raise UserError(f"{wrong} {EXAMPLE}: a whole number from 1 to {MOST_SHARES} follows each colon.")
         if member in shares:

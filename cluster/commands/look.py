@@ -52,6 +52,8 @@ def status(options: argparse.Namespace) -> int:
         if running is None:
             raise
         histories = []
+    if options.tag is not None:
+        histories = branches_named(histories, options.tag)
     if options.json:
         branches = {one.branch.name: standing(one) for sharing in by_head(histories) for one in sharing}
         cut_off = [] if running is not None or silent_farm(home) else interrupted(histories)
@@ -245,10 +247,7 @@ def autopsy(options: argparse.Namespace) -> int:
     from results.own_table import own_rows, with_own_kinds
 
     home, file = find_home(), read_foreign(Path(options.file))
-    try:
-        records = [record for history in read_history(home) for record in history.records]
-    except UserError:
-        records = []
+    records = _records_of(home)
     own = own_rows(file, records)
     found = examine(with_own_kinds(file, own), options.sigma)
     print(
@@ -257,6 +256,14 @@ def autopsy(options: argparse.Namespace) -> int:
         else "\n".join([*autopsy_lines(found), *_of_this_farm(home, file, own, records)])
     )
     return 0
+
+
+def _records_of(home: Home) -> "list[ExperimentRecord]":
+    """All experiments of a home; none where it has no history."""
+    try:
+        return [record for history in read_history(home) for record in history.records]
+    except UserError:
+        return []
 
 
 def _of_this_farm(
@@ -280,6 +287,7 @@ def import_(options: argparse.Namespace) -> int:
     from results.autopsy import autopsy_lines
     from results.foreign_import import event_of, examined, record_import
     from results.foreign_tsv import read_foreign
+    from results.own_table import own_rows, with_own_kinds
     from results.store import Store
 
     home, path = find_home(options.home), Path(options.file)
@@ -288,7 +296,8 @@ def import_(options: argparse.Namespace) -> int:
         tells = to_type(f"farm autopsy {shlex.quote(options.file)}")
         raise UserError(f"{printable(path)} holds no row with a score and a status: nothing is imported (`{tells}` says why).")
     name = one_line(options.name or printable(path.name), LONGEST_NAME)
-    found = examined(file, options.sigma)
+    own = own_rows(file, _records_of(home))
+    found = examined(with_own_kinds(file, own), options.sigma)
     event, replace = event_of(found, name), options.name is not None
     client = connect(home)
     if client is None and (silent := silent_farm(home)):

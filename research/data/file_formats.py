@@ -11,7 +11,7 @@ from research.command_hints import to_type
 from research.data.compression import COMPRESSED_SUFFIXES, COMPRESSIONS, open_bytes
 from research.data.decoding import Encoding, Readable, find_encoding, is_utf8_but_for_nul
 from research.data.documents import PROBE_BYTES, text_documents
-from research.data.file_tree import has_hidden_files
+from research.data.file_tree import FileTree, has_hidden_files
 from research.data.json_documents import LeftOut, is_cut_off, json_fields, json_texts
 from research.data.parquet import parquet_fields, parquet_rows, parquet_values
 from research.errors import UserError
@@ -81,6 +81,8 @@ class Survey:
     """The field of records, or column of Parquet, that holds the text."""
     read: tuple[DataFile, ...]
     skipped: tuple[Skipped, ...]
+    tree: FileTree
+    """Where they lie, with what is not looked at."""
 
     @property
     def text_bytes(self) -> int:
@@ -103,7 +105,8 @@ class Survey:
         lines += [
             f"{self.name}: {line}" for line in (self._encodings(), self._replaced(), self._broken(), self._records()) if line
         ]
-        return [*lines, f"{self.name}: {self.skipped_line()}"] if self.skipped else lines
+        lines += [f"{self.name}: {self.skipped_line()}"] if self.skipped else []
+        return [*lines, *(f"{self.name}: {line}" for line in (self._hidden(), self._again()) if line)]
 
     def skipped_line(self) -> str:
         """How many files were skipped, for which reasons; empty if none were."""
@@ -111,6 +114,14 @@ class Survey:
             return ""
         reasons = _by_reason({file.path: file.why for file in self.skipped})
         return f"skipped {counted(len(self.skipped), 'file')}: {reasons}"
+
+    def _hidden(self) -> str:
+        hidden = self.tree.hidden
+        return f"not read, since hidden: {_names(hidden)}" if hidden else ""
+
+    def _again(self) -> str:
+        again = self.tree.again
+        return f"read once, under another path: {_names(again)}" if again else ""
 
     def _encodings(self) -> str:
         named = {file.path: file.encoding.name for file in self.read if file.encoding}
@@ -137,12 +148,12 @@ class Survey:
         return f"{counted(count, 'record')} without text in the field `{self.field}`, in {where}{there}" if found else ""
 
 
-def survey(name: str, root: Path, paths: Sequence[Path], *, field: str) -> Survey:
+def survey(name: str, root: Path, tree: FileTree, *, field: str) -> Survey:
     """Reads all files once. Raises UserError if there is no text, or a file is damaged or can't be read."""
-    found = [_examine(path, field) for path in paths]
+    found = [_examine(path, field) for path in tree.files]
     read = tuple(file for file in found if isinstance(file, DataFile))
     skipped = tuple(file for file in found if isinstance(file, Skipped))
-    result = Survey(name=name, field=field, read=read, skipped=skipped)
+    result = Survey(name=name, field=field, read=read, skipped=skipped, tree=tree)
     without_field = [file for file in skipped if file.fields]
     if without_field and not read:
         raise _no_such_field(without_field, field)

@@ -20,7 +20,7 @@ from research.data.decoding import Readable
 from research.data.documents import list_files, plain_documents, text_key
 from research.data.file_changes import Snapshot
 from research.data.file_formats import Survey, documents_of, no_text, survey
-from research.data.file_tree import files_below, has_files
+from research.data.file_tree import has_files, tree_below
 from research.data.hub import REVISION, Dataset
 from research.data.installed_text import PackageFiles, excerpt, packages_revision, require_packages
 from research.data.json_documents import TEXT_FIELD
@@ -321,10 +321,11 @@ def own_files(
     """
     _check_exists(root)
     name = f"files:{printable(root.name)}"
-    paths = files_below(root)
+    tree = tree_below(root)
+    paths = tree.files
     say(f"{name}: reading {counted(len(paths), 'file')}")
     snapshot = Snapshot.take(root, paths)
-    found = survey(name, root, paths, field=text_field)
+    found = survey(name, root, tree, field=text_field)
     for line in found.lines():
         say(line)
 

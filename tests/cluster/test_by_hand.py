@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
+from agent.repo.git_command import run_git
 from cluster.by_hand import (
     cut_off_try,
     earlier_try,
@@ -203,6 +205,55 @@ def test_a_try_that_is_cut_off_after_its_verdict_is_not_made_again(make_loop) ->
         assert cut_off_try(loop, worse) == again and len(again.runs) == len(record.runs) + 1
         note_try(loop, again, has_ended=True)
         assert cut_off_try(loop, worse) is None
+
+    asyncio.run(tries())
+
+
+def test_a_commit_by_hand_that_was_dropped_is_no_try_that_was_cut_off(make_loop) -> None:  # noqa: F811
+    deep = TRAIN_PY.replace("DEPTH = 2", "DEPTH = 3")
+
+    async def tries() -> None:
+        loop = make_loop(lambda experiment, spec: result(spec, 1.5 if experiment.number == 0 else 1.0))
+        await loop.start()
+        (loop.worktree.folder / "research" / "train.py").write_text(deep)
+        run_git(
+            loop.worktree.folder,
+            "-c",
+            "user.name=a",
+            "-c",
+            "user.email=a@b",
+            "commit",
+            "--quiet",
+            "--all",
+            "--message",
+            "by hand",
+        )
+        [adopted] = await loop.adopt()
+        assert cut_off_try(loop, deep) is None
+        record_request(loop.store, Ask(what="drop", group=loop.shared.group, idea=adopted.experiment.id))
+        assert cut_off_try(loop, deep) is None and loop.was_ever_committed(adopted.experiment)
+        await run_what_is_requested(loop)
+        assert cut_off_try(loop, deep) is None
+
+    asyncio.run(tries())
+
+
+def test_a_merge_that_was_cut_off_is_not_run_once_the_drop_is_undone(make_loop) -> None:  # noqa: F811
+    async def tries() -> None:
+        loop = make_loop(lambda experiment, spec: result(spec, 1.5 if experiment.number == 0 else 1.0))
+        await loop.start()
+        kept = await loop.try_now(proposal_by_hand(TRAIN_PY, TRAIN_PY.replace("DEPTH = 2", "DEPTH = 3"), None))
+        drop = Ask(what="drop", group=loop.shared.group, idea=kept.experiment.id)
+        record_request(loop.store, drop)
+        request = loop.shared.last_run()
+        assert request is not None and request.kind == "merge"
+        merge = loop._new.of_request(request)  # the farm ends before it has run
+        assert loop.shared.is_still_wanted(loop.store.record(merge.id))
+        record_request(loop.store, replace(drop, what="undo drop"))
+        assert await loop.start() == [] and loop.store.record(merge.id).runs == ()
+        verdict = loop.store.record(merge.id).verdict
+        assert verdict is not None and verdict.decision == "lost" and "no longer wanted" in verdict.reason
+        assert loop.head().patches == (kept.experiment.id,) and not is_anything_requested(loop)
 
     asyncio.run(tries())
 

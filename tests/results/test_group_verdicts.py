@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -13,6 +14,7 @@ from results.group_entries import Entry, Joined, Ran, Ruled
 from results.group_state import GroupState, begin, replay
 from results.group_verdicts import flips, idea_verdict, measurement_verdict
 from results.overfitting import ON_VALIDATION_ALONE
+from results.policy_state import Change
 from tests.results.result_samples import make_branch, make_experiment, make_run
 
 IDEA = "mar8-0001"
@@ -64,6 +66,15 @@ def test_what_is_expected_of_a_head_is_what_is_told_of_it_elsewhere() -> None:
     assert gain is not None and abs(gain.head - policy.expected_score(state.farm, frozenset({IDEA}))[0]) > 1e-4
     verdict = measurement_verdict(state, again, runs)
     assert verdict.gain == pytest.approx(gain.head - 0.9945) and f"all runs expect {gain.head:.4f}" in verdict.reason
+
+
+def test_an_idea_that_is_kept_for_a_planned_merge_is_not_said_to_be_likely_enough() -> None:
+    """A wave plans a merge of all that is expected to gain; the lower bar is for what is in the head."""
+    state, verdict = told(0.9998)
+    assert verdict.decision == "discard" and verdict.helps is not None and 0.5 < verdict.helps < 0.7
+    state = replace(state, farm=replace(state.farm, plan=((Change(add=frozenset({IDEA})),),)))
+    [(_, kept)] = flips(state, {IDEA: "discard"})
+    assert kept.decision == "keep" and "< 0.70, but" in kept.reason and "merge" in kept.reason and ">=" not in kept.reason
 
 
 def test_what_keeps_a_likely_idea_out_is_said() -> None:

@@ -28,6 +28,17 @@ def test_loops_get_the_mixs_proportions_and_repeat_them(mix: str) -> None:
         assert all(abs(counts[name] - loops * share / size) <= 1 for name, share in shares.items())
 
 
+def test_a_share_that_gives_nothing_is_named_with_its_cure() -> None:
+    for name, cure in (
+        ("claude:2,search:0", "leave it out"),
+        ("search:0", "--researcher search."),
+        ("codex:2", "--researcher codex."),
+    ):
+        with pytest.raises(UserError) as error:
+            check_researcher(name)
+        assert cure in str(error.value) and EXAMPLE in str(error.value) and "No researcher is called" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "mix",
     ["claude:2,", ",", "claude,search", "claude:2,search", "claude:0,search:1", "claude:-1,search:1", "claude:2,serch:1",
