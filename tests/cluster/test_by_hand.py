@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from agent.repo.git_command import run_git
+from agent.shared_research import is_still_wanted
 from cluster.by_hand import (
     cut_off_try,
     earlier_try,
@@ -248,7 +249,7 @@ def test_a_merge_that_was_cut_off_is_not_run_once_the_drop_is_undone(make_loop) 
         request = loop.shared.last_run()
         assert request is not None and request.kind == "merge"
         merge = loop._new.of_request(request)  # the farm ends before it has run
-        assert loop.shared.is_still_wanted(loop.store.record(merge.id))
+        assert is_still_wanted(loop.shared, loop.store.record(merge.id))
         record_request(loop.store, replace(drop, what="undo drop"))
         assert await loop.start() == [] and loop.store.record(merge.id).runs == ()
         verdict = loop.store.record(merge.id).verdict

@@ -224,8 +224,9 @@ def test_every_command_has_a_function_and_help(command):
         (["sql", "SELECT 1", "--audit", "--jsn"], "doesn't take --jsn"),
         (["report", "\udcff"], "no text"),
         (["run", "--tag", "x" * 5_000], f"'{'x' * 79}…' is not a valid tag"),
-        (["status", "x" * 5_000], f"status doesn't take {'x' * 79}… "),
-        (["status", "extra"], "status doesn't take extra"),
+        (["doctor", "x" * 5_000], f"doctor doesn't take {'x' * 79}… "),
+        (["status", "mar8", "extra"], "status doesn't take extra"),
+        (["status", "nope"], "No branch or tag is called 'nope': there is mar8"),
         (["profile", "small", "--profile", "cpu"], "two profiles"),
         (["run", "--devices", "cpu", "--gpu-memory", "8"], "--gpu-memory limits runs on CUDA GPUs only"),
         (["profile", "--devices", "cpu", "--gpu-memory", "8"], "these are on cpu"),
@@ -249,7 +250,7 @@ EMPTY = [
     *(["submit", option, ""] for option in ("--tag", "--address", "--home", "--cache")),
     *(
         [command, ""]
-        for command in ("report", "audit", "diff", "apply", "sample", "show", "verify", "sql", "transfer", "import")
+        for command in ("status", "report", "audit", "diff", "apply", "sample", "show", "verify", "sql", "transfer", "import")
     ),
     *([command, "--home="] for command in ("status", "stop", "fetch", "doctor", "demo", "prepare")),
 ]

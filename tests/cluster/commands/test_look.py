@@ -1,5 +1,6 @@
 """`farm audit` and `farm verify` without a run: what they show, and what they refuse."""
 
+import json
 import subprocess
 from dataclasses import replace
 
@@ -210,6 +211,27 @@ def test_the_autopsy_of_the_farms_own_table_names_the_report(home, capsys, monke
     assert "farm report" not in capsys.readouterr().out
 
 
+def test_an_import_of_the_farms_own_table_goes_by_its_records_as_the_autopsy_does(home, capsys, monkeypatch):
+    """A further run of a program is no idea, whatever its description says."""
+    monkeypatch.setenv("FARM_HOME", str(home))
+    with Store.open(home) as store:
+        again = make_experiment(9, commit="e" * 40, program="again", title="other words")
+        for number, experiment in enumerate((replace(again, id="mar8-0008", number=8, commit="d" * 40, title="words"), again)):
+            store.add_experiment(experiment)
+            store.add_run(experiment.id, make_run(f"{experiment.id}-1", 2.4 - number / 10))
+            store.add_verdict(experiment.id, Verdict(decision="keep", reason="so"))
+    rows = "".join(f"{name * 7}\t{score}\t1.0\tkeep\t{words}\n" for name, score, words in
+                   (("a", 3.0, "baseline"), ("d", 2.4, "words"), ("e", 2.3, "other words")))  # fmt: skip
+    (home.parent / "own.tsv").write_text(f"commit\tval_bpb\tmemory_gb\tstatus\tdescription\n{rows}")
+    assert main(["import", str(home.parent / "own.tsv"), "--home", str(home)]) == 0
+    with Store.open(home) as store:
+        problems = dict(store.query("SELECT line, problem FROM foreign_results").rows)
+    assert problems[3] is None and "known program" in problems[4]
+    capsys.readouterr()
+    assert main(["autopsy", str(home.parent / "own.tsv"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["known_programs"] == [4]
+
+
 def test_status_says_whose_rows_a_switch_of_branches_has_left_in_results_tsv(home, capsys):
     checkout = home.parent
     subprocess.run(["git", "init", "-q", "-b", "autoresearch/apr1", str(checkout)], check=True)
@@ -228,6 +250,11 @@ def test_status_says_whose_rows_a_switch_of_branches_has_left_in_results_tsv(hom
             assert main(["status", "--home", str(home)]) == 0
             told = capsys.readouterr().out
             assert ("3 rows of other branches (3 of autoresearch/mar8)" in told) == other
+    assert main(["status", "apr1", "--home", str(home)]) == 0
+    told = capsys.readouterr().out
+    assert "autoresearch/apr1: " in told and "autoresearch/mar8: " not in told
+    assert main(["status", "mar8", "--json", "--home", str(home)]) == 0
+    assert list(json.loads(capsys.readouterr().out)["branches"]) == ["autoresearch/mar8"]
 
 
 def test_a_home_without_a_history_names_every_command_that_starts_one(tmp_path, capsys):
