@@ -28,9 +28,13 @@ from cluster.machine_load import busy_lines
 from cluster.stop_request import STOPPING
 from research.command_hints import to_type
 from research.errors import UserError
+from research.formatting import shortened
 from research.valid_train_py import problem_with
 from results.experiment import ExperimentRecord, Proposal
 from results.tsv import write_results_tsv
+
+TITLE_WIDTH = 60
+"""Characters of the user's words that are told."""
 
 TRY = "try"
 """The kind of the events that record the beginning of another run of an experiment, and the end of a try."""
@@ -96,9 +100,7 @@ async def try_working_train_py(farm: Farm, message: str | None, *, again: bool =
         if record is None and not again and same_code(working, head_text) and is_anything_requested(loop):
             requested = await run_what_is_requested(loop)
             if requested is not None:
-                if message is not None:
-                    what = f"{TRAIN_FILE} has no edit, and {requested.experiment.id} ({requested.experiment.title}) was due"
-                    farm.display.say(f"{what}: -m left aside")
+                tell_that_words_have_no_edit(farm, requested, message)
                 leave_results(farm, loop, requested, tried if same_lines(tried, head_text) else None)
                 return requested
         if record is not None:
@@ -165,6 +167,13 @@ async def tell_if_busy(farm: Farm) -> None:
     """Shows what else uses the machine, right before a run: a refusal has no such line before it."""
     for line in await asyncio.to_thread(busy_lines, farm.options.devices[:1]):
         farm.display.say(line)
+
+
+def tell_that_words_have_no_edit(farm: Farm, requested: ExperimentRecord, message: str | None) -> None:
+    """Says that a run which was due, with a title of its own, doesn't use the user's words."""
+    if message is not None:
+        what = f"{TRAIN_FILE} has no edit, so that {requested.experiment.id} ({requested.experiment.title}) ran, which was due"
+        farm.display.say(f"{what}: -m {shlex.quote(shortened(message, TITLE_WIDTH))} left aside")
 
 
 def tell_what_is_left_aside(

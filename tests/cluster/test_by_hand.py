@@ -21,6 +21,7 @@ from cluster.by_hand import (
     note_try,
     proposal_by_hand,
     run_what_is_requested,
+    tell_that_words_have_no_edit,
 )
 from cluster.home import Home
 from cluster.person_requests import Ask
@@ -269,6 +270,11 @@ def test_without_an_edit_what_a_person_has_dropped_leaves_the_head(make_loop) ->
         assert is_anything_requested(loop)
         merge = await run_what_is_requested(loop)
         assert merge is not None and merge.experiment.kind == "merge"
+        said: list[str] = []
+        farm = SimpleNamespace(display=SimpleNamespace(say=said.append))
+        for words in ("my words", None):
+            tell_that_words_have_no_edit(farm, merge, words)
+        assert len(said) == 1 and "-m 'my words' left aside" in said[0] and merge.experiment.id in said[0]
         assert loop.head().patches == () and not is_anything_requested(loop)
         assert loop.worktree.train_py(loop.worktree.head()) == TRAIN_PY
 
