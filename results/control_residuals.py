@@ -30,7 +30,7 @@ def residuals(state: GroupState, records: Iterable[ExperimentRecord]) -> list[Co
     for record in records:
         experiment, score = record.experiment, record.val_bpb
         if experiment.kind == "control" and score is not None and experiment.commit in state.patches_at:
-            expected, sd = expected_of(state, experiment)
+            expected, sd = expected_of(state, experiment, record.runs)
             found.append(ControlResidual(experiment_id=experiment.id, sds=(score - expected) / sd))
     return found
 

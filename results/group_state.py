@@ -42,6 +42,9 @@ standard deviation of 0.0027 bpb, and one small change under the same seeds move
 MEMORY_PRICE = 0.0005
 """The gain in bpb that each doubling of the head's peak memory must pay for."""
 
+MOST_COMPARED = 16
+"""The latest runs of a train.py whose shares of the machine another run's is compared with: two of each common seed."""
+
 SLACK_SIGMAS = 0.5
 """The most that an idea may lose, in sigmas as claimed, however much simpler its code is."""
 
@@ -82,7 +85,7 @@ class GroupState:
     shares: tuple[float, ...] = ()
     """The latest runs' shares of their machine (`machine_shares.share_of`)."""
     shares_with: GrowingMapping[frozenset[str], tuple[tuple[int, float], ...]] = field(default_factory=GrowingMapping)
-    """Seed and share of the machine of each run with a score of these ideas' train.py."""
+    """Seed and share of the machine of the latest runs with a score of these ideas' train.py."""
     first_share: FirstShare | None = None
     share_of_run: GrowingMapping[str, MachineShare] = field(default_factory=GrowingMapping)
     """What each run had of its machine, as far as that is known, by the run's id."""
@@ -339,7 +342,7 @@ def _time_price(state: GroupState, entry: Ran) -> float:
     """What a run of an idea must pay for computing more outside the clock than what it was tried on, in bpb."""
     run = entry.run
     before, now = state.times_at.get(entry.experiment.parent_commit), run_times(run, share_of(run))
-    if before is None or now is None or not state.usual_times.runs:
+    if before is None or now is None or not state.usual_times.are_known:
         return 0.0
     share = state.share_of_run.get(run.run_id)
     is_slowed = share is not None and share.may_be_unusual and share.more < 0
@@ -397,7 +400,7 @@ def _with_machine(state: GroupState, entry: Ran, patches: frozenset[str]) -> Gro
     if run.status != "ok":
         return state
     if share:
-        runs = (*state.shares_with.get(patches, ()), (run.seed, share))
+        runs = (*state.shares_with.get(patches, ()), (run.seed, share))[-MOST_COMPARED:]
         state = with_fields(state, shares_with=state.shares_with.with_entry(patches, runs))
     if times := run_times(run, share):
         if not patches:

@@ -5,13 +5,22 @@ the seed move, is told apart from that, since the two may point in different dir
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import fmean
 
 from research.result import RunResult
 from results import policy
 from results.experiment import Decision, Experiment, ExperimentRecord, Verdict
 from results.gains import expected_gain
 from results.group_entries import DROPPED_BY_A_PERSON
-from results.group_state import GroupState, IdeaEstimate, estimate_of, expected_of_run, share_above_first, time_price
+from results.group_state import (
+    GroupState,
+    IdeaEstimate,
+    estimate_of,
+    expected_of_run,
+    share_above_first,
+    time_price,
+    usual_share_above_first,
+)
 from results.head_gain import interval_text
 from results.machine_shares import share_of, told_share
 from results.overfitting import ON_VALIDATION_ALONE
@@ -71,7 +80,7 @@ def merge_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunR
         return failed
     patches = state.patches_at[experiment.commit]
     scores = scores_of(runs)
-    expected, sd = expected_of(state, experiment)
+    expected, sd = expected_of(state, experiment, runs)
     score = sum(scores) / len(scores)
     is_kept = patches == state.farm.head
     remark = _share_in_words(state, runs)
@@ -109,7 +118,7 @@ def measurement_verdict(state: GroupState, experiment: Experiment, runs: Sequenc
         return failed
     scores = scores_of(runs)
     score = sum(scores) / len(scores)
-    expected, sd = expected_of(state, experiment)
+    expected, sd = expected_of(state, experiment, runs)
     away = (score - expected) / sd
     what = "known program" if experiment.kind in ("explore", "manual") else experiment.kind
     told = f"{score:.4f}{_share_in_words(state, runs)}"
@@ -117,14 +126,16 @@ def measurement_verdict(state: GroupState, experiment: Experiment, runs: Sequenc
     return Verdict(decision="discard", reason=words, gain=expected - score, sigma=state.farm.posterior.sigma)
 
 
-def expected_of(state: GroupState, experiment: Experiment) -> tuple[float, float]:
-    """The val_bpb that is expected of an experiment's train.py, as it is told of a head, and a run's standard deviation.
-
-    The experiment must have run.
+def expected_of(state: GroupState, experiment: Experiment, runs: Sequence[RunResult]) -> tuple[float, float]:
+    """The val_bpb that is expected of an experiment's train.py, as it is told of a head but with what these runs had of the
+    machine, and a run's standard deviation. The experiment must have run.
     """
-    gain = expected_gain(state, experiment.commit)
+    gain, patches = expected_gain(state, experiment.commit), state.patches_at[experiment.commit]
     assert gain is not None, "it has run"
-    return gain.head, policy.expected_score(state.farm, state.patches_at[experiment.commit])[1]
+    shares = [share_above_first(state, share_of(run)) for run in runs if run.status == "ok"]
+    means, sds = zip(*(policy.expected_score(state.farm, patches, share=share) for share in shares), strict=True)
+    usually, _ = policy.expected_score(state.farm, patches, share=usual_share_above_first(state))
+    return gain.head + fmean(means) - usually, fmean(sds)
 
 
 def may_flip(state: GroupState, kept_before: Iterable[str]) -> tuple[str, ...]:

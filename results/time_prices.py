@@ -7,7 +7,7 @@ and for what most of its own runs took.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median_low
 
 from research.result import RunResult
@@ -32,29 +32,44 @@ class RunTimes:
         """What it had of its machine as a part of this share; 1 where it had no less, or that isn't known."""
         return min(1.0, self.share / share) if share and self.share else 1.0
 
-    def work(self, share: float | None) -> tuple[float, float]:
-        """The seconds to start and to answer that it would have taken with this share of the machine, if it had less."""
-        part = self.part_of(share)
-        return self.startup * part, self.answers * part
-
 
 @dataclass(frozen=True, kw_only=True)
 class UsualTimes:
-    """What the untouched train.py took."""
+    """The most seconds that runs of the untouched train.py took, each measured with its share of the machine."""
 
-    runs: tuple[RunTimes, ...] = ()
+    share: float = 0.0
+    """The largest share of the machine that one of them had; 0: it isn't known of any."""
+    work: tuple[float, float] = (0.0, 0.0)
+    """To start and to answer, times the share that the run had."""
+    seconds: tuple[float, float] = (0.0, 0.0)
+    """To start and to answer, of runs whose share isn't known."""
+    training: float = 0.0
     step: float = 0.0
-    """Seconds of one of its steps: a run may end as much later than it did, by chance."""
+    """Seconds of a step: a run may end as much later than these did, by chance."""
+
+    @property
+    def are_known(self) -> bool:
+        """Whether there was such a run."""
+        return self.training > 0
+
+    @property
+    def longest(self) -> tuple[float, float]:
+        """To start and to answer, as with the largest share."""
+        startup, answers = (part / self.share if self.share else 0.0 for part in self.work)
+        return max(startup, self.seconds[0]), max(answers, self.seconds[1])
 
     def with_run(self, times: RunTimes, steps: int | None) -> "UsualTimes":
         """With one more run; the first one's report says what a step takes: it is the user's own train.py."""
-        step = times.training / steps if not self.runs and steps else self.step
-        return UsualTimes(runs=(*self.runs, times), step=step)
+        step = times.training / steps if not self.are_known and steps else self.step
+        training, took = max(self.training, times.training), (times.startup, times.answers)
+        if not times.share:
+            return replace(self, seconds=_larger(self.seconds, took), training=training, step=step)
+        work = (took[0] * times.share, took[1] * times.share)
+        return replace(self, share=max(self.share, times.share), work=_larger(self.work, work), training=training, step=step)
 
-    @property
-    def share(self) -> float | None:
-        """The largest share of the machine that one of them had."""
-        return max((run.share for run in self.runs if run.share), default=None)
+
+def _larger(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    return max(one[0], other[0]), max(one[1], other[1])
 
 
 def run_times(run: RunResult, share: float | None) -> RunTimes | None:
@@ -72,16 +87,14 @@ def worth_of_time(times: RunTimes, usual: UsualTimes, *, free_times: float, budg
     Free are `free_times` what an untouched train.py took to start and to answer, and FREE_SHARE of the budget; starting on a
     GPU is, where an edit may have much to compile. Free is a step of the baseline, too, by which the end of training varies.
     What is free follows from no idea's run, so that it can't grow step by step. `slope` is the profile's `time_slope`.
-
-    Raises ValueError where nothing is usual yet.
     """
-    share, free = usual.share, FREE_SHARE * budget
-    longest = [max(part) for part in zip(*(run.work(share) for run in usual.runs), strict=True)]
+    part, free = times.part_of(usual.share), FREE_SHARE * budget
     startup, answers = (
-        max(0.0, took - free_times * most - free) for took, most in zip(times.work(share), longest, strict=True)
+        max(0.0, part * took - free_times * most - free)
+        for took, most in zip((times.startup, times.answers), usual.longest, strict=True)
     )
-    late = times.training - max(run.training for run in usual.runs) - max(free, usual.step / times.part_of(share))
-    return slope * math.log1p((answers + max(0.0, late) + (0.0 if on_gpu else startup)) / budget)
+    late = max(0.0, times.training - usual.training - max(free, usual.step / part))
+    return slope * math.log1p((answers + late + (0.0 if on_gpu else startup)) / budget)
 
 
 def price_of_runs(prices: Iterable[float]) -> float:

@@ -10,7 +10,7 @@ from results import policy
 from results.experiment import Branch
 from results.group_entries import Joined, Ran
 from results.group_state import GroupState, advance, begin, estimate_of, replay
-from results.group_verdicts import idea_verdict
+from results.group_verdicts import idea_verdict, measurement_verdict
 from results.repetition import repetition
 from tests.results.result_samples import make_branch, make_experiment, make_run
 from tests.results.test_group_state import idea
@@ -76,6 +76,17 @@ def test_a_gain_well_beyond_what_the_machine_is_worth_is_kept_at_once() -> None:
     state = tried(baseline(0.49), 1, 1.2, 0.9)
     assert helps(state, 1) > 0.99 and state.farm.head == {"mar8-0001"}
     assert repetition(state, idea(1), measured("r1-1", 1.2, 0.9)) is None
+
+
+def test_a_control_is_compared_with_what_is_expected_of_it_with_its_share() -> None:
+    state = baseline(0.9, 0.9)
+    for number, share in ((1, 0.9), (2, 0.45), (3, 0.45)):
+        state = tried(state, number, 2.0 if share == 0.9 else 2.22, share)
+    control = replace(make_experiment(9, kind="control", commit="base", program="p0"), patches=())
+    run = measured("c", 2.22, 0.45)
+    state = advance(state, Ran(experiment=control, run=run))
+    verdict = measurement_verdict(state, control, [run])
+    assert verdict.gain is not None and abs(verdict.gain) < 0.02 and "50% less of the machine" in verdict.reason
 
 
 def test_where_shares_are_equal_nothing_is_different_from_where_they_are_not_known() -> None:
