@@ -292,6 +292,7 @@ def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finishe
     experiment, run = entry.experiment, entry.run
     kind, share = KINDS[experiment.kind], state.share_of_run.get(run.run_id)
     doubt = doubt_of_share(share, time_slope=state.time_slope)
+    beside = share.beside if share is not None and share.beside else share_of(run)
     luck = 0.0 if share is None else state.time_slope * max(0.0, share.more, share.uneven)
     return Finished(
         kind=kind,
@@ -305,6 +306,7 @@ def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finishe
         disturbed=share is not None and share.is_unusual,
         luck=luck,
         share=share_above_first(state, share_of(run)),
+        compared_share=share_above_first(state, beside),
     )
 
 

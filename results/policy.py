@@ -251,7 +251,7 @@ def _merge_holds(before: Estimate, run: Finished, most_sds: float) -> bool | Non
     mean, sd = estimate.predicted(before, look)
     if run.score > mean + most_sds * sd:
         return False
-    _, sd = estimate.predicted(before, replace(look, doubt=0.0, share=0.0))
+    mean, sd = estimate.predicted(before, replace(look, doubt=0.0, share=run.compared_share))
     return True if run.score + run.luck <= mean + most_sds * sd else None
 
 

@@ -81,6 +81,9 @@ class Finished:
     """What a larger share of its machine than usual, or than what it is compared with, may have gained it, in bpb."""
     share: float = 0.0
     """As in `Look`."""
+    compared_share: float = 0.0
+    """The share of the machine, as in `Look`, of the runs that it is compared with: a merge must be as good as promised with
+    it, since what less of the machine is worth is known from few runs, its own first one among them."""
 
 
 @dataclass(frozen=True, kw_only=True)
