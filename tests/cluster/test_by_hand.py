@@ -24,6 +24,7 @@ from cluster.by_hand import (
     tell_that_words_have_no_edit,
 )
 from cluster.home import Home
+from cluster.local_api import connect
 from cluster.person_requests import Ask
 from cluster.person_requests import record as record_request
 from research.errors import UserError
@@ -110,7 +111,7 @@ def test_a_try_that_was_cut_off_is_finished_and_not_made_twice(checkout: Checkou
 
 
 def cut_off_while_training(checkout: Checkout, experiment_id: str) -> None:
-    """Starts a try, and presses Ctrl-C as soon as it trains."""
+    """Starts a try, and presses Ctrl-C as soon as it trains; until then it answers other commands, as `farm run` does."""
     edited = checkout.train_py.read_text()
     farm = checkout.start("try", *TERMS)
     log = checkout.home / "runs" / f"{experiment_id}-1" / "run.log"
@@ -118,6 +119,8 @@ def cut_off_while_training(checkout: Checkout, experiment_id: str) -> None:
     while not (log.exists() and "step" in log.read_text()):
         assert time.monotonic() < deadline and farm.poll() is None
         time.sleep(0.05)
+    client = connect(Home(checkout.home))
+    assert client is not None and client.status()["tag"] == "one"
     os.killpg(farm.pid, signal.SIGINT)
     output, _ = farm.communicate(timeout=30)
     assert farm.returncode == 130, output
