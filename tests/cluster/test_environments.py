@@ -31,7 +31,8 @@ def test_a_run_where_nothing_is_as_usual(checkout: Checkout, tmp_path: Path) -> 
     half_written = linked / "research" / ".train.py.0123abcd.tmp"
     half_written.touch()
     researcher = checkout.script({"title": "learn \N{SNOWMAN}", "constants": {"LR": GOOD_LR}})
-    command = ("run", "--tag", "odd", "--devices", "cpu", "--budget", "1", "--researcher", researcher)
+    command = ("run", "--tag", "odd", "--devices", "cpu", "--budget", "1", "--experiments", "1", "--researcher",
+               researcher)  # fmt: skip
     environment = {**checkout._environment(), **ODD}
     farm = ForkedFarm(command, folder=linked, environment=environment, output=Path("/dev/full"), umask=0o077)
     wait_for("end of the farm", lambda: farm.poll() is not None)

@@ -25,7 +25,7 @@ from torch import nn
 from research.profiles import active_contract
 
 LR = 0.000001
-WEIGHT_STD = 0.02
+WEIGHT_STD = 0.5  # so that there is much to learn: more than what unequal shares of the machine are worth
 SLEEP = 0.0  # seconds that a step wastes
 UPDATES = 30  # after these it waits for the end, so that a busy machine trains the same model
 
