@@ -246,12 +246,44 @@ def _problem_of_messages(events: Iterable[Event]) -> object:
     return messages[-1].get("errorMessage") or messages[-1]["stopReason"] if failed else None
 
 
+# --- the Agent Client Protocol, by acp_client.py ------------------------------------------------------------------------------
+
+
+def _spent_of_protocol(events: Iterable[Event]) -> list[_Spent]:
+    """The session's cost so far as the agent has told it last, and the tokens of its turn."""
+    told = [event for event in events if event.get("acp") in ("cost", "end")]
+    costs = [_usd(event.get("amount")) for event in told if event["acp"] == "cost" and event.get("currency") == "USD"]
+    end = next((event for event in reversed(told) if event["acp"] == "end"), {})
+    usage = _object(end.get("usage"))
+    if not costs and not usage:
+        return []
+    return [
+        _Spent(
+            model=_line(end.get("model")),
+            input=_count(usage.get("input_tokens")),
+            output=_count(usage.get("output_tokens")) + _count(usage.get("thought_tokens")),
+            cache_read=_count(usage.get("cached_read_tokens")),
+            cache_write=_count(usage.get("cached_write_tokens")),
+            usd=costs[-1] if costs else None,
+        )
+    ]
+
+
+def _problem_of_protocol(events: Iterable[Event]) -> object:
+    told = [event for event in events if event.get("acp") in ("end", "error")]
+    last = told[-1] if told else {}
+    if last.get("acp") == "end":
+        return None if last.get("stop_reason") == "end_turn" else f"It stopped: {last.get('stop_reason')}."
+    return last.get("message")
+
+
 _READERS = {
     "result": (_spent_of_result, _problem_of_result),
     "turns": (_spent_of_turns, _problem_of_turns),
     "stats": (_spent_of_stats, _problem_of_stats),
     "steps": (_spent_of_steps, _problem_of_steps),
     "messages": (_spent_of_messages, _problem_of_messages),
+    "protocol": (_spent_of_protocol, _problem_of_protocol),
 }
 
 

@@ -45,9 +45,17 @@ class CodingAgentResearcher:
             raise NotConfigured(f"{agent.name} isn't installed ({agent.program} was not found on PATH): {agent.how_to_install}")
         self._bounds = bounds or AgentBounds()
         self._containment = containment(self._bounds.sandbox)
+        self._has_unknown_cost = False
 
     async def propose(self, context: Context) -> Proposal:
-        """One edit made by the agent. Raises BudgetSpent, or ProposalFailed with the reason and the cost."""
+        """One edit made by the agent. Raises BudgetSpent, ProposalFailed with the reason and the cost, or NotConfigured once
+        there is a limit that can't be kept.
+        """
+        if self._has_unknown_cost:
+            raise NotConfigured(
+                f"{self.name} told no cost of its last proposal, so a limit can't be enforced: give --model a model whose "
+                "price is known, or leave --max-cost and --max-loop-cost out, and set a limit where you pay."
+            )
         budget = self._budget(context)
         async with all_reserved(self.budgets, budget or 0.0, context):
             return await self._propose(context, self._command(budget))
@@ -66,6 +74,7 @@ class CodingAgentResearcher:
                         told = self._charge(run, context, time.monotonic() - started)
                 if status != 0:
                     raise ProposalFailed(f"{self.name} exited with status {status}. {told.problem or run.tail()}")
+                self._has_unknown_cost = bool(self.budgets) and told.usage.cost_usd is None
                 return run.proposal(context, researcher=self.name, usage=told.usage)
             except ProposalFailed as failure:
                 failure.usage = told.usage

@@ -7,7 +7,7 @@ from agent.researcher import NotConfigured, Researcher
 from agent.researchers.budget import Budget
 from agent.researchers.containment import AgentBounds
 from agent.researchers.make import make_researcher
-from agent.researchers.mix import WITH_MODEL, kinds_in
+from agent.researchers.mix import ACP, WITH_MODEL, kinds_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class AskedResearcher:
 
     @property
     def _has_stopgap(self) -> bool:
-        return self.falls_back and not set(WITH_MODEL).isdisjoint(kinds_in(self.name))
+        return self.falls_back and not {ACP, *WITH_MODEL}.isdisjoint(kinds_in(self.name))
 
     def _make(self, name: str) -> Researcher:
         return make_researcher(name, seed=self.seed, model=self.model, effort=self.effort, budgets=self.budgets,

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from agent.researchers.coding_agents import AGENTS
-from agent.researchers.mix import HYBRID, WITH_MODEL, parts_of, shares_of
+from agent.researchers.mix import ACP, HYBRID, WITH_MODEL, parts_of, shares_of
 from research.errors import UserError
 from research.formatting import shortened
 from research.result import SandboxMode
@@ -15,10 +15,14 @@ if TYPE_CHECKING:
     from agent.researchers.budget import Budget
     from agent.researchers.containment import AgentBounds
 
-RESEARCHERS = f"search, hybrid, claude, {', '.join(AGENTS)}, command:'COMMAND' or scripted:FILE"
+RESEARCHERS = f"search, hybrid, claude, {', '.join(AGENTS)}, acp:'COMMAND', command:'COMMAND' or scripted:FILE"
 """The names that `--researcher` takes, as help and error messages list them."""
 
-ARGUMENTS = {"command": ("a command line", "'command:claude -p'"), "scripted": ("a file", "scripted:ideas.jsonl")}
+ARGUMENTS = {
+    "acp": ("a command line", "'acp:gemini --acp'"),
+    "command": ("a command line", "'command:claude -p'"),
+    "scripted": ("a file", "scripted:ideas.jsonl"),
+}
 """What follows the colon, by kind of researcher: in words, and in an example."""
 
 CLAUDE_KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
@@ -38,6 +42,8 @@ def check_researcher(name: str) -> None:
         raise UserError(f"--researcher {kind}: needs {what} after the colon, as in --researcher {example}.")
     if kind == HYBRID and (name == HYBRID or argument in WITH_MODEL):
         return
+    if kind == HYBRID and argument.partition(":")[0] == ACP:
+        return check_researcher(argument)
     if name not in ("search", "claude", *AGENTS) and kind not in ARGUMENTS:
         raise UserError(f"No researcher is called {shortened(name, 80)!r}: use {RESEARCHERS}.")
 
@@ -48,7 +54,7 @@ def researcher_warnings(name: str, sandbox: SandboxMode) -> list[str]:
     if len(shares) > 1:
         return list(dict.fromkeys(line for member in shares for line in researcher_warnings(member, sandbox)))
     kind, _, argument = parts_of(name)[-1].partition(":")
-    if kind != "command" and kind not in AGENTS:
+    if kind not in (ACP, "command", *AGENTS):
         return []
     from agent.researchers.command import permission_warning
     from agent.researchers.containment import containment_warning
@@ -86,6 +92,11 @@ def make_researcher(name: str, *, seed: int = 0, model: str | None = None, effor
         from agent.researchers.coding_agent import CodingAgentResearcher
 
         return CodingAgentResearcher(AGENTS[kind], model=model, effort=effort, budgets=budgets, bounds=bounds)
+    if kind == ACP:
+        from agent.researchers.acp import acp_agent
+        from agent.researchers.coding_agent import CodingAgentResearcher
+
+        return CodingAgentResearcher(acp_agent(argument), model=model, effort=effort, budgets=budgets, bounds=bounds)
     if kind == "command":
         from agent.researchers.command import CommandResearcher
 

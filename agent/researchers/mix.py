@@ -12,14 +12,20 @@ MEMBERS = ("search", "claude", *AGENTS)
 WITH_MODEL = ("claude", *AGENTS)
 """Those of them that take a model."""
 
+ACP = "acp"
+"""The researcher that is an agent of the Agent Client Protocol: its command follows a colon."""
+
 HYBRID = "hybrid"
 """The researcher that asks search for constants and a model for structure: the model's name may follow a colon."""
 
 MOST_SHARES = 1_000
 """Limit of a researcher's share."""
 
-READS_TEXT = ("claude", *AGENTS, "command", HYBRID)
+READS_TEXT = (*WITH_MODEL, ACP, "command", HYBRID)
 """The researchers that read suggestions; others compute or list their ideas, or stand for a queue or for the farm itself."""
+
+WITH_ARGUMENT = (f"{ACP}:", "command:", "scripted:", f"{HYBRID}:{ACP}:")
+"""What researchers begin with whose argument may hold commas, so that they are no mixes."""
 
 EXAMPLE = "claude:2,codex:1,search:5"
 
@@ -29,8 +35,7 @@ def shares_of(name: str) -> Mapping[str, int]:
 
     Raises UserError.
     """
-    kind = name.partition(":")[0]
-    if "," not in name or kind in ("command", "scripted"):
+    if "," not in name or name.startswith(WITH_ARGUMENT):
         return {name: 1}
     shares: dict[str, int] = {}
     for part in name.split(","):

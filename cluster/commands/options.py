@@ -10,7 +10,7 @@ from agent.repo.branch_names import check_name
 from agent.repo.repository import checkout_around, repository_for, source_tree
 from agent.researchers.coding_agents import AGENTS, check_effort
 from agent.researchers.make import check_researcher
-from agent.researchers.mix import kinds_in
+from agent.researchers.mix import ACP, kinds_in
 from cluster.engine_choice import chosen_engine
 from cluster.farm_options import EngineKind, FarmOptions, todays_tag
 from cluster.hardware import Device, choose_devices, detect_devices, limited
@@ -82,10 +82,10 @@ def check_used(options: argparse.Namespace) -> None:
         check_source(options.source, options.num_shards, reads_files=False)
     kinds = kinds_in(options.researcher)
     agents = tuple(AGENTS)
-    paid = ("claude", *agents)
+    paid = ("claude", *agents, ACP)
     for option, value, users in (("--model", options.model, paid), ("--effort", options.effort, paid),
                                  ("--max-cost", options.max_cost, paid), ("--max-loop-cost", options.max_loop_cost, paid),
-                                 ("--agent-writes", options.agent_writes, ("command", *agents))):  # fmt: skip
+                                 ("--agent-writes", options.agent_writes, ("command", *agents, ACP))):  # fmt: skip
         using = [kind for kind in kinds if kind in users]
         if value is not None and not using:
             named, others = f"{', '.join(users[:-1])} or {users[-1]}", " and ".join(kinds)

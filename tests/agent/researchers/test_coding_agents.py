@@ -155,6 +155,16 @@ def test_an_edit_with_garbage_for_output_is_taken(agents: Agents) -> None:
     assert proposal.title == "Deeper" and proposal.usage.cost_basis == "missing" and len(agents.charged) == 1
 
 
+def test_a_limit_ends_an_agent_that_tells_no_cost_after_its_first_proposal(agents: Agents) -> None:
+    agents.install("claude-code", "no report")
+    context = make_context(charge=agents.charged.append)
+    researcher = CodingAgentResearcher(AGENTS["claude-code"], bounds=AgentBounds(writable=(agents.notes,)), budgets=[Budget(2)])
+    assert asyncio.run(researcher.propose(context)).title == "Deeper"
+    with pytest.raises(NotConfigured, match="--max-cost"):
+        asyncio.run(researcher.propose(context))
+    assert len(agents.charged) == 1
+
+
 @pytest.mark.parametrize("noise", ["warning: an update is there\n", "{not json\n", "{}\n"])
 @pytest.mark.parametrize("name", NAMES)
 def test_lines_around_the_report_do_not_hide_it(name: str, noise: str, tmp_path: Path) -> None:
