@@ -204,12 +204,12 @@ def _idea_usd(researcher: str, model: str | None, records: Sequence[ExperimentRe
     if researcher != "claude":
         return None
     from agent.researchers.claude import DEFAULT_MODEL
-    from agent.researchers.prices import price_of
+    from agent.researchers.prices import PRICES
 
     name = model or DEFAULT_MODEL
     ideas = sum(record.experiment.usage.model == name for record in records)
     paid = total(usage for usage in paid_ideas if usage.model == name).cost_usd
     if ideas and paid is not None:
         return paid / ideas
-    price = price_of(name)
+    price = PRICES.get(name)
     return None if price is None else price.cost(**IDEA_TOKENS)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.researchers.coding_agents import OutputKind
-from agent.researchers.prices import price_of
+from agent.researchers.prices import PRICES, Price
 from research.formatting import one_line
 from results.experiment import CostBasis, Usage
 from results.researcher_costs import weakest
@@ -54,14 +54,14 @@ class _Spent:
     usd: float | None = None
 
 
-def read_output(path: Path, kind: OutputKind, *, model: str | None) -> AgentOutput:
+def read_output(path: Path, kind: OutputKind, *, model: str | None, prices: Mapping[str, Price] = PRICES) -> AgentOutput:
     """What the output in a file says; `model` is what was asked for, None if the agent chose one."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - MAX_BYTES))
         text = file.read().decode("utf-8", errors="replace")
     events = list(_objects(text))
     read_spent, read_problem = _READERS[kind]
-    return AgentOutput(usage=_usage(read_spent(events), model), problem=_line(read_problem(events)))
+    return AgentOutput(usage=_usage(read_spent(events), model, prices), problem=_line(read_problem(events)))
 
 
 def _objects(text: str) -> Iterator[Event]:
@@ -78,10 +78,10 @@ def _objects(text: str) -> Iterator[Event]:
         yield value
 
 
-def _usage(spent: Iterable[_Spent], model: str | None) -> Usage:
+def _usage(spent: Iterable[_Spent], model: str | None, prices: Mapping[str, Price]) -> Usage:
     every = list(spent)
     largest = max(every, key=lambda part: part.input + part.output + part.cache_read + part.cache_write, default=_Spent())
-    costs = [_cost(part if part.model else replace(part, model=model)) for part in every]
+    costs = [_cost(part if part.model else replace(part, model=model), prices) for part in every]
     known = [usd for usd, _ in costs if usd is not None]
     return Usage(
         model=largest.model or model,
@@ -95,10 +95,10 @@ def _usage(spent: Iterable[_Spent], model: str | None) -> Usage:
     )
 
 
-def _cost(spent: _Spent) -> tuple[float | None, CostBasis]:
+def _cost(spent: _Spent, prices: Mapping[str, Price]) -> tuple[float | None, CostBasis]:
     if spent.usd is not None:
         return spent.usd, "native-reported"
-    price = None if spent.model is None else price_of(spent.model)
+    price = None if spent.model is None else prices.get(spent.model)
     if price is None or not spent.input + spent.output + spent.cache_read + spent.cache_write:
         return None, "missing"
     usd = price.cost(input=spent.input, output=spent.output, cache_read=spent.cache_read, cache_write_5m=spent.cache_write)
