@@ -202,6 +202,7 @@ def before_start(options: "FarmOptions") -> list[str]:
         researcher=options.researcher,
         model=options.model,
         max_cost=options.max_cost,
+        prices=options.prices,
         samples=options.samples,
         histories=known,
         home=options.home.folder,
