@@ -147,7 +147,7 @@ def test_a_loop_asks_all_of_an_adaptive_mix() -> None:
 
 
 def test_the_gains_that_it_goes_by_are_those_of_the_heads_ideas(tmp_path: Path) -> None:
-    deeper, wider = (Step(title=name, replace=("= 2 ", f"= {depth} ")) for name, depth in (("deeper", 4), ("shallower", 1)))
+    deeper, wider = (Step(title=name, replace=(("= 2 ", f"= {depth} "),)) for name, depth in (("deeper", 4), ("shallower", 1)))
     group = Group(tmp_path, TRAIN_PY, lambda text: 2.0 if "DEPTH = 4" in text else 3.0)
     ((first, _),) = group.research(2, [deeper, wider])
     (loop,) = group.open(())
