@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from agent.code_lines import changed_lines
 from agent.variable_names import normalise_names
-from research.hyperparameters import literal_text, read_constants
+from research.hyperparameters import literal_text, read_constants, without_constants
 from research.recipes import Constant
 from research.remembered_texts import Remembered
 from research.valid_train_py import parse, tree_to_read, walk
@@ -46,8 +46,7 @@ def program_of(train_py: str) -> str:
 def code_of(train_py: str) -> str:
     """The code without constants, comments, formatting and docstrings: two files with equal code differ in constants alone."""
     tree = parse(train_py)
-    constants = read_constants(train_py)
-    tree.body = [node for node in tree.body if not _sets_one_of(node, constants)]
+    without_constants(tree)
     remove_docstrings(tree)
     return ast.dump(tree)
 
@@ -68,10 +67,6 @@ def slots_of(old: str, new: str) -> tuple[str, ...]:
         return (*changed_constants(old, new), *changed_blocks(old, new))
     except SyntaxError:
         return ()
-
-
-def _sets_one_of(node: ast.stmt, names: Mapping[str, Constant]) -> bool:
-    return isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in names
 
 
 def remove_docstrings(tree: ast.Module) -> None:

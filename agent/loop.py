@@ -98,7 +98,7 @@ class ResearchLoop:
                                     memory_cap_mb=settings.memory_cap_mb, runs_folder=settings.runs_folder)  # fmt: skip
         self._shown = LoopContext(branch=branch, worktree=worktree, store=store, shared=shared, steering=self.steering,
                                   sigma=self._decisions.sigma, program=settings.program,
-                                  runs_folder=settings.runs_folder)  # fmt: skip
+                                  runs_folder=settings.runs_folder, memory_cap_mb=settings.memory_cap_mb)  # fmt: skip
         self._proposer = Proposer(branch=branch.name, researcher=researcher, store=store, observer=observer,
                                   context=self.context, stopgap=stopgap, reader=shared.reader,
                                   head_train_py=lambda: worktree.train_py(self.head().commit),

@@ -13,6 +13,7 @@ from research.errors import UserError
 from research.formatting import one_line
 from results import policy
 from results.experiment import Branch, ExperimentKind, Head
+from results.group_state import estimates_of
 from results.notes import KINDS, Note, NoteKind, add_note, latest_notes
 from results.run_logs import log_tail
 from results.store import Store
@@ -31,9 +32,11 @@ class LoopContext:
     """Gathers what one loop's researcher is shown."""
 
     def __init__(self, *, branch: Branch, worktree: Worktree, store: Store, shared: SharedResearch, steering: LoopSteering,
-                 sigma: Callable[[], float], program: Path, runs_folder: Path) -> None:  # fmt: skip
+                 sigma: Callable[[], float], program: Path, runs_folder: Path,
+                 memory_cap_mb: float | None = None) -> None:  # fmt: skip
         """`program` is the policy's file, and `runs_folder` has the folders of runs."""
         self._branch, self._worktree, self._store, self._shared = branch, worktree, store, shared
+        self._memory_cap_mb = memory_cap_mb
         self._steering, self._sigma, self._program, self._runs_folder = steering, sigma, program, runs_folder
 
     def on(self, head: Head) -> Context:
@@ -60,7 +63,13 @@ class LoopContext:
             crashes=self._shared.tried.crash_patterns(head.commit),
             refused=refusals(store, branch.name),
             guidance=self._steering.guidance(),
+            memory_cap_mb=self._memory_cap_mb,
+            effects=partial(self._effects, head),
         )
+
+    def _effects(self, head: Head) -> dict[str, float]:
+        state = self._shared.state()
+        return {one.idea: one.effect for one in estimates_of(state, state.patches_at.get(head.commit, frozenset()))}
 
     def _notes(self) -> tuple[Note, ...]:
         return tuple(note for kind in KINDS for note in latest_notes(self._store, self._shared.group, kind, NOTES))

@@ -33,6 +33,9 @@ IDEAS: tuple[ExperimentKind, ...] = ("explore",)
 REPLACED = "researcher_replaced"
 """The kind of the events that record that a loop goes on with the stopgap, and why."""
 
+DISCARDED = "edits_discarded"
+"""The kind of the events that name files beside train.py that a researcher changed: nobody uses them."""
+
 PreparedProposal = tuple[Proposal, str]
 """A proposal, and the train.py that it edits."""
 
@@ -206,6 +209,9 @@ class Proposer:
                 context = self._context()
                 told = None if self._is_replaced else context.guidance.suggestion
                 proposal = following(await self._researcher.propose(context), told)
+                if proposal.discarded:
+                    discarded = {"branch": self._branch, "title": proposal.title, "files": list(proposal.discarded)}
+                    self._store.add_event(DISCARDED, discarded)
                 await self._read_ahead(proposal, context)
                 is_current = context.train_py == self._head_train_py()  # else it is rebased and judged once it is due
                 if is_current and (reason := self._refused(proposal)) is not None:

@@ -74,6 +74,10 @@ class Context:
     refused: tuple[Refusal, ...] = ()
     """The branch's latest proposals that were refused without a run, oldest first."""
     guidance: Guidance = Guidance()
+    memory_cap_mb: float | None = None
+    """The most peak memory in MiB that an idea may need to be kept; None: what the device has."""
+    effects: Callable[[], Mapping[str, float]] = dict
+    """The gains of the ideas in the head by their experiments, by all runs and shrunk for having been selected, in bpb."""
 
 
 class Researcher(Protocol):

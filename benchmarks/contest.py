@@ -1,6 +1,7 @@
 """A contest over constants: `search` under the farm's policy against random search, TPE and CMA-ES, with equal runs.
 
     uv run --group contest python -m benchmarks.contest --runs 100 --repeats 50 --processes 2
+    uv run python -m benchmarks.contest --real FOLDER    # real runs on the CPU (benchmarks/real_contest.py)
 
 Each repeat is another surface (`benchmarks/response_surface.py`). Prints what each one's final recommendation truly gains over
 the original recipe, without noise, as the mean over the repeats with its 95% interval: of `search` the head, of random and TPE
@@ -13,12 +14,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from agent.search.search import SearchResearcher
-from benchmarks import rivals
+from benchmarks import real_contest, rivals
 from benchmarks.response_surface import BASELINE, ResponseSurface
 from benchmarks.search import interval
 from benchmarks.simulated_researcher import SimulatedResearcher
@@ -92,14 +94,24 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description="A contest of optimizers over the constants of train.py, on simulated surfaces."
     )
-    parser.add_argument("--runs", type=int, default=100)
+    parser.add_argument("--runs", type=int, help="runs of each (default: 100, with --real 30)")
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--lopsided", action="store_true", help="surfaces that are steeper on one side of the best value")
     parser.add_argument("--only", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS), help="these optimizers alone")
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--real", type=Path, metavar="FOLDER", help="search against random search by real runs on this "
+                        "CPU, with all that belongs to it in this folder; the same command goes on with it")  # fmt: skip
+    parser.add_argument("--tags", type=int, default=3, help="with --real: how often (default: 3)")
+    parser.add_argument("--seeds", type=int, default=5, help="with --real: fresh seeds that score each head (default: 5)")
+    parser.add_argument("--budget", type=float, help="with --real: seconds of training per run (default: the profile's)")
     parser.add_argument("--json", action="store_true", help="one JSON object rather than a table")
     args = parser.parse_args()
-    sizes = {"runs": args.runs, "repeats": args.repeats, "lopsided": args.lopsided}
+    if args.real is not None:
+        real = real_contest.RealContest(folder=args.real.resolve(), runs=args.runs or 30, tags=args.tags, seeds=args.seeds,
+                                        budget=args.budget).run()  # fmt: skip
+        print(json.dumps(real) if args.json else real_contest.table(real))
+        return 0
+    sizes = {"runs": args.runs or 100, "repeats": args.repeats, "lopsided": args.lopsided}
     report = contest(args.only, **sizes, processes=args.processes)
     print(json.dumps(report) if args.json else table(report))
     return 0

@@ -13,7 +13,7 @@ import numpy as np
 from agent.compare_programs import changed_constants, slots_of
 from agent.diff import unified_diff
 from agent.researcher import Context, OutOfIdeas, Researcher
-from benchmarks.response_surface import SIGMA, TRAIN_PY, ResponseSurface, memory_gb
+from benchmarks.response_surface import MEMORY_LIMIT_GB, SIGMA, TRAIN_PY, ResponseSurface, memory_gb
 from research.hyperparameters import read_constants, write_constants
 from research.profiles import PROFILES
 from research.recipes import Constant
@@ -32,7 +32,7 @@ BRANCH = Branch(
     contract_json=PROFILES["standard"].contract.to_json(),
     score_fingerprint="",
     data_fingerprint="",
-    platform="simulated",
+    platform=f"simulated, {MEMORY_LIMIT_GB:g} GB",
     baseline_commit="c",
     created="",
 )
@@ -161,6 +161,7 @@ class SimulatedResearcher:
                 scores=tuple(self.scores.get(head, ())),
                 patches=tuple(head),
                 expected=policy.expected_score(self.state, head)[0],
+                peak_memory_mb=1024 * memory_gb(read_constants(self.text(head))),
             ),
             train_py=self.text(head),
             records=tuple(self.records),

@@ -3,7 +3,7 @@
 import argparse
 
 from agent.researchers.make import RESEARCHERS
-from agent.researchers.mix import EXAMPLE
+from agent.researchers.mix import ADAPTIVE, EXAMPLE, FIXED
 from cluster.hardware import ANY_DEVICE, DeviceRequest
 from cluster.parser_parts import CommandGroup, OneLineParser, idea_words, some_text, tag_name
 from research.number_options import budget_seconds, count_to, gigabytes, number_from
@@ -334,11 +334,16 @@ def _add_researcher(parser: argparse.ArgumentParser) -> None:
                         help=f"who proposes edits: {RESEARCHERS}; or a mix for several loops, such as {EXAMPLE} "
                         "(default: hybrid for farm run where claude's key or an agent that tells its cost is there, else "
                         "search, which needs none)")  # fmt: skip
+    parser.add_argument("--mix", choices=(FIXED, ADAPTIVE), default=FIXED,
+                        help="adaptive: each idea's researcher of a mix is chosen by what they have gained per hour so far "
+                        "(default: each loop keeps its own)")  # fmt: skip
     parser.add_argument("--fallback", choices=("search", "none"), default="search",
                         help="who has ideas while claude or a coding agent fails or is slow, and goes on where its key, its "
                         "program or its budget ends (default: search)")  # fmt: skip
     parser.add_argument("--model", type=some_text, metavar="M", help="model that claude or a coding agent uses")
     parser.add_argument("--effort", type=some_text, metavar="E", help="how much the model thinks, such as high")
+    parser.add_argument("--prices", type=some_text, metavar="FILE",
+                        help="JSON with what tokens of models cost, where that is unknown or you pay another")  # fmt: skip
     parser.add_argument("--plateau", type=count_to(1_000_000), metavar="N",
                         help="ideas without a keep after which claude, coding agents and command: are told to change the "
                         f"structure (default: {PLATEAU_IDEAS})")  # fmt: skip

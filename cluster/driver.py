@@ -168,7 +168,7 @@ class Farm:
         else:
             answer = record(self.store, ask)
         looping = self._looping(ask.group)
-        note = unread_note(self.options.researcher, looping) if ask.what == "suggest" and looping else ""
+        note = unread_note(self.options.researcher, looping, self.options.mix) if ask.what == "suggest" and looping else ""
         answer = replace(answer, is_taken_up=bool(looping), note=note)
         self.display.say(f"asked by a person: {answer.recorded}")
         return answer

@@ -1,10 +1,13 @@
 """The options of a farm."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Literal
 
+from agent.researchers.mix import FIXED
+from agent.researchers.prices import PRICES, Price
 from cluster.hardware import ANY_DEVICE, Device, DeviceRequest
 from cluster.home import Home
 from research.recipes import Recipe
@@ -31,6 +34,8 @@ class FarmOptions:
     tag: str
     researcher: str
     """A name that `agent.researchers.make` knows, or a mix of such (`agent.researchers.mix`)."""
+    mix: str = FIXED
+    """`adaptive`: each idea's researcher is chosen by what those of the mix have found; else each loop has its own."""
     why_researcher: str = ""
     """A line on a researcher that nobody asked for and that costs; empty if it was asked for, or is free of charge."""
     fallback: Fallback = "search"
@@ -39,6 +44,8 @@ class FarmOptions:
     """The model to use; None: the researcher's default."""
     effort: str | None = None
     """How much the model of claude or of a coding agent thinks; None: the default."""
+    prices: Mapping[str, Price] = field(default_factory=lambda: PRICES)
+    """What tokens cost, by model."""
     max_cost: float | None = None
     """US dollars that the researchers of the tag may cost, over all of its loops and sessions; None: no limit."""
     max_loop_cost: float | None = None

@@ -6,7 +6,7 @@ from pathlib import Path
 from agent.researchers.budget import Budget, budgets_of
 from agent.researchers.containment import AgentBounds
 from agent.researchers.fallback import AskedResearcher
-from agent.researchers.mix import researcher_of_loop
+from agent.researchers.mix import of_loop
 from cluster.farm_options import FarmOptions
 from cluster.home import usual_cache, usual_homes
 from cluster.known_folders import known_folders
@@ -21,12 +21,13 @@ def asked_of(options: FarmOptions, plan: LoopPlan, *, loops: Mapping[str, int], 
     `loops` are the numbers of the tag's loops by branch, of which a branch keeps its own, and `shared` the limits of all loops.
     """
     return AskedResearcher(
-        name=researcher_of_loop(options.researcher, loops.get(plan.branch_name, plan.number)),
+        name=of_loop(options.researcher, loops.get(plan.branch_name, plan.number), options.mix),
         seed=plan.number,
         model=options.model,
         effort=options.effort,
         budgets=(*shared, *budgets_of(None, options.max_loop_cost)),
         bounds=agent_bounds(options, plan.data),
+        prices=options.prices,
         falls_back=options.fallback == "search",
     )
 

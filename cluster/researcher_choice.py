@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent.researchers.coding_agents import AGENTS
 from agent.researchers.make import CLAUDE_KEYS
-from agent.researchers.mix import HYBRID
+from agent.researchers.mix import HYBRID, shares_of
 
 DEFAULT_MAX_COST = 10.0
 """US dollars that the researcher may cost at most if nobody has asked for it, nor set a limit."""
@@ -30,8 +30,11 @@ def with_researcher(options: Namespace) -> Namespace:
     Where none was, and a model is here, it is hybrid, with a limit of its cost if there is none.
     """
     asked, model = options.researcher, model_here()
-    if asked == HYBRID:
-        return Namespace(**{**vars(options), "researcher": f"{HYBRID}:{model or 'claude'}"})
+    if asked is not None and HYBRID in (shares := shares_of(asked)):
+        hybrid = f"{HYBRID}:{model or 'claude'}"
+        members = {hybrid if member == HYBRID else member: share for member, share in shares.items()}
+        named = hybrid if asked == HYBRID else ",".join(f"{member}:{share}" for member, share in members.items())
+        return Namespace(**{**vars(options), "researcher": named})
     if asked is not None or model is None or options.model is not None or options.effort is not None:
         return options if asked is not None else Namespace(**{**vars(options), "researcher": "search"})
     limit = options.max_cost or DEFAULT_MAX_COST

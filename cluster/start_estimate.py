@@ -1,13 +1,14 @@
 """The estimate that is printed before a farm starts: time, power, money and disk. Measured if there is a history."""
 
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from agent.researchers.hybrid import MODEL_IDEAS, OF_IDEAS
 from agent.researchers.mix import HYBRID, kinds_in, parts_of, shares_of
+from agent.researchers.prices import PRICES, Price
 from cluster.hardware import Device, platform_identity
 from research.contract import Contract
 from research.formatting import counted, size
@@ -112,6 +113,7 @@ def estimate(
     researcher: str,
     model: str | None,
     max_cost: float | None,
+    prices: Mapping[str, Price] = PRICES,
     samples: bool,
     histories: Iterable[BranchHistory],
     home: Path,
@@ -133,7 +135,7 @@ def estimate(
         is_measured=measured is not None,
         devices=min(loops, len(devices)),
         watts=sum(watts for watts in power if watts) if all(power) else None,
-        idea_usd=_idea_usd(researcher, model, every, costs),
+        idea_usd=_idea_usd(researcher, model, every, costs, prices),
         researcher=researcher if len(kinds_in(researcher)) > 1 else researcher.partition(":")[0],
         max_cost=max_cost,
         run_bytes=RUN_BYTES,
@@ -186,30 +188,30 @@ def _kept_share(records: Sequence[ExperimentRecord]) -> float:
     return fmean(record.verdict is not None and record.verdict.decision == "keep" for record, _ in runs)
 
 
-def _idea_usd(researcher: str, model: str | None, records: Sequence[ExperimentRecord], costs: Iterable[Usage]) -> float | None:
+def _idea_usd(researcher: str, model: str | None, records: Sequence[ExperimentRecord], costs: Iterable[Usage],
+              prices: Mapping[str, Price]) -> float | None:  # fmt: skip
     """US dollars per idea: measured, with those that failed spread over those that were tried; else from the price.
 
     Of a mix it is the mean over its loops, if all are known.
     """
     shares, paid_ideas = shares_of(researcher), list(costs)
     if len(shares) > 1:
-        each = [(_idea_usd(member, model, records, paid_ideas), share) for member, share in shares.items()]
+        each = [(_idea_usd(member, model, records, paid_ideas, prices), share) for member, share in shares.items()]
         known = [(usd, share) for usd, share in each if usd is not None]
         return sum(usd * share for usd, share in known) / sum(shares.values()) if len(known) == len(each) else None
     if researcher.partition(":")[0] == HYBRID:
-        usd = _idea_usd(parts_of(researcher)[-1], model, records, paid_ideas)
+        usd = _idea_usd(parts_of(researcher)[-1], model, records, paid_ideas, prices)
         return None if usd is None else usd * MODEL_IDEAS / OF_IDEAS
     if researcher.partition(":")[0] in ("search", "scripted"):
         return 0.0
     if researcher != "claude":
         return None
     from agent.researchers.claude import DEFAULT_MODEL
-    from agent.researchers.prices import price_of
 
     name = model or DEFAULT_MODEL
     ideas = sum(record.experiment.usage.model == name for record in records)
     paid = total(usage for usage in paid_ideas if usage.model == name).cost_usd
     if ideas and paid is not None:
         return paid / ideas
-    price = price_of(name)
+    price = prices.get(name)
     return None if price is None else price.cost(**IDEA_TOKENS)

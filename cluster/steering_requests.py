@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from agent.researchers.mix import reads_text, researcher_of_loop
+from agent.researchers.mix import FIXED, of_loop, reads_text
 from cluster.home import Home, home_option
 from cluster.resuming import STARTED_WITH
 from research.command_hints import to_type
@@ -67,18 +67,28 @@ def resume(store: "Store", branch: str) -> str:
     return f"{branch} is resumed"
 
 
-def unread_note(researcher: str, members: "Iterable[Branch]") -> str:
+def unread_note(researcher: str, members: "Iterable[Branch]", mix: str = FIXED) -> str:
     """Why no loop of these branches reads a suggestion, in one line; empty if one does.
 
-    `researcher` is the value of `--researcher` of the farm that runs, or last ran, their loops.
+    `researcher` and `mix` are the values of `--researcher` and `--mix` of the farm that runs, or last ran, their loops.
     """
-    names = dict.fromkeys(researcher_of_loop(researcher, branch.loop).partition(":")[0] for branch in members)
-    if any(reads_text(name) for name in names):
+    asked = [of_loop(researcher, branch.loop, mix) for branch in members]
+    if any(map(reads_text, asked)):
         return ""
+    names = dict.fromkeys(name.partition(":")[0] for name in asked)
     return f"no loop reads it: {' and '.join(names)} can't read words; a farm with {READERS} does"
 
 
 def last_researcher(home: Home, tag: str) -> str:
     """The value of `--researcher` with which a tag was last worked on."""
+    return _last_option(home, tag, "--researcher", "search")
+
+
+def last_mix(home: Home, tag: str) -> str:
+    """The value of `--mix` with which a tag was last worked on."""
+    return _last_option(home, tag, "--mix", FIXED)
+
+
+def _last_option(home: Home, tag: str, option: str, default: str) -> str:
     words = shlex.split(str(home.last_event(STARTED_WITH, tag=tag).get("options", "")))
-    return next((after for word, after in pairwise(words) if word == "--researcher"), "search")
+    return next((after for word, after in pairwise(words) if word == option), default)

@@ -74,6 +74,8 @@ class Proposal:
     changes: Mapping[str, tuple[Constant | None, Constant | None]] = field(default_factory=dict)
     """Constants that it changes: name -> (old, new); None: there is no such constant."""
     usage: Usage = field(default_factory=Usage)
+    discarded: tuple[str, ...] = ()
+    """Files beside train.py that its researcher changed, which nobody uses; the last one says how many more there are."""
     deliberate: bool = False
     """Whether a person listed it, so that it is run even if it repeats an experiment."""
     submission: str = ""

@@ -17,7 +17,9 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 
 for key in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):  # with one a farm asks a model by default, which costs
-    os.environ.pop(key, None)
+    held = os.environ.pop(key, None)
+    if held and os.environ.get("FARM_LIVE_TESTS") == "1":  # for the tests marked live alone
+        os.environ[f"FARM_LIVE_{key}"] = held
 
 gc.disable()  # until all tests are imported, which stay: looking for garbage in them is a fifth of what that takes
 

@@ -12,6 +12,7 @@ HOMES = {
     "torch": "research",
     "duckdb": "results",
     "anthropic": "agent",
+    "acp": "agent/researchers",
     "scipy": "results",
     "pydoe": "results",
     "ray": "cluster/ray_cluster",

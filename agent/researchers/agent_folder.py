@@ -1,8 +1,10 @@
 """The folder that a coding agent works in: what it finds there, and what is taken from it."""
 
+import contextlib
 import os
 import shutil
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 from agent.researcher import Context, ProposalFailed
@@ -11,6 +13,15 @@ from research.files import research_folder
 from research.formatting import one_line
 from research.valid_train_py import MAX_BYTES
 from results.tsv import write_results_tsv
+
+TAKEN = ("research/train.py", "IDEA.md")
+"""The files that are taken from the folder."""
+
+MOST_FILES = 5_000
+"""Files that are looked at, about."""
+
+MOST_NAMED = 10
+"""Discarded files that are named."""
 
 
 def write_agent_folder(folder: Path, context: Context) -> None:
@@ -46,6 +57,28 @@ def read_idea(folder: Path) -> tuple[str, str]:
     text = (_read_regular_file(folder / "IDEA.md") or b"").decode("utf-8", errors="replace").strip()
     first, _, rest = text.partition("\n")
     return one_line(first.lstrip("# ").removeprefix("Title:"), 120), rest.strip()
+
+
+def listing(folder: Path) -> dict[str, tuple[int, int]]:
+    """What tells whether a file of the folder has changed, by its path: its size and its time. Of many files the first ones."""
+    found: dict[str, tuple[int, int]] = {}
+    for path, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            with contextlib.suppress(OSError):
+                status = os.lstat(os.path.join(path, name))  # noqa: PTH118 - a tenth of pathlib's time
+                found[os.path.relpath(os.path.join(path, name), folder)] = (status.st_size, status.st_mtime_ns)  # noqa: PTH118
+        if len(found) > MOST_FILES:
+            break
+    return found
+
+
+def changed_elsewhere(folder: Path, before: Mapping[str, tuple[int, int]]) -> tuple[str, ...]:
+    """The files that are not taken and have changed since a listing: the first ones, and how many more there are."""
+    after = listing(folder)
+    every = sorted({path for path in before.keys() | after.keys() if before.get(path) != after.get(path)} - set(TAKEN))
+    named = tuple(one_line(path.encode("utf-8", "replace").decode(), 120) for path in every[:MOST_NAMED])
+    return named if len(every) <= MOST_NAMED else (*named, f"and {len(every) - MOST_NAMED} more")
 
 
 def _read_regular_file(path: Path) -> bytes | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.researchers.coding_agents import OutputKind
-from agent.researchers.prices import price_of
+from agent.researchers.prices import PRICES, Price
 from research.formatting import one_line
 from results.experiment import CostBasis, Usage
 from results.researcher_costs import weakest
@@ -54,14 +54,14 @@ class _Spent:
     usd: float | None = None
 
 
-def read_output(path: Path, kind: OutputKind, *, model: str | None) -> AgentOutput:
+def read_output(path: Path, kind: OutputKind, *, model: str | None, prices: Mapping[str, Price] = PRICES) -> AgentOutput:
     """What the output in a file says; `model` is what was asked for, None if the agent chose one."""
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - MAX_BYTES))
         text = file.read().decode("utf-8", errors="replace")
     events = list(_objects(text))
     read_spent, read_problem = _READERS[kind]
-    return AgentOutput(usage=_usage(read_spent(events), model), problem=_line(read_problem(events)))
+    return AgentOutput(usage=_usage(read_spent(events), model, prices), problem=_line(read_problem(events)))
 
 
 def _objects(text: str) -> Iterator[Event]:
@@ -78,10 +78,10 @@ def _objects(text: str) -> Iterator[Event]:
         yield value
 
 
-def _usage(spent: Iterable[_Spent], model: str | None) -> Usage:
+def _usage(spent: Iterable[_Spent], model: str | None, prices: Mapping[str, Price]) -> Usage:
     every = list(spent)
     largest = max(every, key=lambda part: part.input + part.output + part.cache_read + part.cache_write, default=_Spent())
-    costs = [_cost(part if part.model else replace(part, model=model)) for part in every]
+    costs = [_cost(part if part.model else replace(part, model=model), prices) for part in every]
     known = [usd for usd, _ in costs if usd is not None]
     return Usage(
         model=largest.model or model,
@@ -95,10 +95,10 @@ def _usage(spent: Iterable[_Spent], model: str | None) -> Usage:
     )
 
 
-def _cost(spent: _Spent) -> tuple[float | None, CostBasis]:
+def _cost(spent: _Spent, prices: Mapping[str, Price]) -> tuple[float | None, CostBasis]:
     if spent.usd is not None:
         return spent.usd, "native-reported"
-    price = None if spent.model is None else price_of(spent.model)
+    price = None if spent.model is None else prices.get(spent.model)
     if price is None or not spent.input + spent.output + spent.cache_read + spent.cache_write:
         return None, "missing"
     usd = price.cost(input=spent.input, output=spent.output, cache_read=spent.cache_read, cache_write_5m=spent.cache_write)
@@ -246,12 +246,44 @@ def _problem_of_messages(events: Iterable[Event]) -> object:
     return messages[-1].get("errorMessage") or messages[-1]["stopReason"] if failed else None
 
 
+# --- the Agent Client Protocol, by acp_client.py ------------------------------------------------------------------------------
+
+
+def _spent_of_protocol(events: Iterable[Event]) -> list[_Spent]:
+    """The session's cost so far as the agent has told it last, and the tokens of its turn."""
+    told = [event for event in events if event.get("acp") in ("cost", "end")]
+    costs = [_usd(event.get("amount")) for event in told if event["acp"] == "cost" and event.get("currency") == "USD"]
+    end = next((event for event in reversed(told) if event["acp"] == "end"), {})
+    usage = _object(end.get("usage"))
+    if not costs and not usage:
+        return []
+    return [
+        _Spent(
+            model=_line(end.get("model")),
+            input=_count(usage.get("input_tokens")),
+            output=_count(usage.get("output_tokens")) + _count(usage.get("thought_tokens")),
+            cache_read=_count(usage.get("cached_read_tokens")),
+            cache_write=_count(usage.get("cached_write_tokens")),
+            usd=costs[-1] if costs else None,
+        )
+    ]
+
+
+def _problem_of_protocol(events: Iterable[Event]) -> object:
+    told = [event for event in events if event.get("acp") in ("end", "error")]
+    last = told[-1] if told else {}
+    if last.get("acp") == "end":
+        return None if last.get("stop_reason") == "end_turn" else f"It stopped: {last.get('stop_reason')}."
+    return last.get("message")
+
+
 _READERS = {
     "result": (_spent_of_result, _problem_of_result),
     "turns": (_spent_of_turns, _problem_of_turns),
     "stats": (_spent_of_stats, _problem_of_stats),
     "steps": (_spent_of_steps, _problem_of_steps),
     "messages": (_spent_of_messages, _problem_of_messages),
+    "protocol": (_spent_of_protocol, _problem_of_protocol),
 }
 
 

@@ -10,7 +10,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -21,6 +21,7 @@ from anthropic import AsyncAnthropic, omit
 from agent.researcher import BudgetSpent, Context, NotConfigured, ProposalFailed
 from agent.researchers.budget import Budget, all_reserved, least_free_usd
 from agent.researchers.claude_answer import CHARACTERS_PER_TOKEN, Answer, Tokens, read_answer
+from agent.researchers.claude_docs import Docs
 from agent.researchers.claude_draft import Draft
 from agent.researchers.claude_editor import Editor
 from agent.researchers.claude_failures import (
@@ -37,7 +38,7 @@ from agent.researchers.claude_prompt import system_of
 from agent.researchers.claude_repair import MAX_REPAIRS, Repair, repair_due
 from agent.researchers.claude_talk import Talk
 from agent.researchers.claude_tools import TOOLS
-from agent.researchers.prices import PRICES_AS_OF, Price, price_of
+from agent.researchers.prices import PRICES, PRICES_AS_OF, Price
 from research.errors import UserError
 from research.formatting import counted, one_line
 from results.experiment import Proposal, Usage
@@ -66,18 +67,21 @@ class ClaudeResearcher:
 
     def __init__(self, *, model: str = DEFAULT_MODEL, effort: str | None = None, budgets: Sequence[Budget] = (),
                  client: AsyncAnthropic | None = None, retry_pause_s: float = RETRY_PAUSE_S, max_turns: int = MAX_TURNS,
-                 inactivity_s: float = INACTIVITY_S) -> None:  # fmt: skip
+                 inactivity_s: float = INACTIVITY_S, prices: Mapping[str, Price] = PRICES) -> None:  # fmt: skip
         """`client` must not retry by itself, since each attempt's cost counts. `effort` is one of EFFORTS; None: the API's own.
 
         Raises UserError, for instance NotConfigured without a key.
         """
         self.model, self.effort = model, checked_effort(effort)
-        self.price, self.budgets = price_of(model), tuple(budgets)
+        self.price, self.budgets = prices.get(model), tuple(budgets)
         if self.budgets and self.price is None:
             unknown = f"the price of {model} isn't known (as of {PRICES_AS_OF})"
-            raise UserError(f"--max-cost can't be enforced, since {unknown}: leave it out, or choose another --model.")
+            raise UserError(
+                f"--max-cost can't be enforced, since {unknown}: give it by --prices FILE, or choose another --model."
+            )
         self._client = client or _default_client()
         self._retry_pause_s, self._max_turns, self._inactivity_s = retry_pause_s, max_turns, inactivity_s
+        self._docs = Docs()
         self._told: Counter[str] = Counter()
         """How often the model was told of each crash."""
 
@@ -88,7 +92,7 @@ class ClaudeResearcher:
         usage = Usage(researcher=self.name, model=self.model, cost_usd=None if self.price is None else 0.0,
                       proposal=uuid.uuid4().hex)  # fmt: skip
         editor = Editor(context.train_py if repair is None else repair.train_py)
-        draft = Draft(context=context, editor=editor, repaired="" if repair is None else repair.id)
+        draft = Draft(context=context, editor=editor, docs=self._docs, repaired="" if repair is None else repair.id)
         talk = Talk(context=context, draft=draft, repair=repair, usage=usage)
         try:
             await self._until_submitted(talk)

@@ -8,6 +8,7 @@ from itertools import islice
 from agent.compare_programs import changed_constants, describe_changes, same_code, same_lines
 from agent.duplicate_edits import questions_about, reason_not_to_run
 from agent.researcher import Context
+from agent.researchers.claude_docs import Docs, NoDocs
 from agent.researchers.claude_editor import Editor, EditRefused
 from agent.researchers.history_text import LOOKED_AT, as_data
 from agent.text_reader import TextReader
@@ -32,6 +33,7 @@ class Draft:
 
     context: Context
     editor: Editor
+    docs: Docs = field(default_factory=Docs)
     repaired: str = ""
     """Id of the crashed experiment whose edit it began with; empty if it began with the head."""
     submission: Mapping[str, object] | None = field(default=None, init=False)
@@ -57,6 +59,8 @@ class Draft:
                 return await self._query(arguments.get("sql"))
             case "read_log":
                 return await self._log(arguments.get("id"))
+            case "search_docs":
+                return await self._search_docs(arguments.get("query"))
             case "note":
                 return self._note(arguments)
             case "submit":
@@ -100,6 +104,14 @@ class Draft:
             return as_data("log", await asyncio.to_thread(self.context.log_of, name.strip()))
         except UserError as error:
             raise EditRefused(str(error)) from None
+
+    async def _search_docs(self, query: object) -> str:
+        if not isinstance(query, str) or not query.strip():
+            raise EditRefused("query must be a name or words.")
+        try:
+            return as_data("docs", await self.docs.search(query))
+        except NoDocs as problem:
+            raise EditRefused(f"{problem}.") from None
 
     def _note(self, arguments: Mapping[str, object]) -> str:
         kind, text, replaces = arguments.get("kind"), arguments.get("text"), arguments.get("replaces", [])

@@ -28,6 +28,14 @@ TOOLS: tuple[ToolUnionParam, ...] = (
         },
     },
     {
+        "name": "search_docs",
+        "description": (
+            "Returns the signature and docstring of a function or class that train.py may use: of torch.nn, "
+            "torch.nn.functional, torch.optim, and of research (its kernels and session). By its name, or by what it does."
+        ),
+        "input_schema": {"type": "object", "properties": {"query": {"type": "string"}}, "required": ["query"]},
+    },
+    {
         "name": "note",
         "description": (
             "Notes a lesson (what experiments have taught beyond one of them) or a lead (what somebody should try) for all "

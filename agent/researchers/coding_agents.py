@@ -15,7 +15,7 @@ from typing import Literal
 from research.errors import UserError
 from research.formatting import shortened
 
-OutputKind = Literal["result", "turns", "stats", "steps", "messages"]
+OutputKind = Literal["result", "turns", "stats", "steps", "messages", "protocol"]
 """What an agent prints, by which its tokens and dollars are read (agent_output.py)."""
 
 VERSION_SECONDS = 30.0

@@ -14,7 +14,7 @@ import psutil
 
 from agent.compare_programs import changed_constants, describe_changes, same_lines
 from agent.researcher import Context, ProposalFailed
-from agent.researchers.agent_folder import read_idea, read_train_py, write_agent_folder
+from agent.researchers.agent_folder import changed_elsewhere, listing, read_idea, read_train_py, write_agent_folder
 from agent.researchers.coding_agents import CodingAgent, keys_of_others
 from agent.researchers.contained import Order
 from agent.researchers.containment import AgentBounds, Containment, files_of_command
@@ -75,6 +75,7 @@ class CommandRun:
         """`scratch` is an empty folder; `here` is what contains the command."""
         self._command, self._scratch, self._bounds, self._here = command, scratch, bounds, here
         self._folder = scratch / "project"
+        self._before: dict[str, tuple[int, int]] = {}
         self.output, self.errors = scratch / "output.log", scratch / "errors.log"
 
     async def to_end(self, context: Context) -> int:
@@ -84,6 +85,7 @@ class CommandRun:
         """
         try:
             write_agent_folder(self._folder, context)
+            self._before = listing(self._folder)
             order = self._order(prompt_of(context))
         except OSError as error:
             raise _unusable(error) from None
@@ -120,6 +122,7 @@ class CommandRun:
             researcher=researcher,
             changes=changed_constants(context.train_py, train_py),
             usage=usage,
+            discarded=changed_elsewhere(self._folder, self._before),
         )
 
     def tail(self) -> str:

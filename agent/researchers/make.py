@@ -3,22 +3,28 @@
 from typing import TYPE_CHECKING
 
 from agent.researchers.coding_agents import AGENTS
-from agent.researchers.mix import EXAMPLE, HYBRID, MEMBERS, WITH_MODEL, parts_of, shares_of
+from agent.researchers.mix import ACP, EXAMPLE, HYBRID, MEMBERS, WITH_MODEL, parts_of, shares_of
+from agent.researchers.prices import PRICES
 from research.errors import UserError
 from research.formatting import shortened
 from research.result import SandboxMode
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from agent.researcher import Researcher
     from agent.researchers.budget import Budget
     from agent.researchers.containment import AgentBounds
+    from agent.researchers.prices import Price
 
-RESEARCHERS = f"search, hybrid, claude, {', '.join(AGENTS)}, command:'COMMAND' or scripted:FILE"
+RESEARCHERS = f"search, hybrid, claude, {', '.join(AGENTS)}, acp:'COMMAND', command:'COMMAND' or scripted:FILE"
 """The names that `--researcher` takes, as help and error messages list them."""
 
-ARGUMENTS = {"command": ("a command line", "'command:claude -p'"), "scripted": ("a file", "scripted:ideas.jsonl")}
+ARGUMENTS = {
+    "acp": ("a command line", "'acp:gemini --acp'"),
+    "command": ("a command line", "'command:claude -p'"),
+    "scripted": ("a file", "scripted:ideas.jsonl"),
+}
 """What follows the colon, by kind of researcher: in words, and in an example."""
 
 CLAUDE_KEYS = ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN")
@@ -38,6 +44,8 @@ def check_researcher(name: str) -> None:
         raise UserError(f"--researcher {kind}: needs {what} after the colon, as in --researcher {example}.")
     if kind == HYBRID and (name == HYBRID or argument in WITH_MODEL):
         return
+    if kind == HYBRID and argument.partition(":")[0] == ACP:
+        return check_researcher(argument)
     if kind in MEMBERS and argument:
         raise UserError(
             f"--researcher {shortened(name, 80)}: what follows the colon is {kind}'s share in a mix, as in {EXAMPLE}: "
@@ -53,7 +61,7 @@ def researcher_warnings(name: str, sandbox: SandboxMode) -> list[str]:
     if len(shares) > 1:
         return list(dict.fromkeys(line for member in shares for line in researcher_warnings(member, sandbox)))
     kind, _, argument = parts_of(name)[-1].partition(":")
-    if kind != "command" and kind not in AGENTS:
+    if kind not in (ACP, "command", *AGENTS):
         return []
     from agent.researchers.command import permission_warning
     from agent.researchers.containment import containment_warning
@@ -63,11 +71,12 @@ def researcher_warnings(name: str, sandbox: SandboxMode) -> list[str]:
 
 
 def make_researcher(name: str, *, seed: int = 0, model: str | None = None, effort: str | None = None,
-                    budgets: "Sequence[Budget]" = (), bounds: "AgentBounds | None" = None) -> "Researcher":  # fmt: skip
+                    budgets: "Sequence[Budget]" = (), bounds: "AgentBounds | None" = None,
+                    prices: "Mapping[str, Price]" = PRICES) -> "Researcher":  # fmt: skip
     """The researcher with this name, which is no mix. Raises UserError, for instance NotConfigured if a key is missing.
 
-    `seed` is for search: loops with different seeds try ideas in a different order. `model` and `effort` (None: the default)
-    and `budgets` (which loops share) are for claude and coding agents. `bounds` are a command's.
+    `seed` is for search: loops with different seeds try ideas in a different order. `model` and `effort` (None: the default),
+    `budgets` (which loops share) and `prices` are for claude and coding agents. `bounds` are a command's.
     """
     check_researcher(name)
     kind, _, argument = name.partition(":")
@@ -81,16 +90,23 @@ def make_researcher(name: str, *, seed: int = 0, model: str | None = None, effor
         optimizer, thinker = parts_of(name)
         return HybridResearcher(
             make_researcher(optimizer, seed=seed),
-            make_researcher(thinker, model=model, effort=effort, budgets=budgets, bounds=bounds),
+            make_researcher(thinker, model=model, effort=effort, budgets=budgets, bounds=bounds, prices=prices),
         )
     if kind == "claude":
         from agent.researchers.claude import DEFAULT_MODEL, ClaudeResearcher
 
-        return ClaudeResearcher(model=model or DEFAULT_MODEL, effort=effort, budgets=budgets)
+        return ClaudeResearcher(model=model or DEFAULT_MODEL, effort=effort, budgets=budgets, prices=prices)
     if kind in AGENTS:
         from agent.researchers.coding_agent import CodingAgentResearcher
 
-        return CodingAgentResearcher(AGENTS[kind], model=model, effort=effort, budgets=budgets, bounds=bounds)
+        return CodingAgentResearcher(AGENTS[kind], model=model, effort=effort, budgets=budgets, bounds=bounds,
+                                     prices=prices)  # fmt: skip
+    if kind == ACP:
+        from agent.researchers.acp import acp_agent
+        from agent.researchers.coding_agent import CodingAgentResearcher
+
+        return CodingAgentResearcher(acp_agent(argument), model=model, effort=effort, budgets=budgets, bounds=bounds,
+                                     prices=prices)  # fmt: skip
     if kind == "command":
         from agent.researchers.command import CommandResearcher
 

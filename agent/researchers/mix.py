@@ -6,20 +6,29 @@ from agent.researchers.coding_agents import AGENTS
 from research.errors import UserError
 from research.formatting import shortened
 
-MEMBERS = ("search", "claude", *AGENTS)
-"""The researchers that a mix can have."""
-
 WITH_MODEL = ("claude", *AGENTS)
-"""Those of them that take a model."""
+"""The researchers by name that take a model."""
+
+ACP = "acp"
+"""The researcher that is an agent of the Agent Client Protocol: its command follows a colon."""
 
 HYBRID = "hybrid"
 """The researcher that asks search for constants and a model for structure: the model's name may follow a colon."""
 
+MEMBERS = ("search", HYBRID, *WITH_MODEL)
+"""The researchers that a mix can have; hybrid's model may be named in it, too."""
+
 MOST_SHARES = 1_000
 """Limit of a researcher's share."""
 
-READS_TEXT = ("claude", *AGENTS, "command", HYBRID)
+READS_TEXT = (*WITH_MODEL, ACP, "command", HYBRID)
 """The researchers that read suggestions; others compute or list their ideas, or stand for a queue or for the farm itself."""
+
+WITH_ARGUMENT = (f"{ACP}:", "command:", "scripted:", f"{HYBRID}:{ACP}:")
+"""What researchers begin with whose argument may hold commas, so that they are no mixes."""
+
+FIXED, ADAPTIVE = "fixed", "adaptive"
+"""The values of `--mix`: each loop keeps its researcher, or each idea's is chosen by what they have found."""
 
 EXAMPLE = "claude:2,codex:1,search:5"
 
@@ -29,16 +38,16 @@ def shares_of(name: str) -> Mapping[str, int]:
 
     Raises UserError.
     """
-    kind = name.partition(":")[0]
-    if "," not in name or kind in ("command", "scripted"):
+    if "," not in name or name.startswith(WITH_ARGUMENT):
         return {name: 1}
     shares: dict[str, int] = {}
     for part in name.split(","):
-        member, _, share = (word.strip() for word in part.partition(":"))
+        member, _, share = (word.strip() for word in part.rpartition(":"))
         wrong = (
             f"--researcher {shortened(name, 80)}: {shortened(part.strip() or 'an empty part', 40)!r} isn't in the mix's form"
         )
-        if member not in MEMBERS:
+        kind, _, model = member.partition(":")
+        if kind not in MEMBERS or (kind == HYBRID and model and model not in WITH_MODEL) or (kind != HYBRID and kind != member):
             raise UserError(f"{wrong} {EXAMPLE}: a mix can have {', '.join(MEMBERS)}.")
         if share == "0":
             raise UserError(f"{wrong} {EXAMPLE}: no loop is to have {member}, so leave it out.")
@@ -58,6 +67,22 @@ def researcher_of_loop(name: str, loop: int) -> str:
     return order[loop % len(order)]
 
 
+def check_mix(name: str, mix: str) -> None:
+    """Raises UserError if the researchers of `--researcher` can't be mixed in the way of `--mix`."""
+    if mix == FIXED:
+        return
+    members = shares_of(name)
+    if len(members) < 2:
+        raise UserError(f"--mix {mix} chooses among several researchers: name them, as in --researcher {EXAMPLE}.")
+    if any(member.partition(":")[0] == HYBRID for member in members):
+        raise UserError(f"--mix {mix} chooses between search and a model itself: name the model in the place of {HYBRID}.")
+
+
+def of_loop(name: str, loop: int, mix: str) -> str:
+    """What the loop with this number asks: all of an adaptive mix, else its own researcher."""
+    return researcher_of_loop(name, loop) if mix == FIXED else name
+
+
 def parts_of(name: str) -> tuple[str, ...]:
     """The researchers that a researcher asks in turn: hybrid's two, else itself. It is no mix."""
     kind, _, model = name.partition(":")
@@ -70,5 +95,5 @@ def kinds_in(name: str) -> tuple[str, ...]:
 
 
 def reads_text(name: str) -> bool:
-    """Whether the researcher with this name, as `--researcher` takes it without a mix, can read what people write."""
-    return name.partition(":")[0] in READS_TEXT
+    """Whether a researcher with this name, as `--researcher` takes it, can read what people write; of a mix one that can."""
+    return any(member.partition(":")[0] in READS_TEXT for member in shares_of(name))

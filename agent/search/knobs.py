@@ -148,9 +148,10 @@ def knobs_of(constants: Constants) -> list[Knob]:
     """The knobs of these constants. Strings and booleans have none unless KNOBS names them; FIXED constants have none."""
     knobs = []
     for name, value in constants.items():
-        if name in FIXED:
+        plain = name.rpartition(".")[2].upper()  # a dataclass's field
+        if plain in FIXED:
             continue
-        row = next(knob for knob in KNOBS if fnmatchcase(name, knob.name))
+        row = next(knob for knob in KNOBS if fnmatchcase(plain, knob.name))
         if value == 0 and row.prior_at_zero is not None:
             row = replace(row, prior=row.prior_at_zero)
         if isinstance(value, tuple):

@@ -9,6 +9,7 @@ close. All of its state is in the history. How it chooses:
 - Every step has a score, the expected gain in sigmas: from the curve if there is one, else from a prior per knob, lowered
   for knobs that only failed. The step with the highest score that was never tried is proposed: a greedy bandit.
 - Every fifth idea combines discarded experiments that came close, every eighth removes something.
+- What won't fit into memory, by what earlier runs took of it (`memory.py`), is left out.
 - Once all lines are searched, it changes up to three knobs at once, at random.
 
 Loops that start together have different seeds: each begins with a different one of the best steps, and continues in its own
@@ -28,6 +29,7 @@ from agent.researcher import Context, OutOfIdeas, ProposalFailed
 from agent.search.ablations import ABLATIONS, ablated
 from agent.search.knobs import Knob, knobs_of, settle
 from agent.search.line_search import Curve, KnobStep, next_steps, outcome, read_curves
+from agent.search.memory import learned
 from agent.search.tried import Tried, only_constants
 from research.contract import Contract
 from research.formatting import counted
@@ -104,6 +106,7 @@ class _View:
         self.constants = self.tried.constants
         self.knobs = knobs_of(self.constants)
         self.curves = read_curves(self.knobs, self.records, context.sigma)
+        self.memory = learned(context, self.records, self.tried)
         self.keeps = sum(record.verdict is not None and record.verdict.decision == "keep" for record in self.records)
         self.random = random.Random(f"{seed} {context.head.commit} {len(self.records)}")
         self.jitter = random.Random(seed)
@@ -117,6 +120,8 @@ class _View:
         for idea in ideas:
             changes = settle(self.constants, idea.changes, max_seq_len=self.max_seq_len)
             if changes is not None and not self.tried.holds_constants(changes):
+                if self.memory.refuses({**self.constants, **changes}):
+                    continue
                 train_py = write_constants(self.context.train_py, changes)
                 if reason_not_to_run(train_py, self.context) is not None:  # such as another loop's idea
                     continue

@@ -20,7 +20,7 @@ from results.experiment import ExperimentRecord
 LOST_TRIES = 2
 """A configuration that the infrastructure lost this many times counts as tried."""
 
-_CONSTANT = re.compile(r"([A-Z][A-Z0-9_]*) *=")
+_CONSTANT = re.compile(r"(\w+) *(?::[^=]*)?=")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,10 @@ class Tried:
     def holds(self, train_py: str) -> bool:
         """Whether this text was tried, or one with the same effective configuration."""
         return self._holds(frozenset(read_constants(train_py).items()), train_py)
+
+    def has_heads_code(self, commit: str) -> bool:
+        """Whether a known commit differs from the head in constants alone."""
+        return self._code(commit) == self._code_of_text(self.train_py)
 
     def _holds(self, key: frozenset[tuple[str, Constant]], train_py: str) -> bool:
         commits = self.with_constants.get(key, [])
@@ -144,11 +148,11 @@ class Tried:
 
 def only_constants(record: ExperimentRecord) -> bool:
     """Whether an experiment changed nothing but constants, judging by the lines of its diff."""
-    changes = record.experiment.changes
+    names = {name.rpartition(".")[2] for name in record.experiment.changes}
     for hunk in hunks(record.experiment.diff):
         for line in hunk.removed + hunk.added:
             code = line.strip()
             name = _CONSTANT.match(code)
-            if code and not code.startswith("#") and not (name and name[1] in changes):
+            if code and not code.startswith("#") and not (name and name[1] in names):
                 return False
     return True

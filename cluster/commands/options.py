@@ -2,7 +2,7 @@
 
 import argparse
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +10,8 @@ from agent.repo.branch_names import check_name
 from agent.repo.repository import checkout_around, repository_for, source_tree
 from agent.researchers.coding_agents import AGENTS, check_effort
 from agent.researchers.make import check_researcher
-from agent.researchers.mix import kinds_in
+from agent.researchers.mix import ACP, check_mix, kinds_in
+from agent.researchers.prices import PRICES, Price, read_prices
 from cluster.engine_choice import chosen_engine
 from cluster.farm_options import EngineKind, FarmOptions, todays_tag
 from cluster.hardware import Device, choose_devices, detect_devices, limited
@@ -48,8 +49,10 @@ def run_options(options: argparse.Namespace) -> FarmOptions:
         why_researcher=chosen_line(asked, options.researcher),
         model=options.model,
         effort=options.effort,
+        prices=_prices(options.prices),
         max_cost=options.max_cost,
         max_loop_cost=options.max_loop_cost,
+        mix=options.mix,
         fallback=options.fallback,
         agent_writes=_agent_writes(options.agent_writes or ()),
         before_experiment=options.before_experiment,
@@ -80,12 +83,14 @@ def check_used(options: argparse.Namespace) -> None:
     """Raises UserError for options that the chosen researcher or source would not use, and for a source that there isn't."""
     if options.source is not None:  # on a cluster the profile's own source is known only when a node has joined
         check_source(options.source, options.num_shards, reads_files=False)
+    check_mix(options.researcher, options.mix)
     kinds = kinds_in(options.researcher)
     agents = tuple(AGENTS)
-    paid = ("claude", *agents)
+    paid = ("claude", *agents, ACP)
     for option, value, users in (("--model", options.model, paid), ("--effort", options.effort, paid),
                                  ("--max-cost", options.max_cost, paid), ("--max-loop-cost", options.max_loop_cost, paid),
-                                 ("--agent-writes", options.agent_writes, ("command", *agents))):  # fmt: skip
+                                 ("--prices", options.prices, paid),
+                                 ("--agent-writes", options.agent_writes, ("command", *agents, ACP))):  # fmt: skip
         using = [kind for kind in kinds if kind in users]
         if value is not None and not using:
             named, others = f"{', '.join(users[:-1])} or {users[-1]}", " and ".join(kinds)
@@ -96,6 +101,11 @@ def check_used(options: argparse.Namespace) -> None:
             )
         if option == "--effort" and value is not None and using[0] in AGENTS:  # claude's is checked when it is made
             check_effort(AGENTS[using[0]], value)
+
+
+def _prices(name: str | None) -> Mapping[str, Price]:
+    """What tokens cost, with the user's own list. Raises UserError for one that can't be used."""
+    return PRICES if name is None else read_prices(user_path(name, instead="a whole path for --prices"))
 
 
 def _agent_writes(names: Sequence[str]) -> tuple[Path, ...]:

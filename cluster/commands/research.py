@@ -202,6 +202,7 @@ def before_start(options: "FarmOptions") -> list[str]:
         researcher=options.researcher,
         model=options.model,
         max_cost=options.max_cost,
+        prices=options.prices,
         samples=options.samples,
         histories=known,
         home=options.home.folder,
@@ -230,15 +231,18 @@ def researchers_unable(options: "FarmOptions") -> list[str]:
     from agent.researchers.budget import budgets_of
     from agent.researchers.containment import AgentBounds
     from agent.researchers.fallback import AskedResearcher
-    from agent.researchers.mix import shares_of
+    from agent.researchers.mix import ADAPTIVE, shares_of
 
     lines = []
     for member in shares_of(options.researcher):
         _, problem = AskedResearcher(
             name=member, model=options.model, effort=options.effort, bounds=AgentBounds(sandbox=options.sandbox),
-            budgets=budgets_of(options.max_cost, options.max_loop_cost), falls_back=options.fallback == "search",
+            budgets=budgets_of(options.max_cost, options.max_loop_cost), prices=options.prices,
+            falls_back=options.fallback == "search",
         ).made()  # fmt: skip
-        lines += [f"warning: search stands in for {member}: {problem}"] if problem else []
+        is_left_out = options.mix == ADAPTIVE and member != options.researcher
+        what = f"{member} is left out of the mix" if is_left_out else f"search stands in for {member}"
+        lines += [f"warning: {what}: {problem}"] if problem else []
     return lines
 
 

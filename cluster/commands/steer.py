@@ -7,7 +7,7 @@ from cluster.commands.read_home import read_history
 from cluster.home import Home, find_home, home_option
 from cluster.local_api import connect, silent_farm
 from cluster.person_requests import Answer, Ask, record
-from cluster.steering_requests import last_researcher, unread_note
+from cluster.steering_requests import last_mix, last_researcher, unread_note
 from research.command_hints import to_type
 from research.errors import UserError
 from results.history import branch_named, branches_named
@@ -36,7 +36,8 @@ def suggest(options: argparse.Namespace) -> int:
         print(f"{answer.recorded}.")
         return 0
     answer, is_running = ask(home, Ask(what="suggest", group=group.name, text=options.text))
-    note = answer.note if is_running else unread_note(last_researcher(home, branch.tag), group.branches)
+    researcher, mix = last_researcher(home, branch.tag), last_mix(home, branch.tag)
+    note = answer.note if is_running else unread_note(researcher, group.branches, mix)
     if not note and not answer.is_taken_up:
         note = "a loop reads it once a farm runs on this branch"
     print(f"{answer.recorded}; {note or 'a loop gets it with the next proposal that it asks for'}.")

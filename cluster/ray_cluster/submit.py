@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from agent.researchers.coding_agents import AGENTS, keys_of_all
 from agent.researchers.make import CLAUDE_GATEWAY, CLAUDE_KEYS
-from agent.researchers.mix import kinds_in
+from agent.researchers.mix import ACP, kinds_in
 from cluster.farm_options import todays_tag
 from cluster.home import JOB_HOME
 from cluster.parser_parts import words_for
@@ -61,6 +61,8 @@ def _keys_of(kind: str) -> tuple[str, ...]:
     """The environment variables with the keys that a kind of researcher can use."""
     if kind in AGENTS:
         return AGENTS[kind].keys or keys_of_all()
+    if kind == ACP:
+        return keys_of_all()
     return CLAUDE_KEYS if kind in ("claude", "command") else ()
 
 

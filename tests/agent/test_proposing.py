@@ -95,6 +95,12 @@ def test_failures_are_recorded_with_their_cost_and_their_pauses_grow_to_a_limit(
     )
 
 
+def test_files_that_a_researcher_changed_in_vain_are_recorded(store: Store) -> None:
+    idea = replace(IDEA, discarded=("other.txt", "research/run.py"))
+    assert asyncio.run(proposer_of(store, Told(idea), Observer()).next()) == idea
+    assert recorded(store, "edits_discarded", "branch", "files[1]") == ((BRANCH, "research/run.py"),)
+
+
 def test_a_prepared_idea_that_the_end_of_the_loop_drops_is_recorded(store: Store) -> None:
     async def prepare_and_close() -> None:
         proposer = proposer_of(store, Told(IDEA), Observer())

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from agent.researchers.prices import Price
 from cluster.commands.read_home import read_history
 from cluster.home import Home
 from cluster.start_estimate import estimate, free_disk
@@ -76,6 +77,14 @@ def test_what_a_researcher_costs(tmp_path):
     failed = Usage(model="m", cost_usd=0.5, answers=1)
     more = [replace(history, costs=(*history.costs, failed)) for history in histories]
     assert costs(tmp_path, **told, histories=more).idea_usd == pytest.approx(0.25 + 0.5 / len(histories[0].costs))
+
+
+def test_a_users_prices_say_what_a_model_costs_whose_price_is_not_known(tmp_path):
+    assert costs(tmp_path, researcher="claude", model="m-1").idea_usd is None
+    one, two = (
+        costs(tmp_path, researcher="claude", model="m-1", prices={"m-1": Price(input=usd, output=usd)}) for usd in (1, 2)
+    )
+    assert one.idea_usd > 0 and two.idea_usd == pytest.approx(2 * one.idea_usd)
 
 
 def test_a_mix_costs_the_mean_over_its_loops(tmp_path):

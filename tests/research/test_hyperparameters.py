@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 import research
+from agent.compare_programs import changed_constants, code_of
 from research.errors import UserError
-from research.hyperparameters import literal_text, read_constants, write_constants
+from research.hyperparameters import literal_text, read_constants, same_but_for_constants, write_constants
 from research.recipes import ORIGINAL, Constant, Recipe
 from research.starting_hyperparameters import fit_to_profile, starting_hyperparameters
 
@@ -51,6 +52,62 @@ def test_literal_constants_are_read() -> None:
 )
 def test_what_is_no_plain_literal_is_left_out(value: str) -> None:
     assert read_constants(f"X = {value}\nY = 3 * 2**4 // 5 - 1\n") == {"Y": 8}
+
+
+ELSEWHERE = """import os
+from dataclasses import dataclass, field
+
+DEPTH = int(os.environ.get("DEPTH", "8"))  # layers
+BATCH: int = int(os.getenv("BATCH", 2**19))
+LR = float(os.environ.get("LR", "4e-2"))
+NAME = os.environ.get("NAME", "SSSL")
+HOME = os.environ.get("HOME")
+FORK = int(os.environ.get("FORK", "8") + "0")
+HALF = int(os.environ.get("HALF", 8.5))
+WORD = int(os.environ.get("WORD", "many"))
+WIDTH: int = 64
+
+
+@dataclass(frozen=True)
+class Config:
+    layers: int = 12
+    heads: int = 6
+    rate: float = field(default=0.1)
+    name: str = "GPT"
+    none: object = None
+
+
+class Plain:
+    layers: int = 3
+
+
+config = Config(heads=4)
+"""
+
+
+def test_defaults_of_environment_variables_and_dataclasses_are_constants_too() -> None:
+    found = read_constants(ELSEWHERE)
+    assert found == {"DEPTH": 8, "BATCH": 2**19, "LR": 0.04, "NAME": "SSSL", "WIDTH": 64, "Config.layers": 12,
+                     "Config.rate": 0.1, "Config.name": "GPT"}  # fmt: skip
+    values: dict[str, Constant] = {"DEPTH": 10, "BATCH": 2**18, "LR": 0.05, "NAME": "L", "WIDTH": 96, "Config.layers": 14,
+                                   "Config.rate": 0.2}  # fmt: skip
+    written = write_constants(ELSEWHERE, values)
+    assert read_constants(written) == {**values, "Config.name": "GPT"}
+    lines = dict(zip(ELSEWHERE.splitlines(), written.splitlines(), strict=True))
+    changed = {old: new for old, new in lines.items() if old != new}
+    assert changed == {
+        'DEPTH = int(os.environ.get("DEPTH", "8"))  # layers': 'DEPTH = int(os.environ.get("DEPTH", "10"))  # layers',
+        'BATCH: int = int(os.getenv("BATCH", 2**19))': 'BATCH: int = int(os.getenv("BATCH", 2**18))',
+        'LR = float(os.environ.get("LR", "4e-2"))': 'LR = float(os.environ.get("LR", "0.05"))',
+        'NAME = os.environ.get("NAME", "SSSL")': 'NAME = os.environ.get("NAME", "L")',
+        "WIDTH: int = 64": "WIDTH: int = 96",
+        "    layers: int = 12": "    layers: int = 14",
+        "    rate: float = field(default=0.1)": "    rate: float = field(default=0.2)",
+    }
+    assert same_but_for_constants(ELSEWHERE, written) and code_of(ELSEWHERE) == code_of(written)
+    other = written.replace("heads: int = 6", "heads: int = 7")
+    assert not same_but_for_constants(written, other) and code_of(written) != code_of(other)
+    assert changed_constants(ELSEWHERE, written)["Config.layers"] == (12, 14)
 
 
 @pytest.mark.parametrize("text", ["def (", "x = 1\0", "x = " + "-" * 100_000 + "1"], ids=["syntax", "null", "depth"])

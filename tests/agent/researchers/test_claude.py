@@ -13,7 +13,7 @@ from agent.researchers.claude import DEFAULT_MODEL, MAX_TOKENS, MAX_TURNS, Claud
 from agent.researchers.claude_editor import Editor, EditRefused
 from agent.researchers.claude_talk import MAX_IDLE_TURNS
 from agent.researchers.history_text import RECENT, history_table, situation
-from agent.researchers.prices import Price, price_of
+from agent.researchers.prices import PRICES, Price
 from research.errors import UserError
 from results.experiment import Proposal, Usage
 from results.notes import Note
@@ -320,7 +320,7 @@ def test_a_binary_train_py_is_refused_and_can_be_mended(text: str) -> None:
 
 
 def test_the_default_model_has_a_price() -> None:
-    assert price_of(DEFAULT_MODEL) is not None
+    assert DEFAULT_MODEL in PRICES
     assert Price(input=4, output=20).cost(input=10**6, output=10**6) == 24
 
 

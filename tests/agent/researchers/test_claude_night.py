@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from agent.researcher import OutOfIdeas
 from agent.researchers.budget import Budget
 from agent.researchers.claude import ClaudeResearcher
 from agent.researchers.claude_prompt import opening, system_of
-from agent.researchers.prices import price_of
+from agent.researchers.prices import PRICES
 from agent.researchers.stand_in.bodies import Reply, as_reply, error_body, message
 from agent.researchers.stand_in.edits import EDITOR, Edits
 from agent.researchers.stand_in.script import Script, Step
@@ -47,6 +48,9 @@ SHORT = CONSTANTS + BODY
 
 POLICY = (research_folder().parent / "program.md").read_text(encoding="utf-8")
 BRANCHES = tuple(f"{GROUP}-cpu{number}" for number in range(2))
+
+SLOWER = 50.0 if os.environ.get("FARM_FULL_FAULTS") == "1" else 1.0
+"""By how much faults, pauses and runs last longer than in the suite: then stalls have 30 s and runs 50, by hand."""
 
 LESSON = "WEIGHT_DECAY matters here: try it at once"
 """A lesson of one loop that the stand-in's model follows where it reads it."""
@@ -107,7 +111,7 @@ class Night:
     def research(self, experiments: int) -> None:
         """Lets each loop try so many ideas."""
         with StandIn(self.model.answer).running() as stand_in:
-            asyncio.run(asyncio.wait_for(self._all(stand_in.url, experiments), 120.0))
+            asyncio.run(asyncio.wait_for(self._all(stand_in.url, experiments), 120.0 * SLOWER))
 
     async def _all(self, url: str, experiments: int) -> None:
         self._device = asyncio.Lock()
@@ -117,7 +121,9 @@ class Night:
     async def _one(self, loop: ResearchLoop, url: str, experiments: int) -> None:
         client = AsyncAnthropic(api_key="x", base_url=url, max_retries=0)
         proposer = loop._proposer
-        proposer._researcher = ClaudeResearcher(client=client, retry_pause_s=0.01, inactivity_s=0.3, budgets=self.budgets)
+        proposer._researcher = ClaudeResearcher(
+            client=client, retry_pause_s=0.01 * SLOWER, inactivity_s=0.3 * SLOWER, budgets=self.budgets
+        )
         proposer._stopgap, proposer._patience_s = SearchResearcher(seed=loop.branch.loop), self.patience_s
         await loop.start()
         try:
@@ -168,7 +174,7 @@ def no_git_settings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def ledger(usages: list[dict[str, Any]]) -> float:
     """US dollars for what the stand-in has reported, worked out by hand: opus-5-5 costs 4 and 20 per million tokens."""
-    assert price_of("claude-opus-5-5") is not None
+    assert "claude-opus-5-5" in PRICES
     usd = 0.0
     for usage in usages:
         creation = usage["cache_creation"]
@@ -220,10 +226,10 @@ def test_most_of_what_is_sent_is_read_from_the_cache(tmp_path: Path) -> None:
 
 
 FAULTS: tuple[Reply | Step, ...] = (
-    *(as_reply(429, error_body(429, "slow down"), headers={"retry-after": "0.02"}) for _ in range(3)),
+    *(as_reply(429, error_body(429, "slow down"), headers={"retry-after": f"{0.02 * SLOWER:g}"}) for _ in range(3)),
     as_reply(529, error_body(529, "overloaded")),
     Step(text="hm", cut=0.4),
-    Step(text="hm", stall_s=0.6),
+    Step(text="hm", stall_s=0.6 * SLOWER),
     as_reply(500, error_body(500, "oops")),
     *(Step(stop_reason=reason) for reason in ("refusal", "model_context_window_exceeded")),
     *(Step(text="hm", stop_reason=reason) for reason in ("max_tokens", "pause_turn", "end_turn", "stop_sequence")),
@@ -237,7 +243,7 @@ FAULTS: tuple[Reply | Step, ...] = (
 
 def test_faults_neither_stop_the_loops_nor_leave_the_device_idle(tmp_path: Path) -> None:
     model = Model(faults=list(FAULTS))
-    with night(tmp_path, model, run_s=1.0, patience_s=0.05, budgets=(Budget(20.0),)) as farm:
+    with night(tmp_path, model, run_s=1.0 * SLOWER, patience_s=0.05 * SLOWER, budgets=(Budget(20.0),)) as farm:
         farm.research(9)
         assert not model.faults, "each fault has come"
         ideas = farm.ideas()

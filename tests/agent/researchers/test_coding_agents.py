@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from agent.repo.repository import make_repository
+from agent.repo.worktree import Worktree
 from agent.researcher import BudgetSpent, NotConfigured, ProposalFailed
 from agent.researchers.agent_output import read_output
 from agent.researchers.budget import Budget
@@ -22,6 +24,7 @@ from agent.researchers.containment import AgentBounds, containment_here, files_o
 from agent.researchers.make import check_researcher, make_researcher
 from research.errors import UserError
 from results.experiment import Proposal, Usage
+from tests.agent.repo.git_samples import BRANCH, FILES, propose
 from tests.agent.researchers.agent_stand_ins import EDIT, OUTPUTS, install
 from tests.agent.samples import TRAIN_PY, make_context
 
@@ -68,6 +71,8 @@ def test_an_agent_edits_train_py_and_its_cost_is_recorded(name: str, agents: Age
     proposal = agents.propose(agent)
     assert proposal.train_py == TRAIN_PY.replace("DEPTH = 2", "DEPTH = 3")
     assert (proposal.title, proposal.hypothesis, proposal.researcher) == ("Deeper", "Depth helps.", name)
+
+    assert proposal.discarded == ("other.txt", "research/run.py")
 
     seen = agents.seen(name)
     filled = [part.replace("{prompt}", PROMPT) for part in agent.arguments()[1:]]
@@ -153,6 +158,16 @@ def test_an_edit_with_garbage_for_output_is_taken(agents: Agents) -> None:
     agents.install("claude-code", "\ufffd{not json\n")
     proposal = agents.propose(AGENTS["claude-code"])
     assert proposal.title == "Deeper" and proposal.usage.cost_basis == "missing" and len(agents.charged) == 1
+
+
+def test_a_limit_ends_an_agent_that_tells_no_cost_after_its_first_proposal(agents: Agents) -> None:
+    agents.install("claude-code", "no report")
+    context = make_context(charge=agents.charged.append)
+    researcher = CodingAgentResearcher(AGENTS["claude-code"], bounds=AgentBounds(writable=(agents.notes,)), budgets=[Budget(2)])
+    assert asyncio.run(researcher.propose(context)).title == "Deeper"
+    with pytest.raises(NotConfigured, match="--max-cost"):
+        asyncio.run(researcher.propose(context))
+    assert len(agents.charged) == 1
 
 
 @pytest.mark.parametrize("noise", ["warning: an update is there\n", "{not json\n", "{}\n"])
@@ -284,6 +299,37 @@ pathlib.Path("IDEA.md").write_text("looked\\n" + json.dumps(found))
 """
     agents.install("codex", does=EDIT + look)
     assert json.loads(agents.propose(AGENTS["codex"]).hypothesis) == ["secret", "", ""]
+
+
+PLANTED = """
+marker = pathlib.Path({marker!r})
+for hooks in (pathlib.Path(".git", "hooks"), pathlib.Path({repo!r}, ".git", "hooks"), pathlib.Path(".claude", "hooks")):
+    for name in ("pre-commit", "post-commit", "post-checkout", "post-index-change", "reference-transaction"):
+        try:
+            hooks.mkdir(parents=True, exist_ok=True)
+            (hooks / name).write_text(f"#!/bin/sh\\necho ran >> {{marker}}\\n")
+            (hooks / name).chmod(0o755)
+        except OSError:
+            pass
+pathlib.Path(".git", "config").write_text(f"[core]\\nfsmonitor = touch {{marker}}\\n")
+pathlib.Path(".gitattributes").write_text("* filter=f\\n")
+pathlib.Path("research", "sitecustomize.py").write_text(f"open({{str(marker)!r}}, 'w')")
+pathlib.Path("IDEA.md").write_text("Deeper\\n\\n" + marker.name)
+"""
+
+
+def test_a_hook_that_an_agent_plants_never_runs(agents: Agents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    repo, marker = tmp_path / "repo", agents.notes / "hook-ran"  # the agent, and what it plants, may write there
+    make_repository(repo, FILES)
+    hooks = sorted(repo.joinpath(".git", "hooks").glob("*"))
+    agents.install("claude-code", does=EDIT + PLANTED.format(marker=str(marker), repo=str(repo)))
+    proposal = agents.propose(AGENTS["claude-code"])
+    worktree = Worktree.create(repo, tmp_path / "worktree", BRANCH)
+    worktree.advance(propose(worktree, proposal.train_py))
+    assert worktree.train_py(worktree.head()) == proposal.train_py
+    assert not marker.exists() and sorted(repo.joinpath(".git", "hooks").glob("*")) == hooks
+    assert {".git/config", ".git/hooks/post-checkout"} <= set(proposal.discarded)
 
 
 # --- the real programs ----------------------------------------------------------------------------------------------------

@@ -134,7 +134,10 @@ def test_the_farms_home_and_keys_cannot_be_read(tmp_path: Path, user: Path, here
     other.symlink_to(home)
     (home / "journal.jsonl").write_text("audit scores")
     (tmp_path / "corpus").write_text("evaluation rows")
-    paths = [home / "journal.jsonl", other / "journal.jsonl", tmp_path / "corpus", user / ".ssh" / "key"]
+    neighbour = home / "worktrees" / "other" / "research" / "train.py"
+    neighbour.parent.mkdir(parents=True)
+    neighbour.write_text("another loop's")
+    paths = [home / "journal.jsonl", other / "journal.jsonl", neighbour, tmp_path / "corpus", user / ".ssh" / "key"]
     script = f"""
 paths = {[str(path) for path in paths]!r}
 paths += [f"/proc/{os.getpid()}/root{{path}}" for path in paths] + [f"/proc/{os.getpid()}/environ"]

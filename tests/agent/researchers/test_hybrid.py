@@ -77,7 +77,7 @@ def test_its_name_says_which_model_it_asks() -> None:
     assert kinds_in("hybrid:pi") == ("search", "pi") and kinds_in("claude:2,search:1") == ("claude", "search")
     for name in ("hybrid", "hybrid:claude", "hybrid:codex"):
         check_researcher(name)
-    for name in ("hybrid:", "hybrid:search", "hybrid:oracle", "hybrid:claude:2,search:1"):
+    for name in ("hybrid:", "hybrid:search", "hybrid:oracle", "hybrid:oracle:2,search:1"):
         with pytest.raises(UserError):
             check_researcher(name)
 

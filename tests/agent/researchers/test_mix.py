@@ -15,7 +15,9 @@ def test_one_researcher_is_that_of_every_loop(name: str) -> None:
     assert {researcher_of_loop(name, loop) for loop in range(5)} == {name}
 
 
-@pytest.mark.parametrize("mix", [EXAMPLE, "search:1,claude:1", "pi:3 , gemini:4"])
+@pytest.mark.parametrize(
+    "mix", [EXAMPLE, "search:1,claude:1", "pi:3 , gemini:4", "hybrid:1,search:2", "hybrid:codex:2,hybrid:pi:1"]
+)
 def test_loops_get_the_mixs_proportions_and_repeat_them(mix: str) -> None:
     check_researcher(mix)
     shares = shares_of(mix)
@@ -43,7 +45,7 @@ def test_a_share_that_gives_nothing_is_named_with_its_cure() -> None:
     "mix",
     ["claude:2,", ",", "claude,search", "claude:2,search", "claude:0,search:1", "claude:-1,search:1", "claude:2,serch:1",
      "claude:1.5,search:1", "claude:2,claude:1", "claude:1000000000000,search:1", "search:1,command:x:1", "search:1,scripted:f",
-     "search:²,claude:1", "search:1001,claude:1"],
+     "search:²,claude:1", "hybrid:serch:1,search:1", "codex:x:1,search:1", "hybrid:search:1,pi:2", "search:1001,claude:1"],
 )  # fmt: skip
 def test_a_malformed_mix_is_refused_in_one_line(mix: str) -> None:
     with pytest.raises(UserError) as error:

@@ -26,7 +26,7 @@ from cluster.hardware import DeviceRequest
 from cluster.home import Home
 from cluster.known_folders import remember
 from cluster.local_api import connect
-from cluster.loop_researcher import agent_bounds
+from cluster.loop_researcher import agent_bounds, asked_of
 from cluster.resuming import log_options, resume_lines
 from research.errors import UserError
 from research.files import research_folder
@@ -202,6 +202,20 @@ def test_run_and_try_have_default_tags_of_their_own(home: Home) -> None:
     assert tags[0] == todays_tag() and tags[1] != tags[0] and tags[1].startswith(tags[0])
     named = make_parser().parse_args(["try", "--tag", "mine", "--home", str(home.folder), "--devices", "cpu"])
     assert try_options(named).tag == "mine"
+
+
+def test_a_mixs_loops_ask_all_of_it_if_it_is_adaptive_by_the_users_prices(home: Home, tmp_path: Path) -> None:
+    (tmp_path / "prices.json").write_text('{"m-1": {"input": 1, "output": 2}}')
+    given = ["--researcher", "search:2,codex:1", "--mix", "adaptive", "--prices", str(tmp_path / "prices.json")]
+    parsed = make_parser().parse_args(["run", "--home", str(home.folder), "--devices", "cpu", *given])
+    options = run_options(parsed)
+    data: Any = SimpleNamespace(folder=tmp_path, hidden_paths=())
+    plan: Any = SimpleNamespace(branch_name="autoresearch/x", number=1, data=data)
+    asked = asked_of(options, plan, loops={}, shared=())
+    assert asked.name == "search:2,codex:1" and asked.prices["m-1"].output == 2.0
+    fixed = asked_of(replace(options, mix="fixed"), plan, loops={}, shared=())
+    assert fixed.name == "codex"
+    assert set(given) <= set(shlex.split(given_again(parsed)))
 
 
 def test_the_options_that_resuming_needs_are_those_that_were_given() -> None:

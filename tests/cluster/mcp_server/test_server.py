@@ -8,12 +8,13 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import uvicorn
-from mcp import Client, StdioServerParameters
+from mcp import Client, MCPError, StdioServerParameters
 
 from agent.diff import unified_diff
 from agent.researchers.scripted import Step
@@ -201,8 +202,10 @@ def test_a_verdict_is_waited_for_no_longer_than_a_minute(
     asked(world[0], talk)
 
 
-def test_over_http_nothing_is_answered_without_the_token(world: tuple[Lab, Callable[[int], None]]) -> None:
-    lab, _ = world
+def test_over_http_nothing_is_answered_without_the_token_and_a_client_with_it_reads_its_verdict(
+    world: tuple[Lab, Callable[[int], None]],
+) -> None:
+    lab, research = world
     token = token_of(lab.home)
     assert token_of(lab.home) == token and token_file(lab.home).stat().st_mode & 0o077 == 0
     web = uvicorn.Server(uvicorn.Config(application_of(make_server(lab), lab.home), host=LOOPBACK, port=0, log_level="error"))
@@ -221,7 +224,14 @@ def test_over_http_nothing_is_answered_without_the_token(world: tuple[Lab, Calla
     try:
         assert [status(), status(Authorization="Bearer x"), status(Authorization=token)] == [401, 401, 401]
         assert status(Authorization=f"Bearer {token}") != 401
-        asyncio.run(_reads_over_http(f"http://{LOOPBACK}:{port}/mcp", token))
+        address = f"http://{LOOPBACK}:{port}/mcp"
+        for wrong in ("x", token[:-1]):
+            with pytest.raises(BaseException) as refused:
+                asyncio.run(_over_http(address, wrong, _submits))
+            assert isinstance(_innermost(refused.value), MCPError)
+        submitted = asyncio.run(_over_http(address, token, _submits))
+        research(2)
+        asyncio.run(_over_http(address, token, partial(_reads_verdict, submitted)))
     finally:
         web.should_exit = True
         thread.join()
@@ -233,7 +243,29 @@ def test_a_port_that_is_taken_is_one_line(world: tuple[Lab, Callable[[int], None
         serve(make_server(lab), lab.home, taken.getsockname()[1])
 
 
-async def _reads_over_http(address: str, token: str) -> None:
+def _innermost(error: BaseException) -> BaseException:
+    """The first error in a group of them."""
+    return _innermost(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
+
+
+async def _submits(client: Client) -> str:
+    assert (await called(client, "read_contract")).fields["group"] == GROUP
+    submitted: str = (await called(client, "submit", title="deeper", hypothesis="", train_py=DEEPER)).fields["id"]
+    assert not (await called(client, "verdict", id=submitted)).fields["decided"]
+    return submitted
+
+
+async def _reads_verdict(submitted: str, client: Client) -> str:
+    verdict = (await called(client, "verdict", id=submitted, wait_s=30)).fields
+    assert verdict["decision"] == "keep"
+    rows = (await called(client, "history", sql="SELECT id, researcher, decision FROM history WHERE title = 'deeper'")).fields[
+        "rows"
+    ]
+    assert rows == [{"id": verdict["experiment"], "researcher": "mcp", "decision": "keep"}]
+    return submitted
+
+
+async def _over_http(address: str, token: str, talk: Callable[[Client], Awaitable[str]]) -> str:
     from mcp.client.streamable_http import streamable_http_client
     from mcp.shared._httpx_utils import create_mcp_http_client
 
@@ -242,7 +274,7 @@ async def _reads_over_http(address: str, token: str) -> None:
         create_mcp_http_client(headers=headers) as web,
         Client(streamable_http_client(address, http_client=web)) as client,
     ):
-        assert (await called(client, "read_contract")).fields["group"] == GROUP
+        return await talk(client)
 
 
 def test_a_farm_that_runs_tries_what_is_submitted_over_stdio(quick_checkout: Checkout) -> None:
