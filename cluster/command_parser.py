@@ -216,6 +216,10 @@ def _add_look(group: CommandGroup) -> None:
 
     report = group.add("report", "the night in ten lines: gains, confidence, failures, cost")
     report.add_argument("tag", nargs="?", type=some_text, help="only this tag's branches (default: all)")
+    report.add_argument("--html", type=some_text, metavar="FILE",
+                        help="write it as one HTML file to send, with the diffs of what is kept")  # fmt: skip
+    report.add_argument("--card", type=some_text, metavar="FILE.png",
+                        help="write one picture to share: the curve and the gain with its interval")  # fmt: skip
     _add_places(report, cache=False)
 
     show = group.add("show", "one experiment in full: idea, diff, runs, verdict")
