@@ -104,7 +104,7 @@ def _kept(one: Headline, records: dict[str, ExperimentRecord], inside: frozenset
           known: dict[str, IdeaEstimate]) -> list[ExperimentRecord]:  # fmt: skip
     """The experiments whose ideas are in the head, the largest effect first; without estimates those that are kept."""
     found = [records[id] for id in inside if id in records]
-    if not found:
+    if one.group.state is None:
         found = [record for record in one.group.records if record.is_idea and record.outcome == "keep"]
     effects = {name: estimate.effect for name, estimate in known.items()}
     return sorted(found, key=lambda record: (-effects.get(record.experiment.id, 0.0), record.experiment.created))
