@@ -9,6 +9,7 @@ import pytest
 from cluster.commands.share import track
 from cluster.home import Home
 from cluster.trackers import sender
+from tests.cluster.tiny_checkout import GOOD_LR, Checkout
 
 RUNS = 34
 
@@ -87,3 +88,14 @@ def _only_the_first(home: Home) -> None:
         if verdicts == 2:
             break
     home.journal.write_bytes(b"".join(kept))
+
+
+@needs("tensorboard", "tensorboard")
+def test_a_farm_sends_its_runs_as_they_end(quick_checkout: Checkout) -> None:
+    researcher = quick_checkout.script({"title": "learn", "constants": {"LR": GOOD_LR}})
+    terms = ("run", "--tag", "night", "--devices", "cpu", "--budget", "1", "--researcher", researcher)
+    output = quick_checkout.farm(*terms, "--track", "tensorboard")
+    assert "tensorboard:" not in output, "nothing went wrong"
+    sent = {path.parent.name for path in (quick_checkout.home / "tensorboard").glob("night*/*/events*")}
+    assert {"night-0000-1", "night-0001-1"} <= sent
+    assert list((quick_checkout.home / "tensorboard").glob("night-head/events*"))
