@@ -30,6 +30,9 @@ PATIENCE_S = 20.0
 IDEAS: tuple[ExperimentKind, ...] = ("explore",)
 """The kind of a loop's ideas: a researcher's, the farm's own, and those that were submitted from outside."""
 
+BUDGET_SPENT = "budget_spent"
+"""The kind of the event that a researcher has cost what it may."""
+
 REPLACED = "researcher_replaced"
 """The kind of the events that record that a loop goes on with the stopgap, and why."""
 
@@ -125,6 +128,8 @@ class Proposer:
             except (BudgetSpent, NotConfigured) as end:
                 if self._stopgap is None:
                     raise
+                if isinstance(end, BudgetSpent):
+                    self._observer.on_event(BUDGET_SPENT, branch=self._branch, reason=str(end))
                 await self._replace_researcher(self._stopgap, str(end))
                 continue
             moved = await self._rebased(proposal, base)

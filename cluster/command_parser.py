@@ -6,6 +6,8 @@ from agent.researchers.make import RESEARCHERS
 from agent.researchers.mix import ADAPTIVE, EXAMPLE, FIXED
 from cluster.hardware import ANY_DEVICE, DeviceRequest
 from cluster.parser_parts import CommandGroup, OneLineParser, idea_words, some_text, tag_name
+from cluster.trackers import TRACKERS
+from cluster.webhooks import SHAPES
 from research.number_options import budget_seconds, count_to, gigabytes, number_from
 from research.profiles import PROFILES
 from research.recipes import RECIPES
@@ -52,6 +54,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("move", "from one machine to the next", _add_move),
         ("look", "look", _add_look),
         ("use", "use what was found", _add_use),
+        ("share", "take it elsewhere", _add_share),
         ("serve", "for agents outside the farm", _add_serve),
     ):
         group = CommandGroup(module=f"cluster.commands.{name}", title=title, parsers=parsers)
@@ -101,6 +104,7 @@ def _add_research(group: CommandGroup) -> None:
     _add_judging(run)
     _add_data(run)
     _add_recipe(run)
+    _add_track(run, "send runs to this tracker as they end")
     run.add_argument("--dashboard", action="store_true", help="serve farm dashboard beside it, on a port of 127.0.0.1")
     run.add_argument("--engine", choices=("auto", "local", "ray"), default="auto",
                      help="what executes runs (default: auto: local for one device without a cluster, else ray)")  # fmt: skip
@@ -226,9 +230,7 @@ def _add_look(group: CommandGroup) -> None:
                            help="let pages pause, resume and stop loops, and suggest ideas (default: only read)")  # fmt: skip
     _add_places(dashboard, cache=False)
 
-    report = group.add("report", "the night in ten lines: gains, confidence, failures, cost")
-    report.add_argument("tag", nargs="?", type=some_text, help="only this tag's branches (default: all)")
-    _add_places(report, cache=False)
+    _add_report(group)
 
     show = group.add("show", "one experiment in full: idea, diff, runs, verdict")
     _add_experiment(show)
@@ -272,6 +274,16 @@ def _add_look(group: CommandGroup) -> None:
     _add_places(import_, cache=False)
 
 
+def _add_report(group: CommandGroup) -> None:
+    report = group.add("report", "the night in ten lines: gains, confidence, failures, cost")
+    report.add_argument("tag", nargs="?", type=some_text, help="only this tag's branches (default: all)")
+    report.add_argument("--html", type=some_text, metavar="FILE",
+                        help="write it as one HTML file to send, with the diffs of what is kept")  # fmt: skip
+    report.add_argument("--card", type=some_text, metavar="FILE.png",
+                        help="write one picture to share: the curve and the gain with its interval")  # fmt: skip
+    _add_places(report, cache=False)
+
+
 def _add_foreign(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=some_text, help="a results.tsv of this or another system")
     parser.add_argument("--sigma", type=number_from(*GIVEN_SIGMAS, float), metavar="BPB",
@@ -295,6 +307,19 @@ def _add_use(group: CommandGroup) -> None:
     _add_devices(sample)
     _add_places(sample)
     _add_transfer(group)
+
+
+def _add_share(group: CommandGroup) -> None:
+    export = group.add("export", "the history for other programs: Parquet, results.tsv, a Hugging Face dataset, trackers")
+    export.add_argument("folder", nargs="?", type=some_text, help="a new or empty folder, or that of an earlier export")
+    export.add_argument("--push", type=some_text, metavar="OWNER/NAME",
+                        help="upload the folder as this dataset of the Hugging Face hub; a new one is private")  # fmt: skip
+    _add_track(export, "send all runs that have ended to this tracker")
+    _add_places(export, cache=False)
+
+
+def _add_track(parser: argparse.ArgumentParser, help: str) -> None:
+    parser.add_argument("--track", choices=TRACKERS, action="append", help=f"{help} (repeatable)")
 
 
 def _add_serve(group: CommandGroup) -> None:
@@ -350,9 +375,21 @@ def _add_researcher(parser: argparse.ArgumentParser) -> None:
     for when in ("before", "after"):
         parser.add_argument(f"--{when}-experiment", type=some_text, metavar="COMMAND",
                             help=f"a command of yours that runs {when} each experiment, with JSON on its input")  # fmt: skip
+    _add_notifications(parser)
     parser.add_argument("--agent-writes", type=some_text, action="append", metavar="PATH",
                         help="a file or folder that a coding agent or command: may write beside its working folder and its "
                         "state in your home (repeatable)")  # fmt: skip
+
+
+def _add_notifications(parser: argparse.ArgumentParser) -> None:
+    told = parser.add_argument_group(
+        "messages on a new best, an integrity alarm, a quarantined device, a spent budget, the end"
+    )
+    told.add_argument("--notify", type=some_text, metavar="COMMAND",
+                      help="a command of yours that gets each as JSON on its input")  # fmt: skip
+    told.add_argument("--notify-url", type=some_text, metavar="URL",
+                      help="a webhook of Slack, Discord or Telegram, or for JSON (default: $FARM_NOTIFY_URL)")  # fmt: skip
+    told.add_argument("--notify-shape", choices=SHAPES, help="what the webhook takes, where its host doesn't tell")
 
 
 def _add_limits(parser: argparse.ArgumentParser) -> None:

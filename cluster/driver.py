@@ -13,7 +13,7 @@ from typing import Any
 
 from agent.loop import BaselineFailed, InfrastructureFailed, LoopSettings, ResearchLoop
 from agent.loop_steering import LoopPaused
-from agent.proposing import REPLACED
+from agent.proposing import BUDGET_SPENT, REPLACED
 from agent.repo.repair import restore_experiments
 from agent.repo.repository import TRAIN_FILE, train_py_at
 from agent.researcher import BudgetSpent, OutOfIdeas
@@ -38,6 +38,7 @@ from cluster.local_api import FarmServer, Submitted
 from cluster.loop_control import LoopControl
 from cluster.loop_plans import LoopPlan, Planner
 from cluster.loop_researcher import asked_of
+from cluster.notifications import notifications_of
 from cluster.person_requests import Answer, Ask, record
 from cluster.results_files import update_results_tsv
 from cluster.resuming import log_options
@@ -96,6 +97,7 @@ class Farm:
                 store=self.store,
                 observer=self.events,
             )
+            self.events.notifications = notifications_of(options, say=display.say)
             self._working: Dispatcher | None = None
             self.has_loops = False
             """Whether loops run, rather than a single command's runs."""
@@ -200,6 +202,8 @@ class Farm:
             await self.dispatcher.close()
             await self.engine.close()
             await in_background(self.export.write_last)
+            if self.events.notifications is not None:
+                await in_background(self.events.notifications.close)
 
     async def first_devices(self) -> None:
         """Lets the devices that are there now take work, without the FarmRun that would follow later changes."""
@@ -390,6 +394,8 @@ class FarmRun:
             self._farm.events.on_event("loop_stopped", branch=plan.branch_name)
             return f"{plan.branch_name} was stopped"
         except (OutOfIdeas, BudgetSpent) as end:
+            if isinstance(end, BudgetSpent):
+                self._farm.events.on_event(BUDGET_SPENT, branch=plan.branch_name, reason=str(end))
             await loop.finish()
             return str(end) or type(end).__name__
         except NoWorkersLeft as failure:

@@ -8,6 +8,7 @@ from cluster.end_summary import counts_of
 from cluster.history_export import HistoryExport
 from cluster.home import Home, home_option
 from cluster.hooks import HOOK_FAILED, Hooks
+from cluster.notifications import Notifications
 from cluster.paced import PacedWork
 from cluster.workqueue import WorkItem
 from research.command_hints import to_type
@@ -54,6 +55,8 @@ class FarmEvents:
         """What each loop is doing, by its branch."""
         self.hooks: Hooks | None = None
         """The user's commands that run after verdicts; None if there are none."""
+        self.notifications: Notifications | None = None
+        """Messages to people elsewhere; None if nobody wants any."""
 
     def on_loop_state(self, branch: str, **fields: Any) -> None:
         """A loop's state has changed, or its run has progressed."""
@@ -81,10 +84,14 @@ class FarmEvents:
         self._export.request()
         if self.hooks is not None:
             self.hooks.after(record)
+        if self.notifications is not None:
+            self.notifications.on_verdict(record)
 
     def on_head_gain(self, group: str, gain: ExpectedGain) -> None:
         """All runs of a group have said something new of its head."""
         self._display.head_gain(group, gain)
+        if self.notifications is not None:
+            self.notifications.on_head_gain(group, gain)
 
     def on_event(self, kind: str, **fields: Any) -> None:
         """Anything else that people may want to know later."""
@@ -94,6 +101,8 @@ class FarmEvents:
             self._export.request()
         if kind in MESSAGES:
             self._say(kind, **fields)
+        if self.notifications is not None:
+            self.notifications.on_event(kind, **fields)
 
     def _log(self, kind: str, **fields: Any) -> None:
         """Adds an event to the log, which is for people only: if that fails, they are told once for each reason."""
@@ -128,6 +137,8 @@ class FarmEvents:
         self._log("worker", worker=name, state=state, **details)
         if state != "joined" or self._show_joining:
             self._display.say(f"{name} {state}" + "".join(f": {value}" for value in details.values()))
+        if self.notifications is not None:
+            self.notifications.on_worker(name, state, **details)
 
     def on_control(self, worker: str, found: str) -> None:
         """A control has found whether a device or a train.py is to blame for lost runs."""

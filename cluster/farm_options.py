@@ -10,6 +10,7 @@ from agent.researchers.mix import FIXED
 from agent.researchers.prices import PRICES, Price
 from cluster.hardware import ANY_DEVICE, Device, DeviceRequest
 from cluster.home import Home
+from cluster.webhooks import Shape
 from research.recipes import Recipe
 from research.result import SandboxMode
 from results.steering import PLATEAU_IDEAS
@@ -76,6 +77,12 @@ class FarmOptions:
     """A command that runs before each experiment; None: none does."""
     after_experiment: str | None = None
     """A command that runs after each verdict."""
+    notify: str | None = None
+    """A command that gets messages about the farm as JSON; None: none does."""
+    notify_url: str | None = None
+    """The address of a webhook that gets them. It is a secret."""
+    notify_shape: Shape | None = None
+    """What the webhook takes; None: what its host takes."""
     plateau_ideas: int = PLATEAU_IDEAS
     """How many ideas of a group without a keep are a plateau."""
     hours: float | None = None

@@ -74,7 +74,7 @@ class Hooks:
         if command is None:
             return
         try:
-            problem = await _problem_of(command, json.dumps({"hook": hook, **told}), self._timeout_s)
+            problem = await problem_of(command, json.dumps({"hook": hook, **told}), self._timeout_s)
         except OSError as error:
             problem = f"it can't be started ({error.strerror})"
         except asyncio.CancelledError:
@@ -116,7 +116,7 @@ def check_hook(option: str, command: str | None) -> None:
         raise UserError(f"{option}: {found} was not found: install it, or give its whole path.")
 
 
-async def _problem_of(command: str, text: str, timeout_s: float) -> str:
+async def problem_of(command: str, text: str, timeout_s: float) -> str:
     """Why a hook failed, in one line; empty if it did not. Raises OSError if it can't be started."""
     with tempfile.TemporaryFile() as output:
         process = await asyncio.create_subprocess_exec(

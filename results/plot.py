@@ -15,6 +15,7 @@ from research.files import move_aside, replacing
 from research.formatting import counted, one_line, shortened
 from results.counts import count
 from results.experiment import Decision, ExperimentRecord
+from results.verdict import figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,10 +50,10 @@ LABEL_LENGTH, MAX_LABELS = 46, 60
 """Maximum characters per label, and maximum labels per picture."""
 
 DRAWN_BY = "the autoresearch farm"
-"""The PNG's field `Software`, which tells the farm's pictures from a person's."""
+"""The PNG's field `Software`, and the generator of an HTML report: it tells the farm's files from a person's."""
 
 MARKED_BYTES = 1024
-"""Bytes at the beginning of a picture that hold that field."""
+"""Bytes at the beginning of such a file that hold it."""
 
 
 EXPECTED, LAST_KEPT = "head: the val_bpb that is expected of it", "head: the last one kept"
@@ -80,6 +81,16 @@ class Picture:
     last: int
     """Number of the last experiment with a verdict."""
     heads: tuple[Point, ...]
+    runs: int = 0
+    """Runs that the judge has scored."""
+    sigma: float | None = None
+    """Standard deviation of val_bpb between seeds, as estimated; None before it is."""
+
+    @property
+    def scale(self) -> str:
+        """How many runs there are and how much chance moves a score, in words."""
+        noise = "" if self.sigma is None else f"; sigma {figure(self.sigma)}: what the seed alone moves a score by"
+        return f"{counted(self.runs, 'scored run')}{noise}"
 
 
 def picture_of(records: Sequence[ExperimentRecord], title: str, heads: Sequence[Point] = ()) -> Picture:
@@ -97,6 +108,10 @@ def picture_of(records: Sequence[ExperimentRecord], title: str, heads: Sequence[
         invalid=tuple(_numbers(ideas, "invalid")),
         last=max((record.experiment.number for record in records if record.verdict is not None), default=0),
         heads=tuple(heads),
+        runs=sum(run.status == "ok" for record in records for run in record.runs),
+        sigma=next(
+            (v.sigma for record in reversed(records) if (v := record.verdict) is not None and v.sigma is not None), None
+        ),
     )
 
 
@@ -105,16 +120,20 @@ def write_progress_png(path: Path, picture: Picture) -> Path | None:
 
     A file that isn't the farm's is moved to `progress.png.1`, or the next free number, and that path is returned.
     """
-    with _silent_matplotlib():
-        figure = progress_figure(picture)
-        aside = None if _is_free(path) else move_aside(path)
-        with replacing(path) as temporary:
-            figure.savefig(temporary, format="png", metadata={"Software": DRAWN_BY})
+    with silent_matplotlib():
+        return save_png(path, progress_figure(picture))
+
+
+def save_png(path: Path, figure: "Figure") -> Path | None:
+    """Writes a figure as a picture of the farm's, atomically. Returns where a file of a person's is now that was there."""
+    aside = None if is_free(path) else move_aside(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": DRAWN_BY})
     return aside
 
 
-def _is_free(path: Path) -> bool:
-    """Whether nothing of a person's is lost if the path is written: it is missing, empty, or one of the farm's pictures."""
+def is_free(path: Path) -> bool:
+    """Whether nothing of a person's is lost if the path is written: it is missing, empty, or a file of the farm's own."""
     try:
         with path.open("rb") as file:
             beginning = file.read(MARKED_BYTES)
@@ -126,7 +145,7 @@ def _is_free(path: Path) -> bool:
 
 
 @contextmanager
-def _silent_matplotlib() -> Iterator[None]:
+def silent_matplotlib() -> Iterator[None]:
     """Keeps off the terminal what matplotlib says of a home that it can't write and of letters that its fonts lack."""
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
     with warnings.catch_warnings():
@@ -145,7 +164,7 @@ def progress_figure(picture: Picture) -> "Figure":
     figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, facecolor="white", layout=layout)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    _style(axes, picture.title)
+    _style(axes, picture)
     if keeps:
         line = [keeps[0], *heads] if heads else keeps
         _set_limits(axes, [*keeps, *heads], discards, last=last)
@@ -174,8 +193,11 @@ def _points(records: Sequence[ExperimentRecord], decision: Decision) -> list[Poi
     ]
 
 
-def _style(axes: "Axes", title: str) -> None:
-    axes.set_title(title, fontsize=15, color=INK, pad=14)
+def _style(axes: "Axes", picture: Picture) -> None:
+    axes.set_title(plain_text(picture.title), fontsize=15, color=INK, pad=30)
+    axes.text(
+        0.5, 1.02, picture.scale, transform=axes.transAxes, ha="center", va="bottom", fontsize=10.5, color=INK, alpha=0.75
+    )
     axes.set_xlabel("experiment", fontsize=12, color=INK)
     axes.set_ylabel("validation bits per byte (lower is better)", fontsize=12, color=INK)
     axes.grid(alpha=0.18)
@@ -273,5 +295,10 @@ def _most_telling(keeps: Sequence[Point]) -> set[int]:
 
 
 def _label(title: str) -> str:
-    """The title as matplotlib takes it: a plain $ would start a formula."""
-    return shortened(title, LABEL_LENGTH).replace("$", r"\$")
+    """A keep's title, as a label."""
+    return plain_text(shortened(title, LABEL_LENGTH))
+
+
+def plain_text(text: str) -> str:
+    """A text as matplotlib takes it: a plain $ would start a formula."""
+    return text.replace("$", r"\$")

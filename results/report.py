@@ -99,13 +99,13 @@ def _group_report(histories: Sequence[BranchHistory], home: Path | None, confirm
         *_idea_lines(group),
         *_researcher_lines(group, histories),
         *_beside_ideas(group),
-        *_control_lines(group),
+        *_all_wrapped(_controls(group)),
         _code_line(group),
-        *_share_warnings(group),
+        *_all_wrapped(_unequal_shares(group)),
         *_policy_lines(group),
     ]
     for history in histories:
-        about = [*_warning_lines(history.records), _counts_line(history.records), _cost_line(history)]
+        about = [*_all_wrapped(_too_equal(history.records)), _counts_line(history.records), _cost_line(history)]
         lines += about if len(group.branches) == 1 else [history.branch.name, *(f"  {line}" for line in about)]
     return lines
 
@@ -120,6 +120,10 @@ def _policy_lines(group: GroupHistory) -> list[str]:
 def _wrapped(text: str) -> list[str]:
     """Text as lines that fit a branch's part of the report."""
     return textwrap.wrap(text, WIDTH - 2, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+
+
+def _all_wrapped(texts: Iterable[str]) -> list[str]:
+    return [line for text in texts for line in _wrapped(text)]
 
 
 def _gain_lines(group: GroupHistory, gain: ExpectedGain | None, confirm: str) -> list[str]:
@@ -198,7 +202,7 @@ def _idea_lines(group: GroupHistory) -> list[str]:
     lines = _effect_lines("Best ideas:", [one for one in known.values() if one.idea in inside and one.effect > 0], titles)
     lines += _effect_lines("Waiting for a merge:", [one for one in known.values() if one.idea in waiting], titles)
     misses = policy.near_misses(group.state.farm)
-    dropped = [(group.state.idea_of.get(name, name), found) for name, found in _dropped(group).items()]
+    dropped = [(group.state.idea_of.get(name, name), found) for name, found in dropped_ideas(group).items()]
     again = {idea for idea, _ in dropped}
     named = [
         f"P {known[idea].helps:.2f} [{idea}] {'(kept once) ' if idea in again else ''}{titles[idea]}"
@@ -242,7 +246,7 @@ def _with_more(named: Sequence[str], total: int) -> list[str]:
     return [*named, f"and {total - len(named)} more"] if total > len(named) else list(named)
 
 
-def _dropped(group: GroupHistory) -> dict[str, tuple[Decided, ExperimentRecord]]:
+def dropped_ideas(group: GroupHistory) -> dict[str, tuple[Decided, ExperimentRecord]]:
     """The experiments whose ideas were kept once and are not now, with their latest decision, by their ids."""
     dropped = {}
     for record in group.records:
@@ -256,11 +260,11 @@ def _dropped(group: GroupHistory) -> dict[str, tuple[Decided, ExperimentRecord]]
 def _dropped_lines(label: str, dropped: Sequence[tuple[Decided, ExperimentRecord]]) -> list[str]:
     """What was dropped and why, the latest first."""
     latest = sorted(dropped, key=lambda pair: pair[0].time, reverse=True)[:MOST_IDEAS]
-    named = [f"[{record.experiment.id}] {_title(record)}: {_why(last.verdict.reason)}" for last, record in latest]
+    named = [f"[{record.experiment.id}] {_title(record)}: {why_dropped(last.verdict.reason)}" for last, record in latest]
     return _listed(label, _with_more(named, len(dropped)))
 
 
-def _why(reason: str) -> str:
+def why_dropped(reason: str) -> str:
     """The part of a verdict's reason that says why an idea was dropped."""
     return reason.removeprefix("dropped: ").partition(";")[0].removesuffix(" decides")
 
@@ -277,13 +281,22 @@ def _beside_ideas(group: GroupHistory) -> list[str]:
     return [f"Other runs: {', '.join(parts.values())}"] if parts else []
 
 
-def _control_lines(group: GroupHistory) -> list[str]:
+def doubts(group: GroupHistory) -> list[str]:
+    """What speaks for or against the scores of a group, a sentence each: controls, shares of the machine, seeds."""
+    seeds = [words for branch in group.branches for words in _too_equal(_of_branch(group, branch.name))]
+    return [*_controls(group), *_unequal_shares(group), *seeds]
+
+
+def _of_branch(group: GroupHistory, name: str) -> list[ExperimentRecord]:
+    return [record for record in group.records if record.experiment.branch == name]
+
+
+def _controls(group: GroupHistory) -> list[str]:
     """How far controls are from what all runs expect of them, with a warning if some are further away than chance has it."""
-    found = [] if group.state is None else residuals(group.state, group.records)
-    return [line for text in controls_in_words(found) for line in _wrapped(text)]
+    return controls_in_words([] if group.state is None else residuals(group.state, group.records))
 
 
-def _share_warnings(group: GroupHistory) -> list[str]:
+def _unequal_shares(group: GroupHistory) -> list[str]:
     """A sentence on runs which had more or less of the machine than others; none if all had equal shares."""
     unequal = group.unequal_shares
     if not unequal:
@@ -291,16 +304,16 @@ def _share_warnings(group: GroupHistory) -> list[str]:
     share = f"{len(unequal)} of {counted(group.scored_runs, 'run')}"
     named = "; ".join(f"{found.run.run_id} ({found.words})" for found in unequal[:MOST_RUNS])
     more = f"; and {len(unequal) - MOST_RUNS} more" if len(unequal) > MOST_RUNS else ""
-    return _wrapped(f"Unequal shares of the machine in {share}, so that scores compare badly: {named}{more}")
+    return [f"Unequal shares of the machine in {share}, so that scores compare badly: {named}{more}"]
 
 
-def _warning_lines(records: Sequence[ExperimentRecord]) -> list[str]:
+def _too_equal(records: Sequence[ExperimentRecord]) -> list[str]:
     """Doubts about the scores of a branch: seeds make no difference."""
     runs_of: dict[str, list[RunResult]] = {}
     for record in records:
         runs_of.setdefault(record.experiment.commit, []).extend(record.runs)
     remarks = [remark for runs in runs_of.values() if (remark := too_equal(runs))]
-    return [line for remark in remarks for line in _wrapped(remark[0].upper() + remark[1:])]
+    return [remark[0].upper() + remark[1:] for remark in remarks]
 
 
 def _counts_line(records: Sequence[ExperimentRecord]) -> str:

@@ -97,12 +97,18 @@ def _rows_by_hand(home: Home, histories: "list[BranchHistory]") -> list[str]:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Prints the morning report."""
+    """Prints the morning report, or writes it as files."""
     from results.report import morning_report
 
     home = find_home(options.home)
     histories = read_history(home)
     chosen = branches_named(histories, options.tag)
+    if options.html is not None or options.card is not None:
+        from cluster.morning_report.files import write_files
+
+        for line in write_files(home, chosen, html=options.html, card=options.card):
+            print(line)
+        return 0
     ask, confirm = (to_type(f"farm {command}{home_option(home)}") for command in ("sql", "confirm"))
     print(morning_report(chosen, home=home.folder, ask=ask, confirm=confirm), end="")
     for line in _rows_by_hand(home, histories):

@@ -19,6 +19,7 @@ from cluster.home import find_cache, find_home
 from cluster.hooks import check_hook
 from cluster.parser_parts import words_for
 from cluster.researcher_choice import chosen_line, model_here, with_researcher
+from cluster.webhooks import checked_url
 from research.data.sources import check_source
 from research.errors import UserError
 from research.files import user_path
@@ -28,6 +29,9 @@ from results.steering import PLATEAU_IDEAS
 OF_ONE_CALL = ("experiments", "hours", "dirty", "recipe", "message", "again")
 """Options that resuming doesn't take again as they are: limits, which may be reached, and what applies to new branches or to
 one experiment."""
+
+SECRETS = ("notify_url",)
+"""Options that no log and no terminal repeats; $FARM_NOTIFY_URL is heard without them."""
 
 OF_THE_BRANCH = ("command", "module", "tag", "home", "profile", "budget", "source")
 """Options that resuming takes from the branch and its home."""
@@ -41,6 +45,8 @@ def run_options(options: argparse.Namespace) -> FarmOptions:
     check_used(options)
     check_hook("--before-experiment", options.before_experiment)
     check_hook("--after-experiment", options.after_experiment)
+    check_hook("--notify", options.notify)
+    notify_url = checked_url(options.notify_url, options.notify_shape)
     found = detect_devices()
     engine = chosen_engine(options.engine, options.devices, found, options.address)
     return replace(
@@ -57,6 +63,9 @@ def run_options(options: argparse.Namespace) -> FarmOptions:
         agent_writes=_agent_writes(options.agent_writes or ()),
         before_experiment=options.before_experiment,
         after_experiment=options.after_experiment,
+        notify=options.notify,
+        notify_url=notify_url,
+        notify_shape=options.notify_shape,
         plateau_ideas=options.plateau or PLATEAU_IDEAS,
         address=options.address,
         share=options.share == "all",
@@ -167,4 +176,4 @@ def given_again(options: argparse.Namespace) -> str:
     if "researcher" in defaults and model_here() is None:  # else it would be another one by default
         defaults["researcher"] = "search"
     unchanged = [name for name, value in vars(options).items() if value == defaults[name]]
-    return shlex.join(words_for(options, without=(*OF_ONE_CALL, *OF_THE_BRANCH, *unchanged)))
+    return shlex.join(words_for(options, without=(*OF_ONE_CALL, *OF_THE_BRANCH, *SECRETS, *unchanged)))

@@ -33,13 +33,21 @@ def run(options: argparse.Namespace) -> int:
     from cluster.display import make_display
     from cluster.end_summary import summary_lines
     from cluster.output import LastingOutput
+    from cluster.trackers import sender
+    from cluster.trackers.clients import check_installed
 
+    for name in options.track or ():
+        check_installed(name)
     farm_options = run_options(options)
     output = LastingOutput(farm_options.home)
     for line in before_start(farm_options):
         output.line(line)
     display = make_display(output.line)
-    with beside(farm_options.home, display.say) if options.dashboard else contextlib.nullcontext():
+    with contextlib.ExitStack() as others:
+        if options.dashboard:
+            others.enter_context(beside(farm_options.home, display.say))
+        if options.track:
+            others.enter_context(sender.beside(farm_options.home, options.track, display.say))
         summary = run_to_end(farm_options, display)
     resume = resume_lines(farm_options.home, _known(farm_options.home), summary.branches)
     for line in (*summary_lines(summary), *resume, *look_lines(farm_options.home)):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agent.loop_context import read_policy
-from agent.proposing import REPLACED, Proposer
+from agent.proposing import BUDGET_SPENT, REPLACED, Proposer
 from agent.researcher import BudgetSpent, Context, NotConfigured, OutOfIdeas, ProposalFailed
 from results.experiment import Proposal, Usage
 from results.store import Store
@@ -234,6 +234,7 @@ def test_the_stopgap_goes_on_where_only_a_person_helps_the_researcher(store: Sto
     proposer = with_stopgap(store, Told(end), Told(RATE), observer)
     assert asyncio.run(proposer.next()) == RATE
     assert recorded(store, REPLACED, "researcher", "reason")[-1] == ("told", str(end))
-    assert [kind for kind, _ in observer.events] == [REPLACED]
+    spent = [BUDGET_SPENT] if isinstance(end, BudgetSpent) else []
+    assert [kind for kind, _ in observer.events] == [*spent, REPLACED]
     with pytest.raises(type(end)):
         asyncio.run(with_stopgap(store, Told(end), None, Observer()).next())

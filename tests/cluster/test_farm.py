@@ -49,7 +49,8 @@ def test_killed_and_gone_on_with(checkout: Checkout) -> None:
         {"title": "learn less", "constants": {"LR": BAD_LR}},
         {"title": "raise", "replace": ["def build_model():", "raise ValueError('as planned')\n\n\ndef build_model():"]},
     )
-    command = ("run", "--tag", "night", *TERMS, "--researcher", researcher)
+    told = checkout.folder.parent / "told.jsonl"
+    command = ("run", "--tag", "night", *TERMS, "--researcher", researcher, "--notify", f"tee -a {told}")
     checkout = replace(checkout, cheaper=Cheaper(baseline_runs=2, draws=True))
     farm = checkout.start(*command)
     runs = checkout.home / "runs"
@@ -74,11 +75,20 @@ def test_killed_and_gone_on_with(checkout: Checkout) -> None:
 
     output = checkout.farm(*command)
     assert "3 experiments, 1 kept" in output
+    check_told(told)
     check_terms(checkout, researcher)
     check_records(checkout)
     check_files(checkout)
     check_git(checkout)
     check_audit_and_verify(checkout)
+
+
+def check_told(path: Path) -> None:
+    """Its user's own command was told of the new best, by whichever of the two farms made it, and of the second one's end."""
+    told = [json.loads(line) for line in path.read_text().replace("}{", "}\n{").splitlines()]
+    assert [one["event"] for one in told][-1] == "farm_ended" and {one["tag"] for one in told} == {"night"}
+    (best,) = [one for one in told if one["event"] == "new_best"]
+    assert best["gain"] > 0 and "learn" in best["change"]
 
 
 def text_of(path: Path) -> str:

@@ -144,6 +144,14 @@ def test_the_picture_says_what_it_shows(night: list[ExperimentRecord]) -> None:
     assert legend_of(nothing_else) == ["kept (mean of its runs)", "head: the last one kept"]
 
 
+def test_the_picture_says_sigma_and_how_many_runs_there_are(night: list[ExperimentRecord]) -> None:
+    told = [replace(one, verdict=one.verdict and replace(one.verdict, sigma=0.0123)) for one in night]
+    said = [text.get_text() for text in progress_figure(picture_of(told, "night")).axes[0].texts]
+    runs = sum(run.status == "ok" for one in night for run in one.runs)
+    assert any(f"{runs} scored runs" in text and "sigma 0.0123" in text for text in said)
+    assert not any("sigma" in text.get_text() for text in progress_figure(picture_of([], "none")).axes[0].texts)
+
+
 def test_an_outlier_is_marked_at_the_top_edge(night: list[ExperimentRecord]) -> None:
     figure = progress_figure(picture_of([*night, record(9, "discard", 11.0)], "an outlier"))
     assert "discarded, further up (1)" in legend_of(figure)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -83,7 +83,7 @@ class LocalHub:
             self.send_json(request, [self.entry(name) for name in wanted if name in self.files])
         elif path.startswith(f"/api/datasets/{self.name}/tree/"):
             self.send_json(request, [self.entry(name) for name in self.files])
-        elif (name := path.rpartition("/")[2]) in self.files and "/resolve/" in path:
+        elif (name := unquote(path.partition("/resolve/")[2].partition("/")[2])) in self.files:
             self.send_file(request, name)
         else:
             request.send_error(404)

@@ -1,0 +1,48 @@
+"""The picture to share: from where to where, how sure, of how many runs, on what."""
+
+from dataclasses import replace
+
+import pytest
+
+from cluster.home import Home
+from cluster.morning_report.card_of import card_of, newest_head
+from results.card import Card, card_figure
+from results.history import read_history
+
+
+@pytest.fixture(scope="module")
+def card(night: Home) -> Card:
+    return card_of(newest_head(night, read_history(night.journal)))
+
+
+def words_in(card: Card) -> str:
+    figure = card_figure(card)
+    return " ".join(text.get_text() for text in figure.texts)
+
+
+def test_the_picture_says_baseline_best_interval_runs_sigma_and_device(card: Card) -> None:
+    said = words_in(card)
+    for fact in ("1.0421", "1.0140", "+0.0281", "[+0.0262, +0.0301]", "90%", "5 fresh seeds", "18 experiments", "5 kept",
+                 "31 scored runs", "sigma", "NVIDIA H100", "standard"):  # fmt: skip
+        assert fact in said, fact
+
+
+def test_the_curve_has_every_score_and_the_head_with_its_interval(card: Card) -> None:
+    (axes,) = card_figure(card).axes
+    drawn = sum(len(one.get_offsets()) for one in axes.collections if one.get_label() in ("kept", "discarded"))
+    assert drawn == len(card.tried) == 17
+    (line,) = [line for line in axes.lines if line.get_label().startswith("head")]
+    first, *_, last = line.get_ydata()
+    assert (first, last) == (pytest.approx(1.0421), pytest.approx(1.0140))
+    low, high = axes.get_ylim()
+    assert low < min(one.val_bpb for one in card.tried) and high > 1.0421
+
+
+def test_a_head_that_is_still_the_baseline_claims_nothing(card: Card) -> None:
+    said = words_in(replace(card, gain=None, confirmed="", steps=(), tried=(), name="$x^2$"))
+    assert "still the baseline" in said and "sigma" not in said and "gain +" not in said
+
+
+def test_one_bad_score_does_not_flatten_the_curve(card: Card) -> None:
+    far = replace(card, tried=(replace(card.tried[0], val_bpb=9.0, is_kept=False), *card.tried[1:]))
+    assert card_figure(far).axes[0].get_ylim()[1] < 1.2
