@@ -29,6 +29,9 @@ MOST_TOKENS = 10_000
 DEFAULT_BRANCH = "the best of the tag that is checked out here, else of the newest"
 """What commands take without a branch or tag, in words."""
 
+SQL_FORMATS = ("table", "csv", "json", "markdown", "parquet")
+"""The formats in which `farm sql` prints a result."""
+
 GIVEN_SIGMAS = (1e-6, 1)
 """Limits of --sigma in bits per byte."""
 
@@ -222,13 +225,7 @@ def _add_look(group: CommandGroup) -> None:
     _add_experiment(show)
     _add_places(show, cache=False)
 
-    sql = group.add("sql", "run one SELECT over the history, even while the farm runs")
-    sql.add_argument(
-        "query", type=some_text, help="for instance 'SELECT * FROM history'; - reads the query from standard input"
-    )
-    sql.add_argument("--audit", action="store_true", help="include the table audit, which no researcher may see")
-    _add_places(sql, cache=False)
-    _add_json(sql, help="print JSON, in which NaN and infinities are the text NaN, Infinity and -Infinity, and NULL is null")
+    _add_sql(group)
 
     audit = group.add("audit", "check whether gains on validation also show on the audit rows, which no researcher may see")
     audit.add_argument("branch", nargs="?", type=some_text, help="a branch or tag (default: all)")
@@ -258,6 +255,23 @@ def _add_look(group: CommandGroup) -> None:
     _add_foreign(import_)
     import_.add_argument("--name", type=some_text, metavar="N", help="what the file is called here (default: its own name)")
     _add_places(import_, cache=False)
+
+
+def _add_sql(group: CommandGroup) -> None:
+    sql = group.add("sql", "run one SELECT over the history, even while the farm runs; a prompt without one")
+    sql.add_argument(
+        "query",
+        nargs="?",
+        type=some_text,
+        help="for instance 'SELECT * FROM history'; - reads the query from standard input (default: a prompt)",
+    )
+    sql.add_argument("--audit", action="store_true", help="include the table audit, which no researcher may see")
+    sql.add_argument("--format", choices=SQL_FORMATS,
+                     help="how to print the result (default: table); csv, markdown and parquet have all rows")  # fmt: skip
+    sql.add_argument("--output", type=some_text, metavar="FILE",
+                     help="write the result to a file, by whose suffix the format is chosen")  # fmt: skip
+    _add_places(sql, cache=False)
+    _add_json(sql, help="the same as --format json, in which NaN and infinities are text, and NULL is null")
 
 
 def _add_foreign(parser: argparse.ArgumentParser) -> None:

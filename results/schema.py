@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import duckdb
 
+from results.column_comments import m016_comments
 from results.costs_view import TOKENS, m014_costs_by_researcher, m015_costs_of_calls
 from results.table_comments import (
     COSTS_COMMENT,
@@ -405,4 +406,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     m013_work_by_now,
     m014_costs_by_researcher,
     m015_costs_of_calls,
+    m016_comments,
 )

@@ -42,7 +42,6 @@ NEEDED = {
     "pause": ["mar8"],
     "resume": ["mar8"],
     "show": ["1"],
-    "sql": ["SELECT 1"],
     "verify": ["1"],
 }
 
@@ -276,7 +275,7 @@ EMPTY = [
         (["transfer", "--depth", "10000"], "from 1 to 64, not '10000'"),
         (["autopsy", "results.tsv", "--sigma", "2"], "from 1e-06 to 1, not '2'"),
         (["verify"], "farm verify: the following arguments are required: id"),
-        (["sql"], "farm sql: the following arguments are required: query"),
+        (["sql", "--format", "xml"], "--format: invalid choice: 'xml'"),
         (["--tag", "x"], "farm: "),
         (["run run"], "unknown command 'run run'"),
         (["run", "--tag", "-x"], "--tag: expected one argument"),
