@@ -55,6 +55,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("look", "look", _add_look),
         ("use", "use what was found", _add_use),
         ("serve", "for agents outside the farm", _add_serve),
+        ("tidy", "housekeeping", _add_tidy),
     ):
         group = CommandGroup(module=f"cluster.commands.{name}", title=title, parsers=parsers)
         add_commands(group)
@@ -306,6 +307,26 @@ def _add_serve(group: CommandGroup) -> None:
                      help="streamable HTTP on this port of 127.0.0.1, with the token in mcp.json of the home; 0: any "
                      "(default: standard input and output)")  # fmt: skip
     _add_places(mcp, cache=False)
+
+
+def _add_tidy(group: CommandGroup) -> None:
+    list_ = group.add(
+        "list", "homes, tags, branches and prepared data of all your farms on this machine, with their disk space"
+    )
+    _add_places(list_)
+    _add_json(list_)
+
+    clean = group.add(
+        "clean", "remove worktrees and run folders that nothing needs, or whole tags; says what, and asks, before"
+    )
+    clean.add_argument("tags", nargs="*", type=tag_name, metavar="TAG",
+                       help="remove all of these tags; their records and commits stay in its folder removed")  # fmt: skip
+    clean.add_argument("--worktrees", action="store_true", help="only the loops' worktrees; resuming makes them again")
+    clean.add_argument("--runs", action="store_true",
+                       help="only run folders (logs, row scores, models) of what is neither kept nor a baseline")  # fmt: skip
+    clean.add_argument("--data", action="store_true", help="all prepared data in --cache; farm prepare makes it again")
+    clean.add_argument("--yes", action="store_true", help="don't ask")
+    _add_places(clean)
 
 
 def _add_transfer(group: CommandGroup) -> None:

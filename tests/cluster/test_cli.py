@@ -34,6 +34,7 @@ GROUPS = {
     "look": ("status", "dashboard", "report", "show", "sql", "audit", "verify", "autopsy", "import"),
     "use what was found": ("diff", "apply", "sample", "transfer"),
     "for agents outside the farm": ("mcp",),
+    "housekeeping": ("list", "clean"),
 }
 COMMANDS = [command for commands in GROUPS.values() for command in commands]
 NEEDED = {
