@@ -13,6 +13,7 @@ from results.history import read_history
 from results.store import Store
 from tests.cluster.dashboard.night import GROUP, OTHER, record_night
 from tests.cluster.dashboard.visitor import HOSTILE, PAGES, page_of, visitor
+from tests.cluster.ray_samples import wait_for
 from tests.results.result_samples import make_run
 
 PARTS = (
@@ -102,6 +103,7 @@ def test_what_waits_or_runs_says_where(client: TestClient) -> None:
 
 
 def test_the_chart_has_every_verdict_and_the_heads(client: TestClient) -> None:
+    wait_for("estimates", lambda: "near-miss" in client.get("/progress.json").text)  # they are computed meanwhile
     (group,) = json.loads(client.get("/progress.json").text)["groups"]
     kinds = [point[2] for point in group["points"]]
     assert (kinds.count("kept"), kinds.count("crash"), kinds.count("invalid"), kinds.count("measured")) == (7, 2, 1, 4)
@@ -110,7 +112,9 @@ def test_the_chart_has_every_verdict_and_the_heads(client: TestClient) -> None:
 
 def test_near_misses_are_those_of_the_estimates(client: TestClient) -> None:
     text = page_of(client.get("/near-misses").text).text
-    assert "softcap the logits" in text and "wave of 4 near-misses" in text and "relu squared" in text
+    assert "softcap the logits" in text and "wave of 4 near-misses" in text
+    assert "clashes" in text and "\N{MINUS SIGN}3.2 sigma" in text, "what was combined"
+    assert "Attention.forward" in text and "Only one of each" in text, "what can't be"
 
 
 def test_the_lineage_has_each_head_with_what_came_into_it(client: TestClient) -> None:
