@@ -61,9 +61,9 @@ class InWaves:
 
 @dataclass(frozen=True, kw_only=True)
 class Rivals:
-    """Near-misses that change one place of train.py, so that only one of them can be in the head."""
+    """Near-misses that change the same places of train.py, so that only one of them can be in the head."""
 
-    slot: str
+    slots: tuple[str, ...]
     ideas: tuple[Idea, ...]
 
 
@@ -106,13 +106,18 @@ def in_waves(found: Sequence[Combination]) -> dict[str, InWaves]:
 
 
 def rivals(near: Sequence[ExperimentRecord]) -> list[Rivals]:
-    """The places that several near-misses change, the most contested first."""
+    """The near-misses that change the same places, the largest group first."""
     by_slot: dict[str, list[Idea]] = defaultdict(list)
     for record in near:
         for slot in record.experiment.slots:
             by_slot[slot].append((record.experiment.id, record))
-    found = [Rivals(slot=slot, ideas=tuple(ideas)) for slot, ideas in by_slot.items() if len(ideas) > 1]
-    return sorted(found, key=lambda one: (-len(one.ideas), one.slot))
+    groups: dict[tuple[str, ...], Rivals] = {}
+    for slot, ideas in sorted(by_slot.items()):
+        ids = tuple(id for id, _ in ideas)
+        if len(ids) > 1:
+            before = groups[ids].slots if ids in groups else ()
+            groups[ids] = Rivals(slots=(*before, slot), ideas=tuple(ideas))
+    return sorted(groups.values(), key=lambda one: (-len(one.ideas), one.slots))
 
 
 def barred(headline: Headline, records: Mapping[str, ExperimentRecord]) -> list[tuple[Idea, str]]:

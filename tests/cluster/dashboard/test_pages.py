@@ -111,10 +111,11 @@ def test_the_chart_has_every_verdict_and_the_heads(client: TestClient) -> None:
 
 
 def test_near_misses_are_those_of_the_estimates(client: TestClient) -> None:
+    wait_for("estimates", lambda: "Only one of each" in client.get("/near-misses").text)
     text = page_of(client.get("/near-misses").text).text
     assert "softcap the logits" in text and "wave of 4 near-misses" in text
     assert "clashes" in text and "\N{MINUS SIGN}3.2 sigma" in text, "what was combined"
-    assert "Attention.forward" in text and "Only one of each" in text, "what can't be"
+    assert "Attention.forward, MATRIX_LR" in text.replace(" ,", ","), "what can't be together"
 
 
 def test_the_lineage_has_each_head_with_what_came_into_it(client: TestClient) -> None:

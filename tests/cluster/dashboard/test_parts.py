@@ -132,5 +132,5 @@ def test_a_wave_says_of_each_idea_how_runs_with_it_and_without_it_scored() -> No
 
 def test_near_misses_that_change_one_place_are_rivals() -> None:
     near = [ExperimentRecord(experiment=make_experiment(n, slots=slots), runs=(), verdict=None)
-            for n, slots in enumerate([("A", "B"), ("B",), ("C",)])]  # fmt: skip
-    assert [(one.slot, [id for id, _ in one.ideas]) for one in rivals(near)] == [("B", ["mar8-0000", "mar8-0001"])]
+            for n, slots in enumerate([("A", "B", "D"), ("B", "D"), ("C",)])]  # fmt: skip
+    assert [(one.slots, [id for id, _ in one.ideas]) for one in rivals(near)] == [(("B", "D"), ["mar8-0000", "mar8-0001"])]
