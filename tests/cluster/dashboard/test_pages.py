@@ -204,6 +204,9 @@ def test_with_control_a_person_steers_as_by_the_commands(tmp_path: Path) -> None
     own = {"origin": "http://127.0.0.1:8765"}
     with visitor(home, allows_changes=True) as client:
         form = {"what": "suggest", "group": GROUP, "text": "try <b>QK-norm</b>"}
+        inputs = page_of(client.get("/experiments/mar8-0001").text).named("input")
+        assert {"confirm", "mar8-0001"} <= {one["value"] for one in inputs}
+        assert not page_of(client.get("/experiments/mar8-0000").text).named("form"), "a baseline"
         assert "Suggestion 2" in page_of(client.post("/control", data=form, headers=own).text).text
         assert (
             "is resumed" in client.post("/control", data={"what": "resume", "branch": OTHER, "group": GROUP}, headers=own).text
