@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 import platformdirs
 from prompt_toolkit import PromptSession
 from prompt_toolkit.auto_suggest import AutoSuggestFromHistory
-from prompt_toolkit.completion import CompleteEvent, Completer, Completion, ThreadedCompleter
+from prompt_toolkit.completion import CompleteEvent, Completer, Completion
 from prompt_toolkit.document import Document
 from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
@@ -84,7 +84,7 @@ def ask_for_queries(home: Home, *, audience: "Audience") -> int:
     session: PromptSession[str] = PromptSession(
         "farm> ",
         history=history_of_queries(),
-        completer=ThreadedCompleter(SqlCompleter(schema)),
+        completer=SqlCompleter(schema),
         auto_suggest=AutoSuggestFromHistory(),
         key_bindings=keys(),
         multiline=True,

@@ -31,7 +31,7 @@ class Combination:
     beyond: float | None
     """Its gain in bpb beyond what all runs expected of its parts; below 0 it is worse than their sum. None without a score."""
     sigmas: float | None
-    """That gain in standard deviations between seeds."""
+    """`beyond` in standard deviations between seeds."""
 
     @property
     def finding(self) -> str:
