@@ -40,7 +40,7 @@ class Combination:
             return "no score" if self.record.is_done else "under way"
         if abs(self.sigmas) <= UNUSUAL_SIGMAS:
             return "adds up"
-        return "more than its parts" if self.sigmas > 0 else "clashes: less than its parts"
+        return "more than its parts" if self.sigmas > 0 else "clashes"
 
     @property
     def clashes(self) -> bool:
