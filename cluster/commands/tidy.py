@@ -15,6 +15,9 @@ from research.formatting import counted, size
 if TYPE_CHECKING:
     from cluster.kept_folders import KeptCache, KeptHome
 
+MOST_BRANCHES = 8
+"""Branches of a tag that are listed by name."""
+
 
 def list_(options: argparse.Namespace) -> int:
     """Prints the homes and caches of this user's farms, with what they hold."""
@@ -42,7 +45,9 @@ def _home_lines(home: "KeptHome") -> list[str]:
         lines.append(
             f"  {tag.tag}: {counted(tag.experiments, 'experiment')}, {tag.kept} kept{loops}, {size(tag.disk_bytes)}{last}"
         )
-        lines += [f"    {branch}" for branch in tag.branches]
+        lines += [f"    {branch}" for branch in tag.branches[:MOST_BRANCHES]]
+        more = len(tag.branches) - MOST_BRANCHES
+        lines += [f"    and {more} more (--json has them)"] if more > 0 else []
     return lines
 
 
