@@ -5,6 +5,7 @@ Only the module of the command that was given is imported, so that help and shor
 """
 
 import argparse
+import builtins
 import contextlib
 import importlib
 import keyword
@@ -121,7 +122,8 @@ def commands_of(parser: argparse.ArgumentParser) -> Collection[str]:
 
 def handler(options: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
     """The function of the command that was given. It takes the options and returns the exit status."""
-    name = f"{options.command}_" if keyword.iskeyword(options.command) else options.command
+    is_taken = keyword.iskeyword(options.command) or options.command in dir(builtins)
+    name = f"{options.command}_" if is_taken else options.command
     function: Callable[[argparse.Namespace], int] = getattr(importlib.import_module(options.module), name)
     return function
 

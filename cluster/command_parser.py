@@ -31,6 +31,9 @@ MOST_TOKENS = 10_000
 DEFAULT_BRANCH = "the best of the tag that is checked out here, else of the newest"
 """What commands take without a branch or tag, in words."""
 
+SQL_FORMATS = ("table", "csv", "json", "markdown", "parquet")
+"""The formats in which `farm sql` prints a result."""
+
 GIVEN_SIGMAS = (1e-6, 1)
 """Limits of --sigma in bits per byte."""
 
@@ -56,6 +59,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("use", "use what was found", _add_use),
         ("share", "take it elsewhere", _add_share),
         ("serve", "for agents outside the farm", _add_serve),
+        ("tidy", "housekeeping", _add_tidy),
     ):
         group = CommandGroup(module=f"cluster.commands.{name}", title=title, parsers=parsers)
         add_commands(group)
@@ -236,13 +240,7 @@ def _add_look(group: CommandGroup) -> None:
     _add_experiment(show)
     _add_places(show, cache=False)
 
-    sql = group.add("sql", "run one SELECT over the history, even while the farm runs")
-    sql.add_argument(
-        "query", type=some_text, help="for instance 'SELECT * FROM history'; - reads the query from standard input"
-    )
-    sql.add_argument("--audit", action="store_true", help="include the table audit, which no researcher may see")
-    _add_places(sql, cache=False)
-    _add_json(sql, help="print JSON, in which NaN and infinities are the text NaN, Infinity and -Infinity, and NULL is null")
+    _add_sql(group)
 
     audit = group.add("audit", "check whether gains on validation also show on the audit rows, which no researcher may see")
     audit.add_argument("branch", nargs="?", type=some_text, help="a branch or tag (default: all)")
@@ -282,6 +280,23 @@ def _add_report(group: CommandGroup) -> None:
     report.add_argument("--card", type=some_text, metavar="FILE.png",
                         help="write one picture to share: the curve and the gain with its interval")  # fmt: skip
     _add_places(report, cache=False)
+
+
+def _add_sql(group: CommandGroup) -> None:
+    sql = group.add("sql", "run one SELECT over the history, even while the farm runs; a prompt without one")
+    sql.add_argument(
+        "query",
+        nargs="?",
+        type=some_text,
+        help="for instance 'SELECT * FROM history'; - reads the query from standard input (default: a prompt)",
+    )
+    sql.add_argument("--audit", action="store_true", help="include the table audit, which no researcher may see")
+    sql.add_argument("--format", choices=SQL_FORMATS,
+                     help="how to print the result (default: table); csv, markdown and parquet have all rows")  # fmt: skip
+    sql.add_argument("--output", type=some_text, metavar="FILE",
+                     help="write the result to a file, by whose suffix the format is chosen")  # fmt: skip
+    _add_places(sql, cache=False)
+    _add_json(sql, help="the same as --format json, in which NaN and infinities are text, and NULL is null")
 
 
 def _add_foreign(parser: argparse.ArgumentParser) -> None:
@@ -329,6 +344,26 @@ def _add_serve(group: CommandGroup) -> None:
                      help="streamable HTTP on this port of 127.0.0.1, with the token in mcp.json of the home; 0: any "
                      "(default: standard input and output)")  # fmt: skip
     _add_places(mcp, cache=False)
+
+
+def _add_tidy(group: CommandGroup) -> None:
+    list_ = group.add(
+        "list", "homes, tags, branches and prepared data of all your farms on this machine, with their disk space"
+    )
+    _add_places(list_)
+    _add_json(list_)
+
+    clean = group.add(
+        "clean", "remove worktrees and run folders that nothing needs, or whole tags; says what, and asks, before"
+    )
+    clean.add_argument("tags", nargs="*", type=tag_name, metavar="TAG",
+                       help="remove all of these tags; their records and commits stay in its folder removed")  # fmt: skip
+    clean.add_argument("--worktrees", action="store_true", help="only the loops' worktrees; resuming makes them again")
+    clean.add_argument("--runs", action="store_true",
+                       help="only run folders (logs, row scores, models) of what is neither kept nor a baseline")  # fmt: skip
+    clean.add_argument("--data", action="store_true", help="all prepared data in --cache; farm prepare makes it again")
+    clean.add_argument("--yes", action="store_true", help="don't ask")
+    _add_places(clean)
 
 
 def _add_transfer(group: CommandGroup) -> None:

@@ -35,8 +35,8 @@ NOT_FINITE = ("NaN", "Infinity", "-Infinity")
 LEAST_CELL = 20
 """Characters of text that are left of a column at least."""
 
-Rows = tuple[tuple[str, ...], list[tuple[Any, ...]]]
-"""The names of columns, and rows."""
+Rows = tuple[tuple[str, ...], tuple[str, ...], list[tuple[Any, ...]]]
+"""The names and types of columns, and rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,8 @@ class Table:
     rows: tuple[tuple[Any, ...], ...]
     truncated: bool = False
     """Whether there were more rows than the limit."""
+    types: tuple[str, ...] = ()
+    """DuckDB's types of the columns; empty if they aren't known."""
 
     def to_text(self, *, cell_width: int | None = CELL_WIDTH, width: int | None = None, encoding: str = "utf-8") -> str:
         """Aligned columns for a terminal or a prompt. A single cell is printed whole, which suits diffs and logs.
@@ -109,10 +111,12 @@ def run_query(cursor: duckdb.DuckDBPyConnection, sql: str, *, max_rows: int, tim
         statement = _only_select(cursor, sql)
         cursor.execute("BEGIN TRANSACTION READ ONLY")
         cursor.execute(statement)
-        return tuple(column[0] for column in cursor.description or ()), cursor.fetchmany(max_rows + 1)
+        described = cursor.description or ()
+        names, types = tuple(column[0] for column in described), tuple(str(column[1]) for column in described)
+        return names, types, cursor.fetchmany(max_rows + 1)
 
     try:
-        columns, rows = _limited(rows_of, cursor, timeout_s)
+        columns, types, rows = _limited(rows_of, cursor, timeout_s)
     except TimeoutError:
         raise UserError(f"The query was stopped after {timeout_s:g} s: ask for less.") from None
     except duckdb.Error as problem:
@@ -121,7 +125,7 @@ def run_query(cursor: duckdb.DuckDBPyConnection, sql: str, *, max_rows: int, tim
         raise UserError(_in_one_line(problem, cursor)) from None
     finally:
         cursor.close()
-    return Table(columns=columns, rows=tuple(rows[:max_rows]), truncated=len(rows) > max_rows)
+    return Table(columns=columns, rows=tuple(rows[:max_rows]), truncated=len(rows) > max_rows, types=types)
 
 
 def _only_select(cursor: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:

@@ -18,8 +18,9 @@ import duckdb
 
 from research.errors import UserError
 from results.database import bring_up_to_date, in_memory
-from results.journal import JournalReader
-from results.tables import Tables
+from results.journal import DamagedLine, JournalReader
+from results.query import Table
+from results.tables import Audience, Tables
 
 MEMORY_BYTES = 6 * 2**30
 """Address space that the process may use: DuckDB's limit, the libraries, and what DuckDB doesn't count."""
@@ -36,14 +37,23 @@ class JournalTables:
 
     def answer(self, request: dict[str, Any]) -> str:
         """The answer to one query, as text or JSON. Raises UserError."""
-        self._follow()
-        table = self._tables.query(
+        table = self.table(
             str(request["sql"]),
             max_rows=int(request["max_rows"]),
             timeout_s=float(request["timeout_s"]),
             audience=request["audience"],
         )
         return table.to_text() if request["form"] == "text" else table.to_json()
+
+    def table(self, sql: str, *, max_rows: int, timeout_s: float, audience: Audience) -> Table:
+        """The result of one SELECT. Raises UserError."""
+        self._follow()
+        return self._tables.query(sql, max_rows=max_rows, timeout_s=timeout_s, audience=audience)
+
+    @property
+    def damaged(self) -> list[DamagedLine]:
+        """The lines of the journal that can't be read, and are missing."""
+        return self._reader.damaged
 
     def _begin(self) -> None:
         self._reader = JournalReader(self._path)

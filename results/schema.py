@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import duckdb
 
+from results.column_comments import m017_comments
 from results.costs_view import TOKENS, m014_costs_by_researcher, m015_costs_of_calls
 from results.table_comments import (
     COSTS_COMMENT,
@@ -418,4 +419,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     m014_costs_by_researcher,
     m015_costs_of_calls,
     _m016_near_misses_of_heads,
+    m017_comments,
 )

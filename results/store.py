@@ -281,8 +281,7 @@ def query_home(home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float =
     that the error, or a warning of damaged lines, names.
     """
     journal = home / "journal.jsonl"
-    if not os.path.lexists(journal) and (os.access(home, os.X_OK) or not os.path.lexists(home)):  # else it can't be seen
-        raise UserError(f"Nothing is recorded in {home} yet: `{to_type(f'farm demo{home_option}')}` starts a history.")
+    check_recorded(home, home_option=home_option)
     with ExitStack() as cleanup:
         if not all(os.access(path, os.W_OK) for path in (home, journal)):  # somebody else's, or on a read-only mount
             home = _copied_journal(home, Path(cleanup.enter_context(TemporaryDirectory(prefix="autoresearch-home-"))))
@@ -290,6 +289,13 @@ def query_home(home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float =
         if store.journal.damaged:
             log.warning("%s", repair_hint(home_option))
         return store.query(sql, max_rows=max_rows, timeout_s=timeout_s, audience=audience)
+
+
+def check_recorded(home: Path, *, home_option: str) -> None:
+    """Raises UserError, which names the command that starts a history, if nothing is recorded in a home."""
+    if not os.path.lexists(home / "journal.jsonl") and (os.access(home, os.X_OK) or not os.path.lexists(home)):
+        # otherwise it can't be seen
+        raise UserError(f"Nothing is recorded in {home} yet: `{to_type(f'farm demo{home_option}')}` starts a history.")
 
 
 def _copied_journal(home: Path, folder: Path) -> Path:

@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, TypeVar
 import duckdb
 import pyarrow as pa
 
+from results.column_comments import AUDIT_COLUMNS, AUDIT_COMMENT
 from results.group_entries import RULING
 from results.group_state import estimates
 from results.groups import Groups
@@ -134,6 +135,9 @@ def _show_audit(cursor: duckdb.DuckDBPyConnection, table: pa.Table) -> None:
     """Makes the table `audit` for this cursor alone: it is temporary, and no other connection can reach it."""
     cursor.register("audit_batch", table)
     cursor.execute("CREATE TEMP TABLE audit AS SELECT * FROM audit_batch")
+    cursor.execute(f"COMMENT ON TABLE audit IS '{AUDIT_COMMENT}'")
+    for column, text in AUDIT_COLUMNS.items():
+        cursor.execute(f"COMMENT ON COLUMN audit.{column} IS '{text}'")
     cursor.unregister("audit_batch")
 
 

@@ -5,12 +5,11 @@ runs and afterwards.
 import argparse
 import json
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.commands.read_home import checked_out_here, query_history, read_history, record_named
+from cluster.commands.read_home import checked_out_here, read_history, record_named
 from cluster.home import Home, find_cache, find_checkout, find_home, home_option
 from cluster.local_api import connect, silent_farm
 from cluster.resuming import interrupted, interrupted_lines, other_sides
@@ -139,18 +138,18 @@ def show(options: argparse.Namespace) -> int:
 
 
 def sql(options: argparse.Namespace) -> int:
-    """Prints the answer to one SELECT, from the running farm or else from the database file."""
+    """Prints or writes the answer to one SELECT; without one, asks for queries if somebody types."""
+    from cluster.sql_output import Output, chosen_output, deliver
+
     home = find_home(options.home)
-    query = typed_query() if options.query == "-" else options.query
+    output = chosen_output("json" if options.json else options.format, options.output)
     audience: Audience = "person" if options.audit else "agent"
-    table = query_history(home, query, audience=audience)
-    if options.json:
-        text = table.to_json()
-    elif sys.stdout.isatty():
-        text = table.to_text(width=shutil.get_terminal_size().columns, encoding=sys.stdout.encoding)
-    else:
-        text = table.to_text(cell_width=None, encoding=sys.stdout.encoding)
-    print(text.rstrip("\n"))
+    if options.query is None and sys.stdin.isatty() and output == Output():
+        from cluster.sql_prompt import ask_for_queries
+
+        return ask_for_queries(home, audience=audience)
+    query = typed_query() if options.query in (None, "-") else options.query
+    deliver(home, query, output, audience=audience)
     return 0
 
 

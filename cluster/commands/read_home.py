@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from results.query import Table
     from results.tables import Audience
 
+MOST_ROWS = 10_000_000
+"""Rows of a result that is written in full; its reader's memory ends before."""
+
+LONGEST_SECONDS = 600.0
+"""How long a query whose result is written in full may take."""
+
 
 def read_history(home: Home) -> list[BranchHistory]:
     """All branches of a home, the one with the newest experiment last; after it the branch that is checked out here, or those
@@ -91,3 +97,21 @@ def query_history(home: Home, sql: str, *, audience: "Audience") -> "Table":
     from results.store import query_home
 
     return query_home(home.folder, sql, audience=audience, home_option=home_option(home))
+
+
+def query_in_full(home: Home, sql: str, *, audience: "Audience") -> "Table":
+    """All rows of one SELECT, with DuckDB's types, read from the home's journal, which works while a farm writes there.
+
+    Raises UserError.
+    """
+    from results.query_server import JournalTables
+    from results.store import check_recorded
+
+    check_recorded(home.folder, home_option=home_option(home))
+    try:
+        tables = JournalTables(home.journal)
+    except OSError as error:
+        raise UserError(f"{home.journal} can't be read ({error.strerror}): ask its owner, or choose another --home.") from None
+    if tables.damaged:
+        print(f"farm: {damage_in_words(home.journal, tables.damaged)}: {repair_hint(home_option(home))}", file=sys.stderr)
+    return tables.table(sql, max_rows=MOST_ROWS, timeout_s=LONGEST_SECONDS, audience=audience)

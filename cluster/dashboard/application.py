@@ -23,6 +23,7 @@ from cluster.dashboard.integrity import integrity_routes
 from cluster.dashboard.overview import overview_routes
 from cluster.dashboard.reader import HomeReader
 from cluster.dashboard.site import FOLDER, Site, make_environment
+from cluster.dashboard.tools import tool_routes
 from cluster.home import Home
 from research.errors import UserError
 
@@ -54,6 +55,7 @@ def make_application(reader: HomeReader, *, token: str, allows_changes: bool = F
         *console_routes(site),
         *integrity_routes(site),
         *control_routes(site),
+        *tool_routes(site),
         Route("/events", events),
         Mount("/static", StaticFiles(directory=FOLDER / "static")),
     ]

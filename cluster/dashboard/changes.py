@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -18,24 +19,33 @@ TELL_SECONDS = 1.0
 """The least time between two events of a kind, however fast the journal grows."""
 
 
+PAGE_SECONDS = 4.0
+"""The least time between two events by which whole pages are made again, the last of which follows the last record."""
+
+
 class Changes:
     """Watches one home for all pages that listen."""
 
     def __init__(self, reader: HomeReader) -> None:
         self._reader = reader
         self._listeners: set[asyncio.Event] = set()
-        self._numbers = {"journal": 0, "farm": 0}
+        self._numbers = {"journal": 0, "page": 0, "farm": 0}
         """How often each kind of thing has changed."""
 
     async def watch(self) -> None:
         """Watches until it is cancelled."""
         journal, farm, looks = self._reader.version(), "", 0
+        paged, is_behind = time.monotonic(), False
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             found = self._reader.version()
             if found != journal:
                 journal = found
                 self._tell("journal")
+                is_behind = True
+            if is_behind and time.monotonic() - paged >= PAGE_SECONDS:
+                paged, is_behind = time.monotonic(), False
+                self._tell("page")
             looks += 1
             if self._listeners and looks % ASK_EVERY == 0:
                 now = _without_clock(await asyncio.to_thread(self._reader.running))

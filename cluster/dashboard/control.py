@@ -1,4 +1,6 @@
-"""What a dashboard with `--control` may do: tell a loop to pause, go on or stop, and suggest an idea. As the commands do."""
+"""What a dashboard with `--control` may do: tell a loop to pause, go on or stop, suggest an idea, and confirm an experiment. As
+the commands do.
+"""
 
 from collections.abc import Mapping
 from typing import Literal, cast, get_args
@@ -10,11 +12,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from cluster.commands.steer import ask
+from cluster.dashboard.confirming import start_confirmation
 from cluster.dashboard.site import Site
 from cluster.person_requests import Ask
 from research.errors import UserError
 
 What = Literal["pause", "resume", "stop loop", "suggest"]
+
+CONFIRM = "confirm"
+"""What is asked of no loop: a process of its own does it."""
 
 LONGEST_FORM = 2**16
 """Bytes of a form."""
@@ -37,8 +43,10 @@ def control_routes(site: Site) -> list[Route]:
 def tell(site: Site, form: Mapping[str, str]) -> tuple[str, str]:
     """Records what a form asks for. Returns what follows, or what is wrong, in one line."""
     what, group = form.get("what", ""), form.get("group", "")
+    if what == CONFIRM:
+        return confirm(site, form.get("experiment", ""))
     if what not in get_args(What):
-        return "", f"A dashboard can {', '.join(get_args(What))}: it can't do {what or 'nothing'!r}."
+        return "", f"A dashboard can {', '.join((*get_args(What), CONFIRM))}: it can't do {what or 'nothing'!r}."
     asked = Ask(what=cast(What, what), group=group, branch=form.get("branch", ""), text=form.get("text", ""))
     try:
         answer, is_running = ask(site.reader.home, asked)
@@ -46,3 +54,13 @@ def tell(site: Site, form: Mapping[str, str]) -> tuple[str, str]:
         return "", str(error)
     follows = answer.note or ("" if is_running else "no farm is running now")
     return f"{answer.recorded}{f' ({follows})' if follows else ''}.", ""
+
+
+def confirm(site: Site, experiment: str) -> tuple[str, str]:
+    """Starts the confirmation of an experiment. Returns what follows, or what is wrong, in one line."""
+    if experiment not in site.snapshot().records:
+        return "", "This home has no experiment of that name."
+    try:
+        return f"{start_confirmation(site.reader.home, experiment)}.", ""
+    except UserError as error:
+        return "", str(error)

@@ -1,14 +1,35 @@
 """What each device and each loop of the running farm does now."""
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from math import sqrt
 from typing import Any, Literal
 
 from cluster.display import LoopFields, time_left
 from cluster.status_text import doing
+from results.experiment import ExperimentRecord
 
-RUNNING = "SELECT run, worker, branch, experiment, kind, began FROM work WHERE state = 'running' ORDER BY began"
-"""The runs that are under way, as the queue has them."""
+DUTY_SECONDS = 3_600.0
+"""The latest time of a farm over which the duty cycle of its devices is told."""
+
+IDLE_SECONDS = 60.0
+"""How long a device may wait for work before that is flagged: between two runs there are seconds."""
+
+KNOWN_TEXTS = ("control", "wave", "merge")
+"""The kinds of experiments whose score was predicted by all runs, so that it says how a device scores."""
+
+UNUSUAL_ERRORS = 3.0
+"""Standard errors by which the mean residual of a device may differ from 0 by chance."""
+
+
+def work_since(seconds: float) -> str:
+    """The query for the runs that are under way or ended in the latest `seconds`."""
+    return (
+        "SELECT run, state, worker, branch, experiment, kind, began, ended FROM work WHERE worker IS NOT NULL AND "
+        f"(state = 'running' OR ended > (now() AT TIME ZONE 'UTC') - INTERVAL {round(seconds)} SECOND) ORDER BY began"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +50,30 @@ class DeviceNow:
     loss: float | None = None
     reason: str = ""
     """Why it gets no more work."""
+    duty: float | None = None
+    """Share of the latest time, DUTY_SECONDS at most, in which a run was on it; None if that isn't known."""
+    idle_seconds: float | None = None
+    """Seconds since its last run of that time ended; None while it runs one, or if it had none."""
+    residual: "Residual | None" = None
+
+    @property
+    def is_idle_long(self) -> bool:
+        """Whether it has waited for work longer than devices do between two runs."""
+        return self.state == "idle" and self.idle_seconds is not None and self.idle_seconds > IDLE_SECONDS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Residual:
+    """How the scores of a device differ from what all runs expect of the same train.py."""
+
+    sigmas: float
+    """Mean difference in standard deviations between seeds: above 0 it scores worse than expected."""
+    runs: int
+
+    @property
+    def is_unusual(self) -> bool:
+        """Whether that is more than chance explains, so that the card or its software is to be looked at."""
+        return abs(self.sigmas) * sqrt(self.runs) > UNUSUAL_ERRORS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +86,36 @@ class LoopNow:
     has_ended: bool
 
 
-def devices_now(running: Mapping[str, Any], work: Sequence[Mapping[str, Any]]) -> list[DeviceNow]:
-    """The devices of a farm by its answer to `farm status`, and the rows of RUNNING."""
-    on = {str(row["worker"]): row for row in work}
-    found = [_device(str(name), on.get(str(name)), running["loops"]) for name in running["devices"]]
+def devices_now(
+    running: Mapping[str, Any],
+    work: Sequence[Mapping[str, Any]],
+    *,
+    residuals: Mapping[str, Residual],
+    now: datetime | None = None,
+) -> list[DeviceNow]:
+    """The devices of a farm by its answer to `farm status`, the rows of `work_since`, and what `device_residuals` finds."""
+    now = now or datetime.now(UTC)
+    rows: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+    for row in work:
+        rows[str(row["worker"])].append(row)
+    window = min(DUTY_SECONDS, float(running["seconds"]))
+    found = [
+        _device(str(name), rows[str(name)], running["loops"], window, now, residuals.get(str(name)))
+        for name in running["devices"]
+    ]
     out = [DeviceNow(name=name, state="quarantined", reason=str(why)) for name, why in running["quarantined"].items()]
     return [device for device in found if device.name not in running["quarantined"]] + out
 
 
-def _device(name: str, row: Mapping[str, Any] | None, loops: Mapping[str, Mapping[str, Any]]) -> DeviceNow:
+def _device(name: str, rows: Sequence[Mapping[str, Any]], loops: Mapping[str, Mapping[str, Any]], window: float, now: datetime,
+            residual: Residual | None) -> DeviceNow:  # fmt: skip
+    """A device by the rows of its runs."""
+    duty = _duty(rows, window, now)
+    row = next((row for row in reversed(rows) if row["state"] == "running"), None)
     if row is None:
-        return DeviceNow(name=name, state="idle")
+        last = max((_time(row["ended"]) for row in rows if row["ended"]), default=None)
+        idle = None if last is None else max(0.0, (now - last).total_seconds())
+        return DeviceNow(name=name, state="idle", duty=duty, idle_seconds=idle, residual=residual)
     known: LoopFields = loops.get(str(row["branch"]), {})  # type: ignore[assignment]
     is_its = known.get("experiment") == row["experiment"]  # a loop that proposes meanwhile tells of something else
     is_training = is_its and known.get("phase") == "training"
@@ -66,7 +130,37 @@ def _device(name: str, row: Mapping[str, Any] | None, loops: Mapping[str, Mappin
         fraction=known.get("fraction") if is_training else None,
         left=time_left(known) if is_training else "",
         loss=known.get("loss") if is_training else None,
+        duty=duty,
+        residual=residual,
     )
+
+
+def _duty(rows: Sequence[Mapping[str, Any]], window: float, now: datetime) -> float | None:
+    """The share of the latest `window` seconds in which one of these runs was under way; None for no time at all."""
+    begin = now - timedelta(seconds=window)
+    busy = sum(
+        max(0.0, ((_time(row["ended"]) if row["ended"] else now) - max(_time(row["began"]), begin)).total_seconds())
+        for row in rows
+        if row["began"]
+    )
+    return min(1.0, busy / window) if window > 0 else None
+
+
+def _time(told: Any) -> datetime:
+    """A time of the database, which is UTC."""
+    found = told if isinstance(told, datetime) else datetime.fromisoformat(str(told))
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def device_residuals(records: Iterable[ExperimentRecord]) -> dict[str, Residual]:
+    """The residual of each device, by the verdicts on experiments whose score was predicted."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for record in records:
+        verdict = record.verdict
+        if record.experiment.kind in KNOWN_TEXTS and verdict is not None and verdict.gain is not None and verdict.sigma:
+            for device in {run.device for run in record.runs if run.status == "ok"}:
+                found[device].append(-verdict.gain / verdict.sigma)
+    return {device: Residual(sigmas=sum(all_) / len(all_), runs=len(all_)) for device, all_ in found.items()}
 
 
 def loops_now(running: Mapping[str, Any]) -> list[LoopNow]:

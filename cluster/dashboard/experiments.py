@@ -13,6 +13,7 @@ from starlette.routing import Route
 from agent.diff import unified_diff
 from agent.repo.repository import train_py_at
 from agent.repo.worktree import commit_exists
+from cluster.command_parser import DEFAULT_SEEDS
 from cluster.dashboard.coloured import diff_lines
 from cluster.dashboard.experiments_list import PAGE_ROWS, STATUSES, Selection, queue_sql, selection_from
 from cluster.dashboard.headlines import Headline
@@ -107,6 +108,8 @@ def experiment_parts(site: Site, request: Request) -> dict[str, Any]:
         "diff_problem": problem,
         "curves": curves(named),
         "parents": [(id, snapshot.records[id][0] if id in snapshot.records else None) for id in experiment.parents],
+        "seeds": DEFAULT_SEEDS,
+        "is_confirmable": record.val_bpb is not None and experiment.kind != "baseline" and record is not headline.baseline,
         "audit": site.reader.rows(f"SELECT run_id, audit_bpb FROM audit WHERE experiment_id = {quoted(experiment.id)}"),
         "before": around[place - 1].experiment if place else None,
         "after": around[place + 1].experiment if place + 1 < len(around) else None,

@@ -19,6 +19,9 @@ TOKEN = "token"
 FIXED = "/static/"
 """Where files are that a browser may keep, and asks whether they are still the same."""
 
+READS = (("POST", "/sql"),)
+"""Requests of programs that send the token themselves, as no page can, and that change nothing whatever their method is."""
+
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -53,7 +56,9 @@ class Guard:
         if scope["type"] != "http":
             return await send({"type": "websocket.close"})
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        status = self._refusal(scope["method"], headers)
+        is_tool = self._is_token(headers.get("authorization", "").removeprefix("Bearer ")) and "origin" not in headers
+        reads = is_tool and (scope["method"], scope["path"]) in READS
+        status = self._refusal("GET" if reads else scope["method"], headers)
         if status is not None:
             return await _answer(send, status, REFUSED[status])
         query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
@@ -61,7 +66,7 @@ class Guard:
         if given is not None and self._is_token(given):
             kept = urlencode([(name, value) for name, value in query if name != TOKEN])
             return await self._admit(scope, f"{scope['path']}{'?' + kept if kept else ''}", send)
-        if not self._is_token(_cookie(headers.get("cookie", ""), self._cookie)):
+        if not (is_tool or self._is_token(_cookie(headers.get("cookie", ""), self._cookie))):
             return await _answer(send, 401, REFUSED[401])
         is_fixed = scope["path"].startswith(FIXED)
         await self._application(scope, receive, _with_headers(send, "no-cache" if is_fixed else "no-store"))

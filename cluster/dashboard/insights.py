@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from cluster.dashboard.combinations import barred, combinations, in_waves, rivals
 from cluster.dashboard.headlines import Headline
 from cluster.dashboard.pictures import stairs
 from cluster.dashboard.progress_points import POINTS, progress_json
@@ -19,7 +20,7 @@ from results.experiment import ExperimentRecord, Head
 from results.group_state import IdeaEstimate
 from results.researcher_yields import Yield, yields
 
-MOST_NEAR_MISSES, MOST_COMBINATIONS, MOST_HEADS = 200, 50, 200
+MOST_NEAR_MISSES, MOST_COMBINATIONS, MOST_HEADS, MOST_BARRED = 200, 50, 200, 50
 """Rows of the lists, the newest or the likeliest ones."""
 
 RESEARCHER_COSTS = """
@@ -78,17 +79,20 @@ def near_miss_parts(site: Site) -> dict[str, Any]:
     estimates, records = site.reader.estimates(), site.snapshot().records
     near = [row for row in estimates.of.values() if row["is_near_miss"] and row["id"] in records]
     near.sort(key=lambda row: -row["helps"])
-    together = [
-        (record, [(id, records[id][0] if id in records else None) for id in record.experiment.patches])
-        for headline in site.snapshot().headlines
-        for record in headline.group.records
-        if record.experiment.kind in ("wave", "merge")
-    ]
+    plain = {id: record for id, (record, _) in records.items()}
+    groups = []
+    for headline in site.snapshot().headlines:
+        together = combinations(headline, plain)
+        groups.append((headline, together[:MOST_COMBINATIONS], in_waves(together), barred(headline, plain)[:MOST_BARRED]))
+    waves = {id: told for _, _, found, _ in groups for id, told in found.items()}
     return {
         "estimates": estimates,
-        "near": [(row, records[row["id"]][0]) for row in near[:MOST_NEAR_MISSES]],
+        "near": [(row, plain[row["id"]]) for row in near[:MOST_NEAR_MISSES]],
         "near_total": len(near),
-        "together": together[::-1][:MOST_COMBINATIONS],
+        "rivals": rivals([plain[row["id"]] for row in near[:MOST_NEAR_MISSES]]),
+        "groups": groups,
+        "waves": sorted(waves.items(), key=lambda item: -item[1].gain),
+        "titles": {id: plain[id].experiment.title for id in waves if id in plain},
         "combine": to_type(f"farm combine{home_option(site.reader.home)}"),
     }
 

@@ -6,7 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from cluster.dashboard.devices_now import RUNNING, devices_now, loops_now
+from cluster.command_parser import DEFAULT_SEEDS
+from cluster.dashboard.devices_now import DUTY_SECONDS, devices_now, loops_now, work_since
 from cluster.dashboard.pictures import stairs
 from cluster.dashboard.site import Site
 from cluster.home import home_option
@@ -56,6 +57,8 @@ def headline_parts(site: Site) -> dict[str, Any]:
     return {
         "headlines": [(one, stairs(one.fall)) for one in found[:MOST_HEADLINES]],
         "more_heads": len(found) - MOST_HEADLINES,
+        "seeds": DEFAULT_SEEDS,
+        "is_running": site.reader.running() is not None,
         "confirm": to_type(f"farm confirm{option}"),
         "begin": [to_type(f"farm {name}{option}") for name in ("demo", "run")],
     }
@@ -68,9 +71,10 @@ def device_parts(site: Site) -> dict[str, Any]:
         return {"running": None, "devices": [], "loops": [], "groups": {}}
     snapshot = site.snapshot()
     titles = snapshot.records
+    found = devices_now(running, site.reader.rows(work_since(DUTY_SECONDS)), residuals=snapshot.residuals)
     devices = [
         (device, titles[device.experiment][0].experiment.title if device.experiment in titles else device.title)
-        for device in devices_now(running, site.reader.rows(RUNNING))
+        for device in found
     ]
     groups = {history.branch.name: history.branch.head_branch for history in snapshot.histories}
     return {"running": running, "devices": devices, "loops": loops_now(running), "groups": groups}

@@ -18,6 +18,7 @@ from results.history import BranchHistory, HistoryFollower
 from results.journal import repair_hint
 from results.query import Table
 from results.query_process import QueryProcess
+from results.tables import Audience
 
 MOST_ROWS = 20_000
 """Rows of one query for a page."""
@@ -70,9 +71,9 @@ class HomeReader:
         """All branches by now, the one with the newest experiment last; the same list as before if nothing is new."""
         return self._follower.histories()
 
-    def table(self, sql: str, *, max_rows: int = MOST_ROWS, timeout_s: float = 10.0) -> Table:
-        """The result of one SELECT for a person. Raises UserError."""
-        return self._queries.table(sql, audience="person", max_rows=max_rows, timeout_s=timeout_s)
+    def table(self, sql: str, *, max_rows: int = MOST_ROWS, timeout_s: float = 10.0, audience: Audience = "person") -> Table:
+        """The result of one SELECT. Raises UserError."""
+        return self._queries.table(sql, audience=audience, max_rows=max_rows, timeout_s=timeout_s)
 
     def rows(self, sql: str) -> list[Row]:
         """The rows of one SELECT. Raises UserError."""

@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse
 
 from agent.repo.branch_names import short_name
 from cluster.dashboard import coloured
+from cluster.dashboard.devices_now import Residual, device_residuals
 from cluster.dashboard.headlines import Headline, headlines
 from cluster.dashboard.reader import HomeReader
 from cluster.display import reason_alone
@@ -60,6 +61,11 @@ class Snapshot:
         """Each experiment with its group's headline, by its id."""
         return {record.experiment.id: (record, headline) for headline in self.headlines for record in headline.group.records}
 
+    @cached_property
+    def residuals(self) -> dict[str, Residual]:
+        """How the scores of each device differ from what all runs expect."""
+        return device_residuals(record for headline in self.headlines for record in headline.group.records)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
@@ -84,6 +90,7 @@ class Site:
         """A whole page."""
         shared = {
             "path": request.url.path,
+            "address": f"{request.url.path}{f'?{request.url.query}' if request.url.query else ''}",
             "pages": PAGES,
             "home": self.reader.home.folder,
             "is_running": self.reader.running() is not None,

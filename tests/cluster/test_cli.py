@@ -34,6 +34,7 @@ GROUPS = {
     "look": ("status", "dashboard", "report", "show", "sql", "audit", "verify", "autopsy", "import"),
     "use what was found": ("diff", "apply", "sample", "transfer"),
     "for agents outside the farm": ("mcp",),
+    "housekeeping": ("list", "clean"),
 }
 COMMANDS = [command for commands in GROUPS.values() for command in commands]
 NEEDED = {
@@ -42,7 +43,6 @@ NEEDED = {
     "pause": ["mar8"],
     "resume": ["mar8"],
     "show": ["1"],
-    "sql": ["SELECT 1"],
     "verify": ["1"],
 }
 
@@ -277,7 +277,7 @@ EMPTY = [
         (["transfer", "--depth", "10000"], "from 1 to 64, not '10000'"),
         (["autopsy", "results.tsv", "--sigma", "2"], "from 1e-06 to 1, not '2'"),
         (["verify"], "farm verify: the following arguments are required: id"),
-        (["sql"], "farm sql: the following arguments are required: query"),
+        (["sql", "--format", "xml"], "--format: invalid choice: 'xml'"),
         (["--tag", "x"], "farm: "),
         (["run run"], "unknown command 'run run'"),
         (["run", "--tag", "-x"], "--tag: expected one argument"),

@@ -9,6 +9,14 @@ document.body.addEventListener("htmx:sseOpen", () => say(true));
 document.body.addEventListener("htmx:sseError", () => say(false));
 document.body.addEventListener("htmx:sseClose", () => say(false));
 
+// What somebody has opened stays open when its part of the page is made again.
+document.body.addEventListener("htmx:beforeSwap", (event) => {
+  const opened = [...event.detail.target.querySelectorAll("details[id][open]")].map((one) => one.id);
+  document.body.addEventListener("htmx:afterSwap", () => {
+    for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
+  }, { once: true });
+});
+
 document.addEventListener("keydown", (event) => {
   const field = event.target;
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && field instanceof HTMLTextAreaElement) {

@@ -84,6 +84,8 @@ class Night:
         self._store, self._hostile, self._random = store, hostile, random.Random(7)
         self._numbers = {GROUP: 0, OTHER: 0}
         self._patches: tuple[str, ...] = ()
+        self._near: list[str] = []
+        self._head = ""
         self._expected = 1.0421
 
     def record(self, ideas: Sequence[tuple[str, str, float]]) -> None:
@@ -93,7 +95,7 @@ class Night:
         baselines = [self._run_one(name, "baseline", "baseline", "keep", 0.0, runs=2) for name in (GROUP, OTHER)]
         for at, (title, outcome, gain) in enumerate(ideas):
             self._run_one((GROUP, OTHER)[at % 2], "explore", title, outcome, gain)
-        self._run_one(GROUP, "wave", "wave of 4 near-misses", "discard", 0.0032)
+        self._run_one(GROUP, "wave", "wave of 4 near-misses", "discard", 0.0012, beyond=-0.0019)
         self._run_one(OTHER, "control", "the baseline again", "discard", -0.0270)
         for gain, commit in ((0.0008, self._head), (-0.0295, baselines[0].commit)):
             self._run_one(GROUP, "confirm", "fresh seeds", "discard", gain, runs=5, commit=commit)
@@ -105,7 +107,7 @@ class Night:
             self._work("mar8-run", self._last.id, GROUP, state)
 
     def _run_one(self, branch: str, kind: ExperimentKind, title: str, outcome: str, gain: float, *, runs: int = 1,
-                 commit: str | None = None) -> Experiment:  # fmt: skip
+                 commit: str | None = None, beyond: float | None = None) -> Experiment:  # fmt: skip
         experiment = self._experiment(branch, kind, title, commit)
         self._store.add_experiment(experiment)
         for index in range(runs):
@@ -114,7 +116,9 @@ class Night:
             for state in ("waiting", "running", "done"):
                 self._work(run.run_id, experiment.id, branch, state)
             self._store.add_run(experiment.id, run)
-        self._store.add_verdict(experiment.id, self._verdict(outcome, gain, kind))
+        self._store.add_verdict(experiment.id, self._verdict(outcome, gain, kind, beyond))
+        if outcome == "discard" and kind == "explore" and gain > 0.001:
+            self._near.append(experiment.id)
         if outcome == "keep" and kind == "explore":
             self._patches, self._expected = (*self._patches, experiment.id), self._expected - gain
             self._head = experiment.commit
@@ -140,6 +144,8 @@ class Night:
             "patches": self._patches,
             "created": (BEGAN + timedelta(minutes=minutes)).strftime("%Y-%m-%dT%H:%M:%SZ"),
         }
+        if kind == "wave":
+            common |= {"patches": (*self._patches, *self._near[:2]), "parent_commit": self._head}
         if kind == "explore":
             common |= {
                 "researcher": f"{'claude' if number % 2 else 'search'}{hostile}",
@@ -180,14 +186,14 @@ class Night:
                          training_seconds=300.2, scoring_seconds=14.9, total_seconds=338.0, reported_steps=1712,
                          reported_tokens=448_000_000, reported_curve=curve)  # fmt: skip
 
-    def _verdict(self, outcome: str, gain: float, kind: ExperimentKind) -> Verdict:
+    def _verdict(self, outcome: str, gain: float, kind: ExperimentKind, beyond: float | None = None) -> Verdict:
         hostile = self._hostile
         if outcome in REASONS:
             decision: Decision = "invalid" if outcome == "invalid" else "crash"
             return Verdict(decision=decision, reason=f"{decision}: {REASONS[outcome]}{hostile}")
         decided: Decision = "keep" if outcome == "keep" else "discard"
         if kind != "explore":
-            return Verdict(decision=decided, reason=f"{kind}: measured as asked{hostile}", sigma=SEED_NOISE)
+            return Verdict(decision=decided, reason=f"{kind}: measured as asked{hostile}", gain=beyond, sigma=SEED_NOISE)
         helps = 0.97 if outcome == "keep" else 0.62 if gain > 0.001 else 0.08
         words = (
             "it probably helps by more than its price" if outcome == "keep" else "it may help, but not by more than its price"

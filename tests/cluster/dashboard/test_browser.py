@@ -49,9 +49,11 @@ def served(home: Home) -> Iterator[str]:
         server = uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1))
         serving = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
         serving.start()
-        yield f"http://127.0.0.1:{opened.getsockname()[1]}"
-        server.should_exit = True
-        serving.join()
+        try:
+            yield f"http://127.0.0.1:{opened.getsockname()[1]}"
+        finally:  # else a test that fails would never end
+            server.should_exit = True
+            serving.join()
 
 
 @pytest.fixture(scope="module")
@@ -168,10 +170,19 @@ def test_a_new_verdict_is_seen_without_a_reload(browser: Browser, tmp_path: Path
     home = Home(tmp_path)
     record_night(home.folder)
     with served(home) as address, opened(browser, address) as (page, wrong):
-        page.wait_for_timeout(500)  # it listens
+        other = page.context.new_page()
+        other.goto(f"{address}/integrity")
+        scored = "Number(document.querySelector('#page .inline').innerText.match(/([0-9]+) ok/)[1])"
+        before = other.evaluate(scored)
+        page.wait_for_timeout(500)  # they listen
         with Store.open(home.folder) as store:
             id = store.query("SELECT id FROM history WHERE decision IS NULL").rows[0][0]
             store.add_run(id, make_run("another", 1.0139))
             store.add_verdict(id, Verdict(decision="keep", reason="it helps a lot"))
         page.wait_for_selector("text=it helps a lot", timeout=2_000)
         assert page.inner_text("#last_verdicts li:first-child .outcome") == "kept" and wrong == []
+        for _ in range(80):
+            if other.evaluate(scored) == before + 1:
+                break
+            other.wait_for_timeout(100)
+        assert other.evaluate(scored) == before + 1, "another page than the overview"

@@ -99,3 +99,31 @@ def test_a_browser_keeps_scripts_and_no_page(client: TestClient) -> None:
 
 def test_who_is_refused_gets_the_policy_too(stranger: TestClient) -> None:
     assert "default-src 'none'" in stranger.get("/").headers["content-security-policy"]
+
+
+BEARER = {"authorization": f"Bearer {TOKEN}"}
+
+
+def test_a_program_with_the_token_asks_as_it_asks_a_farm(stranger: TestClient) -> None:
+    query = {"sql": "SELECT count(*) AS n FROM history WHERE decision = 'keep'"}
+    found = stranger.post("/sql", json=query, headers=BEARER)
+    assert found.status_code == 200 and found.json() == {"columns": ["n"], "rows": [[7]], "truncated": False}
+    assert stranger.get("/status", headers=BEARER).json()["error"].startswith("No farm is running")
+    assert stranger.get("/experiments", headers=BEARER).status_code == 200
+    refused = stranger.post("/sql", json={"sql": "DROP TABLE runs"}, headers=BEARER)
+    assert refused.status_code == 400 and "SELECT" in refused.json()["error"]
+    assert stranger.post("/sql", content=b"[]", headers=BEARER).status_code == 400
+    audit = {"sql": "SELECT count(*) FROM audit"}
+    assert stranger.post("/sql", json=audit, headers=BEARER).status_code == 400, "an agent sees no audit scores"
+    assert stranger.post("/sql", json={**audit, "audience": "person"}, headers=BEARER).status_code == 200
+
+
+def test_a_program_changes_nothing_and_no_page_is_taken_for_one(stranger: TestClient, client: TestClient) -> None:
+    query = {"sql": "SELECT 1"}
+    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": ""}):
+        assert stranger.post("/sql", json=query, headers=headers).status_code == 405
+        assert stranger.get("/status", headers=headers).status_code == 401
+    assert stranger.post("/control", json={}, headers=BEARER).status_code == 405
+    assert client.post("/sql", json=query, headers={"origin": "http://127.0.0.1:8765"}).status_code == 405, "a page's cookie"
+    assert stranger.post("/sql", json=query, headers={**BEARER, "origin": "http://evil.example"}).status_code == 403
+    assert stranger.post("/sql", json=query, headers={**BEARER, "host": "evil.example"}).status_code == 421

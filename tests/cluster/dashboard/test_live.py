@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from cluster.dashboard.changes import Changes
+from cluster.dashboard.confirming import log_of, start_confirmation
 from cluster.dashboard.reader import HomeReader
 from cluster.dashboard.serving import beside, listening
 from cluster.home import Home
@@ -81,6 +82,17 @@ def test_with_control_each_loop_has_its_buttons(home: Home, farm: dict[str, Any]
         form = {"what": "pause", "branch": GROUP, "group": GROUP}
         answer = client.post("/control", data=form, headers={"origin": "http://127.0.0.1:8765"})
         assert answer.status_code == 400 and "this farm only tells" in answer.text, "the farm that holds the home is asked"
+        assert "once the farm that runs has stopped" in client.get("/experiments/mar8-0001").text
+        with home.lock():
+            form, own = {"what": "confirm", "experiment": "mar8-0001"}, {"origin": "http://127.0.0.1:8765"}
+            answer = client.post("/control", data=form, headers=own)
+        assert answer.status_code == 400 and "farm stop" in answer.text, "a farm has the devices"
+
+
+def test_a_confirmation_that_cannot_begin_says_why_on_the_page(home: Home) -> None:
+    with pytest.raises(UserError, match=r"commit|git|prepared"):
+        start_confirmation(home, "mar8-0001", wait_s=60)
+    assert log_of(home).read_text().startswith("farm: ") and home.holder() is None
 
 
 def test_pages_hear_of_a_new_record_and_of_what_the_farm_says(home: Home, farm: dict[str, Any]) -> None:
@@ -97,7 +109,7 @@ def test_pages_hear_of_a_new_record_and_of_what_the_farm_says(home: Home, farm: 
         with Store.open(home.folder) as store:
             store.add_event("anything", {"branch": GROUP})
         until = time.monotonic() + 10
-        while time.monotonic() < until and not {"journal", "farm"} <= set(heard):
+        while time.monotonic() < until and not {"journal", "farm", "page"} <= set(heard):
             await asyncio.sleep(0.05)
         for task in tasks:
             task.cancel()
@@ -105,7 +117,7 @@ def test_pages_hear_of_a_new_record_and_of_what_the_farm_says(home: Home, farm: 
 
     asyncio.run(listened())
     reader.close()
-    assert heard[0] == "hello" and {"journal", "farm"} <= set(heard)
+    assert heard[0] == "hello" and {"journal", "farm", "page"} <= set(heard)
 
 
 def test_a_dashboard_beside_a_farm_tells_its_link_and_ends_with_it(home: Home) -> None:

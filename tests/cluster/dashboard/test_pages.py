@@ -13,6 +13,7 @@ from results.history import read_history
 from results.store import Store
 from tests.cluster.dashboard.night import GROUP, OTHER, record_night
 from tests.cluster.dashboard.visitor import HOSTILE, PAGES, page_of, visitor
+from tests.cluster.ray_samples import wait_for
 from tests.results.result_samples import make_run
 
 PARTS = (
@@ -102,6 +103,7 @@ def test_what_waits_or_runs_says_where(client: TestClient) -> None:
 
 
 def test_the_chart_has_every_verdict_and_the_heads(client: TestClient) -> None:
+    wait_for("estimates", lambda: "near-miss" in client.get("/progress.json").text)  # they are computed meanwhile
     (group,) = json.loads(client.get("/progress.json").text)["groups"]
     kinds = [point[2] for point in group["points"]]
     assert (kinds.count("kept"), kinds.count("crash"), kinds.count("invalid"), kinds.count("measured")) == (7, 2, 1, 4)
@@ -109,8 +111,11 @@ def test_the_chart_has_every_verdict_and_the_heads(client: TestClient) -> None:
 
 
 def test_near_misses_are_those_of_the_estimates(client: TestClient) -> None:
+    wait_for("estimates", lambda: "Only one of each" in client.get("/near-misses").text)
     text = page_of(client.get("/near-misses").text).text
-    assert "softcap the logits" in text and "wave of 4 near-misses" in text and "relu squared" in text
+    assert "softcap the logits" in text and "wave of 4 near-misses" in text
+    assert "clashes" in text and "\N{MINUS SIGN}3.2 sigma" in text, "what was combined"
+    assert "Attention.forward, MATRIX_LR" in text.replace(" ,", ","), "what can't be together"
 
 
 def test_the_lineage_has_each_head_with_what_came_into_it(client: TestClient) -> None:
@@ -199,6 +204,9 @@ def test_with_control_a_person_steers_as_by_the_commands(tmp_path: Path) -> None
     own = {"origin": "http://127.0.0.1:8765"}
     with visitor(home, allows_changes=True) as client:
         form = {"what": "suggest", "group": GROUP, "text": "try <b>QK-norm</b>"}
+        inputs = page_of(client.get("/experiments/mar8-0001").text).named("input")
+        assert {"confirm", "mar8-0001"} <= {one["value"] for one in inputs}
+        assert not page_of(client.get("/experiments/mar8-0000").text).named("form"), "a baseline"
         assert "Suggestion 2" in page_of(client.post("/control", data=form, headers=own).text).text
         assert (
             "is resumed" in client.post("/control", data={"what": "resume", "branch": OTHER, "group": GROUP}, headers=own).text

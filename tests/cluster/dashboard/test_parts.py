@@ -8,12 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cluster.dashboard.coloured import LONGEST_LINE, diff_lines, python, sql
+from cluster.dashboard.combinations import Combination, in_waves, rivals
+from cluster.dashboard.devices_now import Residual, devices_now
 from cluster.dashboard.experiments_list import ORDERS, STATUSES, Selection, selection_from
 from cluster.dashboard.headlines import Fall
 from cluster.dashboard.pictures import HEIGHT, WIDTH, stairs
 from cluster.dashboard.progress_points import top_of
 from cluster.dashboard.reader import listed, quoted
 from cluster.dashboard.site import ago, interval, plain, signed, when
+from results.experiment import ExperimentRecord, Verdict
+from tests.results.result_samples import make_experiment, make_run
 
 words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12).map(str.strip)
 
@@ -72,3 +76,61 @@ def test_values_are_words() -> None:
     past = datetime.now(UTC) - timedelta(hours=26)
     assert ago(past.isoformat()) == "1 day ago" and ago((past + timedelta(hours=25, minutes=57)).isoformat()) == "3 minutes ago"
     assert plain("a\r\nb\u202e<") == "a\nb &lt;"
+
+
+NOW = datetime(2026, 3, 8, 12, tzinfo=UTC)
+
+
+def work(worker: str, began_s: float, ended_s: float | None) -> dict[str, object]:
+    """A row of the queue, by how many seconds ago a run began and ended."""
+    times = {"began": NOW - timedelta(seconds=began_s), "ended": ended_s and NOW - timedelta(seconds=ended_s)}
+    told = {name: time and time.replace(tzinfo=None) for name, time in times.items()}
+    return {
+        "worker": worker,
+        "branch": "b",
+        "experiment": "e",
+        "kind": "explore",
+        "state": "done" if ended_s else "running",
+        **told,
+    }
+
+
+def test_a_device_tells_how_busy_it_was_and_how_long_it_waits() -> None:
+    running = {"seconds": 1_000.0, "devices": ["cuda:0", "cuda:1", "cuda:2"], "loops": {}, "quarantined": {}}
+    rows = [work("cuda:0", 5_000, 900), work("cuda:0", 500, None), work("cuda:1", 400, 300)]
+    residuals = {"cuda:1": Residual(sigmas=1.1, runs=9)}
+    busy, idle, new = devices_now(running, rows, residuals=residuals, now=NOW)
+    assert busy.state == "running" and busy.duty == pytest.approx(0.6), "100 s and 500 s of the farm's 1,000 s"
+    assert (idle.duty, idle.idle_seconds, idle.is_idle_long) == (pytest.approx(0.1), 300, True)
+    assert (new.duty, new.idle_seconds, new.is_idle_long) == (0, None, False)
+    assert idle.residual is not None and idle.residual.is_unusual and not Residual(sigmas=1.1, runs=2).is_unusual
+
+
+def combined(score: float | None, beyond: float | None, *ideas: str) -> Combination:
+    """A run of a wave with these ideas."""
+    experiment = make_experiment(7, kind="wave", parent_commit="head", patches=ideas)
+    verdict = None if beyond is None else Verdict(decision="discard", reason="measured", gain=beyond, sigma=0.001)
+    run = make_run("r", score, status="ok" if score else "crash")
+    record = ExperimentRecord(experiment=experiment, runs=(run,), verdict=verdict)
+    return Combination(record=record, added=tuple((idea, None) for idea in ideas), left_out=(), in_head=3, beyond=beyond,
+                       sigmas=None if beyond is None else beyond / 0.001)  # fmt: skip
+
+
+def test_parts_add_up_within_the_noise_and_clash_beyond_it() -> None:
+    found = [combined(1.0, 0.0019), combined(1.0, -0.0021), combined(1.0, 0.0021), combined(None, None)]
+    assert [(one.finding.partition(":")[0], one.clashes) for one in found] == [
+        ("adds up", False), ("clashes", True), ("more than its parts", False), ("under way", False),
+    ]  # fmt: skip
+
+
+def test_a_wave_says_of_each_idea_how_runs_with_it_and_without_it_scored() -> None:
+    waves = [combined(1.00, 0.0, "a", "b"), combined(1.02, 0.0, "b"), combined(1.04, 0.0, "c"), combined(None, None, "a", "c")]
+    found = in_waves(waves)
+    assert (found["a"].inside, found["a"].outside) == (1, 2) and found["a"].gain == pytest.approx(0.03)
+    assert found["b"].gain == pytest.approx(0.03) and found["c"].gain == pytest.approx(-0.03)
+
+
+def test_near_misses_that_change_one_place_are_rivals() -> None:
+    near = [ExperimentRecord(experiment=make_experiment(n, slots=slots), runs=(), verdict=None)
+            for n, slots in enumerate([("A", "B", "D"), ("B", "D"), ("C",)])]  # fmt: skip
+    assert [(one.slots, [id for id, _ in one.ideas]) for one in rivals(near)] == [(("B", "D"), ["mar8-0000", "mar8-0001"])]

@@ -2,6 +2,12 @@
 
 import hashlib
 import json
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import pytest
 
 from cluster.dashboard.site import FOLDER
 
@@ -12,6 +18,22 @@ LISTED = json.loads((VENDOR / "vendored.json").read_text())
 def test_every_vendored_file_is_the_one_that_was_released() -> None:
     for one in LISTED:
         assert hashlib.sha256((VENDOR / one["file"]).read_bytes()).hexdigest() == one["sha256"], one["file"]
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed here, which fetches releases")
+def test_every_vendored_file_is_in_the_release_that_npm_has(tmp_path: Path) -> None:
+    releases = [f"{one['package']}@{one['version']}" for one in LISTED]
+    packed = subprocess.run(
+        ["npm", "pack", "--json", "--prefer-offline", *releases], cwd=tmp_path, capture_output=True, text=True
+    )
+    if packed.returncode != 0:
+        pytest.skip(f"npm has no network here: {packed.stderr[-200:]}")
+    told = {one["id"]: one for one in json.loads(packed.stdout)}
+    for one, release in zip(LISTED, releases, strict=True):
+        assert told[release]["integrity"] == one["release_integrity"], release
+        with tarfile.open(tmp_path / told[release]["filename"]) as archive:
+            member = archive.extractfile(f"package/{one['path']}")
+            assert member is not None and member.read() == (VENDOR / one["file"]).read_bytes(), one["file"]
 
 
 def test_every_vendored_file_is_listed_with_its_version_and_licence() -> None:

@@ -1,0 +1,74 @@
+"""The result of a query of `farm sql`: printed, or written to a file."""
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, cast
+
+from cluster.command_parser import SQL_FORMATS
+from cluster.commands.read_home import query_history, query_in_full
+from cluster.home import Home
+from research.errors import UserError
+from research.files import user_path, write_atomically
+from research.formatting import counted
+
+if TYPE_CHECKING:
+    from results.query import Table
+    from results.tables import Audience
+
+Format = Literal["table", "csv", "json", "markdown", "parquet"]
+
+SUFFIXES = {".csv": "csv", ".json": "json", ".md": "markdown", ".parquet": "parquet", ".txt": "table"}
+"""The format of a file, by its suffix."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where a result goes, and in which format."""
+
+    format: Format = "table"
+    file: Path | None = None
+    """None: standard output."""
+
+
+def chosen_output(format: str | None, file: str | None) -> Output:
+    """The output by `--format` and `--output`. Raises UserError if they don't say which format, or Parquet has no file."""
+    path = None if file is None else user_path(file, instead="an absolute path for --output")
+    chosen = format or ("table" if path is None else SUFFIXES.get(path.suffix.lower()))
+    if chosen is None:
+        raise UserError(
+            f"{path} doesn't say in which format the result is to be written: add --format {' or '.join(SQL_FORMATS)}."
+        )
+    if chosen == "parquet" and path is None:
+        raise UserError("Parquet is written to a file: add --output FILE.parquet.")
+    return Output(format=cast(Format, chosen), file=path)
+
+
+def deliver(home: Home, query: str, output: Output, *, audience: "Audience") -> None:
+    """Prints or writes the answer to one SELECT. Raises UserError."""
+    in_full = output.format in ("csv", "markdown", "parquet")
+    table = (query_in_full if in_full else query_history)(home, query, audience=audience)
+    if output.file is None:
+        print(str(rendered(table, output.format)).rstrip("\n"))
+        return
+    try:
+        write_atomically(output.file, rendered(table, output.format, is_file=True))
+    except OSError as error:
+        raise UserError(f"{output.file} can't be written ({error.strerror}): choose another --output.") from None
+    more = " (the first ones; --format csv has all of them)" if table.truncated else ""
+    print(f"{counted(len(table.rows), 'row')}{more} written to {output.file}")
+
+
+def rendered(table: "Table", format: Format, *, is_file: bool = False) -> str | bytes:
+    """A result in a format; as a table it is cut to the terminal, if it is printed on one."""
+    if format == "json":
+        return table.to_json()
+    if format == "table":
+        encoding = "utf-8" if is_file else sys.stdout.encoding
+        if is_file or not sys.stdout.isatty():
+            return table.to_text(cell_width=None, encoding=encoding)
+        return table.to_text(width=shutil.get_terminal_size().columns, encoding=encoding)
+    from results.table_formats import to_csv, to_markdown, to_parquet
+
+    return to_csv(table) if format == "csv" else to_markdown(table) if format == "markdown" else to_parquet(table)
