@@ -34,10 +34,7 @@ def program_of(train_py: str) -> str:
     Of a text that doesn't parse the lines count. Another version of Python may give the same text another value.
     """
     try:
-        tree = parse(train_py)
-        remove_docstrings(tree)
-        normalise_names(tree)
-        meaning = ast.dump(tree)
+        _, meaning = _code_and_meaning(train_py)
     except SyntaxError:
         meaning = "\n".join(_lines(train_py))
     return hashlib.sha256(meaning.encode("utf-8", "surrogatepass")).hexdigest()
@@ -45,11 +42,18 @@ def program_of(train_py: str) -> str:
 
 def code_of(train_py: str) -> str:
     """The code without constants, comments, formatting and docstrings: two files with equal code differ in constants alone."""
-    tree = parse(train_py)
-    constants = read_constants(train_py)
-    tree.body = [node for node in tree.body if not _sets_one_of(node, constants)]
+    code, _ = _code_and_meaning(train_py)
+    return code
+
+
+@lru_cache(maxsize=8)
+def _code_and_meaning(train_py: str) -> tuple[str, str]:
+    """The code without constants, and the whole program with normal names; neither has docstrings. Raises SyntaxError."""
+    tree, constants = parse(train_py), read_constants(train_py)
     remove_docstrings(tree)
-    return ast.dump(tree)
+    code = ast.dump(ast.Module(body=[node for node in tree.body if not _sets_one_of(node, constants)], type_ignores=[]))
+    normalise_names(tree)
+    return code, ast.dump(tree)
 
 
 @Remembered

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from agent.head_text import DoesNotFit, HeadChange, changed_head, head_change
+from agent.head_text import DoesNotFit, HeadChange, changed_head, head_change, read_changed_head
 from agent.loop_steering import GroupSuggestions
 from agent.observer import LoopObserver
 from agent.repo.branch_log import follows
@@ -97,6 +97,20 @@ class SharedResearch:
                 continue
             if run is not None or not self._concludes_wave():
                 return run
+
+    async def read_ahead(self, *, last: bool = False) -> None:
+        """Reads the texts of the merge that is due beside the event loop, which would else be late: it may have many parts.
+
+        `last`: that which is due where no more ideas follow.
+        """
+        head = self.head()
+        if head is None:
+            return
+        farm = self.state().farm
+        work = policy.next_work(farm, list(self._under_way.values())) or (policy.last_merge(farm) if last else None)
+        if work is not None and work.kind == "merge":
+            change = self._change(frozenset(head.patches), work.patches)
+            await read_changed_head(self._text_at(head.commit), change, self._text_at, self.reader)
 
     def last_run(self) -> RequestedRun | None:
         """The control that a person asks for, or the merge that is due, where no more ideas follow. A wave would be many."""

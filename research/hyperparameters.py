@@ -42,7 +42,7 @@ def write_constants(train_py: str, values: Mapping[str, Constant]) -> str:
     Raises UserError for a constant that isn't there.
     """
     lines = list(io.StringIO(train_py, newline=""))  # lines as Python counts them: a form feed doesn't end one
-    places = [(name, node.value) for node in parse(train_py).body
+    places = [(name, node.value) for node in tree_to_read(train_py).body
               if isinstance(node, ast.Assign) and (name := _assigned_name(node)) in values]  # fmt: skip
     missing = [name for name in values if name not in dict(places)]
     if missing:

@@ -1,7 +1,7 @@
 """The journal: append-only JSON lines, one for each change of state. It is the source of truth; every table is made from it.
 
-Guaranteed: a record whose `append` returned is on disk and survives a kill -9 or a power cut; an id is written at most once;
-one process writes at a time; a line that was damaged later is named and never used; a file that others have changed, replaced
+Guaranteed: a record whose `append` returned is on disk and survives a kill -9 or a power cut (of telemetry, from which nothing
+follows, only a kill -9: it is on disk with the next other record); an id is written at most once; one process writes at a time; a line that was damaged later is named and never used; a file that others have changed, replaced
 or removed meanwhile is noticed by the next `append`.
 
 Not guaranteed: whether a record whose `append` did not return is in the file. And one writer at a time relies on flock, which
@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
+
+import msgspec
 
 from research.command_hints import to_type
 from research.errors import UserError
@@ -55,7 +57,7 @@ class DamagedLine:
     """Line number, from 1."""
     problem: str
     is_telemetry: bool = False
-    """Whether what is left of it says that it was an event of the work or the workers, from which nothing follows."""
+    """Whether what is left of it says that it was telemetry, from which nothing follows."""
 
 
 def read_journal(path: Path, *, on_damage: Callable[[DamagedLine], None] | None = None) -> Iterator[JournalRecord]:
@@ -111,7 +113,11 @@ def decoded(line: bytes, number: int) -> JournalRecord | DamagedLine:
         return DamagedLine(number=number, problem=str(problem), is_telemetry=is_telemetry)
 
 
-_TELEMETRY = (b'"body": {"kind": "work", "details": {', b'"body": {"kind": "worker", "details": {')
+TELEMETRY = frozenset({"work", "worker", "gain"})
+"""The kinds of events from which nothing follows, and of which there are several for each run: the state of the work and of the
+workers, and what follows from all runs."""
+
+_TELEMETRY = tuple(b'"body": {"kind": "%s", "details": {' % kind.encode() for kind in sorted(TELEMETRY))
 
 
 def check_whole(journal: Path, damaged: Sequence[DamagedLine], *, home_option: str = "") -> None:
@@ -240,7 +246,8 @@ class Journal:
         return self._positions.get(id)
 
     def append(self, record: JournalRecord) -> bool:
-        """Writes a record and waits until it is on disk. Writes nothing and returns False if its id is already there.
+        """Writes a record and waits until it is on disk, but for telemetry. Writes nothing and returns False if its id is already
+        there.
 
         Raises UserError when the disk is full or fails; the journal is then as it was before. Also if another program has
         changed, replaced or removed the file: what was recorded so far may be gone, and what follows would not be found.
@@ -251,7 +258,8 @@ class Journal:
         line = encoded(record)
         try:
             _write_all(self._file, line)
-            os.fsync(self._file)
+            if record.kind != "event" or record.body.get("kind") not in TELEMETRY:
+                os.fsync(self._file)
         except OSError as problem:
             os.ftruncate(self._file, self._size)
             raise UserError(f"Cannot write {self.path}: {problem.strerror}.") from problem
@@ -335,12 +343,20 @@ def _decode(line: bytes) -> JournalRecord:
     begins = _BEGINNING.match(line)
     try:
         text = (line[: -_CHECKSUM_FIELD_LENGTH - 1] + b"}").decode()
-        record = JournalRecord(**json.loads(text), text="" if begins is None else text[begins.end() - 1 : -1])
+        record = JournalRecord(**_plain_data(text), text="" if begins is None else text[begins.end() - 1 : -1])
     except (ValueError, TypeError) as problem:
         raise ValueError("not a journal record") from problem
     if record.kind not in RECORD_KINDS:
         raise ValueError(f"unknown kind {record.kind!r}")
     return record
+
+
+def _plain_data(text: str) -> Any:
+    """What JSON text says. The quick decoder refuses what Python writes beyond the standard, such as NaN."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.MsgspecError:
+        return json.loads(text)
 
 
 def _is_whole(line: bytes) -> bool:
