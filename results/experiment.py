@@ -280,7 +280,7 @@ def experiment_from(body: Mapping[str, Any]) -> Experiment:
 
 def run_from(body: Mapping[str, Any]) -> RunResult:
     """The run that `to_body` made plain."""
-    return RunResult.from_json(json.dumps(body))
+    return RunResult.from_plain(body)
 
 
 def verdict_from(body: Mapping[str, Any]) -> Verdict:

@@ -14,6 +14,8 @@ import hashlib
 import json
 import os
 import re
+import zlib
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,17 +83,19 @@ def read_journal(path: Path, *, on_damage: Callable[[DamagedLine], None] | None 
                 on_damage(record)
 
 
-def _ids(path: Path, *, on_damage: Callable[[DamagedLine], None]) -> Iterator[str]:
-    """The ids of the records that `read_journal` returns. Of a line whose checksum matches only the beginning is read."""
+def _ids(path: Path, *, on_damage: Callable[[DamagedLine], None]) -> Iterator[tuple[str, bytes]]:
+    """The ids of the records that `read_journal` returns, each with its line. Of one whose checksum matches only the beginning
+    is read.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
             begins = _BEGINNING.match(line)
             if begins is not None and _is_whole(line):
-                yield begins[1].decode()
+                yield begins[1].decode(), line
             elif isinstance(record := decoded(line, number), JournalRecord):
-                yield record.id
+                yield record.id, line
             else:
                 on_damage(record)
 
@@ -146,7 +150,24 @@ class Records(Protocol):
 
     def position(self, id: str) -> int | None: ...
 
+    def checksum(self, position: int) -> int | None: ...
+
     def records(self, *, after: int = 0) -> Iterator[tuple[int, JournalRecord]]: ...
+
+
+class _RunningChecksums:
+    """A checksum over the lines up to each one, computed from those that end them."""
+
+    def __init__(self) -> None:
+        self._sums = array("L", [0])
+
+    def add(self, line: bytes) -> None:
+        """Takes the next line into account."""
+        self._sums.append(zlib.crc32(line.rstrip()[-_CHECKSUM_FIELD_LENGTH:], self._sums[-1]))
+
+    def up_to(self, position: int) -> int | None:
+        """That of the first `position` lines; None if there are fewer."""
+        return self._sums[position] if position < len(self._sums) else None
 
 
 class JournalReader:
@@ -156,6 +177,7 @@ class JournalReader:
         self.path = path
         self.damaged: list[DamagedLine] = []
         self._positions: dict[str, int] = {}
+        self._sums = _RunningChecksums()
         self._offset = self._lines = 0
         self._file: tuple[int, int] | None = None
 
@@ -165,6 +187,10 @@ class JournalReader:
     def position(self, id: str) -> int | None:
         """The record's place among the usable records, from 1; None if there is no such record."""
         return self._positions.get(id)
+
+    def checksum(self, position: int) -> int | None:
+        """A checksum over all usable records up to a position; None if there are fewer."""
+        return self._sums.up_to(position)
 
     def is_same_file(self) -> bool:
         """Whether the journal is the one that was read so far, and no shorter."""
@@ -176,9 +202,12 @@ class JournalReader:
 
     def read_on(self) -> list[JournalRecord]:
         """The complete lines that were added since the last call, as records."""
-        new: list[JournalRecord] = []
+        return list(self.one_by_one())
+
+    def one_by_one(self) -> Iterator[JournalRecord]:
+        """What `read_on` returns, each as it is read: of a long journal not all need be held."""
         if not self.path.exists():
-            return new
+            return
         with self.path.open("rb") as file:
             found = os.fstat(file.fileno())
             self._file = (found.st_dev, found.st_ino)
@@ -192,8 +221,8 @@ class JournalReader:
                     self.damaged.append(record)
                 elif record.id not in self._positions:
                     self._positions[record.id] = len(self._positions) + 1
-                    new.append(record)
-        return new
+                    self._sums.add(line)
+                    yield record
 
     def records(self, *, after: int = 0) -> Iterator[tuple[int, JournalRecord]]:
         """Positions and records in order, starting after position `after`."""
@@ -231,8 +260,11 @@ class Journal:
             except OSError as problem:
                 raise UserError(f"Cannot write {path}: {problem.strerror}.") from problem
             self._positions: dict[str, int] = {}
-            for id in _ids(path, on_damage=self.damaged.append):
-                self._positions.setdefault(id, len(self._positions) + 1)
+            self._sums = _RunningChecksums()
+            for id, line in _ids(path, on_damage=self.damaged.append):
+                if id not in self._positions:
+                    self._positions[id] = len(self._positions) + 1
+                    self._sums.add(line)
         except BaseException:
             os.close(self._file)
             raise
@@ -244,6 +276,10 @@ class Journal:
     def position(self, id: str) -> int | None:
         """The record's place among the usable records, from 1; None if there is no such record."""
         return self._positions.get(id)
+
+    def checksum(self, position: int) -> int | None:
+        """A checksum over all usable records up to a position; None if there are fewer."""
+        return self._sums.up_to(position)
 
     def append(self, record: JournalRecord) -> bool:
         """Writes a record and waits until it is on disk, but for telemetry. Writes nothing and returns False if its id is already
@@ -264,6 +300,7 @@ class Journal:
             os.ftruncate(self._file, self._size)
             raise UserError(f"Cannot write {self.path}: {problem.strerror}.") from problem
         self._size += len(line)
+        self._sums.add(line)
         self._positions[record.id] = len(self._positions) + 1
         return True
 

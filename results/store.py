@@ -40,6 +40,7 @@ from results.journal_repair import NUMBERS_TAKEN
 from results.query import Table
 from results.query_process import QueryProcess
 from results.researcher_costs import ANSWER
+from results.saved_states import SavedStates
 from results.stored_records import StoredRecords
 from results.table_writer import DATABASE_FAILED, TableWriter
 from results.tables import Audience, Tables
@@ -77,9 +78,10 @@ class Store:
         except BaseException:
             self.journal.close()
             raise
-        self._tables = Tables(self._writer.read, self.journal)
+        self._tables = Tables(self._writer.read, self.journal, saved=SavedStates(home, self.journal.checksum))
         self.groups, self._rows = self._tables.groups, self._tables.rows
         self._next_numbers: dict[str, int] = {}
+        self._is_closed = False
         self.queries = QueryProcess(home)
         """Runs what others ask in SQL: in this process it could use up the farm's memory."""
 
@@ -99,6 +101,9 @@ class Store:
         """Releases the home. A second call does nothing."""
         self.queries.close()
         with self._lock:
+            if not self._is_closed:
+                self.groups.save()
+            self._is_closed = True
             self._writer.close()
             self.journal.close()
 
