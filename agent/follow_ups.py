@@ -27,7 +27,7 @@ from research.hyperparameters import literal_text, read_constants, same_but_for_
 from research.recipes import Constant
 from research.valid_train_py import parse, problem_with, walk
 from results import policy
-from results.effect_estimate import effect
+from results.effect_estimate import mean_and_sd
 from results.experiment import Experiment, ExperimentRecord, Proposal
 from results.group_state import GroupState, IdeaEstimate, estimates_of, in_order
 
@@ -96,8 +96,8 @@ class _FollowUps:
                 yield from self._structures(experiment, one)
 
     def _is_well_above_noise(self, idea: str) -> bool:
-        found = effect(self.state.farm.posterior, idea)
-        return found.mean > BRACKET_SDS * found.sd
+        mean, sd = mean_and_sd(self.state.farm.posterior, idea)
+        return mean > BRACKET_SDS * sd
 
     def _brackets(self, experiment: Experiment, found: IdeaEstimate) -> Iterator[Proposal]:
         """Other values of the only constant that an idea of the head changed, while the head has the idea's."""

@@ -42,19 +42,21 @@ def changed_head(text: str, change: HeadChange, text_at: Callable[[str], str]) -
     return text
 
 
-async def read_changed_head(text: str, change: HeadChange, text_at: Callable[[str], str], reader: TextReader) -> None:
-    """Reads beside the event loop what `changed_head` asks about these texts, and the record of what comes out."""
-    head = text
+async def read_changed_head(text: str, change: HeadChange, text_at: Callable[[str], str], reader: TextReader) -> bool:
+    """Reads beside the event loop what `changed_head` asks about these texts, and the record of what comes out. Returns whether
+    there was anything to read.
+    """
+    head, has_read = text, False
     for _, old, new in _edits(change, text_at):
         if old == text:
             text = new
             continue
-        await reader.read([("rebased_text", (new, old, text))])
+        has_read |= await reader.read([("rebased_text", (new, old, text))])
         rebased = rebased_text(new, old, text)
         if rebased is None:
-            return
+            return has_read
         text = rebased
-    await reader.read(about_record(head, text))
+    return await reader.read(about_record(head, text)) or has_read
 
 
 def _edits(change: HeadChange, text_at: Callable[[str], str]) -> Iterator[tuple[Experiment, str, str]]:

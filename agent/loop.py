@@ -17,7 +17,7 @@ from agent.repo.worktree import Worktree
 from agent.researcher import Context, OutOfIdeas, ProposalFailed, Researcher
 from agent.results_table import ResultsTable, write_due
 from agent.runs import MAX_TRIES, Execute, ExperimentRuns
-from agent.shared_research import SharedResearch
+from agent.shared_research import MOST_READINGS, SharedResearch
 from agent.speculation import StartSpeculatively
 from agent.submissions import SubmissionQueue
 from agent.text_reader import NotRead
@@ -34,9 +34,6 @@ from results.verdict import (
     Rule,
     software_changes,
 )
-
-MOST_READINGS = 8
-"""How often a follow-up is looked for again once texts have been read; then, what is not read yet is read at once."""
 
 LATEST = 16
 """How many of a branch's latest experiments tell which software there is now."""
@@ -238,7 +235,7 @@ class ResearchLoop:
         return experiment
 
     async def _follow_up(self) -> Proposal | None:
-        """What the farm itself tries next of an earlier idea; None if nothing is due. Its texts are read beside the event loop."""
+        """What the farm itself tries next of an earlier idea; None if nothing is due. Texts are read beside the event loop."""
         known = self.shared.tried.known_beside(self.branch.name)
         for tries in range(MOST_READINGS + 1):
             try:

@@ -31,6 +31,9 @@ from results.head_gain import gain_event
 from results.policy import RunKind, Work
 from results.store import Store
 
+MOST_READINGS = 8
+"""How often texts that an experiment asks about are read ahead, while others of its group change what it asks."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RequestedRun:
@@ -103,14 +106,17 @@ class SharedResearch:
 
         `last`: that which is due where no more ideas follow.
         """
-        head = self.head()
-        if head is None:
-            return
-        farm = self.state().farm
-        work = policy.next_work(farm, list(self._under_way.values())) or (policy.last_merge(farm) if last else None)
-        if work is not None and work.kind == "merge":
+        for _ in range(MOST_READINGS):  # while they are read, another merge may become due
+            head = self.head()
+            if head is None:
+                return
+            farm = self.state().farm
+            work = policy.next_work(farm, list(self._under_way.values())) or (policy.last_merge(farm) if last else None)
+            if work is None or work.kind != "merge":
+                return
             change = self._change(frozenset(head.patches), work.patches)
-            await read_changed_head(self._text_at(head.commit), change, self._text_at, self.reader)
+            if not await read_changed_head(self._text_at(head.commit), change, self._text_at, self.reader):
+                return
 
     def last_run(self) -> RequestedRun | None:
         """The control that a person asks for, or the merge that is due, where no more ideas follow. A wave would be many."""

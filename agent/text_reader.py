@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from agent.code_lines import changed_lines, priced_lines
 from agent.compare_programs import changed_constants, program_of, slots_of, structure_of
+from agent.diff import unified_diff
 from agent.main_guard import begins_with_guard
 from agent.rebase import rebased_text
 from research.cpu_cores import usable_cores
@@ -39,6 +40,7 @@ FUNCTIONS: dict[str, Remembered[..., Any]] = {
     "slots_of": slots_of,
     "structure_of": structure_of,
     "syntax_problem": syntax_problem,
+    "unified_diff": unified_diff,
 }
 """What can be asked of texts, by its name."""
 
@@ -79,7 +81,8 @@ def about_edit(before: str, after: str, evaluation: int) -> list[Question]:
 
 def about_record(before: str, after: str) -> list[Question]:
     """What is asked of any text that runs, beside the one that it is made from."""
-    return [("program_of", (after,)), ("structure_of", (after,)), ("changed_lines", (before, after))]
+    return [("program_of", (after,)), ("structure_of", (after,)), ("changed_lines", (before, after)),
+            ("unified_diff", (before, after))]  # fmt: skip
 
 
 class TextReader:
@@ -97,16 +100,19 @@ class TextReader:
         self._idle: list[subprocess.Popen[bytes]] = []
         self._is_closed = False
 
-    async def read(self, questions: Sequence[Question]) -> None:
-        """Finds what is not remembered yet of the answers, so that they are at hand when they are asked for."""
+    async def read(self, questions: Sequence[Question]) -> bool:
+        """Finds what is not remembered yet of the answers, so that they are at hand when they are asked for. Returns whether
+        there was anything to find.
+        """
         if self._is_closed or not _open_ones(questions):
-            return
+            return False
         if self.loops <= FEW_LOOPS:
             await asyncio.to_thread(answers, _open_ones(questions))
-            return
+            return True
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._most, thread_name_prefix="texts")
         await asyncio.get_running_loop().run_in_executor(self._threads, self._read_apart, questions)
+        return True
 
     def close(self) -> None:
         """Ends the processes. A second call does nothing."""

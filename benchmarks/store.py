@@ -110,7 +110,6 @@ def measure(runs: int, branches: int, folder: Path) -> dict[str, float]:
         records = store.records(branch)
         timed("tsv", lambda: write_results_tsv(folder / "results.tsv", records))
         timed("picture", lambda: draw_here([(folder / "progress.png", picture_of(records, branch))]))
-    del records, tried, store
     timed("restart", lambda: start_with_state(folder))
     timed("status", lambda: standing_lines(read_history(folder / "journal.jsonl")))
     timed("report", lambda: morning_report(read_history(folder / "journal.jsonl"), home=folder, ask="sql", confirm="confirm"))

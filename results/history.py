@@ -143,7 +143,9 @@ class _Told:
         of_branch: dict[str, list[ExperimentRecord]] = {name: [] for name in self.branches}
         for assembled in assemble(self.experiments.values(), self.runs, self.verdicts):
             of_branch[assembled.experiment.branch].append(assembled)
-        groups = {name: _group(name, self, of_branch, saved) for name in {branch.head_branch for branch in self.branches.values()}}
+        groups = {
+            name: _group(name, self, of_branch, saved) for name in {branch.head_branch for branch in self.branches.values()}
+        }
         histories = [
             BranchHistory(
                 branch=branch,
@@ -200,7 +202,7 @@ class _Told:
 
 def _saved_states(reader: JournalReader) -> SavedState:
     """Returns the saved state of a group, of the records that were read; the file is read when one is asked for."""
-    found: list[Mapping[str, tuple[int, "GroupState"]]] = []
+    found: list[Mapping[str, tuple[int, GroupState]]] = []
 
     def state_of(group: str) -> "GroupState | None":
         from results.saved_states import SavedStates  # it needs NumPy, and without that a history is read at once
@@ -212,9 +214,7 @@ def _saved_states(reader: JournalReader) -> SavedState:
     return state_of
 
 
-def _group(
-    name: str, told: _Told, of_branch: Mapping[str, Sequence[ExperimentRecord]], saved: SavedState
-) -> GroupHistory:
+def _group(name: str, told: _Told, of_branch: Mapping[str, Sequence[ExperimentRecord]], saved: SavedState) -> GroupHistory:
     members = [branch for branch in told.branches.values() if branch.head_branch == name]
     records = {record.experiment.id: record for branch in members for record in of_branch[branch.name]}
     return GroupHistory(

@@ -1,8 +1,9 @@
 """The journal: append-only JSON lines, one for each change of state. It is the source of truth; every table is made from it.
 
-Guaranteed: a record whose `append` returned is on disk and survives a kill -9 or a power cut (of telemetry, from which nothing
-follows, only a kill -9: it is on disk with the next other record); an id is written at most once; one process writes at a time; a line that was damaged later is named and never used; a file that others have changed, replaced
-or removed meanwhile is noticed by the next `append`.
+Guaranteed: a record whose `append` returned is on disk and survives a kill -9 or a power cut (telemetry, from which nothing
+follows, survives a kill -9, and is on disk with the next other record); an id is written at most once; one process writes at a
+time; a line that was damaged later is named and never used; a file that others have changed, replaced or removed meanwhile is
+noticed by the next `append`.
 
 Not guaranteed: whether a record whose `append` did not return is in the file. And one writer at a time relies on flock, which
 some network file systems (NFS among them) support only if their lock service runs, and others not at all: keep a farm's home on
@@ -282,8 +283,8 @@ class Journal:
         return self._sums.up_to(position)
 
     def append(self, record: JournalRecord) -> bool:
-        """Writes a record and waits until it is on disk, but for telemetry. Writes nothing and returns False if its id is already
-        there.
+        """Writes a record and waits until it is on disk, but for telemetry. Writes nothing and returns False if its id is there
+        already.
 
         Raises UserError when the disk is full or fails; the journal is then as it was before. Also if another program has
         changed, replaced or removed the file: what was recorded so far may be gone, and what follows would not be found.

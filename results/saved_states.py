@@ -91,8 +91,16 @@ class _Reader(pickle.Unpickler):
 def _allowed() -> Mapping[tuple[str, str], Any]:
     """What a state's file may name."""
     array = np.zeros(1)
-    makers = [array.__reduce__()[0], array.__reduce_ex__(5)[0], np.ndarray, np.dtype, np.float64(0).__reduce__()[0], frozenset]
-    return {(one.__module__, one.__qualname__): one for one in (*CLASSES, *makers)}
+    makers: list[Any] = [
+        array.__reduce__()[0],
+        array.__reduce_ex__(5)[0],
+        np.ndarray,
+        np.dtype,
+        np.float64(0).__reduce__()[0],
+        frozenset,
+    ]
+    named: list[Any] = [*CLASSES, *makers]
+    return {(one.__module__, one.__qualname__): one for one in named}
 
 
 @lru_cache(maxsize=1)

@@ -36,7 +36,7 @@ def is_any_head_at(repo: Path, branch: str) -> bool:
 def _is_text(file: Path, text: str) -> bool:
     """Whether a file holds this text and at most a line's end; it is read only where its size fits, since there are many."""
     try:
-        return os.stat(file).st_size - len(text) in (0, 1, 2) and file.read_text(errors="replace").strip() == text
+        return file.stat().st_size - len(text) in (0, 1, 2) and file.read_text(errors="replace").strip() == text
     except FileNotFoundError:
         return False
 
@@ -44,7 +44,8 @@ def _is_text(file: Path, text: str) -> bool:
 def _names_in(folder: Path) -> list[str]:
     """The names of what is in a folder; none if there is no such folder."""
     try:
-        return os.listdir(folder)
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries]
     except (FileNotFoundError, NotADirectoryError):
         return []
 
