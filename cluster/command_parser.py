@@ -49,6 +49,7 @@ def make_parser() -> argparse.ArgumentParser:
         ("steer", "steer it while it runs", _add_steer),
         ("decide", "your own judgement", _add_decide),
         ("cluster", "on a cluster", _add_cluster),
+        ("move", "from one machine to the next", _add_move),
         ("look", "look", _add_look),
         ("use", "use what was found", _add_use),
         ("serve", "for agents outside the farm", _add_serve),
@@ -198,6 +199,16 @@ def _add_cluster(group: CommandGroup) -> None:
     fetch = group.add("fetch", "copy the branches and history of a farm that runs elsewhere into this checkout")
     _add_dashboard(fetch)
     _add_job_home(fetch)
+
+
+def _add_move(group: CommandGroup) -> None:
+    pack = group.add("pack", "write a farm's home and branches to one file, also while it runs; without models")
+    pack.add_argument("file", type=some_text, metavar="FILE", help="such as night.tar.xz, or night.tar for no compression")
+    _add_places(pack, cache=False)
+
+    unpack = group.add("unpack", "put what pack wrote into this checkout, so that the same farm run goes on here")
+    unpack.add_argument("file", type=some_text, metavar="FILE", help="a file that farm pack wrote")
+    _add_places(unpack, cache=False)
 
 
 def _add_look(group: CommandGroup) -> None:

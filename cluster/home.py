@@ -294,6 +294,14 @@ def find_checkout(start: Path | None = None) -> Path | None:
     return None
 
 
+def git_checkout() -> Path:
+    """The checkout around the current folder. Raises UserError if there is none, or it is no git repository."""
+    checkout = find_checkout()
+    if checkout is None or not (checkout / ".git").exists():
+        raise UserError("There is no git checkout here to put branches into: run this inside one.")
+    return checkout
+
+
 def package_folder() -> Path:
     """The folder that holds the farm's own packages: a checkout or site-packages."""
     return Path(research.__file__ or ".").resolve().parent.parent

@@ -25,8 +25,8 @@ class Step:
     hypothesis: str = ""
     constants: dict[str, Constant] | None = None
     """New values of constants of train.py."""
-    replace: tuple[str, str] | None = None
-    """(old, new): a passage of the head's train.py that occurs exactly once, and its replacement."""
+    replace: tuple[tuple[str, str], ...] | None = None
+    """(old, new) of each edit: a passage of the train.py so far that occurs exactly once, and its replacement."""
     train_py: str | None = None
     """The complete new text."""
 
@@ -40,11 +40,14 @@ class Step:
         if self.constants is not None:
             return write_constants(train_py, self.constants)
         if self.replace is not None:
-            old, new = self.replace
-            found = train_py.count(old)
-            if found != 1:
-                raise UserError(f"the text to replace occurs {found} times in train.py and must occur exactly once: {old!r}")
-            return train_py.replace(old, new)
+            for old, new in self.replace:
+                found = train_py.count(old)
+                if found != 1:
+                    raise UserError(
+                        f"the text to replace occurs {found} times in train.py and must occur exactly once: {old!r}"
+                    )
+                train_py = train_py.replace(old, new)
+            return train_py
         return self.train_py or ""
 
 
@@ -107,10 +110,18 @@ def _step(entry: Any, number: int, path: Path) -> Step:
     unknown = set(entry) - {"title", "hypothesis", "constants", "replace", "train_py"}
     if unknown:
         raise UserError(f"Step {number} of {path} has unknown fields: {', '.join(sorted(unknown))}.")
-    replace = entry.get("replace")
-    if replace is not None and (len(replace) != 2 or not all(isinstance(text, str) for text in replace)):
-        raise UserError(f"Step {number} of {path}: replace must be [old, new].")
+    edits = entry.get("replace")
+    if edits is not None:
+        edits = [edits] if _is_edit(edits) else edits
+        if not isinstance(edits, list | tuple) or not edits or not all(map(_is_edit, edits)):
+            raise UserError(f"Step {number} of {path}: replace must be [old, new], or a list of such pairs.")
+        edits = tuple((old, new) for old, new in edits)
     constants = entry.get("constants")
     if constants is not None:  # JSON has lists where train.py has tuples
         constants = {name: tuple(value) if isinstance(value, list) else value for name, value in constants.items()}
-    return Step(**{**entry, "constants": constants, "replace": None if replace is None else (replace[0], replace[1])})
+    return Step(**{**entry, "constants": constants, "replace": edits})
+
+
+def _is_edit(value: Any) -> bool:
+    """Whether this is [old, new]."""
+    return isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(text, str) for text in value)

@@ -8,7 +8,7 @@ from agent.repo.branch_names import check_name
 from agent.researchers.make import check_researcher
 from cluster.commands.options import check_used
 from cluster.farm_options import todays_tag
-from cluster.home import FETCHED, JOB_HOME, Home, find_checkout, find_home
+from cluster.home import FETCHED, JOB_HOME, Home, find_checkout, find_home, git_checkout
 from cluster.ray_cluster.fetch import ask_cluster, check_outlives_job, name_of, take, taken_lines
 from cluster.ray_cluster.home_archive import pack
 from cluster.ray_cluster.jobs import DEFAULT_ADDRESS, Jobs, dashboard_address
@@ -68,9 +68,7 @@ def jobs_at(address: str | None, *, missing: Home | None) -> Jobs:
 
 def fetch(options: argparse.Namespace) -> int:
     """Copies branches into the checkout's repository, and everything else into results/fetched."""
-    checkout = find_checkout()
-    if checkout is None or not (checkout / ".git").exists():
-        raise UserError("There is no git checkout here to put branches into: run this inside one.")
+    checkout = git_checkout()
     named = options.home or JOB_HOME
     here = find_home(named)
     if here.folder == checkout / "results" / "data":

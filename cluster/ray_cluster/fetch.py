@@ -51,22 +51,30 @@ def ask_cluster(jobs: Jobs, home: str, checkout: Path) -> bytes:
 
 def take(archive: BinaryIO, checkout: Path, target: Home) -> list["Taken"]:
     """Unpacks an archive next to its target, adds its branches to the checkout, then moves it into place. Raises UserError."""
-    from agent.repo.bundle import take_bundle
-
     target.folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.folder.parent, prefix=f".{target.folder.name}-") as folder:
         fresh = Path(folder) / "home"
         fresh.mkdir()
-        bundles = unpack(archive, fresh)
-        if not Home(fresh).journal.is_file():
-            raise UserError(
-                "What was fetched holds no journal, so nothing was taken from it: check that --home is a farm's home."
-            )
-        taken = [take_bundle(checkout, bundle) for bundle in bundles]
-        for bundle in bundles:
-            bundle.unlink()
-        Home(fresh).record_repository(checkout)
-        replace_folder(fresh, target, aside=Path(folder) / "old")
+        return place(fresh, unpacked(archive, fresh), checkout, target, aside=Path(folder) / "old")
+
+
+def unpacked(archive: BinaryIO, fresh: Path) -> list[Path]:
+    """Unpacks a home into an empty folder and returns the bundles in it. Raises UserError if it is no home."""
+    bundles = unpack(archive, fresh)
+    if not Home(fresh).journal.is_file():
+        raise UserError("What was fetched holds no journal, so nothing was taken from it: check that it is a farm's home.")
+    return bundles
+
+
+def place(fresh: Path, bundles: list[Path], checkout: Path, target: Home, *, aside: Path) -> list["Taken"]:
+    """Adds the branches of an unpacked home to the checkout, then moves the home into place. Raises UserError."""
+    from agent.repo.bundle import take_bundle
+
+    taken = [take_bundle(checkout, bundle) for bundle in bundles]
+    for bundle in bundles:
+        bundle.unlink()
+    Home(fresh).record_repository(checkout)
+    replace_folder(fresh, target, aside=aside)
     return taken
 
 
@@ -86,10 +94,16 @@ def replace_folder(fresh: Path, target: Home, *, aside: Path) -> None:
 
 def taken_lines(taken: list["Taken"], checkout: Path, target: Home) -> list[str]:
     """The lines that say what was fetched, where it is, and how to look at it."""
+    home = target.folder.relative_to(checkout)
+    look = to_type(f"farm report --home {shlex.quote(str(home))}")
+    return [*branch_lines(taken), f"home: {home}; look at it with: {look}"]
+
+
+def branch_lines(taken: list["Taken"]) -> list[str]:
+    """The lines that say which branches and experiments are new here, and which have another name than where they come from."""
     branches = [branch for one in taken for branch in one.branches]
     experiments = counted(sum(one.experiments for one in taken), "new experiment")
     lines = [f"branches: {', '.join(branches) or 'none new'}; {experiments} ({EXPERIMENT_REFS})"]
     for name, instead, why in (aside for one in taken for aside in one.aside):
         lines.append(f"{name}: {why}, so the fetched one is called {instead}")
-    home = target.folder.relative_to(checkout)
-    return [*lines, f"home: {home}; look at it with: {to_type(f'farm report --home {shlex.quote(str(home))}')}"]
+    return lines

@@ -14,7 +14,7 @@ import tarfile
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, TextIO
+from typing import IO, BinaryIO, TextIO
 
 from cluster.home import Home, find_home
 from research.command_hints import to_type
@@ -36,7 +36,7 @@ LINE_BYTES = 3 * 2**10
 """Bytes of the archive per printed line."""
 
 
-def pack(home: Home, target: BinaryIO, *, compress: bool) -> None:
+def pack(home: Home, target: IO[bytes], *, compress: bool) -> None:
     """Writes a home as a tar archive, even while a farm is running on it. Raises UserError if there is nothing to pack.
 
     The journal comes before the branches, so that they hold every commit that the journal names.

@@ -16,7 +16,7 @@ from tests.agent.samples import TRAIN_PY
 
 TINY = [Step(title=f"depth {depth}", constants={"DEPTH": depth}) for depth in range(3, 9)]
 RATE = Step(title="rate", constants={"EMBEDDING_LR": 1.2})
-OTHER = Step(title="other", replace=("return None", "return 7"))
+OTHER = Step(title="other", replace=(("return None", "return 7"),))
 
 
 def test_a_merge_with_an_unusual_share_runs_once_more_and_its_verdict_says_so(

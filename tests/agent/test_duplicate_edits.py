@@ -84,7 +84,7 @@ def test_a_loop_refuses_repetitions_and_goes_on(make_loop) -> None:  # noqa: F81
 
     steps = [
         Step(title="deep", constants={"DEPTH": 3}),
-        Step(title="comment", replace=("# layers", "# layers of the model")),
+        Step(title="comment", replace=(("# layers", "# layers of the model"),)),
         Step(title="deep again", train_py=DEEP.replace("# layers", "")),
         Step(title="deeper", constants={"DEPTH": 4}),
     ]

@@ -16,7 +16,7 @@ from tests.agent.samples import TRAIN_PY
 
 RATE = Step(title="rate", constants={"EMBEDDING_LR": 1.2})
 TINY = [Step(title=f"depth {depth}", constants={"DEPTH": depth}) for depth in (3, 4, 5, 6, 7, 8)]
-STRUCTURE = Step(title="scaled", replace=("return None", "return EMBEDDING_LR"))
+STRUCTURE = Step(title="scaled", replace=(("return None", "return EMBEDDING_LR"),))
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_a_large_gain_of_one_constant_is_bracketed_once(make_group) -> None:
 
 def test_a_bracket_is_tried_once_whatever_comes_into_the_head_meanwhile(make_group) -> None:
     group = make_group(lambda text: 1.5 - 0.3 * ("EMBEDDING_LR = 0.6" not in text) - 0.3 * ("return 7" in text))
-    other = Step(title="other", replace=("return None", "return 7"))
+    other = Step(title="other", replace=(("return None", "return 7"),))
     (records,) = group.research(7, [RATE, other, *TINY])
     assert sorted(values(of_farm(records), "EMBEDDING_LR")) == [0.85, 2.4]
     assert len(group.store.groups.head("autoresearch/mar8").patches) == 2
@@ -160,7 +160,7 @@ def test_a_structure_that_may_help_gets_two_more_tries_with_its_nearest_knob(mak
         (2.5, STRUCTURE),  # hopeless
         ("ValueError: boom", STRUCTURE),
         (1.2, STRUCTURE),  # kept
-        (1.51, Step(title="nothing to turn", replace=("return None", "return 1"))),
+        (1.51, Step(title="nothing to turn", replace=(("return None", "return 1"),))),
         (1.51, RATE),  # no structure
     ],
 )
@@ -171,7 +171,7 @@ def test_no_other_idea_is_tried_again(make_group, score: float | str, step: Step
 
 
 def test_an_edit_that_no_longer_fits_the_head_is_not_tried_again(make_group) -> None:
-    other = Step(title="other", replace=("return None", "return 7"))
+    other = Step(title="other", replace=(("return None", "return 7"),))
     group = make_group(lambda text: 1.0 if "return 7" in text else 1.5)
     records, _ = group.research(5, [STRUCTURE], [other, *TINY[:3]])
     assert len(of_farm(records)) <= 1, "only while the other loop's edit of the same line was under way"

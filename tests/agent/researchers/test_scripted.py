@@ -19,7 +19,7 @@ def test_steps_come_in_the_order_that_the_history_says() -> None:
     researcher = ScriptedResearcher(
         [
             Step(title="deeper", constants={"DEPTH": 3}),
-            Step(title="no model", replace=("return None", "return 1")),
+            Step(title="no model", replace=(("return None", "return 1"),)),
             Step(title="empty", train_py="pass\n"),
         ]
     )
@@ -44,11 +44,14 @@ def test_a_script_is_read_from_a_file(tmp_path: Path, name: str) -> None:
     steps = [
         {"title": "one", "hypothesis": "why", "constants": {"EMBEDDING_LR": 0.8}},
         {"title": "two", "replace": ["DEPTH = 2", "DEPTH = 4"]},
+        {"title": "three", "replace": [["DEPTH = 2", "DEPTH = WIDE"], ["WIDE", "5"]]},
     ]
     (tmp_path / name).write_text(json.dumps(steps))
     proposal = propose(ScriptedResearcher.from_file(tmp_path / name), make_record(1))
     assert "DEPTH = 4" in proposal.train_py
     assert proposal.researcher == "scripted"
+    third = propose(ScriptedResearcher.from_file(tmp_path / name), make_record(1), make_record(2))
+    assert "DEPTH = 5" in third.train_py and "WIDE" not in third.train_py
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,8 @@ def test_a_script_is_read_from_a_file(tmp_path: Path, name: str) -> None:
         ('[{"title": "x"}]', "exactly one"),
         ('[{"title": "x", "train_py": "", "constants": {}}]', "exactly one"),
         ('[{"title": "x", "replace": ["a"]}]', "old, new"),
+        ('[{"title": "x", "replace": [["a", "b"], "c"]}]', "old, new"),
+        ('[{"title": "x", "replace": []}]', "old, new"),
         ('[{"title": "x", "lr": 1}]', "unknown fields: lr"),
     ],
 )
@@ -74,7 +79,7 @@ def test_a_missing_script_and_a_step_that_does_not_fit_are_named(tmp_path: Path)
     with pytest.raises(UserError, match=r"none\.json can't be read"):
         ScriptedResearcher.from_file(tmp_path / "none.json")
     with pytest.raises(UserError, match=r"Step 1 .*occurs 0 times"):
-        propose(ScriptedResearcher([Step(title="x", replace=("absent", ""))]))
+        propose(ScriptedResearcher([Step(title="x", replace=(("absent", ""),))]))
     with pytest.raises(UserError, match=r"Step 1 .*no constant WIDTH"):
         propose(ScriptedResearcher([Step(title="x", constants={"WIDTH": 1})]))
     assert "WIDTH" not in TRAIN_PY

@@ -378,7 +378,7 @@ def test_an_idea_under_a_later_edit_can_t_be_dropped_before_that(
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     text = "FIRST = [1]\nSECOND = [1]\n\n\ndef build():\n    return FIRST, SECOND\n"
     group = Group(tmp_path, text, lambda tried: 2.0 - 0.3 * tried.count("[2]"))
-    steps = [Step(title=name, replace=(f"{name} = [1]", f"{name} = [2]")) for name in ("FIRST", "SECOND")]
+    steps = [Step(title=name, replace=((f"{name} = [1]", f"{name} = [2]"),)) for name in ("FIRST", "SECOND")]
     group.research(4, steps)
     head = group.store.groups.head(GROUP)
     assert head is not None and len(head.patches) == 2

@@ -10,54 +10,25 @@ from pathlib import Path
 
 import pytest
 
-from agent.repo.repository import make_repository
 from agent.repo.worktree import Worktree
 from cluster.cli import main
 from cluster.home import Home
 from cluster.ray_cluster.home_archive import END, pack, print_archive, printed_archive, repositories_of, unpack
 from cluster.ray_cluster.home_archive import main as archive_main
 from research.errors import UserError
-from results.experiment import Experiment, Usage
 from results.journal import read_journal
-from results.store import Store
-from tests.cluster.farm_samples import make_history
-
-BRANCH = "autoresearch/mar8"
+from tests.cluster.home_samples import BRANCH, add_experiment, make_checkout, make_home
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A home with a history, a repository of its own, a run with a model, and a server that answers to a token."""
-    home = Home(tmp_path / "farm").create()
-    make_repository(home.folder / "repository", {"research/train.py": "DEPTH = 4\n", "program.md": "policy\n"})
-    worktree = Worktree.create(home.folder / "repository", home.worktrees / "mar8", BRANCH)
-    commits = [worktree.head()]
-    for number in (1, 2):
-        text = f"DEPTH = {4 + number}\n"
-        experiment = f"mar8-{number:04d}"
-        commits.append(worktree.commit(text, message="idea", parent=commits[0], experiment_id=experiment))
-    worktree.advance(commits[1])
-    home.record_repository(home.folder / "repository")
-    make_history(home.folder, commits=(commits[0], commits[1], commits[2]))
-    with Store.open(home.folder) as store:
-        store.export_parquet()
-    for name, text in {"results.tsv": "rows\n", "progress.png": "picture\n"}.items():
-        (worktree.folder / name).write_text(text)
-    run = home.runs / "mar8-0001-1"
-    run.mkdir()
-    for name in ("train.py", "run.log", "result.json", "model.safetensors"):
-        (run / name).write_text(name)
-    (run / "outside").symlink_to("/etc/passwd")
-    home.log_event("verdict", decision="keep")
-    home.server_json.write_text('{"token": "secret"}')
-    return home
+    return make_home(tmp_path / "farm")
 
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where people fetch to."""
-    folder = tmp_path / "checkout"
-    make_repository(folder, {"research/train.py": "DEPTH = 4\n", "program.md": "policy\n", ".gitignore": "results/\n"})
+    folder = make_checkout(tmp_path / "checkout")
     monkeypatch.chdir(folder)
     monkeypatch.delenv("FARM_HOME", raising=False)
     return folder
@@ -110,16 +81,6 @@ def test_fetched_again_it_is_replaced_whole(home: Home, checkout: Path, capsys: 
     with Home(checkout / "results/fetched/farm").lock():
         assert main(["fetch", "--home", str(home.folder)]) == 2
     assert "A farm is already running on" in capsys.readouterr().err
-
-
-def add_experiment(home: Home, number: int) -> None:
-    with Store.open(home.folder) as store:
-        store.add_experiment(
-            Experiment(
-                id=f"mar8-{number:04d}", branch=BRANCH, number=number, kind="explore", commit="d" * 40, parent_commit="a" * 40,
-                title="idea", hypothesis="", researcher="search", usage=Usage(model="m"), created="2026-03-08T21:00:00Z",
-            )
-        )  # fmt: skip
 
 
 def test_packed_while_the_journal_is_written(home: Home, tmp_path: Path) -> None:

@@ -1,0 +1,112 @@
+"""A farm on one machine after another: what is packed on one goes on on the next, and nothing of either is lost."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cluster.cli import main
+from cluster.home import Home
+from tests.cluster.home_samples import BRANCH, add_experiment, make_checkout, make_home
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return make_home(tmp_path / "farm")
+
+
+@pytest.fixture
+def file(home: Home, tmp_path: Path) -> Path:
+    """What `farm pack` wrote of the home."""
+    assert main(["pack", str(tmp_path / "night.tar.xz"), "--home", str(home.folder)]) == 0
+    return tmp_path / "night.tar.xz"
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
+    """The usual home of a checkout on another machine."""
+    folder = make_checkout(tmp_path / "elsewhere")
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("FARM_HOME", raising=False)
+    return Home(folder / "results" / "data")
+
+
+def git(folder: Path, *words: str) -> str:
+    return subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def test_history_and_branches_come_out_elsewhere(home: Home, file: Path, elsewhere: Home) -> None:
+    assert main(["unpack", str(file)]) == 0
+    assert elsewhere.journal.read_bytes() == home.journal.read_bytes()
+    assert git(Path.cwd(), "rev-parse", BRANCH) == git(home.folder / "repository", "rev-parse", BRANCH)
+    assert elsewhere.repositories() == [Path.cwd()]
+
+
+def test_a_later_file_goes_on_where_an_earlier_one_was_worked_with(home: Home, file: Path, elsewhere: Home) -> None:
+    """The branch is checked out in the home that it goes on from, where a person has edited, and a model was saved."""
+    assert main(["unpack", str(file)]) == 0
+    worktree = elsewhere.worktrees / "mar8"
+    git(Path.cwd(), "worktree", "add", "--quiet", "--force", str(elsewhere.worktrees / "own"), BRANCH)
+    (elsewhere.worktrees / "own" / "research" / "train.py").write_text("DEPTH = 9\n")
+    model = elsewhere.runs / "mar8-0001-1" / "model.safetensors"
+    model.write_text("weights")
+    add_experiment(home, 3)
+    git(home.worktrees / "mar8", "commit", "--quiet", "--allow-empty", "-m", "another keep")
+    assert main(["pack", str(file), "--home", str(home.folder)]) == 0
+    assert main(["unpack", str(file)]) == 0
+    assert elsewhere.journal.read_bytes() == home.journal.read_bytes()
+    assert git(Path.cwd(), "rev-parse", BRANCH) == git(home.folder / "repository", "rev-parse", BRANCH)
+    assert model.read_text() == "weights"
+    parked = git(Path.cwd(), "for-each-ref", "--format=%(refname)", "refs/parked")
+    assert "DEPTH = 9" in git(Path.cwd(), "show", f"{parked}:research/train.py")
+    assert (worktree / "results.tsv").is_file() and not (elsewhere.worktrees / "own").exists()
+
+
+def test_records_that_the_file_lacks_are_never_replaced(
+    home: Home, file: Path, elsewhere: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["unpack", str(file)]) == 0
+    add_experiment(elsewhere, 3)
+    before = elsewhere.journal.read_bytes()
+    add_experiment(home, 4)
+    add_experiment(home, 5)
+    assert main(["pack", str(file), "--home", str(home.folder)]) == 0
+    assert main(["unpack", str(file)]) == 2
+    assert "--home" in capsys.readouterr().err
+    assert elsewhere.journal.read_bytes() == before
+    assert main(["unpack", str(file), "--home", "beside"]) == 0
+    assert Home(Path.cwd() / "beside").journal.read_bytes() == home.journal.read_bytes()
+
+
+def test_while_a_farm_runs_there_nothing_is_unpacked(file: Path, elsewhere: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["unpack", str(file)]) == 0
+    with elsewhere.lock():
+        assert main(["unpack", str(file)]) == 2
+    assert "already running" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no archive", "half"])
+def test_what_is_no_packed_home_is_one_line(
+    content: object, file: Path, elsewhere: Home, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if content is None:
+        file.unlink()
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        os.truncate(file, file.stat().st_size // 2)
+    capsys.readouterr()
+    assert main(["unpack", str(file)]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not elsewhere.folder.exists() and not list(elsewhere.folder.parent.glob(".unpacked-*"))
+
+
+def test_what_cannot_be_packed_or_written_is_one_line(
+    home: Home, elsewhere: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["pack", "night.tar.xz"]) == 2
+    assert "Nothing is recorded" in capsys.readouterr().err
+    assert main(["pack", "missing/night.tar.xz", "--home", str(home.folder)]) == 2
+    assert "missing/night.tar.xz" in capsys.readouterr().err
+    assert not list(Path.cwd().glob(".night*"))
