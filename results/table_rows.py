@@ -135,12 +135,13 @@ def _branch_row(record: JournalRecord) -> Row:
 
 
 def _experiment_row(record: JournalRecord) -> Row:
-    usage = record.body["usage"]
+    usage, changes = record.body["usage"], record.body["changes"]
+    is_free = not any(usage.values())  # as most ideas of a search are
     return {
-        "changes": json.dumps({name: _finite(pair) for name, pair in record.body["changes"].items()}),
+        "changes": json.dumps({name: _finite(pair) for name, pair in changes.items()}) if changes else "{}",
         "model": usage["model"],
         "cost_usd": usage["cost_usd"],
-        "tokens": usage_from(usage).tokens or None,
+        "tokens": None if is_free else usage_from(usage).tokens or None,
         "proposal_seconds": usage["seconds"] or None,
         "record": record.body_text(),
     }
