@@ -111,11 +111,21 @@ class Groups:
         return self._loaded
 
     def note(self, record: JournalRecord, position: int) -> None:
-        """Notes a new record at a position of the journal."""
+        """Notes a new record at a position of the journal, before `version` counts it."""
+        if record.kind == "branch":
+            self._note_branch(branch_from(json.loads(json.dumps(record.body))), position)
         if not self._follows:
             return
         if record.kind in ("branch", "run") or (record.kind == "event" and record.body["kind"] == RULING):
             self._new.append((position, record))
+
+    def _note_branch(self, branch: Branch, position: int) -> None:
+        """Adds a new branch to those that are known, if these are all: as many loops as there are add one at a start."""
+        with self._lock:
+            if self._branches_read == self._version("branch"):
+                self._known_branches = [*self._known_branches, (position, branch)]
+                self._by_name[branch.name] = branch
+                self._branches_read += 1
 
     def _new_entries(self, group: str, after: int) -> list[tuple[int, Entry]]:
         """What was noted of a group, after a position of the journal up to which its state has all."""
