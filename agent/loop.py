@@ -17,7 +17,7 @@ from agent.repo.worktree import Worktree
 from agent.researcher import Context, OutOfIdeas, ProposalFailed, Researcher
 from agent.results_table import ResultsTable, write_due
 from agent.runs import MAX_TRIES, Execute, ExperimentRuns
-from agent.shared_research import MOST_READINGS, SharedResearch
+from agent.shared_research import MOST_READINGS, SharedResearch, read_due_merge
 from agent.speculation import StartSpeculatively
 from agent.submissions import SubmissionQueue
 from agent.text_reader import NotRead
@@ -137,7 +137,7 @@ class ResearchLoop:
         self._follower.mend()
         await self.adopt()
         self._follower.follow()
-        await self.shared.read_ahead()
+        await read_due_merge(self.shared)
         experiment = self._control_of_software() or self._requested() or await self._idea()
         return await self._train_and_conclude(experiment, ())
 
@@ -146,10 +146,10 @@ class ResearchLoop:
         the baseline again where a person asks for that. Returns the last record; None if nothing was due.
         """
         last = None
-        await self.shared.read_ahead(last=True)
+        await read_due_merge(self.shared, last=True)
         while (request := self.shared.last_run()) is not None:
             last = await self._train_and_conclude(self._new.of_request(request), ())
-            await self.shared.read_ahead(last=True)
+            await read_due_merge(self.shared, last=True)
         return last
 
     async def run_requested(self) -> ExperimentRecord | None:

@@ -1,9 +1,9 @@
 """The journal: append-only JSON lines, one for each change of state. It is the source of truth; every table is made from it.
 
-Guaranteed: a record whose `append` returned is on disk and survives a kill -9 or a power cut (telemetry, from which nothing
-follows, survives a kill -9, and is on disk with the next other record); an id is written at most once; one process writes at a
-time; a line that was damaged later is named and never used; a file that others have changed, replaced or removed meanwhile is
-noticed by the next `append`.
+Guaranteed: a record whose `append` returned is on disk and survives a kill -9 or a power cut (a few kinds, NOT_WAITED_FOR,
+survive a kill -9, and are on disk with the next other record); an id is written at most once; one process writes at a time; a
+line that was damaged later is named and never used; a file that others have changed, replaced or removed meanwhile is noticed
+by the next `append`.
 
 Not guaranteed: whether a record whose `append` did not return is in the file. And one writer at a time relies on flock, which
 some network file systems (NFS among them) support only if their lock service runs, and others not at all: keep a farm's home on
@@ -118,9 +118,12 @@ def decoded(line: bytes, number: int) -> JournalRecord | DamagedLine:
         return DamagedLine(number=number, problem=str(problem), is_telemetry=is_telemetry)
 
 
-TELEMETRY = frozenset({"work", "worker", "gain"})
-"""The kinds of events from which nothing follows, and of which there are several for each run: the state of the work and of the
-workers, and what follows from all runs."""
+TELEMETRY = frozenset({"work", "worker"})
+"""The kinds of events from which nothing follows: the states of the work and of the workers."""
+
+NOT_WAITED_FOR = TELEMETRY | {"gain"}
+"""The kinds of events that need not be on disk before anything else happens: telemetry, and what is computed anew where it is
+missing. There are several for each run."""
 
 _TELEMETRY = tuple(b'"body": {"kind": "%s", "details": {' % kind.encode() for kind in sorted(TELEMETRY))
 
@@ -167,7 +170,7 @@ class _RunningChecksums:
         self._sums.append(zlib.crc32(line.rstrip()[-_CHECKSUM_FIELD_LENGTH:], self._sums[-1]))
 
     def up_to(self, position: int) -> int | None:
-        """That of the first `position` lines; None if there are fewer."""
+        """The checksum over the first `position` lines; None if there are fewer."""
         return self._sums[position] if position < len(self._sums) else None
 
 
@@ -283,8 +286,8 @@ class Journal:
         return self._sums.up_to(position)
 
     def append(self, record: JournalRecord) -> bool:
-        """Writes a record and waits until it is on disk, but for telemetry. Writes nothing and returns False if its id is there
-        already.
+        """Writes a record and waits until it is on disk, but for a few kinds. Writes nothing and returns False if its id is
+        there already.
 
         Raises UserError when the disk is full or fails; the journal is then as it was before. Also if another program has
         changed, replaced or removed the file: what was recorded so far may be gone, and what follows would not be found.
@@ -295,7 +298,7 @@ class Journal:
         line = encoded(record)
         try:
             _write_all(self._file, line)
-            if record.kind != "event" or record.body.get("kind") not in TELEMETRY:
+            if record.kind != "event" or record.body.get("kind") not in NOT_WAITED_FOR:
                 os.fsync(self._file)
         except OSError as problem:
             os.ftruncate(self._file, self._size)
