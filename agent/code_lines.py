@@ -5,10 +5,10 @@ import difflib
 import math
 from functools import lru_cache
 
-from research.executed_text import remove_bare_strings
+from research.executed_text import bare_strings
 from research.plain_text import plain_text
 from research.remembered_texts import Remembered
-from research.valid_train_py import parse, walk
+from research.valid_train_py import nodes_to_read, tree_to_read
 
 LINE_WIDTH = 100
 """Characters of a line of code; a longer one, as with a long string in it, counts once for each."""
@@ -84,11 +84,11 @@ def _nodes(train_py: str) -> int:
 
     Raises SyntaxError.
     """
-    tree = parse(train_py)
-    remove_bare_strings(tree)
-    strings = [node for node in walk(tree) if isinstance(node, ast.JoinedStr)]
+    nodes = nodes_to_read(train_py)
+    strings = [node for node in nodes if isinstance(node, ast.JoinedStr)]
     texts = {id(part) for string in strings for part in string.values if isinstance(part, ast.Constant)}
-    counted = [node for node in walk(tree) if not isinstance(node, _UNCOUNTED) and id(node) not in texts]
+    texts |= bare_strings(tree_to_read(train_py))
+    counted = [node for node in nodes if not isinstance(node, _UNCOUNTED) and id(node) not in texts]
     return len(counted) + HIDDEN_STATEMENT * sum(isinstance(node, ast.Lambda | ast.NamedExpr) for node in counted)
 
 

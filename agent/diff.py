@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from research.remembered_texts import Remembered
+
 _HEADER = re.compile(r"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
 
 
@@ -44,6 +46,7 @@ class Hunk:
         return Hunk(old_start=self.new_start, new_start=self.old_start, lines=lines)
 
 
+@Remembered
 def unified_diff(old: str, new: str) -> str:
     """The change from `old` to `new` as a unified diff of research/train.py; empty if nothing changed."""
     lines = difflib.unified_diff(_lines(old), _lines(new), fromfile="a/research/train.py", tofile="b/research/train.py")

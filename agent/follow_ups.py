@@ -11,22 +11,23 @@ finished or not, is no loop's next follow-up.
 
 import ast
 import math
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from agent.compare_programs import changed_blocks, changed_constants, program_of
-from agent.duplicate_edits import reason_not_to_run
+from agent.duplicate_edits import questions_about, reason_not_to_run
 from agent.head_text import DoesNotFit, HeadChange, changed_head
 from agent.known_experiments import KnownExperiments, KnownInContext
 from agent.researcher import Context
 from agent.search.knobs import FIXED, Knob, knobs_of, settle
 from agent.submissions import RESEARCHER as SUBMITTED
+from agent.text_reader import Question, require_answers
 from research.contract import Contract
 from research.formatting import one_line
 from research.hyperparameters import literal_text, read_constants, same_but_for_constants, write_constants
 from research.recipes import Constant
 from research.valid_train_py import parse, problem_with, walk
 from results import policy
-from results.effect_estimate import effect
+from results.effect_estimate import mean_and_sd
 from results.experiment import Experiment, ExperimentRecord, Proposal
 from results.group_state import GroupState, IdeaEstimate, estimates_of, in_order
 
@@ -43,21 +44,29 @@ FOLLOWS = {"ASPECT_RATIO": "DEPTH", "DEVICE_BATCH_SIZE": "TOTAL_BATCH_SIZE"}
 TextAt = Callable[[str], str]
 """Returns the train.py at a commit."""
 
+Require = Callable[[Sequence[Question]], None]
+"""Raises NotRead if some of the questions may not be answered now."""
+
 
 def next_follow_up(
-    state: GroupState, context: Context, text_at: TextAt, known: KnownExperiments | None = None
+    state: GroupState, context: Context, text_at: TextAt, known: KnownExperiments | None = None, *, reads: bool = True
 ) -> Proposal | None:
     """The follow-up to run next, an edit of the context's head; None if none is left, or the loop's last idea was one.
 
     `known` are the context's experiments; None: they are read from it. Researchers are not starved: at least every second idea
-    of a loop is theirs, also where others are submitted from outside. The greedy rule has no follow-ups.
+    of a loop is theirs, also where others are submitted from outside. The greedy rule has no follow-ups. Raises NotRead where a
+    text would have to be read first, unless it `reads` texts.
     """
+    require: Require = (lambda _: None) if reads else require_answers
     last = next((record.experiment for record in reversed(context.records) if record.experiment.kind == "explore"), None)
     is_researchers_turn = last is not None and last.researcher in (FARM, SUBMITTED)
     if state.farm.rules.greedy or is_researchers_turn or problem_with(context.train_py):
         return None
-    proposals = _FollowUps(state, context, text_at, known or KnownInContext(context)).proposals()
-    return next((p for p in proposals if reason_not_to_run(p.train_py, context) is None), None)
+    for proposal in _FollowUps(state, context, text_at, known or KnownInContext(context), require).proposals():
+        require(questions_about(proposal.train_py, context))
+        if reason_not_to_run(proposal.train_py, context) is None:
+            return proposal
+    return None
 
 
 def is_follow_up(experiment: Experiment) -> bool:
@@ -68,8 +77,8 @@ def is_follow_up(experiment: Experiment) -> bool:
 class _FollowUps:
     """What the records of a group leave to be followed up on one head."""
 
-    def __init__(self, state: GroupState, context: Context, text_at: TextAt, known: KnownExperiments) -> None:
-        self.state, self.context, self.text_at, self.known = state, context, text_at, known
+    def __init__(self, state: GroupState, context: Context, text_at: TextAt, known: KnownExperiments, require: Require) -> None:
+        self.state, self.context, self.text_at, self.known, self.require = state, context, text_at, known, require
         self.max_seq_len = Contract.from_json(context.branch.contract_json).MAX_SEQ_LEN
         self.kept = policy.kept(state.farm) | frozenset(context.head.patches)
 
@@ -87,12 +96,13 @@ class _FollowUps:
                 yield from self._structures(experiment, one)
 
     def _is_well_above_noise(self, idea: str) -> bool:
-        found = effect(self.state.farm.posterior, idea)
-        return found.mean > BRACKET_SDS * found.sd
+        mean, sd = mean_and_sd(self.state.farm.posterior, idea)
+        return mean > BRACKET_SDS * sd
 
     def _brackets(self, experiment: Experiment, found: IdeaEstimate) -> Iterator[Proposal]:
         """Other values of the only constant that an idea of the head changed, while the head has the idea's."""
         before, after = self.text_at(experiment.parent_commit), self.text_at(experiment.commit)
+        self.require([(name, (before, after)) for name in ("changed_constants", "same_but_for_constants")])
         changes = changed_constants(before, after)
         moved = [name for name in changes if FOLLOWS.get(name) not in changes]
         constants = read_constants(self.context.train_py)
@@ -121,6 +131,8 @@ class _FollowUps:
     def _structures(self, experiment: Experiment, found: IdeaEstimate) -> Iterator[Proposal]:
         """A structural edit, applied to the head, with one knob a probe higher or lower: the nearest knob first."""
         before, after = self.text_at(experiment.parent_commit), self.text_at(experiment.commit)
+        if before != self.context.train_py:
+            self.require([("rebased_text", (after, before, self.context.train_py))])
         try:
             edited = changed_head(self.context.train_py, HeadChange(add=(experiment,)), self.text_at)
         except DoesNotFit:
@@ -152,6 +164,7 @@ class _FollowUps:
             return
         changes = settle(constants, {name: value}, max_seq_len=self.max_seq_len)
         train_py = write_constants(text, changes or {})
+        self.require([("program_of", (train_py,))])
         if changes and not self.known.has_program(program_of(train_py)):
             change = f"{name} {literal_text(constants[name])} -> {literal_text(value)}"
             yield Proposal(title=f"{title}{change}", hypothesis=hypothesis, train_py=train_py, researcher=FARM,

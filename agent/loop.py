@@ -17,9 +17,10 @@ from agent.repo.worktree import Worktree
 from agent.researcher import Context, OutOfIdeas, ProposalFailed, Researcher
 from agent.results_table import ResultsTable, write_due
 from agent.runs import MAX_TRIES, Execute, ExperimentRuns
-from agent.shared_research import SharedResearch, is_still_wanted
+from agent.shared_research import MOST_READINGS, SharedResearch, is_still_wanted, read_due_merge
 from agent.speculation import StartSpeculatively
 from agent.submissions import SubmissionQueue
+from agent.text_reader import NotRead
 from research.contract import Contract
 from research.formatting import counted
 from research.result import RunResult, SandboxMode
@@ -142,6 +143,7 @@ class ResearchLoop:
         self._follower.mend()
         await self.adopt()
         self._follower.follow()
+        await read_due_merge(self.shared)
         experiment = self._control_of_software() or self._requested() or await self._idea()
         return await self._train_and_conclude(experiment, ())
 
@@ -150,8 +152,10 @@ class ResearchLoop:
         the baseline again where a person asks for that. Returns the last record; None if nothing was due.
         """
         last = None
+        await read_due_merge(self.shared, last=True)
         while (request := self.shared.last_run()) is not None:
             last = await self._train_and_conclude(self._new.of_request(request), ())
+            await read_due_merge(self.shared, last=True)
         return last
 
     async def run_requested(self) -> ExperimentRecord | None:
@@ -222,7 +226,7 @@ class ResearchLoop:
     async def _idea(self) -> Experiment:
         """A submitted idea, a follow-up, the researcher's or the first run of a wave. Raises OutOfIdeas, LoopPaused."""
         try:
-            proposal = await self._proposer.submitted() or self._follow_up() or await self._proposer.next()
+            proposal = await self._proposer.submitted() or await self._follow_up() or await self._proposer.next()
         except OutOfIdeas:
             experiment = self._requested() if self.shared.start_wave() else None
             if experiment is None:
@@ -236,13 +240,18 @@ class ResearchLoop:
         self._proposer.prepare()
         return experiment
 
-    def _follow_up(self) -> Proposal | None:
-        """What the farm itself tries next of an earlier idea; None if nothing is due."""
-        try:
-            known = self.shared.tried.known_beside(self.branch.name)
-            return next_follow_up(self.shared.state(), self.context(), self.worktree.train_py, known)
-        except ProposalFailed:  # program.md can't be read: the researcher will say so
-            return None
+    async def _follow_up(self) -> Proposal | None:
+        """What the farm itself tries next of an earlier idea; None if nothing is due. Texts are read beside the event loop."""
+        known = self.shared.tried.known_beside(self.branch.name)
+        for tries in range(MOST_READINGS + 1):
+            try:
+                return next_follow_up(self.shared.state(), self.context(), self.worktree.train_py, known,
+                                      reads=tries == MOST_READINGS)  # fmt: skip
+            except NotRead as missing:
+                await self.shared.reader.read(missing.questions)
+            except ProposalFailed:  # program.md can't be read: the researcher will say so
+                return None
+        return None
 
     async def _measure_baseline(self) -> None:
         first = not self.store.experiments.lines_of(self.branch.name)  # later, one that failed has been mended on the branch

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from agent.head_text import DoesNotFit, HeadChange, changed_head, head_change
+from agent.head_text import DoesNotFit, HeadChange, changed_head, head_change, read_changed_head
 from agent.loop_steering import GroupSuggestions
 from agent.observer import LoopObserver
 from agent.repo.branch_log import follows
@@ -30,6 +30,9 @@ from results.groups import head_event, ruling_event
 from results.head_gain import gain_event
 from results.policy_state import RunKind, Work
 from results.store import Store
+
+MOST_READINGS = 8
+"""How often texts that an experiment asks about are read ahead, while others of its group change what it asks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +59,7 @@ class SharedResearch:
                  reader: TextReader | None = None) -> None:  # fmt: skip
         self.reader = reader or TextReader()
         self.store, self.group, self.baseline_commit = store, group, baseline_commit
-        self._repo, self.observer = repo, observer
-        self._text_at = partial(train_py_at, repo)
+        self._repo, self.observer, self.text_at = repo, observer, partial(train_py_at, repo)
         self.tables: dict[str, ResultsTable] = {}
         """The results.tsv of each loop's branch."""
         self._under_way: dict[str, RunKind] = {}
@@ -175,8 +177,8 @@ class SharedResearch:
         """The next head. Raises DoesNotFit."""
         head = self.head()
         assert head is not None
-        change = self._change(frozenset(head.patches), work.patches)
-        text = changed_head(self._text_at(head.commit), change, self._text_at)
+        change = self.change(frozenset(head.patches), work.patches)
+        text = changed_head(self.text_at(head.commit), change, self.text_at)
         return RequestedRun(
             kind="merge",
             title=f"merge: {in_words(change)}",
@@ -193,9 +195,9 @@ class SharedResearch:
         run = self._waves.next_run()
         if run is None:
             return None
-        change = self._change(run.patches.difference(run.inside).union(run.left_out), run.patches)
+        change = self.change(run.patches.difference(run.inside).union(run.left_out), run.patches)
         try:
-            text = changed_head(self._text_at(run.base), change, self._text_at)
+            text = changed_head(self.text_at(run.base), change, self.text_at)
         except DoesNotFit as misfit:
             self._rule("wave", run.inside, f"the wave ends early: {misfit}")
             self.observer.on_event("wave_ended", branch=self.group, reason=str(misfit))
@@ -256,7 +258,7 @@ class SharedResearch:
         measured = self._measured(state, head, wanted)
         if measured is None:  # it has not run yet: a merge will
             return
-        change, gain = self._change(frozenset(head.patches), wanted), expected_gain(state, measured.commit)
+        change, gain = self.change(frozenset(head.patches), wanted), expected_gain(state, measured.commit)
         assert gain is not None, "it has run"
         moved = Head(commit=measured.commit, experiment_id=measured.id, scores=(), expected=gain.head,
                      patches=self._in_order(wanted))  # fmt: skip
@@ -285,14 +287,15 @@ class SharedResearch:
 
     def _misfit(self, head: Head, work: Work) -> str | None:
         """The first idea of a run that doesn't fit the head beside the others, or can't be taken out of it; None: it fits."""
-        change = self._change(frozenset(head.patches), work.patches)
+        change = self.change(frozenset(head.patches), work.patches)
         try:
-            changed_head(self._text_at(head.commit), change, self._text_at)
+            changed_head(self.text_at(head.commit), change, self.text_at)
         except DoesNotFit as misfit:
             return misfit.idea
         return None
 
-    def _change(self, before: frozenset[str], after: frozenset[str]) -> HeadChange:
+    def change(self, before: frozenset[str], after: frozenset[str]) -> HeadChange:
+        """The step between two heads, given by the ideas in them."""
         ideas = [self.store.record(name).experiment for name in self._in_order(before | after)]
         return head_change(before, after, ideas)
 
@@ -306,6 +309,23 @@ def in_words(change: HeadChange) -> str:
     added = [one_line(idea.title, 60) for idea in change.add]
     removed = [f"without {one_line(idea.title, 60)}" for idea in reversed(change.remove)]
     return "; ".join([*added, *removed])
+
+
+async def read_due_merge(shared: SharedResearch, *, last: bool = False) -> None:
+    """Reads the texts of the merge that is due beside the event loop, which would else be late: it may have many parts.
+
+    `last`: that which is due where no more ideas follow.
+    """
+    for _ in range(MOST_READINGS):  # while they are read, another merge may become due
+        head, farm = shared.head(), shared.state().farm
+        if head is None:
+            return
+        work = policy.next_work(farm, list(shared._under_way.values())) or (policy.last_merge(farm) if last else None)
+        if work is None or work.kind != "merge":
+            return
+        change = shared.change(frozenset(head.patches), work.patches)
+        if not await read_changed_head(shared.text_at(head.commit), change, shared.text_at, shared.reader):
+            return
 
 
 def leaving(shared: SharedResearch) -> frozenset[str]:

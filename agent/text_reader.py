@@ -1,4 +1,4 @@
-"""Reads the texts of proposals ahead: in a process of its own on a large farm, whose event loop would else be late.
+"""Reads the texts of proposals ahead: in processes of its own on a large farm, whose event loop would else be late.
 
 What is found there (`Readings`) is told to the functions that loops ask afterwards, which remember it.
 """
@@ -12,12 +12,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO
 
 from agent.code_lines import changed_lines, priced_lines
 from agent.compare_programs import changed_constants, program_of, slots_of, structure_of
+from agent.diff import unified_diff
 from agent.main_guard import begins_with_guard
 from agent.rebase import rebased_text
+from research.cpu_cores import usable_cores
 from research.files import research_folder
 from research.hyperparameters import same_but_for_constants
 from research.remembered_texts import Remembered
@@ -37,11 +40,15 @@ FUNCTIONS: dict[str, Remembered[..., Any]] = {
     "slots_of": slots_of,
     "structure_of": structure_of,
     "syntax_problem": syntax_problem,
+    "unified_diff": unified_diff,
 }
 """What can be asked of texts, by its name."""
 
 FEW_LOOPS = 2
 """So many loops need no process for it: their texts are read in threads."""
+
+MOST_PROCESSES = 4
+"""The most processes that read at the same time: each reads eight texts a second, and 1,024 devices have four ideas in one."""
 
 Question = tuple[str, tuple[Any, ...]]
 """The name of one of FUNCTIONS, and its arguments."""
@@ -50,59 +57,114 @@ Reading = tuple[Question, Any]
 """A question and its answer."""
 
 
+class NotRead(Exception):
+    """Some questions about texts have not been answered yet, and whoever asks can't wait for them."""
+
+    def __init__(self, questions: "list[Question]") -> None:
+        super().__init__(f"{len(questions)} questions")
+        self.questions = questions
+
+
+def require_answers(questions: "Sequence[Question]") -> None:
+    """Raises NotRead unless all of these questions have been answered before."""
+    if open_ones := _open_ones(questions):
+        raise NotRead(open_ones)
+
+
 def about_edit(before: str, after: str, evaluation: int) -> list[Question]:
     """What a loop asks of an edit until it is recorded. `evaluation`: bytes of text that it is scored on."""
     one: list[Question] = [(name, (text,)) for text in (before, after)
                            for name in ("syntax_problem", "character_problem", "program_of", "begins_with_guard")]  # fmt: skip
-    pair = [(name, (before, after)) for name in ("slots_of", "changed_constants", "changed_lines", "priced_lines")]
-    return [("not_runnable", (after, evaluation)), *one, ("structure_of", (after,)), *pair]
+    pair = [(name, (before, after)) for name in ("slots_of", "changed_constants", "priced_lines")]
+    return [("not_runnable", (after, evaluation)), *one, *pair, *about_record(before, after)]
+
+
+def about_record(before: str, after: str) -> list[Question]:
+    """What is asked of any text that runs, beside the one that it is made from."""
+    return [("program_of", (after,)), ("structure_of", (after,)), ("changed_lines", (before, after)),
+            ("unified_diff", (before, after))]  # fmt: skip
 
 
 class TextReader:
     """Answers questions about texts beside the event loop. Several loops share it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, most_processes: int | None = None) -> None:
+        """`most_processes`: by default as many as there are cores, up to MOST_PROCESSES."""
         self.loops = 0
         """How many loops use it."""
+        self._most = most_processes or min(MOST_PROCESSES, usable_cores())
+        self._threads: ThreadPoolExecutor | None = None
+        """One for each process that may read."""
         self._lock = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._idle: list[subprocess.Popen[bytes]] = []
         self._is_closed = False
 
-    async def read(self, questions: Sequence[Question]) -> None:
-        """Finds what is not remembered yet of the answers, so that they are at hand when they are asked for."""
-        open_ones = [(name, given) for name, given in questions if not FUNCTIONS[name].knows(*given)]
-        if open_ones:
-            await asyncio.to_thread(self._read, open_ones)
+    async def read(self, questions: Sequence[Question]) -> bool:
+        """Finds what is not remembered yet of the answers, so that they are at hand when they are asked for. Returns whether
+        there was anything to find.
+        """
+        if self._is_closed or not _open_ones(questions):
+            return False
+        if self.loops <= FEW_LOOPS:
+            await asyncio.to_thread(answers, _open_ones(questions))
+            return True
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._most, thread_name_prefix="texts")
+        await asyncio.get_running_loop().run_in_executor(self._threads, self._read_apart, questions)
+        return True
 
     def close(self) -> None:
-        """Ends the process. A second call does nothing."""
-        self._is_closed = True
-        if self._process is not None:  # not under the lock: what is being read is not needed any more
-            self._process.kill()
-            self._process.wait()
-
-    def _read(self, questions: Sequence[Question]) -> None:
-        if self.loops <= FEW_LOOPS or not self._read_apart(questions):
-            answers(questions)
-
-    def _read_apart(self, questions: Sequence[Question]) -> bool:
-        """Has the process answer. Returns False if there is none, or it has ended: then they are answered here."""
+        """Ends the processes. A second call does nothing."""
         with self._lock:
-            if self._is_closed:
-                return True  # nobody waits for it
-            if self._process is None or self._process.poll() is not None:
-                self._process = _started()
-            assert self._process.stdin is not None and self._process.stdout is not None
-            try:
-                _write(self._process.stdin, list(questions))
-                found: list[Reading] = pickle.load(self._process.stdout)
-            except (OSError, EOFError, pickle.UnpicklingError):
-                self._process.kill()
-                self._process.wait()
-                return self._is_closed
+            self._is_closed = True
+            ending, self._processes, self._idle = self._processes, [], []
+        for process in ending:  # what is being read is not needed any more
+            process.kill()
+            process.wait()
+        if self._threads is not None:
+            self._threads.shutdown(wait=False)
+
+    def _read_apart(self, questions: Sequence[Question]) -> None:
+        """Has a process answer; if that ends meanwhile, they are answered here."""
+        asked = _open_ones(questions)  # another loop may have asked for the same meanwhile, as after a new head
+        if not asked or self._is_closed:
+            return
+        process = self._taken()
+        if process is None:
+            return
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            _write(process.stdin, asked)
+            found: list[Reading] = pickle.load(process.stdout)
+        except (OSError, EOFError, pickle.UnpicklingError):
+            process.kill()
+            process.wait()
+            if not self._is_closed:
+                answers(asked)
+            return
+        with self._lock:
+            if not self._is_closed:
+                self._idle.append(process)
         for (name, given), answer in found:
             FUNCTIONS[name].tell(answer, *given)
-        return True
+
+    def _taken(self) -> "subprocess.Popen[bytes] | None":
+        """A process that reads nothing now, which nobody else takes until it is idle again; None once all is closed."""
+        with self._lock:
+            if self._is_closed:
+                return None
+            self._processes = [process for process in self._processes if process.poll() is None]
+            self._idle = [process for process in self._idle if process.returncode is None]
+            if not self._idle:
+                self._processes.append(_started())
+                return self._processes[-1]
+            return self._idle.pop()
+
+
+def _open_ones(questions: Sequence[Question]) -> list[Question]:
+    """The questions whose answers are not remembered."""
+    return [(name, given) for name, given in questions if not FUNCTIONS[name].knows(*given)]
 
 
 def answers(questions: Sequence[Question]) -> list[Reading]:

@@ -1,7 +1,7 @@
 """Names of variables, made equal in programs that differ in them alone."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from research.valid_train_py import walk
 
@@ -16,14 +16,14 @@ def normalise_names(tree: ast.Module) -> None:
     """
     functions = [node for node in tree.body if isinstance(node, Function)]
     functions += [node for body in _classes(tree) for node in body if isinstance(node, Function)]
-    fixed = {name for node in walk(tree) for name in _fixed_names(node)}
-    inside = {id(node) for function in functions for node in walk(function)}
-    of_module = {name for name in _stored(node for node in walk(tree) if id(node) not in inside) if not name.isupper()}
-    for function in functions:
-        local = _stored(walk(function)) - fixed - of_module
-        _rename(walk(function), local, "local")
-    stored_inside = {name for function in functions for name in _stored(walk(function))}
-    _rename(walk(tree), of_module - fixed - stored_inside, "global")
+    nodes, nodes_of = list(walk(tree)), [list(walk(function)) for function in functions]
+    fixed = {name for node in nodes for name in _fixed_names(node)}
+    inside = {id(node) for of_function in nodes_of for node in of_function}
+    of_module = {name for name in _stored(node for node in nodes if id(node) not in inside) if not name.isupper()}
+    for of_function in nodes_of:
+        _rename(of_function, _stored(of_function) - fixed - of_module, "local")
+    stored_inside = {name for of_function in nodes_of for name in _stored(of_function)}
+    _rename(nodes, of_module - fixed - stored_inside, "global")
 
 
 def _classes(tree: ast.Module) -> Iterator[list[ast.stmt]]:
@@ -46,11 +46,11 @@ def _fixed_names(node: ast.AST) -> Iterator[str]:
         yield node.value  # as in globals()["name"]
 
 
-def _stored(nodes: Iterator[ast.AST]) -> set[str]:
+def _stored(nodes: Iterable[ast.AST]) -> set[str]:
     return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
 
 
-def _rename(nodes: Iterator[ast.AST], names: set[str], prefix: str) -> None:
+def _rename(nodes: Iterable[ast.AST], names: set[str], prefix: str) -> None:
     numbers: dict[str, int] = {}
     for node in nodes:
         if isinstance(node, ast.Name) and node.id in names:

@@ -3,9 +3,11 @@
     uv run python -m benchmarks.store --runs 1000 10000 100000 --branches 1 --json store.json
 
 Each size gets a home of its own with made-up experiments, divided among branches of one group, and a process of its own, so
-that its peak memory is its own. Times are in seconds, memory in MiB. `state` is the first replay of the group's records after a
-start; `first step` and `step` are what a loop's step reads, the second with the replay of a new run. CPU time counts, so that
-others on the machine don't.
+that its peak memory is its own. Times are in seconds, memory in MiB. `state` is the first replay of the group's records;
+`first step` and `step` are what a loop's step reads, the second with the replay of a new run; `leaders` and `latest` are usual
+queries, once the estimates are computed (`estimates`). `restart` is another start, with the group's state: saved by the first.
+`status` and `report` are the commands' text, with the reading of the journal. CPU time counts, so that others on the machine
+don't.
 """
 
 import argparse
@@ -19,6 +21,7 @@ from pathlib import Path
 
 from agent.duplicate_edits import ProgramsOnSameTerms
 from agent.tried_by_group import TriedByGroup
+from cluster.status_text import standing_lines
 from research.profiles import PROFILES
 from research.result import RunResult
 from results import policy
@@ -27,8 +30,10 @@ from results.experiment import Branch, Experiment, Usage, Verdict, to_body
 from results.gains import expected_gain
 from results.group_state import estimates_of, in_order
 from results.group_verdicts import flips
+from results.history import read_history
 from results.journal import JournalRecord, encoded
 from results.plot import picture_of
+from results.report import morning_report
 from results.store import Store
 from results.tsv import write_results_tsv
 
@@ -98,11 +103,24 @@ def measure(runs: int, branches: int, folder: Path) -> dict[str, float]:
             read_as_a_step(store, tried, branch)
 
         timed("step", step, 20)
+        leaders = "SELECT rank, title, val_bpb, effect, helps FROM leaderboard LIMIT 10"
+        timed("estimates", lambda: store.query(leaders, timeout_s=600))
+        timed("leaders", lambda: store.query(leaders, timeout_s=600), 3)
+        timed("latest", lambda: store.query("SELECT * FROM history ORDER BY created DESC LIMIT 20", timeout_s=600), 3)
         records = store.records(branch)
         timed("tsv", lambda: write_results_tsv(folder / "results.tsv", records))
         timed("picture", lambda: draw_here([(folder / "progress.png", picture_of(records, branch))]))
+    timed("restart", lambda: start_with_state(folder))
+    timed("status", lambda: standing_lines(read_history(folder / "journal.jsonl")))
+    timed("report", lambda: morning_report(read_history(folder / "journal.jsonl"), home=folder, ask="sql", confirm="confirm"))
     figures["peak MiB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return figures
+
+
+def start_with_state(folder: Path) -> None:
+    """Opens a home and asks for its group's state, as a farm does that resumes."""
+    with Store.open(folder) as store:
+        store.groups.state(GROUP)
 
 
 def read_as_a_step(store: Store, tried: TriedByGroup, branch: str) -> None:

@@ -7,13 +7,13 @@ text carries can't be longer than the text compressed without loss.
 
 import ast
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from research.contract import Contract
 from research.executed_text import without_comments
 from research.formatting import counted
 from research.plain_text import plain_text
-from research.valid_train_py import tree_to_read, walk
+from research.valid_train_py import nodes_to_read
 
 BYTES_PER_TOKEN = 3
 """Bytes of text in a token, at least: 3.3 under the `cpu` profile, more where the vocabulary is larger."""
@@ -60,10 +60,10 @@ def carried_data_problem(train_py: str, evaluation: int) -> str | None:
     Raises SyntaxError if it can't be parsed.
     """
     code = without_comments(train_py)
-    tree = tree_to_read(code)
+    nodes = nodes_to_read(code)
     limits = (
-        (_literal_bytes(tree), literal_limit(evaluation), "in strings and numbers", "compute values instead of listing them"),
-        (_name_bytes(tree), MAX_NAME_BYTES, "in names", "use fewer or shorter ones"),
+        (_literal_bytes(nodes), literal_limit(evaluation), "in strings and numbers", "compute values instead of listing them"),
+        (_name_bytes(nodes), MAX_NAME_BYTES, "in names", "use fewer or shorter ones"),
         (len(code.encode()), MAX_CODE_BYTES, "of code without comments", "shorten it"),
         (_compressed(code), MAX_COMPRESSED_BYTES, "of code once compressed", "shorten it"),
         (_compressed(train_py), MAX_TEXT_BYTES, "of text once compressed", "shorten its comments"),
@@ -84,9 +84,9 @@ def _compressed(text: str) -> int:
     return len(zlib.compress(text.encode(), 9))
 
 
-def _literal_bytes(tree: ast.Module) -> int:
+def _literal_bytes(nodes: Sequence[ast.AST]) -> int:
     """Bytes of strings, bytes and numbers; None, True and False count as names do, by the size of the code."""
-    return sum(_size(node.value) for node in walk(tree) if isinstance(node, ast.Constant))
+    return sum(_size(node.value) for node in nodes if isinstance(node, ast.Constant))
 
 
 def _size(value: object) -> int:
@@ -98,13 +98,17 @@ def _size(value: object) -> int:
     return len(repr(value)) if is_number else 0
 
 
-def _name_bytes(tree: ast.Module) -> int:
+def _name_bytes(nodes: Sequence[ast.AST]) -> int:
     """Bytes of the distinct names: of variables, functions, classes, parameters, attributes, keywords and modules."""
-    return sum(len(name.encode()) for name in {name for node in walk(tree) for name in _names(node)})
+    return sum(len(name.encode()) for name in {name for node in nodes for name in _names(node)})
 
 
 def _names(node: ast.AST) -> Iterator[str]:
     if isinstance(node, ast.Constant):
         return
-    for _, value in ast.iter_fields(node):
-        yield from (name for name in (value if isinstance(value, list) else [value]) if isinstance(name, str))
+    for field in node._fields:
+        value = getattr(node, field, None)
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, list):
+            yield from (name for name in value if isinstance(name, str))

@@ -6,11 +6,12 @@ Comments and docstrings are free to write, so they must not reach a run, which c
 import ast
 import symtable
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from typing import Any
 
 from research.formatting import one_line
-from research.valid_train_py import parse, scopes, tree_to_read, walk
+from research.valid_train_py import nodes_to_read, scopes, tree_to_read, walk
 
 EXECUTES_TEXT = frozenset({"exec", "eval", "compile"})
 """Built-in functions that execute text; a name of the file's own may be the same where it can't be the built-in one."""
@@ -65,7 +66,7 @@ def without_comments(train_py: str) -> str:
     for statement in sorted(strings, key=lambda statement: (statement.lineno, statement.col_offset), reverse=True):
         _blank(lines, statement, needed=id(statement) in needed)
     text = "".join(lines)
-    if _meaning(text) != _meaning(train_py):
+    if not _mean_the_same(tree_to_read(text), tree):
         raise SyntaxError("its comments can't be told from its code: write it more plainly")
     return text
 
@@ -76,10 +77,11 @@ def own_text_problem(train_py: str) -> str | None:
     A run by hand passes __file__ on under `if __name__ == "__main__"`, which no judged run executes.
     """
     tree = tree_to_read(train_py)
-    by_hand = {id(node) for guard in _main_guards(tree) for node in walk(guard)}
+    nodes = nodes_to_read(train_py)
+    by_hand = {id(node) for guard in _main_guards(tree, nodes) for node in walk(guard)}
     built_in = {name for name in _used_as_global(scopes(train_py)) if not _is_own(tree, name)}
     free = bare_strings(tree)
-    for node in walk(tree):
+    for node in nodes:
         name = None if id(node) in free else _executing_name(node, built_in)
         if name and id(node) not in by_hand:
             shown = one_line(name, 40)
@@ -199,9 +201,9 @@ def _end(statement: ast.stmt) -> tuple[int, int]:
     return statement.end_lineno or statement.lineno, statement.end_col_offset or 0
 
 
-def _main_guards(tree: ast.Module) -> list[ast.stmt]:
+def _main_guards(tree: ast.Module, nodes: Sequence[ast.AST]) -> list[ast.stmt]:
     """The blocks that no judged run executes: `if __name__ == "__main__":`, unless the file sets `__name__`."""
-    for node in walk(tree):
+    for node in nodes:
         is_set = isinstance(getattr(node, "ctx", None), ast.Store | ast.Del)
         if is_set and "__name__" in (getattr(node, "id", None), getattr(node, "attr", None)):
             return []
@@ -273,10 +275,26 @@ def _does_nothing(statement: ast.stmt) -> bool:
     return _stands_alone(statement) or isinstance(statement, ast.Pass) or (isinstance(value, ast.Tuple) and not value.elts)
 
 
-def _meaning(text: str) -> str:
-    """The program as text, with the line of each node, without statements that do nothing."""
-    tree = parse(text)
-    for body in list(_bodies(tree)):
-        body[:] = [statement for statement in body if not _does_nothing(statement)]
-    places = [getattr(node, "lineno", 0) for node in walk(tree)]
-    return f"{ast.dump(tree)} {places}"
+def _mean_the_same(one: ast.Module, other: ast.Module) -> bool:
+    """Whether two trees are the same program on the same lines, apart from statements that do nothing."""
+    waiting: list[tuple[Any, Any]] = [(one, other)]
+    while waiting:
+        first, second = waiting.pop()
+        if first.__class__ is not second.__class__:
+            return False
+        if isinstance(first, ast.AST):
+            if getattr(first, "lineno", 0) != getattr(second, "lineno", 0):
+                return False
+            waiting += [(getattr(first, name, None), getattr(second, name, None)) for name in first._fields]
+        elif isinstance(first, list):
+            these, those = _that_do_something(first), _that_do_something(second)
+            if len(these) != len(those):
+                return False
+            waiting += zip(these, those, strict=True)
+        elif first is not second and repr(first) != repr(second):
+            return False
+    return True
+
+
+def _that_do_something(parts: list[Any]) -> list[Any]:
+    return [part for part in parts if not isinstance(part, ast.stmt) or not _does_nothing(part)]

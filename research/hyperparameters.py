@@ -169,7 +169,7 @@ def write_constants(train_py: str, values: Mapping[str, Constant]) -> str:
     Raises UserError for a constant that isn't there.
     """
     lines = list(io.StringIO(train_py, newline=""))  # lines as Python counts them: a form feed doesn't end one
-    places = [place for place in _places(parse(train_py)) if place.name in values]
+    places = [place for place in _places(tree_to_read(train_py)) if place.name in values]
     missing = [name for name in values if name not in {place.name for place in places}]
     if missing:
         raise UserError(f"train.py has no constant {', '.join(missing)} to set: restore it, or choose another profile.")

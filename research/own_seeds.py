@@ -7,12 +7,12 @@ shows (numbers that a file makes without a generator) shows in scores that are t
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from research.formatting import one_line
-from research.valid_train_py import parse, walk
+from research.valid_train_py import nodes_to_read, tree_to_read, walk
 
 SEEDERS = frozenset(
     {
@@ -54,8 +54,7 @@ SMALLEST_MODULUS = 2**16
 
 def seed_set_by(train_py: str) -> str:
     """The first place that sets a seed of the file's own, as a one-line reason; empty if there is none. Raises SyntaxError."""
-    tree = parse(train_py)
-    file = _File(tree)
+    file = _File(tree_to_read(train_py), nodes_to_read(train_py))
     found = sorted(_own_seeds(file), key=lambda node: (node.lineno, node.col_offset))
     for node in found[:1]:
         shown = one_line(ast.get_source_segment(train_py, node) or "", 60)
@@ -71,6 +70,8 @@ class _File:
     """What the names of a file are bound to."""
 
     tree: ast.Module
+    nodes: Sequence[ast.AST]
+    """All nodes of the tree."""
     parents: dict[int, ast.AST] = field(default_factory=dict)
     """By the id of a node, the node that holds it."""
     origins: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
@@ -85,7 +86,7 @@ class _File:
     """What `_passed` has found, by the id of the parameter."""
 
     def __post_init__(self) -> None:
-        for node in walk(self.tree):
+        for node in self.nodes:
             self.parents.update((id(child), node) for child in ast.iter_child_nodes(node))
             if isinstance(node, ast.Import):
                 for alias in node.names:
@@ -165,8 +166,8 @@ def _targets(target: ast.expr, value: ast.AST) -> Iterator[tuple[str, ast.AST]]:
 
 def _own_seeds(file: _File) -> Iterator[ast.expr | ast.ImportFrom]:
     """The places that seed a generator, or get at what does, otherwise than by the judge's seed."""
-    annotations = {id(part) for node in walk(file.tree) for note in _annotations(node) for part in walk(note)}
-    for node in walk(file.tree):
+    annotations = {id(part) for node in file.nodes for note in _annotations(node) for part in walk(note)}
+    for node in file.nodes:
         if id(node) in annotations:
             continue
         is_fine = True
@@ -458,7 +459,7 @@ def _found_passed(file: _File, parameter: ast.arg) -> list[ast.expr] | None:
     if parameter not in names or arguments.defaults or len(file.values[name]) > 1:
         return None
     place, given = names.index(parameter), []
-    for node in walk(file.tree):
+    for node in file.nodes:
         found = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
         if found != name:
             continue

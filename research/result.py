@@ -4,7 +4,8 @@ What the run reports about itself is named `reported_*` and decides nothing.
 """
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -183,9 +184,13 @@ class RunResult:
 
     @staticmethod
     def from_json(text: str) -> "RunResult":
-        values: dict[str, Any] = json.loads(text)
-        known = {f.name for f in fields(RunResult)}
-        values = {name: value for name, value in values.items() if name in known}
+        return RunResult.from_plain(json.loads(text))
+
+    @staticmethod
+    def from_plain(body: Mapping[str, Any]) -> "RunResult":
+        """The result that `asdict` made plain. Fields that this version doesn't know are left out."""
+        known = RunResult.__dataclass_fields__
+        values: dict[str, Any] = {name: value for name, value in body.items() if name in known}
         values["tensor_shapes"] = {name: tuple(shape) for name, shape in values.get("tensor_shapes", {}).items()}
         values["sandbox"] = tuple(values.get("sandbox", ()))
         values["reported_curve"] = tuple(tuple(point) for point in values.get("reported_curve", ()))

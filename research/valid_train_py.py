@@ -44,31 +44,13 @@ def parse(train_py: str) -> ast.Module:
 
     The grammar is that of Python 3.11, whatever version reads the text.
     """
-    _require_within_limits(train_py)
+    tree_to_read(train_py)
     return _parsed(train_py)
 
 
 @lru_cache(maxsize=16)
 def tree_to_read(train_py: str) -> ast.Module:
     """The syntax tree that `parse` returns, shared by all that read this text: nobody may change it. Raises SyntaxError."""
-    return parse(train_py)
-
-
-def scopes(train_py: str) -> symtable.SymbolTable:
-    """What the names of each scope are, as the compiler finds it. Raises SyntaxError."""
-    parse(train_py)
-    with _syntax_errors_only():
-        return symtable.symtable(train_py, "train.py", "exec")
-
-
-def _parsed(train_py: str) -> ast.Module:
-    with _syntax_errors_only():
-        return ast.parse(train_py, feature_version=OLDEST)
-
-
-@lru_cache(maxsize=8)
-def _require_within_limits(train_py: str) -> None:
-    """Raises SyntaxError as `parse` does; a text that was within the limits before is not walked again."""
     if len(train_py) > MAX_BYTES:
         raise SyntaxError(f"the text has {len(train_py):,} characters, and the limit is {MAX_BYTES:,}")
     tree = _parsed(train_py)
@@ -77,6 +59,25 @@ def _require_within_limits(train_py: str) -> None:
         raise _beyond(
             line, "an f-string is not as Python 3.11 reads it: no backslash, comment or quote of its own in its braces"
         )
+    return tree
+
+
+@lru_cache(maxsize=16)
+def nodes_to_read(train_py: str) -> tuple[ast.AST, ...]:
+    """All nodes of `tree_to_read`, in the order of `walk`: nobody may change them. Raises SyntaxError."""
+    return tuple(walk(tree_to_read(train_py)))
+
+
+def scopes(train_py: str) -> symtable.SymbolTable:
+    """What the names of each scope are, as the compiler finds it. Raises SyntaxError."""
+    tree_to_read(train_py)
+    with _syntax_errors_only():
+        return symtable.symtable(train_py, "train.py", "exec")
+
+
+def _parsed(train_py: str) -> ast.Module:
+    with _syntax_errors_only():
+        return ast.parse(train_py, feature_version=OLDEST)
 
 
 def size_problem(train_py: str) -> str | None:
@@ -106,7 +107,7 @@ def character_problem(train_py: str) -> str | None:
 def syntax_problem(train_py: str) -> str | None:
     """One line that says why the text is not Python, or beyond the limits of `parse`; None if it compiles."""
     try:
-        parse(train_py)
+        tree_to_read(train_py)
         with _syntax_errors_only():
             compile(train_py, "train.py", "exec")
     except SyntaxError as error:

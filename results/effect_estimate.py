@@ -306,20 +306,22 @@ def effects_of(posterior: Estimate, patches: Iterable[str]) -> Mixture:
 
 def effect(posterior: Estimate, patch: str) -> Effect:
     """What is known of one patch's effect. Raises KeyError for a patch that no run had."""
+    low, high = intervals(effects_of(posterior, [patch]))
+    mean, sd = mean_and_sd(posterior, patch)
+    return Effect(mean=mean, sd=sd, low=float(low[0]) * posterior.scale, high=float(high[0]) * posterior.scale)
+
+
+def mean_and_sd(posterior: Estimate, patch: str) -> tuple[float, float]:
+    """Mean and standard deviation of one patch's effect, without its interval, which takes long. Raises KeyError."""
     mixture, sigma = effects_of(posterior, [patch]), posterior.scale
-    low, high = intervals(mixture)
-    return Effect(
-        mean=float(mixture.mean()[0]) * sigma,
-        sd=math.sqrt(float(mixture.variance()[0])) * sigma,
-        low=float(low[0]) * sigma,
-        high=float(high[0]) * sigma,
-    )
+    return float(mixture.mean()[0]) * sigma, math.sqrt(float(mixture.variance()[0])) * sigma
 
 
 def intervals(effects: Mixture) -> tuple[Floats, Floats]:
     """The ends of each effect's interval, in the mixture's units."""
     effects, tail = in_context(effects), (1 - INTERVAL) / 2
-    return effects.quantiles(tail), effects.quantiles(1 - tail)
+    low, high = effects.quantiles(tail, 1 - tail)
+    return low, high
 
 
 def in_context(effects: Mixture) -> Mixture:

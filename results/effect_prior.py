@@ -65,15 +65,16 @@ class Mixture:
         return np.asarray((self.weights * (self.sds**2 + self.means**2)).sum(-1) - self.mean() ** 2)
 
     def above(self, bounds: Floats) -> Floats:
-        """The probability of more than each row's bound."""
-        return np.asarray((self.weights * ndtr((self.means - bounds[:, None]) / self.sds)).sum(-1))
+        """The probability of more than each row's bound; bounds may have more dimensions before that of the rows."""
+        return np.asarray((self.weights * ndtr((self.means - bounds[..., None]) / self.sds)).sum(-1))
 
-    def quantiles(self, probability: float) -> Floats:
-        """The value below which each row lies with this probability."""
+    def quantiles(self, *probabilities: float) -> Floats:
+        """The values below which each row lies with these probabilities, of shape (probabilities, rows)."""
         low, high = (self.means - OUTSIDE * self.sds).min(-1), (self.means + OUTSIDE * self.sds).max(-1)
+        wanted = np.array(probabilities)[:, None]
         for _ in range(2 * BISECTIONS):
-            middle = (low + high) / 2
-            is_below = 1 - self.above(middle) < probability
+            middle = np.broadcast_to((low + high) / 2, (len(probabilities), len(self.means)))
+            is_below = 1 - self.above(middle) < wanted
             low, high = np.where(is_below, middle, low), np.where(is_below, high, middle)
         return np.asarray((low + high) / 2)
 

@@ -1,6 +1,5 @@
 """The records of research: what was proposed, tried and decided. Frozen, plain data throughout."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
@@ -255,8 +254,9 @@ def edit_of(experiment: Experiment) -> str:
 
 
 def to_body(record: Branch | Experiment | RunResult | Verdict) -> dict[str, Any]:
-    """The record as plain data for JSON."""
-    return asdict(record)
+    """The record as plain data for JSON. Nobody may change it: what the record holds is not copied."""
+    values = {name: getattr(record, name) for name in record.__dataclass_fields__}
+    return {name: asdict(value) if isinstance(value, Usage) else value for name, value in values.items()}
 
 
 def usage_from(body: Mapping[str, Any]) -> Usage:
@@ -282,7 +282,7 @@ def experiment_from(body: Mapping[str, Any]) -> Experiment:
 
 def run_from(body: Mapping[str, Any]) -> RunResult:
     """The run that `to_body` made plain."""
-    return RunResult.from_json(json.dumps(body))
+    return RunResult.from_plain(body)
 
 
 def verdict_from(body: Mapping[str, Any]) -> Verdict:

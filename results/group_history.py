@@ -3,7 +3,7 @@
 What the runs say is computed when it is first asked for, once for each group.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,9 @@ from results.steering import Steering, ideas_since_keep
 
 if TYPE_CHECKING:
     from results.group_state import GroupState
+
+SavedState = Callable[[str], "GroupState | None"]
+"""Returns the saved state of a group; None if there is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,8 @@ class GroupHistory:
     submissions: Mapping[str, str] = field(default_factory=dict)
     """The titles of what was submitted from outside and no loop has taken up yet, by its id, oldest first."""
     steering: Steering = field(default_factory=Steering)
+    saved: SavedState = lambda _: None
+    """Returns the group's state after its first entries, as an earlier session has saved it; None if there is none."""
 
     @cached_property
     def state(self) -> "GroupState | None":
@@ -59,7 +64,11 @@ class GroupHistory:
 
         if self._first_state is None:
             return None
-        state = replay(self._first_state, self.entries)
+        saved = self.saved(self.name)
+        if saved is not None and saved.records <= len(self.entries):
+            state = replay(saved, self.entries[saved.records :])
+        else:
+            state = replay(self._first_state, self.entries)
         return state if state.farm.baselines else None
 
     @cached_property

@@ -15,8 +15,12 @@ from results.group_entries import HEAD, RULING, Entry, Joined, Ran, Ruled, ruled
 from results.group_state import GroupState, advance, begin
 from results.journal import JournalRecord
 from results.remembered import RememberedAnswers
+from results.saved_states import RECORDS_BETWEEN, SHARE_BETWEEN, SavedStates, States
 from results.stored_events import StoredEvents
 from results.stored_records import ExperimentLine, StoredRecords
+
+FEWEST_TO_SAVE = 100
+"""A state of fewer records is replayed in less time than anybody notices."""
 
 Rows = Callable[..., list[tuple[Any, ...]]]
 """The rows of a query with parameters."""
@@ -26,8 +30,16 @@ class Groups:
     """The groups of a home. Any thread may ask."""
 
     def __init__(self, rows: Rows, *, records: Callable[[], StoredRecords], events: StoredEvents,
-                 version: Callable[..., int]) -> None:  # fmt: skip
-        """`version` returns a number that changes with every record of the kinds that it is given, those of events included."""
+                 version: Callable[..., int], saved: SavedStates | None = None) -> None:  # fmt: skip
+        """`version` returns a number that changes with every record of the kinds that it is given, those of events included.
+
+        `saved` are the states of an earlier session; None: all records are replayed.
+        """
+        self._saved = saved
+        self._loaded: States | None = None
+        """What was saved; None until it has been read."""
+        self._saved_at: dict[str, int] = {}
+        """How many records each state followed from that is saved."""
         self._rows, self._records, self._events = rows, records, events
         self._lock = threading.RLock()
         self._states: dict[str, tuple[int, GroupState]] = {}
@@ -65,7 +77,11 @@ class Groups:
         with self._lock:
             self._follows = True
             position, state = self._states.get(group, (0, None))
-            for seq, entry in self._new_entries(group, position) if state is not None else self.entries(group):
+            is_first = state is None
+            if is_first:
+                position, state = self._from_file().pop(group, (0, None))
+                self._saved_at[group] = 0 if state is None else state.records
+            for seq, entry in self.entries(group, position) if is_first else self._new_entries(group, position):
                 if state is None:
                     if not isinstance(entry, Joined):  # the record of its branch is lost
                         continue
@@ -74,14 +90,42 @@ class Groups:
             if state is None:
                 raise KeyError(f"no branch has its head in {group!r}")
             self._states[group] = (position, state)
+            new = state.records - self._saved_at[group]
+            if new > max(RECORDS_BETWEEN, SHARE_BETWEEN * state.records):
+                self.save()
             return state
 
+    def save(self) -> None:
+        """Saves the states that are known, unless they are as they were saved last, or quickly found again."""
+        with self._lock:
+            known = {group: state.records for group, (_, state) in self._states.items()}
+            if self._saved is None or known == self._saved_at or max(known.values(), default=0) < FEWEST_TO_SAVE:
+                return
+            self._saved.save({**self._from_file(), **self._states})
+            self._saved_at = known
+
+    def _from_file(self) -> States:
+        """The saved states of the groups that nobody has asked for yet."""
+        if self._loaded is None:
+            self._loaded = {} if self._saved is None else self._saved.load()
+        return self._loaded
+
     def note(self, record: JournalRecord, position: int) -> None:
-        """Notes a new record at a position of the journal."""
+        """Notes a new record at a position of the journal, before `version` counts it."""
+        if record.kind == "branch":
+            self._note_branch(branch_from(json.loads(json.dumps(record.body))), position)
         if not self._follows:
             return
         if record.kind in ("branch", "run") or (record.kind == "event" and record.body["kind"] == RULING):
             self._new.append((position, record))
+
+    def _note_branch(self, branch: Branch, position: int) -> None:
+        """Adds a new branch to those that are known, if these are all: as many loops as there are add one at a start."""
+        with self._lock:
+            if self._branches_read == self._version("branch"):
+                self._known_branches = [*self._known_branches, (position, branch)]
+                self._by_name[branch.name] = branch
+                self._branches_read += 1
 
     def _new_entries(self, group: str, after: int) -> list[tuple[int, Entry]]:
         """What was noted of a group, after a position of the journal up to which its state has all."""

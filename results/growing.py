@@ -71,7 +71,10 @@ class GrowingMapping(Mapping[Key, Value]):
 
     def _entries(self) -> dict[Key, Value]:
         """All entries in one dict."""
-        return {key: value for key, value in {**self._old, **self._new}.items() if value is not _Gone.GONE}
+        merged = {**self._old, **self._new}
+        if len(merged) == self._length:  # nothing was removed, and looking for it takes most of the time
+            return merged  # type: ignore[return-value]
+        return {key: value for key, value in merged.items() if value is not _Gone.GONE}
 
     def __getitem__(self, key: Key) -> Value:
         value = self._new[key] if key in self._new else self._old[key]

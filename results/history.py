@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from research.errors import UserError
 from research.formatting import counted
@@ -33,10 +33,13 @@ from results.group_entries import (
     Ran,
     ruled_from,
 )
-from results.group_history import Decided, GroupHistory, is_baseline, is_keep
-from results.journal import DamagedLine, JournalReader, JournalRecord, read_journal
+from results.group_history import Decided, GroupHistory, SavedState, is_baseline, is_keep
+from results.journal import DamagedLine, JournalReader, JournalRecord
 from results.researcher_costs import cost_in
 from results.steering import SteeringEvents
+
+if TYPE_CHECKING:
+    from results.group_state import GroupState
 
 SHORTEST_COMMIT = 5
 """Minimum length of a commit's prefix: fewer digits are the number of an experiment."""
@@ -77,10 +80,12 @@ def read_history(journal: Path, *, on_damage: Callable[[DamagedLine], None] = la
 
     Damaged lines are left out, and passed to `on_damage`.
     """
-    told = _Told()
-    for record in read_journal(journal, on_damage=on_damage):
+    told, reader = _Told(), JournalReader(journal)
+    for record in reader.one_by_one():
         told.take(record)
-    return told.histories()
+    for damage in reader.damaged:
+        on_damage(damage)
+    return told.histories(_saved_states(reader))
 
 
 class HistoryFollower:
@@ -103,7 +108,7 @@ class HistoryFollower:
             for record in new:
                 self._told.take(record)
             if new:
-                self._histories = self._told.histories()
+                self._histories = self._told.histories(_saved_states(self._reader))
             return self._histories
 
     @property
@@ -133,12 +138,14 @@ class _Told:
     decisions: dict[str, list[Decided]] = field(default_factory=dict)
     steering: SteeringEvents = field(default_factory=SteeringEvents)
 
-    def histories(self) -> list[BranchHistory]:
+    def histories(self, saved: SavedState) -> list[BranchHistory]:
         """All branches, the one with the newest experiment last."""
         of_branch: dict[str, list[ExperimentRecord]] = {name: [] for name in self.branches}
         for assembled in assemble(self.experiments.values(), self.runs, self.verdicts):
             of_branch[assembled.experiment.branch].append(assembled)
-        groups = {name: _group(name, self, of_branch) for name in {branch.head_branch for branch in self.branches.values()}}
+        groups = {
+            name: _group(name, self, of_branch, saved) for name in {branch.head_branch for branch in self.branches.values()}
+        }
         histories = [
             BranchHistory(
                 branch=branch,
@@ -193,7 +200,21 @@ class _Told:
             self.submissions.get(details["branch"], {}).pop(details["id"], None)
 
 
-def _group(name: str, told: _Told, of_branch: Mapping[str, Sequence[ExperimentRecord]]) -> GroupHistory:
+def _saved_states(reader: JournalReader) -> SavedState:
+    """Returns the saved state of a group, of the records that were read; the file is read when one is asked for."""
+    found: list[Mapping[str, tuple[int, GroupState]]] = []
+
+    def state_of(group: str) -> "GroupState | None":
+        from results.saved_states import SavedStates  # it needs NumPy, and without that a history is read at once
+
+        if not found:
+            found.append(SavedStates(reader.path.parent, reader.checksum, writes=False).load())
+        return found[0][group][1] if group in found[0] else None
+
+    return state_of
+
+
+def _group(name: str, told: _Told, of_branch: Mapping[str, Sequence[ExperimentRecord]], saved: SavedState) -> GroupHistory:
     members = [branch for branch in told.branches.values() if branch.head_branch == name]
     records = {record.experiment.id: record for branch in members for record in of_branch[branch.name]}
     return GroupHistory(
@@ -201,6 +222,7 @@ def _group(name: str, told: _Told, of_branch: Mapping[str, Sequence[ExperimentRe
         branches=tuple(members),
         records=tuple(records[id] for id in told.experiments if id in records),
         entries=tuple(told.entries[name]),
+        saved=saved,
         head_events=tuple(told.heads.get(name, ())),
         decisions={id: told.decisions.get(id, ()) for id in records},
         gain_event=told.gains.get(name),

@@ -1,8 +1,9 @@
 """The journal: append-only JSON lines, one for each change of state. It is the source of truth; every table is made from it.
 
-Guaranteed: a record whose `append` returned is on disk and survives a kill -9 or a power cut; an id is written at most once;
-one process writes at a time; a line that was damaged later is named and never used; a file that others have changed, replaced
-or removed meanwhile is noticed by the next `append`.
+Guaranteed: a record whose `append` returned is on disk and survives a kill -9 or a power cut (a few kinds, NOT_WAITED_FOR,
+survive a kill -9, and are on disk with the next other record); an id is written at most once; one process writes at a time; a
+line that was damaged later is named and never used; a file that others have changed, replaced or removed meanwhile is noticed
+by the next `append`.
 
 Not guaranteed: whether a record whose `append` did not return is in the file. And one writer at a time relies on flock, which
 some network file systems (NFS among them) support only if their lock service runs, and others not at all: keep a farm's home on
@@ -14,10 +15,14 @@ import hashlib
 import json
 import os
 import re
+import zlib
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
+
+import msgspec
 
 from research.command_hints import to_type
 from research.errors import UserError
@@ -55,7 +60,7 @@ class DamagedLine:
     """Line number, from 1."""
     problem: str
     is_telemetry: bool = False
-    """Whether what is left of it says that it was an event of the work or the workers, from which nothing follows."""
+    """Whether what is left of it says that it was telemetry, from which nothing follows."""
 
 
 def read_journal(path: Path, *, on_damage: Callable[[DamagedLine], None] | None = None) -> Iterator[JournalRecord]:
@@ -79,17 +84,19 @@ def read_journal(path: Path, *, on_damage: Callable[[DamagedLine], None] | None 
                 on_damage(record)
 
 
-def _ids(path: Path, *, on_damage: Callable[[DamagedLine], None]) -> Iterator[str]:
-    """The ids of the records that `read_journal` returns. Of a line whose checksum matches only the beginning is read."""
+def _ids(path: Path, *, on_damage: Callable[[DamagedLine], None]) -> Iterator[tuple[str, bytes]]:
+    """The ids of the records that `read_journal` returns, each with its line. Of one whose checksum matches only the beginning
+    is read.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if not line.endswith(b"\n"):
                 return
             begins = _BEGINNING.match(line)
             if begins is not None and _is_whole(line):
-                yield begins[1].decode()
+                yield begins[1].decode(), line
             elif isinstance(record := decoded(line, number), JournalRecord):
-                yield record.id
+                yield record.id, line
             else:
                 on_damage(record)
 
@@ -111,7 +118,14 @@ def decoded(line: bytes, number: int) -> JournalRecord | DamagedLine:
         return DamagedLine(number=number, problem=str(problem), is_telemetry=is_telemetry)
 
 
-_TELEMETRY = (b'"body": {"kind": "work", "details": {', b'"body": {"kind": "worker", "details": {')
+TELEMETRY = frozenset({"work", "worker"})
+"""The kinds of events from which nothing follows: the states of the work and of the workers."""
+
+NOT_WAITED_FOR = TELEMETRY | {"gain"}
+"""The kinds of events that need not be on disk before anything else happens: telemetry, and what is computed anew where it is
+missing. There are several for each run."""
+
+_TELEMETRY = tuple(b'"body": {"kind": "%s", "details": {' % kind.encode() for kind in sorted(TELEMETRY))
 
 
 def check_whole(journal: Path, damaged: Sequence[DamagedLine], *, home_option: str = "") -> None:
@@ -140,7 +154,24 @@ class Records(Protocol):
 
     def position(self, id: str) -> int | None: ...
 
+    def checksum(self, position: int) -> int | None: ...
+
     def records(self, *, after: int = 0) -> Iterator[tuple[int, JournalRecord]]: ...
+
+
+class _RunningChecksums:
+    """A checksum over the lines up to each one, computed from those that end them."""
+
+    def __init__(self) -> None:
+        self._sums = array("L", [0])
+
+    def add(self, line: bytes) -> None:
+        """Takes the next line into account."""
+        self._sums.append(zlib.crc32(line.rstrip()[-_CHECKSUM_FIELD_LENGTH:], self._sums[-1]))
+
+    def up_to(self, position: int) -> int | None:
+        """The checksum over the first `position` lines; None if there are fewer."""
+        return self._sums[position] if position < len(self._sums) else None
 
 
 class JournalReader:
@@ -150,6 +181,7 @@ class JournalReader:
         self.path = path
         self.damaged: list[DamagedLine] = []
         self._positions: dict[str, int] = {}
+        self._sums = _RunningChecksums()
         self._offset = self._lines = 0
         self._file: tuple[int, int] | None = None
 
@@ -159,6 +191,10 @@ class JournalReader:
     def position(self, id: str) -> int | None:
         """The record's place among the usable records, from 1; None if there is no such record."""
         return self._positions.get(id)
+
+    def checksum(self, position: int) -> int | None:
+        """A checksum over all usable records up to a position; None if there are fewer."""
+        return self._sums.up_to(position)
 
     def is_same_file(self) -> bool:
         """Whether the journal is the one that was read so far, and no shorter."""
@@ -170,9 +206,12 @@ class JournalReader:
 
     def read_on(self) -> list[JournalRecord]:
         """The complete lines that were added since the last call, as records."""
-        new: list[JournalRecord] = []
+        return list(self.one_by_one())
+
+    def one_by_one(self) -> Iterator[JournalRecord]:
+        """What `read_on` returns, each as it is read: of a long journal not all need be held."""
         if not self.path.exists():
-            return new
+            return
         with self.path.open("rb") as file:
             found = os.fstat(file.fileno())
             self._file = (found.st_dev, found.st_ino)
@@ -186,8 +225,8 @@ class JournalReader:
                     self.damaged.append(record)
                 elif record.id not in self._positions:
                     self._positions[record.id] = len(self._positions) + 1
-                    new.append(record)
-        return new
+                    self._sums.add(line)
+                    yield record
 
     def records(self, *, after: int = 0) -> Iterator[tuple[int, JournalRecord]]:
         """Positions and records in order, starting after position `after`."""
@@ -225,8 +264,11 @@ class Journal:
             except OSError as problem:
                 raise UserError(f"Cannot write {path}: {problem.strerror}.") from problem
             self._positions: dict[str, int] = {}
-            for id in _ids(path, on_damage=self.damaged.append):
-                self._positions.setdefault(id, len(self._positions) + 1)
+            self._sums = _RunningChecksums()
+            for id, line in _ids(path, on_damage=self.damaged.append):
+                if id not in self._positions:
+                    self._positions[id] = len(self._positions) + 1
+                    self._sums.add(line)
         except BaseException:
             os.close(self._file)
             raise
@@ -239,8 +281,13 @@ class Journal:
         """The record's place among the usable records, from 1; None if there is no such record."""
         return self._positions.get(id)
 
+    def checksum(self, position: int) -> int | None:
+        """A checksum over all usable records up to a position; None if there are fewer."""
+        return self._sums.up_to(position)
+
     def append(self, record: JournalRecord) -> bool:
-        """Writes a record and waits until it is on disk. Writes nothing and returns False if its id is already there.
+        """Writes a record and waits until it is on disk, but for a few kinds. Writes nothing and returns False if its id is
+        there already.
 
         Raises UserError when the disk is full or fails; the journal is then as it was before. Also if another program has
         changed, replaced or removed the file: what was recorded so far may be gone, and what follows would not be found.
@@ -251,11 +298,13 @@ class Journal:
         line = encoded(record)
         try:
             _write_all(self._file, line)
-            os.fsync(self._file)
+            if record.kind != "event" or record.body.get("kind") not in NOT_WAITED_FOR:
+                os.fsync(self._file)
         except OSError as problem:
             os.ftruncate(self._file, self._size)
             raise UserError(f"Cannot write {self.path}: {problem.strerror}.") from problem
         self._size += len(line)
+        self._sums.add(line)
         self._positions[record.id] = len(self._positions) + 1
         return True
 
@@ -335,12 +384,20 @@ def _decode(line: bytes) -> JournalRecord:
     begins = _BEGINNING.match(line)
     try:
         text = (line[: -_CHECKSUM_FIELD_LENGTH - 1] + b"}").decode()
-        record = JournalRecord(**json.loads(text), text="" if begins is None else text[begins.end() - 1 : -1])
+        record = JournalRecord(**_plain_data(text), text="" if begins is None else text[begins.end() - 1 : -1])
     except (ValueError, TypeError) as problem:
         raise ValueError("not a journal record") from problem
     if record.kind not in RECORD_KINDS:
         raise ValueError(f"unknown kind {record.kind!r}")
     return record
+
+
+def _plain_data(text: str) -> Any:
+    """What JSON text says. The quick decoder refuses what Python writes beyond the standard, such as NaN."""
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.MsgspecError:
+        return json.loads(text)
 
 
 def _is_whole(line: bytes) -> bool:

@@ -20,6 +20,7 @@ from research.errors import UserError
 from results.database import bring_up_to_date, in_memory
 from results.journal import DamagedLine, JournalReader
 from results.query import Table
+from results.saved_states import SavedStates
 from results.tables import Audience, Tables
 
 MEMORY_BYTES = 6 * 2**30
@@ -59,7 +60,8 @@ class JournalTables:
         self._reader = JournalReader(self._path)
         self._reader.read_on()
         self._connection = in_memory(self._reader)
-        self._tables = Tables(self._read, self._reader)
+        saved = SavedStates(self._path.parent, self._reader.checksum, writes=False)
+        self._tables = Tables(self._read, self._reader, saved=saved)
 
     def _read(self, work: Callable[[duckdb.DuckDBPyConnection], T]) -> T:
         with self._connection.cursor() as cursor:

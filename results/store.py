@@ -40,22 +40,12 @@ from results.journal_repair import NUMBERS_TAKEN
 from results.query import Table
 from results.query_process import QueryProcess
 from results.researcher_costs import ANSWER
+from results.saved_states import SavedStates
 from results.stored_records import StoredRecords
 from results.table_writer import DATABASE_FAILED, TableWriter
 from results.tables import Audience, Tables
 
 log = logging.getLogger(__name__)
-
-_HIGHEST_NUMBER = """
-    SELECT max(number) FROM (
-        SELECT max(number) AS number FROM experiments WHERE branch = $1
-        UNION ALL SELECT max(CAST(regexp_extract(experiment_id, $2, 1) AS BIGINT)) FROM (
-            SELECT experiment_id FROM runs UNION ALL SELECT experiment_id FROM verdicts
-        ) WHERE regexp_full_match(experiment_id, $2)
-        UNION ALL SELECT max(CAST(record ->> '$.number' AS BIGINT)) FROM events
-            WHERE kind = $3 AND record ->> '$.branch' = $1
-    )
-"""
 
 
 class Store:
@@ -77,9 +67,12 @@ class Store:
         except BaseException:
             self.journal.close()
             raise
-        self._tables = Tables(self._writer.read, self.journal)
+        self._tables = Tables(self._writer.read, self.journal, saved=SavedStates(home, self.journal.checksum))
         self.groups, self._rows = self._tables.groups, self._tables.rows
         self._next_numbers: dict[str, int] = {}
+        self._lost: set[str] | None = None
+        """The experiments whose own records are lost; None until a number was asked for."""
+        self._is_closed = False
         self.queries = QueryProcess(home)
         """Runs what others ask in SQL: in this process it could use up the farm's memory."""
 
@@ -99,6 +92,9 @@ class Store:
         """Releases the home. A second call does nothing."""
         self.queries.close()
         with self._lock:
+            if not self._is_closed:
+                self.groups.save()
+            self._is_closed = True
             self._writer.close()
             self.journal.close()
 
@@ -237,9 +233,11 @@ class Store:
         with self._lock:
             lines = self.experiments.lines_of(branch)
             if branch not in self._next_numbers:  # of what is lost no more comes while the home is open
-                name = re.escape(branch.partition("/")[2] or branch) + "-([0-9]+)"
-                ((number,),) = self._tables.fetch(_HIGHEST_NUMBER, branch, name, NUMBERS_TAKEN)
-                self._next_numbers[branch] = 0 if number is None else int(number) + 1
+                name = re.compile(re.escape(branch.partition("/")[2] or branch) + "-([0-9]+)")
+                self._lost = self.experiments.without_record() if self._lost is None else self._lost
+                taken = [int(found[1]) for id in self._lost if (found := name.fullmatch(id))]
+                taken += [int(event["number"]) for event in self.events(NUMBERS_TAKEN, branch)]
+                self._next_numbers[branch] = max(taken, default=-1) + 1
             return max(self._next_numbers[branch], lines[-1].number + 1 if lines else 0)
 
     def spent_usd(self, tag: str) -> float:

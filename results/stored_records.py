@@ -265,6 +265,11 @@ class StoredRecords:
         with self._lock:
             return list(self._crashed_on.get(commit, {}).values())
 
+    def without_record(self) -> set[str]:
+        """The experiments that have runs or verdicts, and whose own record is lost."""
+        with self._lock:
+            return (self._runs.keys() | self._verdicts.keys()) - self._lines.keys()
+
     def runs_of(self, experiment: str) -> list[RunLine]:
         """The runs of an experiment, in order."""
         with self._lock:

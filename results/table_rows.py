@@ -5,6 +5,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 import duckdb
@@ -87,9 +88,18 @@ def _arrow_table(kind: RecordKind, records: Sequence[tuple[int, JournalRecord]])
     bodies = [record.body for _, record in records]
     others = [_BUILDERS[kind](record) for _, record in records]
     columns: dict[str, list[Any]] = {"seq": [position for position, _ in records]}
-    columns |= {name: [body.get(name) for body in bodies] for name in _PICKED.get(kind, ())}
+    columns |= _picked(_PICKED.get(kind, ()), bodies)
     columns |= {name: [row[name] for row in others] for name in others[0]}
     return pa.table({name: _arrow_column(values) for name, values in columns.items()})
+
+
+def _picked(names: Sequence[str], bodies: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """These fields of all bodies, None where one is missing."""
+    try:
+        rows = map(itemgetter(*names), bodies) if names else ()
+        return dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
+    except KeyError:  # records of another version of the farm
+        return {name: [body.get(name) for body in bodies] for name in names}
 
 
 def _arrow_column(values: list[Any]) -> pa.Array:
@@ -125,12 +135,13 @@ def _branch_row(record: JournalRecord) -> Row:
 
 
 def _experiment_row(record: JournalRecord) -> Row:
-    usage = record.body["usage"]
+    usage, changes = record.body["usage"], record.body["changes"]
+    is_free = not any(usage.values())  # as most ideas of a search are
     return {
-        "changes": json.dumps({name: _finite(pair) for name, pair in record.body["changes"].items()}),
+        "changes": json.dumps({name: _finite(pair) for name, pair in changes.items()}) if changes else "{}",
         "model": usage["model"],
         "cost_usd": usage["cost_usd"],
-        "tokens": usage_from(usage).tokens or None,
+        "tokens": None if is_free else usage_from(usage).tokens or None,
         "proposal_seconds": usage["seconds"] or None,
         "record": record.body_text(),
     }

@@ -16,6 +16,7 @@ from results.groups import Groups
 from results.journal import JournalRecord, Records
 from results.query import Table, run_query
 from results.remembered import RememberedAnswers
+from results.saved_states import SavedStates
 from results.stored_events import StoredEvents
 from results.stored_records import StoredRecords
 from results.table_rows import AUDIT_FIELDS
@@ -41,8 +42,8 @@ class Read(Protocol):
 class Tables:
     """The tables of one open database. Any thread may read."""
 
-    def __init__(self, read: Read, records: Records) -> None:
-        """`read` reads the open database, up to date with `records`."""
+    def __init__(self, read: Read, records: Records, *, saved: SavedStates | None = None) -> None:
+        """`read` reads the open database, up to date with `records`; `saved` are states of an earlier session."""
         self._read, self._records = read, records
         self._estimating, self._reading_audit = threading.RLock(), threading.Lock()
         self._audit: list[dict[str, Any]] | None = None
@@ -55,7 +56,7 @@ class Tables:
         self._experiments: StoredRecords | None = None
         self._reading_experiments = threading.Lock()
         self.events = StoredEvents(self.fetch)
-        self.groups = Groups(self.fetch, records=self.experiments, events=self.events, version=self._version_of)
+        self.groups = Groups(self.fetch, records=self.experiments, events=self.events, version=self._version_of, saved=saved)
 
     def experiments(self) -> StoredRecords:
         """The experiments, which are read the first time that somebody asks for them."""

@@ -1,9 +1,12 @@
 """Repair of what a killed git or farm leaves behind: stale locks, and worktree folders that are incomplete or copied."""
 
-import glob
+import contextlib
+import os
+import re
 import shutil
 import time
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 
 from agent.repo.branch_names import EXPERIMENT_REFS, branch_ref, experiment_ref
@@ -26,7 +29,25 @@ def is_any_head_at(repo: Path, branch: str) -> bool:
     """Whether a checkout or worktree of the repository is on a branch, as their HEAD files have it."""
     common = common_folder(repo)
     on = f"ref: {branch_ref(branch)}"
-    return any(head.read_text(errors="replace").strip() == on for head in (common / "HEAD", *common.glob("worktrees/*/HEAD")))
+    heads = (common / "HEAD", *(common / "worktrees" / name / "HEAD" for name in _names_in(common / "worktrees")))
+    return any(_is_text(head, on) for head in heads)
+
+
+def _is_text(file: Path, text: str) -> bool:
+    """Whether a file holds this text and at most a line's end; it is read only where its size fits, since there are many."""
+    try:
+        return file.stat().st_size - len(text) in (0, 1, 2) and file.read_text(errors="replace").strip() == text
+    except FileNotFoundError:
+        return False
+
+
+def _names_in(folder: Path) -> list[str]:
+    """The names of what is in a folder; none if there is no such folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry.name for entry in entries]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def same_repository(folder: Path, repo: Path) -> bool:
@@ -76,13 +97,49 @@ def check_out(repo: Path, folder: Path, branch: str) -> None:
         for admin_folder in _admin_folders(repo, folder):
             shutil.rmtree(admin_folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        run_git(repo, "worktree", "add", "--quiet", "--force", str(folder), branch)
+        _add_worktree(repo, folder, branch)
     else:
         run_git(folder, "symbolic-ref", "HEAD", branch_ref(branch))
         run_git(folder, "reset", "--quiet", "--hard")
     if aside.exists():
         _move_missing(aside, folder)
         shutil.rmtree(aside)
+
+
+def _add_worktree(repo: Path, folder: Path, branch: str) -> None:
+    """Checks a branch out in a new folder, as `git worktree add --force` does.
+
+    Git reads what it keeps of all other worktrees for that, which takes a farm of a thousand loops minutes. So the files that
+    gitrepository-layout(5) describes are written here, and git checks out; `locked` says meanwhile that it is not complete.
+    Where the repository is not laid out in the plain way, git does all of it.
+    """
+    common = common_folder(repo)
+    is_plain = common == (repo / ".git").resolve() and (common / "refs" / "heads").is_dir()
+    if not is_plain or (common / "config.worktree").exists() or (common / "info" / "sparse-checkout").exists():
+        run_git(repo, "worktree", "add", "--quiet", "--force", str(folder), branch)
+        return
+    (common / "worktrees").mkdir(exist_ok=True)
+    admin_folder = _new_admin_folder(common / "worktrees" / folder.name)
+    (admin_folder / "gitdir").write_text(f"{folder / '.git'}\n")  # first: by this a repair knows whose it is
+    (admin_folder / "locked").write_text("initializing\n")
+    (admin_folder / "commondir").write_text("../..\n")
+    (admin_folder / "HEAD").write_text(f"ref: {branch_ref(branch)}\n")
+    folder.mkdir()
+    (folder / ".git").write_text(f"gitdir: {admin_folder}\n")
+    run_git(folder, "reset", "--quiet", "--hard")
+    (admin_folder / "locked").unlink()
+
+
+def _new_admin_folder(wanted: Path) -> Path:
+    """A new folder by this name, or with a number behind it where another worktree has it. An empty one has no worktree."""
+    for number in count():
+        folder = wanted.with_name(f"{wanted.name}{number or ''}")
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+            return folder
+    raise AssertionError
 
 
 def restore_experiments(repo: Path, commits: Mapping[str, str]) -> list[str]:
@@ -108,7 +165,9 @@ def restore_experiments(repo: Path, commits: Mapping[str, str]) -> list[str]:
 def remove_stale_locks(repo: Path, folder: Path, branch: str) -> None:
     """Removes the locks that a killed git left on files that only the farm writes."""
     common = common_folder(repo)
-    locks = [common / f"{branch_ref(branch)}.lock", *common.glob(f"{EXPERIMENT_REFS}/*.lock")]
+    experiments = common / EXPERIMENT_REFS
+    locks = [common / f"{branch_ref(branch)}.lock"]
+    locks += [experiments / name for name in _names_in(experiments) if name.endswith(".lock")]
     for admin_folder in _admin_folders(repo, folder):
         locks += admin_folder.glob("*.lock")
     for lock in locks:
@@ -117,8 +176,10 @@ def remove_stale_locks(repo: Path, folder: Path, branch: str) -> None:
 
 def _admin_folders(repo: Path, folder: Path) -> list[Path]:
     """The folders in `.git/worktrees` that git keeps about this worktree: usually one, none if git doesn't know it."""
-    named_by_git = glob.escape(folder.name)  # git appends a digit where there is another of that name
-    links = common_folder(repo).glob(f"worktrees/{named_by_git}*/gitdir")
+    named_by_git = re.compile(re.escape(folder.name) + "[0-9]*")  # git appends a number where there is another of that name
+    worktrees = common_folder(repo) / "worktrees"
+    named = [worktrees / name for name in _names_in(worktrees) if named_by_git.fullmatch(name)]
+    links = [admin_folder / "gitdir" for admin_folder in named if (admin_folder / "gitdir").is_file()]
     git_files = {link.parent: link.parent / link.read_text().strip() for link in links}
     return [admin_folder for admin_folder, git_file in git_files.items() if git_file.parent.resolve() == folder.resolve()]
 

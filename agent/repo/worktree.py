@@ -17,7 +17,7 @@ from agent.repo.git_command import GitFailed, command_to_type, run_git
 from agent.repo.identity import identity_of
 from agent.repo.parking import park_commits, park_edits
 from agent.repo.repair import check_out, common_folder, is_any_head_at, remove_stale_locks, same_repository
-from agent.repo.repository import TRAIN_FILE, head_train_py, train_py_at, working_train_py
+from agent.repo.repository import TRAIN_FILE, train_py_at, working_train_py
 from research.errors import UserError
 from research.files import write_atomically
 from research.formatting import counted
@@ -28,7 +28,9 @@ _COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 def branch_exists(repo: Path, branch: str) -> bool:
     """Whether the repository has this branch."""
     ref = branch_ref(branch)
-    return (_commit_in_file(repo, ref) or _resolve(repo, ref)) is not None
+    if _commit_in_file(repo, ref) is not None:
+        return True
+    return not _is_surely_missing(repo, ref) and _resolve(repo, ref) is not None
 
 
 def commit_exists(repo: Path, commit: str) -> bool:
@@ -78,10 +80,10 @@ class Worktree:
         completed; any other branch of that name is a UserError.
         """
         worktree = cls._at(repo, folder, branch)
-        base_commit = _resolve(repo, f"{base}^{{commit}}")
+        base_commit = base if train_py_at.knows(repo, base) else _resolve(repo, f"{base}^{{commit}}")
         if base_commit is None:
             raise UserError(f"{repo} has no commit {base} to start from: commit {TRAIN_FILE} first.")
-        base_text = head_train_py(repo, base_commit)
+        base_text = _train_py_in(repo, base_commit)
         if base_text is None:
             raise UserError(f"{TRAIN_FILE} isn't committed in {repo} at {base}: commit it first.")
         text = base_text if train_py is None else train_py
@@ -211,7 +213,7 @@ class Worktree:
 
         Returns the ref that holds a person's commits, if there were any that it would have lost.
         """
-        old = _resolve(self.repo, branch_ref(branch))
+        old = _commit_in_file(self.repo, branch_ref(branch)) or _resolve(self.repo, branch_ref(branch))
         if old == commit:
             return None
         parked = None if old is None else park_commits(self.repo, branch, old, commit)
@@ -297,6 +299,14 @@ class Worktree:
                 raise UserError(f"The branch {self.branch} is checked out in {path}: `{away}` frees it, or use a new tag.")
 
 
+def _train_py_in(repo: Path, commit: str) -> str | None:
+    """The text of train.py in a commit that exists; None if it holds none."""
+    try:
+        return train_py_at(repo, commit)
+    except GitFailed:
+        return None
+
+
 def _data(text: str) -> str:
     """A fast-import `data` command, whose length counts bytes."""
     return f"data {len(text.encode('utf-8', 'surrogateescape'))}\n{text}\n"
@@ -312,6 +322,18 @@ def _commit_in_file(repo: Path, ref: str) -> str | None:
     except (OSError, UnicodeDecodeError):  # packed, in another format, or of a linked worktree
         return None
     return text if _COMMIT.fullmatch(text) else None
+
+
+def _is_surely_missing(repo: Path, ref: str) -> bool:
+    """Whether git keeps refs in files and has none for this one; False if git must be asked."""
+    common = repo / ".git"
+    is_plain = (common / "refs" / "heads").is_dir() and not (common / "commondir").exists()
+    if not is_plain or not (path := common / ref).parent.is_dir() or path.is_file() or path.is_symlink():
+        return False
+    try:
+        return f" {ref}\n" not in (common / "packed-refs").read_text(errors="replace")
+    except FileNotFoundError:
+        return True
 
 
 def _resolve(repo: Path, revision: str) -> str | None:

@@ -74,8 +74,9 @@ def _chance(text: str) -> float:
     return NormalDist().inv_cdf((digest + 0.5) / 2**48)
 
 
-async def nothing(*arguments: object) -> None:
+async def nothing(*arguments: object) -> bool:
     """Stands for writing results.tsv and for reading ahead: in threads, which the order of records would depend on."""
+    return False
 
 
 class SharedLab:

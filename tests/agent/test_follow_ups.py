@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.follow_ups import STRUCTURE_TRIES, bracket, nearest_knobs
+from agent.follow_ups import STRUCTURE_TRIES, bracket, nearest_knobs, next_follow_up
 from agent.researchers.scripted import Step
+from agent.text_reader import FUNCTIONS, NotRead, answers
 from research.hyperparameters import read_constants
 from research.recipes import Constant
 from results.experiment import ExperimentRecord
@@ -68,6 +69,25 @@ def test_a_large_gain_of_one_constant_is_bracketed_once(make_group) -> None:
     assert group.store.groups.head("autoresearch/mar8").patches[-1] == found[1].experiment.id
     assert who(records)[:4] == ["agent", "farm", "agent", "farm"], "every second idea is the researcher's"
     assert "farm" not in who(records)[4:]
+
+
+def test_a_follow_up_is_found_once_the_texts_that_it_names_are_read(make_group) -> None:
+    group = make_group(by_rate)
+    group.research(1, [RATE])
+    (loop,) = group.open([])
+    state, known = loop.shared.state(), loop.shared.tried.known_beside(loop.branch.name)
+    asked: set[str] = set()
+    for function in FUNCTIONS.values():
+        function._answers.clear()  # as in a farm that has just started
+    for _ in range(8):
+        try:
+            found = next_follow_up(state, loop.context(), loop.worktree.train_py, known, reads=False)
+            break
+        except NotRead as missing:
+            asked |= {name for name, _ in missing.questions}
+            answers(missing.questions)
+    assert found == next_follow_up(state, loop.context(), loop.worktree.train_py, known)
+    assert found is not None and {"same_but_for_constants", "program_of", "not_runnable"} <= asked
 
 
 def test_a_bracket_is_tried_once_whatever_comes_into_the_head_meanwhile(make_group) -> None:

@@ -19,7 +19,7 @@ def test_a_single_normal_is_shrunk_as_the_textbook_says() -> None:
     posterior = prior_of([(1.0, 1.0, 2.0)]).posterior(np.array([5.0]), np.array([1.0]))
     assert posterior.mean()[0] == pytest.approx(1 + 4 / 5 * 4)
     assert posterior.variance()[0] == pytest.approx(4 / 5)
-    assert posterior.quantiles(0.5)[0] == pytest.approx(posterior.mean()[0])
+    assert posterior.quantiles(0.5)[0, 0] == pytest.approx(posterior.mean()[0])
 
 
 def test_small_gains_are_shrunk_by_more_than_large_ones() -> None:
@@ -32,7 +32,7 @@ def test_a_quantile_is_where_the_probability_says() -> None:
     posterior = first_prior().posterior(np.array([-3.0, 0.3, 4.0]), np.array([1.0, 1.5, 2.0]))
     for row in range(3):
         for probability in (0.05, 0.5, 0.95):
-            bounds = np.full(3, posterior.quantiles(probability)[row])
+            bounds = np.full(3, posterior.quantiles(probability)[0, row])
             assert posterior.above(bounds)[row] == pytest.approx(1 - probability, abs=1e-6)
 
 

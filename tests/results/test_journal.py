@@ -1,6 +1,7 @@
 """The journal's promises: nothing acknowledged is lost, nothing is doubled, nothing damaged is used."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -235,3 +236,35 @@ def test_a_reader_follows_what_a_farm_writes(tmp_path: Path) -> None:
     assert list(reader.records(after=1)) == list(journal.records(after=1)) and len(reader) == len(journal) == 3
     path.write_bytes(b"")
     assert not reader.is_same_file()
+
+
+def test_only_what_something_follows_from_is_waited_for_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path / "journal.jsonl")
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_size))
+    for kind in ("work", "worker", "gain"):
+        journal.append(JournalRecord(id=f"event:{kind}", kind="event", time="t", body={"kind": kind, "details": {}}))
+    assert not synced and len(ids(journal.path)) == 3, "it is in the file nevertheless, where a kill leaves it"
+    journal.append(JournalRecord(id="event:head", kind="event", time="t", body={"kind": "head", "details": {}}))
+    assert synced == [journal.path.stat().st_size], "with the next other record all is on the disk"
+    journal.close()
+
+
+def test_a_checksum_over_the_records_tells_journals_apart_and_grows_alike_however_they_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    fill(path, 4)
+    journal, reader = Journal(path), JournalReader(path)
+    reader.read_on()
+    journal.append(make_record(4))
+    reader.read_on()
+    sums = [journal.checksum(position) for position in range(7)]
+    assert sums == [reader.checksum(position) for position in range(7)] and sums[6] is None and len({*sums}) == 7
+    journal.close()
+    reopened = Journal(path)
+    assert [reopened.checksum(position) for position in range(7)] == sums
+    reopened.close()
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[1:]))
+    another = Journal(other)
+    assert another.checksum(4) != sums[5] and another.checksum(4) != sums[4]
+    another.close()

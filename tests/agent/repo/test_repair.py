@@ -116,3 +116,28 @@ def test_refs_of_experiments_that_were_deleted_are_made_again(repo: Path, folder
     known = {**commits, "elsewhere": "ab" * 20}
     assert restore_experiments(repo, known) == ["e1", "e3"] and restore_experiments(repo, known) == []
     assert [git(repo, "rev-parse", f"refs/experiments/{name}") for name in commits] == list(commits.values())
+
+
+def test_git_takes_a_worktree_for_one_of_its_own(tmp_path: Path) -> None:
+    repo = tmp_path / "repo"
+    make_repository(repo, FILES)
+    homes = [tmp_path / name for name in ("one", "other")]
+    (repo / ".git/worktrees/mar8").mkdir(parents=True)  # as a kill leaves it, before anything is in it
+    trees = [Worktree.create(repo, home / "mar8", f"autoresearch/mar8-{home.name}") for home in homes]
+    assert sorted(folder.name for folder in (repo / ".git/worktrees").iterdir()) == ["mar8", "mar81"]
+    listed = git(repo, "worktree", "list", "--porcelain")
+    for tree in trees:
+        assert f"worktree {tree.folder}" in listed and f"branch refs/heads/{tree.branch}" in listed
+        assert git(tree.folder, "status", "--porcelain") == "" and git(tree.folder, "rev-parse", "HEAD") == tree.head()
+    assert "locked" not in listed and "prunable" not in listed
+    git(repo, "worktree", "remove", str(trees[0].folder))
+    git(repo, "worktree", "prune")
+    assert not trees[0].folder.exists() and git(trees[1].folder, "rev-parse", "--show-toplevel") == str(trees[1].folder)
+
+
+def test_a_sparse_checkout_is_passed_on_by_git_itself(tmp_path: Path) -> None:
+    repo = tmp_path / "repo"
+    make_repository(repo, {**FILES, "large/data.txt": "x"})
+    git(repo, "sparse-checkout", "set", "research")
+    tree = Worktree.create(repo, tmp_path / "home" / "mar8", "autoresearch/mar8")
+    assert (tree.folder / "research/train.py").is_file() and not (tree.folder / "large").exists()
