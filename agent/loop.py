@@ -17,10 +17,9 @@ from agent.repo.worktree import Worktree
 from agent.researcher import Context, OutOfIdeas, ProposalFailed, Researcher
 from agent.results_table import ResultsTable, write_due
 from agent.runs import MAX_TRIES, Execute, ExperimentRuns
-from agent.shared_research import MOST_READINGS, SharedResearch, is_still_wanted, read_due_merge
+from agent.shared_research import SharedResearch, is_still_wanted, read_due_merge
 from agent.speculation import StartSpeculatively
 from agent.submissions import SubmissionQueue
-from agent.text_reader import NotRead
 from research.contract import Contract
 from research.formatting import counted
 from research.result import RunResult, SandboxMode
@@ -243,15 +242,12 @@ class ResearchLoop:
     async def _follow_up(self) -> Proposal | None:
         """What the farm itself tries next of an earlier idea; None if nothing is due. Texts are read beside the event loop."""
         known = self.shared.tried.known_beside(self.branch.name)
-        for tries in range(MOST_READINGS + 1):
-            try:
-                return next_follow_up(self.shared.state(), self.context(), self.worktree.train_py, known,
-                                      reads=tries == MOST_READINGS)  # fmt: skip
-            except NotRead as missing:
-                await self.shared.reader.read(missing.questions)
-            except ProposalFailed:  # program.md can't be read: the researcher will say so
-                return None
-        return None
+        try:
+            return await self.shared.reader.with_answers(
+                lambda reads: next_follow_up(self.shared.state(), self.context(), self.worktree.train_py, known, reads=reads)
+            )
+        except ProposalFailed:  # program.md can't be read: the researcher will say so
+            return None
 
     async def _measure_baseline(self) -> None:
         first = not self.store.experiments.lines_of(self.branch.name)  # later, one that failed has been mended on the branch

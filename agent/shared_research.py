@@ -16,7 +16,7 @@ from agent.observer import LoopObserver
 from agent.repo.branch_log import follows
 from agent.repo.repository import train_py_at
 from agent.results_table import ResultsTable
-from agent.text_reader import TextReader
+from agent.text_reader import MOST_READINGS, TextReader
 from agent.tried_by_group import TriedByGroup
 from agent.waves import Waves
 from research.formatting import counted, one_line
@@ -30,9 +30,6 @@ from results.groups import head_event, ruling_event
 from results.head_gain import gain_event
 from results.policy_state import RunKind, Work
 from results.store import Store
-
-MOST_READINGS = 8
-"""How often texts that an experiment asks about are read ahead, while others of its group change what it asks."""
 
 
 @dataclass(frozen=True, kw_only=True)

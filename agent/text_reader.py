@@ -13,7 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from agent.code_lines import changed_lines, priced_lines
 from agent.compare_programs import changed_constants, program_of, slots_of, structure_of
@@ -49,6 +49,11 @@ FEW_LOOPS = 2
 
 MOST_PROCESSES = 4
 """The most processes that read at the same time: each reads eight texts a second, and 1,024 devices have four ideas in one."""
+
+MOST_READINGS = 8
+"""How often texts that an experiment asks about are read ahead, while others of its group change what it asks."""
+
+Found = TypeVar("Found")
 
 Question = tuple[str, tuple[Any, ...]]
 """The name of one of FUNCTIONS, and its arguments."""
@@ -113,6 +118,17 @@ class TextReader:
             self._threads = ThreadPoolExecutor(self._most, thread_name_prefix="texts")
         await asyncio.get_running_loop().run_in_executor(self._threads, self._read_apart, questions)
         return True
+
+    async def with_answers(self, attempt: Callable[[bool], Found]) -> Found:
+        """What `attempt` returns once the texts that it misses, by NotRead, have been read. It is told whether to read itself,
+        as it is at last, where others change meanwhile what it asks.
+        """
+        for _ in range(MOST_READINGS):
+            try:
+                return attempt(False)
+            except NotRead as missing:
+                await self.read(missing.questions)
+        return attempt(True)
 
     def close(self) -> None:
         """Ends the processes. A second call does nothing."""
