@@ -12,6 +12,7 @@ from agent.repo.worktree import Worktree
 from research.errors import UserError
 from research.formatting import one_line, plain_lines
 from results.experiment import Experiment, ExperimentRecord, Head, Proposal
+from results.group_entries import COMMITTED_BY_A_PERSON
 from results.group_state import GroupState
 
 MAX_HYPOTHESIS = 4000
@@ -44,6 +45,17 @@ def taken_out_by(state: GroupState, experiment: Experiment) -> frozenset[str]:
     """The ideas of the head it was made on that an experiment's commit takes back: it is a program that ran without them."""
     inside, before = _ideas_in(state, experiment)
     return before - inside
+
+
+def was_committed(state: GroupState, experiment: Experiment) -> bool:
+    """Whether what an experiment tries stays in the head because a person has committed it."""
+    return all(state.why_ruled.get(idea) == COMMITTED_BY_A_PERSON for idea in put_in_by(state, experiment))
+
+
+def was_ever_committed(state: GroupState, experiment: Experiment) -> bool:
+    """Whether a person has committed what an experiment tries, be it that a person has dropped it since."""
+    lifted = [state.pins_lifted.get(idea) for idea in put_in_by(state, experiment)]
+    return was_committed(state, experiment) or all(reason == COMMITTED_BY_A_PERSON for reason in lifted)
 
 
 def _ideas_in(state: GroupState, experiment: Experiment) -> tuple[frozenset[str], frozenset[str]]:

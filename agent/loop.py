@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from agent.adoption import check_not_reset, is_by_hand, put_in_by, taken_out_by
+from agent.adoption import check_not_reset, is_by_hand, put_in_by, taken_out_by, was_committed
 from agent.decisions import BASELINE_AGAIN, Decisions
 from agent.follow_ups import next_follow_up
 from agent.head_following import HeadFollower
@@ -298,18 +298,7 @@ class ResearchLoop:
         """
         if self.store.record(experiment.id).verdict is None:
             return is_by_hand(self.worktree, experiment)
-        return self.was_committed(experiment)
-
-    def was_committed(self, experiment: Experiment) -> bool:
-        """Whether what an experiment tries stays in the head because a person has committed it."""
-        state = self.shared.state()
-        return all(state.why_ruled.get(idea) == COMMITTED_BY_A_PERSON for idea in put_in_by(state, experiment))
-
-    def was_ever_committed(self, experiment: Experiment) -> bool:
-        """Whether a person has committed what an experiment tries, be it that a person has dropped it since."""
-        state = self.shared.state()
-        ideas = put_in_by(state, experiment)
-        return self.was_committed(experiment) or all(state.pins_lifted.get(one) == COMMITTED_BY_A_PERSON for one in ideas)
+        return was_committed(self.shared.state(), experiment)
 
     def _rule_by_hand(self, experiment: Experiment) -> None:
         """Rules that what a person has put into the head by a commit stays in, and that what they took out stays out."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from agent.adoption import is_by_hand
+from agent.adoption import is_by_hand, was_ever_committed
 from agent.compare_programs import describe_changes, program_of, same_code, same_lines
 from agent.duplicate_edits import NO_CHANGE, programs_on_same_terms, result_in_words
 from agent.loop import BaselineFailed, InfrastructureFailed, ResearchLoop, records_of_others
@@ -253,9 +253,10 @@ def cut_off_try(loop: ResearchLoop, working: str) -> ExperimentRecord | None:
 
     The same command then leaves them, and does not run the same again.
     """
-    branch, store = loop.branch.name, loop.store
+    branch, store, state = loop.branch.name, loop.store, loop.shared.state()
     notes = store.events(TRY, branch)
-    tries = [r for r in store.records(branch) if r.experiment.kind == "manual" and not loop.was_ever_committed(r.experiment)]
+    by_hand = [record for record in store.records(branch) if record.experiment.kind == "manual"]
+    tries = [record for record in by_hand if not was_ever_committed(state, record.experiment)]
     record = tries[-1] if tries and tries[-1].experiment.id not in [note["experiment"] for note in notes] else None
     if notes and not notes[-1]["ended"]:
         again = store.record(notes[-1]["experiment"])

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from agent.adoption import was_ever_committed
 from agent.repo.git_command import run_git
 from agent.shared_research import is_still_wanted
 from cluster.by_hand import (
@@ -236,7 +237,7 @@ def test_a_commit_by_hand_that_was_dropped_is_no_try_that_was_cut_off(make_loop)
         [adopted] = await loop.adopt()
         assert cut_off_try(loop, deep) is None
         record_request(loop.store, Ask(what="drop", group=loop.shared.group, idea=adopted.experiment.id))
-        assert cut_off_try(loop, deep) is None and loop.was_ever_committed(adopted.experiment)
+        assert cut_off_try(loop, deep) is None and was_ever_committed(loop.shared.state(), adopted.experiment)
         await run_what_is_requested(loop)
         assert cut_off_try(loop, deep) is None
 
