@@ -27,16 +27,16 @@ def test_the_report_says_what_was_gained_what_is_kept_what_failed_and_what_to_do
     gain = ("1.0421", "1.0140", "+0.0281", "+0.0262", "+0.0301", "90%", "5 fresh seeds", "sigma between seeds 0.0006")
     kept = ("5 of 18 experiments", "Muon for matrices", "normalise queries", "less noise.")
     failed = ("3 failed", "lower DEVICE_BATCH", "mat1 and mat2", "0.31 nats per token")
-    rest = ("value embeddings in every second layer", "$1.32", "118,800", "standard deviations", "farm combine", "farm resume")
+    rest = ("sliding windows of 512", "$1.32", "118,800", "standard deviations", "farm combine", "farm resume")
     for fact in (*gain, *kept, *failed, *rest):
         assert fact in text, fact
 
 
 def test_each_keep_has_its_diff_coloured_and_the_best_are_open(report: tuple[str, Page]) -> None:
     html, page = report
-    assert len(page.named("details")) == 5 and sum("open" in one for one in page.named("details")) == 3
+    assert len(page.named("details")) == 6 and sum("open" in one for one in page.named("details")) == 3
     rows = [one.get("class") for one in page.named("tr")]
-    assert rows.count("added") == 15 and rows.count("removed") == 5
+    assert rows.count("added") == 18 and rows.count("removed") == 6
     assert re.search(r'<span class="k\w*">def</span>', html), "Pygments has coloured it"
 
 
