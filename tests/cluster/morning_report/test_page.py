@@ -27,7 +27,7 @@ def test_the_report_says_what_was_gained_what_is_kept_what_failed_and_what_to_do
     gain = ("1.0421", "1.0140", "+0.0281", "+0.0262", "+0.0301", "90%", "5 fresh seeds", "sigma between seeds 0.0006")
     kept = ("5 of 18 experiments", "Muon for matrices", "normalise queries", "less noise.")
     failed = ("3 failed", "lower DEVICE_BATCH", "mat1 and mat2", "0.31 nats per token")
-    rest = ("sliding windows of 512", "$1.32", "118,800", "standard deviations", "farm combine", "farm resume")
+    rest = ("sliding windows of 512", "$1.32", "118,800", "standard deviations", "farm resume")
     for fact in (*gain, *kept, *failed, *rest):
         assert fact in text, fact
 
