@@ -144,7 +144,7 @@ def test_the_queue_is_bounded_and_a_farm_ends_without_waiting_for_it() -> None:
         for _ in range(300):
             channels.send({"text": "better"})
         channels.close(0.1)
-    assert time.monotonic() - began < 2 and any("wait already" in line for line in said) and "has ended" in said[-1]
+        assert time.monotonic() - began < 2 and any("wait already" in line for line in said) and "has ended" in said[-1]
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "hooks.slack.com/SECRET", "http://[SECRET", "https://x/SECRET y"])
