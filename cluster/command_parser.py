@@ -1,6 +1,7 @@
 """The parser of the command line `farm`: its commands, in groups, and their options."""
 
 import argparse
+from typing import Literal, get_args
 
 from cluster.command_options import (
     DEFAULT_BRANCH,
@@ -37,7 +38,9 @@ DEEPEST = 64
 MOST_TOKENS = 10_000
 """Limit of --tokens: each takes a forward pass, and text is printed only when complete, so more would look like a hang."""
 
-SQL_FORMATS = ("table", "csv", "json", "markdown", "parquet")
+SqlFormat = Literal["table", "csv", "json", "markdown", "parquet"]
+
+SQL_FORMATS: tuple[SqlFormat, ...] = get_args(SqlFormat)
 """The formats in which `farm sql` prints a result."""
 
 GIVEN_SIGMAS = (1e-6, 1)

@@ -2,11 +2,12 @@
 
 import shutil
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, cast
 
-from cluster.command_parser import SQL_FORMATS
+from cluster.command_parser import SQL_FORMATS, SqlFormat
 from cluster.commands.read_home import query_history, query_in_full
 from cluster.home import Home
 from research.errors import UserError
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
     from results.query import Table
     from results.tables import Audience
 
-Format = Literal["table", "csv", "json", "markdown", "parquet"]
-
-SUFFIXES = {".csv": "csv", ".json": "json", ".md": "markdown", ".parquet": "parquet", ".txt": "table"}
+SUFFIXES: Mapping[str, SqlFormat] = {".csv": "csv", ".json": "json", ".md": "markdown", ".parquet": "parquet", ".txt": "table"}
 """The format of a file, by its suffix."""
 
 
@@ -27,7 +26,7 @@ SUFFIXES = {".csv": "csv", ".json": "json", ".md": "markdown", ".parquet": "parq
 class Output:
     """Where a result goes, and in which format."""
 
-    format: Format = "table"
+    format: SqlFormat = "table"
     file: Path | None = None
     """None: standard output."""
 
@@ -42,7 +41,7 @@ def chosen_output(format: str | None, file: str | None) -> Output:
         )
     if chosen == "parquet" and path is None:
         raise UserError("Parquet is written to a file: add --output FILE.parquet.")
-    return Output(format=cast(Format, chosen), file=path)
+    return Output(format=cast(SqlFormat, chosen), file=path)
 
 
 def deliver(home: Home, query: str, output: Output, *, audience: "Audience") -> None:
@@ -60,7 +59,7 @@ def deliver(home: Home, query: str, output: Output, *, audience: "Audience") -> 
     print(f"{counted(len(table.rows), 'row')}{more} written to {output.file}")
 
 
-def rendered(table: "Table", format: Format, *, is_file: bool = False) -> str | bytes:
+def rendered(table: "Table", format: SqlFormat, *, is_file: bool = False) -> str | bytes:
     """A result in a format; as a table it is cut to the terminal, if it is printed on one."""
     if format == "json":
         return table.to_json()

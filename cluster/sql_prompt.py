@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import platformdirs
 from prompt_toolkit import PromptSession
@@ -16,9 +16,10 @@ from prompt_toolkit.formatted_text import StyleAndTextTuples
 from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 
+from cluster.command_parser import SQL_FORMATS
 from cluster.commands.read_home import query_history
 from cluster.home import Home
-from cluster.sql_output import Format, Output, chosen_output, deliver
+from cluster.sql_output import Output, chosen_output, deliver
 from research.errors import UserError
 from research.formatting import shortened
 
@@ -49,14 +50,19 @@ NAMED_TABLES = re.compile(r"\b(?:from|join)\s+(\w+)(?:\s+(?:as\s+)?(?!on\b|where
 LONGEST_META = 70
 """Characters of a comment beside a completion."""
 
-HELP = """\
-Enter runs the query, Alt-Enter begins another line, Tab completes, Ctrl-R searches what was asked before, Ctrl-D ends.
-  .tables            tables and views, with what they hold
-  .schema NAME       the columns of one, with what they hold
-  .format NAME       how results are printed: table, csv, json or markdown
-  .output FILE       where the next result is written; the suffix says in which format
-  .help              this text
-  .quit"""
+KEYS_HELP = (
+    "Enter runs the query, Alt-Enter begins another line, Tab completes, Ctrl-R searches what was asked before, Ctrl-D ends."
+)
+
+COMMANDS: Mapping[str, str] = {
+    ".tables": "tables and views, with what they hold",
+    ".schema NAME": "the columns of one, with what they hold",
+    ".format NAME": "how results are printed: table, csv, json or markdown",
+    ".output FILE": "where the next result is written; the suffix says in which format",
+    ".help": "this text",
+    ".quit": "",
+}
+"""The commands of the prompt, and what each does: `.help` prints them, and Tab completes them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +141,7 @@ class Talk:
         elif command == ".schema":
             print("\n".join(self._described(name)))
         elif command == ".format":
-            formats = [one for one in get_args(Format) if one != "parquet"]
+            formats = [one for one in SQL_FORMATS if one != "parquet"]
             if name not in formats:
                 raise UserError(f".format takes {', '.join(formats)}; .output FILE.parquet writes Parquet.")
             self._output = chosen_output(name, None)
@@ -144,7 +150,7 @@ class Talk:
                 raise UserError(".output needs a file, such as night.csv.")
             self._output = chosen_output(None, name)
         elif command == ".help":
-            print(HELP)
+            print("\n".join([KEYS_HELP, *(f"  {command:<19}{does}".rstrip() for command, does in COMMANDS.items())]))
         else:
             raise UserError(f"There is no {command}: .help lists what there is.")
 
@@ -178,7 +184,7 @@ class SqlCompleter(Completer):
         before = document.text_before_cursor
         word = document.get_word_before_cursor(pattern=re.compile(r"\.?\w+"))
         if before.startswith(".") and " " not in before:
-            names = (".tables", ".schema", ".format", ".output", ".help", ".quit")
+            names = [command.split()[0] for command in COMMANDS]
             return [Completion(name, -len(before)) for name in names if name.startswith(before)]
         if AFTER_TABLE_WORD.search(before):
             return [_completion(table, word, text) for table, text in self._schema.comments.items() if _begins(table, word)]
