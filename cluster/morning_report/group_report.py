@@ -9,6 +9,7 @@ from cluster.dashboard.coloured import DiffLine, diff_lines
 from cluster.dashboard.headlines import Headline
 from cluster.dashboard.pictures import Picture, stairs
 from research.formatting import one_line
+from research.result import RunResult
 from results import policy
 from results.experiment import ExperimentRecord
 from results.group_state import IdeaEstimate, estimates
@@ -77,7 +78,7 @@ def group_report(one: Headline) -> GroupReport:
     inside = frozenset() if state is None or head is None else state.patches_at.get(head.commit, frozenset())
     misses = () if state is None else policy.near_misses(state.farm)
     records = {record.experiment.id: record for record in group.records}
-    failed = _failures(group.records)
+    failed = failures(group.records)
     costs = [usage for history in one.histories for usage in history.costs]
     return GroupReport(
         headline=one,
@@ -127,15 +128,19 @@ def _dropped(one: Headline, elsewhere: set[str]) -> tuple[tuple[ExperimentRecord
     return tuple((record, why_dropped(decided.verdict.reason)) for decided, record in latest)
 
 
-def _failures(records: Sequence[ExperimentRecord]) -> list[Failure]:
+def failures(records: Sequence[ExperimentRecord]) -> list[Failure]:
     """Ideas that ended without a score, by their reasons: numbers and quoted names make no difference."""
-    alike: dict[tuple[str, str], list[ExperimentRecord]] = {}
+    alike: dict[tuple[str, str], list[tuple[ExperimentRecord, RunResult]]] = {}
     for record in records:
         run = next((run for run in reversed(record.runs) if run.status not in ("ok", "lost")), None)
         if record.is_idea and record.outcome in ("crash", "invalid") and run is not None:
-            alike.setdefault((run.status, signature(run, run.reason)), []).append(record)
+            alike.setdefault((run.status, signature(run, run.reason)), []).append((record, run))
     found = [
-        Failure(status=status, reason=one_line(its[-1].runs[-1].reason, LONGEST_REASON), records=tuple(its))
-        for (status, _), its in alike.items()
+        Failure(
+            status=status,
+            reason=one_line(failed[-1][1].reason, LONGEST_REASON),
+            records=tuple(record for record, _ in failed),
+        )
+        for (status, _), failed in alike.items()
     ]
     return sorted(found, key=lambda failure: -len(failure.records))

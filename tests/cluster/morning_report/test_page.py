@@ -1,14 +1,17 @@
 """The report as one HTML file: everything that is known, as text, without a script or another file."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cluster.cli import main
 from cluster.home import Home
+from cluster.morning_report.group_report import failures
 from cluster.morning_report.page import report_html
 from results.history import read_history
+from tests.agent.samples import make_record
 from tests.cluster.dashboard.visitor import HOSTILE, Page, page_of
 
 
@@ -89,3 +92,11 @@ def test_a_place_that_cannot_be_written_is_one_line(night: Home, tmp_path: Path,
         assert main(["report", "--home", str(night.folder), "--html", place]) == 2
         told = capsys.readouterr().err
         assert says in told and "--html" in told and told.count("\n") == 1
+
+
+def test_a_failure_has_the_reason_of_the_run_that_failed_where_a_later_one_was_lost() -> None:
+    crashed = make_record(1, decision="crash", val_bpb=None, reason="RuntimeError: size 3", gain=None)
+    (run,) = crashed.runs
+    lost = replace(run, run_id="again", status="lost", reason="the node is gone")
+    (failure,) = failures([replace(crashed, runs=(run, lost))])
+    assert failure.reason == run.reason != lost.reason and len(failure.records) == 1
