@@ -102,7 +102,7 @@ class FarmServer:
 
         answers: Answers = {
             "GET /status": lambda body: json.dumps(status(), default=str),
-            "POST /sql": lambda body: query(str(body["sql"]), _audience(body)).to_json(),
+            "POST /sql": lambda body: query(str(body["sql"]), audience_of(body)).to_json(),
             "POST /request": lambda body: json.dumps(asdict(ask(Ask(**body)))),
             "POST /import": lambda body: json.dumps(asdict(record_import(body["event"], body["replace"]))),
             "POST /submit": lambda body: json.dumps(asdict(submit(body))),
@@ -284,7 +284,7 @@ def _parsed(sent: bytes) -> dict[str, Any]:
     return body
 
 
-def _audience(body: dict[str, Any]) -> "Audience":
+def audience_of(body: Mapping[str, Any]) -> "Audience":
     """The caller: an agent, which sees no audit scores, unless the request says that it is a person."""
     return "person" if body.get("audience") == "person" else "agent"
 

@@ -4,8 +4,6 @@ They send `Authorization: Bearer <token>` with the token of the printed link.
 """
 
 import json
-from collections.abc import Mapping
-from typing import Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -13,8 +11,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from cluster.dashboard.site import Site
+from cluster.local_api import audience_of
 from research.errors import UserError
-from results.tables import Audience
 
 LONGEST_REQUEST = 2**20
 """Bytes of a request."""
@@ -51,11 +49,6 @@ def answer(site: Site, body: bytes) -> Response:
     except UserError as error:
         return refusal(str(error), 400)
     return Response(table.to_json(), media_type="application/json")
-
-
-def audience_of(sent: Mapping[str, Any]) -> Audience:
-    """Who asks: an agent unless the request says that it is a person."""
-    return "person" if sent.get("audience") == "person" else "agent"
 
 
 def refusal(text: str, status: int) -> Response:
