@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
         if options.dashboard:
             others.enter_context(beside(farm_options.home, display.say))
         if options.track:
-            others.enter_context(sender.beside(farm_options.home, options.track, display.say))
+            others.enter_context(sender.tracker_processes(farm_options.home, options.track, display.say))
         summary = run_to_end(farm_options, display)
     resume = resume_lines(farm_options.home, _known(farm_options.home), summary.branches)
     for line in (*summary_lines(summary), *resume, *look_lines(farm_options.home)):

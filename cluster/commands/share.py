@@ -6,7 +6,7 @@ from cluster.commands.read_home import read_history
 from cluster.home import Home, find_home
 from research.errors import UserError
 from research.files import user_path
-from research.formatting import counted, one_line
+from research.formatting import counted
 
 
 def export(options: argparse.Namespace) -> int:
@@ -42,7 +42,7 @@ def export(options: argparse.Namespace) -> int:
 
 def track(home: Home, name: str) -> str:
     """Sends all runs that have ended to a tracker, and says how many. Raises UserError, one line, for whatever it raises."""
-    from cluster.trackers.clients import open_tracker
+    from cluster.trackers.clients import error_in_words, open_tracker
     from cluster.trackers.feed import TrackerFeed, sending, state_file
 
     with sending(home, name):
@@ -52,9 +52,8 @@ def track(home: Home, name: str) -> str:
             feed.send_on()
             tracker.close()
         except Exception as error:
-            words = one_line(f"{type(error).__name__}: {error}", 200)
             raise UserError(
-                f"{name} took {counted(feed.sent, 'run')}, then failed ({words}): the same command goes on."
+                f"{name} took {counted(feed.sent, 'run')}, then failed ({error_in_words(error)}): the same command goes on."
             ) from error
     known = f"; {feed.sent_before:,} were sent before (without {state_file(home, name)} they are sent again)"
     return f"{name}: {counted(feed.sent, 'run')} sent{known if feed.sent_before else ''}"

@@ -11,6 +11,7 @@ from cluster.trackers import TRACKERS
 from cluster.trackers.tracked import TrackedGain, TrackedRun
 from research.command_hints import to_type
 from research.errors import UserError
+from research.formatting import one_line
 
 PROJECT = "autoresearch-farm"
 """The project, or experiment, that runs are in, unless the tracker's own environment variable names another."""
@@ -56,6 +57,11 @@ def check_installed(name: str) -> None:
         raise UserError(f"No tracker is called {name!r}: there are {', '.join(TRACKERS)}.")
     if importlib.util.find_spec(MODULES[name].partition(".")[0]) is None:
         raise UserError(f"--track {name} needs its client, which is an extra: {to_type(f'uv sync --extra {name}')}.")
+
+
+def error_in_words(error: Exception) -> str:
+    """What a client has raised, in one line: each has its own exceptions."""
+    return one_line(f"{type(error).__name__}: {error}", 200)
 
 
 def _trackio_options() -> dict[str, Any]:

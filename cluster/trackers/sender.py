@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import TextIO
 
 from cluster.home import Home
-from cluster.trackers.clients import open_tracker
+from cluster.trackers.clients import error_in_words, open_tracker
 from cluster.trackers.feed import TrackerFeed, sending
 from research.errors import UserError
 from research.files import research_folder
-from research.formatting import one_line
 
 LOOK_SECONDS = 2.0
 """How often the journal is read on."""
@@ -32,7 +31,7 @@ END_SECONDS = 10.0
 
 
 @contextlib.contextmanager
-def beside(home: Home, trackers: Sequence[str], say: Callable[[str], None]) -> Iterator[None]:
+def tracker_processes(home: Home, trackers: Sequence[str], say: Callable[[str], None]) -> Iterator[None]:
     """Sends a home's runs from a process for each tracker, which end with the block; `say` is told what goes wrong."""
     started = {name: _started(home, name) for name in dict.fromkeys(trackers)}
     telling = [threading.Thread(target=_tell, args=(name, process, say), daemon=True) for name, process in started.items()]
@@ -111,7 +110,7 @@ def _send_until(ending: threading.Event, home: Home, name: str, say: Callable[[s
             raise
         except Exception as error:  # each client has its own exceptions
             pause = AGAIN_SECONDS
-            words = one_line(f"{type(error).__name__}: {error}", 200)
+            words = error_in_words(error)
             if words not in told:
                 told.add(words)
                 say(f"nothing is sent ({words}); it is tried again, and the farm goes on")

@@ -69,7 +69,7 @@ def test_trackio_has_each_run(home: Home, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     _only_the_first(home)
     said: list[str] = []
-    with sender.beside(home, ["trackio"], said.append):
+    with sender.tracker_processes(home, ["trackio"], said.append):
         pass
     assert said == []
     (database,) = (tmp_path / "trackio").glob("*.db")

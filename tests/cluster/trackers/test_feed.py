@@ -115,6 +115,6 @@ def test_a_process_beside_a_farm_ends_with_it_and_tells_what_is_wrong_in_one_lin
     said: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(broken))
-        with sender.beside(home, ["trackio"], said.append):
+        with sender.tracker_processes(home, ["trackio"], said.append):
             pass
     assert len(said) == 1 and said[0].startswith("trackio: ") and "no such version" in said[0]
