@@ -135,7 +135,9 @@ def carry_out(home: Home, plan: Cleaning, histories: Sequence[BranchHistory]) ->
     for tag in plan.tags:
         take_out(home.journal, tag, _free(home, f"{tag}.jsonl"))
     if plan.tags:  # a view of the journal, which is made anew
-        for file in (home.duckdb, home.duckdb.with_name(f"{home.duckdb.name}.wal"), home.parquet):
+        from results.database import database_files
+
+        for file in (*database_files(home.duckdb), home.parquet):
             file.unlink(missing_ok=True)
 
 

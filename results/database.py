@@ -182,14 +182,19 @@ def _keep_what_the_journal_lacks(path: Path, held: int, journal: Records) -> Non
             f"{where} is empty or gone, and {path} was made from {held} of its records: put the journal back from a copy, or "
             f"move {path.name} away as well to begin anew."
         )
-    for file in (path, path.with_name(path.name + ".wal")):
+    for file in database_files(path):
         if file.exists():
             log.warning("%s holds records that the journal lacks: it is kept as %s", file, move_aside(file))
 
 
+def database_files(path: Path) -> tuple[Path, Path]:
+    """A database's file, and DuckDB's write-ahead log beside it, which need not be there."""
+    return path, path.with_name(f"{path.name}.wal")
+
+
 def _rebuilt(path: Path, journal: Records) -> duckdb.DuckDBPyConnection:
     """A new file with all that the journal holds. Raises UserError if it can't be made."""
-    for leftover in (path, path.with_name(path.name + ".wal")):
+    for leftover in database_files(path):
         if leftover.is_dir() and not leftover.is_symlink():
             log.warning("%s is a folder where a file should be: it is now %s", leftover, move_aside(leftover))
         leftover.unlink(missing_ok=True)
