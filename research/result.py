@@ -19,8 +19,6 @@ SandboxMode = Literal["auto", "strict", "off"]
 
 SANDBOX_MODES: tuple[SandboxMode, ...] = get_args(SandboxMode)
 
-RUN_STATUSES: tuple[RunStatus, ...] = get_args(RunStatus)
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunSpec:

@@ -17,7 +17,7 @@ DUTY_SECONDS = 3_600.0
 IDLE_SECONDS = 60.0
 """How long a device may wait for work before that is flagged: between two runs there are seconds."""
 
-KNOWN_TEXTS = ("control", "wave", "merge")
+PREDICTED_KINDS = ("control", "wave", "merge")
 """The kinds of experiments whose score was predicted by all runs, so that it says how a device scores."""
 
 UNUSUAL_ERRORS = 3.0
@@ -157,7 +157,7 @@ def device_residuals(records: Iterable[ExperimentRecord]) -> dict[str, Residual]
     found: dict[str, list[float]] = defaultdict(list)
     for record in records:
         verdict = record.verdict
-        if record.experiment.kind in KNOWN_TEXTS and verdict is not None and verdict.gain is not None and verdict.sigma:
+        if record.experiment.kind in PREDICTED_KINDS and verdict is not None and verdict.gain is not None and verdict.sigma:
             for device in {run.device for run in record.runs if run.status == "ok"}:
                 found[device].append(-verdict.gain / verdict.sigma)
     return {device: Residual(sigmas=sum(all_) / len(all_), runs=len(all_)) for device, all_ in found.items()}
