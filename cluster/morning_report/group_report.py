@@ -66,7 +66,8 @@ class GroupReport:
     """What was kept once and is not now, and why, the latest first."""
     failures: tuple[Failure, ...]
     """The most frequent first."""
-    failures_in_all: int
+    rarer_failures: int
+    """Experiments that ended for reasons that aren't shown."""
     doubts: tuple[str, ...]
     yields: tuple[Yield, ...]
 
@@ -91,7 +92,7 @@ def group_report(one: Headline) -> GroupReport:
         near_misses_in_all=len(misses),
         dropped=_dropped(one, {*misses, *inside}),
         failures=tuple(failed[:MOST_FAILURES]),
-        failures_in_all=sum(len(failure.records) for failure in failed),
+        rarer_failures=sum(len(failure.records) for failure in failed[MOST_FAILURES:]),
         doubts=tuple(doubts(group)),
         yields=tuple(yields(group, {id: found for id, found in known.items() if id in inside}, costs)) if inside else (),
     )

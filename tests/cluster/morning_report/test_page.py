@@ -8,6 +8,7 @@ import pytest
 
 from cluster.cli import main
 from cluster.home import Home
+from cluster.morning_report import group_report
 from cluster.morning_report.group_report import failures
 from cluster.morning_report.page import report_html
 from results.history import read_history
@@ -100,3 +101,8 @@ def test_a_failure_has_the_reason_of_the_run_that_failed_where_a_later_one_was_l
     lost = replace(run, run_id="again", status="lost", reason="the node is gone")
     (failure,) = failures([replace(crashed, runs=(run, lost))])
     assert failure.reason == run.reason != lost.reason and len(failure.records) == 1
+
+
+def test_failures_that_are_not_shown_are_counted(night: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_report, "MOST_FAILURES", 1)
+    assert "and 2 more, for rarer" in page_for(night)[1].text
