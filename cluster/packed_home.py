@@ -12,6 +12,7 @@ from cluster.ray_cluster.fetch import branch_lines, place, unpacked
 from cluster.ray_cluster.home_archive import MODEL, pack
 from research.command_hints import to_type
 from research.errors import UserError
+from research.files import replacing
 from research.formatting import counted, size
 
 if TYPE_CHECKING:
@@ -24,14 +25,11 @@ def write_packed(home: Home, file: Path) -> int:
     A name that ends in .tar is not compressed. Raises UserError if there is nothing to pack, or the file can't be written.
     """
     try:
-        with tempfile.NamedTemporaryFile(dir=file.parent, prefix=f".{file.name}-", delete=False) as part:
-            try:
-                pack(home, part.file, compress=file.suffix != ".tar")
-                part.flush()
-                os.fsync(part.fileno())
-                Path(part.name).replace(file)
-            finally:
-                Path(part.name).unlink(missing_ok=True)
+        file.parent.stat()  # a folder that isn't there is a slip, such as a disk that isn't mounted, and isn't made
+        with replacing(file, private=True) as temporary, temporary.open("wb") as packed:
+            pack(home, packed, compress=file.suffix != ".tar")
+            packed.flush()
+            os.fsync(packed.fileno())
     except OSError as error:
         raise UserError(f"{file} can't be written ({error.strerror}): choose another FILE.") from None
     return file.stat().st_size

@@ -112,3 +112,14 @@ def test_what_cannot_be_packed_or_written_is_one_line(
     assert main(["pack", "missing/night.tar.xz", "--home", str(home.folder)]) == 2
     assert "missing/night.tar.xz" in capsys.readouterr().err
     assert not list(Path.cwd().glob(".night*"))
+
+
+def test_a_file_in_a_folder_that_is_not_there_is_refused_and_the_folder_is_not_made(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "unmounted" / "night.tar"
+    assert main(["pack", str(file), "--home", str(home.folder)]) == 2
+    assert str(file) in capsys.readouterr().err and not file.parent.exists()
+    file.parent.mkdir()
+    assert main(["pack", str(file), "--home", str(home.folder)]) == 0
+    assert list(file.parent.iterdir()) == [file] and file.stat().st_mode & 0o077 == 0
