@@ -11,7 +11,7 @@ from cluster.home import Home
 from cluster.kept_folders import data_folders, disk_bytes
 from cluster.results_files import RESULTS_TSV
 from research.errors import UserError
-from research.files import remove_tree
+from research.files import free_beside, remove_tree
 from research.formatting import counted, size
 from results.experiment import ExperimentRecord
 from results.history import BranchHistory
@@ -156,7 +156,5 @@ def _free(home: Home, name: str) -> Path:
     """The path for something that a removed tag leaves, under a name that nothing has yet."""
     folder = home.folder / REMOVED
     folder.mkdir(exist_ok=True)
-    path, number = folder / name, 2
-    while path.exists():
-        path, number = folder / f"{Path(name).stem}-{number}{Path(name).suffix}", number + 1
-    return path
+    path = folder / name
+    return free_beside(path) if path.exists() else path

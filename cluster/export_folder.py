@@ -135,6 +135,8 @@ def _heads(histories: Sequence[BranchHistory]) -> list[str]:
 
 
 def _about(table: "Exported") -> list[str]:
-    columns = [f"| `{name}` | {' '.join(comment.split()).replace('|', '/')} |" for name, comment in table.columns.items()]
+    from results.table_formats import markdown_row
+
+    columns = [markdown_row((f"`{name}`", comment)) for name, comment in table.columns.items()]
     heading = ["", "| column | |", "| --- | --- |", *columns] if columns else []
     return ["", f"## {table.name}", "", f"{counted(table.rows, 'row')}. {' '.join(table.comment.split())}".rstrip(), *heading]

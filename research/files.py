@@ -63,8 +63,12 @@ def remove_unfinished(folder: Path, names: Collection[str] = ()) -> None:
 
 def move_aside(path: Path) -> Path:
     """Renames what is at `path` to `NAME.1`, or the next number that is free, and returns that path."""
-    aside = next(free for number in count(1) if not (free := path.with_name(f"{path.name}.{number}")).exists())
-    return path.rename(aside)
+    return path.rename(free_beside(path))
+
+
+def free_beside(path: Path) -> Path:
+    """`NAME.1` beside a path, or with the next number that is free."""
+    return next(free for number in count(1) if not (free := path.with_name(f"{path.name}.{number}")).exists())
 
 
 def make_open_folder(path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import duckdb
 
-from research.files import replacing
+from research.files import free_beside, replacing
 from research.formatting import counted, one_line, utc_now
 from results.journal import DamagedLine, JournalRecord, decoded, encoded
 from results.table_rows import AUDIT_FIELDS, TABLES
@@ -67,7 +67,7 @@ def repair(plan: Repair, numbers: Iterable[tuple[str, int]]) -> Path:
     `numbers` are the highest numbers of experiments that branches have given out, as far as git knows.
     """
     journal = plan.journal
-    copy = next(free for n in range(1, 10_000) if not (free := journal.with_name(f"{journal.name}.{n}")).exists())
+    copy = free_beside(journal)
     shutil.copy2(journal, copy)
     with replacing(journal) as temporary, temporary.open("wb") as file:
         for number, line, record in _places(journal):

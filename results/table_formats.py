@@ -5,7 +5,7 @@ import datetime
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -41,7 +41,12 @@ def to_markdown(table: Table) -> str:
     numeric = [all(isinstance(row[at], int | float | None) for row in table.rows) for at in range(len(table.columns))]
     lines = [table.columns, ["---:" if is_number else "---" for is_number in numeric]]
     lines += [[cell_text(value) for value in row] for row in table.rows]
-    return "".join(f"| {' | '.join(map(_markdown_cell, line))} |\n" for line in lines)
+    return "".join(f"{markdown_row(line)}\n" for line in lines)
+
+
+def markdown_row(cells: Iterable[str]) -> str:
+    """A row of such a table."""
+    return f"| {' | '.join(map(_markdown_cell, cells))} |"
 
 
 def to_parquet(table: Table) -> bytes:
