@@ -131,14 +131,6 @@ class Estimate:
         return patch in self.terms or patch in self.shelved
 
 
-def estimate(model: NoiseModel, looks: Iterable[Look]) -> Estimate:
-    """The posterior after these runs, in their order."""
-    posterior = begin(model)
-    for look in looks:
-        posterior = observe(posterior, look)
-    return posterior
-
-
 def estimate_of_all(model: NoiseModel, looks: Sequence[Look], *, staying: Iterable[str] = ()) -> Estimate:
     """The posterior after runs that no other follows: what is not `staying` is set aside after the last run that has it.
 

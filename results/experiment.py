@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from research.recipes import Constant
 from research.result import RunResult
@@ -13,8 +13,6 @@ what a person has abandoned (`ABANDONED`)."""
 
 ABANDONED = "abandoned by a person"
 """The reason of the verdict `lost` on an experiment that was interrupted and that nobody wants to finish."""
-
-DECISIONS: tuple[Decision, ...] = get_args(Decision)
 
 ExperimentKind = Literal["baseline", "explore", "confirm", "manual", "control", "merge", "wave"]
 """`baseline` measures the first commit of a branch; `explore` is a researcher's idea and `manual` one from `farm try`; `merge`

@@ -57,12 +57,6 @@ def chosen(credit: Mapping[str, Credit], *, seed: str) -> str:
     return max(draws, key=lambda name: draws[name])
 
 
-def rates(credit: Mapping[str, Credit]) -> dict[str, float]:
-    """Each member's expected gain per second of devices."""
-    pooled = _sum(credit.values())
-    return {name: _mean_gain(one, pooled) / _mean_seconds(one, pooled) for name, one in credit.items()}
-
-
 def _drawn(one: Credit, every: Iterable[Credit], rng: random.Random) -> float:
     """A gain per second that the posterior of one member allows."""
     pooled = _sum(every)
