@@ -25,6 +25,7 @@ from research.files import research_folder
 from research.hyperparameters import same_but_for_constants
 from research.remembered_texts import Remembered
 from research.runnable import not_runnable
+from research.streams import own_output
 from research.valid_train_py import character_problem, syntax_problem
 
 FUNCTIONS: dict[str, Remembered[..., Any]] = {
@@ -218,8 +219,7 @@ def main() -> None:
     """Answers pickled questions on standard input until that ends."""
     with contextlib.suppress(OSError):
         os.nice(5)  # runs on this machine are scored by the clock
-    told = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    told = os.fdopen(own_output(), "wb")
     serve(lambda: pickle.load(sys.stdin.buffer), lambda found: _write(told, found))
 
 

@@ -1,4 +1,4 @@
-"""Standard streams that are closed, broken or of a narrow encoding, and what the system refuses, in one line."""
+"""Standard streams that are closed, broken, of a narrow encoding or for answers alone, and what the system refuses, in one line."""
 
 import errno
 import io
@@ -111,3 +111,12 @@ def drop_output() -> None:
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, sys.stdout.fileno())
     os.close(nothing)
+
+
+def own_output() -> int:
+    """A descriptor of what standard output is now, for this process's answers. What is printed from now on, by any library,
+    goes to standard error.
+    """
+    own = os.dup(1)
+    os.dup2(2, 1)
+    return own

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from research.files import research_folder
 from research.formatting import one_line
+from research.streams import own_output
 from results.plot import Picture, write_progress_png
 
 LOOK_SECONDS = 0.3
@@ -74,8 +75,7 @@ def main() -> int:
     """Reads pickled pictures from standard input, draws them, and writes what became of each to standard output."""
     threading.Thread(target=_end_with, args=(int(sys.argv[1]),), daemon=True).start()
     os.nice(10)  # runs on this machine are scored by the clock
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    answers = os.fdopen(own_output(), "wb")
     drawn = draw_here(pickle.load(sys.stdin.buffer))
     answers.write(pickle.dumps(drawn))
     answers.close()

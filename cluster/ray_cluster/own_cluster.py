@@ -17,11 +17,12 @@ import tempfile
 import time
 from collections.abc import Sequence
 from select import select
-from typing import IO, Any
+from typing import Any
 
 import psutil
 
 from research.errors import UserError
+from research.streams import own_output
 
 KEEPER_COMMAND = (sys.executable, "-m", "cluster.ray_cluster.own_cluster")
 
@@ -149,7 +150,7 @@ def keep() -> int:
     """The keeper: starts the cluster, says in one line of JSON where it is or what went wrong, and ends it once standard input
     closes.
     """
-    answers = _answers()
+    answers = os.fdopen(own_output(), "w")
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
     try:
@@ -170,13 +171,6 @@ def keep() -> int:
     sys.stdin.read()
     ray.shutdown()
     return 0
-
-
-def _answers() -> IO[str]:
-    """Standard output for this process alone: what Ray's servers print there goes to standard error."""
-    own = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    return own
 
 
 if __name__ == "__main__":

@@ -12,13 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
 from cluster.home import Home
 from cluster.trackers.clients import error_in_words, open_tracker
 from cluster.trackers.feed import TrackerFeed, sending
 from research.errors import UserError
 from research.files import research_folder
+from research.streams import own_output
 
 LOOK_SECONDS = 2.0
 """How often the journal is read on."""
@@ -81,7 +81,7 @@ def _end(started: "dict[str, subprocess.Popen[str]]", say: Callable[[str], None]
 def main() -> int:
     """Sends until standard input ends."""
     home, name = Home(Path(sys.argv[1])), sys.argv[2]
-    out = _own_output()
+    out = os.fdopen(own_output(), "w")
     ending = threading.Event()
     threading.Thread(target=_watch_input, args=(ending,), daemon=True).start()
     os.nice(10)  # runs on this machine are scored by the clock
@@ -117,15 +117,6 @@ def _send_until(ending: threading.Event, home: Home, name: str, say: Callable[[s
         if is_last:
             return
         ending.wait(pause)
-
-
-def _own_output() -> TextIO:
-    """Standard output for this process's lines alone: what clients print goes nowhere."""
-    out = os.fdopen(os.dup(1), "w")
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, 1)
-    os.close(null)
-    return out
 
 
 def _watch_input(ending: threading.Event) -> None:
