@@ -64,5 +64,5 @@ def checked_url(url: str | None, shape: Shape | None) -> str | None:
     if not is_address or one_line(url) != url or " " in url:
         raise UserError(f"{named} must be the address of a webhook, such as https://hooks.slack.com/services/...")
     if (shape or shape_of(url)) == "telegram" and "chat_id" not in parse_qs(urlsplit(url).query):
-        raise UserError(f"{named} must say whom Telegram tells: https://api.telegram.org/botTOKEN/sendMessage?chat_id=ID")
+        raise UserError(f"{named} must name a Telegram chat: https://api.telegram.org/botTOKEN/sendMessage?chat_id=ID")
     return url

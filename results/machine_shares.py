@@ -101,7 +101,7 @@ class FirstShare:
 
     share: float
     tolerance: float
-    """As in `MachineShare`."""
+    """Relative difference up to which shares count as equal, as `MachineShare.tolerance`."""
 
     def more_in(self, share: float | None) -> float:
         """How much larger another share is, as a logarithm, beyond what makes no difference; 0 for an unknown one."""

@@ -56,7 +56,7 @@ Tracked = TrackedRun | TrackedGain
 
 @dataclass(frozen=True)
 class Tracking:
-    """Makes of a journal's records what trackers get. A run is sent once its experiment has a verdict, which it carries."""
+    """Turns a journal's records into what trackers get. A run is sent once its experiment has a verdict, which it carries."""
 
     branches: dict[str, Branch] = field(default_factory=dict)
     experiments: dict[str, Experiment] = field(default_factory=dict)
