@@ -25,7 +25,7 @@ class Notifications:
         self._channels, self._tag = channels, tag
         self._gains: dict[str, ExpectedGain] = {}
         self._moved: dict[str, str] = {}
-        """What each group's new head has changed, until its gain is known."""
+        """What each group's new head has changed, as long as its gain isn't known."""
 
     @property
     def close(self) -> Callable[[], None]:

@@ -34,7 +34,7 @@ def shape_of(url: str) -> Shape:
 
 
 def request_of(shape: Shape, url: str, message: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The address and the body by which a webhook gets a message. Nothing that a researcher has written can call people."""
+    """The address and the body of a message to a webhook. Nothing that a researcher has written can mention (notify) people."""
     text = shortened(str(message["text"]), LONGEST_TEXT)
     if shape == "slack":
         for character, instead in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):  # else <!channel> would call everybody
