@@ -53,7 +53,7 @@ def was_committed(state: GroupState, experiment: Experiment) -> bool:
 
 
 def was_ever_committed(state: GroupState, experiment: Experiment) -> bool:
-    """Whether a person has committed what an experiment tries, be it that a person has dropped it since."""
+    """Whether a person has committed what an experiment tries, even if a person has dropped it since."""
     lifted = [state.pins_lifted.get(idea) for idea in put_in_by(state, experiment)]
     return was_committed(state, experiment) or all(reason == COMMITTED_BY_A_PERSON for reason in lifted)
 

@@ -31,13 +31,13 @@ IDEAS: tuple[ExperimentKind, ...] = ("explore",)
 """The kind of a loop's ideas: a researcher's, the farm's own, and those that were submitted from outside."""
 
 BUDGET_SPENT = "budget_spent"
-"""The kind of the event that a researcher has cost what it may."""
+"""The kind of the event that a researcher has spent its budget."""
 
 REPLACED = "researcher_replaced"
 """The kind of the events that record that a loop goes on with the stopgap, and why."""
 
 DISCARDED = "edits_discarded"
-"""The kind of the events that name files beside train.py that a researcher changed: nobody uses them."""
+"""The kind of the events that name files beside train.py that a researcher changed, and that are discarded."""
 
 PreparedProposal = tuple[Proposal, str]
 """A proposal, and the train.py that it edits."""

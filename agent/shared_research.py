@@ -309,7 +309,7 @@ def in_words(change: HeadChange) -> str:
 
 
 async def read_due_merge(shared: SharedResearch, *, last: bool = False) -> None:
-    """Reads the texts of the merge that is due beside the event loop, which would else be late: it may have many parts.
+    """Reads the texts of the merge that is due beside the event loop, which would otherwise be late: it may have many parts.
 
     `last`: that which is due where no more ideas follow.
     """

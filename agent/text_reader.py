@@ -1,4 +1,4 @@
-"""Reads the texts of proposals ahead: in processes of its own on a large farm, whose event loop would else be late.
+"""Reads the texts of proposals ahead: in processes of its own on a large farm, whose event loop would otherwise be late.
 
 What is found there (`Readings`) is told to the functions that loops ask afterwards, which remember it.
 """
@@ -143,7 +143,7 @@ class TextReader:
             self._threads.shutdown(wait=False)
 
     def _read_apart(self, questions: Sequence[Question]) -> None:
-        """Has a process answer; if that ends meanwhile, they are answered here."""
+        """Has a process answer the questions; if it ends meanwhile, they are answered here."""
         asked = _open_ones(questions)  # another loop may have asked for the same meanwhile, as after a new head
         if not asked or self._is_closed:
             return

@@ -70,7 +70,7 @@ def plan_cleaning(home: Home, histories: Sequence[BranchHistory], *, tags: Colle
     found = list(_worktrees(home, chosen))
     for tag, _, folder, why in found:
         if why and tag in tags:
-            raise UserError(f"A tag is removed only without anything of yours: {folder} stays, since {why}.")
+            raise UserError(f"A tag that holds work of yours can't be removed: {folder} stays, since {why}.")
     return Cleaning(
         worktrees=tuple((repo, folder) for _, repo, folder, why in found if not why),
         runs=tuple(_run_folders(home, histories, tags, of_all=runs)),

@@ -33,7 +33,7 @@ def add_researcher(parser: argparse.ArgumentParser) -> None:
                         help="adaptive: each idea's researcher of a mix is chosen by what they have gained per hour so far "
                         "(default: each loop keeps its own)")  # fmt: skip
     parser.add_argument("--fallback", choices=("search", "none"), default="search",
-                        help="who has ideas while claude or a coding agent fails or is slow, and goes on where its key, its "
+                        help="who has ideas while claude or a coding agent fails or is slow, and once its key, its "
                         "program or its budget ends (default: search)")  # fmt: skip
     parser.add_argument("--model", type=some_text, metavar="M", help="model that claude or a coding agent uses")
     parser.add_argument("--effort", type=some_text, metavar="E", help="how much the model thinks, such as high")
@@ -79,7 +79,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     limits.add_argument("--max-loop-cost", type=number_from(0.01, 1_000_000, float), metavar="USD",
                         help="US dollars for the researcher of each loop, earlier sessions too")  # fmt: skip
     parser.add_argument("--share", choices=("all", "none"), default="all",
-                        help="whether loops of one platform go on from one head (default: all)")  # fmt: skip
+                        help="whether loops of one platform build on one head (default: all)")  # fmt: skip
     parser.add_argument(
         "--loops", type=count_to(1_000), metavar="N", help="number of loops, at most 16 per device (default: one)"
     )

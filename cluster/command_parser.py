@@ -223,7 +223,7 @@ def _add_move(group: CommandGroup) -> None:
     pack.add_argument("file", type=some_text, metavar="FILE", help="such as night.tar.xz, or night.tar for no compression")
     add_places(pack, cache=False)
 
-    unpack = group.add("unpack", "put what pack wrote into this checkout, so that the same farm run goes on here")
+    unpack = group.add("unpack", "put what pack wrote into this checkout, so that the same farm run resumes here")
     unpack.add_argument("file", type=some_text, metavar="FILE", help="a file that farm pack wrote")
     add_places(unpack, cache=False)
 

@@ -95,7 +95,7 @@ class FarmOptions:
     """Whether the processes of the next run start speculatively while a GPU scores a run."""
     rule: Rule = "estimate"
     share: bool = True
-    """Whether loops of one platform go on from one head; greedy loops never do."""
+    """Whether loops of one platform build on one head; greedy loops never do."""
     line_price: float = LINE_PRICE
     """The gain in bpb that each net added line of an idea must bring."""
     memory_cap_mb: float | None = None

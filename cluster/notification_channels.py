@@ -1,6 +1,6 @@
-"""The ways by which a farm tells people elsewhere: a command of theirs with JSON on its input, and a webhook.
+"""The channels by which a farm notifies people elsewhere: a command of theirs with JSON on its input, and a webhook.
 
-A thread of its own does it, from a queue that is bounded: the farm never waits for it and never fails by it.
+A thread sends messages from a bounded queue: the farm never waits for one, and never fails because of one.
 """
 
 import asyncio
@@ -17,17 +17,17 @@ from cluster.hooks import problem_of
 from cluster.webhooks import Shape, request_of, shape_of
 
 MOST_WAITING = 100
-"""Messages that may wait; a farm with more of them leaves the newest out."""
+"""The most messages that may wait; beyond that the newest are dropped."""
 
 SECONDS = 15.0
-"""How long one message may take by one way."""
+"""How long one message may take through one channel."""
 
 END_SECONDS = 5.0
 """How long a farm that ends waits until its last messages are out."""
 
 
 class Channels:
-    """Sends messages to a command and to a webhook, those of a farm that has either. Any thread may send."""
+    """Sends messages to a command, a webhook or both. Any thread may send."""
 
     def __init__(self, *, command: str | None, url: str | None, shape: Shape | None, say: Callable[[str], None],
                  timeout_s: float = SECONDS) -> None:  # fmt: skip
@@ -40,7 +40,7 @@ class Channels:
         self._thread.start()
 
     def send(self, message: dict[str, Any]) -> None:
-        """Has a message sent, which has its words as `text`."""
+        """Enqueues a message, whose sentence for people is its `text`."""
         try:
             self._waiting.put_nowait(message)
         except queue.Full:

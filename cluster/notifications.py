@@ -25,7 +25,7 @@ class Notifications:
         self._channels, self._tag = channels, tag
         self._gains: dict[str, ExpectedGain] = {}
         self._moved: dict[str, str] = {}
-        """What each group's new head has changed, until its gain is known."""
+        """What each group's new head has changed, as long as its gain isn't known."""
 
     @property
     def close(self) -> Callable[[], None]:
@@ -44,7 +44,7 @@ class Notifications:
             self._tell("farm_ended", f"the farm has ended: {fields['reason']}{told}", **fields)
 
     def on_head_gain(self, group: str, gain: ExpectedGain) -> None:
-        """All runs say something new of a head: a message if it has just become the head and is better than the one before."""
+        """The estimate of a head has changed: a message if it has just become the head and is better than the one before."""
         before, change = self._gains.get(group), self._moved.pop(group, None)
         self._gains[group] = gain
         if change is not None and gain.gain > 0 and (before is None or gain.head < before.head):

@@ -1,4 +1,4 @@
-"""`farm pack` and `farm unpack`: a farm goes on from one short-lived machine to the next, by one file."""
+"""`farm pack` and `farm unpack`: one file moves a farm from one short-lived machine to the next."""
 
 import hashlib
 import os
@@ -66,7 +66,7 @@ def packed_line(home: Home, file: Path, written: int) -> str:
 
 def unpacked_lines(taken: list["Taken"], target: Home) -> list[str]:
     """The lines that say what was unpacked, and how the farm goes on."""
-    return [*branch_lines(taken), f"home: {target.folder}; the farm run that was packed goes on here with the same options"]
+    return [*branch_lines(taken), f"home: {target.folder}; the farm run that was packed resumes here with the same options"]
 
 
 def _opened(file: Path) -> BinaryIO:

@@ -34,7 +34,7 @@ def shape_of(url: str) -> Shape:
 
 
 def request_of(shape: Shape, url: str, message: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-    """The address and the body by which a webhook gets a message. Nothing that a researcher has written can call people."""
+    """The address and the body of a message to a webhook. Nothing that a researcher has written can mention (notify) people."""
     text = shortened(str(message["text"]), LONGEST_TEXT)
     if shape == "slack":
         for character, instead in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):  # else <!channel> would call everybody
@@ -64,5 +64,5 @@ def checked_url(url: str | None, shape: Shape | None) -> str | None:
     if not is_address or one_line(url) != url or " " in url:
         raise UserError(f"{named} must be the address of a webhook, such as https://hooks.slack.com/services/...")
     if (shape or shape_of(url)) == "telegram" and "chat_id" not in parse_qs(urlsplit(url).query):
-        raise UserError(f"{named} must say whom Telegram tells: https://api.telegram.org/botTOKEN/sendMessage?chat_id=ID")
+        raise UserError(f"{named} must name a Telegram chat: https://api.telegram.org/botTOKEN/sendMessage?chat_id=ID")
     return url

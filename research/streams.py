@@ -1,4 +1,4 @@
-"""Standard streams that are closed, broken, of a narrow encoding or for answers alone, and what the system refuses, in one line."""
+"""Standard streams that are closed, broken, narrow or for answers alone, and what the system refuses, in one line."""
 
 import errno
 import io

@@ -1,4 +1,4 @@
-"""A tag's records, taken out of a journal into a file of their own. Nothing may have the journal open meanwhile."""
+"""Moves a tag's records from a journal into a file of their own. Nothing else may have the journal open meanwhile."""
 
 import os
 from collections.abc import Callable

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 SLOPE = "slope of the machine's share"
 """The term by which a score is better with a larger share of the machine: no patch has such a name.
 
-What runs on a busy machine lost is one unknown for all of them, so that those with equal shares compare as if nothing else ran
-there, and no number of runs on a quiet one is certain of a gain over a baseline on a busy one.
+What runs on a busy machine lost is one unknown for all of them. So runs with equal shares compare as if nothing else ran there,
+and no number of runs on a quiet machine makes a gain over a baseline on a busy one certain.
 """
 
 SLOPE_CLAIMED, SLOPE_DOUBT = 0.5, 0.5

@@ -51,9 +51,9 @@ class MachineShare:
     spread: float
     """How much shares differ anyway, as a logarithm; infinite as long as too few have been seen."""
     beside: float | None = None
-    """What the runs had that it is compared with, under the same seed where there are any; None if that isn't known."""
+    """The share of the runs that it is compared with, under the same seed where there are any; None if it isn't known."""
     tolerance: float = LEAST_UNUSUAL
-    """Relative difference of shares up to which two runs on such a device had equal ones."""
+    """Relative difference up to which the shares of two runs on such a device count as equal."""
 
     @property
     def more(self) -> float:
@@ -97,11 +97,11 @@ class MachineShare:
 
 @dataclass(frozen=True, kw_only=True)
 class FirstShare:
-    """The first share of the machine that is known of some runs, beside which the others' are told."""
+    """The first known share of the machine among some runs, to which the others are compared."""
 
     share: float
     tolerance: float
-    """As in `MachineShare`."""
+    """Relative difference up to which shares count as equal, as `MachineShare.tolerance`."""
 
     def more_in(self, share: float | None) -> float:
         """How much larger another share is, as a logarithm, beyond what makes no difference; 0 for an unknown one."""

@@ -72,7 +72,7 @@ class Finished:
     """The new patch among them, in an exploration."""
     seed: Seed | None = None
     doubt: float = 0.0
-    """As in `Look`."""
+    """Standard deviation, in bpb, that this run has beside the noise of all runs (`Look.doubt`)."""
     checked: bool = True
     """Whether the score has been confirmed on all rows: a train.py whose score has not becomes no head by it."""
     disturbed: bool = False
@@ -80,7 +80,7 @@ class Finished:
     luck: float = 0.0
     """What a larger share of its machine than usual, or than what it is compared with, may have gained it, in bpb."""
     share: float = 0.0
-    """As in `Look`."""
+    """The run's share of its machine, as `Look.share` has it."""
     compared_share: float = 0.0
     """The share of the machine, as in `Look`, of the runs that it is compared with: a merge must be as good as promised with
     it, since what less of the machine is worth is known from few runs, its own first one among them."""
@@ -101,7 +101,7 @@ class Work:
     kind: RunKind
     patches: frozenset[str]
     left_out: frozenset[str] = frozenset()
-    """As in `Finished`."""
+    """The patches of the head that are not in it, as `Finished.left_out`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Whether an experiment's first run is repeated, since what it had of its machine may decide. Pure functions."""
+"""Whether an experiment's first run is repeated, since its share of the machine may decide. Pure functions."""
 
 from dataclasses import dataclass
 
@@ -26,8 +26,8 @@ def repetition(state: GroupState, experiment: Experiment, run: RunResult) -> Rep
 
     A merge and a control are repeated if their share was unusual, a merge also if its share may have made all the difference,
     or if it scored far worse than its parts promised.
-    An idea is if its share was unusual in the direction that decides, if that of the runs that it is compared with may have
-    decided, or if the price of time keeps it out.
+    An idea is repeated if its share was unusual in the direction that decides, if the share of the runs that it is compared
+    with may have decided, or if the price of time keeps it out.
     """
     share = state.share_of_run.get(run.run_id)
     if experiment.kind in ("merge", "control"):

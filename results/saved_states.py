@@ -1,8 +1,8 @@
-"""The states of groups in a file of the home: replaying a long history takes minutes, and reading what came of it a second.
+"""The states of groups in a file of the home: replaying a long history takes minutes, and reading its result a second.
 
-The file is a copy of what follows from the journal, and is never needed. It holds up to which record each state has taken the
-journal into account, and a checksum over all records up to there. It is not used where the journal says otherwise, nor by
-another version of the code, of Python or of NumPy: what is read is then what a replay would give, to the last bit.
+The file is a cache of what follows from the journal. For each state it has the position in the journal up to which it includes
+the records, and a checksum over all records up to there. It is not used if the journal differs, nor by another version of the
+code, of Python or of NumPy, so that what is read is what a replay would give, to the last bit.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 FILE = "group_states.pickle"
 
 RECORDS_BETWEEN, SHARE_BETWEEN = 1_000, 0.1
-"""A state is written again after so many records of its group, and after this share of all, whichever is more."""
+"""A state is written again after this many new records of its group, or after this share of all, whichever is more."""
 
 CLASSES: tuple[type, ...] = (
     Belief, Change, EffectPrior, Estimate, FarmState, Finished, FirstShare, GroupState, GrowingMapping, GrowingSequence, Look,
@@ -69,7 +69,7 @@ class SavedStates:
             return {}
 
     def save(self, states: Mapping[str, tuple[int, GroupState]]) -> None:
-        """Replaces the file. What can't be written is said, and left: it is needed by nobody."""
+        """Replaces the file. A failure to write it is logged and otherwise ignored, since nothing depends on the file."""
         if not self._writes:
             return
         found = {group: (at, self._checksum(at), state) for group, (at, state) in states.items()}

@@ -388,7 +388,7 @@ def _m012_measurements(connection: duckdb.DuckDBPyConnection) -> None:
 
 
 def _m016_near_misses_of_heads(connection: duckdb.DuckDBPyConnection) -> None:
-    """The view of near-misses with the head that each is one of: what combines them, and what counts them, goes by heads."""
+    """The view of near-misses with the head that each is one of: near-misses are combined and counted per head."""
     connection.execute("""
         CREATE OR REPLACE VIEW near_misses AS
         SELECT h.id, e.head_branch, h.branch, h.number, h.commit, h.title, h.hypothesis, h.val_bpb, h.runs, e.effect, e.low,

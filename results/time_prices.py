@@ -14,8 +14,8 @@ from research.result import RunResult
 
 FREE_TIMES, FREE_TIMES_DISTURBED, FREE_SHARE = 1.5, 3.0, 0.005
 """An idea's run may take this multiple of the most seconds that an untouched train.py took, and this share of the budget more,
-to start and to answer the validation rows without paying for it; a larger multiple if it had less of its machine than usual:
-what others compute on the same core makes it slower, too, without taking its time."""
+to start and to answer the validation rows without paying for it; a larger multiple if it had less of its machine than usual,
+since other programs on the same core slow it down, too, without taking its time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +40,9 @@ class UsualTimes:
     share: float = 0.0
     """The largest share of the machine that one of them had; 0: it isn't known of any."""
     work: tuple[float, float] = (0.0, 0.0)
-    """To start and to answer, times the share that the run had."""
+    """Seconds to start and to answer the validation rows, times the share that the run had."""
     seconds: tuple[float, float] = (0.0, 0.0)
-    """To start and to answer, of runs whose share isn't known."""
+    """Seconds to start and to answer the validation rows, of runs whose share isn't known."""
     training: float = 0.0
     step: float = 0.0
     """Seconds of a step: a run may end as much later than these did, by chance."""
@@ -54,7 +54,7 @@ class UsualTimes:
 
     @property
     def longest(self) -> tuple[float, float]:
-        """To start and to answer, as with the largest share."""
+        """Seconds to start and to answer the validation rows, as with the largest share."""
         startup, answers = (part / self.share if self.share else 0.0 for part in self.work)
         return max(startup, self.seconds[0]), max(answers, self.seconds[1])
 

@@ -1,4 +1,4 @@
-"""What a tag leaves in a git repository, taken away: worktrees of the farm's own, branches and refs, first kept in a bundle."""
+"""Removes what a tag leaves in a git repository: the farm's own worktrees, and refs once they are in a bundle."""
 
 from collections.abc import Collection, Iterable
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""A mix of which each idea's researcher is chosen by what all of them have found so far: `--mix adaptive`."""
+"""A mix that chooses each idea's researcher by what all of them have found so far: `--mix adaptive`."""
 
 from collections.abc import Mapping
 from itertools import chain, count
@@ -9,7 +9,7 @@ from agent.researchers.mix import reads_text, researcher_of_loop
 from results.experiment import Proposal
 
 DEALT_IDEAS = 20
-"""How many first ideas of a group have the mix's own proportions, since nothing is known before."""
+"""How many first ideas of a group have the mix's own proportions, since no gain is known yet."""
 
 
 class AdaptiveMix:
@@ -24,7 +24,7 @@ class AdaptiveMix:
         self._failed = ""
 
     async def propose(self, context: Context) -> Proposal:
-        """The idea of the member whose turn it is. Raises ProposalFailed, and once no member can go on what ended the last."""
+        """The idea of the member whose turn it is. Raises ProposalFailed, or what ended the last member."""
         name = self._next(context)
         try:
             proposal = await self._members[name].propose(context)

@@ -18,10 +18,10 @@ TAKEN = ("research/train.py", "IDEA.md")
 """The files that are taken from the folder."""
 
 MOST_FILES = 5_000
-"""Files that are looked at, about."""
+"""The approximate number of files that are looked at."""
 
 MOST_NAMED = 10
-"""Discarded files that are named."""
+"""The most discarded files that an event names."""
 
 
 def write_agent_folder(folder: Path, context: Context) -> None:

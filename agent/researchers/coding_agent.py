@@ -55,7 +55,7 @@ class CodingAgentResearcher:
         """
         if self._has_unknown_cost:
             raise NotConfigured(
-                f"{self.name} told no cost of its last proposal, so a limit can't be enforced: give --model a model whose "
+                f"{self.name} reported no cost for its last proposal, so a limit can't be enforced: give --model a model whose "
                 "price is known, or leave --max-cost and --max-loop-cost out, and set a limit where you pay."
             )
         budget = self._budget(context)

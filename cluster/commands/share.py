@@ -41,7 +41,7 @@ def export(options: argparse.Namespace) -> int:
 
 
 def track(home: Home, name: str) -> str:
-    """Sends all runs that have ended to a tracker, and says how many. Raises UserError, one line, for whatever it raises."""
+    """Sends all runs that have ended to a tracker, and says how many. Raises UserError if the tracker fails."""
     from cluster.trackers.clients import error_in_words, open_tracker
     from cluster.trackers.feed import TrackerFeed, sending, state_file
 
@@ -53,7 +53,7 @@ def track(home: Home, name: str) -> str:
             tracker.close()
         except Exception as error:
             raise UserError(
-                f"{name} took {counted(feed.sent, 'run')}, then failed ({error_in_words(error)}): the same command goes on."
+                f"{name} took {counted(feed.sent, 'run')}, then failed ({error_in_words(error)}): the same command sends the rest."
             ) from error
     known = f"; {feed.sent_before:,} were sent before (without {state_file(home, name)} they are sent again)"
     return f"{name}: {counted(feed.sent, 'run')} sent{known if feed.sent_before else ''}"

@@ -1,4 +1,4 @@
-"""`farm list` and `farm clean`: what farms have left on this machine, and removing what is needed no more."""
+"""`farm list` and `farm clean`: what farms have left on this machine, and removing what is no longer needed."""
 
 import argparse
 import json
@@ -56,7 +56,7 @@ def _cache_lines(cache: "KeptCache") -> list[str]:
 
 
 def clean(options: argparse.Namespace) -> int:
-    """Removes what is needed no more, once it has said what that is and somebody has agreed."""
+    """Removes what is no longer needed, after it has listed it and somebody has agreed."""
     from cluster.cleaning import carry_out, plan_cleaning
 
     home = find_home(options.home)
@@ -70,7 +70,7 @@ def clean(options: argparse.Namespace) -> int:
         plan = plan_cleaning(home, histories, tags=options.tags, worktrees=is_general or options.worktrees,
                              runs=is_general or options.runs, caches=caches)  # fmt: skip
         if plan.is_empty:
-            print("\n".join([f"Nothing is to be removed from {home.folder}.", *plan.lines()]))
+            print("\n".join([f"There is nothing to remove from {home.folder}.", *plan.lines()]))
             return 0
         print("\n".join([f"From {home.folder} this removes:", *plan.lines()]))
         if not (options.yes or _agrees()):

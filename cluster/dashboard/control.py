@@ -1,5 +1,5 @@
-"""What a dashboard with `--control` may do: tell a loop to pause, go on or stop, suggest an idea, and confirm an experiment. As
-the commands do.
+"""What a dashboard with `--control` may do, as the commands do: pause, resume or stop a loop, suggest an idea, and confirm an
+experiment.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from research.errors import UserError
 What = Literal["pause", "resume", "stop loop", "suggest"]
 
 CONFIRM = "confirm"
-"""What is asked of no loop: a process of its own does it."""
+"""The request that goes to no loop: a process of its own does it."""
 
 LONGEST_FORM = 2**16
 """Bytes of a form."""

@@ -12,10 +12,10 @@ from cluster.status_text import doing
 from results.experiment import ExperimentRecord
 
 DUTY_SECONDS = 3_600.0
-"""The latest time of a farm over which the duty cycle of its devices is told."""
+"""The most recent seconds of a farm over which the duty cycle of its devices is computed."""
 
 IDLE_SECONDS = 60.0
-"""How long a device may wait for work before that is flagged: between two runs there are seconds."""
+"""How long a device may wait for work before it is flagged; between two runs a few seconds are normal."""
 
 PREDICTED_KINDS = ("control", "wave", "merge")
 """The kinds of experiments whose score was predicted by all runs, so that it says how a device scores."""
@@ -72,7 +72,7 @@ class Residual:
 
     @property
     def is_unusual(self) -> bool:
-        """Whether that is more than chance explains, so that the card or its software is to be looked at."""
+        """Whether that is more than chance explains, so that a person should look at the card or its software."""
         return abs(self.sigmas) * sqrt(self.runs) > UNUSUAL_ERRORS
 
 

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from results.group_state import GroupState
 
 MOST_KEEPS, MOST_NEAR_MISSES, MOST_FAILURES, MOST_DROPPED = 60, 20, 12, 10
-"""Ideas of a sort that a report shows: one of thousands of experiments still fits into a mail."""
+"""The most ideas of each kind that a report shows, so that one of thousands of experiments still fits into a mail."""
 
 MOST_DIFF_LINES = 400
-"""Lines of a diff that are shown; `farm diff` and `farm show` have all."""
+"""The most lines of a diff that are shown; `farm diff` and `farm show` have all."""
 
 LONGEST_REASON = 400
 
@@ -65,7 +65,7 @@ class GroupReport:
     dropped: tuple[tuple[ExperimentRecord, str], ...]
     """What was kept once and is not now, and why, the latest first."""
     failures: tuple[Failure, ...]
-    """The most frequent first."""
+    """Reasons of experiments without a score, the most frequent first."""
     rarer_failures: int
     """Experiments that ended for reasons that aren't shown."""
     doubts: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Sends what a journal records to one tracker, each thing once, and remembers how far it came."""
+"""Sends what a journal records to one tracker, each record once, and remembers how far it came."""
 
 import contextlib
 import fcntl
@@ -17,7 +17,7 @@ from results.journal import JournalReader
 
 
 class TrackerFeed:
-    """The way of one home's records to one tracker. What a tracker doesn't take stays first in line.
+    """Sends one home's records to one tracker. What the tracker doesn't take stays first in the queue.
 
     The journal is read on only when all of that is sent, so that no more than one step of it is in memory.
     """
@@ -35,7 +35,7 @@ class TrackerFeed:
         """Runs that an earlier feed has sent."""
 
     def send_on(self) -> None:
-        """Sends everything that is recorded by now. Raises what the tracker raises; the next call goes on from there."""
+        """Sends everything that is recorded by now. Raises what the tracker raises; the next call resumes there."""
         self._send_waiting()
         position = len(self._reader)
         for record in self._reader.read_on():

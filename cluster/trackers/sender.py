@@ -21,10 +21,10 @@ from research.files import research_folder
 from research.streams import own_output
 
 LOOK_SECONDS = 2.0
-"""How often the journal is read on."""
+"""How often the journal's new records are read."""
 
 AGAIN_SECONDS = 60.0
-"""How long a tracker that failed is left alone."""
+"""How long after a failure a tracker is tried again."""
 
 END_SECONDS = 10.0
 """How long a farm that ends waits for its trackers; what is left goes with `farm export --track`."""

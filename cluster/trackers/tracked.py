@@ -28,7 +28,7 @@ class TrackedRun:
     """One run of the judge, as a run of a tracker."""
 
     id: str
-    """Its name among all farms: the same again if it is sent twice."""
+    """A name that is unique among all farms, and the same if the run is sent twice."""
     name: str
     group: str
     """The loop's branch, without its prefix."""
@@ -41,7 +41,7 @@ class TrackedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class TrackedGain:
-    """What all runs say of a head's gain, at one moment: a point of a run that each head has for itself."""
+    """A head's gain as all runs so far estimate it: one point of the tracker's run for that head."""
 
     id: str
     name: str
@@ -56,14 +56,14 @@ Tracked = TrackedRun | TrackedGain
 
 @dataclass(frozen=True)
 class Tracking:
-    """Makes of a journal's records what trackers get. A run is sent once its experiment has a verdict, which it carries."""
+    """Turns a journal's records into what trackers get. A run is sent once its experiment has a verdict, which it carries."""
 
     branches: dict[str, Branch] = field(default_factory=dict)
     experiments: dict[str, Experiment] = field(default_factory=dict)
     waiting: dict[str, list[RunResult]] = field(default_factory=dict)
 
     def take(self, record: JournalRecord) -> Iterator[Tracked]:
-        """What follows from one more record."""
+        """What one more record gives a tracker."""
         body = record.body
         if record.kind == "branch":
             branch = branch_from(body)
@@ -117,7 +117,7 @@ def _tracked_gain(branch: Branch, event: Mapping[str, float]) -> TrackedGain:
 
 
 def _id(branch: Branch, name: str) -> str:
-    """A name that another farm with the same tag doesn't give."""
+    """A name that differs from that of another farm with the same tag."""
     digest = hashlib.sha256(f"{branch.name} {branch.created} {branch.platform}".encode()).hexdigest()[:8]
     return f"{name}-{digest}"
 
