@@ -53,7 +53,8 @@ def track(home: Home, name: str) -> str:
             tracker.close()
         except Exception as error:
             raise UserError(
-                f"{name} took {counted(feed.sent, 'run')}, then failed ({error_in_words(error)}): the same command sends the rest."
+                f"{name} took {counted(feed.sent, 'run')}, then failed ({error_in_words(error)}): "
+                "the same command sends the rest."
             ) from error
     known = f"; {feed.sent_before:,} were sent before (without {state_file(home, name)} they are sent again)"
     return f"{name}: {counted(feed.sent, 'run')} sent{known if feed.sent_before else ''}"
