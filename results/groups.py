@@ -190,9 +190,18 @@ class Groups:
         return {title for (title,) in rows}
 
     def _first_head(self, group: str) -> ExperimentLine | None:
-        """The latest keep of the group: its baseline, or what an older version of the farm kept after it."""
+        """The group's baseline, or the latest keep of an older version of the farm, which recorded no heads.
+
+        An idea that estimates keep is in a head only once that is recorded: a merge may have to verify it first.
+        """
         kept = [line for branch in self.members(group) for line in self._records().kept(branch.name)]
-        return max(kept, key=lambda line: (line.number, -line.seq), default=None)
+        return max(filter(self._is_head_by_itself, kept), key=lambda line: (line.number, -line.seq), default=None)
+
+    def _is_head_by_itself(self, kept: ExperimentLine) -> bool:
+        if kept.kind == "baseline":
+            return True
+        verdict = self._records().with_id(kept.id).verdict
+        return verdict is not None and verdict.effect is None
 
     def branch(self, name: str) -> Branch | None:
         """The branch with this name; None if there is none."""

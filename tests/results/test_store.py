@@ -301,6 +301,17 @@ def flip_a_bit_in_each_block(file: Path) -> None:
         same.write(text)
 
 
+def test_an_idea_that_estimates_keep_is_no_head_before_one_is_recorded(store: Store) -> None:
+    """With one device a merge that verifies it waits for others; until then ideas are tried on the baseline."""
+    add(store, 0, "keep", 0.99)
+    add(store, 1, "discard", 0.98)
+    store.add_run("mar8-0001", make_run("again", 0.97))
+    kept = Verdict(decision="keep", reason="kept after all", effect=0.012, low=0.001, high=0.02, helps=0.77)
+    store.add_verdict("mar8-0001", kept)
+    head = store.head(NAME)
+    assert head is not None and head.experiment_id == "mar8-0000" and head.patches == ()
+
+
 @pytest.mark.parametrize("spoil", [f for name, f in sorted(globals().items()) if name.startswith("spoil_")])
 def test_the_database_made_from_the_journal_equals_the_one_that_grew(tmp_path: Path, spoil: Any) -> None:
     with Store.open(tmp_path) as store:
