@@ -183,7 +183,11 @@ def _add_decide(group: CommandGroup) -> None:
 
     drop = group.add("drop", "take an idea out of the head, whatever its estimate says; it stays out")
     add_experiment(drop)
-    drop.add_argument("--undo", action="store_true", help="take it back: the estimates decide on the idea again")
+    drop.add_argument(
+        "--undo",
+        action="store_true",
+        help="take it back: the estimates decide again, or the commit of a person, who put the idea into the head",
+    )
     add_places(drop, cache=False)
 
     combine = group.add("combine", "combine near-misses on the head: a wave of runs, each with half of them")

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shlex
+import tarfile
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from cluster.home import Home
 from cluster.ray_cluster.fetch import branch_lines, place, unpacked
 from cluster.ray_cluster.home_archive import MODEL, pack
+from cluster.replaced_files import check_may_replace
 from research.command_hints import to_type
 from research.errors import UserError
 from research.files import replacing
@@ -24,6 +26,9 @@ def write_packed(home: Home, file: Path) -> int:
 
     A name that ends in .tar is not compressed. Raises UserError if there is nothing to pack, or the file can't be written.
     """
+    check_may_replace(file, home)
+    if file.is_file() and not tarfile.is_tarfile(file):
+        raise UserError(f"{file} is no packed home, and would be replaced: choose another FILE, such as night.tar.xz.")
     try:
         file.parent.stat()  # a folder that isn't there is a slip, such as a disk that isn't mounted, and isn't made
         with replacing(file, private=True) as temporary, temporary.open("wb") as packed:

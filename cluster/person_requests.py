@@ -259,10 +259,13 @@ def _undo_drop(store: "Store", ask: Ask, state: "GroupState") -> Answer:
 def _after_undo(state: "GroupState", idea: str, named: str, group: str, *, has_left: bool, pinned: str) -> Answer:
     """What becomes of an idea that may be in the head again; `pinned`: why scores don't decide on it, in words."""
     from results import policy
+    from results.group_state import estimate_of
 
-    is_wanted = idea in policy.kept(state.farm)
+    is_wanted, found = idea in policy.kept(state.farm), estimate_of(state, idea)
+    if pinned and found is not None and found.effect < 0:
+        pinned += f", although by the estimates it loses {-found.effect:.4f} (P(helps) {found.helps:.2f})"
     if has_left:
-        follows = "a merge will bring it back" if is_wanted else "by the estimates it doesn't come back now"
+        follows = f"a merge will bring it back{pinned}" if is_wanted else "by the estimates it doesn't come back now"
         return Answer(recorded=f"{named} may be in the head of {group} again: {follows}", is_done=not is_wanted)
     if is_wanted:
         return Answer(recorded=f"{named} stays in the head of {group}{pinned}", is_done=True)

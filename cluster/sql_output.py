@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 from cluster.command_parser import SQL_FORMATS, SqlFormat
 from cluster.commands.read_home import query_history, query_in_full
 from cluster.home import Home
+from cluster.replaced_files import check_may_replace
 from research.errors import UserError
 from research.files import user_path, write_atomically
 from research.formatting import counted
@@ -46,6 +47,8 @@ def chosen_output(format: str | None, file: str | None) -> Output:
 
 def deliver(home: Home, query: str, output: Output, *, audience: "Audience") -> None:
     """Prints or writes the answer to one SELECT. Raises UserError."""
+    if output.file is not None:
+        check_may_replace(output.file, home)
     in_full = output.format in ("csv", "markdown", "parquet")
     table = (query_in_full if in_full else query_history)(home, query, audience=audience)
     if output.file is None:

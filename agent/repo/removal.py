@@ -16,8 +16,10 @@ OWN_FILES = ("results.tsv", "progress.png", "run.log", "__pycache__/")
 def files_of_a_person(folder: Path) -> list[str]:
     """What a worktree holds that is neither committed nor a loop's: edits, new files, files that git ignores.
 
-    A folder that git doesn't know holds all that is in it.
+    A folder that git doesn't know holds all that is in it but a loop's files.
     """
+    if not (folder / ".git").exists():  # git would answer for the checkout around it
+        return sorted(path.name for path in folder.iterdir() if f"{path.name}/" not in OWN_FILES and path.name not in OWN_FILES)
     try:
         told = run_git(folder, "status", "--porcelain", "--ignored", "-z").split("\0")
     except GitFailed:

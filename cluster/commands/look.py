@@ -51,6 +51,7 @@ def status(options: argparse.Namespace) -> int:
         if running is None:
             raise
         histories = []
+    every = histories
     if options.tag is not None:
         histories = branches_named(histories, options.tag)
     if options.json:
@@ -71,7 +72,7 @@ def status(options: argparse.Namespace) -> int:
         for line in running_lines(running):
             print(f"  {line}")
     resume = to_type(f"farm resume{home_option(home)}")
-    of_tables = [*_rows_of_others(histories), *_rows_by_hand(home, histories)]
+    of_tables = [*_rows_of_others(every), *_rows_by_hand(home, every)]
     for line in [*standing_lines(histories, resume=resume), *unfinished, *of_tables]:
         print(line)
     return 0

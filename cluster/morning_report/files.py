@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cluster.home import Home
+from cluster.replaced_files import check_may_replace
 from research.errors import UserError
 from research.files import user_path
 from research.formatting import size
@@ -12,6 +13,11 @@ from results.history import BranchHistory
 
 def write_files(home: Home, histories: Sequence[BranchHistory], *, html: str | None, card: str | None) -> list[str]:
     """Writes what is asked for. Returns a line on each file. Raises UserError if one can't be written."""
+    targets = [Path(name) for name in (html, card) if name is not None]
+    if len({path.resolve() for path in targets}) < len(targets):
+        raise UserError("--html and --card name one file: give each its own.")
+    for path in targets:
+        check_may_replace(path, home)
     lines = []
     if html is not None:
         from cluster.morning_report.page import write_report

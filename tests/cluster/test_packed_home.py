@@ -123,3 +123,38 @@ def test_a_file_in_a_folder_that_is_not_there_is_refused_and_the_folder_is_not_m
     file.parent.mkdir()
     assert main(["pack", str(file), "--home", str(home.folder)]) == 0
     assert list(file.parent.iterdir()) == [file] and file.stat().st_mode & 0o077 == 0
+
+
+def test_no_file_of_the_home_or_of_a_person_is_replaced(
+    home: Home, elsewhere: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By none of the commands that write a file where they are told to."""
+    (tmp_path / "notes.tar.xz").write_text("of a person")
+    tracked = Path.cwd() / "program.md"
+    before = home.journal.read_bytes()
+    at = ("--home", str(home.folder))
+    for words in (
+        ("pack", str(home.journal)),
+        ("pack", str(tmp_path / "notes.tar.xz")),
+        ("pack", str(tracked)),
+        ("sql", "SELECT 1", "--format", "csv", "--output", str(home.journal)),
+        ("sql", "SELECT 1", "--output", str(tracked)),
+        ("report", "--html", str(home.journal)),
+        ("report", "--html", str(tmp_path / "same.png"), "--card", str(tmp_path / "same.png")),
+    ):
+        capsys.readouterr()
+        assert main([*words, *at]) == 2, words
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert home.journal.read_bytes() == before and tracked.read_text() == "policy\n"
+    assert (tmp_path / "notes.tar.xz").read_text() == "of a person" and not (tmp_path / "same.png").exists()
+    assert main(["sql", "SELECT 1", "--output", str(tmp_path / "own.csv"), *at]) == 0
+    assert main(["sql", "SELECT 2", "--output", str(tmp_path / "own.csv"), *at]) == 0
+
+
+def test_a_tag_that_was_unpacked_can_be_cleaned(file: Path, elsewhere: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its worktree is a folder that git doesn't know, with nothing but a loop's files."""
+    assert main(["unpack", str(file)]) == 0
+    (Path.cwd() / "of-the-checkout").touch()
+    capsys.readouterr()
+    assert main(["clean", "mar8", "--yes"]) == 0, capsys.readouterr().err
+    assert not (elsewhere.worktrees / "mar8").exists()

@@ -199,7 +199,7 @@ def test_an_undo_gives_back_what_was_before_the_drop(
     assert pinned not in current_head(lab)
     capsys.readouterr()
     assert typed(lab, "drop", pinned, "--undo") == 0
-    assert "a merge will bring it back" in capsys.readouterr().out
+    assert "a merge will bring it back" in (said := capsys.readouterr().out) and COMMITTED_BY_A_PERSON in said
     assert f"merge run: {pinned}" in shown(lab, "status", capsys)
     asyncio.run(research(lab, 2))
     assert pinned in current_head(lab) and pinned in lab.store.groups.state(GROUP).farm.pinned
