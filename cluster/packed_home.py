@@ -26,7 +26,7 @@ def write_packed(home: Home, file: Path) -> int:
 
     A name that ends in .tar is not compressed. Raises UserError if there is nothing to pack, or the file can't be written.
     """
-    check_may_replace(file, home)
+    check_may_replace(file, home, option="FILE")
     if file.is_file() and not tarfile.is_tarfile(file):
         raise UserError(f"{file} is no packed home, and would be replaced: choose another FILE, such as night.tar.xz.")
     try:

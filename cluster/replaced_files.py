@@ -6,16 +6,16 @@ from cluster.home import Home
 from research.errors import UserError
 
 
-def check_may_replace(file: Path, home: Home) -> None:
-    """Raises UserError for a file that a result must not replace: one of the farm's home, or one that git tracks."""
+def check_may_replace(file: Path, home: Home, *, option: str) -> None:
+    """Raises UserError, which names the `option`, for a file that a result must not replace: one of the farm's home, or one that git tracks."""
     from agent.repo.git_command import GitFailed, run_git
 
     if file.resolve().is_relative_to(home.folder.resolve()):
-        raise UserError(f"{file} lies in the farm's home, whose files are the farm's own: choose a file elsewhere.")
+        raise UserError(f"{file} lies in the farm's home, whose files are the farm's own: choose another {option}.")
     if not file.exists():
         return
     try:
         run_git(file.resolve().parent, "ls-files", "--error-unmatch", "--", file.resolve().name)
     except (GitFailed, UserError):  # not tracked, no repository, or no git
         return
-    raise UserError(f"{file} is tracked by git, and would be replaced: choose another file.")
+    raise UserError(f"{file} is tracked by git, and would be replaced: choose another {option}.")

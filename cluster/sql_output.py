@@ -48,7 +48,7 @@ def chosen_output(format: str | None, file: str | None) -> Output:
 def deliver(home: Home, query: str, output: Output, *, audience: "Audience") -> None:
     """Prints or writes the answer to one SELECT. Raises UserError."""
     if output.file is not None:
-        check_may_replace(output.file, home)
+        check_may_replace(output.file, home, option="--output")
     in_full = output.format in ("csv", "markdown", "parquet")
     table = (query_in_full if in_full else query_history)(home, query, audience=audience)
     if output.file is None:

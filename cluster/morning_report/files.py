@@ -17,7 +17,7 @@ def write_files(home: Home, histories: Sequence[BranchHistory], *, html: str | N
     if len({path.resolve() for path in targets}) < len(targets):
         raise UserError("--html and --card name one file: give each its own.")
     for path in targets:
-        check_may_replace(path, home)
+        check_may_replace(path, home, option="--html or --card")
     lines = []
     if html is not None:
         from cluster.morning_report.page import write_report
