@@ -7,7 +7,7 @@ from research.errors import UserError
 
 
 def check_may_replace(file: Path, home: Home, *, option: str) -> None:
-    """Raises UserError, which names the `option`, for a file that a result must not replace: one of the farm's home, or one that git tracks."""
+    """Raises UserError, naming the `option`, for a file that a result must not replace: the home's, or one that git tracks."""
     from agent.repo.git_command import GitFailed, run_git
 
     if file.resolve().is_relative_to(home.folder.resolve()):
