@@ -15,7 +15,7 @@ def check_may_replace(file: Path, home: Home, *, option: str) -> None:
     if not file.exists():
         return
     try:
-        run_git(file.resolve().parent, "ls-files", "--error-unmatch", "--", file.resolve().name)
+        run_git(file.resolve().parent, "ls-files", "--error-unmatch", "--", f":(literal){file.resolve().name}")
     except (GitFailed, UserError):  # not tracked, no repository, or no git
         return
     raise UserError(f"{file} is tracked by git, and would be replaced: choose another {option}.")
