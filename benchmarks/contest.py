@@ -98,7 +98,8 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=50)
     parser.add_argument("--lopsided", action="store_true", help="surfaces that are steeper on one side of the best value")
     parser.add_argument("--only", nargs="+", choices=OPTIMIZERS, default=list(OPTIMIZERS), help="these optimizers alone")
-    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1, help="how much runs at a time (default: 1); with --real, each on "
+                        "an equal share of the cores")  # fmt: skip
     parser.add_argument("--real", type=Path, metavar="FOLDER", help="search against random search by real runs on this "
                         "CPU, with all that belongs to it in this folder; the same command goes on with it")  # fmt: skip
     parser.add_argument("--tags", type=int, default=3, help="with --real: how often (default: 3)")
@@ -108,7 +109,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.real is not None:
         real = real_contest.RealContest(folder=args.real.resolve(), runs=args.runs or 30, tags=args.tags, seeds=args.seeds,
-                                        budget=args.budget).run()  # fmt: skip
+                                        budget=args.budget).run(args.processes)  # fmt: skip
         print(json.dumps(real) if args.json else real_contest.table(real))
         return 0
     sizes = {"runs": args.runs or 100, "repeats": args.repeats, "lopsided": args.lopsided}
