@@ -102,9 +102,9 @@ class QueryProcess:
             return UserError(too_slow)
         assert process.stderr is not None
         said = process.stderr.read().decode(errors="replace").strip()
+        log.error("the process that answers queries ended with status %d:\n%s", process.returncode, said)
         if process.returncode < 0 or any(words in said for words in OUT_OF_MEMORY):
             return UserError(TOO_MUCH)
-        log.error("the process that answers queries ended:\n%s", said)
         return UserError(f"The query met a fault of the farm ({one_line(said[-200:])}), whose log has more.")
 
     def _started(self) -> "subprocess.Popen[bytes]":

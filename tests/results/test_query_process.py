@@ -116,6 +116,16 @@ def test_a_fault_is_no_want_of_memory(
     assert "results.no_such_server" in caplog.text
 
 
+def test_what_libraries_reserve_on_a_host_with_many_cores_is_no_query(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of a library's threads reserves address space that it never uses: a mapping without access stands for them."""
+    reserving = "import mmap\nreserved = mmap.mmap(-1, 12 * 2**30, flags=mmap.MAP_PRIVATE | mmap.MAP_NORESERVE, prot=0)\n"
+    (tmp_path / "sitecustomize.py").write_text(reserving)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with Store.open(tmp_path / "home") as store:
+        assert [list(row) for row in store.queries.table("SELECT 1").rows] == [[1]]
+        assert "memory" in refusal(store, "SELECT length(repeat('x', 4000000000))").lower()
+
+
 def test_the_process_ends_with_the_farms(tmp_path: Path) -> None:
     """However that ends, and whatever the query is doing."""
     code = """
