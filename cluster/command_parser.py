@@ -225,6 +225,9 @@ def _add_cluster(group: CommandGroup) -> None:
 def _add_move(group: CommandGroup) -> None:
     pack = group.add("pack", "write a farm's home and branches to one file, also while it runs; without models")
     pack.add_argument("file", type=some_text, metavar="FILE", help="such as night.tar.xz, or night.tar for no compression")
+    pack.add_argument("--without-runs", action="store_true", help="leave out logs and what runs left beside their records")
+    pack.add_argument("--since", type=some_text, metavar="COMMIT", help="leave out commits that this one has, such as main~1: "
+                      "for clones of the project that have them")  # fmt: skip
     add_places(pack, cache=False)
 
     unpack = group.add("unpack", "put what pack wrote into this checkout, so that the same farm run resumes here")

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from agent.repo.bundle import Taken
 
 
-def write_packed(home: Home, file: Path) -> int:
+def write_packed(home: Home, file: Path, *, runs: bool = True, since: str | None = None) -> int:
     """Packs a home into a file and returns its bytes. A file of that name is replaced at once, so it is whole at any time.
 
-    A name that ends in .tar is not compressed. Raises UserError if there is nothing to pack, or the file can't be written.
+    `runs` and `since` are those of `home_archive.pack`. A name that ends in .tar is not compressed. Raises UserError if there
+    is nothing to pack, or the file can't be written.
     """
     check_may_replace(file, home, option="FILE")
     if file.is_file() and not tarfile.is_tarfile(file):
@@ -32,7 +33,7 @@ def write_packed(home: Home, file: Path) -> int:
     try:
         file.parent.stat()  # a folder that isn't there is a slip, such as a disk that isn't mounted, and isn't made
         with replacing(file, private=True) as temporary, temporary.open("wb") as packed:
-            pack(home, packed, compress=file.suffix != ".tar")
+            pack(home, packed, compress=file.suffix != ".tar", runs=runs, since=since)
             packed.flush()
             os.fsync(packed.fileno())
     except OSError as error:

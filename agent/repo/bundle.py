@@ -26,17 +26,32 @@ class Taken:
     """(name, the name it got instead, why) of each branch or ref that would have overwritten something."""
 
 
-def write_bundle(repo: Path, path: Path) -> bool:
+def write_bundle(repo: Path, path: Path, *, since: str | None = None) -> bool:
     """Writes all branches and experiments of a repository. Returns False, and writes no file, if it has none.
 
-    Raises UserError for a shallow clone, whose bundle can't be read.
+    Leaves out the commits that `since` has: only a repository that has them can take the bundle then. Raises UserError for a
+    shallow clone, whose bundle can't be read, and if `since` is no commit or has the whole of a branch.
     """
-    if not _refs(repo, *FOLDERS):
+    refs = _refs(repo, *FOLDERS)
+    if not refs:
         return False
     if run_git(repo, "rev-parse", "--is-shallow-repository").strip() == "true":
         raise UserError(f"{repo} is a shallow clone, which can't be bundled: run `git fetch --unshallow` in it.")
-    run_git(repo, "bundle", "create", "--quiet", str(path.absolute()), *(f"--glob={folder}/*" for folder in FOLDERS))
+    left_out = [] if since is None else [f"^{_commit(repo, since)}"]
+    for ref, commit in refs.items() if left_out else ():
+        if is_ancestor(repo, commit, left_out[0][1:]):
+            raise UserError(f"{since} has all commits of {branch_of_ref(ref)}: name an earlier one, such as {commit[:12]}~1.")
+    globs = (f"--glob={folder}/*" for folder in FOLDERS)
+    run_git(repo, "bundle", "create", "--quiet", str(path.absolute()), *globs, *left_out)
     return True
+
+
+def _commit(repo: Path, name: str) -> str:
+    """The commit of that name. Raises UserError."""
+    try:
+        return run_git(repo, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}").strip()
+    except GitFailed:
+        raise UserError(f"{name!r} is no commit of {repo}: name one that the other clone has, such as main~1.") from None
 
 
 def take_bundle(repo: Path, path: Path) -> Taken:
@@ -52,6 +67,10 @@ def take_bundle(repo: Path, path: Path) -> Taken:
         run_git(repo, "fetch", *quietly, str(path.absolute()), *refspecs)
         return _rename(repo, arrival)
     except GitFailed as error:
+        if "prerequisite" in error.said:
+            raise UserError(
+                f"{repo} lacks commits that were left out of {path.name}: fetch the project's history first."
+            ) from None
         raise UserError(f"git can't add the branches to {repo}: {error.said.splitlines()[-1]}") from None
     finally:
         leftover = "".join(f"delete {ref}\n" for ref in _refs(repo, arrival))

@@ -10,7 +10,7 @@ from cluster.packed_home import packed_line, take_packed, unpacked_lines, write_
 def pack(options: argparse.Namespace) -> int:
     """Writes a home and its branches to one file."""
     home, file = find_home(options.home), Path(options.file)
-    print(packed_line(home, file, write_packed(home, file)))
+    print(packed_line(home, file, write_packed(home, file, runs=not options.without_runs, since=options.since)))
     return 0
 
 

@@ -36,10 +36,11 @@ LINE_BYTES = 3 * 2**10
 """Bytes of the archive per printed line."""
 
 
-def pack(home: Home, target: IO[bytes], *, compress: bool) -> None:
+def pack(home: Home, target: IO[bytes], *, compress: bool, runs: bool = True, since: str | None = None) -> None:
     """Writes a home as a tar archive, even while a farm is running on it. Raises UserError if there is nothing to pack.
 
-    The journal comes before the branches, so that they hold every commit that the journal names.
+    The journal comes before the branches, so that they hold every commit that the journal names. Without `runs`, what each run
+    left beside its record stays out, and so do logs; the commits that `since` has stay out as well.
     """
     from agent.repo.bundle import write_bundle
 
@@ -50,9 +51,9 @@ def pack(home: Home, target: IO[bytes], *, compress: bool) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for number, repository in enumerate(repositories_of(home), start=1):
                 bundle = Path(folder) / BUNDLE.format(number=number)
-                if write_bundle(repository, bundle):
+                if write_bundle(repository, bundle, since=since):
                     _add(archive, Path(folder), bundle)
-        for path in _carried(home):
+        for path in _carried(home, runs=runs):
             _add(archive, home.folder, path)
 
 
@@ -137,13 +138,14 @@ def _last_words(text: str) -> str:
     return f"The job ended without printing the home: {lines[-1] if lines else 'it printed nothing'}"
 
 
-def _carried(home: Home) -> Iterator[Path]:
+def _carried(home: Home, *, runs: bool) -> Iterator[Path]:
     """The other files that are packed: no models (large), no DuckDB (rebuilt from the journal), nothing that grants access."""
     yield home.parquet
-    yield from _files(home.logs.rglob("*"))
     for folder in sorted(home.worktrees.glob("*")):
         yield from (folder / "results.tsv", folder / "progress.png")
-    yield from (path for path in _files(home.runs.glob("*/*")) if path.name != MODEL)
+    if runs:
+        yield from _files(home.logs.rglob("*"))
+        yield from (path for path in _files(home.runs.glob("*/*")) if path.name != MODEL)
 
 
 def _files(paths: Iterable[Path]) -> list[Path]:

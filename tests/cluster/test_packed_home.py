@@ -158,3 +158,27 @@ def test_a_tag_that_was_unpacked_can_be_cleaned(file: Path, elsewhere: Home, cap
     capsys.readouterr()
     assert main(["clean", "mar8", "--yes"]) == 0, capsys.readouterr().err
     assert not (elsewhere.worktrees / "mar8").exists()
+
+
+def test_a_clone_takes_a_file_without_the_commits_that_it_has(
+    home: Home, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is smaller, and refused where those commits are missing. A commit that has the whole of a branch is refused, too."""
+    repository = home.folder / "repository"
+    first = git(repository, "rev-list", "--max-parents=0", BRANCH).splitlines()[0]
+    small = tmp_path / "small.tar.xz"
+    assert main(["pack", str(small), "--without-runs", "--since", first, "--home", str(home.folder)]) == 0
+    assert small.stat().st_size < file.stat().st_size
+    git(tmp_path, "clone", "--quiet", str(repository), "clone")
+    make_checkout(tmp_path / "stranger")
+    for folder, status in (("clone", 0), ("stranger", 2)):
+        monkeypatch.chdir(tmp_path / folder)
+        assert main(["unpack", str(small), "--home", str(tmp_path / f"{folder}-home")]) == status
+    assert "lacks commits" in capsys.readouterr().err
+    unpacked = Home(tmp_path / "clone-home")
+    assert unpacked.journal.read_bytes() == home.journal.read_bytes() and not unpacked.runs.exists()
+    assert git(tmp_path / "clone", "rev-parse", BRANCH) == git(repository, "rev-parse", BRANCH)
+    for wrong in (BRANCH, "no-such-commit"):
+        assert main(["pack", str(small), "--since", wrong, "--home", str(home.folder)]) == 2
+        said = capsys.readouterr().err
+        assert wrong in said and "Traceback" not in said
