@@ -125,7 +125,7 @@ def query_history(home: Home, sql: str, *, audience: "Audience") -> "Table":
 def query_in_full(
     home: Home, sql: str, *, audience: "Audience", max_rows: int = MOST_ROWS, timeout_s: float = LONGEST_SECONDS
 ) -> "Table":
-    """All rows of one SELECT, up to a limit, with DuckDB's types, read from the home's journal, which works while a farm writes there.
+    """All rows of one SELECT up to a limit, with DuckDB's types, from the home's journal, also while a farm writes there.
 
     Raises UserError.
     """
