@@ -9,7 +9,7 @@ from cluster.commands.read_home import branch_asked, read_history, record_named
 from cluster.home import Home, find_cache, find_home, home_option
 from cluster.local_api import ask_farm
 from cluster.person_requests import Answer, Ask, record
-from cluster.resuming import resuming_with
+from cluster.resuming import is_tried_by_hand, resuming_with
 from research.errors import UserError
 from research.formatting import one_line
 from results.history import branch_named, names_a_branch
@@ -151,7 +151,13 @@ def _when(home: Home, branch: "Branch", answer: Answer) -> str:
     """When what was asked begins."""
     if answer.is_taken_up:
         return "The running farm takes that up at its next step"
-    return f"That begins{resuming_with(home, branch)}"
+    if not is_tried_by_hand(home, branch):
+        return f"That begins{resuming_with(home, branch)}"
+    from cluster.before_try import what_is_in_the_way
+
+    records = next((history.records for history in read_history(home) if history.branch.name == branch.name), ())
+    first = what_is_in_the_way(home, branch, records)
+    return f"That begins{f', {first.rstrip()}' if first else ''}{resuming_with(home, branch)}"
 
 
 def branch_or_experiment(home: Home, name: str | None) -> "tuple[Branch, str | None]":

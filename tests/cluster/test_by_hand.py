@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import time
@@ -103,6 +104,15 @@ def test_a_try_that_was_cut_off_is_finished_and_not_made_twice(checkout: Checkou
 
     checkout.edit(f"LR = {GOOD_LR}", f"LR = {BAD_LR}")
     cut_off_while_training(checkout, "one-0002")
+    assert " restore " not in checkout.farm("status"), "the edit is there"
+    checkout.edit(f"LR = {BAD_LR}", "LR = 0.5")
+    checkout.git("switch", "--quiet", "--create", "elsewhere")
+    told = after("interrupted: one-0002", checkout.farm("status"))
+    assert "one-0002" in after("That begins", checkout.farm("drop", "one-0001")), "the try that it needs would be refused"
+    assert checkout.farm("drop", "one-0001", "--undo")
+    for command in re.findall("`(git .*?)`", told):
+        type_in(checkout, command)
+    assert branch(checkout) == "autoresearch/one" and f"LR = {BAD_LR}" in checkout.train_py.read_text()
     output = checkout.farm("try", *TERMS)
     assert "resuming one-0002" in output and decision_of(output) == "discard"
     assert f"LR = {GOOD_LR}" in checkout.train_py.read_text()
