@@ -305,7 +305,7 @@ def _add_sql(group: CommandGroup) -> None:
     )
     sql.add_argument("--audit", action="store_true", help="include the table audit, which no researcher may see")
     sql.add_argument("--format", choices=SQL_FORMATS,
-                     help="how to print the result (default: table); csv, markdown and parquet have all rows")  # fmt: skip
+                     help="how to print the result (default: table); csv, markdown and files have all rows")  # fmt: skip
     sql.add_argument("--output", type=some_text, metavar="FILE",
                      help="write the result to a file, by whose suffix the format is chosen")  # fmt: skip
     add_places(sql, cache=False)

@@ -143,13 +143,18 @@ def sql(options: argparse.Namespace) -> int:
     from cluster.sql_output import Output, chosen_output, deliver
 
     home = find_home(options.home)
-    output = chosen_output("json" if options.json else options.format, options.output)
+    output = chosen_output(options.format, options.output, json=options.json)
     audience: Audience = "person" if options.audit else "agent"
     if options.query is None and sys.stdin.isatty() and output == Output():
         from cluster.sql_prompt import ask_for_queries
 
         return ask_for_queries(home, audience=audience)
     query = typed_query() if options.query in (None, "-") else options.query
+    if query.lstrip().startswith("."):
+        from cluster.sql_prompt import obey_lines
+
+        obey_lines(home, query, output, audience=audience)
+        return 0
     deliver(home, query, output, audience=audience)
     return 0
 

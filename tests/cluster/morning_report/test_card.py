@@ -45,4 +45,8 @@ def test_a_head_that_is_still_the_baseline_claims_nothing(card: Card) -> None:
 
 def test_one_bad_score_does_not_flatten_the_curve(card: Card) -> None:
     far = replace(card, tried=(replace(card.tried[0], val_bpb=9.0, is_kept=False), *card.tried[1:]))
-    assert card_figure(far).axes[0].get_ylim()[1] < 1.2
+    (axes,) = card_figure(far).axes
+    assert axes.get_ylim()[1] < 1.2
+    named = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert any("further up (1)" in text for text in named), "it is shown all the same"
+    assert any("90%" in text for text in named), "and so is what the whisker means"
