@@ -13,6 +13,7 @@ from agent.repo.worktree import checked_out_branch, commit_exists
 from cluster.home import Home, find_checkout, home_option
 from research.command_hints import to_type
 from research.errors import UserError
+from results.counts import IDEAS
 from results.experiment import Branch, Experiment, ExperimentRecord
 
 
@@ -32,7 +33,8 @@ def steps_to_finish(home: Home, experiment: Experiment) -> list[str]:
         return []
     switch = _switch(repo, experiment.branch)
     restore = command_to_type(repo, "restore", f"--source={experiment_ref(experiment.id)}", TRAIN_FILE)
-    return [*switch, *([restore] if _has_another_edit(repo, experiment) else [])]
+    is_refused = experiment.kind in IDEAS and _has_another_edit(repo, experiment)  # others run whatever the file holds
+    return [*switch, *([restore] if is_refused else [])]
 
 
 def what_is_in_the_way(home: Home, branch: Branch, records: Iterable[ExperimentRecord]) -> str:

@@ -105,9 +105,8 @@ def interrupted_lines(home: Home, histories: Iterable[BranchHistory]) -> list[st
         drop = f"`{to_type(f'farm abandon{home_option(home)} {experiment.id}')}` drops it"
         sides = [record, *other_sides(record, of_branch[experiment.branch].records)]
         what = f"interrupted: {' and '.join(_named_with_runs(side) for side in sides)}"
-        steps = ", then ".join(f"`{step}`" for step in [*before, finish] if step)
-        another = " (which replaces the edit that is there)" if any(" restore " in step for step in before) else ""
-        lines.append(f"{what}: {f'{steps}{another} finishes it, ' if finish else ''}{drop}")
+        steps = "".join(f"`{step}`{' (in place of the edit there)' if ' restore ' in step else ''}, then " for step in before)
+        lines.append(f"{what}: {f'{steps}`{finish}` finishes it, ' if finish else ''}{drop}")
     return lines
 
 
