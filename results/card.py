@@ -1,8 +1,8 @@
 """One picture to share: how far a head came, how sure that is, and what was tried on the way."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from research.formatting import counted, shortened
@@ -18,6 +18,9 @@ WIDTH, HEIGHT = 12.0, 6.3
 """The picture's size in inches, in the proportion in which links are previewed."""
 
 MUTED = "#6b6f68"
+
+LEAST_SPAN = 1e-4
+"""The least range of scores that is drawn, in bits per byte: narrower ones have no telling labels."""
 
 PLOT = (0.075, 0.135, 0.88, 0.485)
 """Left, bottom, width and height of the curve, as shares of the picture."""
@@ -137,9 +140,10 @@ def _limits(card: Card) -> tuple[float, float]:
     """The lowest and highest score that has a place: those far above the heads don't stretch the picture, and are marked at
     its top.
     """
-    values: Sequence[float] = [value for _, value in card.steps] or [one.val_bpb for one in card.tried]
-    scores = [one.val_bpb for one in card.tried] or values
-    low, top = min(*values, *scores), max(values)
-    span = max(top - low, 1e-6)
-    high = max([top, *(score for score in scores if score <= top + FAR * 0.1 * span)])
+    scores = [one.val_bpb for one in card.tried]
+    placed = [*(value for _, value in card.steps), *(one.val_bpb for one in card.tried if one.is_kept)] or scores
+    low, top = min(*placed, *scores), max(placed)
+    reach = max(top + FAR * 0.1 * (top - low), low + FAR * (median(scores or placed) - low))
+    high = max([top, *(score for score in scores if score <= reach)])
+    span = max(high - low, LEAST_SPAN)
     return low - 0.08 * span, high + 0.12 * span
