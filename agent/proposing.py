@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 
+from agent.compare_programs import program_of
 from agent.duplicate_edits import questions_about, reason_not_to_run, record_refusal
 from agent.follow_ups import FARM
 from agent.observer import LoopObserver
@@ -138,7 +139,7 @@ class Proposer:
                 self._record_withdrawn(proposal, "the last keep changed the same thing")
             elif (reason := self._refused(moved)) is None:
                 return moved
-            else:
+            elif not self._has_another_loop_tried(moved):  # that is no news: the next idea is asked for
                 self._observer.on_event("proposal_refused", branch=self._branch, title=moved.title, reason=reason)
 
     async def _meanwhile(self, task: "asyncio.Future[PreparedProposal]") -> Proposal | None:
@@ -220,6 +221,8 @@ class Proposer:
                 await self._read_ahead(proposal, context)
                 is_current = context.train_py == self._head_train_py()  # else it is rebased and judged once it is due
                 if is_current and (reason := self._refused(proposal)) is not None:
+                    if self._has_another_loop_tried(proposal) and program_of(proposal.train_py) not in context.programs:
+                        continue  # meanwhile: both had the same idea, and this one is asked for another
                     raise ProposalFailed(f"{proposal.title} was refused: {reason}")
                 self._is_failing = False
                 return proposal, context.train_py
@@ -238,6 +241,11 @@ class Proposer:
         if reason is not None:
             record_refusal(self._store, self._branch, proposal, reason)
         return reason
+
+    def _has_another_loop_tried(self, proposal: Proposal) -> bool:
+        """Whether the program of a proposal is that of another branch's experiment."""
+        earlier = self._context().programs.get(program_of(proposal.train_py))
+        return earlier is not None and earlier.experiment.branch != self._branch
 
     def _record_withdrawn(self, proposal: Proposal, reason: str) -> None:
         """Records a proposal that was paid for and isn't tried."""

@@ -105,6 +105,7 @@ async def try_working_train_py(farm: Farm, message: str | None, *, again: bool =
                 return requested
         if record is not None:
             tell_what_is_left_aside(farm, loop, record, working, message)
+            tell_that_again_comes_later(farm, record, again=again)
         else:
             earlier = earlier_try(loop, working, head_text, again=again)
             proposal = proposal_by_hand(head_text, working, message)
@@ -174,6 +175,15 @@ def tell_that_words_have_no_edit(farm: Farm, requested: ExperimentRecord, messag
     if message is not None:
         what = f"{TRAIN_FILE} has no edit, so that {requested.experiment.id} ({requested.experiment.title}) ran, which was due"
         farm.display.say(f"{what}: -m {shlex.quote(shortened(message, TITLE_WIDTH))} left aside")
+
+
+def tell_that_again_comes_later(farm: Farm, record: ExperimentRecord, *, again: bool) -> None:
+    """Says that a call which has finished what was waiting, a commit or what was cut off, has run nothing once more."""
+    if again:
+        farm.display.say(
+            f"{record.experiment.id} ({record.experiment.title}) had waited and is finished now: --again is left aside, and "
+            "runs it once more if you type the same again"
+        )
 
 
 def tell_what_is_left_aside(

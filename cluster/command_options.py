@@ -17,6 +17,9 @@ from results.verdict import LINE_PRICE
 DEFAULT_BRANCH = "the best of the tag that is checked out here, else of the newest"
 """What commands take without a branch or tag, in words."""
 
+ASKED_BRANCH = f"that of the farm that is running; without one {DEFAULT_BRANCH}"
+"""What commands that ask something of loops take without a branch or tag, in words."""
+
 
 def add_tag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -157,8 +160,8 @@ def add_experiment(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_branch(parser: argparse.ArgumentParser, name: str = "branch") -> None:
-    parser.add_argument(name, nargs="?", type=some_text, help=f"a branch or tag (default: {DEFAULT_BRANCH})")
+def add_branch(parser: argparse.ArgumentParser, name: str = "branch", *, default: str = DEFAULT_BRANCH) -> None:
+    parser.add_argument(name, nargs="?", type=some_text, help=f"a branch or tag (default: {default})")
 
 
 def add_json(parser: argparse.ArgumentParser, help: str = "print JSON") -> None:

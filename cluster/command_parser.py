@@ -4,6 +4,7 @@ import argparse
 from typing import Literal, get_args
 
 from cluster.command_options import (
+    ASKED_BRANCH,
     DEFAULT_BRANCH,
     add_branch,
     add_dashboard,
@@ -155,7 +156,7 @@ def _add_research(group: CommandGroup) -> None:
 def _add_steer(group: CommandGroup) -> None:
     suggest = group.add("suggest", "suggest an idea in words: a loop's researcher gets it with its next proposal")
     suggest.add_argument("text", nargs="?", type=some_text, metavar="WORDS", help="the idea, such as 'try QK-norm'")
-    suggest.add_argument("--tag", type=tag_name, help=f"the branch or tag that it is for (default: {DEFAULT_BRANCH})")
+    suggest.add_argument("--tag", type=tag_name, help=f"the branch or tag that it is for (default: {ASKED_BRANCH})")
     suggest.add_argument("--list", action="store_true", help="list all suggestions, with what became of them")
     suggest.add_argument("--withdraw", type=count_to(1_000_000), metavar="N", help="withdraw suggestion N")
     add_places(suggest, cache=False)
@@ -191,12 +192,12 @@ def _add_decide(group: CommandGroup) -> None:
     add_places(drop, cache=False)
 
     combine = group.add("combine", "combine near-misses on the head: a wave of runs, each with half of them")
-    add_branch(combine, "tag")
+    add_branch(combine, "tag", default=ASKED_BRANCH)
     add_places(combine, cache=False)
 
     baseline = group.add("baseline", "run the baseline again, as a control")
     baseline.add_argument("--again", action="store_true", help="required, since the first time farm run measures it")
-    add_branch(baseline, "tag")
+    add_branch(baseline, "tag", default=ASKED_BRANCH)
     add_places(baseline, cache=False)
 
 
@@ -308,7 +309,7 @@ def _add_sql(group: CommandGroup) -> None:
     )
     sql.add_argument("--audit", action="store_true", help="include the table audit, which no researcher may see")
     sql.add_argument("--format", choices=SQL_FORMATS,
-                     help="how to print the result (default: table); csv, markdown and parquet have all rows")  # fmt: skip
+                     help="how to print the result (default: table); csv, markdown and files have all rows")  # fmt: skip
     sql.add_argument("--output", type=some_text, metavar="FILE",
                      help="write the result to a file, by whose suffix the format is chosen")  # fmt: skip
     add_places(sql, cache=False)

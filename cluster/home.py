@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 import shlex
 import socket
@@ -141,6 +142,13 @@ class Home:
             return int(holder["pid"]) if holder["host"] == socket.gethostname() else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def seconds_held(self) -> float:
+        """How long ago a process has last taken the home; infinite if none ever did."""
+        try:
+            return time.time() - self.lock_file.stat().st_mtime
+        except OSError:
+            return math.inf
 
     def check_free(self) -> None:
         """Raises UserError, which names the process that holds it, if a farm runs on this home."""

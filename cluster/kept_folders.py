@@ -8,7 +8,8 @@ from pathlib import Path
 from agent.repo.branch_names import worktree_folder
 from cluster.home import Home
 from cluster.known_folders import known_folders
-from results.history import BranchHistory, read_history
+from results.counts import count
+from results.history import BranchHistory, by_head, read_history
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class KeptTag:
     tag: str
     branches: tuple[str, ...]
     experiments: int
+    """As `farm status` counts them (`results/counts.py`): ideas with a verdict."""
     kept: int
     last: str
     """When its newest experiment was committed, ISO 8601; empty without one."""
@@ -63,13 +65,14 @@ def kept_home(home: Home) -> KeptHome:
 def kept_tag(home: Home, histories: list[BranchHistory]) -> KeptTag:
     """A tag of a home, by its branches."""
     records = [record for history in histories for record in history.records]
+    counts = count(*([record for one in sharing for record in one.records] for sharing in by_head(histories)))
     runs = [home.runs / run.run_id for record in records for run in record.runs]
     folders = [*runs, *(worktree_folder(home.folder, history.branch.name) for history in histories)]
     return KeptTag(
         tag=histories[0].branch.tag,
         branches=tuple(history.branch.name for history in histories),
-        experiments=sum(record.is_idea for record in records),
-        kept=sum(record.outcome == "keep" and record.is_idea for record in records),
+        experiments=counts.done,
+        kept=counts.kept,
         last=max((record.experiment.created for record in records), default=""),
         disk_bytes=sum(map(disk_bytes, folders)),
     )

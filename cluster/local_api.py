@@ -56,6 +56,10 @@ ENDING_SECONDS = 2.0
 STARTING_SECONDS = 5.0
 """How long a process that has just taken a home may take to answer, or to release the home."""
 
+YOUNG_SECONDS = 60.0
+"""How long a process that doesn't answer has held its home at most if it is said to be starting: reading a long history takes
+seconds, more on a busy machine."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Submitted:
@@ -222,7 +226,20 @@ def connect_soon(home: Home) -> FarmClient | None:
     """The client of the farm that runs on `home`, which may just be starting; None if none runs or it doesn't answer soon."""
     until = monotonic() + STARTING_SECONDS
     while (client := connect(home)) is None and home.holder() is not None and monotonic() < until:
+        if (pid := home.holder_pid()) is not None and _is_stopped(pid):
+            return None
         sleep(0.1)
+    return client
+
+
+def ask_farm(home: Home) -> FarmClient | None:
+    """The client of the farm that has to record what a command asks; None if the home is free.
+
+    Raises UserError if a process holds the home and doesn't answer soon.
+    """
+    client = connect_soon(home)
+    if client is None and (silent := silent_farm(home)):
+        raise UserError(silent)
     return client
 
 
@@ -234,9 +251,10 @@ def silent_farm(home: Home) -> str:
     pid = home.holder_pid()
     if pid is not None and _is_stopped(pid):
         return f"The farm on {home.folder} ({holder}) was paused and can't answer: `kill -CONT {pid}` lets it go on."
-    return (
-        f"The farm on {home.folder} ({holder}) doesn't answer: it is just starting or ending, try again; or it hangs, end it."
-    )
+    if home.seconds_held() < YOUNG_SECONDS:
+        return f"The farm on {home.folder} ({holder}) is just starting, and doesn't answer yet: try again in a moment."
+    ends_it = "end it" if pid is None else f"`kill {pid}` ends it"
+    return f"The farm on {home.folder} ({holder}) doesn't answer: it is ending, try again; or it hangs, and {ends_it}."
 
 
 def _is_same_folder(told: Any, home: Home) -> bool:

@@ -51,7 +51,7 @@ def take_packed(file: Path, checkout: Path, target: Home) -> list["Taken"]:
     with _opened(file) as archive, tempfile.TemporaryDirectory(dir=target.folder.parent, prefix=".unpacked-") as folder:
         fresh = Path(folder) / "home"
         fresh.mkdir()
-        bundles = unpacked(archive, fresh)
+        bundles = unpacked(archive, fresh, cure=f"copy it anew, or pack the home again ({to_type('farm pack')})")
         if target.journal.exists():
             with target.lock():
                 _require_earlier(target, Home(fresh), file)

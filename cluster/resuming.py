@@ -68,6 +68,20 @@ def _limits_left(started: Mapping[str, Any], done: int | None) -> dict[str, floa
     return limits
 
 
+def is_tried_by_hand(home: Home, branch: Branch) -> bool:
+    """Whether `farm try` resumes a branch, rather than `farm run`."""
+    return bool(_started(home, branch).get("command") == "try")
+
+
+def _steps_before(home: Home, history: BranchHistory, record: ExperimentRecord) -> list[str]:
+    """The commands that come before the `farm try` that finishes an experiment; none before another command."""
+    if record.experiment.kind == "confirm" or not is_tried_by_hand(home, history.branch):
+        return []
+    from cluster.before_try import steps_to_finish  # asks git
+
+    return steps_to_finish(home, record.experiment)
+
+
 def resume_lines(home: Home, histories: Iterable[BranchHistory], branches: Collection[str]) -> list[str]:
     """A line with the command that resumes a farm that worked on these branches; none if nothing is recorded of them."""
     known = [history for history in histories if history.branch.name in branches]
@@ -87,10 +101,12 @@ def interrupted_lines(home: Home, histories: Iterable[BranchHistory]) -> list[st
     for record in interrupted(histories):
         experiment = record.experiment
         finish = _finishing(home, of_branch[experiment.branch], record)
+        before = _steps_before(home, of_branch[experiment.branch], record) if finish else []
         drop = f"`{to_type(f'farm abandon{home_option(home)} {experiment.id}')}` drops it"
         sides = [record, *other_sides(record, of_branch[experiment.branch].records)]
         what = f"interrupted: {' and '.join(_named_with_runs(side) for side in sides)}"
-        lines.append(f"{what}: {f'`{finish}` finishes it, ' if finish else ''}{drop}")
+        steps = "".join(f"`{step}`{' (in place of the edit there)' if ' restore ' in step else ''}, then " for step in before)
+        lines.append(f"{what}: {f'{steps}`{finish}` finishes it, ' if finish else ''}{drop}")
     return lines
 
 

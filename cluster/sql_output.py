@@ -32,8 +32,13 @@ class Output:
     """None: standard output."""
 
 
-def chosen_output(format: str | None, file: str | None) -> Output:
-    """The output by `--format` and `--output`. Raises UserError if they don't say which format, or Parquet has no file."""
+def chosen_output(format: str | None, file: str | None, *, json: bool = False) -> Output:
+    """The output by `--format`, `--output` and `--json`. Raises UserError if they don't say which format, or differ, or Parquet
+    has no file.
+    """
+    if json and format not in (None, "json"):
+        raise UserError(f"--json and --format {format} are two formats: leave one out.")
+    format = "json" if json else format
     path = None if file is None else user_path(file, instead="an absolute path for --output")
     chosen = format or ("table" if path is None else SUFFIXES.get(path.suffix.lower()))
     if chosen is None:
@@ -49,7 +54,7 @@ def deliver(home: Home, query: str, output: Output, *, audience: "Audience") -> 
     """Prints or writes the answer to one SELECT. Raises UserError."""
     if output.file is not None:
         check_may_replace(output.file, home, option="--output")
-    in_full = output.format in ("csv", "markdown", "parquet")
+    in_full = output.file is not None or output.format in ("csv", "markdown", "parquet")
     table = (query_in_full if in_full else query_history)(home, query, audience=audience)
     if output.file is None:
         print(str(rendered(table, output.format)).rstrip("\n"))
@@ -58,7 +63,7 @@ def deliver(home: Home, query: str, output: Output, *, audience: "Audience") -> 
         write_atomically(output.file, rendered(table, output.format, is_file=True))
     except OSError as error:
         raise UserError(f"{output.file} can't be written ({error.strerror}): choose another --output.") from None
-    more = " (the first ones; --format csv has all of them)" if table.truncated else ""
+    more = " (the first ones: add LIMIT and OFFSET for the others)" if table.truncated else ""
     print(f"{counted(len(table.rows), 'row')}{more} written to {output.file}")
 
 

@@ -108,15 +108,30 @@ def ask_for_queries(home: Home, *, audience: "Audience") -> int:
             return 0
 
 
+def obey_lines(home: Home, text: str, output: Output, *, audience: "Audience") -> None:
+    """Answers the commands of the prompt that a text begins with, one per line, and the query after them if there is one.
+
+    Raises UserError at the first one that can't be answered.
+    """
+    talk, lines = Talk(home, read_schema(home, audience=audience), audience, output), text.strip().splitlines()
+    while lines and (not lines[0].strip() or lines[0].lstrip().startswith(".")):
+        if not talk.answer(lines.pop(0), raises=True):
+            return
+    talk.answer("\n".join(lines), raises=True)
+
+
 class Talk:
     """What a prompt answers."""
 
-    def __init__(self, home: Home, schema: Schema, audience: "Audience") -> None:
+    def __init__(self, home: Home, schema: Schema, audience: "Audience", output: Output | None = None) -> None:
         self._home, self._schema, self._audience = home, schema, audience
-        self._output = Output()
+        self._output = output or Output()
 
-    def answer(self, typed: str) -> bool:
-        """Prints the answer to a query or a command of the prompt. Returns whether the prompt goes on."""
+    def answer(self, typed: str, *, raises: bool = False) -> bool:
+        """Prints the answer to a query or a command of the prompt, or the mistake in it. Returns whether the prompt goes on.
+
+        With `raises` a mistake is a UserError instead.
+        """
         words = typed.strip().rstrip(";").split(maxsplit=1)
         if not words:
             return True
@@ -129,8 +144,12 @@ class Talk:
                 output, self._output = self._output, replace(self._output, file=None)
                 deliver(self._home, typed, output, audience=self._audience)
         except UserError as error:
+            if raises:
+                raise
             print(error)
         except KeyboardInterrupt:
+            if raises:
+                raise
             print("stopped")
         return True
 

@@ -55,6 +55,8 @@ def checked_url(url: str | None, shape: Shape | None) -> str | None:
     named = "--notify-url" if url is not None else f"${URL_VARIABLE}"
     url = url if url is not None else os.environ.get(URL_VARIABLE) or None
     if url is None:
+        if shape is not None:
+            raise UserError(f"--notify-shape {shape} has no webhook to write to: add --notify-url URL, or set ${URL_VARIABLE}.")
         return None
     try:
         parts = urlsplit(url)

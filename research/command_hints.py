@@ -21,6 +21,8 @@ def to_type(command: str, *, environment: Mapping[str, str] = os.environ) -> str
     program = command.partition(" ")[0]
     scripts = Path(sys.executable).parent
     project = research_folder().parent
+    if program == "uv":  # which finds its project by itself, or is told
+        return command if _is_inside(project) else f"{command} --project {shlex.quote(str(project))}"
     is_project = (project / "pyproject.toml").is_file()
     if is_project and any(environment.get(name) for name in UV_RUN_VARIABLES):
         return f"{_uv_run(project)} {command}"
@@ -34,8 +36,12 @@ def to_type(command: str, *, environment: Mapping[str, str] = os.environ) -> str
 
 def _uv_run(project: Path) -> str:
     """The beginning of a command for uv, which names the project unless the current folder is in it."""
-    here = Path.cwd().resolve()
-    return "uv run" if here.is_relative_to(project) else f"uv run --project {shlex.quote(str(project))}"
+    return "uv run" if _is_inside(project) else f"uv run --project {shlex.quote(str(project))}"
+
+
+def _is_inside(project: Path) -> bool:
+    """Whether the current folder is in a project."""
+    return Path.cwd().resolve().is_relative_to(project)
 
 
 def _is_ours(found: Path, scripts: Path) -> bool:

@@ -1,13 +1,13 @@
 """One picture to share: how far a head came, how sure that is, and what was tried on the way."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING
 
 from research.formatting import counted, shortened
 from results.head_gain import ExpectedGain, interval_text
-from results.plot import DARK_GREEN, DPI, FAR, GREEN, GREY, INK, plain_text, save_png, silent_matplotlib
+from results.plot import DARK_GREEN, DPI, FAR, GREEN, GREY, INK, mark_at_the_top, plain_text, save_png, silent_matplotlib
 from results.verdict import figure as in_bpb
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ WIDTH, HEIGHT = 12.0, 6.3
 """The picture's size in inches, in the proportion in which links are previewed."""
 
 MUTED = "#6b6f68"
+
+LEAST_SPAN = 1e-4
+"""The least range of scores that is drawn, in bits per byte: narrower ones have no telling labels."""
 
 PLOT = (0.075, 0.135, 0.88, 0.485)
 """Left, bottom, width and height of the curve, as shares of the picture."""
@@ -111,27 +114,36 @@ def _draw_curve(axes: "Axes", card: Card) -> None:
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlim(-0.02 * max(card.last, 1), 1.02 * max(card.last, 1))
+    low, top = _limits(card) if card.tried or card.steps else (0.0, 1.0)
     kept = [one for one in card.tried if one.is_kept]
     others = [one for one in card.tried if not one.is_kept]
     for found, size, color, label in ((others, 16, GREY, "discarded"), (kept, 34, GREEN, "kept")):
-        if found:
-            axes.scatter([one.at for one in found], [one.val_bpb for one in found], s=size, color=color, label=label, zorder=3)
+        seen = [one for one in found if one.val_bpb <= top]
+        if seen:
+            axes.scatter([one.at for one in seen], [one.val_bpb for one in seen], s=size, color=color, label=label, zorder=3)
+        mark_at_the_top(
+            axes, [one.at for one in found if one.val_bpb > top], marker="^", color=color, label=f"{label}, further up"
+        )
     if card.steps:
         x, y = [*(at for at, _ in card.steps), card.last], [*(value for _, value in card.steps), card.steps[-1][1]]
         axes.step(x, y, where="post", color=DARK_GREEN, linewidth=2, label="head: the val_bpb that is expected of it", zorder=2)
     if card.gain is not None:
         below, above = card.gain.high - card.gain.gain, card.gain.gain - card.gain.low
-        axes.errorbar([card.last], [card.gain.head], yerr=[[max(0.0, below)], [max(0.0, above)]], color=DARK_GREEN, capsize=4)
+        axes.errorbar([card.last], [card.gain.head], yerr=[[max(0.0, below)], [max(0.0, above)]], color=DARK_GREEN, capsize=4,
+                      label="the head by all runs, 90% interval of its gain")  # fmt: skip
     if card.tried or card.steps:
-        axes.set_ylim(*_limits(card))
+        axes.set_ylim(low, top)
         axes.legend(loc="upper right", fontsize=10, frameon=False, labelcolor=MUTED)
 
 
 def _limits(card: Card) -> tuple[float, float]:
-    """The lowest and highest score that is shown: discards far above the heads don't stretch the picture."""
-    values: Sequence[float] = [value for _, value in card.steps] or [one.val_bpb for one in card.tried]
-    scores = [one.val_bpb for one in card.tried] or values
-    low, top = min(*values, *scores), max(values)
-    span = max(top - low, 1e-6)
-    high = max([top, *(score for score in scores if score <= top + FAR * 0.1 * span)])
+    """The lowest and highest score that has a place: those far above the heads don't stretch the picture, and are marked at
+    its top.
+    """
+    scores = [one.val_bpb for one in card.tried]
+    placed = [*(value for _, value in card.steps), *(one.val_bpb for one in card.tried if one.is_kept)] or scores
+    low, top = min(*placed, *scores), max(placed)
+    reach = max(top + FAR * 0.1 * (top - low), low + FAR * (median(scores or placed) - low))
+    high = max([top, *(score for score in scores if score <= reach)])
+    span = max(high - low, LEAST_SPAN)
     return low - 0.08 * span, high + 0.12 * span

@@ -348,6 +348,7 @@ def _time_price(state: GroupState, entry: Ran) -> float:
         return 0.0
     share = state.share_of_run.get(run.run_id)
     is_slowed = share is not None and share.may_be_unusual and share.more < 0
+    is_slowed |= share_above_first(state, share_of(run)) < 0  # what is usual falls where a machine stays busy
     times = FREE_TIMES_DISTURBED if is_slowed else FREE_TIMES
     worth, worth_before = (
         worth_of_time(took, state.usual_times, free_times=times, budget=state.budget, slope=state.time_slope,

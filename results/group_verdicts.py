@@ -229,7 +229,8 @@ def _share_in_words(state: GroupState, runs: Sequence[RunResult]) -> str:
 def _effect(state: GroupState, found: IdeaEstimate) -> str:
     price, time = f", price {figure(found.price)}" if found.price >= LEAST_PRICE else "", time_price(state, found.idea)
     if price and time >= LEAST_PRICE:
-        price += f" ({figure(time)} of it for the time that it takes outside the budget)"
+        by = ", by one run" if len(state.time_prices[found.idea]) == 1 else ""
+        price += f" ({figure(time)} of it for the time that it takes outside the budget{by})"
     if found.price <= -LEAST_PRICE:
         price = f", of simpler code that may lose {figure(-found.price)}"
     return f"estimated effect by all runs {interval_text(found.effect, found.low, found.high)}{price}"

@@ -297,6 +297,8 @@ def names_a_branch(histories: Sequence[BranchHistory], name: str) -> bool:
 
 def names_there(histories: Sequence[BranchHistory]) -> str:
     """The tags and their branches, the newest ones, in words."""
+    if not histories:
+        return "nothing is recorded yet"
     of_tag: dict[str, list[str]] = {}
     for history in reversed(histories):
         of_tag.setdefault(history.branch.tag, []).append(_short(history.branch.name))

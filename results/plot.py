@@ -171,8 +171,8 @@ def progress_figure(picture: Picture) -> "Figure":
         _draw_keeps(axes, keeps)
         _draw_heads(axes, line, last=last, label=EXPECTED if heads else LAST_KEPT)
         _draw_discards(axes, keeps, discards)
-        _mark_at_the_top(axes, picture.crashed, marker="x", color=RED, label="crashed")
-        _mark_at_the_top(axes, picture.invalid, marker="D", color=PURPLE, label="invalid")
+        mark_at_the_top(axes, picture.crashed, marker="x", color=RED, label="crashed")
+        mark_at_the_top(axes, picture.invalid, marker="D", color=PURPLE, label="invalid")
         figure.legend(loc="outside lower center", ncols=6, frameon=False, fontsize=10, labelcolor=INK)
         figure.draw_without_rendering()  # settles the layout that labels are placed in
         _draw_labels(axes, keeps)
@@ -249,10 +249,10 @@ def _draw_discards(axes: "Axes", keeps: Sequence[Point], discards: Sequence[Poin
     above = [point.number for point in discards if point.val_bpb > limit]
     if seen:
         axes.scatter([p.number for p in seen], [p.val_bpb for p in seen], s=18, color=GREY, alpha=0.8, label="discarded")
-    _mark_at_the_top(axes, above, marker="^", color=GREY, label="discarded, further up")
+    mark_at_the_top(axes, above, marker="^", color=GREY, label="discarded, further up")
 
 
-def _mark_at_the_top(axes: "Axes", numbers: Sequence[int], *, marker: str, color: str, label: str) -> None:
+def mark_at_the_top(axes: "Axes", numbers: Sequence[int], *, marker: str, color: str, label: str) -> None:
     """Marks experiments without a place among the scores at the top edge; the legend counts them."""
     if numbers:
         top, where = [1.0] * len(numbers), axes.get_xaxis_transform()

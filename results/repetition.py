@@ -27,7 +27,7 @@ def repetition(state: GroupState, experiment: Experiment, run: RunResult) -> Rep
     A merge and a control are repeated if their share was unusual, a merge also if its share may have made all the difference,
     or if it scored far worse than its parts promised.
     An idea is repeated if its share was unusual in the direction that decides, if the share of the runs that it is compared
-    with may have decided, or if the price of time keeps it out.
+    with may have decided, or if the price of time keeps it out of the head or of the near-misses: one run may have been slow.
     """
     share = state.share_of_run.get(run.run_id)
     if experiment.kind in ("merge", "control"):
@@ -70,9 +70,9 @@ def _hangs_on_uneven(
 
 
 def _is_kept_out(state: GroupState, found: IdeaEstimate, price: float) -> bool:
-    """Whether an idea would be kept but for what it pays for time."""
+    """Whether an idea would be kept, or be a near-miss, but for what it pays for time."""
     free, scale = found.price - price, state.farm.posterior.scale
     if not price or found.effect <= free:
         return False
     helps = float(estimate.effects_of(state.farm.posterior, [found.idea]).above(np.array([free / scale]))[0])
-    return helps >= state.farm.rules.keep
+    return helps >= state.farm.rules.keep or (helps >= state.farm.rules.forget and not found.is_near_miss)

@@ -15,7 +15,7 @@ from research.result import RunResult
 FREE_TIMES, FREE_TIMES_DISTURBED, FREE_SHARE = 1.5, 3.0, 0.005
 """An idea's run may take this multiple of the most seconds that an untouched train.py took, and this share of the budget more,
 to start and to answer the validation rows without paying for it; a larger multiple if it had less of its machine than usual,
-since other programs on the same core slow it down, too, without taking its time."""
+or than the group's first run, since other programs on the same core slow it down, too, without taking its time."""
 
 
 @dataclass(frozen=True, kw_only=True)

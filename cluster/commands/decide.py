@@ -5,11 +5,11 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cluster.commands.read_home import read_history, record_named
+from cluster.commands.read_home import branch_asked, read_history, record_named
 from cluster.home import Home, find_cache, find_home, home_option
-from cluster.local_api import connect, silent_farm
+from cluster.local_api import ask_farm
 from cluster.person_requests import Answer, Ask, record
-from cluster.resuming import resuming_with
+from cluster.resuming import is_tried_by_hand, resuming_with
 from research.errors import UserError
 from research.formatting import one_line
 from results.history import branch_named, names_a_branch
@@ -118,7 +118,7 @@ def drop(options: argparse.Namespace) -> int:
 def combine(options: argparse.Namespace) -> int:
     """Asks for a wave of near-misses."""
     home = find_home(options.home)
-    branch = branch_named(read_history(home), options.tag).branch
+    branch = branch_asked(home, read_history(home), options.tag).branch
     return ask(home, branch, Ask(what="combine", group=branch.head_branch))
 
 
@@ -127,7 +127,7 @@ def baseline(options: argparse.Namespace) -> int:
     if not options.again:
         raise UserError("farm run measures the baseline the first time; another run of it, as a control, needs --again.")
     home = find_home(options.home)
-    branch = branch_named(read_history(home), options.tag).branch
+    branch = branch_asked(home, read_history(home), options.tag).branch
     return ask(home, branch, Ask(what="baseline", group=branch.head_branch))
 
 
@@ -135,9 +135,7 @@ def ask(home: Home, branch: "Branch", asked: Ask) -> int:
     """Records what is asked, through the farm that holds the home if one does, and prints what follows. Raises UserError."""
     from results.store import Store
 
-    client = connect(home)
-    if client is None and (silent := silent_farm(home)):
-        raise UserError(silent)
+    client = ask_farm(home)
     if client is not None:
         answer = client.ask(asked)
     else:
@@ -153,7 +151,13 @@ def _when(home: Home, branch: "Branch", answer: Answer) -> str:
     """When what was asked begins."""
     if answer.is_taken_up:
         return "The running farm takes that up at its next step"
-    return f"That begins{resuming_with(home, branch)}"
+    if not is_tried_by_hand(home, branch):
+        return f"That begins{resuming_with(home, branch)}"
+    from cluster.before_try import what_is_in_the_way
+
+    records = next((history.records for history in read_history(home) if history.branch.name == branch.name), ())
+    first = what_is_in_the_way(home, branch, records)
+    return f"That begins{f', {first.rstrip()}' if first else ''}{resuming_with(home, branch)}"
 
 
 def branch_or_experiment(home: Home, name: str | None) -> "tuple[Branch, str | None]":

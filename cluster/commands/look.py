@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.commands.read_home import checked_out_here, read_history, record_named
 from cluster.home import Home, find_cache, find_checkout, find_home, home_option
-from cluster.local_api import connect, silent_farm
+from cluster.local_api import ask_farm, connect, silent_farm
 from cluster.resuming import interrupted, interrupted_lines, other_sides
 from cluster.status_text import running_lines, standing, standing_lines
 from research.command_hints import to_type
@@ -143,13 +143,18 @@ def sql(options: argparse.Namespace) -> int:
     from cluster.sql_output import Output, chosen_output, deliver
 
     home = find_home(options.home)
-    output = chosen_output("json" if options.json else options.format, options.output)
+    output = chosen_output(options.format, options.output, json=options.json)
     audience: Audience = "person" if options.audit else "agent"
     if options.query is None and sys.stdin.isatty() and output == Output():
         from cluster.sql_prompt import ask_for_queries
 
         return ask_for_queries(home, audience=audience)
     query = typed_query() if options.query in (None, "-") else options.query
+    if query.lstrip().startswith("."):
+        from cluster.sql_prompt import obey_lines
+
+        obey_lines(home, query, output, audience=audience)
+        return 0
     deliver(home, query, output, audience=audience)
     return 0
 
@@ -305,9 +310,7 @@ def import_(options: argparse.Namespace) -> int:
     own = own_rows(file, _records_of(home))
     found = examined(with_own_kinds(file, own), options.sigma)
     event, replace = event_of(found, name), options.name is not None
-    client = connect(home)
-    if client is None and (silent := silent_farm(home)):
-        raise UserError(silent)
+    client = ask_farm(home)
     if client is not None:
         done = client.record_import(event, replace=replace)
     else:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.home import Home, home_option
-from cluster.local_api import connect, silent_farm
+from cluster.local_api import connect
 from research.command_hints import to_type
 from research.errors import FarmEnded, UserError
 from results import history
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 10_000_000
 """Rows of a result that is written in full; its reader's memory ends before."""
+
+FIRST_ROWS, SHORT_SECONDS = 1000, 10.0
+"""Rows of a result that is printed, and how long its query may take."""
 
 LONGEST_SECONDS = 600.0
 """How long a query whose result is written in full may take."""
@@ -86,21 +89,43 @@ def record_named(home: Home, histories: list[BranchHistory], name: str, *, or_br
     return history.experiment_named(histories, name, ask=to_type(f"farm sql{home_option(home)}"), or_branch=or_branch)
 
 
+def branch_asked(home: Home, histories: list[BranchHistory], tag: str | None) -> BranchHistory:
+    """The branch of which something is asked: without a tag that of the farm that is running, else as `branch_named` has it.
+
+    Says which tag that is where another branch is checked out here. Raises UserError.
+    """
+    by_default = None if tag is not None else history.branch_named(histories, None)
+    client = connect(home) if by_default is not None else None
+    if by_default is None or client is None:
+        return by_default or history.branch_named(histories, tag)
+    running = str(client.status().get("tag") or by_default.branch.tag)
+    if running == by_default.branch.tag:
+        return by_default
+    if not history.names_a_branch(histories, running):
+        raise UserError(f"A farm is just starting with the tag {running}: try again in a moment, or name another --tag.")
+    print(
+        f"tag {running}, with which a farm is running here; --tag {by_default.branch.tag} means the other one", file=sys.stderr
+    )
+    return history.branch_named(histories, running)
+
+
 def query_history(home: Home, sql: str, *, audience: "Audience") -> "Table":
     """The answer to one SELECT, from the farm that runs on a home or else from its database file. Raises UserError."""
     client = connect(home)
-    if client is None and (silent := silent_farm(home)):
-        raise UserError(silent)
     if client is not None:
         with contextlib.suppress(FarmEnded):
             return client.sql(sql, audience=audience)
+    elif home.holder() is not None:  # one that is starting, or hangs
+        return query_in_full(home, sql, audience=audience, max_rows=FIRST_ROWS, timeout_s=SHORT_SECONDS)
     from results.store import query_home
 
     return query_home(home.folder, sql, audience=audience, home_option=home_option(home))
 
 
-def query_in_full(home: Home, sql: str, *, audience: "Audience") -> "Table":
-    """All rows of one SELECT, with DuckDB's types, read from the home's journal, which works while a farm writes there.
+def query_in_full(
+    home: Home, sql: str, *, audience: "Audience", max_rows: int = MOST_ROWS, timeout_s: float = LONGEST_SECONDS
+) -> "Table":
+    """All rows of one SELECT up to a limit, with DuckDB's types, from the home's journal, also while a farm writes there.
 
     Raises UserError.
     """
@@ -114,4 +139,4 @@ def query_in_full(home: Home, sql: str, *, audience: "Audience") -> "Table":
         raise UserError(f"{home.journal} can't be read ({error.strerror}): ask its owner, or choose another --home.") from None
     if tables.damaged:
         print(f"farm: {damage_in_words(home.journal, tables.damaged)}: {repair_hint(home_option(home))}", file=sys.stderr)
-    return tables.table(sql, max_rows=MOST_ROWS, timeout_s=LONGEST_SECONDS, audience=audience)
+    return tables.table(sql, max_rows=max_rows, timeout_s=timeout_s, audience=audience)

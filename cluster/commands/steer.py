@@ -3,14 +3,14 @@
 import argparse
 from typing import TYPE_CHECKING, Literal
 
-from cluster.commands.read_home import read_history
+from cluster.commands.read_home import branch_asked, read_history
 from cluster.home import Home, find_home, home_option
-from cluster.local_api import connect, silent_farm
+from cluster.local_api import ask_farm
 from cluster.person_requests import Answer, Ask, record
 from cluster.steering_requests import last_mix, last_researcher, unread_note
 from research.command_hints import to_type
 from research.errors import UserError
-from results.history import branch_named, branches_named
+from results.history import branches_named
 from results.journal import check_whole
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def suggest(options: argparse.Namespace) -> int:
         raise UserError('farm suggest takes one of: the words of an idea ("try X"), --list, or --withdraw N.')
     home = find_home(options.home)
     histories = read_history(home)
-    chosen = branch_named(histories, options.tag)
+    chosen = branch_asked(home, histories, options.tag)
     branch, group = chosen.branch, chosen.group
     if options.list:
         for suggestion in group.steering.suggestions:
@@ -56,8 +56,8 @@ def resume(options: argparse.Namespace) -> int:
 
 def stop_loops(home: Home, name: str) -> int:
     """Ends loops of the running farm, while its others go on. Raises UserError if no farm runs."""
-    if connect(home) is None:
-        raise UserError(silent_farm(home) or f"No farm is running on {home.folder}.")
+    if ask_farm(home) is None:
+        raise UserError(f"No farm is running on {home.folder}.")
     _tell(home, _branches(home, name), "stop loop")
     return 0
 
@@ -98,11 +98,9 @@ def ask(home: Home, asked: Ask) -> tuple[Answer, bool]:
     """
     from results.store import Store
 
-    client = connect(home)
+    client = ask_farm(home)
     if client is not None:
         return client.ask(asked), True
-    if silent := silent_farm(home):
-        raise UserError(silent)
     with home.lock(), Store.open(home.folder, wait_s=5.0) as store:
         check_whole(home.journal, store.journal.damaged, home_option=home_option(home))
         return record(store, asked), False

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from cluster.commands.read_home import history_to_run_on
 from cluster.home import Home, find_cache, find_home
+from research.command_hints import to_type
 from research.errors import UserError
 from research.formatting import counted, size
 
@@ -61,7 +62,7 @@ def clean(options: argparse.Namespace) -> int:
 
     home = find_home(options.home)
     if not home.journal.is_file():
-        raise UserError(f"Nothing is recorded in {home.folder}: `farm list` names the homes that there are.")
+        raise UserError(f"Nothing is recorded in {home.folder}: `{to_type('farm list')}` names the homes that there are.")
     is_general = not (options.tags or options.worktrees or options.runs or options.data)
     caches = [find_cache(options.cache)] if options.data else []
     _refuse_beside_a_farm(home, caches)

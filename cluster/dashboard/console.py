@@ -29,7 +29,7 @@ SAVED: Mapping[str, str] = {
     ),
     "Who finds what": (
         "SELECT researcher, count(*) AS ideas, count(*) FILTER (decision = 'keep') AS kept, sum(cost_usd) AS cost_usd\n"
-        "FROM history\nWHERE kind = 'explore'\nGROUP BY researcher\nORDER BY kept DESC"
+        "FROM history\nWHERE kind IN ('explore', 'manual')\nGROUP BY researcher\nORDER BY kept DESC"
     ),
     "Where the devices' time goes": (
         "SELECT device, sum(training_seconds) / sum(total_seconds) AS training,\n"

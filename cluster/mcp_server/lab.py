@@ -14,7 +14,7 @@ from agent.submissions import Submission, submit
 from cluster.commands.read_home import query_history, read_history
 from cluster.commands.use import recorded_contract, recorded_train_py
 from cluster.home import Home, home_option
-from cluster.local_api import FarmClient, Submitted, connect, silent_farm
+from cluster.local_api import FarmClient, Submitted, ask_farm, connect
 from cluster.resuming import resuming_with
 from cluster.status_text import doing
 from research.errors import FarmEnded, UserError
@@ -181,9 +181,7 @@ class Lab:
         """Hands a submission to the farm that holds the home, else records it for the next one."""
         from results.store import Store
 
-        client = connect(self.home)
-        if client is None and (silent := silent_farm(self.home)):
-            raise UserError(silent)
+        client = ask_farm(self.home)
         if client is not None:
             return _asked(client, submission)
         with self.home.lock(), Store.open(self.home.folder, wait_s=5.0) as store:

@@ -16,8 +16,11 @@ def write_files(home: Home, histories: Sequence[BranchHistory], *, html: str | N
     targets = [Path(name) for name in (html, card) if name is not None]
     if len({path.resolve() for path in targets}) < len(targets):
         raise UserError("--html and --card name one file: give each its own.")
-    for path in targets:
-        check_may_replace(path, home, option="--html or --card")
+    for option, name in (("--html", html), ("--card", card)):
+        if name is not None:
+            check_may_replace(user_path(name, instead=f"another path for {option}"), home, option=option)
+    if card is not None and Path(card).suffix.lower() != ".png":
+        raise UserError(f"--card {card}: the picture is a PNG, so give it a name that ends in .png.")
     lines = []
     if html is not None:
         from cluster.morning_report.page import write_report

@@ -58,11 +58,13 @@ def take(archive: BinaryIO, checkout: Path, target: Home) -> list["Taken"]:
         return place(fresh, unpacked(archive, fresh), checkout, target, aside=Path(folder) / "old")
 
 
-def unpacked(archive: BinaryIO, fresh: Path) -> list[Path]:
-    """Unpacks a home into an empty folder and returns the bundles in it. Raises UserError if it is no home."""
-    bundles = unpack(archive, fresh)
+def unpacked(archive: BinaryIO, fresh: Path, *, cure: str = "fetch again") -> list[Path]:
+    """Unpacks a home into an empty folder and returns the bundles in it. Raises UserError if it is no home, or is damaged, of
+    which `cure` is what to do.
+    """
+    bundles = unpack(archive, fresh, cure=cure)
     if not Home(fresh).journal.is_file():
-        raise UserError("What was fetched holds no journal, so nothing was taken from it: check that it is a farm's home.")
+        raise UserError("The archive holds no journal, so nothing was taken from it: check that it is a farm's home.")
     return bundles
 
 

@@ -74,9 +74,9 @@ def repositories_of(home: Home) -> list[Path]:
     return list(found.values())
 
 
-def unpack(source: BinaryIO, folder: Path) -> list[Path]:
+def unpack(source: BinaryIO, folder: Path, *, cure: str = "fetch again") -> list[Path]:
     """Unpacks an archive into an empty folder; returns the bundles in it. Raises UserError for what `pack` never
-    writes, such as links, devices, and paths that lead elsewhere.
+    writes, such as links, devices, and paths that lead elsewhere, and for a damaged one, of which `cure` is what to do.
     """
     bundles = []
     try:
@@ -89,7 +89,7 @@ def unpack(source: BinaryIO, folder: Path) -> list[Path]:
                 if path.match(BUNDLE.format(number="*")) and len(path.parts) == 1:
                     bundles.append(folder / path)
     except tarfile.TarError as error:
-        raise UserError(f"The archive can't be unpacked ({error}): fetch again.") from None
+        raise UserError(f"The archive can't be unpacked ({error}): {cure}.") from None
     return bundles
 
 

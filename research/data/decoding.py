@@ -72,6 +72,9 @@ class Readable:
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, FileNotFoundError):
+            problem = "was there and isn't any more, so that its folder changes while it is read"
+            raise UserError(f"{printable(self._path)} {problem}: give a folder that nothing changes.") from error
         if isinstance(error, OSError) and error.errno is not None:
             problem = f"can't be read ({error.strerror})"
             raise UserError(f"{printable(self._path)} {problem}: make it readable, or leave it out.") from error

@@ -57,8 +57,8 @@ def has_files(root: Path) -> bool:
 
 
 def has_hidden_files(root: Path) -> bool:
-    """Whether hidden files or folders lie in a folder itself."""
-    return root.is_dir() and any(path.name.startswith(".") for path in root.iterdir())
+    """Whether hidden files or folders lie below a folder. Raises UserError for a folder that can't be read."""
+    return root.is_dir() and bool(tree_below(root).hidden)
 
 
 def _walk(root: Path, hidden: list[Path], again: list[Path]) -> Iterator[Path]:

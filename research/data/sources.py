@@ -54,6 +54,9 @@ SPREAD = 2.0
 MOST_HIDDEN_FILES = 256
 """Files behind links that are hidden from runs one by one; of more, their folders are."""
 
+KERNELS_FOLDERS = tuple(map(Path, ("/proc", "/sys", "/dev")))
+"""Folders without files on a disk: what they show changes while it is read, or never ends."""
+
 EXCERPT_CHARACTERS = 4096
 """Characters used of each test file of `stdlib`, so that the few rows of the `cpu` profile show many files."""
 
@@ -128,6 +131,10 @@ def check_source(source: str, num_shards: int | None = None, *, reads_files: boo
 def _check_exists(root: Path) -> None:
     if not root.exists():
         raise UserError(f"{printable(root)} does not exist: give a folder or a file, --source files:PATH.")
+    kernels = next((place for place in KERNELS_FOLDERS if root.resolve().is_relative_to(place)), None)
+    if kernels is not None:
+        held = "holds devices and what the kernel says of this machine, and no text of yours"
+        raise UserError(f"{printable(kernels)} {held}: give a folder or a file of text, --source files:PATH.")
     if root.is_dir() and not has_files(root):
         raise no_text(root)
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from agent.compare_programs import program_of
 from agent.loop_context import read_policy
 from agent.proposing import BUDGET_SPENT, REPLACED, Proposer
 from agent.researcher import BudgetSpent, Context, NotConfigured, OutOfIdeas, ProposalFailed
-from results.experiment import Proposal, Usage
+from results.experiment import ExperimentRecord, Proposal, Usage
 from results.store import Store
 from tests.agent.samples import TRAIN_PY, make_context
 from tests.results.new_home import with_tables
+from tests.results.result_samples import make_experiment
 
 BRANCH = "autoresearch/test"
 IDEA = Proposal(
@@ -93,6 +95,42 @@ def test_failures_are_recorded_with_their_cost_and_their_pauses_grow_to_a_limit(
         (BRANCH, "no", None),
         (BRANCH, "busy", None),
     )
+
+
+@pytest.mark.parametrize("by", ["autoresearch/other", BRANCH])
+@pytest.mark.parametrize("is_prepared", [False, True])
+def test_the_idea_that_another_loop_has_had_meanwhile_is_replaced_by_another_in_silence(
+    store: Store, by: str, is_prepared: bool
+) -> None:
+    """While the researcher thought, or while its idea lay ready; what the branch itself has tried is said."""
+    other, asked = replace(IDEA, title="deeper still", train_py=TRAIN_PY.replace("= 2", "= 4")), [0]
+    tried = ExperimentRecord(experiment=make_experiment(7, branch=by), runs=(), verdict=None)
+    is_known = asyncio.Event()
+
+    class Both(Told):
+        async def propose(self, context: Context) -> Proposal:
+            asked[0] += 1
+            if not is_prepared:
+                is_known.set()
+            return await super().propose(context)
+
+    def context() -> Context:
+        return replace(make_context(), programs={program_of(IDEA.train_py): tried} if is_known.is_set() else {})
+
+    async def another() -> Proposal:
+        proposer = Proposer(branch=BRANCH, researcher=Both(IDEA, other), store=store, observer=observer,
+                            context=context, head_train_py=lambda: TRAIN_PY, pauses_s=(0.001, 0.004))  # fmt: skip
+        proposer.prepare()
+        while is_prepared and proposer.prepared is None:
+            await asyncio.sleep(0)
+        if is_prepared:
+            is_known.set()
+        return await proposer.next()
+
+    observer = Observer()
+    assert asyncio.run(another()) == other and asked == [2]
+    assert bool(observer.events) == (by == BRANCH)
+    assert [title for (title,) in recorded(store, "proposal_refused", "title")] == ["deeper"], "its cost is on record"
 
 
 def test_files_that_a_researcher_changed_in_vain_are_recorded(store: Store) -> None:

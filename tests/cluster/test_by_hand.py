@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import time
@@ -103,12 +104,37 @@ def test_a_try_that_was_cut_off_is_finished_and_not_made_twice(checkout: Checkou
 
     checkout.edit(f"LR = {GOOD_LR}", f"LR = {BAD_LR}")
     cut_off_while_training(checkout, "one-0002")
+    assert " restore " not in checkout.farm("status"), "the edit is there"
+    checkout.edit(f"LR = {BAD_LR}", "LR = 0.5")
+    checkout.git("switch", "--quiet", "--create", "elsewhere")
+    told = after("interrupted: one-0002", checkout.farm("status"))
+    assert "one-0002" in after("That begins", checkout.farm("drop", "one-0001")), "the try that it needs would be refused"
+    assert checkout.farm("drop", "one-0001", "--undo")
+    for command in re.findall("`(git .*?)`", told):
+        type_in(checkout, command)
+    assert branch(checkout) == "autoresearch/one" and f"LR = {BAD_LR}" in checkout.train_py.read_text()
     output = checkout.farm("try", *TERMS)
     assert "resuming one-0002" in output and decision_of(output) == "discard"
     assert f"LR = {GOOD_LR}" in checkout.train_py.read_text()
 
     rows = checkout.rows("SELECT number, count(*) FROM history WHERE number > 0 GROUP BY number ORDER BY number")
     assert rows == [[1, 1], [2, 1]], "what was decided on the first may have changed by the second, on a busy machine"
+    mix_with_a_commit(checkout)
+
+
+def mix_with_a_commit(checkout: Checkout) -> None:
+    """A commit of the user's with a row of theirs in results.tsv, and then an edit: the next try records both, and keeps the
+    row; an --again is not forgotten without a word.
+    """
+    checkout.edit(f"LR = {GOOD_LR}", "LR = 0.02")
+    checkout.git("commit", "--quiet", "--message", "by hand", "research/train.py")
+    table = checkout.folder / "results.tsv"
+    own = "\t".join((checkout.git("rev-parse", "--short=7", "HEAD").strip(), "1.234567", "0.1", "keep", "by hand"))
+    table.write_text(table.read_text() + own + "\n")
+    output = checkout.farm("try", "--again", *TERMS)
+    assert "--again" in after("one-0003 (by hand) had waited", output) and "LR = 0.02" in checkout.train_py.read_text()
+    assert checkout.rows("SELECT runs FROM history WHERE id = 'one-0003'") == [[1]]
+    assert "by hand" in checkout.farm("status", "one") and own in table.read_text()
 
 
 def cut_off_while_training(checkout: Checkout, experiment_id: str) -> None:

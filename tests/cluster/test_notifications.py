@@ -118,6 +118,14 @@ def test_a_service_is_known_by_its_host_and_gets_what_it_takes(url: str, shape: 
     assert shape != "json" or body["event"] == "new_best"
 
 
+def test_a_shape_without_an_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(URL_VARIABLE, raising=False)
+    with pytest.raises(UserError, match="--notify-url"):
+        checked_url(None, "slack")
+    monkeypatch.setenv(URL_VARIABLE, "https://hooks.slack.com/services/a/b")
+    assert checked_url(None, "slack") == "https://hooks.slack.com/services/a/b"
+
+
 @pytest.mark.parametrize(("broken", "says"), [({"status": 500}, "500"), ({"hangs": True}, "127.0.0.1")])
 def test_a_webhook_that_fails_is_one_line_and_nothing_waits(broken: dict[str, Any], says: str) -> None:
     with webhook(**broken) as (url, got):

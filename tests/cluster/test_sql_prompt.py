@@ -136,12 +136,33 @@ def test_a_file_is_written_in_the_format_of_its_suffix(home: Home, tmp_path: Pat
     assert len(json.loads((tmp_path / "x.json").read_text())["rows"]) == 3
 
 
-def test_csv_has_all_rows_and_a_table_says_that_it_has_not(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_of_the_prompt_are_obeyed_where_they_are_piped(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = ["--home", str(home.folder)]
+    for text, code, says in (
+        (".tables\n", 0, "near_misses"),
+        (".format csv\nSELECT count(*) AS n\nFROM runs\n", 0, "n\n3\n"),
+        (".nothing\nSELECT 1\n", 2, ".help"),
+        (".quit\nSELECT nothing\n", 0, ""),
+    ):
+        monkeypatch.setattr("sys.stdin", io.StringIO(text))
+        assert main(["sql", *at]) == code
+        said = capsys.readouterr()
+        assert says in (said.err if code else said.out)
+
+
+def test_csv_and_files_have_all_rows_and_a_table_says_that_it_has_not(
+    home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     query = ["sql", "SELECT range AS n FROM range(1500)", "--home", str(home.folder)]
     assert main([*query, "--format", "csv"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1501
     assert main(query) == 0
     assert "the first 1,000 rows" in capsys.readouterr().out
+    for name in ("x.json", "x.txt"):
+        assert main([*query, "--output", str(tmp_path / name)]) == 0
+        assert "1499" in (tmp_path / name).read_text() and "first" not in capsys.readouterr().out
 
 
 def test_an_output_without_a_format_or_a_file_is_explained(
@@ -152,6 +173,8 @@ def test_an_output_without_a_format_or_a_file_is_explained(
         (["--format", "parquet"], "--output FILE.parquet"),
         (["--output", "night.xls"], "--format"),
         (["--output", str(home.journal / "x.csv")], "--output"),
+        (["--output", str(tmp_path / "none" / "x.csv")], "--output"),
+        (["--json", "--format", "csv"], "--format csv"),
     ):
         assert main(["sql", *words, *at]) == 2
         error = capsys.readouterr().err

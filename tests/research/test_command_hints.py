@@ -30,7 +30,9 @@ def test_whoever_started_it_by_uv_can_type_that(monkeypatch: pytest.MonkeyPatch,
     assert to_type("farm stop --home x", environment=started) == "uv run farm stop --home x"
     assert to_type("ray job stop 7", environment=started) == "uv run ray job stop 7"
     assert to_type("farm run", environment={"PATH": str(SCRIPTS), "UV": "/bin/uv"}) == "uv run farm run"
+    assert to_type("uv sync --extra wandb", environment=started) == "uv sync --extra wandb"
     monkeypatch.chdir(tmp_path)
+    assert to_type("uv sync", environment=started) == f"uv sync --project {PROJECT}"
     assert to_type("farm stop", environment=started) == f"uv run --project {PROJECT} farm stop"
 
 

@@ -21,7 +21,7 @@ from results.group_state import (
     replay,
     time_price,
 )
-from results.machine_shares import usual_spread
+from results.machine_shares import USUAL_OF, usual_spread
 from tests.results.result_samples import make_branch, make_experiment, make_run
 
 SIGMA = 0.0007
@@ -147,6 +147,10 @@ def test_a_run_with_less_of_its_machine_than_usual_has_more_time_at_no_price() -
 
     assert price(0.9, 25.0) > 0 == price(0.5, 25.0)
     assert price(0.5, 60.0) > 0, "and not any time"
+    assert price(0.9, 40.0) > 0 == price(0.5, 40.0)
+    for number in range(6, 6 + USUAL_OF):
+        state = ran(state, idea(number), 1.0, **{**usual, "cpu_share": 0.5})
+    assert price(0.5, 40.0) == 0 < price(0.5, 60.0), "although that is the usual share by now: the machine stays busy"
 
 
 def test_an_older_home_has_the_ideas_of_its_chain_of_keeps() -> None:

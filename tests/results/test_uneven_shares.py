@@ -126,3 +126,7 @@ def test_an_idea_that_only_the_price_of_time_keeps_out_is_tried_once_more() -> N
     assert why is not None and why.time_price > 0.1 and policy.kept(once.farm) == frozenset()
     assert tried(once, 1, 1.9, 0.8, **usual).farm.head == {"mar8-0001"}, "the other run took no longer than usual"
     assert repetition(tried(state, 1, 2.1, 0.8, startup_seconds=14.0), idea(1), run) is None, "it is worse anyway"
+    quick, slow = (tried(state, 1, 1.97, 0.8, **{**usual, "startup_seconds": seconds}) for seconds in (4.0, 14.0))
+    near, out = (estimate_of(state, "mar8-0001") for state in (quick, slow))
+    assert near is not None and out is not None and near.is_near_miss and not out.is_near_miss
+    assert repetition(slow, idea(1), run) is not None and repetition(quick, idea(1), run) is None, "nor are near-misses lost"

@@ -3,16 +3,20 @@
 import json
 import re
 import shlex
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.repo.branch_names import worktree_folder
+from cluster.before_try import steps_to_finish
 from cluster.cli import main
 from cluster.command_parser import make_parser
 from cluster.commands.read_home import read_history
 from cluster.home import Home
 from cluster.resuming import log_options, resume_lines
+from results.experiment import ExperimentKind
 from results.store import Store
 from results.verdict import Verdict, abandoned_by_a_person
 from tests.cluster.farm_samples import make_history
@@ -60,6 +64,29 @@ def test_status_names_what_was_interrupted_with_the_commands_for_it(home: Home, 
     [resume] = resume_lines(home, read_history(home), [BRANCH])
     resumes = make_parser().parse_args(shlex.split(resume.partition("farm ")[2]))
     assert (resumes.command, resumes.tag) == ("try", "mar8") and resume_lines(home, read_history(home), ["none"]) == []
+
+
+def test_only_an_ideas_train_py_is_to_be_brought_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before the try that finishes it, where another edit is there; a baseline or a merge runs whatever the file holds."""
+    repo = tmp_path / "repo"
+    (repo / "research").mkdir(parents=True)
+    (repo / "program.md").write_text("")
+    (repo / "research" / "train.py").write_text("DEPTH = 4\n")
+    for words in (("init", "-b", BRANCH), ("add", "-A"), ("-c", "user.name=T", "-c", "user.email=t@x", "commit", "-m", "x")):
+        subprocess.run(["git", "-C", str(repo), *words], check=True, capture_output=True)
+    commit = subprocess.run(["git", "-C", str(repo), "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
+    monkeypatch.chdir(repo)
+    kinds: tuple[ExperimentKind, ...] = ("manual", "baseline", "merge")
+    for kind in kinds:
+        one = make_experiment(3, branch=BRANCH, kind=kind, commit=commit.stdout.strip())
+        (repo / "research" / "train.py").write_text("DEPTH = 4\n")
+        assert steps_to_finish(Home(tmp_path / "home"), one) == []
+        (repo / "research" / "train.py").write_text("DEPTH = 5\n")
+        assert steps_to_finish(Home(tmp_path / "home"), one) == [], "a commit by hand, which is on the branch, stays"
+        off_branch = replace(one, branch="autoresearch/other")
+        steps = steps_to_finish(Home(tmp_path / "home"), off_branch)
+        assert [" switch " in step for step in steps][:1] == [True]
+        assert any(f"--source=refs/experiments/{one.id}" in step for step in steps) == (kind == "manual")
 
 
 def test_a_loops_branch_is_resumed_by_farm_run_whatever_was_refused_since(home: Home) -> None:

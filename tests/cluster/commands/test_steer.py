@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from cluster import local_api
 from cluster.cli import main
 from cluster.home import Home
 from cluster.local_api import FarmServer, Submitted
@@ -124,7 +126,7 @@ def running_farm(home: Home, store: Store, control: LoopControl | None = None) -
     with home.lock():
         server = FarmServer(
             home,
-            status=lambda: {"home": str(home.folder)},
+            status=lambda: {"home": str(home.folder), "tag": "mar8"},
             query=lambda sql, audience: Table(columns=(), rows=()),
             ask=ask,
             record_import=lambda event, replace: record_import(store, event, replace=replace),
@@ -148,6 +150,36 @@ def test_a_running_farm_records_what_it_is_told(home: Home, capsys: pytest.Captu
         assert [is_paused(store, name) for name in LOOPS] == [False, True]
         capsys.readouterr()
         assert typed(home, "stop", "mar8-gpu0") == 2 and "no loop that runs" in capsys.readouterr().err
+
+
+def test_what_names_no_tag_means_that_of_the_running_farm(home: Home, capsys: pytest.CaptureFixture[str]) -> None:
+    """Although the branch of another one is newer."""
+    with Store.open(home.folder) as store:
+        store.add_branch(make_branch("autoresearch/evening", tag="evening", group="autoresearch/evening"))
+        assert typed(home, "suggest", "--list") == 0 and "autoresearch/evening" in capsys.readouterr().out
+        with running_farm(home, store):
+            assert typed(home, "suggest", "try X") == 0
+            said = capsys.readouterr()
+            assert NAME in said.out and "mar8" in said.err and "--tag evening" in said.err
+            assert typed(home, "combine") == 2 and NAME in capsys.readouterr().err, "as of its group, which has no score yet"
+            assert typed(home, "suggest", "try Y", "--tag", "evening") == 0
+            assert "mar8" not in capsys.readouterr().err
+        assert [one.text for one in suggestions_of(store, NAME)] == ["try X"]
+        assert [one.text for one in suggestions_of(store, "autoresearch/evening")] == ["try Y"]
+
+
+def test_a_farm_that_is_starting_refuses_no_query(
+    home: Home, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds the home before it can answer."""
+    monkeypatch.setattr(local_api, "STARTING_SECONDS", 0.2)
+    with home.lock():
+        assert typed(home, "sql", "SELECT count(*) AS n FROM branches") == 0
+        assert capsys.readouterr().out.split() == ["2"]
+        assert typed(home, "suggest", "try X") == 2
+        assert "starting" in (said := capsys.readouterr().err) and "kill" not in said, "this process is young"
+        monkeypatch.setattr(local_api, "YOUNG_SECONDS", 0.0)
+        assert typed(home, "suggest", "try X") == 2 and f"kill {os.getpid()}" in capsys.readouterr().err
 
 
 def test_one_loop_is_stopped_and_the_other_goes_on(home: Home, capsys: pytest.CaptureFixture[str]) -> None:

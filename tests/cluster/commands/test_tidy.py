@@ -13,6 +13,7 @@ from cluster.known_folders import remember
 from results.experiment import Verdict
 from results.history import read_history
 from results.store import Store
+from results.verdict import abandoned_by_a_person
 from tests.cluster.farm_samples import make_history
 from tests.results.result_samples import make_branch, make_experiment, make_run
 
@@ -73,6 +74,10 @@ def test_a_list_names_every_home_tag_and_branch_with_its_disk_space(
 ) -> None:
     data = tmp_path / "cache" / "prepared" / "some-data"
     data.mkdir(parents=True)
+    with Store.open(home.folder) as store:  # neither counts, as in farm status
+        for number in (7, 8):
+            store.add_experiment(make_experiment(number, branch=OLD))
+        store.add_verdict("mar8-0007", abandoned_by_a_person())
     (data / "rows.bin").write_bytes(b"x" * 100_000)
     assert main(["list"]) == 0
     shown = capsys.readouterr().out

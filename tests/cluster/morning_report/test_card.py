@@ -43,6 +43,18 @@ def test_a_head_that_is_still_the_baseline_claims_nothing(card: Card) -> None:
     assert "still the baseline" in said and "sigma" not in said and "gain +" not in said
 
 
+def test_a_head_that_is_still_the_baseline_leaves_room_for_all_scores(card: Card) -> None:
+    """Whose expected score, by which nothing has changed yet, spans no range."""
+    one, other = (replace(card.tried[0], at=at, val_bpb=score, is_kept=at == 0) for at, score in ((0, 1.07), (1, 1.09)))
+    (axes,) = card_figure(replace(card, gain=None, tried=(one, other), steps=((0, 1.05),), last=1)).axes
+    low, high = axes.get_ylim()
+    assert low < 1.05 and high > 1.09 and "up" not in " ".join(text.get_text() for text in axes.get_legend().get_texts())
+
+
 def test_one_bad_score_does_not_flatten_the_curve(card: Card) -> None:
     far = replace(card, tried=(replace(card.tried[0], val_bpb=9.0, is_kept=False), *card.tried[1:]))
-    assert card_figure(far).axes[0].get_ylim()[1] < 1.2
+    (axes,) = card_figure(far).axes
+    assert axes.get_ylim()[1] < 1.2
+    named = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert any("further up (1)" in text for text in named), "it is shown all the same"
+    assert any("90%" in text for text in named), "and so is what the whisker means"

@@ -93,6 +93,10 @@ def test_a_place_that_cannot_be_written_is_one_line(night: Home, tmp_path: Path,
         assert main(["report", "--home", str(night.folder), "--html", place]) == 2
         told = capsys.readouterr().err
         assert says in told and "--html" in told and told.count("\n") == 1
+    for words in (("--card", "c.jpg"), ("--card", "c"), ("--card", str(tmp_path / "none" / "c.png"))):
+        assert main(["report", "--home", str(night.folder), *words]) == 2
+        told = capsys.readouterr().err
+        assert "--card" in told and told.count("\n") == 1 and not (tmp_path / "none").exists()
 
 
 def test_a_failure_has_the_reason_of_the_run_that_failed_where_a_later_one_was_lost() -> None:

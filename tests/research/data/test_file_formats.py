@@ -327,6 +327,7 @@ def test_no_document_is_in_two_splits_whatever_file_it_is_in(tmp_path: Path) -> 
 MISTAKES: dict[str, tuple[dict[str, bytes | str], tuple[str, ...]]] = {
     "an empty folder": ({}, ("empty",)),
     "only hidden files": ({".a": b"text"}, ("only hidden files",)),
+    "hidden files further below": ({"sub/.a": b"text"}, ("only hidden files",)),
     "Parquet without rows": ({"a.parquet": parquet(pa.array([], pa.string()))}, ("a.parquet", "without a row")),
     "only empty files": ({"a.txt": b"", "b.txt": b" \n"}, ("no text", "empty: a.txt")),
     "only spaces": ({"a.txt": b" " * 99, "b.txt": b" \n"}, ("no text", "blank (only white space): a.txt, b.txt")),
@@ -366,6 +367,13 @@ def test_a_folder_that_cannot_be_used_is_one_line(name: str, tmp_path: Path) -> 
         own_files(make(tmp_path / "texts", files), evaluation_bytes=1000)
     text = str(raised.value)
     assert "\n" not in text and all(fact in text for fact in facts), text
+
+
+@pytest.mark.parametrize("root", ["/proc", "/sys/kernel", "/dev"])
+def test_a_folder_of_the_kernels_is_no_text(root: str) -> None:
+    with pytest.raises(UserError, match="give a folder or a file of text") as raised:
+        own_files(Path(root), evaluation_bytes=1000)
+    assert "readable" not in str(raised.value) and "leave" not in str(raised.value)
 
 
 @pytest.mark.parametrize("hide", [lambda root: (root / "a.txt").chmod(0), lambda root: (root / "sub").chmod(0)])
