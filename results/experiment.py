@@ -165,6 +165,8 @@ class Verdict:
     """The gain that one run had to show for a keep, its price included. None if no gain was required."""
     sigma: float | None = None
     """Standard deviation of val_bpb between seeds, as estimated at the time."""
+    expected_sd: float | None = None
+    """Standard deviation of `gain` if nothing but the seed differs, of a score that all runs had predicted; else None."""
     effect: float | None = None
     """The estimated effect of the idea in bpb, shrunk for having been selected; None if no estimate decided."""
     low: float | None = None

@@ -87,7 +87,11 @@ def merge_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunR
     words = f"merge: the raw score is {score:.4f}{remark}; all runs expect {expected:.4f} of it, +- {sd:.4f} in one; "
     words += _merge_outcome(state, experiment, patches)
     return Verdict(
-        decision="keep" if is_kept else "discard", reason=words, gain=expected - score, sigma=state.farm.posterior.sigma
+        decision="keep" if is_kept else "discard",
+        reason=words,
+        gain=expected - score,
+        sigma=state.farm.posterior.sigma,
+        expected_sd=sd,
     )
 
 
@@ -123,7 +127,8 @@ def measurement_verdict(state: GroupState, experiment: Experiment, runs: Sequenc
     what = "known program" if experiment.kind in ("explore", "manual") else experiment.kind
     told = f"{score:.4f}{_share_in_words(state, runs)}"
     words = f"{what}: the raw score is {told}; all runs expect {expected:.4f} of it ({away:+.1f} standard deviations)"
-    return Verdict(decision="discard", reason=words, gain=expected - score, sigma=state.farm.posterior.sigma)
+    sigma = state.farm.posterior.sigma
+    return Verdict(decision="discard", reason=words, gain=expected - score, sigma=sigma, expected_sd=sd)
 
 
 def expected_of(state: GroupState, experiment: Experiment, runs: Sequence[RunResult]) -> tuple[float, float]:
