@@ -9,7 +9,7 @@ from statistics import fmean
 
 from research.result import RunResult
 from results import policy
-from results.experiment import Decision, Experiment, ExperimentRecord, Verdict
+from results.experiment import IDEAS, Decision, Experiment, ExperimentRecord, Verdict
 from results.gains import expected_gain
 from results.group_entries import DROPPED_BY_A_PERSON
 from results.group_state import (
@@ -124,7 +124,7 @@ def measurement_verdict(state: GroupState, experiment: Experiment, runs: Sequenc
     score = sum(scores) / len(scores)
     expected, sd = expected_of(state, experiment, runs)
     away = (score - expected) / sd
-    what = "known program" if experiment.kind in ("explore", "manual") else experiment.kind
+    what = "known program" if experiment.kind in IDEAS else experiment.kind
     told = f"{score:.4f}{_share_in_words(state, runs)}"
     words = f"{what}: the raw score is {told}; all runs expect {expected:.4f} of it ({away:+.1f} standard deviations)"
     sigma = state.farm.posterior.sigma

@@ -10,11 +10,8 @@ from dataclasses import dataclass
 from math import sqrt
 
 from research.formatting import counted
-from results.experiment import ExperimentRecord
+from results.experiment import PREDICTED, ExperimentRecord
 from results.verdict import CONTROL_SIGMAS
-
-PREDICTED_KINDS = ("control", "wave", "merge")
-"""The kinds of experiments whose score was predicted by all runs, so that it says how a device scores."""
 
 MOST_NAMED = 3
 """The most controls that a warning names."""
@@ -53,7 +50,7 @@ def residuals(records: Iterable[ExperimentRecord]) -> list[Residual]:
 
 def _residual(record: ExperimentRecord) -> Residual | None:
     experiment, verdict = record.experiment, record.verdict
-    if experiment.kind not in PREDICTED_KINDS or record.val_bpb is None or verdict is None or verdict.gain is None:
+    if experiment.kind not in PREDICTED or record.val_bpb is None or verdict is None or verdict.gain is None:
         return None
     sd = verdict.expected_sd or verdict.sigma  # earlier versions of the farm recorded sigma alone
     if not sd:
