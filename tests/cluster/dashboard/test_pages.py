@@ -134,6 +134,7 @@ def test_costs_are_by_researcher_and_device(client: TestClient) -> None:
 def test_integrity_has_the_evidence(client: TestClient) -> None:
     text = page_of(client.get("/integrity").text).text
     assert "0.31 nats per token" in text and "landlock" in text and "the baseline again" in text and "no alarm" in text
+    assert "standard deviations from what all runs expected" in text, "as the report has it"
 
 
 def test_the_console_answers_links_and_explains(client: TestClient) -> None:
