@@ -20,7 +20,6 @@ from results import policy, waves
 from results.experiment import Branch, Experiment, edit_of
 from results.group_entries import Entry, Joined, Ran, Ruled
 from results.growing import GrowingMapping, with_fields
-from results.looks import NoiseModel, Seed
 from results.machine_shares import (
     FirstShare,
     MachineShare,
@@ -31,6 +30,7 @@ from results.machine_shares import (
     usual_share,
     with_share,
 )
+from results.observations import NoiseModel, Seed
 from results.policy_state import FarmState, Finished, Patch, Rules, RunKind
 from results.time_prices import FREE_TIMES, FREE_TIMES_DISTURBED, RunTimes, UsualTimes, price_of_runs, run_times, worth_of_time
 from results.verdict import noise_prior
@@ -358,12 +358,12 @@ def _time_price(state: GroupState, entry: Ran) -> float:
 
 
 def share_above_first(state: GroupState, share: float | None) -> float:
-    """A share of the machine as `Look` has it."""
+    """A share of the machine as `Observation` has it."""
     return 0.0 if state.first_share is None else state.first_share.more_in(share)
 
 
 def usual_share_above_first(state: GroupState) -> float:
-    """What runs usually have of the machine now, as `Look` has it."""
+    """What runs usually have of the machine now, as `Observation` has it."""
     return share_above_first(state, usual_share(state.shares) if state.shares else None)
 
 

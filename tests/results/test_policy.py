@@ -8,7 +8,7 @@ import pytest
 
 from results import policy
 from results.effect_estimate import effect
-from results.looks import NoiseModel
+from results.observations import NoiseModel
 from results.policy_state import Change, FarmState, Finished, Patch, Rules, RunKind
 
 SIGMA = 0.001
