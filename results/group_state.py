@@ -293,7 +293,7 @@ def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finishe
     kind, share = KINDS[experiment.kind], state.share_of_run.get(run.run_id)
     doubt = doubt_of_share(share, time_slope=state.time_slope)
     beside = share.beside if share is not None and share.beside else share_of(run)
-    luck = 0.0 if share is None else state.time_slope * max(0.0, share.more, share.uneven)
+    share_gain = 0.0 if share is None else state.time_slope * max(0.0, share.more, share.uneven)
     return Finished(
         kind=kind,
         score=run.val_bpb if run.status == "ok" else None,
@@ -304,7 +304,7 @@ def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finishe
         doubt=doubt,
         checked=not run.unchecked,
         disturbed=share is not None and share.is_unusual,
-        luck=luck,
+        share_gain=share_gain,
         share=share_above_first(state, share_of(run)),
         compared_share=share_above_first(state, beside),
     )

@@ -1,6 +1,6 @@
 """Decisions on the experiments of a group by what all of its runs say, each with its reason in words. Pure functions.
 
-What decides is the estimate from all runs: the probability that an idea helps. The raw score of its own runs, which luck and
+What decides is the estimate from all runs: the probability that an idea helps. The raw score of its own runs, which chance and
 the seed move, is told apart from that, since the two may point in different directions.
 """
 

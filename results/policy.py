@@ -252,7 +252,7 @@ def _merge_holds(before: Estimate, run: Finished, most_sds: float) -> bool | Non
     if run.score > mean + most_sds * sd:
         return False
     mean, sd = estimate.predicted(before, replace(observation, doubt=0.0, share=run.compared_share))
-    return True if run.score + run.luck <= mean + most_sds * sd else None
+    return True if run.score + run.share_gain <= mean + most_sds * sd else None
 
 
 def _after_merge(state: FarmState, run: Finished, *, holds: bool | None, is_far: bool) -> FarmState:

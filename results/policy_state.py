@@ -77,7 +77,7 @@ class Finished:
     """Whether the score has been confirmed on all rows: a train.py whose score has not becomes no head by it."""
     disturbed: bool = False
     """Whether the run had an unusual share of its machine, so that a merge is repeated before it decides."""
-    luck: float = 0.0
+    share_gain: float = 0.0
     """What a larger share of its machine than usual, or than what it is compared with, may have gained it, in bpb."""
     share: float = 0.0
     """The run's share of its machine, as `Observation.share` has it."""
