@@ -9,7 +9,7 @@ from agent.observer import LoopObserver
 from agent.shared_research import SharedResearch
 from research.result import RunResult
 from results import policy
-from results.experiment import Experiment, ExperimentRecord, Verdict
+from results.experiment import CHANGE_TRAIN_PY, IDEAS, Experiment, ExperimentRecord, Verdict
 from results.group_state import GroupState, seed_of, usual_share_above_first, without_pins
 from results.group_verdicts import idea_verdict, measurement_verdict, merge_verdict
 from results.overfitting import ON_VALIDATION_ALONE, measure_overfitting
@@ -81,7 +81,7 @@ class Decisions:
         Those are the idea of an exploration, and what a merge adds to the head.
         """
         self._bar_if_too_large(experiment, runs)
-        if experiment.kind not in ("explore", "manual", "merge") or not any(run.status == "ok" for run in runs):
+        if experiment.kind not in CHANGE_TRAIN_PY or not any(run.status == "ok" for run in runs):
             return
         head = self._shared.head()
         assert head is not None, "the baseline comes first"
@@ -95,7 +95,7 @@ class Decisions:
     def _bar_if_too_large(self, experiment: Experiment, runs: tuple[RunResult, ...]) -> None:
         peak = max((run.peak_memory_mb or 0.0 for run in runs if run.status == "ok"), default=0.0)
         cap = self._memory_cap_mb
-        if experiment.kind in ("explore", "manual") and cap is not None and peak > cap:
+        if experiment.kind in IDEAS and cap is not None and peak > cap:
             self._shared.rule("bar", experiment.id, f"it takes {peak:.0f} MiB, and the cap is {cap:.0f}")
 
     def keep_below(self, seed: int) -> float | None:

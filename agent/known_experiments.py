@@ -4,15 +4,15 @@ from collections.abc import Collection
 from typing import Protocol
 
 from agent.researcher import Context
-from results.experiment import Experiment, ExperimentKind, ExperimentRecord
+from results.experiment import CHANGE_TRAIN_PY, Experiment, ExperimentKind, ExperimentRecord
 from results.store import Store
 from results.stored_records import ExperimentLine
 
-CHANGE_TRAIN_PY: tuple[ExperimentKind, ...] = ("explore", "manual", "merge")
-"""The kinds of another loop's experiments that researchers are shown."""
-
 OWN: tuple[ExperimentKind, ...] = (*CHANGE_TRAIN_PY, "baseline", "wave")
-"""The kinds of a loop's own experiments that its researcher is shown."""
+"""The kinds of a loop's own experiments that its researcher is shown; of another loop's those of CHANGE_TRAIN_PY.
+
+Controls try nothing new, and no idea may be chosen by fresh seeds.
+"""
 
 
 class KnownExperiments(Protocol):

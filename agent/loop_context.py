@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from agent.duplicate_edits import programs_on_same_terms, refusals
+from agent.known_experiments import OWN
 from agent.loop_steering import LoopSteering
 from agent.repo.worktree import Worktree
 from agent.researcher import Context, ProposalFailed
@@ -12,14 +13,11 @@ from agent.shared_research import SharedResearch
 from research.errors import UserError
 from research.formatting import one_line
 from results import policy
-from results.experiment import Branch, ExperimentKind, Head
+from results.experiment import Branch, Head
 from results.group_state import estimates_of
 from results.notes import KINDS, Note, NoteKind, add_note, latest_notes
 from results.run_logs import log_tail
 from results.store import Store
-
-SHOWN: tuple[ExperimentKind, ...] = ("baseline", "explore", "manual", "merge", "wave")
-"""The kinds of experiments that researchers are shown. Controls try nothing new, and no idea may be chosen by fresh seeds."""
 
 LINEAGE = 12
 """The latest ideas in the head that researchers are shown."""
@@ -46,7 +44,7 @@ class LoopContext:
             branch=branch,
             head=head,
             train_py=self._worktree.train_py(head.commit),
-            records=experiments.of_branch(branch.name, SHOWN),
+            records=experiments.of_branch(branch.name, OWN),
             others=self._shared.tried.records_but_of(branch.name),
             near_misses=tuple(experiments.with_ids(policy.near_misses(self._shared.state().farm))),
             lineage=tuple(experiments.with_ids(list(head.patches[-LINEAGE:]))),

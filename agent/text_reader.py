@@ -21,10 +21,10 @@ from agent.diff import unified_diff
 from agent.main_guard import begins_with_guard
 from agent.rebase import rebased_text
 from research.cpu_cores import usable_cores
-from research.files import research_folder
 from research.hyperparameters import same_but_for_constants
 from research.remembered_texts import Remembered
 from research.runnable import not_runnable
+from research.start_apart import start_apart
 from research.streams import own_output
 from research.valid_train_py import character_problem, syntax_problem
 
@@ -194,9 +194,8 @@ def answers(questions: Sequence[Question]) -> list[Reading]:
 
 
 def _started() -> "subprocess.Popen[bytes]":
-    """A new process, in a session of its own: Ctrl-C in the terminal is for the farm. It ends with its standard input."""
-    return subprocess.Popen([sys.executable, "-m", "agent.text_reader"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                            cwd=research_folder().parent, start_new_session=True)  # fmt: skip
+    """A new process, which ends with its standard input."""
+    return start_apart("agent.text_reader")
 
 
 def _write(file: BinaryIO | Any, value: object) -> None:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from agent.crash_patterns import CrashPattern, crash_patterns
-from agent.known_experiments import CHANGE_TRAIN_PY, KnownInStore
-from results.experiment import Decision, ExperimentKind
+from agent.known_experiments import KnownInStore
+from results.experiment import CHANGE_TRAIN_PY, Decision, ExperimentKind
 from results.group_state import GroupState
 from results.group_verdicts import is_postponed, may_flip
 from results.store import Store

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.landscape import BASELINE
 from results import policy, waves
 from results.effect_prior import SHARES
-from results.looks import NoiseModel
+from results.observations import NoiseModel
 from results.policy_state import FarmState, Finished, Patch, Work
 
 SIGMA = 0.0007

@@ -29,7 +29,7 @@ from research.profiles import PROFILES
 from research.recipes import Constant
 from research.starting_hyperparameters import starting_hyperparameters
 from results.confirmation import Difference, confirmation_of
-from results.counts import IDEAS
+from results.experiment import IDEAS
 from results.history import BranchHistory, read_history
 
 NAMES = ("search", "random")

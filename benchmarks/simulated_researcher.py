@@ -21,7 +21,7 @@ from research.result import RunResult, RunStatus
 from results import policy
 from results.effect_estimate import effect
 from results.experiment import Branch, Experiment, ExperimentKind, ExperimentRecord, Head, Proposal, Verdict
-from results.looks import NoiseModel
+from results.observations import NoiseModel
 from results.policy_state import Finished, Patch, Work
 
 BRANCH = Branch(

@@ -16,7 +16,7 @@ from benchmarks.landscape import World
 from cluster.workqueue import Lease, WorkItem, WorkQueue
 from results import effect_estimate as estimate
 from results import policy
-from results.looks import NoiseModel
+from results.observations import NoiseModel
 from results.policy_state import FarmState, Finished, Patch, RunKind, Work
 
 PLATFORM = "simulated"

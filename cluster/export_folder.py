@@ -3,7 +3,6 @@
 It is a dataset of the Hugging Face hub as it lies there. What a person has changed in it since is moved aside, never lost.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from agent.repo.branch_names import short_name
 from cluster.home import Home
 from research.errors import UserError
-from research.files import move_aside, write_atomically
+from research.files import move_aside, sha256_of, write_atomically
 from research.formatting import counted, size, utc_now
 from results.counts import count
 from results.history import BranchHistory, by_head
@@ -41,7 +40,7 @@ def write_folder(folder: Path, home: Home, histories: Sequence[BranchHistory]) -
     known = _known_files(folder)
     try:
         aside = [move_aside(path) for name, digest in known.items()
-                 if (path := folder / name).is_file() and _digest(path) != digest]  # fmt: skip
+                 if (path := folder / name).is_file() and sha256_of(path) != digest]  # fmt: skip
         tables = export_tables(home.journal, folder / DATA)
         written = [table.path for table in tables]
         for history in histories:
@@ -49,7 +48,7 @@ def write_folder(folder: Path, home: Home, histories: Sequence[BranchHistory]) -
             write_results_tsv(written[-1], history.records)
         write_atomically(folder / CARD, card(histories, tables))
         written.append(folder / CARD)
-        files = {str(path.relative_to(folder)): _digest(path) for path in written}
+        files = {str(path.relative_to(folder)): sha256_of(path) for path in written}
         write_atomically(folder / MANIFEST, json.dumps(_manifest(files, tables), indent=1) + "\n")
     except OSError as error:
         raise UserError(f"{folder} can't be written ({error.strerror}): free some space there, or choose another.") from None
@@ -84,11 +83,6 @@ def _manifest(files: dict[str, str], tables: "Sequence[Exported]") -> dict[str, 
     from results.parquet_export import SCHEMA_VERSION
 
     return {"schema_version": SCHEMA_VERSION, "made": utc_now(), "rows": {one.name: one.rows for one in tables}, "files": files}
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def card(histories: Sequence[BranchHistory], tables: "Sequence[Exported]") -> str:

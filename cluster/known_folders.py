@@ -1,14 +1,12 @@
 """The homes and caches of all farms of this user, wherever they lie: a researcher's command may read none of them."""
 
 import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import platformdirs
 
-from research.files import remove_unfinished, write_atomically
+from research.files import exclusive, remove_unfinished, write_atomically
 
 
 def list_file() -> Path:
@@ -39,9 +37,5 @@ def remember(*folders: Path) -> None:
 def _held(folder: Path) -> Iterator[None]:
     """Makes a folder, and lets one process at a time into the block. Raises OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with exclusive(folder):
         yield
-    finally:
-        os.close(descriptor)

@@ -1,11 +1,13 @@
 """Files and folders: atomic writes, and the folder of the package. Standard library only."""
 
 import errno
+import fcntl
+import hashlib
 import os
 import re
 import secrets
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -42,6 +44,32 @@ def replacing(path: Path, *, private: bool = False, overwrite: bool = True) -> I
                 os.link(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def exclusive(path: Path, *, on_wait: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Lets one process at a time into the block, by a lock on a folder, or on a file, which is made if it is missing.
+
+    The lock is released when the process ends, however it ends. `on_wait` is called before this waits for another process.
+    Raises OSError if the path can't be opened.
+    """
+    flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            on_wait()
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: Path, content: str | bytes, *, private: bool = False, overwrite: bool = True) -> None:

@@ -17,7 +17,7 @@ from results import effect_estimate as estimate
 from results.effect_estimate import INTERVAL, Estimate
 from results.effect_prior import Floats, first_prior
 from results.foreign_tsv import ForeignFile, ForeignRow
-from results.looks import Look, NoiseModel
+from results.observations import NoiseModel, Observation
 
 SIGMAS = (0.00005, 0.1)
 """Between these in bpb the noise of a file is looked for."""
@@ -125,7 +125,7 @@ def examine(file: ForeignFile, sigma: float | None = None) -> Autopsy:
     kept = {trial.added: trial.row for trial in tried if trial.added is not None}
     discarded = [trial.idea for trial in tried if trial.idea is not None and trial.idea not in kept]
     model = NoiseModel(sigma=used, is_known=True, refit_every=NEVER)
-    posterior = estimate.refitted(estimate.estimate_of_all(model, [look(trial) for trial in tried], staying=kept))
+    posterior = estimate.refitted(estimate.estimate_of_all(model, [observation(trial) for trial in tried], staying=kept))
     mean, sd = estimate.gain(posterior, kept)
     width = float(ndtri((1 + INTERVAL) / 2)) * sd
     chain, kept_any = (tried[0].row, *kept.values()), bool(kept)
@@ -205,9 +205,9 @@ def trials(tried: Sequence[ForeignRow], reruns: Mapping[int, int | None]) -> lis
     return found
 
 
-def look(trial: Trial) -> Look:
+def observation(trial: Trial) -> Observation:
     """A row for the regression."""
-    return Look(score=_score(trial.row), patches=trial.patches)
+    return Observation(score=_score(trial.row), patches=trial.patches)
 
 
 def patch_name(row: ForeignRow) -> str:
@@ -222,7 +222,7 @@ def estimated_sigma(tried: Sequence[Trial]) -> float:
     if len(tried) < 2:
         return SIGMAS[0]
     latest = _latest(tried)
-    runs = [look(trial) for trial in latest]
+    runs = [observation(trial) for trial in latest]
     again = further_runs(latest)
     middle = float(np.clip(np.median(np.abs(np.diff([run.score for run in runs]))), *SIGMAS))
     low, high = math.log(middle / SIGMA_SPAN), math.log(2 * middle)
@@ -252,10 +252,10 @@ def further_runs(tried: Sequence[Trial]) -> Floats:
     return np.array(found).reshape(-1, 2)
 
 
-def _likelihood(runs: Sequence[Look], again: Floats, sigma: float) -> float:
+def _likelihood(runs: Sequence[Observation], again: Floats, sigma: float) -> float:
     """Logarithm of the density, in bpb, of ideas' scores above their predictions and of further runs, under this sigma."""
     posterior = estimate.estimate_of_all(NoiseModel(sigma=sigma, is_known=True, refit_every=NEVER), runs)
-    residuals, variances = np.array(list(posterior.first_looks)).reshape(-1, 2).T
+    residuals, variances = np.array(list(posterior.first_observations)).reshape(-1, 2).T
     prior = first_prior()
     of_ideas = _density(residuals[:, None] - prior.means, prior.variances + variances[:, None] + 1) @ prior.shares
     of_known = _density(again[:, 0] / sigma, again[:, 1])

@@ -102,6 +102,7 @@ def card_figure(card: Card) -> "Figure":
     axes = figure.add_axes(PLOT)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=MUTED, labelsize=10)
+    axes.set_xlabel("experiment", loc="right", labelpad=1, fontsize=10, color=MUTED)
     axes.grid(alpha=0.15)
     axes.ticklabel_format(axis="y", useOffset=False)
     _draw_curve(axes, card)

@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from research.formatting import counted
-from results.experiment import Decision, ExperimentKind, ExperimentRecord, edit_of
+from results.experiment import IDEAS, Decision, ExperimentKind, ExperimentRecord, edit_of
 from results.group_history import is_keep
 
 if TYPE_CHECKING:
     from results.stored_records import StoredRecords
-
-IDEAS: tuple[ExperimentKind, ...] = ("explore", "manual")
-"""The kinds of experiments that try something new."""
 
 BESIDE_IDEAS: Mapping[ExperimentKind, tuple[str, ...]] = {
     "baseline": ("baseline",),

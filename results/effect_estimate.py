@@ -17,9 +17,17 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from results.effect_prior import FIRST_LOOK_SHARE, EffectPrior, FirstLooks, Floats, Mixture, NoiseCount, first_prior
+from results.effect_prior import (
+    FIRST_OBSERVATION_SHARE,
+    EffectPrior,
+    FirstObservations,
+    Floats,
+    Mixture,
+    NoiseCount,
+    first_prior,
+)
 from results.growing import GrowingMapping, GrowingSequence, with_fields
-from results.looks import SLOPE, SLOPE_CLAIMED, SLOPE_DOUBT, Look, NoiseModel, Seed
+from results.observations import SLOPE, SLOPE_CLAIMED, SLOPE_DOUBT, NoiseModel, Observation, Seed
 
 LEVEL_VARIANCE = 1e4
 """Variance of the level before the first run, about that run's own score: whatever it may be."""
@@ -60,7 +68,7 @@ class Belief:
     mean: float
     variance: float
     site_precision: float
-    """Precision of the Gaussian that stands for the prior; negative where a look left more doubt than its own noise."""
+    """Precision of the Gaussian that stands for the prior; negative where an observation left more doubt than its own noise."""
     site_shift: float
     """Its precision times the mean of that Gaussian."""
 
@@ -109,9 +117,9 @@ class Estimate:
     """Precision and shift of the Gaussian that stands for each row's prior, as in `Belief`; 0 in rows that aren't patches."""
     shelved: GrowingMapping[str, Belief] = field(default_factory=GrowingMapping)
     """Patches that no run is expected to have again."""
-    first_looks: GrowingSequence[tuple[float, float]] = field(default_factory=GrowingSequence)
+    first_observations: GrowingSequence[tuple[float, float]] = field(default_factory=GrowingSequence)
     """For each idea what its first run scored above the prediction without it, and that prediction's variance."""
-    looks: GrowingSequence[Look] = field(default_factory=GrowingSequence)
+    observations: GrowingSequence[Observation] = field(default_factory=GrowingSequence)
     noise: float
     """Variance of a run around its prediction, in scale**2."""
     seed_share: float
@@ -119,7 +127,7 @@ class Estimate:
     noise_prior: NoiseCount
     """What is known of the noise beside runs without a new idea."""
     noise_sum: float = 0.0
-    noise_looks: int = 0
+    noise_observations: int = 0
 
     @property
     def sigma(self) -> float:
@@ -131,12 +139,12 @@ class Estimate:
         return patch in self.terms or patch in self.shelved
 
 
-def estimate_of_all(model: NoiseModel, looks: Sequence[Look], *, staying: Iterable[str] = ()) -> Estimate:
+def estimate_of_all(model: NoiseModel, observations: Sequence[Observation], *, staying: Iterable[str] = ()) -> Estimate:
     """The posterior after runs that no other follows: what is not `staying` is set aside after the last run that has it.
 
     So a long history of discards is quick. The noise and the prior are taken as they are claimed.
     """
-    return _taken_up(begin(model), looks, staying=frozenset(staying))
+    return _taken_up(begin(model), observations, staying=frozenset(staying))
 
 
 def begin(model: NoiseModel) -> Estimate:
@@ -148,10 +156,10 @@ def begin(model: NoiseModel) -> Estimate:
     return Estimate(model=model, scale=model.sigma, noise=noise, seed_share=model.seed_share, noise_prior=known)
 
 
-def observe(before: Estimate, look: Look) -> Estimate:
+def observe(before: Estimate, observation: Observation) -> Estimate:
     """The posterior after one more run."""
-    after = _observed(before, look)
-    return refitted(after) if is_refit_due(len(after.looks), after.model.refit_every) else after
+    after = _observed(before, observation)
+    return refitted(after) if is_refit_due(len(after.observations), after.model.refit_every) else after
 
 
 def is_refit_due(runs: int, every: int) -> bool:
@@ -163,43 +171,49 @@ def is_refit_due(runs: int, every: int) -> bool:
     return runs % (every << max(0, (runs // (MANY * every)).bit_length() - 1)) == 0
 
 
-def _taken_up(before: Estimate, looks: Sequence[Look], *, staying: Set[str | Seed], noise: float | None = None) -> Estimate:
+def _taken_up(
+    before: Estimate, observations: Sequence[Observation], *, staying: Set[str | Seed], noise: float | None = None
+) -> Estimate:
     """The posterior after all of these runs, under the same prior and, if it is given, the same noise.
 
     A patch that is not `staying` is set aside after the last run that has it.
     """
-    last = {patch: index for index, look in enumerate(looks) for patch in look.patches if patch not in staying}
+    last = {
+        patch: index for index, observation in enumerate(observations) for patch in observation.patches if patch not in staying
+    }
     ends: dict[int, set[str]] = {}
     for patch, index in last.items():
         ends.setdefault(index, set()).add(patch)
-    for index, look in enumerate(looks):
+    for index, observation in enumerate(observations):
         over = ends.get(index, set())
-        after = _observed(before, look, over=over)
+        after = _observed(before, observation, over=over)
         before = shelve(after if noise is None else with_fields(after, noise=noise), over)
     return before
 
 
-def _observed(before: Estimate, look: Look, *, over: Set[str] = frozenset()) -> Estimate:
+def _observed(before: Estimate, observation: Observation, *, over: Set[str] = frozenset()) -> Estimate:
     """The posterior after one more run, under the same prior. A new patch that is `over` is set aside at once."""
-    z = -look.score / before.scale
+    z = -observation.score / before.scale
     known = before if len(before.mean) else _with_level(before, z)
-    if look.seed is not None and before.seed_share and look.seed not in known.terms:
-        known = _appended(known, look.seed, Belief(mean=0, variance=before.seed_share, site_precision=0, site_shift=0))
-    if look.share and SLOPE not in known.terms:
+    if observation.seed is not None and before.seed_share and observation.seed not in known.terms:
+        known = _appended(known, observation.seed, Belief(mean=0, variance=before.seed_share, site_precision=0, site_shift=0))
+    if observation.share and SLOPE not in known.terms:
         known = _appended(known, SLOPE, _slope(before))
-    new = sorted(patch for patch in look.patches if not before.knows(patch))
-    known = _with_patches(known, look.patches, new[1:])
-    parts, doubt = _parts(known, look, leaving_out=new[:1]), _doubt(before, look)
+    new = sorted(patch for patch in observation.patches if not before.knows(patch))
+    known = _with_patches(known, observation.patches, new[1:])
+    parts, doubt = _parts(known, observation, leaving_out=new[:1]), _doubt(before, observation)
     after = (
-        _first_look(known, new[0], z, parts, doubt, is_over=new[0] in over) if new else _further_look(known, z, parts, doubt)
+        _first_observation(known, new[0], z, parts, doubt, is_over=new[0] in over)
+        if new
+        else _further_observation(known, z, parts, doubt)
     )
-    return with_fields(after, looks=before.looks.with_item(look))
+    return with_fields(after, observations=before.observations.with_item(observation))
 
 
-def _doubt(posterior: Estimate, look: Look) -> float:
+def _doubt(posterior: Estimate, observation: Observation) -> float:
     """The variance of a run beside the noise of all runs, in scale**2."""
-    own_seed = posterior.seed_share if look.seed is None else 0.0
-    return own_seed + look.left_out * INTERPLAY + (look.doubt / posterior.scale) ** 2
+    own_seed = posterior.seed_share if observation.seed is None else 0.0
+    return own_seed + observation.left_out * INTERPLAY + (observation.doubt / posterior.scale) ** 2
 
 
 def _slope(posterior: Estimate) -> Belief:
@@ -215,19 +229,19 @@ def slope_sd(posterior: Estimate) -> float:
     return math.sqrt(_slope(posterior).variance) * posterior.scale
 
 
-def predicted(posterior: Estimate, look: Look) -> tuple[float, float]:
+def predicted(posterior: Estimate, observation: Observation) -> tuple[float, float]:
     """The mean of a run's val_bpb and its standard deviation, noise included. Patches that are unknown count as nothing."""
-    parts = _parts(posterior, look, leaving_out=[patch for patch in look.patches if patch not in posterior.terms])
-    shelved = [posterior.shelved[patch] for patch in look.patches if patch in posterior.shelved]
+    parts = _parts(posterior, observation, leaving_out=[patch for patch in observation.patches if patch not in posterior.terms])
+    shelved = [posterior.shelved[patch] for patch in observation.patches if patch in posterior.shelved]
     mean = float(parts.of(posterior.mean)) + sum(belief.mean for belief in shelved)
     variance = float(parts.of(parts.of(posterior.covariance))) + sum(belief.variance for belief in shelved)
-    if look.seed is not None and look.seed not in posterior.terms:
+    if observation.seed is not None and observation.seed not in posterior.terms:
         variance += posterior.seed_share
-    if look.share and SLOPE not in posterior.terms:
+    if observation.share and SLOPE not in posterior.terms:
         slope = _slope(posterior)
-        mean, variance = mean + look.share * slope.mean, variance + look.share**2 * slope.variance
+        mean, variance = mean + observation.share * slope.mean, variance + observation.share**2 * slope.variance
     sigma = posterior.scale
-    return -mean * sigma, math.sqrt(variance + posterior.noise + _doubt(posterior, look)) * sigma
+    return -mean * sigma, math.sqrt(variance + posterior.noise + _doubt(posterior, observation)) * sigma
 
 
 def shelve(posterior: Estimate, patches: Iterable[str]) -> Estimate:
@@ -256,15 +270,17 @@ def recalled(posterior: Estimate, patches: Iterable[str]) -> Estimate:
 
 def refitted(posterior: Estimate) -> Estimate:
     """The estimate with all runs taken up once more, under the noise and the prior's shares that all of them speak for."""
-    residuals, variances = np.array(list(posterior.first_looks)).reshape(-1, 2).T
-    prior, noise = posterior.prior.refitted(FirstLooks(residuals=residuals, variances=variances), _noise_count(posterior))
+    residuals, variances = np.array(list(posterior.first_observations)).reshape(-1, 2).T
+    prior, noise = posterior.prior.refitted(
+        FirstObservations(residuals=residuals, variances=variances), _noise_count(posterior)
+    )
     seeds = _seed_variance(posterior)
     share = min(seeds / (noise + seeds), LARGEST_SHARE)
     factor = noise / (1 - share)
     if posterior.model.is_known:
         share, factor = posterior.seed_share, 1.0
-    count = posterior.model.runs + FIRST_LOOK_SHARE * len(residuals)
-    rest = NoiseCount(sum=(noise * (count + posterior.noise_looks) - posterior.noise_sum) / factor, count=count)
+    count = posterior.model.runs + FIRST_OBSERVATION_SHARE * len(residuals)
+    rest = NoiseCount(sum=(noise * (count + posterior.noise_observations) - posterior.noise_sum) / factor, count=count)
     fixed = 1 - share
     again = Estimate(
         model=posterior.model,
@@ -274,7 +290,7 @@ def refitted(posterior: Estimate) -> Estimate:
         seed_share=share,
         noise_prior=rest,
     )
-    return _taken_up(again, posterior.looks, staying=posterior.terms.keys(), noise=fixed)
+    return _taken_up(again, posterior.observations, staying=posterior.terms.keys(), noise=fixed)
 
 
 def effects_of(posterior: Estimate, patches: Iterable[str]) -> Mixture:
@@ -341,7 +357,7 @@ def _with_level(posterior: Estimate, z: float) -> Estimate:
 
 
 def _with_patches(posterior: Estimate, patches: frozenset[str], more: list[str]) -> Estimate:
-    """The estimate with rows for patches that come back, and for new ones beside the one that the run is a first look at."""
+    """The estimate with rows for patches that come back, and for new ones beside the one that the run observes first."""
     for patch in sorted(patch for patch in patches if patch in posterior.shelved):
         rest = posterior.shelved.without(patch)
         posterior = with_fields(_appended(posterior, patch, posterior.shelved[patch]), shelved=rest)
@@ -371,16 +387,20 @@ def _appended(posterior: Estimate, name: str | Seed, belief: Belief, shared: Flo
     )
 
 
-def _parts(posterior: Estimate, look: Look, *, leaving_out: Iterable[str]) -> _Prediction:
+def _parts(posterior: Estimate, observation: Observation, *, leaving_out: Iterable[str]) -> _Prediction:
     """What a run's prediction is the sum of."""
-    patches = look.patches.difference(leaving_out)
+    patches = observation.patches.difference(leaving_out)
     rows = [0, *sorted(posterior.terms[patch] for patch in patches)]
-    rows = [*rows, posterior.terms[look.seed]] if look.seed in posterior.terms and look.seed is not None else rows
+    rows = (
+        [*rows, posterior.terms[observation.seed]]
+        if observation.seed in posterior.terms and observation.seed is not None
+        else rows
+    )
     slope = posterior.terms.get(SLOPE)
-    return _Prediction(rows=rows) if slope is None else _Prediction(rows=rows, slope=slope, share=look.share)
+    return _Prediction(rows=rows) if slope is None else _Prediction(rows=rows, slope=slope, share=observation.share)
 
 
-def _further_look(posterior: Estimate, z: float, parts: _Prediction, doubt: float) -> Estimate:
+def _further_observation(posterior: Estimate, z: float, parts: _Prediction, doubt: float) -> Estimate:
     """The Kalman update by a run whose patches are all known, and the noise that it shows."""
     shared = parts.of(posterior.covariance)
     variance, noise = float(parts.of(shared)), posterior.noise + doubt
@@ -389,19 +409,19 @@ def _further_look(posterior: Estimate, z: float, parts: _Prediction, doubt: floa
     total = variance + noise * max(1.0, surprise / SURPRISE)
     mean = posterior.mean + shared * (innovation / total)
     covariance = posterior.covariance - shared[:, None] * shared / total
-    if not posterior.looks or posterior.model.is_known:  # the first run has nothing to differ from
+    if not posterior.observations or posterior.model.is_known:  # the first run has nothing to differ from
         return with_fields(posterior, mean=mean, covariance=covariance)
-    spread, count = posterior.noise_sum + min(surprise, SURPRISE) * posterior.noise, posterior.noise_looks + 1
+    spread, count = posterior.noise_sum + min(surprise, SURPRISE) * posterior.noise, posterior.noise_observations + 1
     prior = posterior.noise_prior
     shown = (prior.sum + spread) / (prior.count + count)
-    return with_fields(posterior, mean=mean, covariance=covariance, noise_sum=spread, noise_looks=count, noise=shown)
+    return with_fields(posterior, mean=mean, covariance=covariance, noise_sum=spread, noise_observations=count, noise=shown)
 
 
 def _noise_count(posterior: Estimate) -> NoiseCount:
     """What is claimed of the noise, and what runs without a new idea have shown."""
     runs = posterior.model.runs
     claimed = (posterior.model.sigma / posterior.scale) ** 2 * (1 - posterior.model.seed_share)
-    return NoiseCount(sum=runs * claimed + posterior.noise_sum, count=runs + posterior.noise_looks)
+    return NoiseCount(sum=runs * claimed + posterior.noise_sum, count=runs + posterior.noise_observations)
 
 
 def _seed_variance(posterior: Estimate) -> float:
@@ -412,7 +432,9 @@ def _seed_variance(posterior: Estimate) -> float:
     return (SEEDS_CLAIMED * claimed + squares) / (SEEDS_CLAIMED + len(rows))
 
 
-def _first_look(posterior: Estimate, patch: str, z: float, parts: _Prediction, doubt: float, *, is_over: bool) -> Estimate:
+def _first_observation(
+    posterior: Estimate, patch: str, z: float, parts: _Prediction, doubt: float, *, is_over: bool
+) -> Estimate:
     """The update by the first run with a patch, which is set aside if it `is_over`.
 
     The joint Gaussian has the mean and variance that the mixture gives the effect, and the rest's covariances with it. That
@@ -430,7 +452,7 @@ def _first_look(posterior: Estimate, patch: str, z: float, parts: _Prediction, d
         posterior,
         mean=posterior.mean + gains * (residual - mean),
         covariance=posterior.covariance - gains[:, None] * gains * (total - left),
-        first_looks=posterior.first_looks.with_item((residual, variance)),
+        first_observations=posterior.first_observations.with_item((residual, variance)),
     )
     belief = Belief(mean=mean, variance=left, site_precision=1 / left - 1 / total, site_shift=mean / left - residual / total)
     if is_over:

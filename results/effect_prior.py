@@ -1,7 +1,7 @@
 """What an idea's effect may be before it is tried, and after it: a mixture of normals, in standard deviations of a score.
 
-Most ideas do nothing or harm, some help, and few help much. Every share of the mixture is a normal, so what a noisy look leaves
-of it is a mixture of normals again, in closed form. Pure functions.
+Most ideas do nothing or harm, some help, and few help much. Every share of the mixture is a normal, so what a noisy
+observation leaves of it is a mixture of normals again, in closed form. Pure functions.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ The last part is of ideas that break the model: without it their losses would be
 PSEUDO_COUNTS = 20.0
 """How many ideas the shares above count as, against those that were tried."""
 
-FIRST_LOOK_SHARE = 0.5
+FIRST_OBSERVATION_SHARE = 0.5
 """How much an idea's first run says of the noise, against a run without a new idea: its effect isn't known."""
 
 EM_STEPS = 20
@@ -80,7 +80,7 @@ class Mixture:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class FirstLooks:
+class FirstObservations:
     """The first runs of ideas; the arrays have the shape (ideas,)."""
 
     residuals: Floats
@@ -124,23 +124,23 @@ class EffectPrior:
             low, high = (low, middle) if shown >= probability else (middle, high)
         return high
 
-    def refitted(self, looks: "FirstLooks", known: "NoiseCount") -> tuple["EffectPrior", float]:
-        """The prior with the shares that first looks at ideas speak for, and the noise's variance, by EM.
+    def refitted(self, observations: "FirstObservations", known: "NoiseCount") -> tuple["EffectPrior", float]:
+        """The prior with the shares that first observations of ideas speak for, and the noise's variance, by EM.
 
         `PSEUDO_COUNTS` ideas speak for the shares that the prior begins with.
         """
         expected = PSEUDO_COUNTS * first_prior().shares
         shares, noise = self.shares, known.sum / known.count
         for _ in range(EM_STEPS):
-            spread = self.variances + (looks.variances + noise)[:, None]
-            squares = (looks.residuals[:, None] - self.means) ** 2 / spread
+            spread = self.variances + (observations.variances + noise)[:, None]
+            squares = (observations.residuals[:, None] - self.means) ** 2 / spread
             weights = shares * np.exp(-0.5 * (squares - squares.min(-1, keepdims=True))) / np.sqrt(spread)
             weights /= weights.sum(-1, keepdims=True)
             counts = expected + weights.sum(0)
             shares = counts / counts.sum()
             part = noise / spread  # of a residual, the noise's part
             noises = float((weights * (part**2 * spread * squares + noise * (1 - part))).sum())
-            noise = (known.sum + FIRST_LOOK_SHARE * noises) / (known.count + FIRST_LOOK_SHARE * len(spread))
+            noise = (known.sum + FIRST_OBSERVATION_SHARE * noises) / (known.count + FIRST_OBSERVATION_SHARE * len(spread))
         return replace(self, shares=shares), noise
 
 

@@ -15,6 +15,18 @@ ABANDONED = "abandoned by a person"
 """The reason of the verdict `lost` on an experiment that was interrupted and that nobody wants to finish."""
 
 ExperimentKind = Literal["baseline", "explore", "confirm", "manual", "control", "merge", "wave"]
+
+IDEAS: tuple[ExperimentKind, ...] = ("explore", "manual")
+"""The kinds that try something new, as an edit by a researcher or a person does."""
+
+CHANGE_TRAIN_PY: tuple[ExperimentKind, ...] = (*IDEAS, "merge")
+"""The kinds whose train.py may become the head."""
+
+MEASUREMENTS: tuple[ExperimentKind, ...] = ("control", "confirm", "wave")
+"""The kinds that are neither kept nor discarded."""
+
+PREDICTED: tuple[ExperimentKind, ...] = ("control", "wave", "merge")
+"""The kinds whose score all runs have predicted, so that it says how a device scores."""
 """`baseline` measures the first commit of a branch; `explore` is a researcher's idea and `manual` one from `farm try`; `merge`
 verifies a head that is put together from several ideas; `wave` runs half of some near-misses on the head; `control` runs the
 head or the baseline again; `confirm` runs a commit under fresh seeds, for the report alone."""
@@ -165,6 +177,8 @@ class Verdict:
     """The gain that one run had to show for a keep, its price included. None if no gain was required."""
     sigma: float | None = None
     """Standard deviation of val_bpb between seeds, as estimated at the time."""
+    expected_sd: float | None = None
+    """Standard deviation of `gain` if nothing but the seed differs, of a score that all runs had predicted; else None."""
     effect: float | None = None
     """The estimated effect of the idea in bpb, shrunk for having been selected; None if no estimate decided."""
     low: float | None = None
@@ -207,7 +221,7 @@ class ExperimentRecord:
     @property
     def is_idea(self) -> bool:
         """Whether it tries something new, as an edit by a researcher or a person does."""
-        return self.experiment.kind in ("explore", "manual")
+        return self.experiment.kind in IDEAS
 
     @property
     def is_done(self) -> bool:
@@ -225,7 +239,7 @@ class ExperimentRecord:
     def is_measurement(self) -> bool:
         """Whether it ended as a control, a confirmation or a run of a wave does, which is neither kept nor discarded."""
         ended_well = self.verdict is not None and self.verdict.decision == "discard"
-        return ended_well and self.experiment.kind in ("control", "confirm", "wave")
+        return ended_well and self.experiment.kind in MEASUREMENTS
 
     @property
     def is_abandoned(self) -> bool:

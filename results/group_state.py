@@ -20,7 +20,6 @@ from results import policy, waves
 from results.experiment import Branch, Experiment, edit_of
 from results.group_entries import Entry, Joined, Ran, Ruled
 from results.growing import GrowingMapping, with_fields
-from results.looks import NoiseModel, Seed
 from results.machine_shares import (
     FirstShare,
     MachineShare,
@@ -31,6 +30,7 @@ from results.machine_shares import (
     usual_share,
     with_share,
 )
+from results.observations import NoiseModel, Seed
 from results.policy_state import FarmState, Finished, Patch, Rules, RunKind
 from results.time_prices import FREE_TIMES, FREE_TIMES_DISTURBED, RunTimes, UsualTimes, price_of_runs, run_times, worth_of_time
 from results.verdict import noise_prior
@@ -293,7 +293,7 @@ def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finishe
     kind, share = KINDS[experiment.kind], state.share_of_run.get(run.run_id)
     doubt = doubt_of_share(share, time_slope=state.time_slope)
     beside = share.beside if share is not None and share.beside else share_of(run)
-    luck = 0.0 if share is None else state.time_slope * max(0.0, share.more, share.uneven)
+    share_gain = 0.0 if share is None else state.time_slope * max(0.0, share.more, share.uneven)
     return Finished(
         kind=kind,
         score=run.val_bpb if run.status == "ok" else None,
@@ -304,7 +304,7 @@ def _finished(state: GroupState, entry: Ran, patches: frozenset[str]) -> Finishe
         doubt=doubt,
         checked=not run.unchecked,
         disturbed=share is not None and share.is_unusual,
-        luck=luck,
+        share_gain=share_gain,
         share=share_above_first(state, share_of(run)),
         compared_share=share_above_first(state, beside),
     )
@@ -359,12 +359,12 @@ def _time_price(state: GroupState, entry: Ran) -> float:
 
 
 def share_above_first(state: GroupState, share: float | None) -> float:
-    """A share of the machine as `Look` has it."""
+    """A share of the machine as `Observation` has it."""
     return 0.0 if state.first_share is None else state.first_share.more_in(share)
 
 
 def usual_share_above_first(state: GroupState) -> float:
-    """What runs usually have of the machine now, as `Look` has it."""
+    """What runs usually have of the machine now, as `Observation` has it."""
     return share_above_first(state, usual_share(state.shares) if state.shares else None)
 
 

@@ -1,6 +1,6 @@
 """Decisions on the experiments of a group by what all of its runs say, each with its reason in words. Pure functions.
 
-What decides is the estimate from all runs: the probability that an idea helps. The raw score of its own runs, which luck and
+What decides is the estimate from all runs: the probability that an idea helps. The raw score of its own runs, which chance and
 the seed move, is told apart from that, since the two may point in different directions.
 """
 
@@ -9,7 +9,7 @@ from statistics import fmean
 
 from research.result import RunResult
 from results import policy
-from results.experiment import Decision, Experiment, ExperimentRecord, Verdict
+from results.experiment import IDEAS, Decision, Experiment, ExperimentRecord, Verdict
 from results.gains import expected_gain
 from results.group_entries import DROPPED_BY_A_PERSON
 from results.group_state import (
@@ -87,7 +87,11 @@ def merge_verdict(state: GroupState, experiment: Experiment, runs: Sequence[RunR
     words = f"merge: the raw score is {score:.4f}{remark}; all runs expect {expected:.4f} of it, +- {sd:.4f} in one; "
     words += _merge_outcome(state, experiment, patches)
     return Verdict(
-        decision="keep" if is_kept else "discard", reason=words, gain=expected - score, sigma=state.farm.posterior.sigma
+        decision="keep" if is_kept else "discard",
+        reason=words,
+        gain=expected - score,
+        sigma=state.farm.posterior.sigma,
+        expected_sd=sd,
     )
 
 
@@ -120,10 +124,11 @@ def measurement_verdict(state: GroupState, experiment: Experiment, runs: Sequenc
     score = sum(scores) / len(scores)
     expected, sd = expected_of(state, experiment, runs)
     away = (score - expected) / sd
-    what = "known program" if experiment.kind in ("explore", "manual") else experiment.kind
+    what = "known program" if experiment.kind in IDEAS else experiment.kind
     told = f"{score:.4f}{_share_in_words(state, runs)}"
     words = f"{what}: the raw score is {told}; all runs expect {expected:.4f} of it ({away:+.1f} standard deviations)"
-    return Verdict(decision="discard", reason=words, gain=expected - score, sigma=state.farm.posterior.sigma)
+    sigma = state.farm.posterior.sigma
+    return Verdict(decision="discard", reason=words, gain=expected - score, sigma=sigma, expected_sd=sd)
 
 
 def expected_of(state: GroupState, experiment: Experiment, runs: Sequence[RunResult]) -> tuple[float, float]:

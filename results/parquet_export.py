@@ -1,4 +1,4 @@
-"""The history as Parquet files, for pandas, polars, DuckDB and the Hugging Face hub. They hold no audit score.
+"""The history as Parquet files, for notebooks, pandas, polars, DuckDB and the Hugging Face hub. They hold no audit score.
 
 Each file says its schema version, and what its table and columns are, in its metadata.
 """
@@ -99,19 +99,20 @@ def export_tables(journal: Path, folder: Path) -> list[Exported]:
                 return work(cursor)
 
         Tables(read, reader).refresh_estimates()
-        return [_export(connection, name, sql, folder / f"{name}.parquet") for name, sql in QUERIES.items()]
+        return read(lambda cursor: [export_table(cursor, name, folder) for name in QUERIES])
 
 
-def _export(connection: duckdb.DuckDBPyConnection, name: str, sql: str, path: Path) -> Exported:
-    with connection.cursor() as cursor:
-        comment, columns = _comments(cursor, name)
-        batches = cursor.sql(sql).to_arrow_reader(BATCH_ROWS)
-        schema = _described(batches.schema, name, comment, columns)
-        rows = 0
-        with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-            for batch in _batches(batches):
-                writer.write_batch(batch.cast(schema))
-                rows += batch.num_rows
+def export_table(cursor: duckdb.DuckDBPyConnection, name: str, folder: Path) -> Exported:
+    """Writes a table of QUERIES to its file in a folder, atomically. Raises OSError, duckdb.Error."""
+    path = folder / f"{name}.parquet"
+    comment, columns = _comments(cursor, name)
+    batches = cursor.sql(QUERIES[name]).to_arrow_reader(BATCH_ROWS)
+    schema = _described(batches.schema, name, comment, columns)
+    rows = 0
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for batch in _batches(batches):
+            writer.write_batch(batch.cast(schema))
+            rows += batch.num_rows
     return Exported(name=name, path=path, rows=rows, comment=comment, columns=columns)
 
 

@@ -15,7 +15,7 @@ from scipy.special import ndtr, ndtri
 from results import effect_estimate as estimate
 from results.effect_estimate import INTERVAL, Estimate
 from results.growing import with_fields
-from results.looks import Look, NoiseModel, Seed
+from results.observations import NoiseModel, Observation, Seed
 from results.policy_state import Change, FarmState, Finished, Patch, Rules, RunKind, Standing, Work, changed
 
 LOOP_REFIT = 10
@@ -181,9 +181,9 @@ def expected_score(
 ) -> tuple[float, float]:
     """The val_bpb that a train.py with these patches is expected to have, and its standard deviation, noise included.
 
-    `share` is that of the machine, as in `Look`.
+    `share` is that of the machine, as in `Observation`.
     """
-    return estimate.predicted(state.posterior, Look(score=0.0, patches=patches, seed=seed, share=share))
+    return estimate.predicted(state.posterior, Observation(score=0.0, patches=patches, seed=seed, share=share))
 
 
 def needed_gain(state: FarmState, price: float) -> float:
@@ -219,17 +219,17 @@ def _learned(state: FarmState, run: Finished) -> FarmState:
             barred=state.barred | crashed,
             patches={name: patch for name, patch in state.patches.items() if name not in crashed},
         )
-    return with_fields(state, posterior=estimate.observe(state.posterior, _look(run, run.score)))
+    return with_fields(state, posterior=estimate.observe(state.posterior, _observation(run, run.score)))
 
 
-def _look(run: Finished, score: float) -> Look:
-    return Look(score=score, patches=run.patches, left_out=len(run.left_out), seed=run.seed, doubt=run.doubt,
+def _observation(run: Finished, score: float) -> Observation:
+    return Observation(score=score, patches=run.patches, left_out=len(run.left_out), seed=run.seed, doubt=run.doubt,
                 share=run.share)  # fmt: skip
 
 
 def _greedily(state: FarmState, run: Finished) -> FarmState:
     """The state after a run by the greedy rule, which compares it with the mean score of the head's train.py."""
-    scores = [look.score for look in state.posterior.looks if look.patches == state.head]
+    scores = [observation.score for observation in state.posterior.observations if observation.patches == state.head]
     if run.idea is None or run.score is None or not scores or run.score >= sum(scores) / len(scores):
         return state
     return replace(state, head=run.patches)
@@ -247,12 +247,12 @@ def _merge_holds(before: Estimate, run: Finished, most_sds: float) -> bool | Non
     """
     if run.score is None:
         return False
-    look = _look(run, run.score)
-    mean, sd = estimate.predicted(before, look)
+    observation = _observation(run, run.score)
+    mean, sd = estimate.predicted(before, observation)
     if run.score > mean + most_sds * sd:
         return False
-    mean, sd = estimate.predicted(before, replace(look, doubt=0.0, share=run.compared_share))
-    return True if run.score + run.luck <= mean + most_sds * sd else None
+    mean, sd = estimate.predicted(before, replace(observation, doubt=0.0, share=run.compared_share))
+    return True if run.score + run.share_gain <= mean + most_sds * sd else None
 
 
 def _after_merge(state: FarmState, run: Finished, *, holds: bool | None, is_far: bool) -> FarmState:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from results.effect_estimate import Estimate
-from results.looks import Seed
+from results.observations import Seed
 
 RunKind = Literal["baseline", "merge", "wave", "control", "explore"]
 """`baseline`: the untouched train.py; `merge`: the head that is planned; `control`: the head or the untouched train.py again;
@@ -72,18 +72,18 @@ class Finished:
     """The new patch among them, in an exploration."""
     seed: Seed | None = None
     doubt: float = 0.0
-    """Standard deviation, in bpb, that this run has beside the noise of all runs (`Look.doubt`)."""
+    """Standard deviation, in bpb, that this run has beside the noise of all runs (`Observation.doubt`)."""
     checked: bool = True
     """Whether the score has been confirmed on all rows: a train.py whose score has not becomes no head by it."""
     disturbed: bool = False
     """Whether the run had an unusual share of its machine, so that a merge is repeated before it decides."""
-    luck: float = 0.0
+    share_gain: float = 0.0
     """What a larger share of its machine than usual, or than what it is compared with, may have gained it, in bpb."""
     share: float = 0.0
-    """The run's share of its machine, as `Look.share` has it."""
+    """The run's share of its machine, as `Observation.share` has it."""
     compared_share: float = 0.0
-    """The share of the machine, as in `Look`, of the runs that it is compared with: a merge must be as good as promised with
-    it, since what less of the machine is worth is known from few runs, its own first one among them."""
+    """The share of the machine, as in `Observation`, of the runs that it is compared with: a merge must be as good as promised
+    with it, since what less of the machine is worth is known from few runs, its own first one among them."""
 
 
 @dataclass(frozen=True, kw_only=True)

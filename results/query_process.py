@@ -9,14 +9,13 @@ import logging
 import os
 import select
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 from research.errors import FarmEnded, UserError
-from research.files import research_folder
 from research.formatting import one_line
+from research.start_apart import start_apart
 from results.query import Table
 from results.tables import Audience
 
@@ -108,16 +107,9 @@ class QueryProcess:
         return UserError(f"The query met a fault of the farm ({one_line(said[-200:])}), whose log has more.")
 
     def _started(self) -> "subprocess.Popen[bytes]":
-        """A new process, in a session of its own: Ctrl-C in the terminal is for the farm. It ends with its standard input."""
-        return subprocess.Popen(
-            [sys.executable, "-m", SERVER, str(self._home)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=research_folder().parent,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-            start_new_session=True,
-        )
+        """A new process, which ends with its standard input."""
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        return start_apart(SERVER, str(self._home), stderr=subprocess.PIPE, environment=environment)
 
 
 def _exchange(process: "subprocess.Popen[bytes]", request: dict[str, object], *, deadline: float) -> bytes:

@@ -8,7 +8,6 @@ from research.formatting import counted, duration, one_line, shortened
 from research.result import RunResult
 from results import policy
 from results.confirmation import conclusion, confirmation_of, in_words
-from results.control_residuals import controls_in_words, residuals
 from results.counts import beside_ideas, count
 from results.experiment import Decision, ExperimentRecord
 from results.gains import BPB_STEP, device_seconds, gain_by_scores
@@ -20,6 +19,7 @@ from results.history import BranchHistory, by_head
 from results.overfitting import measure_overfitting
 from results.researcher_costs import total
 from results.researcher_yields import yields
+from results.residuals import controls_in_words
 from results.verdict import figure, too_equal
 
 TITLE_WIDTH = 44
@@ -292,8 +292,8 @@ def _of_branch(group: GroupHistory, name: str) -> list[ExperimentRecord]:
 
 
 def _controls(group: GroupHistory) -> list[str]:
-    """How far controls are from what all runs expect of them, with a warning if some are further away than chance has it."""
-    return controls_in_words([] if group.state is None else residuals(group.state, group.records))
+    """How far controls are from what all runs expected of them, with a warning if some are further away than chance has it."""
+    return controls_in_words(group.records)
 
 
 def _unequal_shares(group: GroupHistory) -> list[str]:

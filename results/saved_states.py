@@ -22,8 +22,8 @@ from results.effect_estimate import Belief, Estimate
 from results.effect_prior import EffectPrior, NoiseCount
 from results.group_state import GroupState
 from results.growing import GrowingMapping, GrowingSequence
-from results.looks import Look, NoiseModel
 from results.machine_shares import FirstShare, MachineShare
+from results.observations import NoiseModel, Observation
 from results.policy_state import Change, FarmState, Finished, Patch, Rules
 from results.time_prices import RunTimes, UsualTimes
 
@@ -35,8 +35,8 @@ RECORDS_BETWEEN, SHARE_BETWEEN = 1_000, 0.1
 """A state is written again after this many new records of its group, or after this share of all, whichever is more."""
 
 CLASSES: tuple[type, ...] = (
-    Belief, Change, EffectPrior, Estimate, FarmState, Finished, FirstShare, GroupState, GrowingMapping, GrowingSequence, Look,
-    MachineShare, NoiseCount, NoiseModel, Patch, Rules, RunTimes, UsualTimes,
+    Belief, Change, EffectPrior, Estimate, FarmState, Finished, FirstShare, GroupState, GrowingMapping, GrowingSequence,
+    MachineShare, NoiseCount, NoiseModel, Observation, Patch, Rules, RunTimes, UsualTimes,
 )  # fmt: skip
 """The classes of which a state consists, beside Python's own and NumPy's arrays: nothing else is made from a file."""
 

@@ -18,11 +18,8 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from research.command_hints import to_type
 from research.errors import UserError
-from research.files import replacing
 from research.formatting import one_line, utc_now
 from research.result import RunResult
 from results.experiment import (
@@ -37,6 +34,7 @@ from results.experiment import (
 from results.group_entries import REQUEST, REQUEST_TAKEN
 from results.journal import Journal, JournalRecord, RecordKind, repair_hint
 from results.journal_repair import NUMBERS_TAKEN
+from results.parquet_export import export_table
 from results.query import Table
 from results.query_process import QueryProcess
 from results.researcher_costs import ANSWER
@@ -258,17 +256,14 @@ class Store:
         return self._tables.query(sql, max_rows=max_rows, timeout_s=timeout_s, audience=audience)
 
     def export_parquet(self) -> Path:
-        """Writes the view `history` to history.parquet, atomically. Returns its path. Raises OSError, or UserError if the
-        database fails.
+        """Writes the view `history` to history.parquet, as `farm export` does. Returns its path.
+
+        Raises OSError, or UserError if the database fails.
         """
-        path = self.home / "history.parquet"
         try:
-            table = self._writer.read(lambda cursor: cursor.sql("SELECT * FROM history").to_arrow_table())
+            return self._writer.read(lambda cursor: export_table(cursor, "history", self.home)).path
         except DATABASE_FAILED as problem:
-            raise UserError(f"{path} can't be made: {one_line(str(problem))}.") from None
-        with replacing(path) as temporary:
-            pq.write_table(table, temporary)
-        return path
+            raise UserError(f"{self.home / 'history.parquet'} can't be made: {one_line(str(problem))}.") from None
 
 
 def query_home(home: Path, sql: str, *, max_rows: int = 1000, timeout_s: float = 10.0, audience: Audience = "agent",

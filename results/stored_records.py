@@ -11,8 +11,7 @@ from itertools import islice
 from typing import Any, NamedTuple, overload
 
 from research.result import RunStatus
-from results.counts import IDEAS
-from results.experiment import ABANDONED, Decision, ExperimentKind, ExperimentRecord
+from results.experiment import ABANDONED, IDEAS, Decision, ExperimentKind, ExperimentRecord
 from results.group_entries import Ran
 from results.growing import GrowingSequence
 from results.history import assemble

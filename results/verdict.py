@@ -130,7 +130,8 @@ def control_verdict(runs: Sequence[RunResult], baseline: ExperimentRecord, sigma
         return failed or Verdict(decision="discard", reason="control: the baseline has no score to compare with")
     score = _mean(scores_of(runs))
     moved = score - baseline.val_bpb
-    sigmas = abs(moved) / (sigma * math.sqrt(1 / len(scores_of(runs)) + 1 / len(scores_of(baseline.runs))))
+    sd = sigma * math.sqrt(1 / len(scores_of(runs)) + 1 / len(scores_of(baseline.runs)))
+    sigmas = abs(moved) / sd
     direction = "above" if moved > 0 else "below"
     words = (
         f"control: the baseline now scores {score:.4f}, {figure(abs(moved))} {direction} its earlier {baseline.val_bpb:.4f} "
@@ -138,7 +139,7 @@ def control_verdict(runs: Sequence[RunResult], baseline: ExperimentRecord, sigma
     )
     words += "scores still compare" if sigmas <= CONTROL_SIGMAS else "earlier scores no longer compare: start a new --tag"
     words += and_(too_equal([*runs, *baseline.runs]))
-    return Verdict(decision="discard", reason=words, gain=-moved, sigma=sigma)
+    return Verdict(decision="discard", reason=words, gain=-moved, sigma=sigma, expected_sd=sd)
 
 
 def too_equal(runs: Sequence[RunResult]) -> str:

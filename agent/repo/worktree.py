@@ -4,7 +4,6 @@ A candidate is committed without being checked out, under its own ref, so that a
 loops can commit at once. The branch moves only in `advance`, on a keep.
 """
 
-import fcntl
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ from agent.repo.parking import park_commits, park_edits
 from agent.repo.repair import check_out, common_folder, is_any_head_at, remove_stale_locks, same_repository
 from agent.repo.repository import TRAIN_FILE, train_py_at, working_train_py
 from research.errors import UserError
-from research.files import write_atomically
+from research.files import exclusive, write_atomically
 from research.formatting import counted
 
 _COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
@@ -362,6 +361,5 @@ def _checkouts(repo: Path) -> list[tuple[Path, str]]:
 @contextmanager
 def _lock(repo: Path) -> Iterator[None]:
     """Lets one farm at a time create or repair worktrees: `git worktree add` is not safe against itself."""
-    with (common_folder(repo) / "autoresearch-farm.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with exclusive(common_folder(repo) / "autoresearch-farm.lock"):
         yield

@@ -21,6 +21,7 @@ from anthropic import AsyncAnthropic, omit
 from agent.researcher import BudgetSpent, Context, NotConfigured, ProposalFailed
 from agent.researchers.budget import Budget, all_reserved, least_free_usd
 from agent.researchers.claude_answer import CHARACTERS_PER_TOKEN, Answer, Tokens, read_answer
+from agent.researchers.claude_conversation import ClaudeConversation
 from agent.researchers.claude_docs import Docs
 from agent.researchers.claude_draft import Draft
 from agent.researchers.claude_editor import Editor
@@ -36,7 +37,6 @@ from agent.researchers.claude_failures import (
 )
 from agent.researchers.claude_prompt import system_of
 from agent.researchers.claude_repair import MAX_REPAIRS, Repair, repair_due
-from agent.researchers.claude_talk import Talk
 from agent.researchers.claude_tools import TOOLS
 from agent.researchers.prices import PRICES, PRICES_AS_OF, Price
 from research.errors import UserError
@@ -93,16 +93,16 @@ class ClaudeResearcher:
                       proposal=uuid.uuid4().hex)  # fmt: skip
         editor = Editor(context.train_py if repair is None else repair.train_py)
         draft = Draft(context=context, editor=editor, docs=self._docs, repaired="" if repair is None else repair.id)
-        talk = Talk(context=context, draft=draft, repair=repair, usage=usage)
+        conversation = ClaudeConversation(context=context, draft=draft, repair=repair, usage=usage)
         try:
-            await self._until_submitted(talk)
+            await self._until_submitted(conversation)
         except (BudgetSpent, ProposalFailed, NotConfigured) as end:
             if not draft.is_usable:
                 if isinstance(end, ProposalFailed):
-                    end.usage = talk.usage
+                    end.usage = conversation.usage
                 raise
             draft.submit_unfinished(str(end))
-        return draft.proposal(self.name, replace(talk.usage, seconds=time.monotonic() - started))
+        return draft.proposal(self.name, replace(conversation.usage, seconds=time.monotonic() - started))
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -116,26 +116,28 @@ class ClaudeResearcher:
         self._told[repair.id] += 1
         return repair
 
-    async def _until_submitted(self, talk: Talk) -> None:
+    async def _until_submitted(self, conversation: ClaudeConversation) -> None:
         asked_again = False
         for _ in range(self._max_turns):
             try:
-                await talk.respond(await self._answer(talk))
+                await conversation.respond(await self._answer(conversation))
             except ProposalFailed as failure:
-                if asked_again or not talk.draft.is_usable:
+                if asked_again or not conversation.draft.is_usable:
                     raise
                 asked_again = True
-                talk.say(f"Your last answer could not be used: {failure} train.py is as your last edit left it. Call submit.")
-            if talk.draft.submission is not None:
+                conversation.say(
+                    f"Your last answer could not be used: {failure} train.py is as your last edit left it. Call submit."
+                )
+            if conversation.draft.submission is not None:
                 return
         raise ProposalFailed(f"The model submitted nothing in {counted(self._max_turns, 'turn')}.")
 
-    async def _answer(self, talk: Talk) -> Answer:
+    async def _answer(self, conversation: ClaudeConversation) -> Answer:
         """The next answer that can be used, asked for again while the API is busy. Raises ProposalFailed, for instance."""
         pause = self._retry_pause_s
         for attempt in range(MAX_RETRIES + 1):
             try:
-                return await self._reserve_and_ask(talk)
+                return await self._reserve_and_ask(conversation)
             except Unavailable as failure:
                 asked_for = failure.retry_after_s or 0.0
                 if attempt == MAX_RETRIES or asked_for > LONGEST_RETRY_PAUSE_S:
@@ -144,27 +146,27 @@ class ClaudeResearcher:
                 pause *= 2
         raise AssertionError("the last attempt returns or raises")
 
-    async def _reserve_and_ask(self, talk: Talk) -> Answer:
+    async def _reserve_and_ask(self, conversation: ClaudeConversation) -> Answer:
         """One request, whose worst case is kept of every limit meanwhile. Raises BudgetSpent if it doesn't fit."""
         if self.price is None:
-            return await self._ask(talk, MAX_TOKENS)
-        read_usd = self.price.cost(input=0, output=0, cache_write_1h=talk.most_input_tokens)
-        free = least_free_usd(self.budgets, talk.context)
+            return await self._ask(conversation, MAX_TOKENS)
+        read_usd = self.price.cost(input=0, output=0, cache_write_1h=conversation.most_input_tokens)
+        free = least_free_usd(self.budgets, conversation.context)
         most = MAX_TOKENS
         if free is not None:
             most = max(LEAST_TOKENS, min(MAX_TOKENS, int((free - read_usd) / self.price.cost(input=0, output=1))))
-        async with all_reserved(self.budgets, read_usd + self.price.cost(input=0, output=most), talk.context):
-            return await self._ask(talk, most)
+        async with all_reserved(self.budgets, read_usd + self.price.cost(input=0, output=most), conversation.context):
+            return await self._ask(conversation, most)
 
-    async def _ask(self, talk: Talk, max_tokens: int) -> Answer:
+    async def _ask(self, conversation: ClaudeConversation, max_tokens: int) -> Answer:
         """One request. Whatever it costs is recorded before anything is made of the answer."""
-        characters, started, body = talk.characters, time.monotonic(), bytearray()
+        characters, started, body = conversation.characters, time.monotonic(), bytearray()
         try:
             async with asyncio.timeout(LONGEST_ANSWER_S):
-                status = await self._receive(talk, max_tokens, body)
+                status = await self._receive(conversation, max_tokens, body)
         except (anthropic.AnthropicError, httpx2.HTTPError, TimeoutError, asyncio.CancelledError) as error:
             if body or answer_was_lost(error):
-                self._charge(talk, _tokens_of_lost(bytes(body), characters), started)
+                self._charge(conversation, _tokens_of_lost(bytes(body), characters), started)
             if isinstance(error, asyncio.CancelledError):  # the farm ends
                 raise
             if isinstance(error, anthropic.AnthropicError):
@@ -172,8 +174,8 @@ class ClaudeResearcher:
             raise failure_of_transport(error) from error
         answer = read_answer(bytes(body), characters_sent=characters)
         if answer.tokens is not None:
-            self._charge(talk, answer.tokens, started)
-            talk.heard(answer.tokens)
+            self._charge(conversation, answer.tokens, started)
+            conversation.heard(answer.tokens)
         if answer.error:
             raise api_failure(status, answer.error, self.model)
         if answer.is_broken:
@@ -182,7 +184,7 @@ class ClaudeResearcher:
             raise ProposalFailed(answer.problem)
         return answer
 
-    async def _receive(self, talk: Talk, max_tokens: int, body: bytearray) -> int:
+    async def _receive(self, conversation: ClaudeConversation, max_tokens: int, body: bytearray) -> int:
         """Fills the body with the answer as it comes. Returns the status. Raises errors of the SDK and of its transport."""
         async with self._client.messages.with_streaming_response.create(
             model=self.model,
@@ -191,21 +193,21 @@ class ClaudeResearcher:
             thinking={"type": "adaptive"},
             output_config=omit if self.effort is None else {"effort": self.effort},
             cache_control={"type": "ephemeral"},
-            system=system_of(talk.context),
+            system=system_of(conversation.context),
             tools=TOOLS,
-            messages=talk.messages,
+            messages=conversation.messages,
             timeout=self._inactivity_s,
         ) as response:
             async for part in response.iter_bytes():
                 body.extend(part)
             return response.status_code
 
-    def _charge(self, talk: Talk, tokens: Tokens, started: float) -> None:
+    def _charge(self, conversation: ClaudeConversation, tokens: Tokens, started: float) -> None:
         """Records one answer's tokens and cost."""
         usage = _usage(self.model, tokens, self.price)
-        usage = replace(usage, seconds=time.monotonic() - started, proposal=talk.usage.proposal)
-        talk.context.charge(usage)
-        talk.usage = total((talk.usage, usage))
+        usage = replace(usage, seconds=time.monotonic() - started, proposal=conversation.usage.proposal)
+        conversation.context.charge(usage)
+        conversation.usage = total((conversation.usage, usage))
 
 
 def checked_effort(effort: str | None) -> Effort | None:

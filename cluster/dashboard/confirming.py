@@ -4,7 +4,6 @@ It goes on if the dashboard ends, is stopped by `farm stop`, and resumes by the 
 """
 
 import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -12,8 +11,8 @@ from cluster.command_parser import DEFAULT_SEEDS
 from cluster.home import Home, home_option
 from research.command_hints import to_type
 from research.errors import UserError
-from research.files import research_folder
 from research.formatting import one_line
+from research.start_apart import start_apart
 
 FIRST_SECONDS = 8.0
 """How long a request waits for a confirmation that can't begin to say so."""
@@ -27,14 +26,8 @@ def start_confirmation(home: Home, experiment: str, *, wait_s: float = FIRST_SEC
     home.create()
     log = log_of(home)
     with log.open("wb") as output:
-        confirming = subprocess.Popen(
-            [sys.executable, "-m", "cluster.cli", "confirm", experiment, "--home", str(home.folder)],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            cwd=research_folder().parent,
-            start_new_session=True,  # Ctrl-C in the dashboard's terminal is for the dashboard
-        )
+        words = ("confirm", experiment, "--home", str(home.folder))
+        confirming = start_apart("cluster.cli", *words, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
     try:
         confirming.wait(wait_s)
     except subprocess.TimeoutExpired:

@@ -1,27 +1,20 @@
 """What each device and each loop of the running farm does now."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from math import sqrt
 from typing import Any, Literal
 
 from cluster.display import LoopFields, time_left
 from cluster.status_text import doing
-from results.experiment import ExperimentRecord
+from results.residuals import DeviceResidual
 
 DUTY_SECONDS = 3_600.0
 """The most recent seconds of a farm over which the duty cycle of its devices is computed."""
 
 IDLE_SECONDS = 60.0
 """How long a device may wait for work before it is flagged; between two runs a few seconds are normal."""
-
-PREDICTED_KINDS = ("control", "wave", "merge")
-"""The kinds of experiments whose score was predicted by all runs, so that it says how a device scores."""
-
-UNUSUAL_ERRORS = 3.0
-"""Standard errors by which the mean residual of a device may differ from 0 by chance."""
 
 
 def work_since(seconds: float) -> str:
@@ -54,26 +47,12 @@ class DeviceNow:
     """Share of the latest time, DUTY_SECONDS at most, in which a run was on it; None if that isn't known."""
     idle_seconds: float | None = None
     """Seconds since its last run of that time ended; None while it runs one, or if it had none."""
-    residual: "Residual | None" = None
+    residual: DeviceResidual | None = None
 
     @property
     def is_idle_long(self) -> bool:
         """Whether it has waited for work longer than devices do between two runs."""
         return self.state == "idle" and self.idle_seconds is not None and self.idle_seconds > IDLE_SECONDS
-
-
-@dataclass(frozen=True, kw_only=True)
-class Residual:
-    """How the scores of a device differ from what all runs expect of the same train.py."""
-
-    sigmas: float
-    """Mean difference in standard deviations between seeds: above 0 it scores worse than expected."""
-    runs: int
-
-    @property
-    def is_unusual(self) -> bool:
-        """Whether that is more than chance explains, so that a person should look at the card or its software."""
-        return abs(self.sigmas) * sqrt(self.runs) > UNUSUAL_ERRORS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +69,10 @@ def devices_now(
     running: Mapping[str, Any],
     work: Sequence[Mapping[str, Any]],
     *,
-    residuals: Mapping[str, Residual],
+    residuals: Mapping[str, DeviceResidual],
     now: datetime | None = None,
 ) -> list[DeviceNow]:
-    """The devices of a farm by its answer to `farm status`, the rows of `work_since`, and what `device_residuals` finds."""
+    """The devices of a farm by its answer to `farm status`, the rows of `work_since`, and what each one's scores say of it."""
     now = now or datetime.now(UTC)
     rows: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in work:
@@ -108,7 +87,7 @@ def devices_now(
 
 
 def _device(name: str, rows: Sequence[Mapping[str, Any]], loops: Mapping[str, Mapping[str, Any]], window: float, now: datetime,
-            residual: Residual | None) -> DeviceNow:  # fmt: skip
+            residual: DeviceResidual | None) -> DeviceNow:  # fmt: skip
     """A device by the rows of its runs."""
     duty = _duty(rows, window, now)
     row = next((row for row in reversed(rows) if row["state"] == "running"), None)
@@ -150,17 +129,6 @@ def _time(told: Any) -> datetime:
     """A time of the database, which is UTC."""
     found = told if isinstance(told, datetime) else datetime.fromisoformat(str(told))
     return found if found.tzinfo else found.replace(tzinfo=UTC)
-
-
-def device_residuals(records: Iterable[ExperimentRecord]) -> dict[str, Residual]:
-    """The residual of each device, by the verdicts on experiments whose score was predicted."""
-    found: dict[str, list[float]] = defaultdict(list)
-    for record in records:
-        verdict = record.verdict
-        if record.experiment.kind in PREDICTED_KINDS and verdict is not None and verdict.gain is not None and verdict.sigma:
-            for device in {run.device for run in record.runs if run.status == "ok"}:
-                found[device].append(-verdict.gain / verdict.sigma)
-    return {device: Residual(sigmas=sum(all_) / len(all_), runs=len(all_)) for device, all_ in found.items()}
 
 
 def loops_now(running: Mapping[str, Any]) -> list[LoopNow]:

@@ -13,7 +13,7 @@ STATUSES: Mapping[str, str] = {
     "discarded": "decision = 'discard'",
     "failed": "decision IN ('crash', 'invalid')",
     "measured": "decision = 'measured'",
-    "running": "decision IS NULL",
+    "unfinished": "decision IS NULL",
 }
 """What may be asked for -> the condition on the view `history`."""
 

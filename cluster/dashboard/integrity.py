@@ -8,6 +8,7 @@ from starlette.routing import Route
 
 from cluster.dashboard.site import Site
 from results.overfitting import ALARM_STANDARD_ERRORS
+from results.residuals import controls_in_words
 
 MOST_INVALID, MOST_UNEQUAL, MOST_CONTROLS = 50, 20, 20
 """Rows of the lists, the newest ones."""
@@ -60,5 +61,6 @@ def integrity_parts(site: Site) -> dict[str, Any]:
         "machines": rows(MACHINES),
         "workers": rows(WORKERS),
         "controls": controls[::-1][:MOST_CONTROLS],
+        "controls_in_words": [(one, controls_in_words(one.group.records)) for one in found],
         "unequal": [(one, one.group.unequal_shares[::-1][:MOST_UNEQUAL], len(one.group.unequal_shares)) for one in found],
     }

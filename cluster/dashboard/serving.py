@@ -7,7 +7,6 @@ import contextlib
 import os
 import secrets
 import socket
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ from urllib.parse import urlencode
 from cluster.dashboard.guard import TOKEN
 from cluster.home import Home
 from research.errors import UserError
-from research.files import research_folder
+from research.start_apart import start_apart
 
 if TYPE_CHECKING:
     from cluster.dashboard.reader import HomeReader
@@ -77,14 +76,7 @@ def listening(port: int | None) -> Iterator[socket.socket]:
 @contextlib.contextmanager
 def beside(home: Home, say: Callable[[str], None]) -> Iterator[None]:
     """Serves a home's pages from a process of its own, which costs this one nothing and ends with it; says under which link."""
-    serving = subprocess.Popen(
-        [sys.executable, "-m", "cluster.dashboard.serving", str(home.folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        cwd=research_folder().parent,
-        text=True,
-        start_new_session=True,  # Ctrl-C in the terminal is for the farm
-    )
+    serving = start_apart("cluster.dashboard.serving", str(home.folder), text=True)
 
     def tell() -> None:
         assert serving.stdout is not None

@@ -15,7 +15,6 @@ from starlette.responses import HTMLResponse
 
 from agent.repo.branch_names import short_name
 from cluster.dashboard import coloured
-from cluster.dashboard.devices_now import Residual, device_residuals
 from cluster.dashboard.headlines import Headline, headlines
 from cluster.dashboard.reader import HomeReader
 from cluster.display import reason_alone
@@ -26,6 +25,7 @@ from results.experiment import ExperimentRecord
 from results.head_gain import interval_text
 from results.history import BranchHistory
 from results.query import cell_text
+from results.residuals import DeviceResidual, by_device, residuals
 
 FOLDER = Path(__file__).parent
 
@@ -62,9 +62,9 @@ class Snapshot:
         return {record.experiment.id: (record, headline) for headline in self.headlines for record in headline.group.records}
 
     @cached_property
-    def residuals(self) -> dict[str, Residual]:
+    def residuals(self) -> dict[str, DeviceResidual]:
         """How the scores of each device differ from what all runs expect."""
-        return device_residuals(record for headline in self.headlines for record in headline.group.records)
+        return by_device(residuals(record for headline in self.headlines for record in headline.group.records))
 
 
 @dataclass(frozen=True, kw_only=True)

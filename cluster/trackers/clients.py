@@ -46,7 +46,7 @@ def open_tracker(name: str, home: Path) -> Tracker:
         "trackio": lambda: WandbLike(client, _trackio_options(), has_summary=False),
         "wandb": lambda: WandbLike(client, _wandb_options(client), has_summary=True),
         "tensorboard": lambda: EventFiles(client, home / "tensorboard"),
-        "mlflow": lambda: Mlflow(client.MlflowClient()),
+        "mlflow": lambda: Mlflow(client.MlflowClient(os.environ.get("MLFLOW_TRACKING_URI") or _mlflow_database(home))),
     }
     return makers[name]()
 
@@ -62,6 +62,11 @@ def check_installed(name: str) -> None:
 def error_in_words(error: Exception) -> str:
     """What a client has raised, in one line: each has its own exceptions."""
     return one_line(f"{type(error).__name__}: {error}", 200)
+
+
+def _mlflow_database(home: Path) -> str:
+    """Where MLflow writes if nothing else is named; its own default is a file of the current folder."""
+    return f"sqlite:///{home.resolve() / 'mlflow.db'}"
 
 
 def _trackio_options() -> dict[str, Any]:
@@ -146,7 +151,7 @@ class EventFiles:
 
 
 class Mlflow:
-    """MLflow, at whatever $MLFLOW_TRACKING_URI names."""
+    """MLflow, at whatever $MLFLOW_TRACKING_URI names, else in the home."""
 
     ID = "autoresearch_farm.id"
     """The tag by which a run is found that was sent before."""

@@ -17,7 +17,7 @@ from cluster.home import Home
 from cluster.trackers.clients import error_in_words, open_tracker
 from cluster.trackers.feed import TrackerFeed, sending
 from research.errors import UserError
-from research.files import research_folder
+from research.start_apart import start_apart
 from research.streams import own_output
 
 LOOK_SECONDS = 2.0
@@ -46,15 +46,8 @@ def tracker_processes(home: Home, trackers: Sequence[str], say: Callable[[str], 
 
 
 def _started(home: Home, name: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [sys.executable, "-m", "cluster.trackers.sender", str(home.folder), name],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # clients are talkative, and the terminal is the farm's
-        cwd=research_folder().parent,
-        text=True,
-        start_new_session=True,  # Ctrl-C in the terminal is for the farm
-    )
+    quiet = subprocess.DEVNULL  # clients are talkative, and the terminal is the farm's
+    return start_apart("cluster.trackers.sender", str(home.folder), name, stderr=quiet, text=True)
 
 
 def _tell(name: str, process: "subprocess.Popen[str]", say: Callable[[str], None]) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from research.data.decoding import Readable
-from research.files import write_atomically
+from research.files import sha256_of, write_atomically
 from research.formatting import counted
 
 SNAPSHOT = "files.json"
@@ -121,7 +121,5 @@ def _name(path: Path, root: Path) -> str:
 
 
 def _state(path: Path) -> FileState:
-    with path.open("rb") as file:
-        found = path.stat()
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return FileState(size=found.st_size, mtime_ns=found.st_mtime_ns, sha256=digest)
+    found = path.stat()
+    return FileState(size=found.st_size, mtime_ns=found.st_mtime_ns, sha256=sha256_of(path))

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from research.errors import UserError
-from research.files import write_atomically
+from research.files import sha256_of, write_atomically
 from research.formatting import counted, size
 
 REVISION = "main"
@@ -157,7 +157,6 @@ def _is_the_hubs(path: Path, listed: Any) -> bool:
     length = path.stat().st_size
     if length != listed.size:
         return False
-    with path.open("rb") as file:
-        if listed.lfs is not None:
-            return hashlib.file_digest(file, "sha256").hexdigest() == str(listed.lfs.sha256)
-        return hashlib.sha1(b"blob %d\0" % length + file.read()).hexdigest() == str(listed.blob_id)
+    if listed.lfs is not None:
+        return sha256_of(path) == str(listed.lfs.sha256)
+    return hashlib.sha1(b"blob %d\0" % length + path.read_bytes()).hexdigest() == str(listed.blob_id)

@@ -5,7 +5,6 @@ then makes the data again, in another folder, and `find_prepared` says so.
 """
 
 import errno
-import fcntl
 import hashlib
 import json
 import math
@@ -51,7 +50,7 @@ from research.data.sources import (
 from research.data.staleness import staleness
 from research.data.tokenizer import Tokenizer, TooLittleText, check_roundtrip, encode_all, train_tokenizer
 from research.errors import UserError
-from research.files import not_writable, try_to_write
+from research.files import exclusive, not_writable, try_to_write
 from research.formatting import printable, size
 from research.profiles import PROFILES
 from research.sandbox.visible import is_needed
@@ -473,12 +472,7 @@ def _is_default(cache: Path) -> bool:
 
 @contextmanager
 def _only_one(lock: Path, say: Say) -> Iterator[None]:
-    """Holds a lock file, which is released when the process ends, however it ends."""
+    """Lets one process at a time prepare data."""
     lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process is preparing this data: waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
+    with exclusive(lock, on_wait=lambda: say("another process is preparing this data: waiting for it")):
         yield

@@ -44,6 +44,8 @@ class Cheaper:
     """Whether progress.png is drawn, which takes half a second of computing."""
     has_quick_judge: bool = False
     """Whether runs are judged by quick_judge.py, which trains nothing."""
+    judge_seconds: float | None = None
+    """How long that judge takes for a run at most, whatever its time budget is; None: the budget."""
     ray_judge: tuple[str, ...] | None = None
     """The command of the judges that its workers on Ray start; None: the one that ships."""
 
@@ -84,6 +86,10 @@ class ForkedFarm:
 
     def kill(self) -> None:
         self._process.kill()
+
+    def printed(self) -> str:
+        """What it has printed so far."""
+        return self._output.read_text()
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
         """All that it printed, once it has ended. Raises TimeoutExpired."""
@@ -126,7 +132,8 @@ def _farm(arguments: list[str], folder: str, environment: dict[str, str], output
         from cluster.engine import LocalEngine
 
         assert LocalEngine.__init__.__kwdefaults__ is not None
-        LocalEngine.__init__.__kwdefaults__["judge_command"] = QUICK_JUDGE
+        seconds = () if cheaper.judge_seconds is None else (str(cheaper.judge_seconds),)
+        LocalEngine.__init__.__kwdefaults__["judge_command"] = (*QUICK_JUDGE, *seconds)
     subprocess.Popen = _JudgeForking  # type: ignore[misc]
     sys.exit(program(arguments))
 

@@ -1,7 +1,8 @@
 """A judge for the train.py of tiny_checkout.py, without torch: the score follows from its learning rate and the run's seed.
 
-It speaks the real one's protocol, takes the budget's time, and leaves a log. What doesn't compile crashes. For tests of what
-a farm does with results; how they come about is tested with the real judge.
+It speaks the real one's protocol, takes the budget's time, or as many seconds as it is given if those are fewer, and leaves a
+log. What doesn't compile crashes. For tests of what a farm does with results; how they come about is tested with the real
+judge.
 """
 
 import json
@@ -44,7 +45,7 @@ def judge(spec: dict, placement: dict) -> None:
     log.write_text("step 00000 | loss 9.0\n")
     say(event="progress", phase="training", seconds=0.0, step=0, loss=9.0, fraction=0.0)
     budget = spec["contract"]["TIME_BUDGET"]
-    if select.select([sys.stdin], [], [], budget)[0]:  # its end: so does the farm's
+    if select.select([sys.stdin], [], [], min([budget, *map(float, sys.argv[1:])]))[0]:  # its end: so does the farm's
         sys.exit(0)
     rate = float(re.findall(r"^LR = (\S+)", text, re.MULTILINE)[0])
     noise = random.Random(f"{spec['seed']} {rate}").gauss(0.0, 0.001)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from results.effect_prior import FirstLooks, NoiseCount, first_prior, prior_of
+from results.effect_prior import FirstObservations, NoiseCount, first_prior, prior_of
 
 
 def sampled(prior_shares: list[tuple[float, float, float]], count: int, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
-    """Effects drawn from a mixture, and one noisy look at each."""
+    """Effects drawn from a mixture, and one noisy observation of each."""
     rng = np.random.default_rng(1)
     shares, means, sds = np.array(prior_shares).T
     kinds = rng.choice(len(shares), size=count, p=shares / shares.sum())
@@ -38,15 +38,15 @@ def test_a_quantile_is_where_the_probability_says() -> None:
 
 def test_intervals_hold_what_was_drawn_from_the_prior() -> None:
     shares = [(0.7, 0.0, 0.3), (0.3, -3.0, 3.0)]
-    effects, looks = sampled(shares, 4000)
-    above = prior_of(shares).posterior(looks, np.ones(4000)).above(effects)
+    effects, observations = sampled(shares, 4000)
+    above = prior_of(shares).posterior(observations, np.ones(4000)).above(effects)
     assert np.mean((above > 0.05) & (above < 0.95)) == pytest.approx(0.9, abs=0.015)
 
 
 def test_a_refit_finds_the_shares_and_the_noise() -> None:
     shares = [(0.9, 0.0, 0.3), (0.1, 6.4, 4.8)]
-    _, looks = sampled(shares, 2000, noise=2.0)
-    told = FirstLooks(residuals=looks, variances=np.zeros(2000))
+    _, observations = sampled(shares, 2000, noise=2.0)
+    told = FirstObservations(residuals=observations, variances=np.zeros(2000))
     fitted, noise = first_prior().refitted(told, NoiseCount(sum=10.0, count=10.0))
     large = fitted.means >= 3
     assert fitted.shares.sum() == pytest.approx(1)
@@ -54,7 +54,7 @@ def test_a_refit_finds_the_shares_and_the_noise() -> None:
     assert 2.5 < noise < 5
 
 
-def test_few_looks_move_the_shares_little() -> None:
-    told = FirstLooks(residuals=np.array([8.0]), variances=np.zeros(1))
+def test_few_observations_move_the_shares_little() -> None:
+    told = FirstObservations(residuals=np.array([8.0]), variances=np.zeros(1))
     fitted, _ = first_prior().refitted(told, NoiseCount(sum=10.0, count=10.0))
     assert np.abs(fitted.shares - first_prior().shares).max() < 0.04

@@ -64,14 +64,14 @@ def test_the_same_edit_on_another_head_is_the_same_idea() -> None:
     assert state.farm.head == {"mar8-0002"}
     again = ran(state, idea(3, on="c2", edit="-X1 = 0\n+X1 = 1\n"), 0.979)
     assert again.patches_at["c3"] == {"mar8-0002", "mar8-0001"} and "mar8-0003" not in again.ideas
-    assert len(again.farm.posterior.looks) == len(state.farm.posterior.looks) + 1
+    assert len(again.farm.posterior.observations) == len(state.farm.posterior.observations) + 1
     merge = make_experiment(
         4, kind="merge", commit="c4", parent_commit="c2", patches=("mar8-0002", "mar8-0001"), program="p3-c2"
     )
     assert ran(again, merge, 0.979).patches_at["c4"] == again.patches_at["c3"]
 
 
-def test_a_program_that_ran_is_another_look_at_it() -> None:
+def test_a_program_that_ran_is_another_observation_of_it() -> None:
     state = ran(started(), idea(1), 0.99)
     again = ran(state, replace(idea(2), program="p1-base", commit="other"), 0.991)
     assert again.patches_at["other"] == {"mar8-0001"} and list(again.ideas) == ["mar8-0001"]

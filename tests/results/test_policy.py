@@ -8,7 +8,7 @@ import pytest
 
 from results import policy
 from results.effect_estimate import effect
-from results.looks import NoiseModel
+from results.observations import NoiseModel
 from results.policy_state import Change, FarmState, Finished, Patch, Rules, RunKind
 
 SIGMA = 0.001
@@ -301,7 +301,7 @@ def test_a_merge_is_verified_only_by_runs_that_say_something() -> None:
         assert policy.observe(later, run("merge", 0.97, "a", "b")).head == {"a", "b"}
         as_good = replace(worse, score=0.97)
         assert policy.observe(once, as_good).head == {"a", "b"}, "as good as promised, with less of the machine"
-        assert policy.observe(once, replace(as_good, luck=0.4)).head == {"a"}, "with more of it that says nothing"
+        assert policy.observe(once, replace(as_good, share_gain=0.4)).head == {"a"}, "with more of it that says nothing"
         assert "b" in policy.observe(once, replace(worse, score=3.0)).barred, "more than the machine can explain"
 
 

@@ -61,7 +61,7 @@ def replayed(home: Path) -> GroupState:
 def assert_equal(one: GroupState, other: GroupState) -> None:
     assert one.records == other.records and estimates(one) == estimates(other)
     mine, theirs = one.farm.posterior, other.farm.posterior
-    assert mine.terms == theirs.terms and mine.looks == theirs.looks and mine.scale == theirs.scale
+    assert mine.terms == theirs.terms and mine.observations == theirs.observations and mine.scale == theirs.scale
     assert (mine.mean == theirs.mean).all() and (mine.covariance == theirs.covariance).all()
     assert (one.farm.head, one.farm.plan, list(one.ideas)) == (other.farm.head, other.farm.plan, list(other.ideas))
 

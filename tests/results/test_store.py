@@ -15,6 +15,7 @@ from typing import Any
 
 import duckdb
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from research.errors import UserError
@@ -22,6 +23,7 @@ from results import database
 from results.experiment import Verdict, to_body
 from results.history import read_history
 from results.journal import JournalRecord, Records, encoded
+from results.parquet_export import VERSION_KEY
 from results.schema import MIGRATIONS
 from results.store import Store, query_home
 from results.table_rows import TABLES
@@ -481,6 +483,7 @@ def test_history_parquet_is_read_by_pandas_and_duckdb_while_the_farm_runs(store:
     assert list(frame["decision"].dropna()) == ["keep", "keep", "discard", "crash", "invalid", "discard"]
     assert pd.isna(frame["val_bpb"][3]) and frame["created"].dtype.kind == "M"
     assert not [column for column in frame.columns if "audit" in column]
+    assert VERSION_KEY in pq.read_schema(path).metadata, "written as farm export writes it"
     code = "import sys, duckdb; print(duckdb.sql(f\"SELECT min(val_bpb) FROM '{sys.argv[1]}'\").fetchall()[0][0])"
     assert float(subprocess.check_output([sys.executable, "-c", code, str(path)])) == 0.9859
     names = sorted(file.name for file in store.home.iterdir())

@@ -32,7 +32,7 @@ def baseline(*shares: float) -> GroupState:
 
 
 def tried(state: GroupState, number: int, score: float, share: float, **changes: float) -> GroupState:
-    run = measured(f"r{number}-{len(state.farm.posterior.looks)}", score, share, **changes)
+    run = measured(f"r{number}-{len(state.farm.posterior.observations)}", score, share, **changes)
     return advance(state, Ran(experiment=idea(number), run=run))
 
 

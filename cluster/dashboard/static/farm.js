@@ -1,9 +1,13 @@
-// What pages do beyond HTML: they say when they are not up to date, and Ctrl-Enter runs a query.
+// What pages do beyond HTML: they say when they are not up to date, keep the open page's name in sight, and Ctrl-Enter runs a
+// query.
 "use strict";
 
 function say(isConnected) {
   document.body.classList.toggle("disconnected", !isConnected);
 }
+
+// On a phone the pages' names are wider than the screen: the one that is open is in sight.
+document.querySelector("header nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
 
 document.body.addEventListener("htmx:sseOpen", () => say(true));
 document.body.addEventListener("htmx:sseError", () => say(false));

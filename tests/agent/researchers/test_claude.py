@@ -10,8 +10,8 @@ from anthropic import AsyncAnthropic
 from agent.researcher import BudgetSpent, Context, Guidance, NotConfigured, ProposalFailed
 from agent.researchers.budget import Budget
 from agent.researchers.claude import DEFAULT_MODEL, MAX_TOKENS, MAX_TURNS, ClaudeResearcher
+from agent.researchers.claude_conversation import MAX_IDLE_TURNS
 from agent.researchers.claude_editor import Editor, EditRefused
-from agent.researchers.claude_talk import MAX_IDLE_TURNS
 from agent.researchers.history_text import RECENT, history_table, situation
 from agent.researchers.prices import PRICES, Price
 from research.errors import UserError

@@ -4,7 +4,6 @@ Pictures of the pages go to `tests/cluster/dashboard/pictures`, which git ignore
 """
 
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,17 +11,13 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-import uvicorn
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from cluster.dashboard.application import make_application
-from cluster.dashboard.reader import HomeReader
-from cluster.dashboard.serving import listening
 from cluster.home import Home
 from results.experiment import Verdict
 from results.store import Store
 from tests.cluster.dashboard.night import record_night
-from tests.cluster.dashboard.visitor import PAGES, TOKEN
+from tests.cluster.dashboard.visitor import PAGES, TOKEN, served
 from tests.results.result_samples import make_run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -39,21 +34,6 @@ LOOKS: dict[str, dict[str, Any]] = {
 SQL = f"/sql?q={quote('SELECT rank, id, title, val_bpb, effect, helps FROM leaderboard LIMIT 20')}"
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is installed here")
-
-
-@contextmanager
-def served(home: Home) -> Iterator[str]:
-    """The address of a home's pages on a port of this machine."""
-    with listening(0) as opened:
-        application = make_application(HomeReader(home), token=TOKEN)
-        server = uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1))
-        serving = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
-        serving.start()
-        try:
-            yield f"http://127.0.0.1:{opened.getsockname()[1]}"
-        finally:  # else a test that fails would never end
-            server.should_exit = True
-            serving.join()
 
 
 @pytest.fixture(scope="module")

@@ -72,6 +72,7 @@ def test_the_devices_of_a_running_farm_say_what_they_do(home: Home, farm: dict[s
             assert fact in page.text
         assert [one["value"] for one in page.named("progress")] == ["0.250"] and "farm running" in page.text
         assert not page.named("form"), "it only reads"
+        assert "running cuda:0" in page_of(client.get("/experiments?status=unfinished").text).text
 
 
 def test_with_control_each_loop_has_its_buttons(home: Home, farm: dict[str, Any]) -> None:

@@ -73,7 +73,7 @@ def test_a_diff_that_no_repository_has_says_so(client: TestClient) -> None:
     [
         ("status=kept&researcher=claude&sort=number&down=0", ["normalise queries", "decay the learning rate"]),
         ("status=failed&sort=title&down=0", ["a shape that", "depth 8 to 12", "train on the evaluation"]),
-        ("status=running", ["QK gain per head"]),
+        ("status=unfinished", ["QK gain per head"]),
         ("text=ROTARY", ["longer rotary base"]),
         (
             "slot=Attention.forward&status=kept&sort=val_bpb&down=0&branch=autoresearch/mar8",
@@ -98,8 +98,9 @@ def test_a_page_behind_the_last_one_is_the_last(client: TestClient) -> None:
     assert "25 of 25" in page_of(client.get("/experiments?page=700").text).text
 
 
-def test_what_waits_or_runs_says_where(client: TestClient) -> None:
-    assert "running cuda:0" in page_of(client.get("/experiments?status=running").text).text
+def test_what_was_under_way_when_the_farm_ended_is_interrupted(client: TestClient) -> None:
+    text = page_of(client.get("/experiments?status=unfinished").text).text
+    assert "interrupted" in text and "cuda:0" not in text
 
 
 def test_the_chart_has_every_verdict_and_the_heads(client: TestClient) -> None:
@@ -133,6 +134,7 @@ def test_costs_are_by_researcher_and_device(client: TestClient) -> None:
 def test_integrity_has_the_evidence(client: TestClient) -> None:
     text = page_of(client.get("/integrity").text).text
     assert "0.31 nats per token" in text and "landlock" in text and "the baseline again" in text and "no alarm" in text
+    assert "standard deviations from what all runs expected" in text, "as the report has it"
 
 
 def test_the_console_answers_links_and_explains(client: TestClient) -> None:
@@ -191,7 +193,7 @@ def test_what_is_recorded_meanwhile_is_shown_and_nothing_holds_the_home(tmp_path
     with visitor(home) as client:
         assert "QK gain per head" not in page_of(client.get("/fragments/last_verdicts").text).text
         with home.lock(), Store.open(home.folder) as store:
-            id = client.get("/experiments?status=running").text.split("/experiments/mar8-")[1][:4]
+            id = client.get("/experiments?status=unfinished").text.split("/experiments/mar8-")[1][:4]
             store.add_run(f"mar8-{id}", make_run("another", 1.0139))
             store.add_verdict(f"mar8-{id}", Verdict(decision="keep", reason="it helps"))
             assert "QK gain per head" in page_of(client.get("/fragments/last_verdicts").text).text

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cluster.dashboard.coloured import LONGEST_LINE, diff_lines, python, sql
 from cluster.dashboard.combinations import Combination, in_waves, rivals
-from cluster.dashboard.devices_now import Residual, devices_now
+from cluster.dashboard.devices_now import devices_now
 from cluster.dashboard.experiments_list import ORDERS, STATUSES, Selection, selection_from
 from cluster.dashboard.headlines import Fall
 from cluster.dashboard.pictures import HEIGHT, WIDTH, stairs
@@ -17,6 +17,7 @@ from cluster.dashboard.progress_points import top_of
 from cluster.dashboard.reader import listed, quoted
 from cluster.dashboard.site import ago, interval, plain, signed, when
 from results.experiment import ExperimentRecord, Verdict
+from results.residuals import DeviceResidual
 from tests.results.result_samples import make_experiment, make_run
 
 words = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=12).map(str.strip)
@@ -98,12 +99,12 @@ def work(worker: str, began_s: float, ended_s: float | None) -> dict[str, object
 def test_a_device_tells_how_busy_it_was_and_how_long_it_waits() -> None:
     running = {"seconds": 1_000.0, "devices": ["cuda:0", "cuda:1", "cuda:2"], "loops": {}, "quarantined": {}}
     rows = [work("cuda:0", 5_000, 900), work("cuda:0", 500, None), work("cuda:1", 400, 300)]
-    residuals = {"cuda:1": Residual(sigmas=1.1, runs=9)}
+    residuals = {"cuda:1": DeviceResidual(sds=1.1, scores=9)}
     busy, idle, new = devices_now(running, rows, residuals=residuals, now=NOW)
     assert busy.state == "running" and busy.duty == pytest.approx(0.6), "100 s and 500 s of the farm's 1,000 s"
     assert (idle.duty, idle.idle_seconds, idle.is_idle_long) == (pytest.approx(0.1), 300, True)
     assert (new.duty, new.idle_seconds, new.is_idle_long) == (0, None, False)
-    assert idle.residual is not None and idle.residual.is_unusual and not Residual(sigmas=1.1, runs=2).is_unusual
+    assert idle.residual is not None and idle.residual.is_unusual and not DeviceResidual(sds=1.1, scores=2).is_unusual
 
 
 def combined(score: float | None, beyond: float | None, *ideas: str) -> Combination:

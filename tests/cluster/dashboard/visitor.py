@@ -1,14 +1,17 @@
 """A browser without a window: it follows the link to a home's dashboard, and reads pages as elements."""
 
 import contextlib
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 
+import uvicorn
 from starlette.testclient import TestClient
 
 from cluster.dashboard.application import make_application
 from cluster.dashboard.reader import HomeReader
+from cluster.dashboard.serving import listening
 from cluster.home import Home
 
 TOKEN = "t" * 43
@@ -26,6 +29,21 @@ def visitor(home: Home, *, allows_changes: bool = False) -> Iterator[TestClient]
     with TestClient(application, base_url="http://127.0.0.1:8765") as client:
         assert client.get(f"/?token={TOKEN}").status_code == 200
         yield client
+
+
+@contextlib.contextmanager
+def served(home: Home) -> Iterator[str]:
+    """The address of a home's pages on a port of this machine."""
+    with listening(0) as opened:
+        application = make_application(HomeReader(home), token=TOKEN)
+        server = uvicorn.Server(uvicorn.Config(application, log_level="warning", timeout_graceful_shutdown=1))
+        serving = threading.Thread(target=server.run, kwargs={"sockets": [opened]})
+        serving.start()
+        try:
+            yield f"http://127.0.0.1:{opened.getsockname()[1]}"
+        finally:  # else a test that fails would never end
+            server.should_exit = True
+            serving.join()
 
 
 @dataclass(frozen=True, kw_only=True)

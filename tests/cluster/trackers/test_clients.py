@@ -34,16 +34,15 @@ def test_tensorboard_reads_its_event_files(home: Home) -> None:
 
 
 @needs("mlflow", "mlflow")
-def test_mlflow_has_each_run_once(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file:{tmp_path / 'mlruns'}")
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+def test_mlflow_has_each_run_once_in_the_home(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     _only_the_first(home)
     track(home, "mlflow")
     (home.folder / "trackers" / "mlflow.json").unlink()
     track(home, "mlflow")
     from mlflow.tracking import MlflowClient
 
-    client = MlflowClient()
+    client = MlflowClient(f"sqlite:///{home.folder / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("autoresearch-farm")
     found = client.search_runs([experiment.experiment_id], max_results=500)
     runs = {run.info.run_name: run for run in found}

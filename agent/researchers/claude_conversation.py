@@ -29,7 +29,7 @@ HIDDEN_TOKENS = 2_000
 
 
 @dataclass(kw_only=True)
-class Talk:
+class ClaudeConversation:
     """The conversation about one idea."""
 
     context: Context

@@ -18,7 +18,7 @@ Seed = int | tuple[int, str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class Observation:
     """One run with a score, as the regression sees it."""
 
     score: float

@@ -10,9 +10,9 @@ import pytest
 from agent.compare_programs import program_of
 from agent.diff import unified_diff
 from agent.researcher import Context, ProposalFailed, Refusal
+from agent.researchers.claude_conversation import MAX_CUT_OFFS
 from agent.researchers.claude_draft import MAX_NOTES, MAX_REFUSALS
 from agent.researchers.claude_repair import MAX_REPAIRS
-from agent.researchers.claude_talk import MAX_CUT_OFFS
 from agent.researchers.history_text import as_data
 from research.errors import UserError
 from research.result import RunResult
