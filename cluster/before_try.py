@@ -13,8 +13,7 @@ from agent.repo.worktree import checked_out_branch, commit_exists
 from cluster.home import Home, find_checkout, home_option
 from research.command_hints import to_type
 from research.errors import UserError
-from results.counts import IDEAS
-from results.experiment import Branch, Experiment, ExperimentRecord
+from results.experiment import IDEAS, Branch, Experiment, ExperimentRecord
 
 
 def checkout_of(home: Home, commit: str) -> Path | None:
