@@ -1,19 +1,20 @@
 """A real browser at the pages of a night: no error, no other host, at any width, light or dark, with scripts off, by keyboard.
 
-Pictures of the pages go to `tests/cluster/dashboard/pictures`, which git ignores.
+With FARM_PICTURES=1, pictures of the pages go to `tests/cluster/dashboard/pictures`, which git ignores: nothing is asserted of
+them, and a browser needs as long for them as for all else.
 """
 
+import os
 import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
 import uvicorn
-from playwright.sync_api import Browser, Page, sync_playwright
 
 from cluster.dashboard.application import make_application
 from cluster.dashboard.reader import HomeReader
@@ -25,13 +26,17 @@ from tests.cluster.dashboard.night import record_night
 from tests.cluster.dashboard.visitor import PAGES, TOKEN
 from tests.results.result_samples import make_run
 
+if TYPE_CHECKING:  # each test process imports this file, and one of them needs a browser
+    from playwright.sync_api import Browser, Page
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
-PICTURES = Path(__file__).with_name("pictures")
+PICTURES = Path(__file__).with_name("pictures") if os.environ.get("FARM_PICTURES") == "1" else None
 
+WIDE: dict[str, Any] = {"viewport": {"width": 1280, "height": 860}}
 LOOKS: dict[str, dict[str, Any]] = {
-    "light": {"viewport": {"width": 1280, "height": 860}},
-    "dark": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "dark"},
+    "light": WIDE,
+    "dark": {**WIDE, "color_scheme": "dark"},
     "phone": {"viewport": {"width": 390, "height": 800}, "device_scale_factor": 2, "is_mobile": True},
     "narrow": {"viewport": {"width": 320, "height": 640}},
 }
@@ -57,7 +62,9 @@ def served(home: Home) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> "Iterator[Browser]":
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield found
@@ -71,7 +78,7 @@ def address(night: Home) -> Iterator[str]:
 
 
 @contextmanager
-def opened(browser: Browser, address: str, **look: Any) -> Iterator[tuple[Page, list[str]]]:
+def opened(browser: "Browser", address: str, **look: Any) -> "Iterator[tuple[Page, list[str]]]":
     """A page that has followed the link, and what goes wrong on it."""
     context = browser.new_context(**look)
     page, wrong = context.new_page(), list[str]()
@@ -84,27 +91,27 @@ def opened(browser: Browser, address: str, **look: Any) -> Iterator[tuple[Page, 
     context.close()
 
 
-def is_wide(page: Page) -> bool:
+def is_wide(page: "Page") -> bool:
     """Whether the page can be scrolled sideways."""
     return bool(page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))
 
 
 @pytest.mark.parametrize("look", LOOKS)
-def test_pages_have_no_error_ask_no_other_host_and_fit(browser: Browser, address: str, look: str) -> None:
-    PICTURES.mkdir(exist_ok=True)
+def test_pages_have_no_error_ask_no_other_host_and_fit(browser: "Browser", address: str, look: str) -> None:
     with opened(browser, address, **LOOKS[look]) as (page, wrong):
         for path in (*PAGES, SQL):
             page.goto(f"{address}{path}")
             if path == "/progress":
                 page.wait_for_selector(".chart canvas")
-            name = path.partition("?")[0].strip("/").replace("/", "-") or "overview"
-            page.screenshot(path=PICTURES / f"{name}-{look}.png", full_page=True)
+            if PICTURES is not None:
+                name = path.partition("?")[0].strip("/").replace("/", "-") or "overview"
+                page.screenshot(path=PICTURES / f"{name}-{look}.png", full_page=True)
             assert not is_wide(page), path
             assert len(page.query_selector_all("h1")) == 1 and page.title(), path
         assert wrong == []
 
 
-def test_dark_mode_is_dark_and_the_chart_follows_it(browser: Browser, address: str) -> None:
+def test_dark_mode_is_dark_and_the_chart_follows_it(browser: "Browser", address: str) -> None:
     brightness = """() => {
         const [r, g, b] = getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number);
         return (r + g + b) / 3;
@@ -120,7 +127,7 @@ def test_dark_mode_is_dark_and_the_chart_follows_it(browser: Browser, address: s
         assert page.evaluate("document.querySelector('.chart canvas').toDataURL()") != before
 
 
-def test_an_experiment_is_reached_by_keyboard_alone(browser: Browser, address: str) -> None:
+def test_an_experiment_is_reached_by_keyboard_alone(browser: "Browser", address: str) -> None:
     with opened(browser, address) as (page, wrong):
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.className") == "skip"
@@ -139,7 +146,7 @@ def test_an_experiment_is_reached_by_keyboard_alone(browser: Browser, address: s
         assert page.text_content("thead th") == "kept" and wrong == []
 
 
-def test_pages_are_readable_with_scripts_off(browser: Browser, address: str) -> None:
+def test_pages_are_readable_with_scripts_off(browser: "Browser", address: str) -> None:
     with opened(browser, address, java_script_enabled=False) as (page, _):
         assert "1.0140" in page.inner_text("main")
         page.goto(f"{address}/progress")
@@ -150,8 +157,8 @@ def test_pages_are_readable_with_scripts_off(browser: Browser, address: str) -> 
         assert "status=kept" in page.url and "7 of 7" in page.inner_text("main")
 
 
-def test_a_point_of_the_chart_opens_its_experiment(browser: Browser, address: str) -> None:
-    with opened(browser, address, **LOOKS["light"]) as (page, wrong):
+def test_a_point_of_the_chart_opens_its_experiment(browser: "Browser", address: str) -> None:
+    with opened(browser, address, **WIDE) as (page, wrong):
         page.goto(f"{address}/progress")
         page.wait_for_selector(".chart canvas")
         place = page.evaluate("""() => {
@@ -166,7 +173,7 @@ def test_a_point_of_the_chart_opens_its_experiment(browser: Browser, address: st
         assert wrong == []
 
 
-def test_a_new_verdict_is_seen_without_a_reload(browser: Browser, tmp_path: Path) -> None:
+def test_a_new_verdict_is_seen_without_a_reload(browser: "Browser", tmp_path: Path) -> None:
     home = Home(tmp_path)
     record_night(home.folder)
     with served(home) as address, opened(browser, address) as (page, wrong):
