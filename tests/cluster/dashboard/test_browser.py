@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import pytest
@@ -34,12 +34,16 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 PICTURES = Path(__file__).with_name("pictures") if os.environ.get("FARM_PICTURES") == "1" else None
 
 WIDE: dict[str, Any] = {"viewport": {"width": 1280, "height": 860}}
-LOOKS: dict[str, dict[str, Any]] = {
-    "light": WIDE,
-    "dark": {**WIDE, "color_scheme": "dark"},
-    "phone": {"viewport": {"width": 390, "height": 800}, "device_scale_factor": 2, "is_mobile": True},
-    "narrow": {"viewport": {"width": 320, "height": 640}},
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 800}, "device_scale_factor": 2, "is_mobile": True}
+LOOKS: dict[str, tuple[tuple[int, int], Literal["light", "dark"]]] = {
+    "light": ((1280, 860), "light"),
+    "dark": ((1280, 860), "dark"),
+    "narrow": ((320, 640), "light"),
 }
+"""The sizes of a window and its colours, one after the other."""
+
+DRAWN = ("/progress",)
+"""Pages whose scripts draw."""
 
 SQL = f"/sql?q={quote('SELECT rank, id, title, val_bpb, effect, helps FROM leaderboard LIMIT 20')}"
 
@@ -96,19 +100,32 @@ def is_wide(page: "Page") -> bool:
     return bool(page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))
 
 
-@pytest.mark.parametrize("look", LOOKS)
-def test_pages_have_no_error_ask_no_other_host_and_fit(browser: "Browser", address: str, look: str) -> None:
-    with opened(browser, address, **LOOKS[look]) as (page, wrong):
+def test_pages_have_no_error_ask_no_other_host_and_fit(browser: "Browser", address: str) -> None:
+    with opened(browser, address) as (page, wrong):
+        for path in (*PAGES, SQL):
+            for number, (look, ((width, height), colours)) in enumerate(LOOKS.items()):
+                page.emulate_media(color_scheme=colours)
+                page.set_viewport_size({"width": width, "height": height})
+                if not number or path in DRAWN:  # a script that draws begins anew in each look
+                    page.goto(f"{address}{path}")
+                check_page(page, path, look)
+        assert wrong == []
+    with opened(browser, address, **PHONE) as (page, wrong):
         for path in (*PAGES, SQL):
             page.goto(f"{address}{path}")
-            if path == "/progress":
-                page.wait_for_selector(".chart canvas")
-            if PICTURES is not None:
-                name = path.partition("?")[0].strip("/").replace("/", "-") or "overview"
-                page.screenshot(path=PICTURES / f"{name}-{look}.png", full_page=True)
-            assert not is_wide(page), path
-            assert len(page.query_selector_all("h1")) == 1 and page.title(), path
+            check_page(page, path, "phone")
         assert wrong == []
+
+
+def check_page(page: "Page", path: str, look: str) -> None:
+    """It fits its window, and has a title and one heading. Its picture is taken if pictures are asked for."""
+    if path in DRAWN:
+        page.wait_for_selector(".chart canvas")
+    if PICTURES is not None:
+        name = path.partition("?")[0].strip("/").replace("/", "-") or "overview"
+        page.screenshot(path=PICTURES / f"{name}-{look}.png", full_page=True)
+    assert not is_wide(page), (path, look)
+    assert len(page.query_selector_all("h1")) == 1 and page.title(), (path, look)
 
 
 def test_dark_mode_is_dark_and_the_chart_follows_it(browser: "Browser", address: str) -> None:
