@@ -135,7 +135,7 @@ def difference(values: Sequence[float]) -> Difference:
     mean = fmean(values)
     if len(values) < 2:
         return Difference(mean=mean)
-    from scipy import stats  # its import takes half a second, and only a difference needs it
+    from scipy import stats  # slow to import, and only a difference needs it
 
     error = float(stats.sem(values))
     width = float(stats.t.ppf((1 + INTERVAL) / 2, len(values) - 1)) * error

@@ -1,7 +1,7 @@
 """A real browser at the pages of a night: no error, no other host, at any width, light or dark, with scripts off, by keyboard.
 
-With FARM_PICTURES=1, pictures of the pages go to `tests/cluster/dashboard/pictures`, which git ignores: nothing is asserted of
-them, and a browser needs as long for them as for all else.
+With FARM_PICTURES=1, pictures of the pages go to `tests/cluster/dashboard/pictures`, which git ignores: no test
+asserts anything of them.
 """
 
 import os
