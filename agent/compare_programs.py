@@ -34,27 +34,26 @@ def program_of(train_py: str) -> str:
     Of a text that doesn't parse the lines count. Another version of Python may give the same text another value.
     """
     try:
-        _, meaning = _code_and_meaning(train_py)
+        tree = parse(train_py)
     except SyntaxError:
         meaning = "\n".join(_lines(train_py))
+    else:
+        remove_docstrings(tree)
+        normalise_names(tree)
+        meaning = ast.dump(tree)
     return hashlib.sha256(meaning.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def code_of(train_py: str) -> str:
-    """The code without constants, comments, formatting and docstrings: two files with equal code differ in constants alone."""
-    code, _ = _code_and_meaning(train_py)
-    return code
-
-
 @lru_cache(maxsize=8)
-def _code_and_meaning(train_py: str) -> tuple[str, str]:
-    """The code without constants, and the whole program with normal names; neither has docstrings. Raises SyntaxError."""
-    code, meaning = parse(train_py), parse(train_py)
-    without_constants(code)
-    remove_docstrings(code)
-    remove_docstrings(meaning)
-    normalise_names(meaning)
-    return ast.dump(code), ast.dump(meaning)
+def code_of(train_py: str) -> str:
+    """The code without constants, comments, formatting and docstrings: two files with equal code differ in constants alone.
+
+    Raises SyntaxError.
+    """
+    tree = parse(train_py)
+    without_constants(tree)
+    remove_docstrings(tree)
+    return ast.dump(tree)
 
 
 @Remembered

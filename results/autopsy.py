@@ -7,10 +7,10 @@ runs tell of the noise. The regression of `results/effect_estimate.py` does the 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
 
 from research.formatting import counted, shortened
 from results import effect_estimate as estimate
@@ -127,7 +127,7 @@ def examine(file: ForeignFile, sigma: float | None = None) -> Autopsy:
     model = NoiseModel(sigma=used, is_known=True, refit_every=NEVER)
     posterior = estimate.refitted(estimate.estimate_of_all(model, [observation(trial) for trial in tried], staying=kept))
     mean, sd = estimate.gain(posterior, kept)
-    width = float(ndtri((1 + INTERVAL) / 2)) * sd
+    width = NormalDist().inv_cdf((1 + INTERVAL) / 2) * sd
     chain, kept_any = (tried[0].row, *kept.values()), bool(kept)
     return Autopsy(
         file=file,

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 Floats = NDArray[np.float64]
 
@@ -66,6 +65,8 @@ class Mixture:
 
     def above(self, bounds: Floats) -> Floats:
         """The probability of more than each row's bound; bounds may have more dimensions before that of the rows."""
+        from scipy.special import ndtr  # its import is a fifth of the start of what opens a store, often without estimates
+
         return np.asarray((self.weights * ndtr((self.means - bounds[..., None]) / self.sds)).sum(-1))
 
     def quantiles(self, *probabilities: float) -> Floats:

@@ -8,9 +8,9 @@ effect is estimated by `results/effect_estimate.py`; effects, prices and gains a
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from statistics import NormalDist
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 from results import effect_estimate as estimate
 from results.effect_estimate import INTERVAL, Estimate
@@ -204,7 +204,7 @@ def head_gain(state: FarmState) -> tuple[float, float, float]:
         found = estimate.effect(state.posterior, *state.head)
         return found.mean, found.low, found.high
     mean, sd = estimate.gain(state.posterior, state.head)
-    width = float(ndtri((1 + INTERVAL) / 2)) * sd
+    width = NormalDist().inv_cdf((1 + INTERVAL) / 2) * sd
     return mean, mean - width, mean + width
 
 
@@ -363,4 +363,4 @@ def _beats(state: FarmState, now: Standing, name: str, others: frozenset[str]) -
     """Whether a patch is better than its rivals in the head together, with the probability that a keep needs."""
     difference = now.net[name] - sum(now.net[other] for other in others)
     sd = estimate.difference_sd(state.posterior, {name}, others)
-    return difference > 0 and float(ndtr(difference / sd)) >= state.rules.keep
+    return difference > 0 and NormalDist().cdf(difference / sd) >= state.rules.keep

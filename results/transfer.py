@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import Any
 
-from scipy import stats
-
 from research.result import RunResult
 from results.effect_estimate import INTERVAL
 from results.machine_shares import CPU_TOLERANCE, tolerance
@@ -137,6 +135,8 @@ def difference(values: Sequence[float]) -> Difference:
     mean = fmean(values)
     if len(values) < 2:
         return Difference(mean=mean)
+    from scipy import stats  # slow to import, and only a difference needs it
+
     error = float(stats.sem(values))
     width = float(stats.t.ppf((1 + INTERVAL) / 2, len(values) - 1)) * error
     return Difference(mean=mean, low=mean - width, high=mean + width)

@@ -4,7 +4,7 @@ import ast
 import io
 from dataclasses import dataclass
 
-from research.valid_train_py import parse, problem_with, walk
+from research.valid_train_py import nodes_to_read, problem_with, tree_to_read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +48,7 @@ def _patched(text: str, patch: str) -> str | None:
 def _names(code: str) -> tuple[set[str], set[str]]:
     """The names that code reads and the names that it defines, including attributes, parameters and functions."""
     read, defined = set(), set()
-    for node in walk(parse(code)):
+    for node in nodes_to_read(code):
         match node:
             case ast.Name(id=name, ctx=ast.Load()) | ast.Attribute(attr=name, ctx=ast.Load()):
                 read.add(name)
@@ -60,14 +60,14 @@ def _names(code: str) -> tuple[set[str], set[str]]:
 def _without_unused(code: str, unused: set[str]) -> str:
     """`code` without the constants and imports at module level whose names are `unused`."""
     lines = list(io.StringIO(code, newline=""))  # lines as Python counts them
-    for node in reversed(parse(code).body):
+    for node in reversed(tree_to_read(code).body):
         span = slice(node.lineno - 1, node.end_lineno)
         match node:
             case ast.Assign(targets=[ast.Name(id=name)]) if name in unused:
                 del lines[span]
-            case ast.ImportFrom(names=names) if unused & {alias.name for alias in names}:
-                node.names = [alias for alias in names if alias.name not in unused]
-                lines[span] = [ast.unparse(node) + "\n"] if node.names else []
+            case ast.ImportFrom(module, names, level) if unused & {alias.name for alias in names}:
+                used = [alias for alias in names if alias.name not in unused]
+                lines[span] = [ast.unparse(ast.ImportFrom(module, used, level)) + "\n"] if used else []
     return "".join(lines)
 
 

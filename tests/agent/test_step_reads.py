@@ -19,10 +19,10 @@ ROWS = 400
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A home with 1,500 experiments on one branch."""
+    """A home with 800 experiments on one branch."""
     folder = tmp_path_factory.mktemp("long")
     with (folder / "journal.jsonl").open("wb") as journal:
-        journal.writelines(encoded(record) for record in history(1500, 1))
+        journal.writelines(encoded(record) for record in history(800, 1))
     return folder
 
 

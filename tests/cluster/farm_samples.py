@@ -112,7 +112,7 @@ def _record_history(home: Path, commits: tuple[str, str, str], audit_bpb: float 
         store.add_event(GAIN, gain_event(branch.name, commits[1], 1 + len(outcomes), gain))
 
 
-def write_text(folder: Path, *, documents: int = 2000, seed: str = "text") -> Path:
+def write_text(folder: Path, *, documents: int = 1200, seed: str = "text") -> Path:
     """A new folder with short documents of words by chance, enough for some evaluation rows."""
     random_words = random.Random(seed)
     folder.mkdir()

@@ -8,8 +8,6 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import duckdb
-import pandas
-import polars
 import pyarrow.parquet as pq
 import pytest
 
@@ -42,6 +40,9 @@ def folder(home: Home, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_table_is_read_by_duckdb_pandas_and_polars(folder: Path) -> None:
+    import pandas
+    import polars
+
     for name in QUERIES:
         path = folder / "data" / f"{name}.parquet"
         rows = len(pandas.read_parquet(path))
@@ -68,11 +69,15 @@ def test_no_audit_score_and_no_raw_record_is_exported(folder: Path) -> None:
     for name in QUERIES:
         columns = pq.read_schema(folder / "data" / f"{name}.parquet").names
         assert "record" not in columns and not any("audit" in column for column in columns)
+    import pandas
+
     runs = pandas.read_parquet(folder / "data" / "runs.parquet")
     assert "audit" not in runs.to_csv()
 
 
 def test_each_branch_has_its_results_tsv(folder: Path) -> None:
+    import pandas
+
     tables = {path.name: pandas.read_csv(path, sep="\t") for path in (folder / "results").iterdir()}
     assert set(tables) == {"mar8.tsv", "mar8-gpu1.tsv"}
     assert list(tables["mar8.tsv"].columns) == ["commit", "val_bpb", "memory_gb", "status", "description"]

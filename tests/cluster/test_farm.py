@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import duckdb
-import pandas
 import psutil
 
 from cluster.commands.look import NOT_COMPARABLE
@@ -44,6 +43,8 @@ def processes_with(marker: str) -> list[int]:
 
 def test_killed_and_gone_on_with(checkout: Checkout) -> None:
     """kill -9 in the middle of a run; the same command loses nothing and doubles nothing; then everything is on record."""
+    import pandas
+
     researcher = checkout.script(
         {"title": "learn", "constants": {"LR": GOOD_LR, "SLEEP": 0.0001}},  # two constants: no bracket follows
         {"title": "learn less", "constants": {"LR": BAD_LR}},
@@ -120,6 +121,8 @@ def check_records(checkout: Checkout) -> None:
 
 def check_files(checkout: Checkout) -> None:
     """results.tsv as the original's analysis reads it, and the history for notebooks."""
+    import pandas
+
     folder = checkout.home / "worktrees" / "night"
     table = pandas.read_csv(folder / "results.tsv", sep="\t")
     assert list(table.columns) == ["commit", "val_bpb", "memory_gb", "status", "description"]
@@ -177,6 +180,8 @@ def test_control_c_ends_cleanly(checkout: Checkout, tmp_path: Path) -> None:
 
 def test_two_loops_on_two_branches(quick_checkout: Checkout) -> None:
     """Loops share device, store and data; each has its own branch, baseline and folder. What concerns both is said once."""
+    import pandas
+
     quick_checkout.edit("SLEEP = 0.0", "SLEEP = 0.001")
     less = {"title": "learn less", "constants": {"LR": BAD_LR}}
     researcher = quick_checkout.script({"title": "learn", "constants": {"LR": GOOD_LR}}, less)
@@ -245,6 +250,8 @@ def test_a_first_commit_that_fails_can_be_mended(quick_checkout: Checkout) -> No
 
 def test_try_by_hand(checkout: Checkout) -> None:
     """A keep, a discard, a crash and a timeout by hand make the same records as a loop."""
+    import pandas
+
     checkout.git("switch", "--quiet", "--create", "autoresearch/hand")
     (checkout.folder / "other.txt").write_text("an edit of my own\n")
     first = checkout.train_py.read_text()

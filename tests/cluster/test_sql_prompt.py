@@ -5,7 +5,6 @@ import io
 import json
 from pathlib import Path
 
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from prompt_toolkit.application import create_app_session
@@ -123,6 +122,8 @@ def test_parquet_holds_the_types_of_columns_without_a_value() -> None:
 
 
 def test_a_file_is_written_in_the_format_of_its_suffix(home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import pandas as pd
+
     query, at = (
         "SELECT id, val_bpb, created, parents FROM experiments JOIN history USING (id, created)",
         ["--home", str(home.folder)],

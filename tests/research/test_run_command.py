@@ -73,10 +73,14 @@ from research.profiles import PROFILES
 cpu = PROFILES["cpu"]
 PROFILES["cpu"] = replace(cpu, contract=replace(cpu.contract, EVAL_TOKENS=2**13))
 del sys.argv[0]
-sys.path[0] = str(Path(sys.argv[0]).parent)
-runpy.run_path(sys.argv[0], run_name="__main__")
+if sys.argv[0] == "-m":
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+else:
+    sys.path[0] = str(Path(sys.argv[0]).parent)
+    runpy.run_path(sys.argv[0], run_name="__main__")
 """
-"""Runs a script as Python does; the `cpu` profile has an eighth of its evaluation rows, which take most of such a run."""
+"""Runs a script or a module as Python does; the `cpu` profile has an eighth of its evaluation rows, which take long."""
 
 
 @pytest.fixture
@@ -124,15 +128,17 @@ session.finish(build_model())
 """
 
 
-def test_the_result_is_one_json_object_on_the_last_line(by_hand: list[str], tmp_path: Path) -> None:
+def test_the_result_is_one_json_object_on_the_last_line(by_hand_on_few_rows: list[str], tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(with_train(SHOWS_KEYS))
     keys = {"ANTHROPIC_API_KEY": "sk-hidden", "OPENAI_API_KEY": "sk-hidden", "HF_TOKEN": "sk-hidden"}
     arguments = [
+        "-c",
+        FEW_ROWS,
         "-m",
         "research.run",
         "--train",
         str(tmp_path / "train.py"),
-        *by_hand,
+        *by_hand_on_few_rows,
         "--budget",
         "0.5",
         "--seed",

@@ -70,6 +70,7 @@ def test_a_query_that_needs_too_much_ends_alone(sql: str, asked: Store) -> None:
     client.start()
     while client.is_alive():
         assert asked.add_event("work", {"sql": sql, "now": time.monotonic()})
+        time.sleep(0.02)
     client.join()
     assert said and any(word in said[0].lower() for word in ("memory", "stopped", "too large"))
     assert time.monotonic() - began < 8 and psutil.Process().memory_info().rss - before < 2**28

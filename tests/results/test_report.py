@@ -6,13 +6,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import pytest
-from matplotlib.figure import Figure
-from matplotlib.image import imread
-from scipy.stats import ttest_ind
 
 from results import policy
 from results.confirmation import LEVEL
@@ -24,6 +21,9 @@ from results.report import leaderboard_text, morning_report
 from results.tsv import write_results_tsv
 from tests.results.history_samples import history_of
 from tests.results.result_samples import make_branch, make_experiment, make_run
+
+if TYPE_CHECKING:  # each test process imports this file, and one of them needs matplotlib
+    from matplotlib.figure import Figure
 
 SIGMA = 0.0007
 
@@ -77,6 +77,8 @@ def test_results_tsv_is_what_people_know(tmp_path: Path, night: list[ExperimentR
 
 
 def test_the_well_known_analysis_works_on_results_tsv(tmp_path: Path, night: list[ExperimentRecord]) -> None:
+    import pandas as pd
+
     path = tmp_path / "results.tsv"
     write_results_tsv(path, night)
     frame = pd.read_csv(path, sep="\t")
@@ -92,6 +94,8 @@ def test_the_well_known_analysis_works_on_results_tsv(tmp_path: Path, night: lis
 
 
 def test_what_was_not_measured_is_empty_in_results_tsv(tmp_path: Path) -> None:
+    import pandas as pd
+
     one = record(0, "keep", 0.9)
     unmeasured = replace(one, runs=(make_run("r", 0.9, peak_memory_mb=None),))
     write_results_tsv(tmp_path / "results.tsv", [unmeasured])
@@ -99,12 +103,16 @@ def test_what_was_not_measured_is_empty_in_results_tsv(tmp_path: Path) -> None:
 
 
 def test_an_empty_results_tsv_has_its_header(tmp_path: Path) -> None:
+    import pandas as pd
+
     write_results_tsv(tmp_path / "results.tsv", [])
     frame = pd.read_csv(tmp_path / "results.tsv", sep="\t")
     assert list(frame.columns) == ["commit", "val_bpb", "memory_gb", "status", "description"]
 
 
 def test_the_picture_is_written_whole(tmp_path: Path, night: list[ExperimentRecord]) -> None:
+    from matplotlib.image import imread
+
     path = tmp_path / "progress.png"
     write_progress_png(path, picture_of(night, "autoresearch/mar8"))
     height, width, _ = imread(path).shape
@@ -124,7 +132,7 @@ def test_the_picture_takes_whatever_a_branch_holds(tmp_path: Path) -> None:
     assert path.stat().st_size > 10_000
 
 
-def legend_of(figure: Figure) -> list[str]:
+def legend_of(figure: "Figure") -> list[str]:
     return [text.get_text() for legend in figure.legends for text in legend.get_texts()]
 
 
@@ -287,6 +295,8 @@ def confirmed(number: int, commit: str, *scores: float, seeds: int = 0) -> Exper
 
 
 def test_a_confirmation_has_welchs_interval_and_moves_no_estimate() -> None:
+    from scipy.stats import ttest_ind
+
     records = night_of(0.99)
     head, baseline = records[1].experiment.commit, records[0].experiment.commit
     before = morning_report([history_of(records)], confirm="farm confirm --home x")

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 
 from research.errors import UserError
@@ -477,6 +475,9 @@ def test_a_home_can_be_asked_when_no_farm_runs(tmp_path: Path) -> None:
 
 
 def test_history_parquet_is_read_by_pandas_and_duckdb_while_the_farm_runs(store: Store) -> None:
+    import pandas as pd
+    import pyarrow.parquet as pq
+
     night(store)
     path = store.export_parquet()
     frame = pd.read_parquet(path)
@@ -491,6 +492,8 @@ def test_history_parquet_is_read_by_pandas_and_duckdb_while_the_farm_runs(store:
 
 
 def test_readers_of_parquet_never_see_a_half_written_file(store: Store) -> None:
+    import pandas as pd
+
     night(store)
     path = store.export_parquet()
     exporter = threading.Thread(target=lambda: [store.export_parquet() for _ in range(15)])

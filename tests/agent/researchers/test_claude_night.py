@@ -183,13 +183,13 @@ def ledger(usages: list[dict[str, Any]]) -> float:
     return usd
 
 
-def test_two_loops_of_twenty_experiments(tmp_path: Path) -> None:
+def test_two_loops_of_twelve_experiments(tmp_path: Path) -> None:
     model = Model()
     with night(tmp_path, model) as farm:
-        farm.research(20)
+        farm.research(12)
         ideas = farm.ideas()
         own = [idea for idea in ideas if idea.researcher == "claude"]
-        assert len(ideas) == 40 and len(own) >= 18
+        assert len(ideas) == 24 and len(own) >= 11
         assert len({idea.program for idea in ideas}) == len(ideas), "a configuration is repeated"
 
         (lesson,) = farm.group.store.events(NOTE, GROUP)

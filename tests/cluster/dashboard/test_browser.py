@@ -7,11 +7,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
 
 from cluster.home import Home
 from results.experiment import Verdict
@@ -20,16 +19,24 @@ from tests.cluster.dashboard.night import record_night
 from tests.cluster.dashboard.visitor import PAGES, TOKEN, served
 from tests.results.result_samples import make_run
 
+if TYPE_CHECKING:  # each test process imports this file, and one of them needs a browser
+    from playwright.sync_api import Browser, Page
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 PICTURES = Path(__file__).with_name("pictures")
 
-LOOKS: dict[str, dict[str, Any]] = {
-    "light": {"viewport": {"width": 1280, "height": 860}},
-    "dark": {"viewport": {"width": 1280, "height": 860}, "color_scheme": "dark"},
-    "phone": {"viewport": {"width": 390, "height": 800}, "device_scale_factor": 2, "is_mobile": True},
-    "narrow": {"viewport": {"width": 320, "height": 640}},
+WIDE: dict[str, Any] = {"viewport": {"width": 1280, "height": 860}}
+PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 800}, "device_scale_factor": 2, "is_mobile": True}
+LOOKS: dict[str, tuple[tuple[int, int], Literal["light", "dark"]]] = {
+    "light": ((1280, 860), "light"),
+    "dark": ((1280, 860), "dark"),
+    "narrow": ((320, 640), "light"),
 }
+"""The sizes of a window and its colours, one after the other."""
+
+DRAWN = ("/progress",)
+"""Pages whose scripts draw."""
 
 SQL = f"/sql?q={quote('SELECT rank, id, title, val_bpb, effect, helps FROM leaderboard LIMIT 20')}"
 
@@ -37,7 +44,9 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium is install
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> "Iterator[Browser]":
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
         yield found
@@ -51,7 +60,7 @@ def address(night: Home) -> Iterator[str]:
 
 
 @contextmanager
-def opened(browser: Browser, address: str, **look: Any) -> Iterator[tuple[Page, list[str]]]:
+def opened(browser: "Browser", address: str, **look: Any) -> "Iterator[tuple[Page, list[str]]]":
     """A page that has followed the link, and what goes wrong on it."""
     context = browser.new_context(**look)
     page, wrong = context.new_page(), list[str]()
@@ -64,27 +73,39 @@ def opened(browser: Browser, address: str, **look: Any) -> Iterator[tuple[Page, 
     context.close()
 
 
-def is_wide(page: Page) -> bool:
+def is_wide(page: "Page") -> bool:
     """Whether the page can be scrolled sideways."""
     return bool(page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth"))
 
 
-@pytest.mark.parametrize("look", LOOKS)
-def test_pages_have_no_error_ask_no_other_host_and_fit(browser: Browser, address: str, look: str) -> None:
-    PICTURES.mkdir(exist_ok=True)
-    with opened(browser, address, **LOOKS[look]) as (page, wrong):
+def test_pages_have_no_error_ask_no_other_host_and_fit(browser: "Browser", address: str) -> None:
+    with opened(browser, address) as (page, wrong):
+        for path in (*PAGES, SQL):
+            for number, (look, ((width, height), colours)) in enumerate(LOOKS.items()):
+                page.emulate_media(color_scheme=colours)
+                page.set_viewport_size({"width": width, "height": height})
+                if not number or path in DRAWN:  # a script that draws begins anew in each look
+                    page.goto(f"{address}{path}")
+                check_page(page, path, look)
+        assert wrong == []
+    with opened(browser, address, **PHONE) as (page, wrong):
         for path in (*PAGES, SQL):
             page.goto(f"{address}{path}")
-            if path == "/progress":
-                page.wait_for_selector(".chart canvas")
-            name = path.partition("?")[0].strip("/").replace("/", "-") or "overview"
-            page.screenshot(path=PICTURES / f"{name}-{look}.png", full_page=True)
-            assert not is_wide(page), path
-            assert len(page.query_selector_all("h1")) == 1 and page.title(), path
+            check_page(page, path, "phone")
         assert wrong == []
 
 
-def test_dark_mode_is_dark_and_the_chart_follows_it(browser: Browser, address: str) -> None:
+def check_page(page: "Page", path: str, look: str) -> None:
+    """It fits its window, and has a title and one heading. Its picture is taken if pictures are asked for."""
+    if path in DRAWN:
+        page.wait_for_selector(".chart canvas")
+    name = path.partition("?")[0].strip("/").replace("/", "-") or "overview"
+    page.screenshot(path=PICTURES / f"{name}-{look}.png", full_page=True)
+    assert not is_wide(page), (path, look)
+    assert len(page.query_selector_all("h1")) == 1 and page.title(), (path, look)
+
+
+def test_dark_mode_is_dark_and_the_chart_follows_it(browser: "Browser", address: str) -> None:
     brightness = """() => {
         const [r, g, b] = getComputedStyle(document.body).backgroundColor.match(/[0-9]+/g).map(Number);
         return (r + g + b) / 3;
@@ -100,7 +121,7 @@ def test_dark_mode_is_dark_and_the_chart_follows_it(browser: Browser, address: s
         assert page.evaluate("document.querySelector('.chart canvas').toDataURL()") != before
 
 
-def test_an_experiment_is_reached_by_keyboard_alone(browser: Browser, address: str) -> None:
+def test_an_experiment_is_reached_by_keyboard_alone(browser: "Browser", address: str) -> None:
     with opened(browser, address) as (page, wrong):
         page.keyboard.press("Tab")
         assert page.evaluate("document.activeElement.className") == "skip"
@@ -119,7 +140,7 @@ def test_an_experiment_is_reached_by_keyboard_alone(browser: Browser, address: s
         assert page.text_content("thead th") == "kept" and wrong == []
 
 
-def test_pages_are_readable_with_scripts_off(browser: Browser, address: str) -> None:
+def test_pages_are_readable_with_scripts_off(browser: "Browser", address: str) -> None:
     with opened(browser, address, java_script_enabled=False) as (page, _):
         assert "1.0140" in page.inner_text("main")
         page.goto(f"{address}/progress")
@@ -130,8 +151,8 @@ def test_pages_are_readable_with_scripts_off(browser: Browser, address: str) -> 
         assert "status=kept" in page.url and "7 of 7" in page.inner_text("main")
 
 
-def test_a_point_of_the_chart_opens_its_experiment(browser: Browser, address: str) -> None:
-    with opened(browser, address, **LOOKS["light"]) as (page, wrong):
+def test_a_point_of_the_chart_opens_its_experiment(browser: "Browser", address: str) -> None:
+    with opened(browser, address, **WIDE) as (page, wrong):
         page.goto(f"{address}/progress")
         page.wait_for_selector(".chart canvas")
         place = page.evaluate("""() => {
@@ -146,7 +167,7 @@ def test_a_point_of_the_chart_opens_its_experiment(browser: Browser, address: st
         assert wrong == []
 
 
-def test_a_new_verdict_is_seen_without_a_reload(browser: Browser, tmp_path: Path) -> None:
+def test_a_new_verdict_is_seen_without_a_reload(browser: "Browser", tmp_path: Path) -> None:
     home = Home(tmp_path)
     record_night(home.folder)
     with served(home) as address, opened(browser, address) as (page, wrong):

@@ -75,7 +75,7 @@ def test_a_farm_as_a_job_outlives_its_working_folder(head: RayHead, checkout: Pa
     The key is in the job's environment and nowhere in what is printed.
     """
     at = ("--address", head.address)
-    text = write_text(tmp_path / "text", documents=5000)
+    text = write_text(tmp_path / "text", documents=1500)
     (tmp_path / "researcher.py").write_text(RESEARCHER)
     terms = ("--tag", "night", "--devices", "cpu", "--budget", "1", "--experiments", "1", "--cache", str(tmp_path / "cache"),
              "--source", f"files:{text}", "--researcher", f"command:{sys.executable} {tmp_path / 'researcher.py'}")  # fmt: skip

@@ -54,7 +54,7 @@ def checkout(checkout: Checkout, judge_command: tuple[str, ...]) -> Checkout:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[Contract, PreparedData]:
     """A short contract on little text, with its prepared data."""
-    text = write_text(tmp_path_factory.mktemp("texts") / "text")
+    text = write_text(tmp_path_factory.mktemp("texts") / "text", documents=400)
     contract = replace(contract_for("cpu", source=f"files:{text}"), MAX_SEQ_LEN=32, EVAL_TOKENS=256, VOCAB_SIZE=300)
     return contract, prepare(contract, cache=tmp_path_factory.mktemp("cache"), say=lambda line: None)
 

@@ -22,7 +22,7 @@ def make_contract(tmp_path_factory) -> Make:
     """A short contract on a text of its own, of words that its name gives."""
 
     def make(name: str) -> Contract:
-        folder = write_text(tmp_path_factory.mktemp("texts") / name, seed=name)
+        folder = write_text(tmp_path_factory.mktemp("texts") / name, documents=400, seed=name)
         return replace(contract_for("cpu", source=f"files:{folder}"), MAX_SEQ_LEN=32, EVAL_TOKENS=256, VOCAB_SIZE=300)
 
     return make
