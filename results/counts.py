@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from research.formatting import counted
-from results.experiment import Decision, ExperimentKind, ExperimentRecord, edit_of
+from results.experiment import Decision, ExperimentKind
 from results.group_history import is_keep
+from results.outlines import AnyRecord, names_of
 
 if TYPE_CHECKING:
     from results.stored_records import StoredRecords
@@ -72,13 +73,13 @@ def keeps_in_words(kept: int, *, experiments: int) -> str:
     return f"{kept} kept" + (f" (in {experiments} experiments)" if experiments > kept else "")
 
 
-def beside_ideas(records: Iterable[ExperimentRecord]) -> dict[ExperimentKind, str]:
+def beside_ideas(records: Iterable[AnyRecord]) -> dict[ExperimentKind, str]:
     """How many experiments ran of each kind that tries no idea, in words; kinds of which none ran are left out."""
     ran = [r.experiment.kind for r in records if r.verdict is not None and r.verdict.decision != "lost"]
     return {kind: counted(ran.count(kind), *nouns) for kind, nouns in BESIDE_IDEAS.items() if kind in ran}
 
 
-def count(*of_heads: Iterable[ExperimentRecord]) -> Counts:
+def count(*of_heads: Iterable[AnyRecord]) -> Counts:
     """The counts of experiments, given apart for each head that they build on."""
     groups = [[record for record in records if record.is_idea] for records in of_heads]
     ideas = [record for records in groups for record in records]
@@ -128,11 +129,11 @@ def beside_stored_ideas(experiments: "StoredRecords", branch: str) -> dict[Exper
     return {kind: counted(ran[kind], *nouns) for kind, nouns in BESIDE_IDEAS.items() if ran[kind]}
 
 
-def _distinct(records: Iterable[ExperimentRecord]) -> int:
+def _distinct(records: Iterable[AnyRecord]) -> int:
     """The number of experiments without those that repeat the program or the edit of an earlier one."""
     number, seen = 0, set[str]()
     for record in records:
-        names = {record.experiment.program, edit_of(record.experiment)} - {""}
+        names = names_of(record)
         number += seen.isdisjoint(names)
         seen |= names
     return number

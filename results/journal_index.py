@@ -33,7 +33,7 @@ SHARE_TO_SAVE = 0.05
 """A process that only reads writes the file again after this share of new records."""
 
 SETTLED_NS = 50_000_000
-"""Nanoseconds after which another change of a file gets another time: clocks of file systems tick some hundred times a second."""
+"""Nanoseconds after which another change of a file gets another time: clocks of file systems tick every few milliseconds."""
 
 READ_AT_ONCE = 2**20
 """Bytes."""
@@ -54,8 +54,8 @@ CHECKSUM_FIELD_LENGTH = len(checksum_field(b""))
 class JournalIndex:
     """The places of the records in a journal's lines. One thread at a time takes lines, any may ask.
 
-    Ids that were read from the file are known by 64 bits of their hash: a new id is taken for one of three million others with a
-    probability of 2e-13.
+    Ids that were read from the file are known by 64 bits of their hash: with three million others a new id is taken for one
+    of them with a probability of 2e-13.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class JournalIndex:
         return self._starts[position - 1]
 
     def take(self, line: bytes, id: str | None) -> bool:
-        """Takes the next complete line, with the id of its record; None for a damaged one. Returns whether the record is new."""
+        """Takes the next complete line with its record's id; None for a damaged one. Returns whether the record is new."""
         start = self.end
         self.end, self.lines, self._sum_of_bytes = start + len(line), self.lines + 1, zlib.crc32(line, self._sum_of_bytes)
         if id is None:
