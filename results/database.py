@@ -19,7 +19,7 @@ from results.table_rows import TABLES, insert_many
 
 log = logging.getLogger(__name__)
 
-BATCH = 5_000
+BATCH = 20_000
 """Journal records per transaction while catching up."""
 
 HELD = "Could not set lock on file"

@@ -12,6 +12,7 @@ a local disk if you can.
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import re
@@ -26,7 +27,7 @@ from research.command_hints import to_type
 from research.errors import UserError
 from research.formatting import counted
 from results import journal_index
-from results.journal_index import CHECKSUM_FIELD_LENGTH, JournalIndex, checksum_field
+from results.journal_index import CHECKSUM_BYTES, CHECKSUM_FIELD_LENGTH, JournalIndex, checksum_field
 
 RecordKind = Literal["branch", "experiment", "run", "verdict", "event"]
 
@@ -46,6 +47,24 @@ class JournalRecord:
     """Plain JSON data."""
     text: str = field(default="", compare=False, repr=False)
     """The body as it stands in the journal; empty for a record that was not read there."""
+
+    @classmethod
+    def unread(cls, id: str, kind: str, time: str, text: str) -> "JournalRecord":
+        """A record whose body is read when it is looked at: not all of millions are."""
+        record = object.__new__(cls)
+        record.__dict__.update(id=id, kind=kind, time=time, text=text)
+        return record
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its body is in memory."""
+        return "body" in self.__dict__
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "body":
+            raise AttributeError(name)
+        body = self.__dict__["body"] = _plain_data(self.text)
+        return body
 
     def body_text(self) -> str:
         """The body as JSON."""
@@ -227,7 +246,7 @@ class JournalReader:
                 file.seek(self._index.start(position))
                 record = decoded(file.readline(), 0)
                 if isinstance(record, DamagedLine) or self._index.position(record.id) != position:
-                    raise UserError(f"{self.path} was changed while it was read: run the command again.")
+                    raise _changed(self.path)
                 found.append(record)
         return found
 
@@ -240,18 +259,31 @@ class JournalReader:
         return _placed(self.path, self._index, after)
 
 
+def _changed(path: Path) -> UserError:
+    """An error for a line that is another one than when it was indexed. The next command indexes all lines anew."""
+    with contextlib.suppress(OSError):
+        path.with_name(journal_index.FILE).unlink(missing_ok=True)
+    return UserError(f"{path} was changed since it was read: run the command again.")
+
+
 def _placed(path: Path, index: JournalIndex, after: int) -> Iterator[tuple[int, JournalRecord]]:
     if after >= len(index) or not path.exists():
         return
-    count = after
+    count, last = after, len(index)
+    at = wanted = index.start(count + 1)
     with path.open("rb") as file:
-        file.seek(index.start(after + 1))
+        file.seek(at)
         for line in file:
-            record = decoded(line, 0) if line.endswith(b"\n") else None
-            # else a torn or damaged line, one that somebody pasted twice, or one that was added since
-            if isinstance(record, JournalRecord) and index.position(record.id) == count + 1:
+            if at == wanted:  # else it is a damaged line, or one that somebody pasted twice
+                record = decoded(line, 0)
+                if isinstance(record, DamagedLine):
+                    raise _changed(path)
                 count += 1
                 yield count, record
+                if count == last:
+                    return
+                wanted = index.start(count + 1)
+            at += len(line)
 
 
 class Journal:
@@ -389,15 +421,36 @@ def _decode(line: bytes) -> JournalRecord:
     """The record in a line. Raises ValueError, in words, for a line that was damaged after it was written."""
     if not _is_whole(line):
         raise ValueError("the checksum does not match")
-    begins = _BEGINNING.match(line)
     try:
-        text = (line[: -CHECKSUM_FIELD_LENGTH - 1] + b"}").decode()
-        record = JournalRecord(**_plain_data(text), text="" if begins is None else text[begins.end() - 1 : -1])
-    except (ValueError, TypeError) as problem:
-        raise ValueError("not a journal record") from problem
+        found = _LINE.decode(line)
+        record = JournalRecord.unread(found.id, found.kind, found.time, bytes(found.body).decode())
+    except msgspec.MsgspecError:  # or one that the quick decoder refuses
+        record = _decoded_slowly(line)
     if record.kind not in RECORD_KINDS:
         raise ValueError(f"unknown kind {record.kind!r}")
     return record
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    """A line's fields, of which the body is not read yet."""
+
+    id: str
+    kind: str
+    time: str
+    body: msgspec.Raw
+    checksum: str
+
+
+_LINE = msgspec.json.Decoder(_Line)
+
+
+def _decoded_slowly(line: bytes) -> JournalRecord:
+    begins = _BEGINNING.match(line)
+    try:
+        text = (line[: -CHECKSUM_FIELD_LENGTH - 1] + b"}").decode()
+        return JournalRecord(**_plain_data(text), text="" if begins is None else text[begins.end() - 1 : -1])
+    except (ValueError, TypeError) as problem:
+        raise ValueError("not a journal record") from problem
 
 
 def _plain_data(text: str) -> Any:
@@ -410,8 +463,9 @@ def _plain_data(text: str) -> Any:
 
 def _is_whole(line: bytes) -> bool:
     """Whether a line ends in the checksum of what precedes it."""
-    text = line[: -CHECKSUM_FIELD_LENGTH - 1] + b"}"
-    return line[-CHECKSUM_FIELD_LENGTH - 1 : -1] == checksum_field(text)
+    digest = hashlib.blake2b(memoryview(line)[: -CHECKSUM_FIELD_LENGTH - 1], digest_size=CHECKSUM_BYTES)
+    digest.update(b"}")
+    return line[-CHECKSUM_FIELD_LENGTH - 1 : -1] == b', "checksum": "%s"}' % digest.hexdigest().encode()
 
 
 def _write_all(file: int, data: bytes) -> None:

@@ -131,18 +131,21 @@ def unequal_shares(records: Sequence[AnyRecord], every: Iterable[AnyRun]) -> lis
     steps_of: dict[str, list[int]] = {}
     shares_of: dict[str, list[float]] = {}
     for record in records:
-        scored = [share for run in record.runs if run.status == "ok" and (share := share_of(run))]
-        shares_of.setdefault(record.experiment.commit, []).extend(scored)
-        steps = [run.reported_steps for run in record.runs if run.status == "ok" and run.reported_steps]
-        steps_of.setdefault(record.experiment.commit, []).extend(steps)
+        for run in record.runs:
+            if run.status == "ok" and (share := share_of(run)):
+                shares_of.setdefault(record.experiment.commit, []).append(share)
+            if run.status == "ok" and run.reported_steps:
+                steps_of.setdefault(record.experiment.commit, []).append(run.reported_steps)
     found = []
-    for record in records:
-        for run in (run for run in record.runs if run.status == "ok"):
-            commit = record.experiment.commit
-            beside = _beside_commit_words(run, shares_of[commit]) or _beside_parent_words(
-                run, shares_of.get(record.experiment.parent_commit, [])
+    for record in records if shares_of or steps_of else ():
+        commit = record.experiment.commit
+        for run in record.runs:
+            if run.status != "ok":
+                continue
+            beside = _beside_commit_words(run, shares_of.get(commit, ())) or _beside_parent_words(
+                run, shares_of.get(record.experiment.parent_commit, ())
             )
-            words = [_share_words(run, shares.get(run.run_id)) or beside, _steps_words(run, steps_of[commit])]
+            words = [_share_words(run, shares.get(run.run_id)) or beside, _steps_words(run, steps_of.get(commit, ()))]
             if any(words):
                 found.append(UnequalShare(run=run, words=", ".join(filter(None, words))))
     return found
@@ -265,8 +268,11 @@ def _in_figures(run: AnyRun, share: float) -> str:
 
 def _beside_commit_words(run: AnyRun, shares: Sequence[float]) -> str:
     """What a run had of the machine beside its commit's other runs, which are compared with it; empty if that was equal."""
-    share, others = share_of(run), median_high(shares) if shares else 0.0
-    if share is None or len(shares) < 2 or max(share, others) / min(share, others) - 1 <= _least_difference(run):
+    share = share_of(run)
+    if share is None or len(shares) < 2:
+        return ""
+    others = median_high(shares)
+    if max(share, others) / min(share, others) - 1 <= _least_difference(run):
         return ""
     return f"{_in_figures(run, share)}, and its commit's other runs {_in_figures(run, others)}"
 

@@ -61,7 +61,7 @@ class VerdictOutline(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_
     """Whether an estimate of the idea's effect decided."""
 
 
-class Outline(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=True):
     """An experiment with its runs and decisions, each oldest first."""
 
     experiment: ExperimentOutline
@@ -117,7 +117,7 @@ AnyRecord = ExperimentRecord | Outline
 """What a function takes that reads no more of an experiment than its outline has."""
 
 AnyRun = RunResult | RunOutline
-"""Likewise of a run."""
+"""What a function takes that reads no more of a run than its outline has."""
 
 
 def outline_of(experiment: Experiment, at: int) -> Outline:

@@ -18,6 +18,7 @@ import numpy as np
 
 from research.files import write_atomically
 from results.code_version import code_version
+from results.collection import without_collection
 from results.effect_estimate import Belief, Estimate
 from results.effect_prior import EffectPrior, NoiseCount
 from results.group_state import GroupState
@@ -58,7 +59,8 @@ class SavedStates:
         version.
         """
         try:
-            version, found = _Reader(io.BytesIO(self._path.read_bytes())).load()
+            with without_collection():
+                version, found = _Reader(io.BytesIO(self._path.read_bytes())).load()
             if version != _version():
                 return {}
             return {group: (at, state) for group, (at, checksum, state) in found.items() if self._checksum(at) == checksum}
