@@ -69,11 +69,8 @@ class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=Tr
     """A name for the lines that it removes and adds; empty if there are none."""
     runs: tuple[RunOutline, ...] = ()
     decisions: tuple[VerdictOutline, ...] = ()
-
-    @property
-    def verdict(self) -> VerdictOutline | None:
-        """The latest decision; None while it is running."""
-        return self.decisions[-1] if self.decisions else None
+    verdict: VerdictOutline | None = None
+    """The latest decision; None while it is running."""
 
     @property
     def is_idea(self) -> bool:
@@ -103,14 +100,16 @@ class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=Tr
             at=at, run_id=run.run_id, status=run.status, seed=run.seed, device_kind=run.device_kind, val_bpb=run.val_bpb,
             total_seconds=run.total_seconds, peak_memory_mb=run.peak_memory_mb, cpu_share=run.cpu_share,
             gpu_tflops=run.gpu_tflops, reported_steps=run.reported_steps)  # fmt: skip
-        return Outline(experiment=self.experiment, edit=self.edit, runs=(*self.runs, more), decisions=self.decisions)
+        return Outline(experiment=self.experiment, edit=self.edit, runs=(*self.runs, more), decisions=self.decisions,
+                       verdict=self.verdict)  # fmt: skip
 
     def with_verdict(self, verdict: Verdict, at: int) -> "Outline":
         """The outline with one more decision, whose record is at a place of the journal."""
         is_abandoned = (verdict.decision, verdict.reason) == ("lost", ABANDONED)
         more = VerdictOutline(at=at, decision=verdict.decision, is_abandoned=is_abandoned,
                               is_estimated=verdict.effect is not None)  # fmt: skip
-        return Outline(experiment=self.experiment, edit=self.edit, runs=self.runs, decisions=(*self.decisions, more))
+        return Outline(experiment=self.experiment, edit=self.edit, runs=self.runs, decisions=(*self.decisions, more),
+                       verdict=more)  # fmt: skip
 
 
 AnyRecord = ExperimentRecord | Outline

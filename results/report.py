@@ -310,10 +310,11 @@ def _unequal_shares(group: GroupHistory) -> list[str]:
 
 def _too_equal(records: Sequence[Outline]) -> list[str]:
     """Doubts about the scores of a branch: seeds make no difference."""
-    runs_of: dict[str, list[RunOutline]] = {}
+    runs_of: dict[str, tuple[RunOutline, ...]] = {}
     for record in records:
-        runs_of.setdefault(record.experiment.commit, []).extend(record.runs)
-    remarks = [remark for runs in runs_of.values() if (remark := too_equal(runs))]
+        commit = record.experiment.commit
+        runs_of[commit] = runs_of[commit] + record.runs if commit in runs_of else record.runs
+    remarks = [remark for runs in runs_of.values() if len(runs) > 1 and (remark := too_equal(runs))]
     return [remark[0].upper() + remark[1:] for remark in remarks]
 
 

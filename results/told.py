@@ -53,6 +53,9 @@ log = logging.getLogger(__name__)
 
 FILE = "history.outlines"
 
+MOST_KEPT = 2**26
+"""Bytes of a journal up to which its records are kept as they are read: they take five times as much in memory."""
+
 MARK_BYTES = 4
 """The file begins with a checksum over the rest of it."""
 
@@ -165,8 +168,8 @@ class _Saved:
     """All else."""
 
 
-def told_by(reader: JournalReader, *, fewest: int = FEWEST_TO_SAVE) -> tuple[Told, Kept | None]:
-    """What the journal of a reader, which has read nothing yet, has told, and its records if all of them were decoded.
+def told_by(reader: JournalReader, *, fewest: int = FEWEST_TO_SAVE, most_kept: int = MOST_KEPT) -> tuple[Told, Kept | None]:
+    """What the journal of a reader, which has read nothing yet, has told, and its records if all of them are in memory.
 
     What is not in the file is read, and the file is written again if that is much: of a journal with at least `fewest` records.
     """
@@ -175,7 +178,9 @@ def told_by(reader: JournalReader, *, fewest: int = FEWEST_TO_SAVE) -> tuple[Tol
     if path.exists():
         reader.pass_over()
         saved = _load(path, reader)
-    told, kept = (Told(), Kept()) if saved is None else (_told_in(saved), None)
+    told = Told() if saved is None else _told_in(saved)
+    is_long = reader.path.exists() and reader.path.stat().st_size > most_kept
+    kept = Kept() if saved is None and not is_long else None
     first = 0 if saved is None else saved.position
     with without_collection():
         if path.exists():
