@@ -4,11 +4,11 @@
 
 Each size gets a home of its own with made-up experiments, divided among branches of one group, and a process of its own, so
 that its peak memory is its own. Times are in seconds, memory in MiB. `aggregate`, `latest`, `one` and `leaders` are usual
-queries, the last once the estimates are computed (`estimates`). `state` is the first replay of the group's records; `first
-step` and `step` are what a loop's step reads, the second with the replay of a new run. `restart` is another start, with the group's
-state: saved by the first. `first read` decodes the whole journal, as the first command does that looks at all of it; `status`
-and `report` are the commands' text after it, with the reading. CPU time counts, so that others on the machine don't. Of a
-million runs what needs the group's state is left out.
+queries, the last once the estimates are computed (`estimates`). `state` is the first replay of the group's records. What a
+loop's step reads is `first step` and `step`, the second with the replay of a new run. `restart` is another start, with the
+state that the first one saved. `first read` decodes the whole journal, as the first command does that looks at all of it;
+`status` and `report` are the commands' text after it, with the reading. CPU time counts, so that others on the machine don't.
+Of a million runs what needs the group's state is left out.
 """
 
 import argparse
