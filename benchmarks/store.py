@@ -61,10 +61,10 @@ Timed = Callable[..., None]
 """Takes a name, what is measured, and how often it runs."""
 
 MOST_EXPORTED = 10_000
-"""Of a longer history the files for people are not measured: they take all of it, beside the loops."""
+"""Experiments of a history up to which the files for people are measured: they take all of it, beside the loops."""
 
 MOST_REPLAYED = 100_000
-"""Of a longer history nothing is measured that needs the group's state: its replay takes many minutes."""
+"""Experiments of a history up to which what needs the group's state is measured: a longer replay takes many minutes."""
 
 
 def main() -> None:
