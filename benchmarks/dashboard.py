@@ -14,12 +14,11 @@ import time
 from pathlib import Path
 from statistics import median
 
-from benchmarks.store import history
+from benchmarks.store import journal_lines
 from cluster.dashboard.application import cookie_of, make_application
 from cluster.dashboard.reader import HomeReader
 from cluster.dashboard.serving import read_ahead
 from cluster.home import Home
-from results.journal import encoded
 
 PAGES = (
     "/",
@@ -49,7 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="dashboard-benchmark-") as folder:
         home = Home(Path(folder))
         with home.journal.open("wb") as journal:
-            journal.writelines(encoded(record) for record in history(options.experiments, options.branches))
+            journal.writelines(journal_lines(options.experiments, options.branches))
         measure(home)
 
 

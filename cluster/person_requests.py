@@ -103,17 +103,18 @@ REQUESTED = {CONTROL_REQUEST: "the baseline again, as a control", WAVE_REQUEST: 
 
 def pending(group: "GroupHistory") -> list[str]:
     """What people have asked of a group's loops and has not come about yet, each in words."""
-    titles = {record.experiment.id: one_line(record.experiment.title, 48) for record in group.records}
+    leaving = dropped_from_head(group)
+    titles = {idea: one_line(group.outlines[group.place_of[idea]].experiment.title, 48) for idea in leaving}
     return [
         *(REQUESTED.get(request, request) for request in group.requests),
-        *(f"{idea} ({titles[idea]}) leaves the head, by a merge without it" for idea in dropped_from_head(group)),
+        *(f"{idea} ({titles[idea]}) leaves the head, by a merge without it" for idea in leaving),
     ]
 
 
 def dropped_from_head(group: "GroupHistory") -> list[str]:
     """The ideas that a person has dropped and the group's head still has, until a merge without them has run."""
     inside = group.head.patches if group.head else ()
-    why = {idea: entry.reason for entry in group.entries if isinstance(entry, Ruled) for idea in entry.patches}
+    why = {idea: ruled.reason for ruled in group.rulings for idea in ruled.patches}
     return [idea for idea in inside if why.get(idea) == DROPPED_BY_A_PERSON]
 
 

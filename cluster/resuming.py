@@ -90,7 +90,7 @@ def resume_lines(home: Home, histories: Iterable[BranchHistory], branches: Colle
 
 def _least_done(histories: Iterable[BranchHistory]) -> int:
     """How many experiments each of these branches has at least."""
-    return min(count(history.records).done for history in histories)
+    return min(count(history.outlines).done for history in histories)
 
 
 def interrupted_lines(home: Home, histories: Iterable[BranchHistory]) -> list[str]:
@@ -103,7 +103,7 @@ def interrupted_lines(home: Home, histories: Iterable[BranchHistory]) -> list[st
         finish = _finishing(home, of_branch[experiment.branch], record)
         before = _steps_before(home, of_branch[experiment.branch], record) if finish else []
         drop = f"`{to_type(f'farm abandon{home_option(home)} {experiment.id}')}` drops it"
-        sides = [record, *other_sides(record, of_branch[experiment.branch].records)]
+        sides = [record, *other_sides(record, open_records(of_branch[experiment.branch]))]
         what = f"interrupted: {' and '.join(_named_with_runs(side) for side in sides)}"
         steps = "".join(f"`{step}`{' (in place of the edit there)' if ' restore ' in step else ''}, then " for step in before)
         lines.append(f"{what}: {f'{steps}`{finish}` finishes it, ' if finish else ''}{drop}")
@@ -114,11 +114,17 @@ def interrupted(histories: Iterable[BranchHistory]) -> list[ExperimentRecord]:
     """The experiments without a verdict, of which none is under way while no farm runs; of a confirmation one side."""
     found = []
     for history in histories:
-        for record in history.records:
-            is_second = history.branch.baseline_commit == record.experiment.commit and other_sides(record, history.records)
-            if record.verdict is None and not is_second:
+        begun = open_records(history)
+        for record in begun:
+            is_second = history.branch.baseline_commit == record.experiment.commit and other_sides(record, begun)
+            if not is_second:
                 found.append(record)
     return found
+
+
+def open_records(history: BranchHistory) -> list[ExperimentRecord]:
+    """The experiments of a branch without a verdict."""
+    return [history.records[at] for at, outline in enumerate(history.outlines) if outline.verdict is None]
 
 
 def other_sides(record: ExperimentRecord, records: Iterable[ExperimentRecord]) -> list[ExperimentRecord]:

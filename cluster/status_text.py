@@ -70,7 +70,7 @@ def standing_lines(histories: Sequence[BranchHistory], *, resume: str = "farm re
 def _group_lines(sharing: Sequence[BranchHistory], resume: str) -> list[str]:
     group = sharing[0].group
     is_alone = len(group.branches) == 1
-    shared = f"the head of {len(group.branches)} branches, with {counted(count(group.records).kept, 'kept idea')}"
+    shared = f"the head of {len(group.branches)} branches, with {counted(count(group.outlines).kept, 'kept idea')}"
     lines = [f"{group.name}: {_counts_in_words(sharing[0]) if is_alone else shared}"]
     leaving = dropped_from_head(group)
     still = f"; the head still has {counted(len(leaving), 'idea')} that a person has dropped" if leaving else ""
@@ -112,7 +112,7 @@ def steering_lines(group: GroupHistory, resume: str) -> list[str]:
 
 def refuted_lines(group: GroupHistory) -> list[str]:
     """A line if fresh seeds show no gain of the head; the report has every confirmation."""
-    if group.head is None or group.gain is None or all(r.experiment.kind != "confirm" for r in group.records):
+    if group.head is None or group.gain is None or all(one.experiment.kind != "confirm" for one in group.outlines):
         return []
     found = confirmation_of(group, group.head.commit)
     is_refuted = found is not None and shows_no_gain(found.found, group.gain.gain)
@@ -120,12 +120,12 @@ def refuted_lines(group: GroupHistory) -> list[str]:
 
 
 def _counts(history: BranchHistory) -> dict[str, int]:
-    counts = count(history.records)
+    counts = count(history.outlines)
     return {"experiments": counts.done, "keeps": counts.kept}
 
 
 def _counts_in_words(history: BranchHistory) -> str:
-    counts, beside = count(history.records), ", ".join(beside_ideas(history.records).values())
+    counts, beside = count(history.outlines), ", ".join(beside_ideas(history.outlines).values())
     return f"{counts.experiments}, {counts.keeps}{f'; beside them {beside}' if beside else ''}"
 
 

@@ -54,9 +54,11 @@ def confirmation_of(group: GroupHistory, commit: str) -> Confirmation | None:
 
     One that is under way, was interrupted or was abandoned says nothing: its gain would be that of some of its seeds.
     """
-    ended = [record for record in group.records if record.experiment.kind == "confirm" and _has_ended(record)]
-    programs = {r.experiment.commit: r.experiment.program for r in group.records if r.experiment.program}
-    baselines = {r.experiment.commit for r in group.records if is_keep(r) and is_baseline(r)}
+    ended = [record for record in group.chosen(lambda one: one.experiment.kind == "confirm") if _has_ended(record)]
+    if not ended:
+        return None
+    programs = {one.experiment.commit: one.experiment.program for one in group.outlines if one.experiment.program}
+    baselines = {one.experiment.commit for one in group.outlines if is_keep(one) and is_baseline(one)}
     code, untouched = programs.get(commit, commit), {programs.get(baseline, baseline) for baseline in baselines}
     codes = [programs.get(record.experiment.commit, record.experiment.commit) for record in ended]
     if code in untouched:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from research.formatting import counted
-from results.experiment import IDEAS, Decision, ExperimentKind, ExperimentRecord, edit_of
+from results.experiment import IDEAS, Decision, ExperimentKind
 from results.group_history import is_keep
+from results.outlines import AnyRecord, names_of
 
 if TYPE_CHECKING:
     from results.stored_records import StoredRecords
@@ -69,27 +70,37 @@ def keeps_in_words(kept: int, *, experiments: int) -> str:
     return f"{kept} kept" + (f" (in {experiments} experiments)" if experiments > kept else "")
 
 
-def beside_ideas(records: Iterable[ExperimentRecord]) -> dict[ExperimentKind, str]:
+def beside_ideas(records: Iterable[AnyRecord]) -> dict[ExperimentKind, str]:
     """How many experiments ran of each kind that tries no idea, in words; kinds of which none ran are left out."""
-    ran = [r.experiment.kind for r in records if r.verdict is not None and r.verdict.decision != "lost"]
-    return {kind: counted(ran.count(kind), *nouns) for kind, nouns in BESIDE_IDEAS.items() if kind in ran}
+    ran = Counter(r.experiment.kind for r in records if r.verdict is not None and r.verdict.decision != "lost")
+    return {kind: counted(ran[kind], *nouns) for kind, nouns in BESIDE_IDEAS.items() if ran[kind]}
 
 
-def count(*of_heads: Iterable[ExperimentRecord]) -> Counts:
+def count(*of_heads: Iterable[AnyRecord]) -> Counts:
     """The counts of experiments, given apart for each head that they build on."""
-    groups = [[record for record in records if record.is_idea] for records in of_heads]
-    ideas = [record for records in groups for record in records]
-    ended = [record.verdict.decision for record in ideas if record.verdict is not None]
-    abandoned = sum(record.is_abandoned for record in ideas)
+    ended: Counter[Decision] = Counter()
+    by_hand = abandoned = 0
+    kept: list[list[AnyRecord]] = []
+    for records in of_heads:
+        kept.append([])
+        for record in records:  # once: there may be hundreds of thousands
+            if record.verdict is None or record.experiment.kind not in IDEAS:
+                continue
+            decision = record.verdict.decision
+            ended[decision] += 1
+            by_hand += record.experiment.kind == "manual" and decision != "lost"
+            abandoned += decision == "lost" and record.is_abandoned
+            if decision == "keep" and is_keep(record):
+                kept[-1].append(record)
     return Counts(
-        done=sum(record.is_done for record in ideas),
-        by_hand=sum(record.is_done and record.experiment.kind == "manual" for record in ideas),
-        kept=sum(_distinct(filter(is_keep, records)) for records in groups),
-        kept_experiments=sum(map(is_keep, ideas)),
-        discarded=ended.count("discard"),
-        crashed=ended.count("crash"),
-        invalid=ended.count("invalid"),
-        lost=ended.count("lost") - abandoned,
+        done=ended.total() - ended["lost"],
+        by_hand=by_hand,
+        kept=sum(map(_distinct, kept)),
+        kept_experiments=sum(map(len, kept)),
+        discarded=ended["discard"],
+        crashed=ended["crash"],
+        invalid=ended["invalid"],
+        lost=ended["lost"] - abandoned,
         abandoned=abandoned,
     )
 
@@ -125,11 +136,11 @@ def beside_stored_ideas(experiments: "StoredRecords", branch: str) -> dict[Exper
     return {kind: counted(ran[kind], *nouns) for kind, nouns in BESIDE_IDEAS.items() if ran[kind]}
 
 
-def _distinct(records: Iterable[ExperimentRecord]) -> int:
+def _distinct(records: Iterable[AnyRecord]) -> int:
     """The number of experiments without those that repeat the program or the edit of an earlier one."""
     number, seen = 0, set[str]()
     for record in records:
-        names = {record.experiment.program, edit_of(record.experiment)} - {""}
+        names = names_of(record)
         number += seen.isdisjoint(names)
         seen |= names
     return number

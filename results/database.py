@@ -1,7 +1,6 @@
 """The DuckDB view of a journal: opened, brought up to date, and rebuilt whenever it turns out to be damaged."""
 
 import contextlib
-import gc
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ import duckdb
 
 from research.errors import UserError
 from research.files import move_aside
+from results.collection import without_collection
 from results.journal import Records
 from results.query import READ_ONLY_SETTINGS, is_damage
 from results.schema import UnknownSchema, migrate
@@ -19,7 +19,7 @@ from results.table_rows import TABLES, insert_many
 
 log = logging.getLogger(__name__)
 
-BATCH = 5_000
+BATCH = 20_000
 """Journal records per transaction while catching up."""
 
 HELD = "Could not set lock on file"
@@ -239,20 +239,8 @@ def _applied(connection: duckdb.DuckDBPyConnection, journal: Records) -> int | N
 
 def _catch_up(connection: duckdb.DuckDBPyConnection, journal: Records, applied: int) -> int:
     """Inserts the records after the first `applied` ones, and returns how many there were."""
-    with _without_collection():
+    with without_collection():
         return _inserted(connection, journal, applied)
-
-
-@contextlib.contextmanager
-def _without_collection() -> Iterator[None]:
-    """Keeps Python from looking for cycles among many new records, of which there are none: it takes a third of the time."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()
 
 
 def _inserted(connection: duckdb.DuckDBPyConnection, journal: Records, applied: int) -> int:

@@ -9,10 +9,10 @@ from dataclasses import replace
 
 from results import effect_estimate as estimate
 from results import policy
-from results.experiment import ExperimentRecord
 from results.group_history import GroupHistory
 from results.group_state import GroupState, usual_share_above_first
 from results.head_gain import ExpectedGain
+from results.outlines import AnyRecord
 
 BPB_STEP = 0.001
 """The gain whose price in device time is reported."""
@@ -41,6 +41,6 @@ def gain_by_scores(group: GroupHistory) -> float | None:
     return baseline.val_bpb - head.val_bpb
 
 
-def device_seconds(records: Iterable[ExperimentRecord]) -> float:
+def device_seconds(records: Iterable[AnyRecord]) -> float:
     """The time that the runs of these experiments have taken on their devices."""
     return sum(run.total_seconds or 0.0 for record in records for run in record.runs)

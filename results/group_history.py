@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from research.command_hints import to_type
 from research.errors import UserError
-from results.experiment import Branch, ExperimentRecord, Head, Verdict, edit_of
-from results.group_entries import Entry, Ran
+from results.experiment import Branch, Decision, ExperimentRecord, Head, Verdict
+from results.group_entries import Entry, Ran, Ruled
 from results.head_gain import ExpectedGain, gain_in, gain_text
 from results.machine_shares import UnequalShare, unequal_shares
+from results.outlines import AnyRecord, AnyRun, Outline, names_of, outline_of_record
 from results.steering import Steering, ideas_since_keep
 
 if TYPE_CHECKING:
@@ -32,6 +33,16 @@ class Decided:
     verdict: Verdict
 
 
+@dataclass(frozen=True, kw_only=True)
+class Outlined:
+    """What is known of a group's records without reading them."""
+
+    outlines: tuple[Outline, ...]
+    """Those of the experiments, in the order of the records."""
+    rulings: tuple[Ruled, ...] = ()
+    """What was ruled about ideas, oldest first."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class GroupHistory:
     """A group of branches with one head. The records hold audit scores: they are for people, not for researchers."""
@@ -39,10 +50,13 @@ class GroupHistory:
     name: str
     """The branch that holds the head."""
     branches: tuple[Branch, ...]
-    records: tuple[ExperimentRecord, ...] = ()
-    """The experiments of all branches, oldest first."""
-    entries: tuple[Entry, ...] = ()
-    """What the estimates follow from, in the order of the journal."""
+    records: Sequence[ExperimentRecord] = ()
+    """The experiments of all branches, oldest first. Those of a long history are read when they are looked at: what goes
+    through all of them should need no more than `outlines`."""
+    entries: Sequence[Entry] = ()
+    """What the estimates follow from, in the order of the journal. They are read like the records."""
+    outlined: Outlined | None = None
+    """What is known of them without reading them; None: all of them are in memory."""
     head_events: tuple[Mapping[str, Any], ...] = ()
     """The details of the events that something became the head, oldest first."""
     decisions: Mapping[str, Sequence[Decided]] = field(default_factory=dict)
@@ -56,6 +70,50 @@ class GroupHistory:
     steering: Steering = field(default_factory=Steering)
     saved: SavedState = lambda _: None
     """Returns the group's state after its first entries, as an earlier session has saved it; None if there is none."""
+
+    @cached_property
+    def outlines(self) -> tuple[Outline, ...]:
+        """The outlines of the experiments, in the order of `records`."""
+        return self.outlined.outlines if self.outlined else tuple(map(outline_of_record, self.records))
+
+    @cached_property
+    def rulings(self) -> tuple[Ruled, ...]:
+        """What was ruled about ideas, oldest first."""
+        return self.outlined.rulings if self.outlined else tuple(one for one in self.entries if isinstance(one, Ruled))
+
+    def runs(self) -> list[AnyRun]:
+        """The runs of all branches in the order in which they ended."""
+        if self.outlined is None:
+            return [entry.run for entry in self.entries if isinstance(entry, Ran)]
+        of_all = [run for outline in self.outlined.outlines for run in outline.runs]
+        return [*sorted(of_all, key=lambda run: run.at)]
+
+    @cached_property
+    def place_of(self) -> Mapping[str, int]:
+        """The place of each experiment among the records, by its id."""
+        return {outline.experiment.id: at for at, outline in enumerate(self.outlines)}
+
+    @cached_property
+    def _at_commit(self) -> Mapping[str, list[Outline]]:
+        """The outlines of the experiments that run a commit."""
+        found: dict[str, list[Outline]] = {}
+        for outline in self.outlines:
+            found.setdefault(outline.experiment.commit, []).append(outline)
+        return found
+
+    def decided(self, outline: Outline) -> list[Decision]:
+        """How an experiment of the group was decided, oldest first."""
+        if self.outlined is not None:
+            return [one.decision for one in outline.decisions]
+        return [one.verdict.decision for one in self.decisions.get(outline.experiment.id, ())]
+
+    def record(self, id: str) -> ExperimentRecord:
+        """The experiment with this id, which must be one of the group's."""
+        return self.records[self.place_of[id]]
+
+    def chosen(self, is_wanted: Callable[[Outline], bool]) -> list[ExperimentRecord]:
+        """The experiments whose outlines are wanted, oldest first."""
+        return [self.records[at] for at, outline in enumerate(self.outlines) if is_wanted(outline)]
 
     @cached_property
     def state(self) -> "GroupState | None":
@@ -84,7 +142,7 @@ class GroupHistory:
     @cached_property
     def heads(self) -> tuple[Head, ...]:
         """The heads that the group has had after its baseline, oldest first."""
-        known = {record.experiment.id for record in self.records}  # a line of the journal may be damaged
+        known = self.place_of  # a line of the journal may be damaged
         return tuple(self._head(event) for event in self.head_events if event["experiment"] in known)
 
     @cached_property
@@ -95,7 +153,7 @@ class GroupHistory:
         """
         if self.heads:
             return self.heads[-1]
-        numbered = [(record.experiment.number, -at, record) for at, record in enumerate(self.records) if is_keep(record)]
+        numbered = [(outline.experiment.number, -at, outline) for at, outline in enumerate(self.outlines) if is_keep(outline)]
         if not numbered:
             return None
         latest = max(numbered, key=lambda found: found[:2])[2].experiment
@@ -134,11 +192,11 @@ class GroupHistory:
             return frozenset()
         head, inside = self.heads[-1] if self.heads else None, self._heads_of_no_idea
         of_head = {*head.patches, head.experiment_id} if head else set[str]()
-        for record in self.records:
-            if record.experiment.id in of_head:
-                inside |= _names(record)
-        kept = (record for record in self.records if record.is_idea and is_keep(record))
-        return frozenset(record.experiment.id for record in kept if inside.isdisjoint(_names(record)))
+        for outline in self.outlines:
+            if outline.experiment.id in of_head:
+                inside |= _names(outline)
+        kept = (outline for outline in self.outlines if outline.is_idea and is_keep(outline))
+        return frozenset(outline.experiment.id for outline in kept if inside.isdisjoint(_names(outline)))
 
     @property
     def _heads_of_no_idea(self) -> set[str]:
@@ -146,11 +204,11 @@ class GroupHistory:
         ideas = {idea for head in self.heads for idea in head.patches}
         return {head.experiment_id for head in self.heads} - ideas
 
-    @property
+    @cached_property
     def head_record(self) -> ExperimentRecord | None:
         """The experiment that made the head; None before a baseline has a score."""
         head = self.head
-        return None if head is None else next(r for r in self.records if r.experiment.id == head.experiment_id)
+        return None if head is None else self.record(head.experiment_id)
 
     @property
     def is_at_baseline(self) -> bool:
@@ -163,32 +221,34 @@ class GroupHistory:
             return True
         return self.gain is not None and self.gain.low == self.gain.high
 
-    @property
+    @cached_property
     def baseline(self) -> ExperimentRecord | None:
         """The first baseline that was kept; None before one has a score."""
-        return next((record for record in self.records if is_baseline(record) and is_keep(record)), None)
+        places = (at for at, outline in enumerate(self.outlines) if is_baseline(outline) and is_keep(outline))
+        first = next(places, None)
+        return None if first is None else self.records[first]
 
     @cached_property
     def unequal_shares(self) -> list[UnequalShare]:
         """The runs of all branches that had another share of the machine than usual, in the order of their experiments."""
-        return unequal_shares(self.records, (entry.run for entry in self.entries if isinstance(entry, Ran)))
+        return unequal_shares(self.outlines, self.runs())
 
     @property
     def plateau(self) -> int:
         """The number of ideas without a keep, if researchers are told so; else 0."""
-        ideas = [record for record in reversed(self.records) if record.is_idea]
+        ideas = (outline for outline in reversed(self.outlines) if outline.is_idea)
         count, last_keep = ideas_since_keep((one.experiment.id, one.verdict.decision if one.verdict else "") for one in ideas)
         return count if last_keep == self.steering.plateau_after else 0
 
     @property
     def scored_runs(self) -> int:
         """The number of runs that ended well, by which those with unequal shares of the machine are counted."""
-        return sum(run.status == "ok" for record in self.records for run in record.runs)
+        return sum(run.status == "ok" for outline in self.outlines for run in outline.runs)
 
     def scores(self, commit: str) -> list[float]:
         """The scores of all runs of a commit but its confirmations."""
-        records = [record for record in self.records if record.experiment.commit == commit]
-        return [score for record in records if record.experiment.kind != "confirm" for score in scores_in(record)]
+        outlines = self._at_commit.get(commit, ())
+        return [score for outline in outlines if outline.experiment.kind != "confirm" for score in scores_in(outline)]
 
     def _head(self, event: Mapping[str, Any]) -> Head:
         scores = tuple(self.scores(event["commit"]))
@@ -201,24 +261,23 @@ class GroupHistory:
         )
 
 
-def _names(record: ExperimentRecord) -> set[str]:
+def _names(outline: Outline) -> set[str]:
     """What tells an idea apart, whoever tries it: its id, its program and its edit."""
-    experiment = record.experiment
-    return {experiment.id, experiment.program, edit_of(experiment)} - {""}
+    return {outline.experiment.id} | names_of(outline)
 
 
-def is_keep(record: ExperimentRecord) -> bool:
+def is_keep(record: AnyRecord) -> bool:
     """Whether an experiment is kept and has a score. A confirmation decides nothing."""
     verdict = record.verdict
     is_kept = verdict is not None and verdict.decision == "keep" and record.val_bpb is not None
     return is_kept and record.experiment.kind != "confirm"
 
 
-def is_baseline(record: ExperimentRecord) -> bool:
+def is_baseline(record: AnyRecord) -> bool:
     """Whether an experiment measures a branch's first commit."""
     return record.experiment.kind == "baseline"
 
 
-def scores_in(record: ExperimentRecord) -> list[float]:
+def scores_in(record: AnyRecord) -> list[float]:
     """The val_bpb of an experiment's runs that ended well."""
     return [run.val_bpb for run in record.runs if run.status == "ok" and run.val_bpb is not None]

@@ -2,41 +2,23 @@
 
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from research.errors import UserError
 from research.formatting import counted
 from research.result import RunResult
-from results.experiment import (
-    Branch,
-    Experiment,
-    ExperimentRecord,
-    Usage,
-    Verdict,
-    branch_from,
-    experiment_from,
-    run_from,
-    verdict_from,
-)
-from results.group_entries import (
-    GAIN,
-    HEAD,
-    REQUEST,
-    REQUEST_TAKEN,
-    RULING,
-    SUBMISSION,
-    SUBMISSION_ENDED,
-    Entry,
-    Joined,
-    Ran,
-    ruled_from,
-)
-from results.group_history import Decided, GroupHistory, SavedState, is_baseline, is_keep
-from results.journal import DamagedLine, JournalReader, JournalRecord
-from results.researcher_costs import cost_in
-from results.steering import SteeringEvents
+from results.experiment import Branch, Experiment, ExperimentRecord, Usage, Verdict
+from results.group_entries import Entry
+from results.group_history import Decided, GroupHistory, Outlined, SavedState, is_baseline, is_keep
+from results.journal import DamagedLine, JournalReader
+from results.journal_index import FEWEST_TO_SAVE
+from results.journal_records import JournalRecords
+from results.outlines import Outline, outline_of_record
+from results.records_on_demand import MappingOnDemand, OnDemand
+from results.told import Kept, Told, told_by
 
 if TYPE_CHECKING:
     from results.group_state import GroupState
@@ -53,21 +35,31 @@ class BranchHistory:
     """A branch with its experiments, oldest first. As in its group, the records hold audit scores."""
 
     branch: Branch
-    records: tuple[ExperimentRecord, ...]
+    records: Sequence[ExperimentRecord]
+    """As in its group, those of a long history are read when they are looked at."""
     costs: tuple[Usage, ...] = ()
     """What its researcher cost, failed proposals included (`results/researcher_costs.py`)."""
     group: GroupHistory
     """The branches that it shares its head with, itself included."""
 
+    @cached_property
+    def outlines(self) -> tuple[Outline, ...]:
+        """The outlines of its experiments, in the order of `records`."""
+        if self.group.outlined is None:
+            return tuple(map(outline_of_record, self.records))
+        return tuple(one for one in self.group.outlines if one.experiment.branch == self.branch.name)
+
     @property
     def keeps(self) -> list[ExperimentRecord]:
         """The baseline and what was kept since on this branch, oldest first, as far as it has a score."""
-        return [record for record in self.records if is_keep(record)]
+        return [self.records[at] for at, outline in enumerate(self.outlines) if is_keep(outline)]
 
     @property
     def baseline(self) -> ExperimentRecord | None:
         """The branch's own baseline, else another one of its group; None before one has a score."""
-        return next((record for record in self.records if is_baseline(record) and is_keep(record)), self.group.baseline)
+        places = (at for at, outline in enumerate(self.outlines) if is_baseline(outline) and is_keep(outline))
+        first = next(places, None)
+        return self.group.baseline if first is None else self.records[first]
 
     @property
     def head(self) -> ExperimentRecord | None:
@@ -75,17 +67,19 @@ class BranchHistory:
         return self.group.head_record
 
 
-def read_history(journal: Path, *, on_damage: Callable[[DamagedLine], None] = lambda _: None) -> list[BranchHistory]:
+def read_history(
+    journal: Path, *, on_damage: Callable[[DamagedLine], None] = lambda _: None, fewest: int = FEWEST_TO_SAVE
+) -> list[BranchHistory]:
     """All branches in a journal file, the one with the newest experiment last; none if the file does not exist.
 
-    Damaged lines are left out, and passed to `on_damage`.
+    Damaged lines are left out, and passed to `on_damage`. Of a journal with at least `fewest` records outlines are saved in its
+    home, and records that are in these are read when they are looked at.
     """
-    told, reader = _Told(), JournalReader(journal)
-    for record in reader.one_by_one():
-        told.take(record)
+    reader = JournalReader(journal)
+    told, kept = told_by(reader, fewest=fewest)
     for damage in reader.damaged:
         on_damage(damage)
-    return told.histories(_saved_states(reader))
+    return _histories(reader, told, kept)
 
 
 class HistoryFollower:
@@ -96,7 +90,8 @@ class HistoryFollower:
         self._begin()
 
     def _begin(self) -> None:
-        self._reader, self._told = JournalReader(self._journal), _Told()
+        self._reader = JournalReader(self._journal)
+        self._told: tuple[Told, Kept | None] | None = None
         self._histories: list[BranchHistory] = []
 
     def histories(self) -> list[BranchHistory]:
@@ -104,11 +99,14 @@ class HistoryFollower:
         with self._lock:
             if not self._reader.is_same_file():
                 self._begin()
-            new = self._reader.read_on()
-            for record in new:
-                self._told.take(record)
-            if new:
-                self._histories = self._told.histories(_saved_states(self._reader))
+            known = len(self._reader)
+            if self._told is None:
+                self._told = told_by(self._reader)
+            told, kept = self._told
+            for record in self._reader.one_by_one():
+                told.take(record, len(self._reader), kept)
+            if len(self._reader) > known:
+                self._histories = _histories(self._reader, told, kept)
             return self._histories
 
     @property
@@ -117,87 +115,92 @@ class HistoryFollower:
         return len(self._reader.damaged)
 
 
-@dataclass(frozen=True)
-class _Told:
-    """What a journal has told so far."""
+def _histories(reader: JournalReader, told: Told, kept: Kept | None) -> list[BranchHistory]:
+    """All branches of what a journal has told, the one with the newest experiment last."""
+    saved, of_group = _saved_states(reader), _outlines_by_group(told)
+    if kept is None:
+        groups = _groups_on_demand(JournalRecords(reader, told.outlines), told, of_group, saved)
+    else:
+        groups = _groups_in_memory(kept, told, of_group, saved)
+    histories = []
+    for name, branch in told.branches.items():
+        group = groups[branch.head_branch]
+        costs = tuple(told.costs.get(name, ()))
+        histories.append(BranchHistory(branch=branch, records=_of_branch(group, name), costs=costs, group=group))
+    return sorted(histories, key=_last_change)
 
-    branches: dict[str, Branch] = field(default_factory=dict)
-    experiments: dict[str, Experiment] = field(default_factory=dict)
-    runs: list[tuple[str, RunResult]] = field(default_factory=list)
-    verdicts: list[tuple[str, Verdict]] = field(default_factory=list)
-    costs: dict[str, list[Usage]] = field(default_factory=dict)
-    entries: dict[str, list[Entry]] = field(default_factory=dict)
-    """By group, as are the heads, the gains and the requests."""
-    heads: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
-    gains: dict[str, Mapping[str, Any]] = field(default_factory=dict)
-    """The latest event of each group."""
-    requests: dict[str, dict[int, str]] = field(default_factory=dict)
-    """What people have asked for and no loop has taken up, by its number."""
-    submissions: dict[str, dict[str, str]] = field(default_factory=dict)
-    """The titles of what was submitted from outside and no loop has taken up, by its id."""
-    decisions: dict[str, list[Decided]] = field(default_factory=dict)
-    steering: SteeringEvents = field(default_factory=SteeringEvents)
 
-    def histories(self, saved: SavedState) -> list[BranchHistory]:
-        """All branches, the one with the newest experiment last."""
-        of_branch: dict[str, list[ExperimentRecord]] = {name: [] for name in self.branches}
-        for assembled in assemble(self.experiments.values(), self.runs, self.verdicts):
-            of_branch[assembled.experiment.branch].append(assembled)
-        groups = {
-            name: _group(name, self, of_branch, saved) for name in {branch.head_branch for branch in self.branches.values()}
-        }
-        histories = [
-            BranchHistory(
-                branch=branch,
-                records=tuple(of_branch[name]),
-                costs=tuple(self.costs.get(name, ())),
-                group=groups[branch.head_branch],
-            )
-            for name, branch in self.branches.items()
-        ]
-        return sorted(histories, key=_last_change)
+def _outlines_by_group(told: Told) -> dict[str, list[Outline]]:
+    """The outlines of each group's experiments, in the order of their records."""
+    found: dict[str, list[Outline]] = {branch.head_branch: [] for branch in told.branches.values()}
+    for outline in told.outlines.values():
+        found[told.branches[outline.experiment.branch].head_branch].append(outline)
+    return found
 
-    def take(self, record: JournalRecord) -> None:
-        """Takes one record of the journal into account."""
-        body = record.body
-        if record.kind == "branch":
-            branch = branch_from(body)
-            self.branches[branch.name] = branch
-            self.entries.setdefault(branch.head_branch, []).append(Joined(branch=branch))
-        elif record.kind == "experiment" and body["branch"] in self.branches:  # the branch's line may be damaged
-            self.experiments[body["id"]] = experiment_from(body)
-        elif record.kind == "run" and body["experiment_id"] in self.experiments:
-            self._take_run(self.experiments[body["experiment_id"]], run_from(body))
-        elif record.kind == "verdict":
-            verdict = verdict_from(body)
-            self.verdicts.append((body["experiment_id"], verdict))
-            self.decisions.setdefault(body["experiment_id"], []).append(Decided(time=record.time, verdict=verdict))
-        elif record.kind == "event":
-            self._take_event(body["kind"], body["details"])
-            self.steering.take(body["kind"], body["details"], record.time)
-        cost = cost_in(record)
-        if cost is not None:
-            self.costs.setdefault(cost.branch, []).append(cost.usage)
 
-    def _take_run(self, experiment: Experiment, run: RunResult) -> None:
-        self.runs.append((experiment.id, run))
-        self.entries[self.branches[experiment.branch].head_branch].append(Ran(experiment=experiment, run=run))
+def _groups_in_memory(kept: Kept, told: Told, of_group: Mapping[str, Sequence[Outline]], saved: SavedState
+                      ) -> dict[str, GroupHistory]:  # fmt: skip
+    """The groups by their records."""
+    assembled = assemble(kept.experiments.values(), kept.runs, kept.verdicts)
+    records = {record.experiment.id: record for record in assembled}
+    return {
+        name: _group(
+            name,
+            told,
+            saved,
+            records=tuple(records[outline.experiment.id] for outline in outlines),
+            entries=tuple(kept.entries[name]),
+            decisions={one.experiment.id: kept.decisions.get(one.experiment.id, ()) for one in outlines},
+            outlines=outlines,
+        )
+        for name, outlines in of_group.items()
+    }
 
-    def _take_event(self, kind: str, details: Mapping[str, Any]) -> None:
-        if kind == RULING:
-            self.entries.setdefault(details["group"], []).append(ruled_from(details))
-        elif kind == HEAD:
-            self.heads.setdefault(details["group"], []).append(details)
-        elif kind == GAIN:
-            self.gains[details["group"]] = details
-        elif kind == REQUEST:
-            self.requests.setdefault(details["branch"], {})[details["number"]] = details["request"]
-        elif kind == REQUEST_TAKEN:
-            self.requests.get(details["branch"], {}).pop(details["number"], None)
-        elif kind == SUBMISSION:
-            self.submissions.setdefault(details["branch"], {})[details["id"]] = details["title"]
-        elif kind == SUBMISSION_ENDED:
-            self.submissions.get(details["branch"], {}).pop(details["id"], None)
+
+def _groups_on_demand(journal: JournalRecords, told: Told, of_group: Mapping[str, Sequence[Outline]], saved: SavedState
+                      ) -> dict[str, GroupHistory]:  # fmt: skip
+    """The groups by outlines, and by records that are read from the journal when they are looked at."""
+    return {
+        name: _group(
+            name,
+            told,
+            saved,
+            records=OnDemand(partial(tuple, outlines), journal.experiments),
+            entries=OnDemand(partial(tuple, told.places[name]), journal.entries),
+            decisions=MappingOnDemand({one.experiment.id: one for one in outlines}, journal.decisions),
+            outlines=outlines,
+        )
+        for name, outlines in of_group.items()
+    }
+
+
+def _group(name: str, told: Told, saved: SavedState, *, records: Sequence[ExperimentRecord], entries: Sequence[Entry],
+           decisions: Mapping[str, Sequence[Decided]], outlines: Sequence[Outline]) -> GroupHistory:  # fmt: skip
+    members = [branch for branch in told.branches.values() if branch.head_branch == name]
+    return GroupHistory(
+        name=name,
+        branches=tuple(members),
+        records=records,
+        entries=entries,
+        outlined=Outlined(outlines=tuple(outlines), rulings=tuple(told.rulings.get(name, ()))),
+        saved=saved,
+        head_events=tuple(told.heads.get(name, ())),
+        decisions=decisions,
+        gain_event=told.gains.get(name),
+        requests=tuple(told.requests.get(name, {}).values()),
+        submissions=dict(told.submissions.get(name, {})),
+        steering=told.steering.of_group(name, [branch.name for branch in members]),
+    )
+
+
+def _of_branch(group: GroupHistory, branch: str) -> Sequence[ExperimentRecord]:
+    """The experiments of one of a group's branches."""
+    if len(group.branches) == 1:
+        return group.records
+    places = [at for at, outline in enumerate(group.outlines) if outline.experiment.branch == branch]
+    if isinstance(group.records, tuple):
+        return tuple(group.records[at] for at in places)
+    return OnDemand(partial(tuple, places), lambda chosen: [group.records[at] for at in chosen])
 
 
 def _saved_states(reader: JournalReader) -> SavedState:
@@ -212,24 +215,6 @@ def _saved_states(reader: JournalReader) -> SavedState:
         return found[0][group][1] if group in found[0] else None
 
     return state_of
-
-
-def _group(name: str, told: _Told, of_branch: Mapping[str, Sequence[ExperimentRecord]], saved: SavedState) -> GroupHistory:
-    members = [branch for branch in told.branches.values() if branch.head_branch == name]
-    records = {record.experiment.id: record for branch in members for record in of_branch[branch.name]}
-    return GroupHistory(
-        name=name,
-        branches=tuple(members),
-        records=tuple(records[id] for id in told.experiments if id in records),
-        entries=tuple(told.entries[name]),
-        saved=saved,
-        head_events=tuple(told.heads.get(name, ())),
-        decisions={id: told.decisions.get(id, ()) for id in records},
-        gain_event=told.gains.get(name),
-        requests=tuple(told.requests.get(name, {}).values()),
-        submissions=told.submissions.get(name, {}),
-        steering=told.steering.of_group(name, [branch.name for branch in members]),
-    )
 
 
 def assemble(
@@ -329,24 +314,25 @@ def experiment_named(
     Raises UserError if there is none, or several; `ask` is the command that queries this history. With `or_branch` the error
     also lists the branches, whose names would have done.
     """
-    records = [record for history in histories for record in history.records]
-    for record in records:
-        if record.experiment.id == name:
-            return record
+    every = [(history, at, outline.experiment) for history in histories for at, outline in enumerate(history.outlines)]
+    for history, at, experiment in every:
+        if experiment.id == name:
+            return history.records[at]
     if name.isdigit() and len(name) < SHORTEST_COMMIT:
-        newest = next((history.records for history in reversed(histories) if history.records), ())
-        found = [record for record in newest if record.experiment.number == int(name)]
+        newest = next((history for history in reversed(histories) if history.outlines), None)
+        found = [one for one in every if one[0] is newest and one[2].number == int(name)]
     else:
-        found = [r for r in records if name and (r.experiment.id.startswith(name) or r.experiment.commit.startswith(name))]
+        found = [one for one in every if name and (one[2].id.startswith(name) or one[2].commit.startswith(name))]
     if not found:
         what, there = ("branch, tag or experiment", f"{names_there(histories)}; ") if or_branch else ("experiment", "")
         lists = f"{ask} 'SELECT id, commit, title FROM history' lists {'experiments' if or_branch else 'them'}"
         raise UserError(f"No {what} is called {name!r}: {there}{lists}.")
-    if len({record.experiment.commit for record in found}) > 1:
+    if len({experiment.commit for _, _, experiment in found}) > 1:
         more = f" and {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-        some = ", ".join(record.experiment.id for record in found[:MOST_NAMED]) + more
+        some = ", ".join(experiment.id for _, _, experiment in found[:MOST_NAMED]) + more
         raise UserError(f"{name!r} could be any of {len(found)} experiments ({some}): give more characters.")
-    return found[0]
+    history, at, _ = found[0]
+    return history.records[at]
 
 
 def _best_of_comparable(tagged: Sequence[BranchHistory]) -> BranchHistory:
@@ -362,7 +348,9 @@ def _best_of_comparable(tagged: Sequence[BranchHistory]) -> BranchHistory:
         return newest
     best = min(reversed(scored.values()), key=_expected) if len(scored) > 1 else next(iter(scored.values()))
     sharing = [one for one in comparable if one.group is best.group]
-    return next((one for one in sharing if best.head in one.records), best)
+    head = best.group.head
+    made = best.group.outlines[best.group.place_of[head.experiment_id]].experiment.branch if head else ""
+    return next((one for one in sharing if one.branch.name == made), best)
 
 
 def _expected(history: BranchHistory) -> float:
@@ -378,4 +366,4 @@ def _short(branch_name: str) -> str:
 
 
 def _last_change(history: BranchHistory) -> str:
-    return history.records[-1].experiment.created if history.records else history.branch.created
+    return history.outlines[-1].experiment.created if history.outlines else history.branch.created

@@ -10,13 +10,12 @@ some network file systems (NFS among them) support only if their lock service ru
 a local disk if you can.
 """
 
+import contextlib
 import fcntl
 import hashlib
 import json
 import os
 import re
-import zlib
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,8 @@ import msgspec
 from research.command_hints import to_type
 from research.errors import UserError
 from research.formatting import counted
+from results import journal_index
+from results.journal_index import CHECKSUM_BYTES, CHECKSUM_FIELD_LENGTH, JournalIndex, checksum_field
 
 RecordKind = Literal["branch", "experiment", "run", "verdict", "event"]
 
@@ -46,6 +47,24 @@ class JournalRecord:
     """Plain JSON data."""
     text: str = field(default="", compare=False, repr=False)
     """The body as it stands in the journal; empty for a record that was not read there."""
+
+    @classmethod
+    def unread(cls, id: str, kind: str, time: str, text: str) -> "JournalRecord":
+        """A record whose body is read when it is looked at: not all of millions are."""
+        record = object.__new__(cls)
+        record.__dict__.update(id=id, kind=kind, time=time, text=text)
+        return record
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its body is in memory."""
+        return "body" in self.__dict__
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "body":
+            raise AttributeError(name)
+        body = self.__dict__["body"] = _plain_data(self.text)
+        return body
 
     def body_text(self) -> str:
         """The body as JSON."""
@@ -84,21 +103,21 @@ def read_journal(path: Path, *, on_damage: Callable[[DamagedLine], None] | None 
                 on_damage(record)
 
 
-def _ids(path: Path, *, on_damage: Callable[[DamagedLine], None]) -> Iterator[tuple[str, bytes]]:
-    """The ids of the records that `read_journal` returns, each with its line. Of one whose checksum matches only the beginning
-    is read.
-    """
+def _pass_over(path: Path, index: JournalIndex, *, on_damage: Callable[[DamagedLine], None]) -> None:
+    """Takes the complete lines that an index lacks into it. Of one whose checksum matches only the beginning is read."""
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        file.seek(index.end)
+        for line in file:
             if not line.endswith(b"\n"):
                 return
             begins = _BEGINNING.match(line)
             if begins is not None and _is_whole(line):
-                yield begins[1].decode(), line
-            elif isinstance(record := decoded(line, number), JournalRecord):
-                yield record.id, line
+                index.take(line, begins[1].decode())
+            elif isinstance(record := decoded(line, index.lines + 1), JournalRecord):
+                index.take(line, record.id)
             else:
                 on_damage(record)
+                index.take(line, None)
 
 
 _BEGINNING = re.compile(
@@ -159,42 +178,25 @@ class Records(Protocol):
     def records(self, *, after: int = 0) -> Iterator[tuple[int, JournalRecord]]: ...
 
 
-class _RunningChecksums:
-    """A checksum over the lines up to each one, computed from those that end them."""
-
-    def __init__(self) -> None:
-        self._sums = array("L", [0])
-
-    def add(self, line: bytes) -> None:
-        """Takes the next line into account."""
-        self._sums.append(zlib.crc32(line.rstrip()[-_CHECKSUM_FIELD_LENGTH:], self._sums[-1]))
-
-    def up_to(self, position: int) -> int | None:
-        """The checksum over the first `position` lines; None if there are fewer."""
-        return self._sums[position] if position < len(self._sums) else None
-
-
 class JournalReader:
     """Follows a journal that another process writes. What is read stands in the order and at the positions of the writer's."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.damaged: list[DamagedLine] = []
-        self._positions: dict[str, int] = {}
-        self._sums = _RunningChecksums()
-        self._offset = self._lines = 0
+        self._index = JournalIndex()
         self._file: tuple[int, int] | None = None
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self._index)
 
     def position(self, id: str) -> int | None:
         """The record's place among the usable records, from 1; None if there is no such record."""
-        return self._positions.get(id)
+        return self._index.position(id)
 
     def checksum(self, position: int) -> int | None:
         """A checksum over all usable records up to a position; None if there are fewer."""
-        return self._sums.up_to(position)
+        return self._index.checksum(position)
 
     def is_same_file(self) -> bool:
         """Whether the journal is the one that was read so far, and no shorter."""
@@ -202,7 +204,7 @@ class JournalReader:
             found = self.path.stat()
         except FileNotFoundError:
             return self._file is None
-        return self._file in (None, (found.st_dev, found.st_ino)) and found.st_size >= self._offset
+        return self._file in (None, (found.st_dev, found.st_ino)) and found.st_size >= self._index.end
 
     def read_on(self) -> list[JournalRecord]:
         """The complete lines that were added since the last call, as records."""
@@ -215,33 +217,73 @@ class JournalReader:
         with self.path.open("rb") as file:
             found = os.fstat(file.fileno())
             self._file = (found.st_dev, found.st_ino)
-            file.seek(self._offset)
+            file.seek(self._index.end)
             for line in file:
                 if not line.endswith(b"\n"):
                     break
-                self._offset, self._lines = self._offset + len(line), self._lines + 1
-                record = decoded(line, self._lines)
+                record = decoded(line, self._index.lines + 1)
                 if isinstance(record, DamagedLine):
                     self.damaged.append(record)
-                elif record.id not in self._positions:
-                    self._positions[record.id] = len(self._positions) + 1
-                    self._sums.add(line)
+                    self._index.take(line, None)
+                elif self._index.take(line, record.id):
                     yield record
+
+    def pass_over(self) -> None:
+        """Takes note of the lines that nobody has read yet, without their records; by the home's index, as far as it goes."""
+        if not self.path.exists():
+            return
+        if not len(self._index):
+            self._index = journal_index.load(self.path)
+        found = self.path.stat()
+        self._file = (found.st_dev, found.st_ino)
+        _pass_over(self.path, self._index, on_damage=self.damaged.append)
+
+    def at(self, positions: Sequence[int]) -> list[JournalRecord]:
+        """The records at some positions. Raises UserError if the journal was changed since it was read."""
+        found = []
+        with self.path.open("rb") as file:
+            for position in positions:
+                file.seek(self._index.start(position))
+                record = decoded(file.readline(), 0)
+                if isinstance(record, DamagedLine) or self._index.position(record.id) != position:
+                    raise _changed(self.path)
+                found.append(record)
+        return found
+
+    def save_index(self) -> None:
+        """Writes the home's index, if much of it is new: the next reader need not read these lines."""
+        self._index.save(self.path, is_writer=False)
 
     def records(self, *, after: int = 0) -> Iterator[tuple[int, JournalRecord]]:
         """Positions and records in order, starting after position `after`."""
-        return _placed(self.path, self._positions, after)
+        return _placed(self.path, self._index, after)
 
 
-def _placed(path: Path, positions: Mapping[str, int], after: int) -> Iterator[tuple[int, JournalRecord]]:
-    count = 0
-    for record in read_journal(path, on_damage=lambda _: None):
-        position = positions.get(record.id)
-        if position != count + 1:  # a line that somebody pasted twice, or one that was added since
-            continue
-        count = position
-        if position > after:
-            yield position, record
+def _changed(path: Path) -> UserError:
+    """An error for a line that is another one than when it was indexed. The next command indexes all lines anew."""
+    with contextlib.suppress(OSError):
+        path.with_name(journal_index.FILE).unlink(missing_ok=True)
+    return UserError(f"{path} was changed since it was read: run the command again.")
+
+
+def _placed(path: Path, index: JournalIndex, after: int) -> Iterator[tuple[int, JournalRecord]]:
+    if after >= len(index) or not path.exists():
+        return
+    count, last = after, len(index)
+    at = wanted = index.start(count + 1)
+    with path.open("rb") as file:
+        file.seek(at)
+        for line in file:
+            if at == wanted:  # else it is a damaged line, or one that somebody pasted twice
+                record = decoded(line, 0)
+                if isinstance(record, DamagedLine):
+                    raise _changed(path)
+                count += 1
+                yield count, record
+                if count == last:
+                    return
+                wanted = index.start(count + 1)
+            at += len(line)
 
 
 class Journal:
@@ -263,27 +305,23 @@ class Journal:
                 _sync_folder(path.parent)
             except OSError as problem:
                 raise UserError(f"Cannot write {path}: {problem.strerror}.") from problem
-            self._positions: dict[str, int] = {}
-            self._sums = _RunningChecksums()
-            for id, line in _ids(path, on_damage=self.damaged.append):
-                if id not in self._positions:
-                    self._positions[id] = len(self._positions) + 1
-                    self._sums.add(line)
+            self._index = journal_index.load(path)
+            _pass_over(path, self._index, on_damage=self.damaged.append)
         except BaseException:
             os.close(self._file)
             raise
 
     def __len__(self) -> int:
         """The number of usable records."""
-        return len(self._positions)
+        return len(self._index)
 
     def position(self, id: str) -> int | None:
         """The record's place among the usable records, from 1; None if there is no such record."""
-        return self._positions.get(id)
+        return self._index.position(id)
 
     def checksum(self, position: int) -> int | None:
         """A checksum over all usable records up to a position; None if there are fewer."""
-        return self._sums.up_to(position)
+        return self._index.checksum(position)
 
     def append(self, record: JournalRecord) -> bool:
         """Writes a record and waits until it is on disk, but for a few kinds. Writes nothing and returns False if its id is
@@ -292,7 +330,7 @@ class Journal:
         Raises UserError when the disk is full or fails; the journal is then as it was before. Also if another program has
         changed, replaced or removed the file: what was recorded so far may be gone, and what follows would not be found.
         """
-        if record.id in self._positions:
+        if self._index.position(record.id) is not None:
             return False
         self._check_unchanged()
         line = encoded(record)
@@ -304,17 +342,19 @@ class Journal:
             os.ftruncate(self._file, self._size)
             raise UserError(f"Cannot write {self.path}: {problem.strerror}.") from problem
         self._size += len(line)
-        self._sums.add(line)
-        self._positions[record.id] = len(self._positions) + 1
+        self._index.take(line, record.id)
         return True
 
     def records(self, *, after: int = 0) -> Iterator[tuple[int, JournalRecord]]:
         """Positions and records in order, starting after position `after`."""
-        return _placed(self.path, self._positions, after)
+        return _placed(self.path, self._index, after)
 
     def close(self) -> None:
-        """Releases the lock. A second call does nothing."""
+        """Writes the index and releases the lock. A second call does nothing."""
         if self._file >= 0:
+            with contextlib.suppress(OSError):  # the file may be gone
+                if os.fstat(self._file).st_size == self._size:
+                    self._index.save(self.path, is_writer=True)
             os.close(self._file)
             self._file = -1
 
@@ -374,22 +414,43 @@ class Journal:
 def encoded(record: JournalRecord) -> bytes:
     """The record's line, with its checksum."""
     text = json.dumps({"id": record.id, "kind": record.kind, "time": record.time, "body": record.body}).encode()
-    return text[:-1] + _checksum_field(text) + b"\n"
+    return text[:-1] + checksum_field(text) + b"\n"
 
 
 def _decode(line: bytes) -> JournalRecord:
     """The record in a line. Raises ValueError, in words, for a line that was damaged after it was written."""
     if not _is_whole(line):
         raise ValueError("the checksum does not match")
-    begins = _BEGINNING.match(line)
     try:
-        text = (line[: -_CHECKSUM_FIELD_LENGTH - 1] + b"}").decode()
-        record = JournalRecord(**_plain_data(text), text="" if begins is None else text[begins.end() - 1 : -1])
-    except (ValueError, TypeError) as problem:
-        raise ValueError("not a journal record") from problem
+        found = _LINE.decode(line)
+        record = JournalRecord.unread(found.id, found.kind, found.time, bytes(found.body).decode())
+    except msgspec.MsgspecError:  # or one that the quick decoder refuses
+        record = _decoded_slowly(line)
     if record.kind not in RECORD_KINDS:
         raise ValueError(f"unknown kind {record.kind!r}")
     return record
+
+
+class _Line(msgspec.Struct, forbid_unknown_fields=True):
+    """A line's fields, of which the body is not read yet."""
+
+    id: str
+    kind: str
+    time: str
+    body: msgspec.Raw
+    checksum: str
+
+
+_LINE = msgspec.json.Decoder(_Line)
+
+
+def _decoded_slowly(line: bytes) -> JournalRecord:
+    begins = _BEGINNING.match(line)
+    try:
+        text = (line[: -CHECKSUM_FIELD_LENGTH - 1] + b"}").decode()
+        return JournalRecord(**_plain_data(text), text="" if begins is None else text[begins.end() - 1 : -1])
+    except (ValueError, TypeError) as problem:
+        raise ValueError("not a journal record") from problem
 
 
 def _plain_data(text: str) -> Any:
@@ -402,16 +463,9 @@ def _plain_data(text: str) -> Any:
 
 def _is_whole(line: bytes) -> bool:
     """Whether a line ends in the checksum of what precedes it."""
-    text = line[: -_CHECKSUM_FIELD_LENGTH - 1] + b"}"
-    return line[-_CHECKSUM_FIELD_LENGTH - 1 : -1] == _checksum_field(text)
-
-
-def _checksum_field(text: bytes) -> bytes:
-    """The line's last field: a checksum over the bytes of all other fields, so that no parsing is needed to verify it."""
-    return b', "checksum": "%s"}' % hashlib.blake2b(text, digest_size=8).hexdigest().encode()
-
-
-_CHECKSUM_FIELD_LENGTH = len(_checksum_field(b""))
+    digest = hashlib.blake2b(memoryview(line)[: -CHECKSUM_FIELD_LENGTH - 1], digest_size=CHECKSUM_BYTES)
+    digest.update(b"}")
+    return line[-CHECKSUM_FIELD_LENGTH - 1 : -1] == b', "checksum": "%s"}' % digest.hexdigest().encode()
 
 
 def _write_all(file: int, data: bytes) -> None:

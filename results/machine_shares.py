@@ -14,8 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, geometric_mean, median_high, median_low
 
-from research.result import RunResult
-from results.experiment import ExperimentRecord
+from results.outlines import AnyRecord, AnyRun
 
 GPU_TOLERANCE = 0.01
 """Share of the steps that a run on a GPU may fall behind: on a GPU of its own, runs of one commit differ by less."""
@@ -113,17 +112,17 @@ class FirstShare:
 class UnequalShare:
     """A run that had another share of the machine than usual."""
 
-    run: RunResult
+    run: AnyRun
     words: str
     """How far it differs from what is usual."""
 
 
-def tolerance(run: RunResult) -> float:
+def tolerance(run: AnyRun) -> float:
     """Relative difference in work done in the same time, up to which two runs had equal shares of such a device."""
     return GPU_TOLERANCE if run.device_kind == "cuda" else CPU_TOLERANCE
 
 
-def unequal_shares(records: Sequence[ExperimentRecord], every: Iterable[RunResult]) -> list[UnequalShare]:
+def unequal_shares(records: Sequence[AnyRecord], every: Iterable[AnyRun]) -> list[UnequalShare]:
     """The runs of one branch whose share of the machine was unusual, oldest first.
 
     `every`: the runs of all branches of its group in the order in which they ended, which say what share is usual.
@@ -132,24 +131,27 @@ def unequal_shares(records: Sequence[ExperimentRecord], every: Iterable[RunResul
     steps_of: dict[str, list[int]] = {}
     shares_of: dict[str, list[float]] = {}
     for record in records:
-        scored = [share for run in record.runs if run.status == "ok" and (share := share_of(run))]
-        shares_of.setdefault(record.experiment.commit, []).extend(scored)
-        steps = [run.reported_steps for run in record.runs if run.status == "ok" and run.reported_steps]
-        steps_of.setdefault(record.experiment.commit, []).extend(steps)
+        for run in record.runs:
+            if run.status == "ok" and (share := share_of(run)):
+                shares_of.setdefault(record.experiment.commit, []).append(share)
+            if run.status == "ok" and run.reported_steps:
+                steps_of.setdefault(record.experiment.commit, []).append(run.reported_steps)
     found = []
-    for record in records:
-        for run in (run for run in record.runs if run.status == "ok"):
-            commit = record.experiment.commit
-            beside = _beside_commit_words(run, shares_of[commit]) or _beside_parent_words(
-                run, shares_of.get(record.experiment.parent_commit, [])
+    for record in records if shares_of or steps_of else ():
+        commit = record.experiment.commit
+        for run in record.runs:
+            if run.status != "ok":
+                continue
+            beside = _beside_commit_words(run, shares_of.get(commit, ())) or _beside_parent_words(
+                run, shares_of.get(record.experiment.parent_commit, ())
             )
-            words = [_share_words(run, shares.get(run.run_id)) or beside, _steps_words(run, steps_of[commit])]
+            words = [_share_words(run, shares.get(run.run_id)) or beside, _steps_words(run, steps_of.get(commit, ()))]
             if any(words):
                 found.append(UnequalShare(run=run, words=", ".join(filter(None, words))))
     return found
 
 
-def unequal_sides(sides: Mapping[str, Sequence[RunResult]]) -> str:
+def unequal_sides(sides: Mapping[str, Sequence[AnyRun]]) -> str:
     """What two named train.py that are compared had of the machine, if that was unequal; empty if it wasn't, or isn't known."""
     runs = {name: [run for run in runs if run.status == "ok" and share_of(run)] for name, runs in sides.items()}
     if not all(runs.values()):
@@ -162,7 +164,7 @@ def unequal_sides(sides: Mapping[str, Sequence[RunResult]]) -> str:
     return f"unequal shares of the machine, so that the scores compare badly: {had}"
 
 
-def machine_shares(runs: Iterable[RunResult]) -> Mapping[str, MachineShare]:
+def machine_shares(runs: Iterable[AnyRun]) -> Mapping[str, MachineShare]:
     """What each of these runs had of its machine, by its id, as far as that is known; the runs in the order of their ends."""
     found: dict[str, MachineShare] = {}
     before: tuple[float, ...] = ()
@@ -174,7 +176,7 @@ def machine_shares(runs: Iterable[RunResult]) -> Mapping[str, MachineShare]:
     return found
 
 
-def machine_share(run: RunResult, before: Sequence[float], compared: Sequence[float] = ()) -> MachineShare | None:
+def machine_share(run: AnyRun, before: Sequence[float], compared: Sequence[float] = ()) -> MachineShare | None:
     """What a run had of its machine; None if that, or what is usual, isn't known.
 
     `before`: the shares of earlier runs; `compared`: of those that it is compared with.
@@ -187,19 +189,19 @@ def machine_share(run: RunResult, before: Sequence[float], compared: Sequence[fl
                         tolerance=_least_difference(run))  # fmt: skip
 
 
-def first_share(run: RunResult) -> FirstShare | None:
+def first_share(run: AnyRun) -> FirstShare | None:
     """The share of a group's first run; None if it isn't known."""
     share = share_of(run) if run.status == "ok" else None
     return None if share is None else FirstShare(share=share, tolerance=_least_difference(run))
 
 
-def with_share(before: tuple[float, ...], run: RunResult) -> tuple[float, ...]:
+def with_share(before: tuple[float, ...], run: AnyRun) -> tuple[float, ...]:
     """The shares of the latest runs, with one more run."""
     share = share_of(run) if run.status == "ok" else None
     return before if share is None else (*before, share)[-USUAL_OF:]
 
 
-def work_ratio(old: RunResult, new: RunResult) -> float | None:
+def work_ratio(old: AnyRun, new: AnyRun) -> float | None:
     """The work that `new` did in its time, in multiples of what `old`, a run of the same code, did; None if it isn't known."""
     if old.reported_steps and new.reported_steps:
         return new.reported_steps / old.reported_steps
@@ -208,7 +210,7 @@ def work_ratio(old: RunResult, new: RunResult) -> float | None:
     return None
 
 
-def share_of(run: RunResult) -> float | None:
+def share_of(run: AnyRun) -> float | None:
     """What a run had of its machine, by the judge: a share of the CPU, or the speed of its GPU in TFLOP/s; None if unknown."""
     return (run.cpu_share if _on_cpu(run) else run.gpu_tflops) or None
 
@@ -240,7 +242,7 @@ def doubt_of_share(found: MachineShare | None, *, time_slope: float) -> float:
     return 0.0 if found is None else time_slope * min(abs(found.more), math.log1p(found.tolerance))
 
 
-def told_share(run: RunResult, found: MachineShare | None) -> str:
+def told_share(run: AnyRun, found: MachineShare | None) -> str:
     """A remark on a run that had an unusual share of the machine, and so says less; empty for others."""
     if found is None:
         return ""
@@ -249,30 +251,33 @@ def told_share(run: RunResult, found: MachineShare | None) -> str:
     return f"{found.uneven_words}, so that it says less" if found.uneven else ""
 
 
-def _is_worth_a_word(run: RunResult, found: MachineShare | None) -> bool:
+def _is_worth_a_word(run: AnyRun, found: MachineShare | None) -> bool:
     """Whether a share is outside of what makes no difference on such a device, and of what is usual."""
     least = _least_difference(run)
     return found is not None and abs(found.share / found.usual - 1) > least and found.may_be_unusual
 
 
-def _least_difference(run: RunResult) -> float:
+def _least_difference(run: AnyRun) -> float:
     """The relative difference of shares up to which two runs on such a device had equal ones."""
     return CPU_TOLERANCE if _on_cpu(run) else SPEED_TOLERANCE
 
 
-def _in_figures(run: RunResult, share: float) -> str:
+def _in_figures(run: AnyRun, share: float) -> str:
     return f"{share:.0%} of its CPU time" if _on_cpu(run) else f"a GPU of {share:.0f} TFLOP/s"
 
 
-def _beside_commit_words(run: RunResult, shares: Sequence[float]) -> str:
+def _beside_commit_words(run: AnyRun, shares: Sequence[float]) -> str:
     """What a run had of the machine beside its commit's other runs, which are compared with it; empty if that was equal."""
-    share, others = share_of(run), median_high(shares) if shares else 0.0
-    if share is None or len(shares) < 2 or max(share, others) / min(share, others) - 1 <= _least_difference(run):
+    share = share_of(run)
+    if share is None or len(shares) < 2:
+        return ""
+    others = median_high(shares)
+    if max(share, others) / min(share, others) - 1 <= _least_difference(run):
         return ""
     return f"{_in_figures(run, share)}, and its commit's other runs {_in_figures(run, others)}"
 
 
-def _beside_parent_words(run: RunResult, shares: Sequence[float]) -> str:
+def _beside_parent_words(run: AnyRun, shares: Sequence[float]) -> str:
     """What a run had of the machine beside the train.py that it is an edit of; empty if that was equal or isn't known.
 
     What is usual says nothing of that where a machine has stayed busy since.
@@ -286,7 +291,7 @@ def _beside_parent_words(run: RunResult, shares: Sequence[float]) -> str:
     return f"{_in_figures(run, share)}, and what it was tried on {_in_figures(run, before)}"
 
 
-def _share_words(run: RunResult, found: MachineShare | None) -> str:
+def _share_words(run: AnyRun, found: MachineShare | None) -> str:
     if found is None or not _is_worth_a_word(run, found):
         return ""
     if _on_cpu(run):
@@ -296,12 +301,12 @@ def _share_words(run: RunResult, found: MachineShare | None) -> str:
     return f"{had}, {usual} is usual" if found.more < 0 else f"{had}, after runs with {usual}"
 
 
-def _steps_words(run: RunResult, steps: Sequence[int]) -> str:
+def _steps_words(run: AnyRun, steps: Sequence[int]) -> str:
     if not run.reported_steps or len(steps) < 2:
         return ""
     behind = 1 - run.reported_steps / median_high(steps)
     return f"{behind:.1%} fewer steps than its commit's other runs" if behind > tolerance(run) else ""
 
 
-def _on_cpu(run: RunResult) -> bool:
+def _on_cpu(run: AnyRun) -> bool:
     return run.device_kind == "cpu"

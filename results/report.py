@@ -12,10 +12,11 @@ from results.counts import beside_ideas, count
 from results.experiment import Decision, ExperimentRecord
 from results.gains import BPB_STEP, device_seconds, gain_by_scores
 from results.group_history import Decided, GroupHistory
-from results.group_state import IdeaEstimate, estimates
+from results.group_state import IdeaEstimate, estimates_of, in_order
 from results.group_verdicts import is_postponed
 from results.head_gain import ExpectedGain, interval_text, is_told
 from results.history import BranchHistory, by_head
+from results.outlines import AnyRecord, Outline, RunOutline
 from results.overfitting import measure_overfitting
 from results.researcher_costs import total
 from results.researcher_yields import yields
@@ -87,7 +88,7 @@ def morning_report(histories: Sequence[BranchHistory], *, home: Path | None = No
 def _group_report(histories: Sequence[BranchHistory], home: Path | None, confirm: str) -> list[str]:
     """The report on branches of one group."""
     group, branch = histories[0].group, histories[0].branch
-    kept = counted(count(group.records).kept, "kept idea")
+    kept = counted(count(group.outlines).kept, "kept idea")
     loops = [f"the head of {len(group.branches)} branches, with {kept}"] if len(group.branches) > 1 else []
     gain = group.gain
     lines = [
@@ -105,7 +106,7 @@ def _group_report(histories: Sequence[BranchHistory], home: Path | None, confirm
         *_policy_lines(group),
     ]
     for history in histories:
-        about = [*_all_wrapped(_too_equal(history.records)), _counts_line(history.records), _cost_line(history)]
+        about = [*_all_wrapped(_too_equal(history.outlines)), _counts_line(history.outlines), _cost_line(history)]
         lines += about if len(group.branches) == 1 else [history.branch.name, *(f"  {line}" for line in about)]
     return lines
 
@@ -165,7 +166,7 @@ def _confirmation_lines(group: GroupHistory, gain: ExpectedGain, commit: str, co
 
 def _price_lines(group: GroupHistory, gain: ExpectedGain | None) -> list[str]:
     """The device time of all runs, and how much of it each step of the gain took; none if either would be told as nothing."""
-    seconds = device_seconds(group.records)
+    seconds = device_seconds(group.outlines)
     if gain is None or not is_told(gain.gain) or gain.gain <= 0 or round(seconds) == 0:
         return []
     each = seconds / (gain.gain / BPB_STEP)
@@ -193,15 +194,14 @@ def _idea_lines(group: GroupHistory) -> list[str]:
         return []
     inside = group.state.patches_at.get(group.head.commit, frozenset())
     several = len(_researchers(group)) > 1
-    titles = {
-        record.experiment.id: f"{_title(record)} ({record.experiment.researcher})" if several else _title(record)
-        for record in group.records
-    }
-    known = {found.idea: found for found in estimates(group.state)}
     waiting = policy.kept(group.state.farm) - inside
+    misses = policy.near_misses(group.state.farm)
+    named = [*inside, *waiting, *misses[:MOST_IDEAS]]
+    known = {found.idea: found for found in estimates_of(group.state, in_order(group.state, named))}
+    told = {idea: group.outlines[group.place_of[idea]] for idea in named if idea in group.place_of}
+    titles = {idea: f"{_title(one)} ({one.experiment.researcher})" if several else _title(one) for idea, one in told.items()}
     lines = _effect_lines("Best ideas:", [one for one in known.values() if one.idea in inside and one.effect > 0], titles)
     lines += _effect_lines("Waiting for a merge:", [one for one in known.values() if one.idea in waiting], titles)
-    misses = policy.near_misses(group.state.farm)
     dropped = [(group.state.idea_of.get(name, name), found) for name, found in dropped_ideas(group).items()]
     again = {idea for idea, _ in dropped}
     named = [
@@ -215,7 +215,7 @@ def _idea_lines(group: GroupHistory) -> list[str]:
 
 def _researchers(group: GroupHistory) -> set[str]:
     """Who has proposed ideas of the group."""
-    return {record.experiment.researcher for record in group.records if record.is_idea}
+    return {record.experiment.researcher for record in group.outlines if record.is_idea}
 
 
 def _researcher_lines(group: GroupHistory, histories: Sequence[BranchHistory]) -> list[str]:
@@ -223,7 +223,7 @@ def _researcher_lines(group: GroupHistory, histories: Sequence[BranchHistory]) -
     if group.state is None or group.head is None or len(_researchers(group)) < 2:
         return []
     inside = group.state.patches_at.get(group.head.commit, frozenset())
-    known = {found.idea: found for found in estimates(group.state) if found.idea in inside}
+    known = {found.idea: found for found in estimates_of(group.state, in_order(group.state, inside))}
     costs = [usage for history in histories for usage in history.costs]
     return [line for one in yields(group, known, costs) for line in _wrapped(one.line())]
 
@@ -249,11 +249,11 @@ def _with_more(named: Sequence[str], total: int) -> list[str]:
 def dropped_ideas(group: GroupHistory) -> dict[str, tuple[Decided, ExperimentRecord]]:
     """The experiments whose ideas were kept once and are not now, with their latest decision, by their ids."""
     dropped = {}
-    for record in group.records:
-        decisions = group.decisions.get(record.experiment.id, ())
-        was_kept = any(one.verdict.decision == "keep" for one in decisions[:-1])
-        if record.is_idea and was_kept and decisions[-1].verdict.decision != "keep":
-            dropped[record.experiment.id] = (decisions[-1], record)
+    for at, outline in enumerate(group.outlines):
+        decided = group.decided(outline) if outline.is_idea else []
+        if "keep" in decided[:-1] and decided[-1] != "keep":
+            id = outline.experiment.id
+            dropped[id] = (group.decisions[id][-1], group.records[at])
     return dropped
 
 
@@ -271,9 +271,9 @@ def why_dropped(reason: str) -> str:
 
 def _beside_ideas(group: GroupHistory) -> list[str]:
     """What was run beside ideas and baselines, in a line; none if there was nothing."""
-    parts = beside_ideas(group.records)
+    parts = beside_ideas(group.outlines)
     parts.pop("baseline", None)
-    discarded = [record for record in _with(group.records, "discard") if record.experiment.kind == "merge"]
+    discarded = _with(group.chosen(lambda one: one.experiment.kind == "merge"), "discard")
     postponed = sum(map(is_postponed, discarded))
     ends = {"taken apart": len(discarded) - postponed, "not confirmed, since disturbed": postponed}
     if discarded:
@@ -287,13 +287,13 @@ def doubts(group: GroupHistory) -> list[str]:
     return [*_controls(group), *_unequal_shares(group), *seeds]
 
 
-def _of_branch(group: GroupHistory, name: str) -> list[ExperimentRecord]:
-    return [record for record in group.records if record.experiment.branch == name]
+def _of_branch(group: GroupHistory, name: str) -> list[Outline]:
+    return [outline for outline in group.outlines if outline.experiment.branch == name]
 
 
 def _controls(group: GroupHistory) -> list[str]:
     """How far controls are from what all runs expected of them, with a warning if some are further away than chance has it."""
-    return controls_in_words(group.records)
+    return controls_in_words(group.chosen(lambda one: one.experiment.kind == "control"))
 
 
 def _unequal_shares(group: GroupHistory) -> list[str]:
@@ -307,16 +307,17 @@ def _unequal_shares(group: GroupHistory) -> list[str]:
     return [f"Unequal shares of the machine in {share}, so that scores compare badly: {named}{more}"]
 
 
-def _too_equal(records: Sequence[ExperimentRecord]) -> list[str]:
+def _too_equal(records: Sequence[Outline]) -> list[str]:
     """Doubts about the scores of a branch: seeds make no difference."""
-    runs_of: dict[str, list[RunResult]] = {}
+    runs_of: dict[str, tuple[RunOutline, ...]] = {}
     for record in records:
-        runs_of.setdefault(record.experiment.commit, []).extend(record.runs)
-    remarks = [remark for runs in runs_of.values() if (remark := too_equal(runs))]
+        commit = record.experiment.commit
+        runs_of[commit] = runs_of[commit] + record.runs if commit in runs_of else record.runs
+    remarks = [remark for runs in runs_of.values() if len(runs) > 1 and (remark := too_equal(runs))]
     return [remark[0].upper() + remark[1:] for remark in remarks]
 
 
-def _counts_line(records: Sequence[ExperimentRecord]) -> str:
+def _counts_line(records: Sequence[Outline]) -> str:
     """How the branch's ideas ended. Baselines and controls are not ideas."""
     counts = count(records)
     apart = f", {counts.abandoned} abandoned" if counts.abandoned else ""
@@ -336,14 +337,14 @@ def _code_line(group: GroupHistory) -> str:
 
 def _cost_line(history: BranchHistory) -> str:
     """Device hours, and what the researcher cost over all proposals and over those that came to nothing."""
-    seconds = device_seconds(history.records)
-    tried, spent = total(record.experiment.usage for record in history.records), total(history.costs)
+    seconds = device_seconds(history.outlines)
+    tried, spent = sum(outline.cost_usd or 0.0 for outline in history.outlines), total(history.costs)
     device = f"Cost: {seconds / 3600:.1f} device hours" if seconds >= 3600 else f"Cost: {seconds / 60:.1f} device minutes"
     if not spent.answers and not spent.tokens and spent.cost_usd is None:
         return f"{device}; the researcher was free"
     sure = "at least " if spent.cost_basis == "missing" else "about " if spent.estimated else ""
     money = "cost unknown" if spent.cost_usd is None else f"{sure}${spent.cost_usd:.2f}"
-    wasted = (spent.cost_usd or 0.0) - (tried.cost_usd or 0.0)
+    wasted = (spent.cost_usd or 0.0) - tried
     failed = f" (${wasted:.2f} of it for proposals that were not tried)" if wasted >= 0.005 else ""
     return f"{device}; researcher: {money}, {spent.tokens:,} tokens{failed}"
 
@@ -364,7 +365,7 @@ def _score(record: ExperimentRecord) -> float:
     return record.val_bpb
 
 
-def _title(record: ExperimentRecord) -> str:
+def _title(record: AnyRecord) -> str:
     return one_line(record.experiment.title, TITLE_WIDTH)
 
 

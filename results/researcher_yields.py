@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from research.formatting import duration
-from results.experiment import ExperimentRecord, Usage
+from results.experiment import Usage
 from results.gains import device_seconds
 from results.group_history import GroupHistory
 from results.group_state import IdeaEstimate
 from results.head_gain import is_told
+from results.outlines import Outline
 from results.researcher_costs import total
 from results.verdict import figure
 
@@ -60,7 +61,7 @@ class Yield:
 
 def yields(group: GroupHistory, inside: Mapping[str, IdeaEstimate], costs: Iterable[Usage]) -> list[Yield]:
     """One for each researcher that has tried an idea or cost something, the largest gain first. `inside`: the head's ideas."""
-    ideas = [record for record in group.records if record.is_idea]
+    ideas = [outline for outline in group.outlines if outline.is_idea]
     paid: dict[str, list[Usage]] = {}
     for usage in costs:
         paid.setdefault(usage.researcher or BEFORE, []).append(usage)
@@ -71,7 +72,7 @@ def yields(group: GroupHistory, inside: Mapping[str, IdeaEstimate], costs: Itera
     return sorted(found, key=lambda one: -one.gain)
 
 
-def _yield(name: str, ideas: Sequence[ExperimentRecord], inside: Mapping[str, IdeaEstimate], costs: Sequence[Usage]) -> Yield:
+def _yield(name: str, ideas: Sequence[Outline], inside: Mapping[str, IdeaEstimate], costs: Sequence[Usage]) -> Yield:
     kept = [inside[record.experiment.id] for record in ideas if record.experiment.id in inside]
     return Yield(
         researcher=name,

@@ -5,7 +5,6 @@ the records, and a checksum over all records up to there. It is not used if the 
 code, of Python or of NumPy, so that what is read is what a replay would give, to the last bit.
 """
 
-import hashlib
 import io
 import logging
 import pickle
@@ -17,7 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from research.files import research_folder, write_atomically
+from research.files import write_atomically
+from results.code_version import code_version
+from results.collection import without_collection
 from results.effect_estimate import Belief, Estimate
 from results.effect_prior import EffectPrior, NoiseCount
 from results.group_state import GroupState
@@ -58,7 +59,8 @@ class SavedStates:
         version.
         """
         try:
-            version, found = _Reader(io.BytesIO(self._path.read_bytes())).load()
+            with without_collection():
+                version, found = _Reader(io.BytesIO(self._path.read_bytes())).load()
             if version != _version():
                 return {}
             return {group: (at, state) for group, (at, checksum, state) in found.items() if self._checksum(at) == checksum}
@@ -105,11 +107,6 @@ def _allowed() -> Mapping[tuple[str, str], Any]:
     return {(one.__module__, one.__qualname__): one for one in named}
 
 
-@lru_cache(maxsize=1)
 def _version() -> str:
     """A name for what states are computed by: the code of these packages, Python and NumPy."""
-    digest = hashlib.blake2b(f"{sys.version} {np.__version__}".encode(), digest_size=16)
-    for folder in (Path(__file__).parent, research_folder()):
-        for file in sorted(folder.glob("*.py")):
-            digest.update(file.read_bytes())
-    return digest.hexdigest()
+    return f"{code_version()} {sys.version} {np.__version__}"

@@ -6,9 +6,8 @@ Of each experiment that is a line: what it is found by. Whole records are read w
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import cached_property
 from itertools import islice
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 from research.result import RunStatus
 from results.experiment import ABANDONED, IDEAS, Decision, ExperimentKind, ExperimentRecord
@@ -17,15 +16,13 @@ from results.growing import GrowingSequence
 from results.history import assemble
 from results.journal import RecordKind
 from results.parsed_records import ParsedRecords
+from results.records_on_demand import OnDemand
 
 Rows = Callable[..., list[tuple[Any, ...]]]
 """The rows of a query with parameters."""
 
 MOST_KEPT = 20_000
 """The most records that are kept in memory: about 400 MB."""
-
-AT_ONCE = 256
-"""The most records that are read by one query while somebody goes through them."""
 
 _LINES = """
     SELECT number, seq, id, branch, kind, commit, parent_commit, researcher,
@@ -70,46 +67,8 @@ class RunLine(NamedTuple):
     peak_memory_mb: float | None
 
 
-class RecordsOnDemand(Sequence[ExperimentRecord]):
-    """Experiments in an order, of which those are read that are looked at."""
-
-    def __init__(
-        self, find: Callable[[], Sequence[ExperimentLine]], read: Callable[[Sequence[str]], list[ExperimentRecord]]
-    ) -> None:
-        """`find` returns their lines, and is called when they are first looked at."""
-        self._find, self._read = find, read
-
-    @cached_property
-    def lines(self) -> Sequence[ExperimentLine]:
-        """What the experiments are found by, in their order."""
-        return self._find()
-
-    @overload
-    def __getitem__(self, index: int) -> ExperimentRecord: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[ExperimentRecord]: ...
-
-    def __getitem__(self, index: int | slice) -> ExperimentRecord | Sequence[ExperimentRecord]:
-        if isinstance(index, slice):
-            return self._read([line.id for line in self.lines[index]])
-        return self._read([self.lines[index].id])[0]
-
-    def __len__(self) -> int:
-        return len(self.lines)
-
-    def __iter__(self) -> Iterator[ExperimentRecord]:
-        return self._in_parts(range(len(self.lines)))
-
-    def __reversed__(self) -> Iterator[ExperimentRecord]:
-        return self._in_parts(range(len(self.lines))[::-1])
-
-    def _in_parts(self, places: range) -> Iterator[ExperimentRecord]:
-        """The records at these places, of which more are read at once the more are asked for."""
-        begin, size = 0, 1
-        while begin < len(places):
-            yield from self._read([self.lines[place].id for place in places[begin : begin + size]])
-            begin, size = begin + size, min(2 * size, AT_ONCE)
+RecordsOnDemand = OnDemand[ExperimentLine, ExperimentRecord]
+"""Experiments in an order, of which those are read that are looked at."""
 
 
 class StoredRecords:
@@ -220,7 +179,7 @@ class StoredRecords:
 
     def on_demand(self, find: Callable[[], Sequence[ExperimentLine]]) -> RecordsOnDemand:
         """The experiments whose lines `find` returns, in their order."""
-        return RecordsOnDemand(find, self.with_ids)
+        return OnDemand(find, lambda lines: self.with_ids([line.id for line in lines]))
 
     def with_id(self, id: str) -> ExperimentRecord:
         """The experiment with this id, which must exist."""

@@ -9,6 +9,7 @@ from operator import itemgetter
 from typing import Any
 
 import duckdb
+import msgspec
 import pyarrow as pa
 
 from results.experiment import usage_from
@@ -58,10 +59,17 @@ _PICKED: Mapping[RecordKind, tuple[str, ...]] = {
 """The columns of each kind that are taken from a record's body as they are."""
 
 
+_RunBody = msgspec.defstruct("_RunBody", [(name, Any, None) for name in ("run_id", *_RUN_COLUMNS)])
+
+_RUN_BODY = msgspec.json.Decoder(_RunBody)
+"""Reads of a run's body what its row needs: a curve, which it doesn't, takes most of the time."""
+
+
 def row_of(position: int, record: JournalRecord) -> Row:
     """The row for a record at a position of the journal; its table is TABLES[record.kind]."""
-    picked = {name: _storable(record.body.get(name)) for name in _PICKED.get(record.kind, ())}
-    return {"seq": position, **picked, **_BUILDERS[record.kind](record)}
+    body = record.body
+    picked = {name: _storable(body.get(name)) for name in _PICKED.get(record.kind, ())}
+    return {"seq": position, **picked, **_BUILDERS[record.kind](record, body)}
 
 
 def insert_many(connection: duckdb.DuckDBPyConnection, records: Iterable[tuple[int, JournalRecord]]) -> None:
@@ -85,12 +93,22 @@ def insert_many(connection: duckdb.DuckDBPyConnection, records: Iterable[tuple[i
 
 def _arrow_table(kind: RecordKind, records: Sequence[tuple[int, JournalRecord]]) -> pa.Table:
     """The rows of records of one kind, made column by column: a long journal has millions of values."""
-    bodies = [record.body for _, record in records]
-    others = [_BUILDERS[kind](record) for _, record in records]
+    bodies = [_body_of_run(record) if kind == "run" else record.body for _, record in records]
+    others = [_BUILDERS[kind](record, body) for (_, record), body in zip(records, bodies, strict=True)]
     columns: dict[str, list[Any]] = {"seq": [position for position, _ in records]}
     columns |= _picked(_PICKED.get(kind, ()), bodies)
     columns |= {name: [row[name] for row in others] for name in others[0]}
     return pa.table({name: _arrow_column(values) for name, values in columns.items()})
+
+
+def _body_of_run(record: JournalRecord) -> Mapping[str, Any]:
+    """What a run's row needs of its body."""
+    if record.is_read:
+        return record.body
+    try:
+        return msgspec.structs.asdict(_RUN_BODY.decode(record.text))
+    except msgspec.MsgspecError:  # half a surrogate pair
+        return record.body
 
 
 def _picked(names: Sequence[str], bodies: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -123,22 +141,22 @@ def _text_without_audit(record: JournalRecord) -> str:
 
     They are cut out of its text where they stand there once: within a string their quotes would have backslashes.
     """
-    begin = record.text.find('"audit_bpb": ')
-    found = _AUDIT_TEXT.match(record.text, begin) if begin >= 0 else None
-    if found is None or any(record.text.count(f'"{name}": ') != 1 for name in AUDIT_FIELDS):
-        return json.dumps(without_audit(record.body))
-    return record.text[:begin] + record.text[found.end() :]
+    text, begin = record.text, record.text.find('"audit_bpb": ')
+    found = _AUDIT_TEXT.match(text, begin) if begin >= 0 else None
+    if found is None or any(text.count(f'"{name}": ') != 1 for name in AUDIT_FIELDS):
+        return json.dumps(without_audit(record.body))  # all of it
+    return text[:begin] + text[found.end() :]
 
 
-def _branch_row(record: JournalRecord) -> Row:
-    return {"id": record.body["name"], "record": json.dumps(record.body)}
+def _branch_row(record: JournalRecord, body: Mapping[str, Any]) -> Row:
+    return {"id": body["name"], "record": json.dumps(body)}
 
 
-def _experiment_row(record: JournalRecord) -> Row:
-    usage, changes = record.body["usage"], record.body["changes"]
+def _experiment_row(record: JournalRecord, body: Mapping[str, Any]) -> Row:
+    usage, changes = body["usage"], body["changes"]
     is_free = not any(usage.values())  # as most ideas of a search are
     return {
-        "changes": json.dumps({name: _finite(pair) for name, pair in changes.items()}) if changes else "{}",
+        "changes": _json_of(changes) if changes else "{}",
         "model": usage["model"],
         "cost_usd": usage["cost_usd"],
         "tokens": None if is_free else usage_from(usage).tokens or None,
@@ -147,21 +165,21 @@ def _experiment_row(record: JournalRecord) -> Row:
     }
 
 
-def _run_row(record: JournalRecord) -> Row:
+def _run_row(record: JournalRecord, body: Mapping[str, Any]) -> Row:
     return {
-        "id": record.body["run_id"],
+        "id": body["run_id"],
         "created": record.time,
         "record": _text_without_audit(record),
     }
 
 
-def _verdict_row(record: JournalRecord) -> Row:
+def _verdict_row(record: JournalRecord, body: Mapping[str, Any]) -> Row:
     return {"id": _key(record), "created": record.time, "record": record.body_text()}
 
 
-def _event_row(record: JournalRecord) -> Row:
-    details = record.body["details"]
-    return {"id": _key(record), "kind": record.body["kind"], "created": record.time, "record": json.dumps(details)}
+def _event_row(record: JournalRecord, body: Mapping[str, Any]) -> Row:
+    details = body["details"]
+    return {"id": _key(record), "kind": body["kind"], "created": record.time, "record": json.dumps(details)}
 
 
 def _key(record: JournalRecord) -> str:
@@ -178,6 +196,14 @@ def _storable(value: Any) -> Any:
     return value
 
 
+def _json_of(changes: Mapping[str, Any]) -> str:
+    """Changes as a JSON column accepts them."""
+    try:
+        return json.dumps(changes, allow_nan=False)
+    except ValueError:
+        return json.dumps({name: _finite(pair) for name, pair in changes.items()})
+
+
 def _finite(value: Any) -> Any:
     """The value as a JSON column accepts it: NaN and infinities become text."""
     if isinstance(value, list | tuple):
@@ -185,7 +211,7 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-_BUILDERS: Mapping[RecordKind, Callable[[JournalRecord], Row]] = {
+_BUILDERS: Mapping[RecordKind, Callable[[JournalRecord, Mapping[str, Any]], Row]] = {
     "branch": _branch_row,
     "experiment": _experiment_row,
     "run": _run_row,

@@ -14,6 +14,7 @@ from typing import Literal
 from research.formatting import one_line
 from research.result import RunResult, RunStatus
 from results.experiment import ABANDONED, Decision, ExperimentRecord, Head, Verdict
+from results.outlines import AnyRun
 
 Rule = Literal["estimate", "greedy"]
 """`estimate` keeps an idea that probably helps, by all runs of the platform; `greedy` keeps any score below the head's own."""
@@ -142,7 +143,7 @@ def control_verdict(runs: Sequence[RunResult], baseline: ExperimentRecord, sigma
     return Verdict(decision="discard", reason=words, gain=-moved, sigma=sigma, expected_sd=sd)
 
 
-def too_equal(runs: Sequence[RunResult]) -> str:
+def too_equal(runs: Sequence[AnyRun]) -> str:
     """A remark on two runs of one commit that score the same under different seeds; empty if there are none.
 
     It proves nothing, since a model that does not learn scores the same under every seed, and so it decides nothing.

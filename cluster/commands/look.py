@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.commands.read_home import checked_out_here, read_history, record_named
 from cluster.home import Home, find_cache, find_checkout, find_home, home_option
 from cluster.local_api import ask_farm, connect, silent_farm
-from cluster.resuming import interrupted, interrupted_lines, other_sides
+from cluster.resuming import interrupted, interrupted_lines, open_records, other_sides
 from cluster.status_text import running_lines, standing, standing_lines
 from research.command_hints import to_type
 from research.errors import UserError
@@ -57,7 +57,7 @@ def status(options: argparse.Namespace) -> int:
     if options.json:
         branches = {one.branch.name: standing(one) for sharing in by_head(histories) for one in sharing}
         cut_off = [] if running is not None or silent_farm(home) else interrupted(histories)
-        records = [record for history in histories for record in history.records]
+        records = [record for history in histories for record in open_records(history)]
         cut_off = [side for one in cut_off for side in (one, *other_sides(one, records))]
         told = [{"id": one.experiment.id, "branch": one.experiment.branch, "title": one.experiment.title} for one in cut_off]
         print(json.dumps({"running": running, "branches": branches, "interrupted": told}))

@@ -11,7 +11,7 @@ from cluster.commands.read_home import history_to_run_on, read_history
 from cluster.hardware import choose_devices, limited, platform_identity
 from cluster.home import Home, find_home, home_option
 from cluster.machine_load import busy_lines
-from cluster.resuming import interrupted, other_sides, resume_lines
+from cluster.resuming import interrupted, open_records, other_sides, resume_lines
 from cluster.start_estimate import data_line, estimate
 from research.command_hints import to_type
 from research.errors import FarmEnded, UserError
@@ -105,7 +105,7 @@ def abandon(options: argparse.Namespace) -> int:
 
     home = find_home(options.home)
     histories = read_history(home)
-    unfinished = [record for history in histories for record in history.records if record.verdict is None]
+    unfinished = [record for history in histories for record in open_records(history)]
     if (holder := home.holder()) is not None:
         raise UserError(under_way(home, holder, unfinished))
     asked = interrupted(histories) if options.id is None else unfinished

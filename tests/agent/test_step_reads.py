@@ -8,8 +8,7 @@ import pytest
 
 from agent.duplicate_edits import programs_on_same_terms
 from agent.tried_by_group import TriedByGroup
-from benchmarks.store import GROUP, branch_named, history, read_as_a_step, run_of
-from results.journal import encoded
+from benchmarks.store import GROUP, branch_named, journal_lines, read_as_a_step, run_of
 from results.store import Store
 from results.tables import Tables
 
@@ -22,7 +21,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home with 800 experiments on one branch."""
     folder = tmp_path_factory.mktemp("long")
     with (folder / "journal.jsonl").open("wb") as journal:
-        journal.writelines(encoded(record) for record in history(800, 1))
+        journal.writelines(journal_lines(800, 1))
     return folder
 
 

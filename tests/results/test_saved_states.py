@@ -9,11 +9,10 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from benchmarks.store import GROUP, branch_named, history, run_of
+from benchmarks.store import GROUP, branch_named, journal_lines, run_of
 from results.group_entries import RULING, Entry, Ruled
 from results.group_state import GroupState, estimates
 from results.groups import Groups, ruling_event
-from results.journal import encoded
 from results.saved_states import CLASSES, FILE
 from results.store import Store
 
@@ -25,7 +24,7 @@ def long_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A home whose states were saved when it was closed."""
     home = tmp_path_factory.mktemp("saved")
     with (home / "journal.jsonl").open("wb") as journal:
-        journal.writelines(encoded(record) for record in history(RUNS, 2))
+        journal.writelines(journal_lines(RUNS, 2))
     with Store.open(home) as store:
         store.groups.state(GROUP)
     return home
