@@ -67,7 +67,7 @@ def test_one_open_page_sees_the_verdicts_before_a_ctrl_c_and_after_the_resume(ch
 
         farm = quick.start(*command)
         wait_for("verdicts of both loops", lambda: {loop for loop, _ in visitor.verdicts()} == LOOPS)
-        assert "journal" in visitor.heard and "farm" in visitor.heard
+        wait_for("events of the journal and of the farm", lambda: {"journal", "farm"} <= set(visitor.heard))
         loops = visitor.read("/fragments/devices")
         assert all(loop in loops for loop in LOOPS)
         os.kill(farm.pid, signal.SIGINT)
