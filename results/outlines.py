@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from research.result import RunResult, RunStatus
-from results.experiment import ABANDONED, Decision, Experiment, ExperimentKind, ExperimentRecord, Verdict, edit_of
+from results.experiment import ABANDONED, IDEAS, Decision, Experiment, ExperimentKind, ExperimentRecord, Verdict, edit_of
 
 
 class RunOutline(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=True):
@@ -75,7 +75,7 @@ class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=Tr
     @property
     def is_idea(self) -> bool:
         """As in `ExperimentRecord`, like the properties below."""
-        return self.experiment.kind in ("explore", "manual")
+        return self.experiment.kind in IDEAS
 
     @property
     def is_done(self) -> bool:
