@@ -71,6 +71,15 @@ def test_what_is_told_by_outlines_is_what_the_whole_journal_tells(home: Path) ->
     assert facts(by_outlines(home), home) == facts(whole(home), home)
 
 
+def test_an_outline_has_the_properties_of_its_record(home: Path) -> None:
+    names = ("is_idea", "is_done", "is_abandoned", "is_measurement", "val_bpb", "peak_memory_mb")
+    pairs = [pair for one in by_outlines(home) for pair in zip(one.records, one.outlines, strict=True)]
+    every = [*pairs, *((record.after(0), outline.after(0)) for record, outline in pairs)]
+    assert len({record.val_bpb for record, _ in every}) > 3
+    for record, outline in every:
+        assert [getattr(record, name) for name in names] == [getattr(outline, name) for name in names]
+
+
 def test_what_was_recorded_since_is_told_as_well(home: Path) -> None:
     by_outlines(home)
     follower = HistoryFollower(home / "journal.jsonl")
