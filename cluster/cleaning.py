@@ -13,6 +13,7 @@ from cluster.results_files import RESULTS_TSV
 from research.errors import UserError
 from research.files import free_beside, remove_tree
 from research.formatting import counted, size
+from results import journal_index, told
 from results.experiment import ExperimentRecord
 from results.history import BranchHistory
 from results.journal_removal import take_out
@@ -98,7 +99,7 @@ def _worktrees(home: Home, histories: Sequence[BranchHistory]) -> Iterator[tuple
             continue
         repo = next((repo for repo in repositories if branch_exists(repo, branch)), None)
         theirs = files_of_a_person(folder)
-        rows = rows_of_others([folder / RESULTS_TSV], history.records)
+        rows = rows_of_others([folder / RESULTS_TSV], history.outlines)
         why = f"it holds {', '.join(theirs[:3])}{' and more' if len(theirs) > 3 else ''}" if theirs else ""
         yield history.branch.tag, repo, folder, why or ("its results.tsv has rows that no record explains" if rows else "")
 
@@ -134,17 +135,19 @@ def carry_out(home: Home, plan: Cleaning, histories: Sequence[BranchHistory]) ->
         remove_tree(path)
     for tag in plan.tags:
         take_out(home.journal, tag, _free(home, f"{tag}.jsonl"))
-    if plan.tags:  # a view of the journal, which is made anew
+    if plan.tags:  # views of the journal, which are made anew
         from results.database import database_files
+        from results.saved_states import FILE as GROUP_STATES
 
-        for file in (*database_files(home.duckdb), home.parquet):
+        caches = [home.folder / name for name in (journal_index.FILE, told.FILE, GROUP_STATES)]
+        for file in (*database_files(home.duckdb), home.parquet, *caches):
             file.unlink(missing_ok=True)
 
 
 def _remove_refs(home: Home, tag: str, histories: Sequence[BranchHistory]) -> None:
     """Deletes the refs of a tag, once their commits are in a bundle."""
     branches = {*(history.branch.name for history in histories), branch_name(tag)}
-    experiments = {record.experiment.id for history in histories for record in history.records}
+    experiments = {outline.experiment.id for history in histories for outline in history.outlines}
     for repo in home.repositories():
         refs = refs_of(repo, branches, experiments)
         if refs:

@@ -54,7 +54,7 @@ from research.result import RunResult, RunSpec
 from research.starting_hyperparameters import fit_to_profile
 from results.experiment import Branch, Experiment
 from results.foreign_import import Import, record_import
-from results.journal import check_whole
+from results.journal_damage import check_whole
 from results.query import Table
 from results.store import Store
 from results.tables import Audience

@@ -60,7 +60,7 @@ def by_hand_lines(home: Home, histories: Iterable[BranchHistory], here: Path | N
     from agent.repo.branch_names import worktree_folder
 
     histories = list(histories)
-    records = [record for history in histories for record in history.records]
+    records = [outline for history in histories for outline in history.outlines]
     own = {record.experiment.commit[:7] for record in records}
     worktrees = [worktree_folder(home.folder, history.branch.name) for history in histories]
     folders = [*worktrees, *home.repositories(), *filter(None, [here])]
@@ -104,10 +104,10 @@ def foreign_rows(checkout: Path, checked_out: str, histories: Iterable[BranchHis
     if own is None:
         return []
     rows = commits_in(checkout / RESULTS_TSV)
-    known = {record.experiment.commit[:7] for record in own.records}
+    known = {outline.experiment.commit[:7] for outline in own.outlines}
     others = {}
     for history in histories:
-        commits = {record.experiment.commit[:7] for record in history.records} - known
+        commits = {outline.experiment.commit[:7] for outline in history.outlines} - known
         if history is not own and (number := sum(row in commits for row in rows)):
             others[history.branch.name] = number
     if not others:

@@ -258,6 +258,10 @@ class ExperimentRecord:
         peaks = [run.peak_memory_mb for run in self.runs if run.peak_memory_mb is not None]
         return max(peaks) if peaks else None
 
+    def after(self, runs: int) -> "ExperimentRecord":
+        """The record as it was after its first runs, with the verdict that it has by now."""
+        return ExperimentRecord(experiment=self.experiment, runs=self.runs[:runs], verdict=self.verdict)
+
 
 def edit_of(experiment: Experiment) -> str:
     """The lines that an idea removes and adds, which are the same on whatever head it is tried."""

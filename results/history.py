@@ -13,7 +13,7 @@ from research.result import RunResult
 from results.experiment import Branch, Experiment, ExperimentRecord, Usage, Verdict
 from results.group_entries import Entry
 from results.group_history import Decided, GroupHistory, Outlined, SavedState, is_baseline, is_keep
-from results.journal import DamagedLine, JournalReader
+from results.journal import DamagedLine, JournalChanged, JournalReader
 from results.journal_index import FEWEST_TO_SAVE
 from results.journal_records import JournalRecords
 from results.outlines import Outline, outline_of_record
@@ -93,21 +93,31 @@ class HistoryFollower:
         self._reader = JournalReader(self._journal)
         self._told: tuple[Told, Kept | None] | None = None
         self._histories: list[BranchHistory] = []
+        self._shown = 0
+        """How many records the histories are made of."""
 
     def histories(self) -> list[BranchHistory]:
         """All branches by now, the one with the newest experiment last; the same list as before if nothing is new."""
         with self._lock:
-            if not self._reader.is_same_file():
+            try:
+                return self._up_to_date()
+            except JournalChanged:  # while it was read
                 self._begin()
-            known = len(self._reader)
-            if self._told is None:
-                self._told = told_by(self._reader)
-            told, kept = self._told
-            for record in self._reader.one_by_one():
-                told.take(record, len(self._reader), kept)
-            if len(self._reader) > known:
-                self._histories = _histories(self._reader, told, kept)
-            return self._histories
+                return self._up_to_date()
+
+    def _up_to_date(self) -> list[BranchHistory]:
+        if not self._reader.is_same_file():
+            self._begin()
+        if self._told is None:
+            self._reader = JournalReader(self._journal)  # an attempt before may have ended half-way
+            self._told = told_by(self._reader)
+        told, kept = self._told
+        for record in self._reader.one_by_one():
+            told.take(record, len(self._reader), kept)
+        if len(self._reader) > self._shown:
+            self._shown = len(self._reader)
+            self._histories = _histories(self._reader, told, kept)
+        return self._histories
 
     @property
     def damaged(self) -> int:
@@ -166,12 +176,17 @@ def _groups_on_demand(journal: JournalRecords, told: Told, of_group: Mapping[str
             told,
             saved,
             records=OnDemand(partial(tuple, outlines), journal.experiments),
-            entries=OnDemand(partial(tuple, told.places[name]), journal.entries),
+            entries=OnDemand(partial(_first, told.places[name], len(told.places[name])), journal.entries),
             decisions=MappingOnDemand({one.experiment.id: one for one in outlines}, journal.decisions),
             outlines=outlines,
         )
         for name, outlines in of_group.items()
     }
+
+
+def _first(places: Sequence[int], count: int) -> Sequence[int]:
+    """The first of some places, to which more are added while somebody reads."""
+    return tuple(places[:count])
 
 
 def _group(name: str, told: Told, saved: SavedState, *, records: Sequence[ExperimentRecord], entries: Sequence[Entry],

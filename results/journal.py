@@ -19,13 +19,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, BinaryIO, Literal, Protocol, get_args
 
 import msgspec
 
 from research.command_hints import to_type
 from research.errors import UserError
-from research.formatting import counted
 from results import journal_index
 from results.journal_index import CHECKSUM_BYTES, CHECKSUM_FIELD_LENGTH, JournalIndex, checksum_field
 
@@ -103,9 +102,11 @@ def read_journal(path: Path, *, on_damage: Callable[[DamagedLine], None] | None 
                 on_damage(record)
 
 
-def _pass_over(path: Path, index: JournalIndex, *, on_damage: Callable[[DamagedLine], None]) -> None:
-    """Takes the complete lines that an index lacks into it. Of one whose checksum matches only the beginning is read."""
-    with path.open("rb") as file:
+def _pass_over(opened: int, index: JournalIndex, *, on_damage: Callable[[DamagedLine], None]) -> None:
+    """Takes the complete lines of an open journal that an index lacks into it. Of one whose checksum matches only the beginning
+    is read.
+    """
+    with open(opened, "rb", closefd=False) as file:
         file.seek(index.end)
         for line in file:
             if not line.endswith(b"\n"):
@@ -147,23 +148,8 @@ missing. There are several for each run."""
 _TELEMETRY = tuple(b'"body": {"kind": "%s", "details": {' % kind.encode() for kind in sorted(TELEMETRY))
 
 
-def check_whole(journal: Path, damaged: Sequence[DamagedLine], *, home_option: str = "") -> None:
-    """Raises UserError, one line, if a line is damaged from which anything may follow: a head, a number, a score."""
-    counts = [line for line in damaged if not line.is_telemetry]
-    if counts:
-        raise UserError(f"{damage_in_words(journal, counts)}, so nothing is run: {repair_hint(home_option)}")
-
-
-def damage_in_words(journal: Path, damaged: Sequence[DamagedLine]) -> str:
-    """Which lines of a journal are damaged, in one line."""
-    more = f", and {counted(len(damaged) - 1, 'more line')}" if len(damaged) > 1 else ""
-    return f"{journal}, line {damaged[0].number}: {damaged[0].problem}{more}; what was recorded there is not known"
-
-
-def repair_hint(home_option: str = "") -> str:
-    """The commands that say what a repair would do, and do it."""
-    doctor = to_type(f"farm doctor{home_option}")
-    return f"`{doctor}` says what can be done about it, and `{doctor} --repair` does it and keeps a copy."
+class JournalChanged(UserError):
+    """A journal holds something else than what was read of it."""
 
 
 class Records(Protocol):
@@ -186,6 +172,7 @@ class JournalReader:
         self.damaged: list[DamagedLine] = []
         self._index = JournalIndex()
         self._file: tuple[int, int] | None = None
+        self._is_stale = False  # once it was seen to hold something else than what was read
 
     def __len__(self) -> int:
         return len(self._index)
@@ -199,24 +186,30 @@ class JournalReader:
         return self._index.checksum(position)
 
     def is_same_file(self) -> bool:
-        """Whether the journal is the one that was read so far, and no shorter."""
+        """Whether the journal is the one that was read so far, no shorter, with the same record last."""
         try:
-            found = self.path.stat()
+            with self.path.open("rb") as file:
+                return self._is_same(file)
         except FileNotFoundError:
             return self._file is None
-        return self._file in (None, (found.st_dev, found.st_ino)) and found.st_size >= self._index.end
+
+    def _is_same(self, file: BinaryIO) -> bool:
+        found, last = os.fstat(file.fileno()), len(self._index)
+        if self._file not in (None, (found.st_dev, found.st_ino)) or found.st_size < self._index.end or self._is_stale:
+            return False
+        file.seek(self._index.start(last) if last else 0)
+        return not last or self._index.is_at(last, file.readline())
 
     def read_on(self) -> list[JournalRecord]:
         """The complete lines that were added since the last call, as records."""
         return list(self.one_by_one())
 
     def one_by_one(self) -> Iterator[JournalRecord]:
-        """What `read_on` returns, each as it is read: of a long journal not all need be held."""
+        """What `read_on` returns, each as it is read: of a long journal not all need be held. Raises JournalChanged."""
         if not self.path.exists():
             return
         with self.path.open("rb") as file:
-            found = os.fstat(file.fileno())
-            self._file = (found.st_dev, found.st_ino)
+            self._begin(file)
             file.seek(self._index.end)
             for line in file:
                 if not line.endswith(b"\n"):
@@ -229,26 +222,46 @@ class JournalReader:
                     yield record
 
     def pass_over(self) -> None:
-        """Takes note of the lines that nobody has read yet, without their records; by the home's index, as far as it goes."""
+        """Takes note of the lines that nobody has read yet, without their records; by the home's index, as far as it goes.
+
+        Raises JournalChanged.
+        """
         if not self.path.exists():
             return
-        if not len(self._index):
-            self._index = journal_index.load(self.path)
-        found = self.path.stat()
-        self._file = (found.st_dev, found.st_ino)
-        _pass_over(self.path, self._index, on_damage=self.damaged.append)
+        with self.path.open("rb") as file:
+            self._begin(file)
+            if not self._index.end:
+                self._index = journal_index.load(self.path, file.fileno())
+            _pass_over(file.fileno(), self._index, on_damage=self.damaged.append)
+
+    def _begin(self, file: BinaryIO) -> None:
+        """Takes note of which file is read, or finds that it is still the one that was read."""
+        found = os.fstat(file.fileno())
+        if not self._is_same(file):
+            raise self._changed()
+        if self._file is None:
+            self._file = (found.st_dev, found.st_ino)
+            self._index.note_file(found)
 
     def at(self, positions: Sequence[int]) -> list[JournalRecord]:
-        """The records at some positions. Raises UserError if the journal was changed since it was read."""
-        found = []
-        with self.path.open("rb") as file:
-            for position in positions:
-                file.seek(self._index.start(position))
-                record = decoded(file.readline(), 0)
-                if isinstance(record, DamagedLine) or self._index.position(record.id) != position:
-                    raise _changed(self.path)
-                found.append(record)
+        """The records at some positions. Raises JournalChanged if others stand there by now."""
+        found: list[JournalRecord] = []
+        try:
+            with self.path.open("rb") as file:
+                for position in positions:
+                    file.seek(self._index.start(position))
+                    line = file.readline()
+                    record = decoded(line, 0)
+                    if isinstance(record, DamagedLine) or not self._index.is_at(position, line):
+                        raise self._changed()
+                    found.append(record)
+        except FileNotFoundError:
+            raise self._changed() from None
         return found
+
+    def _changed(self) -> JournalChanged:
+        self._is_stale = True
+        return _changed(self.path)
 
     def save_index(self) -> None:
         """Writes the home's index, if much of it is new: the next reader need not read these lines."""
@@ -259,16 +272,19 @@ class JournalReader:
         return _placed(self.path, self._index, after)
 
 
-def _changed(path: Path) -> UserError:
+def _changed(path: Path) -> JournalChanged:
     """An error for a line that is another one than when it was indexed. The next command indexes all lines anew."""
     with contextlib.suppress(OSError):
         path.with_name(journal_index.FILE).unlink(missing_ok=True)
-    return UserError(f"{path} was changed since it was read: run the command again.")
+    return JournalChanged(f"{path} was changed since it was read: run the command again.")
 
 
 def _placed(path: Path, index: JournalIndex, after: int) -> Iterator[tuple[int, JournalRecord]]:
-    if after >= len(index) or not path.exists():
+    """The records after a position, each of them. Raises JournalChanged if the file holds others by now."""
+    if after >= len(index):
         return
+    if not path.exists():
+        raise _changed(path)
     count, last = after, len(index)
     at = wanted = index.start(count + 1)
     with path.open("rb") as file:
@@ -276,7 +292,7 @@ def _placed(path: Path, index: JournalIndex, after: int) -> Iterator[tuple[int, 
         for line in file:
             if at == wanted:  # else it is a damaged line, or one that somebody pasted twice
                 record = decoded(line, 0)
-                if isinstance(record, DamagedLine):
+                if isinstance(record, DamagedLine) or not index.is_at(count + 1, line):
                     raise _changed(path)
                 count += 1
                 yield count, record
@@ -284,6 +300,7 @@ def _placed(path: Path, index: JournalIndex, after: int) -> Iterator[tuple[int, 
                     return
                 wanted = index.start(count + 1)
             at += len(line)
+    raise _changed(path)
 
 
 class Journal:
@@ -305,8 +322,8 @@ class Journal:
                 _sync_folder(path.parent)
             except OSError as problem:
                 raise UserError(f"Cannot write {path}: {problem.strerror}.") from problem
-            self._index = journal_index.load(path)
-            _pass_over(path, self._index, on_damage=self.damaged.append)
+            self._index = journal_index.load(path, self._file)
+            _pass_over(self._file, self._index, on_damage=self.damaged.append)
         except BaseException:
             os.close(self._file)
             raise
@@ -332,10 +349,12 @@ class Journal:
         """
         if self._index.position(record.id) is not None:
             return False
-        self._check_unchanged()
+        before = self._check_unchanged()
         line = encoded(record)
         try:
-            _write_all(self._file, line)
+            left = line
+            while left:
+                left = left[os.write(self._file, left) :]
             if record.kind != "event" or record.body.get("kind") not in NOT_WAITED_FOR:
                 os.fsync(self._file)
         except OSError as problem:
@@ -343,6 +362,7 @@ class Journal:
             raise UserError(f"Cannot write {self.path}: {problem.strerror}.") from problem
         self._size += len(line)
         self._index.take(line, record.id)
+        self._index.note_written(before, os.fstat(self._file))
         return True
 
     def records(self, *, after: int = 0) -> Iterator[tuple[int, JournalRecord]]:
@@ -358,7 +378,8 @@ class Journal:
             os.close(self._file)
             self._file = -1
 
-    def _check_unchanged(self) -> None:
+    def _check_unchanged(self) -> os.stat_result:
+        """The state of the file, which nobody else has replaced, and whose size nobody else has changed."""
         mine = os.fstat(self._file)
         try:
             there = self.path.stat()
@@ -374,6 +395,7 @@ class Journal:
             raise UserError(
                 f"{self.path} {what} by another program while the farm ran: {kept}, and `{to_type('farm doctor')}` checks it."
             )
+        return mine
 
     def _saved(self) -> Path | None:
         """A copy of what this process has the only way to, under a name of its own; None if it can't be written."""
@@ -466,11 +488,6 @@ def _is_whole(line: bytes) -> bool:
     digest = hashlib.blake2b(memoryview(line)[: -CHECKSUM_FIELD_LENGTH - 1], digest_size=CHECKSUM_BYTES)
     digest.update(b"}")
     return line[-CHECKSUM_FIELD_LENGTH - 1 : -1] == b', "checksum": "%s"}' % digest.hexdigest().encode()
-
-
-def _write_all(file: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(file, data) :]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,8 +2,8 @@
 
 The file is a cache of what the journal's lines say. It has a checksum of its own, and one over all bytes of the journal that it
 was made from. Those are read again (two gigabytes in a second) unless the file system says that nothing has touched the journal
-since: device, inode, size and times are what they were. It is not used if any of that differs, and is not written for a journal
-with a damaged line.
+since: device, inode, size and times are what they were before its lines were read. It is not used for a journal that begins
+with other bytes, and is not written for one with a damaged line.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 FILE = "journal.index"
 
-VERSION = 1
+VERSION = 2
 
 FEWEST_TO_SAVE = 5_000
 """A journal of fewer records is read in less time than anybody notices."""
@@ -50,6 +50,9 @@ def checksum_field(text: bytes) -> bytes:
 
 CHECKSUM_FIELD_LENGTH = len(checksum_field(b""))
 
+HEAD_SUM = b"%08x "
+"""How the file's first line begins, which precedes the arrays: by a checksum over the rest of the line."""
+
 
 class JournalIndex:
     """The places of the records in a journal's lines. One thread at a time takes lines, any may ask.
@@ -71,6 +74,8 @@ class JournalIndex:
         """How many bytes and lines of the journal are in it."""
         self._sum_of_bytes = 0
         self._is_whole = True
+        self._file: list[int] | None = None
+        """The state of the journal's file before its lines were read; None if others may have changed it without a trace."""
         self._saved = -1
         """How many records the file holds; below 0 if it isn't known to hold these."""
 
@@ -94,6 +99,18 @@ class JournalIndex:
         """Where the line of a record begins, in bytes."""
         return self._starts[position - 1]
 
+    def is_at(self, position: int, line: bytes) -> bool:
+        """Whether a line ends in the checksum of the record that was taken for this position."""
+        return self._sums[position] == _next_sum(line, self._sums[position - 1])
+
+    def note_file(self, found: os.stat_result) -> None:
+        """Takes note of the state of the journal's file. To be called before any of its lines is taken."""
+        self._file = _identity(found) if not found.st_size or _left_to_settle(found) <= 0 else None
+
+    def note_written(self, before: os.stat_result, after: os.stat_result) -> None:
+        """Takes note of the file's states right before and after this process has written a line."""
+        self._file = _identity(after) if self._file == _identity(before) else None
+
     def take(self, line: bytes, id: str | None) -> bool:
         """Takes the next complete line with its record's id; None for a damaged one. Returns whether the record is new."""
         start = self.end
@@ -103,7 +120,7 @@ class JournalIndex:
             return False
         if self.position(id) is not None:
             return False
-        self._sums.append(zlib.crc32(line.rstrip()[-CHECKSUM_FIELD_LENGTH:], self._sums[-1]))
+        self._sums.append(_next_sum(line, self._sums[-1]))
         self._starts.append(start)
         self._new[id] = len(self._starts)
         return True
@@ -123,9 +140,12 @@ class JournalIndex:
             data, sum_of_parts = b"".join(parts), 0
             for part in parts:
                 sum_of_parts = zlib.crc32(part, sum_of_parts)
+            found = _identity(_settled(journal))
+            file = found if found == self._file else None
             head = {"version": VERSION, "order": sys.byteorder, "records": len(self), "end": self.end, "lines": self.lines,
-                    "sum": self._sum_of_bytes, "parts": sum_of_parts, "file": _identity(_settled(journal))}  # fmt: skip
-            write_atomically(journal.with_name(FILE), json.dumps(head).encode() + b"\n" + data, private=True)
+                    "sum": self._sum_of_bytes, "parts": sum_of_parts, "file": file}  # fmt: skip
+            line = json.dumps(head).encode() + b"\n"
+            write_atomically(journal.with_name(FILE), HEAD_SUM % zlib.crc32(line) + line + data, private=True)
             self._saved = len(self)
         except OSError as problem:
             if is_writer:
@@ -144,20 +164,33 @@ class JournalIndex:
         return [keys.tobytes(), places.tobytes(), self._starts.tobytes(), self._sums.tobytes()]
 
 
-def load(journal: Path) -> JournalIndex:
-    """The index of a journal's first lines; an empty one without a file, or with one that is damaged or of another journal."""
+def load(journal: Path, opened: int) -> JournalIndex:
+    """The index of the first lines of a journal, which is open; an empty one without a file, or with one that is damaged or of
+    another journal.
+    """
+    found = os.fstat(opened)
+    index = _loaded(journal.with_name(FILE), opened, found) or JournalIndex()
+    index.note_file(found)
+    return index
+
+
+def _loaded(path: Path, opened: int, found: os.stat_result) -> JournalIndex | None:
     try:
-        with journal.with_name(FILE).open("rb") as file:
-            head = json.loads(file.readline())
+        with path.open("rb") as file:
+            line = file.readline()
             data = file.read()
+        mark = len(HEAD_SUM % 0)
+        if line[:mark] != HEAD_SUM % zlib.crc32(line[mark:]):
+            raise ValueError("its checksum does not match")
+        head = json.loads(line[mark:])
         if (head["version"], head["order"], head["parts"]) != (VERSION, sys.byteorder, zlib.crc32(data)):
-            return JournalIndex()
-        return _filled(head, data) if _is_of(journal, head) else JournalIndex()
-    except FileNotFoundError:
-        return JournalIndex()
+            return None
+        return _filled(head, data) if _is_of(opened, found, head) else None
+    except (FileNotFoundError, PermissionError):  # another user's home
+        return None
     except (OSError, ValueError, KeyError, TypeError) as problem:  # whatever stands in a damaged file
-        log.warning("%s can't be read and is left out: %s", journal.with_name(FILE), problem)
-        return JournalIndex()
+        log.warning("%s can't be read and is left out: %s", path, problem)
+        return None
 
 
 def _filled(head: dict[str, Any], data: bytes) -> JournalIndex:
@@ -173,18 +206,16 @@ def _filled(head: dict[str, Any], data: bytes) -> JournalIndex:
     return index
 
 
-def _is_of(journal: Path, head: dict[str, Any]) -> bool:
-    """Whether a journal begins with the bytes that an index was made from."""
-    found = journal.stat()
+def _is_of(opened: int, found: os.stat_result, head: dict[str, Any]) -> bool:
+    """Whether an open journal begins with the bytes that an index was made from."""
     if _identity(found) == head["file"] and found.st_size == head["end"]:
         return True
     if found.st_size < head["end"]:
         return False
-    total, left = 0, head["end"]
-    with journal.open("rb") as file:
-        while left and (part := file.read(min(left, READ_AT_ONCE))):
-            total, left = zlib.crc32(part, total), left - len(part)
-    return not left and total == head["sum"]
+    total, at = 0, 0
+    while at < head["end"] and (part := os.pread(opened, min(head["end"] - at, READ_AT_ONCE), at)):
+        total, at = zlib.crc32(part, total), at + len(part)
+    return (at, total) == (head["end"], head["sum"])
 
 
 def _identity(found: os.stat_result) -> list[int]:
@@ -194,11 +225,21 @@ def _identity(found: os.stat_result) -> list[int]:
 
 def _settled(journal: Path) -> os.stat_result:
     """A journal's state, so long after its last change that a later one has another time."""
-    while (left := SETTLED_NS - (time.time_ns() - (found := journal.stat()).st_ctime_ns)) > 0:
+    while (left := _left_to_settle(found := journal.stat())) > 0:
         if left > SETTLED_NS:  # the file's clock is another one's
             break
         time.sleep(left / 1e9)
     return found
+
+
+def _left_to_settle(found: os.stat_result) -> int:
+    """The nanoseconds until another change of a file would give it another time."""
+    return SETTLED_NS - (time.time_ns() - found.st_ctime_ns)
+
+
+def _next_sum(line: bytes, before: int) -> int:
+    """The checksum over the records up to that of a line, by the one over those before it."""
+    return zlib.crc32(line.rstrip()[-CHECKSUM_FIELD_LENGTH:], before)
 
 
 def _key(id: str) -> int:

@@ -10,7 +10,17 @@ from typing import Any
 import msgspec
 
 from research.result import RunResult, RunStatus
-from results.experiment import ABANDONED, Decision, Experiment, ExperimentKind, ExperimentRecord, Verdict, edit_of
+from results.experiment import (
+    ABANDONED,
+    IDEAS,
+    MEASUREMENTS,
+    Decision,
+    Experiment,
+    ExperimentKind,
+    ExperimentRecord,
+    Verdict,
+    edit_of,
+)
 
 
 class RunOutline(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=True):
@@ -75,11 +85,16 @@ class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=Tr
     @property
     def is_idea(self) -> bool:
         """As in `ExperimentRecord`, like the properties below."""
-        return self.experiment.kind in ("explore", "manual")
+        return self.experiment.kind in IDEAS
 
     @property
     def is_done(self) -> bool:
         return self.is_idea and bool(self.decisions) and self.decisions[-1].decision != "lost"
+
+    @property
+    def is_measurement(self) -> bool:
+        ended_well = self.verdict is not None and self.verdict.decision == "discard"
+        return ended_well and self.experiment.kind in MEASUREMENTS
 
     @property
     def is_abandoned(self) -> bool:
@@ -93,6 +108,16 @@ class Outline(msgspec.Struct, frozen=True, array_like=True, gc=False, kw_only=Tr
     def val_bpb(self) -> float | None:
         scores = [run.val_bpb for run in self.runs if run.status == "ok" and run.val_bpb is not None]
         return sum(scores) / len(scores) if scores else None
+
+    @property
+    def peak_memory_mb(self) -> float | None:
+        peaks = [run.peak_memory_mb for run in self.runs if run.peak_memory_mb is not None]
+        return max(peaks) if peaks else None
+
+    def after(self, runs: int) -> "Outline":
+        """The outline as it was after its first runs."""
+        return Outline(experiment=self.experiment, edit=self.edit, runs=self.runs[:runs], decisions=self.decisions,
+                       verdict=self.verdict)  # fmt: skip
 
     def with_run(self, run: RunResult, at: int) -> "Outline":
         """The outline with one more run, whose record is at a place of the journal."""

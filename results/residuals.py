@@ -11,6 +11,7 @@ from math import sqrt
 
 from research.formatting import counted
 from results.experiment import PREDICTED, ExperimentRecord
+from results.outlines import AnyRecord
 from results.verdict import CONTROL_SIGMAS
 
 MOST_NAMED = 3
@@ -43,6 +44,11 @@ class DeviceResidual:
         return abs(self.sds) * sqrt(self.scores) > CONTROL_SIGMAS
 
 
+def is_predicted(record: AnyRecord) -> bool:
+    """Whether an experiment's score was predicted, as far as its kind says."""
+    return record.experiment.kind in PREDICTED
+
+
 def residuals(records: Iterable[ExperimentRecord]) -> list[Residual]:
     """The residuals of the scores that were predicted, in the order of the records."""
     return [found for record in records if (found := _residual(record)) is not None]
@@ -50,7 +56,7 @@ def residuals(records: Iterable[ExperimentRecord]) -> list[Residual]:
 
 def _residual(record: ExperimentRecord) -> Residual | None:
     experiment, verdict = record.experiment, record.verdict
-    if experiment.kind not in PREDICTED or record.val_bpb is None or verdict is None or verdict.gain is None:
+    if not is_predicted(record) or record.val_bpb is None or verdict is None or verdict.gain is None:
         return None
     sd = verdict.expected_sd or verdict.sigma  # earlier versions of the farm recorded sigma alone
     if not sd:

@@ -32,7 +32,8 @@ from results.experiment import (
     to_body,
 )
 from results.group_entries import REQUEST, REQUEST_TAKEN
-from results.journal import Journal, JournalRecord, RecordKind, repair_hint
+from results.journal import Journal, JournalRecord, RecordKind
+from results.journal_damage import repair_hint
 from results.journal_repair import NUMBERS_TAKEN
 from results.parquet_export import export_table
 from results.query import Table

@@ -174,8 +174,8 @@ def told_by(reader: JournalReader, *, fewest: int = FEWEST_TO_SAVE, most_kept: i
     What is not in the file is read, and the file is written again if that is much: of a journal with at least `fewest` records.
     """
     path = reader.path.with_name(FILE)
-    saved = None
-    if path.exists():
+    saved, is_saved = None, path.exists()  # another process may write it meanwhile
+    if is_saved:
         reader.pass_over()
         saved = _load(path, reader)
     told = Told() if saved is None else _told_in(saved)
@@ -183,7 +183,7 @@ def told_by(reader: JournalReader, *, fewest: int = FEWEST_TO_SAVE, most_kept: i
     kept = Kept() if saved is None and not is_long else None
     first = 0 if saved is None else saved.position
     with without_collection():
-        if path.exists():
+        if is_saved:
             for at, record in reader.records(after=first):
                 told.take(record, at, kept)
         else:
@@ -208,6 +208,8 @@ def _load(path: Path, reader: JournalReader) -> _Saved | None:
             raise ValueError("its checksum does not match")
         with without_collection():
             saved = msgspec.msgpack.decode(memoryview(data)[MARK_BYTES:], type=_Saved)
+    except (FileNotFoundError, PermissionError):  # another user's home
+        return None
     except (OSError, ValueError, msgspec.MsgspecError) as problem:
         log.warning("%s can't be read and is left out: %s", path, problem)
         return None

@@ -10,6 +10,7 @@ from pathlib import Path
 from research.files import move_aside, write_atomically
 from research.formatting import one_line
 from results.experiment import Decision, ExperimentRecord
+from results.outlines import AnyRecord
 
 HEADER = "commit\tval_bpb\tmemory_gb\tstatus\tdescription"
 
@@ -69,7 +70,7 @@ def commits_in(path: Path) -> list[str]:
     return [line.split("\t")[0].strip() for line in _lines(path) if _is_row(line)]
 
 
-def rows_of_others(paths: Iterable[Path], records: Iterable[ExperimentRecord]) -> dict[Path, list[str]]:
+def rows_of_others(paths: Iterable[Path], records: Iterable[AnyRecord]) -> dict[Path, list[str]]:
     """The commits of the rows in each of these tables that none of the records wrote; files without such a row are left out."""
     rows = {path: [_without_status(line) for line in _lines(path) if _is_row(line)] for path in paths}
     written = set(_rows_so_far(list(records))) if any(rows.values()) else set()
@@ -104,7 +105,7 @@ def _without(lines: Sequence[str], others: Sequence[ExperimentRecord], own: Sequ
     return [line for line in lines if _without_status(line) not in theirs]
 
 
-def _rows_so_far(records: Sequence[ExperimentRecord]) -> dict[str, list[int]]:
+def _rows_so_far(records: Sequence[AnyRecord]) -> dict[str, list[int]]:
     """Every row that these records have had, less its status, with the positions of its records."""
     found: dict[str, list[int]] = {}
     for index, record in enumerate(records):
@@ -157,14 +158,14 @@ def rows_so_far(record: ExperimentRecord) -> set[tuple[str, float | None]]:
     return {(record.experiment.commit[:7], None if val_bpb is None else round(val_bpb, 6)) for val_bpb in told}
 
 
-def _row(record: ExperimentRecord, runs: int) -> str | None:
+def _row(record: AnyRecord, runs: int) -> str | None:
     """An experiment's row as it was written after its first runs; None for one that isn't written."""
     status = STATUSES.get(record.verdict.decision) if record.verdict else None
     if status is None:
         return None
     if record.is_measurement:
         status = MEASURED
-    then = ExperimentRecord(experiment=record.experiment, runs=record.runs[:runs])
+    then = record.after(runs)
     val_bpb, memory = then.val_bpb, then.peak_memory_mb
     score, memory_gb = "0.000000", "0.0"
     if status != "crash":
@@ -174,7 +175,7 @@ def _row(record: ExperimentRecord, runs: int) -> str | None:
     return "\t".join((record.experiment.commit[:7], score, memory_gb, status, description))
 
 
-def _described(record: ExperimentRecord) -> str:
+def _described(record: AnyRecord) -> str:
     """The title, which says of the baseline again, under fresh seeds or as a control, that it is no idea."""
     kind, title = record.experiment.kind, record.experiment.title
     return f"{kind}: {title}" if kind in ("control", "confirm") and not title.startswith(kind) else title

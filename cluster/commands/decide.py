@@ -13,7 +13,7 @@ from cluster.resuming import is_tried_by_hand, resuming_with
 from research.errors import UserError
 from research.formatting import one_line
 from results.history import branch_named, names_a_branch
-from results.journal import check_whole
+from results.journal_damage import check_whole
 
 if TYPE_CHECKING:
     from cluster.confirm import Subject

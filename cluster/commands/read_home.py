@@ -12,7 +12,8 @@ from research.errors import FarmEnded, UserError
 from results import history
 from results.experiment import ExperimentRecord
 from results.history import BranchHistory
-from results.journal import DamagedLine, check_whole, damage_in_words, repair_hint
+from results.journal import DamagedLine
+from results.journal_damage import check_whole, damage_in_words, repair_hint
 
 if TYPE_CHECKING:
     from results.query import Table

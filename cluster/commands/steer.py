@@ -11,7 +11,7 @@ from cluster.steering_requests import last_mix, last_researcher, unread_note
 from research.command_hints import to_type
 from research.errors import UserError
 from results.history import branches_named
-from results.journal import check_whole
+from results.journal_damage import check_whole
 
 if TYPE_CHECKING:
     from results.experiment import Branch

@@ -70,7 +70,7 @@ class Rivals:
 def combinations(headline: Headline, records: Mapping[str, ExperimentRecord]) -> list[Combination]:
     """The combinations of a group, newest first."""
     heads = {head.commit: head for head in headline.group.heads}
-    together = [record for record in headline.group.records if record.experiment.kind in TOGETHER]
+    together = headline.group.chosen(lambda outline: outline.experiment.kind in TOGETHER)
     return [_combination(record, heads.get(record.experiment.parent_commit), records) for record in reversed(together)]
 
 

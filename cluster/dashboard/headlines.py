@@ -82,7 +82,7 @@ class Headline:
     @cached_property
     def confirmation(self) -> Confirmation | None:
         """What fresh seeds say of the head."""
-        if self.group.head is None or all(record.experiment.kind != "confirm" for record in self.group.records):
+        if self.group.head is None or all(one.experiment.kind != "confirm" for one in self.group.outlines):
             return None
         return confirmation_of(self.group, self.group.head.commit)
 
@@ -108,16 +108,16 @@ class Headline:
 
     @cached_property
     def counts(self) -> Counts:
-        return count(self.group.records)
+        return count(self.group.outlines)
 
     @cached_property
     def beside(self) -> str:
         """What ran beside ideas, in words; empty if nothing did."""
-        return ", ".join(beside_ideas(self.group.records).values())
+        return ", ".join(beside_ideas(self.group.outlines).values())
 
     @cached_property
     def device_seconds(self) -> float:
-        return device_seconds(self.group.records)
+        return device_seconds(self.group.outlines)
 
     @cached_property
     def cost(self) -> Usage:
@@ -160,7 +160,7 @@ def told_gain(group: GroupHistory) -> ToldGain | None:
 
 def fall_of(group: GroupHistory, told: ToldGain | None) -> Fall:
     """The expected scores of the group's baseline and heads, where each came about."""
-    place = {record.experiment.id: at for at, record in enumerate(group.records)}
+    place = group.place_of
     steps = []
     if group.baseline is not None and group.baseline.val_bpb is not None:
         expected = told.gain.baseline if told else group.baseline.val_bpb
@@ -168,4 +168,4 @@ def fall_of(group: GroupHistory, told: ToldGain | None) -> Fall:
     steps += [(place.get(head.experiment_id, 0), head.expected) for head in group.heads]
     if told is not None and group.heads:  # what all runs say by now of the one that is the head
         steps[-1] = (steps[-1][0], told.gain.head)
-    return Fall(steps=tuple(steps), experiments=len(group.records))
+    return Fall(steps=tuple(steps), experiments=len(group.outlines))

@@ -132,9 +132,9 @@ def branches_of(headline: Headline) -> list[dict[str, Any]]:
     return [
         {
             "branch": history.branch,
-            "done": sum(record.is_done for record in history.records),
+            "done": sum(outline.is_done for outline in history.outlines),
             "kept": sum(record.outcome == "keep" and record.is_idea for record in history.records),
-            "in_head": sum(record.experiment.id in inside for record in history.records),
+            "in_head": sum(outline.experiment.id in inside for outline in history.outlines),
             "is_paused": history.branch.name in headline.group.steering.paused,
         }
         for history in headline.histories

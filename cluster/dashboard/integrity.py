@@ -50,7 +50,8 @@ def integrity_routes(site: Site) -> list[Route]:
 def integrity_parts(site: Site) -> dict[str, Any]:
     """What the page shows."""
     found = site.snapshot().headlines
-    controls = [record for one in found for record in one.group.records if record.experiment.kind == "control"]
+    controls_of = [one.group.chosen(lambda outline: outline.experiment.kind == "control") for one in found]
+    controls = [record for of_group in controls_of for record in of_group]
     rows = site.reader.rows
     return {
         "headlines": found,
@@ -61,6 +62,6 @@ def integrity_parts(site: Site) -> dict[str, Any]:
         "machines": rows(MACHINES),
         "workers": rows(WORKERS),
         "controls": controls[::-1][:MOST_CONTROLS],
-        "controls_in_words": [(one, controls_in_words(one.group.records)) for one in found],
+        "controls_in_words": [(one, controls_in_words(its)) for one, its in zip(found, controls_of, strict=True)],
         "unequal": [(one, one.group.unequal_shares[::-1][:MOST_UNEQUAL], len(one.group.unequal_shares)) for one in found],
     }

@@ -15,7 +15,7 @@ from cluster.local_api import connect, silent_farm
 from research.errors import FarmEnded, UserError
 from research.formatting import counted
 from results.history import BranchHistory, HistoryFollower
-from results.journal import repair_hint
+from results.journal_damage import repair_hint
 from results.query import Table
 from results.query_process import QueryProcess
 from results.tables import Audience

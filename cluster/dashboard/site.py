@@ -25,7 +25,7 @@ from results.experiment import ExperimentRecord
 from results.head_gain import interval_text
 from results.history import BranchHistory
 from results.query import cell_text
-from results.residuals import DeviceResidual, by_device, residuals
+from results.residuals import DeviceResidual, by_device, is_predicted, residuals
 
 FOLDER = Path(__file__).parent
 
@@ -64,7 +64,7 @@ class Snapshot:
     @cached_property
     def residuals(self) -> dict[str, DeviceResidual]:
         """How the scores of each device differ from what all runs expect."""
-        return by_device(residuals(record for headline in self.headlines for record in headline.group.records))
+        return by_device(residuals(record for headline in self.headlines for record in headline.group.chosen(is_predicted)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from research.valid_train_py import MAX_BYTES
 from results.experiment import Branch, Head
 from results.group_entries import SUBMISSION, SUBMISSION_ENDED
 from results.history import BranchHistory, branch_named
-from results.journal import check_whole
+from results.journal_damage import check_whole
 from results.query import Table
 from results.run_logs import log_tail
 

@@ -9,7 +9,8 @@ import pytest
 from cluster.cli import main
 from cluster.home import Home
 from research.errors import UserError
-from results.journal import Journal, check_whole, read_journal
+from results.journal import Journal, read_journal
+from results.journal_damage import check_whole
 from results.journal_repair import NUMBERS_TAKEN, REPAIRED, plan_repair, repair
 from results.store import Store
 from tests.cluster.farm_samples import make_history

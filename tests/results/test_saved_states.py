@@ -10,6 +10,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 from benchmarks.store import GROUP, branch_named, journal_lines, run_of
+from results.code_version import code_version
 from results.group_entries import RULING, Entry, Ruled
 from results.group_state import GroupState, estimates
 from results.groups import Groups, ruling_event
@@ -136,3 +137,10 @@ def test_each_class_that_a_state_may_consist_of_is_read() -> None:
             found.add(kind)
             waiting += get_type_hints(kind).values()
     assert found <= set(CLASSES)
+
+
+def test_what_code_saves_that_was_changed_since_its_import_is_used_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    compute = code_version.__wrapped__
+    assert compute() == compute()
+    monkeypatch.setattr("results.code_version.IMPORTED_NS", 0)
+    assert compute() != compute()

@@ -13,6 +13,7 @@ from cluster.known_folders import remember
 from results.experiment import Verdict
 from results.history import read_history
 from results.store import Store
+from results.told import FILE as OUTLINES
 from results.verdict import abandoned_by_a_person
 from tests.cluster.farm_samples import make_history
 from tests.results.result_samples import make_branch, make_experiment, make_run
@@ -125,7 +126,10 @@ def test_files_and_rows_of_a_person_stay(home: Home, capsys: pytest.CaptureFixtu
 def test_a_named_tag_goes_with_all_that_it_has_and_can_be_put_back(home: Home, tmp_path: Path) -> None:
     repo, lines = tmp_path / "repo", home.journal.read_bytes().splitlines()
     commit = git(repo, "rev-parse", OLD)
+    read_history(home.journal, fewest=1)
+    assert b"mar8-0000" in (home.folder / OUTLINES).read_bytes()
     assert clean(home, "--yes", "mar8") == 0
+    assert not (home.folder / OUTLINES).exists(), "no cache has its texts"
     assert [history.branch.tag for history in read_history(home.journal)] == ["mar9"]
     assert not branch_exists(repo, OLD) and branch_exists(repo, NEW)
     assert git(repo, "for-each-ref", "--format=%(refname)", "refs/experiments") == "refs/experiments/mar9-0002"
