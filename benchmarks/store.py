@@ -3,12 +3,12 @@
     uv run python -m benchmarks.store --runs 1000 100000 1000000 --branches 1 --json store.json
 
 Each size gets a home of its own with made-up experiments, divided among branches of one group, and a process of its own, so
-that its peak memory is its own. Times are in seconds, memory in MiB. `aggregate`, `latest`, `one` and `leaders` are usual
-queries, the last once the estimates are computed (`estimates`). `state` is the first replay of the group's records. What a
-loop's step reads is `first step` and `step`, the second with the replay of a new run. `restart` is another start, with the
-state that the first one saved. `first read` decodes the whole journal, as the first command does that looks at all of it;
-`status` and `report` are the commands' text after it, with the reading. CPU time counts, so that others on the machine don't.
-Of a million runs what needs the group's state is left out.
+that its peak memory is its own. Times are in seconds, memory in MiB; -1 in the JSON is a query that ran out of memory.
+`aggregate`, `latest`, `one` and `leaders` are usual queries, the last once the estimates are computed (`estimates`). `state`
+is the first replay of the group's records. What a loop's step reads is `first step` and `step`, the second with the replay
+of a new run. `restart` is another start, with the state that the first one saved. `first read` decodes the whole journal, as
+the first command does that looks at all of it; `status` and `report` are the commands' text after it, with the reading. CPU
+time counts, so that others on the machine don't. Of a million runs what needs the group's state is left out.
 """
 
 import argparse
@@ -25,6 +25,7 @@ from typing import Any
 from agent.duplicate_edits import ProgramsOnSameTerms
 from agent.tried_by_group import TriedByGroup
 from cluster.status_text import standing_lines
+from research.errors import UserError
 from research.profiles import PROFILES
 from research.result import RunResult
 from results import policy
@@ -60,6 +61,9 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 Timed = Callable[..., None]
 """Takes a name, what is measured, and how often it runs."""
 
+OUT_OF_MEMORY = -1.0
+"""Stands for the time of a query that needs more memory than queries may use."""
+
 MOST_EXPORTED = 10_000
 """Experiments of a history up to which the files for people are measured: they take all of it, beside the loops."""
 
@@ -79,15 +83,33 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="store-benchmark-") as folder:
             found[runs] = measured(runs, options.branches, Path(folder))
         print(f"{runs:,} runs")
-        print("\n".join(f"  {name:<12}{value:>12,.4f}" for name, value in found[runs].items()), flush=True)
+        print("\n".join(f"  {name:<12}{in_words(value):>14}" for name, value in found[runs].items()), flush=True)
     if options.json is not None:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def in_words(figure: float) -> str:
+    """A figure as it is printed."""
+    return "out of memory" if figure == OUT_OF_MEMORY else f"{figure:,.4f}"
 
 
 def measured(runs: int, branches: int, folder: Path) -> dict[str, float]:
     """The figures of a home with so many runs, from a process of its own."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measure, (runs, branches, folder))
+
+
+def seconds_of(work: Callable[[], object], times: int = 1) -> float:
+    """The CPU seconds that some work takes; OUT_OF_MEMORY for a query that needs more than queries may use."""
+    began = time.process_time()
+    try:
+        for _ in range(times):
+            work()
+    except UserError as problem:
+        if "Out of Memory" not in str(problem):
+            raise
+        return OUT_OF_MEMORY
+    return (time.process_time() - began) / times
 
 
 def measure(runs: int, branches: int, folder: Path) -> dict[str, float]:
@@ -98,10 +120,7 @@ def measure(runs: int, branches: int, folder: Path) -> dict[str, float]:
     figures: dict[str, float] = {}
 
     def timed(name: str, work: Callable[[], object], times: int = 1) -> None:
-        began = time.process_time()
-        for _ in range(times):
-            work()
-        figures[name] = (time.process_time() - began) / times
+        figures[name] = seconds_of(work, times)
 
     timed("rebuild", lambda: Store.open(folder).close())
     figures["records/s"] = records_in(runs, branches) / figures["rebuild"]

@@ -10,6 +10,7 @@ import duckdb
 
 from results.column_comments import m017_comments
 from results.costs_view import TOKENS, m014_costs_by_researcher, m015_costs_of_calls
+from results.history_view import m018_narrow_history
 from results.table_comments import (
     COSTS_COMMENT,
     DECIDING_COMMENTS,
@@ -420,4 +421,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     m015_costs_of_calls,
     _m016_near_misses_of_heads,
     m017_comments,
+    m018_narrow_history,
 )

@@ -20,6 +20,7 @@ from research.errors import UserError
 from results import database
 from results.experiment import Verdict, to_body
 from results.history import read_history
+from results.history_view import m018_narrow_history
 from results.journal import JournalRecord, Records, encoded
 from results.parquet_export import VERSION_KEY
 from results.schema import MIGRATIONS
@@ -408,6 +409,36 @@ def test_migrations_run_once_each(tmp_path: Path) -> None:
         with Store.open(tmp_path) as store:
             versions = store.query("SELECT version FROM schema_version ORDER BY version").rows
             assert versions == tuple((number + 1,) for number in range(len(MIGRATIONS)))
+
+
+def test_the_narrow_history_answers_what_the_one_before_it_did(tmp_path: Path) -> None:
+    with Store.open(tmp_path) as store:
+        store.add_branch(make_branch())
+        night(store)
+        store.add_run("mar8-0001", make_run("again", 0.995))
+        store.add_verdict("mar8-0001", Verdict(decision="discard", reason="no better", gain=0.1, effect=0.004, helps=0.3))
+        store.add_experiment(replace(make_experiment(98), kind="control"))
+        store.add_run("mar8-0098", make_run("control", 0.99))
+        store.add_verdict("mar8-0098", Verdict(decision="discard", reason="a control"))
+    at = MIGRATIONS.index(m018_narrow_history)
+    answers = []
+    with duckdb.connect() as connection:
+        for step in MIGRATIONS[:at]:
+            step(connection)
+        connection.execute(f"ATTACH '{tmp_path / 'farm.duckdb'}' AS home (READ_ONLY)")
+        for table in TABLES.values():
+            connection.execute(f"INSERT INTO {table} SELECT * FROM home.{table} ORDER BY seq")
+        connection.execute("DETACH home")
+        for steps in ((), (m018_narrow_history,)):
+            for step in steps:
+                step(connection)
+            comments = "SELECT column_name, data_type, comment FROM duckdb_columns() WHERE table_name = 'history' ORDER BY ALL"
+            of_view = "SELECT comment FROM duckdb_views() WHERE view_name = 'history'"
+            views = ("FROM history", "FROM leaderboard", comments, of_view)
+            answers.append([connection.execute(sql).fetchall() for sql in views])
+    before, after = answers
+    assert before == after
+    assert len({row[9] for row in after[0]}) == 6, "kept, discarded, measured, crashed, invalid and not yet decided"
 
 
 def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:
