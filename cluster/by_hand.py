@@ -226,13 +226,14 @@ def leave_results(farm: Farm, loop: ResearchLoop, record: ExperimentRecord, trie
 
 
 def give_back(options: FarmOptions, loop: ResearchLoop, record: ExperimentRecord, tried: str | None) -> None:
-    """Restores the head's train.py after a discard, unless the user has edited it since, or what was tried is on no record
-    (`tried` None). A commit of the user's stays.
+    """Restores the head's train.py after a discard, or a keep that waits for a merge: the next edit is made on the head. It
+    stays if the user has edited it since, or what was tried is on no record (`tried` None). A commit of the user's stays.
     """
     head, tree = loop.head(), options.source_tree
     if tree is None:
-        if tried is not None and not is_kept(record) and not is_by_hand(loop.worktree, record.experiment):
-            loop.worktree.restore(head.commit, tried=tried)
+        stays = tried is None or tried == loop.worktree.train_py(head.commit) or is_by_hand(loop.worktree, record.experiment)
+        if not stays and loop.worktree.restore(head.commit, tried=tried) and is_kept(record):
+            loop.observer.on_event("edit_waits", branch=loop.branch.name, experiment=record.experiment.id)
         return
     text = loop.worktree.train_py(head.commit)
     if tried is not None and working_train_py(tree) == tried != text:
@@ -283,7 +284,7 @@ def proposal_by_hand(head_text: str, working: str, message: str | None) -> Propo
 
 
 def is_kept(record: ExperimentRecord) -> bool:
-    """Whether the experiment was kept, so that the branch has moved to its commit."""
+    """Whether the experiment was kept: the branch has moved to its commit, unless a merge must bring it in."""
     return record.verdict is not None and record.verdict.decision == "keep"
 
 

@@ -30,6 +30,7 @@ MESSAGES = {
     "parked": "{branch}: the new head is without what a person had changed there: that is now {ref} in git",
     "made_again": "{branch}: its {what} had been deleted, and was made again",
     "wave_ended": "{branch}: the wave of near-misses ends early: {reason}",
+    "edit_waits": "{branch}: train.py is the head's again; {experiment} is kept on record, and comes in by a merge run",
     "no_wave": "{branch}: too few near-misses to combine, or they have been combined on this head",
     "view_failed": "{file} can't be written ({reason}): it is tried again later, and nothing of the history is lost",
     "picture_moved_aside": "{branch}: progress.png was not drawn by the farm: it is now {file}",

@@ -51,7 +51,8 @@ def take_packed(file: Path, checkout: Path, target: Home) -> list["Taken"]:
     with _opened(file) as archive, tempfile.TemporaryDirectory(dir=target.folder.parent, prefix=".unpacked-") as folder:
         fresh = Path(folder) / "home"
         fresh.mkdir()
-        bundles = unpacked(archive, fresh, cure=f"copy it anew, or pack the home again ({to_type('farm pack')})")
+        again = to_type(f"farm pack {shlex.quote(file.name)}")
+        bundles = unpacked(archive, fresh, cure=f"copy it anew, or pack the home again ({again})")
         if target.journal.exists():
             with target.lock():
                 _require_earlier(target, Home(fresh), file)

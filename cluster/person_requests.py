@@ -173,11 +173,10 @@ def _idea_tried(store: "Store", ask: Ask, state: "GroupState", *, among: Collect
     record = store.record(ask.idea)
     experiment = record.experiment
     if not record.is_idea:
-        there = ", ".join(_named(store, idea) for idea in sorted(among)) or "none"
-        raise UserError(
-            f"{ask.idea} ({one_line(experiment.title, TITLE_WIDTH)}) is of the kind {experiment.kind}, and no idea: "
-            f"name one of {there}."
-        )
+        there = ", ".join(_named(store, idea) for idea in sorted(among))
+        choice = f"name one of {there}" if there else "there is none to name yet"
+        title = one_line(experiment.title, TITLE_WIDTH)
+        raise UserError(f"{ask.idea} ({title}) is not an idea, but of the kind {experiment.kind}: {choice}.")
     known = (ask.idea, state.idea_of.get(ask.idea, ""), state.idea_of_edit.get(edit_of(experiment), ""))
     return next((idea for idea in known if idea in among), known[1] or ask.idea)
 

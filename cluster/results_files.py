@@ -61,23 +61,25 @@ def by_hand_lines(home: Home, histories: Iterable[BranchHistory], here: Path | N
 
     histories = list(histories)
     records = [outline for history in histories for outline in history.outlines]
-    own = {record.experiment.commit[:7] for record in records}
+    own = {record.experiment.commit for record in records}
     worktrees = [worktree_folder(home.folder, history.branch.name) for history in histories]
     folders = [*worktrees, *home.repositories(), *filter(None, [here])]
     found = rows_of_others(dict.fromkeys((folder / RESULTS_TSV).resolve() for folder in folders), records)
     lines = []
     for file, commits in found.items():
-        of_a_farm = _commits_of_farms(file.parent) - own
+        of_a_farm = _commits_of_other_homes(file.parent, own)
         elsewhere = sum(commit in of_a_farm for commit in commits)
         lines += [*_by_hand(file, len(commits) - elsewhere), *_elsewhere(file, elsewhere)]
     return lines
 
 
-def _commits_of_farms(checkout: Path) -> set[str]:
-    """The commits that any farm has recorded in a checkout, as rows have them."""
+def _commits_of_other_homes(checkout: Path, own: set[str]) -> set[str]:
+    """The commits that other homes have recorded in a checkout, as rows have them. A commit that one of this home's experiments
+    was made on, and that isn't one itself, is a person's.
+    """
     from agent.repo.branch_log import experiment_commits  # git is heavy, and most tables hold no rows of others
 
-    return {commit[:7] for commit in experiment_commits(checkout)}
+    return {commit[:7] for commit in experiment_commits(checkout, but_for=own) - own}
 
 
 def _by_hand(file: Path, rows: int) -> list[str]:

@@ -40,7 +40,10 @@ def chosen_output(format: str | None, file: str | None, *, json: bool = False) -
         raise UserError(f"--json and --format {format} are two formats: leave one out.")
     format = "json" if json else format
     path = None if file is None else user_path(file, instead="an absolute path for --output")
-    chosen = format or ("table" if path is None else SUFFIXES.get(path.suffix.lower()))
+    of_name = None if path is None else SUFFIXES.get(path.suffix.lower())
+    if json and of_name not in (None, "table", "json"):
+        raise UserError(f"--json and --output {file} are two formats: leave --json out, or choose a name that ends in .json.")
+    chosen = format or ("table" if path is None else of_name)
     if chosen is None:
         raise UserError(
             f"{path} doesn't say in which format the result is to be written: add --format {' or '.join(SQL_FORMATS)}."

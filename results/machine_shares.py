@@ -84,7 +84,7 @@ class MachineShare:
             return ""
         if self.uneven < 0:
             return f"with {1 - self.share / self.beside:.0%} less of the machine than what it is compared with"
-        return f"beside what had {1 - self.beside / self.share:.0%} less of the machine"
+        return f"beside runs that had {1 - self.beside / self.share:.0%} less of the machine"
 
     @property
     def words(self) -> str:

@@ -1,5 +1,6 @@
 """What git knows of the commits on a branch: their order, their messages, and where the branch has been."""
 
+from collections.abc import Collection
 from pathlib import Path
 
 from agent.repo.branch_names import EXPERIMENT_REFS, branch_ref, full_name
@@ -70,11 +71,12 @@ def message_of(repo: Path, commit: str) -> tuple[str, str]:
     return subject, rest.strip()
 
 
-def experiment_commits(folder: Path) -> frozenset[str]:
+def experiment_commits(folder: Path, *, but_for: Collection[str] = ()) -> frozenset[str]:
     """The commits under refs/experiments of the repository around a folder, whichever home's they are, and those that they were
-    made on, baselines among them; none without a repository.
+    made on, baselines among them; none without a repository. Those in `but_for` are left out, with what they were made on.
     """
     try:
-        return frozenset(run_git(folder, "for-each-ref", "--format=%(objectname) %(parent)", EXPERIMENT_REFS).split())
+        listed = run_git(folder, "for-each-ref", "--format=%(objectname) %(parent)", EXPERIMENT_REFS).splitlines()
     except GitFailed:
         return frozenset()
+    return frozenset(commit for line in listed if (commits := line.split())[0] not in but_for for commit in commits)

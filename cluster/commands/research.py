@@ -123,7 +123,7 @@ def abandon(options: argparse.Namespace) -> int:
 def under_way(home: Home, holder: str, unfinished: "list[ExperimentRecord]") -> str:
     """Why nothing can be abandoned while a farm runs, which finishes what has no verdict."""
     there = ", ".join(record.experiment.id for record in unfinished)
-    what = f"without a verdict are {there}, which it runs or will finish" if there else "nothing was interrupted"
+    what = f"it runs or will finish what has no verdict yet ({there})" if there else "nothing was interrupted"
     stop = to_type(f"farm stop{home_option(home)}")
     return f"A farm is already running on {home.folder} ({holder}), and {what}: to abandon one, stop the farm first (`{stop}`)."
 

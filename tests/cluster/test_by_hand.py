@@ -203,6 +203,11 @@ def test_what_was_tried_or_changes_no_code_is_refused_in_one_line(make_loop) -> 
         for tried, left in ((None, noted), (noted, TRAIN_PY)):  # what is on no record stays
             give_back(SimpleNamespace(source_tree=None), loop, first, tried)
             assert path.read_text() == left
+        assert first.verdict is not None
+        waits = replace(first, verdict=replace(first.verdict, decision="keep"))  # and the head is another
+        path.write_text(deep)
+        give_back(SimpleNamespace(source_tree=None), loop, waits, deep)
+        assert path.read_text() == TRAIN_PY, "else the next edit would be tried together with this one"
         again = earlier_try(loop, deep, TRAIN_PY, again=True)
         assert again is not None and again.experiment.id == first.experiment.id
         baseline = earlier_try(loop, TRAIN_PY, TRAIN_PY, again=True)

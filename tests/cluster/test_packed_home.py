@@ -102,6 +102,7 @@ def test_what_is_no_packed_home_is_one_line(
     assert main(["unpack", str(file)]) == 2
     said = capsys.readouterr().err
     assert len(said.splitlines()) == 1 and "fetch" not in said, "no farm fetch is meant here"
+    assert "pack the home again" not in said or f"farm pack {file.name}" in said, "a command that can be typed"
     assert not elsewhere.folder.exists() and not list(elsewhere.folder.parent.glob(".unpacked-*"))
 
 

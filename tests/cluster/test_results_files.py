@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from agent.repo.branch_log import experiment_commits
 from agent.repo.branch_names import worktree_folder
 from cluster.cli import main
 from cluster.home import Home
@@ -95,6 +96,8 @@ def test_rows_of_another_home_in_the_same_checkout_are_not_called_foreign(
     subprocess.run([*git, "update-ref", "refs/experiments/apr1-0001", commit], check=True)
     by_hand, elsewhere = told()
     assert by_hand.startswith("2 rows ") and elsewhere.startswith("2 rows ") and "another home" in elsewhere
+    own = frozenset({commit})
+    assert not experiment_commits(checkout, but_for=own), "what a home's own experiment was made on is no other home's"
     (checkout / "results.tsv").write_text(f"{HEADER}\n{theirs}\n")
     assert len(told()) == 1 and "by hand" not in told()[0]
 

@@ -176,6 +176,7 @@ def test_an_output_without_a_format_or_a_file_is_explained(
         (["--output", str(home.journal / "x.csv")], "--output"),
         (["--output", str(tmp_path / "none" / "x.csv")], "--output"),
         (["--json", "--format", "csv"], "--format csv"),
+        (["--json", "--output", "night.csv"], "--json"),
     ):
         assert main(["sql", *words, *at]) == 2
         error = capsys.readouterr().err

@@ -153,7 +153,7 @@ def test_a_drop_names_the_idea_that_a_repeat_tries_and_refuses_what_tries_none(
         for words in ((), ("--undo",)):
             assert typed(lab, "drop", kinds[kind], *words) == 2
             said = capsys.readouterr().err
-            assert kind in said and "no idea" in said and (title in said) == (not words)
+            assert kind in said and "not an idea" in said and (title in said) == (not words)
     assert typed(lab, "drop", again.id) == 0
     said = capsys.readouterr().out
     assert title in said and f"{again.id} repeats" in said and "once more" not in said

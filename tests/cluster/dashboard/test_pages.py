@@ -1,6 +1,7 @@
 """Every page shows what is on record, of a farm that runs and of one that has ended, and every text as text."""
 
 import json
+import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -34,6 +35,8 @@ def test_the_overview_says_what_was_gained_and_whether_to_believe_it(client: Tes
     for fact in ("1.0421", "1.0140", "+0.0281", "+0.0262", "+0.0301", "90%", "5 of 18 experiments", "5 fresh seeds", "$1.32"):
         assert fact in text
     assert "paused: mar8-gpu1" in text and "try a smaller vocabulary" in text and "no farm running" in text
+    [done] = re.findall(r"Kept\s+\d+\s+of (\d+) experiments?;", text)
+    assert re.findall(r"1\.0140\s+(\d+) experiments", text) == [done], "the picture counts as all else does: without baselines"
 
 
 def test_the_last_verdicts_are_words(client: TestClient) -> None:
@@ -42,7 +45,7 @@ def test_the_last_verdicts_are_words(client: TestClient) -> None:
     assert "keep: effect" not in text, "the decision stands beside it"
 
 
-def test_an_experiment_has_its_diff_runs_and_log(client: TestClient) -> None:
+def test_an_experiment_has_its_diff_runs_and_log(client: TestClient, night: Home) -> None:
     html = client.get("/experiments/mar8-0001").text
     text = page_of(html).text
     for fact in (
@@ -55,6 +58,9 @@ def test_an_experiment_has_its_diff_runs_and_log(client: TestClient) -> None:
         "audit",
     ):
         assert fact in text
+    with Store.open(night.folder) as store:
+        [(price,)] = store.query("SELECT price FROM estimates WHERE id = 'mar8-0001'").rows
+    assert f"price {price:+.5f}" in text, "the price that decides, as farm show has it"
     rows = [attributes["class"] for attributes in page_of(html).named("tr") if "class" in attributes]
     assert rows.count("added") == 3 and rows.count("removed") == 1
 
