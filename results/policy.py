@@ -53,17 +53,19 @@ def observe(state: FarmState, run: Finished) -> FarmState:
         return settled(_greedily(state, run))
     if run.kind == "wave":  # it is judged as a whole
         return state
-    return settled(state, ran=run.patches if run.score is not None and run.checked and holds else None)
+    measured = run.patches if run.score is not None and run.checked and holds else None
+    return settled(state, ran=measured, explored=run.patches if run.kind == "explore" else None)
 
 
-def settled(state: FarmState, *, ran: frozenset[str] | None = None) -> FarmState:
+def settled(state: FarmState, *, ran: frozenset[str] | None = None, explored: frozenset[str] | None = None) -> FarmState:
     """The state after what the estimates say now: what is forgotten, and the head that follows.
 
-    `ran` are the patches of the train.py that was just measured, which needs no merge to become the head.
+    `ran` are the patches of the train.py that was just measured, which needs no merge to become the head; `explored` are an
+    idea whose run has just ended and the head that it was tried on.
     """
     now = standing(state, tuple(state.patches))
     tidied = _tidied(state, now)
-    return tidied if state.rules.greedy else _planned(tidied, now, ran)
+    return tidied if state.rules.greedy else _planned(tidied, now, ran, explored)
 
 
 def joined(state: FarmState) -> FarmState:
@@ -299,13 +301,18 @@ def _tidied(state: FarmState, now: Standing) -> FarmState:
     )
 
 
-def _planned(state: FarmState, now: Standing, ran: frozenset[str] | None) -> FarmState:
-    """The state with the head that the estimates ask for: taken at once if it has just run, else to be verified by a merge."""
+def _planned(state: FarmState, now: Standing, ran: frozenset[str] | None, explored: frozenset[str] | None) -> FarmState:
+    """The state with the head that the estimates ask for: taken at once if it has just run, else to be verified by a merge.
+
+    An idea whose first run made the head, and whose next one takes that back, leaves the head as it was, which is verified.
+    """
     changes = () if state.plan else wanted_changes(state, now)
     if not changes:
         return state
     head = changed(state.head, changes)
     if head == ran:
+        return replace(state, head=head, entered=(state.head, head))
+    if explored == state.head and state.entered == (head, state.head):
         return replace(state, head=head)
     waits = state.devices == 1 and len(changes) < state.rules.changes_alone
     return state if waits or state.runs < state.merges_from else replace(state, plan=(changes,))

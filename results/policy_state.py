@@ -126,6 +126,8 @@ class FarmState:
     """The patches of the head that all loops build on."""
     patches: Mapping[str, Patch] = field(default_factory=dict)
     """The patches that are remembered: those of the head and the candidates."""
+    entered: tuple[frozenset[str], frozenset[str]] | None = None
+    """The latest head that came in with the run that measured it, after the one before it; None if there was none."""
     plan: tuple[tuple[Change, ...], ...] = ()
     """Groups of changes, each of which one merge run verifies, in this order."""
     barred: frozenset[str] = frozenset()

@@ -86,6 +86,23 @@ def test_a_clear_gain_is_in_the_head_of_all_at_once() -> None:
     assert policy.explored(state, Patch(name="b")).patches == {"a", "b"}
 
 
+def again(state: FarmState, head: frozenset[str], name: str, score: float, *, checked: bool = True) -> FarmState:
+    """The state after one more run of an idea that was tried on a head."""
+    finished = replace(run("explore", score, *head, name), idea=Patch(name=name, slots=frozenset({name})), checked=checked)
+    return policy.observe(state, finished)
+
+
+def test_an_idea_whose_second_run_takes_back_its_first_is_not_in_the_head() -> None:
+    """Without a merge, whether that run was checked or not: the head before it was verified. A good second run leaves it in."""
+    before = tried(started(devices=1), "first", 0.96)
+    state = tried(before, "idea", 0.958)
+    assert state.head == {"first", "idea"}
+    for checked in (True, False):
+        back = again(state, before.head, "idea", 0.963, checked=checked)
+        assert back.head == {"first"} == policy.kept(back) and not back.plan
+    assert again(state, before.head, "idea", 0.957).head == {"first", "idea"}
+
+
 def test_a_gain_on_an_earlier_head_is_merged_with_what_came_in_meanwhile() -> None:
     state = stacked(a=0.99, b=0.98)
     assert state.head == {"a"} and state.planned == {"a", "b"}
