@@ -169,7 +169,7 @@ def test_a_running_farm_and_a_home_without_one_are_left_alone(home: Home, capsys
         with home.lock():
             assert main(["abandon", *name, "--home", str(home.folder)]) == 2
         said = capsys.readouterr().err
-        assert "already running" in said and "mar8-0003, which it runs" in said and "farm stop" in said
+        assert "already running" in said and "(mar8-0003)" in said and "farm stop" in said
         assert len(said.splitlines()) == 1 and "takes one of" not in said
     assert main(["abandon", "--home", str(tmp_path / "none")]) == 2
     assert not (tmp_path / "none").exists()
