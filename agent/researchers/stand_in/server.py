@@ -96,8 +96,11 @@ class _Handler(BaseHTTPRequestHandler):
         if not length.isdigit() or int(length) > MAX_REQUEST_BYTES:
             self._send(as_reply(413, error_body(413, "content-length is missing or too large")))
             return
+        body = self.rfile.read(int(length))
+        if len(body) < int(length):  # the client has gone, and asked for nothing
+            return
         key = self.headers.get("authorization") or self.headers.get("x-api-key")
-        self._send(self.server_of.reply_to(self.path, key, self.rfile.read(int(length))))
+        self._send(self.server_of.reply_to(self.path, key, body))
 
     def do_GET(self) -> None:
         self._send(self.server_of.on_get(self.path))

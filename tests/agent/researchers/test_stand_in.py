@@ -5,8 +5,10 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import fields as dataclass_fields
 from pathlib import Path
@@ -290,3 +292,16 @@ def test_a_port_in_use_is_refused_in_one_line(capsys: pytest.CaptureFixture[str]
 def test_a_script_that_is_not_there_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--script", "/non/existent"]) == 2
     assert "/non/existent" in capsys.readouterr().err
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_request_has_asked_for_nothing() -> None:
+    """Its thread ends without an answer, and what it sent is no request that the API would refuse."""
+    threads = threading.active_count()
+    with StandIn(lambda request: pytest.fail("nothing was asked for")).running() as stand_in:
+        host, port = stand_in.server.server_address[:2]
+        with socket.create_connection((str(host), port)) as client:
+            client.sendall(b'POST /v1/messages HTTP/1.1\r\nx-api-key: k\r\ncontent-length: 100\r\n\r\n{"model"')
+            client.shutdown(socket.SHUT_WR)
+            assert client.recv(1) == b"", "the connection is closed without a word"
+        assert stand_in.refused is None
+    assert threading.active_count() <= threads + 1
