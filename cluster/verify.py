@@ -1,6 +1,5 @@
 """Repeating an experiment from its record: the same train.py, seed, contract and data, through the same judge."""
 
-import asyncio
 import hashlib
 import math
 import tempfile
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.engine import LocalEngine
+from cluster.event_loop import run_in_loop
 from cluster.hardware import Device, limited, platform_identity
 from research.contract import Contract, judge_sha256
 from research.data.prepared import PreparedData
@@ -140,7 +140,7 @@ def repeat(run: RunResult, train_py: str, *, device: Device, data: PreparedData,
             await engine.close()
 
     with tempfile.TemporaryDirectory(prefix="autoresearch-verify-") as folder:
-        return asyncio.run(once(folder))
+        return run_in_loop(once(folder))
 
 
 def sigma_of(record: ExperimentRecord, branch: Branch) -> float:

@@ -1,11 +1,11 @@
 """`farm confirm`, `farm drop`, `farm combine`, `farm baseline`: a person's own judgement."""
 
 import argparse
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from cluster.commands.read_home import branch_asked, read_history, record_named
+from cluster.event_loop import run_in_loop
 from cluster.home import Home, find_cache, find_home, home_option
 from cluster.local_api import ask_farm
 from cluster.person_requests import Answer, Ask, record
@@ -55,7 +55,7 @@ def confirm(options: argparse.Namespace) -> int:
         farm_options, subject, (tried, baseline), contract=contract, seeds=options.seeds, display=display
     )
     try:
-        lines, has_interval = asyncio.run(confirming)
+        lines, has_interval = run_in_loop(confirming)
     except KeyboardInterrupt:
         output.line("interrupted: the same command goes on with what is left")
         raise

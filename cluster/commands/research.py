@@ -1,13 +1,13 @@
 """`farm run`, `farm try`, `farm abandon`, `farm stop`."""
 
 import argparse
-import asyncio
 import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agent.repo.branch_names import short_name
 from cluster.commands.read_home import history_to_run_on, read_history
+from cluster.event_loop import interrupts_held, run_in_loop
 from cluster.hardware import choose_devices, limited, platform_identity
 from cluster.home import Home, find_home, home_option
 from cluster.machine_load import busy_lines
@@ -78,7 +78,7 @@ def try_(options: argparse.Namespace) -> int:
         output.line(line)
     display = make_display(output.line)
     try:
-        record = asyncio.run(try_once(farm_options, options.message, display, again=options.again))
+        record = run_in_loop(try_once(farm_options, options.message, display, again=options.again))
     finally:
         display.close()
     seconds = sum(result.total_seconds or 0.0 for result in record.runs)
@@ -173,10 +173,10 @@ def stop(options: argparse.Namespace) -> int:
 
 def run_to_end(options: "FarmOptions", display: "Display") -> "FarmSummary":
     """Runs the farm, and restores the terminal however the farm ends."""
-    from cluster.driver import run_farm
-
     try:
-        summary = asyncio.run(run_farm(options, display))
+        with interrupts_held():
+            from cluster.driver import run_farm
+        summary = run_in_loop(run_farm(options, display))
     finally:
         display.close()
     return replace(summary, seconds=display.seconds())  # what the live view showed last

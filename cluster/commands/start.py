@@ -1,7 +1,6 @@
 """`farm demo`, `farm doctor`, `farm prepare`, `farm profile`: getting to know the farm, and getting a machine ready."""
 
 import argparse
-import asyncio
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cluster.background import in_background
 from cluster.commands.read_home import read_history
+from cluster.event_loop import run_in_loop
 from cluster.hardware import Device, choose_devices, limited, platform_identity
 from cluster.home import Home, find_cache, find_checkout, find_home, home_option
 from cluster.known_folders import remember
@@ -189,7 +189,7 @@ def prepare(options: argparse.Namespace) -> int:
         allow_visible=options.allow_visible,
         say=_say,
     )
-    asyncio.run(in_background(preparing))
+    run_in_loop(in_background(preparing))
     remember(find_cache(options.cache))
     if device.kind == "cuda":
         _choose_attention(contract, device, find_cache(options.cache))

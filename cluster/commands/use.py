@@ -1,7 +1,6 @@
 """`farm diff`, `farm apply`, `farm sample`, `farm transfer`: what to do with a result."""
 
 import argparse
-import asyncio
 import json
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.commands.read_home import read_history, record_named
+from cluster.event_loop import run_in_loop
 from cluster.hardware import Device, choose_devices
 from cluster.home import Home, find_cache, find_checkout, find_home, package_folder
 from cluster.judge_process import judge_environment
@@ -104,7 +104,7 @@ def transfer(options: argparse.Namespace) -> int:
         if plan.data.score_fingerprint(recorded_contract(branch)) != branch.score_fingerprint:
             say("the judge's code or the data have changed since: the original gain compares by its size only")
         try:
-            pairs = asyncio.run(run_pairs(plan, store, runs_folder=home.runs, say=say, state=state))
+            pairs = run_in_loop(run_pairs(plan, store, runs_folder=home.runs, say=say, state=state))
         except TransferFailed as failure:
             say(f"nothing can be compared: {failure}")
             return 1

@@ -74,7 +74,7 @@ def list_parts(site: Site, selection: Selection) -> dict[str, Any]:
         "first": (selection.page - 1) * PAGE_ROWS + 1,
         "pages_total": pages,
         "queue": queue,
-        "is_running": site.reader.running() is not None,
+        "is_running": site.reader.is_in_use(),
     }
 
 

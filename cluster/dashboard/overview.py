@@ -39,7 +39,7 @@ def overview_routes(site: Site) -> list[Route]:
         return site.fragment("fragments/last_verdicts.html", **verdict_parts(site))
 
     def farm_state(request: Request) -> Response:
-        return site.fragment("fragments/farm_state.html", is_running=site.reader.running() is not None)
+        return site.fragment("fragments/farm_state.html", **site.farm_state())
 
     return [
         Route("/", page),
@@ -58,7 +58,7 @@ def headline_parts(site: Site) -> dict[str, Any]:
         "headlines": [(one, stairs(one.fall)) for one in found[:MOST_HEADLINES]],
         "more_heads": len(found) - MOST_HEADLINES,
         "seeds": DEFAULT_SEEDS,
-        "is_running": site.reader.running() is not None,
+        "is_running": site.reader.is_in_use(),
         "confirm": to_type(f"farm confirm{option}"),
         "begin": [to_type(f"farm {name}{option}") for name in ("demo", "run")],
     }
@@ -68,7 +68,7 @@ def device_parts(site: Site) -> dict[str, Any]:
     """What the strip of devices shows."""
     running = site.reader.running()
     if running is None:
-        return {"running": None, "devices": [], "loops": [], "groups": {}}
+        return {"running": None, "silent": site.reader.silent(), "devices": [], "loops": [], "groups": {}}
     snapshot = site.snapshot()
     titles = snapshot.records
     found = devices_now(running, site.reader.rows(work_since(DUTY_SECONDS)), residuals=snapshot.residuals)

@@ -112,8 +112,16 @@ class HomeReader:
         if self._follower.damaged:
             lines.append(f"{counted(self._follower.damaged, 'line')} of the journal can't be read and are missing here: "
                          f"{repair_hint(home_option(self.home))}")  # fmt: skip
-        silent = "" if self.running() is not None else silent_farm(self.home)
+        silent = self.silent()
         return [*lines, silent] if silent else lines
+
+    def is_in_use(self) -> bool:
+        """Whether a farm runs on the home, even one that doesn't answer."""
+        return self.running() is not None or self.silent() != ""
+
+    def silent(self) -> str:
+        """What to say of a farm that runs and doesn't answer; empty if none runs, or it answers."""
+        return "" if self.running() is not None else silent_farm(self.home)
 
 
 class EstimatesInBackground:

@@ -93,11 +93,19 @@ class Site:
             "address": f"{request.url.path}{f'?{request.url.query}' if request.url.query else ''}",
             "pages": PAGES,
             "home": self.reader.home.folder,
-            "is_running": self.reader.running() is not None,
+            "is_running": self.reader.is_in_use(),
             "warnings": self.reader.warnings(),
             "allows_changes": self.allows_changes,
         }
-        return HTMLResponse(self.environment.get_template(template).render(shared | context), status_code=status_code)
+        return HTMLResponse(
+            self.environment.get_template(template).render(shared | self.farm_state() | context), status_code=status_code
+        )
+
+    def farm_state(self) -> dict[str, str]:
+        """What the mark on top of each page says of the farm."""
+        if self.reader.running() is not None:
+            return {"farm_state": "farm running"}
+        return {"farm_state": "farm doesn't answer" if self.reader.silent() else "no farm running"}
 
     def fragment(self, template: str, **context: Any) -> HTMLResponse:
         """A part of a page."""

@@ -31,7 +31,7 @@ def tool_routes(site: Site) -> list[Route]:
     def status(request: Request) -> Response:
         running = site.reader.running()
         if running is None:
-            return refusal(f"No farm is running on {site.reader.home.folder}.", 503)
+            return refusal(site.reader.silent() or f"No farm is running on {site.reader.home.folder}.", 503)
         return JSONResponse(json.loads(json.dumps(running, default=str)))
 
     return [Route("/sql", sql, methods=["POST"]), Route("/status", status)]

@@ -1,6 +1,5 @@
 """Jobs on a Ray cluster, through its dashboard's port alone."""
 
-import asyncio
 import contextlib
 import ipaddress
 import logging
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
+from cluster.event_loop import run_in_loop
 from cluster.proxies import reach_directly, uses_proxies
 from cluster.ray_cluster.checkout_zip import zip_checkout
 from research.command_hints import to_type
@@ -116,7 +116,7 @@ class Jobs:
                 say(text)
 
         with _in_one_line(self.address):
-            asyncio.run(pass_on())
+            run_in_loop(pass_on())
             return self.wait(job)
 
     def wait(self, job: str) -> str:

@@ -223,3 +223,12 @@ def test_with_control_a_person_steers_as_by_the_commands(tmp_path: Path) -> None
             assert client.post("/control", data=wrong, headers=own).status_code == 400
         text = page_of(client.get("/").text).text
         assert "suggested: try <b>QK-norm</b>" in text and "paused" not in text
+
+
+def test_a_farm_that_does_not_answer_is_not_taken_for_none(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    with home.lock(), visitor(home) as client:
+        page = page_of(client.get("/").text).text
+        assert "farm doesn't answer" in page and "no farm running" not in page and "No farm is running" not in page
+        assert "doesn't answer yet" in page_of(client.get("/fragments/devices").text).text
+        assert "doesn't answer yet" in client.get("/status").text

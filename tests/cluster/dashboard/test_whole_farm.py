@@ -68,8 +68,7 @@ def test_one_open_page_sees_the_verdicts_before_a_ctrl_c_and_after_the_resume(ch
         farm = quick.start(*command)
         wait_for("verdicts of both loops", lambda: {loop for loop, _ in visitor.verdicts()} == LOOPS)
         wait_for("events of the journal and of the farm", lambda: {"journal", "farm"} <= set(visitor.heard))
-        loops = visitor.read("/fragments/devices")
-        assert all(loop in loops for loop in LOOPS)
+        wait_for("both loops", lambda: all(loop in visitor.read("/fragments/devices") for loop in LOOPS))
         os.kill(farm.pid, signal.SIGINT)
         output, _ = farm.communicate(timeout=120)
         assert farm.returncode == 0, output
