@@ -87,7 +87,7 @@ class Schema:
 def ask_for_queries(home: Home, *, audience: "Audience") -> int:
     """Asks for queries and prints their results until Ctrl-D or `.quit`. Raises UserError if the home can't be read."""
     schema = read_schema(home, audience=audience)
-    session: PromptSession[str] = PromptSession(
+    prompt: PromptSession[str] = PromptSession(
         "farm> ",
         history=history_of_queries(),
         completer=SqlCompleter(schema),
@@ -97,10 +97,10 @@ def ask_for_queries(home: Home, *, audience: "Audience") -> int:
         prompt_continuation=_continued,
     )
     print(f"{home.folder}: one SELECT at a time; .help says more, Ctrl-D ends.")
-    talk = Talk(home, schema, audience)
+    session = SqlSession(home, schema, audience)
     while True:
         try:
-            if not talk.answer(session.prompt()):
+            if not session.answer(prompt.prompt()):
                 return 0
         except KeyboardInterrupt:  # drops what is typed
             continue
@@ -113,15 +113,15 @@ def obey_lines(home: Home, text: str, output: Output, *, audience: "Audience") -
 
     Raises UserError at the first one that can't be answered.
     """
-    talk, lines = Talk(home, read_schema(home, audience=audience), audience, output), text.strip().splitlines()
+    session, lines = SqlSession(home, read_schema(home, audience=audience), audience, output), text.strip().splitlines()
     while lines and (not lines[0].strip() or lines[0].lstrip().startswith(".")):
-        if not talk.answer(lines.pop(0), raises=True):
+        if not session.answer(lines.pop(0), raises=True):
             return
-    talk.answer("\n".join(lines), raises=True)
+    session.answer("\n".join(lines), raises=True)
 
 
-class Talk:
-    """What a prompt answers."""
+class SqlSession:
+    """What has been asked for at a prompt so far: how and to where it answers the next query."""
 
     def __init__(self, home: Home, schema: Schema, audience: "Audience", output: Output | None = None) -> None:
         self._home, self._schema, self._audience = home, schema, audience

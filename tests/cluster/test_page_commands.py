@@ -1,9 +1,9 @@
-"""Every command line of the tutorial and of README.md, typed one after the other into a fresh checkout.
+"""Every command line of the tutorial, of README.md and of the cookbook, typed one after the other into a fresh checkout.
 
 They are run, not only parsed, by one rule for all:
 
-- A word in capitals is replaced by what it stands for: a file, an experiment, the branch that runs. Before `farm try` the
-  edit is made that the page asks for.
+- A word in capitals, or an ellipsis, is replaced by what it stands for: a file, an experiment, the branch that runs, a query.
+  Before `farm try` the edit is made that the page asks for.
 - A command ends by itself with status 0. Time is no obstacle: the judge claims its whole time budget at once.
 - One that has no end (`farm run` without --experiments, `farm dashboard`) is stopped by Ctrl-C once it has begun. The first
   such farm goes on to a verdict, and those that steer a farm are typed while it runs.
@@ -31,7 +31,7 @@ from tests.cluster.test_farm import wait_for
 from tests.cluster.tiny_checkout import Checkout
 from tests.test_docs import BLOCK, ROOT, command_lines
 
-PAGES = ("docs/tutorial.md", "README.md")
+PAGES = ("docs/tutorial.md", "README.md", "docs/cookbook.md")
 
 BEGUN = re.compile(r"^home: |^The dashboard of .*http://127\.0\.0\.1:\d+/\?token=", re.M)
 """What a command prints that has no end, once it has begun."""
@@ -104,6 +104,8 @@ class Typist:
         if word == "FILE" and options.command in ("autopsy", "import"):
             return str(self.checkout.folder / "results.tsv")
         file = "night.html" if options.command == "report" else "night.packed"
+        if word == "...":
+            return "FROM history"
         known = {"FILE": file, "FILE.png": "card.png", "FOLDER": "exported"}
         return str(folder / known[word]) if word in known else "true" if word == "COMMAND" else word
 

@@ -15,7 +15,7 @@ from prompt_toolkit.output import DummyOutput
 
 from cluster.cli import main
 from cluster.home import Home
-from cluster.sql_prompt import COMMANDS, SqlCompleter, Talk, ask_for_queries, history_of_queries, read_schema
+from cluster.sql_prompt import COMMANDS, SqlCompleter, SqlSession, ask_for_queries, history_of_queries, read_schema
 from results.query import Table
 from results.table_formats import to_csv, to_markdown, to_parquet
 from tests.cluster.farm_samples import make_history
@@ -73,7 +73,7 @@ def test_a_talk_is_answered_from_keys_and_remembered(
 def test_commands_of_the_prompt_tell_the_schema_and_write_files(
     home: Home, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    talk = Talk(home, read_schema(home, audience="agent"), "agent")
+    session = SqlSession(home, read_schema(home, audience="agent"), "agent")
     file = tmp_path / "x.md"
     for command in (
         ".help",
@@ -84,13 +84,13 @@ def test_commands_of_the_prompt_tell_the_schema_and_write_files(
         "FROM runs SELECT id",
         ";",
     ):
-        assert talk.answer(command)
+        assert session.answer(command)
     shown = capsys.readouterr().out
     assert "worth combining" in shown and "90% interval" in shown and "no table 'none'" in shown and "audit" not in shown
     assert all(f"\n  {command}" in shown for command in COMMANDS)
     assert file.read_text().count("\n") == 5 and "3 rows" in shown
-    assert talk.answer("FROM runs SELECT count(*)") and "x.md" not in capsys.readouterr().out, "a file takes one result"
-    assert not talk.answer(".quit")
+    assert session.answer("FROM runs SELECT count(*)") and "x.md" not in capsys.readouterr().out, "a file takes one result"
+    assert not session.answer(".quit")
 
 
 def test_the_history_is_in_memory_where_no_file_can_be(tmp_path: Path) -> None:
