@@ -14,6 +14,7 @@ The last line that is printed has the counts.
 import argparse
 import errno
 import json
+import math
 import random
 import shutil
 import sys
@@ -39,11 +40,14 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--scenario", choices=sorted(SCENARIOS), help="only this one")
     parser.add_argument("--at", type=int, help="only the kill at this place")
+    parser.add_argument("--within", type=float, default=math.inf, metavar="SECONDS",
+                        help="begin no scenario after so many seconds, and count those that were played")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="only the last line, as JSON")
     options = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="killpoints-") as folder:
-        counts = Kills(Path(folder), seed=options.seed, is_quiet=options.json).run(
+        kills = Kills(Path(folder), seed=options.seed, is_quiet=options.json, within_s=options.within)
+        counts = kills.run(
             options.kills, failures=options.write_failures, jobs=options.jobs, scenario=options.scenario, at=options.at
         )
     told = {**counts, "seconds": round(time.monotonic() - began)}
@@ -54,8 +58,10 @@ def main() -> int:
 class Kills:
     """A series of kills, chosen by chance from all places of all scenarios."""
 
-    def __init__(self, folder: Path, *, seed: int, is_quiet: bool = True) -> None:
+    def __init__(self, folder: Path, *, seed: int, is_quiet: bool = True, within_s: float = math.inf) -> None:
+        """After `within_s` seconds no scenario begins any more."""
         self._folder, self._chance, self._is_quiet = folder, random.Random(seed), is_quiet
+        self._until = time.monotonic() + within_s
         self._expected: dict[str, Any] = {}
         self.places: dict[str, list[str]] = {}
         """The places of each scenario, in the order in which it comes to them."""
@@ -69,10 +75,11 @@ class Kills:
         due = [self._choice(number, scenario, at) for number in range(1 if at is not None else kills)]
         due += [self._choice(kills + number, scenario, at, fails=True) for number in range(failures)]
         with ThreadPoolExecutor(jobs) as pool:
-            told = list(pool.map(self._told, due))
+            told = [outcome for outcome in pool.map(self._told, due) if outcome is not None]
         violations = [one for outcome in told for one in outcome.violations]
         hit = {place for outcome in told for place in outcome.killed_at}
         return {
+            "scenarios": len(told),
             "kills": sum(len(outcome.killed_at) - outcome.failed for outcome in told),
             "write_failures": sum(outcome.failed for outcome in told),
             "places": len(hit),
@@ -130,7 +137,9 @@ class Kills:
         shutil.rmtree(folder)
         return outcome
 
-    def _told(self, choice: "Choice") -> "Outcome":
+    def _told(self, choice: "Choice") -> "Outcome | None":
+        if time.monotonic() > self._until:
+            return None
         outcome = self._one(choice)
         if not self._is_quiet:
             print(f"{choice.at} {outcome.killed_at}: {'; '.join(outcome.violations) or 'as without a kill'}", flush=True)
