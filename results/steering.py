@@ -4,12 +4,9 @@ plateaus.
 It is light to import: whoever reads the journal collects it.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from results.store import Store
+from typing import Any, Protocol
 
 SUGGESTION, SUGGESTION_CLOSED = "suggestion", "suggestion_closed"
 """The kinds of the events that record a person's idea in words for a group, and that it is followed or withdrawn."""
@@ -25,6 +22,16 @@ PLATEAU = "plateau"
 
 PLATEAU_IDEAS = 20
 """How many ideas of a group without a keep are a plateau, unless an option says otherwise."""
+
+
+class EventLog(Protocol):
+    """Where the events of branches are recorded: the store."""
+
+    def events(self, kind: str, branch: str) -> Sequence[dict[str, Any]]:
+        """The details of a branch's events of one kind, oldest first."""
+
+    def add_event(self, kind: str, body: Mapping[str, Any], *, id: str | None = None) -> bool:
+        """Adds an event; with an `id`, only once. Returns whether it is new."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,46 +120,44 @@ class SteeringEvents:
         )
 
 
-def add_suggestion(store: "Store", group: str, text: str) -> Suggestion:
+def add_suggestion(log: EventLog, group: str, text: str) -> Suggestion:
     """Records a person's idea in words for the loops of a group."""
-    number = max((event["number"] for event in store.events(SUGGESTION, group)), default=0) + 1
-    while not store.add_event(
-        SUGGESTION, {"branch": group, "number": number, "text": text}, id=f"{SUGGESTION} {group} {number}"
-    ):
+    number = max((event["number"] for event in log.events(SUGGESTION, group)), default=0) + 1
+    while not log.add_event(SUGGESTION, {"branch": group, "number": number, "text": text}, id=f"{SUGGESTION} {group} {number}"):
         number += 1  # another thread had this one
     return Suggestion(number=number, text=text)
 
 
-def suggestions_of(store: "Store", group: str) -> list[Suggestion]:
+def suggestions_of(log: EventLog, group: str) -> list[Suggestion]:
     """All suggestions that were made to a group, oldest first."""
-    closed = {event["number"]: event for event in store.events(SUGGESTION_CLOSED, group)}
-    found = [_suggestion(event) for event in store.events(SUGGESTION, group)]
+    closed = {event["number"]: event for event in log.events(SUGGESTION_CLOSED, group)}
+    found = [_suggestion(event) for event in log.events(SUGGESTION, group)]
     return [_closed(one, closed[one.number]) if one.number in closed else one for one in found]
 
 
-def close_suggestion(store: "Store", group: str, number: int, *, experiment: str = "") -> bool:
+def close_suggestion(log: EventLog, group: str, number: int, *, experiment: str = "") -> bool:
     """Records that an experiment follows a suggestion, or without one that a person has withdrawn it. Once for each."""
     body = {"branch": group, "number": number, "experiment": experiment}
-    return store.add_event(SUGGESTION_CLOSED, body, id=f"{SUGGESTION_CLOSED} {group} {number}")
+    return log.add_event(SUGGESTION_CLOSED, body, id=f"{SUGGESTION_CLOSED} {group} {number}")
 
 
-def is_paused(store: "Store", branch: str) -> bool:
+def is_paused(log: EventLog, branch: str) -> bool:
     """Whether a person has paused a branch's loop and not resumed it."""
-    events = store.events(LOOP_PAUSED, branch)
+    events = log.events(LOOP_PAUSED, branch)
     return bool(events) and bool(events[-1]["paused"])
 
 
-def set_paused(store: "Store", branch: str, paused: bool) -> None:
+def set_paused(log: EventLog, branch: str, paused: bool) -> None:
     """Records that a person pauses a branch's loop, or resumes it."""
-    store.add_event(LOOP_PAUSED, {"branch": branch, "paused": paused})
+    log.add_event(LOOP_PAUSED, {"branch": branch, "paused": paused})
 
 
-def note_policy(store: "Store", group: str, digest: str) -> bool:
+def note_policy(log: EventLog, group: str, digest: str) -> bool:
     """Records which program.md a group's researchers get, if it is another one than before. Returns whether it is."""
-    events = store.events(POLICY, group)
+    events = log.events(POLICY, group)
     if events and events[-1]["digest"] == digest:
         return False
-    return store.add_event(POLICY, {"branch": group, "digest": digest})
+    return log.add_event(POLICY, {"branch": group, "digest": digest})
 
 
 def ideas_since_keep(outcomes: Iterable[tuple[str, str]]) -> tuple[int, str]:
