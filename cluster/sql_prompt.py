@@ -22,16 +22,17 @@ from cluster.home import Home
 from cluster.sql_output import Output, chosen_output, deliver
 from research.errors import UserError
 from research.formatting import shortened
+from results.query import NOT_LISTED
 
 if TYPE_CHECKING:
     from results.tables import Audience
 
-COLUMNS = """
+COLUMNS = f"""
 SELECT c.table_name, c.column_name, lower(c.data_type), coalesce(c.comment, ''), coalesce(t.comment, v.comment, '')
 FROM duckdb_columns() c
 LEFT JOIN duckdb_tables() t ON t.table_name = c.table_name AND NOT t.internal
 LEFT JOIN duckdb_views() v ON v.view_name = c.table_name AND NOT v.internal
-WHERE NOT c.internal AND c.table_name <> 'schema_version' ORDER BY c.table_name, c.column_index
+WHERE NOT c.internal AND c.table_name NOT IN {NOT_LISTED} ORDER BY c.table_name, c.column_index
 """
 
 KEYWORDS = (

@@ -12,6 +12,7 @@ import duckdb
 from research.errors import UserError
 from research.files import move_aside
 from results.collection import without_collection
+from results.history_rows import bring_history_up_to_date, holds_all_rows
 from results.journal import Records
 from results.query import READ_ONLY_SETTINGS, is_damage
 from results.schema import UnknownSchema, migrate
@@ -21,6 +22,9 @@ log = logging.getLogger(__name__)
 
 BATCH = 20_000
 """Journal records per transaction while catching up."""
+
+BATCHES_PER_HISTORY = 10
+"""Batches after which the rows of the view `history` are put together: of many at once that takes less time."""
 
 HELD = "Could not set lock on file"
 """What DuckDB says of a file that another process has open."""
@@ -48,7 +52,7 @@ class Database:
         self._users = 0
         """Threads that use the connection now, and so keep it from being replaced."""
         self._is_closed = False
-        self._connection = _opened(path, journal)
+        self._connection = opened(path, journal)
         self.writer = self._connection.cursor()
         """The cursor of the one writer, which uses it `in_use` only."""
 
@@ -122,7 +126,7 @@ class Database:
                 log.warning("%s is damaged (%s): it is rebuilt from the journal", self._path, str(error)[:80])
                 self._connection = _ready(_rebuilt(self._path, self._journal))
             else:
-                self._connection = _opened(self._path, self._journal)
+                self._connection = opened(self._path, self._journal)
             self.writer = self._connection.cursor()
 
     def _disconnect(self) -> None:
@@ -131,7 +135,8 @@ class Database:
                 connection.close()
 
 
-def _opened(path: Path, journal: Records) -> duckdb.DuckDBPyConnection:
+def opened(path: Path, journal: Records) -> duckdb.DuckDBPyConnection:
+    """The database at a path, up to date with the journal, as `Database` opens it."""
     try:
         connection = duckdb.connect(str(path))
     except duckdb.Error as problem:
@@ -232,6 +237,8 @@ def _applied(connection: duckdb.DuckDBPyConnection, journal: Records) -> int | N
     every = " UNION ALL ".join(f"SELECT seq, '{kind}:' || id AS id FROM {table}" for kind, table in TABLES.items())
     rows = connection.execute(f"SELECT count(*), max(seq), arg_max(id, seq) FROM ({every})").fetchall()
     count, last, last_id = rows[0]
+    if not holds_all_rows(connection):
+        return None
     if count == 0:
         return 0
     return int(count) if count == last and journal.position(last_id) == last else None
@@ -250,7 +257,11 @@ def _inserted(connection: duckdb.DuckDBPyConnection, journal: Records, applied: 
         count += 1
         if len(batch) == BATCH:
             insert_many(connection, batch)
+            if count % (BATCH * BATCHES_PER_HISTORY) == 0:
+                bring_history_up_to_date(connection)
             batch = []
     if batch:
         insert_many(connection, batch)
+    if count:
+        bring_history_up_to_date(connection)
     return count

@@ -6,6 +6,7 @@ What the runs say is computed when it is first asked for, once for each group.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from research.command_hints import to_type
@@ -114,6 +115,11 @@ class GroupHistory:
     def chosen(self, is_wanted: Callable[[Outline], bool]) -> list[ExperimentRecord]:
         """The experiments whose outlines are wanted, oldest first."""
         return [self.records[at] for at, outline in enumerate(self.outlines) if is_wanted(outline)]
+
+    def latest(self, is_wanted: Callable[[Outline], bool], most: int) -> list[ExperimentRecord]:
+        """The latest experiments whose outlines are wanted, `most` at most, oldest first."""
+        places = (at for at in range(len(self.outlines))[::-1] if is_wanted(self.outlines[at]))
+        return [self.records[at] for at in [*islice(places, most)][::-1]]
 
     @cached_property
     def state(self) -> "GroupState | None":

@@ -18,7 +18,7 @@ from results.journal_index import FEWEST_TO_SAVE
 from results.journal_records import JournalRecords
 from results.outlines import Outline, outline_of_record
 from results.records_on_demand import MappingOnDemand, OnDemand
-from results.told import Kept, Told, told_by
+from results.told import MOST_KEPT, Kept, Told, told_by
 
 if TYPE_CHECKING:
     from results.group_state import GroupState
@@ -85,8 +85,9 @@ def read_history(
 class HistoryFollower:
     """The branches of a journal that another process writes, which may not exist yet. Any thread may ask."""
 
-    def __init__(self, journal: Path) -> None:
-        self._journal, self._lock = journal, threading.Lock()
+    def __init__(self, journal: Path, *, most_kept: int = MOST_KEPT) -> None:
+        """The records of a journal of at most `most_kept` bytes are kept in memory as they are read."""
+        self._journal, self._lock, self._most_kept = journal, threading.Lock(), most_kept
         self._begin()
 
     def _begin(self) -> None:
@@ -110,7 +111,7 @@ class HistoryFollower:
             self._begin()
         if self._told is None:
             self._reader = JournalReader(self._journal)  # an attempt before may have ended half-way
-            self._told = told_by(self._reader)
+            self._told = told_by(self._reader, most_kept=self._most_kept)
         told, kept = self._told
         for record in self._reader.one_by_one():
             told.take(record, len(self._reader), kept)

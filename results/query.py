@@ -13,6 +13,7 @@ import duckdb
 
 from research.errors import UserError
 from research.formatting import counted, is_text, shortened
+from results.history_rows import OWN_TABLES
 
 READ_ONLY_SETTINGS = (
     "SET temp_directory = ''",  # a hungry query fails instead of filling the disk
@@ -25,6 +26,9 @@ READ_ONLY_SETTINGS = (
 """Settings of an open database: they hold for every query and can't be undone."""
 
 _FIRST_WORD = re.compile(r"(?:\s|;|--[^\n]*(?:\n|$)|/\*.*?\*/)*([A-Za-z]+)", re.DOTALL)
+
+NOT_LISTED = ("schema_version", *OWN_TABLES)
+"""Tables that nobody need query."""
 
 CELL_WIDTH = 200
 """Characters of a cell in a prompt or a terminal, and of a column to which cells are aligned elsewhere."""
@@ -174,7 +178,7 @@ def table_names(cursor: duckdb.DuckDBPyConnection) -> list[str]:
     """Names of the tables and views that a query can use, sorted."""
     with cursor.cursor() as other:  # the cursor's own transaction has failed
         rows = other.execute("SELECT table_name FROM information_schema.tables ORDER BY 1").fetchall()
-    return [name for (name,) in rows if name != "schema_version"]
+    return [name for (name,) in rows if name not in NOT_LISTED]
 
 
 def cell_text(value: Any) -> str:

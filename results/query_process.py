@@ -24,8 +24,14 @@ log = logging.getLogger(__name__)
 SERVER = "results.query_server"
 """The module that runs in the process."""
 
-START_SECONDS = 20.0
-"""How long the process may take to start and read the journal."""
+START_SECONDS = 120.0
+"""How long the process may take to start and read the journal: a long one is indexed and its database copied, at most."""
+
+TURN_SECONDS = 20.0
+"""How long a query waits for those before it."""
+
+END_SECONDS = 1.0
+"""How long the process may take to remove its file once nobody asks any more."""
 
 SPARE_SECONDS = 3.0
 """How long a query that is stopped may take to say so before its process is ended."""
@@ -65,12 +71,17 @@ class QueryProcess:
         """Ends the process. A second call does nothing."""
         self._is_closed = True
         if self._process is not None:  # not under the lock: a query that is under way ends, too
+            assert self._process.stdin is not None
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(END_SECONDS)
             self._process.kill()
             self._process.wait()
 
     def _ask(self, sql: str, **request: object) -> str:
         timeout_s = float(str(request["timeout_s"]))
-        if not self._lock.acquire(timeout=START_SECONDS):
+        if not self._lock.acquire(timeout=TURN_SECONDS):
             raise UserError("Other queries are under way: try again.")
         try:
             deadline = time.monotonic() + timeout_s + SPARE_SECONDS

@@ -10,6 +10,7 @@ import duckdb
 
 from results.column_comments import m017_comments
 from results.costs_view import TOKENS, m014_costs_by_researcher, m015_costs_of_calls
+from results.history_rows import m019_history_rows
 from results.history_view import m018_narrow_history
 from results.table_comments import (
     COSTS_COMMENT,
@@ -422,4 +423,5 @@ MIGRATIONS: tuple[Callable[[duckdb.DuckDBPyConnection], None], ...] = (
     _m016_near_misses_of_heads,
     m017_comments,
     m018_narrow_history,
+    m019_history_rows,
 )

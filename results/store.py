@@ -262,6 +262,7 @@ class Store:
         Raises OSError, or UserError if the database fails.
         """
         try:
+            self._tables.refresh_history()
             return self._writer.read(lambda cursor: export_table(cursor, "history", self.home)).path
         except DATABASE_FAILED as problem:
             raise UserError(f"{self.home / 'history.parquet'} can't be made: {one_line(str(problem))}.") from None

@@ -13,6 +13,7 @@ from results.column_comments import AUDIT_COLUMNS, AUDIT_COMMENT
 from results.group_entries import RULING
 from results.group_state import estimates
 from results.groups import Groups
+from results.history_rows import bring_history_up_to_date
 from results.journal import JournalRecord, Records
 from results.query import Table, run_query
 from results.remembered import RememberedAnswers
@@ -23,6 +24,9 @@ from results.table_rows import AUDIT_FIELDS
 
 Audience = Literal["agent", "person"]
 """Who asks: queries of a `person` also see the table `audit`."""
+
+AUDIT = "audit"
+"""The table that only people see."""
 
 ESTIMATED = ("estimates", "near_misses", "leaderboard")
 """The tables that are computed from the runs when a query names them."""
@@ -45,7 +49,7 @@ class Tables:
     def __init__(self, read: Read, records: Records, *, saved: SavedStates | None = None) -> None:
         """`read` reads the open database, up to date with `records`; `saved` are states of an earlier session."""
         self._read, self._records = read, records
-        self._estimating, self._reading_audit = threading.RLock(), threading.Lock()
+        self._estimating, self._reading_audit, self._refreshing_history = threading.RLock(), threading.Lock(), threading.Lock()
         self._audit: list[dict[str, Any]] | None = None
         self._version = 0
         self._versions: Counter[str] = Counter()
@@ -95,7 +99,8 @@ class Tables:
         """The result of one read-only SELECT. Raises UserError, one line, if it is refused, wrong or exceeds `timeout_s`."""
         if any(name in sql.lower() for name in ESTIMATED):
             self.refresh_estimates()
-        audit = self._audit_table() if audience == "person" else None
+        self.refresh_history()
+        audit = self._audit_table(is_read=AUDIT in sql.lower()) if audience == "person" else None
 
         def answer(cursor: duckdb.DuckDBPyConnection) -> Table:
             if audit is not None:
@@ -103,6 +108,11 @@ class Tables:
             return run_query(cursor, sql, max_rows=max_rows, timeout_s=timeout_s)
 
         return self._read(answer)
+
+    def refresh_history(self) -> None:
+        """Brings the rows of the view `history` up to date with the stored records."""
+        with self._refreshing_history:
+            self._read(bring_history_up_to_date)
 
     def refresh_estimates(self) -> None:
         """Computes the table `estimates` anew from the stored runs, unless nothing that it follows from has been recorded."""
@@ -115,9 +125,10 @@ class Tables:
             self._read(lambda cursor: _replace_estimates(cursor, rows))
             self._estimated = (version, len(rows))
 
-    def _audit_table(self) -> pa.Table:
+    def _audit_table(self, *, is_read: bool) -> pa.Table:
+        """The audit scores; none for a query that doesn't name them, since all runs of the journal are read for them."""
         with self._reading_audit:
-            return pa.Table.from_pylist(self._audit_rows(), schema=_AUDIT_SCHEMA)
+            return pa.Table.from_pylist(self._audit_rows() if is_read else [], schema=_AUDIT_SCHEMA)
 
     def _audit_rows(self) -> list[dict[str, Any]]:
         """All audit scores, read from the journal the first time that a person asks for them."""

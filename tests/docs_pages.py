@@ -9,14 +9,15 @@ import duckdb
 
 from cluster.command_parser import make_parser
 from results.column_comments import AUDIT_COLUMNS, AUDIT_COMMENT
+from results.query import NOT_LISTED
 from results.schema import migrate
 
 DOCS = Path(__file__).parent.parent / "docs"
 
 MADE = "<!-- made by `uv run python -m tests.docs_pages`: edit the code, not this page -->"
 
-TABLES = """
-SELECT table_name, comment, 'table' FROM duckdb_tables() WHERE NOT internal AND table_name <> 'schema_version'
+TABLES = f"""
+SELECT table_name, comment, 'table' FROM duckdb_tables() WHERE NOT internal AND table_name NOT IN {NOT_LISTED}
 UNION ALL SELECT view_name, comment, 'view' FROM duckdb_views() WHERE NOT internal ORDER BY ALL
 """
 

@@ -14,6 +14,9 @@ TOGETHER = ("wave", "merge")
 UNUSUAL_SIGMAS = 2.0
 """Standard deviations by which a score may differ from the sum of its parts by chance."""
 
+MOST_TOGETHER = 300
+"""Combinations of a group that are read, the latest ones."""
+
 Idea = tuple[str, ExperimentRecord | None]
 """The id of the experiment that first tried an idea, and its record if there is one."""
 
@@ -68,9 +71,9 @@ class Rivals:
 
 
 def combinations(headline: Headline, records: Mapping[str, ExperimentRecord]) -> list[Combination]:
-    """The combinations of a group, newest first."""
+    """The latest combinations of a group, newest first."""
     heads = {head.commit: head for head in headline.group.heads}
-    together = headline.group.chosen(lambda outline: outline.experiment.kind in TOGETHER)
+    together = headline.group.latest(lambda outline: outline.experiment.kind in TOGETHER, MOST_TOGETHER)
     return [_combination(record, heads.get(record.experiment.parent_commit), records) for record in reversed(together)]
 
 
@@ -120,11 +123,11 @@ def rivals(near: Sequence[ExperimentRecord]) -> list[Rivals]:
     return sorted(groups.values(), key=lambda one: (-len(one.ideas), one.slots))
 
 
-def barred(headline: Headline, records: Mapping[str, ExperimentRecord]) -> list[tuple[Idea, str]]:
-    """The ideas that can't come into the head by a ruling, with its reason; the newest ruling on each counts."""
+def barred(headline: Headline, records: Mapping[str, ExperimentRecord], most: int) -> list[tuple[Idea, str]]:
+    """The latest ideas that can't come into the head by a ruling, with its reason; the newest ruling on each counts."""
     rulings: dict[str, Ruled] = {}
-    for entry in headline.group.entries:
-        if isinstance(entry, Ruled) and entry.ruling != "wave":
+    for entry in headline.group.rulings:
+        if entry.ruling != "wave":
             rulings.update(dict.fromkeys(entry.patches, entry))
     out = [(id, ruled) for id, ruled in rulings.items() if ruled.ruling == "bar"]
-    return [((id, records.get(id)), ruled.reason) for id, ruled in reversed(out)]
+    return [((id, records.get(id)), ruled.reason) for id, ruled in out[::-1][:most]]

@@ -18,15 +18,20 @@ from cluster.dashboard.coloured import diff_lines
 from cluster.dashboard.experiments_list import PAGE_ROWS, STATUSES, Selection, queue_sql, selection_from
 from cluster.dashboard.headlines import Headline
 from cluster.dashboard.pictures import curves
-from cluster.dashboard.reader import quoted
 from cluster.dashboard.site import Site
 from research.errors import UserError
 from results.experiment import ExperimentRecord
+from results.group_history import GroupHistory
 from results.history import experiment_named
+from results.outlines import ExperimentOutline
 
 BRANCHES = "SELECT id FROM branches ORDER BY seq DESC"
 RESEARCHERS = "SELECT DISTINCT researcher FROM experiments ORDER BY 1"
-SLOTS = "SELECT DISTINCT unnest(CAST(record -> '$.slots' AS VARCHAR[])) AS slot FROM experiments ORDER BY 1"
+SLOTS = """
+SELECT DISTINCT unnest(CAST(record -> '$.slots' AS VARCHAR[])) AS slot
+FROM (SELECT record FROM experiments ORDER BY seq DESC LIMIT 5_000) ORDER BY 1
+"""
+"""What the latest experiments change."""
 
 MOST_SLOTS = 500
 """Names that the filter by what an edit changes proposes."""
@@ -81,40 +86,52 @@ def list_parts(site: Site, selection: Selection) -> dict[str, Any]:
 def experiment_parts(site: Site, request: Request) -> dict[str, Any]:
     """What the page of an experiment shows. Raises HTTPException 404 if there is none of that name."""
     snapshot, name = site.snapshot(), request.path_params["id"]
-    record, headline = snapshot.records.get(name) or (None, None)
-    if record is None or headline is None:
+    record = snapshot.records.get(name)
+    if record is None:
         try:
             record = experiment_named(snapshot.histories, name, ask="farm sql")
         except UserError as error:
             raise HTTPException(404, str(error)) from None
-        headline = snapshot.records[record.experiment.id][1]
+    headline = snapshot.headline_of(record.experiment.id)
+    assert headline is not None, "each group has one"
     experiment, against = record.experiment, request.query_params.get("against", "parent")
     text, problem = (experiment.diff, "")
     if against == "baseline":
         text, problem = diff_against_baseline(site.reader.home.repositories(), record, headline)
     head = headline.head
     named = [("this experiment", record)]
-    named += [("the head", head)] if head is not None and head is not record else []
-    around = [one for one in headline.group.records if one.experiment.branch == experiment.branch]
-    place = next(at for at, one in enumerate(around) if one is record)
+    named += [("the head", head)] if head is not None and head.experiment.id != experiment.id else []
+    baseline = headline.baseline.experiment.id if headline.baseline else ""
+    before, after = neighbours(headline.group, experiment.id)
     return {
         "title": experiment.title or experiment.id,
         "record": record,
         "experiment": experiment,
         "headline": headline,
         "decisions": headline.group.decisions.get(experiment.id, ()),
-        "estimate": site.reader.estimates(wait_s=0.5).of.get(experiment.id),
+        "estimate": site.reader.estimate_of(experiment.id, wait_s=0.5),
         "diff": diff_lines(text),
         "against": "baseline" if against == "baseline" else "parent",
         "diff_problem": problem,
         "curves": curves(named),
-        "parents": [(id, snapshot.records[id][0] if id in snapshot.records else None) for id in experiment.parents],
+        "parents": [(id, snapshot.records.get(id)) for id in experiment.parents],
         "seeds": DEFAULT_SEEDS,
-        "is_confirmable": record.val_bpb is not None and experiment.kind != "baseline" and record is not headline.baseline,
-        "audit": site.reader.rows(f"SELECT run_id, audit_bpb FROM audit WHERE experiment_id = {quoted(experiment.id)}"),
-        "before": around[place - 1].experiment if place else None,
-        "after": around[place + 1].experiment if place + 1 < len(around) else None,
+        "is_confirmable": record.val_bpb is not None and experiment.kind != "baseline" and experiment.id != baseline,
+        "audit": [run for run in record.runs if run.audit_bpb is not None],
+        "before": before,
+        "after": after,
     }
+
+
+def neighbours(group: GroupHistory, id: str) -> tuple[ExperimentOutline | None, ExperimentOutline | None]:
+    """The experiments before and after one on its branch."""
+    place, outlines = group.place_of[id], group.outlines
+    branch = outlines[place].experiment.branch
+
+    def first(places: range) -> ExperimentOutline | None:
+        return next((outlines[at].experiment for at in places if outlines[at].experiment.branch == branch), None)
+
+    return first(range(place)[::-1]), first(range(place + 1, len(outlines)))
 
 
 def diff_against_baseline(repositories: Sequence[Path], record: ExperimentRecord, headline: Headline) -> tuple[str, str]:

@@ -11,16 +11,17 @@ from starlette.routing import Route
 from cluster.dashboard.combinations import barred, combinations, in_waves, rivals
 from cluster.dashboard.headlines import Headline
 from cluster.dashboard.pictures import stairs
-from cluster.dashboard.progress_points import POINTS, progress_json
+from cluster.dashboard.progress_points import points_sql, progress_json
 from cluster.dashboard.reader import Estimates
 from cluster.dashboard.site import Site
 from cluster.home import home_option
 from research.command_hints import to_type
-from results.experiment import ExperimentRecord, Head
+from results.experiment import Head
 from results.group_state import IdeaEstimate
+from results.outlines import Outline
 from results.researcher_yields import Yield, yields
 
-MOST_NEAR_MISSES, MOST_COMBINATIONS, MOST_HEADS, MOST_BARRED = 200, 50, 200, 50
+MOST_NEAR_MISSES, MOST_COMBINATIONS, MOST_HEADS, MOST_BARRED, MOST_KEEPS = 200, 50, 200, 50, 200
 """Rows of the lists, the newest or the likeliest ones."""
 
 RESEARCHER_COSTS = """
@@ -48,19 +49,23 @@ def insight_routes(site: Site) -> list[Route]:
 
     def progress(request: Request) -> Response:
         found = [(one, stairs(one.fall)) for one in site.snapshot().headlines]
-        keeps = {one.name: [record for record in one.group.records if record.outcome == "keep"] for one, _ in found}
-        return site.page(request, "progress.html", title="Progress", headlines=found, keeps=keeps)
+        keeps = {one.name: one.group.latest(is_decided_keep, MOST_KEEPS) for one, _ in found}
+        totals = {one.name: sum(map(is_decided_keep, one.group.outlines)) for one, _ in found}
+        return site.page(request, "progress.html", title="Progress", headlines=found, keeps=keeps, totals=totals)
 
     def points(request: Request) -> Response:
-        found = progress_json(site.snapshot().headlines, site.reader.rows(POINTS), site.reader.estimates(wait_s=0.5))
-        return Response(found, media_type="application/json")
+        estimates, headlines = site.reader.estimates(wait_s=0.5), site.snapshot().headlines
+        rows = site.reader.rows(points_sql(headlines, estimates)) if headlines else []
+        return Response(progress_json(headlines, rows, estimates), media_type="application/json")
 
     def near_misses(request: Request) -> Response:
         return site.page(request, "near_misses.html", title="Near-misses", **near_miss_parts(site))
 
     def lineage(request: Request) -> Response:
-        found = [(one, list(heads_of(one))[::-1][:MOST_HEADS], branches_of(one)) for one in site.snapshot().headlines]
-        return site.page(request, "lineage.html", title="Lineage", lines=found, records=site.snapshot().records)
+        snapshot = site.snapshot()
+        found = [(one, list(heads_of(one))[::-1][:MOST_HEADS], branches_of(one)) for one in snapshot.headlines]
+        named = snapshot.outlines(id for _, steps, _ in found for step in steps for id in (*step.added, *step.left_out))
+        return site.page(request, "lineage.html", title="Lineage", lines=found, known=named)
 
     def cost(request: Request) -> Response:
         return site.page(request, "cost.html", title="Cost", **cost_parts(site))
@@ -77,22 +82,22 @@ def insight_routes(site: Site) -> list[Route]:
 def near_miss_parts(site: Site) -> dict[str, Any]:
     """The near-misses with what all runs say of them, and what was run of several ideas together."""
     estimates, records = site.reader.estimates(), site.snapshot().records
-    near = [row for row in estimates.of.values() if row["is_near_miss"] and row["id"] in records]
-    near.sort(key=lambda row: -row["helps"])
-    plain = {id: record for id, (record, _) in records.items()}
+    likeliest = sorted((row for row in estimates.of.values() if row["is_near_miss"]), key=lambda row: -row["helps"])
+    near = [(row, records[row["id"]]) for row in likeliest[:MOST_NEAR_MISSES] if row["id"] in records]
     groups = []
     for headline in site.snapshot().headlines:
-        together = combinations(headline, plain)
-        groups.append((headline, together[:MOST_COMBINATIONS], in_waves(together), barred(headline, plain)[:MOST_BARRED]))
+        together = combinations(headline, records)
+        groups.append((headline, together[:MOST_COMBINATIONS], in_waves(together), barred(headline, records, MOST_BARRED)))
     waves = {id: told for _, _, found, _ in groups for id, told in found.items()}
+    titles = site.snapshot().outlines(waves)
     return {
         "estimates": estimates,
-        "near": [(row, plain[row["id"]]) for row in near[:MOST_NEAR_MISSES]],
-        "near_total": len(near),
-        "rivals": rivals([plain[row["id"]] for row in near[:MOST_NEAR_MISSES]]),
+        "near": near,
+        "near_total": estimates.near_misses,
+        "rivals": rivals([record for _, record in near]),
         "groups": groups,
         "waves": sorted(waves.items(), key=lambda item: -item[1].gain),
-        "titles": {id: plain[id].experiment.title for id in waves if id in plain},
+        "titles": {id: outline.experiment.title for id, outline in titles.items()},
         "combine": to_type(f"farm combine{home_option(site.reader.home)}"),
     }
 
@@ -102,7 +107,7 @@ class HeadStep:
     """A head of a group and how it came from the one before."""
 
     head: Head
-    made_by: ExperimentRecord
+    made_by: Outline
     added: tuple[str, ...]
     left_out: tuple[str, ...]
     """Ids of the experiments whose ideas came into it and left it."""
@@ -112,18 +117,23 @@ class HeadStep:
 def heads_of(headline: Headline) -> Iterator[HeadStep]:
     """The heads of a group after its baseline, oldest first."""
     before: frozenset[str] = frozenset()
-    known = {record.experiment.id: record for record in headline.group.records}
-    events = [event for event in headline.group.head_events if event["experiment"] in known]
+    place, outlines = headline.group.place_of, headline.group.outlines
+    events = [event for event in headline.group.head_events if event["experiment"] in place]
     for head, event in zip(headline.group.heads, events, strict=True):
         inside = frozenset(head.patches)
         yield HeadStep(
             head=head,
-            made_by=known[head.experiment_id],
+            made_by=outlines[place[head.experiment_id]],
             added=tuple(one for one in head.patches if one not in before),
             left_out=tuple(sorted(before - inside)),
             reason=str(event.get("reason", "")),
         )
         before = inside
+
+
+def is_decided_keep(outline: Outline) -> bool:
+    """Whether the latest decision on an experiment is that it is kept."""
+    return outline.verdict is not None and outline.verdict.decision == "keep"
 
 
 def branches_of(headline: Headline) -> list[dict[str, Any]]:
@@ -133,7 +143,7 @@ def branches_of(headline: Headline) -> list[dict[str, Any]]:
         {
             "branch": history.branch,
             "done": sum(outline.is_done for outline in history.outlines),
-            "kept": sum(record.outcome == "keep" and record.is_idea for record in history.records),
+            "kept": sum(outline.is_idea and is_decided_keep(outline) for outline in history.outlines),
             "in_head": sum(outline.experiment.id in inside for outline in history.outlines),
             "is_paused": history.branch.name in headline.group.steering.paused,
         }

@@ -13,9 +13,15 @@ from results.residuals import controls_in_words
 MOST_INVALID, MOST_UNEQUAL, MOST_CONTROLS = 50, 20, 20
 """Rows of the lists, the newest ones."""
 
-SANDBOXES = """
+MOST_CONTROLS_READ = 500
+"""Controls of a group that are compared with what was expected of them, the latest ones."""
+
+MOST_RUNS = 10_000
+"""Runs whose whole records are looked through, the latest ones."""
+
+SANDBOXES = f"""
 SELECT CAST(record -> '$.sandbox' AS VARCHAR[]) AS layers, count(*) AS runs, max(created) AS last
-FROM runs WHERE status <> 'lost' GROUP BY 1 ORDER BY runs DESC
+FROM (SELECT * FROM runs ORDER BY seq DESC LIMIT {MOST_RUNS}) WHERE status <> 'lost' GROUP BY 1 ORDER BY runs DESC
 """
 
 INVALID = f"""
@@ -25,12 +31,12 @@ FROM runs r JOIN experiments e ON e.id = r.experiment_id WHERE r.status = 'inval
 
 STATUSES = "SELECT status, count(*) AS runs FROM runs GROUP BY status ORDER BY runs DESC"
 
-MACHINES = """
+MACHINES = f"""
 SELECT device, count(*) AS runs, median(CAST(record ->> '$.gpu_tflops' AS DOUBLE)) AS tflops,
        min(CAST(record ->> '$.gpu_tflops' AS DOUBLE)) AS least_tflops,
        median(CAST(record ->> '$.cpu_share' AS DOUBLE)) AS share, min(CAST(record ->> '$.cpu_share' AS DOUBLE)) AS least_share,
        count(DISTINCT record -> '$.software') AS software
-FROM runs WHERE status = 'ok' GROUP BY device ORDER BY device
+FROM (SELECT * FROM runs ORDER BY seq DESC LIMIT {MOST_RUNS}) WHERE status = 'ok' GROUP BY device ORDER BY device
 """
 
 WORKERS = """
@@ -50,14 +56,16 @@ def integrity_routes(site: Site) -> list[Route]:
 def integrity_parts(site: Site) -> dict[str, Any]:
     """What the page shows."""
     found = site.snapshot().headlines
-    controls_of = [one.group.chosen(lambda outline: outline.experiment.kind == "control") for one in found]
+    controls_of = [one.group.latest(lambda outline: outline.experiment.kind == "control", MOST_CONTROLS_READ) for one in found]
     controls = [record for of_group in controls_of for record in of_group]
     rows = site.reader.rows
+    ended = rows(STATUSES)
     return {
         "headlines": found,
+        "most_runs": MOST_RUNS if sum(row["runs"] for row in ended) > MOST_RUNS else None,
         "alarm_errors": ALARM_STANDARD_ERRORS,
         "sandboxes": rows(SANDBOXES),
-        "statuses": rows(STATUSES),
+        "statuses": ended,
         "invalid": rows(INVALID),
         "machines": rows(MACHINES),
         "workers": rows(WORKERS),

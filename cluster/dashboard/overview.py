@@ -70,11 +70,10 @@ def device_parts(site: Site) -> dict[str, Any]:
     if running is None:
         return {"running": None, "silent": site.reader.silent(), "devices": [], "loops": [], "groups": {}}
     snapshot = site.snapshot()
-    titles = snapshot.records
     found = devices_now(running, site.reader.rows(work_since(DUTY_SECONDS)), residuals=snapshot.residuals)
+    known = snapshot.outlines(device.experiment for device in found)
     devices = [
-        (device, titles[device.experiment][0].experiment.title if device.experiment in titles else device.title)
-        for device in found
+        (device, known[device.experiment].experiment.title if device.experiment in known else device.title) for device in found
     ]
     groups = {history.branch.name: history.branch.head_branch for history in snapshot.histories}
     return {"running": running, "devices": devices, "loops": loops_now(running), "groups": groups}
@@ -84,4 +83,4 @@ def verdict_parts(site: Site) -> dict[str, Any]:
     """What the last verdicts show."""
     records = site.snapshot().records
     rows = [row for row in site.reader.rows(LAST_VERDICTS) if row["id"] in records]
-    return {"verdicts": [(row, records[row["id"]][0]) for row in rows]}
+    return {"verdicts": [(row, records[row["id"]]) for row in rows]}

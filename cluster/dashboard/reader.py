@@ -4,10 +4,11 @@ It never opens the home's database, which belongs to the farm: queries go to a p
 (`results/query_process.py`), as a running farm's own do.
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cluster.home import Home, home_option
@@ -19,6 +20,7 @@ from results.journal_damage import repair_hint
 from results.query import Table
 from results.query_process import QueryProcess
 from results.tables import Audience
+from results.told import MOST_KEPT
 
 MOST_ROWS = 20_000
 """Rows of one query for a page."""
@@ -35,27 +37,37 @@ NEXT_WAIT_SECONDS = 0.2
 ESTIMATING_SECONDS = 600.0
 """Limit of the time in which estimates are computed."""
 
+MOST_ESTIMATES = 2_000
+"""Estimates that pages know: of all ideas in heads, and of the likeliest near-misses."""
+
+SHOWN = "SELECT * FROM estimates WHERE in_head OR is_near_miss ORDER BY in_head DESC, helps DESC"
+NEAR_MISSES = "SELECT count(*) FROM estimates WHERE is_near_miss"
+
 Row = dict[str, Any]
 """A row of a query: column -> value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimates:
-    """What all runs say of each idea, by the ids of experiments; the columns are those of the table `estimates`."""
+    """What all runs say of ideas; the columns are those of the table `estimates`."""
 
     of: Mapping[str, Row] = field(default_factory=dict)
+    """Those of the ideas in heads and of the likeliest near-misses, by the ids of experiments."""
     is_known: bool = False
     """Whether they have been computed at all yet."""
     is_current: bool = False
     """Whether nothing has been recorded since."""
+    near_misses: int = 0
+    """How many near-misses there are, of which the likeliest are in `of`."""
 
 
 class HomeReader:
     """What the pages read of one home. Any thread may ask."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, *, most_kept: int = MOST_KEPT) -> None:
+        """The records of a journal of more than `most_kept` bytes are read when they are looked at."""
         self.home = home
-        self._follower = HistoryFollower(home.journal)
+        self._follower = HistoryFollower(home.journal, most_kept=most_kept)
         self._queries = QueryProcess(home.folder)
         self._estimating = EstimatesInBackground(home)
         self._asking = threading.Lock()
@@ -81,8 +93,12 @@ class HomeReader:
         return [dict(zip(table.columns, row, strict=True)) for row in table.rows]
 
     def estimates(self, *, wait_s: float = FIRST_WAIT_SECONDS) -> Estimates:
-        """What all runs say of each idea, as far as it has been computed by now or is after `wait_s` seconds at most."""
+        """What all runs say of ideas, as far as it has been computed by now or is after `wait_s` seconds at most."""
         return self._estimating.latest(self.version(), wait_s)
+
+    def estimate_of(self, id: str, *, wait_s: float) -> Row | None:
+        """What all runs say of one experiment's idea; None if there is nothing, or it isn't computed yet."""
+        return self._estimating.of_one(id, self.version(), wait_s)
 
     def version(self) -> tuple[int, int]:
         """A value that changes whenever the journal does."""
@@ -129,7 +145,7 @@ class EstimatesInBackground:
 
     def __init__(self, home: Home) -> None:
         self._queries = QueryProcess(home.folder)
-        self._known: dict[str, Row] | None = None
+        self._known: Estimates | None = None
         self._of: tuple[int, int] | None = None
         self._change = threading.Condition()
         self._is_working = False
@@ -147,12 +163,23 @@ class EstimatesInBackground:
             self._change.wait_for(
                 lambda: not self._is_working, timeout=wait_s if self._known is None else min(wait_s, NEXT_WAIT_SECONDS)
             )
-            return Estimates(of=self._known or {}, is_known=self._known is not None, is_current=self._of == version)
+            return Estimates() if self._known is None else replace(self._known, is_current=self._of == version)
+
+    def of_one(self, id: str, version: tuple[int, int], wait_s: float) -> Row | None:
+        """The estimate of one experiment's idea; None if there is none, or they are being computed."""
+        found = self.latest(version, wait_s)
+        if id in found.of or not found.is_current:
+            return found.of.get(id)
+        with contextlib.suppress(UserError):
+            return by_id(self._queries.table(f"SELECT * FROM estimates WHERE id = {quoted(id)}")).get(id)
+        return None
 
     def _compute(self, version: tuple[int, int]) -> None:
         found = None
         try:
-            found = by_id(self._queries.table("SELECT * FROM estimates", max_rows=10**6, timeout_s=ESTIMATING_SECONDS))
+            rows = by_id(self._queries.table(SHOWN, max_rows=MOST_ESTIMATES, timeout_s=ESTIMATING_SECONDS))
+            ((near_misses,),) = self._queries.table(NEAR_MISSES, timeout_s=ESTIMATING_SECONDS).rows
+            found = Estimates(of=rows, is_known=True, near_misses=near_misses)
         except UserError:  # the next page that asks tries again
             pass
         finally:

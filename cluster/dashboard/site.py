@@ -1,7 +1,7 @@
 """What all pages share: the reader of the home, the templates, and answers in which every text is escaped."""
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -24,6 +24,7 @@ from research.printable import visible
 from results.experiment import ExperimentRecord
 from results.head_gain import interval_text
 from results.history import BranchHistory
+from results.outlines import Outline
 from results.query import cell_text
 from results.residuals import DeviceResidual, by_device, is_predicted, residuals
 
@@ -46,7 +47,8 @@ PAGES: Mapping[str, str] = {
 }
 """The pages, in the order of the navigation."""
 
-Known = tuple[ExperimentRecord, Headline]
+MOST_PREDICTED = 500
+"""Experiments of a group by which its devices are judged, the latest ones whose scores were predicted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,15 +58,48 @@ class Snapshot:
     histories: list[BranchHistory]
     headlines: list[Headline]
 
-    @cached_property
-    def records(self) -> dict[str, Known]:
-        """Each experiment with its group's headline, by its id."""
-        return {record.experiment.id: (record, headline) for headline in self.headlines for record in headline.group.records}
+    @property
+    def records(self) -> "Records":
+        """Each experiment, which is read when it is looked at, by its id."""
+        return Records(self.headlines)
+
+    def headline_of(self, id: str) -> Headline | None:
+        """The headline of an experiment's group; None for an unknown one."""
+        return next((one for one in self.headlines if id in one.group.place_of), None)
+
+    def outlines(self, ids: Iterable[str]) -> dict[str, Outline]:
+        """The outlines of these experiments, as far as they are known."""
+        found = ((id, self.headline_of(id)) for id in ids)
+        return {id: one.group.outlines[one.group.place_of[id]] for id, one in found if one is not None}
 
     @cached_property
     def residuals(self) -> dict[str, DeviceResidual]:
-        """How the scores of each device differ from what all runs expect."""
-        return by_device(residuals(record for headline in self.headlines for record in headline.group.chosen(is_predicted)))
+        """How the latest scores of each device differ from what all runs expect."""
+        return by_device(
+            residuals(record for one in self.headlines for record in one.group.latest(is_predicted, MOST_PREDICTED))
+        )
+
+
+class Records(Mapping[str, ExperimentRecord]):
+    """The experiments of all groups by their ids, each of which is read when it is looked at."""
+
+    def __init__(self, headlines: Sequence[Headline]) -> None:
+        self._groups = [headline.group for headline in headlines]
+
+    def __getitem__(self, id: str) -> ExperimentRecord:
+        for group in self._groups:
+            if id in group.place_of:
+                return group.record(id)
+        raise KeyError(id)
+
+    def __contains__(self, id: object) -> bool:
+        return any(id in group.place_of for group in self._groups)
+
+    def __iter__(self) -> Iterator[str]:
+        return (id for group in self._groups for id in group.place_of)
+
+    def __len__(self) -> int:
+        return sum(len(group.place_of) for group in self._groups)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,43 +1,14 @@
 """A node worker's folder for its runs. The next worker on the node removes what a killed one left."""
 
-import fcntl
-import shutil
-import tempfile
 from pathlib import Path
-from typing import IO
+
+from research.locked_folder import LockedFolder
 
 PREFIX = "autoresearch-node-"
-LOCK = "lock"
 
 
-class NodeFolder:
+class NodeFolder(LockedFolder):
     """A new folder, locked while the process that created it is alive."""
 
     def __init__(self, parent: Path | None = None) -> None:
-        """Creates the folder in `parent` (None: the system's temporary folder), and removes those of workers that are gone."""
-        parent = parent or Path(tempfile.gettempdir())
-        for folder in parent.glob(f"{PREFIX}*"):
-            _remove_if_left(folder)
-        made = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=parent))  # no worker looks for this name
-        self._lock = (made / LOCK).open("w")
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        self.path = made.rename(parent / made.name.removeprefix("."))
-
-    def remove(self) -> None:
-        """Removes the folder and releases the lock."""
-        shutil.rmtree(self.path, ignore_errors=True)
-        self._lock.close()
-
-
-def _remove_if_left(folder: Path) -> None:
-    """Removes a folder that no process has locked. (A process id would mean nothing in another container.)"""
-    try:
-        lock: IO[str] = (folder / LOCK).open()
-    except OSError:  # another user's, or not a worker's
-        return
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return
-        shutil.rmtree(folder, ignore_errors=True)
+        super().__init__(PREFIX, parent)

@@ -166,6 +166,7 @@ def test_no_select_reaches_files_settings_or_variables(asked: Store, sql: str) -
 )
 def test_agents_do_not_reach_audit_scores(asked: Store, sql: str) -> None:
     assert asked.query("SELECT count(*) FROM audit", audience="person").rows == ((2,),)
+    assert ("audit",) in asked.query("SHOW TABLES", audience="person").rows, "a person finds it even before its scores are read"
     refusal(asked, sql)
 
 

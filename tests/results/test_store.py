@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from research.errors import UserError
 from results import database
 from results.experiment import Verdict, to_body
 from results.history import read_history
+from results.history_rows import m019_history_rows
 from results.history_view import m018_narrow_history
 from results.journal import JournalRecord, Records, encoded
 from results.parquet_export import VERSION_KEY
@@ -277,9 +279,17 @@ def spoil_other_database(file: Path) -> None:
 
 def spoil_behind(file: Path) -> None:
     """The end of the journal never reached the tables, as after a kill between the two."""
+    lines = file.with_name("journal.jsonl").read_bytes().splitlines(keepends=True)
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "journal.jsonl").write_bytes(b"".join(lines[:9]))
+        Store.open(Path(folder)).close()
+        shutil.copyfile(Path(folder, "farm.duckdb"), file)
+
+
+def spoil_rows_of_history(file: Path) -> None:
+    """A row of the table that the view `history` reads is gone."""
     with duckdb.connect(str(file)) as connection:
-        for table in TABLES.values():
-            connection.execute(f"DELETE FROM {table} WHERE seq > 9")
+        connection.execute("DELETE FROM history_rows WHERE number = 1")
 
 
 def spoil_bits(file: Path) -> None:
@@ -411,7 +421,7 @@ def test_migrations_run_once_each(tmp_path: Path) -> None:
             assert versions == tuple((number + 1,) for number in range(len(MIGRATIONS)))
 
 
-def test_the_narrow_history_answers_what_the_one_before_it_did(tmp_path: Path) -> None:
+def test_each_later_view_of_the_history_answers_what_the_one_before_it_did(tmp_path: Path) -> None:
     with Store.open(tmp_path) as store:
         store.add_branch(make_branch())
         night(store)
@@ -429,16 +439,19 @@ def test_the_narrow_history_answers_what_the_one_before_it_did(tmp_path: Path) -
         for table in TABLES.values():
             connection.execute(f"INSERT INTO {table} SELECT * FROM home.{table} ORDER BY seq")
         connection.execute("DETACH home")
-        for steps in ((), (m018_narrow_history,)):
+        for steps in ((), (m018_narrow_history,), (m019_history_rows,)):
             for step in steps:
                 step(connection)
             comments = "SELECT column_name, data_type, comment FROM duckdb_columns() WHERE table_name = 'history' ORDER BY ALL"
             of_view = "SELECT comment FROM duckdb_views() WHERE view_name = 'history'"
             views = ("FROM history", "FROM leaderboard", comments, of_view)
             answers.append([connection.execute(sql).fetchall() for sql in views])
-    before, after = answers
-    assert before == after
-    assert len({row[9] for row in after[0]}) == 6, "kept, discarded, measured, crashed, invalid and not yet decided"
+    before, narrow, stored = answers
+    assert before == narrow
+    assert before == stored
+    assert len({row[9] for row in stored[0]}) == 6, "kept, discarded, measured, crashed, invalid and not yet decided"
+    with Store.open(tmp_path) as store:
+        assert store.query("FROM history").rows == tuple(stored[0]), "rows that grew with each batch are those made at once"
 
 
 def test_kill_9_loses_nothing_and_doubles_nothing(tmp_path: Path) -> None:

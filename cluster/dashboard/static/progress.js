@@ -83,7 +83,7 @@ function options(group) {
     tooltip: { trigger: "item", renderMode: "richText", confine: true, backgroundColor: colour("--surface"), borderColor: rule,
                textStyle: { color: ink, fontSize: 12, lineHeight: 18 },
                formatter: (about) => (about.data && about.data.point ? words(about.data.point) : `expected ${about.value[1].toFixed(4)}`) },
-    xAxis: { type: "value", name: "experiment", nameLocation: "middle", nameGap: 24, min: 0, minInterval: 1, max: Math.max(1, group.points.length - 1),
+    xAxis: { type: "value", name: "experiment", nameLocation: "middle", nameGap: 24, min: 0, minInterval: 1, max: Math.max(1, group.total - 1),
              ...axis, splitLine: { show: false } },
     yAxis: { type: "value", scale: true, name: "val_bpb", max: group.top === null ? undefined : edge(group),
              ...axis, axisLabel: { color: muted, showMaxLabel: false, formatter: (value) => value.toFixed(4) } },
@@ -101,7 +101,7 @@ function options(group) {
 }
 
 function stepsOf(group) {
-  return group.steps.length ? [...group.steps, [Math.max(1, group.points.length - 1), group.steps[group.steps.length - 1][1]]] : [];
+  return group.steps.length ? [...group.steps, [Math.max(1, group.total - 1), group.steps[group.steps.length - 1][1]]] : [];
 }
 
 function draw(element, group) {
@@ -117,6 +117,12 @@ function draw(element, group) {
   }
   element.setAttribute("role", "img");
   element.setAttribute("aria-label", `Scores of ${group.points.length} experiments of ${group.name}; the keeps follow in words.`);
+  for (const note of document.querySelectorAll(".thinned")) {
+    if (note.dataset.group === group.name) {
+      note.hidden = group.points.length === group.total;
+      note.textContent = `${group.points.length.toLocaleString("en")} of ${group.total.toLocaleString("en")} experiments: keeps, heads and near-misses, and one in ${group.every} of the others.`;
+    }
+  }
   const zoom = known ? chart.getOption().dataZoom.map(({ start, end }) => ({ start, end })) : [];
   const wanted = options(group);
   wanted.dataZoom.forEach((part, at) => Object.assign(part, zoom[at] || {}));

@@ -71,6 +71,30 @@ def test_what_was_sent_is_not_sent_again_and_what_is_new_is(home: Home) -> None:
     assert other.sent == 35
 
 
+def test_of_a_journal_that_is_replaced_what_is_new_is_sent(home: Home) -> None:
+    tracker = Recorded()
+    feed = TrackerFeed(home, "wandb", tracker)
+    feed.send_on()
+    lines = home.journal.read_bytes().splitlines(keepends=True)
+    shorter = [line for line in lines if b'"run:mar8-0003-r0"' not in line]
+    assert len(shorter) == len(lines) - 1
+    for name, path in (("while it is followed", home.journal.with_name("other")), ("by one as long", home.journal)):
+        path.write_bytes(b"".join(shorter))
+        path.replace(home.journal)
+        with Store.open(home.folder) as store:
+            store.add_run("mar8-0001", make_run(name, 0.99))
+            store.add_verdict("mar8-0001", Verdict(decision="keep", reason=name, effect=0.01))
+        feed.send_on()
+        assert [run.name for run in tracker.runs[34:]][-1] == name
+    assert len(tracker.runs) == 36 and len(tracker.gains) == 1
+    resumed = Recorded()
+    TrackerFeed(home, "wandb", resumed).send_on()
+    assert not resumed.runs
+    home.journal.write_bytes(b"".join(shorter))
+    TrackerFeed(home, "wandb", resumed).send_on()
+    assert len(resumed.runs) == 33, "the state is of another journal: each run is sent again under its name"
+
+
 def test_a_tracker_that_fails_gets_the_rest_later(home: Home) -> None:
     broken = Recorded(failures=2, after=5)
     feed = TrackerFeed(home, "wandb", broken)
