@@ -12,6 +12,7 @@ import pytest
 
 from research import start_apart
 from research.result import RunSpec
+from results import query_process
 from tests.cluster.farm_samples import make_spec
 from tests.cluster.forked_farm import Cheaper, WarmPopen, warm_python
 from tests.cluster.tiny_checkout import Checkout, make_checkout
@@ -57,5 +58,6 @@ def cheaper_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     tables are copied.
     """
     copy_tables(monkeypatch)
+    monkeypatch.setattr(query_process, "START_SECONDS", 120.0)  # the first one may have to wait for the fork server
     popen_alone = SimpleNamespace(Popen=WarmPopen, PIPE=subprocess.PIPE, DEVNULL=subprocess.DEVNULL)
     monkeypatch.setattr(start_apart, "subprocess", popen_alone)
