@@ -1,6 +1,7 @@
 """The parser of the command line `farm`: its commands, in groups, and their options."""
 
 import argparse
+from functools import cache
 from typing import Literal, get_args
 
 from cluster.command_options import (
@@ -48,8 +49,9 @@ GIVEN_SIGMAS = (1e-6, 1)
 """Limits of --sigma in bits per byte."""
 
 
+@cache
 def make_parser() -> argparse.ArgumentParser:
-    """The parser with all commands and their options."""
+    """The parser with all commands and their options; it is made once."""
     parser = OneLineParser(
         prog="farm",
         formatter_class=argparse.RawDescriptionHelpFormatter,

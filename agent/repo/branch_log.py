@@ -23,9 +23,23 @@ def is_ancestor(repo: Path, older: str, newer: str) -> bool:
 
 @Remembered
 def _is_known_ancestor(repo: Path, older: str, newer: str) -> bool:
-    """True, which stays so; raises GitFailed if `newer` doesn't build on `older`, or the repository lacks one of them."""
-    run_git(repo, "merge-base", "--is-ancestor", older, newer)
+    """What stays so of two commits; raises GitFailed if the repository lacks one of them."""
+    try:
+        run_git(repo, "merge-base", "--is-ancestor", older, newer)
+    except GitFailed as error:
+        if error.status == 1:
+            return False
+        raise
     return True
+
+
+def tell_of_commit(repo: Path, commit: str, *, message: str, parents: Collection[str]) -> None:
+    """Remembers of a commit that was just made what git would be asked soon."""
+    for parent in parents:
+        _is_known_ancestor.tell(True, repo, parent, commit)
+        _is_known_ancestor.tell(False, repo, commit, parent)
+    if FITTED_FROM.lower() not in message.lower():
+        fitted_from.tell(None, repo, commit)
 
 
 def commits_since(repo: Path, commit: str, branch: str) -> list[str]:

@@ -34,10 +34,12 @@ _LOCK = re.compile(r"'([^']+\.lock)': File exists")
 class GitFailed(UserError):
     """A git command failed. The text is one line: git's error message, and the cure where the farm knows it."""
 
-    def __init__(self, said: str, *, cure: str = "") -> None:
+    def __init__(self, said: str, *, cure: str = "", status: int | None = None) -> None:
         super().__init__(f"{one_line(said)}{cure and ': '}{cure}")
         self.said = said
         """Git's error message as it is."""
+        self.status = status
+        """Git's exit status; None if it was not started."""
 
 
 def run_git(folder: Path, *arguments: str, stdin: str = "") -> str:
@@ -101,7 +103,7 @@ def _run_once(folder: Path, arguments: tuple[str, ...], stdin: str) -> str:
     status, output, said = start_git((*settings, *arguments), folder=folder, stdin=stdin.encode("utf-8", "surrogateescape"))
     if status:
         said = said.strip() or f"git {arguments[0]} exited with status {status}"
-        raise GitFailed(said, cure=_cure(said, folder))
+        raise GitFailed(said, cure=_cure(said, folder), status=status)
     return output.decode("utf-8", "surrogateescape")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agent.repo.branch_names import EXPERIMENT_REFS, branch_ref, experiment_ref
 from agent.repo.git_command import GitFailed, run_git
+from agent.repo.ref_files import git_folder, linked_folder
 from agent.repo.repository import TRAIN_FILE
 
 STALE_LOCK_S = 3.0
@@ -19,18 +20,24 @@ STALE_LOCK_S = 3.0
 
 def common_folder(repo: Path) -> Path:
     """The .git folder that all worktrees of a repository share. Raises GitFailed."""
-    own = repo / ".git"
-    if own.is_dir() and (own / "HEAD").is_file() and not (own / "commondir").exists():  # a process of git takes milliseconds
+    if (own := git_folder(repo)) is not None:
         return own.resolve()
     return Path(run_git(repo, "rev-parse", "--path-format=absolute", "--git-common-dir").rstrip("\n"))
 
 
-def is_any_head_at(repo: Path, branch: str) -> bool:
-    """Whether a checkout or worktree of the repository is on a branch, as their HEAD files have it."""
+def is_any_head_at(repo: Path, branch: str, *, but_for: Path) -> bool:
+    """Whether a checkout or worktree of the repository is on a branch, as their HEAD files have it; not that in `but_for`."""
     common = common_folder(repo)
-    on = f"ref: {branch_ref(branch)}"
-    heads = (common / "HEAD", *(common / "worktrees" / name / "HEAD" for name in _names_in(common / "worktrees")))
-    return any(_is_text(head, on) for head in heads)
+    worktrees = (common / "worktrees").resolve()
+    own = linked_folder(but_for)
+    left_out = own.name if own is not None and own.parent.resolve() == worktrees else None
+    folders = (common, *(worktrees / name for name in _names_in(worktrees) if name != left_out))
+    return any(_is_on(folder, branch) for folder in folders)
+
+
+def _is_on(git_folder: Path, branch: str) -> bool:
+    """Whether the checkout whose HEAD is in this folder is on a branch."""
+    return _is_text(git_folder / "HEAD", f"ref: {branch_ref(branch)}")
 
 
 def _is_text(file: Path, text: str) -> bool:
@@ -99,7 +106,8 @@ def check_out(repo: Path, folder: Path, branch: str) -> None:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _add_worktree(repo, folder, branch)
     else:
-        run_git(folder, "symbolic-ref", "HEAD", branch_ref(branch))
+        if (linked := linked_folder(folder)) is None or not _is_on(linked, branch):
+            run_git(folder, "symbolic-ref", "HEAD", branch_ref(branch))
         run_git(folder, "reset", "--quiet", "--hard")
     if aside.exists():
         _move_missing(aside, folder)
@@ -147,6 +155,8 @@ def restore_experiments(repo: Path, commits: Mapping[str, str]) -> list[str]:
 
     Returns the ids of the experiments whose refs were made.
     """
+    if not commits:
+        return []
     there = set(run_git(repo, "for-each-ref", "--format=%(refname)", EXPERIMENT_REFS).split())
     missing = {id: commit for id, commit in commits.items() if experiment_ref(id) not in there}
     if not missing:

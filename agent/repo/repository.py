@@ -12,6 +12,7 @@ import research
 from agent.repo.branch_names import BRANCH_REFS
 from agent.repo.git_command import GitFailed, command_to_type, run_git
 from agent.repo.identity import as_the_farm
+from agent.repo.ref_files import commit_of_head, git_folder
 from research.errors import UserError
 from research.remembered_texts import Remembered
 
@@ -95,7 +96,13 @@ def make_repository(folder: Path, files: dict[str, str]) -> None:
 
 def head_train_py(repo: Path, revision: str = "HEAD") -> str | None:
     """The text of train.py at a revision; None if the revision or the file doesn't exist."""
-    return _text_at(repo, revision, TRAIN_FILE)
+    commit = commit_of_head(repo) if revision == "HEAD" else None
+    if commit is None:
+        return _text_at(repo, revision, TRAIN_FILE)
+    try:
+        return train_py_at(repo, commit)
+    except GitFailed:
+        return None
 
 
 @Remembered
@@ -198,7 +205,9 @@ def _is_sparse(checkout: Path) -> bool:
 
 def _can_commit(checkout: Path) -> bool:
     """Whether this process can write where git keeps the checkout's commits and branches, and its index."""
-    folders = run_git(checkout, "rev-parse", "--path-format=absolute", "--git-common-dir", "--git-dir").splitlines()
+    own = git_folder(checkout)
+    asked = ("rev-parse", "--path-format=absolute", "--git-common-dir", "--git-dir")
+    folders = run_git(checkout, *asked).splitlines() if own is None else [own]
     return all(os.access(folder, os.W_OK) for folder in folders)
 
 

@@ -4,32 +4,31 @@ A candidate is committed without being checked out, under its own ref, so that a
 loops can commit at once. The branch moves only in `advance`, on a keep.
 """
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.repo.branch_log import tell_of_commit
 from agent.repo.branch_names import PREFIX, branch_of_ref, branch_ref, check_name, experiment_ref, short_name, unrecorded_ref
 from agent.repo.git_command import GitFailed, command_to_type, run_git
 from agent.repo.identity import identity_of
 from agent.repo.parking import park_commits, park_edits
+from agent.repo.ref_files import commit_in_file, commit_of_head, is_surely_missing, ref_of_head
 from agent.repo.repair import check_out, common_folder, is_any_head_at, remove_stale_locks, same_repository
 from agent.repo.repository import TRAIN_FILE, train_py_at, working_train_py
 from research.errors import UserError
 from research.files import exclusive, write_atomically
 from research.formatting import counted
 
-_COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
-
 
 def branch_exists(repo: Path, branch: str) -> bool:
     """Whether the repository has this branch."""
     ref = branch_ref(branch)
-    if _commit_in_file(repo, ref) is not None:
+    if commit_in_file(repo, ref) is not None:
         return True
-    return not _is_surely_missing(repo, ref) and _resolve(repo, ref) is not None
+    return not is_surely_missing(repo, ref) and _resolve(repo, ref) is not None
 
 
 def commit_exists(repo: Path, commit: str) -> bool:
@@ -47,6 +46,9 @@ def restore_branch(repo: Path, branch: str, commit: str) -> bool:
 
 def checked_out_branch(repo: Path) -> str | None:
     """The branch that a checkout is on; None with a detached HEAD."""
+    ref = ref_of_head(repo)
+    if ref is not None and ref.startswith("refs/heads/"):
+        return branch_of_ref(ref)
     try:
         return run_git(repo, "symbolic-ref", "--quiet", "--short", "HEAD").strip()
     except GitFailed:
@@ -79,7 +81,8 @@ class Worktree:
         completed; any other branch of that name is a UserError.
         """
         worktree = cls._at(repo, folder, branch)
-        base_commit = base if train_py_at.knows(repo, base) else _resolve(repo, f"{base}^{{commit}}")
+        at_head = commit_of_head(repo) if base == "HEAD" else None
+        base_commit = base if train_py_at.knows(repo, base) else at_head or _resolve(repo, f"{base}^{{commit}}")
         if base_commit is None:
             raise UserError(f"{repo} has no commit {base} to start from: commit {TRAIN_FILE} first.")
         base_text = _train_py_in(repo, base_commit)
@@ -135,7 +138,7 @@ class Worktree:
     def head(self) -> str:
         """The branch's commit. Raises UserError if somebody has deleted the branch."""
         ref = branch_ref(self.branch)
-        commit = _commit_in_file(self.repo, ref) or _resolve(self.repo, ref)
+        commit = commit_in_file(self.repo, ref) or _resolve(self.repo, ref)
         if commit is None:
             raise UserError(f"The branch {self.branch} is gone from {self.repo}: the same command makes it again.")
         return commit
@@ -212,7 +215,7 @@ class Worktree:
 
         Returns the ref that holds a person's commits, if there were any that it would have lost.
         """
-        old = _commit_in_file(self.repo, branch_ref(branch)) or _resolve(self.repo, branch_ref(branch))
+        old = commit_in_file(self.repo, branch_ref(branch)) or _resolve(self.repo, branch_ref(branch))
         if old == commit:
             return None
         parked = None if old is None else park_commits(self.repo, branch, old, commit)
@@ -262,6 +265,7 @@ class Worktree:
         ]
         commit = run_git(self.repo, "fast-import", "--quiet", "--done", stdin="".join(stream)).strip()
         train_py_at.tell(train_py, self.repo, commit)
+        tell_of_commit(self.repo, commit, message=message, parents=(parent, *merged))
         return commit
 
     def _start_at(self, base_commit: str, train_py: str, *, is_new: bool) -> None:
@@ -289,7 +293,7 @@ class Worktree:
             raise UserError(f"{self.branch} has {commits} made by hand: `{command}` turns them into an edit, then try again.")
 
     def _refuse_a_checkout_elsewhere(self) -> None:
-        for path, branch in _checkouts(self.repo) if is_any_head_at(self.repo, self.branch) else ():
+        for path, branch in _checkouts(self.repo) if is_any_head_at(self.repo, self.branch, but_for=self.folder) else ():
             if branch != self.branch:
                 continue
             elsewhere = path.resolve() != self.folder.resolve() and path.exists()
@@ -309,30 +313,6 @@ def _train_py_in(repo: Path, commit: str) -> str | None:
 def _data(text: str) -> str:
     """A fast-import `data` command, whose length counts bytes."""
     return f"data {len(text.encode('utf-8', 'surrogateescape'))}\n{text}\n"
-
-
-def _commit_in_file(repo: Path, ref: str) -> str | None:
-    """The commit of a ref that git keeps in a file of its own, where it is before all others; None if it must be asked.
-
-    A loop asks several times for each experiment, and a process of git takes milliseconds.
-    """
-    try:
-        text = (repo / ".git" / ref).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):  # packed, in another format, or of a linked worktree
-        return None
-    return text if _COMMIT.fullmatch(text) else None
-
-
-def _is_surely_missing(repo: Path, ref: str) -> bool:
-    """Whether git keeps refs in files and has none for this one; False if git must be asked."""
-    common = repo / ".git"
-    is_plain = (common / "refs" / "heads").is_dir() and not (common / "commondir").exists()
-    if not is_plain or not (path := common / ref).parent.is_dir() or path.is_file() or path.is_symlink():
-        return False
-    try:
-        return f" {ref}\n" not in (common / "packed-refs").read_text(errors="replace")
-    except FileNotFoundError:
-        return True
 
 
 def _resolve(repo: Path, revision: str) -> str | None:

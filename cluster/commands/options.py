@@ -142,9 +142,10 @@ def _common_options(
         devices = tuple(limited(device, gpu_memory) for device in devices)
     home.check_writable()
     repo = repository_for(Path.cwd(), home.folder, renew=not edited, edited=edited)
+    is_own = repo == home.folder / "repository"  # else it is the checkout here
     return FarmOptions(
         repo=repo,
-        source_tree=None if repo == checkout_around(Path.cwd()) else source_tree(Path.cwd()),
+        source_tree=source_tree(Path.cwd()) if is_own and repo != checkout_around(Path.cwd()) else None,
         home=home,
         cache=find_cache(options.cache),
         tag=tag,

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import psutil
 
+from research.sandbox.process_tree import trees_of
+
 
 def kill_descendants(*, spare: Iterable[int] = (), within: float = 10.0) -> list[int]:
     """Kills every descendant of this process, except the processes `spare` and their descendants.
@@ -16,19 +18,24 @@ def kill_descendants(*, spare: Iterable[int] = (), within: float = 10.0) -> list
     All are stopped first and then killed (a fork bomb would outrun its killer), in rounds, for `within` seconds at most.
     Returns the ids of those that are left, normally none.
     """
-    spared = set(spare)
+    spared, killed = set(spare), set[psutil.Process]()
     deadline = time.monotonic() + within
-    while True:
-        living = _descendants_except(spared)
+    while found := set(_descendants_except(spared)):
         for signal_number in (signal.SIGSTOP, signal.SIGKILL):
-            _signal(living, signal_number)
-        reap(living)
-        living = [child for child in living if _is_alive(child)]
-        if not living and not _descendants_except(spared):
-            return []
-        if time.monotonic() > deadline:
-            return [child.pid for child in living]
-        time.sleep(0.01)
+            _signal(found, signal_number)
+        has_new = not found <= killed
+        killed |= found
+        while True:  # if all had been killed before, nobody is left who could start another: they only have to end
+            reap(found)
+            living = [child for child in found if _is_alive(child)]
+            if time.monotonic() > deadline:
+                return [child.pid for child in living]
+            if has_new or not living:
+                break
+            time.sleep(0.01)
+        if not has_new:
+            time.sleep(0.001)  # what has ended is gone once its parent, or this process, has noticed
+    return []
 
 
 STOPPED_OR_ENDED = "TtZX"
@@ -85,10 +92,7 @@ def _of_threads(pid: int, name: str) -> Iterator[tuple[str, str]]:
 
 
 def _tree_of(pid: int) -> set[psutil.Process]:
-    with contextlib.suppress(psutil.Error):
-        top = psutil.Process(pid)
-        return {top, *top.children(recursive=True)}
-    return set()
+    return set(trees_of([pid]))
 
 
 def _signal(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
@@ -105,21 +109,8 @@ def reap(children: Iterable[psutil.Process]) -> None:
 
 
 def _descendants_except(spared: set[int]) -> list[psutil.Process]:
-    """The descendants of this process without the processes `spared` and their descendants.
-
-    It reads all of /proc once, which takes long on a machine with many processes, and then each descendant's parent: a walk
-    below each process would take time quadratic in the size of a fork bomb.
-    """
-    found = psutil.Process().children(recursive=True)
-    children: dict[int, list[int]] = {}
-    for child in found if spared else ():
-        with contextlib.suppress(psutil.Error):
-            children.setdefault(child.ppid(), []).append(child.pid)
-    kept, known = set[int](), list(spared)
-    while known:
-        kept.add(pid := known.pop())
-        known += children.get(pid, ())
-    return [child for child in found if child.pid not in kept]
+    """The descendants of this process without the processes `spared` and their descendants."""
+    return trees_of([os.getpid()], but_for=spared)[1:]
 
 
 def _is_alive(process: psutil.Process) -> bool:

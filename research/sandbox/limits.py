@@ -14,6 +14,7 @@ import psutil
 
 from research.gpu_driver import Gpu, first_gpu
 from research.sandbox.oom_kills import oom_kills
+from research.sandbox.process_tree import trees_of
 
 POLL_SECONDS = 0.25
 
@@ -125,7 +126,7 @@ class Supervisor:
     def _look(self) -> BrokenLimit | None:
         limits = self._limits
         self._kills.append(oom_kills())
-        tree = [process for pid in self._pids() for process in _tree_of(pid)]
+        tree = trees_of(self._pids())
         memory = sum(map(_resident_bytes, tree))
         if memory > limits.memory_bytes:  # memory that forked processes share was counted for each of them
             memory = sum(map(_proportional_bytes, tree))
@@ -178,17 +179,10 @@ class MemoryMonitor:
                     self._peak_bytes = max(self._peak_bytes, self._now(gpu))
 
     def _now(self, gpu: Gpu | None) -> int:
-        tree = _tree_of(self._pid)
+        tree = trees_of([self._pid])
         if gpu is not None:
             return gpu.bytes_of({process.pid for process in tree})
         return sum(map(_resident_bytes, tree[self._waiting :]))
-
-
-def _tree_of(pid: int) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.Error):
-        top = psutil.Process(pid)
-        return [top, *top.children(recursive=True)]
-    return []
 
 
 def _resident_bytes(process: psutil.Process) -> int:

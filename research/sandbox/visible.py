@@ -130,10 +130,10 @@ def is_needed(path: Path) -> bool:
 
 def outermost(paths: Iterable[Path]) -> tuple[Path, ...]:
     """The paths, without those that are below others, by name."""
-    chosen: list[Path] = []
+    chosen: dict[Path, None] = {}
     for path in sorted(set(paths), key=lambda path: len(path.parts)):
-        if not any(path.is_relative_to(other) for other in chosen):
-            chosen.append(path)
+        if chosen.keys().isdisjoint(path.parents):
+            chosen[path] = None
     return tuple(chosen)
 
 

@@ -1,22 +1,22 @@
 """What the tests of the cluster package share."""
 
 import os
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from research import start_apart
 from research.result import RunSpec
-from tests.cluster import warm_judge
+from results import query_process
 from tests.cluster.farm_samples import make_spec
-from tests.cluster.forked_farm import CONTEXT, Cheaper
-from tests.cluster.ray_samples import wait_for
+from tests.cluster.forked_farm import Cheaper, WarmPopen, warm_python
 from tests.cluster.tiny_checkout import Checkout, make_checkout
-from tests.research.judged import layers_here
+from tests.results.new_home import copy_tables
 
 # Ray reads it when it is imported, and a farm's process sets it before: or its workers start by `uv run` where the tests do
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -47,12 +47,17 @@ def quick_checkout(checkout: Checkout) -> Checkout:
 
 
 @pytest.fixture(scope="session")
-def judge_command() -> Iterator[tuple[str, ...]]:
+def judge_command() -> tuple[str, ...]:
     """The command of real judges which need not import torch, wherever they are started."""
-    with tempfile.TemporaryDirectory() as folder:  # short: paths of sockets are limited
-        path = f"{folder}/judges"
-        serving = CONTEXT.Process(target=warm_judge.serve, args=(path, layers_here()), daemon=True)
-        serving.start()
-        wait_for("listening process", Path(path).exists)
-        yield (sys.executable, "-S", "-E", warm_judge.__file__, path)
-        serving.kill()
+    return (*warm_python(), "-m", "research.run", "--serve")
+
+
+@pytest.fixture(autouse=True)
+def cheaper_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tests' own process starts beside itself (queries, pages) need not import DuckDB and Arrow anew, and a new home's
+    tables are copied.
+    """
+    copy_tables(monkeypatch)
+    monkeypatch.setattr(query_process, "START_SECONDS", 120.0)  # the first one may have to wait for the fork server
+    popen_alone = SimpleNamespace(Popen=WarmPopen, PIPE=subprocess.PIPE, DEVNULL=subprocess.DEVNULL)
+    monkeypatch.setattr(start_apart, "subprocess", popen_alone)

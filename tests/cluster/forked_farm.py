@@ -8,29 +8,39 @@ each a fifth of a second. A test of what follows from results may have them from
 does it, and takes those seconds, is in test_farm.py and ray_cluster/test_jobs.py.
 """
 
+import atexit
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from research.sandbox.layers import Layers
 from tests.cluster import quick_judge
-from tests.research.judged import CONTEXT, layers_here
+from tests.cluster import warm_python as warm
+from tests.research.judged import CONTEXT, layers_here, wait_for
+from tests.results.new_home import copy_tables, empty_database
 
 CONTEXT.set_forkserver_preload(
     [
         *("research.run", "ray", "tiktoken", "matplotlib.backends.backend_agg", "matplotlib.figure", "matplotlib.patheffects"),
+        *("pandas", "pyarrow.pandas_compat", "scipy.special"),  # Arrow imports pandas where it is installed
         *("cluster.cli", "cluster.driver", "cluster.commands.look", "cluster.commands.research", "cluster.by_hand"),
-        *("results.store", "agent.researchers.scripted", "tests.cluster.farm_samples"),
+        *("cluster.doctor", "cluster.engine_choice", "cluster.researcher_choice", "cluster.dashboard.serving"),
+        *("results.store", "results.query_server", "agent.researchers.scripted", "tests.cluster.farm_samples"),
         "tests.research.huge_pages",
     ]
 )
 EVAL_TOKENS = 2**13
+WARM = frozenset({"results.query_server", "agent.text_reader", "cluster.dashboard.serving", "cluster.trackers.sender"})
+"""The modules that run in processes of their own beside a farm, which warm_python.py starts in a tenth of the time."""
 QUICK_JUDGE = (sys.executable, "-S", "-E", quick_judge.__file__)
 SERVES = ("-m", "research.run", "--serve")
 
@@ -68,7 +78,8 @@ class ForkedFarm:
                  program: Callable[[list[str]], int] = farm_command) -> None:  # fmt: skip
         """Both streams go to the file `output`. `program` is a module's function."""
         self._output = output
-        started = (list(arguments), str(folder), dict(environment), str(output), cheaper, umask, program, layers_here())
+        given = (list(arguments), str(folder), dict(environment), str(output))
+        started = (*given, cheaper, umask, program, layers_here(), warm_python(), empty_database())
         self._process = CONTEXT.Process(target=_farm, args=started)
         self._process.start()
 
@@ -100,7 +111,7 @@ class ForkedFarm:
 
 
 def _farm(arguments: list[str], folder: str, environment: dict[str, str], output: str, cheaper: Cheaper, umask: int,
-          program: Callable[[list[str]], int], layers: Layers) -> None:  # fmt: skip
+          program: Callable[[list[str]], int], layers: Layers, python: tuple[str, ...], tables: bytes) -> None:  # fmt: skip
     """Runs in a process of its own."""
     os.setsid()
     os.umask(umask)
@@ -134,6 +145,8 @@ def _farm(arguments: list[str], folder: str, environment: dict[str, str], output
         assert LocalEngine.__init__.__kwdefaults__ is not None
         seconds = () if cheaper.judge_seconds is None else (str(cheaper.judge_seconds),)
         LocalEngine.__init__.__kwdefaults__["judge_command"] = (*QUICK_JUDGE, *seconds)
+    copy_tables(pytest.MonkeyPatch(), tables)
+    _JudgeForking.python = python
     subprocess.Popen = _JudgeForking  # type: ignore[misc]
     sys.exit(program(arguments))
 
@@ -158,14 +171,41 @@ def become(folder: str, environment: Mapping[str, str], stdin: int, stdout: int,
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
 
 
+@cache
+def warm_python() -> tuple[str, ...]:
+    """A command like `python`, of which `-m MODULE ARGUMENTS` need not import what the farm's modules need."""
+    folder = tempfile.TemporaryDirectory()  # short: paths of sockets are limited
+    atexit.register(folder.cleanup)
+    path = f"{folder.name}/forks"
+    CONTEXT.Process(target=warm.serve, args=(path, layers_here()), daemon=True).start()
+    wait_for(Path(path).exists, seconds=120)
+    return (sys.executable, "-S", "-E", warm.__file__, path)
+
+
+def warm_command(args: Any, python: Callable[[], tuple[str, ...]]) -> Any:
+    """A command by warm_python.py if it is that of a module in WARM; else as it is."""
+    words = tuple(args) if isinstance(args, list | tuple) else ()
+    return [*python(), *words[1:]] if words[1:2] == ("-m",) and words[2:3] and words[2] in WARM else args
+
+
+class WarmPopen(subprocess.Popen):  # type: ignore[type-arg]
+    """Starts the modules in WARM by warm_python.py."""
+
+    def __init__(self, args: Any, **named: Any) -> None:
+        super().__init__(warm_command(args, warm_python), **named)
+
+
 class _JudgeForking(subprocess.Popen):  # type: ignore[type-arg]
     """Forks this process where the command is the judge's, which torch need not be imported for again."""
+
+    python: tuple[str, ...] = ()
+    """The command that starts the modules in WARM."""
 
     def _execute_child(self, args: Any, executable: Any, preexec_fn: Any, close_fds: Any, pass_fds: Any, cwd: Any, env: Any,
                        startupinfo: Any, creationflags: Any, shell: Any, *rest: Any) -> None:  # fmt: skip
         given = (executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags, shell, *rest)
         if tuple(args)[1:] != SERVES:
-            super()._execute_child(args, *given)  # type: ignore[misc]
+            super()._execute_child(warm_command(args, lambda: self.python), *given)  # type: ignore[misc]
             return
         streams = rest[:6]
         self.pid = os.fork()

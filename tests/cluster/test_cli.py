@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,9 +82,10 @@ def checkout(tmp_path, monkeypatch):
 
 
 def test_help_is_there_at_once():
-    started = time.monotonic()
+    before = os.times()
     shown = subprocess.run([sys.executable, "-m", "cluster.cli", "--help"], capture_output=True, text=True, check=True)
-    assert time.monotonic() - started < 1.0  # 0.1 s where nothing else runs
+    used = os.times()
+    assert used.children_user + used.children_system - before.children_user - before.children_system < 1.0  # of a core
     assert all(f"  {command} " in shown.stdout for command in COMMANDS)
 
 

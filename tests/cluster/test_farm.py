@@ -16,6 +16,7 @@ from tests.cluster.farm_samples import write_text
 from tests.cluster.forked_farm import Cheaper
 from tests.cluster.ray_samples import living
 from tests.cluster.tiny_checkout import BAD_LR, GOOD_LR, Checkout
+from tests.in_time import in_time
 
 TERMS = ("--devices", "cpu", "--budget", "1")
 
@@ -72,7 +73,7 @@ def test_killed_and_gone_on_with(checkout: Checkout) -> None:
     assert started
     os.kill(farm.pid, signal.SIGKILL)
     farm.communicate()
-    wait_for("end of what it started", lambda: not living(started), seconds=10)
+    wait_for("end of what it started", lambda: not living(started))
 
     output = checkout.farm(*command)
     assert "3 experiments, 1 kept" in output
@@ -170,11 +171,11 @@ def test_control_c_ends_cleanly(checkout: Checkout, tmp_path: Path) -> None:
     wait_for("training", lambda: "step" in text_of(checkout.home / "runs" / "short-0000-1" / "run.log"))
     os.killpg(farm.pid, signal.SIGINT)  # as a terminal does: to the whole group
     pressed = time.monotonic()
-    output, _ = farm.communicate(timeout=30)
-    assert time.monotonic() - pressed < 8  # 5 s on a machine that does nothing else
+    output, _ = farm.communicate(timeout=120)
+    assert in_time(pressed, 8)  # 5 s on a machine that does nothing else
     assert farm.returncode == 0, output
     assert "stopped" in output and "dashboard: http://127.0.0.1:" in output
-    wait_for("end of what it started", lambda: not processes_with(str(checkout.home)), seconds=5)
+    wait_for("end of what it started", lambda: not processes_with(str(checkout.home)))
     assert checkout.rows("SELECT count(*) FROM runs") == [[0]]
 
 

@@ -26,10 +26,11 @@ from cluster.person_requests import Answer, Ask
 from research.errors import FarmEnded, UserError
 from results.foreign_import import Import
 from results.query import Table
+from tests.in_time import in_time
 
 
 def wait_for(condition):
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 120.0
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.02)
@@ -209,7 +210,7 @@ def test_a_paused_farm_is_named_at_once_with_what_wakes_it(tmp_path):
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
         began = time.monotonic()
         assert connect(home) is None and f"kill -CONT {process.pid}" in silent_farm(home)
-        assert time.monotonic() - began < 5
+        assert in_time(began, 5)
         process.send_signal(signal.SIGCONT)
         process.stdin.close()
 

@@ -21,6 +21,7 @@ from cluster.worker import Worker
 from research.result import RunResult, RunSpec
 from tests.cluster.farm_samples import CPU, FAKE_JUDGE, gpu
 from tests.cluster.ray_samples import living
+from tests.in_time import in_time
 
 MakeSpec = Callable[..., RunSpec]
 
@@ -29,7 +30,7 @@ def quiet(progress: Progress) -> None:
     pass
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
@@ -126,8 +127,8 @@ def test_cancel_ends_the_tree_within_five_seconds(worker: Worker, spec: MakeSpec
     pids = started_pids(tmp_path / a_spec.run_id)
     started = time.monotonic()
     worker.cancel(a_spec.run_id)
-    thread.join(timeout=6)
-    assert time.monotonic() - started < 5
+    thread.join(timeout=120)
+    assert in_time(started, 5)
     assert (results[0].status, results[0].reason) == ("lost", "cancelled")
     assert not any(alive(pid) for pid in pids)
 
@@ -256,7 +257,9 @@ worker.run("slow", RunSpec.from_json({a_spec.to_json()!r}), "data", lambda progr
     pids += [child.pid for child in psutil.Process(farm.pid).children()]
     farm.kill()
     farm.wait()
-    wait_for(lambda: not any(alive(pid) for pid in pids), seconds=2)
+    killed = time.monotonic()
+    wait_for(lambda: not any(alive(pid) for pid in pids))
+    assert in_time(killed, 2)
 
 
 def test_the_judge_gets_no_keys() -> None:
@@ -315,7 +318,7 @@ def test_loops_on_one_device_take_turns_in_order(spec: MakeSpec, tmp_path: Path)
 
 
 def test_cancelling_the_task_ends_the_run_and_frees_the_device(spec: MakeSpec, tmp_path: Path) -> None:
-    async def scenario() -> tuple[float, bool, str]:
+    async def scenario() -> tuple[bool, bool, str]:
         engine = LocalEngine({CPU: tmp_path}, runs_folder=tmp_path, judge_command=FAKE_JUDGE)
         a_spec = spec()
         task = asyncio.create_task(engine.execute(CPU, "slow", a_spec, quiet))
@@ -324,11 +327,11 @@ def test_cancelling_the_task_ends_the_run_and_frees_the_device(spec: MakeSpec, t
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        seconds = time.monotonic() - started
+        is_quick = in_time(started, 5)
         gone = not any(alive(pid) for pid in pids)
         after = await engine.execute(CPU, "ok", spec("after"), quiet)
         await engine.close()
-        return seconds, gone, after.status
+        return is_quick, gone, after.status
 
-    seconds, gone, status = asyncio.run(scenario())
-    assert (seconds < 5, gone, status) == (True, True, "ok")
+    is_quick, gone, status = asyncio.run(scenario())
+    assert (is_quick, gone, status) == (True, True, "ok")

@@ -316,7 +316,7 @@ def events(output: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.split("\n")[:-1] if line.startswith("{")]
 
 
-def wait_for(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+def wait_for(condition: Callable[[], Any], seconds: float = 120.0) -> Any:
     """What `condition` gives once it is true."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -24,6 +24,7 @@ from research.data.prepare import prepare
 from research.profiles import contract_for
 from research.result import RunResult
 from research.run import GO
+from tests.in_time import in_time
 from tests.research.judged import (
     HELPERS,
     Runner,
@@ -259,8 +260,8 @@ def test_a_run_is_gone_two_seconds_after_whoever_wanted_it(how: str, serving: Se
         os.kill(serving.judge.pid, signal.SIGTERM)
     else:
         serving.holder.kill()
-    wait_for(lambda: not any(map(is_alive, pids)), GONE_SECONDS)
-    assert time.monotonic() - began < GONE_SECONDS
+    wait_for(lambda: not any(map(is_alive, pids)))
+    assert in_time(began, GONE_SECONDS)
     last = wait_for(serving.events)[-1]
     assert (last["event"], last["result"]["status"]) == ("result", "lost")
     assert last["result"]["reason"] == "stopped before the run had ended"
@@ -274,8 +275,8 @@ def test_kill_9_leaves_nothing_of_the_training(killed: str, serving: Serving) ->
     victim = judge.pid if killed == "the judge" else serving.judge.pid
     began = time.monotonic()
     os.kill(victim, signal.SIGKILL)
-    wait_for(lambda: not any(map(is_alive, pids)), GONE_SECONDS)
-    assert time.monotonic() - began < GONE_SECONDS
+    wait_for(lambda: not any(map(is_alive, pids)))
+    assert in_time(began, GONE_SECONDS)
     assert not list(Path(tempfile.gettempdir()).glob(f"autoresearch-run-{judge.pid}-*"))
 
 
@@ -301,7 +302,7 @@ def test_a_served_run_tells_its_progress_and_its_result(run: Runner, tmp_path: P
     wait_for(lambda: any(event["event"] == "result" for event in events(tmp_path / "out")))
     assert "/dev/nvidia-uvm" not in opened_by(process.pid), "what stands by never starts CUDA, so it takes nothing of a GPU"
     os.close(write)
-    process.join(10)
+    process.join(60)
     told = events(tmp_path / "out")
     assert process.exitcode == 0, (tmp_path / "out").read_text()
     assert [event["event"] for event in told].count("result") == 1 and told[-1]["event"] == "result"
@@ -343,7 +344,7 @@ def test_runs_are_served_one_after_another_and_find_nothing_of_each_other(run: R
         os.write(write, run.request(spec, text))
     wait_for(lambda: len([event for event in events(tmp_path / "out") if event["event"] == "result"]) == 3)
     os.close(write)
-    process.join(10)
+    process.join(60)
     results = [event["result"] for event in events(tmp_path / "out") if event["event"] == "result"]
     assert [(result["run_id"], result["status"]) for result in results] == [
         (spec.run_id, status) for spec, status in zip(specs, ["crash", "ok", "crash"], strict=True)
@@ -374,7 +375,7 @@ def test_a_run_that_is_started_ahead_waits_where_its_clock_would_start(run: Runn
     wait_for(lambda: any(event["event"] == "result" for event in events(out)))
     took = time.monotonic() - asked
     os.close(write)
-    process.join(10)
+    process.join(60)
     assert any(event["event"] == "asked" for event in events(out))
     result = read_result(run.folder(spec))
     assert (result.status, result.startup_seconds) == ("ok", 0.0)
@@ -398,7 +399,7 @@ def test_a_run_that_ended_before_it_was_wanted_leaves_room_for_the_next(run: Run
     os.write(write, run.request(run.spec(), "def (\n"))
     wait_for(lambda: results() == ["crash", "crash"])
     os.close(write)
-    process.join(10)
+    process.join(60)
     assert process.exitcode == 0
 
 
@@ -409,8 +410,10 @@ def test_a_run_that_was_started_ahead_is_gone_with_who_started_it(run: Runner, t
     os.write(write, run.request(run.spec(), variant(), ahead=True))
     below = wait_for(lambda: pids if len(pids := psutil.Process(process.pid).children(recursive=True)) >= 4 else None)
     os.close(write)
-    wait_for(lambda: not any(map(is_alive, [child.pid for child in below])), GONE_SECONDS)
-    process.join(10)
+    closed = time.monotonic()
+    wait_for(lambda: not any(map(is_alive, [child.pid for child in below])))
+    assert in_time(closed, GONE_SECONDS)
+    process.join(60)
 
 
 def test_a_spare_ends_with_its_worker(tmp_path: Path) -> None:
@@ -419,5 +422,5 @@ def test_a_spare_ends_with_its_worker(tmp_path: Path) -> None:
     os.close(read)
     wait_for(lambda: events(tmp_path / "out") == [{"event": "ready"}])
     os.close(write)
-    process.join(10)
+    process.join(60)
     assert process.exitcode == 0 and events(tmp_path / "out") == [{"event": "ready"}]

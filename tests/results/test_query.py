@@ -16,6 +16,7 @@ import pytest
 from research.errors import UserError
 from results.query import Table
 from results.store import Store
+from tests.in_time import in_time
 from tests.results.result_samples import add, make_branch, make_experiment, make_run
 
 
@@ -201,7 +202,7 @@ def test_no_audit_score_lies_in_anything_that_a_query_can_read(tmp_path: Path) -
 def test_a_query_without_end_is_stopped(asked: Store, sql: str) -> None:
     started = time.monotonic()
     assert refusal(asked, sql, timeout_s=0.3) == "The query was stopped after 0.3 s: ask for less."
-    assert time.monotonic() - started < 3
+    assert in_time(started, 3)
     assert asked.query("SELECT 1").rows == ((1,),)
 
 
@@ -215,7 +216,7 @@ def test_ctrl_c_ends_a_query_at_once(asked: Store) -> None:
             asked.query("SELECT count(*) FROM range(1000000) a, range(1000000) b", timeout_s=60)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert time.monotonic() - began < 10
+    assert in_time(began, 10)
     assert asked.query("SELECT 1").rows == ((1,),)
 
 

@@ -17,6 +17,7 @@ import pytest
 from research.errors import FarmEnded, UserError
 from results.journal import read_journal
 from results.store import Store
+from tests.in_time import in_time
 from tests.results.result_samples import add, make_branch, make_run
 
 HUNGRY = "SELECT count(*) FROM range(1000000000000) a, range(1000000000) b"
@@ -73,7 +74,7 @@ def test_a_query_that_needs_too_much_ends_alone(sql: str, asked: Store) -> None:
         time.sleep(0.02)
     client.join()
     assert said and any(word in said[0].lower() for word in ("memory", "stopped", "too large"))
-    assert time.monotonic() - began < 8 and psutil.Process().memory_info().rss - before < 2**28
+    assert in_time(began, 8) and psutil.Process().memory_info().rss - before < 2**28
     ((count,),) = asked.queries.table("SELECT count(*) FROM events").rows
     assert count == asked.query("SELECT count(*) FROM events").rows[0][0]
 
@@ -144,7 +145,7 @@ time.sleep(60)
         assert farm.stdout is not None
         server = psutil.Process(int(farm.stdout.readline()))
         farm.kill()
-    psutil.wait_procs([server], timeout=5)
+    psutil.wait_procs([server], timeout=60)
     assert not server.is_running()
 
 

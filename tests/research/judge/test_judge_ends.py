@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.research.judged import HELPERS, TRAIN_PY, Run, Runner, is_alive, variant, with_train
+from tests.in_time import in_time
+from tests.research.judged import HELPERS, TRAIN_PY, Run, Runner, is_alive, variant, wait_for, with_train
 
 GONE_SECONDS = 2.0
 
@@ -20,10 +21,9 @@ for x, y in session.batches(8):
 
 def assert_gone(pids: list[int]) -> None:
     """All of `pids` end within what is promised."""
-    deadline = time.monotonic() + GONE_SECONDS
-    while any(map(is_alive, pids)):
-        assert time.monotonic() < deadline, f"{[pid for pid in pids if is_alive(pid)]} are still alive"
-        time.sleep(0.02)
+    began = time.monotonic()
+    wait_for(lambda: not any(map(is_alive, pids)))
+    assert in_time(began, GONE_SECONDS)
 
 
 def assert_ended(done: Run, status: str, reason: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from research.sandbox.descendants import kill_descendants, pause_tree, resume_tree
 from research.sandbox.linux import become_subreaper
+from research.sandbox.process_tree import trees_of
 from tests.research.judged import in_a_fork, is_alive, wait_for
 
 COUNTS_IN_A_GRANDCHILD = """
@@ -46,26 +47,32 @@ def test_nothing_of_a_paused_tree_goes_on_until_it_is_resumed(counting: "subproc
     time.sleep(0.2)
     assert (tmp_path / "ticks").stat().st_size == ticks
     assert resume_tree(counting.pid, paused)
-    deadline = time.monotonic() + 10
-    while (tmp_path / "ticks").stat().st_size == ticks:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: (tmp_path / "ticks").stat().st_size > ticks)
 
 
-def test_a_process_that_is_woken_up_meanwhile_is_noticed(counting: "subprocess.Popen[bytes]") -> None:
+def test_trees_hold_each_process_once_after_its_parent(counting: "subprocess.Popen[bytes]") -> None:
+    top = psutil.Process(counting.pid)
+    [child] = top.children()
+    assert trees_of([top.pid]) == [top, child] == [top, *top.children(recursive=True)]
+    assert trees_of([child.pid, top.pid]) == [child, top]
+    assert trees_of([top.pid], but_for={child.pid}) == [top] and trees_of([top.pid], but_for={top.pid}) == []
+
+
+def test_a_process_that_is_woken_up_meanwhile_is_noticed(counting: "subprocess.Popen[bytes]", tmp_path: Path) -> None:
     """As by a timer of its own, whose signal may be SIGCONT."""
     paused = pause_tree(counting.pid)
     assert paused is not None
     [child] = psutil.Process(counting.pid).children()
+    ticks = (tmp_path / "ticks").stat().st_size
     child.resume()
-    time.sleep(0.1)
+    wait_for(lambda: (tmp_path / "ticks").stat().st_size > ticks)
     assert not resume_tree(counting.pid, paused)
 
 
 def test_a_process_that_is_gone_counts_as_paused() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
-    assert pause_tree(ended.pid) == {} and resume_tree(ended.pid, {})
+    assert pause_tree(ended.pid) == {} and resume_tree(ended.pid, {}) and trees_of([ended.pid]) == []
 
 
 def test_what_is_spared_lives_on_with_all_that_it_started() -> None:
