@@ -48,7 +48,7 @@ GIVEN_SIGMAS = (1e-6, 1)
 """Limits of --sigma in bits per byte."""
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> OneLineParser:
     """The parser with all commands and their options."""
     parser = OneLineParser(
         prog="farm",
