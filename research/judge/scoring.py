@@ -194,7 +194,7 @@ class Answers:
 
     def __init__(self, scorer: Child, model: SubmittedModel, conversation: Conversation, *, contract: Contract,
                  device: torch.device, batch_rows: int, seconds: float, threads: int | None) -> None:  # fmt: skip
-        """Hands `model` to the scorer, which has `threads`, and waits until it is loaded; all its answers may take `seconds`."""
+        """Hands `model` to the scorer, which has `threads`, and waits until it is loaded; all answers may take `seconds`."""
         self._threads, self._on_gpu = threads, device.type == "cuda"
         self._scorer, self._conversation = scorer, conversation
         self._batch_rows = batch_rows
