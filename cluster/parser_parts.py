@@ -6,7 +6,7 @@ import difflib
 import sys
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from agent.repo.branch_names import check_name
 from research.command_hints import to_type
@@ -53,7 +53,7 @@ class OneLineParser(argparse.ArgumentParser):
     _words: tuple[str, ...] = ()
     """What is being parsed."""
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Like the base class's; keeps the words for `error`."""
         self._words = tuple(args or ())
         return super().parse_known_args(args, namespace)
