@@ -421,6 +421,17 @@ def test_diff_shows_what_was_gained(checkout, capsys):
     assert "+DEPTH = 5" in shown
 
 
+def test_a_branch_without_a_score_that_is_checked_out_is_named_where_another_is_shown(checkout, capsys):
+    with Store(checkout / "results" / "data") as store:
+        known = store.branches()[0]
+        store.add_branch(replace(known, name="autoresearch/new", tag="new", group="autoresearch/new"))
+    git(checkout, "checkout", "--quiet", "-b", "autoresearch/new")
+    assert main(["diff"]) == 0
+    shown = capsys.readouterr()
+    assert "+DEPTH = 5" in shown.out and "autoresearch/new" in shown.err and known.name in shown.err
+    assert main(["diff", known.tag]) == 0 and not capsys.readouterr().err
+
+
 def test_apply_takes_the_best_and_never_the_users_edits(checkout, capsys):
     (checkout / TRAIN).write_text("DEPTH = 4  # mine\n")
     assert main(["apply"]) == 2
