@@ -40,7 +40,7 @@ from cluster.loop_plans import (
 from research.data.prepare import check_writable
 from research.data.sources import check_source
 from research.errors import UserError
-from research.formatting import counted, utc_now
+from research.formatting import counted, shortened, utc_now
 from research.hyperparameters import write_constants
 from research.recipes import Recipe
 from research.starting_hyperparameters import fit_to_profile
@@ -97,6 +97,7 @@ class BranchStart:
         head = self._store.head(name)
         last = branch.baseline_commit if head is None else head.commit
         if in_place and failed is not None:
+            self._say_what_the_baseline_has(name)
             return self._start_in_checkout(plan, adopt=False)[0]
         if in_place:
             check_not_deleted(repo, name, last)
@@ -214,6 +215,16 @@ class BranchStart:
         if before is not None and is_farm_branch(before) and self._has_ideas(before):
             self._say_once(f"tag {self._options.tag} starts from {before}, which is checked out: its baseline has that "
                            f"branch's ideas. To start from main: {command_to_type(repo, 'switch', 'main')} first")  # fmt: skip
+
+    def _say_what_the_baseline_has(self, branch: str) -> None:
+        """Says which commits of the user's since the branch was created become part of a baseline that is measured anew."""
+        repo = self._options.repo
+        since = f"{created_at(repo, branch)}..{branch_ref(branch)}"
+        commits = run_git(repo, "log", "--format=%h %s", since, "--", TRAIN_FILE).splitlines()
+        if commits:
+            named = "; ".join(shortened(commit, 60) for commit in commits[:3]) + ("; ..." if len(commits) > 3 else "")
+            self._say_once(f"The baseline failed, so {branch} begins again from what is committed now: its baseline has "
+                           f"{counted(len(commits), 'commit')} of yours ({named}), told apart by no experiment")  # fmt: skip
 
     def _has_ideas(self, branch: str) -> bool:
         """Whether the head of a branch of the farm's is another commit than its baseline, as far as this home knows."""

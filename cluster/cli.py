@@ -10,7 +10,7 @@ import contextlib
 import importlib
 import keyword
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cluster.background import exit_without_waiting, is_left_behind
@@ -96,7 +96,7 @@ def run_command(given: Sequence[str]) -> int:
         print(f"autoresearch-farm {version('autoresearch-farm')}")
         return 0
     parser = make_parser()
-    command = next((word for word in given if word in commands_of(parser)), None)
+    command = next((word for word in given if word in parser.commands), None)
     if command is not None and given[0].startswith("-") and given[0] not in ("-h", "--help"):
         parser.error(f"options follow the command, as in {to_type(f'farm {command} --home FOLDER')}")
     try:
@@ -106,18 +106,16 @@ def run_command(given: Sequence[str]) -> int:
     if options.command is None:
         parser.error(f"no command is given beside {' '.join(given)}")
     if unknown:
-        usage = to_type(f"farm {options.command} --help")
-        raise UserError(f"{options.command} doesn't take {with_short_words(' '.join(unknown), given)} (see {usage})")
+        usage, instead = (
+            to_type(f"farm {options.command} --help"),
+            parser.commands[options.command].instead_of(unknown, options),
+        )
+        raise UserError(with_short_words(f"{options.command} doesn't take {' '.join(unknown)}{instead} (see {usage})", given))
     try:
         return handler(options)(options)
     except UserError as error:
         told = with_short_words(str(error), (word for word in given if len(word) > LONGEST_ECHO))
         raise UserError(shortened(told, LONGEST_ERROR)) from error
-
-
-def commands_of(parser: argparse.ArgumentParser) -> Collection[str]:
-    """The names of the commands."""
-    return next(action.choices for action in parser._actions if isinstance(action.choices, dict))
 
 
 def handler(options: argparse.Namespace) -> Callable[[argparse.Namespace], int]:

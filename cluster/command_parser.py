@@ -50,7 +50,7 @@ GIVEN_SIGMAS = (1e-6, 1)
 
 
 @cache
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> OneLineParser:
     """The parser with all commands and their options; it is made once."""
     parser = OneLineParser(
         prog="farm",

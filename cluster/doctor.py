@@ -59,20 +59,27 @@ print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "ava
 """A program that runs in its own process: importing torch takes seconds, and asking for CUDA creates a context."""
 
 PACKAGES_PROBE = """
-import importlib, json, sys
+import importlib, importlib.util, json, sys
 failed = {}
 for name in sys.argv[1:]:
     try:
-        importlib.import_module(name)
+        if name.startswith("?"):
+            name = name[1:]
+            if importlib.util.find_spec(name) is None:
+                raise ImportError(f"No module named {name!r}")
+        else:
+            importlib.import_module(name)
     except Exception as error:
         failed[name] = (str(error) or type(error).__name__).splitlines()[0]
 print(json.dumps(failed))
 """
-"""A program that tries to import packages, and prints why some can't be."""
+"""A program that tries to import packages, or to find those with a `?` before their name, and prints why some can't be."""
 
 PACKAGES = ("numpy", "safetensors", "pynvml", "psutil", "rustbpe", "tiktoken", "pyarrow.parquet", "huggingface_hub", "duckdb",
-            "matplotlib", "scipy", "pydoe", "anthropic", "git.cmd", "ray", "rich", "platformdirs")  # fmt: skip
-"""What pyproject.toml requires, other than torch, by the names that are imported."""
+            "matplotlib", "scipy", "?pydoe", "?anthropic", "pydantic_core", "jiter", "git.cmd", "ray", "rich",
+            "platformdirs")  # fmt: skip
+"""What pyproject.toml requires, other than torch, by the names that are imported. Two that take seconds to import, and are
+Python alone, are only found; the client of Claude with the compiled parts that it needs."""
 
 CURES: Mapping[str, str] = {
     "namespaces": "allow user namespaces: sysctl -w user.max_user_namespaces=15000 "
@@ -105,8 +112,21 @@ def examine(home: Home, cache: Path | UserError, devices: Sequence[Device]) -> I
     `cache` may be the reason why there is no folder for prepared data.
     """
     yield _python()
-    yield _torch(devices)
-    yield _packages()
+    with ThreadPoolExecutor() as threads:  # what takes seconds in processes of its own goes on beside the rest
+        torch, packages = threads.submit(_torch, devices), threads.submit(_packages)
+        agents = threads.submit(_coding_agents)
+        yield torch.result()
+        yield packages.result()
+        yield from _quick_checks(home, cache, devices)
+        of_agents = agents.result()
+    yield from _sandbox()  # which forks, so that no thread may run meanwhile
+    yield from of_agents
+    yield _command(containment_here())
+    yield from _ray()
+
+
+def _quick_checks(home: Home, cache: Path | UserError, devices: Sequence[Device]) -> Iterator[Check]:
+    """The checks that take less than a second, as `examine` does them."""
     yield from (_device(device) for device in devices)
     yield from _compiler(devices)
     yield from [] if isinstance(cache, UserError) else _data(devices, cache)
@@ -121,10 +141,6 @@ def examine(home: Home, cache: Path | UserError, devices: Sequence[Device]) -> I
         yield _disk("cache", cache)
     yield from _flash_attention(devices)
     yield _running(home)
-    yield from _sandbox()
-    yield from _coding_agents()
-    yield _command(containment_here())
-    yield from _ray()
 
 
 def check_lines(checks: Sequence[Check]) -> list[str]:

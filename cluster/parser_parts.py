@@ -2,10 +2,11 @@
 way back from parsed options to words."""
 
 import argparse
+import difflib
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from agent.repo.branch_names import check_name
 from research.command_hints import to_type
@@ -30,13 +31,29 @@ def with_short_words(message: str, words: Iterable[str]) -> str:
     return message
 
 
+BRANCH_WORDS, BRANCH_OPTIONS = ("branch", "tag", "name", "tags"), ("--tag", "--branch", "--tags", "--branches")
+"""Names of arguments that are a branch or tag, and the options that people give instead, since `farm run` has one."""
+
+OTHER_NAMES = {"ls": "list", "log": "show", "history": "sql", "start": "run", "kill": "stop", "rm": "clean", "check": "doctor"}
+"""What other programs call a command of this one."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """The known word that another one is most like, as the end of a message; empty if it is like none."""
+    names = list(known)
+    given = word.lower()
+    starts = [name for name in names if len(given) > 2 and name.startswith(given)]
+    like = starts or difflib.get_close_matches(given, names, n=1) or [name for name in names if OTHER_NAMES.get(given) == name]
+    return f", did you mean {' or '.join(like[:3])}?" if like else ""
+
+
 class OneLineParser(argparse.ArgumentParser):
     """A parser that reports a mistake in one line, as the commands do."""
 
     _words: tuple[str, ...] = ()
     """What is being parsed."""
 
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         """Like the base class's; keeps the words for `error`."""
         self._words = tuple(args or ())
         return super().parse_known_args(args, namespace)
@@ -45,7 +62,34 @@ class OneLineParser(argparse.ArgumentParser):
         text = with_short_words(message, self._words).removeprefix("argument ").replace(": must ", " must ", 1)
         if text.startswith("COMMAND: invalid choice"):  # the list of all commands is in the help
             text = text.partition(" (")[0].replace("COMMAND: invalid choice:", "unknown command")
+            text += did_you_mean(next((word for word in self._words if not word.startswith("-")), ""), self.commands)
         self.exit(2, f"{self.prog}: {text} (see {to_type(f'{self.prog} --help')})\n")
+
+    @property
+    def commands(self) -> dict[str, "OneLineParser"]:
+        """The parsers of the commands, by name; empty for the parser of one command."""
+        return next((action.choices for action in self._actions if isinstance(action.choices, dict)), {})
+
+    def instead_of(self, words: Sequence[str], options: argparse.Namespace) -> str:
+        """What to type instead of `words`, which this command doesn't take, beside `options`; empty if nothing is like them.
+
+        Where a branch or tag is a plain word, it is one as well for who gives it as an option.
+        """
+        option, _, value = words[0].partition("=")
+        word = next(
+            (
+                action.dest
+                for action in self._actions
+                if not (action.option_strings or action.choices) and action.dest in BRANCH_WORDS
+            ),
+            None,
+        )
+        if word is not None and option in BRANCH_OPTIONS:
+            taken = getattr(options, word)
+            name = value or (taken[0] if isinstance(taken, list) and taken else taken) or "TAG"
+            return f": it is given without an option, as in {to_type(f'{self.prog} {name}')}"
+        known = [name for action in self._actions for name in action.option_strings]
+        return did_you_mean(option, known) if option.startswith("-") else ""
 
     def print_help(self, file: "SupportsWrite[str] | None" = None) -> None:
         """Prints the help; unlike the base class, raises OSError if it can't be written."""

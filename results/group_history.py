@@ -181,7 +181,10 @@ class GroupHistory:
     def standing(self) -> str:
         """Where the group stands, in one line."""
         if self.head is None:
-            return "no score yet: the baseline has not finished"
+            last = next((outline for outline in reversed(self.outlines) if outline.experiment.kind == "baseline"), None)
+            if last is None or last.verdict is None or last.is_abandoned:
+                return "no score yet: the baseline has not finished"
+            return f"no score yet: the baseline failed (`{to_type(f'farm show {last.experiment.id}')}` says why)"
         if self.gain is None and self._first_state is None:
             return "no estimate: this version of the farm doesn't know the terms of these branches"
         if self.gain is None:

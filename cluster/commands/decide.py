@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cluster.commands.read_home import branch_asked, read_history, record_named
+from cluster.commands.read_home import branch_asked, history_meant, read_history, record_named
 from cluster.event_loop import run_in_loop
 from cluster.home import Home, find_cache, find_home, home_option
 from cluster.local_api import ask_farm
@@ -12,7 +12,7 @@ from cluster.person_requests import Answer, Ask, record
 from cluster.resuming import is_tried_by_hand, resuming_with
 from research.errors import UserError
 from research.formatting import one_line
-from results.history import branch_named, names_a_branch
+from results.history import names_a_branch
 from results.journal_damage import check_whole
 
 if TYPE_CHECKING:
@@ -164,6 +164,6 @@ def branch_or_experiment(home: Home, name: str | None) -> "tuple[Branch, str | N
     """The branch that a name stands for, or the experiment's with its id. Raises UserError."""
     histories = read_history(home)
     if name is None or names_a_branch(histories, name):
-        return branch_named(histories, name).branch, None
+        return history_meant(histories, name).branch, None
     experiment = record_named(home, histories, name, or_branch=True).experiment
     return next(history.branch for history in histories if history.branch.name == experiment.branch), experiment.id

@@ -67,6 +67,17 @@ def history_to_run_on(home: Home) -> list[BranchHistory]:
     return found
 
 
+def history_meant(histories: list[BranchHistory], name: str | None) -> BranchHistory:
+    """The branch that a command with or without a name means. Says on stderr if the branch that is checked out here is another,
+    since that has no score yet. Raises UserError.
+    """
+    found, here = history.branch_named(histories, name), checked_out_here()
+    last = histories[-1]  # the one that is checked out, as read_history sorts them
+    if name is None and here in (last.branch.name, last.group.name) and last.branch.tag != found.branch.tag:
+        print(f"farm: {here}, which is checked out here, has no score yet: this is {found.branch.name}.", file=sys.stderr)
+    return found
+
+
 def checked_out_here() -> str | None:
     """The branch that is checked out around the current folder, as git's own file says; None if there is none.
 

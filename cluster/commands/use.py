@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.commands.read_home import read_history, record_named
+from cluster.commands.read_home import history_meant, read_history, record_named
 from cluster.event_loop import run_in_loop
 from cluster.hardware import Device, choose_devices
 from cluster.home import Home, find_cache, find_checkout, find_home, package_folder
@@ -17,7 +17,7 @@ from research.child_settings import ChildSettings
 from research.contract import Contract
 from research.errors import UserError
 from results.experiment import Branch, ExperimentRecord, Head
-from results.history import BranchHistory, branch_named
+from results.history import BranchHistory
 
 if TYPE_CHECKING:
     from cluster.transfer import TransferPlan
@@ -94,7 +94,7 @@ def transfer(options: argparse.Namespace) -> int:
         print(line, file=sys.stderr if options.json else sys.stdout, flush=True)
 
     home = find_home(options.home)
-    branch = branch_named(read_history(home), options.branch).branch
+    branch = history_meant(read_history(home), options.branch).branch
     home.check_free()
     with held(home, branch) as (store, state):
         plan = transfer_plan(options, home, store, branch)
@@ -196,7 +196,7 @@ def best_with_model(home: Home, history: BranchHistory) -> ExperimentRecord | No
 
 def _winner(home: Home, name: str | None) -> tuple[BranchHistory, ExperimentRecord, Head]:
     """The branch with this name, or the best of this tag, with its baseline and its head. Raises UserError."""
-    history = branch_named(read_history(home), name)
+    history = history_meant(read_history(home), name)
     baseline, head = history.baseline, history.group.head
     if baseline is None or head is None:
         raise UserError(f"{history.branch.name} has no score yet: name another branch or tag, or let the farm run on.")

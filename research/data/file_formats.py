@@ -10,7 +10,7 @@ from typing import IO, Literal
 from research.command_hints import to_type
 from research.data.compression import COMPRESSED_SUFFIXES, COMPRESSIONS, open_bytes
 from research.data.decoding import Encoding, Readable, find_encoding, is_utf8_but_for_nul
-from research.data.documents import PROBE_BYTES, text_documents
+from research.data.documents import CUT_CHARACTERS, DOCUMENT_END, PROBE_BYTES, text_documents
 from research.data.file_tree import FileTree, has_hidden_files
 from research.data.json_documents import LeftOut, is_cut_off, json_fields, json_texts
 from research.data.parquet import parquet_fields, parquet_rows, parquet_values
@@ -103,7 +103,9 @@ class Survey:
             f"{self.name}: read {counted(len(self.read), 'file')} ({listed}): {documents}, {size(self.text_bytes)} of text"
         ]
         lines += [
-            f"{self.name}: {line}" for line in (self._encodings(), self._replaced(), self._broken(), self._records()) if line
+            f"{self.name}: {line}"
+            for line in (self._encodings(), self._replaced(), self._broken(), self._records(), self._cut())
+            if line
         ]
         lines += [f"{self.name}: {self.skipped_line()}"] if self.skipped else []
         return [*lines, *(f"{self.name}: {line}" for line in (self._hidden(), self._again()) if line)]
@@ -127,6 +129,12 @@ class Survey:
         named = {file.path: file.encoding.name for file in self.read if file.encoding}
         others = {path: name for path, name in named.items() if not name.startswith("utf-8")}
         return f"in other encodings than UTF-8: {_by_reason(others)}" if others else ""
+
+    def _cut(self) -> str:
+        found = [file for file in self.read if file.format == "text" and file.documents > 1]
+        documents = counted(sum(file.documents for file in found), "document")
+        where = f"at {DOCUMENT_END}, else at an empty line, a line's end, or {2 * CUT_CHARACTERS:,} characters"
+        return f"large texts cut into {documents}, {where}: {_names([file.path for file in found])}" if found else ""
 
     def _replaced(self) -> str:
         found = [file for file in self.read if file.encoding and file.encoding.replaced]

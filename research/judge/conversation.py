@@ -4,17 +4,22 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from research.contract import Contract
 from research.ipc.channel import ChannelClosed, monotonic
 from research.ipc.messages import Begun, Message, Unfit
 from research.judge.failures import RunEnded, cure_for_memory, ended_by_itself, over_limit
+from research.judge.others_cpu import OthersCpu
 from research.judge.processes import TRAINER, Child
 from research.sandbox.limits import Supervisor
 
 Emit = Callable[[dict[str, Any]], None]
 """Takes an event of the judge, which a worker reads as a JSON line."""
+
+MOST_DISTURBED = 10.0
+"""Multiple of its cap that a phase may take, however long others' use of the CPU makes it wait."""
 
 LAST_MESSAGES = 4
 """Messages of a child that has ended which are read: the first of all is that it has begun."""
@@ -31,6 +36,24 @@ class Phase:
     """Seconds on the monotonic clock."""
     cap: float
     """Seconds that it may take."""
+    undisturbed: Callable[[], float | None] | None = None
+    """Seconds that it would have taken so far without the processes of others; None where that isn't known."""
+
+    def is_over(self, seconds: float) -> bool:
+        """Whether `seconds` since it began are too many. A run isn't ended for the time that others made it wait."""
+        if seconds <= self.cap:
+            return False
+        alone = self.undisturbed() if self.undisturbed is not None and seconds <= MOST_DISTURBED * self.cap else None
+        return alone is None or alone > self.cap
+
+
+def begin_phase(name: str, *, cap: float, threads: int | None, on_gpu: bool) -> Phase:
+    """A phase that begins now, of work with `threads` threads (None: one per core) on the CPU, or on a GPU that others don't
+    share.
+    """
+    others = None if on_gpu else OthersCpu()
+    undisturbed = None if others is None else partial(others.undisturbed_seconds, threads)
+    return Phase(name=name, began=monotonic(), cap=cap, undisturbed=undisturbed)
 
 
 class Conversation:
@@ -81,7 +104,7 @@ class Conversation:
             if isinstance(message, Unfit):
                 raise self._unfit(child, message)
             seconds = monotonic() - phase.began
-            if seconds > phase.cap:
+            if phase.is_over(seconds):
                 limit = "it may here" if child.log.closed else f"{phase.cap:.0f} s"
                 raise RunEnded("timeout", f"{phase.name} took more than {limit}")
             self.report(phase.name, seconds)

@@ -28,7 +28,7 @@ from research.ipc.memory import sealed_memory
 from research.ipc.messages import Data, DataRequested, ModelBuilt
 from research.judge.clock import Caps, Clock
 from research.judge.confinement import Confinement
-from research.judge.conversation import Conversation, Emit, Phase
+from research.judge.conversation import Conversation, Emit, begin_phase
 from research.judge.failures import RunEnded
 from research.judge.findings import Ending, Findings, Training, result_of
 from research.judge.gpu_speed import matrix_tflops
@@ -144,7 +144,7 @@ class Judge:
         except UserError as error:
             raise RunEnded("lost", str(error)) from None
         self._findings.sandbox = confinement.layer_names
-        startup = Phase(name="startup", began=monotonic(), cap=self._caps.startup)
+        startup = begin_phase("startup", cap=self._caps.startup, threads=self._placement.threads, on_gpu=self._on_gpu)
         others = None if self._on_gpu else OthersCpu()
         training, first = self._children.trainer, self._children.scorers[0]
         training.start(self._start_of(TRAINER, confinement), log)

@@ -26,7 +26,7 @@ from research.judge.consistency import (
     splice_rows,
     tolerance_for,
 )
-from research.judge.conversation import Conversation, Phase
+from research.judge.conversation import Conversation, begin_phase
 from research.judge.cross_entropy import can_read_once, copied, cross_entropy, cross_entropy_read_once, row_scores
 from research.judge.failures import RunEnded, require_finite
 from research.judge.findings import Findings, Scores
@@ -135,7 +135,8 @@ class Scoring:
 
         `late` is the late start of process A.
         """
-        start = Phase(name="scoring", began=monotonic(), cap=self._caps.startup)
+        on_gpu = self._device.type == "cuda"
+        start = begin_phase("scoring", cap=self._caps.startup, threads=self._threads, on_gpu=on_gpu)
         self._conversation.wait_for(scorer, ModelBuilt, start)
         assert findings.answer_seconds is not None
         rows = len(val.rows) + len(audit.rows)
@@ -185,15 +186,16 @@ class Scoring:
 
     def _answers_of(self, scorer: Child, *, seconds: float) -> "Answers":
         return Answers(scorer, self._model, self._conversation, contract=self._contract, device=self._device,
-                       batch_rows=self._batch_rows, seconds=seconds)  # fmt: skip
+                       batch_rows=self._batch_rows, seconds=seconds, threads=self._threads)  # fmt: skip
 
 
 class Answers:
     """The answers of one scorer, through buffers that no other process shares."""
 
     def __init__(self, scorer: Child, model: SubmittedModel, conversation: Conversation, *, contract: Contract,
-                 device: torch.device, batch_rows: int, seconds: float) -> None:  # fmt: skip
-        """Hands `model` to the scorer and waits until it is loaded; all its answers may take `seconds`."""
+                 device: torch.device, batch_rows: int, seconds: float, threads: int | None) -> None:  # fmt: skip
+        """Hands `model` to the scorer, which has `threads`, and waits until it is loaded; all answers may take `seconds`."""
+        self._threads, self._on_gpu = threads, device.type == "cuda"
         self._scorer, self._conversation = scorer, conversation
         self._batch_rows = batch_rows
         self._batch_seconds: list[float] = []
@@ -240,7 +242,7 @@ class Answers:
 
     def allow(self, seconds: float) -> None:
         """Allows as many seconds for all that follows."""
-        self._phase = Phase(name="scoring", began=monotonic(), cap=seconds)
+        self._phase = begin_phase("scoring", cap=seconds, threads=self._threads, on_gpu=self._on_gpu)
 
     def close(self) -> None:
         """Releases the buffers."""

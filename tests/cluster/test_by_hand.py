@@ -174,7 +174,9 @@ def test_a_first_commit_that_fails_can_be_mended_by_hand(checkout: Checkout) -> 
 
     checkout.git("commit", "--quiet", "--all", "--message", "mended")
     checkout.edit("LR = 0.000001", f"LR = {GOOD_LR}")
-    assert decision_of(checkout.farm("try", *TERMS)) == "keep"
+    assert "baseline failed (" in checkout.farm("status") and "farm show one-0000" in checkout.farm("status")
+    said = checkout.farm("try", *TERMS)
+    assert decision_of(said) == "keep" and "1 commit of yours" in said and "mended" in said
     assert "-LR = 0.000001" in checkout.farm("diff") and BROKEN not in checkout.farm("diff")
     assert decision_of(checkout.farm("try", "--tag", "two", *TERMS)) == "keep"
     rows = checkout.rows("SELECT id, decision FROM history ORDER BY id")

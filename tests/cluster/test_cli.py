@@ -13,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.cli import commands_of, handler, main
+from cluster.cli import handler, main
 from cluster.command_parser import make_parser
 from cluster.commands.read_home import read_history
 from cluster.home import Home, find_home
+from cluster.parser_parts import BRANCH_WORDS
 from research.errors import UserError
 from research.files import research_folder
 from results.experiment import Verdict
@@ -163,6 +164,8 @@ def test_every_command_has_a_function_and_help(command):
     ("arguments", "says"),
     [
         (["run", "--nights", "2"], "run doesn't take --nights 2 (see "),
+        (["run", "--experimnets", "2"], "run doesn't take --experimnets 2, did you mean --experiments? (see "),
+        (["show", "1", "--jsno"], "doesn't take --jsno (see "),
         (["run", "--tag", "a/../b"], "'a/../b'"),
         (["run", "--devices", "7"], "--devices 7"),
         (["run", "--devices", "gpu"], "--devices must be GPU numbers"),
@@ -287,7 +290,13 @@ EMPTY = [
         (["--" + "x" * 5_000], f"beside --{'x' * 77}… (see "),
         (["x" * 5_000], f"unknown command '{'x' * 79}…' (see "),
         (["run", "--rule=" + "é" * 5_000], f"--rule: invalid choice: '{'é' * 79}…"),
-        (["rum"], "farm: unknown command 'rum'"),
+        (["rum"], "farm: unknown command 'rum', did you mean run? (see "),
+        (["stat"], "farm: unknown command 'stat', did you mean status? (see "),
+        (["repport"], "did you mean report?"),
+        (["STATUS"], "did you mean status?"),
+        (["help", "staus"], "did you mean status?"),
+        (["ls"], "did you mean list?"),
+        (["zzz"], "farm: unknown command 'zzz' (see "),
     ],
 )
 def test_a_wrong_command_line_is_explained_in_one_line(arguments, says, capsys):
@@ -298,7 +307,23 @@ def test_a_wrong_command_line_is_explained_in_one_line(arguments, says, capsys):
     assert says in error and error.count("\n") == 1 and error.endswith("--help)\n")
 
 
-COMMAND_PARSERS = next(action.choices for action in make_parser()._actions if isinstance(action.choices, dict))
+COMMAND_PARSERS = make_parser().commands
+
+
+def takes_a_branch(parser):
+    return any(action.dest in BRANCH_WORDS and not (action.option_strings or action.choices) for action in parser._actions)
+
+
+WITH_A_BRANCH = [name for name, parser in COMMAND_PARSERS.items() if takes_a_branch(parser)]
+
+
+def test_a_branch_that_is_given_as_an_option_is_told_how(capsys):
+    assert {"status", "report", "diff", "apply", "confirm", "audit", "clean", "stop"} <= set(WITH_A_BRANCH)
+    for command in WITH_A_BRANCH:
+        for given in (["--tag", "mar8"], ["--tag=mar8"], ["--branch", "mar8"]):
+            if command not in ("pause", "resume", "import") or len(given) == 2:
+                assert main([command, *given]) == 2
+                assert f"farm {command} mar8 (see " in capsys.readouterr().err
 
 
 def takes_numbers(option):
@@ -394,6 +419,17 @@ def test_diff_shows_what_was_gained(checkout, capsys):
     shown = capsys.readouterr().out
     assert "-DEPTH = 4" in shown
     assert "+DEPTH = 5" in shown
+
+
+def test_a_branch_without_a_score_that_is_checked_out_is_named_where_another_is_shown(checkout, capsys):
+    with Store(checkout / "results" / "data") as store:
+        known = store.branches()[0]
+        store.add_branch(replace(known, name="autoresearch/new", tag="new", group="autoresearch/new"))
+    git(checkout, "checkout", "--quiet", "-b", "autoresearch/new")
+    assert main(["diff"]) == 0
+    shown = capsys.readouterr()
+    assert "+DEPTH = 5" in shown.out and "autoresearch/new" in shown.err and known.name in shown.err
+    assert main(["diff", known.tag]) == 0 and not capsys.readouterr().err
 
 
 def test_apply_takes_the_best_and_never_the_users_edits(checkout, capsys):
@@ -499,7 +535,7 @@ def test_what_was_interrupted_is_in_the_status_as_json(home, capsys):
 
 def test_every_command_that_a_text_names_exists() -> None:
     """Hints and docstrings of all packages: `farm X`, or what is made typeable."""
-    known = {*commands_of(make_parser()), "help"}
+    known = {*make_parser().commands, "help"}
     for package in ("research", "results", "agent", "cluster"):
         for file in (research_folder().parent / package).rglob("*.py"):
             named = re.findall(r"""(?:`|to_type\(f?["'])farm ([a-z]+)""", file.read_text())

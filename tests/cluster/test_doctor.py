@@ -29,6 +29,15 @@ def test_every_problem_has_a_cure(tmp_path, monkeypatch):
     assert "farm prepare --profile cpu" in lines
 
 
+def test_a_package_that_is_missing_or_broken_is_named_whether_it_is_imported_or_found(tmp_path, monkeypatch):
+    (tmp_path / "broken.py").write_text("raise RuntimeError('half installed')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "PACKAGES", ("json", "?csv", "absent", "?nowhere", "broken"))
+    check = doctor._packages()
+    assert check.state == "missing" and "json" not in check.found and "csv" not in check.found
+    assert "absent: No module" in check.found and "nowhere: No module" in check.found and "half installed" in check.found
+
+
 def test_each_coding_agent_that_is_installed_is_named_with_its_version(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     (none,) = doctor._coding_agents()

@@ -24,6 +24,7 @@ FRENCH = "L'élève naïf mangea des gâteaux à Noël ; « ça va », dit-il, l
 RUSSIAN = "Все люди рождаются свободными и равными в своём достоинстве и правах.\n"  # noqa: RUF001
 POLISH = "Zażółć gęślą jaźń. Wszyscy ludzie rodzą się wolni i równi pod względem swej godności.\n"
 TEXT = "The quick brown fox jumps over the lazy dog.\n"
+HUGE_LINE = "word " * 14_000
 RECORDS = [{"text": "one", "id": 1}, {"text": "two", "id": 2}]
 
 
@@ -72,6 +73,11 @@ FOLDERS = {
     ),
     "Latin-1 after much ASCII": Folder(
         files={"a.py": (TEXT * 1400).encode() + FRENCH.encode("cp1252")}, documents=[TEXT * 1400 + FRENCH]
+    ),
+    "one huge line": Folder(
+        files={"a.txt": HUGE_LINE.encode(), "b.txt": b"short"},
+        documents=["short", *(HUGE_LINE[start : start + 16_384] for start in range(0, len(HUGE_LINE), 16_384))],
+        said=("large texts cut into 5 documents", "a.txt", "16,384 characters"),
     ),
     "UTF-16": Folder(files={"a.txt": FRENCH.encode("utf-16")}, documents=[FRENCH], said=("utf-16",)),
     "UTF-16, big end first": Folder(files={"a.txt": b"\xfe\xff" + RUSSIAN.encode("utf-16-be")}, documents=[RUSSIAN]),

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from research.judge.conversation import MOST_DISTURBED, Phase, begin_phase
 from research.judge.others_cpu import OthersCpu
 from tests.research.judged import in_a_fork
 
@@ -54,3 +55,18 @@ def test_what_others_compute_meanwhile_is_left_out() -> None:
 def test_what_a_run_computes_itself_is_never_left_out() -> None:
     undisturbed, own = in_a_fork(compute_for_a_second)
     assert undisturbed > 0.9 * own - 0.05
+
+
+def test_a_phase_may_take_longer_by_what_others_made_it_wait_up_to_a_limit() -> None:
+    disturbed = Phase(name="scoring", began=0.0, cap=2.0, undisturbed=lambda: 1.5)
+    slow = Phase(name="scoring", began=0.0, cap=2.0, undisturbed=lambda: 2.5)
+    unknown = Phase(name="scoring", began=0.0, cap=2.0, undisturbed=lambda: None)
+    assert [phase.is_over(1.9) for phase in (disturbed, slow, unknown)] == [False, False, False]
+    assert [phase.is_over(15.0) for phase in (disturbed, slow, unknown)] == [False, True, True]
+    assert disturbed.is_over(MOST_DISTURBED * 2.0 + 0.1)
+
+
+def test_others_are_looked_at_on_a_cpu_only() -> None:
+    assert begin_phase("startup", cap=1.0, threads=1, on_gpu=True).undisturbed is None
+    alone = begin_phase("startup", cap=1.0, threads=1, on_gpu=False).undisturbed
+    assert alone is not None and alone() is not None
