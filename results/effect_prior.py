@@ -4,8 +4,10 @@ Most ideas do nothing or harm, some help, and few help much. Every share of the 
 observation leaves of it is a mixture of normals again, in closed form. Pure functions.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,6 +48,9 @@ BISECTIONS = 40
 OUTSIDE = 40.0
 """Standard deviations from every part of a mixture beyond which no quantile is looked for."""
 
+CLOSE = 1e-9
+"""The last of Newton's steps towards a quantile, in the least standard deviation of its mixture: it leaves about its square."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Mixture:
@@ -70,14 +75,39 @@ class Mixture:
         return np.asarray((self.weights * ndtr((self.means - bounds[..., None]) / self.sds)).sum(-1))
 
     def quantiles(self, *probabilities: float) -> Floats:
-        """The values below which each row lies with these probabilities, of shape (probabilities, rows)."""
-        low, high = (self.means - OUTSIDE * self.sds).min(-1), (self.means + OUTSIDE * self.sds).max(-1)
-        wanted = np.array(probabilities)[:, None]
-        for _ in range(2 * BISECTIONS):
-            middle = np.broadcast_to((low + high) / 2, (len(probabilities), len(self.means)))
-            is_below = 1 - self.above(middle) < wanted
-            low, high = np.where(is_below, middle, low), np.where(is_below, high, middle)
-        return np.asarray((low + high) / 2)
+        """The values below which each row lies with these probabilities, of shape (probabilities, rows).
+
+        They are found by Newton's method, with a bisection of what is known to hold the value where a step leaves that.
+        """
+        left = self.rows(np.tile(np.arange(len(self.means)), len(probabilities)))
+        low, high = (left.means - OUTSIDE * left.sds).min(-1), (left.means + OUTSIDE * left.sds).max(-1)
+        found, places, wanted = left.mean(), np.arange(len(left.means)), np.repeat(probabilities, len(self.means))
+        value = found.copy()
+        for _ in range(4 * BISECTIONS):
+            missing = wanted - (1 - left.above(value))
+            low, high = np.where(missing > 0, value, low), np.where(missing > 0, high, value)
+            with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
+                newton = value + missing / left.density(value)
+            is_inside = (newton >= low) & (newton <= high)
+            before, value = value, np.where(is_inside, newton, (low + high) / 2)
+            found[places] = value
+            least = left.sds.min(-1)
+            is_found = np.where(is_inside, np.abs(value - before) <= CLOSE * least, high - low <= 4 * np.spacing(np.abs(value)))
+            if is_found.all():
+                break
+            if is_found.any():
+                left = left.rows(~is_found)
+                places, wanted, low, high, value = (one[~is_found] for one in (places, wanted, low, high, value))
+        return found.reshape(len(probabilities), -1)
+
+    def density(self, values: Floats) -> Floats:
+        """The probability density of each row at its value."""
+        away = (values[:, None] - self.means) / self.sds
+        return np.asarray((self.weights * np.exp(-0.5 * away**2) / self.sds).sum(-1) / math.sqrt(2 * math.pi))
+
+    def rows(self, chosen: NDArray[Any]) -> "Mixture":
+        """These rows: by their numbers, or by whether each is chosen."""
+        return Mixture(weights=self.weights[chosen], means=self.means[chosen], sds=self.sds[chosen])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
