@@ -45,6 +45,9 @@ EM_STEPS = 20
 BISECTIONS = 40
 """Halvings in a search for a residual."""
 
+HALVINGS_AT_ONCE = 5
+"""So many are one look at all the residuals that they may come to: a call of NumPy takes longer than some more numbers."""
+
 OUTSIDE = 40.0
 """Standard deviations from every part of a mixture beyond which no quantile is looked for."""
 
@@ -70,7 +73,7 @@ class Mixture:
 
     def above(self, bounds: Floats) -> Floats:
         """The probability of more than each row's bound; bounds may have more dimensions before that of the rows."""
-        from scipy.special import ndtr  # its import is a fifth of the start of what opens a store, often without estimates
+        from scipy.special import ndtr  # see `load_scipy`
 
         return np.asarray((self.weights * ndtr((self.means - bounds[..., None]) / self.sds)).sum(-1))
 
@@ -81,7 +84,9 @@ class Mixture:
         """
         left = self.rows(np.tile(np.arange(len(self.means)), len(probabilities)))
         low, high = (left.means - OUTSIDE * left.sds).min(-1), (left.means + OUTSIDE * left.sds).max(-1)
-        found, places, wanted = left.mean(), np.arange(len(left.means)), np.repeat(probabilities, len(self.means))
+        wanted: NDArray[Any] = np.repeat(probabilities, len(self.means))
+        places: NDArray[Any] = np.arange(len(wanted))
+        found = left.mean()
         value = found.copy()
         for _ in range(4 * BISECTIONS):
             missing = wanted - (1 - left.above(value))
@@ -149,10 +154,12 @@ class EffectPrior:
     def residual_that_shows(self, variance: float, bound: float, probability: float) -> float:
         """The smallest residual, with noise of this variance, after which the effect is probably above a bound."""
         low, high = bound - OUTSIDE, bound + OUTSIDE
-        for _ in range(BISECTIONS):
-            middle = (low + high) / 2
-            shown = self.posterior(np.array([middle]), np.array([variance])).above(np.array([bound]))[0]
-            low, high = (low, middle) if shown >= probability else (middle, high)
+        for _ in range(BISECTIONS // HALVINGS_AT_ONCE):
+            residuals = np.linspace(low, high, 2**HALVINGS_AT_ONCE + 1)[1:]
+            shown = self.posterior(residuals, np.full(len(residuals), variance)).above(np.full(len(residuals), bound))
+            enough = np.flatnonzero(shown >= probability)
+            first = enough[0] if len(enough) else len(residuals) - 1
+            low, high = float(residuals[first - 1]) if first else low, float(residuals[first])
         return high
 
     def refitted(self, observations: "FirstObservations", known: "NoiseCount") -> tuple["EffectPrior", float]:
@@ -173,6 +180,13 @@ class EffectPrior:
             noises = float((weights * (part**2 * spread * squares + noise * (1 - part))).sum())
             noise = (known.sum + FIRST_OBSERVATION_SHARE * noises) / (known.count + FIRST_OBSERVATION_SHARE * len(spread))
         return replace(self, shares=shares), noise
+
+
+def load_scipy() -> None:
+    """Imports what `Mixture.above` needs. That is a fifth of the start of what opens a store, often without estimates, and it
+    takes so long that an event loop must not be the first to do it.
+    """
+    import scipy.special  # noqa: F401
 
 
 def prior_of(parts: Sequence[tuple[float, float, float]]) -> EffectPrior:

@@ -28,16 +28,21 @@ PASSED_ON = frozenset(
 """The variables of git that reach the farm's git: who the user is, and how git is installed on this machine. All others are
 about one call (git sets them for aliases, hooks and `rebase --exec`) and would turn ours to another repository or index."""
 
+COMMIT_ID = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+"""The whole name of a commit, which never means another one."""
+
 _LOCK = re.compile(r"'([^']+\.lock)': File exists")
 
 
 class GitFailed(UserError):
     """A git command failed. The text is one line: git's error message, and the cure where the farm knows it."""
 
-    def __init__(self, said: str, *, cure: str = "") -> None:
+    def __init__(self, said: str, *, cure: str = "", status: int | None = None) -> None:
         super().__init__(f"{one_line(said)}{cure and ': '}{cure}")
         self.said = said
         """Git's error message as it is."""
+        self.status = status
+        """Git's exit status; None if it did not run."""
 
 
 def run_git(folder: Path, *arguments: str, stdin: str = "") -> str:
@@ -101,7 +106,7 @@ def _run_once(folder: Path, arguments: tuple[str, ...], stdin: str) -> str:
     status, output, said = start_git((*settings, *arguments), folder=folder, stdin=stdin.encode("utf-8", "surrogateescape"))
     if status:
         said = said.strip() or f"git {arguments[0]} exited with status {status}"
-        raise GitFailed(said, cure=_cure(said, folder))
+        raise GitFailed(said, cure=_cure(said, folder), status=status)
     return output.decode("utf-8", "surrogateescape")
 
 

@@ -4,7 +4,6 @@ A candidate is committed without being checked out, under its own ref, so that a
 loops can commit at once. The branch moves only in `advance`, on a keep.
 """
 
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.repo.branch_names import PREFIX, branch_of_ref, branch_ref, check_name, experiment_ref, short_name, unrecorded_ref
-from agent.repo.git_command import GitFailed, command_to_type, run_git
+from agent.repo.git_command import COMMIT_ID, GitFailed, command_to_type, run_git
 from agent.repo.identity import identity_of
 from agent.repo.parking import park_commits, park_edits
 from agent.repo.repair import check_out, common_folder, is_any_head_at, remove_stale_locks, same_repository
@@ -20,8 +19,6 @@ from agent.repo.repository import TRAIN_FILE, train_py_at, working_train_py
 from research.errors import UserError
 from research.files import exclusive, write_atomically
 from research.formatting import counted
-
-_COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def branch_exists(repo: Path, branch: str) -> bool:
@@ -320,7 +317,7 @@ def _commit_in_file(repo: Path, ref: str) -> str | None:
         text = (repo / ".git" / ref).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):  # packed, in another format, or of a linked worktree
         return None
-    return text if _COMMIT.fullmatch(text) else None
+    return text if COMMIT_ID.fullmatch(text) else None
 
 
 def _is_surely_missing(repo: Path, ref: str) -> bool:

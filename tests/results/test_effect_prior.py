@@ -52,6 +52,15 @@ def test_quantiles_are_those_of_a_bisection_even_where_parts_differ_by_orders_of
     assert posterior.rows(np.arange(0)).quantiles(0.05, 0.95).shape == (2, 0)
 
 
+def test_the_residual_that_shows_an_effect_is_the_smallest_one() -> None:
+    for variance, bound, probability in ((1.0, 0.0, 0.7), (4.0, 0.5, 0.7), (0.3, -0.2, 0.95)):
+        found = first_prior().residual_that_shows(variance, bound, probability)
+        residuals = np.array([found - 1e-9, found])
+        below, at = first_prior().posterior(residuals, np.full(2, variance)).above(np.full(2, bound))
+        assert below < probability <= at
+    assert first_prior().residual_that_shows(1e6, 500.0, 0.99) == pytest.approx(540.0)  # as far as it is looked for
+
+
 def test_intervals_hold_what_was_drawn_from_the_prior() -> None:
     shares = [(0.7, 0.0, 0.3), (0.3, -3.0, 3.0)]
     effects, observations = sampled(shares, 4000)
