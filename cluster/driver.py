@@ -52,11 +52,13 @@ from research.formatting import counted, one_line
 from research.profiles import profile_named
 from research.result import RunResult, RunSpec
 from research.starting_hyperparameters import fit_to_profile
+from results.effect_prior import load_scipy
 from results.experiment import Branch, Experiment
 from results.foreign_import import Import, record_import
 from results.journal_damage import check_whole
 from results.query import Table
 from results.store import Store
+from results.table_rows import load_arrow
 from results.tables import Audience
 from results.verdict import NoisePrior, noise_prior
 
@@ -105,6 +107,8 @@ class Farm:
             """What `farm stop` does; called in the local API's threads."""
             self.control: LoopControl | None = None
             """What stops single loops; None while none runs."""
+            load_scipy()  # here, in a thread: these two would keep the event loop from all else
+            load_arrow()
             self._serve()  # before data is prepared, which can take long
             self.planner = Planner(options, self.store, say=display.say)
             self.local_plans = self.planner.local() if options.engine == "local" else []

@@ -8,6 +8,7 @@ effect is estimated by `results/effect_estimate.py`; effects, prices and gains a
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -63,7 +64,7 @@ def settled(state: FarmState, *, ran: frozenset[str] | None = None, explored: fr
     `ran` are the patches of the train.py that was just measured, which needs no merge to become the head; `explored` are an
     idea whose run has just ended and the head that it was tried on.
     """
-    now = standing(state, tuple(state.patches))
+    now = standing_of_all(state)
     tidied = _tidied(state, now)
     return tidied if state.rules.greedy else _planned(tidied, now, ran, explored)
 
@@ -125,7 +126,7 @@ def last_changes(state: FarmState) -> tuple[Change, ...]:
     """The changes of the head that no merge is planned for, where no more ideas follow; none while a merge is postponed."""
     if state.rules.greedy or state.plan or state.runs < state.merges_from:
         return ()
-    return wanted_changes(state, standing(state, tuple(state.patches)))
+    return wanted_changes(state, standing_of_all(state))
 
 
 def aimed_at(state: FarmState) -> frozenset[str]:
@@ -171,10 +172,17 @@ def standing(state: FarmState, names: Sequence[str]) -> Standing:
     )
 
 
+@lru_cache(maxsize=8)
+def standing_of_all(state: FarmState) -> Standing:
+    """What the runs say of all patches that are remembered. It is asked several times of each state."""
+    return standing(state, tuple(state.patches))
+
+
 def near_misses(state: FarmState) -> tuple[str, ...]:
     """The candidates that may help and are not kept yet, most likely first."""
-    now = standing(state, [name for name in state.candidates if name not in state.barred])
-    found = [name for name, p in now.helps.items() if now.net[name] > 0 and state.rules.forget <= p < state.rules.keep]
+    now = standing_of_all(state)
+    found = [name for name in state.candidates if name not in state.barred
+             and now.net[name] > 0 and state.rules.forget <= now.helps[name] < state.rules.keep]  # fmt: skip
     return tuple(sorted(found, key=lambda name: (-now.helps[name], name)))
 
 
@@ -358,7 +366,7 @@ def kept(state: FarmState) -> frozenset[str]:
     for group in state.plan:
         head = changed(head, group)
     planned = replace(state, head=head, plan=())
-    return changed(head, wanted_changes(planned, standing(planned, tuple(state.patches))))
+    return changed(head, wanted_changes(planned, standing_of_all(state)))
 
 
 def passes(rules: Rules, now: Standing, name: str) -> bool:

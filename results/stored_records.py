@@ -10,6 +10,7 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from research.result import RunStatus
+from results.collection import without_collection
 from results.experiment import ABANDONED, IDEAS, Decision, ExperimentKind, ExperimentRecord
 from results.group_entries import Ran
 from results.growing import GrowingSequence
@@ -104,8 +105,17 @@ class StoredRecords:
         """How many runs and verdicts each branch has."""
         self._assembled: dict[str, ExperimentRecord] = {}
         ((self._last,),) = rows(_LAST)
-        for row in rows(_LINES):
-            self._add_line(ExperimentLine._make((*row[:-1], tuple(row[-1] or ()))))
+        with without_collection():
+            self._read(rows)
+
+    def _read(self, rows: Rows) -> None:
+        """Takes note of all that the database holds."""
+        of_branch: dict[str, list[ExperimentLine]] = defaultdict(list)
+        for *fields, parents in rows(_LINES):
+            line = ExperimentLine._make((*fields, tuple(parents or ())))
+            of_branch[line.branch].append(line)
+            self._find_by(line)
+        self._of_branch = {branch: GrowingSequence(sorted(lines)) for branch, lines in of_branch.items()}
         for experiment, *figures in rows(_RUNS):
             self._add_run(experiment, RunLine(*figures))
         verdicts = f"SELECT experiment_id, id, decision, reason = '{ABANDONED}' FROM verdicts ORDER BY seq"
@@ -131,10 +141,14 @@ class StoredRecords:
                 self._assembled.pop(body["experiment_id"], None)
 
     def _add_line(self, line: ExperimentLine) -> None:
-        self._lines[line.id] = line
+        self._find_by(line)
         before = self._of_branch.get(line.branch) or GrowingSequence()
         is_last = not before or before[-1] < line
         self._of_branch[line.branch] = before.with_item(line) if is_last else GrowingSequence(sorted([*before, line]))
+
+    def _find_by(self, line: ExperimentLine) -> None:
+        """Has a line found by all but its branch."""
+        self._lines[line.id] = line
         self._at_commit[line.commit].append(line)
         if line.kind in IDEAS:
             self._ideas.append(line)
@@ -163,9 +177,9 @@ class StoredRecords:
                 outcomes[line.kind, before] -= 1
             outcomes[line.kind, decision] += 1
             (self._abandoned.add if is_abandoned and decision == "lost" else self._abandoned.discard)(experiment)
-            if self._lines[experiment].kind in IDEAS:
-                self._done[self._lines[experiment].branch] += (decision != "lost") - (before not in (None, "lost"))
-            kept = self._kept[self._lines[experiment].branch]
+            if line.kind in IDEAS:
+                self._done[line.branch] += (decision != "lost") - (before not in (None, "lost"))
+            kept = self._kept[line.branch]
             kept.pop(experiment, None)
             if decision == "keep":
                 kept[experiment] = None

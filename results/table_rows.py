@@ -65,6 +65,13 @@ _RUN_BODY = msgspec.json.Decoder(_RunBody)
 """Reads of a run's body what its row needs: a curve, which it doesn't, takes most of the time."""
 
 
+def load_arrow() -> None:
+    """Has Arrow look for pandas, as it does when it gets its first list: where that is installed, its import takes seconds, for
+    which an event loop must not wait.
+    """
+    pa.array([0])
+
+
 def row_of(position: int, record: JournalRecord) -> Row:
     """The row for a record at a position of the journal; its table is TABLES[record.kind]."""
     body = record.body

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from agent.repo.branch_names import EXPERIMENT_REFS, branch_ref, full_name
-from agent.repo.git_command import GitFailed, run_git
+from agent.repo.git_command import COMMIT_ID, GitFailed, run_git
 from research.remembered_texts import Remembered
 
 FITTED_FROM = "Fitted-from"
@@ -23,11 +23,13 @@ def is_ancestor(repo: Path, older: str, newer: str) -> bool:
 
 @Remembered
 def _is_known_ancestor(repo: Path, older: str, newer: str) -> bool:
-    """What stays so of two commits; raises GitFailed if the repository lacks one of them."""
+    """Whether `newer` builds on `older`, where the answer stays so. Raises GitFailed where a no may become a yes: if the
+    repository lacks one of them, or one is the name of a branch.
+    """
     try:
         run_git(repo, "merge-base", "--is-ancestor", older, newer)
-    except GitFailed as error:
-        if error.status == 1:
+    except GitFailed as failure:
+        if failure.status == 1 and COMMIT_ID.fullmatch(older) and COMMIT_ID.fullmatch(newer):
             return False
         raise
     return True

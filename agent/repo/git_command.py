@@ -28,6 +28,9 @@ PASSED_ON = frozenset(
 """The variables of git that reach the farm's git: who the user is, and how git is installed on this machine. All others are
 about one call (git sets them for aliases, hooks and `rebase --exec`) and would turn ours to another repository or index."""
 
+COMMIT_ID = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+"""The whole name of a commit, which never means another one."""
+
 _LOCK = re.compile(r"'([^']+\.lock)': File exists")
 
 
@@ -39,7 +42,7 @@ class GitFailed(UserError):
         self.said = said
         """Git's error message as it is."""
         self.status = status
-        """Git's exit status; None if it was not started."""
+        """Git's exit status; None if it did not run."""
 
 
 def run_git(folder: Path, *arguments: str, stdin: str = "") -> str:

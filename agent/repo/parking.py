@@ -10,6 +10,7 @@ from agent.repo.branch_names import EXPERIMENT_REFS, branch_ref, parked_ref
 from agent.repo.git_command import GitFailed, run_git
 from agent.repo.identity import as_the_farm
 from agent.repo.repository import TRAIN_FILE
+from research.remembered_texts import Remembered
 
 OTHER_FILES = (":(top)", f":(top,exclude){TRAIN_FILE}")
 """All files but train.py, as git is told."""
@@ -21,10 +22,25 @@ def park_commits(repo: Path, branch: str, old: str, new: str) -> str | None:
     Lost are commits that are neither in `new` nor experiments, and changes of other files than train.py, which a head that was
     put together from several ideas doesn't take over.
     """
+    try:
+        _require_nothing_lost(repo, old, new)
+    except _WouldBeLost:
+        return _park(repo, branch, old)
+    return None
+
+
+class _WouldBeLost(Exception):
+    """A commit lacks something of another one."""
+
+
+@Remembered
+def _require_nothing_lost(repo: Path, old: str, new: str) -> None:
+    """Raises _WouldBeLost if a branch that moves from one commit to another would lose something. All loops of a group ask
+    about the same two when its head has moved.
+    """
     missing = int(run_git(repo, "rev-list", "--count", old, f"^{new}", "--not", f"--glob={EXPERIMENT_REFS}/*"))
-    if not missing and not _lost_files(repo, old, new):
-        return None
-    return _park(repo, branch, old)
+    if missing or _lost_files(repo, old, new):
+        raise _WouldBeLost
 
 
 def park_edits(repo: Path, folder: Path, branch: str) -> str | None:

@@ -4,10 +4,10 @@ A start asks a dozen times and a loop several times for each experiment, and a p
 answers None where git keeps it in another way (gitrepository-layout(5)), and git must be asked.
 """
 
-import re
 from pathlib import Path
 
-_COMMIT = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+from agent.repo.git_command import COMMIT_ID
+
 _UNUSED = "refs/heads/.invalid"
 """What HEAD names in a repository whose refs are in another format."""
 
@@ -39,7 +39,7 @@ def commit_of_head(repo: Path) -> str | None:
     """The commit that HEAD is at; None if git must be asked."""
     ref = ref_of_head(repo)
     text = _text_of_head(repo).strip()
-    return (text if _COMMIT.fullmatch(text) else None) if ref is None else commit_in_file(repo, ref)
+    return (text if COMMIT_ID.fullmatch(text) else None) if ref is None else commit_in_file(repo, ref)
 
 
 def commit_in_file(repo: Path, ref: str) -> str | None:
@@ -48,7 +48,7 @@ def commit_in_file(repo: Path, ref: str) -> str | None:
         text = (repo / ".git" / ref).read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):  # packed, in another format, or of a linked worktree
         return None
-    return text if _COMMIT.fullmatch(text) else None
+    return text if COMMIT_ID.fullmatch(text) else None
 
 
 def is_surely_missing(repo: Path, ref: str) -> bool:

@@ -24,7 +24,7 @@ def with_tables(home: Path) -> Path:
 
 def copy_tables(patch: pytest.MonkeyPatch, tables: bytes | None = None) -> None:
     """Lets this process begin each new database as a copy of an empty one: of `tables`, if some are given."""
-    patch.setattr(database, "_opened", partial(_opened, tables or empty_database(), database._opened))
+    patch.setattr(database, "opened", partial(_opened, tables or empty_database(), database.opened))
 
 
 def _opened(tables: bytes, opened: Callable[[Path, Records], Connection], path: Path, journal: Records) -> Connection:

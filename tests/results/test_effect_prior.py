@@ -36,6 +36,31 @@ def test_a_quantile_is_where_the_probability_says() -> None:
             assert posterior.above(bounds)[row] == pytest.approx(1 - probability, abs=1e-6)
 
 
+def test_quantiles_are_those_of_a_bisection_even_where_parts_differ_by_orders_of_magnitude() -> None:
+    rng = np.random.default_rng(3)
+    observed = np.concatenate([rng.normal(0, spread, 100) for spread in (1, 10, 300, 5000)])
+    posterior = first_prior().posterior(observed, rng.uniform(1e-3, 30, len(observed)))
+    probabilities = (0.001, 0.05, 0.5, 0.95)
+    low, high = (posterior.means - 40 * posterior.sds).min(-1), (posterior.means + 40 * posterior.sds).max(-1)
+    for probability, found in zip(probabilities, posterior.quantiles(*probabilities), strict=True):
+        below, above = low, high
+        for _ in range(90):
+            middle = (below + above) / 2
+            is_below = 1 - posterior.above(middle) < probability
+            below, above = np.where(is_below, middle, below), np.where(is_below, above, middle)
+        assert found == pytest.approx(below, rel=1e-11, abs=1e-11)
+    assert posterior.rows(np.arange(0)).quantiles(0.05, 0.95).shape == (2, 0)
+
+
+def test_the_residual_that_shows_an_effect_is_the_smallest_one() -> None:
+    for variance, bound, probability in ((1.0, 0.0, 0.7), (4.0, 0.5, 0.7), (0.3, -0.2, 0.95)):
+        found = first_prior().residual_that_shows(variance, bound, probability)
+        residuals = np.array([found - 1e-9, found])
+        below, at = first_prior().posterior(residuals, np.full(2, variance)).above(np.full(2, bound))
+        assert below < probability <= at
+    assert first_prior().residual_that_shows(1e6, 500.0, 0.99) == pytest.approx(540.0)  # as far as it is looked for
+
+
 def test_intervals_hold_what_was_drawn_from_the_prior() -> None:
     shares = [(0.7, 0.0, 0.3), (0.3, -3.0, 3.0)]
     effects, observations = sampled(shares, 4000)

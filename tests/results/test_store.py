@@ -377,7 +377,7 @@ def test_a_database_that_cannot_be_rebuilt_now_loses_no_record_and_is_rebuilt_la
         store.add_branch(make_branch())
         with monkeypatch.context() as patch:
             patch.setattr(database, "_rebuilt", full)
-            patch.setattr(database, "_opened", full)
+            patch.setattr(database, "opened", full)
             with pytest.raises(UserError, match="free some space"):
                 store._writer.read(damaged)
             assert store.add_event("told", {"number": 1}, id="meanwhile")

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.repo.branch_log import _is_known_ancestor, is_ancestor
 from agent.repo.parking import park_edits
 from agent.repo.repository import uncommitted_train_py
 from agent.repo.worktree import Worktree
@@ -93,3 +94,13 @@ def test_what_is_deleted_while_a_loop_runs_is_made_again(repo: Path, folder: Pat
         inside.advance(commit)
         assert inside.head() == commit and (inside.folder / "research/train.py").read_text() == BETTER
         assert (repo / "README.md").read_text() == "my edit\n" and uncommitted_train_py(repo) is None
+
+
+def test_what_git_said_of_two_commits_is_remembered_and_of_a_branch_while_it_stays_so(repo: Path, worktree: Worktree) -> None:
+    first, second = propose(worktree, BETTER, "first"), propose(worktree, MINE, "second")
+    assert not is_ancestor(repo, first, second) and not is_ancestor(repo, first, BRANCH)
+    asked = [_is_known_ancestor.knows(repo, first, newer) for newer in (second, BRANCH)]
+    assert asked == [True, False]
+    worktree.advance(first)
+    assert not is_ancestor(repo, first, second) and is_ancestor(repo, first, BRANCH)
+    assert not is_ancestor(repo, first, "0" * 40) and not _is_known_ancestor.knows(repo, first, "0" * 40)
