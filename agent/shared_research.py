@@ -21,8 +21,8 @@ from agent.tried_by_group import TriedByGroup
 from agent.waves import Waves
 from research.formatting import counted, one_line
 from results import policy
+from results.expected_gain import expected_gain
 from results.experiment import Experiment, ExperimentKind, ExperimentRecord, Head
-from results.gains import expected_gain
 from results.group_entries import CONTROL_REQUEST, GAIN, HEAD, RULING, WAVE_REQUEST, Ruled, Ruling
 from results.group_state import KINDS, GroupState, in_order
 from results.group_verdicts import flips

@@ -30,8 +30,8 @@ from research.profiles import PROFILES
 from research.result import RunResult
 from results import policy
 from results.drawing import draw_here
+from results.expected_gain import expected_gain
 from results.experiment import Branch, Experiment, Usage, Verdict, to_body
-from results.gains import expected_gain
 from results.group_entries import GAIN
 from results.group_state import estimates_of, in_order
 from results.group_verdicts import flips

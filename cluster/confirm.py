@@ -26,8 +26,8 @@ from research.errors import UserError
 from research.formatting import counted, duration, utc_now
 from research.result import RunResult, RunSpec
 from results.confirmation import Difference, baseline_again_verdict, confirmation_lines, difference, tried_verdict
+from results.expected_gain import expected_gain
 from results.experiment import Branch, Experiment, ExperimentRecord
-from results.gains import expected_gain
 from results.group_state import seed_named
 from results.machine_shares import unequal_sides
 from results.store import Store

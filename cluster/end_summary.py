@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from cluster.person_requests import REQUESTED
 from research.formatting import counted, duration
 from results.counts import Counts, beside_stored_ideas, count_stored, keeps_in_words
-from results.gains import expected_gain
+from results.expected_gain import expected_gain
 from results.head_gain import ExpectedGain, gain_text
 from results.store import Store
 

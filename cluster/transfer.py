@@ -27,9 +27,9 @@ from research.formatting import duration, one_line
 from research.hyperparameters import read_constants, write_constants
 from research.recipes import Constant
 from research.result import RunResult, RunSpec
+from results.expected_gain import expected_gain
 from results.experiment import Branch, ExperimentRecord, Head, run_from, to_body
 from results.foreign_import import record_import
-from results.gains import expected_gain
 from results.group_state import seed_named
 from results.store import Store
 from results.table_rows import without_audit

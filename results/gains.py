@@ -1,32 +1,16 @@
-"""How much a head gains over the untouched train.py: by all runs, by its own score, and for what cost.
+"""How much a head gains over the untouched train.py by its own score, and for what cost.
 
-All gains are in bpb, and positive is better. The gain by all runs is shrunk for having been selected: it is the one to report.
-`results/head_gain.py` holds it as a record and in words, and `results/confirmation.py` has what fresh seeds say.
+All gains are in bpb, and positive is better. The one to report is that by all runs (`results/expected_gain.py`), and
+`results/confirmation.py` has what fresh seeds say.
 """
 
 from collections.abc import Iterable
-from dataclasses import replace
 
-from results import effect_estimate as estimate
-from results import policy
 from results.group_history import GroupHistory
-from results.group_state import GroupState, usual_share_above_first
-from results.head_gain import ExpectedGain
 from results.outlines import AnyRecord
 
 BPB_STEP = 0.001
 """The gain whose price in device time is reported."""
-
-
-def expected_gain(state: GroupState, commit: str) -> ExpectedGain | None:
-    """The gain of a commit's train.py by all runs of its group; None if it has not run."""
-    patches = state.patches_at.get(commit)
-    if patches is None:
-        return None
-    posterior = estimate.recalled(state.farm.posterior, patches)
-    gain, low, high = policy.head_gain(replace(state.farm, posterior=posterior, head=patches))
-    baseline, _ = policy.expected_score(state.farm, frozenset(), share=usual_share_above_first(state))
-    return ExpectedGain(baseline=baseline, gain=gain, low=low, high=high, sigma=posterior.sigma)
 
 
 def gain_by_scores(group: GroupHistory) -> float | None:

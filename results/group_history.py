@@ -173,7 +173,7 @@ class GroupHistory:
         told = self.gain_event and gain_in(self.gain_event, self.head.commit, len(self.entries))
         if told or self.state is None:
             return told or None
-        from results.gains import expected_gain
+        from results.expected_gain import expected_gain
 
         return expected_gain(self.state, self.head.commit)
 

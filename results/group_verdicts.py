@@ -9,8 +9,8 @@ from statistics import fmean
 
 from research.result import RunResult
 from results import policy
+from results.expected_gain import expected_gain
 from results.experiment import IDEAS, Decision, Experiment, ExperimentRecord, Verdict
-from results.gains import expected_gain
 from results.group_entries import DROPPED_BY_A_PERSON
 from results.group_state import (
     GroupState,

@@ -8,8 +8,8 @@ import pytest
 
 from research.result import RunResult
 from results import policy
+from results.expected_gain import expected_gain
 from results.experiment import Experiment, Verdict
-from results.gains import expected_gain
 from results.group_entries import Entry, Joined, Ran, Ruled
 from results.group_state import GroupState, begin, replay
 from results.group_verdicts import flips, idea_verdict, measurement_verdict

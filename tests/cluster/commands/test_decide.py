@@ -24,9 +24,9 @@ from cluster.person_requests import Answer, Ask, pending, record
 from cluster.resuming import log_options
 from research.result import RunResult, RunSpec
 from results import policy
+from results.expected_gain import expected_gain
 from results.experiment import Experiment, Verdict
 from results.foreign_import import record_import
-from results.gains import expected_gain
 from results.group_entries import COMMITTED_BY_A_PERSON, GAIN, HEAD, RULING, Ruled
 from results.groups import ruling_event
 from results.history import read_history
