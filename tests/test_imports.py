@@ -2,7 +2,9 @@
 
 import ast
 import sys
-from functools import lru_cache
+from collections.abc import Collection, Mapping
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -108,7 +110,7 @@ IMPORTERS: dict[str, tuple[str, ...]] = {
 """Module -> the only files of the packages that import it."""
 
 
-@lru_cache(maxsize=8)
+@cache
 def imported_modules(text: str) -> frozenset[str]:
     """Every module that a file imports, at its top or inside a function."""
     modules = set()
@@ -189,6 +191,30 @@ def test_what_a_farm_keeps_in_the_checkout_is_not_checked(tmp_path: Path) -> Non
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     assert source_files(tmp_path) == ["results/store.py"]
+
+
+def circles(texts: Mapping[str, str]) -> list[str]:
+    """The modules (name -> text) that import each other in a circle, wherever in the file; the first circle that is found."""
+    found = {name: {known for module in imported_modules(text) if (known := module_in(module, texts)) not in (None, name)}
+             for name, text in texts.items()}  # fmt: skip
+    try:
+        tuple(TopologicalSorter(found).static_order())
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def module_in(imported: str, modules: Collection[str]) -> str | None:
+    """The module that an imported name is or lies in; None for one of another project."""
+    names = (imported, imported.rpartition(".")[0])
+    return next((name for name in names if name in modules), None)
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    texts = {path.removesuffix(".py").replace("/", "."): (ROOT / path).read_text(encoding="utf-8") for path in source_files()}
+    assert circles(texts) == []
+    assert circles({"a": "from b import c", "b": "def f():\n    import d.e", "d.e": "import a"})
+    assert not circles({"a": "from b import c", "b": "import os", "d.e": "import a"})
 
 
 def test_imports_follow_the_rule() -> None:
