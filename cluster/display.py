@@ -18,7 +18,7 @@ from agent.repo.branch_names import short_name
 from research.formatting import duration
 from results.counts import Counts
 from results.experiment import Decision, ExperimentRecord
-from results.head_gain import ExpectedGain, gain_text
+from results.head_gain import ExpectedGain, gain_text, interval_text
 
 SHOWN_VERDICTS = 6
 
@@ -223,12 +223,15 @@ class TerminalDisplay:
 
 
 def verdict_line(record: ExperimentRecord) -> str:
-    """A finished experiment in one line: branch, number, decision, score, of an idea what decides, title and reason."""
+    """A finished experiment in one line: branch, number, decision, score, of an idea what decides, title and reason.
+
+    Of an idea that the estimate decides upon the reason is its effect, and what else decides; `farm show` has all of it.
+    """
     experiment = record.experiment
     outcome = record.outcome or "no verdict"
     score = _number(record.val_bpb, "{:.6f}") or "-"
     where = f"{short_name(experiment.branch)}  #{experiment.number:<5}"
-    return f"{where} {outcome:<9}{score}{_what_decides(record)}  {title_and_reason(record)}"
+    return f"{where} {outcome:<9}{score}{_what_decides(record)}  {_title_and_effect(record) or title_and_reason(record)}"
 
 
 def _what_decides(record: ExperimentRecord) -> str:
@@ -239,6 +242,16 @@ def _what_decides(record: ExperimentRecord) -> str:
     if verdict.helps is not None:
         return f", P(helps) {verdict.helps:.2f}"
     return "" if verdict.gain is None else f" ({verdict.gain:+.4f})"
+
+
+def _title_and_effect(record: ExperimentRecord) -> str:
+    """What was tried and its estimated effect, and what decides beside that; empty where no estimate decides."""
+    verdict = record.verdict
+    if verdict is None or not record.is_idea or verdict.effect is None or verdict.low is None or verdict.high is None:
+        return ""
+    first = reason_alone(verdict.reason, record).partition("; ")[0]
+    why = "" if first.startswith("P(helps)") and first.endswith(" decides") else f"; {first}"
+    return f"{record.experiment.title}: effect {interval_text(verdict.effect, verdict.low, verdict.high)}{why}"
 
 
 def title_and_reason(record: ExperimentRecord) -> str:

@@ -60,7 +60,7 @@ def try_(options: argparse.Namespace) -> int:
     from cluster.branch_start import check_terms
     from cluster.by_hand import check_parses, on_the_checkouts_branch, try_once, where_the_edit_is
     from cluster.commands.options import try_options
-    from cluster.display import make_display
+    from cluster.display import make_display, reason_alone
     from cluster.doctor import layers_here, lines_before_runs
     from cluster.output import LastingOutput
 
@@ -81,6 +81,8 @@ def try_(options: argparse.Namespace) -> int:
         record = run_in_loop(try_once(farm_options, options.message, display, again=options.again))
     finally:
         display.close()
+    if record.verdict is not None and record.verdict.effect is not None:  # of which the line of the verdict has a part
+        output.line(f"  {reason_alone(record.verdict.reason, record)}")
     seconds = sum(result.total_seconds or 0.0 for result in record.runs)
     show = to_type(f"farm show{home_option(farm_options.home)} {record.experiment.id}")
     output.line(f"  {record.experiment.id}, {duration(seconds)}; details: {show}")

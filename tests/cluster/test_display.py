@@ -116,6 +116,15 @@ def test_an_idea_is_shown_with_what_decides_about_it_and_other_runs_with_their_s
     assert ", P(helps) 0.62  " in shown[0] and not any("0.23" in line for line in shown) and ", P" not in shown[1]
 
 
+def test_an_ideas_line_has_its_effect_and_what_decides_beside_the_probability_that_it_helps() -> None:
+    decides = Verdict(decision="discard", reason="P(helps) 0.62 < 0.70 decides; and more", effect=0.0042, low=-0.01, high=0.02,
+                      helps=0.62)  # fmt: skip
+    rival = replace(decides, reason="P(helps) 0.81 >= 0.70, but a rival is kept; and more", helps=0.81)
+    alone, beside = (verdict_line(replace(record(), verdict=verdict)) for verdict in (decides, rival))
+    assert alone.endswith(f"{record().experiment.title}: effect +0.0042 [-0.0100, +0.0200]")
+    assert "but a rival is kept" in beside and "and more" not in beside
+
+
 @pytest.mark.parametrize(
     ("kind", "word"),
     [("explore", "discard"), ("merge", "discard"), ("control", "control"), ("confirm", "confirm"), ("wave", "wave")],
