@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from agent.repo.branch_names import short_name
 from cluster.home import Home
 from research.errors import UserError
-from research.files import move_aside, sha256_of, write_atomically
+from research.files import cure_of_refused_write, move_aside, sha256_of, write_atomically
 from research.formatting import counted, size, utc_now
 from results.counts import count
 from results.history import BranchHistory, by_head
@@ -51,7 +51,8 @@ def write_folder(folder: Path, home: Home, histories: Sequence[BranchHistory]) -
         files = {str(path.relative_to(folder)): sha256_of(path) for path in written}
         write_atomically(folder / MANIFEST, json.dumps(_manifest(files, tables), indent=1) + "\n")
     except OSError as error:
-        raise UserError(f"{folder} can't be written ({error.strerror}): free some space there, or choose another.") from None
+        cure = cure_of_refused_write(error)
+        raise UserError(f"{folder} can't be written ({error.strerror}): {cure}, or choose another.") from None
     total = size(sum(path.stat().st_size for path in written))
     rows = counted(sum(table.rows for table in tables), "row")
     branches = counted(len(histories), "branch", "branches")

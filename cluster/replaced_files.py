@@ -17,6 +17,8 @@ def check_may_replace(file: Path, home: Home, *, option: str) -> None:
         raise UserError(f"{file} lies in the farm's home, whose files are the farm's own: choose another {option}.")
     if not file.parent.is_dir():
         raise UserError(f"{file} can't be written, since {file.parent} is not a folder: make it, or choose another {option}.")
+    if file.is_dir():
+        raise UserError(f"{file} is a folder: name a file for {option}, in it or elsewhere.")
     if not file.exists():
         return
     try:

@@ -165,9 +165,14 @@ def try_to_write(folder: Path) -> None:
 
 def not_writable(what: str, folder: Path, error: OSError, *, option: str) -> UserError:
     """The error for a folder of the farm's that can't be made or written, with the option that names another."""
-    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    cure = "free some space there" if is_full else "change its permissions"
+    cure = cure_of_refused_write(error)
     return UserError(f"The {what} {folder} can't be written ({error.strerror}): {cure}, or choose another {option}.")
+
+
+def cure_of_refused_write(error: OSError) -> str:
+    """What a user can do about a folder in which a write was refused."""
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return "free some space there" if is_full else "change its permissions"
 
 
 def user_path(path: str | Path, *, instead: str) -> Path:

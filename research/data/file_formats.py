@@ -1,13 +1,13 @@
 """What a folder of the user's own holds: which files are read, in which format, and which are skipped and why."""
 
 import io
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from research.command_hints import to_type
 from research.data.compression import COMPRESSED_SUFFIXES, COMPRESSIONS, open_bytes
 from research.data.decoding import Encoding, Readable, find_encoding, is_utf8_but_for_nul
 from research.data.documents import CUT_CHARACTERS, DOCUMENT_END, PROBE_BYTES, text_documents
@@ -68,8 +68,8 @@ class Skipped:
     """What such files are, in the plural, and what to do."""
     fields: str = ""
     """The fields of records without the requested one; empty if the file holds no records."""
-    has_texts: bool = False
-    """Whether one of the fields holds text."""
+    text_field: str = ""
+    """The first of the fields that holds text; empty if none does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +277,7 @@ def _without_field(path: Path, texts: list[str], others: list[str], field: str, 
     there = ""
     if texts and records > 1:  # one object can be a program's settings
         there = f", with text in {_quoted(texts)} (--text-field reads another one)"
-    return Skipped(path=path, why=f"records without text in `{field}`{there}", fields=fields, has_texts=bool(texts))
+    return Skipped(path=path, why=f"records without text in `{field}`{there}", fields=fields, text_field=next(iter(texts), ""))
 
 
 def _quoted(names: Sequence[str]) -> str:
@@ -286,10 +286,10 @@ def _quoted(names: Sequence[str]) -> str:
 
 
 def _no_such_field(files: Sequence[Skipped], field: str) -> UserError:
-    first = next((file for file in files if file.has_texts), files[0])
+    first = next((file for file in files if file.text_field), files[0])
     more = f" (nor {'has' if len(files) == 2 else 'have'} {counted(len(files) - 1, 'other')})" if files[1:] else ""
-    name = f"name the field with {to_type('farm prepare --source files:FOLDER --text-field NAME')}"
-    cure = name if first.has_texts else f"write the text into a field `{field}` of each record"
+    name = f"name the field, as in --text-field {shlex.quote(printable(first.text_field))}"
+    cure = name if first.text_field else f"write the text into a field `{field}` of each record"
     return UserError(
         f"{printable(first.path)} has no text in a field `{field}`{more}; {first.fields}: {cure}, or leave the file out."
     )

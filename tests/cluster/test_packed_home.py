@@ -147,6 +147,8 @@ def test_no_file_of_the_home_or_of_a_person_is_replaced(
         capsys.readouterr()
         assert main([*words, *at]) == 2, words
         assert len(capsys.readouterr().err.splitlines()) == 1
+    for words in (("report", "--html"), ("report", "--card"), ("sql", "SELECT 1", "--format", "csv", "--output")):
+        assert main([*words, str(tmp_path), *at]) == 2 and "is a folder" in capsys.readouterr().err, words
     assert home.journal.read_bytes() == before and tracked.read_text() == "policy\n"
     assert (tmp_path / "notes.tar.xz").read_text() == "of a person" and not (tmp_path / "same.png").exists()
     assert main(["sql", "SELECT 1", "--output", str(tmp_path / "own.csv"), *at]) == 0

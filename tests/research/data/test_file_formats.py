@@ -340,9 +340,9 @@ MISTAKES: dict[str, tuple[dict[str, bytes | str], tuple[str, ...]]] = {
     "only pictures": ({"a.png": b"\x89PNG\0\0"}, ("no text", "skipped 1 file", "a.png")),
     "JSON Lines without the field": (
         {"a.jsonl": lines({"id": "1", "body": "much text"}, {"id": "2", "body": "more"})},
-        ("a.jsonl", "`text`", "`body`, `id`", "--text-field"),
+        ("a.jsonl", "`text`", "`body`, `id`", "--text-field body,"),
     ),
-    "one JSON object without the field": ({"a.json": b'{"body": "b"}'}, ("`body`", "--text-field")),
+    "one JSON object without the field": ({"a.json": b'{"body": "b"}'}, ("`body`", "--text-field body,")),
     "records without any text": (
         {"a.jsonl": lines({"messages": [{"role": "user"}]}, {"messages": []})},
         ("a.jsonl", "messages", "write the text into a field `text`"),
@@ -351,7 +351,7 @@ MISTAKES: dict[str, tuple[dict[str, bytes | str], tuple[str, ...]]] = {
         {"a.parquet": parquet(pa.array([None, None], pa.string()))},
         ("no text in a field `text`", "its fields hold no text (text, "),
     ),
-    "Parquet without the column": ({"a.parquet": parquet(pa.array(["x"]), "content")}, ("`content`", "--text-field")),
+    "Parquet without the column": ({"a.parquet": parquet(pa.array(["x"]), "content")}, ("`content`", "--text-field content,")),
     "Parquet of lists": ({"a.parquet": parquet(pa.array([["x"]]))}, ("a.parquet", "list", "`text`")),
     "not JSON at all": ({"a.jsonl": b"just words\n"}, ("no text", "a.jsonl")),
     "gzip that is cut off": ({"a.txt.gz": gzip.compress(TEXT.encode() * 99)[:-12]}, ("a.txt.gz", "damaged")),
