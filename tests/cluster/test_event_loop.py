@@ -19,6 +19,14 @@ class InterruptedWhileMaking(asyncio.DefaultEventLoopPolicy):
         return super().new_event_loop()
 
 
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Ctrl-C is heard, also where the tests were started in the background, which ignores it."""
+    kept = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, kept)
+
+
 @pytest.fixture
 def unraisable(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[object]]:
     """What Python would print of exceptions that nobody can catch."""

@@ -64,6 +64,7 @@ def _run(connection: socket.socket) -> None:
         become(told["folder"], told["environment"], *streams)
         for stream in streams:
             os.close(stream)
+        sys.path[:0] = filter(None, told["environment"].get("PYTHONPATH", "").split(os.pathsep))  # as a new Python does
         if told["module"] != JUDGE:
             _end_with(ends)
         code = _status_of(told["module"], told["arguments"])

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from research.judge import others_cpu
 from research.judge.conversation import MOST_DISTURBED, Phase, begin_phase
 from research.judge.others_cpu import OthersCpu
 from tests.research.judged import in_a_fork
@@ -55,6 +56,18 @@ def test_what_others_compute_meanwhile_is_left_out() -> None:
 def test_what_a_run_computes_itself_is_never_left_out() -> None:
     undisturbed, own = in_a_fork(compute_for_a_second)
     assert undisturbed > 0.9 * own - 0.05
+
+
+def test_others_are_not_charged_with_more_than_the_machine_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that ends while processes are read seems to have used hours in a second."""
+    used = iter(
+        [others_cpu._Used(own=1.0, others=50.0, machine=100.0), others_cpu._Used(own=1.6, others=9_050.0, machine=101.0)]
+    )
+    monkeypatch.setattr(others_cpu, "_used", lambda: next(used))
+    monkeypatch.setattr(others_cpu.os, "cpu_count", lambda: 1)
+    times = iter([10.0, 11.0])
+    monkeypatch.setattr(others_cpu, "monotonic", lambda: next(times))
+    assert OthersCpu().undisturbed_seconds(1) == pytest.approx(0.6)
 
 
 def test_a_phase_may_take_longer_by_what_others_made_it_wait_up_to_a_limit() -> None:
