@@ -106,10 +106,8 @@ def run_command(given: Sequence[str]) -> int:
     if options.command is None:
         parser.error(f"no command is given beside {' '.join(given)}")
     if unknown:
-        usage, instead = (
-            to_type(f"farm {options.command} --help"),
-            parser.commands[options.command].instead_of(unknown, options),
-        )
+        usage = to_type(f"farm {options.command} --help")
+        instead = parser.commands[options.command].instead_of(unknown, options)
         raise UserError(with_short_words(f"{options.command} doesn't take {' '.join(unknown)}{instead} (see {usage})", given))
     try:
         return handler(options)(options)
